@@ -1,0 +1,46 @@
+"""Time as a value that is handed in: pure code takes `now`, long-lived objects take a `Clock`.
+
+All times are aware and in UTC. `rfc3339` is how they are written wherever a program reads them (RFC 3339).
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where long-lived objects read the time."""
+
+    def now(self) -> datetime:
+        """The wall-clock time, aware, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back, for measuring how long something took."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def rfc3339(when: datetime) -> str:
+    """`when` in RFC 3339, in UTC, with a trailing Z; microseconds only when there are any."""
+    text = when.astimezone(UTC).isoformat(timespec="microseconds" if when.microsecond else "seconds")
+    return text.replace("+00:00", "Z")
+
+
+def parse_rfc3339(text: str) -> datetime:
+    """The aware UTC time that `text` names; `ValueError` when it is not RFC 3339 with a zone."""
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is None:
+        raise ValueError(f"{text!r} names no zone")
+    return when.astimezone(UTC)

@@ -1,0 +1,87 @@
+"""The errors that operators and users read.
+
+Few kinds, because callers only ever distinguish these. The message says what failed, for what, and why; `hint`
+is the next command or step. Only the edges (HTTP, SSH, command line) turn a kind into a status or exit code; the
+exit codes are those of `reference/ours.md`: 1 failed, 2 usage, 3 not found, 4 exists, 5 denied, 6 unreachable.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TeleportError(Exception):
+    """Something failed in a way that a person can act upon."""
+
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class BadRequest(TeleportError):
+    """What was asked cannot be meant: malformed or contradictory input."""
+
+    code = "bad_request"
+    exit_code = 2
+
+
+class AccessDenied(TeleportError):
+    """The caller may not do this. The message reveals nothing that the caller may not read."""
+
+    code = "access_denied"
+    exit_code = 5
+
+
+class NotFound(TeleportError):
+    """The named thing does not exist, as far as the caller may know."""
+
+    code = "not_found"
+    exit_code = 3
+
+
+class AlreadyExists(TeleportError):
+    """The name is taken."""
+
+    code = "already_exists"
+    exit_code = 4
+
+
+class CompareFailed(TeleportError):
+    """Somebody else changed the thing first; read it again and repeat."""
+
+    code = "compare_failed"
+
+
+class LimitExceeded(TeleportError):
+    """A limit was reached; trying later may succeed."""
+
+    code = "limit_exceeded"
+
+
+class ConnectionProblem(TeleportError):
+    """The other end could not be reached, or did not prove who it is."""
+
+    code = "connection_problem"
+    exit_code = 6
+
+
+KINDS: dict[str, type[TeleportError]] = {
+    kind.code: kind
+    for kind in (
+        TeleportError,
+        BadRequest,
+        AccessDenied,
+        NotFound,
+        AlreadyExists,
+        CompareFailed,
+        LimitExceeded,
+        ConnectionProblem,
+    )
+}

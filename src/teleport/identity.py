@@ -1,0 +1,64 @@
+"""Who a caller is, whichever certificate said so.
+
+An `Identity` is read from a verified certificate (X.509 or SSH) and is all that decisions look at. It is never
+built from what a peer merely claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+
+NO_TRAITS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+class SystemRole(StrEnum):
+    """What a host certificate may be used for (`certificates.md` 4)."""
+
+    ADMIN = "Admin"
+    AUTH = "Auth"
+    PROXY = "Proxy"
+    NODE = "Node"
+    KUBE = "Kube"
+    APP = "App"
+    DB = "Db"
+
+
+@dataclass(frozen=True, slots=True)
+class UserIdentity:
+    """A person or a program that logged in, as its certificate says."""
+
+    name: str
+    cluster: str  # whose authority signed the certificate, from the issuing key, never from the subject alone
+    roles: tuple[str, ...]
+    logins: tuple[str, ...]
+    expires: datetime
+    traits: Mapping[str, tuple[str, ...]] = field(default=NO_TRAITS)
+    route_to_cluster: str = ""
+    source_ip: str = ""  # when not empty the certificate holds from this address only
+    mfa_device: str = ""
+    active_requests: tuple[str, ...] = ()
+    impersonator: str = ""
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostIdentity:
+    """A daemon of this cluster acting in one system role."""
+
+    host_id: str  # the host's UUID
+    cluster: str
+    role: SystemRole
+    expires: datetime
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Anonymous:
+    """A caller that showed no certificate."""
+
+
+Identity = UserIdentity | HostIdentity | Anonymous

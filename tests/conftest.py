@@ -1,0 +1,47 @@
+"""What every test gets: coroutine tests run in a loop of their own, and nothing may be left running.
+
+A coroutine test gets a fresh event loop. When it ends, a task, a child process or an open async generator that it
+left behind fails it. Slow callbacks are not asserted (machines are noisy); blocking calls are found by the linter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+
+async def _run_and_check(test: Coroutine[Any, Any, None]) -> None:
+    await test
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
+    if left:
+        await asyncio.sleep(0.05)  # tasks that were cancelled on the last line get their turn
+        left = [task for task in left if not task.done()]
+    assert not left, f"tasks left running: {[task.get_name() for task in left]}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs `async def` tests, so that no plugin is needed for it."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    asyncio.run(_run_and_check(pyfuncitem.obj(**arguments)))
+    return True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long forms run only when asked for with TELEPORT_LONG=1 (`make test-long`)."""
+    if os.environ.get("TELEPORT_LONG"):
+        return
+    selected = [item for item in items if item.get_closest_marker("long") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+    items[:] = selected
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it acts as several Unix users")
