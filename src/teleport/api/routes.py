@@ -1,0 +1,195 @@
+"""The table of the auth API. Every route declares who may ask what of which kind, and what it leaves in the audit log.
+
+A route without a declaration cannot be built: verb, kind and `events` have no defaults. `events=()` means that the
+operation neither changes anything nor reveals a secret. `verb=None` marks the few routes that anyone may call; each
+says why in `reason`, and tests enumerate them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from teleport.api import messages as m
+
+Req = TypeVar("Req", bound=m.Request)
+Rep = TypeVar("Rep", bound=m.Message)
+
+
+class Verb(StrEnum):
+    """What is asked of a kind (`resources.md` 3.3)."""
+
+    LIST = "list"
+    CREATE = "create"
+    READ = "read"
+    READ_NO_SECRETS = "readnosecrets"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+class Stream(StrEnum):
+    """Bodies that are not one JSON value."""
+
+    NONE = "none"
+    DOWN = "down"  # the reply is a stream of lines or bytes
+    UP = "up"  # the request's body is bytes; its fields travel in path and query
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[Req, Rep]):
+    """One operation of auth. Fields of the request that the path names travel there; the rest in query or body."""
+
+    name: str
+    method: str
+    path: str
+    verb: Verb | None
+    kind: str
+    events: tuple[str, ...]
+    request: type[Req]
+    reply: type[Rep]
+    stream: Stream = Stream.NONE
+    reason: str = ""
+
+    @property
+    def path_fields(self) -> frozenset[str]:
+        return frozenset(re.findall(r"\{(\w+)\}", self.path))
+
+
+_table: dict[str, Route[Any, Any]] = {}
+
+
+def _route(
+    name: str,
+    call: str,
+    verb: Verb | None,
+    kind: str,
+    events: tuple[str, ...],
+    request: type[Req],
+    reply: type[Rep],
+    *,
+    stream: Stream = Stream.NONE,
+    reason: str = "",
+) -> Route[Req, Rep]:
+    method, path = call.split(" ")
+    route = Route(name, method, "/v1" + path, verb, kind, events, request, reply, stream, reason)
+    assert name not in _table, name
+    assert (verb is None) == bool(reason), f"{name}: an open route says why, and only an open one"
+    _table[name] = route
+    return route
+
+
+# --- open to callers without a certificate
+CLUSTER_CA = _route(
+    "cluster_ca", "GET /ca", None, "cert_authority", (), m.Empty, m.ClusterCA,
+    reason="public; a joiner compares it with its pin",
+)  # fmt: skip
+JOIN = _route(
+    "join", "POST /join", None, "token", ("host.join", "host.join_failed"), m.JoinRequest, m.HostCredentials,
+    reason="the join token in the request is the proof",
+)  # fmt: skip
+
+# --- the cluster
+STATUS = _route("status", "GET /status", Verb.READ, "cluster_name", (), m.Empty, m.ClusterStatus)
+WHO_AM_I = _route("who_am_i", "GET /whoami", Verb.READ, "cluster_name", (), m.Empty, m.WhoAmI)
+WATCH = _route("watch", "GET /watch", Verb.LIST, "*watch", (), m.WatchRequest, m.WatchLine, stream=Stream.DOWN)
+HEARTBEAT = _route("heartbeat", "PUT /presence", Verb.UPDATE, "*presence", (), m.HeartbeatRequest, m.Done)
+WITHDRAW = _route("withdraw", "DELETE /presence/{name}", Verb.UPDATE, "*presence", (), m.Named, m.Done)
+
+# --- certificates
+RENEW_HOST = _route(
+    "renew_host", "POST /certs/host/renew", Verb.CREATE, "*own_host_cert", ("cert.create",),
+    m.RenewHostRequest, m.HostCredentials,
+)  # fmt: skip
+SIGN_USER = _route(
+    "sign_user", "POST /certs/user", Verb.CREATE, "user_cert", ("cert.create",), m.SignUserRequest, m.UserCerts
+)
+SIGN_HOST = _route(
+    "sign_host", "POST /certs/host", Verb.CREATE, "host_cert", ("cert.create",), m.SignHostRequest, m.HostCredentials
+)
+
+# --- what proxies ask for people who hold no certificate yet
+LOGIN = _route(
+    "login", "POST /login", Verb.CREATE, "web_session", ("user.login", "cert.create"), m.LoginRequest, m.UserCerts
+)
+USER_TOKEN = _route(
+    "user_token", "GET /user-tokens/{token}", Verb.READ, "user_token", ("secret.revealed",),
+    m.UserTokenRequest, m.UserTokenInfo,
+)  # fmt: skip
+FINISH_USER_TOKEN = _route(
+    "finish_user_token", "PUT /user-tokens/{token}", Verb.UPDATE, "user_token", ("user.password_change",),
+    m.FinishUserTokenRequest, m.Done,
+)  # fmt: skip
+
+# --- users
+ADD_USER = _route(
+    "add_user", "POST /users", Verb.CREATE, "user", ("user.create", "reset_password_token.create"),
+    m.AddUserRequest, m.UserToken,
+)  # fmt: skip
+UPDATE_USER = _route(
+    "update_user", "PUT /users/{name}/roles", Verb.UPDATE, "user", ("user.update",), m.UpdateUserRequest, m.Done
+)
+RESET_USER = _route(
+    "reset_user", "POST /users/{name}/reset", Verb.UPDATE, "user", ("reset_password_token.create",),
+    m.ResetUserRequest, m.UserToken,
+)  # fmt: skip
+
+# --- join tokens
+ADD_TOKEN = _route("add_token", "POST /tokens", Verb.CREATE, "token", ("token.create",), m.AddTokenRequest, m.JoinToken)
+
+# --- resources: one set of routes for each kind, so that each has its declaration
+#     kind: (event when listed or read with secrets, event when written, event when removed)
+RESOURCE_EVENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "user": (("secret.revealed",), ("user.create", "user.update"), ("user.delete",)),
+    "role": ((), ("role.created",), ("role.deleted",)),
+    "token": ((), ("token.create",), ("token.delete",)),
+    "node": ((), ("node.create",), ("node.delete",)),
+    "cert_authority": (("secret.revealed",), ("authority.create",), ("authority.delete",)),
+    "lock": ((), ("lock.created",), ("lock.deleted",)),
+    "proxy": ((), ("proxy.create",), ("proxy.delete",)),
+    "auth_server": ((), ("auth_server.create",), ("auth_server.delete",)),
+}
+LIST: dict[str, Route[m.ListRequest, m.Page]] = {}
+GET: dict[str, Route[m.GetRequest, m.One]] = {}
+STORE: dict[str, Route[m.StoreRequest, m.Done]] = {}
+REMOVE: dict[str, Route[m.ExpelRequest, m.Done]] = {}
+for _kind, (_read, _written, _removed) in RESOURCE_EVENTS.items():
+    LIST[_kind] = _route(f"list_{_kind}", f"GET /resources/{_kind}", Verb.LIST, _kind, _read, m.ListRequest, m.Page)
+    GET[_kind] = _route(
+        f"get_{_kind}", f"GET /resources/{_kind}/{{name}}", Verb.READ_NO_SECRETS, _kind, _read, m.GetRequest, m.One
+    )
+    STORE[_kind] = _route(
+        f"store_{_kind}", f"POST /resources/{_kind}", Verb.CREATE, _kind, _written, m.StoreRequest, m.Done
+    )
+    REMOVE[_kind] = _route(
+        f"remove_{_kind}", f"DELETE /resources/{_kind}/{{name}}", Verb.DELETE, _kind, _removed, m.ExpelRequest, m.Done
+    )
+
+# --- audit and recordings
+INTAKE = _route("intake", "POST /audit/intake", Verb.CREATE, "event", (), m.IntakeRequest, m.IntakeReply)
+SEARCH_EVENTS = _route(
+    "search_events", "GET /audit/events", Verb.LIST, "event", (), m.SearchEventsRequest, m.EventsPage
+)
+VERIFY_EVENTS = _route("verify_events", "POST /audit/verify", Verb.READ, "event", (), m.Empty, m.VerifyReply)
+LIST_RECORDINGS = _route(
+    "list_recordings", "GET /recordings", Verb.LIST, "session", (), m.SearchEventsRequest, m.RecordingsPage
+)
+READ_RECORDING = _route(
+    "read_recording", "GET /recordings/{sid}", Verb.READ, "session", ("session_recording.access",),
+    m.RecordingRequest, m.Done, stream=Stream.DOWN,
+)  # fmt: skip
+RECORDING_OFFSET = _route(
+    "recording_offset", "GET /recordings/{sid}/offset", Verb.CREATE, "ssh_session", (),
+    m.RecordingRequest, m.RecordingOffset,
+)  # fmt: skip
+APPEND_RECORDING = _route(
+    "append_recording", "PUT /recordings/{sid}", Verb.CREATE, "ssh_session", (),
+    m.AppendRecordingRequest, m.RecordingOffset, stream=Stream.UP,
+)  # fmt: skip
+COMPLETE_RECORDING = _route(
+    "complete_recording", "POST /recordings/{sid}/complete", Verb.CREATE, "ssh_session", ("session.upload",),
+    m.CompleteRecordingRequest, m.RecordingOffset,
+)  # fmt: skip
+
+ROUTES: dict[str, Route[Any, Any]] = dict(_table)
