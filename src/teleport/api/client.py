@@ -1,0 +1,146 @@
+"""The auth API as services call it: asyncio, one pool of connections, several auth servers in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+
+from teleport.api.codec import MAX_BODY, decode_error, decode_reply, encode_call
+from teleport.api.messages import Message, Request, WatchLine, WatchRequest
+from teleport.api.routes import WATCH, Route
+from teleport.errors import ConnectionProblem
+
+Req = TypeVar("Req", bound=Request)
+Rep = TypeVar("Rep", bound=Message)
+
+CALL_TIMEOUT = 30.0  # seconds for one call
+WATCH_SILENCE = 45.0  # seconds without a line after which a watch counts as dead; auth says something every 15
+
+
+class AuthClient:
+    """Calls auth with a host's certificate.
+
+    `addresses` are tried in order, the one that answered last first. `context` is asked for at each new connection
+    so that renewed certificates are used at once.
+    """
+
+    def __init__(
+        self, addresses: Sequence[tuple[str, int]], context: Callable[[], ssl.SSLContext], server_name: str
+    ) -> None:
+        self._addresses = list(addresses)
+        self._context = context
+        self._server_name = server_name
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> AuthClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        return self._session
+
+    async def _request(
+        self, method: str, target: str, body: bytes | AsyncIterator[bytes], timeout: float, *, streamed: bool
+    ) -> aiohttp.ClientResponse:
+        problem: Exception | None = None
+        limits = aiohttp.ClientTimeout(total=None if streamed else timeout, sock_connect=10, sock_read=timeout)
+        for position, (host, port) in enumerate(list(self._addresses)):
+            shown = f"[{host}]" if ":" in host else host
+            try:
+                response = await self._open_session().request(
+                    method,
+                    # the target is encoded already
+                    _url(f"https://{shown}:{port}{target}"),
+                    data=body or None,
+                    ssl=self._context(),
+                    server_hostname=self._server_name,
+                    timeout=limits,
+                    headers={"Content-Type": "application/json"} if isinstance(body, bytes) and body else None,
+                    allow_redirects=False,
+                )
+            except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, TimeoutError, OSError) as error:
+                problem = error
+                continue
+            except aiohttp.ClientError as error:
+                raise ConnectionProblem(f"the auth server at {shown}:{port} cannot be asked: {error}") from None
+            if position:
+                self._addresses.insert(0, self._addresses.pop(position))
+            return response
+        names = ", ".join(f"{host}:{port}" for host, port in self._addresses)
+        raise ConnectionProblem(
+            f"no auth server answers at {names}: {problem or 'no address is known'}",
+            hint="check auth_servers and that the auth service runs",
+        )
+
+    async def call(self, route: Route[Req, Rep], request: Req, *, timeout: float = CALL_TIMEOUT) -> Rep:
+        """One call and its answer; raises the error that auth answers with, or `ConnectionProblem`."""
+        call = encode_call(route, request)
+        response = await self._request(call.method, call.target, call.body, timeout, streamed=False)
+        async with response:
+            return decode_reply(route, response.status, await _body(response))
+
+    async def upload(
+        self, route: Route[Req, Rep], request: Req, body: AsyncIterator[bytes], *, timeout: float = CALL_TIMEOUT
+    ) -> Rep:
+        """A call whose body is a stream of bytes; `timeout` bounds each silence, not the whole."""
+        call = encode_call(route, request)
+        response = await self._request(call.method, call.target, body, timeout, streamed=True)
+        async with response:
+            return decode_reply(route, response.status, await _body(response))
+
+    async def download(
+        self, route: Route[Req, Any], request: Req, *, timeout: float = CALL_TIMEOUT
+    ) -> AsyncIterator[bytes]:
+        """The bytes of a streamed answer."""
+        call = encode_call(route, request)
+        response = await self._request(call.method, call.target, call.body, timeout, streamed=True)
+        async with response:
+            if response.status != 200:
+                raise decode_error(response.status, await _body(response))
+            try:
+                async for chunk in response.content.iter_any():
+                    yield chunk
+            except (aiohttp.ClientError, asyncio.IncompleteReadError, TimeoutError, OSError) as error:
+                raise ConnectionProblem(f"{route.name}: the stream broke off: {error}") from None
+
+    async def watch(self, request: WatchRequest) -> AsyncIterator[WatchLine]:
+        """The lines of a watch, until it breaks (`ConnectionProblem`)."""
+        rest = b""
+        async for chunk in self.download(WATCH, request, timeout=WATCH_SILENCE):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield msgspec.json.decode(line, type=WatchLine)
+        raise ConnectionProblem("watch: auth ended the stream")
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise ConnectionProblem(f"the answer of the auth server is larger than {MAX_BODY} bytes")
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise ConnectionProblem(f"the answer of the auth server broke off: {error}") from None
+    return bytes(body)
+
+
+def _url(text: str) -> Any:
+    from yarl import URL
+
+    return URL(text, encoded=True)

@@ -1,0 +1,97 @@
+"""The auth API as commands call it: blocking, over one stream, directly or through a proxy's tunnel."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from teleport.api.codec import MAX_BODY, decode_error, decode_reply, encode_call
+from teleport.api.messages import Message, Request
+from teleport.api.routes import Route
+from teleport.errors import ConnectionProblem
+from teleport.transport.blocking import ByteStream, HTTPOver, TLSStream, dial_tcp
+
+Req = TypeVar("Req", bound=Request)
+Rep = TypeVar("Rep", bound=Message)
+
+TIMEOUT = 30.0  # seconds
+TUNNEL_PATH = "/webapi/auth/tunnel"  # where a proxy relays a websocket to the auth service
+
+
+class SyncAuthClient:
+    """Calls auth over a TLS stream that `connect` opens, again after the far end closed it."""
+
+    def __init__(
+        self, connect: Callable[[], TLSStream], host: str, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._connect = connect
+        self._host = host
+        self._headers = dict(headers or {})
+        self._connection: HTTPOver | None = None
+
+    def __enter__(self) -> SyncAuthClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _respond(self, route: Route[Any, Any], request: Request) -> http.client.HTTPResponse:
+        call = encode_call(route, request)
+        headers = {**self._headers, **({"Content-Type": "application/json"} if call.body else {})}
+        if self._connection is None:
+            self._connection = HTTPOver(self._connect(), self._host)
+        try:
+            self._connection.request(call.method, call.target, body=call.body or None, headers=headers)
+            return self._connection.getresponse()
+        except (OSError, http.client.HTTPException, ssl.SSLError) as error:
+            self.close()
+            raise ConnectionProblem(f"{self._host} did not answer {route.name}: {error}") from None
+
+    def call(self, route: Route[Req, Rep], request: Req) -> Rep:
+        """One call and its answer; raises the error that auth answers with, or `ConnectionProblem`."""
+        response = self._respond(route, request)
+        body = response.read(MAX_BODY + 1)
+        if response.will_close:
+            self.close()
+        if len(body) > MAX_BODY:
+            raise ConnectionProblem(f"the answer to {route.name} is larger than {MAX_BODY} bytes")
+        return decode_reply(route, response.status, body)
+
+    def download(self, route: Route[Req, Any], request: Req, *, size: int = 1 << 18) -> Iterator[bytes]:
+        """The bytes of a streamed answer."""
+        response = self._respond(route, request)
+        if response.status != 200:
+            raise decode_error(response.status, response.read(MAX_BODY))
+        try:
+            while chunk := response.read1(size):
+                yield chunk
+        except (OSError, http.client.HTTPException) as error:
+            raise ConnectionProblem(f"{route.name}: the stream broke off: {error}") from None
+        finally:
+            self.close()
+
+
+def auth_stream(inner: ByteStream, context: ssl.SSLContext, server_name: str) -> TLSStream:
+    """TLS to auth over any stream."""
+    return TLSStream(inner, context, server_name)
+
+
+def direct(host: str, port: int, context: ssl.SSLContext, server_name: str) -> Callable[[], TLSStream]:
+    """Opens TLS to an auth server's own address."""
+    return lambda: TLSStream(dial_tcp(host, port, TIMEOUT), context, server_name)
+
+
+def through_proxy(
+    open_web: Callable[[], ByteStream], web_host: str, context: ssl.SSLContext, server_name: str
+) -> Callable[[], TLSStream]:
+    """Opens TLS to auth inside a websocket that the proxy relays; the proxy sees ciphertext only."""
+    from teleport.transport.blocking import WebSocketStream
+
+    return lambda: TLSStream(WebSocketStream(open_web(), web_host, TUNNEL_PATH), context, server_name)

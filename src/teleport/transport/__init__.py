@@ -1,0 +1,1 @@
+"""Listeners, TLS contexts, dialing, and streams inside streams: the outside world starts here."""

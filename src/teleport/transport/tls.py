@@ -1,0 +1,85 @@
+"""TLS contexts, made in one place so that none is laxer than it should be.
+
+Rules (traps T-3): contexts that ask for client certificates issue no session tickets; TLS 1.3 between our own
+services; a context never chooses by callback whether a client certificate is asked for. What a peer may do is read
+from its certificate by the handler, with `teleport.pki`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+from teleport.errors import TeleportError
+
+AUTH_DOMAIN = "teleport.cluster.local"
+
+
+def auth_server_name(cluster: str) -> str:
+    """The DNS name that only auth servers of `cluster` hold certificates for (`certificates.md` 4)."""
+    return f"{cluster.encode().hex()[:60]}.auth.{AUTH_DOMAIN}"
+
+
+def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
+    try:
+        context.load_cert_chain(cert_file, key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise TeleportError(
+            f"cannot use the certificate {cert_file} with the key {key_file}: {error}",
+            hint="both files must be readable PEM and belong together",
+        ) from None
+
+
+def mutual_server_context(cert_file: Path, key_file: Path, client_ca_pems: Sequence[str]) -> ssl.SSLContext:
+    """For the auth API: TLS 1.3; a client certificate is asked for and, when shown, verified.
+
+    Callers without one may reach only the routes that are open to everybody; the API decides that per route.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
+    context.verify_mode = ssl.CERT_OPTIONAL
+    _load_pair(context, cert_file, key_file)
+    trust(context, client_ca_pems)
+    return context
+
+
+def trust(context: ssl.SSLContext, ca_pems: Sequence[str]) -> None:
+    """Adds authorities to a live context; new connections see them at once."""
+    if ca_pems:
+        context.load_verify_locations(cadata="\n".join(ca_pems))
+
+
+def web_server_context(cert_file: Path, key_file: Path) -> ssl.SSLContext:
+    """For browsers and tsh: TLS 1.2 and newer, no client certificates."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load_pair(context, cert_file, key_file)
+    return context
+
+
+def cluster_client_context(
+    ca_pems: Sequence[str], cert_file: Path | None = None, key_file: Path | None = None
+) -> ssl.SSLContext:
+    """For calling a service of a cluster: only its host authority is trusted, names are checked."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    trust(context, ca_pems)
+    if cert_file is not None and key_file is not None:
+        _load_pair(context, cert_file, key_file)
+    return context
+
+
+def unproved_client_context() -> ssl.SSLContext:
+    """For the one question that needs no trust: which authority do you claim? Nothing secret may be sent over it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def public_client_context() -> ssl.SSLContext:
+    """For web addresses with certificates from public authorities."""
+    return ssl.create_default_context()
