@@ -1,0 +1,165 @@
+"""The HTTP edge of auth: from a route's declaration to its handler, closed by default.
+
+Built from the table in `api.routes`: a route without a handler, or a handler without a route, fails at start. Each
+call is identified from its TLS certificate, authorised by its route's verb and kind, decoded into the typed request,
+answered in JSON. A refusal is audited before it is answered. Only this module knows HTTP statuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from teleport.api.codec import MAX_BODY, decode_request, encode_error
+from teleport.api.messages import Message
+from teleport.api.routes import ROUTES, Route, Stream
+from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
+from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
+
+log = logging.getLogger(__name__)
+
+ACTOR_HEADERS = {
+    "unix_user": "X-Teleport-Unix-User",
+    "login_uid": "X-Teleport-Login-Uid",
+    "terminal": "X-Teleport-Terminal",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as far as auth itself has proof, and from where."""
+
+    identity: Identity
+    address: str  # of the TLS connection's other end, "" when unknown
+    local_actor: Mapping[str, str] = field(default_factory=dict)  # what the host's own tctl says of its Unix user
+
+    @property
+    def name(self) -> str:
+        """How the caller is named in events and logs."""
+        match self.identity:
+            case UserIdentity(name=name):
+                return name
+            case HostIdentity(host_id=host_id, cluster=cluster):
+                return f"{host_id}.{cluster}"
+            case Anonymous():
+                return ""
+
+
+Handler = Callable[[Caller, Any], Awaitable[Message]]
+DownHandler = Callable[[Caller, Any], AsyncIterator[bytes]]
+UpHandler = Callable[[Caller, Any, AsyncIterator[bytes]], Awaitable[Message]]
+Identify = Callable[[bytes | None], Awaitable[Identity]]
+Authorize = Callable[[Caller, Route[Any, Any]], Awaitable[None]]
+OnDenied = Callable[[Caller, Route[Any, Any], AccessDenied], Awaitable[None]]
+
+
+def build_app(
+    handlers: Mapping[str, Any], identify: Identify, authorize: Authorize, on_denied: OnDenied
+) -> web.Application:
+    """The application of the auth API. Raises `TeleportError` when routes and handlers do not match one to one."""
+    missing = sorted(set(ROUTES) - set(handlers))
+    unknown = sorted(set(handlers) - set(ROUTES))
+    if missing or unknown:
+        raise TeleportError(f"auth API: routes without handler {missing}, handlers without route {unknown}")
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors_as_json])
+    for name, route in ROUTES.items():
+        endpoint = _endpoint(route, handlers[name], identify, authorize, on_denied)
+        app.router.add_route(route.method, route.path, endpoint)
+    return app
+
+
+def _endpoint(
+    route: Route[Any, Any], handler: Any, identify: Identify, authorize: Authorize, on_denied: OnDenied
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def endpoint(request: web.Request) -> web.StreamResponse:
+        caller = await _caller(request, identify)
+        try:
+            await authorize(caller, route)
+            query = {name: request.query.getall(name) for name in request.query}
+            body = await _read_body(request) if route.stream is not Stream.UP else b""
+            asked = decode_request(route, request.match_info, query, body)
+            if route.stream is Stream.DOWN:
+                return await _stream_down(request, handler(caller, asked))
+            if route.stream is Stream.UP:
+                reply = await handler(caller, asked, request.content.iter_any())
+            else:
+                reply = await handler(caller, asked)
+        except AccessDenied as denied:
+            await on_denied(caller, route, denied)
+            raise
+        return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+
+    return endpoint
+
+
+async def _caller(request: web.Request, identify: Identify) -> Caller:
+    transport = request.transport
+    tls = transport.get_extra_info("ssl_object") if transport else None
+    identity = await identify(tls.getpeercert(True) if tls else None)
+    peer = transport.get_extra_info("peername") if transport else None
+    address = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
+    actor = {}
+    if isinstance(identity, HostIdentity) and identity.role is SystemRole.ADMIN:
+        # only the host's own administrator identity may say on whose behalf it acts
+        actor = {
+            name: request.headers[header][:256] for name, header in ACTOR_HEADERS.items() if header in request.headers
+        }
+    return Caller(identity, address, actor)
+
+
+async def _read_body(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise BadRequest(f"the request's body is larger than {MAX_BODY} bytes") from None
+
+
+async def _stream_down(request: web.Request, parts: AsyncIterator[bytes]) -> web.StreamResponse:
+    """Sends what the handler yields. A failure before the first part is an ordinary error reply."""
+    try:
+        first = await anext(parts, None)
+        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+        await response.prepare(request)
+        if first is not None:
+            await response.write(first)
+            async for part in parts:
+                await response.write(part)
+        await response.write_eof()
+        return response
+    finally:
+        close = getattr(parts, "aclose", None)
+        if close is not None:
+            await close()
+
+
+@web.middleware
+async def _errors_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        problem: TeleportError = (
+            NotFound(f"auth serves no {request.method} at this path")
+            if error.status
+            in (
+                404,
+                405,
+            )
+            else BadRequest(error.reason)
+        )
+    except TeleportError as error:
+        problem = error
+    except (ConnectionResetError, asyncio.CancelledError):
+        raise
+    except Exception:
+        log.exception("auth API: %s %s failed", request.method, request.path.split("/")[2:4])
+        problem = TeleportError("auth failed to do this", hint="the log of the auth service names the reason")
+    status, body = encode_error(problem)
+    return web.Response(status=status, body=body, content_type="application/json")
