@@ -1,0 +1,104 @@
+"""How the commands print: tables, JSON, errors. Data goes to stdout, everything else to stderr.
+
+Text from elsewhere (host names, labels, commands) never drives the terminal: control characters are shown as escapes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from teleport.clock import rfc3339
+from teleport.errors import TeleportError
+
+
+def printable(text: str) -> str:
+    """`text` with everything that could move a cursor or hide a letter written as an escape."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter.isprintable() and unicodedata.category(letter) not in ("Cf", "Co", "Cn", "Cs")
+        else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
+
+
+def _width(text: str) -> int:
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded with spaces under a dashed rule, a blank line after (`cli.md`)."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(_width(text) for text in column) for column in zip(headers, *cells, strict=True)]
+
+    def line(texts: Sequence[str]) -> str:
+        padded = (text + " " * (width - _width(text)) for text, width in zip(texts, widths, strict=True))
+        return " ".join(padded).rstrip()
+
+    rule = " ".join("-" * width for width in widths)
+    return "\n".join([line(headers), rule, *(line(row) for row in cells)]) + "\n\n"
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> str:
+    """A headless table of two columns."""
+    width = max((_width(name) for name, _ in rows), default=0)
+    return "".join(f"{name}{' ' * (width - _width(name))}  {printable(value)}\n" for name, value in rows)
+
+
+def _default(value: object) -> object:
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    raise TypeError(type(value).__name__)
+
+
+def as_json(value: Any) -> str:
+    """`value` as indented JSON with RFC 3339 times."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=_default) + "\n"
+
+
+def when(moment: datetime | None) -> str:
+    """A time for a table whose header names the zone: UTC, to the second; `never` for none."""
+    return "never" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def how_long(seconds: float) -> str:
+    """A span as people say it: `1h5m`, `30m`, `45s`."""
+    whole = int(seconds + 0.5)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    parts = [f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{rest}s" if rest and not hours else ""]
+    return "".join(parts) or "0s"
+
+
+def out(text: str) -> None:
+    """Data, to stdout."""
+    sys.stdout.write(text)
+
+
+def note(text: str) -> None:
+    """Anything that is not data, to stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def report(error: TeleportError, program: str, *, as_json_object: bool) -> None:
+    """One error on stderr: a sentence and its hint, or one JSON object."""
+    sys.stdout.flush()
+    if as_json_object:
+        sys.stderr.write(
+            json.dumps({"code": error.code, "message": error.message, "hint": error.hint}, ensure_ascii=False) + "\n"
+        )
+        return
+    lines = [
+        f"{program}: {line}" if not index else f"  {line}" for index, line in enumerate(error.message.splitlines())
+    ]
+    if error.hint:
+        lines.append(f"  hint: {error.hint}")
+    sys.stderr.write("\n".join(printable(line) for line in lines) + "\n")
