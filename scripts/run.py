@@ -73,7 +73,7 @@ def main() -> None:
     if not config.exists():
         write_config(config, var / "data")
     program = Path(sys.executable).parent / "teleport"
-    os.execv(program, [str(program), "start", f"--config={config}"])
+    os.execv(program, [str(program), "start", f"--config={config}"])  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

@@ -1,0 +1,308 @@
+"""The routes of the HTTPS listener: ping, certificates for a login, invitation links, the tunnel to auth.
+
+The web service holds no secret of a person: it passes what was typed to auth and the answer back. Routes that try
+passwords are limited by address before anything is asked of auth. Errors have the field's form
+(`{"error": {"message"}}`); a failed login always reads the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from teleport import __version__
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.api.codec import STATUS
+from teleport.clock import Clock, rfc3339
+from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
+from teleport.web import messages as wm
+from teleport.web.limits import RateLimit
+from teleport.web.tunnel import relay_to_auth
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 64 * 1024  # bytes; nothing that comes here is larger
+CSRF_COOKIE = "__Host-grv_csrf"
+CSRF_HEADER = "X-CSRF-Token"
+MAX_TUNNELS = 2000  # websockets to auth at once
+
+Req = TypeVar("Req", bound=m.Request)
+Rep = TypeVar("Rep", bound=m.Message)
+T = TypeVar("T")
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",  # invitation links carry a secret
+    "Strict-Transport-Security": "max-age=31536000",
+    "Cache-Control": "no-store",
+}
+
+
+class AuthCaller(Protocol):
+    """What the web service asks of auth."""
+
+    async def call(self, route: routes.Route[Req, Rep], request: Req) -> Rep: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WebConfig:
+    """What the web service says of its cluster, and where it reaches auth."""
+
+    cluster: str
+    second_factor: str
+    ssh: wm.SSHAddresses
+    auth_servers: tuple[tuple[str, int], ...]
+
+
+class WebService:
+    """Serves one listening socket until cancelled."""
+
+    def __init__(self, config: WebConfig, auth: AuthCaller, clock: Clock) -> None:
+        self._config = config
+        self._auth = auth
+        self._clock = clock
+        self._passwords = RateLimit()
+        self._tunnels = 0
+
+    def build_app(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._edge])
+        add = app.router.add_route
+        for prefix in ("", "/v1"):
+            add("GET", f"{prefix}/webapi/ping", self._ping)
+            add("GET", f"{prefix}/webapi/ping/{{connector}}", self._ping)
+            add("GET", f"{prefix}/webapi/find", self._find)
+            add("POST", f"{prefix}/webapi/ssh/certs", self._ssh_certs)
+            add("GET", f"{prefix}/webapi/users/password/token/{{token}}", self._password_token)
+            add("PUT", f"{prefix}/webapi/users/password/token", self._finish_password_token)
+            add("GET", f"{prefix}/webapi/auth/tunnel", self._tunnel)
+        add("GET", "/", self._to_web)
+        add("GET", "/web", self._landing)
+        add("GET", "/web/invite/{token}", self._invite_page)
+        add("GET", "/web/reset/{token}", self._invite_page)
+        add("GET", "/web/static/{name}", self._static)
+        return app
+
+    async def run(self, listener: socket.socket, context: ssl.SSLContext | None, started: Callable[[], None]) -> None:
+        """Serves `listener`, by TLS when a context is given; calls `started` once connections are taken."""
+        runner = web.AppRunner(self.build_app(), access_log=None, handle_signals=False, shutdown_timeout=2)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener, ssl_context=context).start()
+            started()
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+    # the edge
+
+    @web.middleware
+    async def _edge(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except web.HTTPRequestEntityTooLarge:
+            response = _error(413, "the request is too large")
+        except web.HTTPException as error:
+            response = _error(error.status, "there is no such page" if error.status == 404 else error.reason)
+        except TeleportError as error:
+            response = _error(STATUS.get(error.code, 500), error.message)
+        except (ConnectionResetError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("web: %s failed", request.match_info.route.resource)
+            response = _error(500, "the proxy failed to do this; its log names the reason")
+        if not response.prepared:
+            response.headers.update(SECURITY_HEADERS)
+        return response
+
+    def _limit(self, request: web.Request) -> None:
+        if not self._passwords.allow(request.remote or "", self._clock.monotonic()):
+            raise LimitExceeded("too many attempts from this address; wait a moment")
+
+    # what clients ask first
+
+    def _settings(self) -> wm.ProxySettings:
+        return wm.ProxySettings(kube=wm.KubeAddresses(), ssh=self._config.ssh)
+
+    def _ping_reply(self, auth: wm.AuthSettings | None) -> web.Response:
+        return _json(
+            wm.PingReply(
+                server_version=__version__,
+                min_client_version=__version__.split(".")[0] + ".0.0",
+                cluster_name=self._config.cluster,
+                proxy=self._settings(),
+                auth=auth,
+            )
+        )
+
+    async def _ping(self, _: web.Request) -> web.Response:
+        return self._ping_reply(wm.AuthSettings(type="local", second_factor=self._config.second_factor))
+
+    async def _find(self, _: web.Request) -> web.Response:
+        return self._ping_reply(None)
+
+    # log in
+
+    async def _ssh_certs(self, request: web.Request) -> web.Response:
+        self._limit(request)
+        asked = await _body(request, wm.SSHCertsRequest)
+        certs = await self._auth.call(
+            routes.LOGIN,
+            m.LoginRequest(
+                user=asked.user,
+                password=asked.password,
+                otp_token=asked.otp_token or asked.hotp_token,
+                public_key=wm.from_base64(asked.pub_key, "pub_key"),
+                ttl=asked.ttl / 1e9,
+                client_addr=_client_address(request),
+                compatibility=asked.compatibility or "standard",
+                route_to_cluster=asked.RouteToCluster,
+            ),
+        )
+        return _json(
+            wm.SSHCertsReply(
+                username=certs.username,
+                cert=wm.to_base64(certs.cert),
+                tls_cert=wm.to_base64(certs.tls_cert),
+                host_signers=[
+                    wm.HostSigner(
+                        domain_name=signer.domain_name,
+                        checking_keys=[wm.to_base64(key) for key in signer.checking_keys],
+                        tls_certs=[wm.to_base64(cert) for cert in signer.tls_certs],
+                    )
+                    for signer in certs.host_signers
+                ],
+            )
+        )
+
+    # invitations and resets
+
+    async def _password_token(self, request: web.Request) -> web.Response:
+        self._limit(request)
+        token = request.match_info["token"]
+        info = await self._auth.call(routes.USER_TOKEN, m.UserTokenRequest(token=token))
+        return _json(
+            wm.PasswordTokenReply(
+                tokenId=token,
+                user=info.user,
+                qr=_qr_png(info.totp_url) if info.totp_url else "",
+                kind=info.kind,
+                cluster=info.cluster,
+                second_factor=info.second_factor,
+                totp_secret=info.totp_secret,
+                totp_url=info.totp_url,
+                expires=rfc3339(info.expires),
+            )
+        )
+
+    async def _finish_password_token(self, request: web.Request) -> web.Response:
+        self._limit(request)
+        cookie, header = request.cookies.get(CSRF_COOKIE), request.headers.get(CSRF_HEADER, "")
+        if cookie is not None and not hmac.compare_digest(cookie, header):
+            raise AccessDenied("this request did not come from the page of this proxy; load the page again")
+        if cookie is None and "Origin" in request.headers:
+            raise AccessDenied("this request did not come from the page of this proxy; load the page again")
+        asked = await _body(request, wm.PasswordTokenRequest)
+        await self._auth.call(
+            routes.FINISH_USER_TOKEN,
+            m.FinishUserTokenRequest(
+                token=asked.token,
+                password=wm.from_base64(asked.password, "password"),
+                otp_token=asked.second_factor_token,
+                client_addr=_client_address(request),
+            ),
+        )
+        return web.json_response({"message": "ok"})
+
+    async def _invite_page(self, request: web.Request) -> web.Response:
+        response = web.Response(body=_file("invite.html"), content_type="text/html", charset="utf-8")
+        value = request.cookies.get(CSRF_COOKIE) or secrets.token_urlsafe(24)
+        response.set_cookie(CSRF_COOKIE, value, secure=True, samesite="Strict", path="/")
+        return response
+
+    async def _landing(self, _: web.Request) -> web.Response:
+        return web.Response(body=_file("index.html"), content_type="text/html", charset="utf-8")
+
+    async def _to_web(self, _: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "/web"})
+
+    async def _static(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        kinds = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+        if name not in _static_names():
+            raise NotFound("there is no such page")
+        kind = kinds["." + name.rpartition(".")[2]]
+        return web.Response(body=_file(name), content_type=kind, charset="utf-8")
+
+    # the way to auth for clients with certificates, and for joining hosts
+
+    async def _tunnel(self, request: web.Request) -> web.StreamResponse:
+        if "Origin" in request.headers:
+            raise AccessDenied("browsers have no business with the tunnel to auth")
+        if self._tunnels >= MAX_TUNNELS:
+            raise LimitExceeded("this proxy relays as many connections to auth as it may; try again")
+        self._tunnels += 1
+        try:
+            return await relay_to_auth(request, self._config.auth_servers)
+        finally:
+            self._tunnels -= 1
+
+
+def _client_address(request: web.Request) -> str:
+    peer: Any = request.transport.get_extra_info("peername") if request.transport else None
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
+
+
+async def _body(request: web.Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        raise BadRequest(f"the request cannot be read: {error}") from None
+
+
+def _json(reply: msgspec.Struct) -> web.Response:
+    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+
+
+def _error(status: int, message: str) -> web.Response:
+    body = msgspec.json.encode({"error": {"message": message}})
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
+def _qr_png(text: str) -> str:
+    """A QR code as PNG in base64."""
+    import base64
+    import io
+
+    import segno
+
+    image = io.BytesIO()
+    segno.make(text, error="m").save(image, kind="png", scale=5)
+    return base64.b64encode(image.getvalue()).decode()
+
+
+def _static_names() -> frozenset[str]:
+    folder = resources.files("teleport.web") / "static"
+    return frozenset(entry.name for entry in folder.iterdir() if entry.name.endswith((".js", ".css", ".svg")))
+
+
+def _file(name: str) -> bytes:
+    return (resources.files("teleport.web") / "static" / name).read_bytes()

@@ -1,0 +1,2 @@
+"use strict";
+document.getElementById("host").textContent = window.location.host;

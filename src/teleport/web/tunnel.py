@@ -1,0 +1,71 @@
+"""A websocket whose binary messages are the bytes of a TCP connection to the auth service.
+
+What travels inside is TLS that ends at auth: this end can neither read nor change it (decision 18). The tunnel leads
+to the configured auth servers and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from aiohttp import WSMsgType, web
+
+from teleport.errors import ConnectionProblem
+
+CHUNK = 65536  # bytes
+MAX_MESSAGE = 1024 * 1024  # bytes of one websocket message
+DIAL_TIMEOUT = 10.0  # seconds
+IDLE_TIMEOUT = 300.0  # seconds without a byte from the client
+
+
+async def dial_auth(addresses: Sequence[tuple[str, int]]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the first auth server that answers."""
+    for host, port in addresses:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(DIAL_TIMEOUT):
+                return await asyncio.open_connection(host, port)
+    raise ConnectionProblem("the proxy cannot reach the auth service")
+
+
+async def relay_to_auth(request: web.Request, addresses: Sequence[tuple[str, int]]) -> web.StreamResponse:
+    """Answers `request` with a websocket and copies both ways until either end closes."""
+    reader, writer = await dial_auth(addresses)
+    socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, heartbeat=30, timeout=2)
+    try:
+        await socket.prepare(request)
+        down = asyncio.create_task(_down(reader, socket), name="auth tunnel down")
+        try:
+            await _up(socket, writer)
+        finally:
+            down.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await down
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        await socket.close()
+    return socket
+
+
+async def _up(socket: web.WebSocketResponse, writer: asyncio.StreamWriter) -> None:
+    while True:
+        try:
+            message = await socket.receive(timeout=IDLE_TIMEOUT)
+        except TimeoutError:
+            return
+        if message.type is not WSMsgType.BINARY:
+            return
+        writer.write(message.data)
+        try:
+            await writer.drain()
+        except OSError:
+            return
+
+
+async def _down(reader: asyncio.StreamReader, socket: web.WebSocketResponse) -> None:
+    while data := await reader.read(CHUNK):
+        await socket.send_bytes(data)
+    await socket.close()
