@@ -1,0 +1,21 @@
+"""The rate limit of password checks."""
+
+from __future__ import annotations
+
+from teleport.web.limits import RateLimit
+
+
+def test_a_burst_is_allowed_then_the_rate_holds() -> None:
+    limit = RateLimit(rate=10, burst=10)
+    assert [limit.allow("a", 0.0) for _ in range(12)] == [True] * 10 + [False] * 2
+    assert limit.allow("b", 0.0), "one address does not use up another's attempts"
+    assert limit.allow("a", 0.1)
+    assert not limit.allow("a", 0.1)
+    assert [limit.allow("a", 60.0) for _ in range(11)] == [True] * 10 + [False]
+
+
+def test_memory_is_bounded() -> None:
+    limit = RateLimit(addresses=100)
+    for number in range(1000):
+        limit.allow(str(number), 0.0)
+    assert len(limit._buckets) == 100
