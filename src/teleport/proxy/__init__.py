@@ -1,0 +1,1 @@
+"""The proxy service: what leads a client to its target."""

@@ -1,0 +1,134 @@
+"""Which registered node a client means: a pure function over the nodes there are.
+
+Order: the host's UUID; then its name, then `name.cluster`; then its address. The port asked for only separates several
+matches, because OpenSSH sends 22 when nothing else is configured (`ours.md`, "port asked for"). Nothing that is not
+registered is ever dialled (no open relay).
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from teleport.errors import BadRequest, NotFound
+
+_NEAREST = 3
+_COMPARED = 2000  # names compared when nothing matched; enough to help, bounded for large clusters
+_SUBSYSTEM = "proxy:"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredNode:
+    """What the resolver needs of a node's presence. `address` is `host:port` (`[v6]:port`)."""
+
+    host_id: str
+    hostname: str
+    address: str
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Host and port of the address; port 0 when it names none."""
+        host, colon, port = self.address.rpartition(":")
+        if not colon or not port.isdigit():
+            return self.address.strip("[]"), 0
+        return host.strip("[]"), int(port)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a client wants to go: a host as typed, a port (0: any) and a cluster (empty: not said)."""
+
+    host: str
+    port: int = 0
+    cluster: str = ""
+
+    @classmethod
+    def of_subsystem(cls, name: str) -> Destination:
+        """Reads `proxy:host:port[@[namespace@]cluster]` (`protocols.md` 3). Raises `BadRequest`."""
+        if not name.startswith(_SUBSYSTEM):
+            raise BadRequest(f"the proxy serves only the subsystem proxy:host:port, not {name[:80]!r}")
+        where, *rest = name.removeprefix(_SUBSYSTEM).split("@")
+        if len(rest) > 2 or (len(rest) == 2 and rest[0] != "default"):
+            raise BadRequest(f"{name[:200]!r} names a namespace; there is only `default`")
+        host, port = _host_and_port(where)
+        if not host:
+            raise BadRequest(f"{name[:200]!r} names no host")
+        return cls(host, port, rest[-1] if rest else "")
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}" + (f"@{self.cluster}" if self.cluster else "")
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":")
+    elif text.count(":") > 1:
+        host, port = text, ""  # an IPv6 address without brackets names no port
+    else:
+        host, _, port = text.partition(":")
+    if port and (not (port.isascii() and port.isdigit()) or int(port) > 65535):
+        raise BadRequest(f"{port[:20]!r} is not a port")
+    return host, int(port or 0)
+
+
+class Ambiguous(BadRequest):
+    """Several nodes fit (the original's error id is `err-node-is-ambiguous`)."""
+
+    def __init__(self, destination: Destination, matches: Sequence[RegisteredNode]) -> None:
+        lines = ", ".join(f"{node.host_id} ({node.hostname}, {node.address})" for node in matches[:8])
+        super().__init__(
+            f"{destination.host} fits {len(matches)} nodes: {lines}.", hint="name the node by its id instead"
+        )
+        self.matches = tuple(matches)
+
+
+def resolve(
+    destination: Destination,
+    nodes: Iterable[RegisteredNode],
+    cluster: str,
+    may_see: Callable[[RegisteredNode], bool],
+) -> RegisteredNode:
+    """The one node that `destination` means, among those that the caller may see.
+
+    Raises `Ambiguous`, or `NotFound` with the nearest names; a node that the caller may not see is as if it were not.
+    """
+    everything = list(nodes)
+    if destination.cluster not in ("", cluster):
+        raise NotFound(f"The cluster {destination.cluster} is not known here.", hint="tsh clusters")
+    host = _canonical(destination.host)
+    short = host.removesuffix("." + cluster.lower())
+    rules: tuple[Callable[[RegisteredNode], bool], ...] = (
+        lambda node: node.host_id.lower() in (host, short),
+        lambda node: _canonical(node.hostname) == host,
+        lambda node: short != host and _canonical(node.hostname) == short,
+        lambda node: _canonical(node.endpoint[0]) == host,
+    )
+    for fits in rules:
+        matches = [node for node in everything if fits(node) and may_see(node)]
+        if len(matches) > 1 and destination.port:
+            matches = [node for node in matches if node.endpoint[1] == destination.port] or matches
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise Ambiguous(destination, matches)
+    raise NotFound(
+        f"No node {destination.host} is registered here for you.{_nearest(host, everything, may_see)}", hint="tsh ls"
+    )
+
+
+def _nearest(host: str, nodes: list[RegisteredNode], may_see: Callable[[RegisteredNode], bool]) -> str:
+    names = sorted({node.hostname for node in nodes[:_COMPARED] if may_see(node)})
+    near = difflib.get_close_matches(host, names, n=_NEAREST, cutoff=0.5)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _canonical(host: str) -> str:
+    """One spelling for each host: lower case, no final dot, IP addresses in their canonical form."""
+    host = host.strip().rstrip(".").lower()
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host

@@ -1,0 +1,313 @@
+"""The proxy's SSH service: leads people with user certificates to registered nodes, and does nothing else.
+
+A connection may carry two things: a session with the subsystem `proxy:host:port[@[namespace@]cluster]`, and the
+`direct-tcpip` channels of ProxyJump. Both become a byte relay to one node, begun with the line of `wire.vouch`. Every
+other channel, request or subsystem is refused and audited (threat T28). The SSH session inside the relay is between
+the client and the node; the proxy cannot read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+from teleport.clock import Clock
+from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
+from teleport.identity import UserIdentity
+from teleport.proxy.relay import NodeLeg, RelayHandler
+from teleport.proxy.resolve import Destination, RegisteredNode, resolve
+from teleport.ssh.handlers import Channel, ConnectionHandler, SessionChannel, SessionHandler, StreamHandler
+from teleport.ssh.listener import Listener, Slots
+from teleport.ssh.server import HostKey, SshServer
+from teleport.ssh.surface import (
+    AskedKind,
+    Exec,
+    Peer,
+    Refusal,
+    ServerLimits,
+    Shell,
+    Start,
+    Subsystem,
+    Surface,
+    TerminalRequest,
+    TerminalSize,
+)
+from teleport.wire import vouch
+
+log = logging.getLogger(__name__)
+
+SURFACE = Surface(
+    channels=frozenset({"session", "direct-tcpip"}),
+    # `env` is taken off the wire and dropped: OpenSSH's usual configuration sends LANG with every session.
+    session_requests=frozenset({"subsystem", "env", "keepalive@openssh.com"}),
+    global_requests=frozenset({"keepalive@openssh.com", "no-more-sessions@openssh.com"}),
+)
+_DIAL_SECONDS = 10.0
+
+
+class Directory(Protocol):
+    """The nodes that are registered now."""
+
+    def nodes(self) -> Iterable[RegisteredNode]: ...
+
+    def may_see(self, identity: UserIdentity, node: RegisteredNode) -> bool:
+        """Whether the user's roles let them see this node at all."""
+        ...
+
+
+class UserCertificates(Protocol):
+    """Verifies user certificates against the authorities that count now."""
+
+    def verify_user(self, certificate: bytes) -> UserIdentity:
+        """Raises `CertificateRefused`."""
+        ...
+
+
+class ProxyIdentity(Protocol):
+    """The proxy's own SSH host key: what it vouches with."""
+
+    @property
+    def certificate(self) -> bytes:
+        """The host certificate's blob."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """An SSH signature blob over `message`."""
+        ...
+
+
+class RouterAudit(Protocol):
+    """What the router puts on record. An exception means that it could not be."""
+
+    async def authentication_failed(self, user: str, login: str, peer: Peer, reason: str) -> None: ...
+
+    async def request_denied(self, user: UserIdentity, login: str, peer: Peer, what: str, reason: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """What the router is told once."""
+
+    cluster: str
+    max_connections: int = 1000  # that have not authenticated yet
+    limits: ServerLimits = field(default_factory=ServerLimits)
+
+
+class SshRouter:
+    """Serves the proxy's SSH sockets."""
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        *,
+        certificates: UserCertificates,
+        directory: Directory,
+        identity: ProxyIdentity,
+        host_keys: Sequence[HostKey],
+        audit: RouterAudit,
+        clock: Clock,
+        new_id: Callable[[], UUID] = uuid4,
+        nonce: Callable[[], bytes] = lambda: uuid4().bytes,
+    ) -> None:
+        self.config = config
+        self.certificates = certificates
+        self.directory = directory
+        self.identity = identity
+        self.audit = audit
+        self.clock = clock
+        self.new_id = new_id
+        self.nonce = nonce
+        self._host_keys = host_keys
+        self._server: SshServer | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._listener = Listener(self._protocol, slots=Slots(config.max_connections))
+
+    async def run(self, sockets: Sequence[socket.socket], started: Callable[[], None]) -> None:
+        """Serves until cancelled, then closes every connection."""
+        self._server = await SshServer.create(self._host_keys, SURFACE, limits=self.config.limits)
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            await self._listener.serve(sockets, started)
+
+    async def reload(self, host_keys: Sequence[HostKey]) -> None:
+        """New connections see these host keys."""
+        self._host_keys = host_keys
+        if self._server is not None:
+            await self._server.reload(host_keys)
+
+    def accepted(self, transport: asyncio.Transport) -> None:
+        """Takes over a connection accepted on a port that is shared with other protocols."""
+        self._listener.accepted(transport)
+
+    def _protocol(self, peer: Peer, settled: Callable[[], None]) -> asyncio.Protocol:
+        assert self._server is not None, "run() makes the server before it listens"
+        return self._server.connection(lambda _: _Gate(self, peer), settled)
+
+    def in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Runs `work`, owned by `run`; its failure is logged and ends nothing else."""
+        if self._tasks is None:
+            work.close()
+            return
+        self._tasks.create_task(_logged(work, name), name=name)
+
+    async def lead(
+        self, channel: Channel, identity: UserIdentity, peer: Peer, destination: Destination, ended: Callable[[], None]
+    ) -> NodeLeg:
+        """Finds, dials and greets the node. Raises `TeleportError` with a sentence for the user."""
+        if identity.expires <= self.clock.now():
+            raise AccessDenied("Your certificate has expired.", hint="tsh login")
+        asked = destination.cluster or identity.route_to_cluster
+        node = resolve(
+            Destination(destination.host, destination.port, asked),
+            self.directory.nodes(),
+            self.config.cluster,
+            lambda node: self.directory.may_see(identity, node),
+        )
+        line = vouch.encode(
+            vouch.Vouch(
+                client_host=peer.host,
+                client_port=peer.port,
+                session_id=self.new_id(),
+                target=UUID(node.host_id),
+                time=self.clock.now(),
+                nonce=self.nonce(),
+            ),
+            self.identity.certificate,
+            self.identity.sign,
+        )
+        host, port = node.endpoint
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_DIAL_SECONDS):
+                _, leg = await loop.create_connection(lambda: NodeLeg(channel, line, ended), host, port)
+        except (OSError, TimeoutError) as error:
+            log.warning("node unreachable node=%s address=%s error=%s", node.host_id, node.address, error)
+            raise ConnectionProblem(
+                f"The node {node.hostname} ({node.host_id}) does not answer.", hint="tsh ls shows when it was last seen"
+            ) from error
+        return leg
+
+
+async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception("failed: %s", name)
+
+
+class _Gate:
+    """Lets user certificates in."""
+
+    def __init__(self, router: SshRouter, peer: Peer) -> None:
+        self._router = router
+        self._peer = peer
+
+    async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
+        try:
+            identity = self._router.certificates.verify_user(certificate)
+            if identity.source_ip and identity.source_ip != self._peer.host:
+                raise AccessDenied(f"Your certificate holds only from {identity.source_ip}.", hint="tsh login")
+        except AccessDenied as error:
+            detail = getattr(error, "detail", "")
+            self.failed(login, f"{error.message} {detail}".strip())
+            return Refusal(sentence(error))
+        return _Connection(self._router, identity, login, self._peer)
+
+    def failed(self, login: str, reason: str) -> None:
+        self._router.in_background(
+            self._router.audit.authentication_failed("", login, self._peer, reason), "audit a failed authentication"
+        )
+
+
+def sentence(error: TeleportError) -> str:
+    """What a person is shown: what failed, and the next step."""
+    return f"{error.message} Next: {error.hint}" if error.hint else error.message
+
+
+class _Connection:
+    """Serves one user's connection."""
+
+    def __init__(self, router: SshRouter, identity: UserIdentity, login: str, peer: Peer) -> None:
+        self._router = router
+        self._identity = identity
+        self._login = login
+        self._peer = peer
+
+    async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
+        return _SubsystemSession(self, channel)
+
+    async def open_stream(
+        self, channel: Channel, host: str, port: int, origin: tuple[str, int]
+    ) -> StreamHandler | Refusal:
+        try:
+            leg = await self.lead(channel, Destination(host, port), channel.close)
+        except TeleportError as error:
+            return Refusal(sentence(error))
+        return RelayHandler(leg)
+
+    async def lead(self, channel: Channel, destination: Destination, ended: Callable[[], None]) -> NodeLeg:
+        """As `SshRouter.lead`, with refusals put on record."""
+        try:
+            return await self._router.lead(channel, self._identity, self._peer, destination, ended)
+        except TeleportError as error:
+            self.denied(f"proxy:{destination}", error.message)
+            raise
+
+    def denied(self, what: str, reason: str) -> None:
+        """Puts a refusal on record."""
+        self._router.in_background(
+            self._router.audit.request_denied(self._identity, self._login, self._peer, what, reason), "audit a refusal"
+        )
+
+    def refused(self, kind: AskedKind, name: str, reason: str) -> None:
+        self.denied(f"{kind} {name}", reason)
+
+    def ended(self, reason: str) -> None:
+        log.debug("connection ended user=%s peer=%s reason=%s", self._identity.name, self._peer, reason)
+
+
+class _SubsystemSession(RelayHandler):
+    """A session channel: waits for the one subsystem there is."""
+
+    def __init__(self, connection: _Connection, channel: SessionChannel) -> None:
+        super().__init__()
+        self._connection = connection
+        self._channel = channel
+
+    async def start(self, what: Start) -> Refusal | None:
+        match what:
+            case Shell() | Exec():
+                message = "The proxy runs no commands: name a node with ssh -J, or use tsh ssh."
+                self._connection.denied("exec" if isinstance(what, Exec) else "shell", message)
+                return Refusal(message)
+            case Subsystem(name=name):
+                try:
+                    destination = Destination.of_subsystem(name)
+                except TeleportError as error:
+                    self._connection.denied(f"subsystem {name[:200]}", error.message)
+                    return Refusal(sentence(error))
+                try:
+                    self.leg = await self._connection.lead(self._channel, destination, lambda: self._channel.exit(0))
+                except TeleportError as error:
+                    return Refusal(sentence(error))
+                return None
+
+    def environment(self, name: str, value: str) -> bool:
+        return False
+
+    def terminal(self, request: TerminalRequest) -> bool:
+        return False
+
+    def resized(self, size: TerminalSize) -> None:
+        """There is no terminal."""
+
+    def signalled(self, name: str) -> bool:
+        return False
+
+    def broke(self, milliseconds: int) -> bool:
+        return False

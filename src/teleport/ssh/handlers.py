@@ -1,0 +1,146 @@
+"""What a service implements to serve SSH connections, and what it gets to work with.
+
+A connection begins with a `Gate`, which can only say whether a *proved* certificate may come in. It answers with a
+`ConnectionHandler`, so nothing that acts for a user exists before the proof. A handler opens sessions and streams.
+The server calls these methods from the event loop; those that are not coroutines must return at once.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from teleport.ssh.surface import AskedKind, Refusal, Start, TerminalRequest, TerminalSize
+
+
+class Gate(Protocol):
+    """Decides who comes in, for one connection. Made before anything is known about the peer."""
+
+    async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
+        """Decides about the raw certificate whose private key the peer has just proved to hold."""
+        ...
+
+    def failed(self, login: str, reason: str) -> None:
+        """The peer failed to authenticate in a way that never reached `admit` (wrong method, key or signature)."""
+        ...
+
+
+class Channel(Protocol):
+    """One SSH channel, as its handler sees it."""
+
+    def write(self, data: bytes | memoryview, *, stderr: bool = False) -> None:
+        """Sends `data`; buffers what the peer's window does not take. Silently drops it when the channel is gone."""
+        ...
+
+    def write_eof(self) -> None:
+        """No more data follows; the other direction stays open."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Stops deliveries; the peer stops when its window is used up."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Deliveries go on, beginning with what was kept meanwhile."""
+        ...
+
+    def close(self) -> None:
+        """Closes after what was written has been sent."""
+        ...
+
+    def abort(self) -> None:
+        """Closes now; what was not sent is dropped."""
+        ...
+
+    def connection_abort(self, message: str) -> None:
+        """Ends the whole SSH connection with a disconnect message."""
+        ...
+
+
+class SessionChannel(Channel, Protocol):
+    """A channel of type `session`, which can also carry the end of a process."""
+
+    def exit(self, status: int) -> None:
+        """Sends the exit status (0 to 255) and closes after what was written has been sent."""
+        ...
+
+    def exit_with_signal(self, name: str, *, core_dumped: bool = False, message: str = "") -> None:
+        """Sends that a signal ended the process (`name` without SIG, as RFC 4254 section 6.10), and closes."""
+        ...
+
+
+class StreamHandler(Protocol):
+    """Takes what arrives on a channel."""
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def eof_received(self) -> None:
+        """The peer sends no more; the other direction stays open."""
+        ...
+
+    def pause_writing(self) -> None:
+        """The peer does not take what was written: stop producing."""
+        ...
+
+    def resume_writing(self) -> None: ...
+
+    def closed(self) -> None:
+        """The channel is gone. Called once, also when the connection broke."""
+        ...
+
+
+class SessionHandler(StreamHandler, Protocol):
+    """Serves one session channel."""
+
+    def environment(self, name: str, value: str) -> bool:
+        """The client offers a variable; True when it is taken."""
+        ...
+
+    def terminal(self, request: TerminalRequest) -> bool:
+        """The client asks for a terminal, before it starts something."""
+        ...
+
+    async def start(self, what: Start) -> Refusal | None:
+        """Starts what was asked, once. Deliveries begin after it returned None."""
+        ...
+
+    def resized(self, size: TerminalSize) -> None: ...
+
+    def signalled(self, name: str) -> bool:
+        """The client sends a signal (`INT`, `TERM`, ...); True when it was delivered."""
+        ...
+
+    def broke(self, milliseconds: int) -> bool:
+        """The client sends a break (RFC 4335)."""
+        ...
+
+
+class ConnectionHandler(Protocol):
+    """Serves one authenticated connection."""
+
+    async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
+        """A client opens a session channel."""
+        ...
+
+    async def open_stream(
+        self, channel: Channel, host: str, port: int, origin: tuple[str, int]
+    ) -> StreamHandler | Refusal:
+        """A client opens a `direct-tcpip` channel to `host` and `port`."""
+        ...
+
+    def refused(self, kind: AskedKind, name: str, reason: str) -> None:
+        """Something was asked that is not offered, or a limit was reached. To be audited."""
+        ...
+
+    def ended(self, reason: str) -> None:
+        """The connection is gone. Called once; every channel was closed before."""
+        ...
+
+
+__all__ = [
+    "Channel",
+    "ConnectionHandler",
+    "Gate",
+    "SessionChannel",
+    "SessionHandler",
+    "StreamHandler",
+]

@@ -1,0 +1,94 @@
+"""Accepts connections for an SSH service, with a bound on those that have not authenticated yet.
+
+The listener owns every connection it accepted: when its `serve` ends, they are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from weakref import WeakSet
+
+from teleport.ssh.surface import Peer
+
+MAX_UNAUTHENTICATED = 1000
+
+
+class Slots:
+    """Connections that have not authenticated yet. A connection above the bound is closed at once."""
+
+    def __init__(self, bound: int = MAX_UNAUTHENTICATED) -> None:
+        self._bound = bound
+        self.taken = 0
+        self.turned_away = 0
+
+    def take(self) -> Callable[[], None] | None:
+        """A slot's release, which may be called many times; None when there is no slot."""
+        if self.taken >= self._bound:
+            self.turned_away += 1
+            return None
+        self.taken += 1
+        released = False
+
+        def release() -> None:
+            nonlocal released
+            if not released:
+                released = True
+                self.taken -= 1
+
+        return release
+
+
+class _Accepted(asyncio.Protocol):
+    """The first protocol of a connection: finds a slot, then hands the transport to the real one."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._listener.accepted(transport)
+
+
+class Listener:
+    """Serves sockets that somebody else bound; `make` gives the protocol of one connection.
+
+    `make` gets the peer's address and `settled`, to be called (once or more) when the peer has authenticated or the
+    connection is gone.
+    """
+
+    def __init__(
+        self, make: Callable[[Peer, Callable[[], None]], asyncio.Protocol], *, slots: Slots | None = None
+    ) -> None:
+        self._make = make
+        self._slots = slots or Slots()
+        self._transports: WeakSet[asyncio.Transport] = WeakSet()
+
+    async def serve(self, sockets: Sequence[socket.socket], started: Callable[[], None]) -> None:
+        """Accepts until cancelled; `started` is called when all sockets are served."""
+        loop = asyncio.get_running_loop()
+        servers: list[asyncio.Server] = []
+        try:
+            for sock in sockets:
+                servers.append(await loop.create_server(lambda: _Accepted(self), sock=sock, backlog=1024))
+            started()
+            await loop.create_future()
+        finally:
+            for server in servers:
+                server.close()
+            for transport in list(self._transports):
+                transport.abort()
+
+    def accepted(self, transport: asyncio.Transport) -> None:
+        """Takes over a connection that was accepted here or elsewhere (a port shared with other protocols)."""
+        settled = self._slots.take()
+        if settled is None:
+            transport.abort()
+            return
+        self._transports.add(transport)
+        name = transport.get_extra_info("peername")
+        peer = Peer(str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else Peer("", 0)
+        protocol = self._make(peer, settled)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)

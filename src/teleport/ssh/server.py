@@ -1,0 +1,348 @@
+"""SSH servers: one certificate-only connection class that a service drives through a `Gate`.
+
+Rules it keeps (each has a contract test, `tests/ssh/test_ssh_contract.py`):
+- Only public keys, only with certificates. The service gets the raw certificate after its key was *proved*; what was
+  merely offered leaves no trace, and the login is the one of the proof.
+- asyncssh's own view of certificates, options and principals is never used.
+- No compression (a peer could inflate without bound), no configuration files, no reverse look-ups.
+- Channel types and requests that the surface does not name are refused and reported; every count has a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncssh
+from asyncssh import ChannelOpenError, DisconnectError, SSHServer, SSHServerConnectionOptions
+from asyncssh.auth import lookup_server_auth
+from asyncssh.connection import SSHServerConnection
+from asyncssh.constants import (
+    DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
+    DISC_PROTOCOL_ERROR,
+    OPEN_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_RESOURCE_SHORTAGE,
+    OPEN_UNKNOWN_CHANNEL_TYPE,
+)
+from asyncssh.packet import PacketDecodeError, SSHPacket, String
+from asyncssh.public_key import KeyImportError, decode_ssh_public_key
+
+from teleport import __version__
+from teleport.pki.refusal import CertificateRefused
+from teleport.pki.sshformat import parse_certificate
+from teleport.ssh.channels import ChannelView, ServerSessionChannel, StreamChannel, serve_stream
+from teleport.ssh.handlers import ConnectionHandler, Gate
+from teleport.ssh.packets import PacketPath
+from teleport.ssh.surface import (
+    CIPHERS,
+    KEY_EXCHANGES,
+    MACS,
+    SIGNATURES,
+    AskedKind,
+    Peer,
+    Refusal,
+    ServerLimits,
+    Surface,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """What a server proves itself with: an OpenSSH private key (PEM) and its certificate line, if it has one."""
+
+    private_key: bytes
+    certificate: str = ""
+
+    def __repr__(self) -> str:
+        return "HostKey(...)"
+
+
+class _Owner(SSHServer):
+    """asyncssh's callbacks: every answer is no; `ServerConnection` decides before they are asked."""
+
+    def __init__(self) -> None:
+        self.connection: ServerConnection | None = None
+
+    def connection_made(self, conn: SSHServerConnection) -> None:
+        self.connection = conn if isinstance(conn, ServerConnection) else None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.connection is not None:
+            self.connection.ended(exc)
+
+
+class ServerConnection(PacketPath, SSHServerConnection):
+    """One connection of a client. An asyncio protocol: give it to a transport."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: SSHServerConnectionOptions,
+        make_gate: Callable[[Peer], Gate],
+        surface: Surface,
+        limits: ServerLimits,
+        settled: Callable[[], None],
+    ) -> None:
+        super().__init__(loop, options)
+        self._make_gate = make_gate
+        self.surface = surface
+        self.limits = limits
+        self._settled = settled
+        self._admitted: tuple[str, ConnectionHandler] | None = None
+        self._handler: ConnectionHandler | None = None
+        self._failures = 0
+        self._refusals = 0
+        self._no_more_sessions = False
+        self._request_second = 0
+        self._requests_in_second = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        name = transport.get_extra_info("peername")
+        peer = Peer(str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else Peer("", 0)
+        self.gate = self._make_gate(peer)
+        super().connection_made(transport)
+
+    # authentication
+
+    async def _finish_userauth(self, begin_auth: bool, method: bytes, packet: SSHPacket) -> None:
+        # Replaces asyncssh's: no configuration is read again, and no callback can say that no proof is needed.
+        if self._owner is None or self._auth_complete:
+            return
+        if self._auth is not None:
+            self._auth.cancel()
+        self._admitted = None
+        if method not in (b"none", b"publickey"):
+            self.gate.failed(self._username, f"method {method.decode('ascii', 'replace')[:40]!r} is not offered")
+        self._auth = lookup_server_auth(self, self._username, method, packet)
+
+    def send_userauth_failure(self, partial_success: bool) -> None:
+        self._failures += 1
+        if self._failures > self.limits.authentication_attempts:
+            self.gate.failed(self._username, "too many attempts")
+            raise DisconnectError(DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "too many authentication failures")
+        super().send_userauth_failure(partial_success)
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return False
+
+    def kbdint_auth_supported(self) -> bool:
+        return False
+
+    def host_based_auth_supported(self) -> bool:
+        return False
+
+    def gss_kex_auth_supported(self) -> bool:
+        return False
+
+    def gss_mic_auth_supported(self) -> bool:
+        return False
+
+    async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
+        """Asked once with an offered key (no `msg`) and once with its proof. Only the proof has any effect."""
+        try:
+            certified = parse_certificate(key_data).body.public_key
+            key = decode_ssh_public_key(certified.blob)
+        except (CertificateRefused, KeyImportError) as error:
+            if msg:
+                self.gate.failed(username, f"a certificate is needed: {error}")
+            return False
+        if not msg:
+            return True  # any certificate is worth proving: only then may its holder be told what is wrong with it
+        if _signature_algorithm(signature) not in SIGNATURES:
+            self.gate.failed(username, "the signature's algorithm is not accepted")
+            return False
+        key.set_touch_required(True)  # of security keys
+        if key.verify(String(self._session_id) + msg, signature) is not True:
+            self.gate.failed(username, "the signature does not fit the certificate")
+            return False
+        outcome = await self.gate.admit(username, key_data)
+        if isinstance(outcome, Refusal):
+            self.send_auth_banner(f"{outcome.message}\r\n")
+            return False
+        self._admitted = (username, outcome)
+        return True
+
+    def _cleanup(self, exc: Exception | None) -> None:
+        self._settled()
+        super()._cleanup(exc)
+
+    async def send_userauth_success(self) -> None:
+        admitted, self._admitted = self._admitted, None
+        if admitted is None or admitted[0] != self._username:
+            raise DisconnectError(DISC_PROTOCOL_ERROR, "authentication ended without a proof")
+        self._handler = admitted[1]
+        self._settled()
+        await super().send_userauth_success()
+
+    # what may be asked
+
+    @property
+    def handler(self) -> ConnectionHandler:
+        """The service's side of this connection; only an authenticated connection has one."""
+        if self._handler is None:
+            raise DisconnectError(DISC_PROTOCOL_ERROR, "not authenticated")
+        return self._handler
+
+    def report(self, kind: AskedKind, name: str, reason: str) -> None:
+        """Tells the handler about a refusal, and ends a connection that collects too many."""
+        self._refusals += 1
+        if self._refusals > self.limits.refusals:
+            raise DisconnectError(DISC_PROTOCOL_ERROR, "too many refused requests")
+        self.handler.refused(kind, name[:200], reason)
+
+    def _process_channel_open(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        peek = SSHPacket(packet.get_remaining_payload())
+        name = peek.get_string().decode("ascii", "replace")
+        sender = peek.get_uint32()
+        if not self.surface.offers(AskedKind.CHANNEL, name):
+            self.report(AskedKind.CHANNEL, name, "not offered here")
+            self.send_channel_open_failure(sender, OPEN_UNKNOWN_CHANNEL_TYPE, f"{name[:80]} is not offered here", "en")
+        elif len(self._channels) >= self.limits.channels:
+            self.report(AskedKind.CHANNEL, name, f"more than {self.limits.channels} channels on a connection")
+            self.send_channel_open_failure(sender, OPEN_RESOURCE_SHORTAGE, "too many channels", "en")
+        else:
+            super()._process_channel_open(pkttype, pktid, packet)
+
+    def _process_session_open(self, packet: SSHPacket) -> Any:
+        packet.check_end()
+        if self._no_more_sessions:
+            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "the client asked for no more sessions")
+        channel = ServerSessionChannel(self, self._loop)
+        return channel, channel.serve(self.handler.open_session(ChannelView(channel)))
+
+    def _process_direct_tcpip_open(self, packet: SSHPacket) -> Any:
+        host, port = packet.get_string(), packet.get_uint32()
+        origin_host, origin_port = packet.get_string(), packet.get_uint32()
+        packet.check_end()
+        if len(host) > 255 or len(origin_host) > 255 or not 0 <= port <= 65535:
+            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "the address cannot be meant")
+        channel = StreamChannel(self, self._loop, None, "strict", self.limits.window, self.limits.packet)
+        channel.start_serving()
+        origin = (origin_host.decode("utf-8", "replace"), origin_port)
+        opened = self.handler.open_stream(ChannelView(channel), host.decode("utf-8", "replace"), port, origin)
+        return channel, serve_stream(opened)
+
+    def _process_global_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        second = int(self._loop.time())
+        if second != self._request_second:
+            self._request_second, self._requests_in_second = second, 0
+        self._requests_in_second += 1
+        if self._requests_in_second > self.limits.global_requests_per_second:
+            raise DisconnectError(DISC_PROTOCOL_ERROR, "too many global requests")
+        peek = SSHPacket(packet.get_remaining_payload())
+        name = peek.get_string().decode("ascii", "replace")
+        wants_reply = peek.get_boolean()
+        if self.surface.offers(AskedKind.GLOBAL_REQUEST, name):
+            super()._process_global_request(pkttype, pktid, packet)
+            return
+        self.report(AskedKind.GLOBAL_REQUEST, name, "not offered here")
+        self._global_request_queue.append((None, packet, wants_reply))
+        if len(self._global_request_queue) == 1:
+            self._service_next_global_request()
+
+    def _process_no_more_sessions_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
+        packet.check_end()
+        self._no_more_sessions = True
+        self._report_global_response(True)
+
+    def ended(self, exc: Exception | None) -> None:
+        """asyncssh's side is gone; tell the handler once."""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.ended(str(exc) if exc is not None else "closed by the client")
+
+
+def _signature_algorithm(signature: bytes) -> str:
+    try:
+        return SSHPacket(signature).get_string().decode("ascii", "replace")
+    except PacketDecodeError:
+        return ""
+
+
+class SshServer:
+    """Makes connections for one service. Reloading keys concerns new connections only."""
+
+    def __init__(
+        self,
+        options: SSHServerConnectionOptions,
+        surface: Surface,
+        limits: ServerLimits,
+    ) -> None:
+        self._options = options
+        self._surface = surface
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def create(
+        cls,
+        host_keys: Sequence[HostKey],
+        surface: Surface,
+        *,
+        limits: ServerLimits | None = None,
+        ciphers: Sequence[str] = CIPHERS,
+    ) -> SshServer:
+        """A server that proves itself with `host_keys`; at least one is needed."""
+        limits = limits or ServerLimits()
+        return cls(await _options(host_keys, limits, ciphers), surface, limits)
+
+    async def reload(self, host_keys: Sequence[HostKey], *, ciphers: Sequence[str] = CIPHERS) -> None:
+        """New connections use these host keys."""
+        self._options = await _options(host_keys, self._limits, ciphers)
+
+    def connection(
+        self, make_gate: Callable[[Peer], Gate], settled: Callable[[], None] = lambda: None
+    ) -> asyncio.Protocol:
+        """A protocol for one client, to be given to a transport (also one whose first bytes were already read).
+
+        `make_gate` gets the transport's peer; behind a proxy that vouched, it knows better. `settled` is called
+        (perhaps twice) when the client has authenticated or the connection is gone.
+        """
+        return ServerConnection(self._loop, self._options, make_gate, self._surface, self._limits, settled)
+
+
+async def _options(
+    host_keys: Sequence[HostKey], limits: ServerLimits, ciphers: Sequence[str]
+) -> SSHServerConnectionOptions:
+    if not host_keys:
+        raise ValueError("an SSH server needs a host key")
+    pairs: list[Any] = []
+    for host_key in host_keys:
+        key = asyncssh.import_private_key(host_key.private_key)
+        if host_key.certificate:
+            pairs.append((key, asyncssh.import_certificate(host_key.certificate)))
+        pairs.append(key)
+    options: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
+        None,
+        config=None,
+        server_factory=_Owner,
+        server_version=f"Teleport-{__version__}",
+        server_host_keys=pairs,
+        encryption_algs=list(ciphers),
+        mac_algs=list(MACS),
+        kex_algs=list(KEY_EXCHANGES),
+        signature_algs=list(SIGNATURES),
+        compression_algs=None,
+        host_based_auth=False,
+        public_key_auth=True,
+        kbdint_auth=False,
+        password_auth=False,
+        gss_host=None,
+        allow_pty=False,
+        line_editor=False,
+        rdns_lookup=False,
+        x11_forwarding=False,
+        agent_forwarding=False,
+        encoding=None,
+        login_timeout=limits.login_seconds,
+        keepalive_interval=limits.keepalive_seconds,
+        keepalive_count_max=limits.keepalive_count,
+        window=limits.window,
+        max_pktsize=limits.packet,
+    )
+    return options

@@ -1,0 +1,143 @@
+"""What an SSH server offers, as values: limits, the names it answers, and what a client asked for.
+
+Closed by default: a channel type, global request or session request that `Surface` does not name is refused and
+reported, whether asyncssh could serve it or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+# AES-GCM first: about twice as fast as ChaCha20-Poly1305 wherever the processor has AES instructions. No CBC and no
+# cipher with a separate MAC that is not encrypt-then-MAC.
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
+MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
+KEY_EXCHANGES = (
+    "mlkem768x25519-sha256",
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+)
+# No ssh-rsa (SHA-1) and no DSA.
+SIGNATURES = (
+    "ssh-ed25519",
+    "sk-ssh-ed25519@openssh.com",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "rsa-sha2-256",
+    "rsa-sha2-512",
+)
+
+
+class AskedKind(StrEnum):
+    """The ways in which a client can ask for something on a connection (RFC 4254)."""
+
+    CHANNEL = "channel"
+    GLOBAL_REQUEST = "global request"
+    SESSION_REQUEST = "session request"
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """The names a server answers. Everything else is refused and reported."""
+
+    channels: frozenset[str]
+    session_requests: frozenset[str]
+    global_requests: frozenset[str]
+
+    def offers(self, kind: AskedKind, name: str) -> bool:
+        """Whether `name` is among the names of its kind."""
+        match kind:
+            case AskedKind.CHANNEL:
+                return name in self.channels
+            case AskedKind.GLOBAL_REQUEST:
+                return name in self.global_requests
+            case AskedKind.SESSION_REQUEST:
+                return name in self.session_requests
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Bounds that hold for every connection, before and after authentication. Times are seconds."""
+
+    login_seconds: float = 30.0
+    authentication_attempts: int = 8
+    channels: int = 64
+    refusals: int = 64  # refused requests after which the connection ends, so that they cannot flood the audit log
+    global_requests_per_second: int = 50
+    queued_requests: int = 64  # requests waiting on one channel while another is being decided
+    environment: int = 64  # variables a client may offer for one session
+    keepalive_seconds: float = 60.0
+    keepalive_count: int = 3
+    window: int = 2 * 1024 * 1024  # bytes, the first receive window of a channel
+    window_max: int = 16 * 1024 * 1024  # bytes, what a window may grow to when the path's delay asks for it
+    packet: int = 32 * 1024  # bytes of data in one packet
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a connection: an IP address and a port; empty and 0 when there is none (a Unix socket)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A refusal: one clear sentence for the user. It reveals nothing beyond the proved certificate's own content."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalSize:
+    """Columns and rows in characters, and the same in pixels (zero when unknown)."""
+
+    columns: int
+    rows: int
+    width: int = 0
+    height: int = 0
+
+    def __str__(self) -> str:
+        """The form audit events use, `W:H`."""
+        return f"{self.columns}:{self.rows}"
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalRequest:
+    """A client asked for a pseudo-terminal. `modes` are the opcodes of RFC 4254 section 8."""
+
+    term: str
+    size: TerminalSize
+    modes: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """A client asked for a login shell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exec:
+    """A client asked for a command, exactly as sent."""
+
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subsystem:
+    """A client asked for a subsystem by its name."""
+
+    name: str
+
+
+Start = Shell | Exec | Subsystem
