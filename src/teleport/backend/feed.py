@@ -1,0 +1,99 @@
+"""The recent changes, in memory and in order, read by any number of watchers each at its own pace.
+
+For the memory engine this is its whole log. For engines with a log elsewhere it saves each watcher its own reading of
+that log: one reader follows the log and fills the feed, and only a watcher that is behind the feed reads itself.
+Bounded by events and bytes: a watcher that falls behind is told so, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from teleport.backend.interface import Event, Put
+
+BATCH_EVENTS = 500  # about how many events a watcher gets at once
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """All changes of one transaction."""
+
+    revision: int
+    events: tuple[Event, ...]
+
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return sum(
+            100 + len(event.key) + (len(event.item.value) if isinstance(event, Put) else 0) for event in self.events
+        )
+
+
+class Feed:
+    """Changes after revision `base`, at most `max_events` and `max_bytes` of them (the newest is always kept)."""
+
+    def __init__(self, *, base: int | None, max_events: int, max_bytes: int) -> None:
+        self._entries: deque[Entry] = deque()
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._events = 0
+        self._bytes = 0
+        self._base = base
+        self._changed = asyncio.Event()
+        self.failure: Exception | None = None
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next change of the feed. Take it *before* looking, so that nothing falls between."""
+        return self._changed
+
+    def append(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self._events += len(entry.events)
+        self._bytes += entry.size()
+        while len(self._entries) > 1 and (self._events > self._max_events or self._bytes > self._max_bytes):
+            oldest = self._entries.popleft()
+            self._events -= len(oldest.events)
+            self._bytes -= oldest.size()
+            self._base = oldest.revision
+        self._wake()
+
+    def reset(self, base: int | None) -> None:
+        """Forget all; begin again after revision `base`, or (None) know nothing until the next reset."""
+        self._entries.clear()
+        self._events = self._bytes = 0
+        self._base = base
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """No changes will come any more: watchers raise `error`."""
+        self.failure = error
+        self._wake()
+
+    def after(self, revision: int) -> list[Entry] | None:
+        """Some changes after `revision`, the oldest first; empty when there are none; None when not all are known."""
+        if self._base is None or revision < self._base:
+            return None
+        first = bisect_right(self._entries, revision, key=attrgetter("revision"))
+        found: list[Entry] = []
+        count = 0
+        for index in range(first, len(self._entries)):
+            entry = self._entries[index]
+            found.append(entry)
+            count += len(entry.events)
+            if count >= BATCH_EVENTS:
+                break
+        return found
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def select(entries: Sequence[Entry], prefixes: tuple[str, ...]) -> list[Event]:
+    """The events of `entries` whose key begins with one of `prefixes`."""
+    return [event for entry in entries for event in entry.events if event.key.startswith(prefixes)]
