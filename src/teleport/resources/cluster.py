@@ -1,0 +1,162 @@
+"""What holds for the whole cluster: one resource of each kind, with the defaults of `resources.md` 8."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from teleport.resources.metadata import FieldWarning, Finding, Metadata, Value, shown, text_findings
+from teleport.resources.names import check_hostname
+from teleport.resources.values import Duration
+
+
+class SecondFactor(StrEnum):
+    OFF = "off"
+    OTP = "otp"
+    ON = "on"
+    OPTIONAL = "optional"
+    U2F = "u2f"
+    WEBAUTHN = "webauthn"
+
+
+class LockingMode(StrEnum):
+    BEST_EFFORT = "best_effort"
+    STRICT = "strict"
+
+
+class RecordingMode(StrEnum):
+    NODE = "node"
+    NODE_SYNC = "node-sync"
+    PROXY = "proxy"
+    PROXY_SYNC = "proxy-sync"
+    OFF = "off"
+
+
+class RoutingStrategy(StrEnum):
+    UNAMBIGUOUS_MATCH = "unambiguous_match"
+    MOST_RECENT = "most_recent"
+
+
+class U2F(Value, frozen=True, kw_only=True):
+    app_id: str = ""
+    facets: tuple[str, ...] = ()
+    device_attestation_cas: tuple[str, ...] = ()
+
+
+class AuthPreferenceSpec(Value, frozen=True, kw_only=True):
+    type: Literal["local", "github", "oidc", "saml"] = "local"
+    second_factor: SecondFactor = SecondFactor.OTP
+    connector_name: str = ""
+    u2f: U2F | None = None
+    require_session_mfa: bool = False
+    disconnect_expired_cert: bool = False
+    allow_local_auth: bool = True
+    message_of_the_day: str = ""
+    locking_mode: LockingMode = LockingMode.BEST_EFFORT
+
+
+class AuthPreference(Value, frozen=True, kw_only=True):
+    kind: Literal["cluster_auth_preference"] = "cluster_auth_preference"
+    version: Literal["v2"] = "v2"
+    metadata: Metadata = Metadata(name="cluster-auth-preference")
+    spec: AuthPreferenceSpec = AuthPreferenceSpec()
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def findings(self) -> Iterator[Finding]:
+        yield from _singleton_findings(self.metadata, "cluster-auth-preference")
+        yield from text_findings(("spec", "message_of_the_day"), self.spec.message_of_the_day)
+
+    @property
+    def warnings(self) -> tuple[FieldWarning, ...]:
+        found = []
+        if self.spec.type != "local":
+            found.append(FieldWarning("spec.type", "single sign-on is not available yet"))
+        if self.spec.second_factor in {SecondFactor.U2F, SecondFactor.WEBAUTHN} or self.spec.u2f is not None:
+            found.append(FieldWarning("spec.second_factor", "hardware keys are not available yet"))
+        if self.spec.locking_mode is LockingMode.STRICT:
+            found.append(FieldWarning("spec.locking_mode", "strict locking is not available yet"))
+        return tuple(found)
+
+
+class NetworkingSpec(Value, frozen=True, kw_only=True):
+    client_idle_timeout: Duration = Duration(0)  # zero: never
+    client_idle_timeout_message: str = ""
+    web_idle_timeout: Duration = Duration(0)
+    keep_alive_interval: Duration = Duration.of(minutes=5)
+    keep_alive_count_max: int = 3
+    session_control_timeout: Duration = Duration.of(minutes=2)
+    routing_strategy: RoutingStrategy = RoutingStrategy.UNAMBIGUOUS_MATCH
+
+
+class NetworkingConfig(Value, frozen=True, kw_only=True):
+    kind: Literal["cluster_networking_config"] = "cluster_networking_config"
+    version: Literal["v2"] = "v2"
+    metadata: Metadata = Metadata(name="cluster-networking-config")
+    spec: NetworkingSpec = NetworkingSpec()
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def findings(self) -> Iterator[Finding]:
+        yield from _singleton_findings(self.metadata, "cluster-networking-config")
+        yield from text_findings(("spec", "client_idle_timeout_message"), self.spec.client_idle_timeout_message)
+        if not 1 <= self.spec.keep_alive_count_max <= 1000:
+            yield Finding(("spec", "keep_alive_count_max"), str(self.spec.keep_alive_count_max), "1 to 1000")
+        for name in ("keep_alive_interval", "session_control_timeout"):
+            if not getattr(self.spec, name):
+                yield Finding(("spec", name), "0", "a duration above zero")
+
+
+class RecordingSpec(Value, frozen=True, kw_only=True):
+    mode: RecordingMode = RecordingMode.NODE
+    proxy_checks_host_keys: bool = True
+
+
+class SessionRecordingConfig(Value, frozen=True, kw_only=True):
+    kind: Literal["session_recording_config"] = "session_recording_config"
+    version: Literal["v2"] = "v2"
+    metadata: Metadata = Metadata(name="session-recording-config")
+    spec: RecordingSpec = RecordingSpec()
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def findings(self) -> Iterator[Finding]:
+        yield from _singleton_findings(self.metadata, "session-recording-config")
+
+
+class ClusterNameSpec(Value, frozen=True, kw_only=True):
+    cluster_name: str
+    cluster_id: str = ""
+    created: datetime | None = None
+
+
+class ClusterName(Value, frozen=True, kw_only=True):
+    kind: Literal["cluster_name"] = "cluster_name"
+    version: Literal["v2"] = "v2"
+    metadata: Metadata = Metadata(name="cluster-name")
+    spec: ClusterNameSpec
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def findings(self) -> Iterator[Finding]:
+        yield from _singleton_findings(self.metadata, "cluster-name")
+        if problem := check_hostname(self.spec.cluster_name):
+            yield Finding(
+                ("spec", "cluster_name"), shown(self.spec.cluster_name), f"a cluster name; this one {problem}"
+            )
+
+
+def _singleton_findings(metadata: Metadata, name: str) -> Iterator[Finding]:
+    yield from metadata.findings()
+    if metadata.name != name:
+        yield Finding(("metadata", "name"), shown(metadata.name), f"{name}, there is one such resource")

@@ -1,0 +1,61 @@
+"""Locks: a resource that stops a user, role, login, node or device now (`resources.md` 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal
+
+from teleport.resources.metadata import Finding, Metadata, Value, text_findings
+
+TARGETS = ("user", "role", "login", "node", "mfa_device")
+
+
+class LockTarget(Value, frozen=True, kw_only=True):
+    """Exactly one of these is set; compared as plain text."""
+
+    user: str = ""
+    role: str = ""
+    login: str = ""
+    node: str = ""  # UUID or name
+    mfa_device: str = ""
+
+    @property
+    def kind(self) -> str:
+        return next((name for name in TARGETS if getattr(self, name)), "")
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {getattr(self, self.kind)}" if self.kind else "nothing"
+
+
+class LockSpec(Value, frozen=True, kw_only=True):
+    target: LockTarget
+    message: str = ""
+    expires: datetime | None = None
+
+
+class Lock(Value, frozen=True, kw_only=True):
+    kind: Literal["lock"] = "lock"
+    version: Literal["v2"] = "v2"
+    metadata: Metadata
+    spec: LockSpec
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def in_force(self, now: datetime) -> bool:
+        """Whether the lock holds at `now`: neither its own end nor that of the resource has passed."""
+        return all(end is None or now < end for end in (self.spec.expires, self.metadata.expires))
+
+    def findings(self) -> Iterator[Finding]:
+        yield from self.metadata.findings()
+        given = [name for name in TARGETS if getattr(self.spec.target, name)]
+        if len(given) != 1:
+            found = " and ".join(given) or "nothing"
+            yield Finding(("spec", "target"), found, f"exactly one of {', '.join(TARGETS)}")
+        for name in given:
+            yield from text_findings(("spec", "target", name), getattr(self.spec.target, name), 256)
+        yield from text_findings(("spec", "message"), self.spec.message)
+        if self.spec.expires is not None and self.spec.expires.tzinfo is None:
+            yield Finding(("spec", "expires"), str(self.spec.expires), "a time with a zone")

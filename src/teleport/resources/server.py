@@ -1,0 +1,86 @@
+"""A service that announced itself: node, proxy or auth server (`resources.md` 9, kind `node` and its siblings)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Literal
+
+from teleport.resources.metadata import Finding, Metadata, Value, label_findings, shown, text_findings
+from teleport.resources.names import check_hostname
+from teleport.resources.values import Duration, HostPort
+
+MAX_ADDRESSES = 32
+
+
+class CommandLabelState(Value, frozen=True, kw_only=True):
+    """A dynamic label: the command that finds its value, and what it found last."""
+
+    period: Duration
+    command: tuple[str, ...]
+    result: str = ""
+
+
+class ServerSpec(Value, frozen=True, kw_only=True):
+    addr: str = ""  # where it listens, `host:port`; empty behind a tunnel
+    public_addrs: tuple[str, ...] = ()  # where clients reach it, `host:port`
+    hostname: str = ""
+    cmd_labels: Mapping[str, CommandLabelState] = {}
+    use_tunnel: bool = False
+    version: str = ""
+    epoch: str = ""  # this run of the daemon; a newer run of the same host replaces an older one
+    started: datetime | None = None
+    rotation: Mapping[str, str] = {}
+
+
+class Server(Value, frozen=True, kw_only=True):
+    """A live service. `name` is the host's UUID; `metadata.expires` ends its presence."""
+
+    kind: Literal["node", "proxy", "auth_server"] = "node"
+    version: Literal["v2"] = "v2"
+    metadata: Metadata
+    spec: ServerSpec = ServerSpec()
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def host_id(self) -> str:
+        return self.metadata.name
+
+    @property
+    def hostname(self) -> str:
+        return self.spec.hostname
+
+    @property
+    def all_labels(self) -> Mapping[str, str]:
+        """Static and dynamic labels together, as they are matched; a dynamic one wins a clash."""
+        return {**self.metadata.labels, **{key: state.result for key, state in self.spec.cmd_labels.items()}}
+
+    def expired(self, now: datetime) -> bool:
+        return self.metadata.expires is not None and now >= self.metadata.expires
+
+    def findings(self) -> Iterator[Finding]:
+        yield from self.metadata.findings()
+        if self.spec.hostname and (problem := check_hostname(self.spec.hostname)):
+            yield Finding(("spec", "hostname"), shown(self.spec.hostname), f"a host name; this one {problem}")
+        if self.spec.addr and not _is_address(self.spec.addr):
+            yield Finding(("spec", "addr"), shown(self.spec.addr), "host:port")
+        if len(self.spec.public_addrs) > MAX_ADDRESSES:
+            yield Finding(("spec", "public_addrs"), f"{len(self.spec.public_addrs)}", f"at most {MAX_ADDRESSES}")
+        for number, address in enumerate(self.spec.public_addrs):
+            if not _is_address(address):
+                yield Finding(("spec", "public_addrs", number), shown(address), "host:port")
+        yield from label_findings(("spec", "cmd_labels"), {k: s.result for k, s in self.spec.cmd_labels.items()})
+        yield from label_findings(("metadata", "labels"), self.all_labels)
+        for name in ("version", "epoch"):
+            yield from text_findings(("spec", name), getattr(self.spec, name), 128)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        HostPort.parse(text, 0)
+    except ValueError:
+        return False
+    return True
