@@ -1,0 +1,263 @@
+"""A session's monitor: a small root process above each session, its processes' subreaper and its guard.
+
+It looks the account up (which may block: only this session waits), makes terminal or pipes, starts the program, and
+reports how it ended. Then it sees to it that nothing outlives what it should:
+
+    state     entered                                left
+    STARTING  the child is forked                    exec succeeded: RUNNING; a step failed: refusal, exit
+    RUNNING   "started" was sent                     the program ended: ENDED
+    ENDED     "exit" was sent                        no process left: exit; "release": KEEPING
+    KEEPING   released with processes left           no process left, or the launcher ends: exit, they live on
+    ENDING    "kill", or (before KEEPING) the        no process left: exit
+              daemon's or the launcher's end closed
+
+ENDING sends HUP, TERM and CONT to every descendant, waits `GRACE`, then kills until no child is left. PAM, once there
+is a configuration for it, belongs here: `pam_open_session` before the fork, `pam_close_session` before the exit, in the
+one process that is root, is the session's own, and lives as long as the session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import pty
+import select
+import signal
+import socket
+import struct
+import sys
+import termios
+import time
+from enum import Enum, auto
+
+from teleport.launcher import accounts, messages, modes, processes, session
+from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, Pty, Reason, SpawnRequest
+
+GRACE = 0.4  # seconds between asking a session's processes to end and killing them
+_ROUND = 0.02  # seconds between two rounds of killing
+_PATIENCE = 5.0  # seconds; a process that cannot be killed (stuck in the kernel) is then left to the launcher
+_PIPE_BYTES = 262_144
+
+
+class State(Enum):
+    STARTING = auto()
+    RUNNING = auto()
+    ENDED = auto()
+    KEEPING = auto()
+    ENDING = auto()
+
+
+def run(sock: socket.socket, life: int, wake: int, host: session.Host) -> int:
+    """Serves the one session whose request waits on `sock`; the process's exit status: 0 when nothing was left behind.
+
+    `life` is a pipe's read end that closes when the launcher ends; `wake` turns readable at each SIGCHLD.
+    """
+    try:
+        packet, _ = messages.receive(sock)
+        if not packet:
+            return 0
+        request = messages.decode_request(packet)
+        monitor = _Monitor(sock, life, wake)
+        monitor.start(request, host)
+    except LauncherRefused as refusal:
+        _send(sock, messages.encode_refusal(refusal))
+        return 0
+    except (ValueError, OSError, termios.error) as error:
+        code = error.args[0] if isinstance(error, OSError | termios.error) and error.args else None
+        scarce = code in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
+        reason = Reason.LIMIT if scarce else Reason.BAD_REQUEST if isinstance(error, ValueError) else Reason.FAILED
+        text = f"The session could not be prepared: {error}"
+        _send(sock, messages.encode_refusal(LauncherRefused(reason, text, hint="try again; see the node's host")))
+        return 0
+    return monitor.serve()
+
+
+def _send(sock: socket.socket, packet: bytes, descriptors: tuple[int, ...] = ()) -> None:
+    """To the daemon; that it is gone is seen when the socket is next read."""
+    with contextlib.suppress(OSError):
+        messages.send(sock, packet, descriptors)
+
+
+def open_terminal(request: Pty, uid: int, group: int | None) -> tuple[int, int, str]:
+    """A terminal of the size and modes asked for, owned by the user before the user's program exists: (master, slave,
+    name). With group tty it takes `write` and `wall` (0620), else nobody else's output (0600)."""
+    master, slave = pty.openpty()
+    sizes = (min(max(size, 0), 65_535) for size in (request.height, request.width, request.xpixel, request.ypixel))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *sizes))
+    modes.apply_modes(slave, request.modes)
+    if os.geteuid() == 0:
+        os.fchown(slave, uid, group if group is not None else -1)
+        os.fchmod(slave, 0o620 if group is not None else 0o600)
+    return master, slave, os.ttyname(slave)
+
+
+def _open_pipes(uid: int, gid: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(the daemon's ends, the session's ends) of stdin, stdout, stderr."""
+    stdin, stdout, stderr = os.pipe(), os.pipe(), os.pipe()
+    for pipe in (stdin, stdout, stderr):
+        with contextlib.suppress(OSError):  # over the user's share of pipe memory: the usual size does
+            fcntl.fcntl(pipe[0], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        if os.geteuid() == 0:
+            os.fchown(pipe[0], uid, gid)  # or the session could not open its own /dev/stderr
+    return (stdin[1], stdout[0], stderr[0]), (stdin[0], stdout[1], stderr[1])
+
+
+class _Monitor:
+    def __init__(self, sock: socket.socket, life: int, wake: int) -> None:
+        self._sock = sock
+        self._life = life
+        self._wake = wake
+        self._state = State.STARTING
+        self._child = 0
+        self._report = -1
+        self._ours: tuple[int, ...] = ()
+        self._tty: str | None = None
+        self._uid = -1
+        self._ending_since = 0.0
+
+    def start(self, request: SpawnRequest, host: session.Host) -> None:
+        """Looks the account up and forks the child; `LauncherRefused`, `OSError` or `termios.error` when it cannot."""
+        account = accounts.find_account(request.login, now=time.time())
+        processes.set_title(f"teleport: session of {account.name}")
+        self._uid = account.uid
+        if request.pty is not None:
+            master, slave, self._tty = open_terminal(request.pty, account.uid, host.tty_group)
+            self._ours = (master,)
+            theirs: tuple[int, ...] = (slave,)
+        else:
+            self._ours, theirs = _open_pipes(account.uid, account.gid)
+        self._report, report = os.pipe()
+        os.set_blocking(self._report, False)
+        processes.set_subreaper(True)
+        # From here on the monitor must outlive the launcher, to end the session: `life` tells it.
+        processes.set_death_signal(0)
+        monitor = os.getpid()
+        self._child = os.fork()
+        if self._child == 0:
+            session.run(account, request, host, session.Streams(theirs, self._tty), report, monitor)
+        for descriptor in (*theirs, report):
+            os.close(descriptor)
+
+    def serve(self) -> int:
+        """Runs until the session is over and nothing of it is left, or what is left was released."""
+        poll = select.poll()
+        for descriptor in (self._sock.fileno(), self._life, self._wake, self._report):
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            ready = dict(poll.poll(self._timeout()))
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+            if self._state is State.STARTING and not self._look_at_start(poll):
+                return 0
+            ended, left = processes.reap()
+            if self._child in ended:
+                self._ended(ended[self._child])
+            if not left:
+                return 0
+            if self._life in ready:
+                if self._state is State.KEEPING:
+                    return 0
+                poll.unregister(self._life)
+                self._end()
+            if self._sock.fileno() in ready and not self._hear():
+                poll.unregister(self._sock.fileno())
+                if self._state is not State.KEEPING:
+                    self._end()
+            if self._state is State.ENDING:
+                waited = time.monotonic() - self._ending_since
+                if waited > GRACE + _PATIENCE:
+                    return 1
+                if waited >= GRACE:
+                    processes.kill_descendants(os.getpid())
+
+    def _timeout(self) -> int | None:
+        """Milliseconds until there is something to do by itself."""
+        if self._state is not State.ENDING:
+            return None
+        waited = time.monotonic() - self._ending_since
+        return int(1000 * max(_ROUND, GRACE - waited)) + 1
+
+    def _look_at_start(self, poll: select.poll) -> bool:
+        """False when a step before exec failed, which was then told to the daemon."""
+        try:
+            refusal = os.read(self._report, messages.MAX_MESSAGE)
+        except BlockingIOError:
+            return True
+        poll.unregister(self._report)
+        os.close(self._report)
+        if refusal:
+            os.waitpid(self._child, 0)  # it exits right after its report
+            _send(self._sock, refusal)
+            return False
+        _send(self._sock, messages.encode("started", pid=self._child, tty=self._tty), self._ours)
+        for descriptor in self._ours:
+            os.close(descriptor)
+        self._state = State.RUNNING
+        return True
+
+    def _ended(self, status: int) -> None:
+        _send(self._sock, messages.encode_exit(describe(status)))
+        if self._state is State.RUNNING:
+            self._state = State.ENDED
+
+    def _hear(self) -> bool:
+        """Does what the daemon says; False when it is gone or talks nonsense."""
+        try:
+            packet, _ = messages.receive(self._sock)
+            if not packet:
+                return False
+            kind, fields = messages.decode(packet)
+        except (OSError, ValueError):
+            return False
+        if kind == "kill":
+            self._end()
+        elif kind == "release" and self._state is State.ENDED:
+            self._state = State.KEEPING
+            processes.set_title("teleport: left behind by a session")
+        elif kind == "signal" and fields.get("name") in SIGNALS and self._state is State.RUNNING:
+            self._signal(signal.Signals[f"SIG{fields['name']}"])
+        return True
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Signals the foreground of the terminal, or the session's first process group, with the user's own rights."""
+        group = processes.foreground_group(self._child) if self._tty is not None else self._child
+        if group is None:
+            return
+        # A child that is the user for good does it: were this process the user for a moment, the user could kill it.
+        helper = os.fork()
+        if helper == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setresuid(self._uid, self._uid, self._uid)
+                os.killpg(group, number)
+            except OSError:
+                pass
+            finally:
+                os._exit(0)
+        # Reaped in the loop, like everything below this process.
+
+    def _end(self) -> None:
+        if self._state is State.ENDING:
+            return
+        self._state = State.ENDING
+        self._ending_since = time.monotonic()
+        processes.signal_descendants(os.getpid(), signal.SIGHUP, signal.SIGTERM, signal.SIGCONT)
+
+
+def describe(status: int) -> Exit:
+    """What a wait status says."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name.removeprefix("SIG")
+        except ValueError:
+            name = f"RTMIN+{number - signal.SIGRTMIN}"
+        return Exit(None, name, os.WCOREDUMP(status))
+    return Exit(os.WEXITSTATUS(status))
+
+
+def excepted() -> None:
+    """Reports an exception that is a mistake of ours, on the launcher's stderr."""
+    sys.excepthook(*sys.exc_info())

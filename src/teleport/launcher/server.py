@@ -1,0 +1,283 @@
+"""The launcher's own process: it forks monitors, hands them sessions, and buries them.
+
+It is single-threaded and never waits for a session: accounts, terminals and programs are a monitor's business, and each
+monitor talks with the daemon over a socket of its own. One monitor is kept forked in advance, so that a session costs
+one fork when it starts. Two ends of life are watched:
+
+- the daemon's end of the control socket closes: every monitor sees its own socket close and ends its session; the
+  launcher waits for them and exits;
+- a monitor dies without having finished: its session's processes fall to the launcher, a subreaper too, and are killed.
+
+When the launcher itself dies, the pipe `life` closes and every monitor ends its session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import grp
+import os
+import pwd
+import select
+import signal
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from teleport.errors import TeleportError
+from teleport.launcher import environment, messages, monitor, processes, session
+from teleport.launcher.values import LauncherRefused, Reason
+
+_IGNORED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGPIPE,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+_GRACE = monitor.GRACE + 8.0  # seconds that the launcher waits for its monitors after the daemon's end
+_OOM_SCORE = "/proc/self/oom_score_adj"
+_OOM_PROTECTED = "-900"
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherEnd:
+    """The daemon's end: hand it to `teleport.launcher.client.Launcher`. Closing the socket ends every session."""
+
+    socket: socket.socket
+    pid: int
+
+
+def start(*, spares: int = 1) -> LauncherEnd:
+    """Forks the launcher. To be called first in a daemon's main: `TeleportError` when there are threads or a loop.
+
+    `spares` is how many monitors wait forked for the next session.
+    """
+    if len(os.listdir("/proc/self/task")) != 1:
+        raise TeleportError(
+            "The launcher must be started before any thread: forking a process with threads can lock up",
+            hint="call teleport.launcher.start() first in the daemon's main",
+        )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            ours.close()
+            _Server(theirs, spares).run()
+            status = 0
+        except BaseException:
+            monitor.excepted()
+        finally:
+            os._exit(status)
+    theirs.close()
+    return LauncherEnd(ours, pid)
+
+
+def _quiet(*descriptors: int) -> None:
+    """Points standard streams at /dev/null."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in descriptors:
+        os.dup2(null, descriptor)
+    if null > 2:
+        os.close(null)
+
+
+def _wake_pipe() -> int:
+    """A read end that turns readable at each SIGCHLD."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    return read
+
+
+def _read_host() -> session.Host:
+    try:
+        with open("/etc/login.defs", encoding="utf-8", errors="surrogateescape") as file:
+            user_path, root_path = environment.login_paths(file.read())
+    except OSError:
+        user_path, root_path = environment.login_paths("")
+    try:
+        tty_group: int | None = grp.getgrnam("tty").gr_gid
+    except KeyError:
+        tty_group = None
+    oom_score: str | None = None
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):
+            with open(_OOM_SCORE, encoding="ascii") as file:
+                before = file.read().strip()
+            with open(_OOM_SCORE, "w", encoding="ascii") as file:
+                file.write(_OOM_PROTECTED)
+            oom_score = before
+    changed = tuple(
+        number for number in signal.valid_signals() if signal.getsignal(number) not in (signal.SIG_DFL, None)
+    )
+    return session.Host(user_path, root_path, tty_group, changed, oom_score)
+
+
+def _warm_name_service() -> None:
+    """Loads the name service's modules, so that no session does."""
+    with contextlib.suppress(KeyError):
+        entry = pwd.getpwuid(os.geteuid())
+        os.getgrouplist(entry.pw_name, entry.pw_gid)
+
+
+class _Server:
+    def __init__(self, control: socket.socket, spares: int) -> None:
+        self._control = control
+        self._wanted = spares
+        self._spares: deque[tuple[int, socket.socket]] = deque()
+        self._monitors: set[int] = set()
+        self._orphans = False
+
+    def run(self) -> None:
+        with contextlib.suppress(PermissionError):  # already a session leader
+            os.setsid()  # Ctrl-C on the daemon's terminal is the daemon's business
+        for number in signal.valid_signals():
+            if signal.getsignal(number) not in (signal.SIG_DFL, None):
+                signal.signal(number, signal.SIG_DFL)
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _quiet(0, 1)
+        processes.close_all_but(0, 1, 2, self._control.fileno())
+        self._life, self._life_end = os.pipe()
+        self._wake = _wake_pipe()
+        self._host = _read_host()
+        processes.set_title("teleport: launcher")
+        processes.set_subreaper(True)
+        _warm_name_service()
+        gc.disable()  # nothing here makes cycles, and a collection after a fork would copy every page
+        gc.freeze()
+        self._serve()
+        self._finish()
+
+    def _serve(self) -> None:
+        """Until the daemon's end closes."""
+        poll = select.poll()
+        poll.register(self._control.fileno(), select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            busy = len(self._spares) < self._wanted
+            ready = dict(poll.poll(0 if busy else 20 if self._orphans else None))
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+                self._bury()
+            if self._control.fileno() in ready:
+                if not self._take_session():
+                    return
+            elif busy:
+                self._add_spare()
+            if self._orphans:
+                self._kill_orphans()
+
+    def _take_session(self) -> bool:
+        """Hands one session over; False when the daemon is gone."""
+        try:
+            packet, descriptors = messages.receive(self._control)
+        except (OSError, ValueError):
+            return False
+        if packet != messages.HAND_OVER or len(descriptors) != 1:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return bool(packet)
+        with socket.socket(fileno=descriptors[0]) as sock:
+            while self._spares:
+                _, spare = self._spares.popleft()
+                with spare, contextlib.suppress(OSError):  # it has just died: the next one
+                    messages.send(spare, packet, (sock.fileno(),))
+                    return True
+            try:
+                self._fork(sock)
+            except OSError as error:
+                refusal = LauncherRefused(Reason.LIMIT, f"The host cannot start a session now: {error}")
+                with contextlib.suppress(OSError):
+                    messages.send(sock, messages.encode_refusal(refusal))
+        return True
+
+    def _add_spare(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            pid = self._fork(theirs, waits=True)
+        except OSError:
+            ours.close()
+            self._wanted = 0  # out of processes: sessions are forked when they come, and refused when they cannot be
+        else:
+            self._spares.append((pid, ours))
+        finally:
+            theirs.close()
+
+    def _fork(self, sock: socket.socket, *, waits: bool = False) -> int:
+        """Forks a monitor for the session on `sock`, or one that waits on it for a session."""
+        launcher = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = _be_monitor(sock, self._life, self._host, launcher, waits=waits)
+            except BaseException:
+                monitor.excepted()
+            finally:
+                os._exit(status)
+        self._monitors.add(pid)
+        return pid
+
+    def _bury(self) -> None:
+        ended, _ = processes.reap()
+        for pid, status in ended.items():
+            if pid in self._monitors:
+                self._monitors.discard(pid)
+                if status != 0:
+                    self._orphans = True
+
+    def _kill_orphans(self) -> None:
+        """Kills what dead monitors left: the children that are no monitors. Monitors finish leave none."""
+        spare = frozenset(self._monitors)
+        self._orphans = any(child not in spare for child in processes.children(os.getpid()))
+        if self._orphans:
+            processes.kill_descendants(os.getpid(), spare=spare)
+
+    def _finish(self) -> None:
+        """The daemon is gone: monitors end their sessions; those that keep released processes just let go."""
+        for _, spare in self._spares:
+            spare.close()
+        until = time.monotonic() + _GRACE
+        self._kill_orphans()
+        # Processes that a normal end of a session left behind pass to init, not to here, when their monitors go.
+        processes.set_subreaper(False)
+        os.close(self._life_end)
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        while time.monotonic() < until:
+            self._bury()
+            if not self._monitors:
+                break
+            poll.poll(100)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake, 4096)
+        self._orphans = True
+        while self._orphans and time.monotonic() < until:
+            self._kill_orphans()
+            processes.reap()
+
+
+def _be_monitor(sock: socket.socket, life: int, host: session.Host, launcher: int, *, waits: bool) -> int:
+    # Until its session has a process, a monitor simply dies with the launcher.
+    processes.set_death_signal(signal.SIGKILL)
+    if os.getppid() != launcher:
+        return 0
+    processes.close_all_but(0, 1, 2, sock.fileno(), life)
+    _quiet(2)  # a monitor may outlive the daemon, and must not hold the pipe that its log goes to
+    wake = _wake_pipe()
+    if waits:
+        packet, descriptors = messages.receive(sock)
+        if packet != messages.HAND_OVER or len(descriptors) != 1:
+            return 0
+        sock.detach()
+        sock = socket.socket(fileno=descriptors[0])
+    return monitor.run(sock, life, wake, host)
