@@ -1,0 +1,294 @@
+"""Proving a log: every chain whole and in order, every checkpoint signed, linked and met.
+
+Two passes over the same lines, both fed from outside: `Expectations.look` collects what checkpoints, references and
+first events of an epoch demand; `RunVerifier.feed` then walks the chains. Chains are kept as *runs*: stretches of one
+chain that follow one another in one file store. One run for a chain is the sound case; missing, repeated and
+reordered events show as several runs, and two auth servers that each hold a part of a chain fit together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from teleport.audit.chain.checkpoint import CheckpointRef, Verify, reference, root_of, signature_holds
+from teleport.audit.chain.link import ChainKey, Head, Linked
+from teleport.audit.events import REGISTRY, AuditCheckpoint, SessionEnd
+from teleport.errors import BadRequest
+
+MAX_PROBLEMS = 100
+
+
+class Fault(StrEnum):
+    """What is wrong at a place."""
+
+    UNREADABLE = "unreadable"
+    ALTERED = "altered"
+    MISSING = "missing"
+    REPEATED = "repeated"
+    REORDERED = "reordered"
+    TRUNCATED = "truncated"
+    CHECKPOINT = "checkpoint"
+    RECORDING = "recording"
+    SUPPLEMENT = "supplement"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where: a line of a file, and which event of which chain it is."""
+
+    file: str
+    line: int  # from 1
+    key: ChainKey | None = None
+    seq: int = 0
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}"
+        return (
+            where if self.key is None else f"{where} (emitter {self.key.emitter} epoch {self.key.epoch} seq {self.seq})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One broken place."""
+
+    fault: Fault
+    place: Place
+    text: str
+    order: int  # how many lines were read before it
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.fault}: {self.text}"
+
+
+@dataclass(slots=True)
+class _Run:
+    """A stretch of a chain in one store, each event following the one before."""
+
+    store: str
+    order: int
+    place: Place
+    first: int
+    prev: str
+    last: int
+    hash: str  # hash as the last line states it
+    computed: str  # and as its bytes give it; differs only when that line was altered
+    last_place: Place
+
+
+@dataclass(slots=True)
+class Expectations:
+    """What the log demands of itself; filled by the first pass."""
+
+    heads: dict[ChainKey, dict[int, list[tuple[str, str]]]] = field(default_factory=dict)  # seq: (hash, who says so)
+    former: dict[str, ChainKey] = field(default_factory=dict)  # hash that a first event of this chain follows
+    checkpoints: list[tuple[AuditCheckpoint, Place, int]] = field(default_factory=list)
+    chains: set[ChainKey] = field(default_factory=set)
+
+    def look(self, line: bytes, place: Place, order: int) -> None:
+        """First pass: one line. Damaged lines demand nothing; the second pass reports them."""
+        if b'"event":"audit.checkpoint"' not in line and b'"seq":1,' not in line:
+            return
+        try:
+            linked = Linked.parse(line)
+            event = REGISTRY.decode(linked.body)
+        except BadRequest:
+            return
+        if not linked.intact:
+            return
+        if linked.seq == 1 and linked.prev:
+            self.former[linked.prev] = linked.key
+        if isinstance(event, AuditCheckpoint):
+            self.checkpoints.append((event, Place(place.file, place.line, linked.key, linked.seq), order))
+
+    def demand(self, key: ChainKey, head: Head, who: str) -> None:
+        """Somebody trusted says that this chain holds this event."""
+        self.heads.setdefault(key, {}).setdefault(head.seq, []).append((head.hash, who))
+
+
+@dataclass(slots=True)
+class RunVerifier:
+    """The second pass. `complete`: the log must begin at each chain's first event (a store, not an export)."""
+
+    expected: Expectations
+    complete: bool
+    verify: Verify | None = None
+    problems: list[Problem] = field(default_factory=list)
+    events: int = 0
+    _runs: dict[ChainKey, list[_Run]] = field(default_factory=dict)
+    _open: dict[tuple[str, ChainKey], _Run] = field(default_factory=dict)
+    _found_former: set[str] = field(default_factory=set)
+    _references: dict[CheckpointRef, tuple[Place, int]] = field(default_factory=dict)
+    _ended: set[str] = field(default_factory=set)
+    _met: set[tuple[ChainKey, int]] = field(default_factory=set)
+    _order: int = 0
+
+    def start(self) -> None:
+        """Checks the checkpoints among themselves and takes up what the sound ones demand."""
+        ordered = sorted(self.expected.checkpoints, key=lambda item: (item[0].number, item[2]))
+        before: CheckpointRef | None = None
+        state: dict[ChainKey, Head] | None = None
+        for event, place, order in ordered:
+            ref = reference(event)
+            if before is not None and ref == before:
+                continue  # written again after a crash between writing and noting it
+            if self.verify is not None and not signature_holds(event, self.verify):
+                self._problem(Fault.CHECKPOINT, place, f"the signature of checkpoint {event.number} is wrong", order)
+                continue
+            wanted = before.number + 1 if before else (1 if self.complete else event.number)
+            if event.number != wanted:
+                self._problem(Fault.CHECKPOINT, place, f"checkpoint {wanted} is missing before {event.number}", order)
+                state = None
+            elif (before or self.complete) and event.previous != (before.hash if before else ""):
+                text = f"checkpoint {event.number} does not follow the one before it"
+                self._problem(Fault.CHECKPOINT, place, text, order)
+            moved = {ChainKey(head.emitter, head.epoch): Head(head.seq, head.hash) for head in event.heads}
+            state = moved if event.base else (None if state is None else {**state, **moved})
+            if state is not None and root_of(state) != event.root:
+                text = f"the root of checkpoint {event.number} is not that of its heads"
+                self._problem(Fault.CHECKPOINT, place, text, order)
+            for key, head in moved.items():
+                self.expected.demand(key, head, f"checkpoint {event.number} at {place.file}:{place.line}")
+            before = ref
+
+    def feed(self, line: bytes, file: str, number: int, store: str) -> Linked | None:
+        """One line of a file that belongs to `store`; the line taken apart when it is intact."""
+        self._order += 1
+        self.events += 1
+        place = Place(file, number)
+        try:
+            linked = Linked.parse(line)
+        except BadRequest as error:
+            self._problem(Fault.UNREADABLE, place, error.message)
+            return None
+        place = Place(file, number, linked.key, linked.seq)
+        run = self._open.get((store, linked.key))
+        follows = run is not None and linked.seq == run.last + 1
+        if not linked.intact:
+            self._problem(Fault.ALTERED, place, "the line is not what its emitter wrote: the hash does not fit")
+            if not follows and not (run is None and linked.seq == 1):
+                return None  # which event this was cannot be known from an altered line
+        elif follows and run is not None and linked.prev not in (run.hash, run.computed):
+            self._problem(Fault.ALTERED, place, "it does not continue the event before it: another history")
+        if follows and run is not None:
+            run.last, run.hash, run.computed, run.last_place = linked.seq, linked.stated, linked.computed, place
+        else:
+            run = _Run(
+                store, self._order, place, linked.seq, linked.prev, linked.seq, linked.stated, linked.computed, place
+            )
+            self._open[store, linked.key] = run
+            self._runs.setdefault(linked.key, []).append(run)
+        if not linked.intact:
+            return None
+        self._compare(linked, place)
+        return linked
+
+    def _compare(self, linked: Linked, place: Place) -> None:
+        """Against what others said of this event, and what it says of others."""
+        if linked.computed in self.expected.former:
+            self._found_former.add(linked.computed)
+        demands = self.expected.heads.get(linked.key, {}).get(linked.seq)
+        if demands is not None:
+            self._met.add((linked.key, linked.seq))
+            for digest, who in demands:
+                if digest != linked.computed:
+                    self._problem(Fault.CHECKPOINT, place, f"{who} has seen another event here")
+        mark = linked.body.find(b'"checkpoint":"')
+        ref = CheckpointRef.parse(linked.body[mark + 14 : mark + 110].split(b'"', 1)[0].decode("ascii", "replace"))
+        if ref is not None:
+            self._references.setdefault(ref, (place, self._order))
+        if linked.event == "session.end":
+            self._check_end(linked, place)
+        elif linked.supplement:
+            self._problem(Fault.SUPPLEMENT, place, "marked a supplement, which only an end of a session can be")
+
+    def _check_end(self, linked: Linked, place: Place) -> None:
+        event = REGISTRY.decode(linked.body)
+        if not isinstance(event, SessionEnd) or not event.sid:
+            return
+        known = event.sid in self._ended
+        if self.complete and known and not linked.supplement:
+            self._problem(Fault.SUPPLEMENT, place, f"a second end of session {event.sid}, not marked a supplement")
+        self._ended.add(event.sid)
+
+    def finish(self) -> None:
+        """What only the whole log can tell: gaps, order, ends, references."""
+        for key, runs in self._runs.items():
+            self._check_chain(key, runs)
+        self._check_demands()
+        self._check_references()
+        self.problems.sort(key=lambda problem: problem.order)
+
+    def chains(self) -> Iterable[ChainKey]:
+        """All chains met."""
+        return self._runs.keys()
+
+    def _check_chain(self, key: ChainKey, runs: list[_Run]) -> None:
+        for one, two in itertools.pairwise(runs):
+            if one.store == two.store and two.first < one.first:
+                text = f"event {two.first} of its chain stands after it"
+                self._problem(Fault.REORDERED, one.place, text, one.order)
+        ordered = sorted(runs, key=lambda run: (run.first, run.order))
+        first = ordered[0]
+        if first.first != 1 and self.complete:
+            self._problem(Fault.MISSING, first.place, f"events 1 to {first.first - 1} of its chain", first.order)
+        if first.first == 1 and first.prev and self.complete and first.prev not in self._found_former:
+            text = "the event of a former epoch that it follows is not in the log"
+            self._problem(Fault.MISSING, first.place, text, first.order)
+        reach = first
+        for run in ordered[1:]:
+            if run.first <= reach.last:
+                if run.store == reach.store:
+                    text = f"event {run.first} of its chain is in the log before"
+                    self._problem(Fault.REPEATED, run.place, text, max(run.order, reach.order))
+            elif run.first > reach.last + 1:
+                text = f"events {reach.last + 1} to {run.first - 1} of its chain, before it"
+                self._problem(Fault.MISSING, run.place, text, run.order)
+            elif run.prev not in (reach.hash, reach.computed):
+                self._problem(Fault.ALTERED, run.place, "it does not continue the event before it", run.order)
+            if run.last > reach.last:
+                reach = run
+
+    def _check_demands(self) -> None:
+        for key, demands in self.expected.heads.items():
+            runs = self._runs.get(key, [])
+            end = max(runs, key=lambda run: run.last) if runs else None
+            for seq in sorted(demands):
+                if (key, seq) in self._met:
+                    continue
+                digest, who = demands[seq][0]
+                if end is None:
+                    if not self.complete:
+                        continue
+                    text = f"the whole chain is missing: {who} has seen event {seq} ({digest[:16]})"
+                    self._problem(Fault.TRUNCATED, Place("", 0, key, 1), text, self._order)
+                elif seq > end.last:
+                    text = f"the chain ends here, but {who} has seen event {seq} ({digest[:16]})"
+                    self._problem(Fault.TRUNCATED, end.last_place, text, self._order)
+                else:
+                    continue  # in a gap, which is reported as such
+                break
+
+    def _check_references(self) -> None:
+        """A checkpoint that any event mentions must be in the log: else the log's end was cut or replaced."""
+        known = {reference(event) for event, _, _ in self.expected.checkpoints}
+        lowest = min((ref.number for ref in known), default=0)
+        for ref, (place, order) in self._references.items():
+            if ref in known or (not self.complete and (not known or ref.number < lowest)):
+                continue
+            text = f"it knew of checkpoint {ref.number} ({ref.hash[:16]}), which is not in the log"
+            self._problem(Fault.CHECKPOINT, place, text, order)
+
+    def _problem(self, fault: Fault, place: Place, text: str, order: int | None = None) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(fault, place, text, self._order if order is None else order))
+
+
+def demand_all(expected: Expectations, heads: Mapping[ChainKey, Head], who: str) -> None:
+    """Heads known from elsewhere, such as auth's database: the log must reach at least these."""
+    for key, head in heads.items():
+        if head.seq:
+            expected.demand(key, head, who)

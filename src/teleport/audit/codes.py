@@ -1,0 +1,90 @@
+"""The stable code of every event, and who may have written it.
+
+A code is `T`, four digits and `I` (information), `W` (warning) or `E` (error); most events have one, some a second
+for failure (`reference/audit-events.md` 1 and 3). Ours start at T9010 (`reference/ours.md`). A code is never given to
+another event, and a row is never removed: readers outside hold on to both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Origin(StrEnum):
+    """Who may write an event of a kind. Intake refuses the rest, so a host cannot forge what only auth can know."""
+
+    AUTH = "auth"
+    HOST = "host"  # any daemon, auth included
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row: the code of success, that of failure (the same unless it has its own), and who writes it."""
+
+    ok: str
+    failed: str
+    origin: Origin
+
+
+def _auth(ok: str, failed: str = "") -> Code:
+    return Code(ok, failed or ok, Origin.AUTH)
+
+
+def _host(ok: str, failed: str = "") -> Code:
+    return Code(ok, failed or ok, Origin.HOST)
+
+
+CODES: Mapping[str, Code] = MappingProxyType(
+    {
+        "user.login": _auth("T1000I", "T1000W"),
+        "user.create": _auth("T1002I"),
+        "user.update": _auth("T1003I"),
+        "user.delete": _auth("T1004I"),
+        "user.password_change": _auth("T1005I"),
+        "mfa.add": _auth("T1006I"),
+        "session.rejected": _host("T1006W"),  # shares its digits with mfa.add, as in the reference
+        "session.start": _host("T2000I"),
+        "resize": _host("T2002I"),
+        "session.leave": _host("T2003I"),
+        "session.end": _host("T2004I"),
+        "session.upload": _auth("T2005I"),
+        "session.data": _host("T2006I"),
+        "subsystem": _host("T3001I", "T3001E"),
+        "exec": _host("T3002I", "T3002E"),
+        "port": _host("T3003I", "T3003E"),
+        "client.disconnect": _host("T3006I"),
+        "auth": _host("T3007W"),
+        "reset_password_token.create": _auth("T6000I"),
+        "role.created": _auth("T9000I"),
+        "role.deleted": _auth("T9001I"),
+        "lock.created": _auth("TLK00I"),
+        "lock.deleted": _auth("TLK01I"),
+        "cert.create": _auth("T9010I"),
+        "token.create": _auth("T9011I"),
+        "token.delete": _auth("T9012I"),
+        "token.used": _auth("T9013I"),
+        "host.join": _auth("T9014I"),
+        "host.join_failed": _auth("T9015W"),
+        "node.create": _auth("T9016I"),
+        "node.delete": _auth("T9017I"),
+        "proxy.create": _auth("T9018I"),
+        "proxy.delete": _auth("T9019I"),
+        "auth_server.create": _auth("T9020I"),
+        "auth_server.delete": _auth("T9021I"),
+        "authority.create": _auth("T9022I"),
+        "authority.delete": _auth("T9023I"),
+        "secret.revealed": _auth("T9030I"),
+        "auth.sign": _auth("T9031I"),
+        "session.request_denied": _host("T9032W"),
+        "api.denied": _host("T9033W"),
+        "session_recording.access": _auth("T9034I"),
+        "user.locked": _auth("T9035W"),
+        "audit.checkpoint": _auth("T9040I"),
+        "recording.gap": _host("T9041W"),
+        "service.start": _host("T9042I"),
+        "service.stop": _host("T9043I"),
+    }
+)

@@ -1,0 +1,130 @@
+"""Events of SSH sessions and what runs in them (`reference/audit-events.md` 3, rows 2xxx and 3xxx)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from msgspec import UNSET, UnsetType, field
+
+from teleport.audit.events.base import ServerEvent
+
+UPLOAD_INDEX = 2147483647  # `ei` of session.upload
+DATA_INDEX = 2147483646  # `ei` of session.data
+
+
+class SessionStart(ServerEvent, frozen=True, kw_only=True, tag="session.start"):
+    """A shell or a command begins."""
+
+    size: str = ""  # terminal's size W:H, empty without a terminal
+    initial_command: list[str] = field(default_factory=list)  # command, empty for a shell
+    session_recording: str = ""  # recording mode
+    interactive: bool = False  # whether it has a terminal
+
+
+class SessionRejected(ServerEvent, frozen=True, kw_only=True, tag="session.rejected"):
+    """A limit was hit."""
+
+    reason: str = ""  # which limit: max_connections or max_sessions
+    max: int = 0  # the limit
+
+
+class SessionLeave(ServerEvent, frozen=True, kw_only=True, tag="session.leave"):
+    """A party left a session."""
+
+
+class Resize(ServerEvent, frozen=True, kw_only=True, tag="resize"):
+    """The terminal changed its size."""
+
+    size: str = ""  # W:H
+
+
+class SessionEnd(ServerEvent, frozen=True, kw_only=True, tag="session.end"):
+    """A session ended. Unique by session: a later one, after auth wrote `node lost`, is marked a supplement."""
+
+    enhanced_recording: bool = False  # whether the kernel's view was recorded too
+    interactive: bool = False  # whether it had a terminal
+    participants: list[str] = field(default_factory=list)  # users that took part
+    session_start: datetime | UnsetType = UNSET  # when it began
+    session_stop: datetime | UnsetType = UNSET  # when it ended
+    session_recording: str = ""  # recording mode
+    initial_command: list[str] = field(default_factory=list)  # command, empty for a shell
+    reason: str = ""  # why it ended when not by itself, such as: node lost
+    recording_hash: str = ""  # last hash of the recording, hex; empty when there is none
+    supplement: bool | UnsetType = UNSET  # true, after `hash`: auth had taken in an end of this session before
+
+
+class SessionUpload(ServerEvent, frozen=True, kw_only=True, tag="session.upload"):
+    """Auth holds the whole recording."""
+
+    ei: int = UPLOAD_INDEX  # always 2147483647
+    url: str = ""  # where it is stored
+    size: int = 0  # bytes
+    recording_hash: str = ""  # last hash of the recording, hex
+
+
+class SessionData(ServerEvent, frozen=True, kw_only=True, tag="session.data"):
+    """A connection ended; how much went over it."""
+
+    ei: int = DATA_INDEX  # always 2147483646
+    tx: int = 0  # bytes sent to the client
+    rx: int = 0  # bytes received from the client
+
+
+class Exec(ServerEvent, frozen=True, kw_only=True, tag="exec"):
+    """A command was run."""
+
+    command: str = ""  # as asked for
+    exit_code: str = field(default="", name="exitCode")  # exit status as text, empty when it did not start
+    exit_error: str = field(default="", name="exitError")  # why it failed: signal or refusal
+
+    def failed(self) -> bool:
+        return bool(self.exit_error) or self.exit_code not in ("", "0")
+
+
+class Subsystem(ServerEvent, frozen=True, kw_only=True, tag="subsystem"):
+    """A subsystem was asked for."""
+
+    name: str = ""  # subsystem's name
+    exit_error: str = field(default="", name="exitError")  # why it failed
+
+    def failed(self) -> bool:
+        return bool(self.exit_error)
+
+
+class Port(ServerEvent, frozen=True, kw_only=True, tag="port"):
+    """A port forward was asked for."""
+
+    addr: str = ""  # where to
+    success: bool = True  # whether it was made
+    error: str = ""  # why not
+
+    def failed(self) -> bool:
+        return not self.success
+
+
+class ClientDisconnect(ServerEvent, frozen=True, kw_only=True, tag="client.disconnect"):
+    """We ended a connection: idle, expired, locked, no longer permitted."""
+
+    reason: str = ""  # why
+
+
+class AuthFailed(ServerEvent, frozen=True, kw_only=True, tag="auth"):
+    """An SSH authentication or a local decision on access failed."""
+
+    success: bool = False  # always false
+    error: str = ""  # why
+
+
+class SessionRequestDenied(ServerEvent, frozen=True, kw_only=True, tag="session.request_denied"):
+    """A channel or a request in a connection was refused."""
+
+    request: str = ""  # type of the channel or request
+    reason: str = ""  # why
+
+
+class RecordingGap(ServerEvent, frozen=True, kw_only=True, tag="recording.gap"):
+    """A part of a recording is lost, or a session went on without one where the policy lets it."""
+
+    reason: str = ""  # what failed
+    first_chunk: int = 0  # first chunk that is missing
+    chunks: int = 0  # how many; 0 when unknown
