@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import AsyncGenerator, Sequence
 
 from teleport.backend.decide import Decision
@@ -20,8 +19,8 @@ from teleport.backend.interface import (
     WatchCompacted,
     Write,
     disjoint,
-    prefix_end,
 )
+from teleport.backend.ordered import OrderedItems
 from teleport.clock import Clock
 
 LOG_KEEP = 10_000  # events
@@ -29,13 +28,12 @@ LOG_KEEP_BYTES = 64 * 1024 * 1024
 
 
 class MemoryBackend(Engine):
-    """Items in a dict with a sorted list of keys. Every call is one step of the loop, hence atomic."""
+    """Every call is one step of the loop, hence atomic."""
 
     def __init__(self, clock: Clock, *, log_keep: int = LOG_KEEP, sweep_every: float | None = SWEEP_EVERY) -> None:
         super().__init__(sweep_every=sweep_every)
         self._clock = clock
-        self._items: dict[str, Item] = {}
-        self._keys: list[str] = []
+        self._items = OrderedItems()
         self._revision = 0
         self._feed = Feed(base=0, max_events=log_keep, max_bytes=LOG_KEEP_BYTES)
 
@@ -79,7 +77,7 @@ class MemoryBackend(Engine):
     async def sweep(self) -> int:
         self._check_open()
         now = self._clock.now()
-        gone = [DeleteOp(key) for key in self._keys if not self._items[key].live(now)]
+        gone = [DeleteOp(item.key) for item in self._items.under() if not item.live(now)]
         self._apply(gone)
         return len(gone)
 
@@ -97,13 +95,9 @@ class MemoryBackend(Engine):
         return self._apply(decision(self._items.get, self._clock.now()))
 
     def _range(self, prefix: str, start: str = "", limit: int = 0) -> list[Item]:
-        first = max(bisect_left(self._keys, prefix), bisect_right(self._keys, start) if start else 0)
-        end = prefix_end(prefix)
-        last = len(self._keys) if end is None else bisect_left(self._keys, end)
         now = self._clock.now()
         found: list[Item] = []
-        for index in range(first, last):
-            item = self._items[self._keys[index]]
+        for item in self._items.under(prefix, start=start):
             if item.live(now):
                 found.append(item)
                 if len(found) == limit:
@@ -118,13 +112,11 @@ class MemoryBackend(Engine):
         for change in changes:
             match change:
                 case PutOp(key, value, expires):
-                    if key not in self._items:
-                        insort(self._keys, key)
-                    item = self._items[key] = Item(key, bytes(value), self._revision, expires)
+                    item = Item(key, bytes(value), self._revision, expires)
+                    self._items.put(item)
                     events.append(Put(item))
                 case DeleteOp(key):
-                    del self._items[key]
-                    del self._keys[bisect_left(self._keys, key)]
+                    self._items.remove(key)
                     events.append(Deleted(key, self._revision))
         self._feed.append(Entry(self._revision, tuple(events)))
         return self._revision
