@@ -62,14 +62,18 @@ def _resource(node: Node, problems: Problems) -> Resource | None:
         node.problem(problems, "version, such as v2 for users and v4 for roles", found="no version")
     if type_ is Token and _hides_control_characters(node, problems):
         return None
-    before = len(problems)
+    earlier = set(problems)
     resource = cast("Resource | None", reader_for(type_)(node, problems))
-    if resource is None or len(problems) > before:
+    if resource is None:
         return None
     if isinstance(resource, Token):
         resource = _hashed(resource)
+    unread = [problem.path for problem in problems if problem not in earlier]
     for finding in resource.findings():
-        _record(node, finding, problems)
+        # What could not be read is missing from the value; what follows from that is not reported again.
+        around = Finding(finding.where[:-1] if len(finding.where) > 2 else finding.where, "", "").path
+        if not any(path.startswith(around) for path in unread):
+            _record(node, finding, problems)
     for warning in resource_warnings(resource):
         node.notice(problems, f"{warning.path}: {warning.text}")
     return resource
@@ -125,6 +129,4 @@ def to_yaml(*resources: Resource, with_secrets: bool = False) -> str:
         to_document(resource if with_secrets else without_secrets(resource), with_secrets=with_secrets)
         for resource in resources
     ]
-    return cast(
-        str, yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, explicit_start=len(documents) > 1)
-    )
+    return yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, explicit_start=len(documents) > 1)

@@ -153,6 +153,8 @@ class _Scanner:
                 return "".join([*out, "]"])
             if self.source.startswith("[:", self.at):
                 raise BadPattern("named classes like [:alpha:] are not supported")
+            if self.source.startswith("--", self.at):
+                raise BadPattern("two dashes inside a character class; write \\- for a dash")
             if character == "\\":
                 if self.source[self.at + 1 : self.at + 2] in {"b", "B", "A", "z"}:
                     raise BadPattern(f"\\{self.source[self.at + 1]} is not allowed inside a character class")

@@ -1,0 +1,198 @@
+"""The decision about a call to the auth API: may this identity do this to this kind of resource.
+
+Users are judged by the rules of their roles, deny first; hosts by the built-in table; whoever shows no certificate may
+do nothing. Every verb and kind that no rule names is refused (style.md 12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import assert_never
+
+from teleport.authz.builtin import BUILTIN, OWN_ONLY, WRITING
+from teleport.authz.decision import AccessDenial, DenialCode, Policy
+from teleport.authz.locks import Locked, describe, find_lock
+from teleport.authz.roles import RoleSet
+from teleport.authz.where import WhereError, holds
+from teleport.clock import rfc3339
+from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
+from teleport.resources.kinds import WILDCARD, Kind, Verb
+from teleport.resources.lock import Lock
+from teleport.resources.metadata import DEFAULT_NAMESPACE
+from teleport.resources.names import canonical_address
+from teleport.resources.role import Conditions, Role, Rule
+
+NO_FACTS: Mapping[str, object] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class APIAccessRequest:
+    """Who asks what of which kind. `facts` are what `where` may look at, by root name: `resource` (the document),
+    `session`, `ssh_session`; `user` is filled in from the identity and cannot be handed in."""
+
+    identity: Identity
+    verb: Verb
+    kind: Kind
+    cluster: str
+    now: datetime
+    facts: Mapping[str, object] = field(default_factory=lambda: NO_FACTS)
+    ca_type: str = ""
+    namespace: str = DEFAULT_NAMESPACE
+    client_address: str = ""
+    locks: Sequence[Lock] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class APIPermit:
+    """Yes, and what says so."""
+
+    name: str  # the user, or the host's UUID
+    verb: Verb
+    kind: Kind
+    granted_by: str  # a role, or the system role
+
+
+def evaluate_api_access(request: APIAccessRequest, policy: Policy) -> APIPermit | AccessDenial:
+    """The permit, or the denial with its reasons."""
+    identity = request.identity
+    match identity:
+        case Anonymous():
+            return AccessDenial(
+                DenialCode.ANONYMOUS, "This needs a certificate.", ("no certificate was shown",), "tsh login"
+            )
+        case UserIdentity() | HostIdentity():
+            if refused := _certificate(request, identity):
+                return refused
+        case _:
+            assert_never(identity)
+    if isinstance(identity, HostIdentity):
+        return _host(request, identity)
+    return _user(request, identity, policy)
+
+
+def _certificate(request: APIAccessRequest, identity: UserIdentity | HostIdentity) -> AccessDenial | None:
+    if request.now >= identity.expires:
+        when = rfc3339(identity.expires)
+        return AccessDenial(
+            DenialCode.EXPIRED, f"Your certificate expired at {when}.", (f"certificate expired at {when}",), "tsh login"
+        )
+    if not request.cluster or identity.cluster != request.cluster:
+        return AccessDenial(
+            DenialCode.WRONG_CLUSTER,
+            f"Your certificate is of the cluster {identity.cluster!r}, not of this one.",
+            (f"certificate of cluster {identity.cluster!r}, this is {request.cluster!r}",),
+            "tsh login",
+        )
+    if isinstance(identity, HostIdentity):
+        subject = Locked(nodes=(identity.host_id,))
+    else:
+        if identity.source_ip:
+            pinned = canonical_address(identity.source_ip)
+            if not pinned or pinned != canonical_address(request.client_address):
+                return AccessDenial(
+                    DenialCode.WRONG_ADDRESS,
+                    f"Your certificate holds for the address {identity.source_ip} only.",
+                    (f"pinned to {identity.source_ip}, came from {request.client_address or 'an unknown address'}",),
+                    "tsh login",
+                )
+        subject = Locked(user=identity.name, roles=identity.roles, mfa_device=identity.mfa_device)
+    lock = find_lock(request.locks, subject, request.now)
+    if lock is not None:
+        return AccessDenial(DenialCode.LOCKED, "Access is locked.", (describe(lock),), "ask an administrator")
+    return None
+
+
+def _denial(request: APIAccessRequest, code: DenialCode, *reasons: str) -> AccessDenial:
+    return AccessDenial(code, f"You may not {request.verb} {request.kind}.", reasons)
+
+
+def _host(request: APIAccessRequest, identity: HostIdentity) -> APIPermit | AccessDenial:
+    permit = APIPermit(identity.host_id, request.verb, request.kind, identity.role.value)
+    if identity.role is SystemRole.ADMIN:
+        return permit
+    verbs = BUILTIN.get(identity.role, {}).get(request.kind, frozenset[Verb]())
+    if request.verb not in verbs and not (request.verb is Verb.READ_NO_SECRETS and Verb.READ in verbs):
+        return _denial(request, DenialCode.NOT_GRANTED, f"{identity.role} hosts may not {request.verb} {request.kind}")
+    if request.kind in OWN_ONLY and request.verb in WRITING and _resource_name(request) != identity.host_id:
+        return _denial(
+            request, DenialCode.NOT_GRANTED, f"host {identity.host_id} may write its own {request.kind} only"
+        )
+    return permit
+
+
+def _resource_name(request: APIAccessRequest) -> object:
+    resource = request.facts.get("resource")
+    metadata = resource.get("metadata") if isinstance(resource, Mapping) else None
+    return metadata.get("name") if isinstance(metadata, Mapping) else None
+
+
+def _user(request: APIAccessRequest, identity: UserIdentity, policy: Policy) -> APIPermit | AccessDenial:
+    roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
+    spec = {"roles": identity.roles, "traits": identity.traits}
+    facts = {**request.facts, "user": {"metadata": {"name": identity.name}, "spec": spec}}
+    for role in roles.roles:
+        hit = _deciding_rule(role.deny, request, facts, deny=True)
+        if hit is not None:
+            return _denial(request, DenialCode.DENIED_BY_ROLE, f"role {role.name!r} denies it: {_describe(hit)}")
+    for role in roles.roles:
+        if _deciding_rule(role.allow, request, facts, deny=False) is not None:
+            return APIPermit(identity.name, request.verb, request.kind, role.name)
+    reasons = [f"role {role.name!r} {_why_not(role, request)}" for role in roles.own]
+    reasons += [f"role {name!r} does not exist" for name in roles.unknown]
+    return _denial(request, DenialCode.NOT_GRANTED, *(reasons or ["the certificate names no role"]))
+
+
+def _deciding_rule(
+    conditions: Conditions, request: APIAccessRequest, facts: Mapping[str, object], *, deny: bool
+) -> Rule | None:
+    """The most specific rule that holds; what cannot be evaluated holds under deny only."""
+    if not any(name in {WILDCARD, request.namespace} for name in conditions.effective_namespaces):
+        return None
+    for rule in sorted(conditions.rules, key=lambda rule: specificity(rule, request.kind), reverse=True):
+        if not _names(rule, request, deny=deny):
+            continue
+        try:
+            if holds(rule.where, facts, request.ca_type):
+                return rule
+        except WhereError:
+            if deny:
+                return rule
+    return None
+
+
+def _names(rule: Rule, request: APIAccessRequest, *, deny: bool) -> bool:
+    """Whether the rule is about this kind and verb.
+
+    `read` covers `readnosecrets`. Under deny also the reverse: who may not see a resource without its secrets may not
+    see it with them.
+    """
+    if request.kind.value not in rule.resources and WILDCARD not in rule.resources:
+        return False
+    verbs = {request.verb.value, WILDCARD}
+    if request.verb is Verb.READ_NO_SECRETS:
+        verbs.add(Verb.READ.value)
+    if deny and request.verb is Verb.READ:
+        verbs.add(Verb.READ_NO_SECRETS.value)
+    return not verbs.isdisjoint(rule.verbs)
+
+
+def specificity(rule: Rule, kind: Kind) -> tuple[bool, int]:
+    """The order of rules in one set (`resources.md` 5): exact resources first, then by score."""
+    score = 8 * bool(rule.where) + 8 * bool(rule.actions)
+    score += 2 * (len(rule.resources) == 1 and WILDCARD not in rule.resources)
+    score -= 4 * (WILDCARD in rule.resources) + 2 * (WILDCARD in rule.verbs)
+    return kind.value in rule.resources, score
+
+
+def _why_not(role: Role, request: APIAccessRequest) -> str:
+    if any(_names(rule, request, deny=False) for rule in role.allow.rules):
+        return "allows it only where a condition holds, or elsewhere"
+    return f"has no rule that allows {request.verb} on {request.kind}"
+
+
+def _describe(rule: Rule) -> str:
+    condition = f" where {rule.where}" if rule.where else ""
+    return f"{', '.join(rule.verbs)} on {', '.join(rule.resources)}{condition}"

@@ -1,0 +1,58 @@
+"""What decisions are made of: the policy they rest on, and the denial they may end in.
+
+A denial has a stable `code`, the `reasons` for operators and the audit log (one for each role that was looked at), and
+`public`, the sentence for the caller, which says nothing that the caller's own certificate does not (T34).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from types import MappingProxyType
+
+from teleport.resources.role import Role
+
+
+class DenialCode(StrEnum):
+    """Why, in one word that programs may rely on."""
+
+    ANONYMOUS = "anonymous"
+    EXPIRED = "expired"
+    WRONG_CLUSTER = "wrong_cluster"
+    WRONG_ADDRESS = "wrong_address"
+    LOCKED = "locked"
+    BAD_REQUEST = "bad_request"
+    LOGIN_NOT_IN_CERTIFICATE = "login_not_in_certificate"
+    MFA_REQUIRED = "mfa_required"
+    DENIED_BY_ROLE = "denied_by_role"
+    NOT_GRANTED = "not_granted"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessDenial:
+    """No, and why."""
+
+    code: DenialCode
+    public: str
+    reasons: tuple[str, ...]
+    hint: str = ""  # the caller's next command, if there is one
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDefaults:
+    """What the cluster's own settings add to every role. Zero: no limit."""
+
+    client_idle_timeout: timedelta = timedelta(0)
+    disconnect_expired_cert: bool = False
+    require_session_mfa: bool = False
+    record_sessions: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The roles of the cluster by name, and its defaults. Without roles nothing is granted."""
+
+    roles: Mapping[str, Role] = field(default_factory=lambda: MappingProxyType({}))
+    cluster: ClusterDefaults = ClusterDefaults()

@@ -1,0 +1,54 @@
+"""Whether a lock stops somebody or something (`resources.md` 9): plain comparison, one match is enough.
+
+Hosts are compared in their canonical form, so that another spelling of a name does not escape its lock.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from teleport.resources.lock import Lock
+from teleport.resources.names import canonical_host
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """What is about to act, or to be reached."""
+
+    user: str = ""
+    roles: Sequence[str] = ()
+    login: str = ""
+    nodes: Sequence[str] = ()  # UUID and names of one host
+    mfa_device: str = ""
+
+
+def find_lock(locks: Iterable[Lock], subject: Locked, now: datetime) -> Lock | None:
+    """The first lock in force that stops `subject`."""
+    nodes = {canonical_host(node) for node in subject.nodes if node}
+    roles = {_same(role) for role in subject.roles if role}
+    for lock in locks:
+        if not lock.in_force(now):
+            continue
+        target = lock.spec.target
+        if (
+            (target.user and _same(target.user) == _same(subject.user))
+            or (target.role and _same(target.role) in roles)
+            or (target.login and target.login == subject.login)
+            or (target.node and canonical_host(target.node) in nodes)
+            or (target.mfa_device and target.mfa_device == subject.mfa_device)
+        ):
+            return lock
+    return None
+
+
+def describe(lock: Lock) -> str:
+    """The lock as a reason for the record."""
+    message = f": {lock.spec.message}" if lock.spec.message else ""
+    return f"lock {lock.name} on {lock.spec.target}{message}"
+
+
+def _same(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

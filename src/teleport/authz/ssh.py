@@ -1,0 +1,214 @@
+"""The decision about an SSH session: may this identity log in as this account on this host now, and under which terms.
+
+Order (`resources.md` 5): the certificate itself, locks, deny over all roles, MFA, then allow, where namespace, labels
+and login have to match within one role. The login also has to be one of the certificate's. The node obeys the permit
+and never looks at a role. The function is pure and cheap, so that it is asked again while a session is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import MappingProxyType
+
+from teleport.authz.decision import AccessDenial, DenialCode, Policy
+from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
+from teleport.authz.locks import Locked, describe, find_lock
+from teleport.authz.roles import RoleSet
+from teleport.clock import rfc3339
+from teleport.identity import UserIdentity
+from teleport.resources.lock import Lock
+from teleport.resources.metadata import DEFAULT_NAMESPACE
+from teleport.resources.names import canonical_address, is_unix_login
+from teleport.resources.role import Conditions, Role
+
+
+@dataclass(frozen=True, slots=True)
+class SSHAccessRequest:
+    """Who wants what, where, when. `client_address` is the true address of the client, not of a proxy."""
+
+    identity: UserIdentity
+    login: str
+    cluster: str
+    now: datetime
+    node_id: str
+    node_hostname: str = ""
+    node_labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # static and dynamic
+    namespace: str = DEFAULT_NAMESPACE
+    client_address: str = ""
+    locks: Sequence[Lock] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SSHAccessPermit:
+    """Yes, under these terms. Zero and None mean: no limit. Neither a credential nor stored."""
+
+    user: str
+    login: str
+    roles: tuple[str, ...]  # those that grant it
+    forward_agent: bool
+    port_forwarding: bool
+    x11_forwarding: bool
+    max_sessions: int  # session channels of one connection
+    max_connections: int  # connections of the user in the cluster
+    client_idle_timeout: timedelta
+    disconnect_expired_cert: datetime | None  # when to end the connection, if the certificate's end has to
+    record: bool
+    enhanced_recording: tuple[str, ...]
+    mfa_verified: bool
+
+
+def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessPermit | AccessDenial:
+    """The permit, or the denial with a reason for each role."""
+    identity = request.identity
+    refused = _certificate(request) or _locked(request)
+    if refused is not None:
+        return refused
+    try:
+        labels = canonical_labels(request.node_labels)
+    except AmbiguousLabels as error:
+        return _denial(DenialCode.BAD_REQUEST, request, f"node {request.node_id}: {error}")
+    roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
+    unknown = [f"role {name!r} does not exist" for name in roles.unknown]
+
+    hits = [hit for role in roles.roles if (hit := _deny_hit(role, request, labels))]
+    if hits:
+        return _denial(DenialCode.DENIED_BY_ROLE, request, *hits, *unknown)
+
+    granting: list[Role] = []
+    reasons: list[str] = []
+    for role in roles.own:
+        why = _why_not(role, request, labels)
+        if why:
+            reasons.append(f"role {role.name!r} {why}")
+        else:
+            granting.append(role)
+    if not granting:
+        return _denial(DenialCode.NOT_GRANTED, request, *reasons, *unknown)
+    # Only a caller who would otherwise be let in learns that MFA is due.
+    demanding = [role.name for role in granting if role.options.require_session_mfa]
+    if (policy.cluster.require_session_mfa or demanding) and not identity.mfa_device:
+        return AccessDenial(
+            DenialCode.MFA_REQUIRED,
+            "This session needs a second factor.",
+            tuple(f"role {name!r} requires MFA for each session" for name in demanding)
+            or ("the cluster requires MFA for each session",),
+            hint="tsh ssh asks for it",
+        )
+    return _permit(request, policy, roles, granting)
+
+
+def _permit(request: SSHAccessRequest, policy: Policy, roles: RoleSet, granting: list[Role]) -> SSHAccessPermit:
+    options = roles.options
+    cluster = policy.cluster
+    idle = [timeout for timeout in (options.client_idle_timeout, cluster.client_idle_timeout) if timeout]
+    disconnect = options.disconnect_expired_cert or cluster.disconnect_expired_cert
+    return SSHAccessPermit(
+        user=request.identity.name,
+        login=request.login,
+        roles=tuple(role.name for role in granting),
+        forward_agent=options.forward_agent,
+        port_forwarding=options.port_forwarding,
+        x11_forwarding=options.permit_x11_forwarding,
+        max_sessions=options.max_sessions,
+        max_connections=options.max_connections,
+        client_idle_timeout=min(idle, default=timedelta(0)),
+        disconnect_expired_cert=request.identity.expires if disconnect else None,
+        record=cluster.record_sessions,
+        enhanced_recording=options.enhanced_recording,
+        mfa_verified=bool(request.identity.mfa_device),
+    )
+
+
+def _certificate(request: SSHAccessRequest) -> AccessDenial | None:
+    """What the certificate alone says against the request."""
+    identity = request.identity
+    if request.now >= identity.expires:
+        when = rfc3339(identity.expires)
+        return AccessDenial(
+            DenialCode.EXPIRED, f"Your certificate expired at {when}.", (f"certificate expired at {when}",), "tsh login"
+        )
+    if not request.cluster or identity.cluster != request.cluster:
+        return AccessDenial(
+            DenialCode.WRONG_CLUSTER,
+            f"Your certificate is of the cluster {identity.cluster!r}, not of this one.",
+            (f"certificate of cluster {identity.cluster!r}, this is {request.cluster!r}",),
+            "tsh login",
+        )
+    if identity.source_ip:
+        pinned = canonical_address(identity.source_ip)
+        if not pinned or pinned != canonical_address(request.client_address):
+            return AccessDenial(
+                DenialCode.WRONG_ADDRESS,
+                f"Your certificate holds for the address {identity.source_ip} only.",
+                (f"pinned to {identity.source_ip}, came from {request.client_address or 'an unknown address'}",),
+                "tsh login",
+            )
+    if not is_unix_login(request.login) or request.login not in identity.logins:
+        logins = ", ".join(login for login in identity.logins if is_unix_login(login)) or "none"
+        return AccessDenial(
+            DenialCode.LOGIN_NOT_IN_CERTIFICATE,
+            f"Your certificate does not hold the login {request.login[:64]!r}; its logins are: {logins}.",
+            (f"login {request.login[:64]!r} is not in the certificate",),
+            "tsh status",
+        )
+    return None
+
+
+def _locked(request: SSHAccessRequest) -> AccessDenial | None:
+    identity = request.identity
+    subject = Locked(
+        user=identity.name,
+        roles=identity.roles,
+        login=request.login,
+        nodes=(request.node_id, request.node_hostname),
+        mfa_device=identity.mfa_device,
+    )
+    lock = find_lock(request.locks, subject, request.now)
+    if lock is None:
+        return None
+    return AccessDenial(DenialCode.LOCKED, "Access is locked.", (describe(lock),), "ask an administrator")
+
+
+def _denial(code: DenialCode, request: SSHAccessRequest, *reasons: str) -> AccessDenial:
+    """One sentence for every way in which roles refuse: it must not tell which hosts and rules there are."""
+    return AccessDenial(
+        code,
+        f"Your roles do not allow the login {request.login!r} on this host.",
+        reasons or ("the certificate names no role",),
+        "tsh ls shows the hosts you may reach",
+    )
+
+
+def _namespace_matches(conditions: Conditions, namespace: str) -> bool:
+    return any(name in {"*", namespace} for name in conditions.effective_namespaces)
+
+
+def _deny_hit(role: Role, request: SSHAccessRequest, labels: CanonicalLabels) -> str:
+    """What in the role's deny hits the request; empty when nothing does. What cannot be evaluated hits."""
+    deny = role.deny
+    if not _namespace_matches(deny, request.namespace):
+        return ""
+    if request.login in deny.logins or "*" in deny.logins:
+        return f"role {role.name!r} denies the login {request.login!r}"
+    try:
+        if match_labels(deny.node_labels, labels).matched:
+            return f"role {role.name!r} denies the labels of this host"
+    except BadSelector as error:
+        return f"role {role.name!r} denies labels in a way that cannot be evaluated: {error}"
+    return ""
+
+
+def _why_not(role: Role, request: SSHAccessRequest, labels: CanonicalLabels) -> str:
+    """Why the role does not grant the request; empty when it does."""
+    allow = role.allow
+    if not _namespace_matches(allow, request.namespace):
+        return f"does not apply to namespace {request.namespace!r}"
+    if request.login not in allow.logins:
+        return f"does not give the login {request.login!r}"
+    try:
+        match = match_labels(role.allowed_node_labels, labels)
+    except BadSelector as error:
+        return f"selects hosts in a way that cannot be evaluated: {error}"
+    return "" if match.matched else match.why
