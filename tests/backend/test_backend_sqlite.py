@@ -219,6 +219,20 @@ async def test_a_cancelled_caller_does_not_disturb_the_others(tmp_path: Path) ->
         await backend.put("after", b"")
 
 
+async def test_a_slow_commit_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What tells an operator that this storage is outgrown."""
+
+    class SlowDisk(FakeClock):
+        def monotonic(self) -> float:
+            self.advance(1.5)
+            return super().monotonic()
+
+    for clock, said in ((FakeClock(), 0), (SlowDisk(), 1)):
+        async with SqliteBackend(tmp_path, clock, sweep_every=None) as backend:
+            await backend.put("k", b"")
+        assert sum("slow transaction" in record.message for record in caplog.records) == said
+
+
 # The log
 
 

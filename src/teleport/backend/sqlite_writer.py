@@ -24,6 +24,7 @@ from teleport.backend.sqlite_file import connect, explain, explained, from_micro
 from teleport.clock import Clock
 
 GROUP = 256  # writes in one commit at most
+SLOW = 1.0  # seconds; a commit that takes longer says that the disk is too slow or the storage outgrown
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,10 @@ class Writer:
                     break
                 job = self._jobs.get()
             if jobs:
+                began = self._clock.monotonic()
                 changed, outcomes = self._commit(connection, jobs)
+                if (took := self._clock.monotonic() - began) > SLOW:
+                    log.warning("slow transaction path=%s seconds=%.1f writes=%d", self._path, took, len(jobs))
                 self._tell(self._answer, jobs, outcomes, changed)
             if job is None:
                 return
