@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
+from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, new_event
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import UserIdentity
@@ -81,12 +82,10 @@ class ProxyIdentity(Protocol):
         ...
 
 
-class RouterAudit(Protocol):
-    """What the router puts on record. An exception means that it could not be."""
+class Emitter(Protocol):
+    """Puts an event on record: when it returns, the event is durable."""
 
-    async def authentication_failed(self, user: str, login: str, peer: Peer, reason: str) -> None: ...
-
-    async def request_denied(self, user: UserIdentity, login: str, peer: Peer, what: str, reason: str) -> None: ...
+    async def emit(self, event: Event) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,8 @@ class RouterConfig:
     """What the router is told once."""
 
     cluster: str
+    host_id: UUID
+    hostname: str
     max_connections: int = 1000  # that have not authenticated yet
     limits: ServerLimits = field(default_factory=ServerLimits)
 
@@ -109,7 +110,7 @@ class SshRouter:
         directory: Directory,
         identity: ProxyIdentity,
         host_keys: Sequence[HostKey],
-        audit: RouterAudit,
+        emitter: Emitter,
         clock: Clock,
         new_id: Callable[[], UUID] = uuid4,
         nonce: Callable[[], bytes] = lambda: uuid4().bytes,
@@ -118,7 +119,7 @@ class SshRouter:
         self.certificates = certificates
         self.directory = directory
         self.identity = identity
-        self.audit = audit
+        self.emitter = emitter
         self.clock = clock
         self.new_id = new_id
         self.nonce = nonce
@@ -154,6 +155,29 @@ class SshRouter:
             work.close()
             return
         self._tasks.create_task(_logged(work, name), name=name)
+
+    def put_on_record(
+        self, cls: type[ServerEvent], user: UserIdentity | None, login: str, peer: Peer, **fields: Any
+    ) -> None:
+        """Emits an event about a client's connection."""
+        event = new_event(
+            cls,
+            self.clock.now(),
+            str(uuid4()),
+            cluster_name=self.config.cluster,
+            user=user.name if user else "",
+            impersonator=user.impersonator if user else "",
+            login=login,
+            server_id=str(self.config.host_id),
+            server_hostname=self.config.hostname,
+            addr_remote=str(peer),
+            proto="ssh",
+            **fields,
+        )
+        self.in_background(self._emit(event), "audit")
+
+    async def _emit(self, event: Event) -> None:
+        await self.emitter.emit(event)
 
     async def lead(
         self, channel: Channel, identity: UserIdentity, peer: Peer, destination: Destination, ended: Callable[[], None]
@@ -219,9 +243,7 @@ class _Gate:
         return _Connection(self._router, identity, login, self._peer)
 
     def failed(self, login: str, reason: str) -> None:
-        self._router.in_background(
-            self._router.audit.authentication_failed("", login, self._peer, reason), "audit a failed authentication"
-        )
+        self._router.put_on_record(AuthFailed, None, login, self._peer, error=reason)
 
 
 def sentence(error: TeleportError) -> str:
@@ -260,8 +282,8 @@ class _Connection:
 
     def denied(self, what: str, reason: str) -> None:
         """Puts a refusal on record."""
-        self._router.in_background(
-            self._router.audit.request_denied(self._identity, self._login, self._peer, what, reason), "audit a refusal"
+        self._router.put_on_record(
+            SessionRequestDenied, self._identity, self._login, self._peer, request=what, reason=reason
         )
 
     def refused(self, kind: AskedKind, name: str, reason: str) -> None:

@@ -37,8 +37,6 @@ _WRITE_HIGH_WATER = 512 * 1024  # bytes kept for a peer that does not take them,
 _WRITE_LOW_WATER = 128 * 1024
 _MAX_COMMAND = 128 * 1024  # bytes; longer cannot be executed as one argument on Linux
 _MAX_VARIABLE = 32 * 1024  # bytes of name and value together
-_TTY_OP_END = 0
-_TTY_OP_RESERVED = 160
 
 
 class _Deliveries(SSHServerSession[bytes], SSHTCPSession[bytes]):  # type: ignore[misc]  # one of asyncssh's two calls
@@ -165,9 +163,9 @@ class ServerSessionChannel(_Writer, SSHServerChannel[bytes]):
         size = TerminalSize(*(packet.get_uint32() for _ in range(4)))
         modes = packet.get_string()
         packet.check_end()
-        if self._term_type is not None or self._session_started or len(term) > 256:
+        if self._term_type is not None or self._session_started or len(term) > 256 or len(modes) > 4096:
             return False
-        request = TerminalRequest(term.decode("ascii", "replace"), size, _parse_modes(modes))
+        request = TerminalRequest(term.decode("ascii", "replace"), size, modes)
         taken = self._served.terminal(request) is True
         if taken:
             self._term_type = request.term
@@ -252,16 +250,6 @@ class ServerSessionChannel(_Writer, SSHServerChannel[bytes]):
         if self._handler is None:
             raise ProtocolError("a request came before the session was open")
         return self._handler
-
-
-def _parse_modes(encoded: bytes) -> dict[int, int]:
-    """Terminal modes of RFC 4254 section 8; what cannot be read ends the list."""
-    modes: dict[int, int] = {}
-    at = 0
-    while at + 5 <= len(encoded) and _TTY_OP_END < encoded[at] < _TTY_OP_RESERVED:
-        modes[encoded[at]] = int.from_bytes(encoded[at + 1 : at + 5], "big")
-        at += 5
-    return modes
 
 
 async def serve_stream(handler: MaybeAwait[StreamHandler | Refusal]) -> SSHTCPSession[bytes]:

@@ -84,8 +84,10 @@ class ServerConnection(PacketPath, SSHServerConnection):
         surface: Surface,
         limits: ServerLimits,
         settled: Callable[[], None],
+        greeted: bool,
     ) -> None:
         super().__init__(loop, options)
+        self._greeted = greeted
         self._make_gate = make_gate
         self.surface = surface
         self.limits = limits
@@ -103,6 +105,13 @@ class ServerConnection(PacketPath, SSHServerConnection):
         peer = Peer(str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else Peer("", 0)
         self.gate = self._make_gate(peer)
         super().connection_made(transport)
+
+    def _send_version(self) -> None:
+        if not self._greeted:
+            super()._send_version()
+            return
+        self._server_version = b"SSH-2.0-" + self._version
+        self.set_extra_info(server_version=self._server_version.decode("ascii"))
 
     # authentication
 
@@ -296,14 +305,20 @@ class SshServer:
         self._options = await _options(host_keys, self._limits, ciphers)
 
     def connection(
-        self, make_gate: Callable[[Peer], Gate], settled: Callable[[], None] = lambda: None
+        self, make_gate: Callable[[Peer], Gate], settled: Callable[[], None] = lambda: None, *, greeted: bool = False
     ) -> asyncio.Protocol:
         """A protocol for one client, to be given to a transport (also one whose first bytes were already read).
 
         `make_gate` gets the transport's peer; behind a proxy that vouched, it knows better. `settled` is called
-        (perhaps twice) when the client has authenticated or the connection is gone.
+        (perhaps twice) when the client has authenticated or the connection is gone. `greeted` says that `greeting`
+        was already sent.
         """
-        return ServerConnection(self._loop, self._options, make_gate, self._surface, self._limits, settled)
+        return ServerConnection(self._loop, self._options, make_gate, self._surface, self._limits, settled, greeted)
+
+    @property
+    def greeting(self) -> bytes:
+        """The version line that every connection begins with (RFC 4253 section 4.2)."""
+        return b"SSH-2.0-" + self._options.version + b"\r\n"
 
 
 async def _options(

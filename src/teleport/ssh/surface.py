@@ -6,8 +6,7 @@ reported, whether asyncssh could serve it or not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 # AES-GCM first: about twice as fast as ChaCha20-Poly1305 wherever the processor has AES instructions. No CBC and no
@@ -114,11 +113,11 @@ class TerminalSize:
 
 @dataclass(frozen=True, slots=True)
 class TerminalRequest:
-    """A client asked for a pseudo-terminal. `modes` are the opcodes of RFC 4254 section 8."""
+    """A client asked for a pseudo-terminal. `modes` is the encoded string of RFC 4254 section 8."""
 
     term: str
     size: TerminalSize
-    modes: Mapping[int, int] = field(default_factory=dict)
+    modes: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

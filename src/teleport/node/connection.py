@@ -1,0 +1,95 @@
+"""One authenticated connection to the node: its permit, its sessions, and when it must end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from teleport.audit.events import ClientDisconnect, SessionRejected, SessionRequestDenied
+from teleport.node.facts import Facts
+from teleport.node.needs import Permit
+from teleport.node.session import NodeSession
+from teleport.node.tools import Tools
+from teleport.ssh.handlers import Channel, SessionChannel, SessionHandler, StreamHandler
+from teleport.ssh.surface import AskedKind, Refusal
+
+log = logging.getLogger(__name__)
+
+
+class NodeConnection:
+    """Serves one user's connection (`ssh.handlers.ConnectionHandler`). It obeys the permit and looks at no role."""
+
+    def __init__(self, tools: Tools, facts: Facts, permit: Permit) -> None:
+        self._tools = tools
+        self.facts = facts
+        self._permit = permit
+        self._sessions: set[NodeSession] = set()
+        self._channel: Channel | None = None
+        self._loop = asyncio.get_running_loop()
+        self._last_active = self._loop.time()
+        self._timers: list[asyncio.TimerHandle] = []
+        if permit.disconnect_expired_cert and facts.user is not None:
+            left = (facts.user.expires - tools.clock.now()).total_seconds()
+            self._timers.append(self._loop.call_later(max(left, 0), self.disconnect, "the certificate has expired"))
+        if permit.client_idle_timeout is not None:
+            self._idle_check(permit.client_idle_timeout.total_seconds())
+
+    def active(self) -> None:
+        """The client did something: the idle time begins anew."""
+        self._last_active = self._loop.time()
+
+    def _idle_check(self, limit: float) -> None:
+        left = self._last_active + limit - self._loop.time()
+        if left <= 0:
+            self.disconnect(f"idle for more than {limit:g} s")
+        else:
+            self._timers.append(self._loop.call_later(left, self._idle_check, limit))
+            del self._timers[:-2]
+
+    async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
+        limit = self._permit.max_sessions
+        if limit and len(self._sessions) >= limit:
+            now = self._tools.clock.now()
+            event = self.facts.event(SessionRejected, now, reason="max_sessions", max=limit)
+            await self._tools.emitter.emit(event)
+            return Refusal(f"Your roles allow {limit} sessions on one connection.")
+        session = NodeSession(self._tools, self, channel)
+        self._sessions.add(session)
+        self._channel = channel
+        return session
+
+    async def open_stream(
+        self, channel: Channel, host: str, port: int, origin: tuple[str, int]
+    ) -> StreamHandler | Refusal:
+        self.denied("direct-tcpip", "not offered here")
+        return Refusal("Port forwarding is not offered here.")
+
+    def left(self, session: NodeSession) -> None:
+        """A session is over."""
+        self._sessions.discard(session)
+
+    def denied(self, what: str, reason: str) -> None:
+        """Puts a refusal on record."""
+        event = self.facts.event(SessionRequestDenied, self._tools.clock.now(), request=what, reason=reason)
+        self._tools.in_background(self._emit(event), "audit a refusal")
+
+    async def _emit(self, event: SessionRequestDenied | ClientDisconnect) -> None:
+        await self._tools.emitter.emit(event)
+
+    def refused(self, kind: AskedKind, name: str, reason: str) -> None:
+        self.denied(name, f"{kind}: {reason}")
+
+    def disconnect(self, reason: str) -> None:
+        """Ends the connection and everything in it: expiry, idleness, a lock, a permit that no longer holds."""
+        event = self.facts.event(ClientDisconnect, self._tools.clock.now(), reason=reason)
+        self._tools.in_background(self._emit(event), "audit a disconnect")
+        for session in list(self._sessions):
+            session.end(reason)
+        if self._channel is not None:
+            self._channel.connection_abort(f"disconnected: {reason}")
+
+    def ended(self, reason: str) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        for session in list(self._sessions):
+            session.closed()

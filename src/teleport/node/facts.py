@@ -1,0 +1,71 @@
+"""What every event of a session says alike: who, where, over which connection, in which order."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+from teleport.audit.events import Event, ServerEvent, new_event
+from teleport.identity import UserIdentity
+from teleport.node.needs import Emitter, Labels, NodeConfig
+from teleport.ssh.surface import Peer
+
+E_ = TypeVar("E_", bound=ServerEvent)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A client's connection to this node, once its user is known (or as far as it is)."""
+
+    config: NodeConfig
+    labels: Labels
+    user: UserIdentity | None
+    login: str
+    client: Peer
+
+    def event(self, cls: type[E_], now: datetime, *, sid: UUID | None = None, **fields: Any) -> E_:
+        """An event of `cls` about this connection."""
+        return new_event(
+            cls,
+            now,
+            str(uuid4()),
+            cluster_name=self.config.cluster,
+            user=self.user.name if self.user else "",
+            impersonator=self.user.impersonator if self.user else "",
+            login=self.login,
+            sid=str(sid) if sid else "",
+            server_id=str(self.config.host_id),
+            server_hostname=self.config.hostname,
+            server_addr=self.config.address,
+            server_labels=dict(self.labels.current()),
+            namespace="default",
+            addr_local=self.config.address,
+            addr_remote=str(self.client),
+            proto="ssh",
+            **fields,
+        )
+
+
+class SessionEvents:
+    """The stream of one session's events: numbered and put on record in the order in which they were made."""
+
+    def __init__(self, facts: Facts, sid: UUID, emitter: Emitter) -> None:
+        self.facts = facts
+        self.sid = sid
+        self._emitter = emitter
+        self._turn = asyncio.Lock()
+        self._next = 0
+
+    async def emit(self, cls: type[E_], now: datetime, *, numbered: bool = True, **fields: Any) -> None:
+        """Makes the event and waits until it is durable. `numbered` false: its class has an index of its own."""
+        event: Event
+        async with self._turn:
+            if numbered:
+                event = self.facts.event(cls, now, sid=self.sid, ei=self._next, **fields)
+                self._next += 1
+            else:
+                event = self.facts.event(cls, now, sid=self.sid, **fields)
+            await self._emitter.emit(event)

@@ -1,0 +1,102 @@
+"""Reads what comes before the SSH version: nothing, or the line with which a proxy vouches for the client.
+
+Rules: bounded in bytes and seconds; a line that is not believed ends the connection; without a line the peer's own
+address counts. The server's version is sent at once, because some clients wait for it before they say anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from teleport.errors import TeleportError
+from teleport.ssh.surface import Peer
+from teleport.wire import vouch
+
+_SSH = b"SSH-"
+
+
+class FirstLine(asyncio.Protocol):
+    """The first protocol of a connection to a node; hands the transport over when it knows who the client is."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        *,
+        greeting: bytes,
+        believe: Callable[[bytes], vouch.Vouch],
+        make: Callable[[Peer], asyncio.Protocol],
+        refused: Callable[[Peer, str], None],
+        settled: Callable[[], None],
+        seconds: float = 8.0,
+    ) -> None:
+        """`believe` checks a line and raises `TeleportError`; `make` gives the SSH protocol for the true client."""
+        self._peer = peer
+        self._greeting = greeting
+        self._believe = believe
+        self._make = make
+        self._refused = refused
+        self._settled = settled
+        self._seconds = seconds
+        self._buffer = b""
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
+        transport.write(self._greeting)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        start = self._buffer[: len(vouch.PREFIX)]
+        if self._buffer.startswith(_SSH):
+            self._hand_over(self._peer, self._buffer)
+        elif vouch.PREFIX.startswith(start):
+            self._read_vouch()
+        elif not _SSH.startswith(self._buffer):
+            self._end()
+
+    def _read_vouch(self) -> None:
+        line, newline, rest = self._buffer.partition(b"\n")
+        if not newline:
+            if len(self._buffer) > vouch.MAX_LINE:
+                self._end("the line before the SSH version is too long")
+            return
+        try:
+            believed = self._believe(line)
+        except TeleportError as error:
+            self._end(error.message)
+            return
+        self._hand_over(Peer(believed.client_host, believed.client_port), rest)
+
+    def _hand_over(self, client: Peer, rest: bytes) -> None:
+        transport, self._transport = self._transport, None
+        self._stop_timer()
+        if transport is None:
+            return
+        protocol = self._make(client)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if rest:
+            protocol.data_received(rest)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        self._transport = None
+        self._settled()
+
+    def _end(self, reason: str = "") -> None:
+        self._stop_timer()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+            self._settled()
+            if reason:
+                self._refused(self._peer, reason)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

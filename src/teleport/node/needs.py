@@ -1,0 +1,138 @@
+"""What the node service asks of the rest of the system, each as small as its use (the daemon hands them in)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+from uuid import UUID
+
+from teleport.audit.events import Event
+from teleport.errors import TeleportError
+from teleport.identity import HostIdentity, UserIdentity
+from teleport.launcher.values import Exit, SpawnRequest
+from teleport.recording.format import RecordingHeader
+from teleport.ssh.surface import Peer, ServerLimits
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """What a node is told once."""
+
+    cluster: str
+    host_id: UUID
+    hostname: str
+    address: str = ""  # as others reach it, host:port
+    web_proxy: str = ""  # for SSH_SESSION_WEBPROXY_ADDR, host:port
+    recording_mode: str = "node"
+    permit_user_env: bool = False
+    max_connections: int = 1000  # that have not authenticated yet
+    limits: ServerLimits = field(default_factory=ServerLimits)
+
+
+class Permit(Protocol):
+    """What of an access permit this service obeys."""
+
+    @property
+    def max_sessions(self) -> int:
+        """Session channels on one connection; 0 for no limit of the roles'."""
+        ...
+
+    @property
+    def client_idle_timeout(self) -> timedelta | None:
+        """How long a client may be silent; None for ever."""
+        ...
+
+    @property
+    def disconnect_expired_cert(self) -> bool:
+        """Whether open sessions end when the certificate does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """No access: a sentence for the user, and the reasons for the audit log."""
+
+    message: str
+    reasons: str
+
+
+class Access(Protocol):
+    """Decides who may do what here: the pure decision of `authz`, over this node's labels and the roles there are."""
+
+    def decide(self, identity: UserIdentity, login: str, client: Peer) -> Permit | Denied: ...
+
+
+class Certificates(Protocol):
+    """Verifies certificates against the authorities that count now; raises `CertificateRefused`."""
+
+    def verify_user(self, certificate: bytes) -> UserIdentity: ...
+
+    def verify_host(self, certificate: bytes) -> HostIdentity: ...
+
+
+class Labels(Protocol):
+    """The node's labels, static and dynamic."""
+
+    def current(self) -> Mapping[str, str]: ...
+
+
+class Emitter(Protocol):
+    """Puts an event on record: when it returns, the event is durable."""
+
+    async def emit(self, event: Event) -> object: ...
+
+
+class Process(Protocol):
+    """A started session process (`launcher.client.Process`)."""
+
+    @property
+    def tty(self) -> str | None: ...
+    @property
+    def pty(self) -> int | None: ...
+    @property
+    def stdin(self) -> int | None: ...
+    @property
+    def stdout(self) -> int | None: ...
+    @property
+    def stderr(self) -> int | None: ...
+
+    async def wait(self) -> Exit: ...
+    def signal(self, name: str) -> None: ...
+    def kill(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Launcher(Protocol):
+    """Starts processes as Unix users; raises `LauncherRefused`."""
+
+    def spawn(self, request: SpawnRequest) -> Awaitable[Process]: ...
+
+
+class Summary(Protocol):
+    """A finished recording."""
+
+    @property
+    def sha256(self) -> str: ...
+
+
+class Recording(Protocol):
+    """One session's recording. What is noted here is noted before it goes on to the client."""
+
+    failed: asyncio.Future[TeleportError]
+
+    def record_output(self, data: bytes) -> None: ...
+    def record_stderr(self, data: bytes) -> None: ...
+    def resize(self, width: int, height: int) -> None: ...
+    @property
+    def must_drain(self) -> bool: ...
+    async def drain(self) -> None: ...
+    async def close(self, reason: str) -> Summary: ...
+
+
+class Recordings(Protocol):
+    """Where sessions are recorded; when `start` returns, the recording exists on disk."""
+
+    async def start(self, header: RecordingHeader) -> Recording: ...
