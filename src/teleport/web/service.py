@@ -88,6 +88,7 @@ class WebService:
             add("GET", f"{prefix}/webapi/ping", self._ping)
             add("GET", f"{prefix}/webapi/ping/{{connector}}", self._ping)
             add("GET", f"{prefix}/webapi/find", self._find)
+            add("GET", f"{prefix}/webapi/ca", self._cluster_ca)
             add("POST", f"{prefix}/webapi/ssh/certs", self._ssh_certs)
             add("GET", f"{prefix}/webapi/users/password/token/{{token}}", self._password_token)
             add("PUT", f"{prefix}/webapi/users/password/token", self._finish_password_token)
@@ -158,6 +159,10 @@ class WebService:
 
     async def _find(self, _: web.Request) -> web.Response:
         return self._ping_reply(None)
+
+    async def _cluster_ca(self, _: web.Request) -> web.Response:
+        """The public half of the host authority, for clients that know the pin."""
+        return _json(await self._auth.call(routes.CLUSTER_CA, m.Empty()))
 
     # log in
 

@@ -1,0 +1,204 @@
+"""Who the caller is and whether it may: the one place where auth asks `authz` about its own API.
+
+Routes whose answer depends on the thing asked for (a resource, a recording, the kinds of a watch) are decided in
+their handlers, with `require`; `DECIDED_BY_HANDLER` lists them, anonymous callers never reach them, and a test calls
+every route as everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+from teleport.api import routes
+from teleport.api.routes import Route
+from teleport.auth import records
+from teleport.auth.certify import UserGrant
+from teleport.auth.joining import Joining
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState
+from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
+from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
+from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
+from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
+from teleport.errors import AccessDenied
+from teleport.identity import Anonymous, HostIdentity, Identity, UserIdentity
+from teleport.pki.x509verify import identity_from_tls
+from teleport.resources.codec import Resource, from_json, to_document, without_secrets
+from teleport.resources.kinds import Kind, Verb
+from teleport.resources.lock import Lock
+from teleport.resources.role import IMPLICIT_ROLE_NAME
+from teleport.resources.server import Server
+from teleport.resources.user import User
+
+DEFAULT_TTL: Final = timedelta(hours=12)
+MIN_TTL: Final = timedelta(minutes=1)
+
+DECIDED_BY_HANDLER: Final = frozenset(
+    {
+        routes.WATCH.name,
+        routes.HEARTBEAT.name,
+        routes.WITHDRAW.name,
+        routes.RENEW_HOST.name,
+        routes.READ_RECORDING.name,
+        routes.LIST_RECORDINGS.name,
+        *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
+    }
+)
+
+
+class Authorizer:
+    """Identifies callers and decides on their calls."""
+
+    def __init__(self, state: ClusterState, joining: Joining, new_uuid: Callable[[], str]) -> None:
+        self._state = state
+        self._joining = joining
+        self._new_uuid = new_uuid
+
+    async def identify(self, certificate: bytes | None) -> Identity:
+        """Who showed this certificate (DER); raises `AccessDenied` when it does not count (any more)."""
+        if certificate is None:
+            return Anonymous()
+        identity = identity_from_tls(certificate, await self._state.trusted_tls(), self._state.clock.now())
+        if isinstance(identity, HostIdentity):
+            if not await self._joining.still_counts(identity):
+                raise AccessDenied(
+                    "this host does not belong to the cluster any more", hint="join it again with a new token"
+                )
+        elif await self._state.backend.get(records.USERS + identity.name) is None:
+            raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
+        return identity
+
+    async def authorize(self, caller: Caller, route: Route[Any, Any]) -> None:
+        """Raises `AccessDenied` unless the caller may use the route at all."""
+        if route.verb is None:
+            return
+        if isinstance(caller.identity, Anonymous):
+            raise AccessDenied("this needs a certificate of the cluster", hint="tsh login")
+        if route.name in DECIDED_BY_HANDLER:
+            return
+        await self.require(caller, Verb(route.verb.value), Kind(route.kind))
+
+    async def require(
+        self, caller: Caller, verb: Verb, kind: Kind, facts: Mapping[str, object] | None = None, *, ca_type: str = ""
+    ) -> APIPermit:
+        """The permit for one thing; raises `AccessDenied`."""
+        decision = await self.decide(caller, verb, kind, facts or {}, ca_type=ca_type)
+        if isinstance(decision, AccessDenial):
+            raise Denied(decision)
+        return decision
+
+    async def decide(
+        self, caller: Caller, verb: Verb, kind: Kind, facts: Mapping[str, object], *, ca_type: str = ""
+    ) -> APIPermit | AccessDenial:
+        request = APIAccessRequest(
+            identity=caller.identity,
+            verb=verb,
+            kind=kind,
+            cluster=self._state.cluster,
+            now=self._state.clock.now(),
+            facts=facts,
+            ca_type=ca_type,
+            client_address=caller.address.rpartition(":")[0],
+            locks=await self.locks(),
+        )
+        return evaluate_api_access(request, await self._policy(caller.identity))
+
+    async def locks(self) -> Sequence[Lock]:
+        items = await self._state.backend.range(records.LOCKS)
+        return [lock for lock in (from_json(item.value) for item in items) if isinstance(lock, Lock)]
+
+    async def _policy(self, identity: Identity) -> Policy:
+        if not isinstance(identity, UserIdentity):
+            return Policy()
+        preference = await self._state.preference()
+        return Policy(
+            roles=await self._state.roles(identity.roles),
+            cluster=ClusterDefaults(require_session_mfa=preference.spec.require_session_mfa),
+        )
+
+    async def visible_nodes(self, caller: Caller, nodes: Sequence[Server]) -> list[Server]:
+        """The nodes that the caller may know of: all, when a rule of its own roles says so; else those it may use."""
+        identity = caller.identity
+        if not isinstance(identity, UserIdentity):
+            return list(nodes)
+        permit = await self.decide(caller, Verb.LIST, Kind.NODE, {})
+        if isinstance(permit, APIPermit) and permit.granted_by != IMPLICIT_ROLE_NAME:
+            return list(nodes)
+        policy = await self._policy(identity)
+        now, locks = self._state.clock.now(), await self.locks()
+        known: dict[frozenset[tuple[str, str]], bool] = {}
+        visible = []
+        for node in nodes:
+            labels = node.all_labels
+            key = frozenset(labels.items())
+            if key not in known:
+                known[key] = any(
+                    isinstance(
+                        evaluate_ssh_access(
+                            SSHAccessRequest(
+                                identity=identity,
+                                login=login,
+                                cluster=self._state.cluster,
+                                now=now,
+                                node_id=node.host_id,
+                                node_hostname=node.hostname,
+                                node_labels=labels,
+                                namespace=node.metadata.namespace,
+                                client_address=identity.source_ip,
+                                locks=[lock for lock in locks if not lock.spec.target.node],
+                            ),
+                            policy,
+                        ),
+                        SSHAccessPermit,
+                    )
+                    for login in identity.logins
+                )
+            if known[key]:
+                visible.append(node)
+        return visible
+
+    async def grant(self, user: User, ttl: float, *, route_to_cluster: str) -> UserGrant:
+        """What a login gives: the roles' logins and options for a lifetime of `ttl` seconds (0: the usual one)."""
+        roles = RoleSet.build(user.roles, await self._state.roles(user.roles), user.traits)
+        lifetime = roles.session_ttl(max(MIN_TTL, timedelta(seconds=ttl)) if ttl > 0 else DEFAULT_TTL)
+        return self._granted(user, roles, lifetime, route_to_cluster)
+
+    async def grant_as_administrator(self, user: User, ttl: float, *, route_to_cluster: str) -> UserGrant:
+        """As `grant`, but for as long as the administrator says (`tctl auth sign`)."""
+        roles = RoleSet.build(user.roles, await self._state.roles(user.roles), user.traits)
+        asked = max(MIN_TTL, timedelta(seconds=ttl)) if ttl > 0 else DEFAULT_TTL
+        within = roles.session_ttl(asked)
+        granted = self._granted(user, roles, within, route_to_cluster)
+        return replace(granted, ttl=asked)
+
+    def _granted(self, user: User, roles: RoleSet, lifetime: timedelta, route_to_cluster: str) -> UserGrant:
+        options = roles.options
+        placeholder = NO_LOGIN_PRINCIPAL_PREFIX + self._new_uuid()
+        logins = roles.logins(lifetime, placeholder)
+        return UserGrant(
+            user=user.name,
+            roles=tuple(user.roles),
+            logins=tuple(login for login in logins if login != placeholder),
+            traits=dict(user.traits),
+            ttl=lifetime,
+            route_to_cluster=route_to_cluster or self._state.cluster,
+            port_forwarding=options.port_forwarding,
+            agent_forwarding=options.forward_agent,
+            x11_forwarding=options.permit_x11_forwarding,
+        )
+
+
+class Denied(AccessDenied):
+    """A refusal by `authz`: the caller reads the public sentence, the audit log the reasons."""
+
+    def __init__(self, denial: AccessDenial) -> None:
+        super().__init__(denial.public, hint=denial.hint)
+        self.denial = denial
+
+
+def facts_of(resource: Resource) -> dict[str, object]:
+    """What `where` may see of a resource: its document without secrets."""
+    return {"resource": to_document(without_secrets(resource))}

@@ -1,0 +1,203 @@
+"""The only module that touches the private keys of authorities: it signs, and nothing else.
+
+Issuing reads as one argument: check the request, decide, build, sign; `pki` verifies each result before it leaves.
+Callers have decided who may have what; this module keeps what holds for every certificate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from teleport.api.messages import HostCredentials, HostSigner, UserCerts
+from teleport.errors import BadRequest
+from teleport.identity import SystemRole
+from teleport.pki.keys import PrivateKey, PublicKey
+from teleport.pki.secret import Secret
+from teleport.pki.sshcert import (
+    HOST_LIFETIME,
+    HostCertRequest,
+    UserCertRequest,
+    host_principals,
+    issue_host_cert,
+    issue_user_cert,
+)
+from teleport.pki.x509cert import HostTLSRequest, UserTLSRequest, issue_host_tls, issue_user_tls, pem_of
+from teleport.pki.x509subject import UserSubject
+from teleport.resources.authority import Authority
+from teleport.resources.secret import SecretText
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class UserGrant:
+    """What was decided that a user's certificates may say."""
+
+    user: str
+    roles: tuple[str, ...]
+    logins: tuple[str, ...]
+    traits: Mapping[str, tuple[str, ...]]
+    ttl: timedelta
+    route_to_cluster: str
+    port_forwarding: bool = False
+    agent_forwarding: bool = False
+    x11_forwarding: bool = False
+    client_ip: str = ""
+    mfa_device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostGrant:
+    """What was decided that a host's certificates may say."""
+
+    host_id: str
+    node_name: str
+    role: SystemRole
+    additional: tuple[str, ...] = ()
+    ttl: timedelta = HOST_LIFETIME
+
+
+def signers(authorities: Sequence[Authority]) -> list[HostSigner]:
+    """The host authorities that a client of these clusters trusts."""
+    return [
+        HostSigner(
+            domain_name=authority.name,
+            checking_keys=list(authority.trusted_ssh_keys),
+            tls_certs=list(authority.trusted_tls_certs),
+        )
+        for authority in authorities
+        if authority.type == "host"
+    ]
+
+
+def _private(secret: SecretText | None, what: str) -> PrivateKey:
+    if secret is None:
+        raise BadRequest(f"the {what} authority has no private key here", hint="ask an auth server of this cluster")
+    return PrivateKey.load(Secret(secret.reveal().encode()))
+
+
+class Certifier:
+    """Signs with the active keys of a cluster's user and host authorities. Keys are parsed once for each revision."""
+
+    def __init__(self, user: Authority, host: Authority) -> None:
+        self._cluster = user.spec.cluster_name
+        self._hosts = host
+        self._user_ssh = _private(user.spec.active_keys.ssh[0].private_key, "user")
+        self._user_tls = _private(user.spec.active_keys.tls[0].key, "user")
+        self._user_ca = user.spec.active_keys.tls[0].cert.encode()
+        self._host_ssh = _private(host.spec.active_keys.ssh[0].private_key, "host")
+        self._host_tls = _private(host.spec.active_keys.tls[0].key, "host")
+        self._host_ca = host.spec.active_keys.tls[0].cert.encode()
+
+    @property
+    def cluster(self) -> str:
+        return self._cluster
+
+    def user_certs(self, grant: UserGrant, public_key: str, now: datetime) -> UserCerts:
+        """SSH and TLS certificates for one public key (OpenSSH line or PEM)."""
+        key = _public(public_key)
+        ssh = issue_user_cert(
+            UserCertRequest(
+                public_key=key,
+                user=grant.user,
+                logins=grant.logins,
+                roles=grant.roles,
+                ttl=grant.ttl,
+                traits=grant.traits,
+                route_to_cluster=grant.route_to_cluster,
+                client_ip=grant.client_ip,
+                mfa_device=grant.mfa_device,
+                permit_port_forwarding=grant.port_forwarding,
+                permit_agent_forwarding=grant.agent_forwarding,
+                permit_x11_forwarding=grant.x11_forwarding,
+            ),
+            self._user_ssh,
+            self._cluster,
+            now,
+        )
+        tls = issue_user_tls(
+            UserTLSRequest(
+                public_key=key,
+                subject=UserSubject(
+                    name=grant.user,
+                    cluster=self._cluster,
+                    roles=grant.roles,
+                    logins=grant.logins,
+                    traits=grant.traits,
+                    route_to_cluster=grant.route_to_cluster,
+                    client_ip=grant.client_ip,
+                    mfa_device=grant.mfa_device,
+                ),
+                ttl=grant.ttl,
+            ),
+            self._user_ca,
+            self._user_tls,
+            now,
+        )
+        return UserCerts(
+            username=grant.user,
+            cert=ssh.line(),
+            tls_cert=pem_of(tls).decode(),
+            host_signers=signers([self._hosts]),
+            expires=now + grant.ttl,
+            roles=list(grant.roles),
+            logins=list(grant.logins),
+        )
+
+    def host_credentials(
+        self, grant: HostGrant, public_ssh_key: str, public_tls_key: str, now: datetime
+    ) -> HostCredentials:
+        """Certificates for one system role of one host, 90 days."""
+        if not _UUID.fullmatch(grant.host_id):
+            raise BadRequest(f"{grant.host_id[:64]!r} is not the UUID of a host")
+        principals = host_principals(grant.host_id, grant.node_name, self._cluster, grant.additional)
+        ssh = issue_host_cert(
+            HostCertRequest(_public(public_ssh_key), grant.host_id, grant.role, principals, grant.ttl),
+            self._host_ssh,
+            self._cluster,
+            now,
+        )
+        tls = issue_host_tls(
+            HostTLSRequest(_public(public_tls_key), grant.host_id, grant.role, principals, grant.ttl),
+            self._host_ca,
+            self._host_tls,
+            self._cluster,
+            now,
+        )
+        return HostCredentials(
+            cluster=self._cluster,
+            ssh_cert=ssh.line(),
+            tls_cert=pem_of(tls).decode(),
+            tls_ca_certs=list(self._hosts.trusted_tls_certs),
+            ssh_ca_keys=list(self._hosts.trusted_ssh_keys),
+            expires=now + grant.ttl,
+        )
+
+    def plain_host_cert(
+        self, host_id: str, principals: Sequence[str], public_key: str, ttl: timedelta, now: datetime
+    ) -> HostCredentials:
+        """An SSH host certificate for a plain sshd (`tctl auth sign --host`); no TLS certificate comes with it."""
+        ssh = issue_host_cert(
+            HostCertRequest(_public(public_key), host_id, SystemRole.NODE, tuple(principals), ttl),
+            self._host_ssh,
+            self._cluster,
+            now,
+        )
+        return HostCredentials(
+            cluster=self._cluster,
+            ssh_cert=ssh.line(),
+            tls_cert="",
+            tls_ca_certs=[],
+            ssh_ca_keys=list(self._hosts.trusted_ssh_keys),
+            expires=now + ttl,
+        )
+
+
+def _public(text: str) -> PublicKey:
+    """A public key as clients send it: an OpenSSH line or PEM."""
+    if text.lstrip().startswith("-----"):
+        return PublicKey.from_spki(text.encode())
+    return PublicKey.parse(text)

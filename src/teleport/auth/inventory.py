@@ -1,0 +1,363 @@
+"""Resources over the API: list, get, store, remove, for each kind that `api.routes` declares.
+
+What a caller may do can depend on the resource itself (`where`), so the decision is taken here, with the resource at
+hand; a caller who may not ask learns nothing about what exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from teleport.api import messages as m
+from teleport.audit.events import (
+    AuthorityCreate,
+    AuthorityDelete,
+    AuthServerDelete,
+    Event,
+    LockCreated,
+    LockDeleted,
+    NodeCreate,
+    NodeDelete,
+    ProxyDelete,
+    RoleCreated,
+    RoleDeleted,
+    SecretRevealed,
+    TokenCreate,
+    TokenDelete,
+    UserCreate,
+    UserDelete,
+    UserUpdate,
+)
+from teleport.auth import records
+from teleport.auth.authorizer import Authorizer, facts_of
+from teleport.auth.joining import Joining
+from teleport.auth.records import HostRecord, UserSecret
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState, document
+from teleport.auth.user_tokens import UserTokens
+from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
+from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, NotFound
+from teleport.identity import HostIdentity, SystemRole
+from teleport.resources.authority import Authority
+from teleport.resources.codec import Resource, from_json, to_json, without_secrets
+from teleport.resources.kinds import Kind, Verb
+from teleport.resources.lock import Lock
+from teleport.resources.role import Role
+from teleport.resources.secret import SecretText
+from teleport.resources.server import Server
+from teleport.resources.token import Token, token_id
+from teleport.resources.user import User
+
+MAX_PAGE: Final = 1000
+Bound = Callable[[Caller, m.Request], Awaitable[m.Message]]
+
+
+def _key(resource: Resource) -> str:
+    if isinstance(resource, Authority):
+        return records.authority_key(resource.type, resource.name)
+    return records.PREFIX_OF_KIND[resource.kind] + resource.name
+
+
+class Inventory:
+    """The handlers of the resource routes."""
+
+    def __init__(self, state: ClusterState, authorizer: Authorizer, joining: Joining, user_tokens: UserTokens) -> None:
+        self._state = state
+        self._authorizer = authorizer
+        self._joining = joining
+        self._user_tokens = user_tokens
+
+    # list and get
+
+    async def page(self, kind: Kind, caller: Caller, request: m.ListRequest) -> m.Page:
+        """A page of what the caller may see of `kind`, ordered by key."""
+        await self._authorizer.require(caller, Verb.READ if request.with_secrets else Verb.LIST, kind)
+        if not 1 <= request.limit <= MAX_PAGE:
+            raise BadRequest(f"a page has 1 to {MAX_PAGE} items, not {request.limit}")
+        prefix = records.PREFIX_OF_KIND[kind]
+        start = prefix + request.start_key if request.start_key else ""
+        items = await self._state.backend.range(prefix, start=start, limit=request.limit)
+        next_key = items[-1].key.removeprefix(prefix) if len(items) == request.limit else ""
+        found = [from_json(item.value) for item in items]
+        if kind is Kind.NODE:
+            found = list(
+                await self._authorizer.visible_nodes(caller, [node for node in found if isinstance(node, Server)])
+            )
+        if kind is Kind.TOKEN and not request.start_key:
+            found = [*found, *self._joining.static_tokens]
+        if request.with_secrets and kind in (Kind.USER, Kind.CERT_AUTHORITY):
+            await self._revealed(caller, kind, "")
+        shown = [await self._with_status(resource, secrets=request.with_secrets) for resource in found]
+        return m.Page(
+            items=[document(resource, with_secrets=request.with_secrets) for resource in shown], next_key=next_key
+        )
+
+    async def get(self, kind: Kind, caller: Caller, request: m.GetRequest) -> m.One:
+        """One resource by name; for authorities the name is `type/cluster` or `type`."""
+        resource = await self._find(kind, request.name)
+        verb = Verb.READ if request.with_secrets else Verb.READ_NO_SECRETS
+        await self._require(caller, verb, kind, resource)
+        if resource is None:
+            raise _missing(kind, request.name)
+        if (
+            isinstance(resource, Server)
+            and resource.kind == "node"
+            and not await self._authorizer.visible_nodes(caller, [resource])
+        ):
+            raise _missing(kind, request.name)
+        if request.with_secrets and kind in (Kind.USER, Kind.CERT_AUTHORITY):
+            await self._revealed(caller, kind, request.name)
+        resource = await self._with_status(resource, secrets=request.with_secrets)
+        return m.One(item=document(resource, with_secrets=request.with_secrets))
+
+    async def _require(self, caller: Caller, verb: Verb, kind: Kind, resource: Resource | None) -> None:
+        facts = facts_of(resource) if resource is not None else {}
+        ca_type = str(resource.type) if isinstance(resource, Authority) else ""
+        await self._authorizer.require(caller, verb, kind, facts, ca_type=ca_type)
+
+    async def _find(self, kind: Kind, name: str) -> Resource | None:
+        if kind is Kind.TOKEN:
+            name = name if len(name) == 8 else token_id(SecretText(name))
+            static = [token for token in self._joining.static_tokens if token.name == name]
+            if static:
+                return static[0]
+        if kind is Kind.CERT_AUTHORITY and "/" not in name:
+            name = f"{name}/{self._state.cluster}"
+        if kind is Kind.NODE:
+            return await self._node(name)
+        item = await self._state.backend.get(records.PREFIX_OF_KIND[kind] + name)
+        return None if item is None else from_json(item.value)
+
+    async def _node(self, name: str) -> Resource | None:
+        """A node by UUID, else by a host name that only one node has."""
+        item = await self._state.backend.get(records.NODES + name)
+        if item is not None:
+            return from_json(item.value)
+        nodes = [from_json(item.value) for item in await self._state.backend.range(records.NODES)]
+        named = [node for node in nodes if isinstance(node, Server) and node.hostname == name]
+        if len(named) > 1:
+            ids = ", ".join(node.host_id for node in named)
+            raise BadRequest(f"{len(named)} nodes are called {name!r}: {ids}", hint="name one by its UUID")
+        return named[0] if named else None
+
+    async def _with_status(self, resource: Resource, *, secrets: bool) -> Resource:
+        """A user with the state of its login lock, and its secrets when those are asked for."""
+        if not isinstance(resource, User):
+            return resource
+        found = await self._state.record(records.USER_SECRETS + resource.name, UserSecret)
+        if found is None:
+            return resource
+        from teleport.resources.user import LocalAuth, UserStatus
+
+        record, _ = found
+        status = UserStatus(is_locked=record.locked(self._state.clock.now()), lock_expires=record.locked_until)
+        spec = msgspec.structs.replace(resource.spec, status=status if status.is_locked else UserStatus())
+        if secrets:
+            local = LocalAuth(
+                password_hash=SecretText(record.password_hash) if record.password_hash else None,
+                totp_key=SecretText(record.totp_secret) if record.totp_secret else None,
+            )
+            spec = msgspec.structs.replace(spec, local_auth=local)
+        return msgspec.structs.replace(resource, spec=spec)
+
+    async def _revealed(self, caller: Caller, kind: Kind, name: str) -> None:
+        await self._state.tell(
+            self._state.event(SecretRevealed, caller, kind=str(kind), name=name, what="the resource with its secrets")
+        )
+
+    # store
+
+    async def store(self, kind: Kind, caller: Caller, request: m.StoreRequest) -> m.Done:
+        """Creates a resource, or replaces it with `force`."""
+        resource = from_json(bytes(request.item))
+        if resource.kind != kind:
+            raise BadRequest(f"this stores a {kind}, the document is a {resource.kind}")
+        key = _key(resource)
+        item = await self._state.backend.get(key)
+        await self._require(caller, Verb.CREATE, kind, resource)
+        if item is not None:
+            await self._require(caller, Verb.UPDATE, kind, from_json(item.value))
+            if not request.force:
+                raise AlreadyExists(f"{kind} {resource.name!r} exists already", hint="tctl create -f replaces it")
+        writes, event = await self._written(caller, resource, replaces=item is not None)
+        conditions: list[Condition] = [Exists(key, item.revision) if item is not None else Absent(key)]
+        try:
+            await self._state.commit(writes, conditions=conditions, events=[event])
+        except CompareFailed:
+            raise CompareFailed(
+                f"{kind} {resource.name!r} was changed by somebody else at this moment", hint="look at it and try again"
+            ) from None
+        return m.Done()
+
+    async def _written(self, caller: Caller, resource: Resource, *, replaces: bool) -> tuple[Sequence[Write], Event]:
+        event, name, by = self._state.event, resource.metadata.name, caller.name
+        match resource:
+            case Role():
+                return [PutOp(_key(resource), to_json(resource))], event(RoleCreated, caller, name=name, updated_by=by)
+            case User():
+                return await self._user_written(caller, resource, replaces=replaces)
+            case Token():
+                expires = resource.metadata.expires
+                return [PutOp(_key(resource), to_json(resource), expires)], event(
+                    TokenCreate, caller, name=name, system_roles=[str(role) for role in resource.roles]
+                )
+            case Lock():
+                target = {
+                    field: getattr(resource.spec.target, field)
+                    for field in resource.spec.target.__struct_fields__
+                    if getattr(resource.spec.target, field)
+                }
+                return [PutOp(_key(resource), to_json(resource), resource.metadata.expires)], event(
+                    LockCreated, caller, name=name, target=target
+                )
+            case Server(kind="node"):
+                self._only_administrator(caller, "register a node by hand")
+                return [PutOp(_key(resource), to_json(resource), resource.metadata.expires)], event(
+                    NodeCreate, caller, name=name, hostname=resource.hostname
+                )
+            case Authority():
+                self._only_administrator(caller, "replace an authority")
+                if without_secrets(resource) == resource:
+                    raise BadRequest(
+                        f"the authority {resource.type}/{name} comes without its private keys",
+                        hint="tctl get cert_authority --with-secrets writes a document that can be restored",
+                    )
+                return [PutOp(_key(resource), to_json(resource, with_secrets=True))], event(
+                    AuthorityCreate, caller, name=name, authority=str(resource.type), updated_by=by
+                )
+        raise BadRequest(f"a {resource.kind} is not made by hand", hint="it announces itself when its service starts")
+
+    async def _user_written(self, caller: Caller, user: User, *, replaces: bool) -> tuple[Sequence[Write], Event]:
+        known = await self._state.roles(user.roles)
+        unknown = [role for role in user.roles if role not in known]
+        if unknown:
+            raise NotFound(
+                f"user {user.name!r}: there is no role {', '.join(map(repr, unknown))}", hint="tctl get roles"
+            )
+        writes: list[Write] = []
+        key = records.USER_SECRETS + user.name
+        if user.spec.local_auth is not None:
+            local = user.spec.local_auth
+            record = UserSecret(
+                password_hash=local.password_hash.reveal() if local.password_hash else "",
+                totp_secret=local.totp_key.reveal() if local.totp_key else "",
+            )
+            writes.append(PutOp(key, record.encode()))
+        elif not replaces:
+            writes.append(PutOp(key, UserSecret().encode()))
+        spec = msgspec.structs.replace(user.spec, local_auth=None)
+        writes.append(PutOp(_key(user), to_json(msgspec.structs.replace(user, spec=spec))))
+        kind = UserUpdate if replaces else UserCreate
+        return writes, self._state.event(kind, caller, name=user.name, roles=list(user.roles), updated_by=caller.name)
+
+    def _only_administrator(self, caller: Caller, what: str) -> None:
+        identity = caller.identity
+        if not (isinstance(identity, HostIdentity) and identity.role is SystemRole.ADMIN):
+            raise AccessDenied(f"only tctl on an auth server may {what}")
+
+    async def update_roles(self, caller: Caller, request: m.UpdateUserRequest) -> m.Done:
+        """Sets a user's roles."""
+        user, revision = await self._state.need(records.USERS, request.name, User)
+        spec = msgspec.structs.replace(user.spec, roles=tuple(request.roles))
+        writes, event = await self._user_written(caller, msgspec.structs.replace(user, spec=spec), replaces=True)
+        await self._state.commit(writes, conditions=[Exists(records.USERS + request.name, revision)], events=[event])
+        return m.Done()
+
+    # remove
+
+    async def remove(self, kind: Kind, caller: Caller, request: m.ExpelRequest) -> m.Done:
+        """Removes a resource; a node is expelled unless it keeps its identity."""
+        resource = await self._find(kind, request.name)
+        await self._require(caller, Verb.DELETE, kind, resource)
+        if resource is None:
+            raise _missing(kind, request.name)
+        writes: list[Write] = [DeleteOp(_key(resource))]
+        event = self._state.event
+        gone: Event
+        match resource:
+            case Role():
+                await self._check_unused(resource.name)
+                gone = event(RoleDeleted, caller, name=resource.name)
+            case User():
+                links = await self._user_tokens.remove_links(resource.name)
+                writes += [DeleteOp(records.USER_SECRETS + resource.name, missing_ok=True), *links]
+                gone = event(UserDelete, caller, name=resource.name)
+            case Token():
+                if any(token.name == resource.name for token in self._joining.static_tokens):
+                    raise BadRequest(
+                        f"the token {resource.name} is static", hint="remove it from auth_service.tokens and restart"
+                    )
+                gone = event(TokenDelete, caller, name=resource.name)
+            case Lock():
+                gone = event(LockDeleted, caller, name=resource.name)
+            case Server(kind="node"):
+                if not request.keep_identity:
+                    writes += await self._expel(resource.host_id)
+                gone = event(
+                    NodeDelete,
+                    caller,
+                    name=resource.name,
+                    hostname=resource.hostname,
+                    keep_identity=request.keep_identity,
+                )
+            case Server(kind="proxy"):
+                gone = event(ProxyDelete, caller, name=resource.name)
+            case Server():
+                gone = event(AuthServerDelete, caller, name=resource.name)
+            case Authority():
+                self._only_administrator(caller, "remove an authority")
+                if resource.name == self._state.cluster:
+                    raise BadRequest(
+                        f"the authority {resource.type}/{resource.name} is the cluster's own and cannot be removed"
+                    )
+                gone = event(AuthorityDelete, caller, name=resource.name, authority=str(resource.type))
+            case _:
+                raise BadRequest(f"a {kind} cannot be removed")
+        await self._state.commit(writes, events=[gone])
+        return m.Done()
+
+    async def _expel(self, host_id: str) -> list[Write]:
+        key = records.HOSTS + host_id
+        found = await self._state.record(key, HostRecord)
+        record = found[0] if found is not None else HostRecord(host_id=host_id)
+        return [PutOp(key, msgspec.structs.replace(record, expelled=True, roles=[]).encode())]
+
+    async def _check_unused(self, role: str) -> None:
+        users = [from_json(item.value) for item in await self._state.backend.range(records.USERS)]
+        holders = [user.name for user in users if isinstance(user, User) and role in user.roles]
+        if holders:
+            shown = ", ".join(holders[:10]) + (" ..." if len(holders) > 10 else "")
+            raise BadRequest(
+                f"the role {role!r} is held by {shown}",
+                hint="take it from them first: tctl users update NAME --set-roles=...",
+            )
+
+    # by route name
+
+    def handlers(self) -> dict[str, Bound]:
+        """The handler of each resource route."""
+        from teleport.api import routes
+
+        table: dict[str, Bound] = {}
+        for name in routes.LIST:
+            kind = Kind(name)
+            table[routes.LIST[name].name] = _bind(self.page, kind)
+            table[routes.GET[name].name] = _bind(self.get, kind)
+            table[routes.STORE[name].name] = _bind(self.store, kind)
+            table[routes.REMOVE[name].name] = _bind(self.remove, kind)
+        return table
+
+
+def _bind(method: Callable[..., Awaitable[m.Message]], kind: Kind) -> Bound:
+    async def handler(caller: Caller, request: m.Request) -> m.Message:
+        return await method(kind, caller, request)
+
+    return handler
+
+
+def _missing(kind: Kind, name: str) -> NotFound:
+    shown = "with this id" if kind is Kind.TOKEN else repr(name)
+    return NotFound(f"there is no {kind} {shown}", hint=f"tctl get {kind} lists them")

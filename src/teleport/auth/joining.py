@@ -1,0 +1,302 @@
+"""Hosts becoming part of the cluster, and renewing what they have (`certificates.md` 6).
+
+A token is looked up by its public id and compared hashed, in constant time. What a host may be called is decided
+here: no host gets a name that another live host, a proxy or an auth server is reached by (threat T14). A refused
+join reads the same whatever was wrong with the token; the audit log has the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from teleport.api import messages as m
+from teleport.audit.events import CertCreate, HostJoin, HostJoinFailed, TokenCreate, TokenUsed
+from teleport.auth import records
+from teleport.auth.certify import HostGrant
+from teleport.auth.records import HostRecord
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState
+from teleport.backend.interface import Absent, Condition, Exists, PutOp
+from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, TeleportError
+from teleport.identity import HostIdentity, SystemRole
+from teleport.pki.names import canonical_host
+from teleport.pki.sshcert import HOST_LIFETIME
+from teleport.resources.codec import checked, from_json, to_json
+from teleport.resources.secret import SecretText
+from teleport.resources.server import Server
+from teleport.resources.token import Token, TokenRole, token_id
+from teleport.resources.values import HostPort
+
+MIN_TTL: Final = 60.0  # seconds
+MAX_TTL: Final = 48 * 3600.0
+MIN_SECRET: Final = 16  # characters of a token that a person chose
+PARALLEL_SIGNATURES: Final = 10  # `certificates.md` 6
+CLOCK_SLACK: Final = timedelta(seconds=5)
+SHARED_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+KIND_OF_ROLE: Final[Mapping[SystemRole, str]] = {
+    SystemRole.NODE: records.NODES,
+    SystemRole.PROXY: records.PROXIES,
+    SystemRole.AUTH: records.AUTH_SERVERS,
+}
+
+
+class Joining:
+    """Tokens and host certificates."""
+
+    def __init__(self, state: ClusterState, static_tokens: Sequence[Token]) -> None:
+        self._state = state
+        self._static = {token.name: token for token in static_tokens}
+        self._signing = asyncio.Semaphore(PARALLEL_SIGNATURES)
+
+    @property
+    def static_tokens(self) -> Sequence[Token]:
+        return list(self._static.values())
+
+    # tokens
+
+    async def add_token(
+        self, caller: Caller, request: m.AddTokenRequest, pins: list[str], auth_servers: list[str]
+    ) -> m.JoinToken:
+        """A new join token; its secret is shown in the reply and never again."""
+        try:
+            roles = tuple(TokenRole(role.strip().lower()) for role in request.roles)
+        except ValueError:
+            raise BadRequest(
+                f"tokens are for {', '.join(TokenRole)}; found {', '.join(map(repr, request.roles))}",
+                hint="tctl tokens add --type=node",
+            ) from None
+        if not MIN_TTL <= request.ttl <= MAX_TTL:
+            raise BadRequest(f"a token lives from 1m to 48h, not {request.ttl:.0f} s", hint="--ttl=1h")
+        if request.value and len(request.value) < MIN_SECRET:
+            raise BadRequest(
+                f"a token of one's own choice has {MIN_SECRET} characters or more", hint="leave --value out"
+            )
+        now = self._state.clock.now()
+        secret = SecretText(request.value or secrets.token_hex(16))
+        token = checked(Token.from_secret(secret, roles, now + timedelta(seconds=request.ttl), dict(request.labels)))
+        try:
+            await self._state.commit(
+                [PutOp(records.TOKENS + token.name, to_json(token), token.metadata.expires)],
+                conditions=[Absent(records.TOKENS + token.name)],
+                events=[
+                    self._state.event(
+                        TokenCreate,
+                        caller,
+                        name=token.name,
+                        system_roles=[str(role) for role in roles],
+                        expires=now + timedelta(seconds=request.ttl),
+                        ttl=f"{request.ttl:.0f}s",
+                    )
+                ],
+            )
+        except CompareFailed:
+            raise AlreadyExists(f"there is a token {token.name} already", hint=f"tctl tokens rm {token.name}") from None
+        return m.JoinToken(
+            token=secret.reveal(),
+            id=token.name,
+            roles=[str(role) for role in roles],
+            expires=now + timedelta(seconds=request.ttl),
+            ca_pins=pins,
+            auth_servers=auth_servers,
+            labels=dict(request.labels),
+        )
+
+    async def _token(self, secret: SecretText) -> Token | None:
+        """The stored or static token with this secret. Both are looked up, whether or not one is found."""
+        name = token_id(secret)
+        item = await self._state.backend.get(records.TOKENS + name)
+        stored = from_json(item.value) if item is not None else None
+        static = self._static.get(name)
+        for token in (stored, static):
+            if isinstance(token, Token) and token.is_for(secret) and not token.expired(self._state.clock.now()):
+                return token
+        return None
+
+    # hosts
+
+    async def join(self, caller: Caller, request: m.JoinRequest) -> m.HostCredentials:
+        """Certificates for a host that offers a good token; `AccessDenied` otherwise, the reason audited."""
+        secret = SecretText(request.token)
+        try:
+            role = _role(request.role)
+            token = await self._token(secret)
+            if token is None:
+                raise AccessDenied("the token is unknown or has expired")
+            if role not in token.system_roles:
+                raise AccessDenied(f"the token is not for the role {role}")
+            found = await self._state.record(records.HOSTS + request.host_id, HostRecord)
+            host, revision = found if found is not None else (None, 0)
+            if host is not None and not host.expelled and str(role) in host.roles:
+                raise AccessDenied("a host with this UUID has joined already")
+            credentials = await self._certify(
+                HostGrant(request.host_id, request.node_name, role, await self._names(request, role)),
+                request.public_ssh_key,
+                request.public_tls_key,
+            )
+        except TeleportError as error:
+            await self._state.tell(
+                self._state.event(
+                    HostJoinFailed,
+                    host_id=request.host_id,
+                    hostname=request.node_name,
+                    system_roles=[request.role],
+                    token=token_id(secret),
+                    addr=caller.address,
+                    error=error.message,
+                )
+            )
+            if isinstance(error, AccessDenied):
+                raise AccessDenied(
+                    f"the host {request.node_name!r} may not join as {request.role}: {_public_reason(error)}",
+                    hint="make a new token on the auth server: tctl nodes add --roles=" + request.role.lower()[:16],
+                ) from None
+            raise
+        now = self._state.clock.now()
+        roles = sorted({*([] if host is None or host.expelled else host.roles), str(role)})
+        record = HostRecord(
+            host_id=request.host_id,
+            node_name=request.node_name,
+            roles=roles,
+            joined=now,
+            valid_from=now - CLOCK_SLACK if host is None or host.expelled else host.valid_from,
+            labels=dict(token.metadata.labels),
+        )
+        key = records.HOSTS + request.host_id
+        conditions: list[Condition] = [Exists(key, revision) if host is not None else Absent(key)]
+        if token.name not in self._static:
+            conditions.append(Exists(records.TOKENS + token.name))  # not removed while the certificates were made
+        try:
+            await self._state.commit(
+                [PutOp(key, record.encode())],
+                conditions=conditions,
+                events=[
+                    self._state.event(TokenUsed, name=token.name, host_id=request.host_id, addr=caller.address),
+                    self._state.event(
+                        HostJoin,
+                        host_id=request.host_id,
+                        hostname=request.node_name,
+                        system_roles=[str(role)],
+                        token=token.name,
+                        addr=caller.address,
+                    ),
+                ],
+            )
+        except CompareFailed:
+            raise AccessDenied("the token or the host changed at this moment; try again") from None
+        return msgspec.structs.replace(credentials, token_labels=dict(token.metadata.labels))
+
+    async def local_host(
+        self, host_id: str, node_name: str, role: SystemRole, additional: Sequence[str], ssh_key: str, tls_key: str
+    ) -> m.HostCredentials:
+        """Certificates for a service in auth's own daemon; needs no token, is registered like any other."""
+        credentials = await self._certify(HostGrant(host_id, node_name, role, tuple(additional)), ssh_key, tls_key)
+        key = records.HOSTS + host_id
+        for _ in range(10):
+            found = await self._state.record(key, HostRecord)
+            host, revision = found if found is not None else (HostRecord(host_id=host_id), 0)
+            record = HostRecord(
+                host_id=host_id, node_name=node_name, roles=sorted({*host.roles, str(role)}), joined=host.joined
+            )
+            try:
+                await self._state.commit(
+                    [PutOp(key, record.encode())],
+                    conditions=[Exists(key, revision) if found is not None else Absent(key)],
+                    events=[
+                        self._state.event(
+                            CertCreate,
+                            cert_type="host",
+                            subject=host_id,
+                            system_roles=[str(role)],
+                            valid_until=credentials.expires,
+                        )
+                    ],
+                )
+                return credentials
+            except CompareFailed:
+                continue
+        raise TeleportError(f"the host {host_id} could not be registered: it is being changed from elsewhere")
+
+    async def renew(self, caller: Caller, request: m.RenewHostRequest) -> m.HostCredentials:
+        """Fresh certificates for a host that still has good ones: same UUID, same role."""
+        identity = caller.identity
+        if not isinstance(identity, HostIdentity) or identity.role is SystemRole.ADMIN:
+            raise AccessDenied("only a host renews host certificates")
+        names = await self._names(request, identity.role, host_id=identity.host_id)
+        credentials = await self._certify(
+            HostGrant(identity.host_id, request.node_name, identity.role, names),
+            request.public_ssh_key,
+            request.public_tls_key,
+        )
+        await self._state.tell(
+            self._state.event(
+                CertCreate,
+                caller,
+                cert_type="host",
+                subject=identity.host_id,
+                system_roles=[str(identity.role)],
+                valid_until=credentials.expires,
+            )
+        )
+        return credentials
+
+    async def still_counts(self, identity: HostIdentity) -> bool:
+        """Whether a host's certificate has not been withdrawn by expelling the host."""
+        if identity.role is SystemRole.ADMIN:
+            return True
+        found = await self._state.record(records.HOSTS + identity.host_id, HostRecord)
+        if found is None or found[0].expelled or str(identity.role) not in found[0].roles:
+            return False
+        issued = identity.expires - HOST_LIFETIME
+        return found[0].valid_from is None or issued >= found[0].valid_from - CLOCK_SLACK
+
+    async def _certify(self, grant: HostGrant, ssh_key: str, tls_key: str) -> m.HostCredentials:
+        certifier = await self._state.certifier()
+        async with self._signing:
+            return await asyncio.to_thread(certifier.host_credentials, grant, ssh_key, tls_key, self._state.clock.now())
+
+    async def _names(
+        self, request: m.JoinRequest | m.RenewHostRequest, role: SystemRole, *, host_id: str = ""
+    ) -> tuple[str, ...]:
+        """The additional names asked for, unless somebody else is reached by one of them."""
+        own = host_id or getattr(request, "host_id", "")
+        asked = {canonical_host(name) for name in (*request.additional_principals, *request.dns_names)}
+        taken = await self._taken_names(own, role)
+        for name in sorted(asked - SHARED_NAMES):
+            if name in taken:
+                raise AccessDenied(f"the name {name!r} belongs to another host of the cluster")
+        return tuple(sorted(asked))
+
+    async def _taken_names(self, own: str, role: SystemRole) -> set[str]:
+        taken: set[str] = set()
+        for prefix in (records.PROXIES, records.AUTH_SERVERS, records.NODES):
+            for item in await self._state.backend.range(prefix):
+                server = from_json(item.value)
+                if not isinstance(server, Server) or server.host_id == own:
+                    continue
+                taken |= {server.host_id, f"{server.host_id}.{self._state.cluster}"}
+                if prefix == KIND_OF_ROLE.get(role) and role is not SystemRole.NODE:
+                    continue  # several proxies, or auth servers, may share the name of their balancer
+                addresses = [canonical_host(HostPort.parse(address, 0).host) for address in server.spec.public_addrs]
+                taken |= {address for address in addresses if address not in SHARED_NAMES}
+        return taken
+
+
+def _role(text: str) -> SystemRole:
+    for role in SystemRole:
+        if role.value.lower() == text.lower() and role is not SystemRole.ADMIN:
+            return role
+    raise BadRequest(f"{text[:64]!r} is no role that a host can have")
+
+
+def _public_reason(error: AccessDenied) -> str:
+    """What the host is told: nothing that helps to guess tokens."""
+    if "token" in error.message:
+        return "the token is unknown, has expired, or is not for this role"
+    return error.message

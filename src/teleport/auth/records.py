@@ -1,0 +1,95 @@
+"""What auth keeps that is no resource: secrets of users, links, which certificates of a host count.
+
+Stored as JSON with msgspec; fields are only appended, with defaults. Key layout: docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+import msgspec
+
+USERS = "users/"
+USER_SECRETS = "users-secret/"
+ROLES = "roles/"
+TOKENS = "tokens/"
+NODES = "nodes/"
+PROXIES = "proxies/"
+AUTH_SERVERS = "auth_servers/"
+AUTHORITIES = "authorities/"
+LOCKS = "locks/"
+CLUSTER = "cluster/"
+USER_TOKENS = "user-tokens/"
+HOSTS = "hosts/"
+NOBODY = "auth/nobody"  # written where a user would be, so that an unknown one costs the same
+
+PREFIX_OF_KIND = {
+    "user": USERS,
+    "role": ROLES,
+    "token": TOKENS,
+    "node": NODES,
+    "proxy": PROXIES,
+    "auth_server": AUTH_SERVERS,
+    "cert_authority": AUTHORITIES,
+    "lock": LOCKS,
+    "cluster_name": CLUSTER,
+    "cluster_auth_preference": CLUSTER,
+    "cluster_networking_config": CLUSTER,
+    "session_recording_config": CLUSTER,
+}
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored value. Reprs never show one: several hold secrets."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+class UserSecret(Record, frozen=True, kw_only=True):
+    """What proves a local user, and how often somebody failed to."""
+
+    password_hash: str = ""
+    totp_secret: str = ""
+    totp_last_period: int = 0
+    failures: list[datetime] = []
+    locked_until: datetime | None = None
+
+    def locked(self, now: datetime) -> bool:
+        return self.locked_until is not None and now < self.locked_until
+
+
+class UserTokenRecord(Record, frozen=True, kw_only=True):
+    """An invitation or reset link; kept under the hash of its secret."""
+
+    user: str
+    kind: str  # invite, reset
+    totp_secret: str
+    created: datetime
+    expires: datetime
+    failures: int = 0
+
+
+class HostRecord(Record, frozen=True, kw_only=True):
+    """A host that joined. Certificates issued before `valid_from` are refused: that is what expelling a node does."""
+
+    host_id: str
+    node_name: str = ""
+    roles: list[str] = []
+    joined: datetime | None = None
+    valid_from: datetime | None = None
+    expelled: bool = False
+    labels: dict[str, str] = {}
+
+
+def secret_key(prefix: str, secret: str) -> str:
+    """Where a record is kept that only the holder of `secret` may find."""
+    return prefix + hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def authority_key(kind: str, cluster: str) -> str:
+    return f"{AUTHORITIES}{kind}/{cluster}"

@@ -1,0 +1,178 @@
+"""The cluster's state as auth sees it: typed reads, and writes that carry their audit events.
+
+A change and the events that tell of it are one transaction of the backend (decision 10): the events travel as items
+of the outbox, from where a pump moves them into this daemon's chain. Nothing else writes to the backend.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from teleport.api.messages import Document
+from teleport.audit.events import Event, new_event
+from teleport.audit.events.base import Actor
+from teleport.audit.outbox import outbox_write
+from teleport.auth import records
+from teleport.auth.certify import Certifier
+from teleport.auth.server import Caller
+from teleport.backend.interface import Backend, Condition, PutOp, Write
+from teleport.clock import Clock
+from teleport.errors import NotFound, TeleportError
+from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority
+from teleport.pki.x509cert import trusted_tls_authority
+from teleport.resources.authority import Authority
+from teleport.resources.cluster import AuthPreference, ClusterName, NetworkingConfig, SessionRecordingConfig
+from teleport.resources.codec import Resource, from_json, to_json, without_secrets
+from teleport.resources.role import Role
+from teleport.resources.user import User
+
+R = TypeVar("R")
+Rec = TypeVar("Rec", bound=records.Record)
+E_ = TypeVar("E_", bound=Event)
+
+
+class ClusterState:
+    """Reads and writes of one cluster. `cluster` is known once `load` found or `bootstrap` made it."""
+
+    def __init__(self, backend: Backend, clock: Clock, cluster: str, *, on_events: Callable[[], None]) -> None:
+        self.backend = backend
+        self.clock = clock
+        self.cluster = cluster
+        self._on_events = on_events
+        self._certifier: tuple[tuple[int, int], Certifier] | None = None
+        self._trusted: tuple[tuple[int, int], tuple[TrustedTLSAuthority, ...]] | None = None
+
+    # writing
+
+    def event(self, cls: type[E_], caller: Caller | None = None, **fields: Any) -> E_:
+        """An event of this cluster, now; with the caller and the person at a local tctl when there is one."""
+        if caller is not None:
+            if "user" in cls.__struct_fields__:
+                fields.setdefault("user", caller.name)
+            if caller.local_actor and "actor" in cls.__struct_fields__:
+                actor = caller.local_actor
+                login_uid = actor.get("login_uid", "")
+                fields["actor"] = Actor(
+                    unix_user=actor.get("unix_user", ""),
+                    login_uid=int(login_uid) if login_uid.isdecimal() else -1,
+                    terminal=actor.get("terminal", ""),
+                )
+        return new_event(cls, self.clock.now(), str(uuid.uuid4()), cluster_name=self.cluster, **fields)
+
+    async def commit(
+        self, writes: Sequence[Write], *, events: Sequence[Event], conditions: Sequence[Condition] = ()
+    ) -> int:
+        """All of it or nothing; raises what `Backend.commit` raises."""
+        told = [PutOp(*outbox_write(event)) for event in events]
+        revision = await self.backend.commit([*writes, *told], conditions=conditions)
+        if told:
+            self._on_events()
+        return revision
+
+    async def tell(self, *events: Event) -> None:
+        """Events without a change of state: refusals, reads that reveal a secret."""
+        await self.commit([], events=events)
+
+    # reading
+
+    async def find(self, prefix: str, name: str, kind: type[R]) -> tuple[R, int] | None:
+        """A resource and its revision, with its secrets; None when there is none."""
+        item = await self.backend.get(prefix + name)
+        if item is None:
+            return None
+        resource = from_json(item.value)
+        if not isinstance(resource, kind):
+            raise TeleportError(f"the storage holds no {kind.__name__.lower()} at {prefix}{name}")
+        return resource, item.revision
+
+    async def need(self, prefix: str, name: str, kind: type[R]) -> tuple[R, int]:
+        """As `find`; raises `NotFound`."""
+        found = await self.find(prefix, name, kind)
+        if found is None:
+            raise NotFound(f"there is no {kind.__name__.lower()} {name!r}")
+        return found
+
+    async def record(self, key: str, kind: type[Rec]) -> tuple[Rec, int] | None:
+        """An internal record and its revision."""
+        item = await self.backend.get(key)
+        return None if item is None else (msgspec.json.decode(item.value, type=kind), item.revision)
+
+    async def roles(self, names: Sequence[str]) -> dict[str, Role]:
+        """The roles that exist among `names`."""
+        found = [await self.find(records.ROLES, name, Role) for name in dict.fromkeys(names)]
+        return {pair[0].name: pair[0] for pair in found if pair is not None}
+
+    async def user(self, name: str) -> User | None:
+        found = await self.find(records.USERS, name, User)
+        return None if found is None else found[0]
+
+    async def authority(self, kind: str) -> Authority:
+        """An authority of this cluster, with its private keys."""
+        found = await self.find(f"{records.AUTHORITIES}{kind}/", self.cluster, Authority)
+        if found is None:
+            raise TeleportError(f"the cluster {self.cluster} has no {kind} authority", hint="the storage is incomplete")
+        return found[0]
+
+    async def certifier(self) -> Certifier:
+        """Signs with the keys as they are now."""
+        user = await self.backend.get(records.authority_key("user", self.cluster))
+        host = await self.backend.get(records.authority_key("host", self.cluster))
+        if user is None or host is None:
+            raise TeleportError(f"the cluster {self.cluster} has lost its authorities", hint="restore from a backup")
+        key = (user.revision, host.revision)
+        if self._certifier is None or self._certifier[0] != key:
+            parsed = [from_json(user.value), from_json(host.value)]
+            assert isinstance(parsed[0], Authority)
+            assert isinstance(parsed[1], Authority)
+            self._certifier = (key, Certifier(parsed[0], parsed[1]))
+        return self._certifier[1]
+
+    async def trusted_tls(self) -> tuple[TrustedTLSAuthority, ...]:
+        """Whose TLS certificates this auth service believes, by issuing key (trap T-3)."""
+        user = await self.backend.get(records.authority_key("user", self.cluster))
+        host = await self.backend.get(records.authority_key("host", self.cluster))
+        if user is None or host is None:
+            return ()
+        key = (user.revision, host.revision)
+        if self._trusted is None or self._trusted[0] != key:
+            built = []
+            for item, kind in ((user, AuthorityKind.USER), (host, AuthorityKind.HOST)):
+                authority = from_json(item.value)
+                assert isinstance(authority, Authority)
+                for cert in authority.trusted_tls_certs:
+                    built.append(trusted_tls_authority(kind, authority.spec.cluster_name, cert.encode()))
+            self._trusted = (key, tuple(built))
+        return self._trusted[1]
+
+    async def preference(self) -> AuthPreference:
+        found = await self.find(records.CLUSTER, "cluster-auth-preference", AuthPreference)
+        return AuthPreference() if found is None else found[0]
+
+    async def networking(self) -> NetworkingConfig:
+        found = await self.find(records.CLUSTER, "cluster-networking-config", NetworkingConfig)
+        return NetworkingConfig() if found is None else found[0]
+
+    async def recording(self) -> SessionRecordingConfig:
+        found = await self.find(records.CLUSTER, "session-recording-config", SessionRecordingConfig)
+        return SessionRecordingConfig() if found is None else found[0]
+
+
+async def stored_cluster_name(backend: Backend) -> str | None:
+    """The name of the cluster whose state `backend` holds; None on the very first start."""
+    item = await backend.get(records.CLUSTER + "cluster-name")
+    if item is None:
+        return None
+    resource = from_json(item.value)
+    assert isinstance(resource, ClusterName)
+    return resource.spec.cluster_name
+
+
+def document(resource: Resource, *, with_secrets: bool = False) -> Document:
+    """A resource as it travels."""
+    if with_secrets:
+        return Document(to_json(resource, with_secrets=True))
+    return Document(to_json(without_secrets(resource)))

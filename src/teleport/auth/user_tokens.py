@@ -1,0 +1,231 @@
+"""Invitations and resets: a link that lets one person set a password and a second factor, once, for a while.
+
+The link's secret is kept hashed. Making a reset ends the user's old password at once. Finishing is one transaction:
+the token goes, the secret comes, so that a link used twice at the same moment works once.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import timedelta
+from typing import Final, Protocol
+
+import msgspec
+
+from teleport.api import messages as m
+from teleport.audit.events import (
+    Event,
+    MfaAdd,
+    MfaDevice,
+    ResetPasswordTokenCreate,
+    SecretRevealed,
+    UserCreate,
+    UserPasswordChange,
+)
+from teleport.auth import passwords, records
+from teleport.auth.logins import Logins
+from teleport.auth.records import UserSecret, UserTokenRecord
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState
+from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
+from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, NotFound
+from teleport.resources.cluster import SecondFactor
+from teleport.resources.codec import checked, to_json
+from teleport.resources.metadata import Metadata
+from teleport.resources.user import CreatedBy, Creator, User, UserSpec
+
+MAX_INVITE: Final = timedelta(hours=48)
+MAX_RESET: Final = timedelta(hours=24)
+MAX_TRIES: Final = 10  # wrong codes before a link is withdrawn
+PRESETS: Final = "access, editor, auditor"
+
+
+class ProxyNames(Protocol):
+    """Where people reach the proxies."""
+
+    async def web_address(self) -> str: ...
+
+
+class UserTokens:
+    """Makes users with their invitations, and turns links into passwords."""
+
+    def __init__(self, state: ClusterState, logins: Logins, proxies: ProxyNames) -> None:
+        self._state = state
+        self._logins = logins
+        self._proxies = proxies
+
+    async def add_user(self, caller: Caller, request: m.AddUserRequest) -> m.UserToken:
+        """A new user with a link for the first login. Raises `AlreadyExists`, `BadRequest`, `NotFound` for a role."""
+        if not request.roles:
+            raise BadRequest(
+                f"a user needs roles, {request.name!r} was given none",
+                hint=f"tctl users add {request.name} --roles=access   (presets: {PRESETS})",
+            )
+        known = await self._state.roles(request.roles)
+        unknown = [role for role in request.roles if role not in known]
+        if unknown:
+            raise NotFound(
+                f"there is no role {', '.join(map(repr, unknown))}", hint=f"presets: {PRESETS}; all: tctl get roles"
+            )
+        now = self._state.clock.now()
+        user = checked(
+            User(
+                metadata=Metadata(name=request.name),
+                spec=UserSpec(
+                    roles=tuple(request.roles),
+                    traits={name: tuple(values) for name, values in request.traits.items()},
+                    created_by=CreatedBy(time=now, user=Creator(name=caller.name)),
+                ),
+            )
+        )
+        token, key, record = self._new(request.name, "invite", request.ttl, MAX_INVITE)
+        try:
+            await self._state.commit(
+                [
+                    PutOp(records.USERS + request.name, to_json(user)),
+                    PutOp(records.USER_SECRETS + request.name, UserSecret().encode()),
+                    PutOp(key, record.encode(), record.expires),
+                ],
+                conditions=[Absent(records.USERS + request.name)],
+                events=[
+                    self._state.event(UserCreate, caller, name=request.name, roles=list(request.roles)),
+                    self._created(caller, record),
+                ],
+            )
+        except CompareFailed:
+            raise AlreadyExists(
+                f"there is a user {request.name!r} already", hint=f"tctl users reset {request.name}"
+            ) from None
+        return await self._reply(token, record)
+
+    async def reset_user(self, caller: Caller, request: m.ResetUserRequest) -> m.UserToken:
+        """A link that replaces password and second factor; the old ones end now, and so does a lock."""
+        await self._state.need(records.USERS, request.name, User)
+        token, key, record = self._new(request.name, "reset", request.ttl, MAX_RESET)
+        await self._state.commit(
+            [
+                PutOp(records.USER_SECRETS + request.name, UserSecret().encode()),
+                PutOp(key, record.encode(), record.expires),
+                *await self._old_links(request.name),
+            ],
+            conditions=[Exists(records.USERS + request.name)],
+            events=[self._created(caller, record)],
+        )
+        return await self._reply(token, record)
+
+    async def info(self, caller: Caller, request: m.UserTokenRequest) -> m.UserTokenInfo:
+        """What the page behind a link shows, the second factor's secret included."""
+        record, _ = await self._find(request.token)
+        wants_code = await self._wants_code()
+        await self._state.tell(
+            self._state.event(SecretRevealed, caller, kind="user_token", name=record.user, what="second factor")
+        )
+        return m.UserTokenInfo(
+            user=record.user,
+            kind=record.kind,
+            cluster=self._state.cluster,
+            expires=record.expires,
+            second_factor="otp" if wants_code else "off",
+            totp_secret=record.totp_secret if wants_code else "",
+            totp_url=passwords.totp_url(record.totp_secret, record.user, self._state.cluster) if wants_code else "",
+        )
+
+    async def finish(self, caller: Caller, request: m.FinishUserTokenRequest) -> m.Done:
+        """Sets the password, and the second factor once a code proved that the person holds it."""
+        record, revision = await self._find(request.token)
+        key = records.secret_key(records.USER_TOKENS, request.token)
+        passwords.check_new_password(request.password, record.user)
+        wants_code = await self._wants_code()
+        now = self._state.clock.now()
+        period = passwords.totp_period(record.totp_secret, request.otp_token, now, after=0) if wants_code else 0
+        if period is None:
+            await self._wrong_code(key, record, revision)
+            raise AccessDenied("the code is wrong; wait for the next one and try again")
+        hashed: list[str] = []
+        await self._logins.hashed(lambda: hashed.append(passwords.hash_password(request.password)))
+        secret = UserSecret(
+            password_hash=hashed[0],
+            totp_secret=record.totp_secret if wants_code else "",
+            totp_last_period=period,
+        )
+        events: list[Event] = [self._state.event(UserPasswordChange, user=record.user)]
+        if wants_code:
+            events.append(
+                self._state.event(
+                    MfaAdd, user=record.user, mfa_device=MfaDevice(mfa_device_name="otp", mfa_device_type="totp")
+                )
+            )
+        writes: list[Write] = [PutOp(records.USER_SECRETS + record.user, secret.encode()), DeleteOp(key)]
+        conditions: list[Condition] = [Exists(key, revision), Exists(records.USERS + record.user)]
+        try:
+            await self._state.commit(writes, conditions=conditions, events=events)
+        except CompareFailed:
+            raise _no_link() from None
+        return m.Done()
+
+    # parts
+
+    def _new(self, user: str, kind: str, ttl: float, longest: timedelta) -> tuple[str, str, UserTokenRecord]:
+        if not 60 <= ttl <= longest.total_seconds():
+            hours = int(longest.total_seconds() // 3600)
+            raise BadRequest(f"a link lives from 1m to {hours}h, not {ttl:.0f} s", hint=f"--ttl=1h (at most {hours}h)")
+        now = self._state.clock.now()
+        token = secrets.token_hex(16)
+        record = UserTokenRecord(
+            user=user,
+            kind=kind,
+            totp_secret=passwords.totp_secret(os.urandom(passwords.TOTP_SECRET_BYTES)),
+            created=now,
+            expires=now + timedelta(seconds=ttl),
+        )
+        return token, records.secret_key(records.USER_TOKENS, token), record
+
+    def _created(self, caller: Caller, record: UserTokenRecord) -> ResetPasswordTokenCreate:
+        ttl = str(record.expires - record.created)
+        return self._state.event(ResetPasswordTokenCreate, caller, name=record.user, expires=record.expires, ttl=ttl)
+
+    async def _reply(self, token: str, record: UserTokenRecord) -> m.UserToken:
+        address = await self._proxies.web_address()
+        return m.UserToken(
+            token=token, user=record.user, url=f"https://{address}/web/{record.kind}/{token}", expires=record.expires
+        )
+
+    async def _find(self, token: str) -> tuple[UserTokenRecord, int]:
+        found = await self._state.record(records.secret_key(records.USER_TOKENS, token), UserTokenRecord)
+        if found is None:
+            raise _no_link()
+        return found
+
+    async def _old_links(self, user: str) -> list[Write]:
+        links: list[Write] = []
+        for item in await self._state.backend.range(records.USER_TOKENS):
+            if msgspec.json.decode(item.value, type=UserTokenRecord).user == user:
+                links.append(DeleteOp(item.key, missing_ok=True))
+        return links
+
+    async def remove_links(self, user: str) -> list[Write]:
+        """What a deleted user leaves behind: their links stop working with them."""
+        return await self._old_links(user)
+
+    async def _wrong_code(self, key: str, record: UserTokenRecord, revision: int) -> None:
+        """Counts a wrong code; after ten the link is withdrawn."""
+        failures = record.failures + 1
+        write: Write = (
+            DeleteOp(key)
+            if failures >= MAX_TRIES
+            else PutOp(key, msgspec.structs.replace(record, failures=failures).encode(), record.expires)
+        )
+        try:
+            await self._state.commit([write], conditions=[Exists(key, revision)], events=[])
+        except CompareFailed:
+            raise AccessDenied("this link is being used from elsewhere; try again") from None
+
+    async def _wants_code(self) -> bool:
+        return (await self._state.preference()).spec.second_factor is not SecondFactor.OFF
+
+
+def _no_link() -> NotFound:
+    return NotFound(
+        "this link was used, has expired, or never existed", hint="ask for a new one: tctl users reset NAME"
+    )
