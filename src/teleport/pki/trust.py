@@ -1,0 +1,58 @@
+"""Whose signatures are believed: authorities as those who verify see them, public halves only.
+
+An authority is of one kind and one cluster. Both follow from the key that signed and never from what a certificate
+says about itself (trap T-3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from teleport.errors import BadRequest
+from teleport.pki.keys import PublicKey
+from teleport.pki.names import cluster_problem
+
+
+class AuthorityKind(StrEnum):
+    """What an authority signs (`certificates.md` 1)."""
+
+    USER = "user"
+    HOST = "host"
+    JWT = "jwt"
+
+
+def check_cluster_name(cluster: str) -> str:
+    """`cluster` when it may be a cluster's name; raises `BadRequest` otherwise."""
+    problem = cluster_problem(cluster)
+    if problem:
+        raise BadRequest(f"The cluster name {cluster!r} {problem}.", hint="set cluster_name under auth_service")
+    return cluster
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedSSHAuthority:
+    """The plain SSH keys of one authority that count now: active ones and, during a rotation, additional ones."""
+
+    kind: AuthorityKind
+    cluster: str
+    keys: tuple[PublicKey, ...]
+
+    def __post_init__(self) -> None:
+        for key in self.keys:
+            PublicKey.from_blob(key.blob)  # a certificate never becomes an authority (threat T01)
+        if any(key.is_security_key for key in self.keys):
+            raise BadRequest("A security key cannot be an authority: nobody is there to touch it.")
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedTLSAuthority:
+    """One TLS certificate of an authority that counts now; `x509cert.trusted_tls_authority` checks and builds it."""
+
+    kind: AuthorityKind
+    cluster: str
+    certificate: bytes  # DER
+    key: PublicKey
+    not_before: datetime
+    not_after: datetime
