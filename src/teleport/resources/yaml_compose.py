@@ -110,7 +110,7 @@ def compose(
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = min(mark.line, decoded.count("\n")) + 1 if mark is not None else 1
         what = str(getattr(error, "problem", None) or error).removeprefix("found ")
-        if "tab" in what or "'\\t'" in what:
+        if _is_indented_by_tab(decoded, line):
             raise Unreadable.at(source, line, "a tab", "spaces for indentation") from None
         raise Unreadable.at(source, line, what, "well-formed YAML") from None
     except (ValueError, OverflowError, RecursionError) as error:  # of PyYAML built without libyaml
@@ -119,6 +119,11 @@ def compose(
         if loader is not None:
             loader.dispose()
     return composer.roots
+
+
+def _is_indented_by_tab(text: str, line: int) -> bool:
+    start = text.split("\n", line)[line - 1]
+    return "\t" in start[: len(start) - len(start.lstrip())]
 
 
 @dataclass(slots=True)

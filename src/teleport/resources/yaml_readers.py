@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -76,7 +76,7 @@ def _time(value: str) -> datetime:
     try:
         return parse_rfc3339(value)
     except ValueError:
-        return datetime.combine(datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC).date(), time(), UTC)
+        return datetime.combine(date.fromisoformat(value), time(), UTC)
 
 
 def _url(value: str) -> str:
@@ -235,11 +235,10 @@ class Key:
 
 
 _METADATA: Final = "teleport.key"
-_NO_DEFAULT: Final = object()
 
 
 def key(
-    reader: Reader[Any],
+    reader: Callable[[Node, Problems], Any],
     default: Any,
     meaning: str,
     *,
@@ -252,6 +251,8 @@ def key(
     """A dataclass field that is read from the key of the same name; `default` may be a class of such fields."""
     metadata = {_METADATA: Key(reader, meaning, name, required, default_text, warning)}
     shown = not secret
+    if default.__class__.__hash__ is None:  # empty maps, which are frozen all the same
+        return dataclasses.field(default_factory=lambda: default, metadata=metadata, repr=shown)
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata, repr=shown)
     return dataclasses.field(default=default, metadata=metadata, repr=shown)

@@ -1,0 +1,1 @@
+"""The daemon: configuration, and the services put together in one process."""

@@ -1,0 +1,457 @@
+"""What the daemon runs with: built-in defaults, then the file, then the flags of `teleport start` (flags win).
+
+`Config` is complete: whoever assembles the daemon finds every value decided here and never looks at the file.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, TypeVar
+
+from teleport.daemon.config import forms, ports
+from teleport.daemon.config.auth_section import (
+    Authentication,
+    AuthSection,
+    LockingMode,
+    RecordingMode,
+    RoutingStrategy,
+    SecondFactor,
+    StaticToken,
+)
+from teleport.daemon.config.file import Document, FileConfig
+from teleport.daemon.config.proxy_section import KeyPair, ProxySection
+from teleport.daemon.config.ssh_section import SshSection
+from teleport.daemon.config.storage import DirStorage, StorageUri
+from teleport.daemon.config.teleport_section import Cache, ConnectionLimits, JoinMethod, Log, Severity
+from teleport.daemon.config.token_source import TokenSource
+from teleport.errors import BadRequest
+from teleport.resources.values import (
+    ADDRESS_FORMS,
+    Duration,
+    HostPort,
+    Labels,
+    parse_labels,
+)
+from teleport.resources.yaml_document import quoted
+
+T = TypeVar("T")
+
+
+class ServiceRole(StrEnum):
+    """The services of this version, as `--roles` names them."""
+
+    AUTH = "auth"
+    PROXY = "proxy"
+    NODE = "node"
+
+
+_ROLES_LATER: Final = frozenset({"app", "db", "kube"})
+
+
+class ManagedResource(StrEnum):
+    """A cluster resource that the file decides, so that `tctl` may not (origin `config-file`)."""
+
+    AUTHENTICATION = "cluster_auth_preference"
+    NETWORKING = "cluster_networking_config"
+    RECORDING = "session_recording_config"
+
+
+_NETWORKING_KEYS: Final = (
+    "client_idle_timeout",
+    "client_idle_timeout_message",
+    "web_idle_timeout",
+    "keep_alive_interval",
+    "keep_alive_count_max",
+    "session_control_timeout",
+    "routing_strategy",
+    "proxy_listener_mode",
+)
+_MANAGED_BY: Final[Mapping[str, ManagedResource]] = {
+    "auth_service.authentication": ManagedResource.AUTHENTICATION,
+    "auth_service.disconnect_expired_cert": ManagedResource.AUTHENTICATION,
+    "auth_service.message_of_the_day": ManagedResource.AUTHENTICATION,
+    "auth_service.session_recording": ManagedResource.RECORDING,
+    "auth_service.proxy_checks_host_keys": ManagedResource.RECORDING,
+    **{f"auth_service.{name}": ManagedResource.NETWORKING for name in _NETWORKING_KEYS},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StartFlags:
+    """What was typed after `teleport start`. Empty means not given; `ca_pins` is None then, as "" says "no pin"."""
+
+    roles: str = ""  # comma list
+    auth_servers: tuple[str, ...] = ()
+    token: str = field(default="", repr=False)  # the token or its file
+    ca_pins: tuple[str, ...] | None = None
+    listen_ip: str = ""
+    nodename: str = ""
+    labels: str = ""
+    diag_addr: str = ""
+    pid_file: str = ""
+    advertise_ip: str = ""
+    bootstrap: str = ""
+    insecure: bool = False
+    insecure_no_tls: bool = False
+    permit_user_env: bool = False
+    fips: bool = False
+    debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StorageConfig:
+    """Directories of the embedded storage."""
+
+    path: Path  # the database of the cluster's state
+    events_path: Path
+    recordings_path: Path
+    sync: str  # OFF, NORMAL or FULL
+    journal: str
+    events_to_stdout: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What ends or watches over sessions; zero means never."""
+
+    client_idle_timeout: Duration
+    client_idle_timeout_message: str
+    web_idle_timeout: Duration
+    disconnect_expired_cert: bool
+    keep_alive_interval: Duration
+    keep_alive_count_max: int
+    session_control_timeout: Duration
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """The auth service."""
+
+    listen_addr: HostPort
+    public_addrs: tuple[HostPort, ...]
+    cluster_name: str
+    static_tokens: tuple[StaticToken, ...]
+    authentication: Authentication
+    recording_mode: RecordingMode
+    proxy_checks_host_keys: bool
+    session_limits: SessionLimits
+    routing_strategy: RoutingStrategy
+    message_of_the_day: str
+    proxy_protocol: bool
+    managed: frozenset[ManagedResource]
+
+    @property
+    def second_factor(self) -> SecondFactor:
+        return self.authentication.second_factor
+
+    @property
+    def locking_mode(self) -> LockingMode:
+        return self.authentication.locking_mode
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """The proxy service. Port 0 in a public address stands for the port that its listener gets."""
+
+    listen_addr: HostPort
+    web_listen_addr: HostPort
+    tunnel_listen_addr: HostPort
+    public_addrs: tuple[HostPort, ...]
+    ssh_public_addrs: tuple[HostPort, ...]
+    tunnel_public_addrs: tuple[HostPort, ...]
+    keypairs: tuple[KeyPair, ...]  # none: a self-signed pair is generated
+    proxy_protocol: bool
+    plain_http: bool  # TLS ends at a balancer in front of the proxy
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """The SSH service of this host."""
+
+    listen_addr: HostPort
+    public_addrs: tuple[HostPort, ...]
+    labels: Labels
+    permit_user_env: bool
+    port_forwarding: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SshAlgorithms:
+    """What SSH connections may negotiate, in order of preference."""
+
+    ciphers: tuple[str, ...]
+    kex: tuple[str, ...]
+    macs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the daemon needs to know, decided. A service that is not run is None."""
+
+    data_dir: Path
+    nodename: str
+    auth: AuthConfig | None
+    proxy: ProxyConfig | None
+    node: NodeConfig | None
+    auth_servers: tuple[HostPort, ...]
+    ca_pins: tuple[str, ...]
+    token: TokenSource | None
+    join_method: JoinMethod
+    advertise_ip: HostPort | None  # port 0: the port that is listened on
+    diag_addr: HostPort | None
+    pid_file: Path | None
+    storage: StorageConfig
+    cache: Cache
+    limits: ConnectionLimits
+    log: Log
+    algorithms: SshAlgorithms
+    tls_suites: tuple[str, ...]
+    bootstrap: Path | None
+    insecure: bool
+    debug: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def roles(self) -> tuple[ServiceRole, ...]:
+        """The services to run."""
+        services = ((ServiceRole.AUTH, self.auth), (ServiceRole.PROXY, self.proxy), (ServiceRole.NODE, self.node))
+        return tuple(role for role, service in services if service is not None)
+
+
+class _Flags:
+    """Reads the texts of flags, collecting what is wrong with all of them."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def read(self, flag: str, value: str, parse: Callable[[str], T], allowed: str, *, secret: bool = False) -> T | None:
+        if not value:
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            shown = "a value that is not shown" if secret else quoted(value)
+            self.problems.append(f"{flag}: found {shown}, allowed: {allowed or error}")
+            return None
+
+    def raise_if_any(self) -> None:
+        if self.problems:
+            raise BadRequest("\n".join(self.problems), hint="teleport start --help describes the flags")
+
+
+def _parse_ip(value: str) -> str:
+    return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
+
+
+def _parse_roles(value: str) -> frozenset[ServiceRole]:
+    names = [name.strip().lower() for name in value.split(",")]
+    if later := [name for name in names if name in _ROLES_LATER]:
+        raise ValueError(f"node, proxy and auth; this version does not have the {later[0]} service yet")
+    try:
+        return frozenset(ServiceRole(name) for name in names)
+    except ValueError:
+        raise ValueError("a comma list of node, proxy and auth") from None
+
+
+def _parse_labels(value: str) -> Labels:
+    try:
+        return parse_labels(value)
+    except ValueError as error:
+        raise ValueError(f'key=value,key=[1m:"command arguments"] ({error})') from None
+
+
+def effective_config(file: FileConfig | None, flags: StartFlags, hostname: str) -> Config:
+    """The configuration to run with; `hostname` names the host when neither file nor flags do.
+
+    Raises `BadRequest` with every flag that cannot be meant, or when no service is left to run.
+    """
+    document = file.document if file is not None else Document()
+    present = file.present if file is not None else frozenset()
+    warnings = list(file.warnings) if file is not None else []
+    read = _Flags()
+    if flags.fips:
+        read.problems.append(
+            "--fips: found the flag, allowed: to leave it out; the cryptography in use is not validated for FIPS 140"
+        )
+    roles = read.read("--roles", flags.roles, _parse_roles, "")
+    given_servers = tuple(
+        read.read("--auth-server", server, lambda value: HostPort.parse(value, ports.AUTH), ADDRESS_FORMS)
+        for server in flags.auth_servers
+    )
+    token = read.read(
+        "--token", flags.token, TokenSource.parse, "a token, or the absolute path of a file that holds it", secret=True
+    )
+    pins = _pins(flags.ca_pins, read)
+    listen_ip = read.read("--listen-ip", flags.listen_ip, _parse_ip, "an IP address")
+    nodename = read.read("--nodename", flags.nodename, forms.host_name.parse, forms.host_name.allowed)
+    labels = read.read("--labels", flags.labels, _parse_labels, "")
+    diag_addr = read.read(
+        "--diag-addr",
+        flags.diag_addr,
+        lambda value: HostPort.parse(value, ports.DIAG, any_host=forms.ANY_HOST),
+        ADDRESS_FORMS,
+    )
+    advertise_ip = read.read("--advertise-ip", flags.advertise_ip, forms.parse_advertised, forms.ADVERTISED_FORMS)
+    read.raise_if_any()
+
+    enabled = roles if roles is not None else _enabled(document)
+    auth_servers = tuple(server for server in given_servers if server is not None) or document.teleport.auth_servers
+    if flags.auth_servers and ServiceRole.AUTH in enabled:
+        enabled -= {ServiceRole.AUTH}
+        if roles is not None or "auth_service.enabled" in present:
+            warnings.append("--auth-server names the auth server to use: no auth service is run here")
+    if not enabled:
+        raise BadRequest("no service is left to run", hint="enable one in the file, or name one with --roles")
+
+    def bound(address: HostPort) -> HostPort:
+        return address if listen_ip is None else replace(address, host=listen_ip)
+
+    name = nodename or document.teleport.nodename or hostname
+    auth = _auth_config(document.auth_service, present, name, bound)
+    if ServiceRole.AUTH in enabled and not auth_servers:
+        auth_servers = (_reachable(auth.listen_addr),)
+    global_section = document.teleport
+    if flags.insecure:
+        warnings.append("--insecure: certificates of other servers are not checked; use it for trials only")
+    join_params = global_section.join_params
+    return Config(
+        data_dir=global_section.data_dir,
+        nodename=name,
+        auth=auth if ServiceRole.AUTH in enabled else None,
+        proxy=_proxy_config(document.proxy_service, name, bound, plain_http=flags.insecure_no_tls)
+        if ServiceRole.PROXY in enabled
+        else None,
+        node=_node_config(document.ssh_service, labels, bound, permit_user_env=flags.permit_user_env)
+        if ServiceRole.NODE in enabled
+        else None,
+        auth_servers=auth_servers or (HostPort("127.0.0.1", ports.AUTH),),
+        ca_pins=global_section.ca_pin if pins is None else pins,
+        token=token or global_section.auth_token or (join_params.token_name if join_params is not None else None),
+        join_method=JoinMethod.TOKEN if token is not None or join_params is None else join_params.method,
+        advertise_ip=advertise_ip or global_section.advertise_ip,
+        diag_addr=diag_addr or global_section.diag_addr,
+        pid_file=Path(flags.pid_file) if flags.pid_file else global_section.pid_file,
+        storage=_storage_config(document),
+        cache=global_section.cache,
+        limits=global_section.connection_limits,
+        log=replace(global_section.log, severity=Severity.DEBUG) if flags.debug else global_section.log,
+        algorithms=SshAlgorithms(global_section.ciphers, global_section.kex_algos, global_section.mac_algos),
+        tls_suites=global_section.ciphersuites,
+        bootstrap=Path(flags.bootstrap) if flags.bootstrap else None,
+        insecure=flags.insecure,
+        debug=flags.debug,
+        warnings=tuple(warnings),
+    )
+
+
+def _enabled(document: Document) -> frozenset[ServiceRole]:
+    sections = (
+        (ServiceRole.AUTH, document.auth_service.enabled),
+        (ServiceRole.PROXY, document.proxy_service.enabled),
+        (ServiceRole.NODE, document.ssh_service.enabled),
+    )
+    return frozenset(role for role, enabled in sections if enabled)
+
+
+def _pins(given: tuple[str, ...] | None, read: _Flags) -> tuple[str, ...] | None:
+    """None when the flag was not given; nothing when it was given once and empty."""
+    if given is None or given == ():
+        return None
+    if given == ("",):
+        return ()
+    if "" in given:
+        read.problems.append("--ca-pin: found an empty pin among others, allowed: pins, or one empty text for no pin")
+    found = [read.read("--ca-pin", pin, forms.parse_pin, forms.PIN_FORM) for pin in given]
+    return tuple(pin for pin in found if pin is not None)
+
+
+def _reachable(listener: HostPort) -> HostPort:
+    """How this host itself reaches a listener that takes connections on every interface."""
+    match listener.host:
+        case forms.ANY_HOST:
+            return replace(listener, host="127.0.0.1")
+        case "::":
+            return replace(listener, host="::1")
+        case _:
+            return listener
+
+
+def _auth_config(
+    section: AuthSection, present: frozenset[str], nodename: str, bound: Callable[[HostPort], HostPort]
+) -> AuthConfig:
+    return AuthConfig(
+        listen_addr=bound(section.listen_addr),
+        public_addrs=section.public_addr,
+        cluster_name=section.cluster_name or nodename,
+        static_tokens=section.tokens,
+        authentication=section.authentication,
+        recording_mode=section.session_recording,
+        proxy_checks_host_keys=section.proxy_checks_host_keys,
+        session_limits=SessionLimits(
+            client_idle_timeout=section.client_idle_timeout,
+            client_idle_timeout_message=section.client_idle_timeout_message,
+            web_idle_timeout=section.web_idle_timeout,
+            disconnect_expired_cert=section.disconnect_expired_cert,
+            keep_alive_interval=section.keep_alive_interval,
+            keep_alive_count_max=section.keep_alive_count_max,
+            session_control_timeout=section.session_control_timeout,
+        ),
+        routing_strategy=section.routing_strategy,
+        message_of_the_day=section.message_of_the_day,
+        proxy_protocol=section.proxy_protocol,
+        managed=frozenset(resource for path, resource in _MANAGED_BY.items() if path in present),
+    )
+
+
+def _proxy_config(
+    section: ProxySection, nodename: str, bound: Callable[[HostPort], HostPort], *, plain_http: bool
+) -> ProxyConfig:
+    web = section.public_addr or (HostPort(nodename, section.web_listen_addr.port),)
+    hosts = [address.host for address in web]
+    return ProxyConfig(
+        listen_addr=bound(section.listen_addr),
+        web_listen_addr=bound(section.web_listen_addr),
+        tunnel_listen_addr=bound(section.tunnel_listen_addr),
+        public_addrs=web,
+        ssh_public_addrs=section.ssh_public_addr or tuple(HostPort(host, section.listen_addr.port) for host in hosts),
+        tunnel_public_addrs=section.tunnel_public_addr
+        or tuple(HostPort(host, section.tunnel_listen_addr.port) for host in hosts),
+        keypairs=section.keypairs,
+        proxy_protocol=section.proxy_protocol,
+        plain_http=plain_http,
+    )
+
+
+def _node_config(
+    section: SshSection, labels: Labels | None, bound: Callable[[HostPort], HostPort], *, permit_user_env: bool
+) -> NodeConfig:
+    return NodeConfig(
+        listen_addr=bound(section.listen_addr),
+        public_addrs=section.public_addr,
+        labels=labels if labels is not None else Labels(section.labels, section.commands),
+        permit_user_env=permit_user_env or section.permit_user_env,
+        port_forwarding=section.port_forwarding,
+    )
+
+
+def _storage_config(document: Document) -> StorageConfig:
+    storage, data_dir = document.teleport.storage, document.teleport.data_dir
+    if not isinstance(storage, DirStorage):
+        raise BadRequest(f"storage of type {storage.type} cannot be used by this version", hint="use type: dir")
+    files = [uri for uri in storage.audit_events_uri if uri.scheme == "file"]
+    return StorageConfig(
+        path=storage.path or data_dir / "backend",
+        events_path=_directory(files[0] if files else None, data_dir / "log"),
+        recordings_path=_directory(storage.audit_sessions_uri, data_dir / "log" / "records"),
+        sync=storage.sync,
+        journal=storage.journal,
+        events_to_stdout=any(uri.scheme == "stdout" for uri in storage.audit_events_uri),
+    )
+
+
+def _directory(uri: StorageUri | None, default: Path) -> Path:
+    return default if uri is None else Path(uri.location)

@@ -1,0 +1,104 @@
+"""What teleport.yaml can ask for that this version cannot do.
+
+Asking for a protection or a service that does not exist is an error, so that nobody believes in it; a listener or
+tuning key that merely has no use yet is accepted with a warning. One table says which; whoever builds a part deletes
+its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from teleport.resources.values import parse_boolean
+from teleport.resources.yaml_document import Node, Problems
+
+
+@dataclass(frozen=True, slots=True)
+class NotBuilt:
+    """`path` in the file; it concerns the values for which `asks` says so."""
+
+    path: str
+    asks: Callable[[str], bool]
+    text: str  # allowed: ... for an error; the warning otherwise
+    is_error: bool = True
+
+
+def _on(value: str) -> bool:
+    try:
+        return parse_boolean(value)
+    except ValueError:
+        return False
+
+
+def _any(value: str) -> bool:
+    return True
+
+
+def _in(*values: str) -> Callable[[str], bool]:
+    return lambda value: value in values
+
+
+def _remote(value: str) -> bool:
+    return not value.startswith(("file:", "stdout:", "/"))
+
+
+_SERVICE: Final = "no: this version does not have the {} service yet"
+_LISTENER: Final = "is accepted, but {} are not served by this version: nothing will listen there"
+_ONLY_TOTP: Final = "counts authenticator apps only: this version knows no other devices"
+_LATER: Final = "this version cannot do that yet"
+
+NOT_BUILT: Final = (
+    NotBuilt("kubernetes_service.enabled", _on, _SERVICE.format("Kubernetes")),
+    NotBuilt("app_service.enabled", _on, _SERVICE.format("application")),
+    NotBuilt("db_service.enabled", _on, _SERVICE.format("database")),
+    NotBuilt("proxy_service.kubernetes.enabled", _on, _SERVICE.format("Kubernetes")),
+    NotBuilt("proxy_service.acme.enabled", _on, f"no, and https_keypairs: {_LATER}"),
+    NotBuilt("ssh_service.pam.enabled", _on, f"no: {_LATER}"),
+    NotBuilt("ssh_service.enhanced_recording.enabled", _on, f"no: {_LATER}"),
+    NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
+    NotBuilt("auth_service.ca_key_params.pkcs11", _any, f"no pkcs11 section: {_LATER}"),
+    NotBuilt("auth_service.session_recording", _in("proxy", "proxy-sync"), f"node, node-sync or off: {_LATER}"),
+    NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
+    NotBuilt("auth_service.authentication.second_factor", _in("u2f", "webauthn"), f"otp or off: {_LATER}"),
+    NotBuilt("auth_service.authentication.require_session_mfa", _on, f"no: {_LATER}"),
+    NotBuilt("teleport.storage.type", lambda value: value not in ("dir", "sqlite", "lite"), f"dir: {_LATER}"),
+    NotBuilt("teleport.storage.audit_events_uri", _remote, f"file:///dir: {_LATER}"),
+    NotBuilt("teleport.storage.audit_sessions_uri", _remote, f"file:///dir: {_LATER}"),
+    NotBuilt("teleport.join_params.method", _in("ec2", "iam"), f"token: {_LATER}"),
+    NotBuilt("auth_service.authentication.second_factor", _in("on", "optional"), _ONLY_TOTP, False),
+    NotBuilt("auth_service.session_recording", _in("node-sync"), "works like node in this version", False),
+    NotBuilt("auth_service.proxy_listener_mode", _in("multiplex"), "works like separate in this version", False),
+    NotBuilt("version", _in("v2"), "is read like v1: every listener has a default address", False),
+    NotBuilt("proxy_service.kube_listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
+    NotBuilt("proxy_service.mysql_listen_addr", _any, _LISTENER.format("MySQL clients"), False),
+    NotBuilt("proxy_service.postgres_listen_addr", _any, _LISTENER.format("PostgreSQL clients"), False),
+    NotBuilt("proxy_service.mongo_listen_addr", _any, _LISTENER.format("MongoDB clients"), False),
+    NotBuilt("proxy_service.tunnel_listen_addr", _any, _LISTENER.format("reverse tunnels"), False),
+    NotBuilt("proxy_service.kubernetes.listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
+    NotBuilt("kubernetes_service.listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
+)
+
+
+def find(root: Node, path: str) -> Node | None:
+    """The value at a dotted path of plain keys, None when absent or null."""
+    node: Node | None = root
+    for name in path.split("."):
+        node = node.get(name) if node is not None else None
+    return node
+
+
+def check_built(root: Node, problems: Problems, table: tuple[NotBuilt, ...] = NOT_BUILT) -> None:
+    """Records each thing that the file asks for and that cannot be done."""
+    for row in table:
+        node = find(root, row.path)
+        if node is None:
+            continue
+        for value in node.items() if node.is_list else [node]:
+            if not row.asks(value.value):
+                continue
+            if row.is_error:
+                value.problem(problems, row.text)
+            else:
+                value.notice(problems, row.text)

@@ -1,0 +1,239 @@
+"""`teleport.storage`: where cluster state, audit events and recordings live (`config.md` 3)."""
+
+# ruff: noqa: RUF009  # `key` makes a dataclass field
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+from teleport.daemon.config import forms
+from teleport.daemon.config.hints import where_it_belongs
+from teleport.resources.values import HostPort
+from teleport.resources.yaml_document import Node, Problems
+from teleport.resources.yaml_readers import (
+    ListOf,
+    Section,
+    address,
+    boolean,
+    integer,
+    key,
+    keys_of,
+    matching,
+    one_of,
+    one_or_many,
+    secret_text,
+    some_text,
+    url,
+)
+
+_DEFAULT_PREFIX: Final = "/teleport/"
+_OPTIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "file": frozenset(),
+        "stdout": frozenset(),
+        "dynamodb": frozenset({"region", "endpoint"}),
+        "firestore": frozenset({"projectID", "credentialsPath"}),
+        "s3": frozenset({"region", "endpoint", "insecure", "disablesse", "sse_kms_key", "acl", "use_fips_endpoint"}),
+        "gs": frozenset({"projectID", "credentialsPath", "endpoint"}),
+    }
+)
+_EVENT_SCHEMES: Final = ("file", "dynamodb", "firestore", "stdout")
+_SESSION_SCHEMES: Final = ("file", "s3", "gs")
+
+
+@dataclass(frozen=True, slots=True)
+class StorageUri:
+    """Where audit events or recordings go: `location` is a directory, a table, or bucket and path."""
+
+    scheme: str
+    location: str
+    options: Mapping[str, str] = field(default_factory=lambda: forms.NOTHING)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.location}"
+
+
+def _uri(value: str, schemes: tuple[str, ...]) -> StorageUri:
+    if value.startswith("/"):
+        return StorageUri("file", value)
+    parts = urlsplit(value)
+    if "://" not in value or parts.scheme not in schemes or parts.fragment or parts.username is not None:
+        raise ValueError
+    location = parts.netloc + parts.path
+    options = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
+    if not options.keys() <= _OPTIONS[parts.scheme]:
+        raise ValueError
+    if parts.scheme == "file" and not location.startswith("/"):
+        raise ValueError
+    if (parts.scheme == "stdout") == bool(location):
+        raise ValueError
+    return StorageUri(parts.scheme, location, MappingProxyType(options))
+
+
+events_uri: Final = matching(
+    "file:///dir, dynamodb://table, firestore://collection or stdout://", lambda value: _uri(value, _EVENT_SCHEMES)
+)
+sessions_uri: Final = matching(
+    "file:///dir, s3://bucket/path or gs://bucket/path", lambda value: _uri(value, _SESSION_SCHEMES)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """The keys that every type of storage has."""
+
+    type: str = key(
+        one_of(("dir", "sqlite", "lite", "etcd", "dynamodb", "firestore", "postgres", "cockroachdb")),
+        "dir",
+        "the engine that keeps cluster state",
+    )
+    region: str = key(some_text, "", "AWS region for DynamoDB and S3")
+    audit_events_uri: tuple[StorageUri, ...] = key(
+        one_or_many(events_uri), (), "where audit events go; the first is read", default_text="<data_dir>/log"
+    )
+    audit_sessions_uri: StorageUri | None = key(
+        sessions_uri, None, "where recordings go", default_text="<data_dir>/log/records"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirStorage(Storage):
+    """SQLite in a local directory; one auth server only."""
+
+    path: Path | None = key(forms.path, None, "directory of the database", default_text="<data_dir>/backend")
+    sync: str = key(one_of(("OFF", "NORMAL", "FULL")), "FULL", "how carefully SQLite writes to disk")
+    journal: str = key(one_of(("WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF")), "WAL", "journal mode")
+    poll_stream_period: Any = key(
+        forms.positive_duration,
+        None,
+        "how often changes were polled for",
+        warning="is ignored: changes are not polled for",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdStorage(Storage):
+    """etcd 3.3 or newer."""
+
+    peers: tuple[str, ...] = key(ListOf(url, least=1), (), "URLs of the etcd servers", required=True)
+    tls_cert_file: Path | None = key(forms.path, None, "client certificate")
+    tls_key_file: Path | None = key(forms.path, None, "key of the client certificate")
+    tls_ca_file: Path | None = key(forms.path, None, "CA of the etcd servers")
+    username: str = key(some_text, "", "etcd user")
+    password_file: Path | None = key(forms.path, None, "file that holds the user's password")
+    prefix: str = key(some_text, _DEFAULT_PREFIX, "prefix of all keys")
+    insecure: bool = key(boolean, False, "do not check the servers' certificates")
+    etcd_max_client_msg_size_bytes: int = key(integer(1024), 2 * 1024 * 1024, "largest message, in bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamoStorage(Storage):
+    """A DynamoDB table, created if absent."""
+
+    table_name: str = key(some_text, "", "table of the cluster state", required=True)
+    access_key: str = key(secret_text, "", "AWS access key id", secret=True)
+    secret_key: str = key(secret_text, "", "AWS secret access key", secret=True)
+    continuous_backups: bool = key(boolean, False, "point-in-time recovery")
+    auto_scaling: bool = key(boolean, False, "scale the table's capacity")
+    read_min_capacity: int = key(integer(1), 1, "with auto_scaling: least read capacity")
+    read_max_capacity: int = key(integer(1), 100, "with auto_scaling: most read capacity")
+    read_target_value: float = key(integer(1, 100), 50, "with auto_scaling: aimed-at use of read capacity, percent")
+    write_min_capacity: int = key(integer(1), 1, "with auto_scaling: least write capacity")
+    write_max_capacity: int = key(integer(1), 100, "with auto_scaling: most write capacity")
+    write_target_value: float = key(integer(1, 100), 50, "with auto_scaling: aimed-at use of write capacity, percent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirestoreStorage(Storage):
+    """A Firestore collection."""
+
+    project_id: str = key(some_text, "", "Google Cloud project", required=True)
+    collection_name: str = key(some_text, "", "collection of the cluster state", required=True)
+    credentials_path: Path | None = key(forms.path, None, "file that holds the service account's credentials")
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresTls:
+    """Client certificate towards PostgreSQL."""
+
+    client_cert_file: Path | None = key(forms.path, None, "client certificate")
+    client_key_file: Path | None = key(forms.path, None, "key of the client certificate")
+    ca_file: Path | None = key(forms.path, None, "CA of the server")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresStorage(Storage):
+    """PostgreSQL or a database that speaks its protocol."""
+
+    addr: HostPort | None = key(address(5432), None, "address of the server", required=True)
+    database: str = key(some_text, "teleport", "name of the database")
+    tls: PostgresTls = key(forms.section(PostgresTls), PostgresTls, "how to prove ourselves")
+
+
+STORAGE_KINDS: Final[Mapping[str, type[Storage]]] = MappingProxyType(
+    {
+        "dir": DirStorage,
+        "sqlite": DirStorage,
+        "lite": DirStorage,
+        "etcd": EtcdStorage,
+        "dynamodb": DynamoStorage,
+        "firestore": FirestoreStorage,
+        "postgres": PostgresStorage,
+        "cockroachdb": PostgresStorage,
+    }
+)
+
+
+class StorageReader:
+    """Reads the keys that the given `type` has, and says of another type's key which type it is for."""
+
+    allowed = "a map"
+
+    def __call__(self, node: Node, problems: Problems, /) -> Storage | None:
+        named = node.get("type")
+        kind = STORAGE_KINDS.get(named.value if named is not None else "dir")
+
+        def other_type(child: Node, name: str, /) -> str:
+            types = [one for one, kind in STORAGE_KINDS.items() if name in keys_of(kind)]
+            return f"with type {' or '.join(types)} only" if types else where_it_belongs(child, name)
+
+        if kind is None:  # the wrong type is the problem, not the keys that come with it
+            every = {name: entry.reader for one in STORAGE_KINDS.values() for name, (_, entry) in keys_of(one).items()}
+            node.mapping(problems, every, unknown=other_type)
+            return None
+        return Section(kind, _check, other_type)(node, problems)
+
+
+def _check(storage: Storage, node: Node, problems: Problems) -> None:
+    events = node.get("audit_events_uri")
+    if isinstance(storage, DynamoStorage) and events is not None:
+        tables = [uri.location for uri in storage.audit_events_uri if uri.scheme == "dynamodb"]
+        if storage.table_name in tables:
+            events.problem(
+                problems, "a table other than teleport.storage.table_name", found="the table of the cluster state"
+            )
+        if storage.auto_scaling and storage.read_min_capacity > storage.read_max_capacity:
+            node.problem(problems, "read_min_capacity up to read_max_capacity", found="a minimum above the maximum")
+    shared = [uri for uri in storage.audit_events_uri if uri.scheme in ("dynamodb", "firestore")]
+    if events is not None and shared and storage.audit_sessions_uri is None:
+        events.notice(problems, "is shared storage: recordings should be too, set audit_sessions_uri")
+    if isinstance(storage, EtcdStorage):
+        _check_pair(node, problems, "tls_cert_file", "tls_key_file")
+        _check_pair(node, problems, "username", "password_file")
+        prefix = node.get("prefix")
+        if prefix is not None and not storage.prefix.endswith("/"):
+            prefix.notice(problems, "has no slash at its end")
+    if isinstance(storage, DynamoStorage):
+        _check_pair(node, problems, "access_key", "secret_key")
+
+
+def _check_pair(node: Node, problems: Problems, one: str, other: str) -> None:
+    for here, missing in ((one, other), (other, one)):
+        child = node.get(here)
+        if child is not None and node.get(missing) is None:
+            child.problem(problems, f"{one} and {other} together", found=f"no {missing} beside it")
