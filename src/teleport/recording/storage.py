@@ -1,0 +1,275 @@
+"""Finished recordings on the auth service, in files: `<folder>/<sid>.rec`.
+
+Hosts are not trusted here. A host uploads into a part of its own (`<sid>.<host id>.upload`), so it cannot disturb the
+upload of another; a part becomes a recording only when its header names this session and this host, its chain and
+totals hold, and its hash is the one that was announced. A stored recording is never replaced. Which sessions a host
+may upload at all is decided by the caller, who knows where each session ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from teleport.errors import AccessDenied, AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
+from teleport.recording.directory import RecordingDirectory, Suffix, file_name, write_all
+from teleport.recording.format import (
+    BrokenPlace,
+    BrokenRecording,
+    RecordingHeader,
+    RecordingParser,
+    canonical_uuid,
+)
+from teleport.recording.verify import SignatureCheck, VerifiedRecording, verify_recording
+
+MAX_PIECE = 4 * 1024 * 1024
+_HEAD = 128 * 1024  # the header is within this much
+
+
+@dataclass(frozen=True, slots=True)
+class UploadState:
+    """What a sink has of a recording."""
+
+    offset: int  # bytes it holds, from the first on
+    complete: str = ""  # hex hash of the stored recording; empty while it is not complete
+
+
+class RecordingSink(Protocol):
+    """Where finished recordings go. Every call may be repeated."""
+
+    async def begin(self, sid: str) -> UploadState:
+        """What is there already; `AccessDenied` when this host may not upload this session."""
+        ...
+
+    async def append(self, sid: str, offset: int, data: bytes) -> int:
+        """Adds `data`, which belongs at `offset`, and returns how many bytes are there then. When `offset` is not
+        the present length nothing is added, and the length says where to go on."""
+        ...
+
+    async def complete(self, sid: str, sha256: str) -> None:
+        """Verifies and keeps it. When this returns the recording is safe there. `BrokenRecording` when it does not
+        verify: then the sink has dropped what it had."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecording:
+    """One line of a list of recordings."""
+
+    sid: str
+    size: int
+    started: datetime
+    user: str
+    login: str
+    node_id: str
+    node_name: str
+    command: str
+    interactive: bool
+
+
+class FileRecordingStore:
+    """All calls work in threads and may run at the same time."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        check_signature: SignatureCheck | None = None,
+        require_signature: bool = False,
+        max_size: int = 64 * 1024**3,
+    ) -> None:
+        """`max_size`: bytes of one recording. Raises `TeleportError` when the folder cannot be used."""
+        self._directory = RecordingDirectory(path)
+        self._check_signature = check_signature
+        self._require_signature = require_signature
+        self._max_size = max_size
+
+    def close(self) -> None:
+        self._directory.close()
+
+    def sink_for(self, host_id: str) -> HostSink:
+        """The sink of one authenticated host."""
+        return HostSink(self, canonical_uuid(host_id, "host id"))
+
+    async def exists(self, sid: str) -> bool:
+        return await asyncio.to_thread(self._directory.exists, file_name(sid, Suffix.DONE))
+
+    async def open(self, sid: str) -> BinaryIO:
+        """The stored recording, for reading; the caller closes it. `NotFound` when there is none."""
+        name = file_name(sid, Suffix.DONE)
+        return await asyncio.to_thread(lambda: os.fdopen(self._directory.open(name), "rb"))
+
+    async def verify(self, sid: str) -> VerifiedRecording | BrokenPlace:
+        """Whether the stored recording is whole, read anew from the disk. `NotFound` when there is none."""
+
+        def verify() -> VerifiedRecording | BrokenPlace:
+            with os.fdopen(self._directory.open(file_name(sid, Suffix.DONE)), "rb") as file:
+                return verify_recording(
+                    file,
+                    sid=sid,
+                    check_signature=self._check_signature,
+                    require_signature=self._require_signature,
+                )
+
+        return await asyncio.to_thread(verify)
+
+    async def recordings(self, *, after: str = "", limit: int = 100) -> list[StoredRecording]:
+        """Up to `limit` recordings with ids above `after`, by id. A file whose header is unreadable is left out."""
+        return await asyncio.to_thread(self._list, after, limit)
+
+    def _list(self, after: str, limit: int) -> list[StoredRecording]:
+        found: list[StoredRecording] = []
+        for sid in self._directory.ids(Suffix.DONE):
+            if sid <= after:
+                continue
+            if len(found) >= limit:
+                break
+            with suppress(TeleportError):
+                found.append(self._summary(sid))
+        return found
+
+    def _summary(self, sid: str) -> StoredRecording:
+        with os.fdopen(self._directory.open(file_name(sid, Suffix.DONE)), "rb") as file:
+            header = _header(file, sid)
+            size = os.fstat(file.fileno()).st_size
+        return StoredRecording(
+            sid=sid,
+            size=size,
+            started=header.started,
+            user=header.user,
+            login=header.login,
+            node_id=header.node_id,
+            node_name=header.node_name,
+            command=header.command,
+            interactive=header.interactive,
+        )
+
+    # One host's uploads; called in threads by HostSink
+
+    def begin(self, sid: str, host_id: str) -> UploadState:
+        done = file_name(sid, Suffix.DONE)
+        if self._directory.exists(done):
+            with os.fdopen(self._directory.open(done), "rb") as file:
+                header, size = _header(file, sid), os.fstat(file.fileno()).st_size
+                if header.node_id != host_id:
+                    raise AccessDenied(f"session {sid} was not recorded by this host")
+                file.seek(-32, os.SEEK_END)
+                return UploadState(size, file.read().hex())
+        try:
+            descriptor = self._directory.open(_upload_name(sid, host_id))
+        except NotFound:
+            return UploadState(0)
+        try:
+            return UploadState(os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+
+    def append(self, sid: str, host_id: str, offset: int, data: bytes) -> int:
+        if len(data) > MAX_PIECE or offset < 0:
+            raise BadRequest(
+                f"a piece of {len(data)} bytes at {offset} is out of range", hint=f"send up to {MAX_PIECE}"
+            )
+        if self._directory.exists(file_name(sid, Suffix.DONE)):
+            return self.begin(sid, host_id).offset
+        name = _upload_name(sid, host_id)
+        descriptor = self._open_upload(name)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            size = os.fstat(descriptor).st_size
+            if offset != size:
+                return size
+            if size + len(data) > self._max_size:
+                raise LimitExceeded(f"the recording of session {sid} is above {self._max_size} bytes")
+            try:
+                return size + write_all(descriptor, [data], size)
+            except OSError as error:
+                os.ftruncate(descriptor, size)
+                raise LimitExceeded(
+                    f"the recording of session {sid} cannot be stored: {error.strerror}",
+                    hint=f"make room on the disk of {self._directory.path}",
+                ) from error
+        finally:
+            os.close(descriptor)
+
+    def complete(self, sid: str, host_id: str, sha256: str) -> None:
+        done = file_name(sid, Suffix.DONE)
+        if self._directory.exists(done):
+            if self.begin(sid, host_id).complete == sha256:
+                return
+            raise AlreadyExists(f"session {sid} has another recording already", hint="tctl recordings ls")
+        name = _upload_name(sid, host_id)
+        with os.fdopen(self._directory.open(name, write=True), "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not self._directory.same_file(name, file.fileno()):
+                if self.begin(sid, host_id).complete == sha256:
+                    return  # the same call, made twice at once
+                raise NotFound(f"the upload of session {sid} is gone", hint="begin it again")
+            problem = self._problem(file, sid, host_id, sha256)
+            if problem is not None:
+                self._directory.remove(name)
+                raise BrokenRecording(problem, sid)
+            os.fsync(file.fileno())
+            try:
+                self._directory.rename(name, done)
+            except FileExistsError as error:
+                raise AlreadyExists(f"session {sid} has another recording already") from error
+
+    def _problem(self, file: BinaryIO, sid: str, host_id: str, sha256: str) -> BrokenPlace | None:
+        found = verify_recording(
+            file, sid=sid, check_signature=self._check_signature, require_signature=self._require_signature
+        )
+        if isinstance(found, BrokenPlace):
+            return found
+        if found.header.node_id != host_id:
+            return BrokenPlace(None, 0, "it was recorded by another host")
+        if found.sha256 != sha256:
+            return BrokenPlace(found.chunks - 1, found.size, "its hash is not the one announced")
+        return None
+
+    def _open_upload(self, name: str) -> int:
+        while True:
+            with suppress(NotFound):
+                return self._directory.open(name, write=True)
+            try:
+                return self._directory.create(name)
+            except FileExistsError:
+                if not self._directory.exists(name):
+                    raise BadRequest(f"{name} is not a file", hint=f"look at {self._directory.path}") from None
+
+
+class HostSink:
+    """A `RecordingSink` for the recordings of one host."""
+
+    def __init__(self, store: FileRecordingStore, host_id: str) -> None:
+        self._store = store
+        self._host_id = host_id
+
+    async def begin(self, sid: str) -> UploadState:
+        return await asyncio.to_thread(self._store.begin, sid, self._host_id)
+
+    async def append(self, sid: str, offset: int, data: bytes) -> int:
+        return await asyncio.to_thread(self._store.append, sid, self._host_id, offset, data)
+
+    async def complete(self, sid: str, sha256: str) -> None:
+        await asyncio.to_thread(self._store.complete, sid, self._host_id, sha256)
+
+
+def _upload_name(sid: str, host_id: str) -> str:
+    return f"{canonical_uuid(sid)}.{canonical_uuid(host_id, 'host id')}.upload"
+
+
+def _header(file: BinaryIO, sid: str) -> RecordingHeader:
+    parser = RecordingParser(sid)
+    file.seek(0)
+    with suppress(BrokenRecording):
+        for _ in parser.feed(file.read(_HEAD)):
+            break
+    if parser.header is None or parser.header.sid != sid:
+        raise BrokenRecording(BrokenPlace(None, 0, "its header is unreadable or another session's"), sid)
+    return parser.header
