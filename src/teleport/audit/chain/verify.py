@@ -86,7 +86,6 @@ class Expectations:
     heads: dict[ChainKey, dict[int, list[tuple[str, str]]]] = field(default_factory=dict)  # seq: (hash, who says so)
     former: dict[str, ChainKey] = field(default_factory=dict)  # hash that a first event of this chain follows
     checkpoints: list[tuple[AuditCheckpoint, Place, int]] = field(default_factory=list)
-    chains: set[ChainKey] = field(default_factory=set)
 
     def look(self, line: bytes, place: Place, order: int) -> None:
         """First pass: one line. Damaged lines demand nothing; the second pass reports them."""
@@ -136,20 +135,20 @@ class RunVerifier:
             if before is not None and ref == before:
                 continue  # written again after a crash between writing and noting it
             if self.verify is not None and not signature_holds(event, self.verify):
-                self._problem(Fault.CHECKPOINT, place, f"the signature of checkpoint {event.number} is wrong", order)
+                self.report(Fault.CHECKPOINT, place, f"the signature of checkpoint {event.number} is wrong", order)
                 continue
             wanted = before.number + 1 if before else (1 if self.complete else event.number)
             if event.number != wanted:
-                self._problem(Fault.CHECKPOINT, place, f"checkpoint {wanted} is missing before {event.number}", order)
+                self.report(Fault.CHECKPOINT, place, f"checkpoint {wanted} is missing before {event.number}", order)
                 state = None
             elif (before or self.complete) and event.previous != (before.hash if before else ""):
                 text = f"checkpoint {event.number} does not follow the one before it"
-                self._problem(Fault.CHECKPOINT, place, text, order)
+                self.report(Fault.CHECKPOINT, place, text, order)
             moved = {ChainKey(head.emitter, head.epoch): Head(head.seq, head.hash) for head in event.heads}
             state = moved if event.base else (None if state is None else {**state, **moved})
             if state is not None and root_of(state) != event.root:
                 text = f"the root of checkpoint {event.number} is not that of its heads"
-                self._problem(Fault.CHECKPOINT, place, text, order)
+                self.report(Fault.CHECKPOINT, place, text, order)
             for key, head in moved.items():
                 self.expected.demand(key, head, f"checkpoint {event.number} at {place.file}:{place.line}")
             before = ref
@@ -162,17 +161,17 @@ class RunVerifier:
         try:
             linked = Linked.parse(line)
         except BadRequest as error:
-            self._problem(Fault.UNREADABLE, place, error.message)
+            self.report(Fault.UNREADABLE, place, error.message)
             return None
         place = Place(file, number, linked.key, linked.seq)
         run = self._open.get((store, linked.key))
         follows = run is not None and linked.seq == run.last + 1
         if not linked.intact:
-            self._problem(Fault.ALTERED, place, "the line is not what its emitter wrote: the hash does not fit")
+            self.report(Fault.ALTERED, place, "the line is not what its emitter wrote: the hash does not fit")
             if not follows and not (run is None and linked.seq == 1):
                 return None  # which event this was cannot be known from an altered line
         elif follows and run is not None and linked.prev not in (run.hash, run.computed):
-            self._problem(Fault.ALTERED, place, "it does not continue the event before it: another history")
+            self.report(Fault.ALTERED, place, "it does not continue the event before it: another history")
         if follows and run is not None:
             run.last, run.hash, run.computed, run.last_place = linked.seq, linked.stated, linked.computed, place
         else:
@@ -195,7 +194,7 @@ class RunVerifier:
             self._met.add((linked.key, linked.seq))
             for digest, who in demands:
                 if digest != linked.computed:
-                    self._problem(Fault.CHECKPOINT, place, f"{who} has seen another event here")
+                    self.report(Fault.CHECKPOINT, place, f"{who} has seen another event here")
         mark = linked.body.find(b'"checkpoint":"')
         ref = CheckpointRef.parse(linked.body[mark + 14 : mark + 110].split(b'"', 1)[0].decode("ascii", "replace"))
         if ref is not None:
@@ -203,7 +202,7 @@ class RunVerifier:
         if linked.event == "session.end":
             self._check_end(linked, place)
         elif linked.supplement:
-            self._problem(Fault.SUPPLEMENT, place, "marked a supplement, which only an end of a session can be")
+            self.report(Fault.SUPPLEMENT, place, "marked a supplement, which only an end of a session can be")
 
     def _check_end(self, linked: Linked, place: Place) -> None:
         event = REGISTRY.decode(linked.body)
@@ -211,7 +210,7 @@ class RunVerifier:
             return
         known = event.sid in self._ended
         if self.complete and known and not linked.supplement:
-            self._problem(Fault.SUPPLEMENT, place, f"a second end of session {event.sid}, not marked a supplement")
+            self.report(Fault.SUPPLEMENT, place, f"a second end of session {event.sid}, not marked a supplement")
         self._ended.add(event.sid)
 
     def finish(self) -> None:
@@ -230,25 +229,25 @@ class RunVerifier:
         for one, two in itertools.pairwise(runs):
             if one.store == two.store and two.first < one.first:
                 text = f"event {two.first} of its chain stands after it"
-                self._problem(Fault.REORDERED, one.place, text, one.order)
+                self.report(Fault.REORDERED, one.place, text, one.order)
         ordered = sorted(runs, key=lambda run: (run.first, run.order))
         first = ordered[0]
         if first.first != 1 and self.complete:
-            self._problem(Fault.MISSING, first.place, f"events 1 to {first.first - 1} of its chain", first.order)
+            self.report(Fault.MISSING, first.place, f"events 1 to {first.first - 1} of its chain", first.order)
         if first.first == 1 and first.prev and self.complete and first.prev not in self._found_former:
             text = "the event of a former epoch that it follows is not in the log"
-            self._problem(Fault.MISSING, first.place, text, first.order)
+            self.report(Fault.MISSING, first.place, text, first.order)
         reach = first
         for run in ordered[1:]:
             if run.first <= reach.last:
                 if run.store == reach.store:
                     text = f"event {run.first} of its chain is in the log before"
-                    self._problem(Fault.REPEATED, run.place, text, max(run.order, reach.order))
+                    self.report(Fault.REPEATED, run.place, text, max(run.order, reach.order))
             elif run.first > reach.last + 1:
                 text = f"events {reach.last + 1} to {run.first - 1} of its chain, before it"
-                self._problem(Fault.MISSING, run.place, text, run.order)
+                self.report(Fault.MISSING, run.place, text, run.order)
             elif run.prev not in (reach.hash, reach.computed):
-                self._problem(Fault.ALTERED, run.place, "it does not continue the event before it", run.order)
+                self.report(Fault.ALTERED, run.place, "it does not continue the event before it", run.order)
             if run.last > reach.last:
                 reach = run
 
@@ -264,10 +263,10 @@ class RunVerifier:
                     if not self.complete:
                         continue
                     text = f"the whole chain is missing: {who} has seen event {seq} ({digest[:16]})"
-                    self._problem(Fault.TRUNCATED, Place("", 0, key, 1), text, self._order)
+                    self.report(Fault.TRUNCATED, Place("", 0, key, 1), text, self._order)
                 elif seq > end.last:
                     text = f"the chain ends here, but {who} has seen event {seq} ({digest[:16]})"
-                    self._problem(Fault.TRUNCATED, end.last_place, text, self._order)
+                    self.report(Fault.TRUNCATED, end.last_place, text, self._order)
                 else:
                     continue  # in a gap, which is reported as such
                 break
@@ -280,9 +279,10 @@ class RunVerifier:
             if ref in known or (not self.complete and (not known or ref.number < lowest)):
                 continue
             text = f"it knew of checkpoint {ref.number} ({ref.hash[:16]}), which is not in the log"
-            self._problem(Fault.CHECKPOINT, place, text, order)
+            self.report(Fault.CHECKPOINT, place, text, order)
 
-    def _problem(self, fault: Fault, place: Place, text: str, order: int | None = None) -> None:
+    def report(self, fault: Fault, place: Place, text: str, order: int | None = None) -> None:
+        """Notes a broken place; the one that is being read unless `order` says otherwise."""
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(Problem(fault, place, text, self._order if order is None else order))
 

@@ -1,0 +1,210 @@
+"""Auth's side of delivery: takes each chain in, in order, each event once, and refuses what cannot be true.
+
+A batch is checked whole, then appended to the sinks, then the new head is saved, then it is acknowledged. A crash
+between any two of these steps is repaired by `start` (the store is read on from the position saved with the heads)
+and by the host delivering again. What is refused:
+
+- another emitter than the authenticated host, or an event that names another server (threats T43, T46);
+- an event that only auth can know, from a host (`codes.Origin`);
+- an altered line, another history, a gap (the answer names the expected event);
+- a line that is not written as events are written, or has a field of another type.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Protocol
+
+from teleport.audit.chain import ChainKey, Head, Linked, mark_supplement
+from teleport.audit.chain.link import EMITTER_ID
+from teleport.audit.codes import CODES, Origin
+from teleport.audit.events import MAX_LINE, REGISTRY, Event, ServerEvent, SessionEnd, UnknownEvent, is_canonical
+from teleport.audit.shipper import IntakeAck
+from teleport.audit.sinks import Sink
+from teleport.errors import AccessDenied, BadRequest, CompareFailed
+
+NOTHING = Head(0, "")
+_LINE_OVERHEAD = 256  # hash and remark
+
+
+class IntakeStore(Protocol):
+    """What intake keeps in auth's database."""
+
+    async def load_heads(self) -> tuple[Mapping[ChainKey, Head], str]:
+        """All heads, and the position of the store that was saved with the newest of them."""
+        ...
+
+    async def save_heads(self, changed: Mapping[ChainKey, Head], position: str) -> None:
+        """Durably sets these heads and the position."""
+        ...
+
+    async def claim_end(self, sid: str, uid: str) -> str:
+        """Makes `uid` the end of session `sid` unless there is one; answers the uid of the one that counts."""
+        ...
+
+
+class EventStore(Sink, Protocol):
+    """The sink that is searched and verified."""
+
+    @property
+    def position(self) -> str:
+        """How far it reaches."""
+        ...
+
+    def lines_after(self, position: str) -> list[bytes]:
+        """What it holds after a position."""
+        ...
+
+
+class Intake:
+    """Takes events in. One for each auth server; call `start` first."""
+
+    def __init__(self, store: EventStore, records: IntakeStore, *, cluster: str, sink: Sink | None = None) -> None:
+        """`sink` is what lines go to when it is more than the store (a `MultiSink` around it)."""
+        self.checkpoint = ""  # the last one, told to emitters with each acknowledgement
+        self._store = store
+        self._sink: Sink = sink if sink is not None else store
+        self._records = records
+        self._cluster = cluster
+        self._heads: dict[ChainKey, Head] = {}
+        self._tasks: set[asyncio.Task[IntakeAck]] = set()
+        # Where the store ended before a batch whose head is not saved yet: a saved position never goes past that.
+        self._unsaved: dict[ChainKey, str] = {}
+        self._locks: defaultdict[ChainKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def start(self) -> None:
+        """Loads the heads and reads what reached the store but not the heads before a crash."""
+        heads, position = await self._records.load_heads()
+        self._heads = dict(heads)
+        changed: dict[ChainKey, Head] = {}
+        for line in await asyncio.to_thread(self._store.lines_after, position):
+            try:
+                linked = Linked.parse(line)
+            except BadRequest:
+                continue  # damage is `verify`'s to report; it must not keep auth from starting
+            if linked.intact and linked.seq > self.head(linked.key).seq:
+                changed[linked.key] = self._heads[linked.key] = Head(linked.seq, linked.computed)
+        if changed:
+            await self._records.save_heads(changed, self._store.position or position)
+
+    def head(self, key: ChainKey) -> Head:
+        """How far this chain is held durably."""
+        return self._heads.get(key, NOTHING)
+
+    def heads(self) -> Mapping[ChainKey, Head]:
+        """How far every chain is held durably, now."""
+        return dict(self._heads)
+
+    async def intake(
+        self, emitter: str, epoch: int, lines: list[bytes], *, allowed_emitter: str, own: bool = False
+    ) -> IntakeAck:
+        """Takes lines of one chain in and answers how far it is held; no lines only asks.
+
+        `allowed_emitter` is the authenticated host's UUID; `own` is for auth's own emitter, which may write of
+        everything. Raises `AccessDenied` for claims that the host may not make, `BadRequest` for lines that are not
+        events or were altered, `CompareFailed` for a gap or another history; nothing of the batch is kept then.
+        """
+        if emitter != allowed_emitter or not EMITTER_ID.fullmatch(emitter) or not 0 < epoch < 2**63:
+            raise AccessDenied(f"host {allowed_emitter} may not deliver events of emitter {emitter[:128]!r}")
+        # Once a batch is on its way to the sinks its head must follow, also when the caller hangs up meanwhile.
+        task = asyncio.create_task(self._take(ChainKey(emitter, epoch), lines, own=own), name=f"intake {emitter}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Waits for batches that are on their way to the sinks."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def _take(self, key: ChainKey, lines: list[bytes], *, own: bool) -> IntakeAck:
+        async with self._locks[key]:
+            head, fresh = self._check(key, lines, own=own)
+            if fresh:
+                kept = [await self._remarked(linked, line, event) for linked, line, event in fresh]
+                self._unsaved.setdefault(key, self._store.position)
+                await self._sink.append(kept)
+                self._heads[key] = head
+                others = [position for other, position in self._unsaved.items() if other != key]
+                position = min([*others, self._store.position], key=_in_order)
+                await self._records.save_heads({key: head}, position)
+                del self._unsaved[key]
+        return IntakeAck(head.seq + 1, head.hash, self.checkpoint)
+
+    def _check(self, key: ChainKey, lines: list[bytes], *, own: bool) -> tuple[Head, list[tuple[Linked, bytes, Event]]]:
+        """The head after the batch, and its events that are new."""
+        head = self.head(key)
+        fresh: list[tuple[Linked, bytes, Event]] = []
+        for line in lines:
+            linked = self._read(key, line)
+            where = f"event {linked.seq} of emitter {key.emitter} epoch {key.epoch}"
+            if linked.seq < head.seq:
+                continue  # delivered again; the link to the head proves the rest when it comes
+            if linked.seq == head.seq:
+                if linked.computed != head.hash:
+                    raise CompareFailed(f"{where}: auth holds another event there; the chain has two histories")
+                continue
+            if linked.seq != head.seq + 1:
+                raise CompareFailed(f"{where}: auth expects event {head.seq + 1} of this chain next")
+            if head.seq and linked.prev != head.hash:
+                raise CompareFailed(f"{where}: it does not follow the event that auth holds before it")
+            fresh.append((linked, line, self._decode(linked, where, own=own)))
+            head = Head(linked.seq, linked.computed)
+        return head, fresh
+
+    def _read(self, key: ChainKey, line: bytes) -> Linked:
+        if len(line) > MAX_LINE + _LINE_OVERHEAD:
+            raise BadRequest(f"an event of {len(line)} bytes; at most {MAX_LINE} are taken")
+        linked = Linked.parse(line)
+        where = f"event {linked.seq} of emitter {key.emitter} epoch {key.epoch}"
+        if linked.key != key:
+            raise AccessDenied(f"{where}: the line names another emitter or epoch")
+        if linked.seq < 1 or linked.supplement:
+            raise BadRequest(f"{where}: the line holds what only auth writes, or no place in a chain")
+        if not linked.intact:
+            raise BadRequest(f"{where}: altered on its way or on disk, its hash does not fit")
+        return linked
+
+    def _decode(self, linked: Linked, where: str, *, own: bool) -> Event:
+        if not is_canonical(linked.body):
+            raise BadRequest(f"{where}: not written as events are written")
+        event = REGISTRY.decode(linked.body)
+        if event.cluster_name not in ("", self._cluster):
+            raise AccessDenied(f"{where}: it names another cluster")
+        if own:
+            return event
+        row = CODES.get(linked.event)
+        if row is not None and row.origin is not Origin.HOST:
+            raise AccessDenied(f"{where}: {linked.event} is an event of auth, not of a host")
+        server = event.server_id if isinstance(event, ServerEvent) else ""
+        if isinstance(event, UnknownEvent):
+            server = event.fields.get("server_id", "")
+        if server not in ("", linked.key.emitter):
+            raise AccessDenied(f"{where}: it names another server")
+        return event
+
+    async def _remarked(self, linked: Linked, line: bytes, event: Event) -> bytes:
+        """A session has one end; a later one is kept with a remark. Claims are by uid: redelivery changes nothing."""
+        if not isinstance(event, SessionEnd) or not event.sid:
+            return line
+        counts = await self._records.claim_end(event.sid, linked.uid)
+        return line if counts == linked.uid else mark_supplement(line)
+
+
+def _in_order(position: str) -> tuple[str, int]:
+    """Positions by file and then by length."""
+    name, _, length = position.partition(" ")
+    return name, int(length) if length.isdecimal() else 0
+
+
+class LocalDelivery:
+    """The way from auth's own emitter to the intake in the same process."""
+
+    def __init__(self, intake: Intake, emitter: str) -> None:
+        self._intake = intake
+        self._emitter = emitter
+
+    async def intake(self, emitter: str, epoch: int, lines: list[bytes]) -> IntakeAck:
+        return await self._intake.intake(emitter, epoch, lines, allowed_emitter=self._emitter, own=True)

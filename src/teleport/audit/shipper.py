@@ -1,0 +1,163 @@
+"""Delivery: takes a host's spools to auth, oldest epoch first, each chain in order, each event until acknowledged.
+
+Delivering never holds up emitting. When auth is away the spool grows and delivery tries again; what a killed process
+left behind goes first, its torn last line cut. A segment is removed only when auth has acknowledged all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from teleport.audit import spool
+from teleport.audit.chain import Linked
+from teleport.audit.emitter import Emitter
+from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
+
+log = logging.getLogger(__name__)
+
+BATCH_LINES = 512
+BATCH_BYTES = 1024 * 1024
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 8.0  # seconds between attempts while auth is away
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeAck:
+    """How far auth durably holds a chain: the next seq that it wants, its last hash, and auth's last checkpoint."""
+
+    next_seq: int
+    head: str = ""
+    checkpoint: str = ""  # number:hash
+
+
+class Delivery(Protocol):
+    """The way to auth's intake, already authenticated as this host."""
+
+    async def intake(self, emitter: str, epoch: int, lines: list[bytes]) -> IntakeAck:
+        """Delivers lines of a chain, in order. No lines: only asks how far auth is. `CompareFailed` for a gap."""
+        ...
+
+
+class Shipper:
+    """Delivers what an emitter and the killed processes before it have written."""
+
+    def __init__(self, emitter: Emitter, delivery: Delivery) -> None:
+        self.problem = ""  # why delivery is held up now, for status pages; empty when it is not
+        self._emitter = emitter
+        self._delivery = delivery
+        self._wake = asyncio.Event()
+        self._stuck = ""
+        self._next: dict[int, int] = {}  # epoch: the next seq that auth wants, as far as known
+        self._heads: dict[int, str] = {}
+        emitter.tell(self._wake)
+
+    async def run(self) -> None:
+        """Delivers until cancelled."""
+        pause = FIRST_PAUSE
+        while True:
+            self._wake.clear()
+            try:
+                await self.deliver_all()
+            except TeleportError as error:
+                if str(error) != self.problem:
+                    log.warning("audit events wait in the spool: %s", error)
+                self.problem = str(error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                if self._stuck and self._stuck != self.problem:
+                    log.error("events of an earlier run of this daemon cannot be delivered: %s", self._stuck)
+                self.problem = self._stuck
+                pause = FIRST_PAUSE
+                await self._wake.wait()
+
+    async def deliver_all(self) -> None:
+        """Everything that is durable now, older epochs first.
+
+        Raises `TeleportError` when auth is away or refuses this epoch's events.
+        """
+        own = self._emitter.key.epoch
+        directory = self._emitter.directory
+        stuck = ""
+        for epoch in await asyncio.to_thread(spool.epochs, directory):
+            if epoch >= own:
+                continue
+            try:
+                await self._deliver_former(epoch)
+            except (AccessDenied, BadRequest, CompareFailed) as error:
+                # Auth wants what is not here (its store was put back from an old copy), or what is here is damaged.
+                # It stays on disk and is named in `problem`; later epochs must not be lost over it.
+                stuck = str(error)
+        self._stuck = stuck
+        await self._deliver_epoch(own, live=True)
+
+    async def _deliver_former(self, epoch: int) -> None:
+        directory = self._emitter.directory
+        epoch_dir = spool.epoch_directory(directory, epoch)
+        descriptor = await asyncio.to_thread(spool.lock_epoch, epoch_dir)
+        if descriptor is None:
+            return  # its process lives beside us and delivers itself
+        kept = True
+        try:
+            await asyncio.to_thread(spool.recover_epoch, epoch_dir)
+            await self._deliver_epoch(epoch, live=False)
+            seq, head = self._next.get(epoch, 1) - 1, self._heads.get(epoch, "")
+            if seq:
+                await asyncio.to_thread(spool.remember_last, directory, epoch, seq, head)
+            spool.drop_epoch(directory, epoch, descriptor)
+            kept = False
+        finally:
+            if kept:
+                os.close(descriptor)
+
+    async def _deliver_epoch(self, epoch: int, *, live: bool) -> None:
+        emitter = self._emitter.key.emitter
+        epoch_dir = spool.epoch_directory(self._emitter.directory, epoch)
+        if epoch not in self._next:
+            if live and not self._emitter.durable_seq:
+                return
+            if not live and not await asyncio.to_thread(spool.segments, epoch_dir):
+                return
+            self._note(epoch, await self._delivery.intake(emitter, epoch, []))
+        while True:
+            durable = self._emitter.durable_seq if live else None
+            wanted = self._next[epoch]
+            if durable is not None and wanted > durable:
+                return
+            lines = await asyncio.to_thread(spool.read_lines, epoch_dir, wanted, BATCH_LINES, BATCH_BYTES, durable)
+            if not lines:
+                if durable is not None or await asyncio.to_thread(_starts_after, epoch_dir, wanted):
+                    raise CompareFailed(
+                        f"auth wants event {wanted} of epoch {epoch}, which this host no longer has",
+                        hint="was auth's store put back from an older copy? Restart this daemon to begin a new epoch",
+                    )
+                return
+            if Linked.parse(lines[0]).seq != wanted:
+                raise BadRequest(f"the spool {epoch_dir} is damaged: event {wanted} is not where it belongs")
+            try:
+                ack = await self._delivery.intake(emitter, epoch, lines)
+            except CompareFailed:
+                self._note(epoch, await self._delivery.intake(emitter, epoch, []))
+                if self._next[epoch] == wanted:
+                    raise
+                continue
+            if ack.next_seq <= wanted:
+                raise CompareFailed(f"auth did not take event {wanted} of epoch {epoch} and says no reason")
+            self._note(epoch, ack)
+            await asyncio.to_thread(spool.drop_delivered, epoch_dir, ack.next_seq)
+
+    def _note(self, epoch: int, ack: IntakeAck) -> None:
+        self._next[epoch] = ack.next_seq
+        self._heads[epoch] = ack.head
+        if ack.checkpoint:
+            self._emitter.checkpoint = ack.checkpoint
+
+
+def _starts_after(epoch_dir: Path, wanted: int) -> bool:
+    """Whether a spool holds events, all of them later than the wanted one."""
+    files = spool.segments(epoch_dir)
+    return bool(files) and spool.first_seq(files[0]) > wanted

@@ -1,0 +1,141 @@
+"""`tctl audit verify`: proves a store or an exported file, and names the first broken place.
+
+A store is a folder with one folder for each auth server, holding its day files; an export is a file of the same
+lines. The store must begin at each chain's first event, an export need not. What was cut from the newest end together
+with every checkpoint about it shows only against knowledge from outside: `known_heads`, from auth's database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from teleport.audit.chain import (
+    ChainKey,
+    Expectations,
+    Fault,
+    Head,
+    Linked,
+    Place,
+    Problem,
+    RunVerifier,
+    Verify,
+    demand_all,
+)
+from teleport.audit.events import REGISTRY, SessionEnd, SessionUpload
+from teleport.audit.sinks import day_files
+from teleport.errors import NotFound
+
+Recordings = Callable[[str], str | None]  # session id to the recording's last hash, None when there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found."""
+
+    events: int
+    emitters: int
+    chains: int
+    checkpoints: int
+    signatures: bool  # whether checkpoints' signatures were checked
+    recordings: int  # how many recordings were compared
+    problems: tuple[Problem, ...]  # in order of the log, at most 100
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def first(self) -> Problem | None:
+        """The first broken place."""
+        return self.problems[0] if self.problems else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    path: Path
+    name: str  # as shown
+    store: str
+
+
+def verify_store(
+    directory: Path,
+    *,
+    verify: Verify | None = None,
+    known_heads: Mapping[ChainKey, Head] | None = None,
+    recordings: Recordings | None = None,
+) -> Report:
+    """Proves all of a store. Blocks; `NotFound` when there is none."""
+    if not directory.is_dir():
+        raise NotFound(f"there is no audit store {directory}", hint="name the folder that holds events.log")
+    stores = sorted(entry for entry in directory.iterdir() if entry.is_dir() and not entry.is_symlink())
+    sources = [_Source(path, f"{store.name}/{path.name}", store.name) for store in stores for path in day_files(store)]
+    return _verify(sources, complete=True, verify=verify, known_heads=known_heads, recordings=recordings)
+
+
+def verify_file(path: Path, *, verify: Verify | None = None, recordings: Recordings | None = None) -> Report:
+    """Proves an exported stretch of a log. Blocks; `NotFound` when the file is not there."""
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}", hint="`tctl audit ls --format=json` exports events")
+    return _verify(
+        [_Source(path, path.name, "")], complete=False, verify=verify, known_heads=None, recordings=recordings
+    )
+
+
+def _lines(sources: list[_Source]) -> Iterator[tuple[_Source, int, bytes]]:
+    for source in sources:
+        with source.path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                yield source, number, raw[:-1] if raw.endswith(b"\n") else raw
+
+
+def _verify(
+    sources: list[_Source],
+    *,
+    complete: bool,
+    verify: Verify | None,
+    known_heads: Mapping[ChainKey, Head] | None,
+    recordings: Recordings | None,
+) -> Report:
+    expected = Expectations()
+    for order, (source, number, line) in enumerate(_lines(sources), 1):
+        expected.look(line, Place(source.name, number), order)
+    demand_all(expected, known_heads or {}, "auth's database")
+    runs = RunVerifier(expected, complete, verify)
+    runs.start()
+    compared: set[str] = set()
+    for source, number, line in _lines(sources):
+        linked = runs.feed(line, source.name, number, source.store)
+        if linked is not None and recordings is not None:
+            place = Place(source.name, number, linked.key, linked.seq)
+            _compare_recording(runs, linked, place, recordings, compared)
+    runs.finish()
+    return Report(
+        events=runs.events,
+        emitters=len({key.emitter for key in runs.chains()}),
+        chains=len(set(runs.chains())),
+        checkpoints=len(expected.checkpoints),
+        signatures=verify is not None,
+        recordings=len(compared),
+        problems=tuple(runs.problems),
+    )
+
+
+def _compare_recording(
+    runs: RunVerifier, linked: Linked, place: Place, recordings: Recordings, compared: set[str]
+) -> None:
+    """The hash in an event against the recording that is kept. A missing one is wrong only after its upload."""
+    if linked.event not in ("session.end", "session.upload"):
+        return
+    event = REGISTRY.decode(linked.body)
+    if not isinstance(event, SessionEnd | SessionUpload) or not event.recording_hash:
+        return
+    kept = recordings(event.sid)
+    if kept is None:
+        if isinstance(event, SessionUpload):
+            runs.report(Fault.RECORDING, place, f"the recording of session {event.sid} is missing")
+        return
+    compared.add(event.sid)
+    if kept != event.recording_hash:
+        runs.report(Fault.RECORDING, place, f"the recording of session {event.sid} is not the one that was made")
