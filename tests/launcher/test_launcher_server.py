@@ -192,6 +192,12 @@ def test_a_daemon_with_threads_cannot_start_it() -> None:
         thread.join()
 
 
+async def test_a_daemon_with_a_loop_cannot_start_it() -> None:
+    """A fork inside a running loop shares its epoll set, and hangs."""
+    with pytest.raises(TeleportError, match="before the event loop"):
+        launcher.start()
+
+
 def test_the_launchers_process_loads_no_asyncio() -> None:
     """It stays small, and forks without a loop."""
     text = (

@@ -31,6 +31,7 @@ import sys
 import termios
 import time
 from enum import Enum, auto
+from typing import Any
 
 from teleport.launcher import accounts, messages, modes, processes, session
 from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, Pty, Reason, SpawnRequest
@@ -142,6 +143,7 @@ class _Monitor:
 
     def serve(self) -> int:
         """Runs until the session is over and nothing of it is left, or what is left was released."""
+        self._sock.setblocking(False)
         poll = select.poll()
         for descriptor in (self._sock.fileno(), self._life, self._wake, self._report):
             poll.register(descriptor, select.POLLIN)
@@ -149,22 +151,23 @@ class _Monitor:
             ready = dict(poll.poll(self._timeout()))
             if self._wake in ready:
                 os.read(self._wake, 4096)
-            if self._state is State.STARTING and not self._look_at_start(poll):
+            if self._report >= 0 and not self._look_at_start(poll):
                 return 0
             ended, left = processes.reap()
             if self._child in ended:
                 self._ended(ended[self._child])
             if not left:
                 return 0
+            # First all that the daemon said, then whether the launcher lives: "release" comes before its end.
+            if self._sock.fileno() in ready and not self._hear():
+                poll.unregister(self._sock.fileno())
+                if self._state is not State.KEEPING:
+                    self._end()
             if self._life in ready:
                 if self._state is State.KEEPING:
                     return 0
                 poll.unregister(self._life)
                 self._end()
-            if self._sock.fileno() in ready and not self._hear():
-                poll.unregister(self._sock.fileno())
-                if self._state is not State.KEEPING:
-                    self._end()
             if self._state is State.ENDING:
                 waited = time.monotonic() - self._ending_since
                 if waited > GRACE + _PATIENCE:
@@ -187,6 +190,7 @@ class _Monitor:
             return True
         poll.unregister(self._report)
         os.close(self._report)
+        self._report = -1
         if refusal:
             os.waitpid(self._child, 0)  # it exits right after its report
             _send(self._sock, refusal)
@@ -194,7 +198,8 @@ class _Monitor:
         _send(self._sock, messages.encode("started", pid=self._child, tty=self._tty), self._ours)
         for descriptor in self._ours:
             os.close(descriptor)
-        self._state = State.RUNNING
+        if self._state is State.STARTING:
+            self._state = State.RUNNING
         return True
 
     def _ended(self, status: int) -> None:
@@ -203,22 +208,27 @@ class _Monitor:
             self._state = State.ENDED
 
     def _hear(self) -> bool:
-        """Does what the daemon says; False when it is gone or talks nonsense."""
-        try:
-            packet, _ = messages.receive(self._sock)
-            if not packet:
+        """Does all that the daemon has said; False when it is gone or talks nonsense."""
+        while True:
+            try:
+                packet, _ = messages.receive(self._sock)
+                if not packet:
+                    return False
+                self._obey(*messages.decode(packet))
+            except BlockingIOError:
+                return True
+            except (OSError, ValueError):
                 return False
-            kind, fields = messages.decode(packet)
-        except (OSError, ValueError):
-            return False
+
+    def _obey(self, kind: str, fields: dict[str, Any]) -> None:
         if kind == "kill":
             self._end()
         elif kind == "release" and self._state is State.ENDED:
             self._state = State.KEEPING
             processes.set_title("teleport: left behind by a session")
         elif kind == "signal" and fields.get("name") in SIGNALS and self._state is State.RUNNING:
-            self._signal(signal.Signals[f"SIG{fields['name']}"])
-        return True
+            with contextlib.suppress(OSError):  # no process for it: a signal is a wish
+                self._signal(signal.Signals[f"SIG{fields['name']}"])
 
     def _signal(self, number: signal.Signals) -> None:
         """Signals the foreground of the terminal, or the session's first process group, with the user's own rights."""

@@ -103,19 +103,25 @@ def signal_process(pid: int, number: int, *, below: int) -> None:
     """
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         return
+    except (OSError, AttributeError):
+        descriptor = -1  # an old kernel, or no descriptor left: then by number
     try:
         ancestor = pid
         while ancestor != below:
             if ancestor <= 1:
                 return
             ancestor = int(_stat(ancestor)[1])
-        signal.pidfd_send_signal(descriptor, number)
+        if descriptor >= 0:
+            signal.pidfd_send_signal(descriptor, number)
+        else:
+            os.kill(pid, number)
     except (OSError, IndexError, ValueError):
         return
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def signal_descendants(root: int, *numbers: int, spare: frozenset[int] = frozenset()) -> None:

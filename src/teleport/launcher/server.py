@@ -21,6 +21,7 @@ import pwd
 import select
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ def start(*, spares: int = 1) -> LauncherEnd:
 
     `spares` is how many monitors wait forked for the next session.
     """
+    if _loop_runs():
+        raise TeleportError(
+            "The launcher must be started before the event loop: a process forked inside one hangs",
+            hint="call teleport.launcher.start() first in the daemon's main",
+        )
     if len(os.listdir("/proc/self/task")) != 1:
         raise TeleportError(
             "The launcher must be started before any thread: forking a process with threads can lock up",
@@ -75,6 +81,17 @@ def start(*, spares: int = 1) -> LauncherEnd:
             os._exit(status)
     theirs.close()
     return LauncherEnd(ours, pid)
+
+
+def _loop_runs() -> bool:
+    asyncio = sys.modules.get("asyncio")  # never imported here
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _quiet(*descriptors: int) -> None:
@@ -129,7 +146,7 @@ def _warm_name_service() -> None:
 class _Server:
     def __init__(self, control: socket.socket, spares: int) -> None:
         self._control = control
-        self._wanted = spares
+        self._wanted = self._usual = spares
         self._spares: deque[tuple[int, socket.socket]] = deque()
         self._monitors: set[int] = set()
         self._orphans = False
@@ -194,6 +211,7 @@ class _Server:
                     return True
             try:
                 self._fork(sock)
+                self._wanted = self._usual
             except OSError as error:
                 refusal = LauncherRefused(Reason.LIMIT, f"The host cannot start a session now: {error}")
                 with contextlib.suppress(OSError):

@@ -49,9 +49,11 @@ def run(account: Account, request: SpawnRequest, host: Host, streams: Streams, r
         _become(account, request, host, streams, report, monitor)
     except LauncherRefused as refusal:
         os.write(report, messages.encode_refusal(refusal))
-    except OSError as error:
+    except Exception as error:
+        scarce = isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.ENOMEM)
+        malformed = isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno == errno.E2BIG)
         failure = LauncherRefused(
-            Reason.LIMIT if error.errno in (errno.EAGAIN, errno.ENOMEM) else Reason.FAILED,
+            Reason.LIMIT if scarce else Reason.BAD_REQUEST if malformed else Reason.FAILED,
             f"Starting the session of {account.name} failed: {error}",
             hint="see the node's host: account, shell and resource limits",
         )
@@ -117,17 +119,18 @@ def _take_streams(streams: Streams, report: int) -> None:
 
 def _drop_privileges(account: Account) -> None:
     """Groups, then gid, then uid, for good; `LauncherRefused` unless all of it holds afterwards."""
-    if os.geteuid() == 0:
+    privileged = os.geteuid() == 0
+    if privileged:
         os.setgroups(account.groups)
         os.setresgid(account.gid, account.gid, account.gid)
         os.setresuid(account.uid, account.uid, account.uid)
     processes.clear_ambient_capabilities()
-    users = {*os.getresuid()}
-    groups = {*os.getresgid()}
     # An ordinary user's daemon keeps its own gid, which need not be the account's primary one.
-    right = users == {account.uid} and set(os.getgroups()) == set(account.groups) and len(groups) == 1
+    gid = account.gid if privileged else os.getgid()
+    right = set(os.getresuid()) == {account.uid} and set(os.getresgid()) == {gid}
+    right = right and set(os.getgroups()) == set(account.groups)
     if account.uid != 0:
-        right = right and _cannot(os.setuid) and (account.gid == 0 or os.getgid() == 0 or _cannot(os.setgid))
+        right = right and _cannot(os.setuid) and (gid == 0 or _cannot(os.setgid))
     if not right:
         raise LauncherRefused(
             Reason.FAILED,
