@@ -45,6 +45,7 @@ from teleport.pki.sshverify import (
     SOURCE_PIN,
     TRAITS,
     CheckedUserCert,
+    check_parsed_user_cert,
     check_user_cert,
     verify_host_cert,
     verify_user_cert,
@@ -208,15 +209,15 @@ def issue_user_cert(request: UserCertRequest, authority: PrivateKey, cluster: st
             critical_options={},
             extensions=_user_extensions(request),
         )
-        blob = _issue(body, authority)
+        cert = parse_certificate(_issue(body, authority))
         own = TrustedSSHAuthority(AuthorityKind.USER, cluster, (authority.public,))
-        identity = verify_user_cert(blob, (own,), now)
+        identity = check_parsed_user_cert(cert, (own,), now).identity
     except (CertificateRefused, ValueError, OverflowError) as error:
         raise _not_issued(request.user, error) from error
     asked = (tuple(dict.fromkeys(request.logins)), request.roles, dict(request.traits), request.source_ip)
     if asked != (identity.logins, identity.roles, dict(identity.traits), identity.source_ip):
         raise BadRequest(f"A certificate for {request.user!r} would not say what was asked for; it is not issued.")
-    return parse_certificate(blob)
+    return cert
 
 
 def issue_host_cert(request: HostCertRequest, authority: PrivateKey, cluster: str, now: datetime) -> SSHCertificate:

@@ -108,10 +108,9 @@ def _check_times(body: CertificateBody, now: datetime, hint: str) -> datetime:
 
 
 def _check_common(
-    blob: bytes, authorities: Sequence[TrustedSSHAuthority], kind: AuthorityKind, now: datetime
+    cert: SSHCertificate, authorities: Sequence[TrustedSSHAuthority], kind: AuthorityKind, now: datetime
 ) -> tuple[CertificateBody, str, datetime]:
     """What holds for both kinds: form, type, signer, signature, times, key. Gives body, cluster and end."""
-    cert = parse_certificate(blob)
     body = cert.body
     wanted = USER if kind is AuthorityKind.USER else HOST
     if body.type != wanted:
@@ -234,7 +233,17 @@ def check_user_cert(
     `enforced_critical_options` are those that the caller enforces itself on every channel; any other one refuses the
     certificate, force-command and source-address included. Raises `CertificateRefused`.
     """
-    body, cluster, expires = _check_common(blob, authorities, AuthorityKind.USER, now)
+    return check_parsed_user_cert(parse_certificate(blob), authorities, now, enforced_critical_options)
+
+
+def check_parsed_user_cert(
+    cert: SSHCertificate,
+    authorities: Sequence[TrustedSSHAuthority],
+    now: datetime,
+    enforced_critical_options: Collection[str] = (),
+) -> CheckedUserCert:
+    """`check_user_cert` for a certificate that `sshformat.parse_certificate` read."""
+    body, cluster, expires = _check_common(cert, authorities, AuthorityKind.USER, now)
     if names.user_name_problem(body.key_id):
         raise CertificateRefused(Refusal.BAD_NAME, "The certificate's user name cannot exist.")
     for principal in body.principals:
@@ -284,7 +293,7 @@ def verify_host_cert(
     `hostname`, when not None, must be one of the certificate's principals. None is for callers that ask for the
     host's role and not for its name.
     """
-    body, cluster, expires = _check_common(blob, authorities, AuthorityKind.HOST, now)
+    body, cluster, expires = _check_common(parse_certificate(blob), authorities, AuthorityKind.HOST, now)
     _critical(body, ())
     for principal in body.principals:
         if names.host_name_problem(principal):

@@ -47,7 +47,13 @@ class Reader:
         return int.from_bytes(self._take(8), "big")
 
     def string(self) -> bytes:
-        return self._take(self.uint32())
+        # in one step: reading certificates is mostly this (a length cut short leaves `start` beyond the end)
+        start = self._at + 4
+        end = start + int.from_bytes(self._data[self._at : start], "big")
+        if end > len(self._data):
+            raise WireError("ends early")
+        self._at = end
+        return self._data[start:end]
 
     def text(self) -> str:
         """A string field that must be UTF-8."""
