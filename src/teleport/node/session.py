@@ -405,8 +405,8 @@ class NodeSession:
                     ExecEvent,
                     now,
                     command=command,
-                    exitCode=str(ended.status) if ended and ended.status is not None else "",
-                    exitError=(f"signal {ended.signal}" if ended and ended.signal else "") or reason,
+                    exit_code=str(ended.status) if ended and ended.status is not None else "",
+                    exit_error=(f"signal {ended.signal}" if ended and ended.signal else "") or reason,
                 )
             await self.events.emit(SessionData, now, numbered=False, tx=self.sent, rx=self.received)
             await self.events.emit(

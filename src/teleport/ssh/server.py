@@ -329,9 +329,8 @@ async def _options(
     pairs: list[Any] = []
     for host_key in host_keys:
         key = asyncssh.import_private_key(host_key.private_key)
-        if host_key.certificate:
-            pairs.append((key, asyncssh.import_certificate(host_key.certificate)))
-        pairs.append(key)
+        # With its certificate a key is offered both ways: plain too, for clients that know no certificates.
+        pairs.append((key, asyncssh.import_certificate(host_key.certificate)) if host_key.certificate else key)
     options: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
         None,
         config=None,

@@ -1,0 +1,412 @@
+"""A small cluster of certificates, one proxy and one node on loopback, for tests with real SSH clients.
+
+Everything of ours is real; only what belongs to other services is simple: authorities are made here, events are kept in
+a list, access is a set of logins, and sessions may be recorded nowhere (`MemoryRecordings`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from teleport.audit.events import Event, event_name
+from teleport.clock import SystemClock
+from teleport.errors import TeleportError
+from teleport.identity import HostIdentity, SystemRole, UserIdentity
+from teleport.node.needs import Denied, Launcher, NodeConfig, Permit, Recordings
+from teleport.node.service import NodeService
+from teleport.pki import sshsig
+from teleport.pki.keys import PrivateKey, generate_ed25519, generate_p256
+from teleport.pki.sshcert import (
+    HostCertRequest,
+    UserCertRequest,
+    host_principals,
+    issue_host_cert,
+    issue_user_cert,
+)
+from teleport.pki.sshformat import SSHCertificate
+from teleport.pki.sshverify import verify_host_cert, verify_user_cert
+from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.proxy.resolve import RegisteredNode
+from teleport.proxy.ssh_router import RouterConfig, SshRouter
+from teleport.recording.format import RecordingHeader
+from teleport.ssh.server import HostKey
+from teleport.ssh.surface import Peer, ServerLimits
+
+CLUSTER = "lab.test"
+
+
+class Events:
+    """An emitter that keeps what it was given, and wakes who waits."""
+
+    def __init__(self) -> None:
+        self.all: list[Event] = []
+        self.failing = False
+        self._more = asyncio.Event()
+
+    async def emit(self, event: Event) -> None:
+        if self.failing:
+            raise TeleportError("the disk is full")
+        self.all.append(event)
+        self._more.set()
+
+    def named(self, name: str) -> list[Event]:
+        return [event for event in self.all if event_name(event) == name]
+
+    async def wait_for(self, name: str, count: int = 1, seconds: float = 10.0) -> list[Event]:
+        """The events called `name`, once there are `count`."""
+        async with asyncio.timeout(seconds):
+            while len(self.named(name)) < count:
+                self._more.clear()
+                await self._more.wait()
+        return self.named(name)
+
+
+@dataclass
+class MemoryRecording:
+    """Keeps a recording's bytes."""
+
+    header: RecordingHeader
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    reason: str | None = None
+    keep: bool = True
+
+    def __post_init__(self) -> None:
+        self.failed: asyncio.Future[TeleportError] = asyncio.get_running_loop().create_future()
+
+    def record_output(self, data: bytes) -> None:
+        if self.keep:
+            self.stdout += data
+
+    def record_stderr(self, data: bytes) -> None:
+        if self.keep:
+            self.stderr += data
+
+    def resize(self, width: int, height: int) -> None:
+        self.sizes.append((width, height))
+
+    @property
+    def must_drain(self) -> bool:
+        return False
+
+    async def drain(self) -> None:
+        return
+
+    async def close(self, reason: str) -> MemoryRecording:
+        self.reason = reason
+        return self
+
+    @property
+    def sha256(self) -> str:
+        return "00" * 32
+
+
+class MemoryRecordings:
+    """Sessions recorded in memory."""
+
+    def __init__(self, *, keep: bool = True) -> None:
+        self.all: list[MemoryRecording] = []
+        self.failing = False
+        self._keep = keep
+
+    async def start(self, header: RecordingHeader) -> MemoryRecording:
+        if self.failing:
+            raise TeleportError("no room for recordings")
+        recording = MemoryRecording(header, keep=self._keep)
+        self.all.append(recording)
+        return recording
+
+
+@dataclass(frozen=True)
+class LabPermit:
+    """A permit as the node needs it."""
+
+    max_sessions: int = 0
+    client_idle_timeout: timedelta | None = None
+    disconnect_expired_cert: bool = False
+
+
+class LabAccess:
+    """Permits the logins of the certificate, but for `denied`."""
+
+    def __init__(self) -> None:
+        self.permit: Permit = LabPermit()
+        self.denied: Denied | None = None
+
+    def decide(self, identity: UserIdentity, login: str, client: Peer) -> Permit | Denied:
+        if self.denied is not None:
+            return self.denied
+        if login not in identity.logins:
+            return Denied(f"Your roles do not let you log in as {login}.", f"login {login} not in {identity.logins}")
+        return self.permit
+
+
+@dataclass(frozen=True)
+class _Labels:
+    labels: Mapping[str, str]
+
+    def current(self) -> Mapping[str, str]:
+        return self.labels
+
+
+class Authorities:
+    """A user and a host authority, and certificates by them."""
+
+    def __init__(self, cluster: str = CLUSTER) -> None:
+        self.cluster = cluster
+        self.user_key = generate_ed25519()
+        self.host_key = generate_ed25519()
+        self.clock = SystemClock()
+
+    @property
+    def trusted(self) -> tuple[TrustedSSHAuthority, TrustedSSHAuthority]:
+        return (
+            TrustedSSHAuthority(AuthorityKind.USER, self.cluster, (self.user_key.public,)),
+            TrustedSSHAuthority(AuthorityKind.HOST, self.cluster, (self.host_key.public,)),
+        )
+
+    def verify_user(self, certificate: bytes) -> UserIdentity:
+        return verify_user_cert(certificate, self.trusted, self.clock.now())
+
+    def verify_host(self, certificate: bytes) -> HostIdentity:
+        return verify_host_cert(certificate, self.trusted, self.clock.now(), hostname=None)
+
+    def user(self, logins: Iterable[str], *, key: PrivateKey | None = None, **changes: object) -> LabUser:
+        """A user called alice with these logins; `changes` are of `UserCertRequest`."""
+        key = key or generate_p256()
+        request = UserCertRequest(key.public, "alice", tuple(logins), ("access",), timedelta(hours=1))
+        request = replace(request, **changes)  # type: ignore[arg-type]
+        return LabUser(key, issue_user_cert(request, self.user_key, self.cluster, self.clock.now()))
+
+    def host(self, role: SystemRole, hostname: str) -> LabHost:
+        key, host_id = generate_ed25519(), uuid4()
+        names = host_principals(str(host_id), hostname, self.cluster)
+        request = HostCertRequest(key.public, str(host_id), role, names)
+        return LabHost(host_id, hostname, key, issue_host_cert(request, self.host_key, self.cluster, self.clock.now()))
+
+    def known_hosts_line(self) -> str:
+        return f"@cert-authority * {self.host_key.public.line()}\n"
+
+
+@dataclass(frozen=True)
+class LabUser:
+    """A user's key and certificate."""
+
+    key: PrivateKey
+    certificate: SSHCertificate
+
+    def write(self, folder: Path, name: str = "id") -> Path:
+        """Writes the key and `-cert.pub` as OpenSSH wants them."""
+        path = folder / name
+        path.write_bytes(self.key.openssh_pem().reveal())
+        path.chmod(0o600)
+        (folder / f"{name}.pub").write_text(self.key.public.line() + "\n")
+        (folder / f"{name}-cert.pub").write_text(self.certificate.line() + "\n")
+        return path
+
+
+@dataclass(frozen=True)
+class LabHost:
+    """A host's key and certificate; also the proxy's `ProxyIdentity`."""
+
+    host_id: UUID
+    hostname: str
+    key: PrivateKey
+    cert: SSHCertificate
+
+    @property
+    def certificate(self) -> bytes:
+        return self.cert.blob
+
+    def sign(self, message: bytes) -> bytes:
+        return sshsig.sign(self.key, message)
+
+    @property
+    def host_key(self) -> HostKey:
+        return HostKey(self.key.openssh_pem().reveal(), self.cert.line())
+
+
+class LabDirectory:
+    """The registered nodes."""
+
+    def __init__(self) -> None:
+        self.registered: list[RegisteredNode] = []
+        self.hidden: set[str] = set()
+
+    def nodes(self) -> Iterable[RegisteredNode]:
+        return self.registered
+
+    def may_see(self, identity: UserIdentity, node: RegisteredNode) -> bool:
+        return node.host_id not in self.hidden
+
+
+def listener() -> socket.socket:
+    """A bound loopback socket; serving it is somebody else's part."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(128)
+    sock.setblocking(False)
+    return sock
+
+
+@dataclass
+class Lab:
+    """What runs."""
+
+    authorities: Authorities
+    node: NodeService
+    node_host: LabHost
+    node_port: int
+    router: SshRouter
+    proxy_host: LabHost
+    proxy_port: int
+    events: Events
+    recordings: MemoryRecordings
+    access: LabAccess
+    directory: LabDirectory
+
+    def client_config(self, folder: Path, user: LabUser, login: str) -> Path:
+        """Writes an OpenSSH configuration with which `ssh -F` reaches the node through the proxy by its name."""
+        identity = user.write(folder)
+        (folder / "known_hosts").write_text(self.authorities.known_hosts_line())
+        config = folder / "ssh_config"
+        common = f"""
+  IdentityFile {identity}
+  CertificateFile {identity}-cert.pub
+  IdentitiesOnly yes
+  IdentityAgent none
+  UserKnownHostsFile {folder}/known_hosts
+  GlobalKnownHostsFile /dev/null
+  StrictHostKeyChecking yes
+  BatchMode yes
+  Ciphers aes128-gcm@openssh.com
+  User {login}
+"""
+        subsystem = f"ssh -F {config} proxy -s proxy:%h:%p@{self.authorities.cluster}"
+        config.write_text(
+            f"Host proxy\n  HostName 127.0.0.1\n  Port {self.proxy_port}\n{common}\n"
+            f"Host direct\n  HostName 127.0.0.1\n  Port {self.node_port}\n{common}\n"
+            f"Host jump\n  HostName {self.node_host.hostname}\n  ProxyJump proxy\n{common}\n"
+            f"Host * !proxy !direct !jump\n  ProxyCommand {subsystem}\n{common}\n"
+        )
+        return config
+
+
+@asynccontextmanager
+async def running_lab(
+    launcher: Launcher,
+    *,
+    recordings: Recordings | None = None,
+    limits: ServerLimits | None = None,
+    hostname: str = "node1",
+    authorities: Authorities | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> AsyncIterator[Lab]:
+    """A node and a proxy in this loop until the context ends."""
+    authorities = authorities or Authorities()
+    clock = SystemClock()
+    events, memory = Events(), MemoryRecordings()
+    access, directory = LabAccess(), LabDirectory()
+    node_host = authorities.host(SystemRole.NODE, hostname)
+    proxy_host = authorities.host(SystemRole.PROXY, "proxy")
+    node_socket, proxy_socket = listener(), listener()
+    node_port, proxy_port = node_socket.getsockname()[1], proxy_socket.getsockname()[1]
+    directory.registered.append(RegisteredNode(str(node_host.host_id), hostname, f"127.0.0.1:{node_port}"))
+    config = NodeConfig(authorities.cluster, node_host.host_id, hostname, f"127.0.0.1:{node_port}")
+    if limits is not None:
+        config = replace(config, limits=limits)
+    node = NodeService(
+        config,
+        certificates=authorities,
+        access=access,
+        labels=_Labels(labels or {}),
+        launcher=launcher,
+        recordings=recordings or memory,
+        emitter=events,
+        clock=clock,
+        host_keys=[node_host.host_key],
+    )
+    router = SshRouter(
+        RouterConfig(authorities.cluster, proxy_host.host_id, "proxy", limits=limits or ServerLimits()),
+        certificates=authorities,
+        directory=directory,
+        identity=proxy_host,
+        host_keys=[proxy_host.host_key],
+        emitter=events,
+        clock=clock,
+    )
+    async with (
+        served(lambda started: node.run([node_socket], started), "node"),
+        served(lambda started: router.run([proxy_socket], started), "proxy"),
+    ):
+        yield Lab(
+            authorities,
+            node,
+            node_host,
+            node_port,
+            router,
+            proxy_host,
+            proxy_port,
+            events,
+            memory,
+            access,
+            directory,
+        )
+
+
+@asynccontextmanager
+async def served(run: Callable[[Callable[[], None]], Coroutine[Any, Any, None]], name: str) -> AsyncIterator[None]:
+    """Runs a service in a task of its own, until the context ends."""
+    started = asyncio.Event()
+    task = asyncio.create_task(run(started.set), name=name)
+    waiting = asyncio.create_task(started.wait())
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if task.done():
+            task.result()
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, waiting, return_exceptions=True)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a client ended."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+
+async def run_client(*command: str, stdin: bytes = b"", seconds: float = 30.0) -> Ran:
+    """Runs a client program with a plain environment until it ends."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "xterm"}
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            stdout, stderr = await process.communicate(stdin)
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode is not None
+    return Ran(process.returncode, stdout, stderr.decode(errors="replace"))
