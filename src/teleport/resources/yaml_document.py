@@ -144,6 +144,9 @@ class Node:
         present: set[str] = set()
         for key, child in self.entries():
             reader = schema.get(key)
+            if reader is None and problems.is_full:
+                child.problem(problems, "", found="an unknown key")
+                continue
             if reader is None:
                 hint = unknown(child, key) if unknown is not None else ""
                 found = "a key that does not belong here" if hint else "an unknown key"

@@ -60,6 +60,11 @@ class Problems:
         self._notices[notice] = None
 
     @property
+    def is_full(self) -> bool:
+        """Further problems are only counted, so that their wording need not be worked out."""
+        return len(self._problems) >= MAX_PROBLEMS
+
+    @property
     def notices(self) -> tuple[Notice, ...]:
         return tuple(sorted(self._notices, key=lambda notice: (notice.source, notice.line)))
 
