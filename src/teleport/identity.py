@@ -36,7 +36,7 @@ class UserIdentity:
     roles: tuple[str, ...]
     logins: tuple[str, ...]
     expires: datetime
-    traits: Mapping[str, tuple[str, ...]] = field(default=NO_TRAITS)
+    traits: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NO_TRAITS)
     route_to_cluster: str = ""
     source_ip: str = ""  # when not empty the certificate holds from this address only
     mfa_device: str = ""

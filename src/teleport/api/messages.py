@@ -329,6 +329,7 @@ class IntakeReply(Message, frozen=True, kw_only=True):
 
     next_seq: int
     head: str = ""
+    checkpoint: str = ""  # auth's last one, number:hash
 
 
 class IntakeRequest(Request, frozen=True, kw_only=True):
@@ -367,8 +368,8 @@ class VerifyReply(Message, frozen=True, kw_only=True):
     emitters: int
     checkpoints: int
     recordings: int
-    problem: str = ""
-    place: str = ""
+    problems: list[str] = []  # each names its place, in order of the log
+    checkpoint_key: str = ""  # the public key that checkpoints are signed with, PEM
 
 
 class RecordingRequest(Request, frozen=True, kw_only=True):
@@ -379,7 +380,7 @@ class RecordingOffset(Message, frozen=True, kw_only=True):
     """How many bytes of a recording auth holds."""
 
     offset: int
-    complete: bool = False
+    complete: str = ""  # hex hash of the stored recording; empty while it is not complete
 
 
 class AppendRecordingRequest(Request, frozen=True, kw_only=True):
@@ -389,14 +390,12 @@ class AppendRecordingRequest(Request, frozen=True, kw_only=True):
 
 class CompleteRecordingRequest(Request, frozen=True, kw_only=True):
     sid: str
-    size: int
-    head: str  # hex of the recording's last hash
+    sha256: str  # hex of the recording's last hash
 
 
 class RecordingInfo(Message, frozen=True, kw_only=True):
     sid: str
     started: datetime
-    ended: datetime | None
     user: str
     login: str
     node: str
@@ -404,6 +403,13 @@ class RecordingInfo(Message, frozen=True, kw_only=True):
     interactive: bool
     command: str
     size: int
+
+
+class ListRecordingsRequest(Request, frozen=True, kw_only=True):
+    """Recordings by id, after `start_key`."""
+
+    start_key: str = ""
+    limit: int = 100
 
 
 class RecordingsPage(Message, frozen=True, kw_only=True):

@@ -173,7 +173,7 @@ SEARCH_EVENTS = _route(
 )
 VERIFY_EVENTS = _route("verify_events", "POST /audit/verify", Verb.READ, "event", (), m.Empty, m.VerifyReply)
 LIST_RECORDINGS = _route(
-    "list_recordings", "GET /recordings", Verb.LIST, "session", (), m.SearchEventsRequest, m.RecordingsPage
+    "list_recordings", "GET /recordings", Verb.LIST, "session", (), m.ListRecordingsRequest, m.RecordingsPage
 )
 READ_RECORDING = _route(
     "read_recording", "GET /recordings/{sid}", Verb.READ, "session", ("session_recording.access",),

@@ -71,6 +71,10 @@ class Authorizer:
             raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
         return identity
 
+    async def host_counts(self, identity: HostIdentity) -> bool:
+        """Whether a host has not been expelled since its certificate was issued."""
+        return await self._joining.still_counts(identity)
+
     async def authorize(self, caller: Caller, route: Route[Any, Any]) -> None:
         """Raises `AccessDenied` unless the caller may use the route at all."""
         if route.verb is None:

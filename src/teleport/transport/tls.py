@@ -13,13 +13,6 @@ from pathlib import Path
 
 from teleport.errors import TeleportError
 
-AUTH_DOMAIN = "teleport.cluster.local"
-
-
-def auth_server_name(cluster: str) -> str:
-    """The DNS name that only auth servers of `cluster` hold certificates for (`certificates.md` 4)."""
-    return f"{cluster.encode().hex()[:60]}.auth.{AUTH_DOMAIN}"
-
 
 def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
     try:

@@ -1,0 +1,161 @@
+"""The cluster itself over the API: status, who am I, its public authority, signing for others, proxies' addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import timedelta
+from typing import Final
+
+from teleport import __version__
+from teleport.api import messages as m
+from teleport.audit.events import AuthSign, CertCreate
+from teleport.auth import records
+from teleport.auth.authorizer import Authorizer
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState
+from teleport.errors import AccessDenied, BadRequest
+from teleport.identity import Anonymous, HostIdentity, SystemRole, UserIdentity
+from teleport.pki.pin import ca_pin
+from teleport.pki.sshcert import HOST_LIFETIME
+from teleport.resources.authority import Authority, AuthorityType, RotationState
+from teleport.resources.codec import from_json
+from teleport.resources.server import Server
+from teleport.resources.user import User
+
+MAX_SIGNED: Final = timedelta(days=400)  # of `tctl auth sign`; nothing is unlimited
+
+
+class ClusterAPI:
+    """Handlers about the cluster as a whole."""
+
+    def __init__(self, state: ClusterState, authorizer: Authorizer, version: str = __version__) -> None:
+        self._state = state
+        self._authorizer = authorizer
+        self._version = version
+
+    async def ca(self, caller: Caller, request: m.Empty) -> m.ClusterCA:
+        host = await self._state.authority("host")
+        return m.ClusterCA(cluster=self._state.cluster, tls_certs=list(host.trusted_tls_certs))
+
+    async def pins(self) -> list[str]:
+        host = await self._state.authority("host")
+        return [ca_pin(cert.encode()) for cert in host.trusted_tls_certs]
+
+    async def status(self, caller: Caller, request: m.Empty) -> m.ClusterStatus:
+        authorities = [await self._state.authority(kind) for kind in AuthorityType]
+        return m.ClusterStatus(
+            cluster=self._state.cluster,
+            version=self._version,
+            authorities=[
+                m.AuthorityStatus(
+                    kind=str(authority.type),
+                    rotation=rotation_text(authority),
+                    keys=len(authority.trusted_tls_certs) or len(authority.spec.active_keys.jwt),
+                )
+                for authority in authorities
+            ],
+            ca_pins=await self.pins(),
+            now=self._state.clock.now(),
+        )
+
+    async def who_am_i(self, caller: Caller, request: m.Empty) -> m.WhoAmI:
+        match caller.identity:
+            case UserIdentity() as user:
+                kind, name, roles = "user", user.name, list(user.roles)
+            case HostIdentity() as host:
+                kind, name, roles = "host", host.host_id, [str(host.role)]
+            case Anonymous():
+                kind, name, roles = "anonymous", "", []
+        return m.WhoAmI(kind=kind, name=name, roles=roles, cluster=self._state.cluster, client_addr=caller.address)
+
+    async def sign_user(self, caller: Caller, request: m.SignUserRequest) -> m.UserCerts:
+        """Certificates in a user's name, for an administrator: longer than the user's own roles would allow."""
+        self._only_administrator(caller)
+        user, _ = await self._state.need(records.USERS, request.name, User)
+        if not 60 <= request.ttl <= MAX_SIGNED.total_seconds():
+            raise BadRequest(f"certificates are signed for 1m to {MAX_SIGNED.days} days", hint="--ttl=12h")
+        grant = await self._authorizer.grant_as_administrator(
+            user, request.ttl, route_to_cluster=request.route_to_cluster or self._state.cluster
+        )
+        certifier = await self._state.certifier()
+        now = self._state.clock.now()
+        certs = await asyncio.to_thread(certifier.user_certs, grant, request.public_key, now)
+        await self._state.tell(
+            self._state.event(
+                AuthSign,
+                caller,
+                subject=user.name,
+                format=request.format,
+                ttl=f"{request.ttl:.0f}s",
+                valid_until=certs.expires,
+            ),
+            self._state.event(
+                CertCreate,
+                caller,
+                cert_type="user",
+                subject=user.name,
+                roles=list(grant.roles),
+                logins=list(grant.logins),
+                valid_until=certs.expires,
+                route_to_cluster=grant.route_to_cluster,
+            ),
+        )
+        return certs
+
+    async def sign_host(self, caller: Caller, request: m.SignHostRequest) -> m.HostCredentials:
+        """A host certificate for a plain sshd."""
+        self._only_administrator(caller)
+        ttl = timedelta(seconds=request.ttl) if request.ttl > 0 else HOST_LIFETIME
+        if ttl > HOST_LIFETIME:
+            raise BadRequest(f"host certificates live up to {HOST_LIFETIME.days} days", hint="sign again before then")
+        certifier = await self._state.certifier()
+        now = self._state.clock.now()
+        host_id = str(uuid.uuid4())
+        credentials = await asyncio.to_thread(
+            certifier.plain_host_cert, host_id, request.principals, request.public_key, ttl, now
+        )
+        shown = ",".join(request.principals)
+        await self._state.tell(
+            self._state.event(
+                AuthSign, caller, subject=shown, format="openssh", ttl=f"{ttl.total_seconds():.0f}s",
+                valid_until=credentials.expires,
+            ),
+            self._state.event(
+                CertCreate, caller, cert_type="host", subject=host_id, system_roles=[str(SystemRole.NODE)],
+                valid_until=credentials.expires,
+            ),
+        )  # fmt: skip
+        return credentials
+
+    def _only_administrator(self, caller: Caller) -> None:
+        identity = caller.identity
+        if not (isinstance(identity, HostIdentity) and identity.role is SystemRole.ADMIN):
+            raise AccessDenied("only tctl on an auth server signs for others")
+
+    async def web_address(self) -> str:
+        """Where people reach a proxy; a placeholder that says what to do when none is up."""
+        for item in await self._state.backend.range(records.PROXIES):
+            server = from_json(item.value)
+            if isinstance(server, Server) and server.spec.public_addrs:
+                return server.spec.public_addrs[0]
+        return "<proxyhost>:3080"
+
+    async def auth_addresses(self) -> list[str]:
+        """Where hosts reach the auth servers, as these announce it."""
+        found: list[str] = []
+        for item in await self._state.backend.range(records.AUTH_SERVERS):
+            server = from_json(item.value)
+            if isinstance(server, Server):
+                found += [*server.spec.public_addrs[:1]] or [server.spec.addr]
+        return found
+
+
+def rotation_text(authority: Authority) -> str:
+    """How `tctl status` names the state of an authority's rotation (`certificates.md` 7)."""
+    rotation = authority.spec.rotation
+    if rotation.state is RotationState.STANDBY:
+        if rotation.last_rotated is None:
+            return "never updated"
+        return f"rotated {rotation.last_rotated:%b %-d %H:%M:%S} UTC"
+    return f"{rotation.phase} (mode: {rotation.mode})"

@@ -1,0 +1,170 @@
+"""What intake, checkpoints and the outbox keep in the backend, behind the small protocols that they ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import msgspec
+
+from teleport.audit.chain import ChainKey, Head, Signer
+from teleport.audit.chain.checkpoint import DOMAIN, Verify
+from teleport.audit.checkpoints import SavedCheckpoint
+from teleport.backend.interface import Absent, Backend, DeleteOp, PutOp
+from teleport.clock import Clock
+from teleport.errors import AlreadyExists, CompareFailed, NotFound, TeleportError
+from teleport.pki import signing
+from teleport.pki.keys import PrivateKey, PublicKey, generate_ed25519
+from teleport.pki.secret import Secret
+
+HEADS = "audit/heads/"
+POSITION = "audit/position"
+ENDS = "audit/session-ends/"
+CHECKPOINT = "audit/checkpoint"
+CHECKPOINT_KEY = "audit/checkpoint-key"
+LEASE = "audit/lease"
+ENDS_KEPT = timedelta(days=400)
+LEASE_TIME = timedelta(seconds=30)
+
+
+class _Head(msgspec.Struct, frozen=True):
+    seq: int
+    hash: str
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    event: str
+    written: bool
+
+
+class EvidenceStore:
+    """Implements `IntakeStore`, `CheckpointStore` and `OutboxBackend`."""
+
+    def __init__(self, backend: Backend, clock: Clock) -> None:
+        self._backend = backend
+        self._clock = clock
+
+    # intake
+
+    async def load_heads(self) -> tuple[Mapping[ChainKey, Head], str]:
+        heads = {}
+        for item in await self._backend.range(HEADS):
+            emitter, _, epoch = item.key.removeprefix(HEADS).rpartition("/")
+            head = msgspec.json.decode(item.value, type=_Head)
+            heads[ChainKey(emitter, int(epoch))] = Head(head.seq, head.hash)
+        position = await self._backend.get(POSITION)
+        return heads, position.value.decode() if position is not None else ""
+
+    async def save_heads(self, changed: Mapping[ChainKey, Head], position: str) -> None:
+        writes = [
+            PutOp(f"{HEADS}{key.emitter}/{key.epoch}", msgspec.json.encode(_Head(head.seq, head.hash)))
+            for key, head in changed.items()
+        ]
+        await self._backend.commit([*writes, PutOp(POSITION, position.encode())])
+
+    async def claim_end(self, sid: str, uid: str) -> str:
+        key = ENDS + sid
+        try:
+            await self._backend.create(key, uid.encode(), expires=self._clock.now() + ENDS_KEPT)
+        except AlreadyExists:
+            item = await self._backend.get(key)
+            return item.value.decode() if item is not None else uid
+        return uid
+
+    # checkpoints
+
+    async def load_checkpoint(self) -> SavedCheckpoint | None:
+        item = await self._backend.get(CHECKPOINT)
+        if item is None:
+            return None
+        saved = msgspec.json.decode(item.value, type=_Saved)
+        return SavedCheckpoint(saved.event.encode(), saved.written)
+
+    async def save_checkpoint(self, saved: SavedCheckpoint) -> None:
+        await self._backend.put(CHECKPOINT, msgspec.json.encode(_Saved(saved.event.decode(), saved.written)))
+
+    async def checkpoint_key(self) -> PrivateKey:
+        """The key that checkpoints are signed with, made when first asked for."""
+        item = await self._backend.get(CHECKPOINT_KEY)
+        if item is None:
+            key = generate_ed25519()
+            try:
+                await self._backend.commit(
+                    [PutOp(CHECKPOINT_KEY, key.pkcs8_pem().reveal())], conditions=[Absent(CHECKPOINT_KEY)]
+                )
+                return key
+            except CompareFailed:
+                item = await self._backend.get(CHECKPOINT_KEY)
+                assert item is not None
+        return PrivateKey.load(Secret(item.value))
+
+    # outbox
+
+    async def range(self, prefix: str) -> Sequence[tuple[str, bytes]]:
+        return [(item.key, item.value) for item in await self._backend.range(prefix)]
+
+    async def delete(self, key: str) -> None:
+        await self._backend.commit([DeleteOp(key, missing_ok=True)])
+
+
+def signer(key: PrivateKey) -> Signer:
+    """Signs checkpoints; the key id is the key's fingerprint."""
+    return Signer(key.public.fingerprint(), lambda message: signing.sign(DOMAIN, message, key))
+
+
+def verifier(keys: Sequence[PublicKey]) -> Verify:
+    """Believes checkpoints that one of `keys` signed."""
+    known = {key.fingerprint(): key for key in keys}
+
+    def verify(key_id: str, message: bytes, signature: bytes) -> bool:
+        if key_id not in known:
+            return False
+        try:
+            signing.verify(DOMAIN, message, signature, known[key_id])
+        except TeleportError:
+            return False
+        return True
+
+    return verify
+
+
+class Lease:
+    """A right that one auth server holds at a time, renewed by holding it (`docs/audit-log.md`)."""
+
+    def __init__(self, backend: Backend, clock: Clock, holder: str) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._holder = holder.encode()
+        self._held = asyncio.Lock()
+
+    def __call__(self) -> Lease:
+        return self
+
+    async def __aenter__(self) -> None:
+        """Raises `TeleportError` while another server holds it."""
+        await self._held.acquire()
+        try:
+            await self._take()
+        except BaseException:
+            self._held.release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._held.release()
+
+    async def _take(self) -> None:
+        expires = self._clock.now() + LEASE_TIME
+        item = await self._backend.get(LEASE)
+        if item is None:
+            try:
+                await self._backend.create(LEASE, self._holder, expires=expires)
+                return
+            except AlreadyExists:
+                item = await self._backend.get(LEASE)
+        if item is None or item.value != self._holder:
+            raise TeleportError("another auth server holds the lease of the audit log")
+        try:
+            await self._backend.renew(LEASE, expires, revision=item.revision)
+        except (NotFound, CompareFailed) as error:
+            raise TeleportError(f"the lease of the audit log was lost: {error}") from None

@@ -1,0 +1,139 @@
+"""Who is here: heartbeats of hosts, and the watches that keep the caches of services filled.
+
+A host announces only itself, in the role of its certificate. A watch sends what the caller may list, never a secret,
+one JSON value a line; silence is broken every 15 s so that a dead stream is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from teleport.api import messages as m
+from teleport.auth import records
+from teleport.auth.authorizer import Authorizer
+from teleport.auth.joining import KIND_OF_ROLE
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState, document
+from teleport.backend.follow import follow
+from teleport.backend.interface import DeleteOp, Item, Put, PutOp, Snapshot
+from teleport.errors import AccessDenied, BadRequest
+from teleport.identity import HostIdentity
+from teleport.resources.authority import Authority
+from teleport.resources.codec import checked, from_json, to_json
+from teleport.resources.kinds import Kind, Verb
+from teleport.resources.server import Server
+
+PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
+HEARTBEAT: Final = 15.0  # seconds of silence on a watch
+WATCHABLE: Final = frozenset(
+    {
+        Kind.ROLE,
+        Kind.USER,
+        Kind.NODE,
+        Kind.PROXY,
+        Kind.AUTH_SERVER,
+        Kind.CERT_AUTHORITY,
+        Kind.LOCK,
+        Kind.CLUSTER_NAME,
+        Kind.CLUSTER_AUTH_PREFERENCE,
+        Kind.CLUSTER_NETWORKING_CONFIG,
+        Kind.SESSION_RECORDING_CONFIG,
+    }
+)
+
+
+class Presence:
+    """The handlers of heartbeats and watches."""
+
+    def __init__(self, state: ClusterState, authorizer: Authorizer) -> None:
+        self._state = state
+        self._authorizer = authorizer
+
+    async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Done:
+        """Announces the caller for ten minutes."""
+        server = from_json(bytes(request.item))
+        if not isinstance(server, Server):
+            raise BadRequest(f"a {server.kind} does not announce itself")
+        kind = Kind(server.kind)
+        await self._authorizer.require(caller, Verb.UPDATE, kind, {"resource": {"metadata": {"name": server.host_id}}})
+        identity = caller.identity
+        if not isinstance(identity, HostIdentity) or KIND_OF_ROLE.get(identity.role) != _prefix(kind):
+            raise AccessDenied(f"this certificate does not announce a {kind}")
+        expires = self._state.clock.now() + PRESENCE
+        metadata = msgspec.structs.replace(server.metadata, expires=expires)
+        stored = checked(msgspec.structs.replace(server, metadata=metadata))
+        await self._state.commit([PutOp(_prefix(kind) + server.host_id, to_json(stored), expires)], events=[])
+        return m.Done()
+
+    async def withdraw(self, caller: Caller, request: m.Named) -> m.Done:
+        """The caller stops; `request.name` is the epoch that stops, so that a newer one stays."""
+        identity = caller.identity
+        prefix = KIND_OF_ROLE.get(identity.role) if isinstance(identity, HostIdentity) else None
+        if prefix is None or not isinstance(identity, HostIdentity):
+            raise AccessDenied("only a host withdraws its presence")
+        item = await self._state.backend.get(prefix + identity.host_id)
+        if item is not None:
+            server = from_json(item.value)
+            if isinstance(server, Server) and server.spec.epoch == request.name:
+                await self._state.commit([DeleteOp(item.key, missing_ok=True)], events=[])
+        return m.Done()
+
+    async def watch(self, caller: Caller, request: m.WatchRequest) -> AsyncIterator[bytes]:
+        """A snapshot of some kinds, then every change."""
+        if not request.kinds:
+            raise BadRequest(f"a watch names kinds: {', '.join(sorted(WATCHABLE))}")
+        prefixes = []
+        for name in request.kinds:
+            try:
+                kind = Kind(name)
+            except ValueError:
+                raise BadRequest(f"{name[:64]!r} is no kind of resource") from None
+            if kind not in WATCHABLE:
+                raise BadRequest(f"{kind} cannot be watched")
+            verb = Verb.LIST
+            await self._authorizer.require(caller, verb, kind)
+            await self._authorizer.require(caller, Verb.READ_NO_SECRETS, kind)
+            prefixes.append(_prefix(kind))
+        async with aclosing(follow(self._state.backend, prefixes, heartbeat=HEARTBEAT)) as stream:
+            async for change in stream:
+                if isinstance(change, Snapshot):
+                    line = m.WatchLine(
+                        revision=change.revision, snapshot=True, put=[_watched(item) for item in change.items]
+                    )
+                else:
+                    if not await self._still(caller):
+                        return
+                    line = m.WatchLine(
+                        revision=change.revision,
+                        put=[_watched(event.item) for event in change.events if isinstance(event, Put)],
+                        deleted=[event.key for event in change.events if not isinstance(event, Put)],
+                    )
+                yield msgspec.json.encode(line) + b"\n"
+
+    async def _still(self, caller: Caller) -> bool:
+        """Whether the caller still belongs here: a watch must not outlive its right."""
+        identity = caller.identity
+        if isinstance(identity, HostIdentity):
+            if identity.expires <= self._state.clock.now():
+                return False
+            return await self._authorizer.host_counts(identity)
+        return True
+
+
+def _prefix(kind: Kind) -> str:
+    return records.PREFIX_OF_KIND[kind]
+
+
+def _watched(item: Item) -> m.WatchItem:
+    """A stored item as it may leave auth: authorities without their private keys."""
+    value = m.Document(item.value)
+    if item.key.startswith(records.AUTHORITIES):
+        authority = from_json(item.value)
+        assert isinstance(authority, Authority)
+        value = document(authority)
+    return m.WatchItem(key=item.key, value=value, revision=item.revision, expires=item.expires)

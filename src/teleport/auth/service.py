@@ -1,0 +1,235 @@
+"""The auth service put together: state, handlers, audit, and the listener on 3025.
+
+Order at start: the audit store is read on, the cluster is made or found, then connections are taken. Order at the
+end: no new connections, what waits in the outbox is moved, intake finishes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.api.routes import Route
+from teleport.audit.checkpoints import Checkpointer
+from teleport.audit.emitter import Emitter
+from teleport.audit.events import ApiDenied
+from teleport.audit.intake import Intake, LocalDelivery
+from teleport.audit.outbox import OutboxPump
+from teleport.audit.shipper import Shipper
+from teleport.audit.sinks import FileSink
+from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.bootstrap import bootstrap
+from teleport.auth.cluster_api import ClusterAPI
+from teleport.auth.evidence import Evidence
+from teleport.auth.evidence_store import EvidenceStore, Lease, signer
+from teleport.auth.inventory import Inventory
+from teleport.auth.joining import Joining
+from teleport.auth.logins import Logins
+from teleport.auth.presence import Presence
+from teleport.auth.server import Caller, build_app
+from teleport.auth.state import ClusterState, stored_cluster_name
+from teleport.auth.user_tokens import UserTokens
+from teleport.backend.interface import Backend
+from teleport.clock import Clock
+from teleport.errors import AccessDenied, TeleportError
+from teleport.identity import Anonymous, HostIdentity, SystemRole
+from teleport.recording.storage import FileRecordingStore
+from teleport.resources.codec import Resource
+from teleport.resources.token import Token
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """What the auth service is told by the configuration file."""
+
+    cluster_name: str  # empty: the stored one, else `node_name`
+    host_id: str
+    node_name: str
+    audit_directory: Path
+    recordings_directory: Path
+    static_tokens: tuple[Token, ...] = ()
+    settings: tuple[tuple[str, Resource], ...] = ()  # cluster configuration by key, as the file says
+
+
+class AuthService:
+    """One auth server. `open` makes or finds the cluster, `run` serves it."""
+
+    def __init__(
+        self, config: AuthConfig, backend: Backend, clock: Clock, emitter: Emitter, state: ClusterState
+    ) -> None:
+        """Use `open`."""
+        self.state = state
+        self._config = config
+        self._clock = clock
+        self._emitter = emitter
+        records = EvidenceStore(backend, clock)
+        self._records = records
+        self._sink = FileSink(config.audit_directory, config.host_id, clock)
+        self._recordings = FileRecordingStore(config.recordings_directory)
+        self._intake = Intake(self._sink, records, cluster=state.cluster)
+        self._joining = Joining(state, config.static_tokens)
+        self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
+        self.cluster_api = ClusterAPI(state, self.authorizer)
+        logins = Logins(state, self.authorizer)
+        user_tokens = UserTokens(state, logins, self.cluster_api)
+        inventory = Inventory(state, self.authorizer, self._joining, user_tokens)
+        presence = Presence(state, self.authorizer)
+        self._evidence = Evidence(
+            state, self.authorizer, self._intake, records, self._recordings, config.audit_directory
+        )
+        self._pump = OutboxPump(records, emitter, self._in_store)
+        self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
+        self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
+        self._handlers: Mapping[str, Any] = {
+            routes.CLUSTER_CA.name: self.cluster_api.ca,
+            routes.JOIN.name: self._joining.join,
+            routes.STATUS.name: self.cluster_api.status,
+            routes.WHO_AM_I.name: self.cluster_api.who_am_i,
+            routes.WATCH.name: presence.watch,
+            routes.HEARTBEAT.name: presence.heartbeat,
+            routes.WITHDRAW.name: presence.withdraw,
+            routes.RENEW_HOST.name: self._joining.renew,
+            routes.SIGN_USER.name: self.cluster_api.sign_user,
+            routes.SIGN_HOST.name: self.cluster_api.sign_host,
+            routes.LOGIN.name: logins.login,
+            routes.USER_TOKEN.name: user_tokens.info,
+            routes.FINISH_USER_TOKEN.name: user_tokens.finish,
+            routes.ADD_USER.name: user_tokens.add_user,
+            routes.UPDATE_USER.name: inventory.update_roles,
+            routes.RESET_USER.name: user_tokens.reset_user,
+            routes.ADD_TOKEN.name: self._add_token,
+            routes.INTAKE.name: self._evidence.intake,
+            routes.SEARCH_EVENTS.name: self._evidence.search,
+            routes.VERIFY_EVENTS.name: self._evidence.verify,
+            routes.LIST_RECORDINGS.name: self._evidence.page,
+            routes.READ_RECORDING.name: self._evidence.read,
+            routes.RECORDING_OFFSET.name: self._evidence.offset,
+            routes.APPEND_RECORDING.name: self._evidence.append,
+            routes.COMPLETE_RECORDING.name: self._evidence.complete,
+            **inventory.handlers(),
+        }
+
+    @classmethod
+    async def open(
+        cls, config: AuthConfig, backend: Backend, clock: Clock, open_emitter: Callable[[str], Emitter]
+    ) -> AuthService:
+        """Makes the cluster on the first start, finds it on later ones.
+
+        `open_emitter` gets the cluster's name. Raises `TeleportError` when the file names another cluster than the
+        one that the storage holds.
+        """
+        stored = await stored_cluster_name(backend)
+        wanted = config.cluster_name or stored or config.node_name
+        if stored is not None and stored != wanted:
+            raise TeleportError(
+                f"the storage holds the cluster {stored!r}, the configuration names {wanted!r}: certificates carry the "
+                "name, so it cannot change",
+                hint=f"set auth_service.cluster_name to {stored!r}, or start with an empty data_dir",
+            )
+        pumps: list[OutboxPump] = []
+
+        def on_events() -> None:
+            for pump in pumps:
+                pump.kick()
+
+        state = ClusterState(backend, clock, wanted, on_events=on_events)
+        await bootstrap(state, config.settings)
+        service = cls(config, backend, clock, open_emitter(wanted), state)
+        pumps.append(service._pump)
+        await service._intake.start()
+        return service
+
+    async def run(self, listener: socket.socket, context: ssl.SSLContext, started: Callable[[], None]) -> None:
+        """Serves the API until cancelled; calls `started` once connections are taken."""
+        app = build_app(self._handlers, self.authorizer.identify, self.authorizer.authorize, self._denied)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
+        await runner.setup()
+        checkpointer = Checkpointer(
+            self._intake,
+            self._emitter,
+            self._records,
+            signer(await self._records.checkpoint_key()),
+            self._lease,
+            self._clock,
+            cluster=self.state.cluster,
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._pump.run(), name="audit outbox")
+                tasks.create_task(self._shipper.run(), name="audit delivery")
+                tasks.create_task(checkpointer.run(), name="audit checkpoints")
+                await web.SockSite(runner, listener, ssl_context=context).start()
+                started()
+        finally:
+            await runner.cleanup()
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """What is told of must reach the store while this process can still bring it there."""
+        try:
+            await self._pump.pump()
+            await self._shipper.deliver_all()
+            await self._intake.close()
+        except TeleportError as error:
+            log.warning("audit events wait for the next start: %s", error)
+        self._recordings.close()
+        self._sink.close()
+
+    async def _in_store(self, uids: set[str]) -> set[str]:
+        from datetime import timedelta
+
+        return await self._evidence.searcher.find_uids(uids, self._clock.now() - timedelta(days=2))
+
+    async def _add_token(self, caller: Caller, request: m.AddTokenRequest) -> m.JoinToken:
+        return await self._joining.add_token(
+            caller, request, await self.cluster_api.pins(), await self.cluster_api.auth_addresses()
+        )
+
+    async def _denied(self, caller: Caller, route: Route[Any, Any], denied: AccessDenied) -> None:
+        """A refusal is on record before it is answered; what is only noise is left out."""
+        if isinstance(caller.identity, Anonymous) or route.name in _AUDITED_BY_HANDLER:
+            return
+        reasons = "; ".join(denied.denial.reasons) if isinstance(denied, Denied) else denied.message
+        host = caller.identity.host_id if isinstance(caller.identity, HostIdentity) else ""
+        await self.state.tell(
+            self.state.event(
+                ApiDenied,
+                caller,
+                host_id=host,
+                verb=str(route.verb),
+                kind=route.kind,
+                route=route.name,
+                addr=caller.address,
+                error=reasons,
+            )
+        )
+
+    # what the daemon asks when it holds auth itself
+
+    async def local_host(
+        self, host_id: str, node_name: str, role: SystemRole, names: Sequence[str], ssh_key: str, tls_key: str
+    ) -> m.HostCredentials:
+        """Certificates for a service in the same daemon."""
+        return await self._joining.local_host(host_id, node_name, role, names, ssh_key, tls_key)
+
+    async def client_authorities(self) -> list[str]:
+        """PEM of every authority whose client certificates the API accepts."""
+        user, host = await self.state.authority("user"), await self.state.authority("host")
+        return [*user.trusted_tls_certs, *host.trusted_tls_certs]
+
+
+# These write their own event of a refusal, with more to say, or would tell of every wrong password twice.
+_AUDITED_BY_HANDLER = frozenset({routes.JOIN.name, routes.LOGIN.name, routes.FINISH_USER_TOKEN.name})
