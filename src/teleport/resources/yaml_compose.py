@@ -29,7 +29,7 @@ _TAGS: Final = {
     "map": {"!", "tag:yaml.org,2002:map"},
 }
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
-_NOT_TEXT: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_TEXT: Final = yaml.reader.Reader.NON_PRINTABLE  # reused: compiling such a large class takes 10 ms
 _JSON_SURROGATES: Final = re.compile(
     r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
 )
