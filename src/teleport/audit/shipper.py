@@ -62,7 +62,7 @@ class Shipper:
             self._wake.clear()
             try:
                 await self.deliver_all()
-            except TeleportError as error:
+            except (TeleportError, OSError) as error:
                 if str(error) != self.problem:
                     log.warning("audit events wait in the spool: %s", error)
                 self.problem = str(error)
