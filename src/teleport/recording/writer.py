@@ -20,8 +20,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from teleport.clock import Clock
 from teleport.errors import BadRequest, LimitExceeded, TeleportError
 from teleport.recording.directory import RecordingDirectory
@@ -34,7 +32,9 @@ from teleport.recording.format import (
     FrameKind,
     RecordingHeader,
     SignFunction,
+    encode_detail,
     encode_size,
+    plain_text,
 )
 from teleport.recording.spool_file import RecordingSummary, SpoolFile
 
@@ -146,17 +146,17 @@ class Recorder:
         self._append(FrameKind.RESIZE, encode_size(min(max(width, 0), 0xFFFF), min(max(height, 0), 0xFFFF)))
 
     def exec(self, detail: ExecDetail) -> None:
-        self._append(FrameKind.EXEC, msgspec.json.encode(detail))
+        self._append(FrameKind.EXEC, encode_detail(detail))
 
     def file(self, detail: FileDetail) -> None:
-        self._append(FrameKind.FILE, msgspec.json.encode(detail))
+        self._append(FrameKind.FILE, encode_detail(detail))
 
     def forward(self, detail: ForwardDetail) -> None:
-        self._append(FrameKind.FORWARD, msgspec.json.encode(detail))
+        self._append(FrameKind.FORWARD, encode_detail(detail))
 
     def note(self, text: str) -> None:
         """A sentence of ours about the session."""
-        self._append(FrameKind.NOTE, text.encode(errors="backslashreplace"))
+        self._append(FrameKind.NOTE, plain_text(text, 64 * 1024).encode())
 
     @property
     def acknowledged_bytes(self) -> int:

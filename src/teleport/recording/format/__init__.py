@@ -38,7 +38,9 @@ from teleport.recording.format.frames import (
     canonical_uuid,
     decode_end,
     decode_size,
+    encode_detail,
     encode_size,
+    plain_text,
 )
 from teleport.recording.format.parser import BrokenPlace, BrokenRecording, End, RecordingParser
 
@@ -73,7 +75,9 @@ __all__ = [
     "chunk_digest",
     "decode_end",
     "decode_size",
+    "encode_detail",
     "encode_header",
     "encode_size",
+    "plain_text",
     "signed_message",
 ]

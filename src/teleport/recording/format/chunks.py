@@ -38,6 +38,7 @@ from teleport.recording.format.frames import (
     encode_end,
     end_body,
     join_frames,
+    plain_header,
 )
 
 MAGIC = b"\x89TREC\r\n\x1a"  # like PNG's: a transfer as text or through seven bits is noticed at once
@@ -84,7 +85,7 @@ class Chunk:
 
 def encode_header(header: RecordingHeader) -> bytes:
     """The beginning of a file; its last 32 bytes are the hash that the first chunk links to."""
-    body = msgspec.json.encode(header)
+    body = msgspec.json.encode(plain_header(header))
     if len(body) > MAX_HEADER_JSON:
         raise ValueError(f"the header of recording {header.sid} has {len(body)} bytes, above the limit")
     data = FILE_HEAD.pack(MAGIC, VERSION, len(body)) + body

@@ -10,19 +10,22 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from enum import IntEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 
 from teleport.errors import BadRequest
 
 MAX_HEADER_JSON = 64 * 1024
+MAX_HEADER_TEXT = 512  # characters of each text, which JSON may make six times longer
+MAX_DETAIL_TEXT = 48 * 1024
 MAX_FRAME_PAYLOAD = 1024 * 1024
 MAX_FRAMES_PER_CHUNK = 65_536
 RAW_CHUNK_TARGET = 1024 * 1024  # a chunk is closed when its frames reach this many bytes
 MAX_RAW_CHUNK = 4 * 1024 * 1024  # what a reader accepts, so a hostile file costs it no more memory than this
 MAX_TIME = 2**48  # microseconds, about nine years: a longer session is a broken file
 
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -91,7 +94,7 @@ class ExecDetail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FileDetail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A file operation of scp or sftp. A name that is not UTF-8 carries surrogate escapes as `\\xNN` text."""
+    """A file operation of scp or sftp."""
 
     action: str  # read, write, remove, rename, mkdir, ...
     path: str
@@ -141,6 +144,32 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str
     certificate: bytes
     value: bytes
+
+
+Detail = ExecDetail | FileDetail | ForwardDetail
+
+
+def plain_text(text: str, limit: int) -> str:
+    """`text` as the file can hold it: what came from bytes that are not UTF-8 as `\\xNN`, and what is above `limit`
+    characters cut off with a note. Commands and names are a user's; none of them may stop a recording."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} more characters)"
+
+
+def encode_detail(detail: Detail) -> bytes:
+    """The payload of an exec, file or forward frame."""
+    return msgspec.json.encode(_plain(detail, MAX_DETAIL_TEXT))
+
+
+def _plain(value: _Struct, limit: int) -> _Struct:
+    texts = {name: getattr(value, name) for name in value.__struct_fields__}
+    changes = {name: plain_text(text, limit) for name, text in texts.items() if isinstance(text, str)}
+    return msgspec.structs.replace(value, **changes)
+
+
+def plain_header(header: RecordingHeader) -> RecordingHeader:
+    """The header with texts of bounded length; a long command is whole in its exec frame."""
+    return _plain(header, MAX_HEADER_TEXT)
 
 
 def varint(number: int) -> bytes:
