@@ -1,0 +1,133 @@
+"""How a host becomes part of a cluster: the authority is proved first, the token is sent second (decision 18).
+
+1. Over TLS that proves nothing, ask which authority the far end claims. That is public; nothing secret is sent.
+2. Compare it with the pins. Without pins it is taken as it is, and the caller warns.
+3. Over a *new* TLS session, trust only the authorities that a pin named, and require the name and the role that only
+   an auth server's certificate has. Whoever cannot prove that gets neither token nor keys.
+
+Through a proxy the TLS of step 1 and 3 runs inside a websocket to the proxy, and ends at auth (threat T13).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.api.sync_client import TIMEOUT, TUNNEL_PATH, SyncAuthClient
+from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
+from teleport.identity import HostIdentity, SystemRole
+from teleport.pki.pin import check_pin
+from teleport.pki.trust import AuthorityKind, check_cluster_name
+from teleport.pki.x509cert import auth_server_name
+from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
+from teleport.transport.blocking import ByteStream, TLSStream, WebSocketStream, dial_tcp
+from teleport.transport.tls import cluster_client_context, unproved_client_context
+
+WEB_PORTS = frozenset({443, 3080})  # an auth_servers entry with one of these is a proxy (`certificates.md` 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One way to auth: its own address, or a proxy's web address."""
+
+    host: str
+    port: int
+    through_proxy: bool
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" + (" (proxy)" if self.through_proxy else "")
+
+    def open(self) -> ByteStream:
+        """Bytes to auth, over which TLS is to be spoken. Raises `ConnectionProblem`."""
+        connection = dial_tcp(self.host, self.port, TIMEOUT)
+        if not self.through_proxy:
+            return connection
+        # The outer TLS hides the tunnel from onlookers and proves nothing: what matters is proved inside.
+        outer = TLSStream(connection, unproved_client_context(), self.host)
+        return WebSocketStream(outer, f"{self.host}:{self.port}", TUNNEL_PATH)
+
+
+def doors(addresses: Sequence[tuple[str, int]]) -> list[Door]:
+    """The ways to try, in order: the one that the port suggests first, then the other, for each address."""
+    ordered = [Door(host, port, port in WEB_PORTS) for host, port in addresses]
+    return [*ordered, *(Door(door.host, door.port, not door.through_proxy) for door in ordered)]
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedCluster:
+    """A cluster whose auth server was reached and whose authority is trusted now."""
+
+    name: str
+    ca_certs: tuple[str, ...]  # PEM
+    door: Door
+    pinned: bool
+
+
+def find_cluster(addresses: Sequence[tuple[str, int]], pins: Sequence[str]) -> ProvedCluster:
+    """Steps 1 and 2 at the first door behind which an auth server answers.
+
+    Raises `CertificateRefused` when its authority has none of the pins, `ConnectionProblem` when nobody answers.
+    """
+    problems: list[str] = []
+    for door in doors(addresses):
+        try:
+            claimed = _claimed_authority(door)
+        except (ConnectionProblem, OSError) as error:
+            problems.append(f"{door}: {error}")
+            continue
+        certs = [cert.encode() for cert in claimed.tls_certs]
+        if not certs:
+            problems.append(f"{door}: shows no authority")
+            continue
+        trusted = check_pin(pins, certs) if pins else tuple(certs)
+        check_cluster_name(claimed.cluster)
+        return ProvedCluster(claimed.cluster, tuple(cert.decode() for cert in trusted), door, bool(pins))
+    raise ConnectionProblem(
+        "no auth server answers: " + "; ".join(problems[: max(1, len(addresses))]),
+        hint="check auth_servers (--auth-server) and that the auth service runs",
+    )
+
+
+def _claimed_authority(door: Door) -> m.ClusterCA:
+    context = unproved_client_context()
+    with SyncAuthClient(lambda: TLSStream(door.open(), context, door.host), str(door)) as client:
+        return client.call(routes.CLUSTER_CA, m.Empty())
+
+
+def proved_client(cluster: ProvedCluster, now: Callable[[], datetime]) -> SyncAuthClient:
+    """Step 3: a client of auth over TLS in which auth proved the trusted authority, its name and its role."""
+    context = cluster_client_context(cluster.ca_certs)
+    authorities = [trusted_tls_authority(AuthorityKind.HOST, cluster.name, cert.encode()) for cert in cluster.ca_certs]
+
+    def connect() -> TLSStream:
+        stream = prove_auth(cluster.door.open(), context, cluster.name)
+        identity = identity_from_tls(stream.peer_certificate(), authorities, now())
+        if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.AUTH:
+            stream.close()
+            raise AccessDenied(f"{cluster.door} is a host of the cluster {cluster.name}, but not its auth server")
+        return stream
+
+    return SyncAuthClient(connect, str(cluster.door))
+
+
+def prove_auth(stream: ByteStream, context: ssl.SSLContext, cluster: str) -> TLSStream:
+    """TLS in which the far end must have the certificate name of auth servers of `cluster`."""
+    try:
+        return TLSStream(stream, context, auth_server_name(cluster))
+    except TeleportError as error:
+        raise ConnectionProblem(
+            f"the far end shows the authority of the cluster {cluster} but cannot prove that it is its auth server: "
+            f"{error}",
+            hint="somebody may stand between this host and the auth server; nothing secret was sent",
+        ) from None
+
+
+def join_cluster(cluster: ProvedCluster, request: m.JoinRequest, now: Callable[[], datetime]) -> m.HostCredentials:
+    """Offers the token; raises the refusal of auth, or `ConnectionProblem` when the far end proved nothing."""
+    with proved_client(cluster, now) as client:
+        return client.call(routes.JOIN, request)
