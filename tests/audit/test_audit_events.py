@@ -183,7 +183,7 @@ def hostile_events(text: str) -> list[Event]:
     return [
         UserLogin(time=NOW, uid="u", user=text, user_agent=text, error=text, success=False),
         Exec(time=NOW, uid="u", command=text, login=text, server_hostname=text, server_labels={text: text}),
-        SessionStart(time=NOW, uid="u", initial_command=[text] * 20, addr_remote=text),
+        SessionStart(time=NOW, uid="u", initial_command=[text] * 5, addr_remote=text),
         TokenCreate(time=NOW, uid="u", name=text, system_roles=[text]),
     ]
 

@@ -333,8 +333,7 @@ CHILD = textwrap.dedent(
     """
     import asyncio, sys
     from pathlib import Path
-    from teleport.audit.chain.link import mark_supplement, seal
-from teleport.audit.emitter import Emitter
+    from teleport.audit.emitter import Emitter
     from teleport.audit.events import Exec
     from teleport.clock import SystemClock
 

@@ -275,6 +275,18 @@ async def test_an_export_is_proved_from_where_it_begins(audit_log: AuditLog, tmp
     assert (first.fault, first.place.key, first.place.seq) == (Fault.MISSING, ChainKey("node-b", 1), 9)
 
 
+async def test_a_store_can_be_proved_while_it_grows(audit_log: AuditLog) -> None:
+    """A line that is being written is no damage; if it had been kept before, auth's heads tell."""
+    await fill(audit_log)
+    content = day_file(audit_log).read_bytes()
+    day_file(audit_log).write_bytes(content + b'{"event":"exec","half')
+    assert check(audit_log).ok
+    day_file(audit_log).write_bytes(content[:-20])
+    first = check(audit_log).first
+    assert first is not None
+    assert (first.fault, first.place.key) == (Fault.TRUNCATED, ChainKey(AUTH, 1))
+
+
 async def test_recordings_are_compared_with_what_the_events_say(audit_log: AuditLog) -> None:
     """A swapped or deleted recording is named by the event of its upload."""
     await audit_log.intake.start()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from teleport.audit.appendlog import whole_lines
 from teleport.audit.chain import (
     ChainKey,
     Expectations,
@@ -57,6 +58,7 @@ class _Source:
     path: Path
     name: str  # as shown
     store: str
+    size: int  # bytes to read: a store may grow while it is proved
 
 
 def verify_store(
@@ -70,7 +72,7 @@ def verify_store(
     if not directory.is_dir():
         raise NotFound(f"there is no audit store {directory}", hint="name the folder that holds events.log")
     stores = sorted(entry for entry in directory.iterdir() if entry.is_dir() and not entry.is_symlink())
-    sources = [_Source(path, f"{store.name}/{path.name}", store.name) for store in stores for path in day_files(store)]
+    sources = [source for store in stores for source in _sources(store)]
     return _verify(sources, complete=True, verify=verify, known_heads=known_heads, recordings=recordings)
 
 
@@ -79,14 +81,31 @@ def verify_file(path: Path, *, verify: Verify | None = None, recordings: Recordi
     if not path.is_file():
         raise NotFound(f"there is no file {path}", hint="`tctl audit ls --format=json` exports events")
     return _verify(
-        [_Source(path, path.name, "")], complete=False, verify=verify, known_heads=None, recordings=recordings
+        [_Source(path, path.name, "", path.stat().st_size)],
+        complete=False,
+        verify=verify,
+        known_heads=None,
+        recordings=recordings,
     )
+
+
+def _sources(store: Path) -> Iterator[_Source]:
+    """A store's files as they are now. An unfinished last line of the newest is being written, or was never kept."""
+    files = day_files(store)
+    for path in files:
+        size = whole_lines(path) if path is files[-1] else path.stat().st_size
+        yield _Source(path, f"{store.name}/{path.name}", store.name, size)
 
 
 def _lines(sources: list[_Source]) -> Iterator[tuple[_Source, int, bytes]]:
     for source in sources:
+        left = source.size
         with source.path.open("rb") as file:
             for number, raw in enumerate(file, 1):
+                if left <= 0:
+                    break
+                raw = raw[:left]
+                left -= len(raw)
                 yield source, number, raw[:-1] if raw.endswith(b"\n") else raw
 
 

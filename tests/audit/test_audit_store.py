@@ -1,0 +1,184 @@
+"""The store of auth: day files and searching them."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from teleport.audit.chain import ChainKey, ChainState
+from teleport.audit.events import REGISTRY, Event, Exec, SessionStart, UserLogin
+from teleport.audit.search import Query, Searcher
+from teleport.audit.sinks import FileSink, StreamSink
+from teleport.errors import BadRequest, TeleportError
+
+if TYPE_CHECKING:
+    from tests.audit.conftest import AuditLog, ManualClock
+
+
+def sealed(event: Event) -> bytes:
+    return ChainState(ChainKey("node-a", 1)).append(event)[0]
+
+
+async def test_each_utc_day_has_a_file_and_events_log_points_at_the_newest(tmp_path: Path, clock: ManualClock) -> None:
+    """`reference/audit-events.md` 4, with its modes."""
+    former = os.umask(0o022)
+    try:
+        sink = FileSink(tmp_path / "log", "auth-1", clock)
+        clock.when = datetime(2021, 5, 1, 23, 59, tzinfo=UTC)
+        await sink.append([b"{1}"])
+        clock.forward(minutes=2)
+        await sink.append([b"{2}", b"{3}"])
+        clock.forward(days=-1)  # the clock was set back: an old file never grows again
+        await sink.append([b"{4}"])
+        sink.close()
+    finally:
+        os.umask(former)
+    names = sorted(path.name for path in (tmp_path / "log" / "auth-1").iterdir())
+    assert names == ["2021-05-01.00:00:00.log", "2021-05-02.00:00:00.log"]
+    current = tmp_path / "log" / "events.log"
+    assert os.readlink(current) == "auth-1/2021-05-02.00:00:00.log"
+    assert current.read_bytes() == b"{2}\n{3}\n{4}\n"
+    assert current.stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "log" / "auth-1").stat().st_mode & 0o777 == 0o750
+
+
+async def test_a_torn_last_line_is_cut_at_start(tmp_path: Path, clock: ManualClock) -> None:
+    """It was never acknowledged; the next event begins on a line of its own."""
+    sink = FileSink(tmp_path, "auth-1", clock)
+    await sink.append([b"{1}"])
+    sink.close()
+    (path,) = (tmp_path / "auth-1").iterdir()
+    with path.open("ab") as file:
+        file.write(b"{2")
+    sink = FileSink(tmp_path, "auth-1", clock)
+    assert sink.position == f"{path.name} 4"
+    await sink.append([b"{3}"])
+    assert sink.lines_after(f"{path.name} 4") == [b"{3}"]
+    sink.close()
+    assert path.read_bytes() == b"{1}\n{3}\n"
+
+
+@pytest.mark.parametrize("host", ["", "..", ".x", "a/b"])
+def test_the_store_stays_in_its_folder(tmp_path: Path, clock: ManualClock, host: str) -> None:
+    """T42."""
+    with pytest.raises(BadRequest):
+        FileSink(tmp_path, host, clock)
+
+
+async def test_standard_output_gets_each_event_on_a_line_and_says_when_it_is_gone() -> None:
+    """A closed pipe is an error of the operation, never silence."""
+    read, write = os.pipe()
+    sink = StreamSink(write)
+    await sink.append([b"{1}", b"{2}"])
+    assert os.read(read, 100) == b"{1}\n{2}\n"
+    os.close(read)
+    with pytest.raises(TeleportError, match="standard output"):
+        await sink.append([b"{3}"])
+    os.close(write)
+
+
+START = datetime(2021, 5, 1, 10, 0, tzinfo=UTC)
+
+
+async def fill(log: AuditLog) -> None:
+    """Three days; one event arrives two days late."""
+    late: list[bytes] = []
+    for number in range(30):
+        when = START + timedelta(hours=number * 2)
+        log.clock.when = when
+        event: Event
+        if number % 3 == 0:
+            event = UserLogin(time=when, uid=f"u{number:02}", user=f"user{number % 2}", success=number % 2 == 0)
+        elif number % 3 == 1:
+            event = SessionStart(time=when, uid=f"u{number:02}", user="user0", login="root", sid=f"s{number}")
+        else:
+            event = Exec(
+                time=when,
+                uid=f"u{number:02}",
+                user="user1",
+                server_id="node-a",
+                server_hostname="web.example",
+                command="ls Ünter",
+            )
+        if number == 2:
+            late.append(sealed(event))
+        else:
+            await log.sink.append([sealed(event)])
+    await log.sink.append(late)
+
+
+def uids(lines: list[bytes]) -> list[str]:
+    return [REGISTRY.decode(line).uid for line in lines]
+
+
+async def test_events_come_by_the_time_they_happened(audit_log: AuditLog) -> None:
+    """Newest or oldest first, the late one in its place."""
+    await fill(audit_log)
+    searcher = Searcher(audit_log.store)
+    newest = uids((await searcher.search(Query())).lines)
+    assert newest == [f"u{number:02}" for number in reversed(range(30))]
+    assert uids((await searcher.search(Query(oldest_first=True))).lines) == newest[::-1]
+
+
+@pytest.mark.parametrize("oldest_first", [True, False])
+@pytest.mark.parametrize("limit", [1, 7, 29, 30])
+async def test_pages_fit_together(audit_log: AuditLog, limit: int, oldest_first: bool) -> None:
+    """Each event once, whatever the size of a page; the last page has no key."""
+    await fill(audit_log)
+    searcher = Searcher(audit_log.store)
+    found: list[str] = []
+    key = ""
+    while True:
+        page = await searcher.search(Query(limit=limit, start_key=key, oldest_first=oldest_first))
+        assert len(page.lines) <= limit
+        found += uids(page.lines)
+        key = page.next_key
+        if not key:
+            break
+    assert sorted(found) == [f"u{number:02}" for number in range(30)]
+    assert found == sorted(found, reverse=not oldest_first)
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        (Query(start=START + timedelta(hours=4), end=START + timedelta(hours=8)), [2, 3]),
+        (Query(start=START + timedelta(hours=50)), [25, 26, 27, 28, 29]),
+        (Query(end=START + timedelta(hours=5)), [0, 1, 2]),
+        (Query(types=("user.login",), user="user1"), [3, 9, 15, 21, 27]),
+        (Query(types=("user.login", "exec"), end=START + timedelta(hours=9)), [0, 2, 3]),
+        (Query(login="root", end=START + timedelta(hours=9)), [1, 4]),
+        (Query(sid="s4"), [4]),
+        (Query(host="web.example", end=START + timedelta(hours=9)), [2]),
+        (Query(text="ünter", end=START + timedelta(hours=9)), [2]),
+        (Query(user="nobody"), []),
+    ],
+    ids=["range", "from", "until", "type and user", "types", "login", "sid", "host", "text", "nobody"],
+)
+async def test_a_search_finds_what_was_asked_for(audit_log: AuditLog, query: Query, numbers: list[int]) -> None:
+    """Twice, for the second time the searcher knows the files."""
+    await fill(audit_log)
+    searcher = Searcher(audit_log.store)
+    for _ in range(2):
+        assert uids((await searcher.search(query)).lines) == [f"u{number:02}" for number in reversed(numbers)]
+
+
+async def test_damage_does_not_hide_the_rest(audit_log: AuditLog) -> None:
+    """Searching shows what can be read; verifying names what cannot."""
+    await fill(audit_log)
+    first = sorted(audit_log.sink.store.glob("*.log"))[0]
+    lines = first.read_bytes().splitlines()
+    lines[0] = b"\xff\xfe not json"
+    first.write_bytes(b"\n".join([*lines, b""]) + b'{"torn')
+    assert len((await Searcher(audit_log.store).search(Query())).lines) == 29
+
+
+@pytest.mark.parametrize("query", [Query(limit=0), Query(limit=10_001), Query(start_key="x"), Query(start_key="x/y")])
+async def test_a_query_that_cannot_be_meant_is_refused(audit_log: AuditLog, query: Query) -> None:
+    """The limits of `reference/audit-events.md` 4."""
+    with pytest.raises(BadRequest):
+        await Searcher(audit_log.store).search(query)
