@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from teleport.audit.events import ClientDisconnect, SessionRejected, SessionRequestDenied
+from teleport.authz.ssh import SSHAccessPermit
 from teleport.node.facts import Facts
-from teleport.node.needs import Permit
 from teleport.node.session import NodeSession
 from teleport.node.tools import Tools
 from teleport.ssh.handlers import Channel, SessionChannel, SessionHandler, StreamHandler
@@ -15,23 +16,29 @@ from teleport.ssh.surface import AskedKind, Refusal
 
 log = logging.getLogger(__name__)
 
+_LAST_WORDS_SECONDS = 1.0  # for the sessions of a connection to end and say why, before it is cut
+
 
 class NodeConnection:
     """Serves one user's connection (`ssh.handlers.ConnectionHandler`). It obeys the permit and looks at no role."""
 
-    def __init__(self, tools: Tools, facts: Facts, permit: Permit) -> None:
+    def __init__(
+        self, tools: Tools, facts: Facts, permit: SSHAccessPermit, ended: Callable[[NodeConnection], None]
+    ) -> None:
         self._tools = tools
         self.facts = facts
-        self._permit = permit
+        self.permit = permit
+        self._ended = ended
         self._sessions: set[NodeSession] = set()
         self._channel: Channel | None = None
         self._loop = asyncio.get_running_loop()
         self._last_active = self._loop.time()
+        self._disconnected = False
         self._timers: list[asyncio.TimerHandle] = []
-        if permit.disconnect_expired_cert and facts.user is not None:
-            left = (facts.user.expires - tools.clock.now()).total_seconds()
+        if permit.disconnect_expired_cert is not None:
+            left = (permit.disconnect_expired_cert - tools.clock.now()).total_seconds()
             self._timers.append(self._loop.call_later(max(left, 0), self.disconnect, "the certificate has expired"))
-        if permit.client_idle_timeout is not None:
+        if permit.client_idle_timeout:
             self._idle_check(permit.client_idle_timeout.total_seconds())
 
     def active(self) -> None:
@@ -47,13 +54,13 @@ class NodeConnection:
             del self._timers[:-2]
 
     async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
-        limit = self._permit.max_sessions
+        limit = self.permit.max_sessions
         if limit and len(self._sessions) >= limit:
             now = self._tools.clock.now()
             event = self.facts.event(SessionRejected, now, reason="max_sessions", max=limit)
             await self._tools.emitter.emit(event)
             return Refusal(f"Your roles allow {limit} sessions on one connection.")
-        session = NodeSession(self._tools, self, channel)
+        session = NodeSession(self._tools, self, channel, record=self.permit.record)
         self._sessions.add(session)
         self._channel = channel
         return session
@@ -79,17 +86,27 @@ class NodeConnection:
     def refused(self, kind: AskedKind, name: str, reason: str) -> None:
         self.denied(name, f"{kind}: {reason}")
 
-    def disconnect(self, reason: str) -> None:
-        """Ends the connection and everything in it: expiry, idleness, a lock, a permit that no longer holds."""
+    def disconnect(self, reason: str, told: str = "") -> None:
+        """Ends the connection and everything in it: expiry, idleness, a lock, a permit that no longer holds.
+
+        The audit log gets `reason`, the user `told` (or the reason, when it reveals nothing).
+        """
+        if self._disconnected:
+            return
+        self._disconnected = True
         event = self.facts.event(ClientDisconnect, self._tools.clock.now(), reason=reason)
         self._tools.in_background(self._emit(event), "audit a disconnect")
         for session in list(self._sessions):
-            session.end(reason)
+            session.end(told or reason)
+        self._loop.call_later(_LAST_WORDS_SECONDS, self._abort, told or reason)
+
+    def _abort(self, told: str) -> None:
         if self._channel is not None:
-            self._channel.connection_abort(f"disconnected: {reason}")
+            self._channel.connection_abort(f"disconnected: {told}")
 
     def ended(self, reason: str) -> None:
         for timer in self._timers:
             timer.cancel()
         for session in list(self._sessions):
             session.closed()
+        self._ended(self)

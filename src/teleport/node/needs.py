@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
 from teleport.audit.events import Event
+from teleport.authz.decision import Policy
 from teleport.errors import TeleportError
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.launcher.values import Exit, SpawnRequest
 from teleport.recording.format import RecordingHeader
-from teleport.ssh.surface import Peer, ServerLimits
+from teleport.resources.lock import Lock
+from teleport.ssh.surface import ServerLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,37 +33,14 @@ class NodeConfig:
     limits: ServerLimits = field(default_factory=ServerLimits)
 
 
-class Permit(Protocol):
-    """What of an access permit this service obeys."""
+class Rules(Protocol):
+    """What a decision rests on, as it is now: read for every decision, also those about open connections."""
 
-    @property
-    def max_sessions(self) -> int:
-        """Session channels on one connection; 0 for no limit of the roles'."""
+    def policy(self) -> Policy:
+        """The roles there are, and the cluster's defaults."""
         ...
 
-    @property
-    def client_idle_timeout(self) -> timedelta | None:
-        """How long a client may be silent; None for ever."""
-        ...
-
-    @property
-    def disconnect_expired_cert(self) -> bool:
-        """Whether open sessions end when the certificate does."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """No access: a sentence for the user, and the reasons for the audit log."""
-
-    message: str
-    reasons: str
-
-
-class Access(Protocol):
-    """Decides who may do what here: the pure decision of `authz`, over this node's labels and the roles there are."""
-
-    def decide(self, identity: UserIdentity, login: str, client: Peer) -> Permit | Denied: ...
+    def locks(self) -> Sequence[Lock]: ...
 
 
 class Certificates(Protocol):
@@ -136,3 +114,30 @@ class Recordings(Protocol):
     """Where sessions are recorded; when `start` returns, the recording exists on disk."""
 
     async def start(self, header: RecordingHeader) -> Recording: ...
+
+
+class Unrecorded:
+    """The recording of a session that the cluster does not record."""
+
+    def __init__(self) -> None:
+        self.failed: asyncio.Future[TeleportError] = asyncio.get_running_loop().create_future()
+        self.sha256 = ""
+
+    def record_output(self, data: bytes) -> None:
+        return
+
+    def record_stderr(self, data: bytes) -> None:
+        return
+
+    def resize(self, width: int, height: int) -> None:
+        return
+
+    @property
+    def must_drain(self) -> bool:
+        return False
+
+    async def drain(self) -> None:
+        return
+
+    async def close(self, reason: str) -> Unrecorded:
+        return self

@@ -15,6 +15,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from teleport.audit.events import AuthFailed
+from teleport.authz.decision import AccessDenial, DenialCode
+from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import UserIdentity
@@ -23,14 +25,13 @@ from teleport.node.connection import NodeConnection
 from teleport.node.facts import Facts
 from teleport.node.first_line import FirstLine
 from teleport.node.needs import (
-    Access,
     Certificates,
-    Denied,
     Emitter,
     Labels,
     Launcher,
     NodeConfig,
     Recordings,
+    Rules,
 )
 from teleport.node.tools import Registry, Tools
 from teleport.pki import sshsig
@@ -52,7 +53,7 @@ class NodeService:
         config: NodeConfig,
         *,
         certificates: Certificates,
-        access: Access,
+        rules: Rules,
         labels: Labels,
         launcher: Launcher,
         recordings: Recordings,
@@ -63,7 +64,7 @@ class NodeService:
     ) -> None:
         self.config = config
         self.certificates = certificates
-        self.access = access
+        self.rules = rules
         self.labels = labels
         self.clock = clock
         self.emitter = emitter
@@ -72,12 +73,12 @@ class NodeService:
         self._seen = vouch.Seen()
         self._server: SshServer | None = None
         self._tasks: asyncio.TaskGroup | None = None
+        self._connections: set[NodeConnection] = set()
         self._listener = Listener(self._protocol, slots=Slots(config.max_connections))
 
     async def run(self, sockets: Sequence[socket.socket], started: Callable[[], None]) -> None:
         """Serves until cancelled; then every connection is closed and every session ended, recorded and audited."""
         self._server = await SshServer.create(self._host_keys, SURFACE, limits=self.config.limits)
-        # Sessions outlive the accepting for as long as their end takes; `_finish` bounds that.
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             await self._listener.serve(sockets, started)
@@ -126,6 +127,44 @@ class NodeService:
         log.warning("connection refused peer=%s reason=%s", peer, reason)
         self.failed(Facts(self.config, self.labels, None, "", peer), reason)
 
+    def decide(self, facts: Facts) -> SSHAccessPermit | AccessDenial:
+        """The decision about a connection, by the rules and labels of this moment."""
+        assert facts.user is not None, "only a known user is decided about"
+        request = SSHAccessRequest(
+            identity=facts.user,
+            login=facts.login,
+            cluster=self.config.cluster,
+            now=self.clock.now(),
+            node_id=str(self.config.host_id),
+            node_hostname=self.config.hostname,
+            node_labels=self.labels.current(),
+            client_address=facts.client.host,
+            locks=self.rules.locks(),
+        )
+        return evaluate_ssh_access(request, self.rules.policy())
+
+    def connected(self, facts: Facts, permit: SSHAccessPermit) -> NodeConnection:
+        """A connection with a permit; it is listed until it ends."""
+        connection = NodeConnection(self.tools, facts, permit, self._connections.discard)
+        self._connections.add(connection)
+        return connection
+
+    def reconsider(self) -> None:
+        """Decides anew about every open connection; to be called when roles, locks, labels or settings changed.
+
+        Those that would be refused now end at once, with the reason on record. An expired certificate ends a
+        connection only where the permit says so.
+        """
+        for connection in list(self._connections):
+            decision = self.decide(connection.facts)
+            if isinstance(decision, AccessDenial) and decision.code is not DenialCode.EXPIRED:
+                connection.disconnect(f"no longer allowed: {'; '.join(decision.reasons)}", decision.public)
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open and authenticated."""
+        return len(self._connections)
+
     def failed(self, facts: Facts, reason: str) -> None:
         """Puts a failed authentication or a denied access on record."""
         event = facts.event(AuthFailed, self.clock.now(), error=reason)
@@ -158,21 +197,18 @@ class _Gate:
 
     async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
         service = self._service
-        identity: UserIdentity | None = None
         try:
             identity = service.certificates.verify_user(certificate)
-            if identity.source_ip and identity.source_ip != self._client.host:
-                raise AccessDenied(f"Your certificate holds only from {identity.source_ip}.", hint="tsh login")
         except AccessDenied as error:
             detail = getattr(error, "detail", "")
-            service.failed(self._facts(identity, login), f"{error.message} {detail}".strip())
+            service.failed(self._facts(None, login), f"{error.message} {detail}".strip())
             return Refusal(_sentence(error))
-        decision = service.access.decide(identity, login, self._client)
         facts = self._facts(identity, login)
-        if isinstance(decision, Denied):
-            service.failed(facts, decision.reasons)
-            return Refusal(decision.message)
-        return NodeConnection(service.tools, facts, decision)
+        decision = service.decide(facts)
+        if isinstance(decision, AccessDenial):
+            service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")
+            return Refusal(f"{decision.public} Next: {decision.hint}." if decision.hint else decision.public)
+        return service.connected(facts, decision)
 
     def failed(self, login: str, reason: str) -> None:
         self._service.failed(self._facts(None, login), reason)

@@ -22,7 +22,7 @@ from teleport.launcher.client import resize_terminal
 from teleport.launcher.environment import filter_environment
 from teleport.launcher.values import SIGNALS, Exit, Kind, LauncherRefused, Pty, SessionLost, SpawnRequest
 from teleport.node.facts import Facts, SessionEvents
-from teleport.node.needs import Process, Recording
+from teleport.node.needs import Process, Recording, Unrecorded
 from teleport.node.pump import Input, Output
 from teleport.node.tools import Tools
 from teleport.recording.format import RecordingHeader
@@ -67,8 +67,9 @@ class State(StrEnum):
 class NodeSession:
     """Serves one session channel (`ssh.handlers.SessionHandler`)."""
 
-    def __init__(self, tools: Tools, connection: Connection, channel: SessionChannel) -> None:
+    def __init__(self, tools: Tools, connection: Connection, channel: SessionChannel, *, record: bool) -> None:
         self._tools = tools
+        self._record = record
         self._connection = connection
         self._channel = channel
         self._state = State.WAITING
@@ -135,7 +136,7 @@ class NodeSession:
         size = str(self._terminal.size) if self._terminal else ""
         story: dict[str, Any] = {
             "initial_command": [shown] if shown else [],
-            "session_recording": tools.config.recording_mode,
+            "session_recording": tools.config.recording_mode if self._record else "off",
             "interactive": interactive,
         }
         try:
@@ -163,6 +164,8 @@ class NodeSession:
         return None
 
     async def _open_recording(self, command: str, began: datetime) -> Recording:
+        if not self._record:
+            return Unrecorded()
         facts, terminal = self._connection.facts, self._terminal
         assert facts.user is not None, "a session belongs to a user"
 

@@ -7,9 +7,10 @@ a list, access is a set of logins, and sessions may be recorded nowhere (`Memory
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -17,11 +18,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
+
 from teleport.audit.events import Event, event_name
+from teleport.authz.decision import ClusterDefaults, Policy
 from teleport.clock import SystemClock
 from teleport.errors import TeleportError
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
-from teleport.node.needs import Denied, Launcher, NodeConfig, Permit, Recordings
+from teleport.node.needs import Launcher, NodeConfig, Recordings
 from teleport.node.service import NodeService
 from teleport.pki import sshsig
 from teleport.pki.keys import PrivateKey, generate_ed25519, generate_p256
@@ -38,8 +42,11 @@ from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.proxy.resolve import RegisteredNode
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.recording.format import RecordingHeader
+from teleport.resources.lock import Lock
+from teleport.resources.metadata import Metadata
+from teleport.resources.role import Conditions, Options, Role, RoleSpec
 from teleport.ssh.server import HostKey
-from teleport.ssh.surface import Peer, ServerLimits
+from teleport.ssh.surface import ServerLimits
 
 CLUSTER = "lab.test"
 
@@ -127,28 +134,27 @@ class MemoryRecordings:
         return recording
 
 
-@dataclass(frozen=True)
-class LabPermit:
-    """A permit as the node needs it."""
+class LabRules:
+    """One role, `access`, that the test may replace, and locks."""
 
-    max_sessions: int = 0
-    client_idle_timeout: timedelta | None = None
-    disconnect_expired_cert: bool = False
+    def __init__(self, logins: Iterable[str] = ()) -> None:
+        self.role = Role(
+            metadata=Metadata(name="access"),
+            spec=RoleSpec(allow=Conditions(logins=tuple(logins), node_labels={"*": ("*",)})),
+        )
+        self.locked: list[Lock] = []
+        self.cluster = ClusterDefaults()
 
+    def policy(self) -> Policy:
+        return Policy({"access": self.role}, self.cluster)
 
-class LabAccess:
-    """Permits the logins of the certificate, but for `denied`."""
+    def locks(self) -> Sequence[Lock]:
+        return self.locked
 
-    def __init__(self) -> None:
-        self.permit: Permit = LabPermit()
-        self.denied: Denied | None = None
-
-    def decide(self, identity: UserIdentity, login: str, client: Peer) -> Permit | Denied:
-        if self.denied is not None:
-            return self.denied
-        if login not in identity.logins:
-            return Denied(f"Your roles do not let you log in as {login}.", f"login {login} not in {identity.logins}")
-        return self.permit
+    def options(self, **changes: object) -> None:
+        """Changes the role's options."""
+        spec = msgspec.structs.replace(self.role.spec, options=Options(**changes))  # type: ignore[arg-type]
+        self.role = msgspec.structs.replace(self.role, spec=spec)
 
 
 @dataclass(frozen=True)
@@ -273,7 +279,7 @@ class Lab:
     proxy_port: int
     events: Events
     recordings: MemoryRecordings
-    access: LabAccess
+    rules: LabRules
     directory: LabDirectory
 
     def client_config(self, folder: Path, user: LabUser, login: str) -> Path:
@@ -317,7 +323,7 @@ async def running_lab(
     authorities = authorities or Authorities()
     clock = SystemClock()
     events, memory = Events(), MemoryRecordings()
-    access, directory = LabAccess(), LabDirectory()
+    rules, directory = LabRules([getpass.getuser(), "nobody"]), LabDirectory()
     node_host = authorities.host(SystemRole.NODE, hostname)
     proxy_host = authorities.host(SystemRole.PROXY, "proxy")
     node_socket, proxy_socket = listener(), listener()
@@ -329,7 +335,7 @@ async def running_lab(
     node = NodeService(
         config,
         certificates=authorities,
-        access=access,
+        rules=rules,
         labels=_Labels(labels or {}),
         launcher=launcher,
         recordings=recordings or memory,
@@ -360,7 +366,7 @@ async def running_lab(
             proxy_port,
             events,
             memory,
-            access,
+            rules,
             directory,
         )
 
