@@ -16,6 +16,7 @@ import pytest
 from teleport.errors import BadRequest
 from teleport.launcher import Exit, Kind, LauncherEnd, LauncherRefused, Pty, Reason, SpawnRequest
 from teleport.launcher.client import Launcher, Process, resize_terminal
+from teleport.launcher.processes import children
 from teleport.launcher.values import SessionLost
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it acts as several Unix users")
@@ -172,6 +173,25 @@ async def test_fifty_sessions_at_once_lose_no_exit(end: LauncherEnd) -> None:
 
 def title(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+async def test_monitors_serve_again_and_do_not_pile_up(end: LauncherEnd) -> None:
+    """One after the other, the same few processes do; a burst's are let go of, and none keeps a descriptor."""
+    launcher = Launcher(end)
+    for _ in range(5):
+        await run(launcher, command("true"))
+    await asyncio.gather(*(run(launcher, command("true")) for _ in range(12)))
+    await run(launcher, command("true"))
+    deadline = asyncio.get_running_loop().time() + 10
+    while len(monitors := children(launcher.pid)) > 4:
+        assert asyncio.get_running_loop().time() < deadline, monitors
+        await asyncio.sleep(0.01)
+    process = await launcher.spawn(command("echo $PPID; read -r line", pty=Pty()))
+    monitor = int(await read(process.pty, b"\n"))
+    assert monitor in monitors
+    # Standard streams, the launcher's socket and life, SIGCHLD's two ends, and the session's socket; no terminal.
+    assert len(os.listdir(f"/proc/{monitor}/fd")) == 8
+    close(process)
 
 
 async def test_the_process_list_shows_no_arguments_of_the_daemon(end: LauncherEnd) -> None:

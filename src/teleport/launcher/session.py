@@ -28,6 +28,7 @@ _OOM_SCORE = "/proc/self/oom_score_adj"
 class Host:
     """What a session's start needs to know of the host, read once when the launcher starts."""
 
+    name: str  # whose daemon this is, "" for a user without an account
     user_path: str
     root_path: str
     tty_group: int | None
