@@ -177,6 +177,13 @@ async def test_damage_does_not_hide_the_rest(audit_log: AuditLog) -> None:
     assert len((await Searcher(audit_log.store).search(Query())).lines) == 29
 
 
+async def test_a_damaged_line_that_is_found_is_still_text(audit_log: AuditLog) -> None:
+    """Readers get UTF-8 whatever stands in the file."""
+    await audit_log.sink.append([sealed(Exec(time=START, uid="u", command="ls XX")).replace(b"XX", b"\xff\xfe")])
+    for line in (await Searcher(audit_log.store).search(Query())).lines:
+        assert "ls" in line.decode()
+
+
 @pytest.mark.parametrize("query", [Query(limit=0), Query(limit=10_001), Query(start_key="x"), Query(start_key="x/y")])
 async def test_a_query_that_cannot_be_meant_is_refused(audit_log: AuditLog, query: Query) -> None:
     """The limits of `reference/audit-events.md` 4."""

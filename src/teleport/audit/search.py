@@ -117,7 +117,7 @@ class Searcher:
             if span is not None and self._out_of_reach(span, query, found, wanted):
                 continue
             found = heapq.nsmallest(wanted, [*found, *self._matches(path, query, after)])
-        lines = [line for _, _, line in found[: query.limit]]
+        lines = [_as_text(line) for _, _, line in found[: query.limit]]
         if len(found) <= query.limit:
             return Page(lines)
         order, uid, _ = found[query.limit - 1]
@@ -164,6 +164,11 @@ def _read(raw: bytes) -> _Head | None:
         return _HEAD.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None  # damage is `verify`'s to report
+
+
+def _as_text(line: bytes) -> bytes:
+    """The line as stored; where damage made it no UTF-8, readable all the same (`verify` will not believe it)."""
+    return line.decode("utf-8", "replace").encode()
 
 
 def _fits(head: _Head, query: Query) -> bool:
