@@ -1,0 +1,63 @@
+"""Presence: a service says that it is here, every minute and at once when something changes; withdraws at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.api.client import AuthClient
+from teleport.errors import TeleportError
+from teleport.resources.codec import to_json
+from teleport.resources.server import Server
+
+log = logging.getLogger(__name__)
+
+PERIOD = 60.0  # seconds (`protocols.md` 6)
+RETRY = 5.0  # seconds after a failure
+FAREWELL = 2.0  # seconds for withdrawing
+
+
+class Announcer:
+    """Announces one service with the certificate of its role."""
+
+    def __init__(self, client: AuthClient, describe: Callable[[], Server]) -> None:
+        self._client = client
+        self._describe = describe
+        self._changed = asyncio.Event()
+        self.problem = ""  # why the last announcement failed; empty when it did not
+
+    def changed(self) -> None:
+        """What is announced is not true any more: say it again at once."""
+        self._changed.set()
+
+    async def announce(self) -> None:
+        """Once, now. Raises what auth answers."""
+        server = self._describe()
+        await self._client.call(routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(server))))
+
+    async def run(self) -> None:
+        """Announces until cancelled, then withdraws."""
+        try:
+            while True:
+                self._changed.clear()
+                try:
+                    await self.announce()
+                    self.problem = ""
+                except TeleportError as error:
+                    if self.problem != str(error):
+                        log.warning("presence: %s", error)
+                    self.problem = str(error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY if self.problem else PERIOD):
+                        await self._changed.wait()
+        finally:
+            await self._withdraw()
+
+    async def _withdraw(self) -> None:
+        with suppress(TeleportError, TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                await self._client.call(routes.WITHDRAW, m.Named(name=self._describe().spec.epoch))

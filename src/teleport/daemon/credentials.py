@@ -1,0 +1,141 @@
+"""The keys and certificates of this host, one folder for each system role: `<data_dir>/proc/<role>/`.
+
+    ssh.key  ssh.cert  tls.key  tls.crt      keys 0600, OpenSSH and PEM
+    ../cas.json                              the cluster and its host authorities, as learned when joining
+
+Private keys are made here and never leave. Certificates are asked for by a function, so that joining, registering
+locally and renewing are one path: make keys, ask, write everything, then replace the folder's files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from teleport.api.messages import HostCredentials
+from teleport.daemon.host import write_private
+from teleport.errors import TeleportError
+from teleport.identity import SystemRole
+from teleport.pki.keys import PrivateKey, PublicKey, generate_ed25519, generate_p256
+from teleport.pki.secret import Secret
+from teleport.pki.sshformat import SSHCertificate, parse_certificate_line
+
+RENEW_BEFORE: Final = timedelta(days=30)  # of 90; a host may be off for a while
+
+Ask = Callable[[str, str], Awaitable[HostCredentials]]
+"""Gets certificates for an SSH public key (a line) and a TLS public key (PEM)."""
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """What this host knows of its cluster before it has spoken to it."""
+
+    cluster: str
+    tls_ca_certs: list[str]
+    ssh_ca_keys: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The identity of this host in one role."""
+
+    role: SystemRole
+    folder: Path
+    ssh_key: PrivateKey
+    ssh_cert: SSHCertificate
+    cluster: Cluster
+
+    @property
+    def tls_cert_file(self) -> Path:
+        return self.folder / "tls.crt"
+
+    @property
+    def tls_key_file(self) -> Path:
+        return self.folder / "tls.key"
+
+    @property
+    def expires(self) -> datetime:
+        from datetime import UTC
+
+        return datetime.fromtimestamp(self.ssh_cert.body.valid_before, UTC)
+
+    @property
+    def principals(self) -> tuple[str, ...]:
+        return self.ssh_cert.body.principals
+
+    def wants_renewal(self, now: datetime) -> bool:
+        return self.expires - now < RENEW_BEFORE
+
+    def ssh_authorities(self) -> list[PublicKey]:
+        return [PublicKey.parse(line) for line in self.cluster.ssh_ca_keys]
+
+
+def role_folder(proc_dir: Path, role: SystemRole) -> Path:
+    return proc_dir / role.value.lower()
+
+
+def load_cluster(proc_dir: Path) -> Cluster | None:
+    """What joining left; None on a host that has not joined."""
+    try:
+        return msgspec.json.decode((proc_dir / "cas.json").read_bytes(), type=Cluster)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:
+        raise TeleportError(f"{proc_dir}/cas.json is damaged: {error}", hint="restore it from a backup") from None
+
+
+def load(proc_dir: Path, role: SystemRole) -> Credentials | None:
+    """The stored identity in `role`; None when this host has none."""
+    folder, cluster = role_folder(proc_dir, role), load_cluster(proc_dir)
+    if cluster is None or not (folder / "ssh.cert").exists():
+        return None
+    try:
+        return Credentials(
+            role=role,
+            folder=folder,
+            ssh_key=PrivateKey.load(Secret((folder / "ssh.key").read_bytes())),
+            ssh_cert=parse_certificate_line((folder / "ssh.cert").read_text()),
+            cluster=cluster,
+        )
+    except (OSError, TeleportError) as error:
+        raise TeleportError(
+            f"the identity in {folder} cannot be used: {error}",
+            hint="restore it from a backup, or remove the folder and join again with a new token",
+        ) from None
+
+
+async def obtain(proc_dir: Path, role: SystemRole, ask: Ask) -> Credentials:
+    """Makes new keys, asks for certificates, and stores both. What was there stays until everything is written."""
+    ssh, tls = generate_ed25519(), generate_p256()
+    granted = await ask(ssh.public.line(), tls.public.spki_pem().decode())
+    folder = role_folder(proc_dir, role)
+    for directory in (proc_dir, folder):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cluster = Cluster(cluster=granted.cluster, tls_ca_certs=granted.tls_ca_certs, ssh_ca_keys=granted.ssh_ca_keys)
+    write_private(proc_dir / "cas.json", msgspec.json.format(msgspec.json.encode(cluster)))
+    # The certificate last: without it the folder does not count, so a crash in between leaves no half identity.
+    (folder / "ssh.cert").unlink(missing_ok=True)
+    write_private(folder / "ssh.key", ssh.openssh_pem().reveal())
+    write_private(folder / "tls.key", tls.pkcs8_pem().reveal())
+    write_private(folder / "tls.crt", granted.tls_cert, 0o644)
+    write_private(folder / "ssh.cert", granted.ssh_cert + "\n", 0o644)
+    loaded = load(proc_dir, role)
+    assert loaded is not None
+    return loaded
+
+
+def names_changed(credentials: Credentials, wanted: Sequence[str]) -> bool:
+    """Whether the certificate lacks a name that the configuration asks for."""
+    from teleport.pki.names import canonical_host
+
+    return not {canonical_host(name) for name in wanted} <= set(credentials.principals)
+
+
+def has_any(proc_dir: Path) -> bool:
+    """Whether this host has joined in any role."""
+    return proc_dir.is_dir() and any((proc_dir / name / "ssh.cert").exists() for name in os.listdir(proc_dir))

@@ -1,0 +1,119 @@
+"""What makes a directory one host: its lock, its UUID, and the count of its runs.
+
+Everything held for a host is keyed by (UUID, epoch): a second process with the same directory is refused, and what a
+killed process left can be told from what this one does (design, decision 14).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from teleport.errors import AlreadyExists, TeleportError
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """This run of the daemon on this host. The lock is held for as long as the process lives."""
+
+    data_dir: Path
+    host_id: str
+    epoch: int
+    lock: int  # descriptor
+
+    @property
+    def log_dir(self) -> Path:
+        return self.data_dir / "log"
+
+    @property
+    def proc_dir(self) -> Path:
+        return self.data_dir / "proc"
+
+
+def open_host(data_dir: Path) -> Host:
+    """Makes or finds the host in `data_dir`. Raises `AlreadyExists` when another daemon uses it, `TeleportError` when
+    it cannot be used or other users could read it."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(data_dir)
+        lock = os.open(data_dir / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise TeleportError(
+            f"data_dir {data_dir} cannot be used: {error.strerror}",
+            hint="set teleport.data_dir to a directory of the user that runs the daemon, or run as root",
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise AlreadyExists(
+            f"another daemon uses data_dir {data_dir}", hint="stop it, or set another teleport.data_dir for this one"
+        ) from None
+    try:
+        return Host(data_dir, _host_id(data_dir), _next_epoch(data_dir), lock)
+    except OSError as error:
+        os.close(lock)
+        raise TeleportError(f"data_dir {data_dir} cannot be written: {error.strerror}") from None
+
+
+def _check_private(data_dir: Path) -> None:
+    """Closes a directory of ours to others; keys and recordings are in it."""
+    found = data_dir.stat()
+    if found.st_uid not in (os.geteuid(), 0):
+        raise TeleportError(
+            f"data_dir {data_dir} belongs to another user (uid {found.st_uid})",
+            hint="chown it to the user that runs the daemon",
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        data_dir.chmod(0o700)
+
+
+def write_private(path: Path, content: str | bytes, mode: int = 0o600) -> None:
+    """Writes a file so that it is whole or not there, readable by its owner only."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _host_id(data_dir: Path) -> str:
+    path = data_dir / "host_uuid"
+    try:
+        text = path.read_text().strip()
+    except FileNotFoundError:
+        text = str(uuid.uuid4())
+        write_private(path, text + "\n")
+        return text
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise TeleportError(f"{path} does not hold the UUID of this host", hint="restore it from a backup") from None
+
+
+def _next_epoch(data_dir: Path) -> int:
+    path = data_dir / "epoch"
+    try:
+        last = int(path.read_text())
+    except FileNotFoundError:
+        last = 0
+    except ValueError:
+        raise TeleportError(f"{path} does not hold a number", hint="restore it from a backup") from None
+    write_private(path, f"{last + 1}\n")
+    return last + 1

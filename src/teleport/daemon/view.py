@@ -1,0 +1,142 @@
+"""What a service knows of its cluster: typed reads over a watched cache, in the shapes that node and proxy ask for.
+
+Parsed values are kept until the cached item changes. When auth is away the last view stays (decision 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from teleport.authz.decision import ClusterDefaults, Policy
+from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
+from teleport.clock import Clock
+from teleport.identity import HostIdentity, UserIdentity
+from teleport.pki.keys import PublicKey
+from teleport.pki.sshverify import verify_host_cert, verify_user_cert
+from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.proxy.resolve import RegisteredNode
+from teleport.resources.authority import Authority
+from teleport.resources.cluster import AuthPreference, NetworkingConfig, RecordingMode, SessionRecordingConfig
+from teleport.resources.codec import Resource, from_json
+from teleport.resources.lock import Lock
+from teleport.resources.role import Role
+from teleport.resources.server import Server
+from teleport.store.cache import Cache
+
+NODE_KINDS = (
+    "role",
+    "cert_authority",
+    "lock",
+    "cluster_auth_preference",
+    "cluster_networking_config",
+    "session_recording_config",
+)
+PROXY_KINDS = (*NODE_KINDS, "node")
+R = TypeVar("R")
+
+
+class View:
+    """Reads of one cluster through one cache."""
+
+    def __init__(self, cache: Cache, clock: Clock, cluster: str) -> None:
+        self.cache = cache
+        self.clock = clock
+        self.cluster = cluster
+        self._parsed: dict[str, tuple[int, Resource]] = {}
+
+    def _items(self, prefix: str, kind: type[R]) -> list[R]:
+        found: list[R] = []
+        for item in self.cache.range(prefix):
+            known = self._parsed.get(item.key)
+            if known is None or known[0] != item.revision:
+                known = self._parsed[item.key] = (item.revision, from_json(item.value))
+            if isinstance(known[1], kind):
+                found.append(known[1])
+        return found
+
+    def roles(self) -> Mapping[str, Role]:
+        return {role.name: role for role in self._items("roles/", Role)}
+
+    def locks(self) -> list[Lock]:
+        return self._items("locks/", Lock)
+
+    def nodes(self) -> list[Server]:
+        return self._items("nodes/", Server)
+
+    def defaults(self) -> ClusterDefaults:
+        """What the cluster's settings add to every role."""
+        preference = next(iter(self._items("cluster/cluster-auth-preference", AuthPreference)), AuthPreference())
+        networking = next(iter(self._items("cluster/cluster-networking-config", NetworkingConfig)), NetworkingConfig())
+        return ClusterDefaults(
+            client_idle_timeout=networking.spec.client_idle_timeout.timedelta,
+            disconnect_expired_cert=preference.spec.disconnect_expired_cert,
+            require_session_mfa=preference.spec.require_session_mfa,
+            record_sessions=self.recording_mode() is not RecordingMode.OFF,
+        )
+
+    def recording_mode(self) -> RecordingMode:
+        found = self._items("cluster/session-recording-config", SessionRecordingConfig)
+        return found[0].spec.mode if found else RecordingMode.NODE
+
+    def policy(self) -> Policy:
+        return Policy(roles=self.roles(), cluster=self.defaults())
+
+    def ssh_authorities(self, kind: AuthorityKind) -> list[TrustedSSHAuthority]:
+        """The authorities of this cluster whose SSH certificates of a kind are believed."""
+        return [
+            TrustedSSHAuthority(
+                kind, authority.spec.cluster_name, tuple(PublicKey.parse(key) for key in authority.trusted_ssh_keys)
+            )
+            for authority in self._items(f"authorities/{kind}/", Authority)
+            if authority.spec.cluster_name == self.cluster
+        ]
+
+    # node.needs.Certificates and Rules, proxy.ssh_router.UserCertificates
+
+    def verify_user(self, certificate: bytes) -> UserIdentity:
+        return verify_user_cert(certificate, self.ssh_authorities(AuthorityKind.USER), self.clock.now())
+
+    def verify_host(self, certificate: bytes) -> HostIdentity:
+        return verify_host_cert(certificate, self.ssh_authorities(AuthorityKind.HOST), self.clock.now(), hostname=None)
+
+
+class Directory:
+    """The registered nodes, for the proxy (`proxy.ssh_router.Directory`)."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def nodes(self) -> Iterable[RegisteredNode]:
+        return [
+            RegisteredNode(
+                node.host_id, node.hostname, node.spec.public_addrs[0] if node.spec.public_addrs else node.spec.addr
+            )
+            for node in self._view.nodes()
+        ]
+
+    def may_see(self, identity: UserIdentity, node: RegisteredNode) -> bool:
+        """Whether any login of the user would be let in there."""
+        server = next((one for one in self._view.nodes() if one.host_id == node.host_id), None)
+        if server is None:
+            return False
+        policy, now = self._view.policy(), self._view.clock.now()
+        return any(
+            isinstance(
+                evaluate_ssh_access(
+                    SSHAccessRequest(
+                        identity=identity,
+                        login=login,
+                        cluster=self._view.cluster,
+                        now=now,
+                        node_id=server.host_id,
+                        node_hostname=server.hostname,
+                        node_labels=dict(server.all_labels),
+                        client_address=identity.source_ip,
+                    ),
+                    policy,
+                ),
+                SSHAccessPermit,
+            )
+            for login in identity.logins
+        )

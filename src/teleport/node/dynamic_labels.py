@@ -1,0 +1,103 @@
+"""The labels of a host: the static ones, and those whose values commands find, run again and again.
+
+A command is an argument list, never a shell line; it runs with a bare environment, ten seconds at most, and what it
+prints (its first line, 256 characters at most) is the value. A command that fails says so in its value, so that no
+label silently keeps what is not true any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from teleport.resources.names import check_text
+from teleport.resources.server import CommandLabelState
+from teleport.resources.values import CommandLabel
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 10.0  # seconds
+MAX_OUTPUT = 4096  # bytes read
+MAX_VALUE = 256  # characters
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+
+class HostLabels:
+    """The labels as they are now (`node.needs.Labels`)."""
+
+    def __init__(self, static: Mapping[str, str], dynamic: Sequence[CommandLabel], changed: Callable[[], None]) -> None:
+        self.static = dict(static)
+        self._dynamic = tuple(dynamic)
+        self._values: dict[str, str] = {}
+        self._changed = changed
+
+    def current(self) -> Mapping[str, str]:
+        """Static and dynamic labels; a dynamic one wins a clash."""
+        return {**self.static, **self._values}
+
+    def command_states(self) -> dict[str, CommandLabelState]:
+        """The dynamic labels as presence carries them."""
+        return {
+            label.name: CommandLabelState(
+                period=label.period, command=label.command, result=self._values.get(label.name, "")
+            )
+            for label in self._dynamic
+        }
+
+    async def first(self) -> None:
+        """Runs every command once, so that decisions never see a label missing that the host has."""
+        await asyncio.gather(*(self._update(label) for label in self._dynamic))
+
+    async def run(self) -> None:
+        """Keeps the values true until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for label in self._dynamic:
+                tasks.create_task(self._repeat(label), name=f"label {label.name}")
+
+    async def _repeat(self, label: CommandLabel) -> None:
+        while True:
+            await asyncio.sleep(label.period.seconds)
+            await self._update(label)
+
+    async def _update(self, label: CommandLabel) -> None:
+        value = await run_label(label.command)
+        if self._values.get(label.name) != value:
+            self._values[label.name] = value
+            self._changed()
+
+
+async def run_label(command: Sequence[str]) -> str:
+    """The value that a command finds; a sentence about the failure when it fails."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        return _value(f"error: {error}")
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            output = await process.stdout.read(MAX_OUTPUT)
+            while await process.stdout.read(MAX_OUTPUT):
+                continue  # the rest is not wanted, but the command may want to write it
+            status = await process.wait()
+    except TimeoutError:
+        return f"error: no result within {TIMEOUT:.0f}s"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if status != 0:
+        return f"error: exit status {status}"
+    return _value(output.decode("utf-8", "replace").strip().split("\n")[0])
+
+
+def _value(text: str) -> str:
+    kept = "".join(letter for letter in text if not check_text(letter))
+    return kept[:MAX_VALUE]
