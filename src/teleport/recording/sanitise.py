@@ -32,6 +32,8 @@ _INVISIBLE = (
 )
 _SPECIAL = re.compile(f"[\x00-\x1f\x7f-\x9f{_INVISIBLE}]")
 
+_STRING_END = re.compile("[\x07\x18\x1a\x1b\x9c]")
+
 # Final characters of control sequences without a private prefix or intermediates.
 _CSI_KEPT = frozenset("@ABCDEFGHIJKLMPSTXZ`adefmrsubg")
 # DEC private modes that may be set and reset: origin, wrap, cursor blink and visibility, alternate screens, cursor
@@ -87,6 +89,14 @@ class _Filter:
                     out.append(self._plain(text[position:end]))
                 position = end
                 if found is None:
+                    break
+            elif self._state is _State.STRING:
+                found = _STRING_END.search(text, position, position + _MAX_STRING - self._string_size)
+                skipped = (found.start() if found else len(text)) - position
+                skipped = min(skipped, _MAX_STRING - self._string_size)
+                self._string_size += skipped
+                position += skipped
+                if position >= len(text):
                     break
             out.append(self._character(text[position]))
             position += 1

@@ -122,8 +122,6 @@ class Uploader:
     async def _try(self, sid: str) -> None:
         try:
             report = await self._upload(sid)
-        except NotFound:
-            report = UploadReport(sid, UploadOutcome.UPLOADED)  # by another process of this host, meanwhile
         except (TeleportError, OSError) as error:
             tries = self._tries[sid] = self._tries.get(sid, 0) + 1
             place = await asyncio.to_thread(self._check, sid) if tries == 1 else None
@@ -141,7 +139,11 @@ class Uploader:
 
     async def _upload(self, sid: str) -> UploadReport:
         name = file_name(sid, Suffix.DONE)
-        with os.fdopen(self._directory.open(name), "rb") as file:
+        try:
+            descriptor = self._directory.open(name)
+        except NotFound:
+            return UploadReport(sid, UploadOutcome.UPLOADED)  # by another process of this host, meanwhile
+        with os.fdopen(descriptor, "rb") as file:
             try:
                 # an old and a new process share this folder during a restart: one of them sends
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
