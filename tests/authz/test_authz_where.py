@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teleport.authz.where import WhereError, holds
@@ -84,12 +84,14 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(EXPRESSIONS, VALUES)
 def test_any_expression_over_any_facts_is_true_false_or_an_error(text: str, resource: object) -> None:
     with contextlib.suppress(WhereError):
         assert holds(text, {**FACTS, "resource": resource}) in (True, False)
 
 
+@settings(deadline=None)
 @given(CALLS)
 def test_negation_negates(text: str) -> None:
     with contextlib.suppress(WhereError):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teleport.errors import BadRequest
@@ -220,6 +220,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from([str(kind) for kind in TYPES]), JSON, JSON)
 def test_any_document_is_a_resource_or_refused(kind: str, metadata: object, spec: object) -> None:
     """Fuzz: what comes in from a caller raises nothing but `BadRequest`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teleport.resources.lexer import BadSyntax
@@ -90,6 +90,7 @@ TOKENS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(TOKENS, max_size=200).map("".join) | st.text(max_size=60))
 def test_any_text_is_a_predicate_or_refused(text: str) -> None:
     """Fuzz (T61): nothing but `BadSyntax` comes out, however deep."""

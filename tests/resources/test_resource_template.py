@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teleport.resources.lexer import BadSyntax
@@ -72,6 +72,7 @@ def test_what_only_looks_like_a_template_is_an_error(text: str) -> None:
         parse_template(text)
 
 
+@settings(deadline=None)
 @given(st.text('{}internalexter.[]"()regp, ', max_size=40))
 def test_any_text_is_a_template_or_refused(text: str) -> None:
     with contextlib.suppress(BadSyntax):
