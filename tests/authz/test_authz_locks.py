@@ -12,8 +12,6 @@ from teleport.resources.metadata import Metadata
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 SUBJECT = Locked("alice", ("dev", "ops"), "root", ("uuid-1", "web-1", "2001:db8::1"), "d")
-    user="alice", roles=("dev", "ops"), login="root", nodes=("uuid-1", "web-1", "2001:db8::1"), mfa_device="d"
-)
 
 
 def lock(expires: datetime | None = None, **target: str) -> Lock:
