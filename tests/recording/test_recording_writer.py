@@ -359,6 +359,8 @@ async def test_memory_is_bounded_by_drain_and_by_failing(tmp_path: Path, monkeyp
             while other.failure is None:
                 other.record_output(piece)
             assert isinstance(other.failure, LimitExceeded)
+            with pytest.raises(LimitExceeded):
+                await other.sync()
         finally:
             stuck.set()
         await draining
