@@ -266,8 +266,10 @@ class _Connection:
     async def open_stream(
         self, channel: Channel, host: str, port: int, origin: tuple[str, int]
     ) -> StreamHandler | Refusal:
+        # Our own client names a cluster in the host, as the subsystem's form does; no host name contains an @.
+        name, _, cluster = host.partition("@")
         try:
-            leg = await self.lead(channel, Destination(host, port), channel.close)
+            leg = await self.lead(channel, Destination(name, port, cluster), channel.close)
         except TeleportError as error:
             return Refusal(sentence(error))
         return RelayHandler(leg)

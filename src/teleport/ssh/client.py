@@ -1,0 +1,381 @@
+"""SSH clients: to a proxy, through it to a node, and a session there.
+
+Rules it keeps: no configuration file, no agent and no key is used that the caller did not hand in; a server is
+believed only by a host certificate that the caller's `HostCheck` accepted for the name asked for; a refusal reaches the
+caller as `AccessDenied` with the server's own sentence.
+
+    proxy = await connect(("proxy.example.com", 3023), login="ann", key=key, check=check)
+    node = await proxy.through("node1", 0, cluster="main", login="root", check=check_node)
+    session = await node.start(command="uptime", on_output=show)
+    end = await session.wait()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import asyncssh
+from asyncssh import SSHClient, SSHClientConnectionOptions
+from asyncssh.channel import SSHClientChannel, SSHTCPChannel
+from asyncssh.connection import SSHClientConnection
+from asyncssh.misc import HostKeyNotVerifiable
+from asyncssh.public_key import SSHKey, decode_ssh_public_key
+from asyncssh.session import SSHClientSession
+
+from teleport import __version__
+from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
+from teleport.pki.sshformat import parse_certificate
+from teleport.ssh.packets import DataPath, PacketPath
+from teleport.ssh.surface import CIPHERS, KEY_EXCHANGES, MACS, SIGNATURES, TerminalRequest, TerminalSize
+
+HostCheck = Callable[[bytes], None]  # gets the raw host certificate; raises `TeleportError` when it is not believed
+
+_HOST_CERTIFICATES = tuple(
+    f"{name.removesuffix('@openssh.com')}-cert-v01@openssh.com" for name in SIGNATURES if not name.startswith(("sk-",))
+)
+_WINDOW = 2 * 1024 * 1024  # bytes
+_PACKET = 32 * 1024
+_KEEPALIVE_SECONDS = 15.0
+_KEEPALIVE_COUNT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """A user's private key (OpenSSH or PKCS#8 PEM, not encrypted) and its certificate line."""
+
+    private_key: bytes = field(repr=False)
+    certificate: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteExit:
+    """How a remote session ended: a status, or a signal's name without SIG; neither when the connection was lost."""
+
+    status: int | None
+    signal: str = ""
+    core_dumped: bool = False
+    message: str = ""
+
+
+class _Owner(SSHClient):
+    """Keeps the server's banners: the reason of a refusal stands there."""
+
+    def __init__(self) -> None:
+        self.banners: list[str] = []
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def auth_banner_received(self, msg: str, lang: str) -> None:
+        if len(self.banners) < 16:
+            self.banners.append(msg[:4096])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(exc)
+
+
+class _Connection(PacketPath, SSHClientConnection):
+    """Believes host certificates by our own check, and nothing else."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: SSHClientConnectionOptions, check: HostCheck) -> None:
+        super().__init__(loop, options, wait="auth")
+        self._check = check
+        self.refusal: TeleportError | None = None
+
+    def validate_server_host_key(self, key_data: bytes) -> SSHKey:
+        # Replaces asyncssh's known_hosts: our own verification is strict where asyncssh's is not (decision 3).
+        try:
+            self._check(key_data)
+            key = decode_ssh_public_key(parse_certificate(key_data).body.public_key.blob)
+        except TeleportError as error:
+            self.refusal = error
+            raise HostKeyNotVerifiable(error.message) from None
+        self._server_host_key = key
+        return key
+
+
+class _Tunnel(DataPath, SSHTCPChannel[bytes]):
+    """The channel that carries the connection to the node."""
+
+
+class _SessionChannel(DataPath, SSHClientChannel[bytes]):
+    """A session channel of ours."""
+
+
+class SshClient:
+    """An authenticated connection to a server."""
+
+    def __init__(self, connection: _Connection, owner: _Owner, key: ClientKey, outer: SshClient | None) -> None:
+        self._connection = connection
+        self._owner = owner
+        self._key = key
+        self._outer = outer
+
+    @property
+    def banners(self) -> Sequence[str]:
+        """What the server said before it let us in."""
+        return self._owner.banners
+
+    async def through(self, host: str, port: int, *, cluster: str = "", login: str, check: HostCheck) -> SshClient:
+        """A connection to a node behind this proxy. Port 0 means any; `cluster` empty the certificate's own.
+
+        Raises `ConnectionProblem` (the proxy's sentence when it refuses to lead there) and `AccessDenied`.
+        """
+        target = f"{host}@{cluster}" if cluster else host
+
+        async def open_tunnel(protocol: _Connection) -> None:
+            channel = _Tunnel(self._connection, self._connection._loop, None, "strict", _WINDOW, _PACKET)
+            try:
+                await channel.connect(lambda: cast(Any, protocol), target, port, "127.0.0.1", 0)
+            except asyncssh.ChannelOpenError as error:
+                raise ConnectionProblem(error.reason or f"the proxy does not lead to {host}") from error
+
+        return await _authenticate(open_tunnel, host, login, self._key, check, self)
+
+    async def start(
+        self,
+        *,
+        command: str | None = None,
+        terminal: TerminalRequest | None = None,
+        environment: Mapping[str, str] | None = None,
+        on_output: Callable[[bytes, bool], None],
+    ) -> RemoteSession:
+        """Starts a command, or a shell. `on_output(data, is_stderr)` gets the output from the event loop.
+
+        Raises `AccessDenied` when the server refuses it, `ConnectionProblem` when the connection is lost.
+        """
+        connection = self._connection
+        channel = _SessionChannel(connection, connection._loop, "strict", None, "strict", _WINDOW, _PACKET)
+        session = RemoteSession(channel, on_output)
+        encoded = {name.encode(): value.encode() for name, value in (environment or {}).items()}
+        size = terminal.size if terminal else TerminalSize(0, 0)
+        try:
+            await channel.create(
+                lambda: session._deliveries,
+                command,
+                None,
+                encoded,
+                terminal is not None,
+                terminal.term if terminal else None,
+                (size.columns, size.rows, size.width, size.height),
+                _modes(terminal.modes) if terminal else {},
+                False,
+                None,
+                None,
+                False,
+                False,
+            )
+        except asyncssh.ChannelOpenError as error:
+            if self.lost:
+                raise ConnectionProblem("the connection was lost", hint="try again") from error
+            raise AccessDenied(error.reason or "the server refused the session") from error
+        except (asyncssh.Error, OSError) as error:
+            raise ConnectionProblem(f"the connection was lost: {error}", hint="try again") from error
+        return session
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone."""
+        return self._owner.lost.done()
+
+    async def wait_lost(self) -> str:
+        """Until the connection is gone; gives the reason, empty when it was closed here."""
+        error = await asyncio.shield(self._owner.lost)
+        return str(error) if error is not None else ""
+
+    async def close(self) -> None:
+        """Closes this connection, and the one it goes through."""
+        self._connection.close()
+        await self._connection.wait_closed()
+        if self._outer is not None:
+            await self._outer.close()
+
+
+class _Deliveries(SSHClientSession[bytes]):
+    """What asyncssh tells about a session."""
+
+    def __init__(self, session: RemoteSession) -> None:
+        self._session = session
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        self._session._on_output(data, datatype is not None)
+
+    def eof_received(self) -> bool:
+        return True  # our own direction stays open until the channel is closed
+
+    def exit_status_received(self, status: int) -> None:
+        self._session._exit = RemoteExit(status)
+
+    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
+        self._session._exit = RemoteExit(None, signal, core_dumped, msg)
+
+    def pause_writing(self) -> None:
+        self._session._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._session._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._session._ended(exc)
+
+
+class RemoteSession:
+    """A command or shell on a node."""
+
+    def __init__(self, channel: _SessionChannel, on_output: Callable[[bytes, bool], None]) -> None:
+        self._channel = channel
+        self._on_output = on_output
+        self._exit: RemoteExit | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._done: asyncio.Future[RemoteExit] = asyncio.get_running_loop().create_future()
+        self._deliveries = _Deliveries(self)
+
+    def write(self, data: bytes) -> None:
+        """Sends input; dropped when the session is over. Call `drain` between large pieces."""
+        if self._channel._send_state == "open":
+            self._channel.write(data)
+
+    async def drain(self) -> None:
+        """Waits while the node does not take what was written."""
+        await self._writable.wait()
+
+    def write_eof(self) -> None:
+        """No more input follows."""
+        self._channel.write_eof()
+
+    def resize(self, size: TerminalSize) -> None:
+        """The terminal here has a new size."""
+        if not self._done.done():
+            self._channel.change_terminal_size(size.columns, size.rows, size.width, size.height)
+
+    def signal(self, name: str) -> None:
+        """Sends a signal (`INT`, `TERM`, ...) to the remote process group."""
+        if not self._done.done():
+            self._channel.send_signal(name)
+
+    def pause_output(self) -> None:
+        """Stops calls of `on_output`; the node stops when the window is used up."""
+        self._channel.pause_reading()
+
+    def resume_output(self) -> None:
+        """Output goes on."""
+        self._channel.resume_reading()
+
+    async def wait(self) -> RemoteExit:
+        """Until the session is over and all its output was delivered."""
+        return await asyncio.shield(self._done)
+
+    def close(self) -> None:
+        """Ends the session from this side."""
+        self._channel.close()
+
+    def _ended(self, exc: Exception | None) -> None:
+        self._writable.set()
+        if not self._done.done():
+            lost = RemoteExit(None, message=str(exc) if exc else "the connection was closed without an exit status")
+            self._done.set_result(self._exit or lost)
+
+
+async def connect(
+    address: tuple[str, int], *, login: str, key: ClientKey, check: HostCheck, seconds: float = 20.0
+) -> SshClient:
+    """Connects and logs in. Raises `ConnectionProblem`, `AccessDenied`, or what `check` raised."""
+
+    async def open_socket(protocol: _Connection) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: protocol, *address)
+
+    name = f"{address[0]}:{address[1]}"
+    try:
+        async with asyncio.timeout(seconds):
+            return await _authenticate(open_socket, name, login, key, check, None)
+    except TimeoutError as error:
+        raise ConnectionProblem(f"{name} does not answer within {seconds:g} s", hint="check the address") from error
+
+
+async def _authenticate(
+    open_transport: Callable[[_Connection], Any],
+    name: str,
+    login: str,
+    key: ClientKey,
+    check: HostCheck,
+    outer: SshClient | None,
+) -> SshClient:
+    loop = asyncio.get_running_loop()
+    options = _options(name, login, key)
+    waiter: asyncio.Future[None] = loop.create_future()
+    options.waiter = waiter
+    connection = _Connection(loop, options, check)
+    try:
+        await open_transport(connection)
+        await waiter
+    except OSError as error:
+        raise ConnectionProblem(f"{name} cannot be reached: {error}", hint="check the address") from error
+    except asyncssh.PermissionDenied as error:
+        said = " ".join(line.strip() for line in _banners(options))
+        raise AccessDenied(said or f"{name} refused the login {login}") from error
+    except HostKeyNotVerifiable as error:
+        raise connection.refusal or ConnectionProblem(f"{name} did not prove who it is: {error}") from error
+    except asyncssh.Error as error:
+        said = " ".join(line.strip() for line in _banners(options))
+        raise ConnectionProblem(f"the connection to {name} ended: {said or error}") from error
+    finally:
+        if not waiter.done() or waiter.cancelled() or waiter.exception() is not None:
+            waiter.cancel()
+            connection.abort()
+    return SshClient(connection, cast(_Owner, connection.get_owner()), key, outer)
+
+
+def _banners(options: Any) -> list[str]:
+    owner = options.owner
+    return owner.banners if isinstance(owner, _Owner) else []
+
+
+def _options(host: str, login: str, key: ClientKey) -> Any:
+    """Everything explicit: asyncssh reads no file, asks no agent and takes no name from the environment."""
+    owner = _Owner()
+    private = asyncssh.import_private_key(key.private_key)
+    options: Any = SSHClientConnectionOptions(
+        loop=asyncio.get_running_loop(),
+        config=None,
+        host=host,
+        username=login,
+        client_factory=lambda: owner,
+        client_version=f"Teleport-{__version__}",
+        client_keys=[(private, asyncssh.import_certificate(key.certificate))],
+        agent_path=None,
+        agent_forwarding=False,
+        known_hosts=None,
+        server_host_key_algs=list(_HOST_CERTIFICATES),
+        encryption_algs=list(CIPHERS),
+        mac_algs=list(MACS),
+        kex_algs=list(KEY_EXCHANGES),
+        signature_algs=list(SIGNATURES),
+        compression_algs=None,
+        preferred_auth=("publickey",),
+        host_based_auth=False,
+        public_key_auth=True,
+        kbdint_auth=False,
+        password_auth=False,
+        gss_host=None,
+        pkcs11_provider=None,
+        x509_trusted_certs=None,
+        keepalive_interval=_KEEPALIVE_SECONDS,
+        keepalive_count_max=_KEEPALIVE_COUNT,
+        login_timeout=0,
+    )
+    options.owner = owner
+    return options
+
+
+def _modes(encoded: bytes) -> dict[int, int]:
+    """Terminal modes of RFC 4254 section 8 as asyncssh wants them."""
+    modes: dict[int, int] = {}
+    at = 0
+    while at + 5 <= len(encoded) and 0 < encoded[at] < 160:
+        modes[encoded[at]] = int.from_bytes(encoded[at + 1 : at + 5], "big")
+        at += 5
+    return modes
