@@ -165,6 +165,31 @@ async def test_a_bulk_write_does_not_wait_for_its_hash_and_live_reading_still_wo
         await recorder.close("session ended")
 
 
+async def test_sealing_a_long_transfer_leaves_the_writing_threads_to_others(tmp_path: Path) -> None:
+    """One writing thread, a transfer whose ending needs long, and a session that must not wait for it."""
+    stuck = threading.Event()
+
+    def slow_sign(message: bytes) -> Signature:
+        stuck.wait(20)
+        return sign(message)
+
+    spool = RecordingSpool(tmp_path, clock=SystemClock(), sign=slow_sign, threads=1)
+    bulk = await spool.start(header())
+    noise = random.Random(6).randbytes(1024 * 1024)
+    for _ in range(20):
+        bulk.record_output(noise)
+    ending = asyncio.ensure_future(bulk.close("done"))
+    other = await spool.start(header(OTHER_SID))
+    other.record_output(b"typed")
+    try:
+        await asyncio.wait_for(other.sync(), 15)
+        assert not ending.done()
+    finally:
+        stuck.set()
+    assert (await ending).bytes_output == 20 * len(noise)
+    await spool.close()
+
+
 async def test_what_happened_beside_the_bytes_is_recorded(tmp_path: Path) -> None:
     async with spool_in(tmp_path) as spool:
         recorder = await spool.start(header())

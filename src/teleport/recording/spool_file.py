@@ -122,6 +122,11 @@ class SpoolFile:
             until = min(self.size, self._sealed + limit)
             self._encoder.head, self._sealed, _ = seal(self._descriptor, self._encoder.head, self._sealed, until)
 
+    @property
+    def backlog(self) -> int:
+        """Bytes that `finish` has to seal first: at 0.2 to 1.7 GB/s, by processor."""
+        return self.size - self._sealed
+
     def sync(self) -> None:
         """What was written before this call is on disk when it returns; `TeleportError` when it is not."""
         with self._sync_lock:

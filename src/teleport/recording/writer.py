@@ -47,6 +47,7 @@ HIGH_WATER = 16 * 1024 * 1024  # bytes in memory above which `drain` waits
 LOW_WATER = 4 * 1024 * 1024
 UNSYNCED_LIMIT = 64 * 1024 * 1024  # bytes in the system's cache above which `drain` waits
 HARD_LIMIT = 256 * 1024 * 1024  # bytes in memory at which the recording fails
+LONG_SEAL = 16 * 1024 * 1024  # bytes left to seal above which ending a recording gets a thread of another kind
 _FRAME_COST = 160  # what Python keeps in memory beside the bytes of a frame
 
 
@@ -63,6 +64,8 @@ class RecordingSpool:
         self.clock = clock
         self.sign = sign
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="recording")
+        # sealing gigabytes takes seconds: not in the threads that keep the promise to all other sessions
+        self.sealers = ThreadPoolExecutor(2, thread_name_prefix="recording-seal")
         self._open: set[Recorder] = set()
 
     async def start(self, header: RecordingHeader) -> Recorder:
@@ -91,6 +94,7 @@ class RecordingSpool:
             with suppress(TeleportError):
                 await recorder.close(reason)
         await asyncio.to_thread(self.pool.shutdown)
+        await asyncio.to_thread(self.sealers.shutdown)
         self.directory.close()
 
 
@@ -195,6 +199,8 @@ class Recorder:
 
     async def close(self, reason: str) -> RecordingSummary:
         """Ends the recording: signed, synced, `<sid>.rec`. Asked twice it gives the same answer.
+
+        After a bulk transfer this takes seconds for each GiB (sealing): let no client wait for it.
 
         Raises what prevented it (`TeleportError`, or what the signing function raised); then the part that is on
         disk stays and recovery ends it. Cancelling the wait does not stop the ending.
@@ -325,7 +331,8 @@ class Recorder:
             self._spool.forget(self)
             self._finished.set_result(error if error is not None else outcome[0])
 
-        self._submit(finish, finished)
+        pool = self._spool.sealers if self._file.backlog > LONG_SEAL else self._spool.pool
+        self._submit(finish, finished, pool)
 
     def _fail(self, error: Exception, batch: Sequence[Frame] = ()) -> None:
         """The recording goes no further. What it had not written is counted as lost."""
@@ -345,7 +352,12 @@ class Recorder:
             self._timer.cancel()
             self._timer = None
 
-    def _submit(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+    def _submit(
+        self,
+        work: Callable[[], None],
+        done: Callable[[Exception | None], None],
+        pool: ThreadPoolExecutor | None = None,
+    ) -> None:
         """Runs `work` in a thread and `done` with its error in the loop."""
         loop = self._loop
 
@@ -358,7 +370,7 @@ class Recorder:
             with suppress(RuntimeError):  # the loop has ended, and everybody who wanted to know with it
                 loop.call_soon_threadsafe(done, problem)
 
-        self._spool.pool.submit(run)
+        (pool or self._spool.pool).submit(run)
 
     async def _wait_until(self, reached: Callable[[], bool]) -> None:
         while not reached() and self.failure is None and not self._finished.done():

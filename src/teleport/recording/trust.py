@@ -1,0 +1,53 @@
+"""Who vouches for a recording: the host that made it, with its SSH host key, and what proves that to a verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from teleport.errors import AccessDenied
+from teleport.pki import signing
+from teleport.pki.keys import PrivateKey
+from teleport.pki.sshformat import SSHCertificate, parse_certificate
+from teleport.pki.sshverify import verify_host_cert
+from teleport.pki.trust import TrustedSSHAuthority
+from teleport.recording.format import RecordingHeader, Signature, SignFunction
+from teleport.recording.verify import SignatureCheck
+
+DOMAIN: Final = "teleport-recording-v1"
+
+
+def signer(current: Callable[[], tuple[PrivateKey, SSHCertificate]]) -> SignFunction:
+    """Signs with the host key that counts when a recording ends (certificates are renewed while sessions run)."""
+
+    def sign(message: bytes) -> Signature:
+        key, certificate = current()
+        return Signature(
+            algorithm=str(key.public.kind),
+            key_id=certificate.body.key_id,
+            certificate=certificate.blob,
+            value=signing.sign(DOMAIN, message, key),
+        )
+
+    return sign
+
+
+def signature_check(authorities: Callable[[], Sequence[TrustedSSHAuthority]]) -> SignatureCheck:
+    """Believes a signature of the very host that the recording names, certified by the cluster when the session ran.
+
+    The certificate may have expired since: what counts is that it held when the session began, or holds at its end.
+    """
+
+    def check(signature: Signature, message: bytes, header: RecordingHeader) -> None:
+        certificate = parse_certificate(signature.certificate)
+        # A certificate renewed during the session is younger than the recording: ask for the later of the two times.
+        begins = certificate.body.valid_after
+        when = max(header.started, datetime.fromtimestamp(begins, UTC))
+        identity = verify_host_cert(signature.certificate, authorities(), when, hostname=None)
+        if identity.host_id != header.node_id:
+            raise AccessDenied(f"the recording of session {header.sid} is signed by another host than it names")
+        signing.verify(DOMAIN, message, signature.value, certificate.body.public_key)
+
+    return check
+
