@@ -4,11 +4,11 @@ It looks the account up (which may block: only this session waits), makes termin
 reports how it ended. Then it sees to it that nothing outlives what it should:
 
     state     entered                                left
-    STARTING  the child is forked                    exec succeeded: RUNNING; a step failed: refusal, exit
+    STARTING  the child is forked                    exec succeeded: RUNNING; a step failed: refusal, finished
     RUNNING   "started" was sent                     the program ended: ENDED
-    ENDED     "exit" was sent                        no process left: exit; "release": KEEPING
-    KEEPING   released with processes left           no process left, or the launcher ends: exit, they live on
-    ENDING    "kill", or (before KEEPING) the        no process left: exit
+    ENDED     "exit" was sent                        no process left: finished; "release": KEEPING
+    KEEPING   released with processes left           no process left: finished; the launcher ends: let go
+    ENDING    "kill", or (before KEEPING) the        no process left: finished; not to be killed: stuck
               daemon's or the launcher's end closed
 
 ENDING sends HUP, TERM and CONT to every descendant, waits `GRACE`, then kills until no child is left. PAM, once there
@@ -95,7 +95,7 @@ def rehearse(host: session.Host) -> None:
     with contextlib.suppress(OSError, LauncherRefused, ValueError):
         request = messages.decode_request(messages.encode_request(SpawnRequest(name, pty=Pty())))
         accounts.find_account(name, now=time.time())
-        environment.build_environment(
+        environment.build_environment(  # noqa: S604 - `shell` is a value, nothing is run
             name=name,
             home="/",
             shell="/bin/sh",
@@ -193,6 +193,9 @@ class _Monitor:
                 return Outcome.FINISHED
             ended, left = processes.reap()
             if self._child in ended:
+                # It may have come to its exec, and to its end, since the report was looked at.
+                if self._report >= 0 and not self._look_at_start(poll):
+                    return Outcome.FINISHED
                 self._ended(ended[self._child])
             if not left:
                 return Outcome.FINISHED
@@ -230,7 +233,8 @@ class _Monitor:
         os.close(self._report)
         self._report = -1
         if refusal:
-            os.waitpid(self._child, 0)  # it exits right after its report
+            with contextlib.suppress(ChildProcessError):  # reaped already
+                os.waitpid(self._child, 0)  # it exits right after its report
             _send(self._sock, refusal)
             return False
         _send(self._sock, messages.encode("started", pid=self._child, tty=self._tty), self._ours)

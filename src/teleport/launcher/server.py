@@ -1,8 +1,8 @@
 """The launcher's own process: it forks monitors, hands them sessions, and buries them.
 
 It is single-threaded and never waits for a session: accounts, terminals and programs are a monitor's business, and each
-monitor talks with the daemon over a socket of its own. Monitors wait forked in advance, and serve one session after the other,
-so that a session costs one fork when it starts. Two ends of life are watched:
+monitor talks with the daemon over a socket of its own. Monitors wait forked in advance, and serve one session after
+another, so that a session costs one fork when it starts. Two ends of life are watched:
 
 - the daemon's end of the control socket closes: every monitor sees its own socket close and ends its session; the
   launcher waits for them and exits;
@@ -323,7 +323,7 @@ def _be_monitor(control: socket.socket, life: int, host: session.Host, launcher:
     _quiet(2)  # a monitor may outlive the daemon, and must not hold the pipe that its log goes to
     wake, wake_end = _wake_pipe()
     monitor.rehearse(host)
-    for _ in range(_MOST_SESSIONS):
+    for session_number in range(_MOST_SESSIONS):
         # Until its session has a process, a monitor simply dies with the launcher.
         processes.set_death_signal(signal.SIGKILL)
         if os.getppid() != launcher:
@@ -339,5 +339,6 @@ def _be_monitor(control: socket.socket, life: int, host: session.Host, launcher:
         sock.close()  # for the daemon: nothing of the session is left
         # Whatever a session left open here goes with it.
         processes.close_all_but(0, 1, 2, control.fileno(), life, wake, wake_end)
-        messages.send(control, _IDLE)
+        if session_number < _MOST_SESSIONS - 1:
+            messages.send(control, _IDLE)
     return 0
