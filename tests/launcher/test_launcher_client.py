@@ -46,6 +46,12 @@ async def read(descriptor: int | None, until: bytes | None = None) -> bytes:
     return data
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 def close(process: Process) -> None:
     process.close()
     for descriptor in (process.pty, process.stdin, process.stdout, process.stderr):
@@ -181,14 +187,11 @@ async def test_monitors_serve_again_and_do_not_pile_up(end: LauncherEnd) -> None
     await asyncio.gather(*(run(launcher, command("true")) for _ in range(12)))
     served = [int((await run(launcher, command("echo $PPID", pty=Pty())))[0]) for _ in range(12)]
     assert len(set(served)) < len(served)
-    deadline = asyncio.get_running_loop().time() + 10
-    while len(children(launcher.pid)) > 4:
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.01)
+    await until(lambda: len(children(launcher.pid)) <= 4)
     process = await launcher.spawn(command("read -r line", pty=Pty()))
     (monitor,) = [pid for pid in children(launcher.pid) if process.pid in children(pid)]
     # Standard streams, the launcher's socket and life, SIGCHLD's two ends, and the session's socket; no terminal.
-    assert len(os.listdir(f"/proc/{monitor}/fd")) == 8
+    await until(lambda: len(os.listdir(f"/proc/{monitor}/fd")) == 8)
     close(process)
 
 
