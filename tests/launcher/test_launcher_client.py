@@ -48,7 +48,7 @@ async def read(descriptor: int | None, until: bytes | None = None) -> bytes:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - other processes give no event
             await asyncio.sleep(0.01)
 
 
