@@ -37,6 +37,7 @@ from teleport.auth.inventory import Inventory
 from teleport.auth.joining import Joining
 from teleport.auth.logins import Logins
 from teleport.auth.presence import Presence
+from teleport.auth.records import USERS
 from teleport.auth.server import Caller, build_app
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.auth.user_tokens import UserTokens
@@ -44,7 +45,10 @@ from teleport.backend.interface import Backend
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
+from teleport.pki.keys import PublicKey
+from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.recording.storage import FileRecordingStore
+from teleport.recording.trust import signature_check
 from teleport.resources.codec import Resource
 from teleport.resources.token import Token
 
@@ -78,7 +82,12 @@ class AuthService:
         records = EvidenceStore(backend, clock)
         self._records = records
         self._sink = FileSink(config.audit_directory, config.host_id, clock)
-        self._recordings = FileRecordingStore(config.recordings_directory)
+        self._host_authorities: tuple[TrustedSSHAuthority, ...] = ()
+        self._recordings = FileRecordingStore(
+            config.recordings_directory,
+            check_signature=signature_check(lambda: self._host_authorities),
+            require_signature=True,
+        )
         self._intake = Intake(self._sink, records, cluster=state.cluster)
         self._joining = Joining(state, config.static_tokens)
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
@@ -149,6 +158,7 @@ class AuthService:
         await bootstrap(state, config.settings)
         service = cls(config, backend, clock, open_emitter(wanted), state)
         pumps.append(service._pump)
+        await service._load_host_authorities()
         await service._intake.start()
         return service
 
@@ -176,6 +186,11 @@ class AuthService:
         finally:
             await runner.cleanup()
             await self._settle()
+
+    async def _load_host_authorities(self) -> None:
+        host = await self.state.authority("host")
+        keys = tuple(PublicKey.parse(line) for line in host.trusted_ssh_keys)
+        self._host_authorities = (TrustedSSHAuthority(AuthorityKind.HOST, self.state.cluster, keys),)
 
     async def _settle(self) -> None:
         """What is told of must reach the store while this process can still bring it there."""
@@ -224,6 +239,10 @@ class AuthService:
     ) -> m.HostCredentials:
         """Certificates for a service in the same daemon."""
         return await self._joining.local_host(host_id, node_name, role, names, ssh_key, tls_key)
+
+    async def has_users(self) -> bool:
+        """Whether anybody could log in: on the very first start nobody can."""
+        return bool(await self.state.backend.range(USERS, limit=1))
 
     async def client_authorities(self) -> list[str]:
         """PEM of every authority whose client certificates the API accepts."""

@@ -50,4 +50,3 @@ def signature_check(authorities: Callable[[], Sequence[TrustedSSHAuthority]]) ->
         signing.verify(DOMAIN, message, signature.value, certificate.body.public_key)
 
     return check
-

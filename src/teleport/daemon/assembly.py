@@ -1,0 +1,458 @@
+"""The daemon put together: names the concrete classes, starts the services in order, stops them in reverse.
+
+Order at start: the host and its lock, every listener (a taken port stops the daemon before it did anything), auth,
+identities, then the services that ask auth. Every service is another's client over the same API, also within one
+process, so that one host and many are one design.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import ssl
+import uuid
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from teleport import __version__
+from teleport.api.client import AuthClient
+from teleport.audit.emitter import Emitter
+from teleport.audit.events import ServiceStart, ServiceStop, new_event
+from teleport.audit.shipper import Shipper
+from teleport.auth.service import AuthService
+from teleport.clock import Clock
+from teleport.daemon import auth_side, identities
+from teleport.daemon.announce import Announcer
+from teleport.daemon.config import Config
+from teleport.daemon.credentials import Credentials
+from teleport.daemon.diag import Readiness, serve_diagnostics
+from teleport.daemon.host import Host, open_host, write_private
+from teleport.daemon.node_side import NodeSide
+from teleport.daemon.proxy_side import ProxyAddresses, ProxySide
+from teleport.daemon.remote import RemoteDelivery, watch
+from teleport.daemon.tasks import Tasks
+from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
+from teleport.daemon.welcome import Welcome
+from teleport.errors import TeleportError
+from teleport.identity import SystemRole
+from teleport.launcher import LauncherEnd
+from teleport.launcher.client import Launcher
+from teleport.pki.x509cert import auth_server_name
+from teleport.resources.metadata import Metadata
+from teleport.resources.server import Server, ServerSpec
+from teleport.resources.values import HostPort
+from teleport.store.cache import Cache
+from teleport.transport.auth_relay import AuthRelay
+from teleport.transport.listeners import address_of, bind
+from teleport.transport.tls import cluster_client_context
+
+log = logging.getLogger(__name__)
+
+ANY = identities.ANY_HOSTS
+FIRST_VIEW = 60.0  # seconds until the first view of the cluster must have come
+LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stops
+
+
+class Daemon:
+    """One run of `teleport start`."""
+
+    def __init__(
+        self, config: Config, launcher: LauncherEnd | None, clock: Clock, welcome: Callable[[Welcome], None]
+    ) -> None:
+        self._config = config
+        self._launcher_end = launcher
+        self._clock = clock
+        self._welcome = welcome
+        self._sockets: dict[str, socket.socket] = {}
+        self._tasks = Tasks()
+        self._stack = AsyncExitStack()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Runs until `stop` is set. Raises `TeleportError` when it cannot start or a service fails."""
+        config = self._config
+        async with self._stack:
+            host = open_host(config.data_dir)
+            self._stack.callback(os.close, host.lock)
+            self._bind()
+            readiness = Readiness([role.value for role in config.roles])
+            if "diag" in self._sockets:
+                self._tasks.start(serve_diagnostics(self._sockets["diag"], readiness), "diagnostics")
+            emitter: Emitter | None = None
+            try:
+                emitter = await self._start(host, readiness)
+                if config.pid_file is not None:
+                    write_private(config.pid_file, f"{os.getpid()}\n", 0o644)
+                await self._tasks.wait(stop)
+            finally:
+                if emitter is not None:
+                    await self._say_goodbye(emitter)
+                await self._tasks.stop()
+                if config.pid_file is not None:
+                    config.pid_file.unlink(missing_ok=True)
+
+    def _bind(self) -> None:
+        """Every listener, or none."""
+        config = self._config
+        wanted = []
+        if config.auth is not None:
+            wanted.append(("auth", config.auth.listen_addr, "auth_service.listen_addr"))
+        if config.proxy is not None:
+            wanted.append(("proxy ssh", config.proxy.listen_addr, "proxy_service.listen_addr"))
+            wanted.append(("proxy web", config.proxy.web_listen_addr, "proxy_service.web_listen_addr"))
+        if config.node is not None:
+            wanted.append(("node", config.node.listen_addr, "ssh_service.listen_addr"))
+        if config.diag_addr is not None:
+            wanted.append(("diag", config.diag_addr, "teleport.diag_addr"))
+        problems: list[TeleportError] = []
+        for name, address, key in wanted:
+            try:
+                self._sockets[name] = bind(address.host, address.port, f"the {name} service", key)
+                self._stack.callback(self._sockets[name].close)
+            except TeleportError as error:
+                problems.append(error)
+        if problems:
+            raise TeleportError("\n".join(str(error) for error in problems), hint=problems[0].hint)
+
+    async def _start(self, host: Host, readiness: Readiness) -> Emitter:
+        config = self._config
+        service: AuthService | None = None
+        emitter: Emitter | None = None
+
+        def open_emitter(cluster: str) -> Emitter:
+            spool = host.log_dir / "spool"
+            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return Emitter.open(spool, host.host_id, host.epoch, self._clock, cluster=cluster)
+
+        joiner = identities.Joiner(config, host, self._clock)
+        held: dict[SystemRole, Credentials] = {}
+        wanted = [SystemRole(role.value.capitalize()) for role in config.roles]
+        if config.auth is not None:
+
+            def remember(cluster: str) -> Emitter:
+                nonlocal emitter
+                emitter = open_emitter(cluster)
+                self._stack.callback(emitter.close)
+                return emitter
+
+            service, backend = await auth_side.open_auth(config, config.auth, host, self._clock, remember)
+            self._stack.push_async_callback(backend.close)
+            for role in (SystemRole.ADMIN, *wanted):
+                held[role] = await auth_side.local_credentials(service, config, host, role, self._clock)
+        else:
+            for role in wanted:
+                held[role] = await joiner.credentials(role)
+            emitter = open_emitter(next(iter(held.values())).cluster.cluster)
+            self._stack.callback(emitter.close)
+        assert emitter is not None
+
+        servers = await self._auth_servers(host)
+        clients = {role: self._client(held, role, servers) for role in wanted}
+        if service is not None:
+            serving = asyncio.Event()
+            context = await auth_side.api_context(service, held[SystemRole.AUTH])
+            await self._tasks.start_ready(service.run(self._sockets["auth"], context, serving.set), "auth", serving)
+            announcer = Announcer(clients[SystemRole.AUTH], lambda: self._describe_auth(host))
+            await announcer.announce()
+            self._tasks.start(announcer.run(), "auth presence")
+            readiness.ready("auth")
+        else:
+            delivering = next(iter(clients.values()))
+            shipper = Shipper(emitter, RemoteDelivery(delivering))
+            readiness.watch("audit", lambda: shipper.problem)
+            self._tasks.start(_deliver(shipper), "audit delivery")
+        await self._emit_start(emitter)
+        if SystemRole.PROXY in held:
+            await self._start_proxy(host, held, clients, emitter, servers, readiness)
+        if SystemRole.NODE in held:
+            await self._start_node(host, held, clients, emitter, readiness)
+        self._welcome(await self._summary(service, held))
+        return emitter
+
+    # reaching auth
+
+    async def _auth_servers(self, host: Host) -> list[tuple[str, int]]:
+        """Where this daemon's services reach auth; through a proxy by a relay on the loopback."""
+        config = self._config
+        if config.auth is not None:
+            bound, port = address_of(self._sockets["auth"])
+            return [("127.0.0.1" if bound == "0.0.0.0" else "::1" if bound == "::" else bound, port)]  # noqa: S104
+        servers = [(server.host, server.port) for server in config.auth_servers]
+        if not identities.through_proxy(host):
+            return servers
+        relay = await self._stack.enter_async_context(AuthRelay(servers))
+        return [relay.address]
+
+    def _client(
+        self, held: dict[SystemRole, Credentials], role: SystemRole, servers: list[tuple[str, int]]
+    ) -> AuthClient:
+        made: list[tuple[Credentials, ssl.SSLContext]] = []
+
+        def context() -> ssl.SSLContext:
+            current = held[role]
+            if not made or made[0][0] is not current:
+                made[:] = [
+                    (
+                        current,
+                        cluster_client_context(
+                            current.cluster.tls_ca_certs, current.tls_cert_file, current.tls_key_file
+                        ),
+                    )
+                ]
+            return made[0][1]
+
+        client = AuthClient(servers, context, auth_server_name(held[role].cluster.cluster))
+        self._stack.push_async_callback(client.close)
+        return client
+
+    async def _view(self, role: SystemRole, client: AuthClient, cluster: str, readiness: Readiness) -> View:
+        """A filled view of the cluster, kept filled."""
+        kinds = PROXY_KINDS if role is SystemRole.PROXY else NODE_KINDS
+        cache = Cache(
+            f"{role.value.lower()} cache",
+            self._clock,
+            jitter=lambda: random.uniform(0.5, 1.0),  # noqa: S311 - spreads retries, guards nothing
+        )
+        filled = asyncio.Event()
+        async with asyncio.timeout(FIRST_VIEW):
+            await self._tasks.start_ready(
+                cache.run(lambda: watch(client, kinds), filled.set), f"{role.value.lower()} cache", filled
+            )
+        return View(cache, self._clock, cluster)
+
+    def _renew(
+        self,
+        host: Host,
+        held: dict[SystemRole, Credentials],
+        role: SystemRole,
+        client: AuthClient,
+        renewed: Callable[[Credentials], None],
+    ) -> None:
+        def keep(new: Credentials) -> None:
+            held[role] = new
+            renewed(new)
+
+        self._tasks.start(
+            identities.renew(client, self._config, host, held[role], self._clock, keep), f"{role.value.lower()} renewal"
+        )
+
+    # the services
+
+    async def _start_proxy(
+        self,
+        host: Host,
+        held: dict[SystemRole, Credentials],
+        clients: dict[SystemRole, AuthClient],
+        emitter: Emitter,
+        servers: list[tuple[str, int]],
+        readiness: Readiness,
+    ) -> None:
+        config, role = self._config, SystemRole.PROXY
+        assert config.proxy is not None
+        view = await self._view(role, clients[role], held[role].cluster.cluster, readiness)
+        addresses = self._proxy_addresses()
+        side = ProxySide(
+            config.proxy,
+            host,
+            config.nodename,
+            view,
+            clients[role],
+            emitter,
+            self._clock,
+            held[role],
+            addresses,
+            servers,
+            config.auth.second_factor.value if config.auth is not None else "otp",
+        )
+        web_ready, ssh_ready = asyncio.Event(), asyncio.Event()
+        await self._tasks.start_ready(
+            side.web.run(self._sockets["proxy web"], side.context, web_ready.set), "proxy web", web_ready
+        )
+        await self._tasks.start_ready(
+            side.router.run([self._sockets["proxy ssh"]], ssh_ready.set), "proxy ssh", ssh_ready
+        )
+        announcer = Announcer(clients[role], side.describe)
+        await announcer.announce()
+        self._tasks.start(announcer.run(), "proxy presence")
+        readiness.watch("proxy presence", lambda: announcer.problem)
+        self._renew(host, held, role, clients[role], lambda new: self._background(side.renewed(new)))
+        readiness.ready("proxy")
+
+    async def _start_node(
+        self,
+        host: Host,
+        held: dict[SystemRole, Credentials],
+        clients: dict[SystemRole, AuthClient],
+        emitter: Emitter,
+        readiness: Readiness,
+    ) -> None:
+        config, role = self._config, SystemRole.NODE
+        assert config.node is not None
+        assert self._launcher_end is not None, "the launcher is forked before the loop starts"
+        launcher = Launcher(self._launcher_end)
+        self._stack.callback(launcher.close)
+        view = await self._view(role, clients[role], held[role].cluster.cluster, readiness)
+        announcers: list[Announcer] = []
+
+        def changed() -> None:
+            for announcer in announcers:
+                announcer.changed()
+
+        web = self._proxy_addresses().public_web if config.proxy is not None else ()
+        side = NodeSide(
+            config.node,
+            host,
+            config.nodename,
+            view,
+            clients[role],
+            emitter,
+            self._clock,
+            launcher,
+            held[role],
+            address=str(self._advertised(self._sockets["node"], config.node.public_addrs)),
+            web_proxy=str(web[0]) if web else "",
+            changed=changed,
+        )
+        await side.recover()
+        await side.labels.first()
+        serving = asyncio.Event()
+        self._tasks.start(side.uploader.run(), "recording upload")
+        await self._tasks.start_ready(side.serve(self._sockets["node"], serving.set), "node", serving)
+        self._tasks.start(_launcher_lives(launcher), "launcher")
+        announcer = Announcer(clients[role], side.describe)
+        announcers.append(announcer)
+        await announcer.announce()
+        self._tasks.start(announcer.run(), "node presence")
+        self._tasks.start(_labels(side), "labels")
+        readiness.watch("node presence", lambda: announcer.problem)
+        self._renew(host, held, role, clients[role], lambda new: self._background(side.renewed(new)))
+        readiness.ready("node")
+
+    # addresses
+
+    def _advertised(self, listener: socket.socket, public: tuple[HostPort, ...]) -> HostPort:
+        """Where others reach a listener: as configured, else the address that leads to auth."""
+        config = self._config
+        bound = HostPort(*address_of(listener))
+        if public:
+            return replace(public[0], port=public[0].port or bound.port)
+        if config.advertise_ip is not None:
+            return HostPort(config.advertise_ip.host, config.advertise_ip.port or bound.port)
+        if bound.host not in ANY:
+            return bound
+        return HostPort(_address_towards(config.auth_servers[0]), bound.port)
+
+    def _proxy_addresses(self) -> ProxyAddresses:
+        proxy = self._config.proxy
+        assert proxy is not None
+        ssh, web = HostPort(*address_of(self._sockets["proxy ssh"])), HostPort(*address_of(self._sockets["proxy web"]))
+        return ProxyAddresses(
+            ssh=ssh,
+            web=web,
+            public_web=tuple(replace(one, port=one.port or web.port) for one in proxy.public_addrs),
+            public_ssh=tuple(replace(one, port=one.port or ssh.port) for one in proxy.ssh_public_addrs),
+        )
+
+    def _describe_auth(self, host: Host) -> Server:
+        config = self._config
+        assert config.auth is not None
+        address = self._advertised(self._sockets["auth"], config.auth.public_addrs)
+        return Server(
+            kind="auth_server",
+            metadata=Metadata(name=host.host_id),
+            spec=ServerSpec(
+                addr=str(address),
+                public_addrs=tuple(str(one) for one in config.auth.public_addrs),
+                hostname=config.nodename,
+                version=__version__,
+                epoch=str(host.epoch),
+                started=self._clock.now(),
+            ),
+        )
+
+    # telling
+
+    async def _emit_start(self, emitter: Emitter) -> None:
+        await emitter.emit(
+            new_event(
+                ServiceStart,
+                self._clock.now(),
+                str(uuid.uuid4()),
+                cluster_name=emitter.cluster,
+                services=[role.value for role in self._config.roles],
+                version=__version__,
+                pid=os.getpid(),
+                hostname=self._config.nodename,
+            )
+        )
+
+    async def _say_goodbye(self, emitter: Emitter) -> None:
+        try:
+            await emitter.emit(
+                new_event(
+                    ServiceStop,
+                    self._clock.now(),
+                    str(uuid.uuid4()),
+                    cluster_name=emitter.cluster,
+                    services=[role.value for role in self._config.roles],
+                    reason="stopped",
+                )
+            )
+        except TeleportError as error:
+            log.error("the end of this daemon could not be put on record: %s", error)
+
+    async def _summary(self, service: AuthService | None, held: dict[SystemRole, Credentials]) -> Welcome:
+        config = self._config
+        proxy = self._proxy_addresses() if config.proxy is not None else None
+        pins = await service.cluster_api.pins() if service is not None else []
+        users = await service.has_users() if service is not None else True
+        return Welcome(
+            cluster=next(iter(held.values())).cluster.cluster,
+            nodename=config.nodename,
+            roles=tuple(role.value for role in config.roles),
+            pins=tuple(pins),
+            web=str(proxy.public_web[0]) if proxy is not None else "",
+            has_users=users,
+        )
+
+    def _background(self, work: object) -> None:
+        assert asyncio.iscoroutine(work)
+        self._tasks.start(work, "reload")
+
+
+async def _deliver(shipper: Shipper) -> None:
+    """Delivers events until cancelled, then once more what the end of the sessions added."""
+    try:
+        await shipper.run()
+    finally:
+        try:
+            async with asyncio.timeout(LAST_DELIVERY):
+                await shipper.deliver_all()
+        except (TeleportError, TimeoutError) as error:
+            log.warning("audit events wait in the spool for the next start: %s", error)
+
+
+async def _labels(side: NodeSide) -> None:
+    await side.labels.run()
+    await asyncio.Event().wait()
+
+
+async def _launcher_lives(launcher: Launcher) -> None:
+    await launcher.wait_failed()
+    raise TeleportError(
+        "the launcher ended; no session can be started without it", hint="restart the daemon; the log says why it ended"
+    )
+
+
+def _address_towards(target: HostPort) -> str:
+    """The address of this host that a packet to `target` would leave from; nothing is sent."""
+    try:
+        infos = socket.getaddrinfo(target.host, target.port or 1, type=socket.SOCK_DGRAM)
+        with socket.socket(infos[0][0], socket.SOCK_DGRAM) as probe:
+            probe.connect(infos[0][4])
+            return str(probe.getsockname()[0])
+    except OSError:
+        return "127.0.0.1"

@@ -1,0 +1,154 @@
+"""Where this daemon's certificates come from: auth in the same process, a join, or the last run; and their renewal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from teleport import __version__
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.api.client import AuthClient
+from teleport.api.join import Door, ProvedCluster, find_cluster, join_cluster
+from teleport.clock import Clock
+from teleport.daemon import credentials
+from teleport.daemon.config import Config
+from teleport.daemon.credentials import Credentials
+from teleport.daemon.host import Host, write_private
+from teleport.errors import BadRequest, ConnectionProblem
+from teleport.identity import SystemRole
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE: Final = 1.0  # seconds between attempts to join while nobody answers
+LONGEST_PAUSE: Final = 30.0
+RENEWAL_CHECK: Final = 3600.0  # seconds
+ANY_HOSTS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
+
+
+def names_of(config: Config, role: SystemRole) -> tuple[str, ...]:
+    """The names besides UUID and nodename that this host's certificate in `role` needs."""
+    addresses = []
+    if role is SystemRole.AUTH and config.auth is not None:
+        addresses = [config.auth.listen_addr, *config.auth.public_addrs]
+    elif role is SystemRole.PROXY and config.proxy is not None:
+        addresses = [config.proxy.listen_addr, *config.proxy.public_addrs, *config.proxy.ssh_public_addrs]
+    elif role is SystemRole.NODE and config.node is not None:
+        addresses = [config.node.listen_addr, *config.node.public_addrs]
+    hosts = [address.host for address in addresses]
+    if config.advertise_ip is not None:
+        hosts.append(config.advertise_ip.host)
+    return tuple(dict.fromkeys(host for host in hosts if host not in ANY_HOSTS))
+
+
+class Joiner:
+    """Joins in each role that has no certificates yet, with the token, once."""
+
+    def __init__(self, config: Config, host: Host, clock: Clock) -> None:
+        self._config = config
+        self._host = host
+        self._clock = clock
+        self._cluster: ProvedCluster | None = None
+
+    async def credentials(self, role: SystemRole) -> Credentials:
+        """The stored identity, else a fresh one by joining. Waits while no auth server answers; every other failure
+        is final and raised."""
+        stored = credentials.load(self._host.proc_dir, role)
+        if stored is not None:
+            return stored
+        if self._config.token is None:
+            raise BadRequest(
+                f"this host is not part of a cluster yet: the role {role.value.lower()} needs a join token",
+                hint="make one on the auth server (tctl nodes add) and give its file: --token=/path/to/file",
+            )
+        token = await asyncio.to_thread(self._config.token.read)
+        cluster = await self._find()
+
+        async def ask(ssh_key: str, tls_key: str) -> m.HostCredentials:
+            request = m.JoinRequest(
+                token=token,
+                host_id=self._host.host_id,
+                node_name=self._config.nodename,
+                role=role.value,
+                public_ssh_key=ssh_key,
+                public_tls_key=tls_key,
+                additional_principals=list(names_of(self._config, role)),
+                version=__version__,
+            )
+            return await asyncio.to_thread(join_cluster, cluster, request, self._clock.now)
+
+        joined = await credentials.obtain(self._host.proc_dir, role, ask)
+        remember_door(self._host, cluster.door)
+        log.info("joined the cluster %s as %s", cluster.name, role.value.lower())
+        return joined
+
+    async def _find(self) -> ProvedCluster:
+        if self._cluster is None:
+            addresses = [(server.host, server.port) for server in self._config.auth_servers]
+            pause, said = FIRST_PAUSE, ""
+            while self._cluster is None:
+                try:
+                    self._cluster = await asyncio.to_thread(find_cluster, addresses, self._config.ca_pins)
+                except ConnectionProblem as error:
+                    if said != str(error):
+                        log.warning("%s; trying again", error)
+                    said = str(error)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, LONGEST_PAUSE)
+            if not self._cluster.pinned:
+                log.warning(
+                    "joining the cluster %s without a CA pin: whoever answered at %s was believed; set ca_pin to what "
+                    "`tctl status` prints on the auth server",
+                    self._cluster.name,
+                    self._cluster.door,
+                )
+        return self._cluster
+
+
+def remember_door(host: Host, door: Door) -> None:
+    """How auth was reached when joining: directly or through a proxy."""
+    write_private(host.proc_dir / "door", "proxy\n" if door.through_proxy else "auth\n")
+
+
+def through_proxy(host: Host) -> bool:
+    """Whether this host joined through a proxy, and so reaches auth through one."""
+    try:
+        return (host.proc_dir / "door").read_text().strip() == "proxy"
+    except FileNotFoundError:
+        return False
+
+
+async def renew(
+    client: AuthClient,
+    config: Config,
+    host: Host,
+    held: Credentials,
+    clock: Clock,
+    renewed: Callable[[Credentials], None],
+) -> None:
+    """Renews one identity when its time comes, or when the configuration asks for another name; until cancelled."""
+    while True:
+        wanted = names_of(config, held.role)
+        if held.wants_renewal(clock.now()) or credentials.names_changed(held, wanted):
+            try:
+                held = await credentials.obtain(host.proc_dir, held.role, _renewal(client, config, wanted))
+                renewed(held)
+                log.info("certificates of the role %s renewed until %s", held.role.value.lower(), held.expires)
+            except Exception as error:  # the old ones are still good; the next hour may bring auth back
+                log.warning("certificates of the role %s could not be renewed: %s", held.role.value.lower(), error)
+        await asyncio.sleep(RENEWAL_CHECK)
+
+
+def _renewal(client: AuthClient, config: Config, names: Sequence[str]) -> credentials.Ask:
+    async def ask(ssh_key: str, tls_key: str) -> m.HostCredentials:
+        request = m.RenewHostRequest(
+            public_ssh_key=ssh_key,
+            public_tls_key=tls_key,
+            node_name=config.nodename,
+            additional_principals=list(names),
+        )
+        return await client.call(routes.RENEW_HOST, request)
+
+    return ask

@@ -1,0 +1,179 @@
+"""The proxy as this daemon runs it: the SSH router, the web service, and what each proves itself with."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+from teleport import __version__
+from teleport.api.client import AuthClient
+from teleport.audit.emitter import Emitter
+from teleport.clock import Clock
+from teleport.daemon.config.effective import ProxyConfig as ProxySettings
+from teleport.daemon.credentials import Credentials
+from teleport.daemon.host import Host, write_private
+from teleport.daemon.node_side import host_key
+from teleport.daemon.view import Directory, View
+from teleport.errors import TeleportError
+from teleport.pki import sshsig
+from teleport.pki.keys import generate_p256
+from teleport.pki.x509cert import INTERNAL_NAME, pem_of, self_signed_web_pair
+from teleport.pki.x509verify import load_certificate
+from teleport.proxy.ssh_router import RouterConfig, SshRouter
+from teleport.resources.metadata import Metadata
+from teleport.resources.server import Server, ServerSpec
+from teleport.resources.values import HostPort
+from teleport.transport.tls import web_server_context
+from teleport.web.messages import SSHAddresses
+from teleport.web.service import WebConfig, WebService
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ProxyKey:
+    """What the proxy vouches with (`proxy.ssh_router.ProxyIdentity`)."""
+
+    held: Credentials
+
+    @property
+    def certificate(self) -> bytes:
+        return self.held.ssh_cert.blob
+
+    def sign(self, message: bytes) -> bytes:
+        return sshsig.sign(self.held.ssh_key, message)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyAddresses:
+    """Where the listeners are bound, and where others reach them."""
+
+    ssh: HostPort
+    web: HostPort
+    public_web: tuple[HostPort, ...]
+    public_ssh: tuple[HostPort, ...]
+
+
+class ProxySide:
+    """Everything of the proxy in one daemon."""
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        host: Host,
+        nodename: str,
+        view: View,
+        client: AuthClient,
+        emitter: Emitter,
+        clock: Clock,
+        held: Credentials,
+        addresses: ProxyAddresses,
+        auth_servers: Sequence[tuple[str, int]],
+        second_factor: str,
+    ) -> None:
+        self._host = host
+        self._nodename = nodename
+        self._clock = clock
+        self._addresses = addresses
+        self._key = ProxyKey(held)
+        self._pinned: ssl.SSLContext | None = None
+        self.router = SshRouter(
+            RouterConfig(cluster=view.cluster, host_id=UUID(host.host_id), hostname=nodename),
+            certificates=view,
+            directory=Directory(view),
+            identity=self._key,
+            host_keys=[host_key(held)],
+            emitter=emitter,
+            clock=clock,
+        )
+        self.web = WebService(
+            WebConfig(
+                cluster=view.cluster,
+                second_factor=second_factor,
+                ssh=SSHAddresses(
+                    listen_addr=str(addresses.ssh),
+                    public_addr=str(addresses.public_web[0]),
+                    ssh_public_addr=str(addresses.public_ssh[0]),
+                ),
+                auth_servers=tuple(auth_servers),
+            ),
+            client,
+            clock,
+        )
+        self.context = None if settings.plain_http else self._web_context(settings)
+
+    def describe(self) -> Server:
+        """This proxy as presence carries it: its first public address is where links lead."""
+        return Server(
+            kind="proxy",
+            metadata=Metadata(name=self._host.host_id),
+            spec=ServerSpec(
+                addr=str(self._addresses.web),
+                public_addrs=tuple(str(address) for address in self._addresses.public_web),
+                hostname=self._nodename,
+                version=__version__,
+                epoch=str(self._host.epoch),
+                started=self._clock.now(),
+            ),
+        )
+
+    async def renewed(self, held: Credentials) -> None:
+        """New connections see the renewed certificates."""
+        self._key.held = held
+        await self.router.reload([host_key(held)])
+        if self._pinned is not None:
+            self._pinned.load_cert_chain(held.tls_cert_file, held.tls_key_file)
+
+    def _web_context(self, settings: ProxySettings) -> ssl.SSLContext:
+        """The public pair; and for clients that ask for the cluster by its pin, the host certificate.
+
+        Both contexts ask for no client certificate, so that choosing between them by name lets nobody in (T-3).
+        """
+        pairs = [(pair.cert_file, pair.key_file) for pair in settings.keypairs]
+        cert, key = pairs[0] if pairs else self._self_signed()
+        public = web_server_context(cert, key)
+        held = self._key.held
+        pinned = web_server_context(held.tls_cert_file, held.tls_key_file)
+        pinned.num_tickets = 0
+        pinned.options |= ssl.OP_NO_TICKET
+        self._pinned = pinned
+
+        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            if name == INTERNAL_NAME:
+                connection.context = pinned
+
+        public.sni_callback = choose
+        return public
+
+    def _self_signed(self) -> tuple[Path, Path]:
+        """The pair that is made when none is configured, kept between runs while its names fit."""
+        cert, key = self._host.data_dir / "webproxy_cert.pem", self._host.data_dir / "webproxy_key.pem"
+        hosts = [address.host for address in self._addresses.public_web]
+        hosts += ["localhost", "127.0.0.1", "::1"]
+        now = self._clock.now()
+        if not (cert.exists() and key.exists() and _still_good(cert, hosts, now)):
+            made = generate_p256()
+            write_private(key, made.pkcs8_pem().reveal())
+            write_private(cert, pem_of(self_signed_web_pair(list(dict.fromkeys(hosts)), made, now)), 0o644)
+        log.warning(
+            "the web listener shows a self-signed certificate, of which browsers warn; tsh proves the cluster with "
+            "--ca-pin, for browsers set proxy_service.https_keypairs"
+        )
+        return cert, key
+
+
+def _still_good(cert: Path, hosts: Sequence[str], now: datetime) -> bool:
+    from cryptography import x509
+
+    try:
+        found = load_certificate(cert.read_bytes())
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, TeleportError, x509.ExtensionNotFound):
+        return False
+    held = {str(name.value) for name in names}
+    return set(hosts) <= held and found.not_valid_after_utc > now
