@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 SURFACE = Surface(
     channels=frozenset({"session", "direct-tcpip"}),
     # `env` is taken off the wire and dropped: OpenSSH's usual configuration sends LANG with every session.
-    session_requests=frozenset({"subsystem", "env", "keepalive@openssh.com"}),
+    # `shell` and `exec` are answered with a sentence and refused.
+    session_requests=frozenset({"subsystem", "shell", "exec", "env", "keepalive@openssh.com"}),
     global_requests=frozenset({"keepalive@openssh.com", "no-more-sessions@openssh.com"}),
 )
 _DIAL_SECONDS = 10.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh import ChannelOpenError, ProtocolError
 from asyncssh.channel import SSHForwardChannel, SSHServerChannel
-from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
+from asyncssh.constants import MSG_CHANNEL_REQUEST, OPEN_ADMINISTRATIVELY_PROHIBITED
 from asyncssh.misc import MaybeAwait
 from asyncssh.packet import SSHPacket
 from asyncssh.session import SSHServerSession, SSHSession, SSHTCPSession
@@ -219,11 +219,7 @@ class ServerSessionChannel(_Writer, SSHServerChannel[bytes]):
         if refusal is None:
             self._report_response(True)
             return
-        # The client shows what arrives before the end of the channel, so the reason is seen by a person too.
-        if isinstance(what, Subsystem):
-            self._write(f"{refusal.message}\r\n".encode(), stderr=True)
-            self._report_response(False)
-            return
+        # A request that fails shows a person nothing; a session that says why and ends with 255 does.
         self._report_response(True)
         self._write(f"{refusal.message}\r\n".encode(), stderr=True)
         self.exit(255)
@@ -244,6 +240,12 @@ class ServerSessionChannel(_Writer, SSHServerChannel[bytes]):
         milliseconds = packet.get_uint32()
         packet.check_end()
         return self._served.broke(milliseconds) is True
+
+    # asyncssh dispatches by this table of functions, so a method that is only overridden is never called.
+    _packet_handlers = {  # noqa: RUF012  # as asyncssh declares it
+        **SSHServerChannel._packet_handlers,
+        MSG_CHANNEL_REQUEST: _process_request,
+    }
 
     @property
     def _served(self) -> SessionHandler:

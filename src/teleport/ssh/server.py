@@ -22,6 +22,8 @@ from asyncssh.connection import SSHServerConnection
 from asyncssh.constants import (
     DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
     DISC_PROTOCOL_ERROR,
+    MSG_CHANNEL_OPEN,
+    MSG_GLOBAL_REQUEST,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
@@ -94,6 +96,7 @@ class ServerConnection(PacketPath, SSHServerConnection):
         self._settled = settled
         self._admitted: tuple[str, ConnectionHandler] | None = None
         self._handler: ConnectionHandler | None = None
+        self._plain_key_reported = False
         self._failures = 0
         self._refusals = 0
         self._no_more_sessions = False
@@ -157,7 +160,8 @@ class ServerConnection(PacketPath, SSHServerConnection):
             certified = parse_certificate(key_data).body.public_key
             key = decode_ssh_public_key(certified.blob)
         except (CertificateRefused, KeyImportError) as error:
-            if msg:
+            if not self._plain_key_reported:  # once: a client may offer every key it has
+                self._plain_key_reported = True
                 self.gate.failed(username, f"a certificate is needed: {error}")
             return False
         if not msg:
@@ -258,6 +262,13 @@ class ServerConnection(PacketPath, SSHServerConnection):
         packet.check_end()
         self._no_more_sessions = True
         self._report_global_response(True)
+
+    # asyncssh dispatches by this table of functions, so a method that is only overridden is never called.
+    _packet_handlers = {  # noqa: RUF012  # as asyncssh declares it
+        **SSHServerConnection._packet_handlers,
+        MSG_GLOBAL_REQUEST: _process_global_request,
+        MSG_CHANNEL_OPEN: _process_channel_open,
+    }
 
     def ended(self, exc: Exception | None) -> None:
         """asyncssh's side is gone; tell the handler once."""

@@ -1,0 +1,99 @@
+"""Which registered node a client means."""
+
+from __future__ import annotations
+
+import pytest
+
+from teleport.errors import BadRequest, NotFound
+from teleport.proxy.resolve import Ambiguous, Destination, RegisteredNode, resolve
+
+A = RegisteredNode("aaaaaaaa-0000-4000-8000-000000000001", "db", "10.0.0.1:3022")
+B = RegisteredNode("bbbbbbbb-0000-4000-8000-000000000002", "db", "10.0.0.2:4022")
+WEB = RegisteredNode("cccccccc-0000-4000-8000-000000000003", "Web.Example", "[2001:db8::5]:3022")
+ODD = RegisteredNode("dddddddd-0000-4000-8000-000000000004", A.host_id, "10.0.0.9:3022")
+NODES = (A, B, WEB, ODD)
+
+
+def found(host: str, port: int = 0, cluster: str = "") -> RegisteredNode:
+    return resolve(Destination(host, port, cluster), NODES, "main", lambda node: True)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "node"),
+    [
+        (A.host_id, 22, A),
+        (A.host_id.upper(), 0, A),
+        (f"{B.host_id}.main", 22, B),
+        ("web.example", 22, WEB),
+        ("WEB.EXAMPLE.", 0, WEB),
+        ("web.example.main", 9, WEB),
+        ("2001:0db8:0::5", 22, WEB),
+        ("10.0.0.9", 1, ODD),
+        ("db", 4022, B),
+        ("db.main", 3022, A),
+    ],
+)
+def test_a_host_is_found_by_id_then_name_then_address(host: str, port: int, node: RegisteredNode) -> None:
+    """An id always wins, even over a node that has it as its name; the port only separates several matches."""
+    assert found(host, port) == node
+
+
+def test_several_matches_are_listed_with_their_ids() -> None:
+    """22 is what OpenSSH sends unasked; it separates nothing."""
+    with pytest.raises(Ambiguous) as caught:
+        found("db", 22)
+    assert A.host_id in caught.value.message
+    assert B.host_id in caught.value.message
+
+
+def test_an_unknown_host_is_refused_with_the_nearest_names() -> None:
+    """No open relay: what is not registered is not dialled."""
+    with pytest.raises(NotFound, match=r"No node web\.exmple .* Did you mean Web\.Example\?"):
+        found("web.exmple")
+    with pytest.raises(NotFound):
+        found("169.254.169.254")
+
+
+def test_what_the_caller_may_not_see_is_as_if_it_were_not_there() -> None:
+    """Neither found, nor counted as a match, nor named."""
+
+    def may_see(node: RegisteredNode) -> bool:
+        return node is not B and node is not WEB
+
+    assert resolve(Destination("db"), NODES, "main", may_see) == A
+    with pytest.raises(NotFound) as caught:
+        resolve(Destination("web.example"), NODES, "main", may_see)
+    assert "Web" not in caught.value.message
+
+
+def test_another_cluster_is_not_known() -> None:
+    """Trusted clusters are not served yet."""
+    with pytest.raises(NotFound, match="leaf"):
+        found("db", 4022, "leaf")
+    assert found("db", 4022, "main") == B
+
+
+@pytest.mark.parametrize(
+    ("name", "destination"),
+    [
+        ("proxy:node1:22", Destination("node1", 22)),
+        ("proxy:node1:0@main", Destination("node1", 0, "main")),
+        ("proxy:node1@main", Destination("node1", 0, "main")),
+        ("proxy:node1:3022@default@main", Destination("node1", 3022, "main")),
+        ("proxy:[2001:db8::5]:22@main", Destination("2001:db8::5", 22, "main")),
+        ("proxy:2001:db8::5@main", Destination("2001:db8::5", 0, "main")),
+    ],
+)
+def test_the_subsystems_name_is_read(name: str, destination: Destination) -> None:
+    """Every form of `protocols.md` 3."""
+    assert Destination.of_subsystem(name) == destination
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sftp", "proxy:", "proxy::22", "proxy:@main", "proxy:a:b", "proxy:a:99999", "proxy:a:1@ns@c", "proxy:a@b@c@d", ""],
+)
+def test_other_subsystems_are_refused(name: str) -> None:
+    """The proxy has one subsystem."""
+    with pytest.raises(BadRequest):
+        Destination.of_subsystem(name)
