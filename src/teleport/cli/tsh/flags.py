@@ -1,0 +1,130 @@
+"""The global flags of tsh (`cli.md` 3). They may stand before or after the command; a flag beats its variable."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from teleport.client.home import Home, home_path
+from teleport.errors import BadRequest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What was said for every command."""
+
+    login: str = ""
+    proxy: str = ""
+    user: str = ""
+    ttl: int = 0  # minutes
+    identity: str = ""
+    auth: str = ""
+    cert_format: str = ""
+    jumphost: str = ""
+    add_keys_to_agent: str = ""
+    insecure: bool = False
+    skip_version_check: bool = False
+    debug: bool = False
+
+    @property
+    def home(self) -> Home:
+        return Home(home_path(os.environ))
+
+    def checked(self) -> Flags:
+        """Raises `BadRequest` for what is not available, rather than ignoring it."""
+        if self.insecure:
+            raise BadRequest(
+                "--insecure is not available: nothing secret is sent to a proxy that proved nothing",
+                hint="--ca-pin=sha256:... trusts the cluster by its pin, which tctl status prints",
+            )
+        if self.auth not in ("", "local"):
+            raise BadRequest(f"there is no way to log in by {self.auth!r} here", hint="--auth=local")
+        if self.cert_format not in ("", "standard"):
+            raise BadRequest(f"certificates of the format {self.cert_format!r} are not available")
+        if self.jumphost:
+            raise BadRequest("-J is not available yet: the cluster's own proxy is the way to its hosts")
+        if self.add_keys_to_agent not in ("", "no", "auto"):
+            raise BadRequest("adding keys to an SSH agent is not available yet", hint="--add-keys-to-agent=no")
+        if self.ttl < 0:
+            raise BadRequest("--ttl is a number of minutes, above 0")
+        return self
+
+
+_OPTIONS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
+    (("-l", "--login"), "TELEPORT_LOGIN", {"help": "login on the remote host"}),
+    (("--proxy",), "TELEPORT_PROXY", {"help": "the proxy: host[:https_port[,ssh_port]]"}),
+    (("--user",), "TELEPORT_USER", {"help": "your user name in the cluster"}),
+    (("--ttl",), "", {"type": int, "help": "minutes that the certificates shall live"}),
+    (("-i", "--identity"), "", {"help": "an identity file, in place of a login"}),
+    (("--auth",), "TELEPORT_AUTH", {"help": "how to log in: local"}),
+    (("--cert-format",), "", {"hidden": True}),
+    (("-J", "--jumphost"), "", {"hidden": True}),
+    (("-k", "--add-keys-to-agent"), "TELEPORT_ADD_KEYS_TO_AGENT", {"hidden": True}),
+    (("--insecure",), "", {"is_flag": True, "hidden": True}),
+    (("--skip-version-check",), "", {"is_flag": True, "hidden": True}),
+    (("-d", "--debug"), "", {"is_flag": True, "help": "show where an error came from"}),
+)
+_NAMES = tuple(field.name for field in fields(Flags))
+
+
+def _with_options(function: F, *, variables: bool) -> F:
+    for names, variable, settings in reversed(_OPTIONS):
+        envvar = variable if variables and variable else None
+        decorated = click.option(*names, envvar=envvar, default=None, **settings)(function)
+        function = decorated
+    return function
+
+
+def GLOBAL(function: F) -> F:
+    """For the group: flags and their variables."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **given: Any) -> Any:
+        said = {name: value for name in _NAMES if (value := given.pop(name)) is not None}
+        return function(*args, flags=Flags(**said), **given)
+
+    return _with_options(wrapper, variables=True)  # type: ignore[return-value]
+
+
+def takes_flags(function: F) -> F:
+    """For a command: gets `flags`, merged from before and after its name."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **given: Any) -> Any:
+        said = {name: value for name in _NAMES if (value := given.pop(name)) is not None}
+        before = click.get_current_context().find_root().obj
+        flags = replace(before if isinstance(before, Flags) else Flags(), **said)
+        return function(*args, flags=flags.checked(), **given)
+
+    return _with_options(wrapper, variables=False)  # type: ignore[return-value]
+
+
+def cluster_option(function: F) -> F:
+    """`--cluster`, with its variables."""
+    decorated: F = click.option(
+        "--cluster", envvar=["TELEPORT_CLUSTER", "TELEPORT_SITE"], default="", help="the cluster to use"
+    )(function)
+    return decorated
+
+
+def now() -> datetime:
+    """The time at the edge."""
+    return datetime.now(UTC)
+
+
+def access(flags: Flags, cluster: str) -> Any:
+    """An `Access` by identity file or profile. Raises `AccessDenied` with the command to log in."""
+    from teleport.client.access import from_identity, from_profile
+
+    if flags.identity:
+        return from_identity(Path(flags.identity), flags.proxy, cluster, now())
+    return from_profile(flags.home, flags.proxy, flags.user, cluster, now())

@@ -1,0 +1,142 @@
+"""`tsh login`."""
+
+from __future__ import annotations
+
+import click
+
+from teleport.cli import render
+from teleport.cli.tsh import prompts
+from teleport.cli.tsh.flags import Flags, now, takes_flags
+from teleport.client import profile as profiles
+from teleport.client.addresses import ProxyAddress
+from teleport.client.home import Home
+from teleport.client.profile import Profile
+from teleport.errors import AlreadyExists, BadRequest, TeleportError
+
+
+@click.command()
+@click.argument("cluster", default="")
+@click.option("--ca-pin", "pins", multiple=True, help="trust the cluster by its pin, sha256:...; repeatable")
+@click.option("-o", "--out", default="", help="write the credentials to this file and leave the profile alone")
+@click.option("--format", "form", type=click.Choice(["file", "openssh"]), default="file", help="form of --out")
+@click.option("--overwrite", is_flag=True, help="replace the files of --out")
+@takes_flags
+def login(flags: Flags, cluster: str, pins: tuple[str, ...], out: str, form: str, overwrite: bool) -> None:
+    """Log in to a cluster and get certificates.
+
+    Asks for password and one-time code; where stdin is no terminal, reads them from it, a line each.
+    """
+    if flags.identity:
+        raise BadRequest("an identity file needs no login", hint="leave -i away")
+    home = flags.home
+    address, known = _where(flags, home)
+    user = flags.user or (known.user if known else "") or _local_user()
+    if out:
+        _check_free(out, form, overwrite)
+    elif known and not flags.ttl and _still_good(home, known, address, user, cluster, pins):
+        profiles.save(home, known.with_cluster(cluster or known.cluster))
+        _show(home)
+        return
+    _log_in(flags, home, address, known, user, cluster, pins, out, form)
+
+
+def _where(flags: Flags, home: Home) -> tuple[ProxyAddress, Profile | None]:
+    """The proxy that is meant, and what is remembered of it."""
+    if flags.proxy:
+        address = ProxyAddress.parse(flags.proxy)
+        known = profiles.load(home, address.host)
+        if known and not address.web_port:
+            address = ProxyAddress(address.host, known.web[1], address.ssh_port)
+        return address, known
+    name = profiles.current_name(home)
+    known = profiles.load(home, name) if name else None
+    if known is None:
+        raise BadRequest("no proxy was named", hint="tsh login --proxy=host[:https_port[,ssh_port]]")
+    return ProxyAddress(known.name, known.web[1], known.ssh[1] if known.ssh[0] == known.name else 0), known
+
+
+def _still_good(
+    home: Home, known: Profile, address: ProxyAddress, user: str, cluster: str, pins: tuple[str, ...]
+) -> bool:
+    """Whether the login there is does what is asked, so that nothing needs to be typed."""
+    from teleport.client import keystore
+
+    files = keystore.KeyFiles(known.name, known.user)
+    line = home.read(*files.ssh(cluster or known.cluster))
+    if known.user != user or known.web[1] != address.web_port or line is None:
+        return False
+    if address.ssh_port and known.ssh != (address.host, address.ssh_port):
+        return False
+    try:
+        if keystore.facts(line.decode("ascii", "replace")).expired(now()):
+            return False
+        if pins:
+            from teleport.pki.pin import check_pin
+
+            check_pin(pins, [pem.encode() for pem in keystore.authorities_of(home, files, known.root_cluster)])
+            return known.proxy_trust == "cluster"
+    except TeleportError:
+        return False
+    return True
+
+
+def _log_in(
+    flags: Flags,
+    home: Home,
+    address: ProxyAddress,
+    known: Profile | None,
+    user: str,
+    cluster: str,
+    pins: tuple[str, ...],
+    out: str,
+    form: str,
+) -> None:
+    from teleport.client import login as steps
+    from teleport.client.webapi import WebAPI
+    from teleport.pki.pin import parse_pin
+
+    steps.with_user_checked(user)
+    checked_pins = [parse_pin(pin) for pin in pins]
+    person = prompts.Person()
+    port = steps.reachable_port(address)
+    same = known if known and known.web == (address.host, port) else None
+    trust = steps.establish_trust(
+        address.host, port, pins=checked_pins, remembered=steps.remembered_trust(home, same), asking=person
+    )
+    api = WebAPI(address.host, port, trust, now())
+    done = steps.log_in(api, address, user, asking=person, ttl=flags.ttl * 60, cluster=cluster)
+    if out:
+        from teleport.client.files import write_login
+
+        for path in write_login(done, out, form):
+            render.note(f"wrote {render.printable(str(path))}")
+        return
+    for other in steps.store(home, done):
+        render.note(
+            f"tsh: this proxy says something else about the hosts of {other} than that cluster's own proxy; "
+            "what was known is kept"
+        )
+    _show(home)
+
+
+def _check_free(out: str, form: str, overwrite: bool) -> None:
+    from teleport.client.files import existing
+
+    found = existing(out, form)
+    if found and not overwrite and not prompts.yes(f"Overwrite {render.printable(str(found[0]))}?"):
+        raise AlreadyExists(f"{found[0]} exists", hint="--overwrite replaces it")
+
+
+def _local_user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise BadRequest("this machine has no name for you", hint="--user=NAME") from None
+
+
+def _show(home: Home) -> None:
+    from teleport.cli.tsh.status import describe
+
+    render.out(describe(home, profiles.load_all(home)[:1], now()))

@@ -1,0 +1,42 @@
+"""`tsh logout`."""
+
+from __future__ import annotations
+
+import click
+
+from teleport.cli import render
+from teleport.cli.tsh.flags import Flags, takes_flags
+from teleport.client import keystore, known_hosts, profile
+from teleport.client.addresses import ProxyAddress
+from teleport.client.home import Home
+from teleport.errors import BadRequest, TeleportError
+
+
+@click.command()
+@takes_flags
+def logout(flags: Flags) -> None:
+    """Forget keys and certificates: of one user at one proxy (--proxy and --user), or of all."""
+    if bool(flags.proxy) != bool(flags.user):
+        raise BadRequest(
+            "give --proxy and --user for one login, or neither for all",
+            hint="TELEPORT_PROXY and TELEPORT_USER count as given",
+        )
+    if flags.proxy:
+        _one(flags.home, ProxyAddress.parse(flags.proxy).host, flags.user)
+        render.note(f"{render.printable(flags.user)} is logged out of {flags.proxy}")
+        return
+    home = flags.home
+    for name in home.names():
+        if name.endswith(".yaml") or name in ("keys", profile.CURRENT, known_hosts.NAME):
+            home.remove(name)
+    render.note("all users are logged out of all proxies")
+
+
+def _one(home: Home, proxy: str, user: str) -> None:
+    found = profile.load(home, proxy)
+    if found is not None and found.user == user:
+        from teleport.client.login import log_out
+
+        log_out(home, found)
+    elif not keystore.remove_keys(home, keystore.KeyFiles(proxy, user)):
+        raise TeleportError(f"{user} is not logged in to {proxy}", hint="tsh status")

@@ -1,0 +1,114 @@
+"""`tsh ls` and `tsh clusters`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from teleport.cli import render
+from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_flags
+from teleport.client.addresses import parse_labels
+from teleport.errors import NotFound, TeleportError
+
+if TYPE_CHECKING:
+    from teleport.client.access import Access
+    from teleport.client.cluster import Node
+
+MAX_CELL = 120  # characters of a host's own words in a table; `-v` and JSON show all
+
+
+@click.command()
+@click.argument("labels", default="")
+@click.option("-v", "--verbose", is_flag=True, help="with ids, a line for each host")
+@click.option("-f", "--format", "form", type=click.Choice(["text", "json", "names"]), default="text")
+@cluster_option
+@takes_flags
+def ls(flags: Flags, labels: str, verbose: bool, form: str, cluster: str) -> None:
+    """List the hosts that you may reach. LABELS: k=v[,k=v], all must match."""
+    from teleport.client.cluster import auth_client, list_nodes
+
+    wanted = parse_labels(labels)
+    found: Access = access(flags, cluster)
+    _only_own(found)
+    with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
+        nodes = [pair for pair in list_nodes(client) if pair[0].matches(wanted)]
+    if form == "json":
+        from teleport.cli.tsh.output import json_text
+
+        render.out(json_text([document for _, document in nodes]))
+    elif form == "names":
+        render.out("".join(f"{render.printable(node.hostname)}\n" for node, _ in nodes))
+    else:
+        render.out(nodes_table([node for node, _ in nodes], verbose=verbose))
+
+
+def nodes_table(nodes: list[Node], *, verbose: bool) -> str:
+    """Name, address, labels; two labels a line, or everything of a host on one."""
+    rows: list[list[str]] = []
+    for node in nodes:
+        address = node.address or "⟵ Tunnel"
+        labels = [f"{name}={value}" for name, value in sorted(node.labels.items())]
+        if verbose:
+            rows.append([node.hostname, node.id, address, ", ".join(labels)])
+            continue
+        pairs = [", ".join(_cut(text) for text in labels[at : at + 2]) for at in range(0, len(labels), 2)] or [""]
+        rows.append([_cut(node.hostname), _cut(address), pairs[0]])
+        rows += [["", "", pair] for pair in pairs[1:]]
+    headers = ["Node Name", "Node ID", "Address", "Labels"] if verbose else ["Node Name", "Address", "Labels"]
+    return render.table(headers, rows)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CELL else text[: MAX_CELL - 1] + "…"
+
+
+def _only_own(found: Access) -> None:
+    if found.cluster != found.credentials.cluster:
+        raise NotFound(f"the cluster {found.cluster} is not known here", hint="tsh clusters")
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="without headings")
+@click.option("-f", "--format", "form", type=click.Choice(["text", "json"]), default="text")
+@takes_flags
+def clusters(flags: Flags, quiet: bool, form: str) -> None:
+    """List the clusters that you may reach through this proxy."""
+    found: Access = access(flags, "")
+    rows = [_cluster_row(found)]
+    if form == "json":
+        from teleport.cli.tsh.output import json_text
+
+        render.out(json_text(rows))
+    elif quiet:
+        render.out("".join(f"{row['cluster_name']} {row['status']}\n" for row in rows))
+    else:
+        render.out(
+            render.table(
+                ["Cluster Name", "Status", "Cluster Type", "Selected"],
+                [
+                    [
+                        str(row["cluster_name"]),
+                        str(row["status"]),
+                        str(row["cluster_type"]),
+                        "*" * bool(row["selected"]),
+                    ]
+                    for row in rows
+                ],
+            )
+        )
+
+
+def _cluster_row(found: Access) -> Mapping[str, object]:
+    cluster = found.credentials.cluster
+    try:
+        online = found.web_api(now()).ping().cluster == cluster
+    except TeleportError:
+        online = False
+    return {
+        "cluster_name": cluster,
+        "status": "online" if online else "offline",
+        "cluster_type": "root",
+        "selected": found.cluster == cluster,
+    }

@@ -1,0 +1,74 @@
+"""Questions to a person: at the terminal without echo, or, where stdin is no terminal, as lines of stdin for scripts.
+
+Secrets are never taken from arguments or the environment.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from teleport.cli import render
+from teleport.errors import BadRequest
+
+
+def interactive() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def secret(question: str) -> str:
+    """A line that is not shown. Raises `BadRequest` when there is none."""
+    if sys.stdin.isatty():
+        import getpass
+
+        try:
+            return getpass.getpass(question)
+        except EOFError:
+            raise BadRequest("nothing was typed") from None
+    return _line(question)
+
+
+def visible(question: str) -> str:
+    """A line."""
+    if sys.stdin.isatty():
+        sys.stderr.write(question)
+        sys.stderr.flush()
+    return _line(question).strip()
+
+
+def _line(question: str) -> str:
+    try:
+        text = sys.stdin.readline(4096)
+    except UnicodeDecodeError:
+        raise BadRequest("what was typed is not UTF-8") from None
+    if not text:
+        raise BadRequest(
+            f"there is nobody to ask for: {question.strip().rstrip(':')}",
+            hint="run it in a terminal, or write the answers to stdin, a line each",
+        )
+    return text.rstrip("\r\n")
+
+
+def yes(question: str) -> bool:
+    """Whether the person agrees; nobody to ask means no."""
+    if not interactive():
+        return False
+    return visible(f"{question} [y/N] ").lower() in ("y", "yes")
+
+
+class Person:
+    """What logging in asks (`client.login.Asking`)."""
+
+    def accept_certificate(self, address: str, fingerprint: str) -> bool:
+        if not interactive():
+            return False
+        render.note(f"The certificate of {address} is not signed by an authority that this machine trusts.")
+        render.note(f"Its fingerprint is {fingerprint}")
+        render.note("Compare it with what the administrator tells you: whoever is in between sees your password.")
+        return yes("Trust this certificate from now on?")
+
+    def password(self, user: str) -> str:
+        return secret(f"Password of {render.printable(user)}: ")
+
+    def code(self) -> str:
+        return visible("One-time code: ").replace(" ", "")

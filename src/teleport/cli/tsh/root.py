@@ -1,0 +1,59 @@
+"""`tsh`: the group, its global flags, and the table of its commands, none of which is imported before it runs."""
+
+from __future__ import annotations
+
+import gc
+from typing import NoReturn
+
+import click
+
+from teleport import __version__
+from teleport.cli.app import LazyGroup, run
+from teleport.cli.tsh.flags import GLOBAL, Flags
+
+COMMANDS = {
+    "login": ("teleport.cli.tsh.login:login", "Log in to a cluster and get certificates"),
+    "logout": ("teleport.cli.tsh.logout:logout", "Forget keys and certificates"),
+    "status": ("teleport.cli.tsh.status:status", "Show who you are logged in as"),
+    "ls": ("teleport.cli.tsh.nodes:ls", "List the hosts that you may reach"),
+    "ssh": ("teleport.cli.tsh.ssh:ssh", "Open a shell or run a command on a host"),
+    "play": ("teleport.cli.tsh.play:play", "Play a recorded session"),
+    "config": ("teleport.cli.tsh.config:config", "Print configuration for OpenSSH"),
+    "config-proxy": ("teleport.cli.tsh.config:config_proxy", ""),
+    "clusters": ("teleport.cli.tsh.nodes:clusters", "List clusters"),
+    "env": ("teleport.cli.tsh.status:env", "Print shell commands that choose this profile"),
+    "accept": ("teleport.cli.tsh.accept:accept", "Accept an invitation: set password and second factor"),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@GLOBAL
+@click.pass_context
+def tsh(context: click.Context, flags: Flags) -> None:
+    """Reach hosts with short-lived certificates."""
+    context.obj = flags
+
+
+@tsh.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"Teleport v{__version__}")
+
+
+@tsh.command(name="help", hidden=True)
+@click.argument("command", required=False)
+@click.pass_context
+def help_(context: click.Context, command: str | None) -> None:
+    """Help for a command."""
+    parent = context.find_root()
+    found = tsh.get_command(parent, command) if command else tsh
+    if found is None:
+        raise click.UsageError(f"there is no command {command!r}")
+    with click.Context(found, info_name=command or parent.info_name, parent=parent if command else None) as inner:
+        click.echo(found.get_help(inner))
+
+
+def main() -> NoReturn:
+    """The entry point."""
+    gc.disable()  # the commands live for a moment; those that live longer turn it on again
+    run(tsh, "tsh")

@@ -1,0 +1,61 @@
+"""What a command acts with: which proxy, whose credentials, which cluster. Chosen once, from flags and `~/.tsh`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from teleport.client import keystore, profile
+from teleport.client.addresses import SSH_PORT, ProxyAddress
+from teleport.client.home import Home
+from teleport.client.keystore import Credentials, KeyFiles
+from teleport.client.trust import ClusterTrust, ProxyTrust, parse_trust
+from teleport.client.webapi import WebAPI
+from teleport.errors import AccessDenied, BadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A proxy, and the right to use it."""
+
+    web: tuple[str, int]
+    ssh: tuple[str, int]
+    trust: ProxyTrust
+    cluster: str  # the chosen one
+    credentials: Credentials
+
+    def web_api(self, now: datetime) -> WebAPI:
+        return WebAPI(*self.web, self.trust, now)
+
+
+def profile_trust(home: Home, found: profile.Profile) -> ProxyTrust:
+    """How a profile believes its proxy. Raises `TeleportError` when it does not say."""
+    pems = keystore.authorities_of(home, KeyFiles(found.name, found.user), found.root_cluster)
+    return parse_trust(found.proxy_trust, found.root_cluster, pems)
+
+
+def from_profile(home: Home, proxy: str, user: str, cluster: str, now: datetime) -> Access:
+    """By an earlier login. Raises `AccessDenied` when there is none or it has expired."""
+    address = ProxyAddress.parse(proxy) if proxy else None
+    found = profile.choose(home, address.host if address else "", user)
+    if address and address.web_port and address.web_port != found.web[1]:
+        raise AccessDenied(
+            f"you are logged in to {found.web_proxy_addr}, not to {proxy}", hint=f"tsh login --proxy={proxy}"
+        )
+    credentials = keystore.credentials_of(home, found, now)
+    ssh = (found.ssh[0], address.ssh_port) if address and address.ssh_port else found.ssh
+    return Access(found.web, ssh, profile_trust(home, found), cluster or found.cluster, credentials)
+
+
+def from_identity(path: Path, proxy: str, cluster: str, now: datetime) -> Access:
+    """By an identity file, which also says how the proxy is believed. Raises `TeleportError`."""
+    if not proxy:
+        raise BadRequest("an identity file names no proxy", hint="give --proxy=host[:https_port[,ssh_port]] as well")
+    address = ProxyAddress.parse(proxy)
+    credentials = keystore.credentials_of_identity(path, now)
+    if not credentials.ca_pems:
+        raise BadRequest(f"{path} holds no authority of {credentials.cluster}, so nothing proves the proxy")
+    trust = ClusterTrust(credentials.cluster, credentials.ca_pems)
+    web = (address.host, address.web_ports[0])
+    return Access(web, (address.host, address.ssh_port or SSH_PORT), trust, cluster or credentials.cluster, credentials)

@@ -1,0 +1,109 @@
+"""What auth answers to users, asked through the proxy: the hosts there are, and recordings.
+
+The session with auth is mutual TLS inside a websocket that the proxy relays; the proxy sees ciphertext only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.api.sync_client import SyncAuthClient, through_proxy
+from teleport.client.addresses import join
+from teleport.client.keystore import Credentials
+from teleport.errors import ConnectionProblem
+from teleport.transport.blocking import ByteStream
+from teleport.transport.tls import cluster_client_context
+
+MAX_PAGES = 1000
+
+
+class _Label(msgspec.Struct, frozen=True):
+    result: str = ""
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    name: str
+    labels: dict[str, str] = {}
+
+
+class _Spec(msgspec.Struct, frozen=True):
+    addr: str = ""
+    public_addrs: list[str] = []
+    hostname: str = ""
+    cmd_labels: dict[str, _Label] = {}
+    use_tunnel: bool = False
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A host as it announced itself. Its texts are the host's own words: escape them before showing them."""
+
+    metadata: _Metadata
+    spec: _Spec = _Spec()
+
+    @property
+    def id(self) -> str:
+        return self.metadata.name
+
+    @property
+    def hostname(self) -> str:
+        return self.spec.hostname
+
+    @property
+    def address(self) -> str:
+        """`host:port`, empty for a host behind a tunnel."""
+        if self.spec.use_tunnel:
+            return ""
+        return self.spec.public_addrs[0] if self.spec.public_addrs else self.spec.addr
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Static and dynamic ones; a dynamic one wins a clash, as where they are matched."""
+        return {**self.metadata.labels, **{name: label.result for name, label in self.spec.cmd_labels.items()}}
+
+    def matches(self, wanted: Mapping[str, str]) -> bool:
+        labels = self.labels
+        return all(labels.get(name) == value for name, value in wanted.items())
+
+
+def auth_server_name(cluster: str) -> str:
+    """As `pki.x509cert.auth_server_name`, which would bring a crypto library with it; a test keeps them alike."""
+    label = cluster.encode().hex()
+    if len(label) > 63:
+        label = hashlib.sha256(cluster.encode()).hexdigest()[:56]
+    return f"{label}.teleport.cluster.local"
+
+
+def auth_client(credentials: Credentials, open_web: Callable[[], ByteStream], web: tuple[str, int]) -> SyncAuthClient:
+    """The auth API of the cluster that signed the credentials. Raises nothing until it is called."""
+    context = cluster_client_context(credentials.ca_pems, credentials.tls_file, credentials.key_file)
+    name = auth_server_name(credentials.cluster)
+    return SyncAuthClient(through_proxy(open_web, join(*web), context, name), name)
+
+
+def list_nodes(client: SyncAuthClient) -> list[tuple[Node, dict[str, Any]]]:
+    """All hosts that the user may see, by host name, each with the document that auth sent."""
+    found: list[tuple[Node, dict[str, Any]]] = []
+    start = ""
+    for _ in range(MAX_PAGES):
+        page = client.call(routes.LIST["node"], m.ListRequest(start_key=start))
+        try:
+            found += [
+                (msgspec.json.decode(item, type=Node), msgspec.json.decode(item, type=dict)) for item in page.items
+            ]
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise ConnectionProblem(f"auth answered with a host that cannot be read: {error}") from None
+        if not page.next_key or page.next_key == start:
+            break
+        start = page.next_key
+    return sorted(found, key=lambda pair: (pair[0].hostname, pair[0].id))
+
+
+def download_recording(client: SyncAuthClient, sid: str) -> Iterator[bytes]:
+    """The bytes of a session's recording."""
+    return client.download(routes.READ_RECORDING, m.RecordingRequest(sid=sid))

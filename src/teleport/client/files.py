@@ -1,0 +1,50 @@
+"""Credentials written where a person wants them (`tsh login -o`): mode 0600, replaced whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from teleport.client.login import Login, identity_content
+from teleport.errors import TeleportError
+
+
+def paths(out: str, form: str) -> list[Path]:
+    """The files of a form: one for `file`, key and certificate for `openssh` (`certificates.md` 9)."""
+    return [Path(out)] if form == "file" else [Path(out), Path(f"{out}-cert.pub")]
+
+
+def existing(out: str, form: str) -> list[Path]:
+    """Those that are there already."""
+    return [path for path in paths(out, form) if os.path.lexists(path)]
+
+
+def write_login(login: Login, out: str, form: str) -> list[Path]:
+    """Writes the credentials of a login. Raises `TeleportError`."""
+    written = paths(out, form)
+    if form == "file":
+        write_private(written[0], identity_content(login))
+    else:
+        write_private(written[0], login.key.pkcs8_pem().reveal())
+        write_private(written[1], login.certificates.ssh.strip().encode() + b"\n")
+    return written
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replaces `path` by a file with mode 0600. What stood there is replaced itself, never written through."""
+    temporary = path.parent / f".{secrets.token_hex(8)}.new"
+    try:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with open(file, "wb") as stream:
+                os.fchmod(file, 0o600)
+                stream.write(data)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        raise TeleportError(f"cannot write {path}: {error.strerror}") from None

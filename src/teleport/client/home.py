@@ -1,0 +1,165 @@
+"""Files below `~/.tsh` (`TELEPORT_HOME`), which hold private keys.
+
+Rules: folders are 0700, files 0600, both owned by whoever runs tsh; a file is replaced whole, by rename; below the home
+no symbolic link is ever followed, whether in a folder's or in a file's place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from teleport.errors import TeleportError
+
+MAX_FILE = 1024 * 1024  # bytes; nothing that is kept here is larger
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def home_path(environment: Mapping[str, str]) -> Path:
+    """`TELEPORT_HOME`, else `~/.tsh`."""
+    given = environment.get("TELEPORT_HOME", "")
+    return Path(given).absolute() if given else Path(environment.get("HOME") or Path.home()) / ".tsh"
+
+
+class Home:
+    """The folder. Paths are relative, as tuples of names."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, *names: str) -> Path:
+        """The full path of a file, for programs that open it themselves."""
+        return self.root.joinpath(*(_plain(name) for name in names))
+
+    def read(self, *names: str, private: bool = False) -> bytes | None:
+        """A file's content, None when there is none. A `private` one must not be readable by others.
+
+        Raises `TeleportError` for what is no plain file of ours.
+        """
+        path = self.path(*names)
+        try:
+            with self._folder(names[:-1], create=False) as folder:
+                file = os.open(names[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+                with open(file, "rb") as stream:
+                    found = os.fstat(file)
+                    if not stat.S_ISREG(found.st_mode):
+                        raise TeleportError(f"{path} is not a plain file")
+                    if private and (found.st_mode & 0o077 or found.st_uid != os.geteuid()):
+                        raise TeleportError(f"other people may read {path}", hint="tsh logout, then log in again")
+                    data = stream.read(MAX_FILE + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _failed("read", path, error) from None
+        if len(data) > MAX_FILE:
+            raise TeleportError(f"{path} is larger than {MAX_FILE} bytes")
+        return data
+
+    def write(self, data: bytes, *names: str) -> Path:
+        """Replaces a file by one with mode 0600; makes the folders it lies in."""
+        path = self.path(*names)
+        try:
+            with self._folder(names[:-1], create=True) as folder:
+                temporary = f".{secrets.token_hex(8)}.new"
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                file = os.open(temporary, flags, 0o600, dir_fd=folder)
+                try:
+                    with open(file, "wb") as stream:
+                        os.fchmod(file, 0o600)
+                        stream.write(data)
+                        stream.flush()
+                        os.fsync(file)
+                    os.rename(temporary, names[-1], src_dir_fd=folder, dst_dir_fd=folder)
+                except BaseException:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(temporary, dir_fd=folder)
+                    raise
+        except OSError as error:
+            raise _failed("write", path, error) from None
+        return path
+
+    def remove(self, *names: str) -> bool:
+        """Removes a file, or a folder with all that is in it; whether there was one."""
+        try:
+            with self._folder(names[:-1], create=False) as folder:
+                _remove_at(folder, _plain(names[-1]))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _failed("remove", self.path(*names), error) from None
+        return True
+
+    def names(self, *names: str) -> list[str]:
+        """What lies in a folder, sorted; nothing when there is no such folder."""
+        try:
+            with self._folder(names, create=False) as folder:
+                return sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _failed("read", self.path(*names), error) from None
+
+    @contextmanager
+    def _folder(self, names: tuple[str, ...], *, create: bool) -> Iterator[int]:
+        if create:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # the home itself may be reached by a link that its owner made; what lies below may not
+        current = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._check(current, self.root, create=create)
+            for depth, name in enumerate(names):
+                if create:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(_plain(name), 0o700, dir_fd=current)
+                inner = os.open(_plain(name), _FOLDER, dir_fd=current)
+                os.close(current)
+                current = inner
+                self._check(current, self.root.joinpath(*names[: depth + 1]), create=create)
+            yield current
+        finally:
+            os.close(current)
+
+    def _check(self, folder: int, path: Path, *, create: bool) -> None:
+        found = os.fstat(folder)
+        if found.st_uid != os.geteuid():
+            raise TeleportError(
+                f"{path} belongs to another user (uid {found.st_uid})", hint="set TELEPORT_HOME to a folder of your own"
+            )
+        if create and found.st_mode & 0o077:
+            os.fchmod(folder, 0o700)
+
+
+def _plain(name: str) -> str:
+    """`name` when it names a file in its folder and nothing else."""
+    if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > 200:
+        raise TeleportError(f"{name[:80]!r} cannot be the name of a file")
+    return name
+
+
+def _remove_at(folder: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+        return
+    except IsADirectoryError:
+        pass
+    inner = os.open(name, _FOLDER, dir_fd=folder)
+    try:
+        for entry in os.listdir(inner):
+            _remove_at(inner, entry)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=folder)
+
+
+def _failed(what: str, path: Path, error: OSError) -> TeleportError:
+    if error.errno in (20, 40):  # ENOTDIR, ELOOP: a link or a file stands where one of our folders or files belongs
+        return TeleportError(
+            f"cannot {what} {path}: there is a symbolic link in the way, and none is followed here",
+            hint="remove it, or set TELEPORT_HOME to another folder",
+        )
+    return TeleportError(f"cannot {what} {path}: {error.strerror}", hint="TELEPORT_HOME names another folder")

@@ -1,0 +1,257 @@
+"""Logging in: who is at the other end, then password and code, then certificates for a key made here.
+
+Nothing secret leaves before the far end is proved (`trust.py`), and nothing that comes back is stored before it was
+compared with what was asked: the key, the user, the authority.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from teleport.client import keystore, known_hosts, profile
+from teleport.client.addresses import SSH_PORT, ProxyAddress, join, split_port
+from teleport.client.home import Home
+from teleport.client.keystore import KeyFiles
+from teleport.client.profile import Profile
+from teleport.client.trust import (
+    CertificateTrust,
+    ProxyTrust,
+    PublicTrust,
+    Untrusted,
+    open_web,
+    parse_trust,
+    shown_fingerprint,
+    trust_by_pin,
+)
+from teleport.client.webapi import Certificates, Ping, WebAPI, claimed_authority
+from teleport.errors import BadRequest, ConnectionProblem
+from teleport.pki.keys import PrivateKey, PublicKey, generate_p256
+from teleport.pki.sshformat import USER, parse_certificate_line
+from teleport.pki.trust import check_cluster_name
+
+PROBE_TIMEOUT = 2.0  # seconds for each port that is tried when none was given
+
+
+class Asking(Protocol):
+    """What logging in asks of the person, or of what stands for one."""
+
+    def accept_certificate(self, address: str, fingerprint: str) -> bool:
+        """Whether this certificate is the proxy's. False when there is nobody to ask."""
+        ...
+
+    def password(self, user: str) -> str: ...
+
+    def code(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A login that succeeded, not stored yet."""
+
+    profile: Profile
+    key: PrivateKey
+    certificates: Certificates
+    trust: ProxyTrust
+
+
+def reachable_port(address: ProxyAddress) -> int:
+    """The web port that takes connections. Raises `ConnectionProblem`."""
+    if address.web_port:
+        return address.web_port
+    from teleport.transport.blocking import dial_tcp
+
+    problem: ConnectionProblem | None = None
+    for port in address.web_ports:
+        try:
+            dial_tcp(address.host, port, PROBE_TIMEOUT).close()
+            return port
+        except ConnectionProblem as error:
+            problem = problem or error
+    tried = " and ".join(str(port) for port in address.web_ports)
+    assert problem is not None
+    raise ConnectionProblem(
+        f"{problem.message} (ports {tried} were tried)", hint="--proxy=HOST:PORT names the proxy's web address"
+    )
+
+
+def establish_trust(
+    host: str, port: int, *, pins: Sequence[str], remembered: ProxyTrust | None, asking: Asking
+) -> ProxyTrust:
+    """How the proxy at this address is to be believed. Raises `Untrusted` when it is not.
+
+    Pins come first; then what an earlier login settled; then public authorities; then the person's own eyes.
+    """
+    if pins:
+        cluster, shown = claimed_authority(host, port)
+        return trust_by_pin(pins, cluster, shown)
+    if remembered is not None and not isinstance(remembered, PublicTrust):
+        try:
+            open_web(host, port, remembered).close()
+        except Untrusted:
+            if not _public(host, port):
+                raise
+            return PublicTrust()  # it has been given a real certificate since
+        return remembered
+    try:
+        open_web(host, port, PublicTrust()).close()
+        return PublicTrust()
+    except Untrusted as error:
+        shown_now = shown_fingerprint(host, port)
+        if asking.accept_certificate(join(host, port), shown_now):
+            return CertificateTrust(shown_now)
+        raise Untrusted(
+            f"{error.message}\nits certificate has the fingerprint {shown_now}",
+            hint="tsh login --ca-pin=sha256:... trusts the cluster by its pin, which tctl status prints",
+        ) from None
+
+
+def _public(host: str, port: int) -> bool:
+    try:
+        open_web(host, port, PublicTrust()).close()
+    except ConnectionProblem:
+        return False
+    return True
+
+
+def remembered_trust(home: Home, found: Profile | None) -> ProxyTrust | None:
+    """How a profile trusts its proxy."""
+    if found is None:
+        return None
+    pems = keystore.authorities_of(home, KeyFiles(found.name, found.user), found.root_cluster)
+    return parse_trust(found.proxy_trust, found.root_cluster, pems)
+
+
+def log_in(
+    api: WebAPI,
+    address: ProxyAddress,
+    user: str,
+    *,
+    asking: Asking,
+    ttl: float = 0,
+    cluster: str = "",
+    make_key: Callable[[], PrivateKey] = generate_p256,
+) -> Login:
+    """Proves password and code to the proxy behind `api`. Raises what the proxy answers; stores nothing."""
+    ping = api.ping()
+    root = check_cluster_name(ping.cluster)
+    files = KeyFiles(address.host, user)
+    password = asking.password(user)
+    code = asking.code() if ping.second_factor != "off" else ""
+    key = make_key()
+    route = cluster or root
+    certificates = api.certificates(user, password, code, key.public.line(""), ttl, route)
+    check_answer(certificates, key.public, user, root, api.trust)
+    found = Profile(
+        name=files.proxy,
+        web_proxy_addr=join(api.host, api.port),
+        ssh_proxy_addr=ssh_address(address, ping),
+        user=user,
+        cluster=route,
+        root_cluster=root,
+        proxy_trust=str(api.trust),
+    )
+    return Login(found, key, certificates, api.trust)
+
+
+def ssh_address(address: ProxyAddress, ping: Ping) -> str:
+    """Where the proxy takes SSH: as typed, as it is announced, else on its host at the port it listens on."""
+    if address.ssh_port:
+        return join(address.host, address.ssh_port)
+    if ping.ssh_public_addr:
+        try:
+            return join(*split_port(ping.ssh_public_addr, SSH_PORT))
+        except BadRequest:
+            raise ConnectionProblem("the proxy announces an SSH address that is none") from None
+    port = ping.ssh_listen_addr.rpartition(":")[2]
+    return join(address.host, int(port) if port.isdigit() and 0 < int(port) < 65536 else SSH_PORT)
+
+
+def check_answer(found: Certificates, key: PublicKey, user: str, root: str, trust: ProxyTrust) -> None:
+    """Raises `ConnectionProblem` unless the certificates are for this key and user, and the cluster's authority is
+    the one by which the proxy was believed."""
+    from teleport.client.trust import ClusterTrust
+    from teleport.pki.x509verify import certificate_key, load_certificate
+
+    try:
+        ssh = parse_certificate_line(found.ssh).body
+        tls = load_certificate(found.tls.encode())
+        if ssh.public_key != key or certificate_key(tls) != key or ssh.type != USER or ssh.key_id != user:
+            raise ConnectionProblem("the proxy answered with certificates for another key or user")
+        for signer in found.signers:
+            check_cluster_name(signer.cluster)
+            for pem in signer.tls_certs:
+                load_certificate(pem.encode())
+    except (BadRequest, UnicodeEncodeError) as error:
+        raise ConnectionProblem(f"the proxy answered with something that is no certificate: {error}") from None
+    own = [signer for signer in found.signers if signer.cluster == root]
+    if not own or not own[0].ssh_keys or not own[0].tls_certs:
+        raise ConnectionProblem(f"the proxy did not say which authority the hosts of {root} have")
+    if isinstance(trust, ClusterTrust):
+        shown = {pem.strip() for pem in own[0].tls_certs}
+        if trust.cluster != root or not shown & {pem.strip() for pem in trust.ca_pems}:
+            raise ConnectionProblem("the proxy answered for another cluster than the one that it proved")
+
+
+def store(home: Home, login: Login) -> list[str]:
+    """Writes keys, certificates, authorities, known hosts and the profile, which becomes the active one.
+
+    Returns the clusters whose authority is known otherwise from their own proxy; for them nothing was changed.
+    """
+    found, certificates = login.profile, login.certificates
+    files = KeyFiles(found.name, found.user)
+    others = {other.root_cluster for other in profile.load_all(home) if other.name != found.name and other.root_cluster}
+    clusters = known_hosts.cluster_lines(certificates.signers)
+    own = known_hosts.proxy_lines(certificates.signers, found.ssh[0], found.ssh[1], found.root_cluster)
+    keystore.write_keys(
+        home,
+        files,
+        key_pem=login.key.pkcs8_pem(),
+        public_line=login.key.public.line(found.user),
+        ssh=certificates.ssh,
+        tls=certificates.tls,
+        cluster=found.cluster,
+    )
+    keystore.write_authorities(home, files, certificates.signers)
+    conflicts = known_hosts.update(home, found.ssh[0], own, clusters, others)
+    profile.save(home, found)
+    return conflicts
+
+
+def log_out(home: Home, found: Profile) -> None:
+    """Removes a profile with its keys, and the known hosts that no other profile needs."""
+    keystore.remove_keys(home, KeyFiles(found.name, found.user))
+    profile.forget(home, found.name)
+    left = {other.root_cluster for other in profile.load_all(home)}
+    gone = [found.ssh[0]]
+    if found.root_cluster not in left:
+        gone.append(f"*.{found.root_cluster}")
+    known_hosts.forget(home, gone)
+
+
+def identity_content(login: Login) -> bytes:
+    """The identity file of a login (format `file`)."""
+    from teleport.pki.identity_file import IdentityFile, write_identity_file
+
+    signers = login.certificates.signers
+    hosts = known_hosts.cluster_lines(signers)
+    return write_identity_file(
+        IdentityFile(
+            private_key=login.key.pkcs8_pem(),
+            ssh_certificate=login.certificates.ssh.strip(),
+            tls_certificate=login.certificates.tls.encode(),
+            known_hosts=tuple(line for lines in hosts.values() for line in lines),
+            tls_authorities=tuple(pem.encode() for signer in signers for pem in signer.tls_certs),
+        )
+    ).reveal()
+
+
+def with_user_checked(user: str) -> str:
+    """`user` when it may be a user's name. Raises `BadRequest`."""
+    from teleport.pki.names import user_name_problem
+
+    problem = user_name_problem(user)
+    if problem:
+        raise BadRequest(f"the user name {user[:64]!r} {problem}", hint="--user=NAME")
+    return user

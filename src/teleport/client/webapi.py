@@ -1,0 +1,253 @@
+"""The proxy's web API as tsh uses it (`protocols.md` 2): ping, the cluster's authority, certificates, invitations.
+
+Each call is a connection of its own, proved as the trust says. What the far end answers is foreign text: sizes are
+bounded, types are checked, and its sentences are shortened to one line before they become errors of ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import http.client
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from teleport.client.addresses import join
+from teleport.client.trust import (
+    INTERNAL_NAME,
+    TIMEOUT,
+    ClusterTrust,
+    ProxyTrust,
+    check_proxy_role,
+    open_unproved,
+    open_web,
+)
+from teleport.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BadRequest,
+    ConnectionProblem,
+    LimitExceeded,
+    NotFound,
+    TeleportError,
+)
+from teleport.transport.blocking import HTTPOver, TLSStream
+
+MAX_REPLY = 1024 * 1024  # bytes
+_KINDS: dict[int, type[TeleportError]] = {
+    400: BadRequest,
+    401: AccessDenied,
+    403: AccessDenied,
+    404: NotFound,
+    409: AlreadyExists,
+    429: LimitExceeded,
+    502: ConnectionProblem,
+    503: ConnectionProblem,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """What a proxy says of itself."""
+
+    cluster: str
+    second_factor: str
+    ssh_public_addr: str
+    ssh_listen_addr: str
+    server_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A cluster whose hosts may be trusted, as a login's answer says."""
+
+    cluster: str
+    ssh_keys: tuple[str, ...]  # OpenSSH lines
+    tls_certs: tuple[str, ...]  # PEM
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """What a login gives."""
+
+    username: str
+    ssh: str  # OpenSSH line
+    tls: str  # PEM
+    signers: tuple[Signer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What stands behind the link of an invitation or a reset."""
+
+    user: str
+    kind: str
+    cluster: str
+    second_factor: str
+    totp_secret: str
+    totp_url: str
+
+
+class Field:
+    """Typed reading of foreign JSON: a missing field gives the default, one of another type an error."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise ConnectionProblem(f"the proxy's answer to {where} is no JSON object")
+        self._value: dict[str, Any] = value
+        self._where = where
+
+    def text(self, name: str) -> str:
+        value = self._value.get(name, "")
+        if not isinstance(value, str):
+            raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no text")
+        return value
+
+    def encoded(self, name: str) -> str:
+        return _from_base64(self.text(name), self._where)
+
+    def part(self, name: str) -> Field:
+        return Field(self._value.get(name) or {}, self._where)
+
+    def items(self, name: str) -> list[Any]:
+        value = self._value.get(name) or []
+        if not isinstance(value, list) or len(value) > 1000:
+            raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no list")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        found = self.items(name)
+        if not all(isinstance(item, str) for item in found):
+            raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no list of texts")
+        return tuple(found)
+
+
+def _from_base64(text: str, where: str) -> str:
+    try:
+        return base64.b64decode(text, validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise ConnectionProblem(f"the proxy's answer to {where} holds no base64") from None
+
+
+class WebAPI:
+    """The web API of the proxy at one address, believed in one way."""
+
+    def __init__(self, host: str, port: int, trust: ProxyTrust, now: datetime) -> None:
+        self.host, self.port, self.trust = host, port, trust
+        self._now = now
+
+    def open(self) -> TLSStream:
+        """A session that is proved, for the tunnel to auth."""
+        return open_web(self.host, self.port, self.trust)
+
+    def _call(self, method: str, path: str, body: object = None, *, where: str, secret: bool = False) -> Field:
+        stream = self.open()
+        if secret and isinstance(self.trust, ClusterTrust):
+            check_proxy_role(stream, self.trust, self._now)
+        return _exchange(stream, join(self.host, self.port), method, path, body, where)
+
+    def ping(self) -> Ping:
+        """Raises `ConnectionProblem` when this is no proxy."""
+        found = self._call("GET", "/webapi/ping", where="ping")
+        ssh = found.part("proxy").part("ssh")
+        return Ping(
+            cluster=found.text("cluster_name"),
+            second_factor=found.part("auth").text("second_factor") or "otp",
+            ssh_public_addr=ssh.text("ssh_public_addr"),
+            ssh_listen_addr=ssh.text("listen_addr"),
+            server_version=found.text("server_version"),
+        )
+
+    def certificates(
+        self, user: str, password: str, code: str, public_key: str, ttl: float, route_to_cluster: str
+    ) -> Certificates:
+        """Asks for certificates for `public_key`; `ttl` in seconds, 0 for the longest allowed."""
+        body = {
+            "user": user,
+            "password": password,
+            "otp_token": code,
+            "pub_key": base64.b64encode(public_key.encode()).decode(),
+            "ttl": int(ttl * 1e9),
+            "compatibility": "standard",
+            "RouteToCluster": route_to_cluster,
+        }
+        found = self._call("POST", "/webapi/ssh/certs", body, where="the login", secret=True)
+        signers = []
+        for item in found.items("host_signers"):
+            signer = Field(item, "the login")
+            signers.append(
+                Signer(
+                    signer.text("domain_name"),
+                    tuple(_from_base64(key, "the login") for key in signer.texts("checking_keys")),
+                    tuple(_from_base64(cert, "the login") for cert in signer.texts("tls_certs")),
+                )
+            )
+        return Certificates(found.text("username"), found.encoded("cert"), found.encoded("tls_cert"), tuple(signers))
+
+    def invitation(self, token: str) -> Invitation:
+        """What is behind a link; the token is a secret."""
+        path = "/webapi/users/password/token/" + quote(token, safe="")
+        found = self._call("GET", path, where="the invitation", secret=True)
+        return Invitation(
+            user=found.text("user"),
+            kind=found.text("kind") or "invite",
+            cluster=found.text("cluster"),
+            second_factor=found.text("second_factor") or "otp",
+            totp_secret=found.text("totp_secret"),
+            totp_url=found.text("totp_url"),
+        )
+
+    def accept(self, token: str, password: str, code: str) -> None:
+        """Sets the password and, with `code`, the second factor."""
+        encoded = base64.b64encode(password.encode()).decode()
+        body = {"token": token, "password": encoded, "second_factor_token": code}
+        self._call("PUT", "/webapi/users/password/token", body, where="the invitation", secret=True)
+
+
+def claimed_authority(host: str, port: int) -> tuple[str, tuple[str, ...]]:
+    """The cluster and the authority's certificates (PEM) that the address claims. Nothing is proved by the answer."""
+    stream = open_unproved(host, port, INTERNAL_NAME)
+    found = _exchange(stream, join(host, port), "GET", "/webapi/ca", None, "which authority it has")
+    return found.text("cluster"), found.texts("tls_certs")
+
+
+def _exchange(stream: TLSStream, host: str, method: str, path: str, body: object, where: str) -> Field:
+    connection = HTTPOver(stream, host)
+    try:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Accept": "application/json", **({"Content-Type": "application/json"} if data else {})}
+        connection.request(method, path, body=data, headers=headers)
+        response = connection.getresponse()
+        answer = response.read(MAX_REPLY + 1)
+    except TimeoutError:
+        raise ConnectionProblem(f"{host} did not answer {where} within {TIMEOUT:.0f} s") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise ConnectionProblem(f"{host} did not answer {where}: {_one_line(str(error))}") from None
+    finally:
+        connection.close()
+    if len(answer) > MAX_REPLY:
+        raise ConnectionProblem(f"the proxy's answer to {where} is larger than {MAX_REPLY} bytes")
+    try:
+        value = json.loads(answer)
+    except (ValueError, RecursionError):
+        value = None
+    if response.status != 200:
+        raise _refusal(response.status, value, host, where)
+    return Field(value, where)
+
+
+def _refusal(status: int, value: object, host: str, where: str) -> TeleportError:
+    said = value.get("error") if isinstance(value, dict) else None
+    message = said.get("message") if isinstance(said, dict) else None
+    kind = _KINDS.get(status, TeleportError if status >= 500 else ConnectionProblem)
+    if not isinstance(message, str) or not message:
+        return ConnectionProblem(f"{host} answered {where} with HTTP status {status}: is it a proxy?")
+    return kind(_one_line(message))
+
+
+def _one_line(text: str) -> str:
+    """Foreign text for a message: the commands escape what is not printable, this keeps it to one short line."""
+    return " ".join(text.split())[:500]
