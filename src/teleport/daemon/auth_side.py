@@ -103,6 +103,7 @@ async def open_auth(
                     for static in settings.static_tokens
                 ),
                 settings=settings_of(settings),
+                events_to_stdout=config.storage.events_to_stdout,
             ),
             backend,
             clock,

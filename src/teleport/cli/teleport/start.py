@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from teleport.errors import TeleportError
+from teleport.errors import BadRequest, TeleportError
 
 if TYPE_CHECKING:
     from teleport.daemon.config import Config, StartFlags
@@ -64,6 +64,11 @@ def start(
     """Start the services of this host: auth, proxy, node, or some of them."""
     from teleport.daemon.config import StartFlags
 
+    if bootstrap:
+        raise BadRequest(
+            "--bootstrap: this version cannot fill a new cluster from a file yet",
+            hint="start without it, then: tctl create -f FILE",
+        )
     flags = StartFlags(
         roles=roles,
         auth_servers=auth_server,
@@ -75,7 +80,6 @@ def start(
         diag_addr=diag_addr,
         pid_file=pid_file,
         advertise_ip=advertise_ip,
-        bootstrap=bootstrap,
         insecure=insecure,
         insecure_no_tls=insecure_no_tls,
         permit_user_env=permit_user_env,

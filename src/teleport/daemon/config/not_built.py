@@ -47,6 +47,7 @@ def _remote(value: str) -> bool:
 _SERVICE: Final = "no: this version does not have the {} service yet"
 _LISTENER: Final = "is accepted, but {} are not served by this version: nothing will listen there"
 _ONLY_TOTP: Final = "counts authenticator apps only: this version knows no other devices"
+_OWN_LIST: Final = "is accepted, but this version negotiates a list of its own"
 _LATER: Final = "this version cannot do that yet"
 
 NOT_BUILT: Final = (
@@ -70,6 +71,12 @@ NOT_BUILT: Final = (
     NotBuilt("auth_service.authentication.second_factor", _in("on", "optional"), _ONLY_TOTP, False),
     NotBuilt("auth_service.session_recording", _in("node-sync"), "works like node in this version", False),
     NotBuilt("auth_service.proxy_listener_mode", _in("multiplex"), "works like separate in this version", False),
+    NotBuilt("auth_service.routing_strategy", _in("most_recent"), "works like unambiguous_match so far", False),
+    NotBuilt("teleport.ciphers", _any, _OWN_LIST, False),
+    NotBuilt("teleport.kex_algos", _any, _OWN_LIST, False),
+    NotBuilt("teleport.mac_algos", _any, _OWN_LIST, False),
+    NotBuilt("teleport.ciphersuites", _any, _OWN_LIST, False),
+    NotBuilt("teleport.connection_limits", _any, "is accepted, but this version has fixed limits", False),
     NotBuilt("version", _in("v2"), "is read like v1: every listener has a default address", False),
     NotBuilt("proxy_service.kube_listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
     NotBuilt("proxy_service.mysql_listen_addr", _any, _LISTENER.format("MySQL clients"), False),

@@ -1,0 +1,149 @@
+"""Which sessions are open, read from the events themselves, and what becomes of them when their host is lost.
+
+A session is open from its `session.start` to its `session.end`. When a host has not been seen for as long as presence
+lives, nobody else will tell of the end of its sessions: auth writes it, with the reason. Should the host come back,
+its own `session.end` is kept as a supplement (decision 10).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from teleport.audit.events import REGISTRY, Event, SessionEnd, SessionStart, new_event
+from teleport.auth import records
+from teleport.auth.presence import PRESENCE
+from teleport.backend.interface import Backend, DeleteOp, PutOp, Write
+from teleport.clock import Clock
+from teleport.errors import BadRequest, TeleportError
+
+log = logging.getLogger(__name__)
+
+OPEN: Final = "audit/open-sessions/"
+LOOK_EVERY: Final = 60.0  # seconds
+
+
+class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
+    """What an end written by auth says of the session."""
+
+    sid: str
+    host_id: str
+    hostname: str
+    user: str
+    login: str
+    started: datetime
+    interactive: bool
+    command: list[str] = []
+
+
+class SessionTracker:
+    """A sink beside the store: notes starts and ends (`audit.sinks.Sink`). Lines may come twice, in order."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def append(self, lines: Sequence[bytes]) -> None:
+        changed: dict[str, Write] = {}
+        for line in lines:
+            if b'"session.start"' not in line and b'"session.end"' not in line:
+                continue
+            try:
+                event = REGISTRY.decode(line)
+            except BadRequest:
+                continue
+            if isinstance(event, SessionStart) and event.sid:
+                changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(_open(event)))
+            elif isinstance(event, SessionEnd) and event.sid:
+                changed[event.sid] = DeleteOp(OPEN + event.sid, missing_ok=True)
+        if changed:
+            await self._backend.commit(list(changed.values()))
+
+
+def _open(event: SessionStart) -> OpenSession:
+    return OpenSession(
+        sid=event.sid,
+        host_id=event.server_id,
+        hostname=event.server_hostname,
+        user=event.user,
+        login=event.login,
+        started=event.time,
+        interactive=event.interactive,
+        command=event.initial_command,
+    )
+
+
+class LostHosts:
+    """Ends the sessions of hosts that are gone, while holding the lease."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        cluster: str,
+        tell: Callable[[Event], Awaitable[None]],
+        lease: Callable[[], AbstractAsyncContextManager[object]],
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._cluster = cluster
+        self._tell = tell
+        self._lease = lease
+        self._missing: dict[str, float] = {}  # host: since when (monotonic seconds) its presence is missing
+
+    async def run(self) -> None:
+        """Looks every minute until cancelled."""
+        while True:
+            try:
+                async with self._lease():
+                    await self.step()
+            except TeleportError as error:
+                log.debug("open sessions: %s", error)
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def step(self) -> int:
+        """Ends the sessions of every host whose presence has been missing for long; how many ended."""
+        ended = 0
+        now = self._clock.monotonic()
+        sessions = [msgspec.json.decode(item.value, type=OpenSession) for item in await self._backend.range(OPEN)]
+        hosts = {session.host_id for session in sessions}
+        self._missing = {host: since for host, since in self._missing.items() if host in hosts}
+        for host in hosts:
+            if await self._backend.get(records.NODES + host) is not None:
+                self._missing.pop(host, None)
+                continue
+            since = self._missing.setdefault(host, now)
+            if now - since < PRESENCE.total_seconds():
+                continue
+            for session in sessions:
+                if session.host_id == host:
+                    await self._tell(self._end(session))
+                    ended += 1
+        return ended
+
+    def _end(self, session: OpenSession) -> SessionEnd:
+        return new_event(
+            SessionEnd,
+            self._clock.now(),
+            str(uuid.uuid4()),
+            cluster_name=self._cluster,
+            user=session.user,
+            login=session.login,
+            sid=session.sid,
+            server_id=session.host_id,
+            server_hostname=session.hostname,
+            namespace="default",
+            proto="ssh",
+            interactive=session.interactive,
+            participants=[session.user],
+            session_start=session.started,
+            session_stop=self._clock.now(),
+            initial_command=session.command,
+            reason="node lost",
+        )

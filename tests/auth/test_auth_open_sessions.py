@@ -1,0 +1,65 @@
+"""Sessions of lost hosts get an end from auth."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from teleport.audit.events import Event, SessionEnd, SessionStart, encode_event, new_event
+from teleport.auth import records
+from teleport.auth.open_sessions import OPEN, LostHosts, SessionTracker
+from teleport.backend.memory import MemoryBackend
+from teleport.testing.clock import FakeClock
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SID = "11111111-1111-4111-8111-111111111111"
+HOST = "22222222-2222-4222-8222-222222222222"
+
+
+@contextlib.asynccontextmanager
+async def _lease() -> AsyncIterator[None]:
+    yield
+
+
+def _line(cls: type[SessionStart] | type[SessionEnd]) -> bytes:
+    return encode_event(new_event(cls, START, "u-" + cls.__name__, sid=SID, server_id=HOST, user="ann", login="root"))
+
+
+async def test_a_session_is_open_from_its_start_to_its_end() -> None:
+    async with MemoryBackend(FakeClock(), sweep_every=None) as backend:
+        tracker = SessionTracker(backend)
+        await tracker.append([_line(SessionStart), b'{"event":"exec"}', b"not json"])
+        assert [item.key for item in await backend.range(OPEN)] == [OPEN + SID]
+        await tracker.append([_line(SessionEnd)])
+        assert not await backend.range(OPEN)
+        await tracker.append([_line(SessionStart), _line(SessionEnd)])
+        assert not await backend.range(OPEN), "what is delivered again ends as it did"
+
+
+async def test_a_host_that_is_gone_for_ten_minutes_has_its_sessions_ended_once() -> None:
+    clock = FakeClock()
+    told: list[Event] = []
+    async with MemoryBackend(clock, sweep_every=None) as backend:
+        tracker = SessionTracker(backend)
+
+        async def tell(event: Event) -> None:
+            told.append(event)
+            await tracker.append([encode_event(event)])
+
+        lost = LostHosts(backend, clock, "c1", tell, _lease)
+        await tracker.append([_line(SessionStart)])
+        await backend.put(records.NODES + HOST, b"{}")
+        clock.advance(3600)
+        assert await lost.step() == 0, "a host that is here ends its sessions itself"
+        await backend.delete(records.NODES + HOST)
+        assert await lost.step() == 0
+        clock.advance(599)
+        assert await lost.step() == 0
+        clock.advance(2)
+        assert await lost.step() == 1
+        assert await lost.step() == 0
+    assert len(told) == 1
+    end = told[0]
+    assert isinstance(end, SessionEnd)
+    assert (end.sid, end.reason, end.user, end.server_id) == (SID, "node lost", "ann", HOST)
