@@ -28,8 +28,8 @@ from asyncssh.session import SSHClientSession
 from teleport import __version__
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.pki.sshformat import parse_certificate
-from teleport.ssh.packets import DataPath, PacketPath
-from teleport.ssh.surface import CIPHERS, KEY_EXCHANGES, MACS, SIGNATURES, TerminalRequest, TerminalSize
+from teleport.ssh.packets import DataPath, PacketPath, key_exchanges
+from teleport.ssh.surface import CIPHERS, MACS, SIGNATURES, TerminalRequest, TerminalSize
 
 HostCheck = Callable[[bytes], None]  # gets the raw host certificate; raises `TeleportError` when it is not believed
 
@@ -352,7 +352,7 @@ def _options(host: str, login: str, key: ClientKey) -> Any:
         server_host_key_algs=list(_HOST_CERTIFICATES),
         encryption_algs=list(CIPHERS),
         mac_algs=list(MACS),
-        kex_algs=list(KEY_EXCHANGES),
+        kex_algs=key_exchanges(),
         signature_algs=list(SIGNATURES),
         compression_algs=None,
         preferred_auth=("publickey",),
@@ -367,6 +367,9 @@ def _options(host: str, login: str, key: ClientKey) -> Any:
         keepalive_count_max=_KEEPALIVE_COUNT,
         login_timeout=0,
     )
+    # asyncssh would try the key without its certificate too, which no server of ours takes.
+    options.client_keys = [pair for pair in options.client_keys if b"-cert-" in pair.algorithm]
+    options.agent_path = None  # asyncssh makes an empty path of it, and then an agent client
     options.owner = owner
     return options
 

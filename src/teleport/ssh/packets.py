@@ -19,8 +19,11 @@ from asyncssh.channel import SSHChannel
 from asyncssh.connection import SSHConnection
 from asyncssh.constants import EXTENDED_DATA_STDERR, MSG_CHANNEL_EOF, MSG_IGNORE
 from asyncssh.encryption import GCMEncryption
+from asyncssh.kex import get_kex_algs
 from asyncssh.packet import String
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from teleport.ssh.surface import KEY_EXCHANGES
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport, Transport
@@ -169,6 +172,12 @@ class DataPath(SSHChannel[bytes]):
                 self._send_state = "eof"
             elif self._send_state == "close_pending":
                 self._close_send()
+
+
+def key_exchanges() -> list[str]:
+    """The key exchanges to offer: ours, as far as this machine's cryptography has them (ML-KEM is new)."""
+    known = {name.decode() for name in get_kex_algs()}
+    return [name for name in KEY_EXCHANGES if name in known]
 
 
 STDERR: int = EXTENDED_DATA_STDERR

@@ -11,6 +11,8 @@ Rules it keeps (each has a contract test, `tests/ssh/test_ssh_contract.py`):
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +38,9 @@ from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate
 from teleport.ssh.channels import ChannelView, ServerSessionChannel, StreamChannel, serve_stream
 from teleport.ssh.handlers import ConnectionHandler, Gate
-from teleport.ssh.packets import PacketPath
+from teleport.ssh.packets import PacketPath, key_exchanges
 from teleport.ssh.surface import (
     CIPHERS,
-    KEY_EXCHANGES,
     MACS,
     SIGNATURES,
     AskedKind,
@@ -48,6 +49,8 @@ from teleport.ssh.surface import (
     ServerLimits,
     Surface,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +194,11 @@ class ServerConnection(PacketPath, SSHServerConnection):
         self._handler = admitted[1]
         self._settled()
         await super().send_userauth_success()
+
+    def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:
+        # asyncssh closes the connection and says so at its lowest level only; this is a mistake of ours.
+        log.error("connection closed by an error peer=%s", self._peer_addr, exc_info=exc_info or sys.exc_info())
+        super().internal_error(exc_info, error_logger)
 
     # what may be asked
 
@@ -350,7 +358,7 @@ async def _options(
         server_host_keys=pairs,
         encryption_algs=list(ciphers),
         mac_algs=list(MACS),
-        kex_algs=list(KEY_EXCHANGES),
+        kex_algs=key_exchanges(),
         signature_algs=list(SIGNATURES),
         compression_algs=None,
         host_based_auth=False,
