@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": VALUES | PURE | ADAPTERS | SHARED | {"client", "daemon", "cli"},
     "testing": VALUES | PURE | ADAPTERS | SHARED | SERVICES | {"daemon", "launcher", "testing", "cli"},
 }
+MAY_IMPORT["cli"] |= {"launcher"}  # `teleport start` forks it before anything else is imported
 MAY_IMPORT["node"] |= {"launcher"}  # the node asks the launcher for processes, by messages
 FOREIGN_FORBIDDEN_IN_PURE = {"asyncio", "socket", "ssl", "asyncssh", "aiohttp", "subprocess", "threading"}
 

@@ -13,20 +13,10 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from teleport.api import messages as m
+from teleport.resources.kinds import Verb
 
 Req = TypeVar("Req", bound=m.Request)
 Rep = TypeVar("Rep", bound=m.Message)
-
-
-class Verb(StrEnum):
-    """What is asked of a kind (`resources.md` 3.3)."""
-
-    LIST = "list"
-    CREATE = "create"
-    READ = "read"
-    READ_NO_SECRETS = "readnosecrets"
-    UPDATE = "update"
-    DELETE = "delete"
 
 
 class Stream(StrEnum):

@@ -22,7 +22,7 @@ from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
-from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
+from teleport.authz.ssh import may_reach
 from teleport.errors import AccessDenied
 from teleport.identity import Anonymous, HostIdentity, Identity, UserIdentity
 from teleport.pki.x509verify import identity_from_tls
@@ -83,7 +83,7 @@ class Authorizer:
             raise AccessDenied("this needs a certificate of the cluster", hint="tsh login")
         if route.name in DECIDED_BY_HANDLER:
             return
-        await self.require(caller, Verb(route.verb.value), Kind(route.kind))
+        await self.require(caller, route.verb, Kind(route.kind))
 
     async def require(
         self, caller: Caller, verb: Verb, kind: Kind, facts: Mapping[str, object] | None = None, *, ca_type: str = ""
@@ -132,33 +132,21 @@ class Authorizer:
         if isinstance(permit, APIPermit) and permit.granted_by != IMPLICIT_ROLE_NAME:
             return list(nodes)
         policy = await self._policy(identity)
-        now, locks = self._state.clock.now(), await self.locks()
+        now = self._state.clock.now()
         known: dict[frozenset[tuple[str, str]], bool] = {}
         visible = []
         for node in nodes:
             labels = node.all_labels
             key = frozenset(labels.items())
             if key not in known:
-                known[key] = any(
-                    isinstance(
-                        evaluate_ssh_access(
-                            SSHAccessRequest(
-                                identity=identity,
-                                login=login,
-                                cluster=self._state.cluster,
-                                now=now,
-                                node_id=node.host_id,
-                                node_hostname=node.hostname,
-                                node_labels=labels,
-                                namespace=node.metadata.namespace,
-                                client_address=identity.source_ip,
-                                locks=[lock for lock in locks if not lock.spec.target.node],
-                            ),
-                            policy,
-                        ),
-                        SSHAccessPermit,
-                    )
-                    for login in identity.logins
+                known[key] = may_reach(
+                    identity,
+                    policy,
+                    cluster=self._state.cluster,
+                    now=now,
+                    node_id=node.host_id,
+                    node_labels=labels,
+                    namespace=node.metadata.namespace,
                 )
             if known[key]:
                 visible.append(node)

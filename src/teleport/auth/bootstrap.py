@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,8 +11,9 @@ from teleport.audit.events import AuthorityCreate, RoleCreated
 from teleport.auth import records
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, PutOp, Write
-from teleport.pki.keys import generate_ed25519, generate_p256
-from teleport.pki.x509cert import new_tls_authority, pem_of
+from teleport.pki import authority
+from teleport.pki.secret import Secret
+from teleport.pki.trust import AuthorityKind
 from teleport.resources.authority import Authority, AuthorityType, JWTKeyPair, KeySet, SSHKeyPair, TLSKeyPair
 from teleport.resources.cluster import ClusterName, ClusterNameSpec
 from teleport.resources.codec import Resource, to_json
@@ -19,35 +21,28 @@ from teleport.resources.presets import preset_roles
 from teleport.resources.secret import SecretText
 
 
-def new_authority(kind: AuthorityType, cluster: str, now: datetime) -> Authority:
-    """A fresh authority: Ed25519 for SSH, P-256 for TLS and tokens (decision 3 of the design)."""
-    if kind is AuthorityType.JWT:
-        pair = generate_p256()
-        keys = KeySet(
-            jwt=(
-                JWTKeyPair(
-                    public_key=pair.public.spki_pem().decode(),
-                    private_key=SecretText(pair.pkcs8_pem().reveal().decode()),
-                ),
-            )
-        )
-        return Authority.new(kind, cluster, keys)
-    ssh, tls = generate_ed25519(), generate_p256()
+def as_resource(made: authority.Authority) -> Authority:
+    """A fresh authority in the form that is stored."""
     keys = KeySet(
-        ssh=(
-            SSHKeyPair(
-                public_key=ssh.public.line(f"{cluster}-{kind}"),
-                private_key=SecretText(ssh.openssh_pem().reveal().decode()),
-            ),
+        ssh=tuple(
+            SSHKeyPair(public_key=pair.public.line(f"{made.cluster}-{made.kind}"), private_key=_secret(pair.private))
+            for pair in made.active.ssh
         ),
-        tls=(
-            TLSKeyPair(
-                cert=pem_of(new_tls_authority(cluster, tls, now)).decode(),
-                key=SecretText(tls.pkcs8_pem().reveal().decode()),
-            ),
+        tls=tuple(TLSKeyPair(cert=pair.certificate.decode(), key=_secret(pair.private)) for pair in made.active.tls),
+        jwt=tuple(
+            JWTKeyPair(public_key=pair.public.decode(), private_key=_secret(pair.private)) for pair in made.active.jwt
         ),
     )
-    return Authority.new(kind, cluster, keys)
+    return Authority.new(AuthorityType(made.kind.value), made.cluster, keys)
+
+
+def _secret(key: Secret | None) -> SecretText | None:
+    return None if key is None else SecretText(key.reveal().decode())
+
+
+def _make(cluster: str, now: datetime) -> list[Authority]:
+    """All authorities of a new cluster; the RSA key among them takes a while, so this is for a thread."""
+    return [as_resource(authority.new_authority(kind, cluster, now)) for kind in AuthorityKind]
 
 
 async def bootstrap(state: ClusterState, settings: Sequence[tuple[str, Resource]]) -> bool:
@@ -60,11 +55,11 @@ async def bootstrap(state: ClusterState, settings: Sequence[tuple[str, Resource]
     first = await state.backend.get(records.CLUSTER + "cluster-name") is None
     if first:
         name = ClusterName(spec=ClusterNameSpec(cluster_name=state.cluster, cluster_id=str(uuid.uuid4()), created=now))
-        authorities = [new_authority(kind, state.cluster, now) for kind in AuthorityType]
+        authorities = await asyncio.to_thread(_make, state.cluster, now)
         writes: list[Write] = [PutOp(records.CLUSTER + "cluster-name", to_json(name))]
         writes += [
-            PutOp(records.authority_key(authority.type, state.cluster), to_json(authority, with_secrets=True))
-            for authority in authorities
+            PutOp(records.authority_key(made.type, state.cluster), to_json(made, with_secrets=True))
+            for made in authorities
         ]
         events = [
             state.event(AuthorityCreate, name=state.cluster, authority=str(authority.type), updated_by="teleport start")

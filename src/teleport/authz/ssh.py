@@ -99,6 +99,42 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
     return _permit(request, policy, roles, granting)
 
 
+def may_reach(
+    identity: UserIdentity,
+    policy: Policy,
+    *,
+    cluster: str,
+    now: datetime,
+    node_id: str,
+    node_labels: Mapping[str, str],
+    namespace: str = DEFAULT_NAMESPACE,
+) -> bool:
+    """Whether any of the identity's logins would be let in on a host with these labels: what may be listed.
+
+    Locks do not count, and a certificate that is pinned to an address is taken to come from there: both are asked
+    about when a session is opened.
+    """
+    return any(
+        isinstance(
+            evaluate_ssh_access(
+                SSHAccessRequest(
+                    identity=identity,
+                    login=login,
+                    cluster=cluster,
+                    now=now,
+                    node_id=node_id,
+                    node_labels=node_labels,
+                    namespace=namespace,
+                    client_address=identity.source_ip,
+                ),
+                policy,
+            ),
+            SSHAccessPermit,
+        )
+        for login in identity.logins
+    )
+
+
 def _permit(request: SSHAccessRequest, policy: Policy, roles: RoleSet, granting: list[Role]) -> SSHAccessPermit:
     options = roles.options
     cluster = policy.cluster

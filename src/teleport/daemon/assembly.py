@@ -155,9 +155,7 @@ class Daemon:
             serving = asyncio.Event()
             context = await auth_side.api_context(service, held[SystemRole.AUTH])
             await self._tasks.start_ready(service.run(self._sockets["auth"], context, serving.set), "auth", serving)
-            announcer = Announcer(clients[SystemRole.AUTH], lambda: self._describe_auth(host))
-            await announcer.announce()
-            self._tasks.start(announcer.run(), "auth presence")
+            await self._announce(clients[SystemRole.AUTH], lambda: self._describe_auth(host), "auth", readiness)
             readiness.ready("auth")
         else:
             delivering = next(iter(clients.values()))
@@ -208,7 +206,7 @@ class Daemon:
         self._stack.push_async_callback(client.close)
         return client
 
-    async def _view(self, role: SystemRole, client: AuthClient, cluster: str, readiness: Readiness) -> View:
+    async def _view(self, role: SystemRole, client: AuthClient, cluster: str) -> View:
         """A filled view of the cluster, kept filled."""
         kinds = PROXY_KINDS if role is SystemRole.PROXY else NODE_KINDS
         cache = Cache(
@@ -239,6 +237,16 @@ class Daemon:
             identities.renew(client, self._config, host, held[role], self._clock, keep), f"{role.value.lower()} renewal"
         )
 
+    async def _announce(
+        self, client: AuthClient, describe: Callable[[], Server], service: str, readiness: Readiness
+    ) -> Announcer:
+        """Makes a service known, now and for as long as the daemon runs."""
+        announcer = Announcer(client, describe)
+        await announcer.announce()
+        self._tasks.start(announcer.run(), f"{service} presence")
+        readiness.watch(f"{service} presence", lambda: announcer.problem)
+        return announcer
+
     # the services
 
     async def _start_proxy(
@@ -252,7 +260,7 @@ class Daemon:
     ) -> None:
         config, role = self._config, SystemRole.PROXY
         assert config.proxy is not None
-        view = await self._view(role, clients[role], held[role].cluster.cluster, readiness)
+        view = await self._view(role, clients[role], held[role].cluster.cluster)
         addresses = self._proxy_addresses()
         side = ProxySide(
             config.proxy,
@@ -274,10 +282,7 @@ class Daemon:
         await self._tasks.start_ready(
             side.router.run([self._sockets["proxy ssh"]], ssh_ready.set), "proxy ssh", ssh_ready
         )
-        announcer = Announcer(clients[role], side.describe)
-        await announcer.announce()
-        self._tasks.start(announcer.run(), "proxy presence")
-        readiness.watch("proxy presence", lambda: announcer.problem)
+        await self._announce(clients[role], side.describe, "proxy", readiness)
         self._renew(host, held, role, clients[role], lambda new: self._background(side.renewed(new)))
         readiness.ready("proxy")
 
@@ -294,7 +299,7 @@ class Daemon:
         assert self._launcher_end is not None, "the launcher is forked before the loop starts"
         launcher = Launcher(self._launcher_end)
         self._stack.callback(launcher.close)
-        view = await self._view(role, clients[role], held[role].cluster.cluster, readiness)
+        view = await self._view(role, clients[role], held[role].cluster.cluster)
         announcers: list[Announcer] = []
 
         def changed() -> None:
@@ -322,12 +327,8 @@ class Daemon:
         self._tasks.start(side.uploader.run(), "recording upload")
         await self._tasks.start_ready(side.serve(self._sockets["node"], serving.set), "node", serving)
         self._tasks.start(_launcher_lives(launcher), "launcher")
-        announcer = Announcer(clients[role], side.describe)
-        announcers.append(announcer)
-        await announcer.announce()
-        self._tasks.start(announcer.run(), "node presence")
+        announcers.append(await self._announce(clients[role], side.describe, "node", readiness))
         self._tasks.start(_labels(side), "labels")
-        readiness.watch("node presence", lambda: announcer.problem)
         self._renew(host, held, role, clients[role], lambda new: self._background(side.renewed(new)))
         readiness.ready("node")
 

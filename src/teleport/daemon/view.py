@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from teleport.authz.decision import ClusterDefaults, Policy
-from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
+from teleport.authz.ssh import may_reach
 from teleport.clock import Clock
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki.keys import PublicKey
@@ -120,23 +120,12 @@ class Directory:
         server = next((one for one in self._view.nodes() if one.host_id == node.host_id), None)
         if server is None:
             return False
-        policy, now = self._view.policy(), self._view.clock.now()
-        return any(
-            isinstance(
-                evaluate_ssh_access(
-                    SSHAccessRequest(
-                        identity=identity,
-                        login=login,
-                        cluster=self._view.cluster,
-                        now=now,
-                        node_id=server.host_id,
-                        node_hostname=server.hostname,
-                        node_labels=dict(server.all_labels),
-                        client_address=identity.source_ip,
-                    ),
-                    policy,
-                ),
-                SSHAccessPermit,
-            )
-            for login in identity.logins
+        return may_reach(
+            identity,
+            self._view.policy(),
+            cluster=self._view.cluster,
+            now=self._view.clock.now(),
+            node_id=server.host_id,
+            node_labels=server.all_labels,
+            namespace=server.metadata.namespace,
         )

@@ -6,7 +6,6 @@ after their turn in a rotation). `certificates.md` 1 and 8.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -16,7 +15,7 @@ from teleport.pki.pin import ca_pin, check_pin, parse_pin
 from teleport.pki.secret import Secret
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority, TrustedTLSAuthority, check_cluster_name
 from teleport.pki.x509cert import new_tls_authority, pem_of
-from teleport.pki.x509verify import load_certificate, trusted_tls_authority
+from teleport.pki.x509verify import trusted_tls_authority
 
 __all__ = [
     "Authority",
@@ -27,15 +26,11 @@ __all__ = [
     "authorized_keys_line",
     "ca_pin",
     "check_pin",
-    "decode_authority",
-    "encode_authority",
     "known_hosts_line",
     "new_authority",
     "parse_known_hosts_line",
     "parse_pin",
 ]
-
-_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,64 +148,3 @@ def parse_known_hosts_line(line: str) -> tuple[str, PublicKey]:
 def authorized_keys_line(cluster: str, key: PublicKey) -> str:
     """The line of authorized_keys that trusts a cluster's user authority, without newline (`certificates.md` 8)."""
     return f"cert-authority {key.line('')} clustername={check_cluster_name(cluster)}&type=user"
-
-
-def _secret_text(secret: Secret | None) -> str | None:
-    return secret.reveal().decode("ascii") if secret else None
-
-
-def _keys_json(keys: KeySet) -> dict[str, list[dict[str, str | None]]]:
-    return {
-        "ssh": [{"public": pair.public.line(), "private": _secret_text(pair.private)} for pair in keys.ssh],
-        "tls": [
-            {"certificate": pair.certificate.decode("ascii"), "private": _secret_text(pair.private)}
-            for pair in keys.tls
-        ],
-        "jwt": [{"public": pair.public.decode("ascii"), "private": _secret_text(pair.private)} for pair in keys.jwt],
-    }
-
-
-def encode_authority(authority: Authority) -> Secret:
-    """The authority for the store, private halves included: JSON, version 1."""
-    content = {
-        "version": _VERSION,
-        "kind": authority.kind,
-        "cluster": authority.cluster,
-        "active": _keys_json(authority.active),
-        "additional": _keys_json(authority.additional),
-    }
-    return Secret(json.dumps(content).encode("utf-8"))
-
-
-def _secret(text: str | None) -> Secret | None:
-    return Secret(text.encode("ascii")) if text else None
-
-
-def _keys(content: dict[str, list[dict[str, str]]]) -> KeySet:
-    for pair in content["tls"]:
-        load_certificate(pair["certificate"].encode("ascii"))
-    return KeySet(
-        tuple(SSHPair(PublicKey.parse(pair["public"]), _secret(pair["private"])) for pair in content["ssh"]),
-        tuple(TLSPair(pair["certificate"].encode("ascii"), _secret(pair["private"])) for pair in content["tls"]),
-        tuple(TokenPair(pair["public"].encode("ascii"), _secret(pair["private"])) for pair in content["jwt"]),
-    )
-
-
-def decode_authority(data: Secret | bytes) -> Authority:
-    """What `encode_authority` wrote. Raises `BadRequest` when it is damaged or of a later version."""
-    raw = data.reveal() if isinstance(data, Secret) else data
-    try:
-        content = json.loads(raw)
-        if content["version"] != _VERSION:
-            raise BadRequest(
-                f"The stored authority has format {content['version']!r}, newer than {_VERSION}.",
-                hint="start the version of teleport that wrote it",
-            )
-        return Authority(
-            AuthorityKind(content["kind"]),
-            check_cluster_name(content["cluster"]),
-            _keys(content["active"]),
-            _keys(content["additional"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadRequest("The stored authority is damaged.", hint="restore the backend from a backup") from error
