@@ -14,7 +14,7 @@ import random
 import socket
 import ssl
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -155,6 +155,7 @@ class Daemon:
             serving = asyncio.Event()
             context = await auth_side.api_context(service, held[SystemRole.AUTH])
             await self._tasks.start_ready(service.run(self._sockets["auth"], context, serving.set), "auth", serving)
+            self._tasks.start(self._renew_own(service, host, held, context), "auth renewal")
             await self._announce(clients[SystemRole.AUTH], lambda: self._describe_auth(host), "auth", readiness)
             readiness.ready("auth")
         else:
@@ -227,11 +228,11 @@ class Daemon:
         held: dict[SystemRole, Credentials],
         role: SystemRole,
         client: AuthClient,
-        renewed: Callable[[Credentials], None],
+        renewed: Callable[[Credentials], Awaitable[None]],
     ) -> None:
-        def keep(new: Credentials) -> None:
+        async def keep(new: Credentials) -> None:
             held[role] = new
-            renewed(new)
+            await renewed(new)
 
         self._tasks.start(
             identities.renew(client, self._config, host, held[role], self._clock, keep), f"{role.value.lower()} renewal"
@@ -246,6 +247,16 @@ class Daemon:
         self._tasks.start(announcer.run(), f"{service} presence")
         readiness.watch(f"{service} presence", lambda: announcer.problem)
         return announcer
+
+    async def _renew_own(
+        self, service: AuthService, host: Host, held: dict[SystemRole, Credentials], context: ssl.SSLContext
+    ) -> None:
+        """Auth's own certificates, and those of the local tctl, which nobody else could renew; until cancelled."""
+        while True:
+            await asyncio.sleep(identities.RENEWAL_CHECK)
+            for role in (SystemRole.AUTH, SystemRole.ADMIN):
+                held[role] = await auth_side.local_credentials(service, self._config, host, role, self._clock)
+            context.load_cert_chain(held[SystemRole.AUTH].tls_cert_file, held[SystemRole.AUTH].tls_key_file)
 
     # the services
 
@@ -283,7 +294,7 @@ class Daemon:
             side.router.run([self._sockets["proxy ssh"]], ssh_ready.set), "proxy ssh", ssh_ready
         )
         await self._announce(clients[role], side.describe, "proxy", readiness)
-        self._renew(host, held, role, clients[role], lambda new: self._background(side.renewed(new)))
+        self._renew(host, held, role, clients[role], side.renewed)
         readiness.ready("proxy")
 
     async def _start_node(
@@ -329,7 +340,7 @@ class Daemon:
         self._tasks.start(_launcher_lives(launcher), "launcher")
         announcers.append(await self._announce(clients[role], side.describe, "node", readiness))
         self._tasks.start(_labels(side), "labels")
-        self._renew(host, held, role, clients[role], lambda new: self._background(side.renewed(new)))
+        self._renew(host, held, role, clients[role], side.renewed)
         readiness.ready("node")
 
     # addresses
@@ -418,10 +429,6 @@ class Daemon:
             web=str(proxy.public_web[0]) if proxy is not None else "",
             has_users=users,
         )
-
-    def _background(self, work: object) -> None:
-        assert asyncio.iscoroutine(work)
-        self._tasks.start(work, "reload")
 
 
 async def _deliver(shipper: Shipper) -> None:

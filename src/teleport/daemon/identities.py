@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from teleport import __version__
@@ -126,7 +126,7 @@ async def renew(
     host: Host,
     held: Credentials,
     clock: Clock,
-    renewed: Callable[[Credentials], None],
+    renewed: Callable[[Credentials], Awaitable[None]],
 ) -> None:
     """Renews one identity when its time comes, or when the configuration asks for another name; until cancelled."""
     while True:
@@ -134,7 +134,7 @@ async def renew(
         if held.wants_renewal(clock.now()) or credentials.names_changed(held, wanted):
             try:
                 held = await credentials.obtain(host.proc_dir, held.role, _renewal(client, config, wanted))
-                renewed(held)
+                await renewed(held)
                 log.info("certificates of the role %s renewed until %s", held.role.value.lower(), held.expires)
             except Exception as error:  # the old ones are still good; the next hour may bring auth back
                 log.warning("certificates of the role %s could not be renewed: %s", held.role.value.lower(), error)
