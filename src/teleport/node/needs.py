@@ -107,6 +107,15 @@ class Recording(Protocol):
     @property
     def must_drain(self) -> bool: ...
     async def drain(self) -> None: ...
+    @property
+    def slow_to_close(self) -> bool:
+        """Whether `close` takes so long that nobody should wait for it; `sync` does not."""
+        ...
+
+    async def sync(self) -> None:
+        """Waits until everything noted is on disk; `TeleportError` when it cannot be."""
+        ...
+
     async def close(self, reason: str) -> Summary: ...
 
 
@@ -137,6 +146,13 @@ class Unrecorded:
         return False
 
     async def drain(self) -> None:
+        return
+
+    @property
+    def slow_to_close(self) -> bool:
+        return False
+
+    async def sync(self) -> None:
         return
 
     async def close(self, reason: str) -> Unrecorded:

@@ -1,8 +1,9 @@
 """One session: a process started by the launcher, wired to an SSH channel, recorded and audited.
 
 Order of a session's life (threat T40): the recording exists on disk, then its start is on record, then the process
-starts; every byte is noted in the recording before it is sent; the recording is closed and the end is on record before
-the client learns the exit status. What cannot be recorded or put on record does not start, and ends when it fails.
+starts; every byte is noted in the recording before it is sent; the recording is closed (a long one: on disk) and the
+end is on record before the client learns the exit status. What cannot be recorded or put on record does not start, and
+ends when it fails.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _SPAWN_SECONDS = 20.0
 _KILL_SECONDS = 15.0
 _COPY_SECONDS = 5.0  # without a byte, for output that outlives the process (`protocols.md` 7)
 _CLOSE_SECONDS = 20.0
+_SEAL_SECONDS = 900.0
 
 
 class Connection(Protocol):
@@ -376,9 +378,29 @@ class NodeSession:
             if self._input is not None:
                 self._input.close()
             process.close()
+            await self._conclude(command, began, story, ended, reason)
+
+    async def _conclude(
+        self, command: str, began: datetime, story: dict[str, Any], ended: Exit | None, reason: str
+    ) -> None:
+        """Closes the recording, puts the end on record, tells the client.
+
+        A long recording takes seconds for each GiB to close: there the client waits for the bytes to be on disk only.
+        """
+        if self._recording is None or not self._recording.slow_to_close:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._end(command, began, story, ended, reason)
             self._answer(ended, reason)
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._recording.sync()
+        except (TeleportError, TimeoutError) as error:
+            log.error("recording not on disk sid=%s error=%r", self.sid, error)
+            reason = reason or "the recording failed"
+        self._answer(ended, reason)
+        async with asyncio.timeout(_SEAL_SECONDS):
+            await self._end(command, began, story, ended, reason)
 
     def _outputs_open(self) -> bool:
         return any(output.open for output in self._outputs)

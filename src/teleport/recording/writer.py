@@ -197,6 +197,11 @@ class Recorder:
         if self.failure is not None:
             raise self.failure
 
+    @property
+    def slow_to_close(self) -> bool:
+        """Whether much is left to seal, so that `close` takes seconds and a client had better wait for `sync` only."""
+        return self._file.backlog + self._in_thread + self._cost > LONG_SEAL
+
     async def close(self, reason: str) -> RecordingSummary:
         """Ends the recording: signed, synced, `<sid>.rec`. Asked twice it gives the same answer.
 

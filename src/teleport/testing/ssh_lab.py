@@ -109,6 +109,13 @@ class MemoryRecording:
     async def drain(self) -> None:
         return
 
+    @property
+    def slow_to_close(self) -> bool:
+        return False
+
+    async def sync(self) -> None:
+        return
+
     async def close(self, reason: str) -> MemoryRecording:
         self.reason = reason
         return self

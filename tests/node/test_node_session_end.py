@@ -1,0 +1,61 @@
+"""What a client waits for when its session ends."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from pathlib import Path
+from typing import Any
+
+from teleport.launcher import LauncherEnd
+from teleport.launcher.client import Launcher
+from teleport.recording.format import RecordingHeader
+from teleport.testing.ssh_lab import MemoryRecording, MemoryRecordings, run_client, running_lab
+
+ME = getpass.getuser()
+
+
+class LongRecording(MemoryRecording):
+    """One whose closing takes until `may_close`."""
+
+    may_close: asyncio.Event
+    steps: list[str]
+
+    @property
+    def slow_to_close(self) -> bool:
+        return True
+
+    async def sync(self) -> None:
+        self.steps.append("on disk")
+
+    async def close(self, reason: str) -> MemoryRecording:
+        await self.may_close.wait()
+        self.steps.append("closed")
+        return await super().close(reason)
+
+
+class LongRecordings(MemoryRecordings):
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_close = asyncio.Event()
+        self.steps: list[str] = []
+
+    async def start(self, header: RecordingHeader) -> Any:
+        recording = LongRecording(header)
+        recording.may_close, recording.steps = self.may_close, self.steps
+        return recording
+
+
+async def test_nobody_waits_for_a_long_recording_to_be_sealed(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    """The client waits until the bytes are on disk; the end goes on record when the recording has its hash."""
+    recordings = LongRecordings()
+    async with running_lab(Launcher(launcher_end), recordings=recordings) as lab:
+        config = lab.client_config(tmp_path, lab.authorities.user([ME]), ME)
+        ran = await run_client("ssh", "-F", str(config), "direct", "exit 5")
+        assert ran.status == 5
+        assert recordings.steps == ["on disk"]
+        assert lab.events.named("session.end") == []
+        recordings.may_close.set()
+        (end,) = await lab.events.wait_for("session.end")
+        assert recordings.steps == ["on disk", "closed"]
+        assert getattr(end, "recording_hash", "") == "00" * 32
