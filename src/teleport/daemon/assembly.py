@@ -11,12 +11,10 @@ import asyncio
 import logging
 import os
 import random
-import socket
 import ssl
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 from teleport import __version__
 from teleport.api.client import AuthClient
@@ -32,8 +30,9 @@ from teleport.daemon.credentials import Credentials
 from teleport.daemon.diag import Readiness, serve_diagnostics
 from teleport.daemon.host import Host, open_host, write_private
 from teleport.daemon.node_side import NodeSide
-from teleport.daemon.proxy_side import ProxyAddresses, ProxySide
+from teleport.daemon.proxy_side import ProxySide
 from teleport.daemon.remote import RemoteDelivery, watch
+from teleport.daemon.sockets import Sockets
 from teleport.daemon.tasks import Tasks
 from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
 from teleport.daemon.welcome import Welcome
@@ -44,15 +43,12 @@ from teleport.launcher.client import Launcher
 from teleport.pki.x509cert import auth_server_name
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
-from teleport.resources.values import HostPort
 from teleport.store.cache import Cache
 from teleport.transport.auth_relay import AuthRelay
-from teleport.transport.listeners import address_of, bind
 from teleport.transport.tls import cluster_client_context
 
 log = logging.getLogger(__name__)
 
-ANY = identities.ANY_HOSTS
 FIRST_VIEW = 60.0  # seconds until the first view of the cluster must have come
 LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stops
 
@@ -67,7 +63,6 @@ class Daemon:
         self._launcher_end = launcher
         self._clock = clock
         self._welcome = welcome
-        self._sockets: dict[str, socket.socket] = {}
         self._tasks = Tasks()
         self._stack = AsyncExitStack()
 
@@ -77,7 +72,8 @@ class Daemon:
         async with self._stack:
             host = open_host(config.data_dir)
             self._stack.callback(os.close, host.lock)
-            self._bind()
+            self._sockets = Sockets(config)
+            self._stack.callback(self._sockets.close)
             readiness = Readiness([role.value for role in config.roles])
             if "diag" in self._sockets:
                 self._tasks.start(serve_diagnostics(self._sockets["diag"], readiness), "diagnostics")
@@ -93,29 +89,6 @@ class Daemon:
                 await self._tasks.stop()
                 if config.pid_file is not None:
                     config.pid_file.unlink(missing_ok=True)
-
-    def _bind(self) -> None:
-        """Every listener, or none."""
-        config = self._config
-        wanted = []
-        if config.auth is not None:
-            wanted.append(("auth", config.auth.listen_addr, "auth_service.listen_addr"))
-        if config.proxy is not None:
-            wanted.append(("proxy ssh", config.proxy.listen_addr, "proxy_service.listen_addr"))
-            wanted.append(("proxy web", config.proxy.web_listen_addr, "proxy_service.web_listen_addr"))
-        if config.node is not None:
-            wanted.append(("node", config.node.listen_addr, "ssh_service.listen_addr"))
-        if config.diag_addr is not None:
-            wanted.append(("diag", config.diag_addr, "teleport.diag_addr"))
-        problems: list[TeleportError] = []
-        for name, address, key in wanted:
-            try:
-                self._sockets[name] = bind(address.host, address.port, f"the {name} service", key)
-                self._stack.callback(self._sockets[name].close)
-            except TeleportError as error:
-                problems.append(error)
-        if problems:
-            raise TeleportError("\n".join(str(error) for error in problems), hint=problems[0].hint)
 
     async def _start(self, host: Host, readiness: Readiness) -> Emitter:
         config = self._config
@@ -177,8 +150,7 @@ class Daemon:
         """Where this daemon's services reach auth; through a proxy by a relay on the loopback."""
         config = self._config
         if config.auth is not None:
-            bound, port = address_of(self._sockets["auth"])
-            return [("127.0.0.1" if bound == "0.0.0.0" else "::1" if bound == "::" else bound, port)]  # noqa: S104
+            return [self._sockets.own_address("auth")]
         servers = [(server.host, server.port) for server in config.auth_servers]
         if not identities.through_proxy(host):
             return servers
@@ -272,7 +244,7 @@ class Daemon:
         config, role = self._config, SystemRole.PROXY
         assert config.proxy is not None
         view = await self._view(role, clients[role], held[role].cluster.cluster)
-        addresses = self._proxy_addresses()
+        addresses = self._sockets.proxy_addresses()
         side = ProxySide(
             config.proxy,
             host,
@@ -317,7 +289,7 @@ class Daemon:
             for announcer in announcers:
                 announcer.changed()
 
-        web = self._proxy_addresses().public_web if config.proxy is not None else ()
+        web = self._sockets.proxy_addresses().public_web if config.proxy is not None else ()
         side = NodeSide(
             config.node,
             host,
@@ -328,7 +300,7 @@ class Daemon:
             self._clock,
             launcher,
             held[role],
-            address=str(self._advertised(self._sockets["node"], config.node.public_addrs)),
+            address=str(self._sockets.advertised("node", config.node.public_addrs)),
             web_proxy=str(web[0]) if web else "",
             changed=changed,
         )
@@ -343,35 +315,10 @@ class Daemon:
         self._renew(host, held, role, clients[role], side.renewed)
         readiness.ready("node")
 
-    # addresses
-
-    def _advertised(self, listener: socket.socket, public: tuple[HostPort, ...]) -> HostPort:
-        """Where others reach a listener: as configured, else the address that leads to auth."""
-        config = self._config
-        bound = HostPort(*address_of(listener))
-        if public:
-            return replace(public[0], port=public[0].port or bound.port)
-        if config.advertise_ip is not None:
-            return HostPort(config.advertise_ip.host, config.advertise_ip.port or bound.port)
-        if bound.host not in ANY:
-            return bound
-        return HostPort(_address_towards(config.auth_servers[0]), bound.port)
-
-    def _proxy_addresses(self) -> ProxyAddresses:
-        proxy = self._config.proxy
-        assert proxy is not None
-        ssh, web = HostPort(*address_of(self._sockets["proxy ssh"])), HostPort(*address_of(self._sockets["proxy web"]))
-        return ProxyAddresses(
-            ssh=ssh,
-            web=web,
-            public_web=tuple(replace(one, port=one.port or web.port) for one in proxy.public_addrs),
-            public_ssh=tuple(replace(one, port=one.port or ssh.port) for one in proxy.ssh_public_addrs),
-        )
-
     def _describe_auth(self, host: Host) -> Server:
         config = self._config
         assert config.auth is not None
-        address = self._advertised(self._sockets["auth"], config.auth.public_addrs)
+        address = self._sockets.advertised("auth", config.auth.public_addrs)
         return Server(
             kind="auth_server",
             metadata=Metadata(name=host.host_id),
@@ -418,7 +365,7 @@ class Daemon:
 
     async def _summary(self, service: AuthService | None, held: dict[SystemRole, Credentials]) -> Welcome:
         config = self._config
-        proxy = self._proxy_addresses() if config.proxy is not None else None
+        proxy = self._sockets.proxy_addresses() if config.proxy is not None else None
         pins = await service.cluster_api.pins() if service is not None else []
         users = await service.has_users() if service is not None else True
         return Welcome(
@@ -453,14 +400,3 @@ async def _launcher_lives(launcher: Launcher) -> None:
     raise TeleportError(
         "the launcher ended; no session can be started without it", hint="restart the daemon; the log says why it ended"
     )
-
-
-def _address_towards(target: HostPort) -> str:
-    """The address of this host that a packet to `target` would leave from; nothing is sent."""
-    try:
-        infos = socket.getaddrinfo(target.host, target.port or 1, type=socket.SOCK_DGRAM)
-        with socket.socket(infos[0][0], socket.SOCK_DGRAM) as probe:
-            probe.connect(infos[0][4])
-            return str(probe.getsockname()[0])
-    except OSError:
-        return "127.0.0.1"

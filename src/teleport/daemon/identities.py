@@ -17,6 +17,7 @@ from teleport.daemon import credentials
 from teleport.daemon.config import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
+from teleport.daemon.sockets import ANY
 from teleport.errors import BadRequest, ConnectionProblem
 from teleport.identity import SystemRole
 
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE: Final = 1.0  # seconds between attempts to join while nobody answers
 LONGEST_PAUSE: Final = 30.0
 RENEWAL_CHECK: Final = 3600.0  # seconds
-ANY_HOSTS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
 
 
 def names_of(config: Config, role: SystemRole) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def names_of(config: Config, role: SystemRole) -> tuple[str, ...]:
     hosts = [address.host for address in addresses]
     if config.advertise_ip is not None:
         hosts.append(config.advertise_ip.host)
-    return tuple(dict.fromkeys(host for host in hosts if host not in ANY_HOSTS))
+    return tuple(dict.fromkeys(host for host in hosts if host not in ANY))
 
 
 class Joiner:

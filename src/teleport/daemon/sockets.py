@@ -1,0 +1,96 @@
+"""The daemon's listeners: all bound before anything else starts, and where others reach what listens on them."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Final
+
+from teleport.daemon.config import Config
+from teleport.daemon.proxy_side import ProxyAddresses
+from teleport.errors import TeleportError
+from teleport.resources.values import HostPort
+from teleport.transport.listeners import address_of, bind
+
+ANY: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
+
+
+class Sockets:
+    """The listening sockets of one daemon, by service."""
+
+    def __init__(self, config: Config) -> None:
+        """Binds every listener or none; raises `TeleportError` that names each one that cannot be bound."""
+        self._config = config
+        self._bound: dict[str, socket.socket] = {}
+        wanted = []
+        if config.auth is not None:
+            wanted.append(("auth", config.auth.listen_addr, "auth_service.listen_addr"))
+        if config.proxy is not None:
+            wanted.append(("proxy ssh", config.proxy.listen_addr, "proxy_service.listen_addr"))
+            wanted.append(("proxy web", config.proxy.web_listen_addr, "proxy_service.web_listen_addr"))
+        if config.node is not None:
+            wanted.append(("node", config.node.listen_addr, "ssh_service.listen_addr"))
+        if config.diag_addr is not None:
+            wanted.append(("diag", config.diag_addr, "teleport.diag_addr"))
+        problems: list[TeleportError] = []
+        with ExitStack() as undo:
+            for name, address, key in wanted:
+                try:
+                    self._bound[name] = bind(address.host, address.port, f"the {name} service", key)
+                    undo.callback(self._bound[name].close)
+                except TeleportError as error:
+                    problems.append(error)
+            if problems:
+                raise TeleportError("\n".join(str(error) for error in problems), hint=problems[0].hint)
+            undo.pop_all()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._bound
+
+    def __getitem__(self, name: str) -> socket.socket:
+        return self._bound[name]
+
+    def close(self) -> None:
+        for listener in self._bound.values():
+            listener.close()
+
+    def own_address(self, name: str) -> tuple[str, int]:
+        """How this host itself reaches a listener, also one that listens on every address."""
+        host, port = address_of(self._bound[name])
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
+
+    def advertised(self, name: str, public: tuple[HostPort, ...]) -> HostPort:
+        """Where others reach a listener: as configured, else the address of this host that leads to auth."""
+        config = self._config
+        bound = HostPort(*address_of(self._bound[name]))
+        if public:
+            return replace(public[0], port=public[0].port or bound.port)
+        if config.advertise_ip is not None:
+            return HostPort(config.advertise_ip.host, config.advertise_ip.port or bound.port)
+        if bound.host not in ANY:
+            return bound
+        return HostPort(_address_towards(config.auth_servers[0]), bound.port)
+
+    def proxy_addresses(self) -> ProxyAddresses:
+        """Where the proxy listens and is reached; a public port 0 stands for the one that is bound."""
+        proxy = self._config.proxy
+        assert proxy is not None
+        ssh, web = (HostPort(*address_of(self._bound[name])) for name in ("proxy ssh", "proxy web"))
+        return ProxyAddresses(
+            ssh=ssh,
+            web=web,
+            public_web=tuple(replace(one, port=one.port or web.port) for one in proxy.public_addrs),
+            public_ssh=tuple(replace(one, port=one.port or ssh.port) for one in proxy.ssh_public_addrs),
+        )
+
+
+def _address_towards(target: HostPort) -> str:
+    """The address of this host that a packet to `target` would leave from; nothing is sent."""
+    try:
+        infos = socket.getaddrinfo(target.host, target.port or 1, type=socket.SOCK_DGRAM)
+        with socket.socket(infos[0][0], socket.SOCK_DGRAM) as probe:
+            probe.connect(infos[0][4])
+            return str(probe.getsockname()[0])
+    except OSError:
+        return "127.0.0.1"
