@@ -1,0 +1,59 @@
+"""The command itself: its table of subcommands, and `help`. Nothing else is imported until a subcommand runs."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import click
+
+from teleport.cli import app
+from teleport.cli.tctl.options import global_options
+
+_HERE = "teleport.cli.tctl"
+
+
+@click.pass_context
+def _help(ctx: click.Context, names: tuple[str, ...]) -> None:
+    root = ctx.find_root()
+    command, shown = root.command, root
+    for name in names:
+        found = command.get_command(shown, name) if isinstance(command, click.Group) else None
+        if found is None:
+            raise click.UsageError(f"there is no command {' '.join(names)!r}", shown)
+        command, shown = found, click.Context(found, info_name=name, parent=shown)
+    click.echo(command.get_help(shown))
+
+
+tctl = app.LazyGroup(
+    name="tctl",
+    help="Administers a cluster: users, roles, hosts, tokens, authorities, the audit log and recordings.",
+    params=global_options(hidden=False),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    lazy={
+        "status": (f"{_HERE}.status:status", "Show the cluster, its authorities and the CA pin."),
+        "users": (f"{_HERE}.users:users", "Invite, list, change and remove users."),
+        "nodes": (f"{_HERE}.nodes:nodes", "Add hosts, list and expel them."),
+        "tokens": (f"{_HERE}.tokens:tokens", "Make, list and remove join tokens."),
+        "auth": (f"{_HERE}.authorities:auth", "Export authorities, sign certificates for users and hosts."),
+        "get": (f"{_HERE}.resources:get", "Print resources as YAML, JSON or tables."),
+        "create": (f"{_HERE}.resources:create", "Create resources from YAML documents."),
+        "rm": (f"{_HERE}.resources:rm", "Remove resources."),
+        "audit": (f"{_HERE}.audit:audit", "Search the audit log, and prove it complete."),
+        "recordings": (f"{_HERE}.recordings:recordings", "List and download recorded sessions."),
+        "version": (f"{_HERE}.status:version", "Print the version."),
+    },
+    aliases={"del": "rm"},
+)
+tctl.add_command(
+    click.Command(
+        "help",
+        callback=_help,
+        params=[click.Argument(["names"], nargs=-1, metavar="[COMMAND]...")],
+        short_help="Show the help of a command.",
+    )
+)
+
+
+def main() -> NoReturn:
+    """The entry point of `tctl`."""
+    app.run(tctl, "tctl")

@@ -1,0 +1,35 @@
+"""Reading resources off auth: all pages of a kind, as resources and as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.cli.tctl.connect import Auth
+from teleport.errors import ConnectionProblem
+from teleport.resources.codec import Resource, from_json, to_document
+from teleport.resources.kinds import Kind
+
+_MOST_PAGES = 10_000
+
+
+def all_of(auth: Auth, kind: Kind, *, with_secrets: bool = False) -> Iterator[Resource]:
+    """Every resource of `kind` that the caller may see, in order of name."""
+    start = ""
+    for _ in range(_MOST_PAGES):
+        page = auth.client.call(routes.LIST[kind.value], m.ListRequest(start_key=start, with_secrets=with_secrets))
+        for item in page.items:
+            yield from_json(bytes(item))
+        if not page.next_key:
+            return
+        if page.next_key == start:
+            break
+        start = page.next_key
+    raise ConnectionProblem(f"auth does not stop listing {kind.value} resources")
+
+
+def documents(resources: list[Resource], *, with_secrets: bool = False) -> list[dict[str, Any]]:
+    """What `--format=json` prints: a list of the resources as people write them."""
+    return [to_document(resource, with_secrets=with_secrets) for resource in resources]

@@ -1,0 +1,100 @@
+"""`tctl nodes`: hosts of this cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.cli import render
+from teleport.cli.tctl.options import DURATION, Group, comma_list, flags_of, format_option
+from teleport.cli.tctl.tokens import instructions, label_text, read_token
+
+if TYPE_CHECKING:
+    from teleport.resources.server import Server
+
+
+@click.group(cls=Group)
+def nodes() -> None:
+    """Add hosts, list and expel them."""
+
+
+@nodes.command("add")
+@click.option(
+    "--roles", multiple=True, default=("node",), show_default=True, metavar="ROLE,..", help="node, proxy, auth."
+)
+@click.option("--ttl", type=DURATION, default="30m", show_default=True, help="Lifetime of the token, at most 48h.")
+@click.option("--token", default="", metavar="FILE", help="Absolute path of a file that holds the token to use.")
+@format_option("text", "json")
+@click.pass_context
+def add(ctx: click.Context, roles: tuple[str, ...], ttl: float, token: str, form: str) -> None:
+    """Make a token for a new host, and print what to type there. With --format=json: a list that holds the token."""
+    from teleport.cli.tctl.connect import open_auth
+
+    request = m.AddTokenRequest(roles=comma_list(roles), ttl=ttl, value=read_token(token, "--token"))
+    with open_auth(flags_of(ctx)) as auth:
+        made = auth.client.call(routes.ADD_TOKEN, request)
+    if form == "json":
+        render.out(render.as_json([made.token]))
+        return
+    render.out(
+        f"The join token: {made.token}\n"
+        f"It lets hosts join as {', '.join(made.roles)} for {_minutes(ttl)}; its id is {made.id}.\n\n"
+    )
+    render.out(instructions(made, "", auth.addresses))
+
+
+def _minutes(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return "1 minute" if minutes == 1 else f"{minutes} minutes"
+
+
+@nodes.command("ls")
+@click.option("--namespace", default="", metavar="NAME", help="Only hosts of this namespace.")
+@format_option("text", "json")
+@click.pass_context
+def list_nodes(ctx: click.Context, namespace: str, form: str) -> None:
+    """List hosts."""
+    from teleport.cli.tctl.connect import open_auth
+    from teleport.cli.tctl.listing import all_of, documents
+    from teleport.resources.kinds import Kind
+    from teleport.resources.server import Server
+
+    with open_auth(flags_of(ctx)) as auth:
+        found = [
+            node
+            for node in all_of(auth, Kind.NODE)
+            if isinstance(node, Server) and namespace in ("", node.metadata.namespace)
+        ]
+    found.sort(key=lambda node: (node.hostname, node.host_id))
+    render.out(render.as_json(documents([*found])) if form == "json" else server_table(found))
+
+
+def server_table(found: Sequence[Server]) -> str:
+    """Nodes, proxies or auth servers as a table."""
+    rows = [[one.hostname, one.host_id, _address(one), label_text(one.all_labels)] for one in found]
+    return render.table(["Nodename", "UUID", "Address", "Labels"], rows)
+
+
+def _address(server: Server) -> str:
+    if server.spec.use_tunnel:
+        return "<- Tunnel"
+    return server.spec.public_addrs[0] if server.spec.public_addrs else server.spec.addr
+
+
+@nodes.command("rm")
+@click.argument("names", metavar="NAME|UUID", nargs=-1, required=True)
+@click.option("--keep-identity", is_flag=True, help="Only hide the host until it announces itself again.")
+@click.pass_context
+def remove(ctx: click.Context, names: tuple[str, ...], keep_identity: bool) -> None:
+    """Expel hosts: their certificates are refused until they join anew."""
+    from teleport.cli.tctl.connect import open_auth
+
+    what = "is hidden until it announces itself again" if keep_identity else "has been expelled"
+    with open_auth(flags_of(ctx)) as auth:
+        for name in comma_list(names):
+            auth.client.call(routes.REMOVE["node"], m.ExpelRequest(name=name, keep_identity=keep_identity))
+            render.out(f"node {render.printable(name)!r} {what}\n")

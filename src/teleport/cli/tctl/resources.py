@@ -1,0 +1,194 @@
+"""`tctl get`, `create` and `rm`: resources by kind and name, as documents."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.cli import render
+from teleport.cli.tctl.options import Command, comma_list, flags_of
+from teleport.errors import AlreadyExists, BadRequest, TeleportError
+
+if TYPE_CHECKING:
+    from teleport.cli.tctl.connect import Auth
+    from teleport.resources.codec import Resource
+    from teleport.resources.kinds import ResourceRef
+
+ALL: Final = "all"
+BACKED_UP: Final = ("role", "user", "token", "cert_authority", "lock")
+"""What `get all` prints: all that a cluster cannot find again by itself. Hosts announce themselves."""
+MAX_INPUT: Final = 16 * 1024 * 1024  # bytes
+
+
+@click.command("get", cls=Command)
+@click.argument("specs", metavar="KIND[/NAME][,..]", nargs=-1, required=True)
+@click.option(
+    "--format", "form", type=click.Choice(("yaml", "json", "text")), default="yaml", help="Form of the output."
+)
+@click.option("--with-secrets", is_flag=True, help="Private keys of authorities, password hashes of users.")
+@click.pass_context
+def get(ctx: click.Context, specs: tuple[str, ...], form: str, with_secrets: bool) -> None:
+    """Print resources: users, roles, tokens, nodes, cert_authority, locks, proxies, auth_servers; each KIND or
+    KIND/NAME. `all` prints everything that a backup needs, with its secrets."""
+    from teleport.cli.tctl.connect import open_auth
+    from teleport.resources.kinds import ResourceRef
+
+    wanted = comma_list(specs)
+    if ALL in wanted:
+        if wanted != [ALL] or form != "yaml":
+            raise BadRequest("`get all` prints every kind, as YAML only", hint="tctl get all > state.yaml")
+        refs, with_secrets = [ResourceRef.parse(kind) for kind in BACKED_UP], True
+        render.note("This holds the private keys of the cluster: keep it as you keep those.")
+    else:
+        refs = [ResourceRef.parse(spec) for spec in wanted]
+    for ref in refs:
+        _served(ref.kind)
+    found: list[Resource] = []
+    with open_auth(flags_of(ctx)) as auth:
+        for ref in refs:
+            found += _find(auth, ref, with_secrets=with_secrets)
+    if wanted == [ALL]:
+        found = [one for one in found if not _is_static(one)]
+    _print(found, refs, form, with_secrets=with_secrets)
+
+
+def _served(kind: str) -> None:
+    """Raises `BadRequest` for a kind that auth does not serve."""
+    if kind not in routes.GET:
+        raise BadRequest(
+            f"resources of the kind {kind} cannot be managed with tctl yet",
+            hint=f"kinds are {', '.join(sorted(routes.GET))}",
+        )
+
+
+def _is_static(resource: Resource) -> bool:
+    """Whether the configuration file says it, and brings it back by itself."""
+    from teleport.resources.metadata import ORIGIN_LABEL
+
+    return resource.kind == "token" and resource.metadata.labels.get(ORIGIN_LABEL) == "config-file"
+
+
+def _find(auth: Auth, ref: ResourceRef, *, with_secrets: bool) -> list[Resource]:
+    from teleport.cli.tctl.listing import all_of
+    from teleport.cli.tctl.tokens import public_id
+    from teleport.resources.authority import Authority
+    from teleport.resources.codec import from_json
+
+    if not ref.name:
+        found = list(all_of(auth, ref.kind, with_secrets=with_secrets))
+        return [one for one in found if not ref.sub_kind or (isinstance(one, Authority) and one.type == ref.sub_kind)]
+    name = f"{ref.sub_kind}/{ref.name}" if ref.sub_kind else ref.name
+    if ref.kind == "token":
+        name = public_id(ref.name)
+    reply = auth.client.call(routes.GET[ref.kind.value], m.GetRequest(name=name, with_secrets=with_secrets))
+    return [from_json(bytes(reply.item))]
+
+
+def _print(found: list[Resource], refs: Sequence[ResourceRef], form: str, *, with_secrets: bool) -> None:
+    from teleport.cli.tctl.listing import documents
+    from teleport.cli.tctl.tables import resource_table
+    from teleport.resources.parse import to_yaml
+
+    match form:
+        case "json":
+            render.out(render.as_json(documents(found, with_secrets=with_secrets)))
+        case "text":
+            for kind in dict.fromkeys(ref.kind for ref in refs):
+                render.out(resource_table(kind, [one for one in found if one.kind == kind]))
+        case _:
+            render.out(to_yaml(*found, with_secrets=with_secrets) if found else "")
+
+
+@click.command("create", cls=Command)
+@click.argument("file", metavar="[FILE]", required=False)
+@click.option("-f", "--force", is_flag=True, help="Replace resources that exist.")
+@click.option("--confirm", is_flag=True, hidden=True)
+@click.pass_context
+def create(ctx: click.Context, file: str | None, force: bool, confirm: bool) -> None:
+    """Create resources from the YAML or JSON documents in FILE, or from stdin. Nothing is created when one of them
+    has a mistake; all mistakes are named."""
+    from teleport.cli.tctl.connect import open_auth
+    from teleport.resources.codec import to_json
+    from teleport.resources.parse import parse_resources
+    from teleport.resources.yaml_document import Problems
+
+    source = "stdin" if file in (None, "-") else str(file)
+    problems = Problems()
+    resources = parse_resources(_read(file), source, problems)
+    for notice in problems.notices:
+        where = f"{notice.source}:{notice.line}" + (f": {notice.path}" if notice.path else "")
+        render.note(f"warning: {where}: {render.printable(notice.text)}")
+    for resource in resources:
+        _served(resource.kind)
+    with open_auth(flags_of(ctx)) as auth:
+        for done, resource in enumerate(resources):
+            item = m.Document(to_json(resource, with_secrets=True))
+            try:
+                render.out(f"{_title(resource)} has been {_store(auth, resource.kind, item, force=force)}\n")
+            except TeleportError as error:
+                if done + 1 < len(resources):
+                    render.note(f"stopped at document {done + 1} of {len(resources)}; those after it are not created")
+                named = repr(resource.metadata.name) in error.message
+                message = error.message if named else f"{_title(resource)}: {error.message}"
+                raise type(error)(message, hint=error.hint) from None
+
+
+def _store(auth: Auth, kind: str, item: m.Document, *, force: bool) -> str:
+    route = routes.STORE[kind]
+    try:
+        auth.client.call(route, m.StoreRequest(item=item))
+    except AlreadyExists:
+        if not force:
+            raise
+        auth.client.call(route, m.StoreRequest(item=item, force=True))
+        return "updated"
+    return "created"
+
+
+def _title(resource: Resource) -> str:
+    sub_kind = getattr(resource, "sub_kind", "")
+    kind = f"{resource.kind}/{sub_kind}" if sub_kind else resource.kind
+    return f"{kind} {render.printable(resource.metadata.name)!r}"
+
+
+def _read(file: str | None) -> bytes:
+    try:
+        if file in (None, "-"):
+            data = sys.stdin.buffer.read(MAX_INPUT + 1)
+        else:
+            with Path(str(file)).open("rb") as stream:
+                data = stream.read(MAX_INPUT + 1)
+    except OSError as error:
+        raise TeleportError(
+            f"cannot read {file}: {error.strerror}", hint="tctl create FILE, or tctl create < FILE"
+        ) from None
+    if len(data) > MAX_INPUT:
+        raise BadRequest(f"{file or 'stdin'} is larger than {MAX_INPUT} bytes", hint="split it into several files")
+    return data
+
+
+@click.command("rm", cls=Command)
+@click.argument("specs", metavar="KIND/NAME", nargs=-1, required=True)
+@click.pass_context
+def rm(ctx: click.Context, specs: tuple[str, ...]) -> None:
+    """Remove resources: users, roles, tokens, nodes, locks, proxies, auth_servers, authorities of other clusters."""
+    from teleport.cli.tctl.connect import open_auth
+    from teleport.cli.tctl.tokens import public_id
+    from teleport.resources.kinds import ResourceRef
+
+    refs = [ResourceRef.parse(spec) for spec in comma_list(specs)]
+    for ref in refs:
+        _served(ref.kind)
+        if not (ref.name or ref.sub_kind):
+            raise BadRequest(f"{ref.kind}: which one? A name is missing", hint=f"tctl rm {ref.kind}/NAME")
+    with open_auth(flags_of(ctx)) as auth:
+        for ref in refs:
+            name = public_id(ref.name) if ref.kind == "token" else "/".join(filter(None, (ref.sub_kind, ref.name)))
+            auth.client.call(routes.REMOVE[ref.kind.value], m.ExpelRequest(name=name))
+            render.out(f"{ref.kind} {render.printable(name)!r} has been removed\n")

@@ -1,0 +1,44 @@
+"""`tctl status` and `tctl version`."""
+
+from __future__ import annotations
+
+import click
+
+from teleport.cli import render
+from teleport.cli.tctl.options import Command, flags_of, format_option
+
+
+@click.command(cls=Command)
+@format_option("text", "json")
+@click.pass_context
+def status(ctx: click.Context, form: str) -> None:
+    """Show the cluster, its version, the state of its authorities, and the CA pin that joining hosts compare."""
+    import msgspec
+
+    from teleport.api import messages as m
+    from teleport.api import routes
+    from teleport.cli.tctl.connect import open_auth
+
+    with open_auth(flags_of(ctx)) as auth:
+        found = auth.client.call(routes.STATUS, m.Empty())
+        if form == "json":
+            render.out(render.as_json({**msgspec.to_builtins(found), "addresses": list(auth.addresses)}))
+            return
+        order = {"host": 0, "user": 1, "jwt": 2}
+        authorities = sorted(found.authorities, key=lambda one: (order.get(one.kind, 9), one.kind))
+        rows = [("Cluster", found.cluster), ("Version", found.version)]
+        rows += [(f"{one.kind.capitalize()} CA", one.rotation) for one in authorities]
+        rows += [("CA pin", pin) for pin in found.ca_pins]
+        if flags_of(ctx).debug:
+            rows += [("Auth server", address) for address in auth.addresses]
+            rows += [("Time of auth", f"{render.when(found.now)} UTC")]
+        render.out(render.pairs(rows))
+
+
+@click.command(cls=Command)
+@format_option("text", "json")
+def version(form: str) -> None:
+    """Print the version."""
+    from teleport.cli.teleport.version import version_text
+
+    render.out(version_text(form))

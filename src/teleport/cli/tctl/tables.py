@@ -1,0 +1,62 @@
+"""`tctl get --format=text`: the columns of each kind (`cli.md` 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from teleport.cli import render
+from teleport.cli.tctl.nodes import server_table
+from teleport.cli.tctl.tokens import token_table
+from teleport.resources.authority import Authority
+from teleport.resources.codec import Resource
+from teleport.resources.lock import Lock
+from teleport.resources.role import Role
+from teleport.resources.server import Server
+from teleport.resources.token import Token
+from teleport.resources.user import User
+
+
+def resource_table(kind: str, found: Sequence[Resource]) -> str:
+    """The resources of one kind as a table."""
+    match kind:
+        case "role":
+            headers = ["Role", "Allowed to login as", "Node Labels", "Access to resources"]
+            return render.table(headers, [_role(one) for one in found if isinstance(one, Role)])
+        case "user":
+            return render.table(["User"], [[one.name] for one in found if isinstance(one, User)])
+        case "cert_authority":
+            headers = ["Cluster Name", "CA Type", "Fingerprint", "Role Map"]
+            return render.table(
+                headers, [row for one in found if isinstance(one, Authority) for row in _authority(one)]
+            )
+        case "lock":
+            rows = [
+                [one.name, str(one.spec.target), one.spec.message, render.when(one.spec.expires)]
+                for one in found
+                if isinstance(one, Lock)
+            ]
+            return render.table(["ID", "Target", "Message", "Expires"], rows)
+        case "token":
+            return token_table([one for one in found if isinstance(one, Token)])
+        case _:
+            return server_table([one for one in found if isinstance(one, Server)])
+
+
+def _role(role: Role) -> list[str]:
+    rules = [f"{','.join(rule.resources)}:{','.join(rule.verbs)}" for rule in role.allow.rules]
+    return [role.name, ",".join(role.allow.logins), _selector(role.allow.node_labels or {}), " ".join(rules)]
+
+
+def _selector(labels: Mapping[str, Sequence[str]]) -> str:
+    return ",".join(f"{name}={'|'.join(values)}" for name, values in sorted(labels.items()))
+
+
+def _authority(authority: Authority) -> list[list[str]]:
+    from teleport.pki.keys import PublicKey
+
+    mapped = ", ".join(f"{one.remote}={'|'.join(one.local)}" for one in authority.spec.role_map)
+    lines = authority.trusted_ssh_keys
+    prints = [PublicKey.parse(line).fingerprint() for line in lines] or [
+        PublicKey.from_spki(pair.public_key.encode()).fingerprint() for pair in authority.spec.active_keys.jwt
+    ]
+    return [[authority.name, str(authority.type), fingerprint, mapped] for fingerprint in prints]

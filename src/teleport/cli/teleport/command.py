@@ -1,0 +1,50 @@
+"""The command itself: its table of subcommands. Nothing else is imported until a subcommand runs."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import click
+
+from teleport.cli import app
+
+_HERE = "teleport.cli.teleport"
+
+
+@click.pass_context
+def _help(ctx: click.Context, name: str | None) -> None:
+    root = ctx.find_root()
+    command = root.command
+    if name is None or not isinstance(command, click.Group):
+        click.echo(command.get_help(root))
+        return
+    found = command.get_command(root, name)
+    if found is None:
+        raise click.UsageError(f"there is no command {name!r}", root)
+    click.echo(found.get_help(click.Context(found, info_name=name, parent=root)))
+
+
+teleport = app.LazyGroup(
+    name="teleport",
+    help="The daemon of a cluster: auth, proxy and SSH node, any of them in one process.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    lazy={
+        "start": (f"{_HERE}.start:start", "Start the services of this host."),
+        "configure": (f"{_HERE}.configure:configure", "Print a configuration file, or check one."),
+        "status": (f"{_HERE}.status:status", "Show the session that this shell belongs to."),
+        "version": (f"{_HERE}.version:version", "Print the version."),
+    },
+)
+teleport.add_command(
+    click.Command(
+        "help",
+        callback=_help,
+        params=[click.Argument(["name"], required=False, metavar="[COMMAND]")],
+        short_help="Show the help of a command.",
+    )
+)
+
+
+def main() -> NoReturn:
+    """The entry point of `teleport`."""
+    app.run(teleport, "teleport")
