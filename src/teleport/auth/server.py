@@ -126,11 +126,14 @@ async def _stream_down(request: web.Request, parts: AsyncIterator[bytes]) -> web
         first = await anext(parts, None)
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
         await response.prepare(request)
-        if first is not None:
-            await response.write(first)
-            async for part in parts:
-                await response.write(part)
-        await response.write_eof()
+        try:
+            if first is not None:
+                await response.write(first)
+                async for part in parts:
+                    await response.write(part)
+            await response.write_eof()
+        except ConnectionResetError:
+            pass  # whoever watched has left; that is how watches end
         return response
     finally:
         close = getattr(parts, "aclose", None)
