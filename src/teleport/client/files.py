@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from pathlib import Path
 
 from teleport.client.login import Login, identity_content
@@ -34,7 +33,7 @@ def write_login(login: Login, out: str, form: str) -> list[Path]:
 
 def write_private(path: Path, data: bytes) -> None:
     """Replaces `path` by a file with mode 0600. What stood there is replaced itself, never written through."""
-    temporary = path.parent / f".{secrets.token_hex(8)}.new"
+    temporary = path.parent / f".{os.urandom(8).hex()}.new"
     try:
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:

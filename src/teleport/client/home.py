@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,7 +64,7 @@ class Home:
         path = self.path(*names)
         try:
             with self._folder(names[:-1], create=True) as folder:
-                temporary = f".{secrets.token_hex(8)}.new"
+                temporary = f".{os.urandom(8).hex()}.new"
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 file = os.open(temporary, flags, 0o600, dir_fd=folder)
                 try:

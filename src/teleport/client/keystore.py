@@ -12,14 +12,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from teleport.client.addresses import check_host
 from teleport.client.home import Home
 from teleport.client.profile import Profile
-from teleport.client.webapi import Signer
 from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.pki.secret import Secret
 from teleport.pki.sshformat import SSHCertificate, parse_certificate_line
+
+if TYPE_CHECKING:
+    from teleport.client.webapi import Signer
 
 _PEM = re.compile(
     r"(?:# cluster ([A-Za-z0-9_.-]+)\n)?(-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+-----END CERTIFICATE-----\n)"

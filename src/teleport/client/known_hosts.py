@@ -7,10 +7,13 @@ somebody is logged in to are replaced by a login there and by no other.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 from teleport.client.addresses import check_host
 from teleport.client.home import Home
-from teleport.client.webapi import Signer
+
+if TYPE_CHECKING:
+    from teleport.client.webapi import Signer
 
 NAME = "known_hosts"
 

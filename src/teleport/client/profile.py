@@ -67,15 +67,19 @@ class Profile:
 
 def encode(profile: Profile) -> bytes:
     """The profile as YAML."""
-    lines = [f"{key}: {json.dumps(getattr(profile, field))}" for key, field in _KEYS.items() if getattr(profile, field)]
+    lines = [f"{key}: {_quoted(getattr(profile, field))}" for key, field in _KEYS.items() if getattr(profile, field)]
     return ("\n".join([*lines, "forward_ports: []", "dynamic_forward_ports: []"]) + "\n").encode()
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # YAML reads no surrogate pairs
 
 
 def decode(name: str, data: bytes) -> Profile:
     """What `encode` wrote, or the plain scalars of the field's own files. Raises `TeleportError` when it is damaged."""
     found: dict[str, str] = {}
     try:
-        for line in data.decode("utf-8").splitlines():
+        for line in data.decode("utf-8").split("\n"):
             key, colon, value = line.partition(":")
             if colon and key in _KEYS:
                 found[_KEYS[key]] = _scalar(value.strip())

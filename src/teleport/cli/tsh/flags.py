@@ -7,13 +7,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from teleport.client.home import Home, home_path
 from teleport.errors import BadRequest
+
+if TYPE_CHECKING:
+    from teleport.client.access import Access
+    from teleport.client.home import Home
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,6 +39,8 @@ class Flags:
 
     @property
     def home(self) -> Home:
+        from teleport.client.home import Home, home_path
+
         return Home(home_path(os.environ))
 
     def checked(self) -> Flags:
@@ -121,8 +125,10 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def access(flags: Flags, cluster: str) -> Any:
+def access(flags: Flags, cluster: str) -> Access:
     """An `Access` by identity file or profile. Raises `AccessDenied` with the command to log in."""
+    from pathlib import Path
+
     from teleport.client.access import from_identity, from_profile
 
     if flags.identity:
