@@ -24,8 +24,9 @@ from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
 from teleport.authz.ssh import may_reach
 from teleport.errors import AccessDenied
-from teleport.identity import Anonymous, HostIdentity, Identity, UserIdentity
+from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.pki.x509verify import identity_from_tls
+from teleport.resources.authority import Authority
 from teleport.resources.codec import Resource, from_json, to_document, without_secrets
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
@@ -44,6 +45,10 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.RENEW_HOST.name,
         routes.READ_RECORDING.name,
         routes.LIST_RECORDINGS.name,
+        routes.ADD_USER.name,
+        routes.UPDATE_USER.name,
+        routes.RESET_USER.name,
+        routes.ADD_TOKEN.name,
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
     }
 )
@@ -97,18 +102,43 @@ class Authorizer:
     async def decide(
         self, caller: Caller, verb: Verb, kind: Kind, facts: Mapping[str, object], *, ca_type: str = ""
     ) -> APIPermit | AccessDenial:
-        request = APIAccessRequest(
+        request = await self._request(caller, verb, kind)
+        return evaluate_api_access(replace(request, facts=facts, ca_type=ca_type), await self._policy(caller.identity))
+
+    async def _request(self, caller: Caller, verb: Verb, kind: Kind) -> APIAccessRequest:
+        return APIAccessRequest(
             identity=caller.identity,
             verb=verb,
             kind=kind,
             cluster=self._state.cluster,
             now=self._state.clock.now(),
-            facts=facts,
-            ca_type=ca_type,
             client_address=caller.address.rpartition(":")[0],
             locks=await self.locks(),
         )
-        return evaluate_api_access(request, await self._policy(caller.identity))
+
+    async def listable(self, caller: Caller, kind: Kind, resources: Sequence[Resource]) -> list[Resource]:
+        """Those of `resources` that the caller may list and read; each decided with its own facts (`where`)."""
+        types = [str(one.type) if isinstance(one, Authority) else "" for one in resources]
+        facts = [facts_of(one) for one in resources]
+        verbs = (Verb.LIST, Verb.READ_NO_SECRETS)
+        decided = [await self.decide_each(caller, verb, kind, facts, types) for verb in verbs]
+        return [one for one, *answers in zip(resources, *decided, strict=True) if all(answers)]
+
+    async def decide_each(
+        self,
+        caller: Caller,
+        verb: Verb,
+        kind: Kind,
+        facts: Sequence[Mapping[str, object]],
+        ca_types: Sequence[str] = (),
+    ) -> list[bool]:
+        """Whether the caller may do it to each thing, by the rules of one moment."""
+        request, policy = await self._request(caller, verb, kind), await self._policy(caller.identity)
+        types = ca_types or [""] * len(facts)
+        return [
+            isinstance(evaluate_api_access(replace(request, facts=one, ca_type=ca_type), policy), APIPermit)
+            for one, ca_type in zip(facts, types, strict=True)
+        ]
 
     async def locks(self) -> Sequence[Lock]:
         items = await self._state.backend.range(records.LOCKS)
@@ -189,6 +219,13 @@ class Denied(AccessDenied):
     def __init__(self, denial: AccessDenial) -> None:
         super().__init__(denial.public, hint=denial.hint)
         self.denial = denial
+
+
+def require_administrator(caller: Caller, what: str) -> None:
+    """Refuses everybody but tctl on an auth server; no role grants what this guards."""
+    identity = caller.identity
+    if not (isinstance(identity, HostIdentity) and identity.role is SystemRole.ADMIN):
+        raise AccessDenied(f"only tctl on an auth server may {what}")
 
 
 def facts_of(resource: Resource) -> dict[str, object]:

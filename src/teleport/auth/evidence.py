@@ -124,12 +124,13 @@ class Evidence:
             raise BadRequest(f"a page has 1 to {MAX_RECORDINGS} recordings, not {request.limit}")
         found = await self._recordings.recordings(after=request.start_key, limit=request.limit)
         next_key = found[-1].sid if len(found) == request.limit else ""
-        general = await self._authorizer.decide(caller, Verb.LIST, Kind.SESSION, {})
-        if isinstance(general, AccessDenial):
-            seen = [one for one in found if await self._may(caller, Verb.LIST, one)]
-            if not seen and not await self._may_some(caller):
+        may = await self._authorizer.decide_each(caller, Verb.LIST, Kind.SESSION, [_facts(one) for one in found])
+        seen = [one for one, allowed in zip(found, may, strict=True) if allowed]
+        if not seen:
+            general = await self._authorizer.decide(caller, Verb.LIST, Kind.SESSION, {})
+            if isinstance(general, AccessDenial) and not await self._may_some(caller):
                 raise AccessDenied(general.public, hint=general.hint)
-            found = seen
+        found = seen
         return m.RecordingsPage(items=[_info(one) for one in found], next_key=next_key)
 
     async def read(self, caller: Caller, request: m.RecordingRequest) -> AsyncIterator[bytes]:
@@ -144,8 +145,7 @@ class Evidence:
                 f"there is no recording of session {request.sid[:64]!r}",
                 hint="a recording arrives after its session ended; tctl recordings ls",
             )
-        if not await self._may(caller, Verb.READ, found):
-            await self._authorizer.require(caller, Verb.READ, Kind.SESSION)
+        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, _facts(found))
         await self._state.tell(self._state.event(SessionRecordingAccess, caller, sid=request.sid, format="raw"))
         with await self._recordings.open(request.sid) as file:
             while piece := await asyncio.to_thread(file.read, PIECE):
@@ -154,11 +154,6 @@ class Evidence:
     async def _header(self, sid: str) -> RecordingHeader:
         with await self._recordings.open(sid) as file:
             return (await asyncio.to_thread(RecordingReader, file)).header
-
-    async def _may(self, caller: Caller, verb: Verb, found: StoredRecording | RecordingHeader) -> bool:
-        facts = {"session": {"participants": [found.user], "sid": found.sid, "login": found.login}}
-        decision = await self._authorizer.decide(caller, verb, Kind.SESSION, facts)
-        return not isinstance(decision, AccessDenial)
 
     async def _may_some(self, caller: Caller) -> bool:
         facts = {"session": {"participants": [caller.name], "sid": "", "login": ""}}
@@ -211,6 +206,11 @@ def _host(caller: Caller) -> str:
     if not isinstance(caller.identity, HostIdentity):
         raise AccessDenied("only hosts deliver events and recordings")
     return caller.identity.host_id
+
+
+def _facts(found: StoredRecording | RecordingHeader) -> dict[str, object]:
+    """What `where` may look at: always those of the recording asked for, or a condition would be asked of nothing."""
+    return {"session": {"participants": [found.user], "sid": found.sid, "login": found.login}}
 
 
 def _info(found: StoredRecording) -> m.RecordingInfo:

@@ -32,17 +32,17 @@ from teleport.audit.events import (
     UserUpdate,
 )
 from teleport.auth import records
-from teleport.auth.authorizer import Authorizer, facts_of
+from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
 from teleport.auth.joining import Joining
 from teleport.auth.records import HostRecord, UserSecret
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
 from teleport.auth.user_tokens import UserTokens
+from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
-from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, NotFound
-from teleport.identity import HostIdentity, SystemRole
+from teleport.errors import AlreadyExists, BadRequest, CompareFailed, NotFound
 from teleport.resources.authority import Authority
-from teleport.resources.codec import Resource, from_json, to_json, without_secrets
+from teleport.resources.codec import Resource, checked, from_json, to_json, without_secrets
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
 from teleport.resources.role import Role
@@ -52,6 +52,7 @@ from teleport.resources.token import Token, token_id
 from teleport.resources.user import User
 
 MAX_PAGE: Final = 1000
+WITH_SECRETS: Final = frozenset({Kind.USER, Kind.CERT_AUTHORITY})
 Bound = Callable[[Caller, m.Request], Awaitable[m.Message]]
 
 
@@ -74,21 +75,27 @@ class Inventory:
 
     async def page(self, kind: Kind, caller: Caller, request: m.ListRequest) -> m.Page:
         """A page of what the caller may see of `kind`, ordered by key."""
-        await self._authorizer.require(caller, Verb.READ if request.with_secrets else Verb.LIST, kind)
+        general = await self._authorizer.decide(caller, Verb.LIST, kind, {})
+        if request.with_secrets:
+            await self._authorizer.require(caller, Verb.READ, kind)
+            self._may_see_secrets(caller, kind)
         if not 1 <= request.limit <= MAX_PAGE:
             raise BadRequest(f"a page has 1 to {MAX_PAGE} items, not {request.limit}")
         prefix = records.PREFIX_OF_KIND[kind]
         start = prefix + request.start_key if request.start_key else ""
         items = await self._state.backend.range(prefix, start=start, limit=request.limit)
         next_key = items[-1].key.removeprefix(prefix) if len(items) == request.limit else ""
-        found = [from_json(item.value) for item in items]
+        every = [from_json(item.value) for item in items]
+        if kind is Kind.TOKEN and not request.start_key:
+            every = [*every, *self._joining.static_tokens]
+        found = await self._authorizer.listable(caller, kind, every)
+        if isinstance(general, AccessDenial) and not found and not next_key and not request.start_key:
+            raise Denied(general)
         if kind is Kind.NODE:
             found = list(
                 await self._authorizer.visible_nodes(caller, [node for node in found if isinstance(node, Server)])
             )
-        if kind is Kind.TOKEN and not request.start_key:
-            found = [*found, *self._joining.static_tokens]
-        if request.with_secrets and kind in (Kind.USER, Kind.CERT_AUTHORITY):
+        if request.with_secrets and kind in WITH_SECRETS:
             await self._revealed(caller, kind, "")
         shown = [await self._with_status(resource, secrets=request.with_secrets) for resource in found]
         return m.Page(
@@ -99,7 +106,9 @@ class Inventory:
         """One resource by name; for authorities the name is `type/cluster` or `type`."""
         resource = await self._find(kind, request.name)
         verb = Verb.READ if request.with_secrets else Verb.READ_NO_SECRETS
-        await self._require(caller, verb, kind, resource)
+        await self._require(caller, verb, kind, resource, request.name)
+        if request.with_secrets:
+            self._may_see_secrets(caller, kind)
         if resource is None:
             raise _missing(kind, request.name)
         if (
@@ -108,13 +117,19 @@ class Inventory:
             and not await self._authorizer.visible_nodes(caller, [resource])
         ):
             raise _missing(kind, request.name)
-        if request.with_secrets and kind in (Kind.USER, Kind.CERT_AUTHORITY):
+        if request.with_secrets and kind in WITH_SECRETS:
             await self._revealed(caller, kind, request.name)
         resource = await self._with_status(resource, secrets=request.with_secrets)
         return m.One(item=document(resource, with_secrets=request.with_secrets))
 
-    async def _require(self, caller: Caller, verb: Verb, kind: Kind, resource: Resource | None) -> None:
-        facts = facts_of(resource) if resource is not None else {}
+    def _may_see_secrets(self, caller: Caller, kind: Kind) -> None:
+        """Password hashes, second factors and private keys make their reader anybody: no role grants them."""
+        if kind in WITH_SECRETS:
+            require_administrator(caller, f"read the secrets of a {kind}")
+
+    async def _require(self, caller: Caller, verb: Verb, kind: Kind, resource: Resource | None, name: str = "") -> None:
+        """Raises `AccessDenied`; about what does not exist, only its name is known."""
+        facts = facts_of(resource) if resource is not None else {"resource": {"metadata": {"name": name}}}
         ca_type = str(resource.type) if isinstance(resource, Authority) else ""
         await self._authorizer.require(caller, verb, kind, facts, ca_type=ca_type)
 
@@ -214,12 +229,12 @@ class Inventory:
                     LockCreated, caller, name=name, target=target
                 )
             case Server(kind="node"):
-                self._only_administrator(caller, "register a node by hand")
+                require_administrator(caller, "register a node by hand")
                 return [PutOp(_key(resource), to_json(resource), resource.metadata.expires)], event(
                     NodeCreate, caller, name=name, hostname=resource.hostname
                 )
             case Authority():
-                self._only_administrator(caller, "replace an authority")
+                require_administrator(caller, "replace an authority")
                 if without_secrets(resource) == resource:
                     raise BadRequest(
                         f"the authority {resource.type}/{name} comes without its private keys",
@@ -240,6 +255,7 @@ class Inventory:
         writes: list[Write] = []
         key = records.USER_SECRETS + user.name
         if user.spec.local_auth is not None:
+            require_administrator(caller, "set a user's password hash or second factor")
             local = user.spec.local_auth
             record = UserSecret(
                 password_hash=local.password_hash.reveal() if local.password_hash else "",
@@ -253,16 +269,17 @@ class Inventory:
         kind = UserUpdate if replaces else UserCreate
         return writes, self._state.event(kind, caller, name=user.name, roles=list(user.roles), updated_by=caller.name)
 
-    def _only_administrator(self, caller: Caller, what: str) -> None:
-        identity = caller.identity
-        if not (isinstance(identity, HostIdentity) and identity.role is SystemRole.ADMIN):
-            raise AccessDenied(f"only tctl on an auth server may {what}")
-
     async def update_roles(self, caller: Caller, request: m.UpdateUserRequest) -> m.Done:
         """Sets a user's roles."""
-        user, revision = await self._state.need(records.USERS, request.name, User)
+        found = await self._state.find(records.USERS, request.name, User)
+        await self._require(caller, Verb.UPDATE, Kind.USER, found[0] if found else None, request.name)
+        if found is None:
+            raise _missing(Kind.USER, request.name)
+        user, revision = found
         spec = msgspec.structs.replace(user.spec, roles=tuple(request.roles))
-        writes, event = await self._user_written(caller, msgspec.structs.replace(user, spec=spec), replaces=True)
+        changed = checked(msgspec.structs.replace(user, spec=spec))
+        await self._require(caller, Verb.UPDATE, Kind.USER, changed)
+        writes, event = await self._user_written(caller, changed, replaces=True)
         await self._state.commit(writes, conditions=[Exists(records.USERS + request.name, revision)], events=[event])
         return m.Done()
 
@@ -271,7 +288,7 @@ class Inventory:
     async def remove(self, kind: Kind, caller: Caller, request: m.ExpelRequest) -> m.Done:
         """Removes a resource; a node is expelled unless it keeps its identity."""
         resource = await self._find(kind, request.name)
-        await self._require(caller, Verb.DELETE, kind, resource)
+        await self._require(caller, Verb.DELETE, kind, resource, request.name)
         if resource is None:
             raise _missing(kind, request.name)
         writes: list[Write] = [DeleteOp(_key(resource))]
@@ -308,7 +325,7 @@ class Inventory:
             case Server():
                 gone = event(AuthServerDelete, caller, name=resource.name)
             case Authority():
-                self._only_administrator(caller, "remove an authority")
+                require_administrator(caller, "remove an authority")
                 if resource.name == self._state.cluster:
                     raise BadRequest(
                         f"the authority {resource.type}/{resource.name} is the cluster's own and cannot be removed"

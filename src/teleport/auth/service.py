@@ -51,6 +51,7 @@ from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.recording.storage import FileRecordingStore
 from teleport.recording.trust import signature_check
 from teleport.resources.codec import Resource
+from teleport.resources.kinds import Kind, Verb
 from teleport.resources.token import Token
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class AuthService:
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
         self.cluster_api = ClusterAPI(state, self.authorizer)
         logins = Logins(state, self.authorizer)
-        user_tokens = UserTokens(state, logins, self.cluster_api)
+        user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer)
         inventory = Inventory(state, self.authorizer, self._joining, user_tokens)
         presence = Presence(state, self.authorizer)
         self._evidence = Evidence(
@@ -214,6 +215,9 @@ class AuthService:
         return await self._evidence.searcher.find_uids(uids, self._clock.now() - timedelta(days=2))
 
     async def _add_token(self, caller: Caller, request: m.AddTokenRequest) -> m.JoinToken:
+        roles = [role.strip().lower() for role in request.roles]
+        facts = {"resource": {"metadata": {"labels": dict(request.labels)}, "spec": {"roles": roles}}}
+        await self.authorizer.require(caller, Verb.CREATE, Kind.TOKEN, facts)
         return await self._joining.add_token(
             caller, request, await self.cluster_api.pins(), await self.cluster_api.auth_addresses()
         )

@@ -24,6 +24,7 @@ from teleport.audit.events import (
     UserPasswordChange,
 )
 from teleport.auth import passwords, records
+from teleport.auth.authorizer import Authorizer, facts_of
 from teleport.auth.logins import Logins
 from teleport.auth.records import UserSecret, UserTokenRecord
 from teleport.auth.server import Caller
@@ -32,6 +33,7 @@ from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutO
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, NotFound
 from teleport.resources.cluster import SecondFactor
 from teleport.resources.codec import checked, to_json
+from teleport.resources.kinds import Kind, Verb
 from teleport.resources.metadata import Metadata
 from teleport.resources.user import CreatedBy, Creator, User, UserSpec
 
@@ -50,8 +52,9 @@ class ProxyNames(Protocol):
 class UserTokens:
     """Makes users with their invitations, and turns links into passwords."""
 
-    def __init__(self, state: ClusterState, logins: Logins, proxies: ProxyNames) -> None:
+    def __init__(self, state: ClusterState, logins: Logins, proxies: ProxyNames, authorizer: Authorizer) -> None:
         self._state = state
+        self._authorizer = authorizer
         self._logins = logins
         self._proxies = proxies
 
@@ -61,12 +64,6 @@ class UserTokens:
             raise BadRequest(
                 f"a user needs roles, {request.name!r} was given none",
                 hint=f"tctl users add {request.name} --roles=access   (presets: {PRESETS})",
-            )
-        known = await self._state.roles(request.roles)
-        unknown = [role for role in request.roles if role not in known]
-        if unknown:
-            raise NotFound(
-                f"there is no role {', '.join(map(repr, unknown))}", hint=f"presets: {PRESETS}; all: tctl get roles"
             )
         now = self._state.clock.now()
         user = checked(
@@ -79,6 +76,13 @@ class UserTokens:
                 ),
             )
         )
+        await self._authorizer.require(caller, Verb.CREATE, Kind.USER, facts_of(user))
+        known = await self._state.roles(request.roles)
+        unknown = [role for role in request.roles if role not in known]
+        if unknown:
+            raise NotFound(
+                f"there is no role {', '.join(map(repr, unknown))}", hint=f"presets: {PRESETS}; all: tctl get roles"
+            )
         token, key, record = self._new(request.name, "invite", request.ttl, MAX_INVITE)
         try:
             await self._state.commit(
@@ -101,7 +105,11 @@ class UserTokens:
 
     async def reset_user(self, caller: Caller, request: m.ResetUserRequest) -> m.UserToken:
         """A link that replaces password and second factor; the old ones end now, and so does a lock."""
-        await self._state.need(records.USERS, request.name, User)
+        user = await self._state.user(request.name)
+        facts = facts_of(user) if user is not None else {"resource": {"metadata": {"name": request.name}}}
+        await self._authorizer.require(caller, Verb.UPDATE, Kind.USER, facts)
+        if user is None:
+            raise NotFound(f"there is no user {request.name!r}", hint="tctl users ls")
         token, key, record = self._new(request.name, "reset", request.ttl, MAX_RESET)
         await self._state.commit(
             [
