@@ -118,6 +118,8 @@ async def _read_body(request: web.Request) -> bytes:
         return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise BadRequest(f"the request's body is larger than {MAX_BODY} bytes") from None
+    except ConnectionResetError:
+        raise BadRequest("the caller left before the request was whole") from None  # nobody reads this answer
 
 
 async def _stream_down(request: web.Request, parts: AsyncIterator[bytes]) -> web.StreamResponse:
