@@ -20,11 +20,11 @@ from teleport.api import routes
 from teleport.api.sync_client import TIMEOUT, TUNNEL_PATH, SyncAuthClient
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
-from teleport.pki.pin import check_pin
+from teleport.pki.pin import check_pin, parse_pin
 from teleport.pki.trust import AuthorityKind, check_cluster_name
 from teleport.pki.x509cert import auth_server_name
 from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
-from teleport.transport.blocking import ByteStream, TLSStream, WebSocketStream, dial_tcp
+from teleport.transport.blocking import ByteStream, TLSStream, WebSocketStream, dial_tcp, shown_address
 from teleport.transport.tls import cluster_client_context, unproved_client_context
 
 WEB_PORTS = frozenset({443, 3080})  # an auth_servers entry with one of these is a proxy (`certificates.md` 6)
@@ -38,9 +38,13 @@ class Door:
     port: int
     through_proxy: bool
 
+    @property
+    def address(self) -> str:
+        """`host:port`, as HTTP's Host field has it."""
+        return shown_address(self.host, self.port)
+
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}" + (" (proxy)" if self.through_proxy else "")
+        return self.address + (" (proxy)" if self.through_proxy else "")
 
     def open(self) -> ByteStream:
         """Bytes to auth, over which TLS is to be spoken. Raises `ConnectionProblem`."""
@@ -49,7 +53,7 @@ class Door:
             return connection
         # The outer TLS hides the tunnel from onlookers and proves nothing: what matters is proved inside.
         outer = TLSStream(connection, unproved_client_context(), self.host)
-        return WebSocketStream(outer, f"{self.host}:{self.port}", TUNNEL_PATH)
+        return WebSocketStream(outer, shown_address(self.host, self.port), TUNNEL_PATH)
 
 
 def doors(addresses: Sequence[tuple[str, int]]) -> list[Door]:
@@ -71,8 +75,11 @@ class ProvedCluster:
 def find_cluster(addresses: Sequence[tuple[str, int]], pins: Sequence[str]) -> ProvedCluster:
     """Steps 1 and 2 at the first door behind which an auth server answers.
 
-    Raises `CertificateRefused` when its authority has none of the pins, `ConnectionProblem` when nobody answers.
+    Raises `BadRequest` when a pin is malformed, before anybody is asked; `CertificateRefused` when the authority has
+    none of the pins; `ConnectionProblem` when nobody answers.
     """
+    for pin in pins:
+        parse_pin(pin)
     problems: list[str] = []
     for door in doors(addresses):
         try:
@@ -95,7 +102,7 @@ def find_cluster(addresses: Sequence[tuple[str, int]], pins: Sequence[str]) -> P
 
 def _claimed_authority(door: Door) -> m.ClusterCA:
     context = unproved_client_context()
-    with SyncAuthClient(lambda: TLSStream(door.open(), context, door.host), str(door)) as client:
+    with SyncAuthClient(lambda: TLSStream(door.open(), context, door.host), door.address) as client:
         return client.call(routes.CLUSTER_CA, m.Empty())
 
 
@@ -106,13 +113,16 @@ def proved_client(cluster: ProvedCluster, now: Callable[[], datetime]) -> SyncAu
 
     def connect() -> TLSStream:
         stream = prove_auth(cluster.door.open(), context, cluster.name)
-        identity = identity_from_tls(stream.peer_certificate(), authorities, now())
-        if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.AUTH:
+        try:
+            identity = identity_from_tls(stream.peer_certificate(), authorities, now())
+            if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.AUTH:
+                raise AccessDenied(f"{cluster.door} is a host of the cluster {cluster.name}, but not its auth server")
+        except BaseException:
             stream.close()
-            raise AccessDenied(f"{cluster.door} is a host of the cluster {cluster.name}, but not its auth server")
+            raise
         return stream
 
-    return SyncAuthClient(connect, str(cluster.door))
+    return SyncAuthClient(connect, cluster.door.address)
 
 
 def prove_auth(stream: ByteStream, context: ssl.SSLContext, cluster: str) -> TLSStream:

@@ -11,7 +11,7 @@ from teleport.api.codec import MAX_BODY, decode_error, decode_reply, encode_call
 from teleport.api.messages import Message, Request
 from teleport.api.routes import Route
 from teleport.errors import ConnectionProblem
-from teleport.transport.blocking import ByteStream, HTTPOver, TLSStream, dial_tcp
+from teleport.transport.blocking import ByteStream, HTTPOver, TLSStream, check_whole, dial_tcp, read_body, said
 
 Req = TypeVar("Req", bound=Request)
 Rep = TypeVar("Rep", bound=Message)
@@ -45,35 +45,42 @@ class SyncAuthClient:
     def _respond(self, route: Route[Any, Any], request: Request) -> http.client.HTTPResponse:
         call = encode_call(route, request)
         headers = {**self._headers, **({"Content-Type": "application/json"} if call.body else {})}
-        if self._connection is None:
-            self._connection = HTTPOver(self._connect(), self._host)
         try:
+            if self._connection is None:
+                self._connection = HTTPOver(self._connect(), self._host)
             self._connection.request(call.method, call.target, body=call.body or None, headers=headers)
             return self._connection.getresponse()
-        except (OSError, http.client.HTTPException, ssl.SSLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise ConnectionProblem(f"{self._host} did not answer {route.name}: {error}") from None
+            raise ConnectionProblem(f"{self._host} did not answer {route.name}: {said(error)}") from None
+        except BaseException:
+            self.close()
+            raise
 
     def call(self, route: Route[Req, Rep], request: Req) -> Rep:
         """One call and its answer; raises the error that auth answers with, or `ConnectionProblem`."""
         response = self._respond(route, request)
-        body = response.read(MAX_BODY + 1)
-        if response.will_close:
-            self.close()
-        if len(body) > MAX_BODY:
-            raise ConnectionProblem(f"the answer to {route.name} is larger than {MAX_BODY} bytes")
+        whole = False
+        try:
+            body = read_body(response, MAX_BODY, f"the answer to {route.name}")
+            whole = not response.will_close
+        finally:
+            if not whole:  # what is left of an answer must not be read as the next one
+                self.close()
         return decode_reply(route, response.status, body)
 
     def download(self, route: Route[Req, Any], request: Req, *, size: int = 1 << 18) -> Iterator[bytes]:
         """The bytes of a streamed answer."""
         response = self._respond(route, request)
-        if response.status != 200:
-            raise decode_error(response.status, response.read(MAX_BODY))
+        what = f"the answer to {route.name}"
         try:
+            if response.status != 200:
+                raise decode_error(response.status, read_body(response, MAX_BODY, what))
             while chunk := response.read1(size):
                 yield chunk
+            check_whole(response, what)
         except (OSError, http.client.HTTPException) as error:
-            raise ConnectionProblem(f"{route.name}: the stream broke off: {error}") from None
+            raise ConnectionProblem(f"{what} broke off: {said(error)}") from None
         finally:
             self.close()
 

@@ -3,23 +3,32 @@
 The commands use these instead of an event loop because starting one costs more than the call. A proxy relays a
 websocket to the auth service's own port; the TLS session inside ends at auth, so a proxy between never sees what is
 said (decision 18 of the design).
+
+A stream that breaks raises `OSError`, as a socket does; a far end that proves nothing or breaks its protocol raises
+`ConnectionProblem`. A constructor that raises has closed the stream it was given.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import http.client
 import io
 import socket
 import ssl
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from teleport.errors import ConnectionProblem
+
+if TYPE_CHECKING:
+    from wsproto.events import Event
 
 CHUNK = 65536  # bytes asked for at once
 
 
 class ByteStream(Protocol):
-    """What a connection offers, whatever it runs over."""
+    """What a connection offers, whatever it runs over. All but `close` raise `OSError` and `ConnectionProblem`."""
 
     def recv(self, size: int) -> bytes:
         """Up to `size` bytes, empty at the end."""
@@ -30,13 +39,18 @@ class ByteStream(Protocol):
     def close(self) -> None: ...
 
 
+def shown_address(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def dial_tcp(host: str, port: int, timeout: float) -> socket.socket:
     """A TCP connection; `ConnectionProblem` names the address and the reason."""
     try:
         connection = socket.create_connection((host, port), timeout)
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        raise ConnectionProblem(f"cannot connect to {host}:{port}: {reason}") from None
+        raise ConnectionProblem(f"cannot connect to {shown_address(host, port)}: {reason}") from None
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
@@ -48,7 +62,15 @@ class TLSStream:
         self._inner = inner
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out, server_hostname=server_name)
+        self._name = server_name
+        try:
+            self._tls = context.wrap_bio(self._in, self._out, server_hostname=server_name)
+            self._shake_hands()
+        except BaseException:
+            self._inner.close()
+            raise
+
+    def _shake_hands(self) -> None:
         while True:
             try:
                 self._tls.do_handshake()
@@ -56,9 +78,12 @@ class TLSStream:
             except ssl.SSLWantReadError:
                 self._flush()
                 self._fill()
+            except ssl.SSLEOFError:
+                raise ConnectionResetError(errno.ECONNRESET, "it closed the connection before TLS was set up") from None
             except ssl.SSLError as error:
-                self._inner.close()
-                raise ConnectionProblem(f"{server_name} did not prove who it is: {_reason(error)}") from None
+                with contextlib.suppress(OSError, ConnectionProblem):
+                    self._flush()  # the far end learns why
+                raise ConnectionProblem(f"{self._name} did not prove who it is: {_reason(error)}") from None
         self._flush()
 
     def peer_certificate(self) -> bytes:
@@ -78,21 +103,27 @@ class TLSStream:
             self._in.write_eof()
 
     def recv(self, size: int) -> bytes:
+        """Empty only where the far end said that it ends: somebody between could cut the connection anywhere."""
         while True:
             try:
                 return self._tls.read(size)
             except ssl.SSLWantReadError:
                 self._flush()
                 self._fill()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            except ssl.SSLZeroReturnError:
                 return b""
+            except ssl.SSLEOFError:
+                raise ConnectionResetError(errno.ECONNRESET, "the connection was cut off") from None
             except ssl.SSLError as error:
                 raise ConnectionProblem(f"the TLS session failed: {_reason(error)}") from None
 
     def sendall(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[self._tls.write(view) :]
+            try:
+                view = view[self._tls.write(view) :]
+            except ssl.SSLError as error:
+                raise ConnectionProblem(f"the TLS session failed: {_reason(error)}") from None
             self._flush()
 
     def close(self) -> None:
@@ -100,35 +131,56 @@ class TLSStream:
 
 
 class WebSocketStream:
-    """Bytes as binary messages of a websocket, client side (RFC 6455 through wsproto)."""
+    """Bytes as binary messages of a websocket, client side (RFC 6455 through wsproto).
+
+    The far end is not believed: what it sends wrong is a `ConnectionProblem`, and its text is not repeated.
+    """
 
     def __init__(self, inner: ByteStream, host: str, target: str) -> None:
         from wsproto import ConnectionType, WSConnection
-        from wsproto.events import AcceptConnection, RejectConnection, RejectData
-        from wsproto.events import Request as Handshake
 
         self._inner = inner
+        self._host = host
         self._connection = WSConnection(ConnectionType.CLIENT)
         self._buffer = bytearray()
         self._ended = False
-        inner.sendall(self._connection.send(Handshake(host=host, target=target)))
+        try:
+            self._open(target)
+        except BaseException:
+            inner.close()
+            raise
+
+    def _open(self, target: str) -> None:
+        from wsproto.events import AcceptConnection, RejectConnection, RejectData
+        from wsproto.events import Request as Handshake
+
+        self._inner.sendall(self._connection.send(Handshake(host=self._host, target=target)))
         while True:
-            data = inner.recv(CHUNK)
+            data = self._inner.recv(CHUNK)
             if not data:
-                raise ConnectionProblem(f"{host} closed the connection instead of opening a tunnel at {target}")
-            self._connection.receive_data(data)
-            for event in self._connection.events():
+                raise ConnectionProblem(f"{self._host} closed the connection instead of opening a tunnel at {target}")
+            events = self._events(data)
+            for position, event in enumerate(events):
                 if isinstance(event, AcceptConnection):
-                    self._take_events()
+                    self._take(events[position + 1 :])
                     return
                 if isinstance(event, (RejectConnection, RejectData)):
                     status = getattr(event, "status_code", "")
-                    raise ConnectionProblem(f"{host} opened no tunnel at {target}: HTTP status {status}")
+                    raise ConnectionProblem(f"{self._host} opened no tunnel at {target}: HTTP status {status}")
 
-    def _take_events(self) -> None:
+    def _events(self, data: bytes) -> list[Event]:
+        from wsproto.utilities import ProtocolError
+
+        try:
+            self._connection.receive_data(data)
+            return list(self._connection.events())
+        except ProtocolError:
+            raise ConnectionProblem(f"{self._host} does not speak the websocket protocol") from None
+
+    def _take(self, events: Sequence[Event]) -> None:
         from wsproto.events import BytesMessage, CloseConnection, Ping
 
-        for event in self._connection.events():
+        for event in events:
             if isinstance(event, BytesMessage):
                 self._buffer += event.data
             elif isinstance(event, Ping):
@@ -142,16 +194,23 @@ class WebSocketStream:
             if not data:
                 self._ended = True
                 break
-            self._connection.receive_data(data)
-            self._take_events()
+            self._take(self._events(data))
         part = bytes(self._buffer[:size])
         del self._buffer[:size]
         return part
 
     def sendall(self, data: bytes) -> None:
         from wsproto.events import BytesMessage
+        from wsproto.utilities import LocalProtocolError
 
-        self._inner.sendall(self._connection.send(BytesMessage(data=data)))
+        view = memoryview(data)
+        while view:
+            try:
+                frame = self._connection.send(BytesMessage(data=bytes(view[:CHUNK])))
+            except LocalProtocolError:
+                raise BrokenPipeError(errno.EPIPE, "the tunnel is closed") from None
+            self._inner.sendall(frame)
+            view = view[CHUNK:]
 
     def close(self) -> None:
         self._inner.close()
@@ -189,19 +248,54 @@ class _SocketLike:
 
 
 class HTTPOver(http.client.HTTPConnection):
-    """HTTP/1.1 over a stream that is open already."""
+    """HTTP/1.1 over a stream that is open already. `close` closes the stream too."""
 
     def __init__(self, stream: ByteStream, host: str) -> None:
         super().__init__(host)
         self.stream = stream
         self.sock = _SocketLike(stream)
+        self._answering = False
 
     def connect(self) -> None:
         raise ConnectionProblem(f"{self.host} closed the connection")
 
+    def getresponse(self) -> http.client.HTTPResponse:
+        # For a last answer, `http.client` closes the connection before the body was read from it.
+        self._answering = True
+        try:
+            return super().getresponse()
+        finally:
+            self._answering = False
+
     def close(self) -> None:
         super().close()
-        self.stream.close()
+        if not self._answering:
+            self.stream.close()
+
+
+def read_body(response: http.client.HTTPResponse, limit: int, what: str) -> bytes:
+    """The whole body. Raises `ConnectionProblem` naming `what` when it breaks off or is larger than `limit` bytes."""
+    try:
+        body = response.read(limit + 1)
+    except (OSError, http.client.HTTPException) as error:
+        raise ConnectionProblem(f"{what} broke off: {said(error)}") from None
+    if len(body) > limit:
+        raise ConnectionProblem(f"{what} is larger than {limit} bytes")
+    check_whole(response, what)
+    return body
+
+
+def check_whole(response: http.client.HTTPResponse, what: str) -> None:
+    """Raises `ConnectionProblem` when less came than was announced, which `http.client` does not tell of itself."""
+    if response.length:
+        raise ConnectionProblem(f"{what} broke off: {response.length} bytes are missing")
+
+
+def said(error: Exception) -> str:
+    """What a broken stream or a wrong answer says of itself, for a message."""
+    if isinstance(error, TimeoutError):
+        return "nothing came for too long"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _reason(error: ssl.SSLError) -> str:
