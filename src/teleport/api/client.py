@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import aiohttp
@@ -14,6 +15,7 @@ from teleport.api.codec import MAX_BODY, decode_error, decode_reply, encode_call
 from teleport.api.messages import Message, Request, WatchLine, WatchRequest
 from teleport.api.routes import WATCH, Route
 from teleport.errors import ConnectionProblem
+from teleport.transport.blocking import shown_address
 
 Req = TypeVar("Req", bound=Request)
 Rep = TypeVar("Rep", bound=Message)
@@ -57,15 +59,15 @@ class AuthClient:
     async def _request(
         self, method: str, target: str, body: bytes | AsyncIterator[bytes], timeout: float, *, streamed: bool
     ) -> aiohttp.ClientResponse:
-        problem: Exception | None = None
+        problem = "no address is known"
         limits = aiohttp.ClientTimeout(total=None if streamed else timeout, sock_connect=10, sock_read=timeout)
         for position, (host, port) in enumerate(list(self._addresses)):
-            shown = f"[{host}]" if ":" in host else host
+            shown = shown_address(host, port)
             try:
                 response = await self._open_session().request(
                     method,
                     # the target is encoded already
-                    _url(f"https://{shown}:{port}{target}"),
+                    _url(f"https://{shown}{target}"),
                     data=body or None,
                     ssl=self._context(),
                     server_hostname=self._server_name,
@@ -73,18 +75,20 @@ class AuthClient:
                     headers={"Content-Type": "application/json"} if isinstance(body, bytes) and body else None,
                     allow_redirects=False,
                 )
-            except (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, TimeoutError, OSError) as error:
-                problem = error
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                problem = _said(error)
                 continue
-            except aiohttp.ClientError as error:
-                raise ConnectionProblem(f"the auth server at {shown}:{port} cannot be asked: {error}") from None
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                problem = _said(error)
+                if method == "GET":  # what changes something may have been done: it is not asked for twice
+                    continue
+                raise ConnectionProblem(f"the auth server at {shown} did not answer: {problem}") from None
             if position:
                 self._addresses.insert(0, self._addresses.pop(position))
             return response
-        names = ", ".join(f"{host}:{port}" for host, port in self._addresses)
+        names = ", ".join(shown_address(*address) for address in self._addresses)
         raise ConnectionProblem(
-            f"no auth server answers at {names}: {problem or 'no address is known'}",
-            hint="check auth_servers and that the auth service runs",
+            f"no auth server answers at {names}: {problem}", hint="check auth_servers and that the auth service runs"
         )
 
     async def call(self, route: Route[Req, Rep], request: Req, *, timeout: float = CALL_TIMEOUT) -> Rep:
@@ -105,7 +109,7 @@ class AuthClient:
 
     async def download(
         self, route: Route[Req, Any], request: Req, *, timeout: float = CALL_TIMEOUT
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed answer."""
         call = encode_call(route, request)
         response = await self._request(call.method, call.target, call.body, timeout, streamed=True)
@@ -116,16 +120,28 @@ class AuthClient:
                 async for chunk in response.content.iter_any():
                     yield chunk
             except (aiohttp.ClientError, asyncio.IncompleteReadError, TimeoutError, OSError) as error:
-                raise ConnectionProblem(f"{route.name}: the stream broke off: {error}") from None
+                raise ConnectionProblem(f"{route.name}: the stream broke off: {_said(error)}") from None
 
-    async def watch(self, request: WatchRequest) -> AsyncIterator[WatchLine]:
+    async def watch(self, request: WatchRequest) -> AsyncGenerator[WatchLine, None]:
         """The lines of a watch, until it breaks (`ConnectionProblem`)."""
-        rest = b""
-        async for chunk in self.download(WATCH, request, timeout=WATCH_SILENCE):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield msgspec.json.decode(line, type=WatchLine)
+        begun: list[bytes] = []  # of a line whose end has not come; a snapshot is one long line
+        async with aclosing(self.download(WATCH, request, timeout=WATCH_SILENCE)) as chunks:
+            async for chunk in chunks:
+                *lines, rest = chunk.split(b"\n")
+                for line in lines:
+                    begun.append(line)
+                    yield _watch_line(b"".join(begun))
+                    begun.clear()
+                if rest:
+                    begun.append(rest)
         raise ConnectionProblem("watch: auth ended the stream")
+
+
+def _watch_line(line: bytes) -> WatchLine:
+    try:
+        return msgspec.json.decode(line, type=WatchLine)
+    except msgspec.MsgspecError as error:
+        raise ConnectionProblem(f"watch: a line cannot be read: {error}") from None
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
@@ -136,8 +152,14 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
             if len(body) > MAX_BODY:
                 raise ConnectionProblem(f"the answer of the auth server is larger than {MAX_BODY} bytes")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ConnectionProblem(f"the answer of the auth server broke off: {error}") from None
+        raise ConnectionProblem(f"the answer of the auth server broke off: {_said(error)}") from None
     return bytes(body)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "nothing came for too long"
+    return str(error) or type(error).__name__
 
 
 def _url(text: str) -> Any:

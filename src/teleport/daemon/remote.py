@@ -15,7 +15,7 @@ from teleport.recording.storage import UploadState
 
 async def watch(client: AuthClient, kinds: Sequence[str]) -> AsyncGenerator[Snapshot | Changes, None]:
     """Everything of `kinds`, then every change: what a cache is filled from."""
-    async with aclosing(_lines(client, kinds)) as lines:
+    async with aclosing(client.watch(m.WatchRequest(kinds=list(kinds)))) as lines:
         async for line in lines:
             items = [Item(entry.key, bytes(entry.value), entry.revision, entry.expires) for entry in line.put]
             if line.snapshot:
@@ -24,11 +24,6 @@ async def watch(client: AuthClient, kinds: Sequence[str]) -> AsyncGenerator[Snap
                 events: list[Event] = [Put(item) for item in items]
                 events += [Deleted(key, line.revision) for key in line.deleted]
                 yield Changes(events, line.revision)
-
-
-async def _lines(client: AuthClient, kinds: Sequence[str]) -> AsyncGenerator[m.WatchLine, None]:
-    async for line in client.watch(m.WatchRequest(kinds=list(kinds))):
-        yield line
 
 
 class RemoteDelivery:
