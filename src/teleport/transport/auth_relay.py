@@ -14,6 +14,7 @@ from typing import Self
 
 import aiohttp
 
+from teleport.transport.blocking import shown_address
 from teleport.transport.tls import unproved_client_context
 
 log = logging.getLogger(__name__)
@@ -80,24 +81,26 @@ class AuthRelay:
     async def _open(self) -> aiohttp.ClientWebSocketResponse | None:
         assert self._session is not None
         for host, port in self._proxies:
-            shown = f"[{host}]" if ":" in host else host
+            shown = shown_address(host, port)
             try:
                 return await self._session.ws_connect(
-                    f"wss://{shown}:{port}{TUNNEL_PATH}",
+                    f"wss://{shown}{TUNNEL_PATH}",
                     ssl=unproved_client_context(),
                     max_msg_size=1 << 20,
                     heartbeat=30,
                     compress=0,
                 )
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.warning("the proxy %s:%s opens no way to auth: %s", shown, port, error)
+                log.warning("the proxy %s opens no way to auth: %s", shown, error)
         return None
 
 
 async def _down(tunnel: aiohttp.ClientWebSocketResponse, writer: asyncio.StreamWriter) -> None:
-    async for message in tunnel:
-        if message.type is not aiohttp.WSMsgType.BINARY:
-            break
-        writer.write(message.data)
-        await writer.drain()
-    writer.close()
+    try:
+        async for message in tunnel:
+            if message.type is not aiohttp.WSMsgType.BINARY:
+                break
+            writer.write(message.data)
+            await writer.drain()
+    finally:
+        writer.close()  # wakes the other direction

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 
 RATE = 10.0  # attempts a second
 BURST = 10.0
 MAX_ADDRESSES = 10_000
+
+
+def who_tries(address: str) -> str:
+    """What counts as one address: an IPv6 host has a whole /64 to itself, so all of that is one."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
 
 
 class RateLimit:

@@ -27,8 +27,10 @@ from teleport.api import routes
 from teleport.api.codec import STATUS
 from teleport.clock import Clock, rfc3339
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
+from teleport.resources.names import canonical_address
+from teleport.resources.values import HostPort
 from teleport.web import messages as wm
-from teleport.web.limits import RateLimit
+from teleport.web.limits import RateLimit, who_tries
 from teleport.web.tunnel import relay_to_auth
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024  # bytes; nothing that comes here is larger
 CSRF_COOKIE = "__Host-grv_csrf"
 CSRF_HEADER = "X-CSRF-Token"
+BODY_TIMEOUT = 15.0  # seconds for a body to come
 MAX_TUNNELS = 2000  # websockets to auth at once
 
 Req = TypeVar("Req", bound=m.Request)
@@ -52,6 +55,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",  # invitation links carry a secret
     "Strict-Transport-Security": "max-age=31536000",
     "Cache-Control": "no-store",
+    "Server": "teleport",  # which library serves is nobody's business
 }
 
 
@@ -74,8 +78,9 @@ class WebConfig:
 class WebService:
     """Serves one listening socket until cancelled."""
 
-    def __init__(self, config: WebConfig, auth: AuthCaller, clock: Clock) -> None:
+    def __init__(self, config: WebConfig, auth: AuthCaller, clock: Clock, *, max_tunnels: int = MAX_TUNNELS) -> None:
         self._config = config
+        self._max_tunnels = max_tunnels
         self._auth = auth
         self._clock = clock
         self._passwords = RateLimit()
@@ -83,6 +88,7 @@ class WebService:
 
     def build_app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._edge])
+        app.on_response_prepare.append(_secure)
         add = app.router.add_route
         for prefix in ("", "/v1"):
             add("GET", f"{prefix}/webapi/ping", self._ping)
@@ -118,24 +124,24 @@ class WebService:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
-            response = await handler(request)
+            return await handler(request)
         except web.HTTPRequestEntityTooLarge:
-            response = _error(413, "the request is too large")
+            return _error(413, "the request is too large")
         except web.HTTPException as error:
-            response = _error(error.status, "there is no such page" if error.status == 404 else error.reason)
+            answer = _error(error.status, "there is no such page" if error.status == 404 else error.reason)
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]
+            return answer
         except TeleportError as error:
-            response = _error(STATUS.get(error.code, 500), error.message)
+            return _error(STATUS.get(error.code, 500), error.message)
         except (ConnectionResetError, asyncio.CancelledError):
             raise
         except Exception:
             log.exception("web: %s failed", request.match_info.route.resource)
-            response = _error(500, "the proxy failed to do this; its log names the reason")
-        if not response.prepared:
-            response.headers.update(SECURITY_HEADERS)
-        return response
+            return _error(500, "the proxy failed to do this; its log names the reason")
 
     def _limit(self, request: web.Request) -> None:
-        if not self._passwords.allow(request.remote or "", self._clock.monotonic()):
+        if not self._passwords.allow(who_tries(request.remote or ""), self._clock.monotonic()):
             raise LimitExceeded("too many attempts from this address; wait a moment")
 
     # what clients ask first
@@ -144,10 +150,11 @@ class WebService:
         return wm.ProxySettings(kube=wm.KubeAddresses(), ssh=self._config.ssh)
 
     def _ping_reply(self, auth: wm.AuthSettings | None) -> web.Response:
+        major = int(__version__.split(".")[0])
         return _json(
             wm.PingReply(
                 server_version=__version__,
-                min_client_version=__version__.split(".")[0] + ".0.0",
+                min_client_version=f"{max(major - 1, 0)}.0.0",
                 cluster_name=self._config.cluster,
                 proxy=self._settings(),
                 auth=auth,
@@ -220,11 +227,7 @@ class WebService:
 
     async def _finish_password_token(self, request: web.Request) -> web.Response:
         self._limit(request)
-        cookie, header = request.cookies.get(CSRF_COOKIE), request.headers.get(CSRF_HEADER, "")
-        if cookie is not None and not hmac.compare_digest(cookie, header):
-            raise AccessDenied("this request did not come from the page of this proxy; load the page again")
-        if cookie is None and "Origin" in request.headers:
-            raise AccessDenied("this request did not come from the page of this proxy; load the page again")
+        _check_csrf(request)
         asked = await _body(request, wm.PasswordTokenRequest)
         await self._auth.call(
             routes.FINISH_USER_TOKEN,
@@ -262,7 +265,7 @@ class WebService:
     async def _tunnel(self, request: web.Request) -> web.StreamResponse:
         if "Origin" in request.headers:
             raise AccessDenied("browsers have no business with the tunnel to auth")
-        if self._tunnels >= MAX_TUNNELS:
+        if self._tunnels >= self._max_tunnels:
             raise LimitExceeded("this proxy relays as many connections to auth as it may; try again")
         self._tunnels += 1
         try:
@@ -271,14 +274,37 @@ class WebService:
             self._tunnels -= 1
 
 
+async def _secure(_: web.Request, response: web.StreamResponse) -> None:
+    """Every answer carries these, also an error and the opening of a tunnel."""
+    response.headers.update(SECURITY_HEADERS)
+
+
+def _check_csrf(request: web.Request) -> None:
+    """The page proves itself by repeating its cookie in a header, which no other site can read. Programs send neither.
+
+    A browser names an `Origin` with every request that could come from another site, so without a cookie that is
+    refused too.
+    """
+    cookie, header = request.cookies.get(CSRF_COOKIE), request.headers.get(CSRF_HEADER, "")
+    if cookie is None and "Origin" not in request.headers:
+        return
+    if not cookie or not hmac.compare_digest(cookie.encode(), header.encode(errors="surrogateescape")):
+        raise AccessDenied("this request did not come from the page of this proxy; load the page again")
+
+
 def _client_address(request: web.Request) -> str:
     peer: Any = request.transport.get_extra_info("peername") if request.transport else None
-    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
+    return str(HostPort(canonical_address(peer[0]) or str(peer[0]), peer[1])) if isinstance(peer, tuple) else ""
 
 
 async def _body(request: web.Request, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(await request.read(), type=kind)
+        async with asyncio.timeout(BODY_TIMEOUT):
+            body = await request.read()
+    except TimeoutError:
+        raise BadRequest(f"the request did not come whole within {BODY_TIMEOUT:.0f} s") from None
+    try:
+        return msgspec.json.decode(body, type=kind)
     except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(f"the request cannot be read: {error}") from None
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from aiohttp import WSMsgType, web
 
-from teleport.errors import ConnectionProblem
+from teleport.errors import BadRequest, ConnectionProblem
 
 CHUNK = 65536  # bytes
 MAX_MESSAGE = 1024 * 1024  # bytes of one websocket message
@@ -31,8 +31,10 @@ async def dial_auth(addresses: Sequence[tuple[str, int]]) -> tuple[asyncio.Strea
 
 async def relay_to_auth(request: web.Request, addresses: Sequence[tuple[str, int]]) -> web.StreamResponse:
     """Answers `request` with a websocket and copies both ways until either end closes."""
-    reader, writer = await dial_auth(addresses)
     socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, heartbeat=30, timeout=2)
+    if not socket.can_prepare(request):
+        raise BadRequest("the tunnel to auth is a websocket")
+    reader, writer = await dial_auth(addresses)
     try:
         await socket.prepare(request)
         down = asyncio.create_task(_down(reader, socket), name="auth tunnel down")
@@ -46,7 +48,8 @@ async def relay_to_auth(request: web.Request, addresses: Sequence[tuple[str, int
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-        await socket.close()
+        if socket.prepared:
+            await socket.close()
     return socket
 
 
@@ -66,6 +69,10 @@ async def _up(socket: web.WebSocketResponse, writer: asyncio.StreamWriter) -> No
 
 
 async def _down(reader: asyncio.StreamReader, socket: web.WebSocketResponse) -> None:
-    while data := await reader.read(CHUNK):
-        await socket.send_bytes(data)
-    await socket.close()
+    try:
+        while data := await reader.read(CHUNK):
+            await socket.send_bytes(data)
+    except ConnectionError:
+        pass  # either end went away without a word
+    finally:
+        await socket.close()  # wakes the other direction
