@@ -4,12 +4,16 @@
     ../cas.json                              the cluster and its host authorities, as learned when joining
 
 Private keys are made here and never leave. Certificates are asked for by a function, so that joining, registering
-locally and renewing are one path: make keys, ask, write everything, then replace the folder's files.
+locally and renewing are one path: make keys, ask, write everything beside the folder, then replace the folder's files.
+A crash leaves the old identity or the new one, whole: `<role>.next` exists only when everything is in it, and whoever
+finds it finishes the replacing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +23,7 @@ from typing import Final
 import msgspec
 
 from teleport.api.messages import HostCredentials
-from teleport.daemon.host import write_private
+from teleport.daemon.host import sync_folder, write_private
 from teleport.errors import TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, PublicKey, generate_ed25519, generate_p256
@@ -27,6 +31,7 @@ from teleport.pki.secret import Secret
 from teleport.pki.sshformat import SSHCertificate, parse_certificate_line
 
 RENEW_BEFORE: Final = timedelta(days=30)  # of 90; a host may be off for a while
+FILES: Final = ("ssh.key", "tls.key", "tls.crt", "ssh.cert")  # in the order in which they are replaced
 
 Ask = Callable[[str, str], Awaitable[HostCredentials]]
 """Gets certificates for an SSH public key (a line) and a TLS public key (PEM)."""
@@ -92,17 +97,21 @@ def load_cluster(proc_dir: Path) -> Cluster | None:
 def load(proc_dir: Path, role: SystemRole) -> Credentials | None:
     """The stored identity in `role`; None when this host has none."""
     folder, cluster = role_folder(proc_dir, role), load_cluster(proc_dir)
-    if cluster is None or not (folder / "ssh.cert").exists():
-        return None
     try:
-        return Credentials(
+        _replace(folder)
+        if cluster is None or not (folder / "ssh.cert").exists():
+            return None
+        found = Credentials(
             role=role,
             folder=folder,
             ssh_key=PrivateKey.load(Secret((folder / "ssh.key").read_bytes())),
             ssh_cert=parse_certificate_line((folder / "ssh.cert").read_text()),
             cluster=cluster,
         )
-    except (OSError, TeleportError) as error:
+        if found.ssh_cert.body.public_key != found.ssh_key.public:
+            raise TeleportError("ssh.cert is for another key than ssh.key")
+        return found
+    except (OSError, UnicodeDecodeError, TeleportError) as error:
         raise TeleportError(
             f"the identity in {folder} cannot be used: {error}",
             hint="restore it from a backup, or remove the folder and join again with a new token",
@@ -114,19 +123,39 @@ async def obtain(proc_dir: Path, role: SystemRole, ask: Ask) -> Credentials:
     ssh, tls = generate_ed25519(), generate_p256()
     granted = await ask(ssh.public.line(), tls.public.spki_pem().decode())
     folder = role_folder(proc_dir, role)
-    for directory in (proc_dir, folder):
+    _replace(folder)
+    new, whole = _beside(folder, "new"), _beside(folder, "next")
+    shutil.rmtree(new, ignore_errors=True)  # of an attempt that a crash ended
+    for directory in (proc_dir, folder, new):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(new / "ssh.key", ssh.openssh_pem().reveal())
+    write_private(new / "tls.key", tls.pkcs8_pem().reveal())
+    write_private(new / "tls.crt", granted.tls_cert, 0o644)
+    write_private(new / "ssh.cert", granted.ssh_cert + "\n", 0o644)
     cluster = Cluster(cluster=granted.cluster, tls_ca_certs=granted.tls_ca_certs, ssh_ca_keys=granted.ssh_ca_keys)
     write_private(proc_dir / "cas.json", msgspec.json.format(msgspec.json.encode(cluster)))
-    # The certificate last: without it the folder does not count, so a crash in between leaves no half identity.
-    (folder / "ssh.cert").unlink(missing_ok=True)
-    write_private(folder / "ssh.key", ssh.openssh_pem().reveal())
-    write_private(folder / "tls.key", tls.pkcs8_pem().reveal())
-    write_private(folder / "tls.crt", granted.tls_cert, 0o644)
-    write_private(folder / "ssh.cert", granted.ssh_cert + "\n", 0o644)
+    new.rename(whole)
+    sync_folder(proc_dir)
     loaded = load(proc_dir, role)
     assert loaded is not None
     return loaded
+
+
+def _beside(folder: Path, state: str) -> Path:
+    return folder.with_name(f"{folder.name}.{state}")
+
+
+def _replace(folder: Path) -> None:
+    """Takes over what lies whole in `<role>.next`; goes on where a crash ended it."""
+    whole = _beside(folder, "next")
+    if not whole.is_dir():
+        return
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for name in FILES:
+        with contextlib.suppress(FileNotFoundError):  # replaced before the crash
+            (whole / name).replace(folder / name)
+    sync_folder(folder)
+    shutil.rmtree(whole)
 
 
 def names_changed(credentials: Credentials, wanted: Sequence[str]) -> bool:
@@ -138,4 +167,6 @@ def names_changed(credentials: Credentials, wanted: Sequence[str]) -> bool:
 
 def has_any(proc_dir: Path) -> bool:
     """Whether this host has joined in any role."""
-    return proc_dir.is_dir() and any((proc_dir / name / "ssh.cert").exists() for name in os.listdir(proc_dir))
+    return proc_dir.is_dir() and any(
+        (proc_dir / name / "ssh.cert").exists() for name in os.listdir(proc_dir) if not name.endswith(".new")
+    )

@@ -55,9 +55,11 @@ def open_host(data_dir: Path) -> Host:
         ) from None
     try:
         return Host(data_dir, _host_id(data_dir), _next_epoch(data_dir), lock)
-    except OSError as error:
+    except BaseException as error:
         os.close(lock)
-        raise TeleportError(f"data_dir {data_dir} cannot be written: {error.strerror}") from None
+        if isinstance(error, OSError):
+            raise TeleportError(f"data_dir {data_dir} cannot be written: {error.strerror}") from None
+        raise
 
 
 def _check_private(data_dir: Path) -> None:
@@ -76,6 +78,7 @@ def write_private(path: Path, content: str | bytes, mode: int = 0o600) -> None:
     """Writes a file so that it is whole or not there, readable by its owner only."""
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary.unlink(missing_ok=True)  # left by a crash of a process with the same id, as in containers
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -86,23 +89,26 @@ def write_private(path: Path, content: str | bytes, mode: int = 0o600) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Names that were made, changed or removed in `folder` survive a power cut from here on."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _host_id(data_dir: Path) -> str:
     path = data_dir / "host_uuid"
     try:
-        text = path.read_text().strip()
+        return str(uuid.UUID(path.read_text().strip()))
     except FileNotFoundError:
         text = str(uuid.uuid4())
         write_private(path, text + "\n")
         return text
-    try:
-        return str(uuid.UUID(text))
     except ValueError:
         raise TeleportError(f"{path} does not hold the UUID of this host", hint="restore it from a backup") from None
 
@@ -111,6 +117,8 @@ def _next_epoch(data_dir: Path) -> int:
     path = data_dir / "epoch"
     try:
         last = int(path.read_text())
+        if last < 0:
+            raise ValueError("negative")
     except FileNotFoundError:
         last = 0
     except ValueError:
