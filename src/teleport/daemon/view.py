@@ -43,16 +43,19 @@ class View:
         self.cache = cache
         self.clock = clock
         self.cluster = cluster
-        self._parsed: dict[str, tuple[int, Resource]] = {}
+        self._parsed: dict[str, dict[str, tuple[int, Resource]]] = {}  # by prefix, then key, with its revision
 
     def _items(self, prefix: str, kind: type[R]) -> list[R]:
         found: list[R] = []
+        former, present = self._parsed.get(prefix, {}), {}
         for item in self.cache.range(prefix):
-            known = self._parsed.get(item.key)
+            known = former.get(item.key)
             if known is None or known[0] != item.revision:
-                known = self._parsed[item.key] = (item.revision, from_json(item.value))
+                known = (item.revision, from_json(item.value))
+            present[item.key] = known
             if isinstance(known[1], kind):
                 found.append(known[1])
+        self._parsed[prefix] = present  # what is gone is forgotten
         return found
 
     def roles(self) -> Mapping[str, Role]:
