@@ -1,4 +1,8 @@
-"""The daemon's log, as `teleport.log` says: where to, from which severity, in which form. One line an entry."""
+"""The daemon's log, as `teleport.log` says: where to, from which severity, in which form.
+
+One line an entry, whatever foreign text is in it, tracebacks included (T45): what is not printable is escaped, so that
+nobody forges an entry or drives the terminal of whoever reads the log.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from teleport.clock import rfc3339
 from teleport.daemon.config.teleport_section import Log
 from teleport.errors import TeleportError
 
+MAX_MESSAGE = 32 * 1024  # characters of one entry
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -24,36 +30,45 @@ def _message(record: logging.LogRecord, formatter: logging.Formatter) -> str:
     text = record.getMessage()
     if record.exc_info:
         text += "\n" + formatter.formatException(record.exc_info)
+    if len(text) > MAX_MESSAGE:
+        return f"{text[:MAX_MESSAGE]}... ({len(text) - MAX_MESSAGE} characters left out)"
     return text
 
 
+def one_line(text: str) -> str:
+    """`text` with everything that is not printable escaped: controls, line ends, bidirectional marks, surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _json_escape(text: str) -> str:
+    """As `one_line` for JSON, whose strings are the only place where such letters are."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
+
+
 class TextFormatter(logging.Formatter):
-    """`2026-01-01T00:00:00Z INFO  auth: message`; what could break a line is escaped."""
+    """`2026-01-01T00:00:00Z INFO    auth: message`"""
 
     def format(self, record: logging.LogRecord) -> str:
         when = rfc3339(datetime.fromtimestamp(record.created, UTC).replace(microsecond=0))
-        text = _message(record, self).encode("unicode_escape").decode() if _hostile(record) else _message(record, self)
-        return f"{when} {record.levelname:<7} {_component(record)}: {text}"
-
-
-def _hostile(record: logging.LogRecord) -> bool:
-    return any(not letter.isprintable() for letter in record.getMessage())
+        return f"{when} {record.levelname:<7} {_component(record)}: {one_line(_message(record, self))}"
 
 
 class JSONFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(
-            {
-                "timestamp": rfc3339(datetime.fromtimestamp(record.created, UTC)),
-                "level": record.levelname.lower(),
-                "component": _component(record),
-                "caller": f"{record.module}:{record.lineno}",
-                "message": _message(record, self),
-            },
-            ensure_ascii=False,
-        )
+        entry = {
+            "timestamp": rfc3339(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname.lower(),
+            "component": _component(record),
+            "caller": f"{record.module}:{record.lineno}",
+            "message": _message(record, self),
+        }
+        return _json_escape(json.dumps(entry, ensure_ascii=False))
 
 
 def _handler(output: str) -> logging.Handler:
