@@ -1,15 +1,18 @@
 """The labels of a host: the static ones, and those whose values commands find, run again and again.
 
-A command is an argument list, never a shell line; it runs with a bare environment, ten seconds at most, and what it
-prints (its first line, 256 characters at most) is the value. A command that fails says so in its value, so that no
-label silently keeps what is not true any more.
+A command is an argument list, never a shell line; it runs with a bare environment, ten seconds at most, after which
+it is killed with all that it started. What it prints (its first line, 256 characters at most) is the value. A command
+that fails says so in its value, so that no label silently keeps what is not true any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from teleport.resources.names import check_text
 from teleport.resources.server import CommandLabelState
@@ -67,7 +70,7 @@ class HostLabels:
             self._changed()
 
 
-async def run_label(command: Sequence[str]) -> str:
+async def run_label(command: Sequence[str], *, timeout: float = TIMEOUT) -> str:
     """The value that a command finds; a sentence about the failure when it fails."""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -81,21 +84,24 @@ async def run_label(command: Sequence[str]) -> str:
     except (OSError, ValueError) as error:
         return _value(f"error: {error}")
     assert process.stdout is not None
+    ended = False
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(timeout):
             output = await process.stdout.read(MAX_OUTPUT)
             while await process.stdout.read(MAX_OUTPUT):
                 continue  # the rest is not wanted, but the command may want to write it
             status = await process.wait()
+            ended = True
     except TimeoutError:
-        return f"error: no result within {TIMEOUT:.0f}s"
+        return f"error: no result within {timeout:g}s"
     finally:
-        if process.returncode is None:
-            process.kill()
+        if not ended:  # the whole group: a child that holds the output open is why nothing came
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     if status != 0:
         return f"error: exit status {status}"
-    return _value(output.decode("utf-8", "replace").strip().split("\n")[0])
+    return _value(output.decode("utf-8", "replace").strip().split("\n")[0].rstrip())
 
 
 def _value(text: str) -> str:
