@@ -353,3 +353,20 @@ async def test_window_changes_reach_the_terminal_and_the_record(launcher_end: La
         "session.data",
         "session.end",
     ]
+
+
+async def test_a_service_that_stops_ends_its_sessions_with_their_events(
+    launcher_end: LauncherEnd, tmp_path: Path
+) -> None:
+    """Stopping is cancelling: processes die, recordings are closed, ends are on record, before `run` returns."""
+    pid_file = tmp_path / "pid"
+    async with running_lab(Launcher(launcher_end)) as lab:
+        command = f"echo $$ > {pid_file}; exec sleep 60"
+        running = asyncio.create_task(run_client(*ssh(lab, tmp_path, host="node1"), command))
+        await wait_until(lambda: pid_file.exists() and bool(pid_file.read_text().strip()))
+    (end,) = lab.events.named("session.end")
+    assert getattr(end, "reason", "") in {"the node's service stopped", "the client disconnected"}
+    assert lab.recordings.all[0].reason is not None
+    pid = int(pid_file.read_text())
+    await wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert (await running).status == 255

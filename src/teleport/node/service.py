@@ -95,10 +95,15 @@ class NodeService:
 
     def in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Runs `work`, owned by `run`; its failure is logged and ends nothing else."""
-        if self._tasks is None:
+        owned = _logged(work, name)
+        try:
+            if self._tasks is None:
+                raise RuntimeError("not running")
+            self._tasks.create_task(owned, name=name)
+        except RuntimeError as error:  # before or after `run`
+            owned.close()
             work.close()
-            return
-        self._tasks.create_task(_logged(work, name), name=name)
+            log.warning("not done: %s: %s", name, error)
 
     def _protocol(self, peer: Peer, settled: Callable[[], None]) -> asyncio.Protocol:
         server = self._server

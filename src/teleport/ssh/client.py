@@ -126,6 +126,7 @@ class SshClient:
         target = f"{host}@{cluster}" if cluster else host
 
         async def open_tunnel(protocol: _Connection) -> None:
+            self._connection.create_task(self._connection.measure_delay())
             channel = _Tunnel(self._connection, self._connection._loop, None, "strict", _WINDOW, _PACKET)
             try:
                 await channel.connect(lambda: cast(Any, protocol), target, port, "127.0.0.1", 0)
@@ -147,6 +148,7 @@ class SshClient:
         Raises `AccessDenied` when the server refuses it, `ConnectionProblem` when the connection is lost.
         """
         connection = self._connection
+        connection.create_task(connection.measure_delay())
         channel = _SessionChannel(connection, connection._loop, "strict", None, "strict", _WINDOW, _PACKET)
         session = RemoteSession(channel, on_output)
         encoded = {name.encode(): value.encode() for name, value in (environment or {}).items()}

@@ -16,13 +16,13 @@ import struct
 from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh.channel import SSHChannel
-from asyncssh.connection import SSHConnection
 from asyncssh.constants import EXTENDED_DATA_STDERR, MSG_CHANNEL_EOF, MSG_IGNORE
 from asyncssh.encryption import GCMEncryption
 from asyncssh.kex import get_kex_algs
 from asyncssh.packet import String
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from teleport.ssh.incoming import IncomingPath
 from teleport.ssh.surface import KEY_EXCHANGES
 
 if TYPE_CHECKING:
@@ -34,12 +34,15 @@ _EMPTY = String(b"")
 _SOCKET_HIGH_WATER = 1024 * 1024  # bytes in a socket's write buffer at which channels stop
 _QUEUE_HIGH_WATER = 1024 * 1024  # bytes queued in one turn of the loop at which they are written at once
 _LARGEST_PACKET = 256 * 1024  # bytes of data, whatever larger packet a peer would take
+_WINDOW_MAX = 16 * 1024 * 1024  # bytes to which a channel's receive window may grow
+_LONG_PATH = 0.02  # seconds there and back; below, 2 MiB carry 100 MiB/s and more
+_GROWN_MAX = 32 * 1024 * 1024  # bytes by which the windows of one connection may grow together
 _DATA_HEADER = struct.Struct(">BBII")
 _EXTENDED_HEADER = struct.Struct(">BBIII")
 _LENGTH = struct.Struct(">I")
 
 
-class PacketPath(SSHConnection):
+class PacketPath(IncomingPath):
     """The sending half of a connection: one write for each turn of the loop, and a stop when the socket is full."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -48,6 +51,10 @@ class PacketPath(SSHConnection):
         self._queued = 0
         self._flush_scheduled = False
         self._socket_full = False
+        self._granted = 0  # bytes by which windows have grown
+        self.delay: float | None = None  # seconds there and back; 0 until it is known
+        # Padding is sealed with the packet; under AEAD it need not be new each time, and asking for it costs a call.
+        self._padding = os.urandom(32)
         self._gcm: tuple[GCMEncryption, AESGCM] | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -84,6 +91,21 @@ class PacketPath(SSHConnection):
         self._socket_full = False
         for channel in list(self._channels.values()):
             channel._flush_send_buf()
+
+    async def measure_delay(self) -> None:
+        """Learns the path's delay end to end, once, by a request that every SSH peer answers. Call it while idle."""
+        if self.delay is None:
+            self.delay = 0.0
+            begun = self._loop.time()
+            await self._make_global_request(b"keepalive@openssh.com")
+            self.delay = self._loop.time() - begun
+
+    def grant(self, size: int) -> bool:
+        """Whether a channel's receive window may grow by `size` bytes, within what a connection may keep in memory."""
+        if self._granted + size > _GROWN_MAX:
+            return False
+        self._granted += size
+        return True
 
     @property
     def takes_data(self) -> bool:
@@ -124,7 +146,7 @@ class PacketPath(SSHConnection):
             head = _EXTENDED_HEADER.pack(padding, _MSG_CHANNEL_EXTENDED_DATA, channel, datatype, size)
         packet_length = _LENGTH.pack(length + padding)
         gcm = cipher._cipher
-        sealed = self._gcm[1].encrypt(gcm._iv, b"".join((head, data, os.urandom(padding))), packet_length)
+        sealed = self._gcm[1].encrypt(gcm._iv, b"".join((head, data, self._padding[:padding])), packet_length)
         gcm._update_iv()
         self._queue.append(packet_length)
         self._send(sealed)
@@ -137,6 +159,7 @@ class DataPath(SSHChannel[bytes]):
     """The data half of a channel on a `PacketPath`: no copies before encryption, back-pressure from the socket."""
 
     _largest = _LARGEST_PACKET
+    _adjusted = 0.0  # loop time of the last window adjustment
 
     def write(self, data: Any, datatype: int | None = None) -> None:
         if self._send_state != "open":
@@ -172,6 +195,26 @@ class DataPath(SSHChannel[bytes]):
                 self._send_state = "eof"
             elif self._send_state == "close_pending":
                 self._close_send()
+
+    def _deliver_data(self, data: bytes, datatype: int | None) -> None:
+        # Where asyncssh is about to renew the window: double it first when the path would have carried more. What
+        # arrives within one delay fills the window then; on short paths it never does, and a large window would only
+        # make OpenSSH clients stall.
+        if self._recv_window < self._init_recv_window / 2:
+            connection = cast("PacketPath | None", self._conn)
+            now = self._loop.time()
+            taken, since = self._init_recv_window - self._recv_window, now - self._adjusted
+            if (
+                connection is not None
+                and (connection.delay or 0.0) > _LONG_PATH
+                and self._adjusted
+                and self._init_recv_window < _WINDOW_MAX
+                and taken * (connection.delay or 0.0) > since * self._init_recv_window / 2
+                and connection.grant(self._init_recv_window)
+            ):
+                self._init_recv_window *= 2
+            self._adjusted = now
+        super()._deliver_data(data, datatype)
 
 
 def key_exchanges() -> list[str]:

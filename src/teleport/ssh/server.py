@@ -233,6 +233,7 @@ class ServerConnection(PacketPath, SSHServerConnection):
         packet.check_end()
         if self._no_more_sessions:
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "the client asked for no more sessions")
+        self.create_task(self.measure_delay())
         channel = ServerSessionChannel(self, self._loop)
         return channel, channel.serve(self.handler.open_session(ChannelView(channel)))
 
@@ -242,6 +243,7 @@ class ServerConnection(PacketPath, SSHServerConnection):
         packet.check_end()
         if len(host) > 255 or len(origin_host) > 255 or not 0 <= port <= 65535:
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "the address cannot be meant")
+        self.create_task(self.measure_delay())
         channel = StreamChannel(self, self._loop, None, "strict", self.limits.window, self.limits.packet)
         channel.start_serving()
         origin = (origin_host.decode("utf-8", "replace"), origin_port)

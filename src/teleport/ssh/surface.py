@@ -74,8 +74,7 @@ class ServerLimits:
     environment: int = 64  # variables a client may offer for one session
     keepalive_seconds: float = 60.0
     keepalive_count: int = 3
-    window: int = 2 * 1024 * 1024  # bytes, the first receive window of a channel
-    window_max: int = 16 * 1024 * 1024  # bytes, what a window may grow to when the path's delay asks for it
+    window: int = 2 * 1024 * 1024  # bytes, the first receive window of a channel; it grows on long paths
     packet: int = 32 * 1024  # bytes of data in one packet
 
 
