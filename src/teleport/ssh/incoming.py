@@ -1,0 +1,126 @@
+"""Opens packets fast: the receiving half of a connection.
+
+asyncssh copies the rest of its input twice for every packet, and makes a cipher for each. Under AES-GCM, once the peer
+has authenticated, the packets of one read are opened here one after another where they lie. Data and window adjustments
+for an open channel go straight to it; everything else, and everything odd, goes through asyncssh's own handling, which
+finds the packet already opened.
+
+Rules: a packet is looked at after its tag has been checked; order is kept; a closed connection takes nothing more.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+
+from asyncssh.connection import SSHConnection
+from asyncssh.encryption import GCMEncryption
+from asyncssh.misc import MACError, ProtocolError
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_MSG_CHANNEL_WINDOW_ADJUST = 93
+_MSG_CHANNEL_DATA = 94
+_TAG = 16  # bytes
+_SHORTEST = 16  # bytes: a cipher block (RFC 4253 section 6)
+_LENGTH = struct.Struct(">I")
+_HEAD = struct.Struct(">BBII")  # padding length, type, channel; bytes of data that follow, or bytes to add
+_LEAST_PADDING = 4  # bytes
+
+
+class _Scratch(threading.local):
+    """Where packets are opened; what is kept of one is copied before the next."""
+
+    def __init__(self) -> None:
+        self.space = memoryview(bytearray(64 * 1024))
+
+
+_scratch = _Scratch()
+
+
+class Opener(GCMEncryption):
+    """asyncssh's AES-GCM with the cipher kept, and a packet that may have been opened already."""
+
+    def __init__(self, encryption: GCMEncryption) -> None:
+        super().__init__(encryption._cipher)
+        self._aead = AESGCM(self._cipher._key)
+        self._opened: bytes | None = None
+
+    def open(self, packet: memoryview) -> memoryview:
+        """The plain text of `packet` (length, sealed bytes, tag), good until the next one is opened."""
+        size = len(packet) - 4 - _TAG
+        if size > len(_scratch.space):
+            _scratch.space = memoryview(bytearray(size))
+        plain = _scratch.space[:size]
+        try:
+            self._aead.decrypt_into(self._cipher._iv, packet[4:], packet[:4], plain)
+        except InvalidTag:
+            raise MACError("MAC verification failed") from None
+        self._cipher._update_iv()
+        return plain
+
+    def hand_over(self, plain: memoryview) -> None:
+        """The next call of `decrypt_packet` answers with this."""
+        self._opened = bytes(plain)
+
+    def decrypt_packet(self, seq: int, first: bytes, rest: bytes, header_len: int, mac: bytes) -> bytes | None:
+        opened, self._opened = self._opened, None
+        return super().decrypt_packet(seq, first, rest, header_len, mac) if opened is None else opened
+
+
+class IncomingPath(SSHConnection):
+    """The receiving half of a connection."""
+
+    def _recv_pkthdr(self) -> bool:
+        opener = self._recv_encryption
+        if not isinstance(opener, Opener):
+            if not self._auth_complete or self._decompressor is not None or not isinstance(opener, GCMEncryption):
+                return super()._recv_pkthdr()
+            opener = self._recv_encryption = Opener(opener)
+        taken = self._inpbuf
+        at, end = 0, len(taken)
+        view = memoryview(taken)
+        try:
+            while self._transport is not None and end - at >= 4:
+                (length,) = _LENGTH.unpack_from(taken, at)
+                if not _SHORTEST <= length <= self._max_recv_pktlen:
+                    raise ProtocolError(f"a packet cannot be {length} bytes long")
+                begin, at_next = at, at + 4 + length + _TAG
+                if at_next > end:
+                    return False
+                plain = opener.open(view[begin:at_next])
+                if self._deliver(plain):
+                    at = at_next
+                    continue
+                # asyncssh's handling expects the first block taken out of the input already
+                first = begin + self._recv_blocksize
+                self._packet, self._pktlen = taken[begin:first], length
+                self._inpbuf = taken[first:]
+                opener.hand_over(plain)
+                self._recv_handler = self._recv_packet
+                return self._recv_packet()
+        finally:
+            if self._inpbuf is taken:
+                self._inpbuf = taken[at:]
+        return False
+
+    def _deliver(self, plain: memoryview) -> bool:
+        """Gives data or a window adjustment to its channel; False leaves the packet to asyncssh."""
+        kind = plain[1]
+        if kind != _MSG_CHANNEL_DATA and kind != _MSG_CHANNEL_WINDOW_ADJUST:
+            return False
+        padding, _, number, amount = _HEAD.unpack_from(plain)
+        channel = self._channels.get(number)
+        if channel is None or channel._recv_state != "open" or padding < _LEAST_PADDING:
+            return False
+        size = amount if kind == _MSG_CHANNEL_DATA else 0
+        if len(plain) != _HEAD.size + size + padding or size > channel._recv_window:
+            return False
+        self._auth_final = True
+        self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
+        if kind == _MSG_CHANNEL_DATA:
+            channel._accept_data(bytes(plain[_HEAD.size : _HEAD.size + size]))
+        else:
+            channel._send_window += amount
+            channel._flush_send_buf()
+        return True
