@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from teleport.api import messages as m
 from teleport.api import routes
@@ -106,9 +107,20 @@ def _claimed_authority(door: Door) -> m.ClusterCA:
         return client.call(routes.CLUSTER_CA, m.Empty())
 
 
-def proved_client(cluster: ProvedCluster, now: Callable[[], datetime]) -> SyncAuthClient:
+@dataclass(frozen=True, slots=True)
+class OwnIdentity:
+    """What a host that has joined in another role proves itself with: files of a TLS certificate and its key."""
+
+    cert: Path
+    key: Path
+
+
+def proved_client(
+    cluster: ProvedCluster, now: Callable[[], datetime], identity: OwnIdentity | None = None
+) -> SyncAuthClient:
     """Step 3: a client of auth over TLS in which auth proved the trusted authority, its name and its role."""
-    context = cluster_client_context(cluster.ca_certs)
+    own = (identity.cert, identity.key) if identity is not None else (None, None)
+    context = cluster_client_context(cluster.ca_certs, *own)
     authorities = [trusted_tls_authority(AuthorityKind.HOST, cluster.name, cert.encode()) for cert in cluster.ca_certs]
 
     def connect() -> TLSStream:
@@ -137,7 +149,12 @@ def prove_auth(stream: ByteStream, context: ssl.SSLContext, cluster: str) -> TLS
         ) from None
 
 
-def join_cluster(cluster: ProvedCluster, request: m.JoinRequest, now: Callable[[], datetime]) -> m.HostCredentials:
-    """Offers the token; raises the refusal of auth, or `ConnectionProblem` when the far end proved nothing."""
-    with proved_client(cluster, now) as client:
+def join_cluster(
+    cluster: ProvedCluster, request: m.JoinRequest, now: Callable[[], datetime], identity: OwnIdentity | None = None
+) -> m.HostCredentials:
+    """Offers the token; raises the refusal of auth, or `ConnectionProblem` when the far end proved nothing.
+
+    A host that has a role already shows its `identity`: nobody else may join under its UUID.
+    """
+    with proved_client(cluster, now, identity) as client:
         return client.call(routes.JOIN, request)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -28,6 +29,7 @@ from teleport.identity import HostIdentity, SystemRole
 from teleport.pki.names import canonical_host
 from teleport.pki.sshcert import HOST_LIFETIME
 from teleport.resources.codec import checked, from_json, to_json
+from teleport.resources.metadata import ORIGIN_LABEL
 from teleport.resources.secret import SecretText
 from teleport.resources.server import Server
 from teleport.resources.token import Token, TokenRole, token_id
@@ -57,7 +59,8 @@ class Joining:
 
     @property
     def static_tokens(self) -> Sequence[Token]:
-        return list(self._static.values())
+        """The tokens of the configuration file, marked as such."""
+        return [_of_the_file(token) for token in self._static.values()]
 
     # tokens
 
@@ -133,8 +136,11 @@ class Joining:
                 raise AccessDenied(f"the token is not for the role {role}")
             found = await self._state.record(records.HOSTS + request.host_id, HostRecord)
             host, revision = found if found is not None else (None, 0)
-            if host is not None and not host.expelled and str(role) in host.roles:
-                raise AccessDenied("a host with this UUID has joined already")
+            if host is not None and not host.expelled:
+                # UUIDs are no secrets, and events and recordings count by them: a second role is for the host itself.
+                same = isinstance(caller.identity, HostIdentity) and caller.identity.host_id == request.host_id
+                if not same or str(role) in host.roles:
+                    raise AccessDenied("a host with this UUID has joined already")
             credentials = await self._certify(
                 HostGrant(request.host_id, request.node_name, role, await self._names(request, role)),
                 request.public_ssh_key,
@@ -267,25 +273,61 @@ class Joining:
         """The additional names asked for, unless somebody else is reached by one of them."""
         own = host_id or getattr(request, "host_id", "")
         asked = {canonical_host(name) for name in (*request.additional_principals, *request.dns_names)}
-        taken = await self._taken_names(own, role)
-        for name in sorted(asked - SHARED_NAMES):
-            if name in taken:
-                raise AccessDenied(f"the name {name!r} belongs to another host of the cluster")
+        await self.check_names(own, role, [request.node_name], asked)
         return tuple(sorted(asked))
 
-    async def _taken_names(self, own: str, role: SystemRole) -> set[str]:
-        taken: set[str] = set()
-        for prefix in (records.PROXIES, records.AUTH_SERVERS, records.NODES):
+    async def check_names(
+        self, own: str, role: SystemRole, node_names: Iterable[str], additional: Iterable[str], *, nodes: bool = True
+    ) -> None:
+        """Raises `AccessDenied` when another host is reached by one of these names (threat T14).
+
+        Two nodes may be called alike (`ours.md`), so names of nodes are only compared with proxies and auth servers;
+        `nodes` false leaves out the comparison with the addresses of nodes.
+        """
+        of_services, of_nodes = await self._taken_names(own, role, nodes=nodes)
+        called = {canonical_host(name) for name in node_names if name}
+        asked = {canonical_host(name) for name in additional} - SHARED_NAMES
+        for name in sorted((called - SHARED_NAMES) | asked):
+            plain = name.removesuffix(f".{self._state.cluster.lower()}")
+            if _is_uuid(plain) and plain != own:
+                raise AccessDenied(f"the name {name!r} is the id of another host")
+            if {name, plain} & of_services or (name in of_nodes and name in asked):
+                raise AccessDenied(
+                    f"the name {name!r} belongs to another host of the cluster", hint="set teleport.nodename"
+                )
+
+    async def _taken_names(self, own: str, role: SystemRole, *, nodes: bool) -> tuple[set[str], set[str]]:
+        """What other proxies and auth servers are called and reached by; where other nodes are reached."""
+        of_services: set[str] = set()
+        of_nodes: set[str] = set()
+        prefixes = [records.PROXIES, records.AUTH_SERVERS]
+        if nodes and role is SystemRole.NODE:
+            prefixes.append(records.NODES)  # what nodes say of themselves never stands in the way of a proxy or auth
+        for prefix in prefixes:
+            if prefix == KIND_OF_ROLE.get(role) and role is not SystemRole.NODE:
+                continue  # several proxies, or auth servers, may share the name of their balancer
             for item in await self._state.backend.range(prefix):
                 server = from_json(item.value)
                 if not isinstance(server, Server) or server.host_id == own:
                     continue
-                taken |= {server.host_id, f"{server.host_id}.{self._state.cluster}"}
-                if prefix == KIND_OF_ROLE.get(role) and role is not SystemRole.NODE:
-                    continue  # several proxies, or auth servers, may share the name of their balancer
-                addresses = [canonical_host(HostPort.parse(address, 0).host) for address in server.spec.public_addrs]
-                taken |= {address for address in addresses if address not in SHARED_NAMES}
-        return taken
+                names = {canonical_host(HostPort.parse(address, 0).host) for address in server.spec.public_addrs}
+                if prefix == records.NODES:
+                    of_nodes |= names - SHARED_NAMES
+                else:
+                    of_services |= (names | {canonical_host(server.hostname)}) - SHARED_NAMES - {""}
+        return of_services, of_nodes
+
+
+def _of_the_file(token: Token) -> Token:
+    labels = {**token.metadata.labels, ORIGIN_LABEL: "config-file"}
+    return msgspec.structs.replace(token, metadata=msgspec.structs.replace(token.metadata, labels=labels))
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def _role(text: str) -> SystemRole:

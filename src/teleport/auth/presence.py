@@ -1,6 +1,6 @@
 """Who is here: heartbeats of hosts, and the watches that keep the caches of services filled.
 
-A host announces only itself, in the role of its certificate. A watch sends what the caller may list, never a secret,
+A host announces only itself, in the role of its certificate. A watch sends hosts what they may list, never a secret,
 one JSON value a line; silence is broken every 15 s so that a dead stream is noticed.
 """
 
@@ -16,7 +16,7 @@ import msgspec
 from teleport.api import messages as m
 from teleport.auth import records
 from teleport.auth.authorizer import Authorizer
-from teleport.auth.joining import KIND_OF_ROLE
+from teleport.auth.joining import KIND_OF_ROLE, Joining
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
 from teleport.backend.follow import follow
@@ -27,6 +27,7 @@ from teleport.resources.authority import Authority
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.server import Server
+from teleport.resources.values import HostPort
 
 PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
 HEARTBEAT: Final = 15.0  # seconds of silence on a watch
@@ -50,8 +51,9 @@ WATCHABLE: Final = frozenset(
 class Presence:
     """The handlers of heartbeats and watches."""
 
-    def __init__(self, state: ClusterState, authorizer: Authorizer) -> None:
+    def __init__(self, state: ClusterState, authorizer: Authorizer, joining: Joining) -> None:
         self._state = state
+        self._joining = joining
         self._authorizer = authorizer
 
     async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Done:
@@ -64,6 +66,8 @@ class Presence:
         identity = caller.identity
         if not isinstance(identity, HostIdentity) or KIND_OF_ROLE.get(identity.role) != _prefix(kind):
             raise AccessDenied(f"this certificate does not announce a {kind}")
+        addresses = [HostPort.parse(address, 0).host for address in server.spec.public_addrs]
+        await self._joining.check_names(server.host_id, identity.role, [server.hostname], addresses, nodes=False)
         expires = self._state.clock.now() + PRESENCE
         metadata = msgspec.structs.replace(server.metadata, expires=expires)
         stored = checked(msgspec.structs.replace(server, metadata=metadata))
@@ -84,7 +88,10 @@ class Presence:
         return m.Done()
 
     async def watch(self, caller: Caller, request: m.WatchRequest) -> AsyncIterator[bytes]:
-        """A snapshot of some kinds, then every change."""
+        """A snapshot of some kinds, then every change. For services only: a list shows each user what it may see of a
+        kind, and a watch would have to decide that for every item and change."""
+        if not isinstance(caller.identity, HostIdentity):
+            raise AccessDenied("only services of the cluster watch", hint="list instead")
         if not request.kinds:
             raise BadRequest(f"a watch names kinds: {', '.join(sorted(WATCHABLE))}")
         prefixes = []

@@ -99,7 +99,7 @@ class AuthService:
         logins = Logins(state, self.authorizer)
         user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer)
         inventory = Inventory(state, self.authorizer, self._joining, user_tokens)
-        presence = Presence(state, self.authorizer)
+        presence = Presence(state, self.authorizer, self._joining)
         self._evidence = Evidence(
             state, self.authorizer, self._intake, records, self._recordings, config.audit_directory
         )
@@ -170,7 +170,9 @@ class AuthService:
     async def run(self, listener: socket.socket, context: ssl.SSLContext, started: Callable[[], None]) -> None:
         """Serves the API until cancelled; calls `started` once connections are taken."""
         app = build_app(self._handlers, self.authorizer.identify, self.authorizer.authorize, self._denied)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=2
+        )
         await runner.setup()
         checkpointer = Checkpointer(
             self._intake,

@@ -11,14 +11,14 @@ from teleport import __version__
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.client import AuthClient
-from teleport.api.join import Door, ProvedCluster, find_cluster, join_cluster
+from teleport.api.join import Door, OwnIdentity, ProvedCluster, find_cluster, join_cluster
 from teleport.clock import Clock
 from teleport.daemon import credentials
 from teleport.daemon.config import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
 from teleport.daemon.sockets import ANY
-from teleport.errors import BadRequest, ConnectionProblem
+from teleport.errors import AccessDenied, BadRequest, ConnectionProblem
 from teleport.identity import SystemRole
 
 log = logging.getLogger(__name__)
@@ -77,12 +77,26 @@ class Joiner:
                 additional_principals=list(names_of(self._config, role)),
                 version=__version__,
             )
+            own = self._own_identity()
+            if own is not None:
+                try:
+                    return await asyncio.to_thread(join_cluster, cluster, request, self._clock.now, own)
+                except (AccessDenied, ConnectionProblem):
+                    log.warning("joining as %s: what this host has already does not count any more", role.value.lower())
             return await asyncio.to_thread(join_cluster, cluster, request, self._clock.now)
 
         joined = await credentials.obtain(self._host.proc_dir, role, ask)
         remember_door(self._host, cluster.door)
         log.info("joined the cluster %s as %s", cluster.name, role.value.lower())
         return joined
+
+    def _own_identity(self) -> OwnIdentity | None:
+        """Proof that this host has joined in another role: auth asks for it before it gives a second one."""
+        for role in SystemRole:
+            held = credentials.load(self._host.proc_dir, role)
+            if held is not None and held.expires > self._clock.now():
+                return OwnIdentity(held.tls_cert_file, held.tls_key_file)
+        return None
 
     async def _find(self) -> ProvedCluster:
         if self._cluster is None:
