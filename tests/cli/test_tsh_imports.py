@@ -1,0 +1,77 @@
+"""What the commands import: starting quickly is part of their promise (done-when 7)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.tsh_runner import Tsh
+
+from teleport.testing.web_lab import CODE, PASSWORD, WebLab, running_web_lab
+
+HEAVY = {"asyncssh", "aiohttp", "cryptography", "msgspec", "yaml", "ssl", "asyncio", "argon2", "zstandard", "segno"}
+REPORT = """
+import atexit, os, sys
+sys.argv = ["tsh", *sys.argv[1:]]
+atexit.register(lambda: open(os.environ["MODULES"], "w").write("\\n".join(sys.modules)))
+from teleport.cli.tsh import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebLab]:
+    with running_web_lab(tmp_path_factory.mktemp("lab")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tsh(tmp_path_factory: pytest.TempPathFactory, lab: WebLab) -> Tsh:
+    runner = Tsh(tmp_path_factory.mktemp("user"))
+    login = ["login", f"--proxy={lab.address}", "--user=alice", f"--ca-pin={lab.cluster.pin}"]
+    assert runner(*login, stdin=f"{PASSWORD}\n{CODE}\n").status == 0
+    return runner
+
+
+def modules(tsh: Tsh, *arguments: str, stdin: str = "", status: int = 0) -> set[str]:
+    """The top-level names of everything that a run imported."""
+    listing = tsh.folder / "modules"
+    ran = subprocess.run(
+        [sys.executable, "-c", REPORT, *arguments],
+        input=stdin.encode(),
+        env=tsh.environment(MODULES=str(listing)),
+        capture_output=True,
+        check=False,
+    )
+    assert ran.returncode == status, ran.stderr.decode()
+    return set(listing.read_text().split("\n"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["status"], ["version"], ["env"], ["login", "--help"], ["ssh", "--help"]]
+)
+def test_what_asks_nobody_imports_nothing_heavy(tsh: Tsh, arguments: list[str]) -> None:
+    assert not HEAVY & modules(tsh, *arguments)
+
+
+def test_printing_configuration_imports_no_tls_and_no_ssh(tsh: Tsh) -> None:
+    assert not {"asyncssh", "aiohttp", "msgspec", "ssl", "asyncio"} & modules(tsh, "config")
+
+
+def test_listing_imports_neither_ssh_nor_an_event_loop_nor_a_crypto_library(tsh: Tsh) -> None:
+    assert not {"asyncssh", "aiohttp", "asyncio", "cryptography", "yaml"} & modules(tsh, "ls")
+
+
+def test_logging_in_imports_no_ssh(tsh: Tsh, lab: WebLab) -> None:
+    answers = f"{PASSWORD}\n{CODE}\n"
+    found = modules(tsh, "login", f"--proxy={lab.address}", f"--ca-pin={lab.cluster.pin}", "--ttl=60", stdin=answers)
+    assert not {"asyncssh", "aiohttp", "asyncio", "yaml"} & found
+
+
+def test_playing_a_file_imports_no_ssh_and_no_tls(tsh: Tsh) -> None:
+    vector = Path(__file__).parent.parent / "vectors" / "recording" / "version-1.rec"
+    found = modules(tsh, "play", str(vector), "--format=text")
+    assert not {"asyncssh", "aiohttp", "asyncio", "ssl", "yaml"} & found

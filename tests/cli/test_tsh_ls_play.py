@@ -1,0 +1,236 @@
+"""`tsh ls`, `clusters` and `play`: what hosts and sessions say of themselves never drives the terminal (T44, T45)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import pytest
+from tests.cli.tsh_runner import PROGRAM, Tsh
+from tests.cluster.cluster_terminal import Terminal
+from tests.recording.recording_samples import SID, header
+
+from teleport.client.playing import SPEEDS, Act, Playing, shown_steps
+from teleport.recording.format import ChunkEncoder, Frame, FrameKind, encode_header, encode_size
+from teleport.recording.player import PlayStep
+from teleport.testing.web_lab import CODE, PASSWORD, WebLab, running_web_lab
+
+HOSTILE = "evil\x1b]52;c;cm0gLXJmIH4=\x07\x1b[2J\n\r\x9b31m\u202etxt\u200b"
+NODES = [
+    {
+        "kind": "node",
+        "metadata": {"name": "id-b", "labels": {"env": "prod", "team": "a,b", "zone": "x"}},
+        "spec": {"hostname": "beta", "addr": "10.0.0.2:3022"},
+    },
+    {"kind": "node", "metadata": {"name": "id-a"}, "spec": {"hostname": "alpha", "use_tunnel": True}},
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebLab]:
+    with running_web_lab(tmp_path_factory.mktemp("lab")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tsh(tmp_path_factory: pytest.TempPathFactory, lab: WebLab) -> Tsh:
+    runner = Tsh(tmp_path_factory.mktemp("user"))
+    login = ["login", f"--proxy={lab.address}", "--user=alice", f"--ca-pin={lab.cluster.pin}"]
+    assert runner(*login, stdin=f"{PASSWORD}\n{CODE}\n").status == 0
+    return runner
+
+
+def harmless(text: str) -> bool:
+    """Nothing but letters and line ends."""
+    return all(letter.isprintable() or letter == "\n" for letter in text)
+
+
+# --- ls
+
+
+def test_hosts_are_listed_by_name_two_labels_a_line(tsh: Tsh, lab: WebLab) -> None:
+    lab.auth.nodes[:] = NODES
+    assert tsh("ls").stdout == (
+        "Node Name Address       Labels\n"
+        "--------- ------------- ------------------\n"
+        "alpha     ⟵ Tunnel\n"
+        "beta      10.0.0.2:3022 env=prod, team=a,b\n"
+        "                        zone=x\n\n"
+    )
+    verbose = tsh("ls", "-v").stdout.splitlines()
+    assert verbose[0].split() == ["Node", "Name", "Node", "ID", "Address", "Labels"]
+    assert verbose[3].split(None, 3) == ["beta", "id-b", "10.0.0.2:3022", "env=prod, team=a,b, zone=x"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [("env=prod", "beta\n"), ('env=prod,team="a,b"', "beta\n"), ("env=test", ""), ("env=prod,zone=y", "")],
+)
+def test_all_labels_asked_for_must_match(tsh: Tsh, lab: WebLab, labels: str, names: str) -> None:
+    lab.auth.nodes[:] = NODES
+    assert tsh("ls", "--format=names", labels).stdout == names
+
+
+def test_json_is_what_auth_sent(tsh: Tsh, lab: WebLab) -> None:
+    lab.auth.nodes[:] = NODES
+    assert json.loads(tsh("ls", "--format=json").stdout) == [NODES[1], NODES[0]]
+
+
+def test_a_hostile_hosts_words_are_shown_as_escapes_in_every_form(tsh: Tsh, lab: WebLab) -> None:
+    lab.auth.nodes[:] = [
+        {
+            "kind": "node",
+            "metadata": {"name": HOSTILE, "labels": {HOSTILE: HOSTILE}},
+            "spec": {"hostname": HOSTILE, "addr": HOSTILE},
+        }
+    ]
+    for arguments in (["ls"], ["ls", "-v"], ["ls", "--format=names"], ["ls", "--format=json"]):
+        shown = tsh(*arguments)
+        assert harmless(shown.stdout), arguments
+        assert "evil" in shown.stdout
+    assert json.loads(tsh("ls", "--format=json").stdout)[0]["spec"]["hostname"] == HOSTILE
+    assert len(tsh("ls", "--format=names").stdout.splitlines()) == 1, "one host, one line"
+
+
+def test_a_cluster_that_is_not_there_is_said_so(tsh: Tsh) -> None:
+    ran = tsh("ls", "--cluster=other")
+    assert (ran.status, ran.stderr) == (3, "tsh: the cluster other is not known here\n  hint: tsh clusters\n")
+
+
+def test_the_cluster_is_listed_as_online_and_selected(tsh: Tsh) -> None:
+    assert tsh("clusters").stdout.splitlines()[2].split() == ["lab.test", "online", "root", "*"]
+    assert tsh("clusters", "-q").stdout == "lab.test online\n"
+    assert json.loads(tsh("clusters", "--format=json").stdout) == [
+        {"cluster_name": "lab.test", "status": "online", "cluster_type": "root", "selected": True}
+    ]
+
+
+# --- play
+
+ATTACKS = {
+    "clipboard": b"\x1b]52;c;ZWNobw==\x07",
+    "link": b"\x1b]8;;http://evil/\x1b\\click\x1b]8;;\x1b\\",
+    "title": b"\x1b]0;title\x07",
+    "title report": b"\x1b[21t",
+    "device attributes": b"\x1b[c\x1b[>c\x1b[=c",
+    "status report": b"\x1b[6n\x1b[5n\x1b[?15n",
+    "request of settings": b'\x1bP$q"p\x1b\\',
+    "answerback": b"\x05",
+    "eight bit": b"\xc2\x9b6n\xc2\x9d52;c;ZWNobw==\xc2\x9c",
+    "long parameters": b"\x1b[" + b"1;" * 5000 + b"m",
+    "mouse": b"\x1b[?1000h\x1b[?1006h",
+    "paste": b"\x1b[?2004h",
+    "bidi": "\u202eevil\u2066".encode(),
+    "zero width": "a\u200bb".encode(),
+    "printer": b"\x1b[5i",
+    "unfinished": b"\x1b]52;c;AAAA",
+}
+
+
+def recording(*frames: tuple[int, FrameKind, bytes]) -> bytes:
+    parts = [encode_header(header())]
+    encoder = ChunkEncoder(parts[0][-32:])
+    parts += encoder.encode([Frame(time, kind, payload) for time, kind, payload in frames])
+    parts += encoder.end("ended", time=encoder.end_time)[0]
+    return b"".join(parts)
+
+
+def attack() -> bytes:
+    out = FrameKind.OUTPUT
+    steps = [(number, out, b"[" + payload + b"]") for number, payload in enumerate(ATTACKS.values())]
+    return recording(*steps, (100, out, b"\r\n\x1b[31mred\x1b[0m end\r\n"))
+
+
+FORBIDDEN: Sequence[bytes] = [
+    b"\x1b]", b"\x1bP", b"\x1b[c", b"\x1b[>", b"\x1b[=", b"6n", b"5n", b"\x05", b"21t", b"\xc2\x9b", b"?1000", b"?2004",
+    b"\xe2\x80\xae", b"\xe2\x80\x8b", b"1;1;1;1",
+]  # fmt: skip
+
+
+def test_a_recording_from_auth_or_a_file_never_drives_the_viewers_terminal(tsh: Tsh, lab: WebLab) -> None:
+    data = attack()
+    lab.auth.recordings[SID] = data
+    (tsh.folder / "session.rec").write_bytes(data)
+    for source in (SID, "session.rec"):
+        shown = tsh("play", source).stdout.encode()
+        assert b"\x1b[31mred\x1b[0m" in shown, "colours pass"
+        assert not [found for found in FORBIDDEN if found in shown]
+
+
+@pytest.mark.parametrize("form", ["text", "json", "cast"])
+def test_every_other_form_prints_nothing_that_drives_a_terminal(tsh: Tsh, form: str) -> None:
+    (tsh.folder / "session.rec").write_bytes(attack())
+    ran = tsh("play", "session.rec", f"--format={form}")
+    assert ran.status == 0
+    assert harmless(ran.stdout.replace("\t", ""))
+    assert "end" in ran.stdout
+
+
+def test_at_a_terminal_space_holds_it_and_q_ends_it(tsh: Tsh) -> None:
+    """The pause in the recording is an hour long: only keys end the wait."""
+    out = FrameKind.OUTPUT
+    (tsh.folder / "long.rec").write_bytes(recording((0, out, b"first"), (3_600_000_000, out, b"second")))
+    with Terminal([*PROGRAM, "play", str(tsh.folder / "long.rec")], tsh.environment()) as terminal:
+        terminal.expect("first")
+        terminal.type(" +q")
+        assert terminal.ended() == 0
+    assert b"second" not in terminal.shown
+    assert terminal.shown.rstrip().endswith(b"\x1b[999H"), "the terminal is put back in order"
+
+
+def test_a_torn_recording_plays_up_to_the_break_and_says_so(tsh: Tsh) -> None:
+    parts = [encode_header(header())]
+    encoder = ChunkEncoder(parts[0][-32:])
+    for text in (b"one ", b"two "):
+        parts += encoder.encode([Frame(0, FrameKind.OUTPUT, text)])
+    (tsh.folder / "torn.rec").write_bytes(b"".join(parts)[:-7])
+    ran = tsh("play", "torn.rec")
+    assert ran.status != 0
+    assert "one" in ran.stdout
+    assert ran.stderr.startswith("tsh: ")
+
+
+def test_what_is_no_session_is_said_so(tsh: Tsh) -> None:
+    assert tsh("play", "nothing").status == 3
+    assert tsh("play", "7a3c6d4e-0000-4000-8000-000000000000").status == 3
+    (tsh.folder / "odd").write_bytes(b"\x1b[2Jnot a recording")
+    odd = tsh("play", "odd")
+    assert odd.status == 2
+    assert harmless(odd.stderr)
+
+
+# --- the player's state
+
+
+def test_keys_change_speed_within_the_table() -> None:
+    state = Playing()
+    for _ in range(20):
+        state = state.key(b"+")
+    assert state.speed == SPEEDS[-1]
+    for _ in range(20):
+        state = state.key(b"-")
+    assert state.speed == SPEEDS[0]
+    assert Playing().key(b"x\x1b[A").speed == 1.0
+
+
+def test_time_passes_by_speed_and_not_at_all_when_paused() -> None:
+    state = Playing(speed=2.0).before(PlayStep(10.0, b"x"))
+    assert state.wait() == (Act.WAIT, 5.0)
+    state = state.passed(2.0)
+    assert state.remaining == 6.0
+    paused = state.key(b" ")
+    assert paused.wait() == (Act.WAIT, None)
+    assert paused.passed(100.0).remaining == 6.0
+    assert paused.key(b" ").passed(3.0).wait() == (Act.SHOW, None)
+    assert paused.key(b"q").wait() == (Act.STOP, None)
+
+
+def test_steps_without_output_lend_their_delay_to_the_next() -> None:
+    steps = [PlayStep(1.0, b"a"), PlayStep(2.0, b"", (80, 24)), PlayStep(3.0, b"b")]
+    assert [(step.delay, step.data) for step in shown_steps(steps)] == [(1.0, b"a"), (5.0, b"b")]
+
+
+def test_resizes_are_part_of_a_recording_that_plays(tsh: Tsh) -> None:
+    out, size = FrameKind.OUTPUT, FrameKind.RESIZE
+    (tsh.folder / "sizes.rec").write_bytes(recording((0, out, b"a"), (1, size, encode_size(10, 5)), (2, out, b"b")))
+    assert tsh("play", "sizes.rec").stdout.startswith("ab")
