@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,8 @@ from teleport.auth.evidence_store import EvidenceStore, verifier
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
-from teleport.errors import AccessDenied, BadRequest, NotFound
+from teleport.backend.interface import Absent, PutOp
+from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound
 from teleport.identity import HostIdentity
 from teleport.recording.format import BrokenPlace, RecordingHeader
 from teleport.recording.player import RecordingReader
@@ -29,6 +31,7 @@ from teleport.recording.storage import MAX_PIECE, FileRecordingStore, HostSink, 
 from teleport.resources.kinds import Kind, Verb
 
 PIECE: Final = 256 * 1024  # bytes of a recording sent at once
+UPLOADS: Final = "audit/uploads/"
 MAX_RECORDINGS: Final = 1000
 
 
@@ -178,24 +181,24 @@ class Evidence:
     async def complete(self, caller: Caller, request: m.CompleteRecordingRequest) -> m.RecordingOffset:
         """The upload is whole: it is verified, kept, and told of."""
         sink = self._sink(caller)
-        before = await sink.begin(request.sid)
         await sink.complete(request.sid, request.sha256)
+        found = await self._header(request.sid)
+        event = self._state.event(
+            SessionUpload,
+            sid=request.sid,
+            user=found.user,
+            login=found.login,
+            server_id=_host(caller),
+            server_hostname=found.node_name,
+            url=f"file:///{request.sid}.rec",
+            recording_hash=request.sha256,
+            ei=2**31 - 1,
+        )
+        # Told once, however often the host asks, and also when this process died between keeping and telling.
+        key = UPLOADS + request.sid
+        with suppress(CompareFailed):
+            await self._state.commit([PutOp(key, request.sha256.encode())], conditions=[Absent(key)], events=[event])
         after = await sink.begin(request.sid)
-        if not before.complete:
-            found = await self._header(request.sid)
-            await self._state.tell(
-                self._state.event(
-                    SessionUpload,
-                    sid=request.sid,
-                    user=found.user,
-                    login=found.login,
-                    server_id=_host(caller),
-                    server_hostname=found.node_name,
-                    url=f"file:///{request.sid}.rec",
-                    recording_hash=request.sha256,
-                    ei=2**31 - 1,
-                )
-            )
         return m.RecordingOffset(offset=after.offset, complete=after.complete)
 
     def _sink(self, caller: Caller) -> HostSink:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 
 log = logging.getLogger(__name__)
+
+SETTLE = 5.0  # seconds that operations under way have when the service stops
 
 ACTOR_HEADERS = {
     "unix_user": "X-Teleport-Unix-User",
@@ -68,14 +70,43 @@ def build_app(
     if missing or unknown:
         raise TeleportError(f"auth API: routes without handler {missing}, handlers without route {unknown}")
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors_as_json])
+    begun = _Begun()
+    app.on_cleanup.append(begun.finish)
     for name, route in ROUTES.items():
-        endpoint = _endpoint(route, handlers[name], identify, authorize, on_denied)
+        endpoint = _endpoint(route, handlers[name], identify, authorize, on_denied, begun)
         app.router.add_route(route.method, route.path, endpoint)
     return app
 
 
+class _Begun:
+    """Operations under way. A caller who hangs up ends its streams at once, but never half of a change."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def to_its_end(self, work: Coroutine[Any, Any, Message], name: str) -> Message:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller has it, or has left
+
+    async def finish(self, _: web.Application) -> None:
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=SETTLE)
+
+
 def _endpoint(
-    route: Route[Any, Any], handler: Any, identify: Identify, authorize: Authorize, on_denied: OnDenied
+    route: Route[Any, Any],
+    handler: Any,
+    identify: Identify,
+    authorize: Authorize,
+    on_denied: OnDenied,
+    begun: _Begun,
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         caller = await _caller(request, identify)
@@ -87,9 +118,9 @@ def _endpoint(
             if route.stream is Stream.DOWN:
                 return await _stream_down(request, handler(caller, asked))
             if route.stream is Stream.UP:
-                reply = await handler(caller, asked, request.content.iter_any())
+                reply = await begun.to_its_end(handler(caller, asked, request.content.iter_any()), route.name)
             else:
-                reply = await handler(caller, asked)
+                reply = await begun.to_its_end(handler(caller, asked), route.name)
         except AccessDenied as denied:
             await on_denied(caller, route, denied)
             raise
