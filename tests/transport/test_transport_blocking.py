@@ -8,13 +8,11 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from aiohttp import WSMsgType, web
-from tests.transport.transport_peers import peer, read_request, reply, server_context, tls_pair, trusting
+from tests.transport.transport_peers import peer, read_request, reply, server_context, tls_pair, trusting, websocket_to
 
 from teleport.errors import ConnectionProblem
 from teleport.transport.blocking import (
@@ -80,42 +78,6 @@ def echo(size: int) -> Callable[[socket.socket], None]:
             connection.unwrap()
 
     return serve
-
-
-@asynccontextmanager
-async def websocket_to(address: tuple[str, int]) -> AsyncIterator[tuple[str, int]]:
-    """A server that relays each websocket at /tunnel to a TCP address."""
-
-    async def tunnel(request: web.Request) -> web.StreamResponse:
-        reader, writer = await asyncio.open_connection(*address)
-        opened = web.WebSocketResponse(timeout=1)
-        await opened.prepare(request)
-
-        async def down() -> None:
-            while data := await reader.read(65536):
-                await opened.send_bytes(data)
-            await opened.close()
-
-        task = asyncio.create_task(down(), name="down")
-        async for message in opened:
-            if message.type is WSMsgType.BINARY:
-                writer.write(message.data)
-                await writer.drain()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        writer.close()
-        return opened
-
-    app = web.Application()
-    app.router.add_get("/tunnel", tunnel)
-    runner = web.AppRunner(app, shutdown_timeout=1)
-    await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    await web.SockSite(runner, listener).start()
-    try:
-        yield listener.getsockname()[:2]
-    finally:
-        await runner.cleanup()
 
 
 # dialing

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+from aiohttp import WSMsgType, web
 
 from teleport.pki.keys import generate_p256
 from teleport.pki.x509cert import pem_of, self_signed_web_pair
@@ -102,3 +105,49 @@ def reply(body: bytes, *, status: str = "200 OK", length: int | None = None, mor
     """An HTTP answer; `length` may lie."""
     announced = len(body) if length is None else length
     return f"HTTP/1.1 {status}\r\nContent-Length: {announced}\r\n{more}\r\n".encode() + body
+
+
+@asynccontextmanager
+async def websocket_to(
+    address: tuple[str, int],
+    *,
+    path: str = "/tunnel",
+    context: ssl.SSLContext | None = None,
+    seen: bytearray | None = None,
+) -> AsyncIterator[tuple[str, int]]:
+    """A server that relays each websocket at `path` to a TCP address; `seen` gets what clients said in it."""
+
+    async def tunnel(request: web.Request) -> web.StreamResponse:
+        reader, writer = await asyncio.open_connection(*address)
+        opened = web.WebSocketResponse(timeout=1)
+        await opened.prepare(request)
+
+        async def down() -> None:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    await opened.send_bytes(data)
+            await opened.close()
+
+        task = asyncio.create_task(down(), name="down")
+        async for message in opened:
+            if message.type is WSMsgType.BINARY:
+                if seen is not None:
+                    seen.extend(message.data)
+                writer.write(message.data)
+                with contextlib.suppress(OSError):
+                    await writer.drain()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        writer.close()
+        return opened
+
+    app = web.Application()
+    app.router.add_get(path, tunnel)
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    await web.SockSite(runner, listener, ssl_context=context).start()
+    try:
+        yield listener.getsockname()[:2]
+    finally:
+        await runner.cleanup()
