@@ -49,6 +49,7 @@ from teleport.transport.tls import cluster_client_context
 
 log = logging.getLogger(__name__)
 
+DECIDED_BY = ("roles/", "locks/", "cluster/")  # what open sessions are decided anew for when it changes
 FIRST_VIEW = 60.0  # seconds until the first view of the cluster must have come
 LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stops
 
@@ -288,6 +289,7 @@ class Daemon:
         def changed() -> None:
             for announcer in announcers:
                 announcer.changed()
+                side.service.reconsider()
 
         web = self._sockets.proxy_addresses().public_web if config.proxy is not None else ()
         side = NodeSide(
@@ -304,6 +306,8 @@ class Daemon:
             web_proxy=str(web[0]) if web else "",
             changed=changed,
         )
+        for prefix in DECIDED_BY:
+            view.cache.subscribe(prefix, lambda _: side.service.reconsider())
         await side.recover()
         await side.labels.first()
         serving = asyncio.Event()
