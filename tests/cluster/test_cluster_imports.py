@@ -1,0 +1,47 @@
+"""Commands that need no SSH do not load it: what they have imported, seen in `sys.modules` when they end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from teleport.testing.cluster import BIN, Cluster, Person, plain_environment, run
+
+REPORT = """\
+import atexit, sys
+atexit.register(lambda: open({path!r}, "w").write(" ".join(sys.modules)))
+from teleport.cli.{program} import main
+sys.argv = [{program!r}, *{arguments!r}]
+main()
+"""
+
+
+def imported(folder: Path, environment: dict[str, str], program: str, *arguments: str) -> set[str]:
+    """The modules that a command has loaded when it ends."""
+    path = folder / "modules"
+    code = REPORT.format(path=str(path), program=program, arguments=list(arguments))
+    run(BIN / "python", "-c", code, environment=environment).ok()
+    return set(path.read_text().split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["ls"], ["version"]], ids=" ".join)
+def test_tsh_needs_no_ssh_library_for(alice: Person, tmp_path: Path, arguments: list[str]) -> None:
+    modules = imported(tmp_path, alice.environment, "tsh", *arguments)
+    assert "teleport" in modules
+    assert modules.isdisjoint({"asyncssh", "teleport.ssh", "aiohttp"})
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["nodes", "ls"]], ids=" ".join)
+def test_tctl_needs_no_ssh_library_for(cluster: Cluster, tmp_path: Path, arguments: list[str]) -> None:
+    config = [] if "--help" in arguments else ["--config", str(cluster.config_path)]
+    modules = imported(tmp_path, plain_environment(tmp_path), "tctl", *config, *arguments)
+    assert "teleport" in modules
+    assert modules.isdisjoint({"asyncssh", "teleport.ssh", "aiohttp"})
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["version"], ["start", "--help"]], ids=" ".join)
+def test_teleport_needs_no_ssh_library_for(tmp_path: Path, arguments: list[str]) -> None:
+    modules = imported(tmp_path, plain_environment(tmp_path), "teleport", *arguments)
+    assert "teleport" in modules
+    assert modules.isdisjoint({"asyncssh", "teleport.ssh", "aiohttp"})
