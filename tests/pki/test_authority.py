@@ -106,7 +106,9 @@ def test_additional_keys_are_trusted_and_do_not_sign() -> None:
 def test_public_halves_hold_no_secret_and_sign_nothing() -> None:
     public = replace(USER, additional=HOST.active).public_only()
     for keys in (public.active, public.additional):
-        assert not any(pair.private for pair in (*keys.ssh, *keys.tls, *keys.jwt))
+        assert not any(pair.private for pair in keys.ssh)
+        assert not any(pair.private for pair in keys.tls)
+        assert not any(pair.private for pair in keys.jwt)
     assert "PRIVATE" not in repr(USER)
     with pytest.raises(BadRequest):
         public.ssh_signer()
