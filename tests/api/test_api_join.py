@@ -153,7 +153,7 @@ class Impostor:
     def serve(self, connection: socket.socket) -> None:
         while True:
             head, body = read_request(connection)
-            self.read.append(head + b"\r\n\r\n" + body)
+            self.read += [head, body]
             if not head:
                 return
             connection.sendall(reply(self._answer))
@@ -178,24 +178,27 @@ async def leaf_of(auth: RunningAuth, role: SystemRole) -> tuple[Path, Path]:
     return held.cert, held.key
 
 
-@pytest.mark.parametrize("shown", ["own", SystemRole.NODE, SystemRole.PROXY, SystemRole.ADMIN])
 @pytest.mark.parametrize("through", ["auth", "proxy"])
-@pytest.mark.parametrize("pinned", [True, False])
 async def test_an_impostor_that_shows_the_true_authority_sees_no_byte_of_the_token(
-    tmp_path: Path, shown: str, through: str, pinned: bool
+    tmp_path: Path, through: str
 ) -> None:
+    """Neither behind a certificate of its own nor behind a true one of a node, a proxy or an administrator."""
     async with running_auth(tmp_path) as auth:
         token = await token_of(auth)
-        leaf = own_leaf(tmp_path / "leaf") if shown == "own" else await leaf_of(auth, SystemRole(shown))
-        impostor = Impostor(auth.tls_cas, *leaf)
+        leaves = [await leaf_of(auth, role) for role in (SystemRole.NODE, SystemRole.PROXY, SystemRole.ADMIN)]
         outer = server_context(tls_pair(tmp_path / "web", "proxy.example.com"))
-        with peer(impostor.serve, impostor.context) as false_auth:
-            async with websocket_to(false_auth, path=TUNNEL, context=outer) as false_proxy:
-                address = false_auth if through == "auth" else false_proxy
-                with pytest.raises(ConnectionProblem, match="cannot prove that it is its auth server") as caught:
-                    await auth.in_thread(lambda: joins([address], [pin_of(auth)] if pinned else [], token))
-        assert "nothing secret was sent" in caught.value.hint
-        impostor.assert_read_nothing_secret(token)
+        for leaf in (own_leaf(tmp_path / "leaf"), *leaves):
+            impostor = Impostor(auth.tls_cas, *leaf)
+            with peer(impostor.serve, impostor.context) as false_auth:
+                async with websocket_to(false_auth, path=TUNNEL, context=outer) as false_proxy:
+                    address = false_auth if through == "auth" else false_proxy
+                    for pins in ([pin_of(auth)], []):
+                        with pytest.raises(
+                            ConnectionProblem, match="cannot prove that it is its auth server"
+                        ) as caught:
+                            await asyncio.to_thread(joins, [address], pins, token)
+                        assert "nothing secret was sent" in caught.value.hint
+            impostor.assert_read_nothing_secret(token)
 
 
 async def test_a_certificate_with_the_name_of_auth_but_another_role_is_no_auth_server(tmp_path: Path) -> None:
@@ -245,9 +248,11 @@ async def test_the_authority_of_another_cluster_is_not_taken_for_the_pinned_one(
         (tmp_path / "leaf.crt").write_bytes(pem_of(issue_host_tls(request, other, other_key, CLUSTER, now())))
         (tmp_path / "leaf.key").write_bytes(leaf_key.pkcs8_pem().reveal())
         impostor = Impostor([pem_of(other).decode(), *auth.tls_cas], tmp_path / "leaf.crt", tmp_path / "leaf.key")
-        with peer(impostor.serve, impostor.context) as address:
-            with pytest.raises(ConnectionProblem, match="cannot prove"):
-                await auth.in_thread(lambda: joins([address], [pin_of(auth)], token))
+        with (
+            peer(impostor.serve, impostor.context) as address,
+            pytest.raises(ConnectionProblem, match="cannot prove"),
+        ):
+            await auth.in_thread(lambda: joins([address], [pin_of(auth)], token))
         impostor.assert_read_nothing_secret(token)
 
 
@@ -261,11 +266,14 @@ async def test_an_expired_certificate_of_auth_proves_nothing(tmp_path: Path) -> 
 
 
 async def test_a_far_end_that_is_gone_is_not_called_an_impostor(tmp_path: Path) -> None:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)  # the whole greeting, else the system says that it was thrown away
+
     async with running_auth(tmp_path) as auth:
         cluster = await auth.in_thread(lambda: find_cluster([auth.address], [pin_of(auth)]))
     with pytest.raises(ConnectionProblem, match="cannot connect"):
         await asyncio.to_thread(join_cluster, cluster, request_with("t"), now)
-    with peer(lambda connection: connection.recv(10) and None) as address:
+    with peer(serve) as address:
         cut = ProvedCluster(cluster.name, cluster.ca_certs, Door(*address, through_proxy=False), pinned=True)
         with pytest.raises(ConnectionProblem, match="before TLS was set up"):
             await asyncio.to_thread(join_cluster, cut, request_with("t"), now)
