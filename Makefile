@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: run test test-long bench setup setup-dev check format clean
+.PHONY: run test test-long bench docs setup setup-dev check format clean
 
 run: setup
 	@$(BIN)/python scripts/run.py
@@ -18,6 +18,9 @@ test-long: setup-dev check
 
 bench: setup-dev
 	$(BIN)/python -m bench
+
+docs: setup-dev
+	$(BIN)/python scripts/docs.py
 
 check:
 	$(BIN)/ruff format --check .
