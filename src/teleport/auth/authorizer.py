@@ -36,6 +36,7 @@ from teleport.resources.user import User
 
 DEFAULT_TTL: Final = timedelta(hours=12)
 MIN_TTL: Final = timedelta(minutes=1)
+MAX_ASKED: Final = 400 * 86400.0  # seconds; what people type may be any number
 
 DECIDED_BY_HANDLER: Final = frozenset(
     {
@@ -67,18 +68,25 @@ class Authorizer:
         if certificate is None:
             return Anonymous()
         identity = identity_from_tls(certificate, await self._state.trusted_tls(), self._state.clock.now())
-        if isinstance(identity, HostIdentity):
-            if not await self._joining.still_counts(identity):
+        if not await self.counts(identity):
+            if isinstance(identity, HostIdentity):
                 raise AccessDenied(
                     "this host does not belong to the cluster any more", hint="join it again with a new token"
                 )
-        elif await self._state.backend.get(records.USERS + identity.name) is None:
             raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
         return identity
 
-    async def host_counts(self, identity: HostIdentity) -> bool:
-        """Whether a host has not been expelled since its certificate was issued."""
-        return await self._joining.still_counts(identity)
+    async def counts(self, identity: Identity) -> bool:
+        """Whether a certificate has not been overtaken by what happened since it was issued: the host was expelled,
+        the user removed or expired."""
+        match identity:
+            case HostIdentity():
+                return await self._joining.still_counts(identity)
+            case UserIdentity():
+                user = await self._state.user(identity.name)
+                return user is not None and not user.expired(self._state.clock.now())
+            case Anonymous():
+                return True
 
     async def authorize(self, caller: Caller, route: Route[Any, Any]) -> None:
         """Raises `AccessDenied` unless the caller may use the route at all."""
@@ -185,7 +193,8 @@ class Authorizer:
     async def grant(self, user: User, ttl: float, *, route_to_cluster: str) -> UserGrant:
         """What a login gives: the roles' logins and options for a lifetime of `ttl` seconds (0: the usual one)."""
         roles = RoleSet.build(user.roles, await self._state.roles(user.roles), user.traits)
-        lifetime = roles.session_ttl(max(MIN_TTL, timedelta(seconds=ttl)) if ttl > 0 else DEFAULT_TTL)
+        asked = max(MIN_TTL, timedelta(seconds=min(ttl, MAX_ASKED))) if ttl > 0 else DEFAULT_TTL
+        lifetime = roles.session_ttl(asked)
         return self._granted(user, roles, lifetime, route_to_cluster)
 
     async def grant_as_administrator(self, user: User, ttl: float, *, route_to_cluster: str) -> UserGrant:

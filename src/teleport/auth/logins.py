@@ -125,8 +125,10 @@ class Logins:
 
     async def _check(self, request: m.LoginRequest) -> _Outcome:
         now = self._state.clock.now()
-        user = await self._state.user(request.user) if _may_be_name(request.user) else None
-        found = await self._state.record(records.USER_SECRETS + request.user, UserSecret) if user else None
+        # What is read, and in which order, is the same whether there is such a user or not.
+        name = request.user if _may_be_name(request.user) else "-"
+        user = await self._state.user(name)
+        found = await self._state.record(records.USER_SECRETS + name, UserSecret)
         secret, revision = found if found is not None else (UserSecret(), 0)
         preference = await self._state.preference()
         wants_code = preference.spec.second_factor is not SecondFactor.OFF
@@ -143,6 +145,8 @@ class Logins:
         reason = ""
         if user is None:
             reason = "there is no such user"
+        elif user.expired(now):
+            reason = "the user has expired"
         elif not preference.spec.allow_local_auth:
             reason = "local users may not log in to this cluster"
         elif not stored:
@@ -165,7 +169,8 @@ class Logins:
             record = UserSecret()
             if outcome.user is not None:
                 key = records.USER_SECRETS + request.user
-                found = await self._state.record(key, UserSecret)
+            found = await self._state.record(key, UserSecret)
+            if outcome.user is not None:
                 current, revision = found if found is not None else (UserSecret(), 0)
                 conditions = [Exists(key, revision) if found is not None else Absent(key)]
                 record = count_failure(current, now)

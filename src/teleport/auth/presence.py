@@ -6,7 +6,7 @@ one JSON value a line; silence is broken every 15 s so that a dead stream is not
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Final
@@ -20,7 +20,7 @@ from teleport.auth.joining import KIND_OF_ROLE, Joining
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
 from teleport.backend.follow import follow
-from teleport.backend.interface import DeleteOp, Item, Put, PutOp, Snapshot
+from teleport.backend.interface import Changes, DeleteOp, Item, Put, PutOp, Snapshot
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import HostIdentity
 from teleport.resources.authority import Authority
@@ -31,6 +31,7 @@ from teleport.resources.values import HostPort
 
 PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
 HEARTBEAT: Final = 15.0  # seconds of silence on a watch
+RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it
 WATCHABLE: Final = frozenset(
     {
         Kind.ROLE,
@@ -94,42 +95,57 @@ class Presence:
             raise AccessDenied("only services of the cluster watch", hint="list instead")
         if not request.kinds:
             raise BadRequest(f"a watch names kinds: {', '.join(sorted(WATCHABLE))}")
-        prefixes = []
+        kinds = []
         for name in request.kinds:
             try:
-                kind = Kind(name)
+                kinds.append(Kind(name))
             except ValueError:
                 raise BadRequest(f"{name[:64]!r} is no kind of resource") from None
-            if kind not in WATCHABLE:
-                raise BadRequest(f"{kind} cannot be watched")
-            verb = Verb.LIST
-            await self._authorizer.require(caller, verb, kind)
-            await self._authorizer.require(caller, Verb.READ_NO_SECRETS, kind)
-            prefixes.append(_prefix(kind))
+            if kinds[-1] not in WATCHABLE:
+                raise BadRequest(f"{kinds[-1]} cannot be watched")
+        await self._require(caller, kinds)
+        checked_at = self._state.clock.monotonic()
+        prefixes = [_watched_prefix(kind) for kind in kinds]
         async with aclosing(follow(self._state.backend, prefixes, heartbeat=HEARTBEAT)) as stream:
             async for change in stream:
-                if isinstance(change, Snapshot):
-                    line = m.WatchLine(
-                        revision=change.revision, snapshot=True, put=[_watched(item) for item in change.items]
-                    )
-                else:
+                now = self._state.clock.monotonic()
+                if now - checked_at >= RECHECK or (isinstance(change, Changes) and not change.events):
+                    checked_at = now
                     if not await self._still(caller):
                         return
-                    line = m.WatchLine(
-                        revision=change.revision,
-                        put=[_watched(event.item) for event in change.events if isinstance(event, Put)],
-                        deleted=[event.key for event in change.events if not isinstance(event, Put)],
-                    )
+                if isinstance(change, Snapshot):
+                    items, gone = list(change.items), list[str]()
+                else:
+                    items = [event.item for event in change.events if isinstance(event, Put)]
+                    gone = [event.key for event in change.events if not isinstance(event, Put)]
+                line = m.WatchLine(
+                    revision=change.revision,
+                    snapshot=isinstance(change, Snapshot),
+                    put=[_watched(item) for item in items],
+                    deleted=gone,
+                )
                 yield msgspec.json.encode(line) + b"\n"
 
+    async def _require(self, caller: Caller, kinds: Sequence[Kind]) -> None:
+        for kind in dict.fromkeys(kinds):
+            await self._authorizer.require(caller, Verb.LIST, kind)
+            await self._authorizer.require(caller, Verb.READ_NO_SECRETS, kind)
+
     async def _still(self, caller: Caller) -> bool:
-        """Whether the caller still belongs here: a watch must not outlive its right."""
+        """Whether the caller still belongs here: a watch must not outlive its right.
+
+        Locks are left out on purpose: a host that is locked has to hear of it, to end its sessions.
+        """
         identity = caller.identity
-        if isinstance(identity, HostIdentity):
-            if identity.expires <= self._state.clock.now():
-                return False
-            return await self._authorizer.host_counts(identity)
-        return True
+        if not isinstance(identity, HostIdentity) or identity.expires <= self._state.clock.now():
+            return False
+        return await self._authorizer.counts(identity)
+
+
+def _watched_prefix(kind: Kind) -> str:
+    """Where the things of a kind are; singletons share a folder, and only the one asked for is meant."""
+    prefix = _prefix(kind)
+    return prefix + str(kind).replace("_", "-") if prefix == records.CLUSTER else prefix
 
 
 def _prefix(kind: Kind) -> str:

@@ -79,8 +79,14 @@ class User(Value, frozen=True, kw_only=True):
     def traits(self) -> Mapping[str, tuple[str, ...]]:
         return self.spec.traits
 
+    def expired(self, now: datetime) -> bool:
+        """Whether the user's own end has come; the metadata's `expires` counts as well."""
+        return any(end is not None and now >= end for end in (self.spec.expires, self.metadata.expires))
+
     def findings(self) -> Iterator[Finding]:
         yield from self.metadata.findings()
+        if self.spec.expires is not None and self.spec.expires.tzinfo is None:
+            yield Finding(("spec", "expires"), str(self.spec.expires), "a time with a zone")
         for number, role in enumerate(self.spec.roles):
             if problem := check_name(role):
                 yield Finding(("spec", "roles", number), shown(role), f"the name of a role; this one {problem}")

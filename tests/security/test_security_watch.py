@@ -1,0 +1,146 @@
+"""Watches and certificates end with the right they were opened by, and show no more than lists do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.auth import presence
+from teleport.clock import rfc3339
+from teleport.errors import AccessDenied
+from teleport.identity import SystemRole
+from teleport.pki.keys import generate_p256
+from teleport.resources.codec import to_json
+from teleport.resources.metadata import Metadata
+from teleport.resources.server import Server, ServerSpec
+from teleport.testing.auth import PASSWORD, Credentials, RunningAuth, present_clock, running_auth
+
+
+async def _node(auth: RunningAuth, name: str, **labels: str) -> Credentials:
+    host = await auth.host(SystemRole.NODE, name=name)
+    server = Server(metadata=Metadata(name=host.host_id, labels=labels), spec=ServerSpec(hostname=name))
+    await auth.call(host, routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(server))))
+    return host
+
+
+async def _store(auth: RunningAuth, kind: str, version: str, name: str, spec: dict[str, object]) -> None:
+    document = {"kind": kind, "version": version, "metadata": {"name": name}, "spec": spec}
+    item = m.Document(json.dumps(document).encode())
+    await auth.call(await auth.admin(), routes.STORE[kind], m.StoreRequest(item=item, force=True))
+
+
+@asynccontextmanager
+async def _watching(
+    auth: RunningAuth, who: Credentials, kinds: Sequence[str]
+) -> AsyncIterator[asyncio.Task[list[str]]]:
+    """A task that watches until the stream ends and returns the keys it saw; it has its snapshot already."""
+    client = auth.async_client(who)
+    seen: list[str] = []
+    ready = asyncio.Event()
+
+    async def work() -> list[str]:
+        async for line in client.watch(m.WatchRequest(kinds=list(kinds))):
+            seen.extend(item.key for item in line.put)
+            ready.set()
+        return seen
+
+    task = asyncio.create_task(work(), name="watching")
+    waiting = asyncio.create_task(ready.wait(), name="snapshot")
+    try:
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        yield task
+    finally:
+        waiting.cancel()
+        task.cancel()
+        await asyncio.wait([task, waiting])
+        await client.close()
+
+
+async def test_users_do_not_watch_at_all(tmp_path: Path) -> None:
+    """A list shows a user the nodes that the user may use; a watch would show every one."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        for name, role in (("joe", "access"), ("ed", "editor")):
+            client = auth.async_client(await auth.user(name, [role]))
+            try:
+                with pytest.raises(AccessDenied):
+                    await anext(client.watch(m.WatchRequest(kinds=["node"])))
+            finally:
+                await client.close()
+
+
+async def test_a_watch_of_one_setting_shows_no_other(tmp_path: Path) -> None:
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        client = auth.async_client(await auth.host(SystemRole.NODE, name="n"))
+        try:
+            line = await anext(client.watch(m.WatchRequest(kinds=["cluster_name", "session_recording_config"])))
+        finally:
+            await client.close()
+        assert {item.key for item in line.put} <= {"cluster/cluster-name", "cluster/session-recording-config"}
+
+
+@pytest.mark.parametrize("how", ["certificate", "expelled"])
+async def test_a_watch_ends_when_its_host_loses_the_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(presence, "HEARTBEAT", 0.05)
+    clock = present_clock()
+    async with running_auth(tmp_path, sqlite=True, clock=clock) as auth:
+        who = await _node(auth, "n")
+        async with _watching(auth, who, ["role"]) as task:
+            assert not task.done()
+            match how:
+                case "certificate":
+                    clock.advance(91 * 86400)
+                case "expelled":
+                    await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=who.host_id))
+            await asyncio.wait([task], timeout=5)
+            assert task.done(), "the watch outlived its right"
+
+
+async def test_a_locked_host_hears_of_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "RECHECK", 0.0)
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        who = await _node(auth, "n")
+        client = auth.async_client(who)
+        try:
+            stream = client.watch(m.WatchRequest(kinds=["lock"]))
+            assert (await anext(stream)).put == []
+            await _store(auth, "lock", "v2", "stop", {"target": {"node": who.host_id}})
+            assert [item.key for item in (await anext(stream)).put] == ["locks/stop"]
+            await stream.aclose()
+        finally:
+            await client.close()
+
+
+async def test_an_expired_user_logs_in_no_more_and_calls_nothing(tmp_path: Path) -> None:
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        secret = await auth.person("joe")
+        who = await auth.user("joe", ["access"])
+        await auth.call(who, routes.WHO_AM_I, m.Empty())
+        end = rfc3339(auth.clock.now() - timedelta(seconds=1))
+        await _store(auth, "user", "v2", "joe", {"roles": ["access"], "expires": end})
+        with pytest.raises(AccessDenied):
+            await auth.call(who, routes.WHO_AM_I, m.Empty())
+        proxy = await auth.host(SystemRole.PROXY, name="gate")
+        for name in ("joe", "nobody"):
+            with pytest.raises(AccessDenied, match="wrong"):
+                await auth.call(
+                    proxy,
+                    routes.LOGIN,
+                    m.LoginRequest(
+                        user=name,
+                        password=PASSWORD,
+                        otp_token=auth.code(secret, periods=1),
+                        public_key=generate_p256().public.line(),
+                        ttl=1e300,
+                        client_addr="192.0.2.1:1",
+                    ),
+                )
