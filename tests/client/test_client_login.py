@@ -19,18 +19,10 @@ from teleport.client import keystore, known_hosts, login, profile
 from teleport.client.access import from_identity, from_profile, profile_trust
 from teleport.client.addresses import ProxyAddress
 from teleport.client.cluster import auth_client, auth_server_name, download_recording, list_nodes
+from teleport.client.dial import Untrusted, fingerprint, open_web
 from teleport.client.files import write_login
 from teleport.client.home import Home
-from teleport.client.trust import (
-    CertificateTrust,
-    ClusterTrust,
-    ProxyTrust,
-    PublicTrust,
-    Untrusted,
-    fingerprint,
-    open_web,
-    parse_trust,
-)
+from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust, parse_trust
 from teleport.client.webapi import Ping, WebAPI
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, NotFound, TeleportError
 from teleport.identity import SystemRole

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from teleport.client import keystore, profile
 from teleport.client.addresses import SSH_PORT, ProxyAddress
 from teleport.client.home import Home
 from teleport.client.keystore import Credentials, KeyFiles
 from teleport.client.trust import ClusterTrust, ProxyTrust, parse_trust
-from teleport.client.webapi import WebAPI
 from teleport.errors import AccessDenied, BadRequest
+
+if TYPE_CHECKING:
+    from teleport.client.webapi import WebAPI
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,9 @@ class Access:
     credentials: Credentials
 
     def web_api(self, now: datetime) -> WebAPI:
+        """The proxy's web API; imported when it is asked for, which `tsh ssh` never does."""
+        from teleport.client.webapi import WebAPI
+
         return WebAPI(*self.web, self.trust, now)
 
 

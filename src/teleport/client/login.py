@@ -12,19 +12,11 @@ from typing import Protocol
 
 from teleport.client import keystore, known_hosts, profile
 from teleport.client.addresses import SSH_PORT, ProxyAddress, join, split_port
+from teleport.client.dial import Untrusted, open_web, shown_fingerprint
 from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
-from teleport.client.trust import (
-    CertificateTrust,
-    ProxyTrust,
-    PublicTrust,
-    Untrusted,
-    open_web,
-    parse_trust,
-    shown_fingerprint,
-    trust_by_pin,
-)
+from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust, parse_trust, trust_by_pin
 from teleport.client.webapi import Certificates, Ping, WebAPI, claimed_authority
 from teleport.errors import BadRequest, ConnectionProblem
 from teleport.pki.keys import PrivateKey, PublicKey, generate_p256
@@ -171,7 +163,6 @@ def ssh_address(address: ProxyAddress, ping: Ping) -> str:
 def check_answer(found: Certificates, key: PublicKey, user: str, root: str, trust: ProxyTrust) -> None:
     """Raises `ConnectionProblem` unless the certificates are for this key and user, and the cluster's authority is
     the one by which the proxy was believed."""
-    from teleport.client.trust import ClusterTrust
     from teleport.pki.x509verify import certificate_key, load_certificate
 
     try:

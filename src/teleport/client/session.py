@@ -19,7 +19,6 @@ from teleport.client import terminal
 from teleport.client.access import Access
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
-from teleport.pki.authority import parse_known_hosts_line
 from teleport.pki.keys import PublicKey
 from teleport.pki.sshverify import verify_host_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
@@ -43,13 +42,12 @@ class Target:
 
 
 def trusted_authorities(lines: Sequence[str]) -> dict[str, TrustedSSHAuthority]:
-    """The host authorities that known_hosts lines name, by cluster. Raises `BadRequest` when a line is damaged."""
+    """The host authorities that known_hosts lines name, by cluster. Raises `CertificateRefused` for what is no key."""
     keys: dict[str, list[PublicKey]] = {}
     for line in lines:
         words = line.split()
         if len(words) > 3 and words[0] == "@cert-authority" and words[1].startswith("*."):
-            cluster, key = parse_known_hosts_line(line)
-            keys.setdefault(cluster, []).append(key)
+            keys.setdefault(words[1].removeprefix("*."), []).append(PublicKey.parse(" ".join(words[2:4])))
     return {cluster: TrustedSSHAuthority(AuthorityKind.HOST, cluster, tuple(found)) for cluster, found in keys.items()}
 
 

@@ -16,15 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 from teleport.client.addresses import join
-from teleport.client.trust import (
-    INTERNAL_NAME,
-    TIMEOUT,
-    ClusterTrust,
-    ProxyTrust,
-    check_proxy_role,
-    open_unproved,
-    open_web,
-)
+from teleport.client.dial import INTERNAL_NAME, TIMEOUT, check_proxy_role, open_unproved, open_web
+from teleport.client.trust import ClusterTrust, ProxyTrust
 from teleport.errors import (
     AccessDenied,
     AlreadyExists,

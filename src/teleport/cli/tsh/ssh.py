@@ -99,6 +99,7 @@ def _connect(flags: Flags, target: str, command: tuple[str, ...], port: int | No
 
     from teleport.client.session import Target, run
 
+    gc.freeze()
     gc.enable()
     # as with ssh: a shell gets a terminal where there is one, a command only when asked
     with_terminal = sys.stdin.isatty() and (tty or not command)
