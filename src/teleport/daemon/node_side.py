@@ -90,6 +90,7 @@ class NodeSide:
             ),
             certificates=view,
             rules=view,
+            present=view.present,
             labels=self.labels,
             launcher=launcher,
             recordings=self.spool,

@@ -6,11 +6,13 @@ Parsed values are kept until the cached item changes. When auth is away the last
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from teleport.authz.decision import ClusterDefaults, Policy
 from teleport.authz.ssh import may_reach
 from teleport.clock import Clock
+from teleport.errors import AccessDenied
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki.keys import PublicKey
 from teleport.pki.sshverify import verify_host_cert, verify_user_cert
@@ -22,10 +24,12 @@ from teleport.resources.codec import Resource, from_json
 from teleport.resources.lock import Lock
 from teleport.resources.role import Role
 from teleport.resources.server import Server
+from teleport.resources.user import User
 from teleport.store.cache import Cache
 
 NODE_KINDS = (
     "role",
+    "user",
     "cert_authority",
     "lock",
     "cluster_auth_preference",
@@ -98,7 +102,21 @@ class View:
     # node.needs.Certificates and Rules, proxy.ssh_router.UserCertificates
 
     def verify_user(self, certificate: bytes) -> UserIdentity:
-        return verify_user_cert(certificate, self.ssh_authorities(AuthorityKind.USER), self.clock.now())
+        identity = verify_user_cert(certificate, self.ssh_authorities(AuthorityKind.USER), self.clock.now())
+        if self.present(identity) is None:
+            raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
+        return identity
+
+    def present(self, identity: UserIdentity) -> UserIdentity | None:
+        """The identity with those of its roles that the user still has; None when the user was removed or expired.
+
+        A certificate says what was true when it was issued; what was taken away since must not count.
+        """
+        found = self._items(f"users/{identity.name}", User)
+        user = next((user for user in found if user.name == identity.name), None)
+        if user is None or user.expired(self.clock.now()):
+            return None
+        return replace(identity, roles=tuple(role for role in identity.roles if role in user.roles))
 
     def verify_host(self, certificate: bytes) -> HostIdentity:
         return verify_host_cert(certificate, self.ssh_authorities(AuthorityKind.HOST), self.clock.now(), hostname=None)
@@ -121,10 +139,11 @@ class Directory:
     def may_see(self, identity: UserIdentity, node: RegisteredNode) -> bool:
         """Whether any login of the user would be let in there."""
         server = next((one for one in self._view.nodes() if one.host_id == node.host_id), None)
-        if server is None:
+        present = self._view.present(identity)
+        if server is None or present is None:
             return False
         return may_reach(
-            identity,
+            present,
             self._view.policy(),
             cluster=self._view.cluster,
             now=self._view.clock.now(),

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from teleport.audit.events import ClientDisconnect, SessionRejected, SessionRequestDenied
+from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessPermit
 from teleport.node.facts import Facts
 from teleport.node.session import NodeSession
@@ -23,8 +24,16 @@ class NodeConnection:
     """Serves one user's connection (`ssh.handlers.ConnectionHandler`). It obeys the permit and looks at no role."""
 
     def __init__(
-        self, tools: Tools, facts: Facts, permit: SSHAccessPermit, ended: Callable[[NodeConnection], None]
+        self,
+        tools: Tools,
+        facts: Facts,
+        permit: SSHAccessPermit,
+        ended: Callable[[NodeConnection], None],
+        *,
+        again: Callable[[], SSHAccessPermit | AccessDenial],
     ) -> None:
+        """`again` decides anew: a connection may live longer than the certificate it began with."""
+        self._again = again
         self._tools = tools
         self.facts = facts
         self.permit = permit
@@ -54,6 +63,10 @@ class NodeConnection:
             del self._timers[:-2]
 
     async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
+        decision = self._again()
+        if isinstance(decision, AccessDenial):
+            self.denied("session", f"{decision.code}: {'; '.join(decision.reasons)}")
+            return Refusal(f"{decision.public} Next: {decision.hint}." if decision.hint else decision.public)
         limit = self.permit.max_sessions
         if limit and len(self._sessions) >= limit:
             now = self._tools.clock.now()

@@ -11,6 +11,8 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -61,8 +63,11 @@ class NodeService:
         clock: Clock,
         host_keys: Sequence[HostKey],
         new_id: Callable[[], UUID] = uuid4,
+        present: Callable[[UserIdentity], UserIdentity | None] = lambda identity: identity,
     ) -> None:
+        """`present` gives what of an identity still holds (its user may have lost roles since); None: nothing."""
         self.config = config
+        self._present = present
         self.certificates = certificates
         self.rules = rules
         self.labels = labels
@@ -132,11 +137,20 @@ class NodeService:
         log.warning("connection refused peer=%s reason=%s", peer, reason)
         self.failed(Facts(self.config, self.labels, None, "", peer), reason)
 
-    def decide(self, facts: Facts) -> SSHAccessPermit | AccessDenial:
-        """The decision about a connection, by the rules and labels of this moment."""
+    def decide(self, facts: Facts, *, expiry: bool = True) -> SSHAccessPermit | AccessDenial:
+        """The decision about a connection, by the rules and labels of this moment.
+
+        `expiry` false leaves the certificate's end out: what else forbids must not hide behind it.
+        """
         assert facts.user is not None, "only a known user is decided about"
+        identity = self._present(facts.user)
+        if identity is None:
+            reason = f"the user {facts.user.name!r} was removed or has expired"
+            return AccessDenial(DenialCode.NOT_GRANTED, "Your user does not exist any more.", (reason,), "tsh login")
+        if not expiry:
+            identity = replace(identity, expires=max(identity.expires, self.clock.now() + timedelta(seconds=1)))
         request = SSHAccessRequest(
-            identity=facts.user,
+            identity=identity,
             login=facts.login,
             cluster=self.config.cluster,
             now=self.clock.now(),
@@ -150,7 +164,9 @@ class NodeService:
 
     def connected(self, facts: Facts, permit: SSHAccessPermit) -> NodeConnection:
         """A connection with a permit; it is listed until it ends."""
-        connection = NodeConnection(self.tools, facts, permit, self._connections.discard)
+        connection = NodeConnection(
+            self.tools, facts, permit, self._connections.discard, again=lambda: self.decide(facts)
+        )
         self._connections.add(connection)
         return connection
 
@@ -161,8 +177,8 @@ class NodeService:
         connection only where the permit says so.
         """
         for connection in list(self._connections):
-            decision = self.decide(connection.facts)
-            if isinstance(decision, AccessDenial) and decision.code is not DenialCode.EXPIRED:
+            decision = self.decide(connection.facts, expiry=False)
+            if isinstance(decision, AccessDenial):
                 connection.disconnect(f"no longer allowed: {'; '.join(decision.reasons)}", decision.public)
 
     @property

@@ -14,11 +14,10 @@ import termios
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
-from uuid import UUID
 
 from teleport.audit.events import Exec as ExecEvent
 from teleport.audit.events import Resize, SessionData, SessionEnd, SessionStart
-from teleport.errors import AlreadyExists, TeleportError
+from teleport.errors import TeleportError
 from teleport.launcher.client import resize_terminal
 from teleport.launcher.environment import filter_environment
 from teleport.launcher.values import SIGNALS, Exit, Kind, LauncherRefused, Pty, SessionLost, SpawnRequest
@@ -76,7 +75,6 @@ class NodeSession:
         self._channel = channel
         self._state = State.WAITING
         self._environment: list[tuple[str, str]] = []
-        self._asked_sid: UUID | None = None
         self._terminal: TerminalRequest | None = None
         self._process: Process | None = None
         self._recording: Recording | None = None
@@ -94,9 +92,8 @@ class NodeSession:
     # requests of the client
 
     def environment(self, name: str, value: str) -> bool:
-        if name == "TELEPORT_SESSION":
-            self._asked_sid = _uuid(value)
-            return self._asked_sid is not None
+        # TELEPORT_SESSION is not taken: who could choose an id could choose that of a stored recording, and the
+        # recording of the new session would have nowhere to go.
         kept, _ = filter_environment([(name, value)])
         self._environment.extend(kept)
         return bool(kept)
@@ -115,7 +112,7 @@ class NodeSession:
             case Subsystem():
                 return Refusal("Subsystems are not offered here.")
         self._state = State.STARTING
-        self.sid = self._tools.registry.claim(self._asked_sid)
+        self.sid = self._tools.registry.claim()
         try:
             return await self._start(command)
         except BaseException:
@@ -171,31 +168,22 @@ class NodeSession:
         facts, terminal = self._connection.facts, self._terminal
         assert facts.user is not None, "a session belongs to a user"
 
-        def header() -> RecordingHeader:
-            assert facts.user is not None
-            return RecordingHeader(
-                sid=str(self.sid),
-                started=began,
-                user=facts.user.name,
-                login=facts.login,
-                node_id=str(facts.config.host_id),
-                node_name=facts.config.hostname,
-                cluster=facts.config.cluster,
-                command=command,
-                interactive=terminal is not None,
-                terminal=terminal.term if terminal else "",
-                width=terminal.size.columns if terminal else 0,
-                height=terminal.size.rows if terminal else 0,
-                client=str(facts.client),
-            )
-
-        try:
-            return await self._tools.recordings.start(header())
-        except AlreadyExists:
-            # The client asked for the id of a session that was; it gets one of its own.
-            self._tools.registry.release(self.sid)
-            self.sid = self._tools.registry.claim(None)
-            return await self._tools.recordings.start(header())
+        header = RecordingHeader(
+            sid=str(self.sid),
+            started=began,
+            user=facts.user.name,
+            login=facts.login,
+            node_id=str(facts.config.host_id),
+            node_name=facts.config.hostname,
+            cluster=facts.config.cluster,
+            command=command,
+            interactive=terminal is not None,
+            terminal=terminal.term if terminal else "",
+            width=terminal.size.columns if terminal else 0,
+            height=terminal.size.rows if terminal else 0,
+            client=str(facts.client),
+        )
+        return await self._tools.recordings.start(header)
 
     def _request(self, command: str) -> SpawnRequest:
         facts, config = self._connection.facts, self._tools.config
@@ -474,12 +462,3 @@ class NodeSession:
                 self._tools.registry.release(self.sid)
             self._state = State.ENDED
             self._connection.left(self)
-
-
-def _uuid(text: str) -> UUID | None:
-    """The UUID when `text` is one in its canonical form."""
-    try:
-        found = UUID(text)
-    except ValueError:
-        return None
-    return found if str(found) == text.lower() else None

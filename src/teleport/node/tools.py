@@ -18,9 +18,9 @@ class Registry:
         self._new_id = new_id
         self._held: set[UUID] = set()
 
-    def claim(self, asked: UUID | None) -> UUID:
-        """The id that was asked for when nobody holds it, else a new one."""
-        sid = asked if asked is not None and asked not in self._held else self._new_id()
+    def claim(self) -> UUID:
+        """A new id. Clients have no say in it: recordings and events count by it, over all nodes."""
+        sid = self._new_id()
         self._held.add(sid)
         return sid
 
