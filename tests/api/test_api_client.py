@@ -186,6 +186,8 @@ async def all_of(chunks: AsyncIterator[bytes]) -> bytes:
         (502, "<html>bad gateway</html>", ConnectionProblem, "HTTP status 502"),
         (200, "{}", ConnectionProblem, "cannot be read"),
         (200, "not json", ConnectionProblem, "cannot be read"),
+        (200, b'{"kind": "\xff"}', ConnectionProblem, "not UTF-8"),
+        (500, b'{"code": "\xff"}', ConnectionProblem, "not UTF-8"),
         (302, "", ConnectionProblem, "HTTP status 302"),
     ],
 )
@@ -193,8 +195,8 @@ async def test_answers_become_the_errors_that_they_say(
     pair: tuple[Path, Path], status: int, body: object, kind: type[TeleportError], message: str
 ) -> None:
     async def handle(_: web.Request) -> web.Response:
-        text = body if isinstance(body, str) else json.dumps(body)
-        return web.Response(status=status, text=text, headers={"Location": "/elsewhere"} if status == 302 else {})
+        said = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+        return web.Response(status=status, body=said, headers={"Location": "/elsewhere"} if status == 302 else {})
 
     async with auth_like(pair, handle) as address, client_of(pair, address) as client:
         with pytest.raises(TeleportError, match=message) as caught:

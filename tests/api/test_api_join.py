@@ -288,10 +288,11 @@ async def test_a_far_end_that_is_gone_is_not_called_an_impostor(tmp_path: Path) 
         reply(b"<html></html>"),
         reply(b'{"cluster": "x", "tls_certs": []}'),
         reply(b'{"error": {"message": "no"}}', status="404 Not Found"),
+        reply(b'{"cluster": "\xff"}'),
         b"\x1b]0;title\x07",
         b"",
     ],
-    ids=["a web page", "no authority", "404", "noise", "nothing"],
+    ids=["a web page", "no authority", "404", "not UTF-8", "noise", "nothing"],
 )
 async def test_what_is_not_an_auth_server_is_passed_over(tmp_path: Path, answer: bytes) -> None:
     def serve(connection: socket.socket) -> None:

@@ -39,6 +39,7 @@ MAX_BODY = 64 * 1024  # bytes; nothing that comes here is larger
 CSRF_COOKIE = "__Host-grv_csrf"
 CSRF_HEADER = "X-CSRF-Token"
 BODY_TIMEOUT = 15.0  # seconds for a body to come
+LINGER = 1.0  # seconds that the rest of a refused body is thrown away, so that the client reads why
 MAX_TUNNELS = 2000  # websockets to auth at once
 
 Req = TypeVar("Req", bound=m.Request)
@@ -108,7 +109,13 @@ class WebService:
 
     async def run(self, listener: socket.socket, context: ssl.SSLContext | None, started: Callable[[], None]) -> None:
         """Serves `listener`, by TLS when a context is given; calls `started` once connections are taken."""
-        runner = web.AppRunner(self.build_app(), access_log=None, handle_signals=False, shutdown_timeout=2)
+        runner = web.AppRunner(
+            self.build_app(),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=2,
+            lingering_time=LINGER,
+        )
         await runner.setup()
         try:
             await web.SockSite(runner, listener, ssl_context=context).start()
@@ -305,7 +312,7 @@ async def _body(request: web.Request, kind: type[T]) -> T:
         raise BadRequest(f"the request did not come whole within {BODY_TIMEOUT:.0f} s") from None
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the request cannot be read: {error}") from None
 
 
