@@ -104,7 +104,7 @@ class Inventory:
 
     async def get(self, kind: Kind, caller: Caller, request: m.GetRequest) -> m.One:
         """One resource by name; for authorities the name is `type/cluster` or `type`."""
-        resource = await self._find(kind, request.name)
+        resource = await self._find(kind, request.name, caller)
         verb = Verb.READ if request.with_secrets else Verb.READ_NO_SECRETS
         await self._require(caller, verb, kind, resource, request.name)
         if request.with_secrets:
@@ -133,7 +133,7 @@ class Inventory:
         ca_type = str(resource.type) if isinstance(resource, Authority) else ""
         await self._authorizer.require(caller, verb, kind, facts, ca_type=ca_type)
 
-    async def _find(self, kind: Kind, name: str) -> Resource | None:
+    async def _find(self, kind: Kind, name: str, caller: Caller) -> Resource | None:
         if kind is Kind.TOKEN:
             name = name if len(name) == 8 else token_id(SecretText(name))
             static = [token for token in self._joining.static_tokens if token.name == name]
@@ -142,17 +142,19 @@ class Inventory:
         if kind is Kind.CERT_AUTHORITY and "/" not in name:
             name = f"{name}/{self._state.cluster}"
         if kind is Kind.NODE:
-            return await self._node(name)
+            return await self._node(caller, name)
         item = await self._state.backend.get(records.PREFIX_OF_KIND[kind] + name)
         return None if item is None else from_json(item.value)
 
-    async def _node(self, name: str) -> Resource | None:
-        """A node by UUID, else by a host name that only one node has."""
+    async def _node(self, caller: Caller, name: str) -> Resource | None:
+        """A node by UUID, else by a host name that only one node has, of those that the caller may know of."""
         item = await self._state.backend.get(records.NODES + name)
         if item is not None:
             return from_json(item.value)
         nodes = [from_json(item.value) for item in await self._state.backend.range(records.NODES)]
         named = [node for node in nodes if isinstance(node, Server) and node.hostname == name]
+        if len(named) > 1:
+            named = await self._authorizer.visible_nodes(caller, named)
         if len(named) > 1:
             ids = ", ".join(node.host_id for node in named)
             raise BadRequest(f"{len(named)} nodes are called {name!r}: {ids}", hint="name one by its UUID")
@@ -287,7 +289,7 @@ class Inventory:
 
     async def remove(self, kind: Kind, caller: Caller, request: m.ExpelRequest) -> m.Done:
         """Removes a resource; a node is expelled unless it keeps its identity."""
-        resource = await self._find(kind, request.name)
+        resource = await self._find(kind, request.name, caller)
         await self._require(caller, Verb.DELETE, kind, resource, request.name)
         if resource is None:
             raise _missing(kind, request.name)

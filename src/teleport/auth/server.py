@@ -24,6 +24,7 @@ from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, Use
 
 log = logging.getLogger(__name__)
 
+MAX_OPEN_BODY = 64 * 1024  # bytes of a body from callers who have proved nothing
 SETTLE = 5.0  # seconds that operations under way have when the service stops
 
 ACTOR_HEADERS = {
@@ -113,7 +114,8 @@ def _endpoint(
         try:
             await authorize(caller, route)
             query = {name: request.query.getall(name) for name in request.query}
-            body = await _read_body(request) if route.stream is not Stream.UP else b""
+            most = MAX_BODY if route.verb is not None else MAX_OPEN_BODY
+            body = await _read_body(request, most) if route.stream is not Stream.UP else b""
             asked = decode_request(route, request.match_info, query, body)
             if route.stream is Stream.DOWN:
                 return await _stream_down(request, handler(caller, asked))
@@ -144,13 +146,23 @@ async def _caller(request: web.Request, identify: Identify) -> Caller:
     return Caller(identity, address, actor)
 
 
-async def _read_body(request: web.Request) -> bytes:
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise BadRequest(f"the request's body is larger than {MAX_BODY} bytes") from None
-    except ConnectionResetError:
-        raise BadRequest("the caller left before the request was whole") from None  # nobody reads this answer
+async def _read_body(request: web.Request, most: int) -> bytes:
+    """The body, of which never more than `most` bytes are kept."""
+    too_large = BadRequest(f"the request's body is larger than {most} bytes")
+    if (request.content_length or 0) > most:
+        raise too_large
+    body = bytearray()
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > most:
+            raise too_large
+    return bytes(body)
+
+
+def _pattern(request: web.Request) -> str:
+    """The path as the table of routes writes it: what stands in its place can be the secret of a link or a token."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "an unknown path"
 
 
 async def _stream_down(request: web.Request, parts: AsyncIterator[bytes]) -> web.StreamResponse:
@@ -195,7 +207,7 @@ async def _errors_as_json(
     except (ConnectionResetError, asyncio.CancelledError):
         raise
     except Exception:
-        log.exception("auth API: %s %s failed", request.method, request.path.split("/")[2:4])
+        log.exception("auth API: %s %s failed", request.method, _pattern(request))
         problem = TeleportError("auth failed to do this", hint="the log of the auth service names the reason")
     status, body = encode_error(problem)
     return web.Response(status=status, body=body, content_type="application/json")
