@@ -92,7 +92,7 @@ async def test_password_and_code_give_certificates_for_the_offered_key(tmp_path:
         assert [base64.b64decode(cert).decode() for cert in signer["tls_certs"]] == auth.tls_cas
         found = await auth.events("user.login")
         assert found[-1]["success"] is True
-        assert found[-1]["addr.remote" if "addr.remote" in found[-1] else "addr"].startswith("127.0.0.1:")
+        assert found[-1]["addr"].startswith("127.0.0.1:")
 
 
 async def test_every_failed_login_reads_the_same(tmp_path: Path) -> None:
