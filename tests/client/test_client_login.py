@@ -175,6 +175,13 @@ def test_a_publicly_trusted_certificate_needs_no_question(lab: WebLab, monkeypat
     assert person.asked == ["password"]
 
 
+def test_a_proxy_that_was_publicly_trusted_is_not_accepted_by_hand_later(lab: WebLab) -> None:
+    person = Person(trusts=True)
+    with pytest.raises(Untrusted, match="did not prove who it is"):
+        login.establish_trust("127.0.0.1", lab.port, pins=(), remembered=PublicTrust(), asking=person)
+    assert person.asked == []
+
+
 def test_a_proxy_that_got_a_public_certificate_since_is_believed_by_it(
     lab: WebLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

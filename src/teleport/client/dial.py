@@ -14,6 +14,7 @@ from teleport.transport.blocking import TLSStream, dial_tcp
 from teleport.transport.tls import cluster_client_context, public_client_context, unproved_client_context
 
 INTERNAL_NAME = "teleport.cluster.local"  # in the certificates of services with TLS ends, `certificates.md` 4
+_NEXT = "after a rotation of the cluster's authority: tsh login --ca-pin=sha256:..., which tctl status prints"
 TIMEOUT = 20.0  # seconds for connecting, and for each wait afterwards
 
 
@@ -57,7 +58,7 @@ def open_web(host: str, port: int, trust: ProxyTrust, *, timeout: float = TIMEOU
         connection.close()
         if isinstance(error, Untrusted):
             raise
-        raise Untrusted(f"the proxy at {join(host, port)} did not prove who it is: {_why(error)}") from None
+        raise Untrusted(f"the proxy at {join(host, port)} did not prove who it is: {_why(error)}", hint=_NEXT) from None
     except OSError as error:
         connection.close()
         raise ConnectionProblem(f"{join(host, port)} closed the connection: {error.strerror or error}") from None

@@ -90,6 +90,8 @@ def establish_trust(
         open_web(host, port, PublicTrust()).close()
         return PublicTrust()
     except Untrusted as error:
+        if remembered is not None:  # it was believed by a public authority before: nobody is asked to look away
+            raise
         shown_now = shown_fingerprint(host, port)
         if asking.accept_certificate(join(host, port), shown_now):
             return CertificateTrust(shown_now)
