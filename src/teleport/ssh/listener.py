@@ -16,28 +16,40 @@ MAX_UNAUTHENTICATED = 1000
 
 
 class Slots:
-    """Connections that have not authenticated yet. A connection above the bound is closed at once."""
+    """Connections that have not authenticated yet, by the address they come from.
+
+    Above the bound, the oldest one of the address that has most of them is closed: whoever opens many and says nothing
+    keeps nobody else out (threat T17).
+    """
 
     def __init__(self, bound: int = MAX_UNAUTHENTICATED) -> None:
         self._bound = bound
+        self._waiting: dict[str, dict[object, Callable[[], None]]] = {}  # by address, oldest first
         self.taken = 0
         self.turned_away = 0
 
-    def take(self) -> Callable[[], None] | None:
-        """A slot's release, which may be called many times; None when there is no slot."""
+    def take(self, address: str, close: Callable[[], None]) -> Callable[[], None]:
+        """A slot's release, which may be called many times. `close` ends the connection if its slot is needed."""
+        token = object()
         if self.taken >= self._bound:
-            self.turned_away += 1
-            return None
+            self._make_room()
+        self._waiting.setdefault(address, {})[token] = close
         self.taken += 1
-        released = False
+        return lambda: self._release(address, token)
 
-        def release() -> None:
-            nonlocal released
-            if not released:
-                released = True
-                self.taken -= 1
+    def _make_room(self) -> None:
+        address = max(self._waiting, key=lambda one: len(self._waiting[one]))
+        token, close = next(iter(self._waiting[address].items()))
+        self._release(address, token)
+        self.turned_away += 1
+        close()
 
-        return release
+    def _release(self, address: str, token: object) -> None:
+        held = self._waiting.get(address, {})
+        if held.pop(token, None) is not None:
+            self.taken -= 1
+            if not held:
+                del self._waiting[address]
 
 
 class _Accepted(asyncio.Protocol):
@@ -82,13 +94,10 @@ class Listener:
 
     def accepted(self, transport: asyncio.Transport) -> None:
         """Takes over a connection that was accepted here or elsewhere (a port shared with other protocols)."""
-        settled = self._slots.take()
-        if settled is None:
-            transport.abort()
-            return
-        self._transports.add(transport)
         name = transport.get_extra_info("peername")
         peer = Peer(str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else Peer("", 0)
+        settled = self._slots.take(peer.host, transport.abort)
+        self._transports.add(transport)
         protocol = self._make(peer, settled)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
