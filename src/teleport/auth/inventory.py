@@ -237,6 +237,12 @@ class Inventory:
                 )
             case Authority():
                 require_administrator(caller, "replace an authority")
+                if name == self._state.cluster:
+                    raise BadRequest(
+                        f"the authority {resource.type}/{name} is the cluster's own: whatever holds its "
+                        "certificates would be cut off",
+                        hint="to restore a cluster, put back its data_dir",
+                    )
                 if without_secrets(resource) == resource:
                     raise BadRequest(
                         f"the authority {resource.type}/{name} comes without its private keys",

@@ -206,6 +206,7 @@ class AuthService:
             await self._pump.pump()
             await self._shipper.deliver_all()
             await self._intake.close()
+            await self._lease.release()
         except TeleportError as error:
             log.warning("audit events wait for the next start: %s", error)
         self._recordings.close()

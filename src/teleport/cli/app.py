@@ -87,7 +87,18 @@ def run(command: click.Command, program: str, arguments: list[str] | None = None
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        problem = TeleportError(
+            f"unexpected {type(error).__name__}: {error}",
+            hint="this is a fault of ours: run it again with -d and report what it prints",
+        )
+        render.report(problem, program, as_json_object=as_json)
+        sys.exit(problem.exit_code)

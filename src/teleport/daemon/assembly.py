@@ -13,8 +13,9 @@ import os
 import random
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from typing import Any
 
 from teleport import __version__
 from teleport.api.client import AuthClient
@@ -36,7 +37,7 @@ from teleport.daemon.sockets import Sockets
 from teleport.daemon.tasks import Tasks
 from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
 from teleport.daemon.welcome import Welcome
-from teleport.errors import TeleportError
+from teleport.errors import ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
@@ -80,16 +81,31 @@ class Daemon:
                 self._tasks.start(serve_diagnostics(self._sockets["diag"], readiness), "diagnostics")
             emitter: Emitter | None = None
             try:
-                emitter = await self._start(host, readiness)
-                if config.pid_file is not None:
-                    write_private(config.pid_file, f"{os.getpid()}\n", 0o644)
-                await self._tasks.wait(stop)
+                emitter = await self._started(self._start(host, readiness), stop)
+                if emitter is not None:
+                    if config.pid_file is not None:
+                        write_private(config.pid_file, f"{os.getpid()}\n", 0o644)
+                    await self._tasks.wait(stop)
             finally:
                 if emitter is not None:
                     await self._say_goodbye(emitter)
                 await self._tasks.stop()
                 if config.pid_file is not None:
                     config.pid_file.unlink(missing_ok=True)
+
+    async def _started(self, starting: Coroutine[Any, Any, Emitter], stop: asyncio.Event) -> Emitter | None:
+        """Starts, unless `stop` is set meanwhile: a daemon that waits for auth can be stopped, too."""
+        start = asyncio.create_task(starting, name="start")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait([start, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if start.done():
+                return start.result()
+            return None
+        finally:
+            for task in (start, stopping):
+                task.cancel()
+            await asyncio.gather(start, stopping, return_exceptions=True)
 
     async def _start(self, host: Host, readiness: Readiness) -> Emitter:
         config = self._config
@@ -153,7 +169,7 @@ class Daemon:
         if config.auth is not None:
             return [self._sockets.own_address("auth")]
         servers = [(server.host, server.port) for server in config.auth_servers]
-        if not identities.through_proxy(host):
+        if not identities.through_proxy(host, config):
             return servers
         relay = await self._stack.enter_async_context(AuthRelay(servers))
         return [relay.address]
@@ -189,10 +205,16 @@ class Daemon:
             jitter=lambda: random.uniform(0.5, 1.0),  # noqa: S311 - spreads retries, guards nothing
         )
         filled = asyncio.Event()
-        async with asyncio.timeout(FIRST_VIEW):
-            await self._tasks.start_ready(
-                cache.run(lambda: watch(client, kinds), filled.set), f"{role.value.lower()} cache", filled
-            )
+        try:
+            async with asyncio.timeout(FIRST_VIEW):
+                await self._tasks.start_ready(
+                    cache.run(lambda: watch(client, kinds), filled.set), f"{role.value.lower()} cache", filled
+                )
+        except TimeoutError:
+            raise ConnectionProblem(
+                f"auth did not say within {FIRST_VIEW:.0f} s what the {role.value.lower()} service must know",
+                hint="check auth_servers and that the auth service runs; the log says what was tried",
+            ) from None
         return View(cache, self._clock, cluster)
 
     def _renew(

@@ -11,7 +11,7 @@ from teleport import __version__
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.client import AuthClient
-from teleport.api.join import Door, OwnIdentity, ProvedCluster, find_cluster, join_cluster
+from teleport.api.join import WEB_PORTS, Door, OwnIdentity, ProvedCluster, find_cluster, join_cluster
 from teleport.clock import Clock
 from teleport.daemon import credentials
 from teleport.daemon.config import Config
@@ -123,15 +123,21 @@ class Joiner:
 
 def remember_door(host: Host, door: Door) -> None:
     """How auth was reached when joining: directly or through a proxy."""
-    write_private(host.proc_dir / "door", "proxy\n" if door.through_proxy else "auth\n")
+    kind = "proxy" if door.through_proxy else "auth"
+    write_private(host.proc_dir / "door", f"{kind} {door.host} {door.port}\n")
 
 
-def through_proxy(host: Host) -> bool:
-    """Whether this host joined through a proxy, and so reaches auth through one."""
+def through_proxy(host: Host, config: Config) -> bool:
+    """Whether this host reaches auth through a proxy: as it did when it joined, if that address is still configured;
+    else as the port of the first address says."""
+    first = config.auth_servers[0]
     try:
-        return (host.proc_dir / "door").read_text().strip() == "proxy"
-    except FileNotFoundError:
-        return False
+        kind, name, port = (host.proc_dir / "door").read_text().split()
+    except (FileNotFoundError, ValueError):
+        return first.port in WEB_PORTS
+    if any(server.host == name and str(server.port) == port for server in config.auth_servers):
+        return kind == "proxy"
+    return first.port in WEB_PORTS
 
 
 async def renew(

@@ -239,6 +239,10 @@ def role_warnings(role: Role) -> tuple[FieldWarning, ...]:
                 )
     options = role.spec.options
     later = {
+        "forward_agent": options.forward_agent,
+        "port_forwarding": options.port_forwarding is True,
+        "permit_x11_forwarding": options.permit_x11_forwarding,
+        "max_connections": bool(options.max_connections),
         "enhanced_recording": options.enhanced_recording is not None,
         "cert_format": options.cert_format != "standard",
         "request_access": options.request_access != "optional",

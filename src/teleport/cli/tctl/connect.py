@@ -158,21 +158,22 @@ def _by_identity(path: Path, addresses: Sequence[tuple[str, int]], *, insecure: 
 
 
 def _web(host: str, port: int, cluster: str, cas: tuple[str, ...], insecure: bool) -> Callable[[], TLSStream]:
-    from teleport.client.trust import ClusterTrust, open_web
+    from teleport.client.dial import open_web
+    from teleport.client.trust import ClusterTrust
 
     return _unproved(host, port) if insecure else lambda: open_web(host, port, ClusterTrust(cluster, cas))
 
 
 def _unproved(host: str, port: int) -> Callable[[], TLSStream]:
-    from teleport.client.trust import open_unproved
+    from teleport.client.dial import open_unproved
 
     return lambda: open_unproved(host, port, host)
 
 
 def _by_profile(environment: Mapping[str, str], *, insecure: bool) -> Auth:
     from teleport.client.access import from_profile
+    from teleport.client.dial import open_web
     from teleport.client.home import Home, home_path
-    from teleport.client.trust import open_web
 
     try:
         access = from_profile(Home(home_path(environment)), "", "", "", datetime.now(UTC))

@@ -52,6 +52,7 @@ def add(ctx: click.Context, types: tuple[str, ...], value: str, labels: str, ttl
         roles=comma_list(types), ttl=ttl, value=read_token(value, "--value"), labels=parse_labels(labels)
     )
     with open_auth(flags_of(ctx)) as auth:
+        out = str(Path(out).absolute()) if out else ""  # a relative path would be taken for a token
         with _token_file(out) as keep:
             made = auth.client.call(routes.ADD_TOKEN, request)
             keep(made.token)

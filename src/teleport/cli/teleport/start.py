@@ -116,6 +116,7 @@ def _fork_launcher(config: Config) -> LauncherEnd | None:
 def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None) -> None:
     import asyncio
     import gc
+    import logging
     import signal
 
     from teleport.clock import SystemClock
@@ -129,11 +130,24 @@ def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None
         sys.stdout.write(welcome_text(facts, **_commands(config_file)))
         sys.stdout.flush()
 
+    log = logging.getLogger("teleport.daemon")
+
+    def dump() -> None:
+        """SIGUSR1: what the daemon is doing, to the log. Names of tasks, no data."""
+        names = sorted(task.get_name() for task in asyncio.all_tasks())
+        log.warning("%d tasks: %s", len(names), ", ".join(names))
+
     async def run() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, stop.set)
+        # What later versions do on these signals must not kill this one.
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            loop.add_signal_handler(
+                number, log.warning, "signal %d: restarting in place comes later; restart it", number
+            )
+        loop.add_signal_handler(signal.SIGUSR1, dump)
         await Daemon(config, launcher, SystemClock(), welcome).run(stop)
 
     try:

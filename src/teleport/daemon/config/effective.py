@@ -316,7 +316,7 @@ def effective_config(file: FileConfig | None, flags: StartFlags, hostname: str) 
         auth_servers = (_reachable(auth.listen_addr),)
     global_section = document.teleport
     if flags.insecure:
-        warnings.append("--insecure: certificates of other servers are not checked; use it for trials only")
+        warnings.append("--insecure: has no effect: the daemon checks the certificates of other servers all the same")
     join_params = global_section.join_params
     return Config(
         data_dir=global_section.data_dir,

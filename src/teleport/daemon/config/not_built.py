@@ -47,6 +47,8 @@ def _remote(value: str) -> bool:
 _SERVICE: Final = "no: this version does not have the {} service yet"
 _LISTENER: Final = "is accepted, but {} are not served by this version: nothing will listen there"
 _ONLY_TOTP: Final = "counts authenticator apps only: this version knows no other devices"
+_NO_HEADER: Final = "is accepted, but this version reads no PROXY header"
+_OWN_PROBES: Final = "is accepted, but this version probes every 60 s, three times"
 _OWN_LIST: Final = "is accepted, but this version negotiates a list of its own"
 _LATER: Final = "this version cannot do that yet"
 
@@ -77,6 +79,11 @@ NOT_BUILT: Final = (
     NotBuilt("teleport.mac_algos", _any, _OWN_LIST, False),
     NotBuilt("teleport.ciphersuites", _any, _OWN_LIST, False),
     NotBuilt("teleport.connection_limits", _any, "is accepted, but this version has fixed limits", False),
+    NotBuilt("teleport.cache", _any, "is accepted: the copy of auth's data is kept in memory so far", False),
+    NotBuilt("auth_service.proxy_protocol", _on, _NO_HEADER, False),
+    NotBuilt("proxy_service.proxy_protocol", _on, _NO_HEADER, False),
+    NotBuilt("auth_service.keep_alive_interval", _any, _OWN_PROBES, False),
+    NotBuilt("auth_service.keep_alive_count_max", _any, _OWN_PROBES, False),
     NotBuilt("version", _in("v2"), "is read like v1: every listener has a default address", False),
     NotBuilt("proxy_service.kube_listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
     NotBuilt("proxy_service.mysql_listen_addr", _any, _LISTENER.format("MySQL clients"), False),

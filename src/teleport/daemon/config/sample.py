@@ -20,7 +20,7 @@ teleport:
   # ca_pin: "sha256:..."
   # auth_servers: [auth.example.com:{auth}]
 
-  # Health and metrics over plain HTTP:
+  # Health over plain HTTP:
   # diag_addr: 127.0.0.1:{diag}
 
   log:

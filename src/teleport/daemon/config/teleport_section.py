@@ -182,7 +182,7 @@ class TeleportSection:
         default_text=f"127.0.0.1:{ports.AUTH}",
     )
     diag_addr: HostPort | None = key(
-        forms.listen_address(ports.DIAG), None, "listener for /healthz, /readyz and /metrics", default_text="off"
+        forms.listen_address(ports.DIAG), None, "listener for /healthz and /readyz", default_text="off"
     )
     cache: Cache = key(forms.section(Cache), Cache, "the local copy of auth's data")
     connection_limits: ConnectionLimits = key(forms.section(ConnectionLimits), ConnectionLimits, "limits of a service")
