@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bench import cluster, commands, connect, memory, sshd
+from bench.account import account
 from bench.measure import Table
 from bench.programs import ROOT, BenchmarkFailed
 
@@ -51,12 +52,16 @@ class Bench:
         return files
 
     @cached_property
+    def login(self) -> str:
+        return self._stack.enter_context(account())
+
+    @cached_property
     def clients(self) -> cluster.Clients:
-        return cluster.clients(self.files, self._folder / "clients")
+        return cluster.clients(self.files, self._folder / "clients", self.login)
 
     @cached_property
     def reference(self) -> sshd.Servers:
-        return self._stack.enter_context(sshd.two_servers(self._folder / "sshd"))
+        return self._stack.enter_context(sshd.two_servers(self._folder / "sshd", self.login))
 
     def commands(self) -> None:
         commands.command_rows(self._folder / "commands", self.table)

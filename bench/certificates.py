@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from bench.measure import Row, Table, in_turns
-from teleport.auth.bootstrap import new_authority
+from teleport.auth.bootstrap import as_resource
 from teleport.auth.certify import Certifier, UserGrant
+from teleport.pki.authority import new_authority
 from teleport.pki.keys import generate_ed25519, generate_p256
 from teleport.pki.sshcert import UserCertRequest, issue_user_cert
-from teleport.resources.authority import AuthorityType
+from teleport.pki.trust import AuthorityKind
 
 _ROUND = 0.5  # seconds for each measurement
 _CLUSTER = "bench.test"
@@ -37,9 +38,8 @@ def per_second(action: Callable[[], object]) -> float:
 def rows(table: Table) -> None:
     """Adds both rows."""
     now = datetime.now(UTC).replace(microsecond=0)
-    certifier = Certifier(
-        new_authority(AuthorityType.USER, _CLUSTER, now), new_authority(AuthorityType.HOST, _CLUSTER, now)
-    )
+    kinds = (AuthorityKind.USER, AuthorityKind.HOST)
+    certifier = Certifier(*(as_resource(new_authority(kind, _CLUSTER, now)) for kind in kinds))
     key, authority = generate_p256(), generate_ed25519()
     line = key.public.line()
     roles, logins = ("access", "editor"), ("root", "admin", "deploy")

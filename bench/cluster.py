@@ -6,7 +6,6 @@ Everything goes through the commands that operators use.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import http.client
 import os
 import time
@@ -145,10 +144,9 @@ class Clients:
     jump: str = "jump"
 
 
-def clients(files: Files, folder: Path) -> Clients:
+def clients(files: Files, folder: Path, login: str) -> Clients:
     """Makes the user, certificates for it, and an OpenSSH configuration."""
     folder.mkdir()
-    login = getpass.getuser()
     tctl(files, "users", "add", USER, "--roles=access", f"--logins={login}")
     identity = folder / "id"
     tctl(files, "auth", "sign", f"--user={USER}", "--format=openssh", f"--out={identity}")

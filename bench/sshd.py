@@ -7,7 +7,6 @@ the cipher of the bulk benchmarks is the one that our side uses.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ class Servers:
     target: str = "target"
 
 
-def _keys(folder: Path) -> None:
+def _keys(folder: Path, login: str) -> None:
     for name in ("user_ca", "host_ca", "host", "id"):
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name, "-C", name])
     sign = ["ssh-keygen", "-q", "-V", "-1m:+1d", "-I", "bench"]
     run([*sign, "-s", folder / "host_ca", "-h", "-n", "127.0.0.1", folder / "host.pub"])
-    run([*sign, "-s", folder / "user_ca", "-n", getpass.getuser(), folder / "id.pub"])
+    run([*sign, "-s", folder / "user_ca", "-n", login, folder / "id.pub"])
 
 
 def _server_config(folder: Path, name: str, port: int) -> Path:
@@ -55,18 +54,18 @@ MaxStartups 100:30:200
 
 
 @contextlib.contextmanager
-def two_servers(folder: Path) -> Iterator[Servers]:
-    """Runs both until the context ends. Raises `BenchmarkFailed` when there is no sshd here."""
+def two_servers(folder: Path, login: str) -> Iterator[Servers]:
+    """Runs both, for `login`, until the context ends. Raises `BenchmarkFailed` when there is no sshd here."""
     program = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         raise BenchmarkFailed("there is no sshd here to compare with (Debian: openssh-server)")
     Path("/run/sshd").mkdir(parents=True, exist_ok=True)
     folder.mkdir()
-    _keys(folder)
+    _keys(folder, login)
     ports = dict(zip(("jump", "target"), free_ports(2), strict=True))
     (folder / "known_hosts").write_text(f"@cert-authority * {(folder / 'host_ca.pub').read_text()}")
     common = f"""  HostName 127.0.0.1
-  User {getpass.getuser()}
+  User {login}
   IdentityFile {folder}/id
   CertificateFile {folder}/id-cert.pub
   IdentitiesOnly yes
