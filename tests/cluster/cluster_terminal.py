@@ -54,7 +54,7 @@ class Terminal:
     def expect(self, pattern: str, seconds: float = 15.0) -> re.Match[bytes]:
         """The first match of `pattern` in what was shown after the last match."""
         deadline = time.monotonic() + seconds
-        wanted = re.compile(pattern.encode())
+        wanted = re.compile(pattern.encode(), re.DOTALL)
         while True:
             if match := wanted.search(self.shown, self._seen):
                 self._seen = match.end()
