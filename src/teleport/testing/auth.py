@@ -4,7 +4,7 @@
         admin = auth.client(await auth.admin())
         await auth.in_thread(lambda: admin.call(routes.STATUS, m.Empty()))
 
-Certificates are checked by OpenSSL against the machine's time, so a `FakeClock` starts at it.
+Certificates are checked by OpenSSL against the machine's time, so a `FakeClock` starts near it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,8 +49,9 @@ PASSWORD = "correct horse battery"
 
 
 def present_clock() -> FakeClock:
-    """A clock that stands still at the machine's present time, whole seconds."""
-    return FakeClock(datetime.now(UTC).replace(microsecond=0))
+    """A clock that stands still half an hour before the machine's time: what is issued after it was moved on by less
+    is valid for OpenSSL, too."""
+    return FakeClock(datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30))
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +279,18 @@ async def running_auth(
             )
         finally:
             waiting.cancel()
-            serving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
+            await _stop(serving)
             listener.close()
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    """Cancels until it ends: in Python 3.11 `asyncio.wait_for`, which the outbox waits with, can lose a cancellation,
+    and a group of tasks cancels its own only once."""
+    task.cancel()
+    while not task.done():
+        await asyncio.wait([task], timeout=1)
+        for other in asyncio.all_tasks() if not task.done() else ():
+            if other.get_name() == "audit outbox":
+                other.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,508 @@
+"""Who may call what of the auth API (threat T33), and what auth says of itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.api.routes import ROUTES, Stream
+from teleport.api.sync_client import SyncAuthClient
+from teleport.audit.chain import ChainKey, ChainState
+from teleport.audit.events import ServiceStart, UserLogin, new_event
+from teleport.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, TeleportError
+from teleport.identity import SystemRole
+from teleport.pki.keys import generate_p256
+from teleport.resources.authority import Authority, AuthorityType, JWTKeyPair, KeySet
+from teleport.resources.codec import Resource, to_json
+from teleport.resources.lock import Lock, LockSpec, LockTarget
+from teleport.resources.metadata import Metadata
+from teleport.resources.role import Role
+from teleport.resources.secret import SecretText
+from teleport.resources.server import Server, ServerSpec
+from teleport.resources.token import Token, TokenRole
+from teleport.resources.user import User, UserSpec
+from teleport.testing.auth import ANONYMOUS, CLUSTER, PASSWORD, Credentials, RunningAuth, running_auth
+from teleport.testing.clock import FakeClock
+
+CALLERS = ("anonymous", "user", "editor", "auditor", "node", "proxy", "admin")
+EVERYBODY = "anonymous user editor auditor node proxy admin"
+CERTIFIED = "user editor auditor node proxy admin"
+HOSTS = "node proxy admin"
+READERS_OF_POLICY = "editor node proxy admin"  # hosts decide about access, so they read what decides
+
+WHO_MAY: dict[str, str] = {
+    "cluster_ca": EVERYBODY,  # public
+    "join": EVERYBODY,  # the token is the proof
+    "status": CERTIFIED,
+    "who_am_i": CERTIFIED,
+    "watch": HOSTS,
+    "heartbeat": "node proxy",  # of oneself
+    "withdraw": "node proxy",
+    "renew_host": "node proxy",
+    "sign_user": "admin",
+    "sign_host": "admin",
+    "login": "proxy admin",
+    "user_token": "proxy admin",
+    "finish_user_token": "proxy admin",
+    "add_user": "editor admin",
+    "update_user": "editor admin",
+    "reset_user": "editor admin",
+    "add_token": "editor admin",
+    "list_user": READERS_OF_POLICY,
+    "get_user": READERS_OF_POLICY,
+    "store_user": "editor admin",
+    "remove_user": "editor admin",
+    "list_role": READERS_OF_POLICY,
+    "get_role": READERS_OF_POLICY,
+    "store_role": "editor admin",
+    "remove_role": "editor admin",
+    "list_token": "editor admin",
+    "get_token": "editor admin",
+    "store_token": "editor admin",
+    "remove_token": "editor admin",
+    "list_node": CERTIFIED,  # each sees those that its roles reach
+    "get_node": CERTIFIED,
+    "store_node": "admin",
+    "remove_node": "admin",
+    "list_cert_authority": CERTIFIED,  # without private keys
+    "get_cert_authority": CERTIFIED,
+    "store_cert_authority": "admin",
+    "remove_cert_authority": "admin",
+    "list_lock": READERS_OF_POLICY,
+    "get_lock": READERS_OF_POLICY,
+    "store_lock": "editor admin",
+    "remove_lock": "editor admin",
+    "list_proxy": CERTIFIED,
+    "get_proxy": CERTIFIED,
+    "store_proxy": "admin",
+    "remove_proxy": "admin",
+    "list_auth_server": CERTIFIED,
+    "get_auth_server": CERTIFIED,
+    "store_auth_server": "admin",
+    "remove_auth_server": "admin",
+    "intake": HOSTS,  # of one's own chain
+    "search_events": "user auditor admin",  # the preset `access` reads events, as the reference says
+    "verify_events": "user auditor admin",
+    "list_recordings": "user auditor proxy admin",  # a user's list holds the own sessions
+    "read_recording": "auditor proxy admin",  # and a user the own ones, which the missing one here is not
+    "recording_offset": HOSTS,
+    "append_recording": HOSTS,
+    "complete_recording": HOSTS,
+}
+
+
+class Asking:
+    """One caller, and a request of its own for each route that would work if the caller may."""
+
+    def __init__(self, name: str, auth: RunningAuth, who: Credentials, token: str, code: Callable[[], str]) -> None:
+        self.name = name
+        self.auth = auth
+        self.who = who
+        self.token = token
+        self.code = code
+        self.key = generate_p256().public
+
+    def request(self, route: str) -> m.Request:
+        public, pem = self.key.line(), self.key.spki_pem().decode()
+        missing = "0" * 32
+        match route:
+            case "join":
+                return m.JoinRequest(
+                    token=self.token, host_id=str(uuid.uuid4()), node_name="n", role="Node", public_ssh_key=public,
+                    public_tls_key=pem,
+                )  # fmt: skip
+            case "watch":
+                return m.WatchRequest(kinds=["role"])
+            case "heartbeat":
+                kind = "proxy" if self.name == "proxy" else "node"
+                return m.HeartbeatRequest(item=document(server(kind, self.who.host_id or str(uuid.uuid4()))))
+            case "withdraw":
+                return m.Named(name="1")
+            case "renew_host":
+                return m.RenewHostRequest(public_ssh_key=public, public_tls_key=pem, node_name="n")
+            case "sign_user":
+                return m.SignUserRequest(name="plain", public_key=public, ttl=3600)
+            case "sign_host":
+                return m.SignHostRequest(principals=["sshd.example.org"], public_key=public)
+            case "login":
+                return m.LoginRequest(
+                    user="person", password=PASSWORD, otp_token=self.code(), public_key=public, ttl=3600,
+                    client_addr="192.0.2.7",
+                )  # fmt: skip
+            case "user_token":
+                return m.UserTokenRequest(token=missing)
+            case "finish_user_token":
+                return m.FinishUserTokenRequest(token=missing, password=PASSWORD)
+            case "add_user":
+                return m.AddUserRequest(name=f"made-by-{self.name}", roles=["access"])
+            case "update_user":
+                return m.UpdateUserRequest(name="missing", roles=["access"])
+            case "reset_user":
+                return m.ResetUserRequest(name="missing")
+            case "add_token":
+                return m.AddTokenRequest(roles=["node"])
+            case "intake":
+                return m.IntakeRequest(emitter=self.who.host_id or "x", epoch=1, lines=[])
+            case "search_events":
+                return m.SearchEventsRequest(limit=1)
+            case "list_recordings":
+                return m.ListRecordingsRequest()
+            case "read_recording" | "recording_offset":
+                return m.RecordingRequest(sid=str(uuid.uuid4()))
+            case "append_recording":
+                return m.AppendRecordingRequest(sid=str(uuid.uuid4()), offset=0)
+            case "complete_recording":
+                return m.CompleteRecordingRequest(sid=str(uuid.uuid4()), sha256="0" * 64)
+        verb, _, kind = route.partition("_")
+        match verb:
+            case "list":
+                return m.ListRequest()
+            case "get":
+                return m.GetRequest(name=f"user/{CLUSTER}" if kind == "cert_authority" else "missing")
+            case "remove":
+                return m.ExpelRequest(name="user/other.example" if kind == "cert_authority" else "missing")
+            case "store":
+                return m.StoreRequest(item=document(self.resource(kind)))
+        return m.Empty()
+
+    def resource(self, kind: str) -> Resource:
+        metadata = Metadata(name=f"of-{self.name}")
+        match kind:
+            case "user":
+                return User(metadata=metadata, spec=UserSpec(roles=("access",)))
+            case "role":
+                return Role(metadata=metadata)
+            case "token":
+                return Token.from_secret(SecretText(f"a secret of {self.name}"), (TokenRole.NODE,))
+            case "lock":
+                return Lock(metadata=metadata, spec=LockSpec(target=LockTarget(login="nobody")))
+            case "cert_authority":
+                pair = JWTKeyPair(public_key=self.key.spki_pem().decode(), private_key=SecretText("a key"))
+                return Authority.new(AuthorityType.JWT, f"{self.name}.example", KeySet(jwt=(pair,)))
+        return server(kind, str(uuid.uuid4()))
+
+
+def server(kind: str, host_id: str, hostname: str = "h") -> Server:
+    spec = ServerSpec(addr="192.0.2.1:22", hostname=hostname, epoch="1")
+    return Server(kind=cast(Any, kind), metadata=Metadata(name=host_id), spec=spec)
+
+
+def document(resource: Resource) -> m.Document:
+    return m.Document(to_json(resource, with_secrets=True))
+
+
+async def callers(auth: RunningAuth) -> list[Asking]:
+    secret = await auth.person("person")
+    clock = auth.clock
+    assert isinstance(clock, FakeClock)
+
+    def code() -> str:
+        clock.advance(30)  # a code is good once
+        return auth.code(secret)
+
+    await auth.user("plain", ["access"])
+    token = await auth.call(await auth.admin(), routes.ADD_TOKEN, m.AddTokenRequest(roles=["node"], ttl=48 * 3600))
+    who = {
+        "anonymous": ANONYMOUS,
+        "user": await auth.user("plain", ["access"]),
+        "editor": await auth.user("edith", ["editor"]),
+        "auditor": await auth.user("audrey", ["auditor"]),
+        "node": await auth.host(SystemRole.NODE),
+        "proxy": await auth.host(SystemRole.PROXY),
+        "admin": await auth.admin(),
+    }
+    return [Asking(name, auth, who[name], token.token, code) for name in CALLERS]
+
+
+def allowed(client: SyncAuthClient, name: str, asking: Asking) -> bool:
+    """Whether auth does not refuse; that the thing asked for does not exist is no refusal."""
+    route, request = ROUTES[name], asking.request(name)
+    try:
+        if route.stream is Stream.DOWN:
+            parts = client.download(route, request)
+            next(parts, b"")
+            parts.close()  # type: ignore[attr-defined]
+        else:
+            client.call(route, request)
+    except AccessDenied:
+        return False
+    except TeleportError as error:
+        if error.code not in ("not_found", "bad_request", "compare_failed"):
+            raise
+    return True
+
+
+async def who_may(auth: RunningAuth) -> dict[str, str]:
+    asking = await callers(auth)
+
+    def work() -> dict[str, str]:
+        found: dict[str, list[str]] = {name: [] for name in ROUTES}
+        for caller in asking:
+            with auth.client(caller.who) as client:
+                for name in ROUTES:
+                    if allowed(client, name, caller):
+                        found[name].append(caller.name)
+        return {name: " ".join(names) for name, names in found.items()}
+
+    return await auth.in_thread(work)
+
+
+async def test_every_route_serves_exactly_the_callers_of_the_table(tmp_path: Path) -> None:
+    """T33: each route is called by everybody; a route without a row fails, and so does one that serves more."""
+    assert set(WHO_MAY) == set(ROUTES), "a route is missing in the table"
+    async with running_auth(tmp_path) as auth:
+        found = await who_may(auth)
+    assert {name: set(found[name].split()) for name in ROUTES} == {n: set(who.split()) for n, who in WHO_MAY.items()}
+
+
+async def test_secrets_are_read_by_the_administrator_only_and_leave_an_event(tmp_path: Path) -> None:
+    """No role, and no host, reads password hashes, second factors or private keys."""
+    async with running_auth(tmp_path) as auth:
+        await auth.person("person")
+        await auth.user("root-of-roles", ["editor", "auditor", "access"])
+        asking = {
+            "editor": await auth.user("root-of-roles", []),
+            "node": await auth.host(SystemRole.NODE),
+            "proxy": await auth.host(SystemRole.PROXY),
+        }
+        for kind, name in (("user", "person"), ("cert_authority", "host")):
+            for who in asking.values():
+                with pytest.raises(AccessDenied):
+                    await auth.call(who, routes.GET[kind], m.GetRequest(name=name, with_secrets=True))
+                with pytest.raises(AccessDenied):
+                    await auth.call(who, routes.LIST[kind], m.ListRequest(with_secrets=True))
+                shown = await auth.call(who, routes.GET[kind], m.GetRequest(name=name))
+                assert not re.search(rb"argon2|PRIVATE KEY|password_hash|totp", bytes(shown.item))
+            told = await auth.call(await auth.admin(), routes.GET[kind], m.GetRequest(name=name, with_secrets=True))
+            assert re.search(rb"argon2|PRIVATE KEY", bytes(told.item))
+        revealed = [event["kind"] for event in await auth.events("secret.revealed", wait_for=3)]
+        assert sorted(revealed) == ["cert_authority", "user", "user_token"]
+
+
+async def test_a_user_learns_of_no_host_that_the_roles_do_not_reach(tmp_path: Path) -> None:
+    """Hosts that a user's roles do not reach stay unknown to that user, whichever way is asked."""
+    async with running_auth(tmp_path) as auth:
+        node = await auth.host(SystemRole.NODE)
+        await auth.call(
+            node, routes.HEARTBEAT, m.HeartbeatRequest(item=document(server("node", node.host_id, "hidden")))
+        )
+        await auth.call(
+            await auth.admin(),
+            routes.STORE["role"],
+            m.StoreRequest(item=document(Role(metadata=Metadata(name="nothing")))),
+        )
+        user = await auth.user("blind", ["nothing"])
+        assert (await auth.call(user, routes.LIST["node"], m.ListRequest())).items == []
+
+        def watch() -> bytes:
+            with auth.client(user) as client:
+                return next(client.download(routes.WATCH, m.WatchRequest(kinds=["node"])))
+
+        with pytest.raises(AccessDenied):
+            await auth.in_thread(watch)
+        with pytest.raises(NotFound):
+            await auth.call(user, routes.GET["node"], m.GetRequest(name=node.host_id))
+
+
+async def test_a_host_announces_only_itself_in_its_own_role(tmp_path: Path) -> None:
+    """A stolen host key does not speak for other hosts."""
+    async with running_auth(tmp_path) as auth:
+        node, proxy = await auth.host(SystemRole.NODE), await auth.host(SystemRole.PROXY)
+        own = m.HeartbeatRequest(item=document(server("node", node.host_id, "web-1")))
+        await auth.call(node, routes.HEARTBEAT, own)
+        for who, kind, host_id in (
+            (node, "node", proxy.host_id),
+            (node, "proxy", node.host_id),
+            (proxy, "node", proxy.host_id),
+            (proxy, "proxy", node.host_id),
+            (await auth.admin(), "auth_server", auth.host_id),
+        ):
+            with pytest.raises(AccessDenied):
+                await auth.call(who, routes.HEARTBEAT, m.HeartbeatRequest(item=document(server(kind, host_id))))
+        admin = await auth.admin()
+        listed = await auth.call(admin, routes.LIST["node"], m.ListRequest())
+        assert [msgspec.json.decode(item)["spec"]["hostname"] for item in listed.items] == ["web-1"]
+        await auth.call(node, routes.WITHDRAW, m.Named(name="an earlier run"))
+        assert (await auth.call(admin, routes.LIST["node"], m.ListRequest())).items
+        await auth.call(node, routes.WITHDRAW, m.Named(name="1"))
+        assert not (await auth.call(admin, routes.LIST["node"], m.ListRequest())).items
+
+
+async def test_each_change_is_in_the_audit_log_with_its_code(tmp_path: Path) -> None:
+    """Decision 10: a change and its event are one transaction; a refused call is told of, too."""
+    async with running_auth(tmp_path) as auth:
+        admin = await auth.admin()
+        headers = {"X-Teleport-Unix-User": "olga", "X-Teleport-Login-Uid": "1001", "X-Teleport-Terminal": "/dev/pts/3"}
+
+        async def tctl(route: routes.Route[Any, Any], request: m.Request) -> Any:
+            return await auth.call(admin, route, request, headers=headers)
+
+        await tctl(routes.ADD_USER, m.AddUserRequest(name="ann", roles=["access"]))
+        await tctl(routes.UPDATE_USER, m.UpdateUserRequest(name="ann", roles=["auditor"]))
+        await tctl(routes.RESET_USER, m.ResetUserRequest(name="ann"))
+        role = document(Role(metadata=Metadata(name="dev")))
+        await tctl(routes.STORE["role"], m.StoreRequest(item=role))
+        with pytest.raises(AlreadyExists):
+            await tctl(routes.STORE["role"], m.StoreRequest(item=role))
+        await tctl(routes.STORE["role"], m.StoreRequest(item=role, force=True))
+        await tctl(routes.REMOVE["role"], m.ExpelRequest(name="dev"))
+        lock = document(Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(login="nobody"))))
+        await tctl(routes.STORE["lock"], m.StoreRequest(item=lock))
+        await tctl(routes.REMOVE["lock"], m.ExpelRequest(name="l"))
+        token = await tctl(routes.ADD_TOKEN, m.AddTokenRequest(roles=["node"]))
+        await tctl(routes.REMOVE["token"], m.ExpelRequest(name=token.id))
+        key = generate_p256().public.line()
+        await tctl(routes.SIGN_USER, m.SignUserRequest(name="ann", public_key=key, ttl=600))
+        await tctl(routes.SIGN_HOST, m.SignHostRequest(principals=["a"], public_key=key))
+        await tctl(routes.REMOVE["user"], m.ExpelRequest(name="ann"))
+        with pytest.raises(AccessDenied):
+            await auth.call(
+                await auth.host(SystemRole.NODE), routes.ADD_USER, m.AddUserRequest(name="x", roles=["access"])
+            )
+
+        await auth.events("api.denied")
+        events = await auth.events()
+        mine = {event["event"]: event for event in events if event.get("actor")}
+        assert {name: event["code"] for name, event in mine.items()} == {
+            "user.create": "T1002I",
+            "user.update": "T1003I",
+            "user.delete": "T1004I",
+            "reset_password_token.create": "T6000I",
+            "role.created": "T9000I",
+            "role.deleted": "T9001I",
+            "lock.created": "TLK00I",
+            "lock.deleted": "TLK01I",
+            "token.create": "T9011I",
+            "token.delete": "T9012I",
+            "auth.sign": "T9031I",
+            "cert.create": "T9010I",
+        }
+        assert mine["user.create"]["actor"] == {"unix_user": "olga", "login_uid": 1001, "terminal": "/dev/pts/3"}
+        denied = [event for event in events if event["event"] == "api.denied"]
+        assert [(event["code"], event["route"], event["kind"]) for event in denied] == [("T9033W", "add_user", "user")]
+        reply = await auth.call(admin, routes.VERIFY_EVENTS, m.Empty())
+        assert (reply.ok, reply.problems, reply.events) == (True, [], len(await auth.events()))
+
+
+async def test_only_the_administrator_says_on_whose_behalf_it_acts(tmp_path: Path) -> None:
+    """The headers of a local tctl are not believed from anybody else."""
+    async with running_auth(tmp_path) as auth:
+        editor = await auth.user("edith", ["editor"])
+        await auth.call(
+            editor,
+            routes.ADD_USER,
+            m.AddUserRequest(name="ann", roles=["access"]),
+            headers={"X-Teleport-Unix-User": "root"},
+        )
+        created = [event for event in await auth.events("user.create", wait_for=2) if event["name"] == "ann"]
+        assert [(event["user"], event.get("actor")) for event in created] == [("edith", None)]
+
+
+async def test_intake_takes_a_host_s_own_chain_only(tmp_path: Path) -> None:
+    """Nobody adds events in another host's name, and what only auth can know is not taken from a host."""
+    async with running_auth(tmp_path) as auth:
+        node = await auth.host(SystemRole.NODE)
+        chain = ChainState(ChainKey(node.host_id, 7))
+        event = new_event(ServiceStart, auth.clock.now(), str(uuid.uuid4()), services=["node"], cluster_name=CLUSTER)
+        line, chain = chain.append(event)
+        request = m.IntakeRequest(emitter=node.host_id, epoch=7, lines=[line.decode()])
+        other = await auth.host(SystemRole.NODE)
+        with pytest.raises(AccessDenied):
+            await auth.call(other, routes.INTAKE, request)
+        taken = await auth.call(node, routes.INTAKE, request)
+        assert taken.next_seq == 2
+        assert (await auth.call(node, routes.INTAKE, request)).next_seq == 2, "sent again, it is taken in once"
+        forged = new_event(
+            UserLogin, auth.clock.now(), str(uuid.uuid4()), user="ann", success=True, cluster_name=CLUSTER
+        )
+        line, _ = chain.append(forged)
+        with pytest.raises(TeleportError):
+            await auth.call(node, routes.INTAKE, m.IntakeRequest(emitter=node.host_id, epoch=7, lines=[line.decode()]))
+        assert len(await auth.events("service.start")) == 1
+        assert "ann" not in str(await auth.events(wait_for=0))
+
+
+async def test_the_first_start_makes_a_cluster_and_later_ones_find_it(tmp_path: Path) -> None:
+    """Authorities, presets and the cluster's name are there at once, and the same after a restart."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        first = await auth.call(await auth.admin(), routes.STATUS, m.Empty())
+        roles = await auth.call(await auth.admin(), routes.LIST["role"], m.ListRequest())
+        assert [msgspec.json.decode(item)["metadata"]["name"] for item in roles.items] == [
+            "access",
+            "auditor",
+            "editor",
+        ]
+        await auth.call(await auth.admin(), routes.STORE["role"], edited := edited_preset(roles.items[2]))
+        await auth.events("role.created", wait_for=4)
+    assert sorted(one.kind for one in first.authorities) == ["host", "jwt", "user"]
+    assert {one.rotation for one in first.authorities} == {"never updated"}
+    assert (first.cluster, len(first.ca_pins)) == (CLUSTER, 1)
+    async with running_auth(tmp_path, sqlite=True, host_id=auth.host_id, epoch=2) as auth:
+        admin = await auth.admin()
+        again = await auth.call(admin, routes.STATUS, m.Empty())
+        assert again.ca_pins == first.ca_pins
+        editor = await auth.call(admin, routes.GET["role"], m.GetRequest(name="editor"))
+        assert msgspec.json.decode(editor.item)["metadata"]["description"] == "edited", (
+            f"presets are left alone: {edited}"
+        )
+        reply = await auth.call(admin, routes.VERIFY_EVENTS, m.Empty())
+        assert (reply.ok, reply.problems) == (True, [])
+
+
+def edited_preset(item: m.Document) -> m.StoreRequest:
+    changed: dict[str, Any] = msgspec.json.decode(item)
+    changed["metadata"]["description"] = "edited"
+    return m.StoreRequest(item=m.Document(json.dumps(changed).encode()), force=True)
+
+
+async def test_a_role_that_somebody_holds_is_not_removed(tmp_path: Path) -> None:
+    """Removing it would silently change what its holders may do."""
+    async with running_auth(tmp_path) as auth:
+        await auth.user("ann", ["access"])
+        with pytest.raises(BadRequest, match="held by ann"):
+            await auth.call(await auth.admin(), routes.REMOVE["role"], m.ExpelRequest(name="access"))
+
+
+async def test_a_removed_user_s_certificate_is_refused(tmp_path: Path) -> None:
+    """Certificates live for hours; the user is asked for at each call."""
+    async with running_auth(tmp_path) as auth:
+        user = await auth.user("ann", ["auditor"])
+        await auth.call(user, routes.STATUS, m.Empty())
+        await auth.call(await auth.admin(), routes.REMOVE["user"], m.ExpelRequest(name="ann"))
+        with pytest.raises(AccessDenied, match="does not exist any more"):
+            await auth.call(user, routes.STATUS, m.Empty())
+
+
+async def test_unknown_fields_and_paths_are_refused(tmp_path: Path) -> None:
+    """Nobody sets what a route does not mean to take (T33), nor reaches what no route declares."""
+    async with running_auth(tmp_path) as auth:
+        admin = await auth.admin()
+
+        def ask(method: str, path: str, body: bytes = b"") -> tuple[int, str]:
+            with auth.client(admin) as client:
+                client.call(routes.STATUS, m.Empty())
+                connection = client._connection
+                assert connection is not None
+                connection.request(method, path, body=body, headers={"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                return answer.status, answer.read().decode()
+
+        body = b'{"name": "ann", "roles": ["access"], "is_admin": true}'
+        status, text = await auth.in_thread(lambda: ask("POST", "/v1/users", body))
+        assert status == 400
+        assert "is_admin" in text
+        status, text = await auth.in_thread(lambda: ask("GET", "/v1/nothing"))
+        assert (status, json.loads(text)["code"]) == (404, "not_found")
+        status, text = await auth.in_thread(
+            lambda: ask("PUT", "/v1/users/ann/roles", b'{"name":"bob","roles":["access"]}')
+        )
+        assert (status, json.loads(text)["code"]) == (400, "bad_request")
