@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import teleport
+from teleport.testing.cluster import wait_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,19 @@ def unix_account() -> Iterator[UnixAccount]:
                 os.chown(folder, entry.pw_uid, entry.pw_gid)
                 yield UnixAccount(name, group, Path(folder), entry.pw_uid, entry.pw_gid)
             finally:
+                wait_until(f"no process of {name} is left", lambda: _left(entry.pw_uid) == [])
                 _change("userdel", name)
         finally:
             _change("groupdel", group)
+
+
+def _left(uid: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if folder.stat().st_uid == uid:
+                found.append(int(folder.name))
+    return found
 
 
 def _change(*arguments: str) -> None:
@@ -66,20 +78,18 @@ def programs_for_everyone(folder: Path) -> Path:
     python = shutil.which(f"python{version}", path="/usr/local/bin:/usr/bin:/bin")
     if python is None:
         pytest.skip(f"this machine has no python{version} that every user may run")
-    libraries = folder / "lib"
+    _change(python, "-m", "venv", "--without-pip", str(folder))
+    libraries = folder / "packages"
     shutil.copytree(sysconfig.get_path("purelib"), libraries, ignore=_not_needed)
     shutil.rmtree(libraries / "teleport", ignore_errors=True)
     package = Path(teleport.__file__).parent
     shutil.copytree(package, libraries / "teleport", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "lib" / f"python{version}" / "site-packages" / "packages.pth").write_text(f"{libraries}\n")
     programs = folder / "bin"
-    programs.mkdir()
-    _script(programs / "python", f'#!/bin/sh\nPYTHONPATH={libraries} exec {python} "$@"\n')
     for name in ("teleport", "tctl", "tsh"):
-        _script(
-            programs / name,
-            f"#!{python}\nimport sys\nsys.path.insert(0, {str(libraries)!r})\n"
-            f"from teleport.cli.{name} import main\nmain()\n",
-        )
+        path = programs / name
+        path.write_text(f"#!{programs / 'python'}\nfrom teleport.cli.{name} import main\nmain()\n")
+        path.chmod(0o755)
     return programs
 
 
@@ -87,8 +97,3 @@ def _not_needed(_: str, names: list[str]) -> set[str]:
     """What the programs themselves do not import."""
     unwanted = ("pip", "mypy", "ruff", "pytest", "_pytest", "hypothesis", "setuptools", "bin", "pyte", "__pycache__")
     return {name for name in names if name.partition("-")[0] in unwanted or name.endswith((".pth", ".so.dbg"))}
-
-
-def _script(path: Path, text: str) -> None:
-    path.write_text(text)
-    path.chmod(0o755)

@@ -12,15 +12,16 @@ import subprocess
 import termios
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 
 class Terminal:
-    """`with Terminal([...], environment) as terminal: terminal.expect(...)`."""
+    """`with Terminal([...], environment, folder) as terminal: terminal.expect(...)`."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], *, columns: int = 100, rows: int = 30
+        self, arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, *, columns: int = 100, rows: int = 30
     ) -> None:
         self._master, slave = pty.openpty()
         self.shown = b""  # everything
@@ -29,7 +30,12 @@ class Terminal:
         try:
             # setsid makes the terminal the controlling one, so that changes of its size are signalled
             self._process = subprocess.Popen(
-                ["setsid", "--ctty", *arguments], env=dict(environment), stdin=slave, stdout=slave, stderr=slave
+                ["setsid", "--ctty", *arguments],
+                env=dict(environment),
+                cwd=cwd,
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
             )
         finally:
             os.close(slave)
