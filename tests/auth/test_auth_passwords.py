@@ -6,6 +6,7 @@ import base64
 from datetime import UTC, datetime
 
 import pytest
+from argon2 import extract_parameters
 
 from teleport.auth import passwords
 from teleport.errors import BadRequest
@@ -41,6 +42,12 @@ def test_a_hash_is_argon2id_and_holds_for_its_password_only() -> None:
     assert not passwords.verify_password(stored, "correct horse batterz")
     assert not passwords.verify_password("not a hash", "correct horse battery")
     assert passwords.hash_password("correct horse battery") != stored
+
+
+def test_nobody_costs_what_a_password_costs() -> None:
+    """A failed login must not tell whether the user exists."""
+    real = extract_parameters(passwords.hash_password("correct horse battery"))
+    assert extract_parameters(passwords._NOBODY) == real
 
 
 def test_forms_of_one_character_are_one_password() -> None:

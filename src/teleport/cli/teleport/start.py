@@ -62,6 +62,9 @@ def start(
     fips: bool,
 ) -> None:
     """Start the services of this host: auth, proxy, node, or some of them."""
+    import gc
+
+    gc.disable()  # until everything is imported, which makes many objects and hardly any garbage
     from teleport.daemon.config import StartFlags
 
     if bootstrap:
@@ -119,6 +122,7 @@ def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None
     import logging
     import signal
 
+    import teleport.transport.quick_aiohttp  # noqa: F401 (must come before all that imports aiohttp)
     from teleport.clock import SystemClock
     from teleport.daemon.assembly import Daemon
     from teleport.daemon.welcome import welcome_text
@@ -150,6 +154,8 @@ def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None
         loop.add_signal_handler(signal.SIGUSR1, dump)
         await Daemon(config, launcher, SystemClock(), welcome).run(stop)
 
+    gc.freeze()
+    gc.enable()
     try:
         asyncio.run(run())
     except BaseExceptionGroup as group:
