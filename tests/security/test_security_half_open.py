@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
+import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.node.service import NodeService
-from teleport.ssh.listener import Slots
+from teleport.pki.keys import generate_p256
+from teleport.pki.x509cert import pem_of, self_signed_web_pair
 from teleport.testing.ssh_lab import run_client, running_lab
+from teleport.transport.http_listener import HTTPListener
+from teleport.transport.slots import Slots
+from teleport.transport.tls import unproved_client_context, web_server_context
 
 
 def test_the_address_with_most_silent_connections_loses_its_oldest() -> None:
@@ -47,3 +55,41 @@ async def test_silent_connections_above_the_bound_do_not_keep_a_user_out(
         for _, writer in silent:
             writer.close()
     assert ran.stdout == b"in\n", ran.stderr
+
+
+async def test_web_connections_without_a_request_end_and_are_few(tmp_path: Path) -> None:
+    """aiohttp would wait for the first request for ever, plain and in TLS."""
+
+    async def hello(_: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    key = generate_p256()
+    (tmp_path / "key").write_bytes(key.pkcs8_pem().reveal())
+    (tmp_path / "crt").write_bytes(pem_of(self_signed_web_pair(["localhost"], key, datetime.now(UTC))))
+    for context in (None, web_server_context(tmp_path / "crt", tmp_path / "key")):
+        edge = HTTPListener(silent=5, seconds=0.5)
+        app = web.Application(middlewares=[edge.middleware])
+        app.router.add_get("/", hello)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        address = listener.getsockname()[:2]
+        try:
+            async with edge.serve(runner, listener, context):
+                silent = [await asyncio.open_connection(*address) for _ in range(10)]
+                tls = unproved_client_context() if context else None
+                reader, writer = await asyncio.open_connection(*address, ssl=tls)
+                assert edge.silent <= 5
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert b"hello" in await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+                for other, _ in silent:
+                    with contextlib.suppress(ConnectionResetError):
+                        assert await asyncio.wait_for(other.read(), 5) == b""
+                assert edge.silent == 0
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # one that asked stays
+                assert b"hello" in await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+                for one in (writer, *(other for _, other in silent)):
+                    one.close()
+        finally:
+            await runner.cleanup()

@@ -12,6 +12,7 @@ import socket
 import ssl
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ from teleport.recording.trust import signature_check
 from teleport.resources.codec import Resource
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.token import Token
+from teleport.transport.http_listener import HTTPListener
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +172,8 @@ class AuthService:
     async def run(self, listener: socket.socket, context: ssl.SSLContext, started: Callable[[], None]) -> None:
         """Serves the API until cancelled; calls `started` once connections are taken."""
         app = build_app(self._handlers, self.authorizer.identify, self.authorizer.authorize, self._denied)
+        edge = HTTPListener()
+        app.middlewares.insert(0, edge.middleware)
         runner = web.AppRunner(
             app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=2
         )
@@ -184,12 +188,12 @@ class AuthService:
             cluster=self.state.cluster,
         )
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump.run(), name="audit outbox")
                 tasks.create_task(self._shipper.run(), name="audit delivery")
                 tasks.create_task(checkpointer.run(), name="audit checkpoints")
                 tasks.create_task(self._lost_hosts.run(), name="lost hosts")
-                await web.SockSite(runner, listener, ssl_context=context).start()
+                await stack.enter_async_context(edge.serve(runner, listener, context))
                 started()
         finally:
             await runner.cleanup()

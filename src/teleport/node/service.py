@@ -39,9 +39,10 @@ from teleport.node.tools import Registry, Tools
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
 from teleport.ssh.handlers import ConnectionHandler
-from teleport.ssh.listener import Listener, Slots
+from teleport.ssh.listener import Listener
 from teleport.ssh.server import HostKey, SshServer
 from teleport.ssh.surface import Peer, Refusal
+from teleport.transport.slots import Slots
 from teleport.wire import vouch
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from teleport.identity import UserIdentity
 from teleport.proxy.relay import NodeLeg, RelayHandler
 from teleport.proxy.resolve import Destination, RegisteredNode, resolve
 from teleport.ssh.handlers import Channel, ConnectionHandler, SessionChannel, SessionHandler, StreamHandler
-from teleport.ssh.listener import Listener, Slots
+from teleport.ssh.listener import Listener
 from teleport.ssh.server import HostKey, SshServer
 from teleport.ssh.surface import (
     AskedKind,
@@ -38,6 +38,7 @@ from teleport.ssh.surface import (
     TerminalRequest,
     TerminalSize,
 )
+from teleport.transport.slots import Slots
 from teleport.wire import vouch
 
 log = logging.getLogger(__name__)

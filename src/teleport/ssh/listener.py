@@ -8,48 +8,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from typing import Protocol
 from weakref import WeakSet
 
 from teleport.ssh.surface import Peer
 
-MAX_UNAUTHENTICATED = 1000
 
-
-class Slots:
-    """Connections that have not authenticated yet, by the address they come from.
-
-    Above the bound, the oldest one of the address that has most of them is closed: whoever opens many and says nothing
-    keeps nobody else out (threat T17).
-    """
-
-    def __init__(self, bound: int = MAX_UNAUTHENTICATED) -> None:
-        self._bound = bound
-        self._waiting: dict[str, dict[object, Callable[[], None]]] = {}  # by address, oldest first
-        self.taken = 0
-        self.turned_away = 0
+class Slots(Protocol):
+    """Bounds the connections that have not authenticated yet."""
 
     def take(self, address: str, close: Callable[[], None]) -> Callable[[], None]:
-        """A slot's release, which may be called many times. `close` ends the connection if its slot is needed."""
-        token = object()
-        if self.taken >= self._bound:
-            self._make_room()
-        self._waiting.setdefault(address, {})[token] = close
-        self.taken += 1
-        return lambda: self._release(address, token)
-
-    def _make_room(self) -> None:
-        address = max(self._waiting, key=lambda one: len(self._waiting[one]))
-        token, close = next(iter(self._waiting[address].items()))
-        self._release(address, token)
-        self.turned_away += 1
-        close()
-
-    def _release(self, address: str, token: object) -> None:
-        held = self._waiting.get(address, {})
-        if held.pop(token, None) is not None:
-            self.taken -= 1
-            if not held:
-                del self._waiting[address]
+        """The release of a slot for a connection from `address`; `close` ends it when its slot is needed."""
+        ...
 
 
 class _Accepted(asyncio.Protocol):
@@ -70,11 +40,9 @@ class Listener:
     connection is gone.
     """
 
-    def __init__(
-        self, make: Callable[[Peer, Callable[[], None]], asyncio.Protocol], *, slots: Slots | None = None
-    ) -> None:
+    def __init__(self, make: Callable[[Peer, Callable[[], None]], asyncio.Protocol], *, slots: Slots) -> None:
         self._make = make
-        self._slots = slots or Slots()
+        self._slots = slots
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
 
     async def serve(self, sockets: Sequence[socket.socket], started: Callable[[], None]) -> None:

@@ -29,6 +29,7 @@ from teleport.clock import Clock, rfc3339
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.resources.names import canonical_address
 from teleport.resources.values import HostPort
+from teleport.transport.http_listener import HTTPListener
 from teleport.web import messages as wm
 from teleport.web.limits import RateLimit, who_tries
 from teleport.web.tunnel import relay_to_auth
@@ -109,8 +110,10 @@ class WebService:
 
     async def run(self, listener: socket.socket, context: ssl.SSLContext | None, started: Callable[[], None]) -> None:
         """Serves `listener`, by TLS when a context is given; calls `started` once connections are taken."""
+        app, edge = self.build_app(), HTTPListener()
+        app.middlewares.insert(0, edge.middleware)
         runner = web.AppRunner(
-            self.build_app(),
+            app,
             access_log=None,
             handle_signals=False,
             shutdown_timeout=2,
@@ -118,9 +121,9 @@ class WebService:
         )
         await runner.setup()
         try:
-            await web.SockSite(runner, listener, ssl_context=context).start()
-            started()
-            await asyncio.Event().wait()
+            async with edge.serve(runner, listener, context):
+                started()
+                await asyncio.Event().wait()
         finally:
             await runner.cleanup()
 
