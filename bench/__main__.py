@@ -31,6 +31,7 @@ def random_file(folder: Path, mebibytes: int) -> Iterator[Path]:
         for _ in range(mebibytes):
             file.write(os.urandom(1 << 20))
         file.flush()
+        os.fchmod(file.fileno(), 0o644)  # the account that reads it is another one
         yield Path(file.name)
 
 

@@ -1,0 +1,215 @@
+"""Packets opened by `ssh.incoming`: whole, in order, and nothing that was tampered with."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import asyncssh
+import pytest
+from asyncssh.encryption import GCMEncryption
+from asyncssh.misc import MACError, ProtocolError
+
+from teleport.ssh.incoming import IncomingPath, Opener
+
+KEY, IV = bytes(range(16)), bytes(12)
+WINDOW = 1 << 20
+
+
+class Channel:
+    """Takes what a channel takes."""
+
+    def __init__(self) -> None:
+        self._recv_state = "open"
+        self._recv_window = WINDOW
+        self._send_window = 0
+        self.data: list[bytes] = []
+        self.flushed = 0
+        self.on_data: Callable[[], None] = lambda: None
+
+    def _accept_data(self, data: bytes) -> None:
+        self.data.append(data)
+        self.on_data()
+
+    def _flush_send_buf(self) -> None:
+        self.flushed += 1
+
+
+class Receiver(IncomingPath):
+    """The receiving half alone; what goes asyncssh's way is noted and taken off the input as asyncssh does it."""
+
+    def __init__(self) -> None:
+        self._recv_encryption: Any = GCMEncryption.new("aes128-gcm", KEY, IV)
+        self._auth_complete = True
+        self._auth_final = False
+        self._decompressor = None
+        self._inpbuf = b""
+        self._recv_seq = 0
+        self._recv_blocksize, self._recv_macsize = 16, 16
+        self._max_recv_pktlen = 300_000
+        self._transport: Any = object()
+        self._recv_handler = self._recv_pkthdr
+        self.channel = Channel()
+        self._channels: Any = {5: self.channel}
+        self.others: list[bytes] = []
+
+    def __del__(self) -> None:
+        """asyncssh's looks at what this one has not."""
+
+    def _recv_packet(self) -> bool:
+        rest = 4 + self._pktlen - self._recv_blocksize
+        plain = self._recv_encryption.decrypt_packet(0, self._packet, self._inpbuf[:rest], 4, b"")
+        self._inpbuf = self._inpbuf[rest + self._recv_macsize :]
+        self.others.append(plain[1 : -plain[0]])
+        self._recv_handler = self._recv_pkthdr
+        return True
+
+    def feed(self, data: bytes) -> None:
+        self._inpbuf += data
+        while self._inpbuf and self._recv_handler():
+            pass
+
+
+class Sender:
+    """Seals packets as a peer does."""
+
+    def __init__(self) -> None:
+        self._encryption = GCMEncryption.new("aes128-gcm", KEY, IV)
+
+    def packet(self, payload: bytes) -> bytes:
+        padding = -(1 + len(payload)) % 16
+        padding += 16 if padding < 4 else 0
+        plain = bytes([padding]) + payload + bytes(padding)
+        sealed, mac = self._encryption.encrypt_packet(0, len(plain).to_bytes(4, "big"), plain)
+        return sealed + mac
+
+    def data(self, data: bytes, channel: int = 5) -> bytes:
+        return self.packet(b"\x5e" + channel.to_bytes(4, "big") + len(data).to_bytes(4, "big") + data)
+
+    def adjust(self, amount: int, channel: int = 5) -> bytes:
+        return self.packet(b"\x5d" + channel.to_bytes(4, "big") + amount.to_bytes(4, "big"))
+
+
+def test_packets_arrive_whole_and_in_order_however_the_stream_is_cut() -> None:
+    """Data, adjustments and other packets, cut at random."""
+    chance = random.Random(11)
+    sender, receiver = Sender(), Receiver()
+    stream, sent, others, added = b"", [], [], 0
+    for number in range(300):
+        kind = chance.randrange(4)
+        if kind < 2:
+            sent.append(chance.randbytes(chance.choice((1, 15, 16, 17, 1000, 2500))))
+            stream += sender.data(sent[-1])
+        elif kind == 2:
+            added += number
+            stream += sender.adjust(number)
+        else:
+            others.append(b"\x50" + chance.randbytes(chance.randrange(1, 60)))
+            stream += sender.packet(others[-1])
+    while stream:
+        size = chance.choice((1, 3, 20, 1500, 40_000))
+        receiver.feed(stream[:size])
+        stream = stream[size:]
+    assert receiver.channel.data == sent
+    assert receiver.channel._send_window == added
+    assert receiver.others == others
+    assert receiver._inpbuf == b""
+    assert isinstance(receiver._recv_encryption, Opener)
+
+
+@pytest.mark.parametrize("place", [4, 20, -1], ids=["first byte", "data", "tag"])
+def test_a_flipped_bit_ends_the_connection_before_anything_is_delivered(place: int) -> None:
+    packet = bytearray(Sender().data(b"x" * 40))
+    packet[place] ^= 1
+    receiver = Receiver()
+    with pytest.raises(MACError):
+        receiver.feed(bytes(packet))
+    assert receiver.channel.data == []
+
+
+@pytest.mark.parametrize("length", [0, 15, 300_001, 0xFFFFFFFF])
+def test_a_length_that_cannot_be_is_refused_before_more_is_read(length: int) -> None:
+    receiver = Receiver()
+    with pytest.raises(ProtocolError):
+        receiver.feed(length.to_bytes(4, "big"))
+
+
+def test_odd_packets_are_left_to_asyncssh() -> None:
+    """Beyond the window, for no channel, for a channel that is not open, with a length that does not fit."""
+    sender, receiver = Sender(), Receiver()
+    receiver.channel._recv_window = 10
+    beyond, nowhere = sender.data(b"x" * 11), sender.data(b"y", channel=6)
+    wrong = sender.packet(b"\x5e" + (5).to_bytes(4, "big") + (3).to_bytes(4, "big") + b"abcdefgh")
+    receiver.feed(beyond + nowhere + wrong)
+    receiver.channel._recv_state = "eof"
+    receiver.feed(sender.data(b"late"))
+    assert receiver.channel.data == []
+    assert len(receiver.others) == 4
+
+
+def test_a_connection_that_closes_takes_nothing_more() -> None:
+    sender, receiver = Sender(), Receiver()
+
+    def close() -> None:
+        receiver._transport = None
+
+    receiver.channel.on_data = close
+    receiver.feed(sender.data(b"first") + sender.data(b"second"))
+    assert receiver.channel.data == [b"first"]
+
+
+async def test_new_keys_in_the_middle_of_a_transfer_change_nothing() -> None:
+    """asyncssh on both ends, with our receiving half on one, and a key exchange every 64 KiB."""
+    from asyncssh.connection import SSHServerConnection, SSHServerConnectionOptions
+
+    received = bytearray()
+    done = asyncio.Event()
+
+    class Sink(asyncssh.SSHServerSession[bytes]):
+        def exec_requested(self, command: str) -> bool:
+            return True
+
+        def data_received(self, data: bytes, datatype: int | None) -> None:
+            received.extend(data)
+
+        def eof_received(self) -> bool:
+            done.set()
+            return False
+
+    class Server(asyncssh.SSHServer):
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+        def session_requested(self) -> Sink:
+            return Sink()
+
+    class Ours(IncomingPath, SSHServerConnection):
+        """Nothing else is ours here."""
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    options = await SSHServerConnectionOptions.construct(
+        None, config=None, server_factory=Server, server_host_keys=[key], encoding=None
+    )
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Ours(loop, options), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    sent = random.Random(5).randbytes(300_000)
+    async with asyncssh.connect(
+        "127.0.0.1",
+        port,
+        config=None,
+        known_hosts=None,
+        username="x",
+        client_keys=None,
+        agent_path=None,
+        encryption_algs=["aes128-gcm@openssh.com"],
+        rekey_bytes=64 * 1024,
+    ) as client:
+        process = await client.create_process("take", encoding=None)
+        process.stdin.write(sent)
+        process.stdin.write_eof()
+        await asyncio.wait_for(done.wait(), 20)
+    server.close()
+    assert bytes(received) == sent
