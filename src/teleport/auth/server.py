@@ -25,6 +25,7 @@ from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, Use
 log = logging.getLogger(__name__)
 
 MAX_OPEN_BODY = 64 * 1024  # bytes of a body from callers who have proved nothing
+BODY_SECONDS = 20.0  # for their body to arrive
 SETTLE = 5.0  # seconds that operations under way have when the service stops
 
 ACTOR_HEADERS = {
@@ -114,8 +115,8 @@ def _endpoint(
         try:
             await authorize(caller, route)
             query = {name: request.query.getall(name) for name in request.query}
-            most = MAX_BODY if route.verb is not None else MAX_OPEN_BODY
-            body = await _read_body(request, most) if route.stream is not Stream.UP else b""
+            most, seconds = (MAX_BODY, None) if route.verb is not None else (MAX_OPEN_BODY, BODY_SECONDS)
+            body = await _read_body(request, most, seconds) if route.stream is not Stream.UP else b""
             asked = decode_request(route, request.match_info, query, body)
             if route.stream is Stream.DOWN:
                 return await _stream_down(request, handler(caller, asked))
@@ -146,16 +147,20 @@ async def _caller(request: web.Request, identify: Identify) -> Caller:
     return Caller(identity, address, actor)
 
 
-async def _read_body(request: web.Request, most: int) -> bytes:
-    """The body, of which never more than `most` bytes are kept."""
+async def _read_body(request: web.Request, most: int, seconds: float | None) -> bytes:
+    """The body, of which never more than `most` bytes are kept; it has `seconds` to come."""
     too_large = BadRequest(f"the request's body is larger than {most} bytes")
     if (request.content_length or 0) > most:
         raise too_large
     body = bytearray()
-    async for piece in request.content.iter_any():
-        body += piece
-        if len(body) > most:
-            raise too_large
+    try:
+        async with asyncio.timeout(seconds):
+            async for piece in request.content.iter_any():
+                body += piece
+                if len(body) > most:
+                    raise too_large
+    except TimeoutError:
+        raise BadRequest(f"the request's body did not come within {seconds:g} s") from None
     return bytes(body)
 
 
