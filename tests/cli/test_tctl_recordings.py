@@ -116,6 +116,7 @@ async def test_a_download_goes_to_a_private_file_and_over_none(tmp_path: Path) -
 async def test_one_flipped_bit_of_a_recording_is_named(tmp_path: Path) -> None:
     """By the download, and by `audit verify` with the place in the log that tells of the recording."""
     async with recorded(tmp_path) as auth:
+        await auth.events("session.upload")
         assert "Recordings   1" in (await admin(auth, "audit", "verify")).ok().out
         (path,) = [path for path in _files(tmp_path) if path.name == f"{SID}.rec"]
         data = bytearray(path.read_bytes())
