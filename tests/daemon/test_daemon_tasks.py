@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import pytest
 
@@ -121,30 +120,3 @@ async def test_a_task_that_does_not_end_is_named_and_left(
     assert ended == ["a"]
     assert "the task deaf does not end" in caplog.text
     release.set()
-
-
-async def test_an_errand_may_end_and_may_fail_without_ending_the_daemon(caplog: pytest.LogCaptureFixture) -> None:
-    tasks, stop, done = Tasks(), asyncio.Event(), asyncio.Event()
-
-    async def reload() -> None:
-        done.set()
-
-    tasks.start(until_cancelled("a", []), "a")
-    with caplog.at_level(logging.ERROR):
-        tasks.errand(reload(), "reload")
-        tasks.errand(failing(RuntimeError("boom")), "second reload")
-        await done.wait()
-        await asyncio.sleep(0)
-        stop.set()
-        await tasks.wait(stop)
-    assert "second reload failed" in caplog.text
-    await tasks.stop()
-
-
-async def test_errands_are_stopped_before_the_tasks() -> None:
-    tasks, ended = Tasks(), list[str]()
-    tasks.start(until_cancelled("task", ended), "task")
-    tasks.errand(until_cancelled("errand", ended), "errand")
-    await asyncio.sleep(0)
-    await tasks.stop()
-    assert ended == ["errand", "task"]

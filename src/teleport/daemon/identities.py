@@ -20,6 +20,7 @@ from teleport.daemon.host import Host, write_private
 from teleport.daemon.sockets import ANY
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem
 from teleport.identity import SystemRole
+from teleport.resources.names import canonical_host
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def names_of(config: Config, role: SystemRole) -> tuple[str, ...]:
     hosts = [address.host for address in addresses]
     if config.advertise_ip is not None:
         hosts.append(config.advertise_ip.host)
-    return tuple(dict.fromkeys(host for host in hosts if host not in ANY))
+    return tuple(dict.fromkeys(canonical_host(host) for host in hosts if host not in ANY))
 
 
 class Joiner:

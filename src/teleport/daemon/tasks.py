@@ -23,18 +23,6 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
-        self._errands: set[asyncio.Task[None]] = set()
-
-    def errand(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Work that comes to an end by itself; its failure is logged and ends nothing. Stopped before all tasks."""
-        task = asyncio.create_task(work, name=name)
-        self._errands.add(task)
-        task.add_done_callback(self._errand_done)
-
-    def _errand_done(self, task: asyncio.Task[None]) -> None:
-        self._errands.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed", task.get_name(), exc_info=error)
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
@@ -74,11 +62,11 @@ class Tasks:
 
     async def stop(self) -> None:
         """Ends all of them, the newest first, each before the one that it relies on."""
-        for task in [*self._errands, *reversed(self._tasks)]:
+        for task in reversed(self._tasks):
             task.cancel()
             done, _ = await asyncio.wait([task], timeout=STOP_TIMEOUT)
             if not done:
                 log.error("the task %s does not end", task.get_name())
-            elif task in self._tasks and not task.cancelled() and task.exception() is not None:
+            elif not task.cancelled() and task.exception() is not None:
                 log.error("the task %s failed while it ended", task.get_name(), exc_info=task.exception())
         self._tasks.clear()
