@@ -1,0 +1,125 @@
+"""The pages in a real browser: an invitation followed to its end, and what is said when that cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.web.chromium import Browser, browser, missing
+from tests.web.web_rig import invite, login_body, web_before
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.pki.keys import generate_p256
+from teleport.testing.auth import PASSWORD, RunningAuth, running_auth
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
+
+
+def problem(window: Browser) -> str:
+    """The message on the page, once there is one."""
+    window.wait("return !document.getElementById('problem').hidden", "a message")
+    return window.text("#problem")
+
+
+def opened(window: Browser, url: str) -> None:
+    window.go(url)
+    window.wait("return !document.getElementById('form').hidden", "the form")
+
+
+def assert_code_is_drawn(window: Browser) -> None:
+    script = "const i = document.getElementById('qr'); return i.complete && i.naturalWidth > 0 && i.naturalWidth"
+    assert window.wait(script, "the QR code") >= 100
+    assert window.shown("#qr")
+
+
+def follow_invitation(window: Browser, url: str, auth: RunningAuth, shots: Path) -> str:
+    """What a person does; returns the secret that the page shows for those without a camera."""
+    opened(window, url)
+    assert window.text("#title") == "Welcome to example.com"
+    assert window.run("return document.getElementById('user').value") == "alice"
+    assert_code_is_drawn(window)
+    window.screenshot(shots / "form.png")
+    secret = window.text("#secret")
+
+    window.type("#password", PASSWORD)
+    window.type("#again", PASSWORD + "!")
+    window.type("#code", auth.code(secret))
+    window.click("#send")
+    assert problem(window) == "The two passwords differ."
+    window.screenshot(shots / "differ.png")
+
+    window.type("#again", PASSWORD)
+    window.type("#code", "000000")
+    window.click("#send")
+    assert "code" in window.wait("return document.getElementById('problem').textContent", "a refusal")
+    window.wait("return !document.getElementById('send').disabled", "another try")
+
+    window.type("#code", auth.code(secret))
+    window.click("#send")
+    window.wait("return document.getElementById('title').textContent === 'Done'", "the end")
+    assert not window.shown("#form")
+    assert not window.shown("#problem")
+    assert "--user=alice" in window.text("#done")
+    assert url.split("/")[2] in window.text("#done"), "the command names this proxy"
+    assert window.run("return document.getElementById('password').value") == "", "nothing is left in the page"
+    window.screenshot(shots / "done.png")
+
+    window.go(url)
+    window.wait("return document.getElementById('title').textContent === 'This link cannot be used'", "a used link")
+    assert "used" in problem(window)
+    assert not window.shown("#form")
+    window.screenshot(shots / "used.png")
+    return secret
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+async def test_an_invitation_is_followed_to_its_end(tmp_path: Path, dark: bool) -> None:
+    async with running_auth(tmp_path) as auth, web_before(auth, tmp_path) as web:
+        link = await invite(auth, "alice")
+
+        def work() -> tuple[str, list[str]]:
+            with browser(tmp_path / "browser", dark=dark) as window:
+                found = follow_invitation(window, f"{web.url}/web/invite/{link.token}", auth, tmp_path)
+                assert window.run("return matchMedia('(prefers-color-scheme: dark)').matches") is dark
+                return found, window.complaints()
+
+        secret, complaints = await asyncio.to_thread(work)
+        assert not [text for text in complaints if "Content Security Policy" in text or "Error" in text], complaints
+        answer = await web.ask(
+            "POST", "/webapi/ssh/certs", json=login_body(generate_p256(), "alice", auth.code(secret, periods=1))
+        )
+        assert answer.status == 200, answer.text
+
+
+async def test_a_reset_and_hostile_or_unknown_links_in_the_browser(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth, web_before(auth, tmp_path) as web:
+        await auth.person("bob")
+        link = await auth.call(await auth.admin(), routes.RESET_USER, m.ResetUserRequest(name="bob"))
+
+        def work() -> None:
+            with browser(tmp_path / "browser") as window:
+                opened(window, f"{web.url}/web/reset/{link.token}")
+                assert window.text("#title") == "Choose a new password"
+                window.type("#password", "short")
+                window.type("#again", "short")
+                window.type("#code", "123456")
+                window.click("#send")
+                assert window.run("return document.getElementById('password').validity.valid") is False
+                assert window.text("#title") == "Choose a new password", "the browser itself asks for more"
+
+                for path in ("/web/invite/" + "0" * 32, "/web/invite/%3Cimg%20src=x%20onerror=alert(1)%3E"):
+                    window.go(web.url + path)
+                    script = "return document.getElementById('title').textContent === 'This link cannot be used'"
+                    window.wait(script, "a refusal")
+                    assert problem(window)
+                    assert window.run("return document.images.length") == 1, "only our own"
+
+                window.go(f"{web.url}/")
+                assert window.wait("return location.pathname", "the way") == "/web"
+                wanted = f"tsh login --proxy={web.url.removeprefix('https://')} --user=NAME"
+                window.wait(f"return document.querySelector('pre').textContent === '{wanted}'", "the command")
+                window.screenshot(tmp_path / "landing.png")
+
+        await asyncio.to_thread(work)
