@@ -90,7 +90,8 @@ class OutboxPump:
                 self.problem = ""
                 pause = FIRST_PAUSE
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), IDLE)
+                    async with asyncio.timeout(IDLE):  # `wait_for` of 3.11 can swallow a cancellation
+                        await self._wake.wait()
 
     async def pump(self) -> int:
         """Moves everything that is in the outbox now; how many events were emitted."""
