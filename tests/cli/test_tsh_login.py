@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from tests.cli.tsh_runner import PROGRAM, Tsh
-from tests.cluster.cluster_terminal import Terminal
 
 from teleport.pki.keys import generate_p256
 from teleport.pki.sshcert import UserCertRequest, issue_user_cert
+from teleport.testing.terminal import Terminal
 from teleport.testing.web_lab import CODE, PASSWORD, TOKEN, TOTP_SECRET, WebLab, running_web_lab
 
 ANSWERS = f"{PASSWORD}\n{CODE}\n"

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from tests.cli.tsh_runner import PROGRAM, Tsh
-from tests.cluster.cluster_terminal import Terminal
 from tests.recording.recording_samples import SID, header
 
 from teleport.client.playing import SPEEDS, Act, Playing, shown_steps
 from teleport.recording.format import ChunkEncoder, Frame, FrameKind, encode_header, encode_size
 from teleport.recording.player import PlayStep
+from teleport.testing.terminal import Terminal
 from teleport.testing.web_lab import CODE, PASSWORD, WebLab, running_web_lab
 
 HOSTILE = "evil\x1b]52;c;cm0gLXJmIH4=\x07\x1b[2J\n\r\x9b31m\u202etxt\u200b"

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from tests.cli.tsh_runner import PROGRAM, Ran, Tsh
-from tests.cluster.cluster_terminal import Terminal
 
 from teleport.client import keystore, known_hosts, profile
 from teleport.client.home import Home
@@ -28,6 +27,7 @@ from teleport.launcher import LauncherEnd, start
 from teleport.launcher.client import Launcher
 from teleport.pki.keys import generate_p256
 from teleport.testing.ssh_lab import Lab, running_lab
+from teleport.testing.terminal import Terminal
 
 ME = getpass.getuser()
 

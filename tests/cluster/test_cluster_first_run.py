@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.cluster.cluster_accounts import UnixAccount, programs_for_everyone
-from tests.cluster.cluster_terminal import Terminal
 
 from teleport.auth.passwords import TOTP_PERIOD, TOTP_SKEW, totp_code
 from teleport.testing.cluster import BIN, PASSWORD, Ran, plain_environment, run, wait_until
+from teleport.testing.terminal import Terminal
 
 RUN = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
 

@@ -21,7 +21,13 @@ class Terminal:
     """`with Terminal([...], environment, folder) as terminal: terminal.expect(...)`."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, *, columns: int = 100, rows: int = 30
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: Path | None = None,
+        *,
+        columns: int = 100,
+        rows: int = 30,
     ) -> None:
         self._master, slave = pty.openpty()
         self.shown = b""  # everything
