@@ -83,7 +83,7 @@ def programs_for_everyone(folder: Path) -> Path:
     shutil.copytree(sysconfig.get_path("purelib"), libraries, ignore=_not_needed)
     shutil.rmtree(libraries / "teleport", ignore_errors=True)
     package = Path(teleport.__file__).parent
-    shutil.copytree(package, libraries / "teleport", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(package, libraries / "teleport")
     (folder / "lib" / f"python{version}" / "site-packages" / "packages.pth").write_text(f"{libraries}\n")
     programs = folder / "bin"
     for name in ("teleport", "tctl", "tsh"):
@@ -95,5 +95,17 @@ def programs_for_everyone(folder: Path) -> Path:
 
 def _not_needed(_: str, names: list[str]) -> set[str]:
     """What the programs themselves do not import."""
-    unwanted = ("pip", "mypy", "ruff", "pytest", "_pytest", "hypothesis", "setuptools", "bin", "pyte", "__pycache__")
+    unwanted = (
+        "pip",
+        "mypy",
+        "ruff",
+        "pytest",
+        "_pytest",
+        "hypothesis",
+        "setuptools",
+        "bin",
+        "pyte",
+        "librt",
+        "testing_extensions",
+    )
     return {name for name in names if name.partition("-")[0] in unwanted or name.endswith((".pth", ".so.dbg"))}

@@ -130,6 +130,21 @@ def test_every_byte_of_both_streams_is_in_the_recording(
     assert streams_of(recorded) == [done.out, done.err]
 
 
+def test_every_session_of_one_connection_is_recorded(cluster: Cluster, alice: Person, login: str) -> None:
+    """Threat T40: a second session over a connection that exists is a session like the first."""
+    host = f"{login}@{NODE}.{cluster.name}"
+    control = ["-o", f"ControlPath={alice.home / 'control'}"]
+    alice.ssh(*control, "-o", "ControlMaster=yes", "-o", "ControlPersist=60", host, "echo first of one connection").ok()
+    try:
+        alice.ssh(*control, host, "echo second of one connection").ok()
+        for word in ("first", "second"):
+            command = f"echo {word} of one connection"
+            played = alice.tsh("play", session_of(cluster, command), "--format=text").ok().stdout
+            assert played == f"{word} of one connection\n"
+    finally:
+        alice.ssh(*control, "-O", "exit", host)
+
+
 def streams_of(path: Path) -> list[bytes]:
     """stdout and stderr from an export as JSON lines."""
     import base64

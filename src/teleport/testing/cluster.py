@@ -11,12 +11,14 @@ status 0 and without a traceback in their log. People have a home of their own; 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -70,6 +72,24 @@ def processes_with(marker: str, *, environment: bool = False) -> list[int]:
                     found.append(int(entry.name))
                     break
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below `pid`, at whatever depth."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs: it exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +229,7 @@ class DaemonProcess:
     def stop(self, seconds: float = 10.0) -> None:
         """TERM: it must end with status 0, soon, having met no unexpected error, and leave no process behind."""
         assert self._process is not None
+        below = descendants(self.pid)
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -220,10 +241,13 @@ class DaemonProcess:
             self._forget()
         assert status == 0, f"ended with {status}:\n{self.log()}"
         assert "Traceback" not in self.log(), self.log()
+        _wait_gone(below)
 
     def kill(self) -> None:
-        """KILL, as a crash."""
+        """KILL, as a crash. The launcher and all sessions must be gone soon after."""
+        below = descendants(self.pid)
         self.abandon()
+        _wait_gone(below)
 
     def abandon(self) -> None:
         """Makes sure that it does not run."""
@@ -235,6 +259,10 @@ class DaemonProcess:
     def _forget(self) -> None:
         if self in RUNNING:
             RUNNING.remove(self)
+
+
+def _wait_gone(pids: Sequence[int]) -> None:
+    wait_until("nothing that the daemon started is left", lambda: not any(map(alive, pids)))
 
 
 @dataclass
@@ -410,9 +438,6 @@ class Person:
 
     def accept(self, url: str) -> None:
         """Follows a link as the page does, over TLS that the cluster's own authority proves."""
-        import base64
-        import ssl
-
         context = ssl.create_default_context(cadata=self.cluster.authority())
         token = urlsplit(url).path.rpartition("/")[2]
         with (
