@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from teleport.testing.cluster import NODE, Cluster, Person, processes_with, wait_until
+from teleport.testing.cluster import NODE, Cluster, Host, Person, processes_with, wait_until
 
 ACKNOWLEDGED = 1.0  # seconds: what is older than this is on disk
 SLACK = 0.5  # seconds that a busy machine may be late
@@ -39,13 +39,24 @@ def erin(mortal: Cluster, login: str) -> Person:
     return person
 
 
-def check_killed(mortal: Cluster, erin: Person, login: str, moment: float, *, terminal: bool) -> None:
-    """Kills the daemon `moment` seconds after the session's first output."""
+def check_killed(
+    mortal: Cluster,
+    erin: Person,
+    login: str,
+    moment: float,
+    *,
+    terminal: bool,
+    host: Host | None = None,
+    name: str = NODE,
+) -> None:
+    """Kills the daemon that runs the session, the cluster's own or another host's, `moment` seconds after the session's
+    first output."""
+    host = host or mortal
     marker = f"marker-{uuid.uuid4()}"
     ticker = f"python3 {mortal.folder / 'ticker.py'} {marker}"
     # one process in the background, out of the session's process group and terminal
     command = f"setsid {ticker} >/dev/null 2>&1 & exec {ticker}"
-    arguments = erin.ssh_arguments(*(["-tt"] if terminal else []), f"{login}@{NODE}.{mortal.name}", command)
+    arguments = erin.ssh_arguments(*(["-tt"] if terminal else []), f"{login}@{name}.{mortal.name}", command)
     output = mortal.folder / f"{marker}.out"
     with output.open("wb") as file:
         client = subprocess.Popen(
@@ -55,12 +66,12 @@ def check_killed(mortal: Cluster, erin: Person, login: str, moment: float, *, te
         wait_until("the session's first output", lambda: output.stat().st_size > 0)
         time.sleep(moment)
         killed = time.time()
-        mortal.daemon.kill()
+        host.daemon.kill()
         wait_until("the session's processes are gone", lambda: running(marker, client.pid) == [])
     finally:
         client.kill()
         client.wait()
-        mortal.daemon.start()
+        host.daemon.start()
 
     sid = str(mortal.wait_event("session.start", initial_command=[command])["sid"])
     end = mortal.wait_event("session.end", sid=sid)
@@ -72,7 +83,7 @@ def check_killed(mortal: Cluster, erin: Person, login: str, moment: float, *, te
     check_recorded(played, until=killed - ACKNOWLEDGED - SLACK)
     proved = mortal.tctl("audit", "verify")
     assert proved.status == 0, proved.stdout
-    erin.tsh("ssh", f"{login}@{NODE}", "true").ok()
+    erin.tsh("ssh", f"{login}@{name}", "true").ok()
 
 
 def running(marker: str, client: int) -> list[int]:
@@ -104,6 +115,17 @@ def test_what_was_acknowledged_plays_and_ends_once_and_nothing_runs_on(
     mortal: Cluster, erin: Person, login: str, moment: float, terminal: bool
 ) -> None:
     check_killed(mortal, erin, login, moment, terminal=terminal)
+
+
+def test_a_host_that_is_killed_while_auth_lives_keeps_its_sessions_evidence(
+    mortal: Cluster, erin: Person, login: str, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    mortal.tctl("tokens", "add", "--type=node", f"--out={token}").ok()
+    config = mortal.node_config("bravo", auth_token=str(token), ca_pin=mortal.ca_pin())
+    with Host(tmp_path / "bravo", config) as host:
+        wait_until("bravo is listed", lambda: "bravo" in erin.tsh("ls", "--format=names").ok().stdout.split())
+        check_killed(mortal, erin, login, 1.3, terminal=False, host=host, name="bravo")
 
 
 @pytest.mark.long
