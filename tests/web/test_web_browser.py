@@ -68,7 +68,8 @@ def follow_invitation(window: Browser, url: str, auth: RunningAuth, shots: Path)
 
     window.go(url)
     window.wait("return document.getElementById('title').textContent === 'This link cannot be used'", "a used link")
-    assert "used" in problem(window)
+    said = "this link was used, has expired, or never existed. ask an administrator for a new one."
+    assert problem(window).lower() == said
     assert not window.shown("#form")
     window.screenshot(shots / "used.png")
     return secret

@@ -21,7 +21,11 @@ function base64(text) {
 
 async function answer(response) {
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error ? body.error.message : "the proxy did not answer");
+  if (!response.ok) {
+    const error = new Error(body.error ? body.error.message : "the proxy did not answer");
+    error.gone = response.status === 404;
+    throw error;
+  }
   return body;
 }
 
@@ -42,7 +46,7 @@ async function load() {
     $("password").focus();
   } catch (error) {
     $("title").textContent = "This link cannot be used";
-    problem(error.message);
+    problem(error.gone ? `${error.message}. Ask an administrator for a new one.` : error.message);
   }
 }
 

@@ -1,0 +1,174 @@
+"""The view of a cluster that node and proxy decide by: filled from a real auth service, kept when that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.daemon.remote import watch
+from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, Directory, View
+from teleport.errors import ConnectionProblem, TeleportError
+from teleport.identity import SystemRole, UserIdentity
+from teleport.pki.keys import generate_p256
+from teleport.pki.sshformat import parse_certificate_line
+from teleport.resources.cluster import RecordingMode
+from teleport.resources.codec import to_json
+from teleport.resources.metadata import Metadata
+from teleport.resources.server import Server, ServerSpec
+from teleport.store.cache import Cache
+from teleport.testing.auth import CLUSTER, RunningAuth, running_auth
+from teleport.testing.clock import FakeClock
+
+HOST = "7f1f8c3e-6f0a-4a3c-8a56-0d2f7b9c1e11"
+
+
+def empty_cache(clock: FakeClock) -> Cache:
+    async def soon(_: float) -> None:
+        await asyncio.sleep(0.01)
+
+    return Cache("test", clock, jitter=lambda: 0.0, sleep=soon)
+
+
+async def until(found: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not found():  # noqa: ASYNC110 - auth makes it true
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def filled(auth: RunningAuth, role: SystemRole = SystemRole.PROXY) -> AsyncIterator[View]:
+    """A view over the API, as a daemon has it."""
+    assert isinstance(auth.clock, FakeClock)
+    cache, ready = empty_cache(auth.clock), asyncio.Event()
+    kinds = PROXY_KINDS if role is SystemRole.PROXY else NODE_KINDS
+    async with auth.async_client(await auth.host(role, name=role.value.lower())) as client:
+        running = asyncio.create_task(cache.run(lambda: watch(client, kinds), ready.set), name="cache")
+        try:
+            async with asyncio.timeout(10):
+                await ready.wait()
+            yield View(cache, auth.clock, CLUSTER)
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+async def signed(auth: RunningAuth, name: str, roles: list[str]) -> bytes:
+    """A new user's SSH certificate."""
+    admin = await auth.admin()
+    await auth.call(admin, routes.ADD_USER, m.AddUserRequest(name=name, roles=roles, traits={"logins": ["root"]}))
+    request = m.SignUserRequest(name=name, public_key=generate_p256().public.line(), ttl=3600)
+    certs = await auth.call(admin, routes.SIGN_USER, request)
+    return parse_certificate_line(certs.cert).blob
+
+
+async def announce(auth: RunningAuth, **labels: str) -> None:
+    spec = ServerSpec(addr="127.0.0.1:3022", public_addrs=("alpha.example.com:22",), hostname="alpha", epoch="1")
+    item = m.Document(to_json(Server(metadata=Metadata(name=HOST, labels=labels), spec=spec)))
+    host = await auth.host(SystemRole.NODE, host_id=HOST, name="alpha")
+    await auth.call(host, routes.HEARTBEAT, m.HeartbeatRequest(item=item))
+
+
+def test_before_the_first_snapshot_every_read_is_an_error_and_never_empty() -> None:
+    """No data never means yes: an empty answer could mean that there are no locks."""
+    clock = FakeClock()
+    view = View(empty_cache(clock), clock, CLUSTER)
+    reads: list[Callable[[], Any]] = [view.roles, view.locks, view.nodes, view.defaults, view.policy]
+    for read in reads:
+        with pytest.raises(ConnectionProblem):
+            read()
+    with pytest.raises(ConnectionProblem):
+        view.verify_user(b"")
+
+
+async def test_what_the_cluster_holds_is_read_typed(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth, filled(auth) as view:
+        assert {"access", "editor", "auditor"} <= set(view.roles())
+        assert view.recording_mode() is RecordingMode.NODE
+        assert view.policy().cluster.record_sessions
+        identity = view.verify_user(await _known(auth, view))
+        assert (identity.name, identity.cluster) == ("alice", CLUSTER)
+
+
+async def _known(auth: RunningAuth, view: View) -> bytes:
+    certificate = await signed(auth, "alice", ["access"])
+    await until(lambda: any(item.key == "users/alice" for item in view.cache.range("users/")))
+    return certificate
+
+
+async def test_a_removed_user_and_a_foreign_certificate_are_refused(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth, filled(auth) as view:
+        certificate = await _known(auth, view)
+        view.verify_user(certificate)
+        await auth.call(await auth.admin(), routes.REMOVE["user"], m.ExpelRequest(name="alice"))
+        await until(lambda: view.cache.get("users/alice") is None)
+        with pytest.raises(TeleportError, match="does not exist any more"):
+            view.verify_user(certificate)
+        with pytest.raises(TeleportError):
+            view.verify_host(certificate)
+    async with running_auth(tmp_path / "other") as other, filled(other) as elsewhere:
+        with pytest.raises(TeleportError):
+            elsewhere.verify_user(certificate)
+
+
+async def test_nodes_come_change_and_go(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth, filled(auth) as view:
+        assert view.nodes() == []
+        await announce(auth, env="prod")
+        await until(lambda: bool(view.nodes()))
+        first = view.nodes()[0]
+        assert view.nodes()[0] is first, "parsed once, while it does not change"
+        node = next(iter(Directory(view).nodes()))
+        assert (node.hostname, str(node.address)) == ("alpha", "alpha.example.com:22")
+        await announce(auth, env="test")
+        await until(lambda: view.nodes()[0].all_labels.get("env") == "test")
+        await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=HOST))
+        await until(lambda: view.nodes() == [])
+        assert not view._parsed["nodes/"], "what is gone is forgotten"
+
+
+async def test_people_see_the_nodes_that_a_role_lets_them_into(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth, filled(auth) as view:
+        await announce(auth, env="prod")
+        certificate = await _known(auth, view)
+        await until(lambda: bool(view.nodes()))
+        directory = Directory(view)
+        node = next(iter(directory.nodes()))
+        alice = view.verify_user(certificate)
+        assert isinstance(alice, UserIdentity)
+        assert directory.may_see(alice, node)
+        await signed(auth, "bob", ["auditor"])
+        await until(lambda: view.cache.get("users/bob") is not None)
+        assert not directory.may_see(replace(alice, name="bob", roles=("auditor",)), node)
+        assert not directory.may_see(replace(alice, name="nobody"), node)
+        await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=HOST))
+        await until(lambda: view.nodes() == [])
+        assert not directory.may_see(alice, node), "a node that is gone is nobody's"
+
+
+async def test_the_last_view_stays_when_auth_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with contextlib.AsyncExitStack() as outlives:
+        async with running_auth(tmp_path) as auth:
+            view = await outlives.enter_async_context(filled(auth))
+            certificate = await _known(auth, view)
+            roles = set(view.roles())
+        await until(lambda: "cache lost its source" in caplog.text)
+        assert set(view.roles()) == roles
+        assert view.verify_user(certificate).name == "alice"
+
+
+async def test_a_node_does_not_watch_other_nodes(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth, filled(auth, SystemRole.NODE) as view:
+        await announce(auth)
+        await signed(auth, "alice", ["access"])
+        await until(lambda: view.cache.get("users/alice") is not None)
+        assert view.nodes() == []
