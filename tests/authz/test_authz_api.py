@@ -53,7 +53,7 @@ IMPLICIT = cells(
     RO, "node", "proxy", "auth_server", "tunnel", "cluster_auth_preference", "cluster_name", "ssh_session",
     "app_server", "remote_cluster", "kube_service", "db_server",
 ) | cells("list readnosecrets", "cert_authority")  # fmt: skip
-HOST_RO = cells("list readnosecrets", "cert_authority", "user") | cells(
+HOST_RO = cells("list readnosecrets", "cert_authority", "user", "host_cert") | cells(
     RO, "proxy", "role", "namespace", "auth_server", "tunnel_connection", "lock", "network_restrictions",
     "cluster_name", "cluster_config", "cluster_auth_preference", "cluster_networking_config",
     "session_recording_config", "cluster_audit_config",

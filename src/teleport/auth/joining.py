@@ -22,12 +22,12 @@ from teleport.auth import records
 from teleport.auth.certify import HostGrant
 from teleport.auth.records import HostRecord
 from teleport.auth.server import Caller
+from teleport.auth.standing import CLOCK_SLACK, host_counts
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, Exists, PutOp
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, TeleportError
 from teleport.identity import HostIdentity, SystemRole
 from teleport.pki.names import canonical_host
-from teleport.pki.sshcert import HOST_LIFETIME
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.metadata import ORIGIN_LABEL
 from teleport.resources.secret import SecretText
@@ -39,7 +39,6 @@ MIN_TTL: Final = 60.0  # seconds
 MAX_TTL: Final = 48 * 3600.0
 MIN_SECRET: Final = 16  # characters of a token that a person chose
 PARALLEL_SIGNATURES: Final = 10  # `certificates.md` 6
-CLOCK_SLACK: Final = timedelta(seconds=5)
 SHARED_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 KIND_OF_ROLE: Final[Mapping[SystemRole, str]] = {
@@ -254,13 +253,8 @@ class Joining:
 
     async def still_counts(self, identity: HostIdentity) -> bool:
         """Whether a host's certificate has not been withdrawn by expelling the host."""
-        if identity.role is SystemRole.ADMIN:
-            return True
         found = await self._state.record(records.HOSTS + identity.host_id, HostRecord)
-        if found is None or found[0].expelled or str(identity.role) not in found[0].roles:
-            return False
-        issued = identity.expires - HOST_LIFETIME
-        return found[0].valid_from is None or issued >= found[0].valid_from - CLOCK_SLACK
+        return host_counts(identity, found[0] if found is not None else None)
 
     async def _certify(self, grant: HostGrant, ssh_key: str, tls_key: str) -> m.HostCredentials:
         certifier = await self._state.certifier()

@@ -41,6 +41,7 @@ WATCHABLE: Final = frozenset(
         Kind.AUTH_SERVER,
         Kind.CERT_AUTHORITY,
         Kind.LOCK,
+        Kind.HOST_CERT,
         Kind.CLUSTER_NAME,
         Kind.CLUSTER_AUTH_PREFERENCE,
         Kind.CLUSTER_NETWORKING_CONFIG,
@@ -153,8 +154,12 @@ def _prefix(kind: Kind) -> str:
 
 
 def _watched(item: Item) -> m.WatchItem:
-    """A stored item as it may leave auth: authorities without their private keys."""
+    """A stored item as it may leave auth: authorities without their private keys, of hosts only what decides whether
+    their certificates count."""
     value = m.Document(item.value)
+    if item.key.startswith(records.HOSTS):
+        host = msgspec.json.decode(item.value, type=records.HostRecord)
+        value = m.Document(msgspec.structs.replace(host, node_name="", labels={}).encode())
     if item.key.startswith(records.AUTHORITIES):
         authority = from_json(item.value)
         assert isinstance(authority, Authority)

@@ -33,6 +33,7 @@ PREFIX_OF_KIND = {
     "auth_server": AUTH_SERVERS,
     "cert_authority": AUTHORITIES,
     "lock": LOCKS,
+    "host_cert": HOSTS,
     "cluster_name": CLUSTER,
     "cluster_auth_preference": CLUSTER,
     "cluster_networking_config": CLUSTER,

@@ -38,7 +38,7 @@ def _grants(*rows: tuple[Iterable[Kind], tuple[Verb, ...]]) -> Grants:
 
 
 _AS_NODE_READS = (
-    ((Kind.CERT_AUTHORITY, Kind.USER), _NO_SECRETS),
+    ((Kind.CERT_AUTHORITY, Kind.USER, Kind.HOST_CERT), _NO_SECRETS),
     (
         (
             Kind.PROXY,

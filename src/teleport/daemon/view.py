@@ -9,6 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+import msgspec
+
+from teleport.auth.records import HOSTS, HostRecord
+from teleport.auth.standing import host_counts
 from teleport.authz.decision import ClusterDefaults, Policy
 from teleport.authz.ssh import may_reach
 from teleport.clock import Clock
@@ -32,6 +36,7 @@ NODE_KINDS = (
     "user",
     "cert_authority",
     "lock",
+    "host_cert",
     "cluster_auth_preference",
     "cluster_networking_config",
     "session_recording_config",
@@ -119,7 +124,16 @@ class View:
         return replace(identity, roles=tuple(role for role in identity.roles if role in user.roles))
 
     def verify_host(self, certificate: bytes) -> HostIdentity:
-        return verify_host_cert(certificate, self.ssh_authorities(AuthorityKind.HOST), self.clock.now(), hostname=None)
+        authorities = self.ssh_authorities(AuthorityKind.HOST)
+        identity = verify_host_cert(certificate, authorities, self.clock.now(), hostname=None)
+        item = self.cache.get(HOSTS + identity.host_id)
+        record = msgspec.json.decode(item.value, type=HostRecord) if item is not None else None
+        if not host_counts(identity, record):
+            raise AccessDenied(
+                f"The host {identity.host_id} does not belong to the cluster any more as {identity.role}.",
+                hint="join it again with a new token",
+            )
+        return identity
 
 
 class Directory:
