@@ -145,8 +145,18 @@ def test_odd_packets_are_left_to_asyncssh() -> None:
     receiver.feed(beyond + nowhere + wrong)
     receiver.channel._recv_state = "eof"
     receiver.feed(sender.data(b"late"))
+    receiver.channel._recv_state = "closed"
+    receiver.feed(sender.adjust(1))
     assert receiver.channel.data == []
-    assert len(receiver.others) == 4
+    assert receiver.channel._send_window == 0
+    assert len(receiver.others) == 5
+
+
+def test_who_has_sent_its_end_still_takes_data() -> None:
+    sender, receiver = Sender(), Receiver()
+    receiver.channel._recv_state = "eof"
+    receiver.feed(sender.adjust(7))
+    assert (receiver.channel._send_window, receiver.channel.flushed, receiver.others) == (7, 1, [])
 
 
 def test_a_connection_that_closes_takes_nothing_more() -> None:

@@ -26,6 +26,7 @@ _SHORTEST = 16  # bytes: a cipher block (RFC 4253 section 6)
 _LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">BBII")  # padding length, type, channel; bytes of data that follow, or bytes to add
 _LEAST_PADDING = 4  # bytes
+_STILL_TAKING = ("eof_pending", "eof")
 
 
 class _Scratch(threading.local):
@@ -111,9 +112,12 @@ class IncomingPath(SSHConnection):
             return False
         padding, _, number, amount = _HEAD.unpack_from(plain)
         channel = self._channels.get(number)
-        if channel is None or channel._recv_state != "open" or padding < _LEAST_PADDING:
+        if channel is None or padding < _LEAST_PADDING:
             return False
         size = amount if kind == _MSG_CHANNEL_DATA else 0
+        # who has sent its end of data still takes ours
+        if channel._recv_state != "open" and (kind == _MSG_CHANNEL_DATA or channel._recv_state not in _STILL_TAKING):
+            return False
         if len(plain) != _HEAD.size + size + padding or size > channel._recv_window:
             return False
         self._auth_final = True

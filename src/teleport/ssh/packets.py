@@ -20,9 +20,9 @@ from asyncssh.constants import EXTENDED_DATA_STDERR, MSG_CHANNEL_EOF, MSG_IGNORE
 from asyncssh.encryption import GCMEncryption
 from asyncssh.kex import get_kex_algs
 from asyncssh.packet import String
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from teleport.ssh.incoming import IncomingPath
+from teleport.ssh.sealing import Sealer
 from teleport.ssh.surface import KEY_EXCHANGES
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ _EMPTY = String(b"")
 _SOCKET_HIGH_WATER = 1024 * 1024  # bytes in a socket's write buffer at which channels stop
 _QUEUE_HIGH_WATER = 1024 * 1024  # bytes queued in one turn of the loop at which they are written at once
 _LARGEST_PACKET = 256 * 1024  # bytes of data, whatever larger packet a peer would take
+_MUCH = 64 * 1024  # bytes of data that are worth a write of their own ...
+_LEAST_OF_MUCH = 4 * 1024  # ... in packets of at least so many
 _WINDOW_MAX = 16 * 1024 * 1024  # bytes to which a channel's receive window may grow
 _LONG_PATH = 0.02  # seconds there and back; below, 2 MiB carry 100 MiB/s and more
 _GROWN_MAX = 32 * 1024 * 1024  # bytes by which the windows of one connection may grow together
@@ -55,7 +57,7 @@ class PacketPath(IncomingPath):
         self.delay: float | None = None  # seconds there and back; 0 until it is known
         # Padding is sealed with the packet; under AEAD it need not be new each time, and asking for it costs a call.
         self._padding = os.urandom(32)
-        self._gcm: tuple[GCMEncryption, AESGCM] | None = None
+        self._sealer: Sealer | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         writable: Transport = transport  # type: ignore[assignment]
@@ -117,8 +119,8 @@ class PacketPath(IncomingPath):
             return  # asyncssh's chaff against CBC attacks; every cipher offered here is AEAD or CTR
         super().send_packet(pkttype, *args, handler=handler)
 
-    def send_data(self, channel: int, data: memoryview, datatype: int | None) -> None:
-        """Sends one data packet, by the short way where the cipher is AES-GCM and no key exchange is due."""
+    def _sealer_now(self) -> Sealer | None:
+        """For the short way; None unless the cipher is AES-GCM and no key exchange is due."""
         cipher = self._send_encryption
         if (
             not isinstance(cipher, GCMEncryption)
@@ -127,14 +129,33 @@ class PacketPath(IncomingPath):
             or self._compressor is not None
             or self._rekey_bytes_sent >= self._rekey_bytes
         ):
+            return None
+        if self._sealer is None or self._sealer.encryption is not cipher:
+            self._sealer = Sealer(cipher, self._padding)
+        return self._sealer
+
+    def send_much(self, channel: int, data: memoryview, largest: int) -> int:
+        """Sends much data in one write; how much of it, 0 when it cannot go the short way now."""
+        sealer = self._sealer_now()
+        if sealer is None or self._transport is None:
+            return 0
+        self._flush_queue()
+        sealed, taken, packets, counted = sealer.seal(channel, data, largest)
+        self._transport.write(sealed)
+        self._send_seq = (self._send_seq + packets) & 0xFFFFFFFF
+        self._rekey_bytes_sent += counted
+        return taken
+
+    def send_data(self, channel: int, data: memoryview, datatype: int | None) -> None:
+        """Sends one data packet, by the short way where the cipher is AES-GCM and no key exchange is due."""
+        sealer = self._sealer_now()
+        if sealer is None:
             number = channel.to_bytes(4, "big")
             if datatype is None:
                 self.send_packet(_MSG_CHANNEL_DATA, number, String(bytes(data)))
             else:
                 self.send_packet(_MSG_CHANNEL_EXTENDED_DATA, number, datatype.to_bytes(4, "big"), String(bytes(data)))
             return
-        if self._gcm is None or self._gcm[0] is not cipher:
-            self._gcm = (cipher, AESGCM(cipher._cipher._key))
         size = len(data)
         length = size + (10 if datatype is None else 14)  # padding length, type, channel, (data type,) data length
         padding = -length % 16
@@ -145,8 +166,8 @@ class PacketPath(IncomingPath):
         else:
             head = _EXTENDED_HEADER.pack(padding, _MSG_CHANNEL_EXTENDED_DATA, channel, datatype, size)
         packet_length = _LENGTH.pack(length + padding)
-        gcm = cipher._cipher
-        sealed = self._gcm[1].encrypt(gcm._iv, b"".join((head, data, self._padding[:padding])), packet_length)
+        gcm = sealer.encryption._cipher
+        sealed = sealer.aead.encrypt(gcm._iv, b"".join((head, data, self._padding[:padding])), packet_length)
         gcm._update_iv()
         self._queue.append(packet_length)
         self._send(sealed)
@@ -178,6 +199,17 @@ class DataPath(SSHChannel[bytes]):
             while buffer and self._send_window and connection.takes_data:
                 data, datatype = buffer[0]
                 size = min(self._send_window, largest)
+                if datatype is None and len(data) >= _MUCH and self._send_window >= _MUCH and largest >= _LEAST_OF_MUCH:
+                    size = connection.send_much(self._send_chan, data[: self._send_window], largest)
+                    if size:
+                        self._send_buf_len -= size
+                        self._send_window -= size
+                        if size == len(data):
+                            del buffer[0]
+                        else:
+                            buffer[0] = (data[size:], datatype)
+                        continue
+                    size = min(self._send_window, largest)
                 if len(data) > size:
                     buffer[0] = (data[size:], datatype)
                     data = data[:size]

@@ -1,0 +1,72 @@
+"""Seals long runs of data packets under AES-GCM into one piece of memory, for one write.
+
+Rules: a nonce is used once (the counter is asyncssh's own, put back before anything is sent); what lies in the working
+space from an earlier packet never becomes part of a later one.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+
+from asyncssh.encryption import GCMEncryption
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+MOST = 256 * 1024  # bytes of data to one run
+_MSG_CHANNEL_DATA = 94
+_TAG = 16  # bytes
+_BLOCK = 16
+_LEAST_PADDING = 4
+_HEAD = struct.Struct(">BBII")  # padding length, type, channel, bytes of data
+_LENGTH = struct.Struct(">I")
+
+
+class _Space(threading.local):
+    """Room for one packet in the clear and for a run of sealed ones."""
+
+    def __init__(self) -> None:
+        self.plain = memoryview(bytearray(_HEAD.size + MOST + 2 * _BLOCK))
+        self.sealed = memoryview(bytearray(MOST + MOST // 16))
+
+
+_space = _Space()
+
+
+class Sealer:
+    """The sending side of one connection, under one key."""
+
+    def __init__(self, encryption: GCMEncryption, padding: bytes) -> None:
+        """`padding`: 32 random bytes of the connection; sealed with each packet, so they need not be new."""
+        self.encryption = encryption
+        self.aead = AESGCM(encryption._cipher._key)
+        self._padding = padding
+
+    def seal(self, channel: int, data: memoryview, largest: int) -> tuple[memoryview, int, int, int]:
+        """Seals up to `MOST` bytes of `data` as packets with `largest` bytes each (4 KiB at least).
+
+        Returns what is to be sent (good until the next call), the bytes of data in it, the packets, and their bytes as
+        rekeying counts them.
+        """
+        cipher, encrypt, plain, sealed = self.encryption._cipher, self.aead.encrypt_into, _space.plain, _space.sealed
+        fixed, counter = cipher._iv[:4], int.from_bytes(cipher._iv[4:], "big")
+        taken = at = packets = counted = 0
+        total = min(len(data), MOST)
+        while taken < total:
+            size = min(total - taken, largest)
+            end = _HEAD.size + size
+            padding = -end % _BLOCK
+            if padding < _LEAST_PADDING:
+                padding += _BLOCK
+            length = end + padding
+            _HEAD.pack_into(plain, 0, padding, _MSG_CHANNEL_DATA, channel, size)
+            plain[_HEAD.size : end] = data[taken : taken + size]
+            plain[end:length] = self._padding[:padding]
+            body = at + 4
+            _LENGTH.pack_into(sealed, at, length)
+            at_next = body + length + _TAG
+            encrypt(fixed + counter.to_bytes(8, "big"), plain[:length], sealed[at:body], sealed[body:at_next])
+            counter = (counter + 1) & 0xFFFFFFFFFFFFFFFF
+            taken, at = taken + size, at_next
+            packets, counted = packets + 1, counted + length
+        cipher._iv = fixed + counter.to_bytes(8, "big")
+        return sealed[:at], taken, packets, counted
