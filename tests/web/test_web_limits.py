@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from teleport.web.limits import RateLimit
+import pytest
+
+from teleport.web.limits import RateLimit, who_tries
 
 
 def test_a_burst_is_allowed_then_the_rate_holds() -> None:
@@ -19,3 +21,20 @@ def test_memory_is_bounded() -> None:
     for number in range(1000):
         limit.allow(str(number), 0.0)
     assert len(limit._buckets) == 100
+
+
+@pytest.mark.parametrize(
+    ("address", "counts_as"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("unix", "unix"),
+    ],
+)
+def test_an_ipv6_network_is_one_address(address: str, counts_as: str) -> None:
+    """Whoever has one IPv6 address has 2^64 of them."""
+    assert who_tries(address) == counts_as

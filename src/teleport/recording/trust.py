@@ -42,8 +42,13 @@ def signature_check(authorities: Callable[[], Sequence[TrustedSSHAuthority]]) ->
     def check(signature: Signature, message: bytes, header: RecordingHeader) -> None:
         certificate = parse_certificate(signature.certificate)
         # A certificate renewed during the session is younger than the recording: ask for the later of the two times.
-        begins = certificate.body.valid_after
-        when = max(header.started, datetime.fromtimestamp(begins, UTC))
+        try:
+            begins = datetime.fromtimestamp(certificate.body.valid_after, UTC)
+        except (OverflowError, OSError, ValueError):
+            raise AccessDenied(
+                f"the recording of session {header.sid} is signed with an impossible certificate"
+            ) from None
+        when = max(header.started, begins)
         identity = verify_host_cert(signature.certificate, authorities(), when, hostname=None)
         if identity.host_id != header.node_id:
             raise AccessDenied(f"the recording of session {header.sid} is signed by another host than it names")
