@@ -117,7 +117,7 @@ def decode_reply(route: Route[Any, Rep], status: int, body: bytes) -> Rep:
         raise decode_error(status, body)
     try:
         return msgspec.json.decode(body, type=route.reply)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConnectionProblem(f"{route.name}: the answer of the auth server cannot be read: {error}") from None
 
 
@@ -131,6 +131,6 @@ def decode_error(status: int, body: bytes) -> TeleportError:
     """The error that a body with this status says."""
     try:
         reply = msgspec.json.decode(body, type=ErrorReply)
-    except (msgspec.ValidationError, msgspec.DecodeError):
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError):
         return ConnectionProblem(f"the auth server answered with HTTP status {status}")
     return KINDS.get(reply.code, TeleportError)(reply.message, hint=reply.hint)

@@ -120,7 +120,7 @@ class Authorizer:
             kind=kind,
             cluster=self._state.cluster,
             now=self._state.clock.now(),
-            client_address=caller.address.rpartition(":")[0],
+            client_address=caller.address.rpartition(":")[0].strip("[]"),
             locks=await self.locks(),
         )
 
