@@ -10,12 +10,15 @@ from datetime import datetime, timedelta
 import pytest
 
 from teleport.backend.interface import Changes, Item, Snapshot
+from teleport.daemon.assembly import DECIDED_BY
 from teleport.daemon.view import NODE_KINDS, Directory, View
 from teleport.errors import TeleportError
 from teleport.identity import UserIdentity
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
+from teleport.pki.keys import generate_ed25519
 from teleport.proxy.resolve import RegisteredNode
+from teleport.resources.authority import Authority, AuthoritySpec, AuthorityType, KeySet, SSHKeyPair
 from teleport.resources.codec import Resource, to_json
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
@@ -46,7 +49,7 @@ async def _run(client: SshClient) -> int | None:
     return (await session.wait()).status
 
 
-@pytest.mark.parametrize("how", ["locked", "role taken", "certificate expired", "user removed"])
+@pytest.mark.parametrize("how", ["locked", "role taken", "certificate expired", "user removed", "authority removed"])
 async def test_an_open_connection_starts_no_session_that_a_new_one_would_be_refused(
     launcher_end: LauncherEnd, how: str
 ) -> None:
@@ -62,6 +65,8 @@ async def test_an_open_connection_starts_no_session_that_a_new_one_would_be_refu
                 lab.node.clock = FakeClock(lab.node.clock.now() + timedelta(hours=2))
             case "user removed":
                 lab.node._present = lambda identity: None  # as the view of a daemon answers then
+            case "authority removed":
+                lab.authorities.user_key = generate_ed25519()
         with pytest.raises(TeleportError):
             await _run(client)
         await lab.events.wait_for("session.request_denied")
@@ -81,6 +86,45 @@ async def test_a_lock_ends_a_connection_whose_certificate_has_expired(launcher_e
         event = (await lab.events.wait_for("client.disconnect"))[0]
         assert "no longer allowed" in getattr(event, "reason", "")
         await client.close()
+
+
+async def test_removing_a_user_authority_ends_the_connections_that_its_certificates_opened(
+    launcher_end: LauncherEnd,
+) -> None:
+    async with running_lab(Launcher(launcher_end)) as lab:
+        client = await _connect(lab)
+        lab.node.reconsider()
+        assert not lab.events.named("client.disconnect")
+        lab.authorities.user_key = generate_ed25519()
+        lab.node.reconsider()
+        event = (await lab.events.wait_for("client.disconnect"))[0]
+        assert "authority" in getattr(event, "reason", "")
+        await client.close()
+    assert "authorities/".startswith(DECIDED_BY), "the daemon calls reconsider for it"
+
+
+async def test_the_proxy_leads_nobody_on_whose_certificate_ceased_to_count(launcher_end: LauncherEnd) -> None:
+    async with running_lab(Launcher(launcher_end)) as lab:
+        user = lab.authorities.user([ME])
+        key = ClientKey(user.key.openssh_pem().reveal(), user.certificate.line())
+        outer = await connect(("127.0.0.1", lab.proxy_port), login=ME, key=key, check=lambda certificate: None)
+        inner = await outer.through("node1", 0, login=ME, check=lambda certificate: None)
+        lab.authorities.user_key = generate_ed25519()
+        with pytest.raises(TeleportError, match="not signed by a user authority"):
+            await outer.through("node1", 0, login=ME, check=lambda certificate: None)
+        await lab.events.wait_for("session.request_denied")
+        await inner.close()  # which closes what it went through
+
+
+async def test_a_service_knows_which_user_authorities_are_left() -> None:
+    clock, kept, gone = FakeClock(), generate_ed25519().public, generate_ed25519().public
+    keys = KeySet(ssh=(SSHKeyPair(public_key=kept.line()),))
+    spec = AuthoritySpec(type=AuthorityType.USER, cluster_name="c1", active_keys=keys)
+    authority = Authority(sub_kind=AuthorityType.USER, metadata=Metadata(name="c1"), spec=spec)
+    view = await _view(clock, ("authorities/user/c1", authority))
+    assert view.trusts_user_authority(kept.blob)
+    assert not view.trusts_user_authority(gone.blob)
+    assert not view.trusts_user_authority(b"")
 
 
 async def _view(clock: FakeClock, *resources: tuple[str, Resource]) -> View:

@@ -50,7 +50,13 @@ from teleport.transport.tls import cluster_client_context
 
 log = logging.getLogger(__name__)
 
-DECIDED_BY = ("roles/", "users/", "locks/", "cluster/")  # what open sessions are decided anew for when it changes
+DECIDED_BY = (
+    "roles/",
+    "users/",
+    "locks/",
+    "cluster/",
+    "authorities/",
+)  # what open sessions are decided anew for when it changes
 FIRST_VIEW = 60.0  # seconds until the first view of the cluster must have come
 LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stops
 

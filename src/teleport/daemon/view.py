@@ -112,6 +112,9 @@ class View:
             raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
         return identity
 
+    def trusts_user_authority(self, signer: bytes) -> bool:
+        return any(key.blob == signer for one in self.ssh_authorities(AuthorityKind.USER) for key in one.keys)
+
     def present(self, identity: UserIdentity) -> UserIdentity | None:
         """The identity with those of its roles that the user still has; None when the user was removed or expired.
 

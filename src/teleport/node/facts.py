@@ -25,6 +25,7 @@ class Facts:
     user: UserIdentity | None
     login: str
     client: Peer
+    signer: bytes = b""  # the key (SSH blob) of the authority that signed the user's certificate
 
     def event(self, cls: type[E_], now: datetime, *, sid: UUID | None = None, **fields: Any) -> E_:
         """An event of `cls` about this connection."""

@@ -50,6 +50,10 @@ class Certificates(Protocol):
 
     def verify_host(self, certificate: bytes) -> HostIdentity: ...
 
+    def trusts_user_authority(self, signer: bytes) -> bool:
+        """Whether user certificates that this key (SSH blob) signed are still believed."""
+        ...
+
 
 class Labels(Protocol):
     """The node's labels, static and dynamic."""

@@ -144,6 +144,11 @@ class NodeService:
         `expiry` false leaves the certificate's end out: what else forbids must not hide behind it.
         """
         assert facts.user is not None, "only a known user is decided about"
+        if not self.certificates.trusts_user_authority(facts.signer):
+            reason = "the authority that signed the certificate is not trusted any more"
+            return AccessDenial(
+                DenialCode.NOT_GRANTED, "Your certificate does not count any more.", (reason,), "tsh login"
+            )
         identity = self._present(facts.user)
         if identity is None:
             reason = f"the user {facts.user.name!r} was removed or has expired"
@@ -214,8 +219,8 @@ class _Gate:
         self._service = service
         self._client = client
 
-    def _facts(self, user: UserIdentity | None, login: str) -> Facts:
-        return Facts(self._service.config, self._service.labels, user, login, self._client)
+    def _facts(self, user: UserIdentity | None, login: str, signer: bytes = b"") -> Facts:
+        return Facts(self._service.config, self._service.labels, user, login, self._client, signer)
 
     async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
         service = self._service
@@ -225,7 +230,7 @@ class _Gate:
             detail = getattr(error, "detail", "")
             service.failed(self._facts(None, login), f"{error.message} {detail}".strip())
             return Refusal(_sentence(error))
-        facts = self._facts(identity, login)
+        facts = self._facts(identity, login, parse_certificate(certificate).signer)
         decision = service.decide(facts)
         if isinstance(decision, AccessDenial):
             service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")

@@ -247,7 +247,7 @@ class _Gate:
             detail = getattr(error, "detail", "")
             self.failed(login, f"{error.message} {detail}".strip())
             return Refusal(sentence(error))
-        return _Connection(self._router, identity, login, self._peer)
+        return _Connection(self._router, identity, certificate, login, self._peer)
 
     def failed(self, login: str, reason: str) -> None:
         self._router.put_on_record(AuthFailed, None, login, self._peer, error=reason)
@@ -261,9 +261,10 @@ def sentence(error: TeleportError) -> str:
 class _Connection:
     """Serves one user's connection."""
 
-    def __init__(self, router: SshRouter, identity: UserIdentity, login: str, peer: Peer) -> None:
+    def __init__(self, router: SshRouter, identity: UserIdentity, certificate: bytes, login: str, peer: Peer) -> None:
         self._router = router
         self._identity = identity
+        self._certificate = certificate
         self._login = login
         self._peer = peer
 
@@ -284,6 +285,7 @@ class _Connection:
     async def lead(self, channel: Channel, destination: Destination, ended: Callable[[], None]) -> NodeLeg:
         """As `SshRouter.lead`, with refusals put on record."""
         try:
+            self._router.certificates.verify_user(self._certificate)  # it counted when the connection began
             return await self._router.lead(channel, self._identity, self._peer, destination, ended)
         except TeleportError as error:
             self.denied(f"proxy:{destination}", error.message)

@@ -194,6 +194,9 @@ class Authorities:
     def verify_host(self, certificate: bytes) -> HostIdentity:
         return verify_host_cert(certificate, self.trusted, self.clock.now(), hostname=None)
 
+    def trusts_user_authority(self, signer: bytes) -> bool:
+        return signer == self.user_key.public.blob
+
     def user(self, logins: Iterable[str], *, key: PrivateKey | None = None, **changes: object) -> LabUser:
         """A user called alice with these logins; `changes` are of `UserCertRequest`."""
         key = key or generate_p256()
