@@ -70,10 +70,10 @@ def make_run(folder: Path, programs: Path, as_user: Sequence[str]) -> Iterator[P
             assert process.poll() is None, log.read_text()
             return "ssh -F" in log.read_text()
 
-        wait_until("what to do next is printed", finished, 30)
+        wait_until("what to do next is printed", finished, 60)
         yield Printed(log.read_text(), as_user, environment, folder)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0, log.read_text()
+        assert process.wait(20) == 0, log.read_text()
         assert "Traceback" not in log.read_text()
     finally:
         if process.poll() is None:

@@ -38,7 +38,7 @@ BIN = Path(sys.executable).parent
 NAME = "example.test"  # of clusters that are made here
 NODE = "alpha"  # and of their node
 PASSWORD = "correct horse battery"
-READY_SECONDS = 20.0
+READY_SECONDS = 40.0
 RUNNING: list[DaemonProcess] = []  # whose logs a failing test shows
 
 
@@ -49,7 +49,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(what: str, found: Callable[[], T | None], seconds: float = 10.0) -> T:
+def wait_until(what: str, found: Callable[[], T | None], seconds: float = 20.0) -> T:
     """The first answer of `found` that is neither None nor False. Raises `AssertionError` naming `what` otherwise."""
     deadline = time.monotonic() + seconds
     while True:
@@ -226,7 +226,7 @@ class DaemonProcess:
         finally:
             self._forget()
 
-    def stop(self, seconds: float = 10.0) -> None:
+    def stop(self, seconds: float = 20.0) -> None:
         """TERM: it must end with status 0, soon, having met no unexpected error, and leave no process behind."""
         assert self._process is not None
         below = descendants(self.pid)
@@ -385,7 +385,7 @@ class Cluster(Host):
         lines = self.tctl("audit", "ls", "--format=json", *arguments).ok().stdout.splitlines()
         return sorted(map(json.loads, lines), key=lambda event: (event["time"], event["emitter"], event["seq"]))
 
-    def wait_event(self, kind: str, seconds: float = 15.0, **fields: object) -> dict[str, Any]:
+    def wait_event(self, kind: str, seconds: float = 30.0, **fields: object) -> dict[str, Any]:
         """The first event called `kind` with these fields, once auth has it."""
 
         def found() -> dict[str, Any] | None:
