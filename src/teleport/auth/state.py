@@ -7,6 +7,7 @@ of the outbox, from where a pump moves them into this daemon's chain. Nothing el
 from __future__ import annotations
 
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -22,14 +23,17 @@ from teleport.auth.server import Caller
 from teleport.backend.interface import Backend, Condition, PutOp, Write
 from teleport.clock import Clock
 from teleport.errors import NotFound, TeleportError
+from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority
 from teleport.pki.x509cert import trusted_tls_authority
+from teleport.pki.x509verify import identity_from_tls
 from teleport.resources.authority import Authority
 from teleport.resources.cluster import AuthPreference, ClusterName, NetworkingConfig, SessionRecordingConfig
 from teleport.resources.codec import Resource, from_json, to_json, without_secrets
 from teleport.resources.role import Role
 from teleport.resources.user import User
 
+MAX_IDENTITIES = 4096  # verified certificates that are remembered
 R = TypeVar("R")
 Rec = TypeVar("Rec", bound=records.Record)
 E_ = TypeVar("E_", bound=Event)
@@ -45,6 +49,9 @@ class ClusterState:
         self._on_events = on_events
         self._certifier: tuple[tuple[int, int], Certifier] | None = None
         self._trusted: tuple[tuple[int, int], tuple[TrustedTLSAuthority, ...]] | None = None
+        self._identities: OrderedDict[bytes, tuple[tuple[TrustedTLSAuthority, ...], UserIdentity | HostIdentity]] = (
+            OrderedDict()
+        )
 
     # writing
 
@@ -147,6 +154,23 @@ class ClusterState:
                     built.append(trusted_tls_authority(kind, authority.spec.cluster_name, cert.encode()))
             self._trusted = (key, tuple(built))
         return self._trusted[1]
+
+    async def tls_identity(self, certificate: bytes) -> UserIdentity | HostIdentity:
+        """Who showed this certificate (DER) in a handshake; raises `CertificateRefused`.
+
+        A connection makes many calls with one certificate: what was verified against the authorities as they are is
+        remembered until it expires.
+        """
+        trusted, now = await self.trusted_tls(), self.clock.now()
+        known = self._identities.get(certificate)
+        if known is not None and known[0] is trusted and now < known[1].expires:
+            self._identities.move_to_end(certificate)
+            return known[1]
+        identity = identity_from_tls(certificate, trusted, now)
+        self._identities[certificate] = (trusted, identity)
+        while len(self._identities) > MAX_IDENTITIES:
+            self._identities.popitem(last=False)
+        return identity
 
     async def preference(self) -> AuthPreference:
         found = await self.find(records.CLUSTER, "cluster-auth-preference", AuthPreference)
