@@ -43,6 +43,10 @@ class UserIdentity:
     active_requests: tuple[str, ...] = ()
     impersonator: str = ""
     serial: str = ""
+    issued: datetime | None = None  # whole seconds
+    denying: tuple[
+        str, ...
+    ] = ()  # roles that the user was given since: what they deny counts, what they allow does not
 
 
 @dataclass(frozen=True, slots=True)

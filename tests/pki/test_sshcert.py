@@ -144,6 +144,7 @@ def test_a_user_certificate_says_back_what_was_asked() -> None:
         active_requests=("0001", "0002"),
         impersonator="bot",
         serial=str(cert.body.serial),
+        issued=NOW,
     )
     assert found.public_key == USER_KEY.public
     assert found.permits == {"permit-pty", "permit-port-forwarding"}

@@ -126,6 +126,7 @@ def test_a_user_certificate_says_back_what_was_asked() -> None:
         active_requests=("0001", "0002"),
         impersonator="bot",
         serial=f"{parsed.serial_number:x}",
+        issued=NOW,
     )
     assert decode_user(parsed.subject) == SUBJECT
 

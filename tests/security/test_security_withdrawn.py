@@ -17,20 +17,26 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth import records
 from teleport.auth.records import HostRecord
-from teleport.auth.standing import CLOCK_SLACK, host_counts
+from teleport.auth.standing import CLOCK_SLACK, host_counts, user_present
+from teleport.authz.api import APIAccessRequest, evaluate_api_access
+from teleport.authz.decision import AccessDenial, DenialCode, Policy
+from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, may_reach
 from teleport.backend.interface import PutOp
 from teleport.daemon.remote import watch
 from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
 from teleport.errors import AccessDenied
-from teleport.identity import HostIdentity, SystemRole
+from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki.keys import generate_p256
 from teleport.pki.sshcert import HOST_LIFETIME
 from teleport.pki.sshformat import parse_certificate_line
 from teleport.resources.codec import to_json
+from teleport.resources.kinds import Kind, Verb
+from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
+from teleport.resources.user import CreatedBy, Creator, User, UserSpec
 from teleport.store.cache import Cache
-from teleport.testing.auth import CLUSTER, RunningAuth, running_auth
+from teleport.testing.auth import CLUSTER, Credentials, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
 
 
@@ -95,6 +101,135 @@ async def test_what_services_hear_of_hosts_is_only_whether_their_certificates_co
         assert found is not None
         assert b"vault" not in found.value
         assert b"treasury" not in found.value
+
+
+async def _user_certificates(auth: RunningAuth, name: str) -> tuple[bytes, Credentials]:
+    """A user's SSH certificate, and what the API knows the user by."""
+    key = generate_p256()
+    request = m.SignUserRequest(name=name, public_key=key.public.line(), ttl=7200)
+    certs = await auth.call(await auth.admin(), routes.SIGN_USER, request)
+    return parse_certificate_line(certs.cert).blob, auth.keep(key, certs.tls_cert)
+
+
+async def _made(auth: RunningAuth, view: View, name: str, *roles: str, by_document: bool = False) -> int:
+    """A user, of whom the view has heard; the revision."""
+    admin = await auth.admin()
+    if by_document:
+        forged = CreatedBy(time=auth.clock.now() - timedelta(days=1), user=Creator(name="root"))
+        spec = UserSpec(roles=roles, traits={"logins": ("root",)}, created_by=forged)
+        item = m.Document(to_json(User(metadata=Metadata(name=name), spec=spec)))
+        await auth.call(admin, routes.STORE["user"], m.StoreRequest(item=item, force=True))
+    else:
+        await auth.call(
+            admin, routes.ADD_USER, m.AddUserRequest(name=name, roles=list(roles), traits={"logins": ["root"]})
+        )
+    stored = await auth.backend.get(records.USERS + name)
+    assert stored is not None
+    await _until(lambda: _revision(view, records.USERS + name) == stored.revision)
+    return stored.revision
+
+
+def _revision(view: View, key: str) -> int:
+    item = view.cache.get(key)
+    return item.revision if item is not None else 0
+
+
+@pytest.mark.parametrize("by_document", [False, True])
+async def test_a_user_made_again_under_the_same_name_does_not_revive_old_certificates(
+    tmp_path: Path, by_document: bool
+) -> None:
+    """Whatever a document says of when the user was made: another person may have got the name."""
+    async with running_auth(tmp_path) as auth, _view(auth) as view:
+        assert isinstance(auth.clock, FakeClock)
+        await _made(auth, view, "alice", "access")
+        ssh, tls = await _user_certificates(auth, "alice")
+        assert view.verify_user(ssh).issued == auth.clock.now()
+        await auth.call(tls, routes.WHO_AM_I, m.Empty())
+        await auth.call(await auth.admin(), routes.REMOVE["user"], m.ExpelRequest(name="alice"))
+        auth.clock.advance(2)
+        await _made(auth, view, "alice", "access", by_document=by_document)
+        with pytest.raises(AccessDenied):
+            view.verify_user(ssh)
+        with pytest.raises(AccessDenied):
+            await auth.call(tls, routes.WHO_AM_I, m.Empty())
+        fresh, again = await _user_certificates(auth, "alice")
+        view.verify_user(fresh)
+        await auth.call(again, routes.WHO_AM_I, m.Empty())
+
+
+async def test_changing_a_user_leaves_when_and_by_whom_it_was_made(tmp_path: Path) -> None:
+    """A document could else make old certificates count again, or lock the user out."""
+    async with running_auth(tmp_path) as auth, _view(auth) as view:
+        assert isinstance(auth.clock, FakeClock)
+        await _made(auth, view, "alice", "access")
+        before = await auth.service.state.user("alice")
+        auth.clock.advance(60)
+        await _made(auth, view, "alice", "auditor", by_document=True)
+        after = await auth.service.state.user("alice")
+        assert before is not None
+        assert after is not None
+        assert after.roles == ("auditor",)
+        assert after.spec.created_by == before.spec.created_by
+        assert after.spec.created_by.time == auth.clock.now() - timedelta(seconds=60)
+
+
+async def test_a_role_given_later_denies_at_once_and_allows_only_after_the_next_login(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth, _view(auth) as view:
+        admin = await auth.admin()
+        rules = {"rules": [{"resources": ["user"], "verbs": ["list", "read"]}]}
+        for name, spec in (
+            ("reader", {"allow": rules}),
+            ("no-reader", {"deny": {**rules, "node_labels": {"*": ["*"]}}}),
+        ):
+            document = {"kind": "role", "version": "v4", "metadata": {"name": name}, "spec": spec}
+            item = m.Document(msgspec.json.encode(document))
+            await auth.call(admin, routes.STORE["role"], m.StoreRequest(item=item))
+        await _made(auth, view, "alice", "access")
+        ssh, tls = await _user_certificates(auth, "alice")
+
+        def reach() -> bool:
+            identity = view.present(view.verify_user(ssh))
+            assert identity is not None
+            policy, now = view.policy(), auth.clock.now()
+            return may_reach(identity, policy, cluster=CLUSTER, now=now, node_id="n", node_labels={})
+
+        async def give(*roles: str) -> None:
+            await auth.call(admin, routes.UPDATE_USER, m.UpdateUserRequest(name="alice", roles=list(roles)))
+            stored = await auth.backend.get("users/alice")
+            assert stored is not None
+            await _until(lambda: _revision(view, "users/alice") == stored.revision)
+
+        assert reach()
+        await give("access", "reader")
+        with pytest.raises(AccessDenied):
+            await auth.call(tls, routes.LIST["user"], m.ListRequest())
+        _, tls = await _user_certificates(auth, "alice")
+        await auth.call(tls, routes.LIST["user"], m.ListRequest())
+        await give("access", "reader", "no-reader")
+        assert not reach()
+        with pytest.raises(AccessDenied):
+            await auth.call(tls, routes.LIST["user"], m.ListRequest())
+        await give("access", "reader")
+        assert reach()
+        await give("access")
+        with pytest.raises(AccessDenied):
+            await auth.call(tls, routes.LIST["user"], m.ListRequest())
+
+
+@pytest.mark.parametrize("role", ["held", "given since"])
+async def test_a_lock_on_a_role_stops_whoever_has_it_now(role: str) -> None:
+    now = FakeClock().now()
+    user = User(metadata=Metadata(name="alice"), spec=UserSpec(roles=("held", "given since")))
+    identity = UserIdentity("alice", CLUSTER, ("held",), ("root",), now + timedelta(hours=1))
+    present = user_present(identity, user, now)
+    assert present is not None
+    lock = Lock(metadata=Metadata(name="stop"), spec=LockSpec(target=LockTarget(role=role)))
+    api = evaluate_api_access(APIAccessRequest(present, Verb.LIST, Kind.NODE, CLUSTER, now, locks=[lock]), Policy())
+    assert isinstance(api, AccessDenial)
+    assert api.code is DenialCode.LOCKED
+    ssh = evaluate_ssh_access(SSHAccessRequest(present, "root", CLUSTER, now, "n", locks=[lock]), Policy())
+    assert isinstance(ssh, AccessDenial)
+    assert ssh.code is DenialCode.LOCKED
 
 
 @pytest.mark.parametrize("why", ["unknown", "expelled", "role gone", "joined anew", None])

@@ -18,6 +18,7 @@ from teleport.auth import records
 from teleport.auth.certify import UserGrant
 from teleport.auth.joining import Joining
 from teleport.auth.server import Caller
+from teleport.auth.standing import user_present
 from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
@@ -68,25 +69,20 @@ class Authorizer:
         if certificate is None:
             return Anonymous()
         identity = identity_from_tls(certificate, await self._state.trusted_tls(), self._state.clock.now())
-        if not await self.counts(identity):
-            if isinstance(identity, HostIdentity):
+        if isinstance(identity, HostIdentity):
+            if not await self.counts(identity):
                 raise AccessDenied(
                     "this host does not belong to the cluster any more", hint="join it again with a new token"
                 )
+            return identity
+        present = user_present(identity, await self._state.user(identity.name), self._state.clock.now())
+        if present is None:
             raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
-        return identity
+        return present
 
-    async def counts(self, identity: Identity) -> bool:
-        """Whether a certificate has not been overtaken by what happened since it was issued: the host was expelled,
-        the user removed or expired."""
-        match identity:
-            case HostIdentity():
-                return await self._joining.still_counts(identity)
-            case UserIdentity():
-                user = await self._state.user(identity.name)
-                return user is not None and not user.expired(self._state.clock.now())
-            case Anonymous():
-                return True
+    async def counts(self, host: HostIdentity) -> bool:
+        """Whether a host's certificate has not been overtaken by what happened since it was issued."""
+        return await self._joining.still_counts(host)
 
     async def authorize(self, caller: Caller, route: Route[Any, Any]) -> None:
         """Raises `AccessDenied` unless the caller may use the route at all."""
@@ -157,7 +153,7 @@ class Authorizer:
             return Policy()
         preference = await self._state.preference()
         return Policy(
-            roles=await self._state.roles(identity.roles),
+            roles=await self._state.roles([*identity.roles, *identity.denying]),
             cluster=ClusterDefaults(require_session_mfa=preference.spec.require_session_mfa),
         )
 

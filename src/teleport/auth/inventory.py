@@ -39,7 +39,7 @@ from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
 from teleport.auth.user_tokens import UserTokens
 from teleport.authz.decision import AccessDenial
-from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
+from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, Item, PutOp, Write
 from teleport.errors import AlreadyExists, BadRequest, CompareFailed, NotFound
 from teleport.resources.authority import Authority
 from teleport.resources.codec import Resource, checked, from_json, to_json, without_secrets
@@ -49,7 +49,7 @@ from teleport.resources.role import Role
 from teleport.resources.secret import SecretText
 from teleport.resources.server import Server
 from teleport.resources.token import Token, token_id
-from teleport.resources.user import User
+from teleport.resources.user import CreatedBy, Creator, User
 
 MAX_PAGE: Final = 1000
 WITH_SECRETS: Final = frozenset({Kind.USER, Kind.CERT_AUTHORITY})
@@ -199,7 +199,7 @@ class Inventory:
             await self._require(caller, Verb.UPDATE, kind, from_json(item.value))
             if not request.force:
                 raise AlreadyExists(f"{kind} {resource.name!r} exists already", hint="tctl create -f replaces it")
-        writes, event = await self._written(caller, resource, replaces=item is not None)
+        writes, event = await self._written(caller, resource, item)
         conditions: list[Condition] = [Exists(key, item.revision) if item is not None else Absent(key)]
         try:
             await self._state.commit(writes, conditions=conditions, events=[event])
@@ -209,13 +209,14 @@ class Inventory:
             ) from None
         return m.Done()
 
-    async def _written(self, caller: Caller, resource: Resource, *, replaces: bool) -> tuple[Sequence[Write], Event]:
+    async def _written(self, caller: Caller, resource: Resource, former: Item | None) -> tuple[Sequence[Write], Event]:
         event, name, by = self._state.event, resource.metadata.name, caller.name
         match resource:
             case Role():
                 return [PutOp(_key(resource), to_json(resource))], event(RoleCreated, caller, name=name, updated_by=by)
             case User():
-                return await self._user_written(caller, resource, replaces=replaces)
+                stored = from_json(former.value) if former is not None else None
+                return await self._user_written(caller, resource, stored if isinstance(stored, User) else None)
             case Token():
                 expires = resource.metadata.expires
                 return [PutOp(_key(resource), to_json(resource), expires)], event(
@@ -253,7 +254,11 @@ class Inventory:
                 )
         raise BadRequest(f"a {resource.kind} is not made by hand", hint="it announces itself when its service starts")
 
-    async def _user_written(self, caller: Caller, user: User, *, replaces: bool) -> tuple[Sequence[Write], Event]:
+    async def _user_written(self, caller: Caller, user: User, stored: User | None) -> tuple[Sequence[Write], Event]:
+        """What writes `user`, which takes the place of `stored`.
+
+        When and by whom a user was made is never taken from the document: certificates from before then do not count.
+        """
         known = await self._state.roles(user.roles)
         unknown = [role for role in user.roles if role not in known]
         if unknown:
@@ -270,11 +275,14 @@ class Inventory:
                 totp_secret=local.totp_key.reveal() if local.totp_key else "",
             )
             writes.append(PutOp(key, record.encode()))
-        elif not replaces:
+        elif stored is None:
             writes.append(PutOp(key, UserSecret().encode()))
-        spec = msgspec.structs.replace(user.spec, local_auth=None)
+        made = CreatedBy(time=self._state.clock.now(), user=Creator(name=caller.name))
+        spec = msgspec.structs.replace(
+            user.spec, local_auth=None, created_by=stored.spec.created_by if stored is not None else made
+        )
         writes.append(PutOp(_key(user), to_json(msgspec.structs.replace(user, spec=spec))))
-        kind = UserUpdate if replaces else UserCreate
+        kind = UserUpdate if stored is not None else UserCreate
         return writes, self._state.event(kind, caller, name=user.name, roles=list(user.roles), updated_by=caller.name)
 
     async def update_roles(self, caller: Caller, request: m.UpdateUserRequest) -> m.Done:
@@ -287,7 +295,7 @@ class Inventory:
         spec = msgspec.structs.replace(user.spec, roles=tuple(request.roles))
         changed = checked(msgspec.structs.replace(user, spec=spec))
         await self._require(caller, Verb.UPDATE, Kind.USER, changed)
-        writes, event = await self._user_written(caller, changed, replaces=True)
+        writes, event = await self._user_written(caller, changed, user)
         await self._state.commit(writes, conditions=[Exists(records.USERS + request.name, revision)], events=[event])
         return m.Done()
 

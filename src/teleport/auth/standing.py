@@ -6,12 +6,14 @@ and removing a user must end what their certificates give, however long these wo
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Final
 
 from teleport.auth.records import HostRecord
-from teleport.identity import HostIdentity, SystemRole
+from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki.sshcert import HOST_LIFETIME
+from teleport.resources.user import User
 
 CLOCK_SLACK: Final = timedelta(seconds=5)
 
@@ -28,3 +30,23 @@ def host_counts(identity: HostIdentity, record: HostRecord | None) -> bool:
         return False
     issued = identity.expires - HOST_LIFETIME
     return record.valid_from is None or issued >= record.valid_from - CLOCK_SLACK
+
+
+def user_present(identity: UserIdentity, user: User | None, now: datetime) -> UserIdentity | None:
+    """What is left of the identity, `user` being whom the cluster knows by its name; None when nothing is.
+
+    Nothing is left when the user is gone or has expired, and when it was made after the certificate was issued:
+    another person may have got the name. A certificate counts in seconds, so one of that very second is let through.
+
+    Roles allow only what the certificate and the user both have; all that the user has now may deny.
+    """
+    if user is None or user.expired(now):
+        return None
+    made = user.spec.created_by.time
+    if made is not None and (identity.issued is None or identity.issued < made.replace(microsecond=0)):
+        return None
+    return replace(
+        identity,
+        roles=tuple(role for role in identity.roles if role in user.roles),
+        denying=tuple(role for role in user.roles if role not in identity.roles),
+    )

@@ -98,7 +98,8 @@ def _certificate(request: APIAccessRequest, identity: UserIdentity | HostIdentit
                     (f"pinned to {identity.source_ip}, came from {request.client_address or 'an unknown address'}",),
                     "tsh login",
                 )
-        subject = Locked(user=identity.name, roles=identity.roles, mfa_device=identity.mfa_device)
+        roles = (*identity.roles, *identity.denying)
+        subject = Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device)
     lock = find_lock(request.locks, subject, request.now)
     if lock is not None:
         return AccessDenial(DenialCode.LOCKED, "Access is locked.", (describe(lock),), "ask an administrator")
@@ -133,7 +134,8 @@ def _user(request: APIAccessRequest, identity: UserIdentity, policy: Policy) -> 
     roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
     spec = {"roles": identity.roles, "traits": identity.traits}
     facts = {**request.facts, "user": {"metadata": {"name": identity.name}, "spec": spec}}
-    for role in roles.roles:
+    since = RoleSet.build(identity.denying, policy.roles, identity.traits).own
+    for role in (*roles.roles, *since):
         hit = _deciding_rule(role.deny, request, facts, deny=True)
         if hit is not None:
             return _denial(request, DenialCode.DENIED_BY_ROLE, f"role {role.name!r} denies it: {_describe(hit)}")

@@ -72,7 +72,8 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
     roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
     unknown = [f"role {name!r} does not exist" for name in roles.unknown]
 
-    hits = [hit for role in roles.roles if (hit := _deny_hit(role, request, labels))]
+    since = RoleSet.build(identity.denying, policy.roles, identity.traits).own
+    hits = [hit for role in (*roles.roles, *since) if (hit := _deny_hit(role, request, labels))]
     if hits:
         return _denial(DenialCode.DENIED_BY_ROLE, request, *hits, *unknown)
 
@@ -196,7 +197,7 @@ def _locked(request: SSHAccessRequest) -> AccessDenial | None:
     identity = request.identity
     subject = Locked(
         user=identity.name,
-        roles=identity.roles,
+        roles=(*identity.roles, *identity.denying),
         login=request.login,
         nodes=(request.node_id, request.node_hostname),
         mfa_device=identity.mfa_device,

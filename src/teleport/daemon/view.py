@@ -6,13 +6,12 @@ Parsed values are kept until the cached item changes. When auth is away the last
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
 
 from teleport.auth.records import HOSTS, HostRecord
-from teleport.auth.standing import host_counts
+from teleport.auth.standing import host_counts, user_present
 from teleport.authz.decision import ClusterDefaults, Policy
 from teleport.authz.ssh import may_reach
 from teleport.clock import Clock
@@ -116,15 +115,10 @@ class View:
         return any(key.blob == signer for one in self.ssh_authorities(AuthorityKind.USER) for key in one.keys)
 
     def present(self, identity: UserIdentity) -> UserIdentity | None:
-        """The identity with those of its roles that the user still has; None when the user was removed or expired.
-
-        A certificate says what was true when it was issued; what was taken away since must not count.
-        """
+        """What is left of the identity (`auth.standing.user_present`); None when nothing is."""
         found = self._items(f"users/{identity.name}", User)
         user = next((user for user in found if user.name == identity.name), None)
-        if user is None or user.expired(self.clock.now()):
-            return None
-        return replace(identity, roles=tuple(role for role in identity.roles if role in user.roles))
+        return user_present(identity, user, self.clock.now())
 
     def verify_host(self, certificate: bytes) -> HostIdentity:
         authorities = self.ssh_authorities(AuthorityKind.HOST)

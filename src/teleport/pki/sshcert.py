@@ -51,7 +51,7 @@ from teleport.pki.sshverify import (
     verify_user_cert,
 )
 from teleport.pki.sshwire import string
-from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority, check_cluster_name
+from teleport.pki.trust import BACKDATE, AuthorityKind, TrustedSSHAuthority, check_cluster_name
 
 __all__ = [
     "CheckedUserCert",
@@ -66,7 +66,6 @@ __all__ = [
 ]
 
 HOST_LIFETIME = timedelta(days=90)
-BACKDATE = timedelta(minutes=1)  # for clocks of others that are a little late
 MIN_USER_TTL = timedelta(minutes=1)
 
 

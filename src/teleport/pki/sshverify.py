@@ -28,7 +28,7 @@ from teleport.pki.sshformat import (
     value_text,
 )
 from teleport.pki.sshwire import WireError
-from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.pki.trust import BACKDATE, AuthorityKind, TrustedSSHAuthority
 
 FOREVER = 2**64 - 1  # PROTOCOL.certkeys: no end; never issued, never believed
 LAST_SECOND = 253402300799  # the last second of the year 9999: what `datetime` can say
@@ -270,6 +270,7 @@ def check_parsed_user_cert(
         active_requests=_requests(body),
         impersonator=_extension(body, IMPERSONATOR),
         serial=str(body.serial),
+        issued=datetime.fromtimestamp(body.valid_after, UTC) + BACKDATE,
     )
     return CheckedUserCert(identity, body.public_key, permits, options, _extension(body, CLIENT_IP))
 

@@ -7,12 +7,14 @@ says about itself (trap T-3).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from teleport.errors import BadRequest
 from teleport.pki.keys import PublicKey
 from teleport.pki.names import cluster_problem
+
+BACKDATE = timedelta(minutes=1)  # every certificate begins so long before its issue, for clocks that are a little late
 
 
 class AuthorityKind(StrEnum):

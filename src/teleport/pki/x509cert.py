@@ -18,7 +18,7 @@ from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki import names
 from teleport.pki.keys import PrivateKey, PublicKey
 from teleport.pki.refusal import CertificateRefused
-from teleport.pki.trust import AuthorityKind, check_cluster_name
+from teleport.pki.trust import BACKDATE, AuthorityKind, check_cluster_name
 from teleport.pki.x509subject import USAGES, HostSubject, UserSubject, encode_authority, encode_host, encode_user
 from teleport.pki.x509verify import identity_from_tls, load_certificate, trusted_tls_authority
 
@@ -41,7 +41,6 @@ __all__ = [
 AUTHORITY_LIFETIME = timedelta(days=3650)
 HOST_LIFETIME = timedelta(days=90)
 WEB_LIFETIME = timedelta(days=825)  # the most that browsers take
-BACKDATE = timedelta(minutes=1)
 MIN_USER_TTL = timedelta(minutes=1)
 INTERNAL_NAME = "teleport.cluster.local"
 

@@ -16,7 +16,7 @@ from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki import names
 from teleport.pki.keys import PublicKey
 from teleport.pki.refusal import CertificateRefused, Refusal
-from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority, check_cluster_name
+from teleport.pki.trust import BACKDATE, AuthorityKind, TrustedTLSAuthority, check_cluster_name
 from teleport.pki.x509subject import UserSubject, decode_host, decode_user
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _check_leaf(certificate: Certificate, now: datetime, hint: str) -> None:
 
 
 def _user(
-    subject: UserSubject, authority: TrustedTLSAuthority, expires: datetime, serial: str, usage: str
+    subject: UserSubject, authority: TrustedTLSAuthority, issued: datetime, expires: datetime, serial: str, usage: str
 ) -> UserIdentity:
     if names.user_name_problem(subject.name):
         raise CertificateRefused(Refusal.BAD_NAME, "The certificate's user name cannot exist.")
@@ -209,6 +209,7 @@ def _user(
         active_requests=subject.active_requests,
         impersonator=subject.impersonator,
         serial=serial,
+        issued=issued,
     )
 
 
@@ -229,7 +230,7 @@ def identity_from_tls(
         if authority.kind is AuthorityKind.USER:
             user = decode_user(parsed.subject)
             _same_cluster(user.cluster, authority)
-            return _user(user, authority, expires, serial, usage)
+            return _user(user, authority, parsed.not_valid_before_utc + BACKDATE, expires, serial, usage)
         host = decode_host(parsed.subject)
     except ValueError as error:
         raise CertificateRefused(Refusal.MALFORMED, "The certificate's subject is malformed.") from error
