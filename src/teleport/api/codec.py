@@ -10,6 +10,7 @@ import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -87,9 +88,7 @@ def decode_request(route: Route[Req, Any], path: Mapping[str, str], query: Mappi
             fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             fields = {name: _raw_field(route, name, value) for name, value in fields.items()}
         elif not _in_body(route):
-            listed = {
-                field.name for field in msgspec.structs.fields(route.request) if str(field.type).startswith("list")
-            }
+            listed = _fields_of(route.request, "list")
             fields = {name: values if name in listed else values[-1] for name, values in query.items()}
         clash = set(fields) & set(path)
         if clash:
@@ -103,11 +102,19 @@ def decode_request(route: Route[Req, Any], path: Mapping[str, str], query: Mappi
         raise BadRequest(f"{route.name}: the body is not JSON: {error}") from None
 
 
+@cache
+def _fields_of(kind: type[Request], form: str) -> frozenset[str]:
+    """The fields of a request that are lists, or documents; asking msgspec evaluates every annotation anew."""
+    fields = msgspec.structs.fields(kind)
+    if form == "list":
+        return frozenset(field.name for field in fields if str(field.type).startswith("list"))
+    return frozenset(field.name for field in fields if field.type is msgspec.Raw)
+
+
 def _raw_field(route: Route[Any, Any], name: str, value: msgspec.Raw) -> Any:
     """Keeps documents as they were sent and decodes everything else."""
-    for field in msgspec.structs.fields(route.request):
-        if field.name == name and field.type is msgspec.Raw:
-            return value
+    if name in _fields_of(route.request, "Raw"):
+        return value
     return msgspec.json.decode(value)
 
 

@@ -96,7 +96,7 @@ def _encode(value: object, *, with_secrets: bool) -> object:
         case datetime():
             return rfc3339(value)
         case msgspec.Struct():
-            fields = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(value))
+            fields = ((field, getattr(value, field.name)) for field in _fields(type(value)))
             return {
                 field.name: _encode(inner, with_secrets=with_secrets)
                 for field, inner in fields
@@ -111,6 +111,12 @@ def _encode(value: object, *, with_secrets: bool) -> object:
         case None | bool() | int() | str():
             return value
     raise TypeError(f"cannot write a {type(value).__name__}")
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a struct; asking msgspec evaluates every annotation anew."""
+    return msgspec.structs.fields(kind)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> object:
