@@ -18,7 +18,7 @@ from teleport.node.service import NodeService
 from teleport.pki.keys import generate_p256
 from teleport.pki.x509cert import pem_of, self_signed_web_pair
 from teleport.testing.ssh_lab import run_client, running_lab
-from teleport.transport.http_listener import HTTPListener
+from teleport.transport.http_listener import KEPT_ALIVE, HTTPListener
 from teleport.transport.slots import Slots
 from teleport.transport.tls import unproved_client_context, web_server_context
 
@@ -68,9 +68,9 @@ async def test_web_connections_without_a_request_end_and_are_few(tmp_path: Path)
     (tmp_path / "crt").write_bytes(pem_of(self_signed_web_pair(["localhost"], key, datetime.now(UTC))))
     for context in (None, web_server_context(tmp_path / "crt", tmp_path / "key")):
         edge = HTTPListener(silent=5, seconds=0.5)
-        app = web.Application(middlewares=[edge.middleware])
+        app = web.Application()
         app.router.add_get("/", hello)
-        runner = web.AppRunner(app)
+        runner = edge.runner(app)
         await runner.setup()
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
@@ -93,3 +93,34 @@ async def test_web_connections_without_a_request_end_and_are_few(tmp_path: Path)
                     one.close()
         finally:
             await runner.cleanup()
+
+
+async def test_the_head_of_a_second_request_has_to_come_in_time(tmp_path: Path) -> None:
+    """A connection that asked once could otherwise stay for an hour, sending a byte now and then."""
+
+    async def hello(_: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    edge = HTTPListener(kept_alive=0.5)
+    app = web.Application()
+    app.router.add_get("/", hello)
+    runner = edge.runner(app)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    try:
+        async with edge.serve(runner, listener, None):
+            reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+            writer.write(b"GET / HTTP/1.1\r\nX-Slow: ")
+            ending = asyncio.create_task(reader.read(), name="until the end")
+            while not ending.done():
+                writer.write(b"a")
+                await asyncio.wait([ending], timeout=0.05)
+            with contextlib.suppress(ConnectionResetError):
+                assert ending.result() == b""
+            writer.close()
+    finally:
+        await runner.cleanup()
+    assert HTTPListener().runner(web.Application())._kwargs["keepalive_timeout"] == KEPT_ALIVE

@@ -25,8 +25,8 @@ from teleport.auth.server import Caller
 from teleport.auth.standing import CLOCK_SLACK, host_counts
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, Exists, PutOp
-from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, TeleportError
-from teleport.identity import HostIdentity, SystemRole
+from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, LimitExceeded, TeleportError
+from teleport.identity import Anonymous, HostIdentity, SystemRole
 from teleport.pki.names import canonical_host
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.metadata import ORIGIN_LABEL
@@ -34,10 +34,15 @@ from teleport.resources.secret import SecretText
 from teleport.resources.server import Server
 from teleport.resources.token import Token, TokenRole, token_id
 from teleport.resources.values import HostPort
+from teleport.transport.limits import RateLimit, who_tries
 
 MIN_TTL: Final = 60.0  # seconds
 MAX_TTL: Final = 48 * 3600.0
 MIN_SECRET: Final = 16  # characters of a token that a person chose
+JOINS: Final = 2.0  # attempts a second from one address
+JOIN_BURST: Final = 100.0
+FAILURES: Final = 10.0  # events a second of refused joins: many addresses together must not fill the audit log
+FAILURE_BURST: Final = 200.0
 PARALLEL_SIGNATURES: Final = 10  # `certificates.md` 6
 SHARED_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -55,6 +60,14 @@ class Joining:
         self._state = state
         self._static = {token.name: token for token in static_tokens}
         self._signing = asyncio.Semaphore(PARALLEL_SIGNATURES)
+        self._tries = RateLimit(JOINS, JOIN_BURST)
+        self._failures = RateLimit(FAILURES, FAILURE_BURST)  # that are put on record, whoever failed
+        self._unheard = 0  # attempts since the last failure on record that were not recorded
+
+    def _others_unheard(self) -> str:
+        """What the record of a failure says of those that were not heard since the last one."""
+        count, self._unheard = self._unheard, 0
+        return f"; before it {count} attempts, too many to be recorded one by one" if count else ""
 
     @property
     def static_tokens(self) -> Sequence[Token]:
@@ -124,7 +137,16 @@ class Joining:
     # hosts
 
     async def join(self, caller: Caller, request: m.JoinRequest) -> m.HostCredentials:
-        """Certificates for a host that offers a good token; `AccessDenied` otherwise, the reason audited."""
+        """Certificates for a host that offers a good token; `AccessDenied` otherwise, the reason audited.
+
+        Who has no certificate yet may only try so often; what goes beyond costs no write. Hosts that join through a
+        proxy come from the proxy's address and share its rate.
+        """
+        if isinstance(caller.identity, Anonymous) and not self._tries.allow(
+            who_tries(caller.address.rpartition(":")[0].strip("[]")), self._state.clock.monotonic()
+        ):
+            self._unheard += 1
+            raise LimitExceeded("too many hosts try to join from this address", hint="wait a moment and try again")
         secret = SecretText(request.token)
         try:
             role = _role(request.role)
@@ -146,17 +168,20 @@ class Joining:
                 request.public_tls_key,
             )
         except TeleportError as error:
-            await self._state.tell(
-                self._state.event(
-                    HostJoinFailed,
-                    host_id=request.host_id,
-                    hostname=request.node_name,
-                    system_roles=[request.role],
-                    token=token_id(secret),
-                    addr=caller.address,
-                    error=error.message,
+            if self._failures.allow("", self._state.clock.monotonic()):
+                await self._state.tell(
+                    self._state.event(
+                        HostJoinFailed,
+                        host_id=request.host_id,
+                        hostname=request.node_name,
+                        system_roles=[request.role],
+                        token=token_id(secret),
+                        addr=caller.address,
+                        error=error.message + self._others_unheard(),
+                    )
                 )
-            )
+            else:
+                self._unheard += 1
             if isinstance(error, AccessDenied):
                 raise AccessDenied(
                     f"the host {request.node_name!r} may not join as {request.role}: {_public_reason(error)}",

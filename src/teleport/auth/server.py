@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 MAX_OPEN_BODY = 64 * 1024  # bytes of a body from callers who have proved nothing
 BODY_SECONDS = 20.0  # for their body to arrive
+KNOWN_BODY_SECONDS = 120.0  # for the body of anybody else
+UPLOAD_SECONDS = 600.0  # for a stream of bytes; what comes later is a request of its own
 SETTLE = 5.0  # seconds that operations under way have when the service stops
 
 ACTOR_HEADERS = {
@@ -116,13 +118,13 @@ def _endpoint(
         try:
             await authorize(caller, route)
             query = {name: request.query.getall(name) for name in request.query}
-            most, seconds = (MAX_BODY, None) if route.verb is not None else (MAX_OPEN_BODY, BODY_SECONDS)
+            most, seconds = (MAX_BODY, KNOWN_BODY_SECONDS) if route.verb is not None else (MAX_OPEN_BODY, BODY_SECONDS)
             body = await _read_body(request, most, seconds) if route.stream is not Stream.UP else b""
             asked = decode_request(route, request.match_info, query, body)
             if route.stream is Stream.DOWN:
                 return await _stream_down(request, handler(caller, asked))
             if route.stream is Stream.UP:
-                reply = await begun.to_its_end(handler(caller, asked, request.content.iter_any()), route.name)
+                reply = await begun.to_its_end(handler(caller, asked, _pieces(request, UPLOAD_SECONDS)), route.name)
             else:
                 reply = await begun.to_its_end(handler(caller, asked), route.name)
         except AccessDenied as denied:
@@ -148,21 +150,32 @@ async def _caller(request: web.Request, identify: Identify) -> Caller:
     return Caller(identity, address, actor)
 
 
-async def _read_body(request: web.Request, most: int, seconds: float | None) -> bytes:
+async def _read_body(request: web.Request, most: int, seconds: float) -> bytes:
     """The body, of which never more than `most` bytes are kept; it has `seconds` to come."""
     too_large = BadRequest(f"the request's body is larger than {most} bytes")
     if (request.content_length or 0) > most:
         raise too_large
     body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for piece in request.content.iter_any():
-                body += piece
-                if len(body) > most:
-                    raise too_large
-    except TimeoutError:
-        raise BadRequest(f"the request's body did not come within {seconds:g} s") from None
+    async for piece in _pieces(request, seconds):
+        body += piece
+        if len(body) > most:
+            raise too_large
     return bytes(body)
+
+
+async def _pieces(request: web.Request, seconds: float) -> AsyncIterator[bytes]:
+    """The body as it comes; raises `BadRequest` when it is not whole within `seconds`."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    pieces = aiter(request.content.iter_any())
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                piece = await anext(pieces, None)
+        except TimeoutError:
+            raise BadRequest(f"the request's body did not come within {seconds:g} s") from None
+        if piece is None:
+            return
+        yield piece
 
 
 def _pattern(request: web.Request) -> str:

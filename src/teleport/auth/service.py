@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.routes import Route
@@ -173,10 +171,7 @@ class AuthService:
         """Serves the API until cancelled; calls `started` once connections are taken."""
         app = build_app(self._handlers, self.authorizer.identify, self.authorizer.authorize, self._denied)
         edge = HTTPListener()
-        app.middlewares.insert(0, edge.middleware)
-        runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=2
-        )
+        runner = edge.runner(app, handler_cancellation=True, shutdown_timeout=2)
         await runner.setup()
         checkpointer = Checkpointer(
             self._intake,

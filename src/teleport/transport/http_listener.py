@@ -1,8 +1,9 @@
-"""HTTPS for aiohttp applications, with bounds on what a connection may cost before its first request (threat T17).
+"""HTTPS for aiohttp applications, with bounds on what a connection may cost between requests (threat T17).
 
 aiohttp waits for a first request without end, and asyncio keeps 256 KiB for each TLS connection (trap T-9): some
 thousand silent connections would take the memory and the descriptors of the daemon. Here a connection has a slot until
-its first request is read, and `SECONDS` to send it; TLS has a small buffer.
+its first request is read, and `SECONDS` to send it; between requests it has `KEPT_ALIVE`, in which the next one's
+head has to come whole. TLS has a small buffer.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import ssl
 from asyncio import sslproto
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import web
 
 from teleport.transport.slots import Slots
 
 SECONDS = 15.0  # from the connection to the end of the first request's head, TLS included
+KEPT_ALIVE = 75.0  # from the end of a request to the end of the next one's head; clients of ours hang up sooner
 SILENT = 500  # connections without a request at once
 BUFFER = 16 * 1024  # bytes that TLS reads at once
 
@@ -30,17 +33,23 @@ class _TLS(sslproto.SSLProtocol):
 
 
 class HTTPListener:
-    """Give `middleware` to the application before its runner is set up, then `serve` the runner."""
+    """Make the application's runner with `runner`, set it up, then `serve` it."""
 
-    def __init__(self, *, silent: int = SILENT, seconds: float = SECONDS) -> None:
+    def __init__(self, *, silent: int = SILENT, seconds: float = SECONDS, kept_alive: float = KEPT_ALIVE) -> None:
         self._slots = Slots(silent)
         self._seconds = seconds
+        self._kept_alive = kept_alive
         self._silent: dict[asyncio.BaseProtocol, Callable[[], None]] = {}
 
     @property
     def silent(self) -> int:
         """Connections that have not asked for anything yet."""
         return self._slots.taken
+
+    def runner(self, app: web.Application, **options: Any) -> web.AppRunner:
+        """The runner of `app`, with the bounds of this listener; `options` are aiohttp's."""
+        app.middlewares.insert(0, self.middleware)
+        return web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=self._kept_alive, **options)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -13,6 +13,7 @@ import logging
 import secrets
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -30,8 +31,8 @@ from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, T
 from teleport.resources.names import canonical_address
 from teleport.resources.values import HostPort
 from teleport.transport.http_listener import HTTPListener
+from teleport.transport.limits import RateLimit, who_tries
 from teleport.web import messages as wm
-from teleport.web.limits import RateLimit, who_tries
 from teleport.web.tunnel import relay_to_auth
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ CSRF_HEADER = "X-CSRF-Token"
 BODY_TIMEOUT = 15.0  # seconds for a body to come
 LINGER = 1.0  # seconds that the rest of a refused body is thrown away, so that the client reads why
 MAX_TUNNELS = 2000  # websockets to auth at once
+TUNNELS_OF_ONE = 256  # of them from one address: the hosts of a whole site may share one
 
 Req = TypeVar("Req", bound=m.Request)
 Rep = TypeVar("Rep", bound=m.Message)
@@ -86,7 +88,7 @@ class WebService:
         self._auth = auth
         self._clock = clock
         self._passwords = RateLimit()
-        self._tunnels = 0
+        self._tunnels: Counter[str] = Counter()  # open ones, by address
 
     def build_app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._edge])
@@ -110,15 +112,8 @@ class WebService:
 
     async def run(self, listener: socket.socket, context: ssl.SSLContext | None, started: Callable[[], None]) -> None:
         """Serves `listener`, by TLS when a context is given; calls `started` once connections are taken."""
-        app, edge = self.build_app(), HTTPListener()
-        app.middlewares.insert(0, edge.middleware)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=2,
-            lingering_time=LINGER,
-        )
+        edge = HTTPListener()
+        runner = edge.runner(self.build_app(), shutdown_timeout=2, lingering_time=LINGER)
         await runner.setup()
         try:
             async with edge.serve(runner, listener, context):
@@ -275,13 +270,18 @@ class WebService:
     async def _tunnel(self, request: web.Request) -> web.StreamResponse:
         if "Origin" in request.headers:
             raise AccessDenied("browsers have no business with the tunnel to auth")
-        if self._tunnels >= self._max_tunnels:
+        address = who_tries(request.remote or "")
+        if self._tunnels[address] >= TUNNELS_OF_ONE:
+            raise LimitExceeded("this proxy relays as many connections to auth from one address as it may; close some")
+        if self._tunnels.total() >= self._max_tunnels:
             raise LimitExceeded("this proxy relays as many connections to auth as it may; try again")
-        self._tunnels += 1
+        self._tunnels[address] += 1
         try:
             return await relay_to_auth(request, self._config.auth_servers)
         finally:
-            self._tunnels -= 1
+            self._tunnels[address] -= 1
+            if not self._tunnels[address]:
+                del self._tunnels[address]
 
 
 async def _secure(_: web.Request, response: web.StreamResponse) -> None:

@@ -1,10 +1,10 @@
-"""The rate limit of password checks."""
+"""The rate limit of what callers without proof may try."""
 
 from __future__ import annotations
 
 import pytest
 
-from teleport.web.limits import RateLimit, who_tries
+from teleport.transport.limits import RateLimit, who_tries
 
 
 def test_a_burst_is_allowed_then_the_rate_holds() -> None:
