@@ -186,8 +186,8 @@ async def all_of(chunks: AsyncIterator[bytes]) -> bytes:
         (502, "<html>bad gateway</html>", ConnectionProblem, "HTTP status 502"),
         (200, "{}", ConnectionProblem, "cannot be read"),
         (200, "not json", ConnectionProblem, "cannot be read"),
-        (200, b'{"kind": "\xff"}', ConnectionProblem, "not UTF-8"),
-        (500, b'{"code": "\xff"}', ConnectionProblem, "not UTF-8"),
+        (200, b'{"kind": "\xff"}', ConnectionProblem, "cannot be read"),
+        (500, b'{"code": "\xff"}', ConnectionProblem, "HTTP status 500"),
         (302, "", ConnectionProblem, "HTTP status 302"),
     ],
 )

@@ -96,7 +96,7 @@ class AuthClient:
         call = encode_call(route, request)
         response = await self._request(call.method, call.target, call.body, timeout, streamed=False)
         async with response:
-            return _decoded(route, response.status, await _body(response))
+            return decode_reply(route, response.status, await _body(response))
 
     async def upload(
         self, route: Route[Req, Rep], request: Req, body: AsyncIterator[bytes], *, timeout: float = CALL_TIMEOUT
@@ -105,7 +105,7 @@ class AuthClient:
         call = encode_call(route, request)
         response = await self._request(call.method, call.target, body, timeout, streamed=True)
         async with response:
-            return _decoded(route, response.status, await _body(response))
+            return decode_reply(route, response.status, await _body(response))
 
     async def download(
         self, route: Route[Req, Any], request: Req, *, timeout: float = CALL_TIMEOUT
@@ -135,13 +135,6 @@ class AuthClient:
                 if rest:
                     begun.append(rest)
         raise ConnectionProblem("watch: auth ended the stream")
-
-
-def _decoded(route: Route[Any, Rep], status: int, body: bytes) -> Rep:
-    try:
-        return decode_reply(route, status, body)
-    except UnicodeDecodeError:
-        raise ConnectionProblem(f"{route.name}: the answer of the auth server is not UTF-8") from None
 
 
 def _watch_line(line: bytes) -> WatchLine:

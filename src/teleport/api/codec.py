@@ -88,7 +88,7 @@ def decode_request(route: Route[Req, Any], path: Mapping[str, str], query: Mappi
             fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             fields = {name: _raw_field(route, name, value) for name, value in fields.items()}
         elif not _in_body(route):
-            listed = _fields_of(route.request, "list")
+            listed = _fields_of(_type_of(route), "list")
             fields = {name: values if name in listed else values[-1] for name, values in query.items()}
         clash = set(fields) & set(path)
         if clash:
@@ -102,8 +102,12 @@ def decode_request(route: Route[Req, Any], path: Mapping[str, str], query: Mappi
         raise BadRequest(f"{route.name}: the body is not JSON: {error}") from None
 
 
+def _type_of(route: Route[Any, Any]) -> Any:
+    return route.request
+
+
 @cache
-def _fields_of(kind: type[Request], form: str) -> frozenset[str]:
+def _fields_of(kind: Any, form: str) -> frozenset[str]:
     """The fields of a request that are lists, or documents; asking msgspec evaluates every annotation anew."""
     fields = msgspec.structs.fields(kind)
     if form == "list":
@@ -113,7 +117,7 @@ def _fields_of(kind: type[Request], form: str) -> frozenset[str]:
 
 def _raw_field(route: Route[Any, Any], name: str, value: msgspec.Raw) -> Any:
     """Keeps documents as they were sent and decodes everything else."""
-    if name in _fields_of(route.request, "Raw"):
+    if name in _fields_of(_type_of(route), "Raw"):
         return value
     return msgspec.json.decode(value)
 

@@ -67,10 +67,7 @@ class SyncAuthClient:
         finally:
             if not whole:  # what is left of an answer must not be read as the next one
                 self.close()
-        try:
-            return decode_reply(route, response.status, body)
-        except UnicodeDecodeError:
-            raise ConnectionProblem(f"{route.name}: the answer of {self._host} is not UTF-8") from None
+        return decode_reply(route, response.status, body)
 
     def download(self, route: Route[Req, Any], request: Req, *, size: int = 1 << 18) -> Iterator[bytes]:
         """The bytes of a streamed answer."""
