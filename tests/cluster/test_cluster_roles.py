@@ -67,7 +67,8 @@ def test_a_role_without_the_label_refuses_in_a_sentence_and_on_record(
     assert event["code"] == "T9032W"
     assert event["login"] == login
     assert NODE in event["request"]
-    assert event["reason"]
+    assert "hidden: " in event["reason"], "the log says what the user is not told"
+    assert "role" in event["reason"]
 
 
 def test_a_label_that_is_taken_away_refuses_at_the_next_connection(

@@ -145,14 +145,14 @@ async def test_people_see_the_nodes_that_a_role_lets_them_into(tmp_path: Path) -
         node = next(iter(directory.nodes()))
         alice = view.verify_user(certificate)
         assert isinstance(alice, UserIdentity)
-        assert directory.may_see(alice, node)
+        assert not directory.why_hidden(alice, node)
         await signed(auth, "bob", ["auditor"])
         await until(lambda: view.cache.get("users/bob") is not None)
-        assert not directory.may_see(replace(alice, name="bob", roles=("auditor",)), node)
-        assert not directory.may_see(replace(alice, name="nobody"), node)
+        assert directory.why_hidden(replace(alice, name="bob", roles=("auditor",)), node)
+        assert directory.why_hidden(replace(alice, name="nobody"), node)
         await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=HOST))
         await until(lambda: view.nodes() == [])
-        assert not directory.may_see(alice, node), "a node that is gone is nobody's"
+        assert directory.why_hidden(alice, node), "a node that is gone is nobody's"
 
 
 async def test_the_last_view_stays_when_auth_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

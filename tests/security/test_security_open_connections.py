@@ -176,7 +176,7 @@ async def test_a_service_knows_which_users_and_roles_are_left_of_a_certificate()
     assert present is not None
     assert present.roles == ("access",)
     node = RegisteredNode("11111111-1111-4111-8111-111111111111", "n", "127.0.0.1:1")
-    assert Directory(view).may_see(identity("ann"), node)
+    assert not Directory(view).why_hidden(identity("ann"), node)
     for name in ("old", "removed", "an", "ann-o"):
         assert view.present(identity(name)) is None
-        assert not Directory(view).may_see(identity(name), node)
+        assert Directory(view).why_hidden(identity(name), node)

@@ -20,7 +20,7 @@ from teleport.auth.records import HostRecord
 from teleport.auth.standing import CLOCK_SLACK, host_counts, user_present
 from teleport.authz.api import APIAccessRequest, evaluate_api_access
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
-from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, may_reach
+from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, why_out_of_reach
 from teleport.backend.interface import PutOp
 from teleport.daemon.remote import watch
 from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
@@ -191,7 +191,7 @@ async def test_a_role_given_later_denies_at_once_and_allows_only_after_the_next_
             identity = view.present(view.verify_user(ssh))
             assert identity is not None
             policy, now = view.policy(), auth.clock.now()
-            return may_reach(identity, policy, cluster=CLUSTER, now=now, node_id="n", node_labels={})
+            return not why_out_of_reach(identity, policy, cluster=CLUSTER, now=now, node_id="n", node_labels={})
 
         async def give(*roles: str) -> None:
             await auth.call(admin, routes.UPDATE_USER, m.UpdateUserRequest(name="alice", roles=list(roles)))

@@ -23,7 +23,7 @@ from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
-from teleport.authz.ssh import may_reach
+from teleport.authz.ssh import why_out_of_reach
 from teleport.errors import AccessDenied
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.pki.x509verify import identity_from_tls
@@ -173,7 +173,7 @@ class Authorizer:
             labels = node.all_labels
             key = frozenset(labels.items())
             if key not in known:
-                known[key] = may_reach(
+                known[key] = not why_out_of_reach(
                     identity,
                     policy,
                     cluster=self._state.cluster,

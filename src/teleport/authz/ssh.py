@@ -100,7 +100,7 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
     return _permit(request, policy, roles, granting)
 
 
-def may_reach(
+def why_out_of_reach(
     identity: UserIdentity,
     policy: Policy,
     *,
@@ -109,31 +109,29 @@ def may_reach(
     node_id: str,
     node_labels: Mapping[str, str],
     namespace: str = DEFAULT_NAMESPACE,
-) -> bool:
-    """Whether any of the identity's logins would be let in on a host with these labels: what may be listed.
+) -> tuple[str, ...]:
+    """Why none of the identity's logins would be let in on a host with these labels; empty when one would be.
 
     Locks do not count, and a certificate that is pinned to an address is taken to come from there: both are asked
     about when a session is opened.
     """
-    return any(
-        isinstance(
-            evaluate_ssh_access(
-                SSHAccessRequest(
-                    identity=identity,
-                    login=login,
-                    cluster=cluster,
-                    now=now,
-                    node_id=node_id,
-                    node_labels=node_labels,
-                    namespace=namespace,
-                    client_address=identity.source_ip,
-                ),
-                policy,
-            ),
-            SSHAccessPermit,
+    reasons: list[str] = []
+    for login in identity.logins:
+        request = SSHAccessRequest(
+            identity=identity,
+            login=login,
+            cluster=cluster,
+            now=now,
+            node_id=node_id,
+            node_labels=node_labels,
+            namespace=namespace,
+            client_address=identity.source_ip,
         )
-        for login in identity.logins
-    )
+        decision = evaluate_ssh_access(request, policy)
+        if isinstance(decision, SSHAccessPermit):
+            return ()
+        reasons += [f"as {login}: {reason}" for reason in decision.reasons]
+    return tuple(reasons) or ("the certificate holds no login",)
 
 
 def _permit(request: SSHAccessRequest, policy: Policy, roles: RoleSet, granting: list[Role]) -> SSHAccessPermit:

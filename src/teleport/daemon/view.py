@@ -13,7 +13,7 @@ import msgspec
 from teleport.auth.records import HOSTS, HostRecord
 from teleport.auth.standing import host_counts, user_present
 from teleport.authz.decision import ClusterDefaults, Policy
-from teleport.authz.ssh import may_reach
+from teleport.authz.ssh import why_out_of_reach
 from teleport.clock import Clock
 from teleport.errors import AccessDenied
 from teleport.identity import HostIdentity, UserIdentity
@@ -147,13 +147,13 @@ class Directory:
             for node in self._view.nodes()
         ]
 
-    def may_see(self, identity: UserIdentity, node: RegisteredNode) -> bool:
-        """Whether any login of the user would be let in there."""
+    def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> tuple[str, ...]:
+        """Why no login of the user would be let in there; empty when one would be."""
         server = next((one for one in self._view.nodes() if one.host_id == node.host_id), None)
         present = self._view.present(identity)
         if server is None or present is None:
-            return False
-        return may_reach(
+            return ("the user or the node is gone",)
+        return why_out_of_reach(
             present,
             self._view.policy(),
             cluster=self._view.cluster,

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, new_event
 from teleport.clock import Clock
-from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
+from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportError
 from teleport.identity import UserIdentity
 from teleport.proxy.relay import NodeLeg, RelayHandler
 from teleport.proxy.resolve import Destination, RegisteredNode, resolve
@@ -58,8 +58,8 @@ class Directory(Protocol):
 
     def nodes(self) -> Iterable[RegisteredNode]: ...
 
-    def may_see(self, identity: UserIdentity, node: RegisteredNode) -> bool:
-        """Whether the user's roles let them see this node at all."""
+    def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> Sequence[str]:
+        """Why the user's roles do not let them see this node; empty when they do."""
         ...
 
 
@@ -186,6 +186,16 @@ class SshRouter:
     async def _emit(self, event: Event) -> None:
         await self.emitter.emit(event)
 
+    def why_not_found(self, identity: UserIdentity, destination: Destination) -> str:
+        """What the audit log says and the user does not hear: the host that was asked for exists, and what hides it."""
+        asked = Destination(destination.host, destination.port, destination.cluster or identity.route_to_cluster)
+        try:
+            node = resolve(asked, self.directory.nodes(), self.config.cluster, lambda _: True)
+        except TeleportError:
+            return ""
+        reasons = "; ".join(self.directory.why_hidden(identity, node))
+        return f" It is {node.host_id}, hidden: {reasons}." if reasons else ""
+
     async def lead(
         self, channel: Channel, identity: UserIdentity, peer: Peer, destination: Destination, ended: Callable[[], None]
     ) -> NodeLeg:
@@ -197,7 +207,7 @@ class SshRouter:
             Destination(destination.host, destination.port, asked),
             self.directory.nodes(),
             self.config.cluster,
-            lambda node: self.directory.may_see(identity, node),
+            lambda node: not self.directory.why_hidden(identity, node),
         )
         line = vouch.encode(
             vouch.Vouch(
@@ -288,7 +298,8 @@ class _Connection:
             self._router.certificates.verify_user(self._certificate)  # it counted when the connection began
             return await self._router.lead(channel, self._identity, self._peer, destination, ended)
         except TeleportError as error:
-            self.denied(f"proxy:{destination}", error.message)
+            hidden = self._router.why_not_found(self._identity, destination) if isinstance(error, NotFound) else ""
+            self.denied(f"proxy:{destination}", error.message + hidden)
             raise
 
     def denied(self, what: str, reason: str) -> None:

@@ -262,8 +262,8 @@ class LabDirectory:
     def nodes(self) -> Iterable[RegisteredNode]:
         return self.registered
 
-    def may_see(self, identity: UserIdentity, node: RegisteredNode) -> bool:
-        return node.host_id not in self.hidden
+    def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> tuple[str, ...]:
+        return ("no role reaches it",) if node.host_id in self.hidden else ()
 
 
 def listener() -> socket.socket:
