@@ -26,6 +26,7 @@ from teleport.identity import HostIdentity
 from teleport.resources.authority import Authority
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.kinds import Kind, Verb
+from teleport.resources.names import is_loopback, not_dialable
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
 
@@ -70,6 +71,8 @@ class Presence:
             raise AccessDenied(f"this certificate does not announce a {kind}")
         addresses = [HostPort.parse(address, 0).host for address in server.spec.public_addrs]
         await self._joining.check_names(server.host_id, identity.role, [server.hostname], addresses, nodes=False)
+        if kind is Kind.NODE:
+            _check_dialable(server, caller)
         expires = self._state.clock.now() + PRESENCE
         metadata = msgspec.structs.replace(server.metadata, expires=expires)
         stored = checked(msgspec.structs.replace(server, metadata=metadata))
@@ -141,6 +144,22 @@ class Presence:
         if not isinstance(identity, HostIdentity) or identity.expires <= self._state.clock.now():
             return False
         return await self._authorizer.counts(identity)
+
+
+def _check_dialable(node: Server, caller: Caller) -> None:
+    """Proxies connect to what nodes announce, so it must not be what only the proxy's own machine can reach.
+
+    Any other address stays possible, since a node behind NAT is reached by one that auth never sees (`advertise_ip`):
+    a proxy can be made to open a connection, and to send a line that is signed for this node, but no more.
+    """
+    local = is_loopback(caller.address.rpartition(":")[0])
+    for address in (node.spec.addr, *node.spec.public_addrs):
+        host = HostPort.parse(address, 0).host if address else ""
+        if problem := not_dialable(host, loopback=local) if host else "":
+            raise AccessDenied(
+                f"the address {address!r} of the node {node.host_id} {problem}, so proxies do not connect to it",
+                hint="set teleport.advertise_ip or ssh_service.public_addr to where this host is reached",
+            )
 
 
 def _watched_prefix(kind: Kind) -> str:

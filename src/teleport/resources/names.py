@@ -20,6 +20,8 @@ _LOGIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}|[A-Za-z_][A-Za-z0-9_.-]{0,30
 _NO_LOGIN = re.compile(re.escape(NO_LOGIN_PREFIX) + r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK")  # the scripts whose letters look alike
 
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # resolvers read a last label like this as part of an IPv4 address
+
 
 def check_text(text: str) -> str:
     """What is wrong with `text` as one line of text that people will see; empty when nothing is."""
@@ -85,6 +87,33 @@ def canonical_address(text: str) -> str:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(address)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is the machine itself, whichever machine that is."""
+    text = canonical_address(host)
+    if text:
+        return ipaddress.ip_address(text).is_loopback
+    name = canonical_host(host)
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def not_dialable(host: str, *, loopback: bool) -> str:
+    """Why no proxy may be told to connect to `host`, a name or an address; empty when it may.
+
+    Addresses that mean another machine to each who dials them: link-local ones (cloud metadata among them),
+    multicast, unspecified; the loopback unless `loopback`. Private addresses are what most hosts have.
+    """
+    if is_loopback(host) and not loopback:
+        return "is the loopback of whoever connects to it"
+    text = canonical_address(host)
+    if not text:
+        numeric = _NUMBER.fullmatch(canonical_host(host).rpartition(".")[2])
+        return "is an address in a form that is not accepted" if numeric else ""
+    address = ipaddress.ip_address(text)
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        return "is link-local, multicast or unspecified"
+    return ""
 
 
 def canonical_host(text: str) -> str:

@@ -1,0 +1,70 @@
+"""What nodes announce is what proxies connect to: nothing that only the proxy's own machine can reach."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.auth.server import Caller
+from teleport.errors import AccessDenied
+from teleport.identity import SystemRole
+from teleport.resources.codec import to_json
+from teleport.resources.metadata import Metadata
+from teleport.resources.names import not_dialable
+from teleport.resources.server import Server, ServerSpec
+from teleport.testing.auth import running_auth
+
+NOWHERE = (
+    "169.254.169.254",
+    "::ffff:169.254.169.254",
+    "fe80::1",
+    "fe80::1%eth0",
+    "224.0.0.1",
+    "ff02::1",
+    "0.0.0.0",
+    "::",
+    "2852039166",
+    "0xa9fea9fe",
+    "169.254.43518",
+    "127.1",
+)
+OF_ONESELF = ("127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST.", "x.localhost")
+ELSEWHERE = ("10.0.0.9", "192.168.1.4", "fd00::9", "203.0.113.9", "2001:db8::9", "node1.example.com", "node1", "n1.x2")
+
+
+def test_only_addresses_that_mean_one_machine_to_everybody_are_dialled() -> None:
+    assert all(not_dialable(host, loopback=True) for host in NOWHERE)
+    assert all(not_dialable(host, loopback=False) for host in (*NOWHERE, *OF_ONESELF))
+    assert not any(not_dialable(host, loopback=True) for host in (*OF_ONESELF, *ELSEWHERE))
+    assert not any(not_dialable(host, loopback=False) for host in ELSEWHERE)
+
+
+@pytest.mark.parametrize("field", ["addr", "public_addrs"])
+async def test_a_node_announces_the_loopback_only_from_there_and_metadata_never(tmp_path: Path, field: str) -> None:
+    async with running_auth(tmp_path) as auth:
+        node = await auth.host(SystemRole.NODE)
+        assert node.cert is not None
+        certificate = ssl.PEM_cert_to_DER_cert(node.cert.read_text())
+        identity = await auth.service.authorizer.identify(certificate)
+        announce = auth.service._handlers[routes.HEARTBEAT.name]
+
+        async def heartbeat(host: str, come_from: str) -> None:
+            address = f"[{host}]:3022" if ":" in host else f"{host}:3022"
+            spec = ServerSpec(
+                hostname="web1", **({"addr": address} if field == "addr" else {"public_addrs": (address,)})
+            )
+            item = m.Document(to_json(Server(metadata=Metadata(name=node.host_id), spec=spec)))
+            await announce(Caller(identity, come_from), m.HeartbeatRequest(item=item))
+
+        for come_from in ("127.0.0.1:4000", "[::1]:4000"):
+            await heartbeat("127.0.0.1", come_from)
+        for come_from in ("10.0.0.9:4000", "2001:db8::9:4000", ""):
+            await heartbeat("192.168.1.4", come_from)
+            with pytest.raises(AccessDenied, match="loopback"):
+                await heartbeat("127.0.0.1", come_from)
+        with pytest.raises(AccessDenied, match="link-local"):
+            await heartbeat("169.254.169.254", "127.0.0.1:4000")
