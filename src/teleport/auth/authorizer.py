@@ -21,7 +21,8 @@ from teleport.auth.server import Caller
 from teleport.auth.standing import user_present
 from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
-from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
+from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode, Policy
+from teleport.authz.locks import Locked, describe, find_lock
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
 from teleport.authz.ssh import why_out_of_reach
 from teleport.errors import AccessDenied
@@ -54,6 +55,8 @@ DECIDED_BY_HANDLER: Final = frozenset(
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
     }
 )
+# What any host may do about itself, unless it is locked: the others of those above ask for a verb and a kind.
+DECIDED_BY_LOCKS: Final = frozenset({routes.WITHDRAW.name, routes.RENEW_HOST.name})
 
 
 class Authorizer:
@@ -91,8 +94,18 @@ class Authorizer:
         if isinstance(caller.identity, Anonymous):
             raise AccessDenied("this needs a certificate of the cluster", hint="tsh login")
         if route.name in DECIDED_BY_HANDLER:
+            if route.name in DECIDED_BY_LOCKS:
+                await self._refuse_locked(caller)
             return
         await self.require(caller, route.verb, Kind(route.kind))
+
+    async def _refuse_locked(self, caller: Caller) -> None:
+        identity = caller.identity
+        if isinstance(identity, HostIdentity):
+            lock = find_lock(await self.locks(), Locked(nodes=(identity.host_id,)), self._state.clock.now())
+            if lock is not None:
+                reasons = (describe(lock),)
+                raise Denied(AccessDenial(DenialCode.LOCKED, "Access is locked.", reasons, "ask an administrator"))
 
     async def require(
         self, caller: Caller, verb: Verb, kind: Kind, facts: Mapping[str, object] | None = None, *, ca_type: str = ""

@@ -23,11 +23,13 @@ from teleport.auth.certify import UserGrant
 from teleport.auth.records import UserSecret
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
+from teleport.authz.locks import Locked, describe, find_lock
 from teleport.backend.interface import Absent, Condition, Exists, PutOp
 from teleport.clock import rfc3339
 from teleport.errors import AccessDenied, CompareFailed
 from teleport.pki.keys import PublicKey
 from teleport.resources.cluster import SecondFactor
+from teleport.resources.lock import Lock
 from teleport.resources.user import User
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ class Granter(Protocol):
     """Decides what a user's certificates may say."""
 
     async def grant(self, user: User, ttl: float, *, route_to_cluster: str) -> UserGrant: ...
+
+    async def locks(self) -> Sequence[Lock]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,8 @@ class Logins:
         found = await self._state.record(records.USER_SECRETS + name, UserSecret)
         secret, revision = found if found is not None else (UserSecret(), 0)
         preference = await self._state.preference()
+        roles = user.roles if user is not None else ()
+        lock = find_lock(await self._granter.locks(), Locked(user=name, roles=roles), now)
         wants_code = preference.spec.second_factor is not SecondFactor.OFF
         stored = secret.password_hash
         right = await self.hashed(
@@ -147,6 +153,8 @@ class Logins:
             reason = "there is no such user"
         elif user.expired(now):
             reason = "the user has expired"
+        elif lock is not None:
+            reason = describe(lock)
         elif not preference.spec.allow_local_auth:
             reason = "local users may not log in to this cluster"
         elif not stored:
