@@ -36,7 +36,7 @@ from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_admin
 from teleport.auth.joining import Joining
 from teleport.auth.records import HostRecord, UserSecret
 from teleport.auth.server import Caller
-from teleport.auth.state import ClusterState, document
+from teleport.auth.state import ClusterState, document, giving_roles
 from teleport.auth.user_tokens import UserTokens
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, Item, PutOp, Write
@@ -201,6 +201,8 @@ class Inventory:
                 raise AlreadyExists(f"{kind} {resource.name!r} exists already", hint="tctl create -f replaces it")
         writes, event = await self._written(caller, resource, item)
         conditions: list[Condition] = [Exists(key, item.revision) if item is not None else Absent(key)]
+        if isinstance(resource, User):
+            conditions += giving_roles(resource.roles)[1]
         try:
             await self._state.commit(writes, conditions=conditions, events=[event])
         except CompareFailed:
@@ -265,7 +267,7 @@ class Inventory:
             raise NotFound(
                 f"user {user.name!r}: there is no role {', '.join(map(repr, unknown))}", hint="tctl get roles"
             )
-        writes: list[Write] = []
+        writes: list[Write] = [giving_roles(user.roles)[0]]
         key = records.USER_SECRETS + user.name
         if user.spec.local_auth is not None:
             require_administrator(caller, "set a user's password hash or second factor")
@@ -296,7 +298,8 @@ class Inventory:
         changed = checked(msgspec.structs.replace(user, spec=spec))
         await self._require(caller, Verb.UPDATE, Kind.USER, changed)
         writes, event = await self._user_written(caller, changed, user)
-        await self._state.commit(writes, conditions=[Exists(records.USERS + request.name, revision)], events=[event])
+        conditions = [Exists(records.USERS + request.name, revision), *giving_roles(changed.roles)[1]]
+        await self._state.commit(writes, conditions=conditions, events=[event])
         return m.Done()
 
     # remove
@@ -308,11 +311,12 @@ class Inventory:
         if resource is None:
             raise _missing(kind, request.name)
         writes: list[Write] = [DeleteOp(_key(resource))]
+        conditions: list[Condition] = []
         event = self._state.event
         gone: Event
         match resource:
             case Role():
-                await self._check_unused(resource.name)
+                conditions.append(await self._check_unused(resource.name))
                 gone = event(RoleDeleted, caller, name=resource.name)
             case User():
                 links = await self._user_tokens.remove_links(resource.name)
@@ -349,7 +353,12 @@ class Inventory:
                 gone = event(AuthorityDelete, caller, name=resource.name, authority=str(resource.type))
             case _:
                 raise BadRequest(f"a {kind} cannot be removed")
-        await self._state.commit(writes, events=[gone])
+        try:
+            await self._state.commit(writes, conditions=conditions, events=[gone])
+        except CompareFailed:
+            raise CompareFailed(
+                f"a user was given roles while the {kind} {resource.name!r} was being removed", hint="try again"
+            ) from None
         return m.Done()
 
     async def _expel(self, host_id: str) -> list[Write]:
@@ -358,7 +367,12 @@ class Inventory:
         record = found[0] if found is not None else HostRecord(host_id=host_id)
         return [PutOp(key, msgspec.structs.replace(record, expelled=True, roles=[]).encode())]
 
-    async def _check_unused(self, role: str) -> None:
+    async def _check_unused(self, role: str) -> Condition:
+        """Raises `BadRequest` when a user has the role; else what must hold so that none was given it meanwhile.
+
+        A role that is missing grants nothing, but what it denies would be allowed: users must not be left with one.
+        """
+        given = await self._state.backend.get(records.GIVEN_ROLES)
         users = [from_json(item.value) for item in await self._state.backend.range(records.USERS)]
         holders = [user.name for user in users if isinstance(user, User) and role in user.roles]
         if holders:
@@ -367,6 +381,7 @@ class Inventory:
                 f"the role {role!r} is held by {shown}",
                 hint="take it from them first: tctl users update NAME --set-roles=...",
             )
+        return Absent(records.GIVEN_ROLES) if given is None else Exists(records.GIVEN_ROLES, given.revision)
 
     # by route name
 

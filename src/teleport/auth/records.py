@@ -22,6 +22,7 @@ LOCKS = "locks/"
 CLUSTER = "cluster/"
 USER_TOKENS = "user-tokens/"
 HOSTS = "hosts/"
+GIVEN_ROLES = "auth/given-roles"  # written whenever a user is given roles
 NOBODY = "auth/nobody"  # written where a user would be, so that an unknown one costs the same
 
 PREFIX_OF_KIND = {

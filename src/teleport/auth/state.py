@@ -20,7 +20,7 @@ from teleport.audit.outbox import outbox_write
 from teleport.auth import records
 from teleport.auth.certify import Certifier
 from teleport.auth.server import Caller
-from teleport.backend.interface import Backend, Condition, PutOp, Write
+from teleport.backend.interface import Backend, Condition, Exists, PutOp, Write
 from teleport.clock import Clock
 from teleport.errors import NotFound, TeleportError
 from teleport.identity import HostIdentity, UserIdentity
@@ -183,6 +183,12 @@ class ClusterState:
     async def recording(self) -> SessionRecordingConfig:
         found = await self.find(records.CLUSTER, "session-recording-config", SessionRecordingConfig)
         return SessionRecordingConfig() if found is None else found[0]
+
+
+def giving_roles(roles: Sequence[str]) -> tuple[Write, list[Condition]]:
+    """What goes along with a write that gives a user these roles: each is still there, and whoever removes one, having
+    looked who holds it, notices that somebody was given roles meanwhile."""
+    return PutOp(records.GIVEN_ROLES, b"{}"), [Exists(records.ROLES + role) for role in dict.fromkeys(roles)]
 
 
 async def stored_cluster_name(backend: Backend) -> str | None:

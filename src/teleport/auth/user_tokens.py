@@ -28,7 +28,7 @@ from teleport.auth.authorizer import Authorizer, facts_of
 from teleport.auth.logins import Logins
 from teleport.auth.records import UserSecret, UserTokenRecord
 from teleport.auth.server import Caller
-from teleport.auth.state import ClusterState
+from teleport.auth.state import ClusterState, giving_roles
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, NotFound
 from teleport.resources.cluster import SecondFactor
@@ -84,20 +84,24 @@ class UserTokens:
                 f"there is no role {', '.join(map(repr, unknown))}", hint=f"presets: {PRESETS}; all: tctl get roles"
             )
         token, key, record = self._new(request.name, "invite", request.ttl, MAX_INVITE)
+        given, roles_exist = giving_roles(request.roles)
         try:
             await self._state.commit(
                 [
+                    given,
                     PutOp(records.USERS + request.name, to_json(user)),
                     PutOp(records.USER_SECRETS + request.name, UserSecret().encode()),
                     PutOp(key, record.encode(), record.expires),
                 ],
-                conditions=[Absent(records.USERS + request.name)],
+                conditions=[Absent(records.USERS + request.name), *roles_exist],
                 events=[
                     self._state.event(UserCreate, caller, name=request.name, roles=list(request.roles)),
                     self._created(caller, record),
                 ],
             )
         except CompareFailed:
+            if await self._state.user(request.name) is None:
+                raise NotFound("one of the roles was removed at this moment", hint="tctl get roles") from None
             raise AlreadyExists(
                 f"there is a user {request.name!r} already", hint=f"tctl users reset {request.name}"
             ) from None
