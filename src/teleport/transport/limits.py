@@ -1,4 +1,4 @@
-"""How often one address may try passwords (`operations.md` 11) or to join. Pure: time is handed in, memory is bounded."""
+"""How often one address may try passwords (`operations.md` 11) or to join. Pure: time is handed in, memory bounded."""
 
 from __future__ import annotations
 
