@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
 from pathlib import Path
 
@@ -10,13 +12,18 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth.server import Caller
-from teleport.errors import AccessDenied
+from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import SystemRole
+from teleport.launcher import LauncherEnd
+from teleport.launcher.client import Launcher
+from teleport.proxy.resolve import RegisteredNode
 from teleport.resources.codec import to_json
 from teleport.resources.metadata import Metadata
 from teleport.resources.names import not_dialable
 from teleport.resources.server import Server, ServerSpec
+from teleport.ssh.client import ClientKey, connect
 from teleport.testing.auth import running_auth
+from teleport.testing.ssh_lab import running_lab
 
 NOWHERE = (
     "169.254.169.254",
@@ -68,3 +75,30 @@ async def test_a_node_announces_the_loopback_only_from_there_and_metadata_never(
                 await heartbeat("127.0.0.1", come_from)
         with pytest.raises(AccessDenied, match="link-local"):
             await heartbeat("169.254.169.254", "127.0.0.1:4000")
+
+
+async def test_a_name_does_not_lead_the_proxy_where_no_address_may(launcher_end: LauncherEnd) -> None:
+    """Auth sees the name that a node announces, and its owner decides what it means at any moment."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        lab.directory.registered[:] = [
+            RegisteredNode(str(lab.node_host.host_id), "node1", f"rebound.example.com:{lab.node_port}")
+        ]
+        loop = asyncio.get_running_loop()
+        means = "127.0.0.1"
+
+        async def resolved(host: str, port: int, **_: object) -> list[object]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (means, port))]
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(loop, "getaddrinfo", resolved)
+            await lab.router._check_name("rebound.example.com", lab.node_port)
+            for refused in ("169.254.169.254", "0.0.0.0", "fe80::1"):
+                means = refused
+                with pytest.raises(OSError, match="link-local"):
+                    await lab.router._check_name("rebound.example.com", lab.node_port)
+            user = lab.authorities.user(["root"])
+            key = ClientKey(user.key.openssh_pem().reveal(), user.certificate.line())
+            outer = await connect(("127.0.0.1", lab.proxy_port), login="root", key=key, check=lambda certificate: None)
+            with pytest.raises(TeleportError, match="does not answer"):
+                await outer.through("node1", 0, login="root", check=lambda certificate: None)
+            await outer.close()

@@ -22,6 +22,7 @@ from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportE
 from teleport.identity import UserIdentity
 from teleport.proxy.relay import NodeLeg, RelayHandler
 from teleport.proxy.resolve import Destination, RegisteredNode, resolve
+from teleport.resources.names import canonical_address, not_dialable
 from teleport.ssh.handlers import Channel, ConnectionHandler, SessionChannel, SessionHandler, StreamHandler
 from teleport.ssh.listener import Listener
 from teleport.ssh.server import HostKey, SshServer
@@ -225,6 +226,7 @@ class SshRouter:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_DIAL_SECONDS):
+                await self._check_name(host, port)
                 _, leg = await loop.create_connection(lambda: NodeLeg(channel, line, ended), host, port)
         except (OSError, TimeoutError) as error:
             log.warning("node unreachable node=%s address=%s error=%s", node.host_id, node.address, error)
@@ -232,6 +234,18 @@ class SshRouter:
                 f"The node {node.hostname} ({node.host_id}) does not answer.", hint="tsh ls shows when it was last seen"
             ) from error
         return leg
+
+    async def _check_name(self, host: str, port: int) -> None:
+        """Raises `OSError` when `host` is a name of something that no node may announce: auth sees names only.
+
+        The loopback is let through, because many hosts give it their own name.
+        """
+        if canonical_address(host):
+            return
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for *_, address in found:
+            if problem := not_dialable(str(address[0]), loopback=True):
+                raise OSError(f"{address[0]} {problem}")
 
 
 async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
