@@ -76,7 +76,7 @@ async def test_attempts_to_join_are_limited_by_address_before_anything_is_writte
         assert await _turned_away(auth, other, 1) == 0
         found = await auth.events("host.join_failed", wait_for=4)
         assert len(found) == 4
-        assert "7 attempts" in found[-1]["error"]
+        assert any("7 attempts" in event["error"] for event in found)
         with pytest.raises(LimitExceeded):
             await auth.service._joining.join(guessing, _join("guess"))
         token = await auth.call(await auth.admin(), routes.ADD_TOKEN, m.AddTokenRequest(roles=["node"]))
