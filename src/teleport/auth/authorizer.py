@@ -27,7 +27,6 @@ from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
 from teleport.authz.ssh import why_out_of_reach
 from teleport.errors import AccessDenied
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
-from teleport.pki.x509verify import identity_from_tls
 from teleport.resources.authority import Authority
 from teleport.resources.codec import Resource, from_json, to_document, without_secrets
 from teleport.resources.kinds import Kind, Verb
@@ -71,7 +70,7 @@ class Authorizer:
         """Who showed this certificate (DER); raises `AccessDenied` when it does not count (any more)."""
         if certificate is None:
             return Anonymous()
-        identity = identity_from_tls(certificate, await self._state.trusted_tls(), self._state.clock.now())
+        identity = await self._state.tls_identity(certificate)
         if isinstance(identity, HostIdentity):
             if not await self.counts(identity):
                 raise AccessDenied(
