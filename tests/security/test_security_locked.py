@@ -52,7 +52,8 @@ async def test_a_locked_user_gets_no_certificate_and_only_the_log_says_why(
             said.append((caught.value.message, caught.value.hint))
         assert said[0] == said[1]
         failures = await auth.events("user.login", wait_for=2)
-        assert failures[0]["error"].startswith("lock stop on ")
+        reasons = {event["user"]: event["error"] for event in failures if not event["success"]}
+        assert reasons["ann"].startswith("lock stop on ")
         await auth.call(await auth.admin(), routes.REMOVE["lock"], m.ExpelRequest(name="stop"))
         auth.clock.advance(60)
         await _login(auth, proxy, "ann", PASSWORD, auth.code(secret))
