@@ -17,7 +17,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth import records
 from teleport.auth.records import HostRecord
-from teleport.auth.standing import CLOCK_SLACK, host_counts, user_present
+from teleport.auth.standing import CLOCK_SLACK, host_counts, user_present, with_role, without_role
 from teleport.authz.api import APIAccessRequest, evaluate_api_access
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, why_out_of_reach
@@ -81,15 +81,25 @@ async def test_services_refuse_the_certificate_of_an_expelled_host(tmp_path: Pat
     async with running_auth(tmp_path) as auth, _view(auth, role) as view:
         host_id = str(uuid.uuid4())
         certificate = await _host_certificate(auth, SystemRole.PROXY, host_id)
-        node = await auth.host(SystemRole.NODE, host_id=host_id, name="gate")
-        item = to_json(Server(metadata=Metadata(name=host_id), spec=ServerSpec(hostname="gate")))
-        await auth.call(node, routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(item)))
+        metadata, spec = Metadata(name=host_id), ServerSpec(hostname="gate")
+        for held, server in (
+            (SystemRole.NODE, Server(kind="node", metadata=metadata, spec=spec)),
+            (SystemRole.PROXY, Server(kind="proxy", metadata=metadata, spec=spec)),
+        ):
+            host = await auth.host(held, host_id=host_id, name="gate")
+            await auth.call(host, routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(server))))
         await _until(lambda: _roles(view, host_id) == ["Node", "Proxy"])
         assert view.verify_host(certificate).role is SystemRole.PROXY
-        await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=host_id))
+        admin = await auth.admin()
+        await auth.call(admin, routes.REMOVE["node"], m.ExpelRequest(name=host_id))
+        await _until(lambda: _roles(view, host_id) == ["Proxy"])
+        assert view.verify_host(certificate).role is SystemRole.PROXY, "another service of the host stays"
+        await auth.call(admin, routes.REMOVE["proxy"], m.ExpelRequest(name=host_id))
         await _until(lambda: not _roles(view, host_id))
         with pytest.raises(AccessDenied, match="does not belong to the cluster any more"):
             view.verify_host(certificate)
+        await auth.host(SystemRole.PROXY, host_id=host_id, name="gate")
+        await _until(lambda: _roles(view, host_id) == ["Proxy"])
 
 
 async def test_what_services_hear_of_hosts_is_only_whether_their_certificates_count(tmp_path: Path) -> None:
@@ -230,6 +240,24 @@ async def test_a_lock_on_a_role_stops_whoever_has_it_now(role: str) -> None:
     ssh = evaluate_ssh_access(SSHAccessRequest(present, "root", CLUSTER, now, "n", locks=[lock]), Policy())
     assert isinstance(ssh, AccessDenial)
     assert ssh.code is DenialCode.LOCKED
+
+
+def test_what_a_host_held_before_it_was_expelled_does_not_come_back_to_life() -> None:
+    """Neither when it joins in the role again, nor when it joins anew after it lost the last one."""
+    now = FakeClock().now()
+    joined = with_role(with_role(HostRecord(host_id="h"), SystemRole.NODE, now), SystemRole.PROXY, now)
+    old = HostIdentity("h", CLUSTER, SystemRole.PROXY, now + HOST_LIFETIME)
+    assert host_counts(old, joined)
+    later = now + timedelta(hours=1)
+    fresh = HostIdentity("h", CLUSTER, SystemRole.PROXY, later + HOST_LIFETIME)
+    for remaining in (
+        without_role(joined, SystemRole.PROXY),
+        without_role(without_role(joined, SystemRole.PROXY), SystemRole.NODE),
+    ):
+        assert not host_counts(old, remaining)
+        again = with_role(remaining, SystemRole.PROXY, later)
+        assert not host_counts(old, again)
+        assert host_counts(fresh, again)
 
 
 @pytest.mark.parametrize("why", ["unknown", "expelled", "role gone", "joined anew", None])

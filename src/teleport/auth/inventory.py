@@ -36,11 +36,13 @@ from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_admin
 from teleport.auth.joining import Joining
 from teleport.auth.records import HostRecord, UserSecret
 from teleport.auth.server import Caller
+from teleport.auth.standing import without_role
 from teleport.auth.state import ClusterState, document, giving_roles
 from teleport.auth.user_tokens import UserTokens
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, Item, PutOp, Write
 from teleport.errors import AlreadyExists, BadRequest, CompareFailed, NotFound
+from teleport.identity import SystemRole
 from teleport.resources.authority import Authority
 from teleport.resources.codec import Resource, checked, from_json, to_json, without_secrets
 from teleport.resources.kinds import Kind, Verb
@@ -305,7 +307,7 @@ class Inventory:
     # remove
 
     async def remove(self, kind: Kind, caller: Caller, request: m.ExpelRequest) -> m.Done:
-        """Removes a resource; a node is expelled unless it keeps its identity."""
+        """Removes a resource; a node or proxy is expelled unless it keeps its identity."""
         resource = await self._find(kind, request.name, caller)
         await self._require(caller, Verb.DELETE, kind, resource, request.name)
         if resource is None:
@@ -332,7 +334,7 @@ class Inventory:
                 gone = event(LockDeleted, caller, name=resource.name)
             case Server(kind="node"):
                 if not request.keep_identity:
-                    writes += await self._expel(resource.host_id)
+                    writes += await self._expel(resource.host_id, SystemRole.NODE)
                 gone = event(
                     NodeDelete,
                     caller,
@@ -341,6 +343,8 @@ class Inventory:
                     keep_identity=request.keep_identity,
                 )
             case Server(kind="proxy"):
+                if not request.keep_identity:
+                    writes += await self._expel(resource.host_id, SystemRole.PROXY)
                 gone = event(ProxyDelete, caller, name=resource.name)
             case Server():
                 gone = event(AuthServerDelete, caller, name=resource.name)
@@ -361,11 +365,12 @@ class Inventory:
             ) from None
         return m.Done()
 
-    async def _expel(self, host_id: str) -> list[Write]:
+    async def _expel(self, host_id: str, role: SystemRole) -> list[Write]:
+        """Its certificates for this role do not count any more; services of other roles on that host stay."""
         key = records.HOSTS + host_id
         found = await self._state.record(key, HostRecord)
         record = found[0] if found is not None else HostRecord(host_id=host_id)
-        return [PutOp(key, msgspec.structs.replace(record, expelled=True, roles=[]).encode())]
+        return [PutOp(key, without_role(record, role).encode())]
 
     async def _check_unused(self, role: str) -> Condition:
         """Raises `BadRequest` when a user has the role; else what must hold so that none was given it meanwhile.

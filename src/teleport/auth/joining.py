@@ -22,7 +22,7 @@ from teleport.auth import records
 from teleport.auth.certify import HostGrant
 from teleport.auth.records import HostRecord
 from teleport.auth.server import Caller
-from teleport.auth.standing import CLOCK_SLACK, host_counts
+from teleport.auth.standing import host_counts, with_role
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, Exists, PutOp
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, LimitExceeded, TeleportError
@@ -189,13 +189,10 @@ class Joining:
                 ) from None
             raise
         now = self._state.clock.now()
-        roles = sorted({*([] if host is None or host.expelled else host.roles), str(role)})
-        record = HostRecord(
-            host_id=request.host_id,
+        record = msgspec.structs.replace(
+            with_role(host or HostRecord(host_id=request.host_id), role, now),
             node_name=request.node_name,
-            roles=roles,
             joined=now,
-            valid_from=now - CLOCK_SLACK if host is None or host.expelled else host.valid_from,
             labels=dict(token.metadata.labels),
         )
         key = records.HOSTS + request.host_id
@@ -231,9 +228,7 @@ class Joining:
         for _ in range(10):
             found = await self._state.record(key, HostRecord)
             host, revision = found if found is not None else (HostRecord(host_id=host_id), 0)
-            record = HostRecord(
-                host_id=host_id, node_name=node_name, roles=sorted({*host.roles, str(role)}), joined=host.joined
-            )
+            record = msgspec.structs.replace(with_role(host, role, self._state.clock.now()), node_name=node_name)
             try:
                 await self._state.commit(
                     [PutOp(key, record.encode())],

@@ -77,7 +77,8 @@ class UserTokenRecord(Record, frozen=True, kw_only=True):
 
 
 class HostRecord(Record, frozen=True, kw_only=True):
-    """A host that joined. Certificates issued before `valid_from` are refused: that is what expelling a node does."""
+    """A host that joined, and as what. Certificates issued before `valid_from` are refused, and those for a role before
+    its time in `role_valid_from`: that is what expelling a host and joining anew do."""
 
     host_id: str
     node_name: str = ""
@@ -86,6 +87,7 @@ class HostRecord(Record, frozen=True, kw_only=True):
     valid_from: datetime | None = None
     expelled: bool = False
     labels: dict[str, str] = {}
+    role_valid_from: dict[str, datetime] = {}
 
 
 def secret_key(prefix: str, secret: str) -> str:

@@ -37,7 +37,7 @@ from teleport.auth.joining import Joining
 from teleport.auth.logins import Logins
 from teleport.auth.open_sessions import LostHosts, SessionTracker
 from teleport.auth.presence import Presence
-from teleport.auth.records import USERS
+from teleport.auth.records import HOSTS, USERS, HostRecord
 from teleport.auth.server import Caller, build_app
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.auth.user_tokens import UserTokens
@@ -250,6 +250,11 @@ class AuthService:
     ) -> m.HostCredentials:
         """Certificates for a service in the same daemon."""
         return await self._joining.local_host(host_id, node_name, role, names, ssh_key, tls_key)
+
+    async def has_role(self, host_id: str, role: SystemRole) -> bool:
+        """Whether a host has not been expelled in `role` since it got its certificates."""
+        found = await self.state.record(HOSTS + host_id, HostRecord)
+        return role is SystemRole.ADMIN or (found is not None and str(role) in found[0].roles)
 
     async def has_users(self) -> bool:
         """Whether anybody could log in: on the very first start nobody can."""

@@ -10,6 +10,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from msgspec.structs import replace as replace_fields
+
 from teleport.auth.records import HostRecord
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki.sshcert import HOST_LIFETIME
@@ -29,7 +31,27 @@ def host_counts(identity: HostIdentity, record: HostRecord | None) -> bool:
     if record is None or record.expelled or str(identity.role) not in record.roles:
         return False
     issued = identity.expires - HOST_LIFETIME
-    return record.valid_from is None or issued >= record.valid_from - CLOCK_SLACK
+    since = (record.valid_from, record.role_valid_from.get(str(identity.role)))
+    return all(begin is None or issued >= begin - CLOCK_SLACK for begin in since)
+
+
+def with_role(record: HostRecord, role: SystemRole, now: datetime) -> HostRecord:
+    """The record of a host that has just been given certificates for `role`.
+
+    If it did not have the role, what it may still hold from earlier does not come back to life.
+    """
+    if record.expelled:
+        record = replace_fields(record, expelled=False, roles=[], valid_from=now - CLOCK_SLACK, role_valid_from={})
+    if str(role) in record.roles:
+        return record
+    begins = {**record.role_valid_from, str(role): now - CLOCK_SLACK}
+    return replace_fields(record, roles=sorted([*record.roles, str(role)]), role_valid_from=begins)
+
+
+def without_role(record: HostRecord, role: SystemRole) -> HostRecord:
+    """The record of a host that is expelled in one role; out of its last one, it is no member any more."""
+    roles = [one for one in record.roles if one != str(role)]
+    return replace_fields(record, roles=roles, expelled=not roles)
 
 
 def user_present(identity: UserIdentity, user: User | None, now: datetime) -> UserIdentity | None:

@@ -126,6 +126,7 @@ async def local_credentials(
         and stored.cluster.cluster == service.state.cluster
         and not stored.wants_renewal(clock.now())
         and not credentials.names_changed(stored, wanted)
+        and await service.has_role(host.host_id, role)
     ):
         return stored
 
