@@ -93,7 +93,16 @@ version: v3
     assert "not available yet" in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["", "---\n", "# nothing\n"])
+def test_a_document_may_be_a_list_of_resources() -> None:
+    user = '{"kind": "user", "version": "v2", "metadata": {"name": "%s"}, "spec": {}}'
+    listed = f"[{user % 'alice'},\n{user % 'bob'}]"
+    assert [one.name for one in parse_resources(listed, "u")] == ["alice", "bob"]
+    with pytest.raises(InvalidDocument) as raised:
+        parse_resources(listed.replace('"spec": {}}]', '"spec": {"rolls": []}},\n[], null]'), "u")
+    assert [(problem.line, problem.path) for problem in raised.value.problems] == [(2, "spec.rolls"), (3, ""), (3, "")]
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "# nothing\n", "[]"])
 def test_a_file_without_resources_is_an_error(text: str) -> None:
     with pytest.raises(InvalidDocument):
         parse_resources(text, "empty.yaml")

@@ -89,6 +89,8 @@ def test_all_problems_of_a_file_are_reported_at_once_by_line() -> None:
         ("a: 1\n\tb: 2\n", 2, "a tab"),
         ("a:\n  - 1\n - 2\n", 3, "well-formed"),
         ("a: {\n", 2, "well-formed"),
+        ("a: [b\n", 2, "found no ',' or ']', allowed: well-formed YAML"),
+        ("a: b: c\n", 1, "found mapping values that are not allowed in this context"),
         ("a: 1\na: 2\n", 2, "a: found the key a second time (first in line 1)"),
         ("x:\n  - {b: 1,\n     b: 2}\n", 3, "x[0].b: found the key a second time"),
         ("a: *missing\n", 1, "the alias *missing without an anchor"),

@@ -118,7 +118,7 @@ def kind_by_name(name: str) -> Kind:
     if kind is not None:
         return kind
     known = [*Kind.__members__.values(), *PLURALS, *_SHORT]
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     hint = f"did you mean {near[0]}?" if near else f"kinds are {', '.join(sorted(Kind))}"
     raise BadRequest(f"unknown kind of resource {name[:64]!r}", hint=hint)
 

@@ -7,6 +7,7 @@ the resource, and with its line in the notices of `problems`.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from typing import cast
 
 import msgspec
@@ -30,7 +31,7 @@ def parse_resources(text: str | bytes, source: str, problems: Problems | None = 
     collected = Problems() if problems is None else problems
     resources: list[Resource] = []
     seen: set[tuple[str, ...]] = set()
-    for node in load_documents(text, source, problems=collected):
+    for node in _each(load_documents(text, source, problems=collected)):
         resource = _resource(node, collected)
         if resource is None:
             continue
@@ -43,6 +44,15 @@ def parse_resources(text: str | bytes, source: str, problems: Problems | None = 
         collected.add(Problem(source, 1, "", "nothing", "one or more resources"))
     collected.raise_if_any()
     return resources
+
+
+def _each(documents: list[Node]) -> Iterator[Node]:
+    """A document is one resource, or a list of them, as `tctl get --format=json` prints."""
+    for document in documents:
+        if not document.is_list:
+            yield document
+        for item in document.items():
+            yield item.detached()
 
 
 def _resource(node: Node, problems: Problems) -> Resource | None:

@@ -110,6 +110,7 @@ def compose(
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = min(mark.line, decoded.count("\n")) + 1 if mark is not None else 1
         what = str(getattr(error, "problem", None) or error).removeprefix("found ")
+        what = re.sub("^(did|could) not find (the )?expected ", "no ", what).replace(" are not ", " that are not ")
         if _is_indented_by_tab(decoded, line):
             raise Unreadable.at(source, line, "a tab", "spaces for indentation") from None
         raise Unreadable.at(source, line, what, "well-formed YAML") from None

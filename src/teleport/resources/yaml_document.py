@@ -70,6 +70,10 @@ class Node:
         self.line = line  # of its key or list item, from 1
         self._raw = raw
 
+    def detached(self) -> Node:
+        """The same value as a document of its own: paths begin here."""
+        return Node(self.source, self._raw, "", self.line)
+
     @property
     def is_scalar(self) -> bool:
         return self._raw.kind == "scalar"
