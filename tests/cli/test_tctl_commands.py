@@ -213,6 +213,8 @@ async def test_resources_are_created_replaced_read_and_removed(tmp_path: Path) -
         path = tmp_path / "resources.yaml"
         path.write_bytes((await admin("get", "roles/dev,users/carol")).ok().out_bytes)
         assert (await admin.ok("create", "-f", str(path))).count("has been updated") == 2
+        path.write_bytes((await admin("get", "roles/dev,users/carol", "--format=json")).ok().out_bytes)
+        assert (await admin.ok("create", "-f", str(path))).count("has been updated") == 2
         shown = await admin.json("get", "roles/dev")
         assert shown[0]["spec"]["allow"]["node_labels"] == {"env": ["dev"]}
         table = (await admin.ok("get", "roles", "--format=text")).splitlines()
@@ -388,6 +390,9 @@ async def test_an_export_verifies_and_a_flipped_bit_is_found_at_its_place(tmp_pa
         assert f"{export} is whole" in await admin.ok("audit", "verify", str(export), f"--key={key}")
         store = tmp_path / "data" / "log"
         assert "is whole" in await admin.ok("audit", "verify", str(store), f"--key={key}")
+        for nothing in (tmp_path / "data", store / "records"):
+            wrong = await admin("audit", "verify", str(nothing))
+            assert (wrong.status, wrong.out) == (3, ""), "who names another folder is not told that all is well"
         lines = data.splitlines(keepends=True)
         at = next(number for number, line in enumerate(lines) if b'"user-3"' in line)
         export.write_bytes(b"".join([*lines[:at], lines[at].replace(b'"user-3"', b'"user-2"'), *lines[at + 1 :]]))
@@ -437,6 +442,8 @@ async def test_failures_have_exit_codes_and_json_forms(tmp_path: Path) -> None:
         assert "127.0.0.1:1" in json.loads(ran.err)["message"]
         assert (await admin("users", "add")).status == 2
         assert (await admin("frobnicate")).status == 2
+        wrong = await admin("users", "ls", "--format=json", "--frobnicate")
+        assert (wrong.status, wrong.out, json.loads(wrong.err)["code"]) == (2, "", "bad_request")
         assert (await admin("recordings", "download", "b7b5cdb9-63ba-4d64-a1b4-9c1a4a7b7b21")).status == 3
         assert (await admin.ok("recordings", "ls")).startswith("Session")
         assert await admin.json("recordings", "ls") == []

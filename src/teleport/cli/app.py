@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from teleport.cli import render
-from teleport.errors import TeleportError
+from teleport.errors import BadRequest, TeleportError
 
 
 class LazyGroup(click.Group):
@@ -75,7 +75,7 @@ def run(command: click.Command, program: str, arguments: list[str] | None = None
         sys.exit(130)
     except click.ClickException as usage:
         where = usage.ctx.command_path if isinstance(usage, click.UsageError) and usage.ctx else program
-        error = TeleportError(usage.format_message(), hint=f"{where} --help")
+        error: TeleportError = BadRequest(usage.format_message(), hint=f"{where} --help")
         render.report(error, program, as_json_object=as_json)
         sys.exit(2)
     except TeleportError as error:

@@ -136,6 +136,9 @@ def _verify_local(path: Path, key_file: str) -> dict[str, object]:
         report = verify_store(path, verify=check) if path.is_dir() else verify_file(path, verify=check)
     except OSError as error:
         raise TeleportError(f"cannot read {path}: {error.strerror}") from None
+    if not report.events and report.ok:
+        hint = "name the folder that holds events.log: DATA_DIR/log" if path.is_dir() else ""
+        raise NotFound(f"{path} holds no events, so there is nothing to prove", hint=hint)
     return {
         "ok": report.ok,
         "events": report.events,
