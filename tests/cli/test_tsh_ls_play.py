@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -188,6 +189,14 @@ def test_a_torn_recording_plays_up_to_the_break_and_says_so(tsh: Tsh) -> None:
     assert ran.status != 0
     assert "one" in ran.stdout
     assert ran.stderr.startswith("tsh: ")
+
+
+def test_a_reader_that_leaves_is_no_fault_of_the_recording(tsh: Tsh) -> None:
+    frames = [(0, FrameKind.OUTPUT, b"x" * 9000)] * 100
+    (tsh.folder / "long.rec").write_bytes(recording(*frames))
+    command = f"{' '.join(map(repr, PROGRAM))} play long.rec | head -c 1"
+    ran = subprocess.run(["sh", "-c", command], env=tsh.environment(), cwd=tsh.folder, capture_output=True, check=False)
+    assert (ran.stdout, ran.stderr) == (b"x", b"")
 
 
 def test_what_is_no_session_is_said_so(tsh: Tsh) -> None:

@@ -116,6 +116,7 @@ async def test_flags_behind_the_host_belong_to_the_command(launcher_end: Launche
     async with running_lab(Launcher(launcher_end)) as lab:
         log_in(tsh, lab)
         assert (await run(tsh, "ssh", f"{ME}@node1", "echo", "-l", "x", "--help")).stdout == "-l x --help\n"
+        assert (await run(tsh, "ssh", f"{ME}@node1", "--", "echo", "--", "x")).stdout == "-- x\n", "as with ssh"
 
 
 async def test_death_by_signal_is_told_and_gives_255(launcher_end: LauncherEnd, tsh: Tsh) -> None:

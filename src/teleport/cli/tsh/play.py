@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_flags
-from teleport.errors import BadRequest, NotFound, TeleportError
+from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 
 if TYPE_CHECKING:
     from teleport.recording.player import PlayStep, RecordingReader
 
 FORMATS = ["pty", "text", "json", "cast"]
+WHOSE = "with the role access you play sessions that you took part in, with auditor all"
 
 
 @click.command()
@@ -57,13 +58,8 @@ def _opened(flags: Flags, recording: str, cluster: str) -> Iterator[BinaryIO]:
     except TeleportError:
         sid = ""
     if not sid or Path(recording).is_file():
-        try:
-            with Path(recording).open("rb") as file:
-                yield file
-        except FileNotFoundError:
-            raise NotFound(f"{recording[:200]} is neither a session's id nor a file") from None
-        except OSError as error:
-            raise BadRequest(f"cannot read {recording[:200]}: {error.strerror}") from None
+        with _file(recording) as file:
+            yield file
         return
     import tempfile
 
@@ -72,10 +68,24 @@ def _opened(flags: Flags, recording: str, cluster: str) -> Iterator[BinaryIO]:
     found = access(flags, cluster)
     with tempfile.TemporaryFile() as kept:
         with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
-            for piece in download_recording(client, sid):
-                kept.write(piece)
+            try:
+                for piece in download_recording(client, sid):
+                    kept.write(piece)
+            except AccessDenied as denied:
+                if denied.hint:
+                    raise
+                raise AccessDenied("there is no session of this id that you may play", hint=WHOSE) from None
         kept.seek(0)
         yield kept
+
+
+def _file(name: str) -> BinaryIO:
+    try:
+        return Path(name).open("rb")
+    except FileNotFoundError:
+        raise NotFound(f"{name[:200]} is neither a session's id nor a file") from None
+    except OSError as error:
+        raise BadRequest(f"cannot read {name[:200]}: {error.strerror}") from None
 
 
 def _export(reader: RecordingReader, form: str) -> None:

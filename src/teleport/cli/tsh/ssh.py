@@ -58,6 +58,8 @@ def ssh(
         if given:
             raise BadRequest(f"{what} is not available yet")
     wants_tty = tty or _options(options)
+    if command[:1] == ("--",):  # as with ssh, it ends the options and is no part of the command
+        command = command[1:]
     try:
         return _connect(flags, target, command, port, wants_tty, cluster)
     except TeleportError as error:
