@@ -36,6 +36,7 @@ fi
 stamp=.venv/.installed-$kind
 wanted=$(cat requirements/build.txt "requirements/$kind.txt" pyproject.toml | sha256sum)
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+echo "setup: installing the pinned requirements into .venv; this takes a minute or two, once"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" --require-hashes -r requirements/build.txt

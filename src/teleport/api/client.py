@@ -159,6 +159,8 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 def _said(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "nothing came for too long"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.strerror or str(error.os_error)
     return str(error) or type(error).__name__
 
 
