@@ -72,3 +72,11 @@ def test_nothing_of_a_long_packet_is_left_in_a_short_one() -> None:
     opened(peer, bytes(sealer.seal(1, memoryview(b"secret" * 1000), 32768)[0]))
     (short,) = opened(peer, bytes(sealer.seal(1, memoryview(b"x"), 32768)[0]))
     assert short == bytes([short[0]]) + b"\x5e\0\0\0\1\0\0\0\1x" + bytes(short[0])
+
+
+def test_a_run_stays_as_it_is_when_the_next_one_is_sealed() -> None:
+    """A transport may keep it: an inner connection writes to a channel of an outer one, which seals in its turn."""
+    ours, peer = GCMEncryption.new("aes128-gcm", KEY, IV), GCMEncryption.new("aes128-gcm", KEY, IV)
+    sealer = Sealer(ours, bytes(32))
+    kept = [sealer.seal(1, memoryview(bytes([number]) * 70_000), 32768)[0] for number in range(3)]
+    assert len(opened(peer, b"".join(kept))) == 9
