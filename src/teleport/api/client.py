@@ -16,6 +16,7 @@ from teleport.api.messages import Message, Request, WatchLine, WatchRequest
 from teleport.api.routes import WATCH, Route
 from teleport.errors import ConnectionProblem
 from teleport.transport.blocking import shown_address
+from teleport.transport.problems import said
 
 Req = TypeVar("Req", bound=Request)
 Rep = TypeVar("Rep", bound=Message)
@@ -76,10 +77,10 @@ class AuthClient:
                     allow_redirects=False,
                 )
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                problem = _said(error)
+                problem = said(error)
                 continue
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                problem = _said(error)
+                problem = said(error)
                 if method == "GET":  # what changes something may have been done: it is not asked for twice
                     continue
                 raise ConnectionProblem(f"the auth server at {shown} did not answer: {problem}") from None
@@ -120,7 +121,7 @@ class AuthClient:
                 async for chunk in response.content.iter_any():
                     yield chunk
             except (aiohttp.ClientError, asyncio.IncompleteReadError, TimeoutError, OSError) as error:
-                raise ConnectionProblem(f"{route.name}: the stream broke off: {_said(error)}") from None
+                raise ConnectionProblem(f"{route.name}: the stream broke off: {said(error)}") from None
 
     async def watch(self, request: WatchRequest) -> AsyncGenerator[WatchLine, None]:
         """The lines of a watch, until it breaks (`ConnectionProblem`)."""
@@ -152,16 +153,8 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
             if len(body) > MAX_BODY:
                 raise ConnectionProblem(f"the answer of the auth server is larger than {MAX_BODY} bytes")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ConnectionProblem(f"the answer of the auth server broke off: {_said(error)}") from None
+        raise ConnectionProblem(f"the answer of the auth server broke off: {said(error)}") from None
     return bytes(body)
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "nothing came for too long"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.strerror or str(error.os_error)
-    return str(error) or type(error).__name__
 
 
 def _url(text: str) -> Any:

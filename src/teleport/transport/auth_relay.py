@@ -15,6 +15,7 @@ from typing import Self
 import aiohttp
 
 from teleport.transport.blocking import shown_address
+from teleport.transport.problems import said
 from teleport.transport.tls import unproved_client_context
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class AuthRelay:
                     compress=0,
                 )
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.warning("the proxy %s opens no way to auth: %s", shown, error)
+                log.warning("the proxy %s opens no way to auth: %s", shown, said(error))
         return None
 
 
