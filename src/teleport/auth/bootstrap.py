@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,6 +11,7 @@ from teleport.auth import records
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, PutOp, Write
 from teleport.pki import authority
+from teleport.pki.keys import generate_p256
 from teleport.pki.secret import Secret
 from teleport.pki.trust import AuthorityKind
 from teleport.resources.authority import Authority, AuthorityType, JWTKeyPair, KeySet, SSHKeyPair, TLSKeyPair
@@ -41,8 +41,9 @@ def _secret(key: Secret | None) -> SecretText | None:
 
 
 def _make(cluster: str, now: datetime) -> list[Authority]:
-    """All authorities of a new cluster; the RSA key among them takes a while, so this is for a thread."""
-    return [as_resource(authority.new_authority(kind, cluster, now)) for kind in AuthorityKind]
+    """All authorities of a new cluster. Tokens are signed with P-256 (ES256): making an RSA key takes up to a third of
+    a second, which everybody would wait for at the first start."""
+    return [as_resource(authority.new_authority(kind, cluster, now, jwt_key=generate_p256())) for kind in AuthorityKind]
 
 
 async def bootstrap(state: ClusterState, settings: Sequence[tuple[str, Resource]]) -> bool:
@@ -55,7 +56,7 @@ async def bootstrap(state: ClusterState, settings: Sequence[tuple[str, Resource]
     first = await state.backend.get(records.CLUSTER + "cluster-name") is None
     if first:
         name = ClusterName(spec=ClusterNameSpec(cluster_name=state.cluster, cluster_id=str(uuid.uuid4()), created=now))
-        authorities = await asyncio.to_thread(_make, state.cluster, now)
+        authorities = _make(state.cluster, now)
         writes: list[Write] = [PutOp(records.CLUSTER + "cluster-name", to_json(name))]
         writes += [
             PutOp(records.authority_key(made.type, state.cluster), to_json(made, with_secrets=True))

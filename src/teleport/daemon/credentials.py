@@ -128,12 +128,14 @@ async def obtain(proc_dir: Path, role: SystemRole, ask: Ask) -> Credentials:
     shutil.rmtree(new, ignore_errors=True)  # of an attempt that a crash ended
     for directory in (proc_dir, folder, new):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(new / "ssh.key", ssh.openssh_pem().reveal())
-    write_private(new / "tls.key", tls.pkcs8_pem().reveal())
-    write_private(new / "tls.crt", granted.tls_cert, 0o644)
-    write_private(new / "ssh.cert", granted.ssh_cert + "\n", 0o644)
+    write_private(new / "ssh.key", ssh.openssh_pem().reveal(), sync_name=False)
+    write_private(new / "tls.key", tls.pkcs8_pem().reveal(), sync_name=False)
+    write_private(new / "tls.crt", granted.tls_cert, 0o644, sync_name=False)
+    write_private(new / "ssh.cert", granted.ssh_cert + "\n", 0o644, sync_name=False)
+    sync_folder(new)
     cluster = Cluster(cluster=granted.cluster, tls_ca_certs=granted.tls_ca_certs, ssh_ca_keys=granted.ssh_ca_keys)
-    write_private(proc_dir / "cas.json", msgspec.json.format(msgspec.json.encode(cluster)))
+    if load_cluster(proc_dir) != cluster:
+        write_private(proc_dir / "cas.json", msgspec.json.format(msgspec.json.encode(cluster)))
     new.rename(whole)
     sync_folder(proc_dir)
     loaded = load(proc_dir, role)

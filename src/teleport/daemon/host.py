@@ -74,8 +74,11 @@ def _check_private(data_dir: Path) -> None:
         data_dir.chmod(0o700)
 
 
-def write_private(path: Path, content: str | bytes, mode: int = 0o600) -> None:
-    """Writes a file so that it is whole or not there, readable by its owner only."""
+def write_private(path: Path, content: str | bytes, mode: int = 0o600, *, sync_name: bool = True) -> None:
+    """Writes a file so that it is whole or not there, readable by its owner only.
+
+    Without `sync_name` the caller calls `sync_folder` once for several files.
+    """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     temporary.unlink(missing_ok=True)  # left by a crash of a process with the same id, as in containers
@@ -89,7 +92,8 @@ def write_private(path: Path, content: str | bytes, mode: int = 0o600) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if sync_name:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
