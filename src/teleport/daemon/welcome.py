@@ -34,10 +34,11 @@ def welcome_text(facts: Welcome, *, tctl: str, tsh: str, login: str) -> str:
         ]
     if facts.pins and facts.web:
         first = 1 if facts.has_users else 3
+        user = "NAME" if facts.has_users else login  # who there is by now is not for everybody's terminal
         lines += [
             "",
             f"{first}. Log in and connect:",
-            f"     {tsh} login --proxy={facts.web} --user={login} --ca-pin={facts.pins[0]}",
+            f"     {tsh} login --proxy={facts.web} --user={user} --ca-pin={facts.pins[0]}",
             f"     {tsh} ls",
             f"     {tsh} ssh {login}@{facts.nodename}",
             f"{first + 1}. With plain ssh:",
