@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import getpass
-import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,9 +21,10 @@ from teleport.client.ssh_config import openssh_arguments, openssh_block, proxy_s
 from teleport.client.webapi import Signer
 from teleport.errors import BadRequest
 from teleport.identity import SystemRole
-from teleport.launcher import LauncherEnd, start
+from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.pki.keys import generate_p256
+from teleport.testing.launching import forked_launcher
 from teleport.testing.ssh_lab import Lab, running_lab
 from teleport.testing.terminal import Terminal
 
@@ -35,11 +34,8 @@ ME = getpass.getuser()
 @pytest.fixture
 def launcher_end() -> Iterator[LauncherEnd]:
     """Forked before the test's loop; ended with every session when the test is over."""
-    end = start()
-    yield end
-    end.socket.close()
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(end.pid, 0)
+    with forked_launcher() as end:
+        yield end
 
 
 @pytest.fixture

@@ -7,29 +7,19 @@ import os
 import pwd
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from teleport import launcher
 from teleport.launcher import LauncherEnd
+from teleport.testing.launching import forked_launcher
 
 
 @pytest.fixture
 def end() -> Iterator[LauncherEnd]:
     """A launcher of the test's own process; whatever it still runs dies with its socket, and it is reaped."""
-    deadline = time.monotonic() + 5
-    while len(os.listdir("/proc/self/task")) > 1:  # a joined thread of an earlier test may take a moment to go
-        assert time.monotonic() < deadline, "an earlier test left a thread, and a process with threads cannot fork this"
-        time.sleep(0.001)
-    started = launcher.start()
-    yield started
-    started.socket.close()
-    try:
-        os.waitpid(started.pid, 0)
-    except ChildProcessError:
-        return  # the test has done it
+    with forked_launcher() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

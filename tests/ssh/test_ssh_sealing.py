@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import socket
+import sys
 
 import pytest
 from asyncssh.encryption import GCMEncryption
 
+from teleport.ssh.packets import _keeps_nothing
 from teleport.ssh.sealing import MOST, Sealer
 
 KEY, IV = bytes(range(16)), b"\1\2\3\4" + b"\xff" * 7 + b"\xfe"  # the counter rolls over soon
@@ -74,9 +78,28 @@ def test_nothing_of_a_long_packet_is_left_in_a_short_one() -> None:
     assert short == bytes([short[0]]) + b"\x5e\0\0\0\1\0\0\0\1x" + bytes(short[0])
 
 
-def test_a_run_stays_as_it_is_when_the_next_one_is_sealed() -> None:
-    """A transport may keep it: an inner connection writes to a channel of an outer one, which seals in its turn."""
-    ours, peer = GCMEncryption.new("aes128-gcm", KEY, IV), GCMEncryption.new("aes128-gcm", KEY, IV)
-    sealer = Sealer(ours, bytes(32))
-    kept = [sealer.seal(1, memoryview(bytes([number]) * 70_000), 32768)[0] for number in range(3)]
-    assert len(opened(peer, b"".join(kept))) == 9
+class _Keeping(asyncio.Transport):
+    """A transport that keeps what it is given, as a channel of an outer connection does."""
+
+
+async def test_only_a_transport_that_copies_what_it_keeps_is_given_the_shared_space() -> None:
+    """An inner connection writes to a channel of an outer one, which seals in its turn, in the same space."""
+    assert not _keeps_nothing(_Keeping())
+    assert not _keeps_nothing(object())
+    left, right = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=left)
+    try:
+        assert _keeps_nothing(transport) is (sys.version_info < (3, 12))
+        if _keeps_nothing(transport):
+            space = bytearray(b"a" * 4_000_000)  # more than the socket takes at once
+            transport.write(memoryview(space))
+            space[:] = bytes(len(space))
+            right.setblocking(False)
+            received = b""
+            while len(received) < len(space):
+                received += await asyncio.get_running_loop().sock_recv(right, 1 << 20)
+            assert received == b"a" * len(space), "what was written is what was there when it was written"
+    finally:
+        transport.close()
+        right.close()
+        await asyncio.sleep(0)

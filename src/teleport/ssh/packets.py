@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
+from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh.channel import SSHChannel
@@ -141,7 +143,8 @@ class PacketPath(IncomingPath):
             return 0
         self._flush_queue()
         sealed, taken, packets, counted = sealer.seal(channel, data, largest)
-        self._transport.write(sealed)
+        # A transport may keep what it could not send at once: a channel does, and sockets from Python 3.12 on.
+        self._transport.write(sealed if _keeps_nothing(self._transport) else bytes(sealed))
         self._send_seq = (self._send_seq + packets) & 0xFFFFFFFF
         self._rekey_bytes_sent += counted
         return taken
@@ -174,6 +177,11 @@ class PacketPath(IncomingPath):
         self._queued += 4
         self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
         self._rekey_bytes_sent += length + padding
+
+
+def _keeps_nothing(transport: object) -> bool:
+    """Whether `write` has sent or copied all of its argument when it returns: asyncio's own sockets, to Python 3.11."""
+    return sys.version_info < (3, 12) and type(transport) is _SelectorSocketTransport
 
 
 class DataPath(SSHChannel[bytes]):

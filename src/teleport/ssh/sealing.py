@@ -41,10 +41,11 @@ class Sealer:
         self.aead = AESGCM(encryption._cipher._key)
         self._padding = padding
 
-    def seal(self, channel: int, data: memoryview, largest: int) -> tuple[bytes, int, int, int]:
+    def seal(self, channel: int, data: memoryview, largest: int) -> tuple[memoryview, int, int, int]:
         """Seals up to `MOST` bytes of `data` as packets with `largest` bytes each (4 KiB at least).
 
-        Returns what is to be sent, the bytes of data in it, the packets, and their bytes as rekeying counts them.
+        Returns what is to be sent, the bytes of data in it, the packets, and their bytes as rekeying counts them. What
+        is to be sent lies in space that the next run of any connection takes: whoever keeps it copies it.
         """
         cipher, encrypt, plain, sealed = self.encryption._cipher, self.aead.encrypt_into, _space.plain, _space.sealed
         fixed, counter = cipher._iv[:4], int.from_bytes(cipher._iv[4:], "big")
@@ -68,5 +69,4 @@ class Sealer:
             taken, at = taken + size, at_next
             packets, counted = packets + 1, counted + length
         cipher._iv = fixed + counter.to_bytes(8, "big")
-        # a copy: a transport may keep what it could not send at once (a channel does, and sockets from Python 3.12 on)
-        return bytes(sealed[:at]), taken, packets, counted
+        return sealed[:at], taken, packets, counted
