@@ -85,11 +85,6 @@ class SyncAuthClient:
             self.close()
 
 
-def auth_stream(inner: ByteStream, context: ssl.SSLContext, server_name: str) -> TLSStream:
-    """TLS to auth over any stream."""
-    return TLSStream(inner, context, server_name)
-
-
 def direct(host: str, port: int, context: ssl.SSLContext, server_name: str) -> Callable[[], TLSStream]:
     """Opens TLS to an auth server's own address."""
     return lambda: TLSStream(dial_tcp(host, port, TIMEOUT), context, server_name)

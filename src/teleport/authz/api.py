@@ -13,16 +13,15 @@ from types import MappingProxyType
 from typing import assert_never
 
 from teleport.authz.builtin import BUILTIN, OWN_ONLY, WRITING
+from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.locks import Locked, describe, find_lock
 from teleport.authz.roles import RoleSet
 from teleport.authz.where import WhereError, holds
-from teleport.clock import rfc3339
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.kinds import WILDCARD, Kind, Verb
 from teleport.resources.lock import Lock
 from teleport.resources.metadata import DEFAULT_NAMESPACE
-from teleport.resources.names import canonical_address
 from teleport.resources.role import Conditions, Role, Rule
 
 NO_FACTS: Mapping[str, object] = MappingProxyType({})
@@ -74,30 +73,14 @@ def evaluate_api_access(request: APIAccessRequest, policy: Policy) -> APIPermit 
 
 
 def _certificate(request: APIAccessRequest, identity: UserIdentity | HostIdentity) -> AccessDenial | None:
-    if request.now >= identity.expires:
-        when = rfc3339(identity.expires)
-        return AccessDenial(
-            DenialCode.EXPIRED, f"Your certificate expired at {when}.", (f"certificate expired at {when}",), "tsh login"
-        )
-    if not request.cluster or identity.cluster != request.cluster:
-        return AccessDenial(
-            DenialCode.WRONG_CLUSTER,
-            f"Your certificate is of the cluster {identity.cluster!r}, not of this one.",
-            (f"certificate of cluster {identity.cluster!r}, this is {request.cluster!r}",),
-            "tsh login",
-        )
+    refused = certificate_denial(
+        identity, cluster=request.cluster, now=request.now, client_address=request.client_address
+    )
+    if refused is not None:
+        return refused
     if isinstance(identity, HostIdentity):
         subject = Locked(nodes=(identity.host_id,))
     else:
-        if identity.source_ip:
-            pinned = canonical_address(identity.source_ip)
-            if not pinned or pinned != canonical_address(request.client_address):
-                return AccessDenial(
-                    DenialCode.WRONG_ADDRESS,
-                    f"Your certificate holds for the address {identity.source_ip} only.",
-                    (f"pinned to {identity.source_ip}, came from {request.client_address or 'an unknown address'}",),
-                    "tsh login",
-                )
         roles = (*identity.roles, *identity.denying)
         subject = Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device)
     lock = find_lock(request.locks, subject, request.now)

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
+from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
 from teleport.authz.locks import Locked, describe, find_lock
 from teleport.authz.roles import RoleSet
-from teleport.clock import rfc3339
 from teleport.identity import UserIdentity
 from teleport.resources.lock import Lock
 from teleport.resources.metadata import DEFAULT_NAMESPACE
-from teleport.resources.names import canonical_address, is_unix_login
+from teleport.resources.names import is_unix_login
 from teleport.resources.role import Conditions, Role
 
 
@@ -159,27 +159,11 @@ def _permit(request: SSHAccessRequest, policy: Policy, roles: RoleSet, granting:
 def _certificate(request: SSHAccessRequest) -> AccessDenial | None:
     """What the certificate alone says against the request."""
     identity = request.identity
-    if request.now >= identity.expires:
-        when = rfc3339(identity.expires)
-        return AccessDenial(
-            DenialCode.EXPIRED, f"Your certificate expired at {when}.", (f"certificate expired at {when}",), "tsh login"
-        )
-    if not request.cluster or identity.cluster != request.cluster:
-        return AccessDenial(
-            DenialCode.WRONG_CLUSTER,
-            f"Your certificate is of the cluster {identity.cluster!r}, not of this one.",
-            (f"certificate of cluster {identity.cluster!r}, this is {request.cluster!r}",),
-            "tsh login",
-        )
-    if identity.source_ip:
-        pinned = canonical_address(identity.source_ip)
-        if not pinned or pinned != canonical_address(request.client_address):
-            return AccessDenial(
-                DenialCode.WRONG_ADDRESS,
-                f"Your certificate holds for the address {identity.source_ip} only.",
-                (f"pinned to {identity.source_ip}, came from {request.client_address or 'an unknown address'}",),
-                "tsh login",
-            )
+    refused = certificate_denial(
+        identity, cluster=request.cluster, now=request.now, client_address=request.client_address
+    )
+    if refused is not None:
+        return refused
     if not is_unix_login(request.login) or request.login not in identity.logins:
         logins = ", ".join(login for login in identity.logins if is_unix_login(login)) or "none"
         return AccessDenial(

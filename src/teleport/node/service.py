@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 from teleport.audit.events import AuthFailed
@@ -39,8 +37,8 @@ from teleport.node.tools import Registry, Tools
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
 from teleport.ssh.handlers import ConnectionHandler
-from teleport.ssh.listener import Listener
-from teleport.ssh.server import HostKey, SshServer
+from teleport.ssh.server import HostKey
+from teleport.ssh.service import SshService
 from teleport.ssh.surface import Peer, Refusal
 from teleport.transport.slots import Slots
 from teleport.wire import vouch
@@ -48,7 +46,7 @@ from teleport.wire import vouch
 log = logging.getLogger(__name__)
 
 
-class NodeService:
+class NodeService(SshService):
     """Serves SSH sessions on this host."""
 
     def __init__(
@@ -67,6 +65,7 @@ class NodeService:
         present: Callable[[UserIdentity], UserIdentity | None] = lambda identity: identity,
     ) -> None:
         """`present` gives what of an identity still holds (its user may have lost roles since); None: nothing."""
+        super().__init__(SURFACE, config.limits, host_keys, Slots(config.max_connections))
         self.config = config
         self._present = present
         self.certificates = certificates
@@ -75,45 +74,11 @@ class NodeService:
         self.clock = clock
         self.emitter = emitter
         self.tools = Tools(config, launcher, recordings, emitter, clock, Registry(new_id), self.in_background)
-        self._host_keys = host_keys
         self._seen = vouch.Seen()
-        self._server: SshServer | None = None
-        self._tasks: asyncio.TaskGroup | None = None
         self._connections: set[NodeConnection] = set()
-        self._listener = Listener(self._protocol, slots=Slots(config.max_connections))
-
-    async def run(self, sockets: Sequence[socket.socket], started: Callable[[], None]) -> None:
-        """Serves until cancelled; then every connection is closed and every session ended, recorded and audited."""
-        self._server = await SshServer.create(self._host_keys, SURFACE, limits=self.config.limits)
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            await self._listener.serve(sockets, started)
-
-    async def reload(self, host_keys: Sequence[HostKey]) -> None:
-        """New connections see these host keys."""
-        self._host_keys = host_keys
-        if self._server is not None:
-            await self._server.reload(host_keys)
-
-    def accepted(self, transport: asyncio.Transport) -> None:
-        """Takes over a connection accepted elsewhere (through a tunnel, say)."""
-        self._listener.accepted(transport)
-
-    def in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Runs `work`, owned by `run`; its failure is logged and ends nothing else."""
-        owned = _logged(work, name)
-        try:
-            if self._tasks is None:
-                raise RuntimeError("not running")
-            self._tasks.create_task(owned, name=name)
-        except RuntimeError as error:  # before or after `run`
-            owned.close()
-            work.close()
-            log.warning("not done: %s: %s", name, error)
 
     def _protocol(self, peer: Peer, settled: Callable[[], None]) -> asyncio.Protocol:
         server = self._server
-        assert server is not None, "run() makes the server before it listens"
         return FirstLine(
             peer,
             greeting=server.greeting,
@@ -203,13 +168,6 @@ class NodeService:
 
 def _verify_signature(certificate: bytes, message: bytes, signature: bytes) -> None:
     sshsig.verify(parse_certificate(certificate).body.public_key, message, signature)
-
-
-async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
-    try:
-        await work
-    except Exception:
-        log.exception("failed: %s", name)
 
 
 class _Gate:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -24,8 +24,8 @@ from teleport.proxy.relay import NodeLeg, RelayHandler
 from teleport.proxy.resolve import Destination, RegisteredNode, resolve
 from teleport.resources.names import canonical_address, not_dialable
 from teleport.ssh.handlers import Channel, ConnectionHandler, SessionChannel, SessionHandler, StreamHandler
-from teleport.ssh.listener import Listener
-from teleport.ssh.server import HostKey, SshServer
+from teleport.ssh.server import HostKey
+from teleport.ssh.service import SshService
 from teleport.ssh.surface import (
     AskedKind,
     Exec,
@@ -102,7 +102,7 @@ class RouterConfig:
     limits: ServerLimits = field(default_factory=ServerLimits)
 
 
-class SshRouter:
+class SshRouter(SshService):
     """Serves the proxy's SSH sockets."""
 
     def __init__(
@@ -118,6 +118,7 @@ class SshRouter:
         new_id: Callable[[], UUID] = uuid4,
         nonce: Callable[[], bytes] = lambda: uuid4().bytes,
     ) -> None:
+        super().__init__(SURFACE, config.limits, host_keys, Slots(config.max_connections))
         self.config = config
         self.certificates = certificates
         self.directory = directory
@@ -126,43 +127,9 @@ class SshRouter:
         self.clock = clock
         self.new_id = new_id
         self.nonce = nonce
-        self._host_keys = host_keys
-        self._server: SshServer | None = None
-        self._tasks: asyncio.TaskGroup | None = None
-        self._listener = Listener(self._protocol, slots=Slots(config.max_connections))
-
-    async def run(self, sockets: Sequence[socket.socket], started: Callable[[], None]) -> None:
-        """Serves until cancelled, then closes every connection."""
-        self._server = await SshServer.create(self._host_keys, SURFACE, limits=self.config.limits)
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            await self._listener.serve(sockets, started)
-
-    async def reload(self, host_keys: Sequence[HostKey]) -> None:
-        """New connections see these host keys."""
-        self._host_keys = host_keys
-        if self._server is not None:
-            await self._server.reload(host_keys)
-
-    def accepted(self, transport: asyncio.Transport) -> None:
-        """Takes over a connection accepted on a port that is shared with other protocols."""
-        self._listener.accepted(transport)
 
     def _protocol(self, peer: Peer, settled: Callable[[], None]) -> asyncio.Protocol:
-        assert self._server is not None, "run() makes the server before it listens"
         return self._server.connection(lambda _: _Gate(self, peer), settled)
-
-    def in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Runs `work`, owned by `run`; its failure is logged and ends nothing else."""
-        owned = _logged(work, name)
-        try:
-            if self._tasks is None:
-                raise RuntimeError("not running")
-            self._tasks.create_task(owned, name=name)
-        except RuntimeError as error:  # before or after `run`
-            owned.close()
-            work.close()
-            log.warning("not done: %s: %s", name, error)
 
     def put_on_record(
         self, cls: type[ServerEvent], user: UserIdentity | None, login: str, peer: Peer, **fields: Any
@@ -246,13 +213,6 @@ class SshRouter:
         for *_, address in found:
             if problem := not_dialable(str(address[0]), loopback=True):
                 raise OSError(f"{address[0]} {problem}")
-
-
-async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
-    try:
-        await work
-    except Exception:
-        log.exception("failed: %s", name)
 
 
 class _Gate:
