@@ -229,3 +229,45 @@ async def test_tokens_that_make_no_sense_are_refused(tmp_path: Path, fields: dic
     async with running_auth(tmp_path) as auth:
         with pytest.raises(BadRequest, match=message):
             await auth.call(await auth.admin(), routes.ADD_TOKEN, m.AddTokenRequest(**fields))
+
+
+async def test_a_join_may_be_repeated_word_for_word_and_in_no_other_way(tmp_path: Path) -> None:
+    """A host that was killed before it wrote auth's answer down asks again; nobody else gets anything by asking."""
+    async with running_auth(tmp_path) as auth:
+        token, other = await new_token(auth, "node", labels={"env": "dev"}), await new_token(auth, "node")
+        key, host_id = generate_p256(), str(uuid.uuid4())
+        asked = join_request(token.token, key, host_id=host_id)
+        await auth.call(ANONYMOUS, routes.JOIN, asked)  # the answer is lost
+        again = await auth.call(ANONYMOUS, routes.JOIN, asked)
+        assert (await auth.call(auth.keep(key, again.tls_cert, host_id), routes.WHO_AM_I, m.Empty())).roles == ["Node"]
+        for changed in (
+            join_request(token.token, generate_p256(), host_id=host_id),
+            join_request(other.token, key, host_id=host_id),  # its labels would come with it
+            join_request(token.token, key, host_id=host_id, node_name="another"),
+            join_request(token.token, key, host_id=host_id, additional_principals=["db"]),
+        ):
+            with pytest.raises(AccessDenied, match="has joined already"):
+                await auth.call(ANONYMOUS, routes.JOIN, changed)
+        await auth.call(await auth.admin(), routes.REMOVE["token"], m.ExpelRequest(name=token.id))
+        with pytest.raises(AccessDenied, match="the token is unknown"):
+            await auth.call(ANONYMOUS, routes.JOIN, asked)
+        record = await auth.backend.get(f"hosts/{host_id}")
+        assert record is not None
+        assert token.token.encode() not in record.value
+
+
+async def test_an_expelled_host_cannot_repeat_its_old_join_into_its_old_standing(tmp_path: Path) -> None:
+    """It joins as anew: what it held before stays refused."""
+    clock = present_clock()
+    async with running_auth(tmp_path, clock=clock) as auth:
+        token = await new_token(auth, "node", ttl=48 * 3600)
+        key, host_id = generate_p256(), str(uuid.uuid4())
+        asked = join_request(token.token, key, host_id=host_id)
+        old = auth.keep(key, (await auth.call(ANONYMOUS, routes.JOIN, asked)).tls_cert, host_id)
+        await auth.call(old, routes.HEARTBEAT, announcement("node", host_id))
+        clock.advance(60)
+        await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=host_id))
+        clock.advance(60)
+        await auth.call(ANONYMOUS, routes.JOIN, asked)
+        with pytest.raises(AccessDenied):
+            await auth.call(old, routes.STATUS, m.Empty())

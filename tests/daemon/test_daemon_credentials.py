@@ -18,15 +18,16 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.api.join import Door
+from teleport.api.join import Door, join_cluster
 from teleport.daemon import credentials, identities
 from teleport.daemon.config import Config, StartFlags, effective_config, load_config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
-from teleport.pki.keys import PublicKey, generate_ed25519, generate_p256
+from teleport.pki.keys import PrivateKey, PublicKey, generate_ed25519, generate_p256
 from teleport.pki.pin import ca_pin
+from teleport.pki.secret import Secret
 from teleport.pki.sshcert import HostCertRequest, issue_host_cert
 from teleport.pki.x509cert import HostTLSRequest, issue_host_tls, new_tls_authority, pem_of
 from teleport.testing.auth import CLUSTER, RunningAuth, running_auth
@@ -348,6 +349,66 @@ async def test_a_host_joins_once_and_then_needs_no_token(tmp_path: Path) -> None
         token_file.unlink()
         again = await identities.Joiner(config(data, text), host, auth.clock).credentials(ROLE)
         assert same(again, joined)
+
+
+async def test_a_host_killed_while_it_joins_joins_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Auth has it as joined, but its answer was never written down: the next run asks again, with the same keys."""
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(*arguments: Any) -> m.HostCredentials:
+        join_cluster(*arguments)
+        raise KilledError
+
+    async with running_auth(tmp_path) as auth:
+        data, (address, port) = tmp_path / "host", auth.address
+        host = host_in(data)
+        token_file = tmp_path / "token"
+        token_file.write_text(await join_token(auth) + "\n")
+        settings = config(data, f"  auth_servers: ['{address}:{port}']\n", token=str(token_file))
+        with monkeypatch.context() as patched:
+            patched.setattr(identities, "join_cluster", killed)
+            with pytest.raises(KilledError):
+                await identities.Joiner(settings, host, auth.clock).credentials(ROLE)
+        assert len(await auth.events("host.join")) == 1
+        kept = (data / "proc" / "node.new" / "ssh.key").read_bytes()
+        joined = await identities.Joiner(settings, host, auth.clock).credentials(ROLE)
+        assert_whole(joined)
+        assert joined.ssh_key.public == PrivateKey.load(Secret(kept)).public
+        assert not (data / "proc" / "node.new").exists()
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"),
+    [(1, "off by 1 h: it is ahead of"), (-1, "off by 1 h: it is behind"), (-50, "off by 2 d 2 h: it is behind")],
+    ids=["ahead", "behind", "days behind"],
+)
+async def test_a_host_whose_clock_is_off_is_told_so_and_keeps_its_token(tmp_path: Path, hours: int, said: str) -> None:
+    """With a clock so far behind, the certificates of auth are not valid yet: the reason is named, not the symptom."""
+    async with running_auth(tmp_path) as auth:
+        data, (address, port) = tmp_path / "host", auth.address
+        token_file = tmp_path / "token"
+        token_file.write_text(await join_token(auth) + "\n")
+        pins = (ca_pin(auth.tls_cas[0].encode()),)
+        settings = config(data, f"  auth_servers: ['{address}:{port}']\n", token=str(token_file), pins=pins)
+        wrong = FakeClock(auth.clock.now() + timedelta(hours=hours))
+        with pytest.raises(TeleportError, match=said) as caught:
+            await identities.Joiner(settings, host_in(data), wrong).credentials(ROLE)
+        assert "set the clock" in caught.value.hint
+        assert await auth.events("token.used", wait_for=0) == []
+
+
+async def test_a_clock_that_is_a_little_off_joins(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        data, (address, port) = tmp_path / "host", auth.address
+        token_file = tmp_path / "token"
+        token_file.write_text(await join_token(auth) + "\n")
+        settings = config(data, f"  auth_servers: ['{address}:{port}']\n", token=str(token_file))
+        almost = FakeClock(auth.clock.now() - timedelta(seconds=25))
+        assert_whole(await identities.Joiner(settings, host_in(data), almost).credentials(ROLE))
 
 
 async def test_without_a_token_the_error_says_how_to_get_one(tmp_path: Path) -> None:

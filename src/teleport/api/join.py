@@ -13,7 +13,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from teleport.api import messages as m
@@ -29,6 +29,9 @@ from teleport.transport.blocking import ByteStream, TLSStream, WebSocketStream, 
 from teleport.transport.tls import cluster_client_context, unproved_client_context
 
 WEB_PORTS = frozenset({443, 3080})  # an auth_servers entry with one of these is a proxy (`certificates.md` 6)
+MAX_CLOCK_OFF = timedelta(
+    seconds=30
+)  # what a node grants a proxy's vouch (`wire.vouch.VALID`): beyond it nothing works
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,13 @@ class ProvedCluster:
     ca_certs: tuple[str, ...]  # PEM
     door: Door
     pinned: bool
+    clock_off: timedelta = timedelta()  # how far this host's clock is ahead of auth's; negative when it is behind
 
 
-def find_cluster(addresses: Sequence[tuple[str, int]], pins: Sequence[str]) -> ProvedCluster:
-    """Steps 1 and 2 at the first door behind which an auth server answers.
+def find_cluster(
+    addresses: Sequence[tuple[str, int]], pins: Sequence[str], now: Callable[[], datetime] | None = None
+) -> ProvedCluster:
+    """Steps 1 and 2 at the first door behind which an auth server answers. With `now` the clocks are compared.
 
     Raises `BadRequest` when a pin is malformed, before anybody is asked; `CertificateRefused` when the authority has
     none of the pins; `ConnectionProblem` when nobody answers.
@@ -84,7 +90,9 @@ def find_cluster(addresses: Sequence[tuple[str, int]], pins: Sequence[str]) -> P
     problems: list[str] = []
     for door in doors(addresses):
         try:
+            before = now() if now is not None else None
             claimed = _claimed_authority(door)
+            after = now() if now is not None else None
         except (ConnectionProblem, OSError) as error:
             problems.append(f"{door}: {error}")
             continue
@@ -94,11 +102,43 @@ def find_cluster(addresses: Sequence[tuple[str, int]], pins: Sequence[str]) -> P
             continue
         trusted = check_pin(pins, certs) if pins else tuple(certs)
         check_cluster_name(claimed.cluster)
-        return ProvedCluster(claimed.cluster, tuple(cert.decode() for cert in trusted), door, bool(pins))
+        off = _clock_off(before, claimed.now, after)
+        return ProvedCluster(claimed.cluster, tuple(cert.decode() for cert in trusted), door, bool(pins), off)
     raise ConnectionProblem(
         "no auth server answers: " + "; ".join(problems[: max(1, len(addresses))]),
         hint="check auth_servers (--auth-server) and that the auth service runs",
     )
+
+
+def _clock_off(before: datetime | None, auth: datetime | None, after: datetime | None) -> timedelta:
+    """How far this clock is ahead, auth having read its own at some moment between two looks at this one."""
+    if before is None or auth is None or after is None or before <= auth <= after:
+        return timedelta()
+    return before - auth if auth < before else after - auth
+
+
+def check_clock(cluster: ProvedCluster) -> None:
+    """Raises `TeleportError` when this host's clock is too far from auth's for certificates and vouches to hold.
+
+    Auth's time is not proved at this point: whoever lies about it keeps a host from joining, as silence would.
+    """
+    off = cluster.clock_off
+    if abs(off) <= MAX_CLOCK_OFF:
+        return
+    raise TeleportError(
+        f"the clock of this host is off by {_spoken(abs(off))}: it is {'ahead of' if off > timedelta() else 'behind'} "
+        f"that of the auth server at {cluster.door}; {MAX_CLOCK_OFF.seconds} s are allowed",
+        hint="set the clock (timedatectl set-ntp true; date -u on both hosts shows them), then start again",
+    )
+
+
+def _spoken(span: timedelta) -> str:
+    """A span of time in its two largest units: `1 h`, `2 d 3 h`, `45 s`."""
+    seconds = round(span.total_seconds())
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds % 60, "s")]
+    first = next((index for index, (count, _) in enumerate(parts) if count), 3)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "0 s"
 
 
 def _claimed_authority(door: Door) -> m.ClusterCA:
@@ -156,5 +196,6 @@ def join_cluster(
 
     A host that has a role already shows its `identity`: nobody else may join under its UUID.
     """
+    check_clock(cluster)
     with proved_client(cluster, now, identity) as client:
         return client.call(routes.JOIN, request)

@@ -44,6 +44,7 @@ class ClusterCA(Message, frozen=True, kw_only=True):
 
     cluster: str
     tls_certs: list[str]  # PEM
+    now: datetime | None = None  # auth's clock, which a joiner compares with its own; older servers leave it out
 
 
 class AuthorityStatus(Message, frozen=True, kw_only=True):

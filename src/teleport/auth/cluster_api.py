@@ -36,7 +36,9 @@ class ClusterAPI:
 
     async def ca(self, caller: Caller, request: m.Empty) -> m.ClusterCA:
         host = await self._state.authority("host")
-        return m.ClusterCA(cluster=self._state.cluster, tls_certs=list(host.trusted_tls_certs))
+        return m.ClusterCA(
+            cluster=self._state.cluster, tls_certs=list(host.trusted_tls_certs), now=self._state.clock.now()
+        )
 
     async def pins(self) -> list[str]:
         host = await self._state.authority("host")

@@ -8,6 +8,7 @@ join reads the same whatever was wrong with the token; the audit log has the rea
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -157,7 +158,9 @@ class Joining:
                 raise AccessDenied(f"the token is not for the role {role}")
             found = await self._state.record(records.HOSTS + request.host_id, HostRecord)
             host, revision = found if found is not None else (None, 0)
-            if host is not None and not host.expelled:
+            asked = _digest(request, role)
+            again = host is not None and not host.expelled and host.role_request.get(str(role)) == asked
+            if host is not None and not host.expelled and not again:
                 # UUIDs are no secrets, and events and recordings count by them: a second role is for the host itself.
                 same = isinstance(caller.identity, HostIdentity) and caller.identity.host_id == request.host_id
                 if not same or str(role) in host.roles:
@@ -193,8 +196,9 @@ class Joining:
             with_role(host or HostRecord(host_id=request.host_id), role, now),
             node_name=request.node_name,
             joined=now,
-            labels=dict(token.metadata.labels),
+            labels=host.labels if again and host is not None else dict(token.metadata.labels),
         )
+        record = msgspec.structs.replace(record, role_request={**record.role_request, str(role): asked})
         key = records.HOSTS + request.host_id
         conditions: list[Condition] = [Exists(key, revision) if host is not None else Absent(key)]
         if token.name not in self._static:
@@ -217,7 +221,7 @@ class Joining:
             )
         except CompareFailed:
             raise AccessDenied("the token or the host changed at this moment; try again") from None
-        return msgspec.structs.replace(credentials, token_labels=dict(token.metadata.labels))
+        return msgspec.structs.replace(credentials, token_labels=dict(record.labels))
 
     async def local_host(
         self, host_id: str, node_name: str, role: SystemRole, additional: Sequence[str], ssh_key: str, tls_key: str
@@ -342,6 +346,25 @@ def _is_uuid(text: str) -> bool:
         return str(uuid.UUID(text)) == text
     except ValueError:
         return False
+
+
+def _digest(request: m.JoinRequest, role: SystemRole) -> str:
+    """What tells a request that is made again from another one for the same host.
+
+    A host that was killed between auth's answer and writing it down asks again with the same token, keys and names,
+    and gets the same: certificates for its own keys, of which nobody else has any use.
+    """
+    asked = [
+        token_id(SecretText(request.token)),  # not the secret: hosts see these records
+        request.host_id,
+        request.node_name,
+        str(role),
+        request.public_ssh_key,
+        request.public_tls_key,
+        sorted(request.additional_principals),
+        sorted(request.dns_names),
+    ]
+    return hashlib.sha256(b"teleport-join-v1\n" + msgspec.json.encode(asked)).hexdigest()
 
 
 def _role(text: str) -> SystemRole:

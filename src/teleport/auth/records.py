@@ -88,6 +88,7 @@ class HostRecord(Record, frozen=True, kw_only=True):
     expelled: bool = False
     labels: dict[str, str] = {}
     role_valid_from: dict[str, datetime] = {}
+    role_request: dict[str, str] = {}  # SHA-256 of the request with which it joined as that role: it may be repeated
 
 
 def secret_key(prefix: str, secret: str) -> str:

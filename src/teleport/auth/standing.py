@@ -41,7 +41,9 @@ def with_role(record: HostRecord, role: SystemRole, now: datetime) -> HostRecord
     If it did not have the role, what it may still hold from earlier does not come back to life.
     """
     if record.expelled:
-        record = replace_fields(record, expelled=False, roles=[], valid_from=now - CLOCK_SLACK, role_valid_from={})
+        record = replace_fields(
+            record, expelled=False, roles=[], valid_from=now - CLOCK_SLACK, role_valid_from={}, role_request={}
+        )
     if str(role) in record.roles:
         return record
     begins = {**record.role_valid_from, str(role): now - CLOCK_SLACK}
@@ -51,7 +53,8 @@ def with_role(record: HostRecord, role: SystemRole, now: datetime) -> HostRecord
 def without_role(record: HostRecord, role: SystemRole) -> HostRecord:
     """The record of a host that is expelled in one role; out of its last one, it is no member any more."""
     roles = [one for one in record.roles if one != str(role)]
-    return replace_fields(record, roles=roles, expelled=not roles)
+    requests = {one: asked for one, asked in record.role_request.items() if one != str(role)}
+    return replace_fields(record, roles=roles, expelled=not roles, role_request=requests)
 
 
 def user_present(identity: UserIdentity, user: User | None, now: datetime) -> UserIdentity | None:

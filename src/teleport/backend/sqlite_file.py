@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -116,7 +116,7 @@ def connect(path: Path, *, writing: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT, cached_statements=64)
     try:
         if writing:
-            _version(connection, path)  # before anything is changed: refuses what is not ours
+            check_version(connection, path)  # before anything is changed: refuses what is not ours
             _use_wal(connection)
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA secure_delete=ON")
@@ -128,18 +128,29 @@ def connect(path: Path, *, writing: bool) -> sqlite3.Connection:
     return connection
 
 
-def migrate(connection: sqlite3.Connection, path: Path, now: datetime) -> None:
-    """Bring the schema to this version. Refuses what is newer or not ours, with the file unchanged."""
-    if _version(connection, path) == len(MIGRATIONS):
+def migrate(
+    connection: sqlite3.Connection,
+    path: Path,
+    now: datetime,
+    migrations: Sequence[Sequence[str]] = MIGRATIONS,
+) -> None:
+    """Bring the schema to this version: all of it or nothing. What is newer or not ours is refused, unchanged.
+
+    Before an older schema is changed the whole file is copied beside itself (`sqlite.db.schema-1`): the way back.
+    """
+    version = check_version(connection, path, len(migrations))
+    if version == len(migrations):
         return
+    if version:
+        _keep_copy(connection, path, version)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = _version(connection, path)  # again: another process may have been first
+        version = check_version(connection, path, len(migrations))  # again: another process may have been first
         if version == 0:
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute("CREATE TABLE migration (version INTEGER PRIMARY KEY, applied INTEGER NOT NULL)")
-        for number in range(version, len(MIGRATIONS)):
-            for statement in MIGRATIONS[number]:
+        for number in range(version, len(migrations)):
+            for statement in migrations[number]:
                 connection.execute(statement)
             connection.execute("INSERT INTO migration (version, applied) VALUES (?, ?)", (number + 1, micros(now)))
         connection.execute("COMMIT")
@@ -149,8 +160,37 @@ def migrate(connection: sqlite3.Connection, path: Path, now: datetime) -> None:
         raise
 
 
-def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """The schema version of the file, 0 for an empty one."""
+def kept_copy(path: Path, version: int) -> Path:
+    """Where an upgrade keeps the storage as it was under schema `version`."""
+    return path.with_name(f"{path.name}.schema-{version}")
+
+
+def _keep_copy(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    """A whole copy of the storage, durable and private before it has its name; an older one of the name is replaced."""
+    draft = path.with_name(f"{path.name}.schema-{version}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)
+    try:
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        connection.execute("VACUUM INTO ?", (str(draft),))
+        for name in (draft, path.parent):
+            if name == path.parent:
+                draft.replace(kept_copy(path, version))
+            descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    except OSError as error:
+        raise TeleportError(
+            f"cannot upgrade the storage {path}: the copy of what it was cannot be kept: {error.strerror}",
+            hint=f"make room for a second copy of the file: df -h {path.parent}",
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def check_version(connection: sqlite3.Connection, path: Path, known: int = len(MIGRATIONS)) -> int:
+    """The schema version of the file, 0 for an empty one; what is not ours or newer than `known` is refused."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if not tables:
         return 0
@@ -161,11 +201,18 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
             hint="name another directory as the storage path in the configuration",
         )
     (version,) = connection.execute("SELECT max(version) FROM migration").fetchone()
-    if version is None or version > len(MIGRATIONS):
+    if version is None or version > known:
+        copy = kept_copy(path, known)
+        back = (
+            f"or go back: stop the service and put {copy} in the place of {path}, without {path.name}-wal and "
+            f"{path.name}-shm; what was changed since the upgrade is lost"
+            if copy.exists()
+            else "or restore the backup made before the upgrade"
+        )
         raise TeleportError(
             f"cannot open the storage {path}: its schema is version {version}, this program knows up to "
-            f"{len(MIGRATIONS)}, so a newer version of Teleport wrote it",
-            hint="start that newer version, or restore the backup made before the upgrade",
+            f"{known}, so a newer version of Teleport wrote it",
+            hint=f"start that newer version, {back}",
         )
     return int(version)
 

@@ -118,18 +118,24 @@ def load(proc_dir: Path, role: SystemRole) -> Credentials | None:
         ) from None
 
 
-async def obtain(proc_dir: Path, role: SystemRole, ask: Ask) -> Credentials:
-    """Makes new keys, asks for certificates, and stores both. What was there stays until everything is written."""
-    ssh, tls = generate_ed25519(), generate_p256()
-    granted = await ask(ssh.public.line(), tls.public.spki_pem().decode())
+async def obtain(proc_dir: Path, role: SystemRole, ask: Ask, *, keep_keys: bool = False) -> Credentials:
+    """Makes new keys, asks for certificates, and stores both. What was there stays until everything is written.
+
+    With `keep_keys` the keys are on disk before they are certified, and those of an attempt that a crash ended are
+    taken up again: who asks with a token cannot ask for the same host with other keys (`auth.joining`).
+    """
     folder = role_folder(proc_dir, role)
-    _replace(folder)
     new, whole = _beside(folder, "new"), _beside(folder, "next")
-    shutil.rmtree(new, ignore_errors=True)  # of an attempt that a crash ended
-    for directory in (proc_dir, folder, new):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(new / "ssh.key", ssh.openssh_pem().reveal(), sync_name=False)
-    write_private(new / "tls.key", tls.pkcs8_pem().reveal(), sync_name=False)
+    found = _kept_keys(new) if keep_keys else None
+    ssh, tls = found if found is not None else (generate_ed25519(), generate_p256())
+    if keep_keys and found is None:
+        _write_keys(proc_dir, folder, new, ssh, tls)
+        sync_folder(new)
+        sync_folder(proc_dir)
+    granted = await ask(ssh.public.line(), tls.public.spki_pem().decode())
+    _replace(folder)
+    if not keep_keys:
+        _write_keys(proc_dir, folder, new, ssh, tls)
     write_private(new / "tls.crt", granted.tls_cert, 0o644, sync_name=False)
     write_private(new / "ssh.cert", granted.ssh_cert + "\n", 0o644, sync_name=False)
     sync_folder(new)
@@ -141,6 +147,23 @@ async def obtain(proc_dir: Path, role: SystemRole, ask: Ask) -> Credentials:
     loaded = load(proc_dir, role)
     assert loaded is not None
     return loaded
+
+
+def _write_keys(proc_dir: Path, folder: Path, new: Path, ssh: PrivateKey, tls: PrivateKey) -> None:
+    shutil.rmtree(new, ignore_errors=True)  # of an attempt that a crash ended
+    for directory in (proc_dir, folder, new):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(new / "ssh.key", ssh.openssh_pem().reveal(), sync_name=False)
+    write_private(new / "tls.key", tls.pkcs8_pem().reveal(), sync_name=False)
+
+
+def _kept_keys(new: Path) -> tuple[PrivateKey, PrivateKey] | None:
+    """The keys of an attempt that did not come to its end; None when there are not both, whole."""
+    try:
+        ssh, tls = (PrivateKey.load(Secret((new / name).read_bytes())) for name in ("ssh.key", "tls.key"))
+    except (OSError, TeleportError):
+        return None
+    return ssh, tls
 
 
 def _beside(folder: Path, state: str) -> Path:

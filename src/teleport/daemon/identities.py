@@ -11,7 +11,7 @@ from teleport import __version__
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.client import AuthClient
-from teleport.api.join import WEB_PORTS, Door, OwnIdentity, ProvedCluster, find_cluster, join_cluster
+from teleport.api.join import WEB_PORTS, Door, OwnIdentity, ProvedCluster, check_clock, find_cluster, join_cluster
 from teleport.clock import Clock
 from teleport.daemon import credentials
 from teleport.daemon.config import Config
@@ -66,6 +66,7 @@ class Joiner:
             )
         token = await asyncio.to_thread(self._config.token.read)
         cluster = await self._find()
+        check_clock(cluster)
 
         async def ask(ssh_key: str, tls_key: str) -> m.HostCredentials:
             request = m.JoinRequest(
@@ -86,7 +87,7 @@ class Joiner:
                     log.warning("joining as %s: what this host has already does not count any more", role.value.lower())
             return await asyncio.to_thread(join_cluster, cluster, request, self._clock.now)
 
-        joined = await credentials.obtain(self._host.proc_dir, role, ask)
+        joined = await credentials.obtain(self._host.proc_dir, role, ask, keep_keys=True)
         remember_door(self._host, cluster.door)
         log.info("joined the cluster %s as %s", cluster.name, role.value.lower())
         return joined
@@ -105,7 +106,9 @@ class Joiner:
             pause, said = FIRST_PAUSE, ""
             while self._cluster is None:
                 try:
-                    self._cluster = await asyncio.to_thread(find_cluster, addresses, self._config.ca_pins)
+                    self._cluster = await asyncio.to_thread(
+                        find_cluster, addresses, self._config.ca_pins, self._clock.now
+                    )
                 except ConnectionProblem as error:
                     if said != str(error):
                         log.warning("%s; trying again", error)
