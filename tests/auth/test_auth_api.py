@@ -48,6 +48,7 @@ WHO_MAY: dict[str, str] = {
     "heartbeat": "node proxy",  # of oneself
     "withdraw": "node proxy",
     "renew_host": "node proxy",
+    "renew_user": "user editor auditor",
     "sign_user": "admin",
     "sign_host": "admin",
     "login": "proxy admin",

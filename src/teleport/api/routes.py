@@ -92,6 +92,9 @@ RENEW_HOST = _route(
     "renew_host", "POST /certs/host/renew", Verb.CREATE, "*own_host_cert", ("cert.create",),
     m.RenewHostRequest, m.HostCredentials,
 )  # fmt: skip
+RENEW_USER = _route(
+    "renew_user", "POST /certs/user/renew", Verb.CREATE, "*own_user_cert", ("cert.create",), m.Empty, m.UserCerts
+)
 SIGN_USER = _route(
     "sign_user", "POST /certs/user", Verb.CREATE, "user_cert", ("cert.create",), m.SignUserRequest, m.UserCerts
 )

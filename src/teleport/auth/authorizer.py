@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from teleport.api import routes
@@ -23,6 +23,7 @@ from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
 from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode, Policy
 from teleport.authz.locks import Locked, describe, find_lock
+from teleport.authz.renewal import RenewalPermit
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
 from teleport.authz.ssh import why_out_of_reach
 from teleport.errors import AccessDenied
@@ -45,6 +46,7 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.HEARTBEAT.name,
         routes.WITHDRAW.name,
         routes.RENEW_HOST.name,
+        routes.RENEW_USER.name,
         routes.READ_RECORDING.name,
         routes.LIST_RECORDINGS.name,
         routes.ADD_USER.name,
@@ -212,6 +214,20 @@ class Authorizer:
         within = roles.session_ttl(asked)
         granted = self._granted(user, roles, within, route_to_cluster)
         return replace(granted, ttl=asked)
+
+    async def renewed_grant(self, user: User, permit: RenewalPermit, now: datetime, *, client_ip: str) -> UserGrant:
+        """What a renewed certificate says: as `grant`, within the bounds of the permit."""
+        roles = RoleSet.build(permit.roles, await self._state.roles(permit.roles), user.traits)
+        granted = self._granted(user, roles, roles.session_ttl(permit.expires - now), permit.route_to_cluster)
+        return replace(
+            granted,
+            roles=permit.roles,
+            source_ip=permit.source_ip,
+            mfa_device=permit.mfa_device,
+            active_requests=permit.active_requests,
+            impersonator=permit.impersonator,
+            client_ip=client_ip,
+        )
 
     def _granted(self, user: User, roles: RoleSet, lifetime: timedelta, route_to_cluster: str) -> UserGrant:
         options = roles.options

@@ -47,6 +47,9 @@ class UserGrant:
     x11_forwarding: bool = False
     client_ip: str = ""
     mfa_device: str = ""
+    source_ip: str = ""
+    active_requests: tuple[str, ...] = ()
+    impersonator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,9 @@ class Certifier:
                 route_to_cluster=grant.route_to_cluster,
                 client_ip=grant.client_ip,
                 mfa_device=grant.mfa_device,
+                source_ip=grant.source_ip,
+                active_requests=grant.active_requests,
+                impersonator=grant.impersonator,
                 permit_port_forwarding=grant.port_forwarding,
                 permit_agent_forwarding=grant.agent_forwarding,
                 permit_x11_forwarding=grant.x11_forwarding,
@@ -130,6 +136,9 @@ class Certifier:
                     route_to_cluster=grant.route_to_cluster,
                     client_ip=grant.client_ip,
                     mfa_device=grant.mfa_device,
+                    source_ip=grant.source_ip,
+                    active_requests=grant.active_requests,
+                    impersonator=grant.impersonator,
                 ),
                 ttl=grant.ttl,
             ),

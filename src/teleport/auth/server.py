@@ -45,6 +45,7 @@ class Caller:
     identity: Identity
     address: str  # of the TLS connection's other end, "" when unknown
     local_actor: Mapping[str, str] = field(default_factory=dict)  # what the host's own tctl says of its Unix user
+    certificate: bytes = field(default=b"", repr=False)  # what proved the identity, DER
 
     @property
     def name(self) -> str:
@@ -138,7 +139,8 @@ def _endpoint(
 async def _caller(request: web.Request, identify: Identify) -> Caller:
     transport = request.transport
     tls = transport.get_extra_info("ssl_object") if transport else None
-    identity = await identify(tls.getpeercert(True) if tls else None)
+    certificate = tls.getpeercert(True) if tls else None
+    identity = await identify(certificate)
     peer = transport.get_extra_info("peername") if transport else None
     address = shown_address(peer[0], peer[1]) if isinstance(peer, tuple) else ""
     actor = {}
@@ -147,7 +149,7 @@ async def _caller(request: web.Request, identify: Identify) -> Caller:
         actor = {
             name: request.headers[header][:256] for name, header in ACTOR_HEADERS.items() if header in request.headers
         }
-    return Caller(identity, address, actor)
+    return Caller(identity, address, actor, certificate or b"")
 
 
 async def _read_body(request: web.Request, most: int, seconds: float) -> bytes:

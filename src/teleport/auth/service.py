@@ -38,6 +38,7 @@ from teleport.auth.logins import Logins
 from teleport.auth.open_sessions import LostHosts, SessionTracker
 from teleport.auth.presence import Presence
 from teleport.auth.records import HOSTS, USERS, HostRecord
+from teleport.auth.renewal import Renewals
 from teleport.auth.server import Caller, build_app
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.auth.user_tokens import UserTokens
@@ -97,6 +98,7 @@ class AuthService:
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
         self.cluster_api = ClusterAPI(state, self.authorizer)
         logins = Logins(state, self.authorizer)
+        renewals = Renewals(state, self.authorizer)
         user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer)
         inventory = Inventory(state, self.authorizer, self._joining, user_tokens)
         presence = Presence(state, self.authorizer, self._joining)
@@ -116,6 +118,7 @@ class AuthService:
             routes.HEARTBEAT.name: presence.heartbeat,
             routes.WITHDRAW.name: presence.withdraw,
             routes.RENEW_HOST.name: self._joining.renew,
+            routes.RENEW_USER.name: renewals.renew,
             routes.SIGN_USER.name: self.cluster_api.sign_user,
             routes.SIGN_HOST.name: self.cluster_api.sign_host,
             routes.LOGIN.name: logins.login,

@@ -1,0 +1,76 @@
+"""A user's certificate issued anew before it ends: with what the user's roles say now, never for longer.
+
+The request says nothing. Name, key and end are those of the certificate that the TLS session proved, so nobody can
+ask for another name, another key or more time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from teleport.api import messages as m
+from teleport.audit.events import CertCreate
+from teleport.auth import records
+from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState
+from teleport.authz.decision import AccessDenial
+from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal
+from teleport.backend.interface import Exists
+from teleport.errors import AccessDenied, BadRequest
+from teleport.pki.x509subject import decode_user
+from teleport.pki.x509verify import certificate_key, load_certificate
+from teleport.resources.user import User
+
+
+class Renewals:
+    """Renews what users hold."""
+
+    def __init__(self, state: ClusterState, authorizer: Authorizer) -> None:
+        self._state = state
+        self._authorizer = authorizer
+
+    async def renew(self, caller: Caller, request: m.Empty) -> m.UserCerts:
+        """Certificates for the key of the caller's own, which end when those do. Raises `AccessDenied`."""
+        now = self._state.clock.now()
+        decision = evaluate_renewal(
+            caller.identity,
+            cluster=self._state.cluster,
+            now=now,
+            client_address=caller.address.rpartition(":")[0].strip("[]"),
+            locks=await self._authorizer.locks(),
+        )
+        if isinstance(decision, AccessDenial):
+            raise Denied(decision)
+        shown = load_certificate(caller.certificate)
+        subject = decode_user(shown.subject)
+        if subject.usage or subject.kube_cluster:
+            raise BadRequest("a certificate that is limited to one use is not renewed", hint="tsh login")
+        found = await self._state.find(records.USERS, decision.user, User)
+        if found is None:
+            raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
+        user, revision = found
+        grant = await self._authorizer.renewed_grant(user, decision, now, client_ip=subject.client_ip)
+        if grant.ttl < LEAST_LEFT:
+            raise AccessDenied("your roles do not give certificates that long any more", hint="tsh login")
+        key = certificate_key(shown)
+        certifier = await self._state.certifier()
+        certs = await asyncio.to_thread(certifier.user_certs, grant, key.line(""), now)
+        await self._state.commit(
+            [],
+            conditions=[Exists(records.USERS + user.name, revision)],
+            events=[
+                self._state.event(
+                    CertCreate,
+                    caller,
+                    cert_type="user",
+                    subject=user.name,
+                    roles=list(grant.roles),
+                    logins=list(grant.logins),
+                    key_fingerprint=key.fingerprint(),
+                    valid_until=certs.expires,
+                    route_to_cluster=grant.route_to_cluster,
+                )
+            ],
+        )
+        return certs
