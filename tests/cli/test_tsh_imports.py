@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def modules(tsh: Tsh, *arguments: str, stdin: str = "", status: int = 0) -> set[
 )
 def test_what_asks_nobody_imports_nothing_heavy(tsh: Tsh, arguments: list[str]) -> None:
     assert not HEAVY & modules(tsh, *arguments)
+
+
+def test_what_ssh_runs_before_it_connects_imports_nothing_heavy_while_nothing_is_due(tsh: Tsh, lab: WebLab) -> None:
+    tsh.home.joinpath("hosts").mkdir(mode=0o700, exist_ok=True)
+    tsh.home.joinpath("hosts", "127.0.0.1.renewed").write_text(f"ok {time.time():.0f}")
+    assert not HEAVY & modules(tsh, "config-refresh", str(tsh.home), "127.0.0.1")
 
 
 def test_printing_configuration_imports_no_tls_and_no_ssh(tsh: Tsh) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from teleport.client import keystore, known_hosts, profile
+from teleport.client import hosts_seen, keystore, known_hosts, profile, renewal
 from teleport.client.addresses import SSH_PORT, ProxyAddress, join, split_port
 from teleport.client.dial import Untrusted, open_web, shown_fingerprint
 from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
 from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust, parse_trust, trust_by_pin
-from teleport.client.webapi import Certificates, Ping, WebAPI, claimed_authority
+from teleport.client.webapi import Certificates, Ping, Signer, WebAPI, claimed_authority
 from teleport.errors import BadRequest, ConnectionProblem
 from teleport.pki.keys import PrivateKey, PublicKey, generate_p256
 from teleport.pki.sshformat import USER, parse_certificate_line
@@ -193,29 +193,42 @@ def store(home: Home, login: Login) -> list[str]:
     Returns the clusters whose authority is known otherwise from their own proxy; for them nothing was changed.
     """
     found, certificates = login.profile, login.certificates
-    files = KeyFiles(found.name, found.user)
-    others = {other.root_cluster for other in profile.load_all(home) if other.name != found.name and other.root_cluster}
-    clusters = known_hosts.cluster_lines(certificates.signers)
-    own = known_hosts.proxy_lines(certificates.signers, found.ssh[0], found.ssh[1], found.root_cluster)
     keystore.write_keys(
         home,
-        files,
+        KeyFiles(found.name, found.user),
         key_pem=login.key.pkcs8_pem(),
         public_line=login.key.public.line(found.user),
         ssh=certificates.ssh,
         tls=certificates.tls,
         cluster=found.cluster,
     )
-    keystore.write_authorities(home, files, certificates.signers)
-    conflicts = known_hosts.update(home, found.ssh[0], own, clusters, others)
+    conflicts = _store_signers(home, found, certificates.signers)
     profile.save(home, found)
     return conflicts
+
+
+def store_renewed(home: Home, found: Profile, certificates: Certificates) -> None:
+    """Writes certificates for the key that there is, and what the answer said of the clusters."""
+    files = KeyFiles(found.name, found.user)
+    home.write(certificates.tls.encode(), *files.tls)
+    home.write(f"{certificates.ssh.strip()}\n".encode(), *files.ssh(found.cluster))
+    _store_signers(home, found, certificates.signers)
+
+
+def _store_signers(home: Home, found: Profile, signers: Sequence[Signer]) -> list[str]:
+    others = {other.root_cluster for other in profile.load_all(home) if other.name != found.name and other.root_cluster}
+    clusters = known_hosts.cluster_lines(signers)
+    own = known_hosts.proxy_lines(signers, found.ssh[0], found.ssh[1], found.root_cluster)
+    keystore.write_authorities(home, KeyFiles(found.name, found.user), signers)
+    return known_hosts.update(home, found.ssh[0], own, clusters, others)
 
 
 def log_out(home: Home, found: Profile) -> None:
     """Removes a profile with its keys, and the known hosts that no other profile needs."""
     keystore.remove_keys(home, KeyFiles(found.name, found.user))
     profile.forget(home, found.name)
+    hosts_seen.forget(home, found.name)
+    renewal.forget(home, found.name)
     left = {other.root_cluster for other in profile.load_all(home)}
     gone = [found.ssh[0]]
     if found.root_cluster not in left:

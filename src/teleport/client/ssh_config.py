@@ -25,21 +25,9 @@ class OpenSSHPaths:
 
 def openssh_block(proxy: str, ssh: tuple[str, int], cluster: str, paths: OpenSSHPaths) -> str:
     """Two Host blocks: (a) the cluster's hosts and the proxy, (b) the hosts without the proxy."""
-    host, port = check_host(ssh[0]), ssh[1]
-    check_cluster_name(cluster)
-    known, key, certificate = (_quoted(path) for path in (paths.known_hosts, paths.key, paths.certificate))
-    inner = " ".join(
-        [
-            "ssh",
-            f"-o IdentityFile={_shell(paths.key)}",
-            f"-o CertificateFile={_shell(paths.certificate)}",
-            f"-o UserKnownHostsFile={_shell(paths.known_hosts)}",
-            "-o IdentitiesOnly=yes",
-            "-o StrictHostKeyChecking=yes",
-            f"-o HostKeyAlias={host}",
-            f"-p {port} -l %r {host} -s proxy:%h:%p@{cluster}",
-        ]
-    )
+    host = check_host(ssh[0])
+    known, key, certificate = (quoted_path(path) for path in (paths.known_hosts, paths.key, paths.certificate))
+    inner = proxy_command(ssh, cluster, paths)
     return f"""\
 # Begin: tsh config, proxy {proxy}, cluster {cluster}
 Host *.{cluster} {host}
@@ -53,6 +41,24 @@ Host *.{cluster} !{host}
     ProxyCommand {inner}
 # End: tsh config, proxy {proxy}, cluster {cluster}
 """
+
+
+def proxy_command(ssh: tuple[str, int], cluster: str, paths: OpenSSHPaths) -> str:
+    """OpenSSH's own client, on its way to the proxy's subsystem for the host `%h`."""
+    host = check_host(ssh[0])
+    check_cluster_name(cluster)
+    return " ".join(
+        [
+            "ssh",
+            f"-o IdentityFile={_shell(paths.key)}",
+            f"-o CertificateFile={_shell(paths.certificate)}",
+            f"-o UserKnownHostsFile={_shell(paths.known_hosts)}",
+            "-o IdentitiesOnly=yes",
+            "-o StrictHostKeyChecking=yes",
+            f"-o HostKeyAlias={host}",
+            f"-p {ssh[1]} -l %r {host} -s proxy:%h:%p@{cluster}",
+        ]
+    )
 
 
 def proxy_subsystem(target: str, cluster: str) -> str:
@@ -80,9 +86,10 @@ def openssh_arguments(ssh: tuple[str, int], login: str, subsystem: str, paths: O
     return [*arguments, "-p", str(ssh[1]), "-l", login, "-s", "--", ssh[0], subsystem]
 
 
-def _quoted(path: Path) -> str:
-    text = str(path)
-    if any(char in text for char in '"\n%'):
+def quoted_path(path: Path) -> str:
+    """A path as a word of OpenSSH's configuration. Raises `BadRequest` for one that would be read otherwise."""
+    text = path.as_posix()
+    if any(char in '"%$\\' or not char.isprintable() for char in text):
         raise BadRequest(f"{text!r} cannot be written into OpenSSH's configuration", hint="set TELEPORT_HOME")
     return f'"{text}"'
 
@@ -91,6 +98,6 @@ def _shell(path: Path) -> str:
     """A path for the shell that runs a ProxyCommand, and within it for OpenSSH, which splits at blanks itself."""
     import shlex
 
-    text = str(path)
-    _quoted(path)
+    text = path.as_posix()
+    quoted_path(path)
     return shlex.quote(f'"{text}"' if " " in text else text)

@@ -3,38 +3,75 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
 from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, cluster_option, now, takes_flags
-from teleport.client import keystore, known_hosts, profile
+from teleport.client import keystore, profile, ssh_include, ssh_install
 from teleport.client.addresses import ProxyAddress
-from teleport.client.home import Home
 from teleport.client.profile import Profile
-from teleport.client.ssh_config import OpenSSHPaths, openssh_arguments, openssh_block, proxy_subsystem
+from teleport.client.ssh_config import openssh_arguments, openssh_block, proxy_subsystem
+from teleport.errors import BadRequest
 
 
 def _profile(flags: Flags) -> Profile:
     return profile.choose(flags.home, ProxyAddress.parse(flags.proxy).host if flags.proxy else "", flags.user)
 
 
-def _paths(home: Home, found: Profile) -> OpenSSHPaths:
-    files = keystore.KeyFiles(found.name, found.user)
-    return OpenSSHPaths(home.path(known_hosts.NAME), home.path(*files.key), home.path(*files.ssh(found.cluster)))
-
-
 @click.command()
+@click.option("--install", "wish", flag_value="install", help="keep the hosts in OpenSSH's own configuration")
+@click.option("--uninstall", "wish", flag_value="uninstall", help="take that away again")
 @cluster_option
 @takes_flags
-def config(flags: Flags, cluster: str) -> None:
+def config(flags: Flags, wish: str | None, cluster: str) -> None:
     """Print configuration for OpenSSH: with it ssh, scp and sftp reach HOST.CLUSTER.
 
-    It goes to the end of ~/.ssh/config, or into a file for ssh -F.
+    It goes to the end of ~/.ssh/config, or into a file for ssh -F. With --install nothing is printed: one Include line
+    at the top of ~/.ssh/config takes in a file below ~/.tsh with a Host line for each host, so that ssh HOST works and
+    editors offer the hosts. tsh login and tsh ls bring it up to date, and certificates are renewed by themselves, never
+    beyond the end of the login.
     """
+    if wish == "uninstall":
+        gone = ssh_install.uninstall(flags.home, os.environ)
+        render.note("OpenSSH's configuration is as it was" if gone else "there was nothing to take away")
+        return
+    if wish == "install":
+        _install(flags, cluster)
+        return
     found = _profile(flags).with_cluster(cluster) if cluster else _profile(flags)
     keystore.ssh_certificate_line(flags.home, found)
-    render.out(openssh_block(found.name, found.ssh, found.cluster, _paths(flags.home, found)))
+    render.out(openssh_block(found.name, found.ssh, found.cluster, ssh_install.paths(flags.home, found)))
+
+
+def _install(flags: Flags, cluster: str) -> None:
+    from teleport.cli.tsh.nodes import remember_hosts
+
+    found = _profile(flags)
+    if cluster not in ("", found.cluster) or found.cluster != found.root_cluster:
+        raise BadRequest("--install lists the hosts of the cluster that was logged in to", hint="tsh login")
+    if flags.identity:
+        raise BadRequest("--install needs a login, which it keeps fresh; an identity file is none", hint="tsh login")
+    remember_hosts(flags, found)
+    written, changed = ssh_install.install(flags.home, found, os.environ)
+    config = ssh_include.user_config(os.environ)
+    lead = "takes" if changed else "took"
+    render.note(f"{config} {lead} in {flags.home.path(ssh_install.NAME)}{'' if changed else ' already'}")
+    render.note(f"ssh now reaches {written.listed} hosts by name, and *.{found.cluster}, through {found.ssh[0]}")
+    if written.left_out:
+        render.note(f"{written.left_out} hosts are left out: their names cannot stand in OpenSSH's configuration")
+
+
+@click.command(hidden=True)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("proxy")
+def config_refresh(folder: Path, proxy: str) -> None:
+    """Renew the certificates of a login when they are due: quickly, silently, whatever happens. OpenSSH runs this."""
+    from teleport.client.home import Home
+    from teleport.client.renewal import keep_fresh
+
+    keep_fresh(Home(folder), proxy, now())
 
 
 @click.command(hidden=True)
@@ -49,5 +86,5 @@ def config_proxy(flags: Flags, target: str, cluster: str) -> None:
     keystore.check_valid(facts, now(), hint=found.login_command)
     login = flags.login or (facts.logins[0] if facts.logins else found.user)
     subsystem = proxy_subsystem(target, cluster or found.cluster)
-    arguments = openssh_arguments(found.ssh, login, subsystem, _paths(flags.home, found))
+    arguments = openssh_arguments(found.ssh, login, subsystem, ssh_install.paths(flags.home, found))
     os.execvp(arguments[0], arguments)  # noqa: S606 (a list, no shell)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from teleport.cli import render
@@ -36,6 +38,7 @@ def login(flags: Flags, cluster: str, pins: tuple[str, ...], out: str, form: str
     elif known and not flags.ttl and _still_good(home, known, address, user, cluster, pins):
         profiles.save(home, known.with_cluster(cluster or known.cluster))
         _show(home)
+        _refresh_hosts(flags, known.name)
         return
     _log_in(flags, home, address, known, user, cluster, pins, out, form)
 
@@ -117,6 +120,25 @@ def _log_in(
             "what was known is kept"
         )
     _show(home)
+    _refresh_hosts(flags, done.profile.name)
+
+
+def _refresh_hosts(flags: Flags, name: str) -> None:
+    """Brings the hosts of OpenSSH's configuration up to date, where they are kept. A login does not fail for it."""
+    from teleport.client import renewal, ssh_install
+
+    try:
+        if name not in ssh_install.installed(flags.home):
+            return
+        from teleport.cli.tsh.nodes import remember_hosts
+
+        found = profiles.load(flags.home, name)
+        if found is not None:
+            renewal.mark(flags.home, name, now(), worked=True)
+            remember_hosts(flags, found)
+        ssh_install.rewrite(flags.home, os.environ)
+    except TeleportError as error:
+        render.note(f"tsh: the hosts in OpenSSH's configuration are not up to date: {render.printable(error.message)}")
 
 
 def _check_free(out: str, form: str, overwrite: bool) -> None:

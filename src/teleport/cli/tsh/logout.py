@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, takes_flags
-from teleport.client import keystore, known_hosts, profile
+from teleport.client import hosts_seen, keystore, known_hosts, profile, ssh_install
 from teleport.client.addresses import ProxyAddress
 from teleport.client.home import Home
 from teleport.errors import BadRequest, TeleportError
@@ -23,12 +25,14 @@ def logout(flags: Flags) -> None:
         )
     if flags.proxy:
         _one(flags.home, ProxyAddress.parse(flags.proxy).host, flags.user)
+        ssh_install.rewrite(flags.home, os.environ)
         render.note(f"{render.printable(flags.user)} is logged out of {flags.proxy}")
         return
     home = flags.home
     for name in home.names():
-        if name.endswith(".yaml") or name in ("keys", profile.CURRENT, known_hosts.NAME):
+        if name.endswith(".yaml") or name in ("keys", hosts_seen.FOLDER, profile.CURRENT, known_hosts.NAME):
             home.remove(name)
+    ssh_install.rewrite(home, os.environ)
     render.note("all users are logged out of all proxies")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from teleport.errors import NotFound, TeleportError
 if TYPE_CHECKING:
     from teleport.client.access import Access
     from teleport.client.cluster import Node
+    from teleport.client.home import Home
+    from teleport.client.profile import Profile
 
 MAX_CELL = 120  # characters of a host's own words in a table; `-v` and JSON show all
 
@@ -33,7 +36,8 @@ def ls(flags: Flags, labels: str, verbose: bool, form: str, cluster: str) -> Non
     found: Access = access(flags, cluster)
     _only_own(found)
     with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
-        nodes = [pair for pair in list_nodes(client) if pair[0].matches(wanted)]
+        listed = list_nodes(client)
+    nodes = [pair for pair in listed if pair[0].matches(wanted)]
     if form == "json":
         from teleport.cli.tsh.output import json_text
 
@@ -42,6 +46,31 @@ def ls(flags: Flags, labels: str, verbose: bool, form: str, cluster: str) -> Non
         render.out("".join(f"{render.printable(node.hostname)}\n" for node, _ in nodes))
     else:
         render.out(nodes_table([node for node, _ in nodes], verbose=verbose))
+    if not flags.identity:
+        _keep(flags.home, found.web[0], found.cluster, [node for node, _ in listed])
+
+
+def remember_hosts(flags: Flags, profile: Profile) -> None:
+    """Asks auth for the hosts, for completion and OpenSSH's configuration. Raises `TeleportError`."""
+    from teleport.client import hosts_seen
+    from teleport.client.access import from_profile
+    from teleport.client.cluster import auth_client, list_nodes
+
+    found = from_profile(flags.home, profile.web_proxy_addr, profile.user, "", now())
+    with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
+        nodes = [node for node, _ in list_nodes(client)]
+    hosts_seen.remember(flags.home, profile.name, found.cluster, [(node.hostname, node.id) for node in nodes])
+
+
+def _keep(home: Home, proxy: str, cluster: str, nodes: list[Node]) -> None:
+    """What was listed, for completion and for OpenSSH's configuration. A listing does not fail for it."""
+    from teleport.client import hosts_seen, ssh_install
+
+    try:
+        hosts_seen.remember(home, proxy, cluster, [(node.hostname, node.id) for node in nodes])
+        ssh_install.rewrite(home, os.environ)
+    except TeleportError as error:
+        render.note(f"tsh: the hosts in OpenSSH's configuration are not up to date: {render.printable(error.message)}")
 
 
 def nodes_table(nodes: list[Node], *, verbose: bool) -> str:

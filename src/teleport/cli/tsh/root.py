@@ -19,6 +19,7 @@ COMMANDS = {
     "ssh": ("teleport.cli.tsh.ssh:ssh", "Open a shell or run a command on a host"),
     "play": ("teleport.cli.tsh.play:play", "Play a recorded session"),
     "config": ("teleport.cli.tsh.config:config", "Print configuration for OpenSSH"),
+    "config-refresh": ("teleport.cli.tsh.config:config_refresh", ""),
     "config-proxy": ("teleport.cli.tsh.config:config_proxy", ""),
     "clusters": ("teleport.cli.tsh.nodes:clusters", "List clusters"),
     "env": ("teleport.cli.tsh.status:env", "Print shell commands that choose this profile"),
