@@ -52,12 +52,12 @@ def due(home: Home, name: str, now: datetime) -> bool:
         age = now.timestamp() - float(moment)
     except ValueError:
         return True
-    return not 0 <= age < (FRESH if result == "ok" else RETRY)
+    return not -1 <= age < (FRESH if result == "ok" else RETRY)
 
 
 def mark(home: Home, name: str, now: datetime, *, worked: bool) -> None:
     """Remembers an attempt; a login counts as one that worked."""
-    text = f"{'ok' if worked else 'failed'} {now.timestamp():.0f}"
+    text = f"{'ok' if worked else 'failed'} {int(now.timestamp())}"
     home.write(text.encode(), hosts_seen.FOLDER, _stamp(name))
 
 
