@@ -42,13 +42,15 @@ async def test_waiting_ends_when_it_is_told_to() -> None:
     await tasks.stop()
 
 
-async def test_a_task_that_fails_ends_the_daemon_with_its_own_words() -> None:
+async def test_a_task_that_fails_ends_the_daemon_with_its_own_words(caplog: pytest.LogCaptureFixture) -> None:
+    """Told once, by whoever gets the error, and without the place in our code."""
     tasks = Tasks()
     tasks.start(until_cancelled("a", []), "a")
     tasks.start(failing(ConnectionProblem("the launcher ended")), "launcher")
     with pytest.raises(ConnectionProblem, match="the launcher ended"):
         await tasks.wait(asyncio.Event())
     await tasks.stop()
+    assert caplog.text == ""
 
 
 async def test_a_failure_that_nobody_foresaw_is_logged_and_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
+        self._raised: asyncio.Task[None] | None = None
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
@@ -51,6 +52,7 @@ class Tasks:
                 self._raise(task)
 
     def _raise(self, task: asyncio.Task[None]) -> None:
+        self._raised = task  # told by whoever gets the error; not told again when all are stopped
         error = None if task.cancelled() else task.exception()
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -63,6 +65,8 @@ class Tasks:
     async def stop(self) -> None:
         """Ends all of them, the newest first, each before the one that it relies on."""
         for task in reversed(self._tasks):
+            if task is self._raised:
+                continue
             task.cancel()
             done, _ = await asyncio.wait([task], timeout=STOP_TIMEOUT)
             if not done:

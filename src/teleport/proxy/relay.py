@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from teleport.ssh.handlers import Channel
 
@@ -82,7 +83,9 @@ class NodeLeg(asyncio.Protocol):
         self._collected = 0
         if self._client_done and self._transport is not None and self._transport.can_write_eof():
             self._client_done = False
-            self._transport.write_eof()
+            # A node killed this very moment: asyncio's `write_eof` raises, `connection_lost` follows by itself.
+            with suppress(OSError):
+                self._transport.write_eof()
 
     def client_eof(self) -> None:
         """The client sends no more."""
