@@ -37,13 +37,11 @@ ON_DISK = 1.0  # seconds after which what was recorded is on disk
 SLACK = 2.0  # seconds that a busy machine may be late
 PAUSE = 0.1  # seconds between two works of a sort
 
-# Prints a number and the time, again and again.
-TICKER = """\
-import itertools, time
-for number in itertools.count():
-    print(number, time.time(), flush=True)
-    time.sleep(0.02)
-"""
+# Prints a number and the time, again and again. In one line, since another user's sessions cannot read our folders.
+TICKER = (
+    "python3 -c 'import itertools, time; any((print(n, time.time(), flush=True), time.sleep(0.02))[1]"
+    " for n in itertools.count())'"
+)
 
 
 class Worked:
@@ -56,7 +54,6 @@ class Worked:
         self.hosts: dict[str, Host] = {"auth": self.auth}
         self._stack = contextlib.ExitStack()
         self._apart = apart
-        (folder / "ticker.py").write_text(TICKER)
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -248,7 +245,7 @@ class Workload:
         tag = f"long-{uuid.uuid4()}"
         output = self._worked.folder / f"{tag}.out"
         began = time.time()
-        ticker = f"python3 {self._worked.folder / 'ticker.py'} {tag} {self.marker}"
+        ticker = f"{TICKER} {tag} {self.marker}"
         # one process in the background, out of the session's process group and without its streams
         _, ended = self._session(f"setsid {ticker} >/dev/null 2>&1 </dev/null & exec {ticker}", output)
         cut = min([ended, *(when for when in self.node_killed if when > began)])

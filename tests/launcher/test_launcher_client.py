@@ -6,6 +6,7 @@ import asyncio
 import os
 import pwd
 import re
+import signal
 import stat
 import struct
 from collections.abc import Callable
@@ -240,6 +241,23 @@ async def test_a_cancelled_spawn_leaves_nothing(end: LauncherEnd) -> None:
             await task
     assert (await run(launcher, command("true")))[2] == Exit(0)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_launcher_killed_with_a_request_unread_has_failed(end: LauncherEnd) -> None:
+    """The kernel then reports a reset, not an end: it must be noticed all the same, and without noise."""
+    noise: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    launcher = Launcher(end)
+    os.kill(end.pid, signal.SIGSTOP)
+    spawning = asyncio.create_task(launcher.spawn(command("true")))
+    await asyncio.sleep(0)  # the request is handed over, and nobody reads it
+    os.kill(end.pid, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        await launcher.wait_failed()
+        with pytest.raises(LauncherRefused):
+            await spawning
+    await launcher.wait_closed()
+    assert noise == []
 
 
 async def test_a_session_let_go_of_early_has_no_exit(end: LauncherEnd) -> None:

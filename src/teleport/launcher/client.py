@@ -246,9 +246,13 @@ class Launcher:
 
     def _hear(self) -> None:
         """The launcher says nothing here: readable means that it has ended."""
-        with contextlib.suppress(BlockingIOError):
+        try:
             self._sock.recv(1)
-            self._shut()
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # a reset: it was killed with a request unread
+        self._shut()
 
     def close(self) -> None:
         """Ends the launcher; every session that still runs is killed within about a second. Idempotent."""
