@@ -1,5 +1,7 @@
 """`make run`: an all-in-one cluster in ./var. Takes the usual ports where they are free, others where they are not.
 
+Listens on 127.0.0.1, or on the loopback address in TELEPORT_LOOPBACK (`::1`).
+
 The configuration is written once; later runs keep it, and with it the ports, the keys and everything recorded.
 """
 
@@ -11,6 +13,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = os.environ.get("TELEPORT_LOOPBACK") or "127.0.0.1"
+AT = f"[{LOOPBACK}]" if ":" in LOOPBACK else LOOPBACK  # in front of a port
+PUBLIC = AT if ":" in LOOPBACK else "localhost"
 LISTENERS = {  # key in the file: usual port
     "auth_service": 3025,
     "ssh_service": 3022,
@@ -22,16 +27,16 @@ LISTENERS = {  # key in the file: usual port
 def free_port(usual: int, taken: set[int]) -> int:
     """`usual` when nobody listens there, else a port that the system gives."""
     for wanted in (usual, 0):
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in LOOPBACK else socket.AF_INET) as probe:
             try:
-                probe.bind(("127.0.0.1", wanted))
+                probe.bind((LOOPBACK, wanted))
             except OSError:
                 continue
             port = int(probe.getsockname()[1])
             if port not in taken:
                 taken.add(port)
                 return port
-    raise SystemExit("make run: no free port on 127.0.0.1")
+    raise SystemExit("make run: no free port on " + LOOPBACK)
 
 
 def write_config(path: Path, data_dir: Path) -> None:
@@ -42,23 +47,23 @@ def write_config(path: Path, data_dir: Path) -> None:
 teleport:
   nodename: localhost
   data_dir: {data_dir}
-  auth_servers: ["127.0.0.1:{ports["auth_service"]}"]
+  auth_servers: ["{AT}:{ports["auth_service"]}"]
 auth_service:
   enabled: yes
   cluster_name: local
-  listen_addr: 127.0.0.1:{ports["auth_service"]}
+  listen_addr: "{AT}:{ports["auth_service"]}"
   authentication:
     type: local
     second_factor: otp
 proxy_service:
   enabled: yes
-  listen_addr: 127.0.0.1:{ports["proxy_ssh"]}
-  web_listen_addr: 127.0.0.1:{ports["proxy_web"]}
-  public_addr: localhost:{ports["proxy_web"]}
-  ssh_public_addr: localhost:{ports["proxy_ssh"]}
+  listen_addr: "{AT}:{ports["proxy_ssh"]}"
+  web_listen_addr: "{AT}:{ports["proxy_web"]}"
+  public_addr: "{PUBLIC}:{ports["proxy_web"]}"
+  ssh_public_addr: "{PUBLIC}:{ports["proxy_ssh"]}"
 ssh_service:
   enabled: yes
-  listen_addr: 127.0.0.1:{ports["ssh_service"]}
+  listen_addr: "{AT}:{ports["ssh_service"]}"
   labels:
     env: local
 """

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import WSMsgType, web
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from teleport.api.sync_client import TUNNEL_PATH
 from teleport.pki.x509cert import auth_server_name
+from teleport.testing.cluster import LOOPBACK
 from teleport.transport.tls import unproved_client_context
 
 
@@ -41,7 +42,7 @@ class Middleman:
     @asynccontextmanager
     async def before_auth(self) -> AsyncIterator[Middleman]:
         """Stands where a host expects auth."""
-        server = await asyncio.start_server(self._auth_client, "127.0.0.1", 0, ssl=self._context)
+        server = await asyncio.start_server(self._auth_client, LOOPBACK, 0, ssl=self._context)
         self.port = server.sockets[0].getsockname()[1]
         tasks = self._tasks = set()
         try:
@@ -60,7 +61,7 @@ class Middleman:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._context)
+            site = web.TCPSite(runner, LOOPBACK, 0, ssl_context=self._context)
             await site.start()
             self.port = runner.addresses[0][1]
             yield self
@@ -81,7 +82,7 @@ class Middleman:
             self._tasks.discard(task)
 
     async def _real_auth(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self._auth_port, ssl=unproved_client_context())
+        return await asyncio.open_connection(LOOPBACK, self._auth_port, ssl=unproved_client_context())
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -107,7 +108,7 @@ class Middleman:
         return socket
 
     async def _pass_on(self, socket: web.WebSocketResponse) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._auth_port)
+        reader, writer = await asyncio.open_connection(LOOPBACK, self._auth_port)
 
         async def down() -> None:
             while data := await reader.read(65536):
@@ -176,7 +177,7 @@ def _context(folder: Path, cluster: str, authority_pem: str) -> ssl.SSLContext:
     now = datetime.now(UTC)
     names: list[x509.GeneralName] = [
         *(x509.DNSName(name) for name in (auth_server_name(cluster), "teleport.cluster.local", "localhost")),
-        x509.IPAddress(IPv4Address("127.0.0.1")),
+        x509.IPAddress(ip_address(LOOPBACK)),
     ]
     leaf = (
         x509.CertificateBuilder()

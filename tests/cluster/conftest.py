@@ -9,7 +9,7 @@ import pytest
 from tests.cluster import cluster_accounts
 from tests.cluster.cluster_accounts import UnixAccount
 
-from teleport.testing.cluster import RUNNING, Cluster, Person
+from teleport.testing.cluster import RUNNING, Cluster, Person, why_no_loopback
 
 
 @pytest.hookimpl(wrapper=True)
@@ -19,6 +19,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for daemon in RUNNING:
             report.sections.append((f"log of {daemon.folder}", daemon.log()[-6000:]))
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loopback() -> None:
+    """Skips the folder where nothing can listen on the address that was asked for."""
+    if why := why_no_loopback():
+        pytest.skip(why)
 
 
 @pytest.fixture(scope="session")

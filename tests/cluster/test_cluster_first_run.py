@@ -20,7 +20,7 @@ import yaml
 from tests.cluster.cluster_accounts import UnixAccount, programs_for_everyone
 
 from teleport.auth.passwords import TOTP_PERIOD, TOTP_SKEW, totp_code
-from teleport.testing.cluster import BIN, PASSWORD, Ran, plain_environment, run, wait_until
+from teleport.testing.cluster import BIN, LOOPBACK, PASSWORD, PUBLIC, Ran, at, plain_environment, run, wait_until
 from teleport.testing.terminal import Terminal
 
 RUN = Path(__file__).resolve().parents[2] / "scripts" / "run.py"
@@ -50,7 +50,7 @@ class Printed:
 @contextmanager
 def make_run(folder: Path, programs: Path, as_user: Sequence[str]) -> Iterator[Printed]:
     """`scripts/run.py`, which `make run` starts, in a `var` folder that does not exist yet."""
-    environment = {**plain_environment(folder), "TELEPORT_VAR": str(folder / "var")}
+    environment = {**plain_environment(folder), "TELEPORT_VAR": str(folder / "var"), "TELEPORT_LOOPBACK": LOOPBACK}
     environment["PATH"] = f"{programs}:{environment['PATH'].partition(':')[2]}"
     log = folder / "run.log"
     script = folder / "run.py"
@@ -83,7 +83,7 @@ def make_run(folder: Path, programs: Path, as_user: Sequence[str]) -> Iterator[P
 
 def follow(printed: Printed, login: str) -> None:
     """Every printed step in order; ends with sessions by tsh and by ssh."""
-    assert re.search(r"https://localhost:\d+", printed.text)
+    assert re.search(rf"https://{re.escape(at(0, PUBLIC)[:-1])}\d+", printed.text)
     assert re.search(r"sha256:[0-9a-f]{64}", printed.text)
     added = printed.type(printed.command("users", "add")).ok()
     link = next(word for word in added.stdout.split() if word.startswith("https://"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.cluster.cluster_mitm import Middleman
 
-from teleport.testing.cluster import Cluster, DaemonProcess, Host, Person, plain_environment, wait_until
+from teleport.testing.cluster import Cluster, DaemonProcess, Host, Person, at, plain_environment, wait_until
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_host_joins_by_flags(cluster: Cluster, alice: Person, login: str, tmp_
     del config["teleport"]["auth_servers"]
     flags = [
         "--roles=node",
-        f"--auth-server=127.0.0.1:{cluster.auth_port}",
+        f"--auth-server={at(cluster.auth_port)}",
         f"--token={token_file}",
         f"--ca-pin={cluster.ca_pin()}",
         "--labels=by=flags",
@@ -79,7 +79,7 @@ def test_a_host_joins_through_the_proxy(
     cluster: Cluster, alice: Person, login: str, tmp_path: Path, token_file: Path
 ) -> None:
     config = cluster.node_config("delta", auth_token=str(token_file), ca_pin=cluster.ca_pin())
-    config["teleport"]["auth_servers"] = [f"127.0.0.1:{cluster.web_port}"]
+    config["teleport"]["auth_servers"] = [at(cluster.web_port)]
     with Host(tmp_path / "delta", config) as host:
         wait_listed(alice, "delta")
         check_session(alice, login, "delta")
@@ -143,7 +143,7 @@ async def test_a_man_in_the_middle_with_the_true_authority_never_sees_the_token(
     pin = cluster.ca_pin() if pinned else ""
     config = cluster.node_config("golf", auth_token=str(token_file), ca_pin=pin)
     async with middleman.before_auth() if place == "auth" else middleman.before_proxy():
-        config["teleport"]["auth_servers"] = [f"127.0.0.1:{middleman.port}"]
+        config["teleport"]["auth_servers"] = [at(middleman.port)]
         host = Host(tmp_path / "golf", config)
         status = await asyncio.to_thread(host.daemon.begin().ended)
     assert b"/v1/ca" in middleman.seen, "he was asked, and read the question"
@@ -162,7 +162,7 @@ async def test_a_proxy_that_keeps_what_it_relays_never_has_the_token(
     middleman.intercepts = False
     config = cluster.node_config("hotel", auth_token=str(token_file), ca_pin=cluster.ca_pin())
     async with middleman.before_proxy():
-        config["teleport"]["auth_servers"] = [f"127.0.0.1:{middleman.port}"]
+        config["teleport"]["auth_servers"] = [at(middleman.port)]
         host = Host(tmp_path / "hotel", config)
         await asyncio.to_thread(host.daemon.start)
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from teleport.testing.cluster import NODE, Cluster, Person, Ran, plain_environment, run
+from teleport.testing.cluster import NODE, PUBLIC, Cluster, Person, Ran, at, plain_environment, run
 
 WAYS = ["ProxyCommand", "ProxyJump"]
 Ssh = Callable[..., Ran]
@@ -28,8 +28,8 @@ def known_hosts(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> P
     path = tmp_path_factory.mktemp("known") / "known_hosts"
     line = cluster.tctl("auth", "export", "--type=host").ok().stdout
     assert line.startswith(f"@cert-authority *.{cluster.name} ")
-    # the proxy is reached as localhost, which the pattern of the line does not cover
-    path.write_text(line + line.replace(f"*.{cluster.name}", "localhost,[localhost]:*"))
+    # the proxy is reached under a name which the pattern of the line does not cover
+    path.write_text(line + line.replace(f"*.{cluster.name}", f"{PUBLIC},[{PUBLIC}]:*"))
     return path
 
 
@@ -43,10 +43,10 @@ def ssh_by(way: str, cluster: Cluster, identity: Path, known_hosts: Path, login:
     config = identity.parent / "jump_config"
     lines = [f"  {name} {value}\n" for name, _, value in (o.partition("=") for o in options if "=" in o)]
     config.write_text(f"Host *\n{''.join(lines)}  IdentityFile {identity}\n  User {login}\n")
-    inner = " ".join(["ssh", "-F", "none", *options, "-p", str(cluster.proxy_ssh_port), "localhost"])
+    inner = " ".join(["ssh", "-F", "none", *options, "-p", str(cluster.proxy_ssh_port), PUBLIC])
     by = {
         "ProxyCommand": ["-F", "none", *options, "-o", f"ProxyCommand={inner} -s proxy:%h:%p"],
-        "ProxyJump": ["-F", str(config), "-J", f"{login}@localhost:{cluster.proxy_ssh_port}"],
+        "ProxyJump": ["-F", str(config), "-J", f"{login}@{at(cluster.proxy_ssh_port, PUBLIC)}"],
     }
 
     def ssh(*arguments: str, host: str = f"{NODE}.{cluster.name}", stdin: bytes = b"") -> Ran:

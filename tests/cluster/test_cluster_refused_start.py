@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from teleport.testing.cluster import BIN, Ran, free_port, plain_environment, run
+from teleport.testing.cluster import BIN, LOOPBACK, Ran, at, free_port, loopback_socket, plain_environment, run
 
 
 def start(folder: Path, text: str, *arguments: str) -> Ran:
@@ -26,7 +26,7 @@ teleport:
   ca_pin: sha256:abc
 auth_service:
   enabled: perhaps
-  listen_addr: "127.0.0.1:{free_port()}"
+  listen_addr: "{at(free_port())}"
   client_idle_timeout: 5 parsecs
 ssh_service:
   listen_addr: 127.0.0.1:notaport
@@ -51,15 +51,15 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with loopback_socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        taken.listen()
         port = taken.getsockname()[1]
         done = start(
             tmp_path,
             f"""\
 teleport: {{data_dir: {tmp_path / "data"}}}
-auth_service: {{enabled: yes, listen_addr: "127.0.0.1:{port}"}}
+auth_service: {{enabled: yes, listen_addr: "{at(port)}"}}
 proxy_service: {{enabled: no}}
 ssh_service: {{enabled: no}}
 """,

@@ -18,7 +18,7 @@ from teleport.api import routes
 from teleport.api.sync_client import SyncAuthClient, direct
 from teleport.errors import BadRequest, NotFound, TeleportError
 from teleport.pki.x509cert import auth_server_name
-from teleport.testing.cluster import NODE, Cluster, Person, Ran, run, wait_until
+from teleport.testing.cluster import LOOPBACK, NODE, PUBLIC, Cluster, Person, Ran, at, run, wait_until
 from teleport.transport.tls import cluster_client_context
 
 # T28: the proxy's own SSH port
@@ -26,7 +26,7 @@ from teleport.transport.tls import cluster_client_context
 
 def at_proxy(cluster: Cluster, person: Person, login: str, *arguments: str) -> Ran:
     """`ssh` to the proxy itself, with a good certificate."""
-    options = ["-o", "HostKeyAlias=localhost", "-p", str(cluster.proxy_ssh_port), "-l", login]
+    options = ["-o", f"HostKeyAlias={PUBLIC}", "-p", str(cluster.proxy_ssh_port), "-l", login]
     return person.ssh(*options, *arguments, seconds=20)
 
 
@@ -43,13 +43,13 @@ def denied(cluster: Cluster, word: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "request_name"),
     [
-        (["localhost"], "shell"),
-        (["-tt", "localhost"], "pty-req"),
-        (["localhost", "id"], "exec"),
-        (["-s", "localhost", "sftp"], "subsystem sftp"),
-        (["-s", "localhost", "proxysites"], "subsystem proxysites"),
-        (["-W", "127.0.0.2:22", "localhost"], "proxy:127.0.0.2:22"),
-        (["-W", "169.254.169.254:80", "localhost"], "proxy:169.254.169.254:80"),
+        ([PUBLIC], "shell"),
+        (["-tt", PUBLIC], "pty-req"),
+        ([PUBLIC, "id"], "exec"),
+        (["-s", PUBLIC, "sftp"], "subsystem sftp"),
+        (["-s", PUBLIC, "proxysites"], "subsystem proxysites"),
+        (["-W", "127.0.0.2:22", PUBLIC], "proxy:127.0.0.2:22"),
+        (["-W", "169.254.169.254:80", PUBLIC], "proxy:169.254.169.254:80"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -64,7 +64,7 @@ def test_the_proxy_s_port_serves_nothing_but_the_way_to_hosts(
 
 
 def test_the_proxy_s_port_listens_for_nobody(cluster: Cluster, alice: Person, login: str) -> None:
-    arguments = ["-o", "ExitOnForwardFailure=yes", "-N", "-R", "0:127.0.0.1:1", "localhost"]
+    arguments = ["-o", "ExitOnForwardFailure=yes", "-N", "-R", "0:127.0.0.1:1", PUBLIC]
     done = at_proxy(cluster, alice, login, *arguments)
     assert done.status == 255
     assert "forwarding failed" in done.stderr
@@ -73,8 +73,8 @@ def test_the_proxy_s_port_listens_for_nobody(cluster: Cluster, alice: Person, lo
 
 def test_the_auth_service_is_not_reached_through_the_proxy(cluster: Cluster, alice: Person, login: str) -> None:
     """No open relay. The address leads to the host that is registered with it, and there to its own port only."""
-    options = ["-o", "HostKeyAlias=localhost", "-p", str(cluster.proxy_ssh_port), "-l", login]
-    arguments = alice.ssh_arguments(*options, "-W", f"127.0.0.1:{cluster.auth_port}", "localhost")
+    options = ["-o", f"HostKeyAlias={PUBLIC}", "-p", str(cluster.proxy_ssh_port), "-l", login]
+    arguments = alice.ssh_arguments(*options, "-W", at(cluster.auth_port), PUBLIC)
     with subprocess.Popen(arguments, env=alice.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         assert client.stdin is not None
         assert client.stdout is not None
@@ -130,8 +130,8 @@ def admin_api(cluster: Cluster) -> Iterator[SyncAuthClient]:
     """The auth API as the administrator of its host, without tctl's own checks."""
     own = cluster.data_dir / "proc" / "admin"
     context = cluster_client_context([cluster.authority()], own / "tls.crt", own / "tls.key")
-    connect = direct("127.0.0.1", cluster.auth_port, context, auth_server_name(cluster.name))
-    with SyncAuthClient(connect, f"127.0.0.1:{cluster.auth_port}") as client:
+    connect = direct(LOOPBACK, cluster.auth_port, context, auth_server_name(cluster.name))
+    with SyncAuthClient(connect, at(cluster.auth_port)) as client:
         yield client
 
 
@@ -243,10 +243,10 @@ def test_the_node_s_own_port_wants_a_certificate(cluster: Cluster, alice: Person
     ]
     done = run(
         *("ssh", *options, "-o", "IdentitiesOnly=yes", "-i", str(key), "-p", str(cluster.node_port)),
-        *(f"{login}@127.0.0.1", "id"),
+        *(f"{login}@{LOOPBACK}", "id"),
         environment=alice.environment,
     )
     assert done.status == 255
     assert done.stdout == ""
-    with socket.create_connection(("127.0.0.1", cluster.node_port), 5) as raw:
+    with socket.create_connection((LOOPBACK, cluster.node_port), 5) as raw:
         assert raw.recv(100).startswith(b"SSH-2.0-")

@@ -97,3 +97,34 @@ def test_other_subsystems_are_refused(name: str) -> None:
     """The proxy has one subsystem."""
     with pytest.raises(BadRequest):
         Destination.of_subsystem(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("[::1]:22", "::1", 22),
+        ("[::1]", "::1", 0),
+        ("::1:22", "::1", 22),
+        ("2001:db8::5:3022", "2001:db8::5", 3022),
+        ("fe80::", "fe80::", 0),
+        ("2001:db8::22", "2001:db8::22", 0),
+        ("alpha:22", "alpha", 22),
+        ("alpha", "alpha", 0),
+    ],
+)
+def test_the_subsystem_takes_every_form_of_an_address(text: str, host: str, port: int) -> None:
+    found = Destination.of_subsystem(f"proxy:{text}@example")
+    assert (found.host, found.port) == (host, port)
+    assert Destination.of_subsystem(f"proxy:{found}") == found
+
+
+@pytest.mark.parametrize("text", ["[::1", "[::1]22", "[::1]:x", "alpha:99999999999999", "[]:22"])
+def test_the_subsystem_refuses_what_is_no_address(text: str) -> None:
+    with pytest.raises(BadRequest):
+        Destination.of_subsystem(f"proxy:{text}")
+
+
+@pytest.mark.parametrize("typed", ["10.0.0.9", "::ffff:10.0.0.9", "::ffff:a00:9"])
+def test_a_mapped_address_is_the_address_in_it(typed: str) -> None:
+    node = RegisteredNode("7f1f8c3e-6f0a-4a3c-8a56-0d2f7b9c1e11", "alpha", "10.0.0.9:3022")
+    assert resolve(Destination(typed), [node], "example", lambda _: True) is node

@@ -13,6 +13,7 @@ from teleport.resources.names import (
     check_name,
     is_no_login,
     is_unix_login,
+    peer_address,
 )
 
 HOSTILE = {
@@ -103,3 +104,18 @@ def test_one_host_has_one_spelling(left: str, right: str) -> None:
 def test_what_is_no_address_has_no_address() -> None:
     """Also octal and short forms, which some systems read as other addresses."""
     assert [canonical_address(text) for text in ("", "host", "10.0.0.010", "10.1", "0x7f000001")] == [""] * 5
+
+
+@pytest.mark.parametrize(
+    ("peername", "address"),
+    [
+        (("10.0.0.1", 5), ("10.0.0.1", 5)),
+        (("::ffff:10.0.0.1", 5, 0, 0), ("10.0.0.1", 5)),
+        (("fe80::1%eth0", 5, 0, 2), ("fe80::1", 5)),
+        (("2001:db8::1", 5, 0, 0), ("2001:db8::1", 5)),
+        ("", ("", 0)),
+        (None, ("", 0)),
+    ],
+)
+def test_a_peer_is_known_by_its_plain_address(peername: object, address: tuple[str, int]) -> None:
+    assert peer_address(peername) == address

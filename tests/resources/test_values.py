@@ -169,3 +169,28 @@ def test_labels_of_the_flag_are_fixed_values_and_commands() -> None:
 def test_a_bad_label_says_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_labels(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("[::1]:22", "::1"),
+        ("[0:0:0:0:0:0:0:1]:22", "::1"),
+        ("[2001:DB8::A]:22", "2001:db8::a"),
+        ("[::ffff:10.0.0.1]:22", "10.0.0.1"),
+        ("[::]:22", "::"),
+        ("[fe80::1]:22", "fe80::1"),
+    ],
+)
+def test_ipv6_addresses_have_one_spelling(text: str, host: str) -> None:
+    found = HostPort.parse(text)
+    assert found == HostPort(host, 22)
+    assert HostPort.parse(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["[fe80::1%eth0]:22", "[::1%]:22", "::1", "[::1", "[127.0.0.1]:22", "[]:22", "[:::1]:22"]
+)
+def test_zones_and_unbracketed_addresses_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        HostPort.parse(text)

@@ -21,6 +21,7 @@ from teleport.api.messages import Message
 from teleport.api.routes import ROUTES, Route, Stream
 from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
+from teleport.resources.names import peer_address
 from teleport.transport.blocking import shown_address
 
 log = logging.getLogger(__name__)
@@ -141,8 +142,8 @@ async def _caller(request: web.Request, identify: Identify) -> Caller:
     tls = transport.get_extra_info("ssl_object") if transport else None
     certificate = tls.getpeercert(True) if tls else None
     identity = await identify(certificate)
-    peer = transport.get_extra_info("peername") if transport else None
-    address = shown_address(peer[0], peer[1]) if isinstance(peer, tuple) else ""
+    host, port = peer_address(transport.get_extra_info("peername") if transport else None)
+    address = shown_address(host, port) if host else ""
     actor = {}
     if isinstance(identity, HostIdentity) and identity.role is SystemRole.ADMIN:
         # only the host's own administrator identity may say on whose behalf it acts

@@ -10,7 +10,7 @@ from teleport.errors import BadRequest
 WEB_PORTS = (3080, 443)  # tried in this order when none is given
 SSH_PORT = 3023
 NODE_PORT = 3022
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,15 @@ def split_port(text: str, default: int) -> tuple[str, int]:
 
 
 def check_host(host: str, text: str = "") -> str:
-    """`host` when it is a name or address; it becomes a file name and an argument, so nothing else may pass."""
-    if not _HOST.fullmatch(host):
-        raise BadRequest(f"{(text or host)[:80]!r} names no host", hint="--proxy=host[:https_port[,ssh_port]]")
-    return host.lower()
+    """`host` in its one spelling when it is a name or address; it becomes a file name and an argument, so nothing else
+    may pass. An address with a zone does not: known hosts and certificates cannot hold it."""
+    from teleport.resources.names import canonical_address
+
+    address = canonical_address(host) if ":" in host and not set("%[]") & set(host) else ""
+    if not address and (":" in host or not _HOST.fullmatch(host)):
+        why = " (addresses with a zone are not supported)" if "%" in host else ""
+        raise BadRequest(f"{(text or host)[:80]!r} names no host{why}", hint="--proxy=host[:https_port[,ssh_port]]")
+    return address or host.lower()
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from teleport.client.addresses import NODE_PORT, check_host
+from teleport.client.addresses import NODE_PORT, check_host, join
 from teleport.errors import BadRequest
 from teleport.pki.trust import check_cluster_name
 
@@ -67,7 +67,7 @@ def proxy_subsystem(target: str, cluster: str) -> str:
     if not colon or not port.isdigit():
         raise BadRequest(f"{target[:80]!r} is not host:port")
     name = check_host(host.strip("[]")).removesuffix(f".{cluster.lower()}")
-    return f"proxy:{name}:{port}@{cluster}"
+    return f"proxy:{join(name, int(port))}@{cluster}"
 
 
 def openssh_arguments(ssh: tuple[str, int], login: str, subsystem: str, paths: OpenSSHPaths) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Final
 from teleport.daemon.config import Config
 from teleport.daemon.proxy_side import ProxyAddresses
 from teleport.errors import TeleportError
+from teleport.resources.names import peer_address
 from teleport.resources.values import HostPort
 from teleport.transport.listeners import address_of, bind
 
@@ -91,6 +92,6 @@ def _address_towards(target: HostPort) -> str:
         infos = socket.getaddrinfo(target.host, target.port or 1, type=socket.SOCK_DGRAM)
         with socket.socket(infos[0][0], socket.SOCK_DGRAM) as probe:
             probe.connect(infos[0][4])
-            return str(probe.getsockname()[0])
+            return peer_address(probe.getsockname())[0]
     except OSError:
         return "127.0.0.1"

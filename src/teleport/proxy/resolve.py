@@ -8,11 +8,11 @@ registered is ever dialled (no open relay).
 from __future__ import annotations
 
 import difflib
-import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from teleport.errors import BadRequest, NotFound
+from teleport.resources.names import canonical_address, canonical_host
 
 _NEAREST = 3
 _COMPARED = 2000  # names compared when nothing matched; enough to help, bounded for large clusters
@@ -58,18 +58,22 @@ class Destination:
         return cls(host, port, rest[-1] if rest else "")
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}" + (f"@{self.cluster}" if self.cluster else "")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" + (f"@{self.cluster}" if self.cluster else "")
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
+    """`host`, `host:port`, `[v6]`, `[v6]:port`; also `v6:port`, as `proxy:%h:%p` comes out of OpenSSH, and `v6`."""
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise BadRequest(f"{text[:80]!r} is no host and port")
         port = rest.removeprefix(":")
-    elif text.count(":") > 1:
-        host, port = text, ""  # an IPv6 address without brackets names no port
     else:
-        host, _, port = text.partition(":")
-    if port and (not (port.isascii() and port.isdigit()) or int(port) > 65535):
+        host, _, port = text.rpartition(":") if ":" in text else (text, "", "")
+        if ":" in host and not canonical_address(host):
+            host, port = text, ""
+    if port and (not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535):
         raise BadRequest(f"{port[:20]!r} is not a port")
     return host, int(port or 0)
 
@@ -126,9 +130,5 @@ def _nearest(host: str, nodes: list[RegisteredNode], may_see: Callable[[Register
 
 
 def _canonical(host: str) -> str:
-    """One spelling for each host: lower case, no final dot, IP addresses in their canonical form."""
-    host = host.strip().rstrip(".").lower()
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return host
+    """One spelling for each host (`resources.names`), however many dots and blanks surround it."""
+    return canonical_host(host.strip().rstrip("."))

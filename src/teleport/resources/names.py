@@ -89,6 +89,18 @@ def canonical_address(text: str) -> str:
     return str(address)
 
 
+def peer_address(peername: object) -> tuple[str, int]:
+    """Address and port of a connection's other end, of what a socket calls its peer; empty and 0 when it has none.
+
+    A socket that listens on `[::]` shows IPv4 clients as `::ffff:10.0.0.1`, and addresses of the link with a zone that
+    means something on this machine only. Records, limits and source pins see the plain address.
+    """
+    if not isinstance(peername, tuple) or len(peername) < 2:
+        return "", 0
+    address = str(peername[0]).partition("%")[0]
+    return canonical_address(address) or address, int(peername[1])
+
+
 def is_loopback(host: str) -> bool:
     """Whether `host`, a name or an address, is the machine itself, whichever machine that is."""
     text = canonical_address(host)

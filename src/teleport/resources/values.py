@@ -129,9 +129,16 @@ _ONLY_DIGITS_AND_DOTS: Final = re.compile(r"[0-9.]+")
 
 
 def parse_host(text: str) -> str:
-    """A host name, an IPv4 address, or an IPv6 address (no brackets) as text; `ValueError` otherwise."""
+    """A host name, an IPv4 address, or an IPv6 address (no brackets) in its shortest form; `ValueError` otherwise.
+
+    `::ffff:10.0.0.1` is the IPv4 address in it. A zone is refused: it names an interface of one machine, and these
+    addresses go into certificates, records and other machines' configuration.
+    """
     if ":" in text:
-        return str(ipaddress.IPv6Address(text))
+        if "%" in text:
+            raise ValueError("an address with a zone (%) means something on one machine only; listen on [::] instead")
+        address = ipaddress.IPv6Address(text)
+        return str(address.ipv4_mapped or address)
     if _ONLY_DIGITS_AND_DOTS.fullmatch(text):
         return str(ipaddress.IPv4Address(text))
     if not _HOST_NAME.fullmatch(text):

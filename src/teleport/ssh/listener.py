@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 from weakref import WeakSet
 
+from teleport.resources.names import peer_address
 from teleport.ssh.surface import Peer
 
 
@@ -62,8 +63,7 @@ class Listener:
 
     def accepted(self, transport: asyncio.Transport) -> None:
         """Takes over a connection that was accepted here or elsewhere (a port shared with other protocols)."""
-        name = transport.get_extra_info("peername")
-        peer = Peer(str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else Peer("", 0)
+        peer = Peer(*peer_address(transport.get_extra_info("peername")))
         settled = self._slots.take(peer.host, transport.abort)
         self._transports.add(transport)
         protocol = self._make(peer, settled)

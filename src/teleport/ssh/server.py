@@ -36,6 +36,7 @@ from asyncssh.public_key import KeyImportError, decode_ssh_public_key
 from teleport import __version__
 from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate
+from teleport.resources.names import peer_address
 from teleport.ssh.channels import ChannelView, ServerSessionChannel, StreamChannel, serve_stream
 from teleport.ssh.handlers import ConnectionHandler, Gate
 from teleport.ssh.packets import PacketPath, key_exchanges
@@ -107,8 +108,7 @@ class ServerConnection(PacketPath, SSHServerConnection):
         self._requests_in_second = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        name = transport.get_extra_info("peername")
-        peer = Peer(str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else Peer("", 0)
+        peer = Peer(*peer_address(transport.get_extra_info("peername")))
         self.gate = self._make_gate(peer)
         super().connection_made(transport)
 

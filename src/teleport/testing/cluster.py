@@ -5,8 +5,9 @@
         alice.log_in()
         alice.tsh("ssh", "root@alpha", "echo", "hello")
 
-Everything lies below one folder and listens on free loopback ports. Daemons are stopped by their pid and must end with
-status 0 and without a traceback in their log. People have a home of their own; nothing of the caller's is read.
+Everything lies below one folder and listens on free ports of one loopback address: 127.0.0.1, or the one that
+TELEPORT_TEST_LOOPBACK names (`::1`). Daemons are stopped by their pid and must end with status 0 and without a
+traceback in their log. People have a home of their own; nothing of the caller's is read.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from teleport.auth import passwords
+from teleport.resources.values import HostPort
 
 T = TypeVar("T")
 BIN = Path(sys.executable).parent
@@ -39,14 +41,36 @@ NAME = "example.test"  # of clusters that are made here
 NODE = "alpha"  # and of their node
 PASSWORD = "correct horse battery"
 READY_SECONDS = 40.0
+LOOPBACK = os.environ.get("TELEPORT_TEST_LOOPBACK") or "127.0.0.1"  # where every listener and every client is
+PUBLIC = "localhost" if LOOPBACK == "127.0.0.1" else LOOPBACK  # what proxies call themselves
 RUNNING: list[DaemonProcess] = []  # whose logs a failing test shows
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    """A port of the loopback address that nobody listens on now."""
+    with loopback_socket() as probe:
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
+
+
+def loopback_socket() -> socket.socket:
+    """A TCP socket of the loopback address's family."""
+    return socket.socket(socket.AF_INET6 if ":" in LOOPBACK else socket.AF_INET)
+
+
+def at(port: int, host: str = LOOPBACK) -> str:
+    """`host:port` as configurations, flags and URLs have it."""
+    return str(HostPort(host, port))
+
+
+def why_no_loopback() -> str:
+    """Why nothing can listen on the loopback address here; empty when something can."""
+    try:
+        with loopback_socket() as probe:
+            probe.bind((LOOPBACK, 0))
+    except OSError as error:
+        return f"nothing can listen on {LOOPBACK} (TELEPORT_TEST_LOOPBACK) on this machine: {error.strerror}"
+    return ""
 
 
 def wait_until(what: str, found: Callable[[], T | None], seconds: float = 20.0) -> T:
@@ -209,7 +233,7 @@ class DaemonProcess:
         assert self._process is not None
         status = self._process.poll()
         assert status is None, f"the daemon ended with {status}:\n{self.log()}"
-        connection = http.client.HTTPConnection("127.0.0.1", self._diag_port, timeout=5)
+        connection = http.client.HTTPConnection(LOOPBACK, self._diag_port, timeout=5)
         try:
             connection.request("GET", "/readyz")
             return connection.getresponse().status == 200
@@ -278,7 +302,7 @@ class Host(contextlib.AbstractContextManager["Host"]):
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config["teleport"].setdefault("data_dir", str(self.data_dir))
-        self.config["teleport"].setdefault("diag_addr", f"127.0.0.1:{self.diag_port}")
+        self.config["teleport"].setdefault("diag_addr", at(self.diag_port))
         self.write()
         self.daemon = DaemonProcess(
             self.folder, ["--config", self.config_path, *self.arguments], diag_port=self.diag_port
@@ -328,23 +352,23 @@ class Cluster(Host):
         self._pin = self._authority = ""
         self.auth_port, self.proxy_ssh_port, self.web_port, self.node_port = (free_port() for _ in range(4))
         config = {
-            "teleport": {"nodename": NODE, "auth_servers": [f"127.0.0.1:{self.auth_port}"]},
+            "teleport": {"nodename": NODE, "auth_servers": [at(self.auth_port)]},
             "auth_service": {
                 "enabled": True,
                 "cluster_name": name,
-                "listen_addr": f"127.0.0.1:{self.auth_port}",
+                "listen_addr": at(self.auth_port),
                 **auth_service,
             },
             "proxy_service": {
                 "enabled": True,
-                "listen_addr": f"127.0.0.1:{self.proxy_ssh_port}",
-                "web_listen_addr": f"127.0.0.1:{self.web_port}",
-                "public_addr": f"localhost:{self.web_port}",
-                "ssh_public_addr": f"localhost:{self.proxy_ssh_port}",
+                "listen_addr": at(self.proxy_ssh_port),
+                "web_listen_addr": at(self.web_port),
+                "public_addr": at(self.web_port, PUBLIC),
+                "ssh_public_addr": at(self.proxy_ssh_port, PUBLIC),
             },
             "ssh_service": {
                 "enabled": True,
-                "listen_addr": f"127.0.0.1:{self.node_port}",
+                "listen_addr": at(self.node_port),
                 "labels": {"env": "test", "team": "core"},
             },
         }
@@ -352,7 +376,7 @@ class Cluster(Host):
 
     @property
     def web_address(self) -> str:
-        return f"localhost:{self.web_port}"
+        return at(self.web_port, PUBLIC)
 
     def ca_pin(self) -> str:
         """As `tctl status` prints it."""
@@ -370,12 +394,12 @@ class Cluster(Host):
     def node_config(self, name: str, **teleport: Any) -> dict[str, Any]:
         """The configuration of a host that runs the node service only; `teleport`: keys of that section."""
         return {
-            "teleport": {"nodename": name, "auth_servers": [f"127.0.0.1:{self.auth_port}"], **teleport},
+            "teleport": {"nodename": name, "auth_servers": [at(self.auth_port)], **teleport},
             "auth_service": {"enabled": False},
             "proxy_service": {"enabled": False},
             "ssh_service": {
                 "enabled": True,
-                "listen_addr": f"127.0.0.1:{free_port()}",
+                "listen_addr": at(free_port()),
                 "labels": {"host": name},
             },
         }
@@ -441,10 +465,10 @@ class Person:
         context = ssl.create_default_context(cadata=self.cluster.authority())
         token = urlsplit(url).path.rpartition("/")[2]
         with (
-            socket.create_connection(("127.0.0.1", self.cluster.web_port), 10) as raw,
+            socket.create_connection((LOOPBACK, self.cluster.web_port), 10) as raw,
             context.wrap_socket(raw, server_hostname="teleport.cluster.local") as secure,
         ):
-            connection = http.client.HTTPConnection(self.cluster.web_address)
+            connection = http.client.HTTPConnection(PUBLIC, self.cluster.web_port)
             connection.sock = secure
             connection.request("GET", f"/webapi/users/password/token/{token}")
             answer = json.loads(connection.getresponse().read())

@@ -18,6 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
+from teleport.resources.names import peer_address
 from teleport.transport.slots import Slots
 
 SECONDS = 15.0  # from the connection to the end of the first request's head, TLS included
@@ -72,9 +73,9 @@ class HTTPListener:
         """Goes on with a connection that was just made."""
         assert runner.server is not None, "the runner is set up"
         loop = asyncio.get_running_loop()
-        peer = transport.get_extra_info("peername")
+        address, _ = peer_address(transport.get_extra_info("peername"))
         http = runner.server()
-        release = self._slots.take(str(peer[0]) if isinstance(peer, tuple) else "", transport.abort)
+        release = self._slots.take(address, transport.abort)
         # A connection that ends meanwhile keeps its slot for these seconds; when slots run out, the oldest goes first.
         timer = loop.call_later(self._seconds, self._too_late, http, transport)
 

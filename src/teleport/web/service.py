@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -28,7 +28,7 @@ from teleport.api import routes
 from teleport.api.codec import STATUS
 from teleport.clock import Clock, rfc3339
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
-from teleport.resources.names import canonical_address
+from teleport.resources.names import peer_address
 from teleport.resources.values import HostPort
 from teleport.transport.http_listener import HTTPListener
 from teleport.transport.limits import RateLimit, who_tries
@@ -303,8 +303,8 @@ def _check_csrf(request: web.Request) -> None:
 
 
 def _client_address(request: web.Request) -> str:
-    peer: Any = request.transport.get_extra_info("peername") if request.transport else None
-    return str(HostPort(canonical_address(peer[0]) or str(peer[0]), peer[1])) if isinstance(peer, tuple) else ""
+    host, port = peer_address(request.transport.get_extra_info("peername") if request.transport else None)
+    return str(HostPort(host, port)) if host else ""
 
 
 async def _body(request: web.Request, kind: type[T]) -> T:

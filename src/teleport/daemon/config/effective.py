@@ -34,6 +34,7 @@ from teleport.resources.values import (
     Duration,
     HostPort,
     Labels,
+    parse_host,
     parse_labels,
 )
 from teleport.resources.yaml_document import quoted
@@ -244,7 +245,9 @@ class _Flags:
 
 
 def _parse_ip(value: str) -> str:
-    return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
+    text = value.removeprefix("[").removesuffix("]")
+    ipaddress.ip_address(text)  # no name
+    return parse_host(text)
 
 
 def _parse_roles(value: str) -> frozenset[ServiceRole]:
