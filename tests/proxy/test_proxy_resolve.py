@@ -128,3 +128,14 @@ def test_the_subsystem_refuses_what_is_no_address(text: str) -> None:
 def test_a_mapped_address_is_the_address_in_it(typed: str) -> None:
     node = RegisteredNode("7f1f8c3e-6f0a-4a3c-8a56-0d2f7b9c1e11", "alpha", "10.0.0.9:3022")
     assert resolve(Destination(typed), [node], "example", lambda _: True) is node
+
+
+def test_a_lost_host_stands_in_nobody_s_way_and_is_tried_when_it_is_the_only_one() -> None:
+    old = RegisteredNode(A.host_id, "db", "10.0.0.1:3022", lost=True)
+    assert resolve(Destination("db"), [old, B], "main", lambda _: True) is B
+    assert resolve(Destination("db", 3022), [old, B], "main", lambda _: True) is B
+    assert resolve(Destination(A.host_id), [old, B], "main", lambda _: True) is old
+    assert resolve(Destination("db"), [old], "main", lambda _: True) is old
+    with pytest.raises(Ambiguous):
+        resolve(Destination("db"), [A, B, old], "main", lambda _: True)
+    assert resolve(Destination("db"), [old, B], "main", lambda node: node is old) is old, "what is hidden is not there"

@@ -163,7 +163,10 @@ class Inventory:
         return named[0] if named else None
 
     async def _with_status(self, resource: Resource, *, secrets: bool) -> Resource:
-        """A user with the state of its login lock, and its secrets when those are asked for."""
+        """A user with the state of its login lock, and its secrets when those are asked for; how long a service that is
+        lost has been silent."""
+        if isinstance(resource, Server):
+            return resource.as_of(self._state.clock.now())
         if not isinstance(resource, User):
             return resource
         found = await self._state.record(records.USER_SECRETS + resource.name, UserSecret)
@@ -237,6 +240,8 @@ class Inventory:
                 )
             case Server(kind="node"):
                 require_administrator(caller, "register a node by hand")
+                spec = msgspec.structs.replace(resource.spec, heard=None, silent_for=None)  # so it is never lost
+                resource = msgspec.structs.replace(resource, spec=spec)
                 return [PutOp(_key(resource), to_json(resource), resource.metadata.expires)], event(
                     NodeCreate, caller, name=name, hostname=resource.hostname
                 )

@@ -326,7 +326,7 @@ class Joining:
                 continue  # several proxies, or auth servers, may share the name of their balancer
             for item in await self._state.backend.range(prefix):
                 server = from_json(item.value)
-                if not isinstance(server, Server) or server.host_id == own:
+                if not isinstance(server, Server) or server.host_id == own or server.expired(self._state.clock.now()):
                     continue
                 names = {canonical_host(HostPort.parse(address, 0).host) for address in server.spec.public_addrs}
                 if prefix == records.NODES:

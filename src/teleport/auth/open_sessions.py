@@ -79,6 +79,22 @@ def _open(event: SessionStart) -> OpenSession:
     )
 
 
+class _Metadata(msgspec.Struct, frozen=True):
+    expires: datetime | None = None
+
+
+class _Announced(msgspec.Struct, frozen=True):
+    """What counts here of a node's record."""
+
+    metadata: _Metadata = _Metadata()
+
+
+def _silent(record: bytes, now: datetime) -> bool:
+    """Whether the presence of this node has ended; lost nodes stay listed after that."""
+    expires = msgspec.json.decode(record, type=_Announced).metadata.expires
+    return expires is not None and now >= expires
+
+
 class LostHosts:
     """Ends the sessions of hosts that are gone, while holding the lease."""
 
@@ -115,7 +131,8 @@ class LostHosts:
         hosts = {session.host_id for session in sessions}
         self._missing = {host: since for host, since in self._missing.items() if host in hosts}
         for host in hosts:
-            if await self._backend.get(records.NODES + host) is not None:
+            item = await self._backend.get(records.NODES + host)
+            if item is not None and not _silent(item.value, self._clock.now()):
                 self._missing.pop(host, None)
                 continue
             since = self._missing.setdefault(host, now)

@@ -6,22 +6,38 @@ one JSON value a line; silence is broken every 15 s so that a dead stream is not
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Final
 
 import msgspec
 
 from teleport.api import messages as m
+from teleport.audit.events import NodeDelete, new_event
 from teleport.auth import records
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.joining import KIND_OF_ROLE, Joining
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
+from teleport.auth.succession import KEPT, may_announce, may_withdraw, replaced
 from teleport.backend.follow import follow
-from teleport.backend.interface import Changes, DeleteOp, Item, Put, PutOp, Snapshot
-from teleport.errors import AccessDenied, BadRequest
+from teleport.backend.interface import (
+    Absent,
+    Changes,
+    Condition,
+    DeleteOp,
+    Exists,
+    Item,
+    Put,
+    PutOp,
+    Snapshot,
+    Write,
+)
+from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
 from teleport.identity import HostIdentity
 from teleport.resources.authority import Authority
 from teleport.resources.codec import checked, from_json, to_json
@@ -30,7 +46,11 @@ from teleport.resources.names import is_loopback, not_dialable
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
 
+log = logging.getLogger(__name__)
+
 PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
+TIDY_EVERY: Final = 60.0  # seconds
+TRIES: Final = 8  # at a record that two processes write
 HEARTBEAT: Final = 15.0  # seconds of silence on a watch
 RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it
 WATCHABLE: Final = frozenset(
@@ -52,7 +72,7 @@ WATCHABLE: Final = frozenset(
 
 
 class Presence:
-    """The handlers of heartbeats and watches."""
+    """The handlers of heartbeats and watches, and the care for what was left behind."""
 
     def __init__(self, state: ClusterState, authorizer: Authorizer, joining: Joining) -> None:
         self._state = state
@@ -60,7 +80,7 @@ class Presence:
         self._authorizer = authorizer
 
     async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Done:
-        """Announces the caller for ten minutes."""
+        """Announces the caller; what is silent after that is listed as lost, for a week."""
         server = from_json(bytes(request.item))
         if not isinstance(server, Server):
             raise BadRequest(f"a {server.kind} does not announce itself")
@@ -73,10 +93,21 @@ class Presence:
         await self._joining.check_names(server.host_id, identity.role, [server.hostname], addresses, nodes=False)
         if kind is Kind.NODE:
             _check_dialable(server, caller)
-        expires = self._state.clock.now() + PRESENCE
-        metadata = msgspec.structs.replace(server.metadata, expires=expires)
-        stored = checked(msgspec.structs.replace(server, metadata=metadata))
-        await self._state.commit([PutOp(_prefix(kind) + server.host_id, to_json(stored), expires)], events=[])
+        now = self._state.clock.now()
+        metadata = msgspec.structs.replace(server.metadata, expires=now + PRESENCE)
+        spec = msgspec.structs.replace(server.spec, heard=now, silent_for=None)
+        said = checked(msgspec.structs.replace(server, metadata=metadata, spec=spec))
+        key = _prefix(kind) + server.host_id
+        stored: Server | None = None
+
+        def write(item: Item | None) -> Write | None:
+            nonlocal stored
+            stored = _server(item)
+            return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
+
+        await self._change(key, write)
+        if kind is Kind.NODE and stored is None:
+            await self.tidy()
         return m.Done()
 
     async def withdraw(self, caller: Caller, request: m.Named) -> m.Done:
@@ -85,12 +116,58 @@ class Presence:
         prefix = KIND_OF_ROLE.get(identity.role) if isinstance(identity, HostIdentity) else None
         if prefix is None or not isinstance(identity, HostIdentity):
             raise AccessDenied("only a host withdraws its presence")
-        item = await self._state.backend.get(prefix + identity.host_id)
-        if item is not None:
-            server = from_json(item.value)
-            if isinstance(server, Server) and server.spec.epoch == request.name:
-                await self._state.commit([DeleteOp(item.key, missing_ok=True)], events=[])
+        key = prefix + identity.host_id
+
+        def write(item: Item | None) -> Write | None:
+            stored = _server(item)
+            return DeleteOp(key) if stored is not None and may_withdraw(request.name, stored) else None
+
+        await self._change(key, write)
         return m.Done()
+
+    async def _change(self, key: str, write: Callable[[Item | None], Write | None]) -> None:
+        """Writes what `write` makes of the record that is there; asked anew when that changed meanwhile, since two
+        processes of one host may speak at the same time."""
+        for _ in range(TRIES):
+            item = await self._state.backend.get(key)
+            change = write(item)
+            if change is None:
+                return
+            condition: Condition = Absent(key) if item is None else Exists(key, item.revision)
+            with suppress(CompareFailed):
+                await self._state.commit([change], conditions=[condition], events=[])
+                return
+        raise CompareFailed("presence of this host is being changed from elsewhere", hint="it is tried again")
+
+    async def run(self) -> None:
+        """Tidies every minute until cancelled."""
+        while True:
+            await asyncio.sleep(TIDY_EVERY)
+            try:
+                await self.tidy()
+            except TeleportError as error:
+                log.warning("presence could not be tidied: %s", error)
+
+    async def tidy(self) -> None:
+        """Removes lost nodes whose name and address a new host has taken; their certificates stay good."""
+        items = {item.key: item for item in await self._state.backend.range(records.NODES)}
+        nodes = [server for item in items.values() if (server := _server(item)) is not None]
+        for gone in replaced(nodes, self._state.clock.now()):
+            item = items[records.NODES + gone.host_id]
+            event = new_event(
+                NodeDelete,
+                self._state.clock.now(),
+                str(uuid.uuid4()),
+                cluster_name=self._state.cluster,
+                user="system",
+                name=gone.host_id,
+                hostname=gone.hostname,
+                keep_identity=True,
+            )
+            with suppress(CompareFailed):  # it has come back
+                await self._state.commit(
+                    [DeleteOp(item.key)], conditions=[Exists(item.key, item.revision)], events=[event]
+                )
 
     async def watch(self, caller: Caller, request: m.WatchRequest) -> AsyncIterator[bytes]:
         """A snapshot of some kinds, then every change. For services only: a list shows each user what it may see of a
@@ -144,6 +221,11 @@ class Presence:
         if not isinstance(identity, HostIdentity) or identity.expires <= self._state.clock.now():
             return False
         return await self._authorizer.counts(identity)
+
+
+def _server(item: Item | None) -> Server | None:
+    found = from_json(item.value) if item is not None else None
+    return found if isinstance(found, Server) else None
 
 
 def _check_dialable(node: Server, caller: Caller) -> None:

@@ -101,7 +101,7 @@ class AuthService:
         renewals = Renewals(state, self.authorizer)
         user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer)
         inventory = Inventory(state, self.authorizer, self._joining, user_tokens)
-        presence = Presence(state, self.authorizer, self._joining)
+        presence = self._presence = Presence(state, self.authorizer, self._joining)
         self._evidence = Evidence(
             state, self.authorizer, self._intake, records, self._recordings, config.audit_directory
         )
@@ -191,6 +191,7 @@ class AuthService:
                 tasks.create_task(self._shipper.run(), name="audit delivery")
                 tasks.create_task(checkpointer.run(), name="audit checkpoints")
                 tasks.create_task(self._lost_hosts.run(), name="lost hosts")
+                tasks.create_task(self._presence.run(), name="presence")
                 await stack.enter_async_context(edge.serve(runner, listener, context))
                 started()
         finally:

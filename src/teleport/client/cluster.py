@@ -38,6 +38,7 @@ class _Spec(msgspec.Struct, frozen=True):
     hostname: str = ""
     cmd_labels: dict[str, _Label] = {}
     use_tunnel: bool = False
+    silent_for: str = ""  # a duration; of a host that is lost
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -60,6 +61,11 @@ class Node(msgspec.Struct, frozen=True):
         if self.spec.use_tunnel:
             return ""
         return self.spec.public_addrs[0] if self.spec.public_addrs else self.spec.addr
+
+    @property
+    def silent_for(self) -> str:
+        """How long a lost host has not been heard of, such as `12m0s`; empty for one that is there."""
+        return self.spec.silent_for
 
     @property
     def labels(self) -> Mapping[str, str]:

@@ -140,9 +140,13 @@ class Directory:
         self._view = view
 
     def nodes(self) -> Iterable[RegisteredNode]:
+        now = self._view.clock.now()
         return [
             RegisteredNode(
-                node.host_id, node.hostname, node.spec.public_addrs[0] if node.spec.public_addrs else node.spec.addr
+                node.host_id,
+                node.hostname,
+                node.spec.public_addrs[0] if node.spec.public_addrs else node.spec.addr,
+                lost=node.lost(now),
             )
             for node in self._view.nodes()
         ]

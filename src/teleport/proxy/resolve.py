@@ -1,7 +1,8 @@
 """Which registered node a client means: a pure function over the nodes there are.
 
 Order: the host's UUID; then its name, then `name.cluster`; then its address. The port asked for only separates several
-matches, because OpenSSH sends 22 when nothing else is configured (`ours.md`, "port asked for"). Nothing that is not
+matches, because OpenSSH sends 22 when nothing else is configured (`ours.md`, "port asked for"). Among several matches
+a node that is heard of goes before those that are lost; a lost one that is the only match is tried. Nothing that is not
 registered is ever dialled (no open relay).
 """
 
@@ -26,6 +27,7 @@ class RegisteredNode:
     host_id: str
     hostname: str
     address: str
+    lost: bool = False  # silent for so long that it is rather gone
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -112,6 +114,8 @@ def resolve(
     )
     for fits in rules:
         matches = [node for node in everything if fits(node) and may_see(node)]
+        if len(matches) > 1:  # a host that lives before its lost predecessors
+            matches = [node for node in matches if not node.lost] or matches
         if len(matches) > 1 and destination.port:
             matches = [node for node in matches if node.endpoint[1] == destination.port] or matches
         if len(matches) == 1:

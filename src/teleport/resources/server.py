@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
+
+import msgspec
 
 from teleport.resources.metadata import Finding, Metadata, Value, label_findings, shown, text_findings
 from teleport.resources.names import check_hostname
 from teleport.resources.values import Duration, HostPort
 
 MAX_ADDRESSES = 32
+LOST_AFTER = timedelta(seconds=150)  # of silence: two heartbeats were missed, and half a minute more
 
 
 class CommandLabelState(Value, frozen=True, kw_only=True):
@@ -31,6 +34,8 @@ class ServerSpec(Value, frozen=True, kw_only=True):
     epoch: str = ""  # this run of the daemon; a newer run of the same host replaces an older one
     started: datetime | None = None
     rotation: Mapping[str, str] = {}
+    heard: datetime | None = None  # when auth heard of it last
+    silent_for: Duration | None = None  # in lists, of a service that is lost: the time since then
 
 
 class Server(Value, frozen=True, kw_only=True):
@@ -57,6 +62,17 @@ class Server(Value, frozen=True, kw_only=True):
     def all_labels(self) -> Mapping[str, str]:
         """Static and dynamic labels together, as they are matched; a dynamic one wins a clash."""
         return {**self.metadata.labels, **{key: state.result for key, state in self.spec.cmd_labels.items()}}
+
+    def lost(self, now: datetime) -> bool:
+        """Whether it ended without saying so, or cannot reach auth. What a person registered is never lost."""
+        return self.spec.heard is not None and now - self.spec.heard >= LOST_AFTER
+
+    def as_of(self, now: datetime) -> Server:
+        """The same, saying of a lost service for how long it has been silent (to the second)."""
+        silent = None
+        if self.spec.heard is not None and self.lost(now):
+            silent = Duration.of(seconds=(now - self.spec.heard) // timedelta(seconds=1))
+        return msgspec.structs.replace(self, spec=msgspec.structs.replace(self.spec, silent_for=silent))
 
     def expired(self, now: datetime) -> bool:
         return self.metadata.expires is not None and now >= self.metadata.expires

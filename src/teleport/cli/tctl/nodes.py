@@ -75,7 +75,7 @@ def list_nodes(ctx: click.Context, namespace: str, form: str) -> None:
 
 def server_table(found: Sequence[Server]) -> str:
     """Nodes, proxies or auth servers as a table."""
-    rows = [[one.hostname, one.host_id, _address(one), label_text(one.all_labels)] for one in found]
+    rows = [[one.hostname, one.host_id, _address(one) + _lost(one), label_text(one.all_labels)] for one in found]
     return render.table(["Nodename", "UUID", "Address", "Labels"], rows)
 
 
@@ -83,6 +83,11 @@ def _address(server: Server) -> str:
     if server.spec.use_tunnel:
         return "<- Tunnel"
     return server.spec.public_addrs[0] if server.spec.public_addrs else server.spec.addr
+
+
+def _lost(server: Server) -> str:
+    silent = server.spec.silent_for
+    return "" if silent is None else f" (lost, silent for {render.how_long(silent.seconds)})"
 
 
 @nodes.command("rm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,9 @@ def ls(flags: Flags, labels: str, verbose: bool, form: str, cluster: str) -> Non
 
         render.out(json_text([document for _, document in nodes]))
     elif form == "names":
-        render.out("".join(f"{render.printable(node.hostname)}\n" for node, _ in nodes))
+        times = Counter(node.hostname for node, _ in nodes)
+        words = [node.hostname if times[node.hostname] == 1 else node.id for node, _ in nodes]
+        render.out("".join(f"{render.printable(word)}\n" for word in words))
     else:
         render.out(nodes_table([node for node, _ in nodes], verbose=verbose))
     if not flags.identity:
@@ -76,17 +79,35 @@ def _keep(home: Home, proxy: str, cluster: str, nodes: list[Node]) -> None:
 def nodes_table(nodes: list[Node], *, verbose: bool) -> str:
     """Name, address, labels; two labels a line, or everything of a host on one."""
     rows: list[list[str]] = []
+    times = Counter(node.hostname for node in nodes)
     for node in nodes:
         address = node.address or "⟵ Tunnel"
+        if node.silent_for:
+            address += f" (lost, silent for {_whole(node.silent_for)})"
         labels = [f"{name}={value}" for name, value in sorted(node.labels.items())]
         if verbose:
             rows.append([node.hostname, node.id, address, ", ".join(labels)])
             continue
         pairs = [", ".join(_cut(text) for text in labels[at : at + 2]) for at in range(0, len(labels), 2)] or [""]
-        rows.append([_cut(node.hostname), _cut(address), pairs[0]])
+        rows.append([_cut(_name(node, times)), _cut(address), pairs[0]])
         rows += [["", "", pair] for pair in pairs[1:]]
     headers = ["Node Name", "Node ID", "Address", "Labels"] if verbose else ["Node Name", "Address", "Labels"]
     return render.table(headers, rows)
+
+
+def _name(node: Node, times: Mapping[str, int]) -> str:
+    """What the host is reached by: its name, and its id too where several have that name."""
+    return node.hostname if times[node.hostname] == 1 else f"{node.hostname} ({node.id})"
+
+
+def _whole(duration: str) -> str:
+    """A duration as people say it; as it came when it is none."""
+    from teleport.resources.values import Duration
+
+    try:
+        return render.how_long(Duration.parse(duration).seconds)
+    except ValueError:
+        return duration
 
 
 def _cut(text: str) -> str:
