@@ -17,6 +17,10 @@ if [ "$kind" = dev ]; then
   need ssh openssh-client
   need sshd openssh-server
   need script bsdutils
+  need jq jq
+  need zsh zsh
+  need fish fish
+  need mandoc mandoc
   need chromedriver chromium-driver
   need chromium chromium
 fi

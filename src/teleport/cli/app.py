@@ -6,6 +6,7 @@ Exit codes (`ours.md`): 0 done, 1 failed, 2 usage, 3 not found, 4 exists, 5 deni
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Mapping
@@ -51,18 +52,41 @@ class LazyGroup(click.Group):
             formatter.write_dl(sorted(rows))
 
 
-def _wants_json(arguments: list[str]) -> bool:
-    joined = " ".join(arguments)
-    return "--format=json" in joined or "--format json" in joined or "-f json" in joined
+def wants_json(command: click.Command, arguments: list[str]) -> bool:
+    """Whether the command that the arguments name is asked for JSON by its own `--format`.
+
+    Read apart from click, which may have failed over these very arguments; what is meant for a remote command, or is
+    the name of a file, does not count.
+    """
+    if not any("json" in word for word in arguments):
+        return False
+    words = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    context = click.Context(command, resilient_parsing=True)
+    rest = words
+    for at, word in enumerate(words):
+        found = command.get_command(context, word) if isinstance(command, click.Group) else None
+        if found is not None:
+            command, rest = found, words[at + 1 :]
+            context = click.Context(command, parent=context, resilient_parsing=True)
+    for option in command.params:
+        if isinstance(option, click.Option) and isinstance(option.type, click.Choice) and "json" in option.type.choices:
+            return any(_gives_json(rest, name) for name in option.opts)
+    return False
+
+
+def _gives_json(words: list[str], name: str) -> bool:
+    joined = f"{name}=json" if name.startswith("--") else f"{name}json"
+    return joined in words or any(pair == (name, "json") for pair in itertools.pairwise(words))
 
 
 def run(command: click.Command, program: str, arguments: list[str] | None = None) -> NoReturn:
     """Runs `command` and ends the process with the exit code that the outcome has."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "-d" in given or "--debug" in given
-    as_json = _wants_json(given)
+    as_json = wants_json(command, given)
     try:
-        status = command.main(args=given, prog_name=program, standalone_mode=False)
+        with render.notes_kept(as_json):
+            status = command.main(args=given, prog_name=program, standalone_mode=False)
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Exit as stop:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -83,9 +84,34 @@ def out(text: str) -> None:
     sys.stdout.write(text)
 
 
+_kept: list[str] | None = None
+
+
 def note(text: str) -> None:
-    """Anything that is not data, to stderr."""
-    sys.stderr.write(text + "\n")
+    """Anything that is not data, to stderr; where JSON was asked for, at the end."""
+    if _kept is None:
+        sys.stderr.write(text + "\n")
+    else:
+        _kept.append(text)
+
+
+@contextmanager
+def notes_kept(kept: bool) -> Iterator[None]:
+    """While `kept`, notes wait: they are shown when the work was done, and are part of the error when it was not, so
+    that a failure leaves one JSON object on stderr and nothing else. Raises what the work raises."""
+    global _kept
+    _kept = [] if kept else None
+    try:
+        yield
+    except TeleportError as error:
+        if _kept:
+            error.message = "\n".join([error.message, *_kept])
+        raise
+    else:
+        for text in _kept or ():
+            sys.stderr.write(text + "\n")
+    finally:
+        _kept = None
 
 
 def report(error: TeleportError, program: str, *, as_json_object: bool) -> None:

@@ -111,7 +111,16 @@ def verify(ctx: click.Context, file: str | None, key_file: str, form: str) -> No
     else:
         _show(found, file)
     if not found["ok"]:
-        ctx.exit(1)
+        raise TeleportError(
+            "the audit log is not whole: what was found is named above" if form == "text" else _broken(found),
+            hint="keep a copy of the log as it is now, and find out who could write to it",
+        )
+
+
+def _broken(found: dict[str, object]) -> str:
+    problems = found.get("problems")
+    first = f": {problems[0]}" if isinstance(problems, list) and problems else ""
+    return f"the audit log is not whole{first}"
 
 
 def _verify_store(ctx: click.Context, key_file: str) -> dict[str, object]:

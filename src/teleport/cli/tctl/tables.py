@@ -35,7 +35,7 @@ def resource_table(kind: str, found: Sequence[Resource]) -> str:
                 for one in found
                 if isinstance(one, Lock)
             ]
-            return render.table(["ID", "Target", "Message", "Expires"], rows)
+            return render.table(["ID", "Target", "Message", "Expires (UTC)"], rows)
         case "token":
             return token_table([one for one in found if isinstance(one, Token)])
         case _:

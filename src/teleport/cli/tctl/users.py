@@ -123,10 +123,8 @@ def remove(ctx: click.Context, names: tuple[str, ...]) -> None:
                 render.out(f"user {render.printable(name)!r} has been deleted\n")
             except TeleportError as error:
                 failed.append(error)
-    for other in failed[1:]:
-        render.report(other, "tctl", as_json_object=False)
     if failed:
-        raise failed[0]
+        raise type(failed[0])("\n".join(error.message for error in failed), hint=failed[0].hint)
 
 
 @users.command("update")

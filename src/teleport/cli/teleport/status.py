@@ -11,9 +11,27 @@ from teleport.cli import render
 
 
 @click.command()
-def status() -> None:
+@click.option("-f", "--format", "form", type=click.Choice(("text", "json")), default="text", help="Form of the output.")
+def status(form: str) -> None:
     """Show the session that this shell belongs to."""
-    render.out(session_text(os.environ))
+    if form == "json":
+        render.out(render.as_json(dict(session_facts(os.environ))))
+    else:
+        render.out(session_text(os.environ))
+
+
+def session_facts(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same for programs; empty outside a session."""
+    if not environment.get("SSH_SESSION_ID"):
+        return {}
+    return {
+        "session_id": environment["SSH_SESSION_ID"],
+        "user": environment.get("SSH_TELEPORT_USER", ""),
+        "login": environment.get("LOGNAME") or environment.get("USER", ""),
+        "cluster": environment.get("SSH_TELEPORT_CLUSTER_NAME", ""),
+        "host_id": environment.get("SSH_TELEPORT_HOST_UUID", ""),
+        "client": environment.get("SSH_CLIENT", "").partition(" ")[0],
+    }
 
 
 def session_text(environment: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from teleport import __version__
+from teleport.cli import render
 from teleport.cli.app import LazyGroup, run
 from teleport.cli.tsh.flags import GLOBAL, Flags
 
@@ -36,9 +37,15 @@ def tsh(context: click.Context, flags: Flags) -> None:
 
 
 @tsh.command()
-def version() -> None:
+@click.option("-f", "--format", "form", type=click.Choice(["text", "json"]), default="text", help="form of the output")
+def version(form: str) -> None:
     """Print the version."""
-    click.echo(f"Teleport v{__version__}")
+    if form == "json":
+        from teleport.cli.teleport.version import version_text
+
+        render.out(version_text(form))
+    else:
+        render.out(f"Teleport v{__version__}\n")
 
 
 @tsh.command(name="help", hidden=True)
