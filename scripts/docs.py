@@ -170,7 +170,7 @@ def option_row(option: click.Option, context: click.Context) -> tuple[str, str, 
 
 def command_part(name: str, command: click.Command, shared: frozenset[str], level: int) -> str:
     """Heading, use, meaning and options of one command; `shared` are flags shown once at the top."""
-    context = click.Context(command, info_name=name)
+    context = click.Context(command, info_name=name, help_option_names=["-h", "--help"])
     usage = " ".join([name, *command.collect_usage_pieces(context)]).strip()
     help_text = inspect.cleandoc(command.help or "").replace("\b\n", "")
     lines = [f"{'#' * level} `{name}`", "", f"    {usage}", "", help_text]
