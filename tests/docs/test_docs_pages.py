@@ -113,7 +113,7 @@ def check(words: list[str], *, inline: bool = False) -> None:
 
 def _check(words: list[str]) -> None:
     command: click.Command = generator()["program"](words[0])
-    context = click.Context(command, info_name=words[0])
+    context = click.Context(command, info_name=words[0], help_option_names=["-h", "--help"])
     rest = words[1:]
     while True:
         if not isinstance(command, click.Group):
