@@ -9,13 +9,18 @@ import importlib
 import itertools
 import os
 import sys
-from collections.abc import Mapping
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from teleport.cli import render
 from teleport.errors import BadRequest, TeleportError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from teleport.cli.completion import Table
 
 
 class LazyGroup(click.Group):
@@ -39,6 +44,20 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    @property
+    def hidden_names(self) -> frozenset[str]:
+        """Subcommands that help does not show."""
+        return frozenset(name for name, (_, help_text) in self._lazy.items() if not help_text)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Names and flags, without importing the subcommands."""
+        from click.shell_completion import CompletionItem
+
+        found = click.Command.shell_complete(self, ctx, incomplete)
+        rows = [(name, help_text) for name, (_, help_text) in self._lazy.items() if help_text]
+        rows += [(name, one.get_short_help_str()) for name, one in self.commands.items() if not one.hidden]
+        return found + [CompletionItem(name, help=told) for name, told in sorted(rows) if name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The listing, without importing anything."""
@@ -79,9 +98,24 @@ def _gives_json(words: list[str], name: str) -> bool:
     return joined in words or any(pair == (name, "json") for pair in itertools.pairwise(words))
 
 
-def run(command: click.Command, program: str, arguments: list[str] | None = None) -> NoReturn:
-    """Runs `command` and ends the process with the exit code that the outcome has."""
+def _no_values() -> Table:
+    return {}
+
+
+def run(
+    command: click.Command,
+    program: str,
+    arguments: list[str] | None = None,
+    *,
+    values: Callable[[], Table] = _no_values,
+) -> NoReturn:
+    """Runs `command` and ends the process with the exit code that the outcome has. `values` gives what completion
+    offers for the command's words."""
     given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["__complete"] and isinstance(command, click.Group):
+        from teleport.cli import completion
+
+        completion.answer(command, program, given[1:], values)
     debug = "-d" in given or "--debug" in given
     as_json = wants_json(command, given)
     try:

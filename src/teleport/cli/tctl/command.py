@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from teleport.cli import app
 from teleport.cli.tctl.options import global_options
+
+if TYPE_CHECKING:
+    from teleport.cli.completion import Table
 
 _HERE = "teleport.cli.tctl"
 
@@ -40,6 +43,8 @@ tctl = app.LazyGroup(
         "rm": (f"{_HERE}.resources:rm", "Remove resources."),
         "audit": (f"{_HERE}.audit:audit", "Search the audit log, and prove it complete."),
         "recordings": (f"{_HERE}.recordings:recordings", "List and download recorded sessions."),
+        "completion": (f"{_HERE}.command:completion", "Print the completion for bash, zsh or fish."),
+        "man": (f"{_HERE}.command:man", "Print the manual page."),
         "version": (f"{_HERE}.status:version", "Print the version."),
     },
     aliases={"del": "rm"},
@@ -54,6 +59,21 @@ tctl.add_command(
 )
 
 
+def _values() -> Table:
+    from teleport.cli.tctl.complete import TABLE
+
+    return TABLE
+
+
+def __getattr__(name: str) -> click.Command:
+    """`completion` and `man`, which are the same for every program and made when they run."""
+    if name not in ("completion", "man"):
+        raise AttributeError(name)
+    from teleport.cli import completion, manual
+
+    return completion.command("tctl") if name == "completion" else manual.command("tctl")
+
+
 def main() -> NoReturn:
     """The entry point of `tctl`."""
-    app.run(tctl, "tctl")
+    app.run(tctl, "tctl", values=_values)

@@ -32,6 +32,8 @@ teleport = app.LazyGroup(
         "start": (f"{_HERE}.start:start", "Start the services of this host."),
         "configure": (f"{_HERE}.configure:configure", "Print a configuration file, or check one."),
         "status": (f"{_HERE}.status:status", "Show the session that this shell belongs to."),
+        "completion": (f"{_HERE}.command:completion", "Print the completion for bash, zsh or fish."),
+        "man": (f"{_HERE}.command:man", "Print the manual page."),
         "version": (f"{_HERE}.version:version", "Print the version."),
     },
 )
@@ -43,6 +45,15 @@ teleport.add_command(
         short_help="Show the help of a command.",
     )
 )
+
+
+def __getattr__(name: str) -> click.Command:
+    """`completion` and `man`, which are the same for every program and made when they run."""
+    if name not in ("completion", "man"):
+        raise AttributeError(name)
+    from teleport.cli import completion, manual
+
+    return completion.command("teleport") if name == "completion" else manual.command("teleport")
 
 
 def main() -> NoReturn:

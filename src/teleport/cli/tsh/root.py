@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -11,6 +11,9 @@ from teleport import __version__
 from teleport.cli import render
 from teleport.cli.app import LazyGroup, run
 from teleport.cli.tsh.flags import GLOBAL, Flags
+
+if TYPE_CHECKING:
+    from teleport.cli.completion import Table
 
 COMMANDS = {
     "login": ("teleport.cli.tsh.login:login", "Log in to a cluster and get certificates"),
@@ -24,6 +27,8 @@ COMMANDS = {
     "config-proxy": ("teleport.cli.tsh.config:config_proxy", ""),
     "clusters": ("teleport.cli.tsh.nodes:clusters", "List clusters"),
     "env": ("teleport.cli.tsh.status:env", "Print shell commands that choose this profile"),
+    "completion": ("teleport.cli.tsh.root:completion", "Print the completion for bash, zsh or fish"),
+    "man": ("teleport.cli.tsh.root:man", "Print the manual page"),
     "accept": ("teleport.cli.tsh.accept:accept", "Accept an invitation: set password and second factor"),
 }
 
@@ -61,7 +66,22 @@ def help_(context: click.Context, command: str | None) -> None:
         click.echo(found.get_help(inner))
 
 
+def _values() -> Table:
+    from teleport.cli.tsh.complete import TABLE
+
+    return TABLE
+
+
+def __getattr__(name: str) -> click.Command:
+    """`completion` and `man`, which are the same for every program and made when they run."""
+    if name not in ("completion", "man"):
+        raise AttributeError(name)
+    from teleport.cli import completion, manual
+
+    return completion.command("tsh") if name == "completion" else manual.command("tsh")
+
+
 def main() -> NoReturn:
     """The entry point."""
     gc.disable()  # the commands live for a moment; those that live longer turn it on again
-    run(tsh, "tsh")
+    run(tsh, "tsh", values=_values)
