@@ -141,7 +141,7 @@ class AuthClient:
 def _watch_line(line: bytes) -> WatchLine:
     try:
         return msgspec.json.decode(line, type=WatchLine)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConnectionProblem(f"watch: a line cannot be read: {error}") from None
 
 

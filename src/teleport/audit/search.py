@@ -162,7 +162,7 @@ def _read(raw: bytes) -> _Head | None:
         return None  # being written, or torn
     try:
         return _HEAD.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None  # damage is `verify`'s to report
 
 

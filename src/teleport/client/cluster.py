@@ -102,7 +102,7 @@ def list_nodes(client: SyncAuthClient) -> list[tuple[Node, dict[str, Any]]]:
             found += [
                 (msgspec.json.decode(item, type=Node), msgspec.json.decode(item, type=dict)) for item in page.items
             ]
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ConnectionProblem(f"auth answered with a host that cannot be read: {error}") from None
         if not page.next_key or page.next_key == start:
             break

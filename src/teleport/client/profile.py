@@ -81,7 +81,7 @@ def decode(name: str, data: bytes) -> Profile:
     try:
         for line in data.decode("utf-8").split("\n"):
             key, colon, value = line.partition(":")
-            if colon and key in _KEYS:
+            if colon and key in _KEYS and value.strip():
                 found[_KEYS[key]] = _scalar(value.strip())
         found.setdefault("ssh_proxy_addr", f"{name}:{SSH_PORT}")
         found.setdefault("root_cluster", found.get("cluster", ""))

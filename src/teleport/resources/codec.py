@@ -167,7 +167,7 @@ def from_json(data: bytes) -> Resource:
         raise BadRequest(f"a resource of {len(data)} bytes; the limit is {MAX_DOCUMENT}")
     try:
         document = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"not a resource: {error}") from None
     return from_document(document)
 

@@ -51,7 +51,7 @@ def in_chain_order(lines: Sequence[str]) -> Iterable[str]:
 def _link(line: str) -> _Link:
     try:
         return _LINK.decode(line)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return _Link()  # damaged: printed where it stands, the verifier names it
 
 
@@ -63,7 +63,7 @@ def table(lines: Iterable[str]) -> str:
 def _row(line: str) -> list[str]:
     try:
         event = _OBJECT.decode(line)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return ["?", "?", "", "", "", "", f"damaged: {line[:80]}"]
     host = event.get("server_hostname") or event.get("hostname") or event.get("server_id") or ""
     time = str(event.get("time", ""))

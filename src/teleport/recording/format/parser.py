@@ -212,7 +212,7 @@ class RecordingParser:
         try:
             header = msgspec.json.decode(data[FILE_HEAD.size : size], type=RecordingHeader)
             canonical_uuid(header.sid)
-        except (msgspec.MsgspecError, BadRequest) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadRequest) as error:
             raise self._broken(f"the header is malformed: {error}") from error
         self._take(size + HASH_SIZE)
         self.header, self.header_size = header, size + HASH_SIZE
@@ -294,7 +294,7 @@ class RecordingParser:
             if frame.kind is not FrameKind.END:
                 raise ValueError(f"a frame of kind {frame.kind.name.lower()} stands in the end chunk")
             record, signature, body = decode_end(frame.payload)
-        except (ValueError, msgspec.MsgspecError) as error:
+        except (ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise self._broken(f"the end is malformed: {error}") from error
         if record.chain != chunk.previous.hex() or record.chunks != chunk.sequence:
             raise self._broken("the end belongs to another chain")
