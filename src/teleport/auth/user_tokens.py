@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -63,7 +64,7 @@ class UserTokens:
         if not request.roles:
             raise BadRequest(
                 f"a user needs roles, {request.name!r} was given none",
-                hint=f"tctl users add {request.name} --roles=access   (presets: {PRESETS})",
+                hint=f"tctl users add {shlex.quote(request.name)} --roles=access   (presets: {PRESETS})",
             )
         now = self._state.clock.now()
         user = checked(
@@ -103,7 +104,7 @@ class UserTokens:
             if await self._state.user(request.name) is None:
                 raise NotFound("one of the roles was removed at this moment", hint="tctl get roles") from None
             raise AlreadyExists(
-                f"there is a user {request.name!r} already", hint=f"tctl users reset {request.name}"
+                f"there is a user {request.name!r} already", hint=f"tctl users reset {shlex.quote(request.name)}"
             ) from None
         return await self._reply(token, record)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -47,7 +48,8 @@ def from_profile(home: Home, proxy: str, user: str, cluster: str, now: datetime)
     found = profile.choose(home, address.host if address else "", user)
     if address and address.web_port and address.web_port != found.web[1]:
         raise AccessDenied(
-            f"you are logged in to {found.web_proxy_addr}, not to {proxy}", hint=f"tsh login --proxy={proxy}"
+            f"you are logged in to {found.web_proxy_addr}, not to {proxy}",
+            hint=shlex.join(["tsh", "login", f"--proxy={proxy}"]),
         )
     credentials = keystore.credentials_of(home, found, now)
     ssh = (found.ssh[0], address.ssh_port) if address and address.ssh_port else found.ssh

@@ -7,6 +7,7 @@ is a flat map; it is read here without a YAML library, whose import costs more t
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, replace
 
 from teleport.client.addresses import SSH_PORT, check_host, join, split_port
@@ -59,7 +60,7 @@ class Profile:
     @property
     def login_command(self) -> str:
         """What to type to log in again."""
-        return f"tsh login --proxy={self.web_proxy_addr} --user={self.user}"
+        return shlex.join(["tsh", "login", f"--proxy={self.web_proxy_addr}", f"--user={self.user}"])
 
     def with_cluster(self, cluster: str) -> Profile:
         return replace(self, cluster=cluster)
@@ -139,7 +140,9 @@ def choose(home: Home, proxy: str, user: str) -> Profile:
     where = f" to {proxy}" if proxy else ""
     if profile is None or (user and profile.user != user):
         who = f"{user} is" if user else "you are"
-        raise AccessDenied(f"{who} not logged in{where}", hint=f"tsh login --proxy={proxy or 'HOST'}")
+        raise AccessDenied(
+            f"{who} not logged in{where}", hint=shlex.join(["tsh", "login", f"--proxy={proxy or 'HOST'}"])
+        )
     return profile
 
 

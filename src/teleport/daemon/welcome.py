@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 
@@ -19,6 +20,7 @@ class Welcome:
 
 def welcome_text(facts: Welcome, *, tctl: str, tsh: str, login: str) -> str:
     """Lines for people. `tctl` and `tsh` are the commands as they can be typed here, `login` a Unix account to try."""
+    login, name = shlex.quote(login), facts.nodename
     lines = [f"The cluster {facts.cluster} is ready: {', '.join(facts.roles)} on {facts.nodename}."]
     if facts.web:
         lines.append(f"  Web address:  https://{facts.web}")
@@ -38,11 +40,11 @@ def welcome_text(facts: Welcome, *, tctl: str, tsh: str, login: str) -> str:
         lines += [
             "",
             f"{first}. Log in and connect:",
-            f"     {tsh} login --proxy={facts.web} --user={user} --ca-pin={facts.pins[0]}",
+            f"     {tsh} login {shlex.quote(f'--proxy={facts.web}')} --user={user} --ca-pin={facts.pins[0]}",
             f"     {tsh} ls",
-            f"     {tsh} ssh {login}@{facts.nodename}",
+            f"     {tsh} ssh {login}@{shlex.quote(name)}",
             f"{first + 1}. With plain ssh:",
             f"     {tsh} config > teleport.ssh",
-            f"     ssh -F teleport.ssh {login}@{facts.nodename}.{facts.cluster}",
+            f"     ssh -F teleport.ssh {login}@{shlex.quote(f'{name}.{facts.cluster}')}",
         ]
     return "\n".join(lines) + "\n"

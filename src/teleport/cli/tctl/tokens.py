@@ -125,7 +125,8 @@ def instructions(made: m.JoinToken, out: str, reached: Sequence[str]) -> str:
     )
     servers = made.auth_servers[:1] or list(reached[:1])
     flags = [f"--roles={','.join(made.roles)}", f"--token={place}"]
-    flags += [f"--ca-pin={pin}" for pin in made.ca_pins] + [f"--auth-server={server}" for server in servers]
+    flags += [f"--ca-pin={pin}" for pin in made.ca_pins]
+    flags += [shlex.quote(f"--auth-server={server}") for server in servers]
     text = first + "    teleport start " + " \\\n        ".join(flags) + "\n"
     if any(server.startswith(_LOOPBACK) for server in servers):
         text += "\nThat address of the auth server is good on this host only: use one that the new host reaches.\n"

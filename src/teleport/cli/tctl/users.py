@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from teleport.api import messages as m
@@ -43,7 +45,7 @@ def add(
     if local_logins is not None:
         raise BadRequest(
             f"{local_logins!r}: Unix accounts are given with --logins, and a user needs roles",
-            hint=f"tctl users add {name} --roles=access --logins={local_logins}",
+            hint=f"tctl users add {shlex.quote(name)} --roles=access --logins={shlex.quote(local_logins)}",
         )
     traits = {
         "logins": comma_list(logins),
@@ -137,7 +139,7 @@ def update(ctx: click.Context, name: str, set_roles: tuple[str, ...]) -> None:
 
     roles = comma_list(set_roles)
     if not roles:
-        raise BadRequest("--set-roles names no role", hint=f"tctl users update {name} --set-roles=access")
+        raise BadRequest("--set-roles names no role", hint=f"tctl users update {shlex.quote(name)} --set-roles=access")
     with open_auth(flags_of(ctx)) as auth:
         auth.client.call(routes.UPDATE_USER, m.UpdateUserRequest(name=name, roles=roles))
     render.out(f"user {name!r} now has the roles {', '.join(roles)}\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -54,9 +56,15 @@ def accept(flags: Flags, url: str, pins: tuple[str, ...]) -> None:
             if attempt == ATTEMPTS - 1 or not prompts.interactive() or invitation.second_factor == "off":
                 raise
             render.report(error, "tsh", as_json_object=False)
-    user = render.printable(invitation.user)
-    pinned = "".join(f" --ca-pin={pin}" for pin in pins)
-    render.out(f"Done. Log in with: tsh login --proxy={link.host}:{link.port} --user={user}{pinned}\n")
+    render.out(f"Done. Log in with: {login_command(link, invitation.user, pins)}\n")
+
+
+def login_command(link: steps.InvitationLink, user: str, pins: Sequence[str]) -> str:
+    """What to type next. The user's name is the server's word: a shell takes it as one word, whatever it holds."""
+    from teleport.client.addresses import join
+
+    words = [f"--proxy={join(link.host, link.port)}", f"--user={render.printable(user)}"]
+    return shlex.join(["tsh", "login", *words, *(f"--ca-pin={pin}" for pin in pins)])
 
 
 def _show(invitation: Invitation) -> None:
