@@ -20,6 +20,7 @@ from teleport.pki.pin import ca_pin
 from teleport.pki.sshcert import HOST_LIFETIME
 from teleport.resources.authority import Authority, AuthorityType, RotationState
 from teleport.resources.codec import from_json
+from teleport.resources.names import canonical_host
 from teleport.resources.server import Server
 from teleport.resources.user import User
 
@@ -111,13 +112,19 @@ class ClusterAPI:
         ttl = timedelta(seconds=request.ttl) if request.ttl > 0 else HOST_LIFETIME
         if ttl > HOST_LIFETIME:
             raise BadRequest(f"host certificates live up to {HOST_LIFETIME.days} days", hint="sign again before then")
+        if zoned := next((name for name in request.principals if "%" in name), ""):
+            raise BadRequest(
+                f"{zoned!r} has a zone (%), which means something on one machine only",
+                hint="sign for the host's name, or for an address that others reach",
+            )
+        principals = list(dict.fromkeys(canonical_host(name) for name in request.principals))
         certifier = await self._state.certifier()
         now = self._state.clock.now()
         host_id = str(uuid.uuid4())
         credentials = await asyncio.to_thread(
-            certifier.plain_host_cert, host_id, request.principals, request.public_key, ttl, now
+            certifier.plain_host_cert, host_id, principals, request.public_key, ttl, now
         )
-        shown = ",".join(request.principals)
+        shown = ",".join(principals)
         await self._state.tell(
             self._state.event(
                 AuthSign, caller, subject=shown, format="openssh", ttl=f"{ttl.total_seconds():.0f}s",
