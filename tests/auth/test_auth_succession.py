@@ -15,7 +15,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth.succession import KEPT, may_announce, may_withdraw, replaced
 from teleport.identity import SystemRole
-from teleport.resources.codec import to_json
+from teleport.resources.codec import from_json, to_json
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import LOST_AFTER, Server, ServerSpec
 from teleport.testing.auth import Credentials, RunningAuth, running_auth
@@ -40,7 +40,10 @@ def test_a_service_is_lost_after_two_missed_heartbeats_and_never_before() -> Non
     assert node(silent=LONG).lost(NOW)
     assert not node(silent=None).lost(NOW)
     assert str(node(silent=LONG + 0.7).as_of(NOW).spec.silent_for) == "2m30s"
-    assert node(silent=1).as_of(NOW).spec.silent_for is None
+    assert not node(silent=1).as_of(NOW).spec.silent_for
+    for silent in (1, LONG + 0.7):
+        said = node(silent=silent).as_of(NOW)
+        assert from_json(to_json(said)) == said, "tctl reads what auth lists"
 
 
 @pytest.mark.parametrize(

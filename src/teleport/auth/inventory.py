@@ -52,6 +52,7 @@ from teleport.resources.secret import SecretText
 from teleport.resources.server import Server
 from teleport.resources.token import Token, token_id
 from teleport.resources.user import CreatedBy, Creator, User
+from teleport.resources.values import Duration
 
 MAX_PAGE: Final = 1000
 WITH_SECRETS: Final = frozenset({Kind.USER, Kind.CERT_AUTHORITY})
@@ -240,7 +241,7 @@ class Inventory:
                 )
             case Server(kind="node"):
                 require_administrator(caller, "register a node by hand")
-                spec = msgspec.structs.replace(resource.spec, heard=None, silent_for=None)  # so it is never lost
+                spec = msgspec.structs.replace(resource.spec, heard=None, silent_for=Duration(0))  # so it is never lost
                 resource = msgspec.structs.replace(resource, spec=spec)
                 return [PutOp(_key(resource), to_json(resource), resource.metadata.expires)], event(
                     NodeCreate, caller, name=name, hostname=resource.hostname

@@ -44,7 +44,7 @@ from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.names import is_loopback, not_dialable
 from teleport.resources.server import Server
-from teleport.resources.values import HostPort
+from teleport.resources.values import Duration, HostPort
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Presence:
             _check_dialable(server, caller)
         now = self._state.clock.now()
         metadata = msgspec.structs.replace(server.metadata, expires=now + PRESENCE)
-        spec = msgspec.structs.replace(server.spec, heard=now, silent_for=None)
+        spec = msgspec.structs.replace(server.spec, heard=now, silent_for=Duration(0))
         said = checked(msgspec.structs.replace(server, metadata=metadata, spec=spec))
         key = _prefix(kind) + server.host_id
         stored: Server | None = None

@@ -35,7 +35,7 @@ class ServerSpec(Value, frozen=True, kw_only=True):
     started: datetime | None = None
     rotation: Mapping[str, str] = {}
     heard: datetime | None = None  # when auth heard of it last
-    silent_for: Duration | None = None  # in lists, of a service that is lost: the time since then
+    silent_for: Duration = Duration(0)  # in lists, of a service that is lost: the time since then
 
 
 class Server(Value, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class Server(Value, frozen=True, kw_only=True):
 
     def as_of(self, now: datetime) -> Server:
         """The same, saying of a lost service for how long it has been silent (to the second)."""
-        silent = None
+        silent = Duration(0)
         if self.spec.heard is not None and self.lost(now):
             silent = Duration.of(seconds=(now - self.spec.heard) // timedelta(seconds=1))
         return msgspec.structs.replace(self, spec=msgspec.structs.replace(self.spec, silent_for=silent))

@@ -87,7 +87,7 @@ def _address(server: Server) -> str:
 
 def _lost(server: Server) -> str:
     silent = server.spec.silent_for
-    return "" if silent is None else f" (lost, silent for {render.how_long(silent.seconds)})"
+    return "" if not silent else f" (lost, silent for {render.how_long(silent.seconds)})"
 
 
 @nodes.command("rm")
