@@ -32,6 +32,14 @@ class SystemClock:
         return time.monotonic()
 
 
+def how_long(seconds: float) -> str:
+    """A span as people say it: `1h5m`, `30m`, `45s`."""
+    whole = int(seconds + 0.5)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    parts = [f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{rest}s" if rest and not hours else ""]
+    return "".join(parts) or "0s"
+
+
 def rfc3339(when: datetime) -> str:
     """`when` in RFC 3339, in UTC, with a trailing Z; microseconds only when there are any."""
     text = when.astimezone(UTC).isoformat(timespec="microseconds" if when.microsecond else "seconds")

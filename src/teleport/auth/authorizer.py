@@ -21,8 +21,8 @@ from teleport.auth.server import Caller
 from teleport.auth.standing import user_present
 from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
-from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode, Policy
-from teleport.authz.locks import Locked, describe, find_lock
+from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
+from teleport.authz.locks import Locked, find_lock, locked_denial
 from teleport.authz.renewal import RenewalPermit
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
 from teleport.authz.ssh import why_out_of_reach
@@ -105,8 +105,7 @@ class Authorizer:
         if isinstance(identity, HostIdentity):
             lock = find_lock(await self.locks(), Locked(nodes=(identity.host_id,)), self._state.clock.now())
             if lock is not None:
-                reasons = (describe(lock),)
-                raise Denied(AccessDenial(DenialCode.LOCKED, "Access is locked.", reasons, "ask an administrator"))
+                raise Denied(locked_denial(lock))
 
     async def require(
         self, caller: Caller, verb: Verb, kind: Kind, facts: Mapping[str, object] | None = None, *, ca_type: str = ""

@@ -15,7 +15,7 @@ from typing import assert_never
 from teleport.authz.builtin import BUILTIN, OWN_ONLY, WRITING
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
-from teleport.authz.locks import Locked, describe, find_lock
+from teleport.authz.locks import Locked, find_lock, locked_denial
 from teleport.authz.roles import RoleSet
 from teleport.authz.where import WhereError, holds
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
@@ -85,7 +85,7 @@ def _certificate(request: APIAccessRequest, identity: UserIdentity | HostIdentit
         subject = Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device)
     lock = find_lock(request.locks, subject, request.now)
     if lock is not None:
-        return AccessDenial(DenialCode.LOCKED, "Access is locked.", (describe(lock),), "ask an administrator")
+        return locked_denial(lock)
     return None
 
 

@@ -34,8 +34,8 @@ def certificate_denial(
         if not pinned or pinned != canonical_address(client_address):
             return AccessDenial(
                 DenialCode.WRONG_ADDRESS,
-                f"Your certificate holds for the address {identity.source_ip} only.",
+                f"Your certificate holds only from {identity.source_ip}: it holds for the address of its login.",
                 (f"pinned to {identity.source_ip}, came from {client_address or 'an unknown address'}",),
-                "tsh login",
+                "connect from there, or tsh login from here",
             )
     return None

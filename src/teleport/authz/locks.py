@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.resources.lock import Lock
 from teleport.resources.names import canonical_host
 
@@ -48,6 +49,12 @@ def describe(lock: Lock) -> str:
     """The lock as a reason for the record."""
     message = f": {lock.spec.message}" if lock.spec.message else ""
     return f"lock {lock.name} on {lock.spec.target}{message}"
+
+
+def locked_denial(lock: Lock) -> AccessDenial:
+    """The refusal by a lock. Why there is one is for the record, not for whom it stops."""
+    hint = "ask an administrator, who finds the lock with tctl access explain"
+    return AccessDenial(DenialCode.LOCKED, "Access is locked.", (describe(lock),), hint)
 
 
 def _same(name: str) -> str:

@@ -8,14 +8,14 @@ and never looks at a role. The function is pure and cheap, so that it is asked a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
-from teleport.authz.locks import Locked, describe, find_lock
+from teleport.authz.locks import Locked, find_lock, locked_denial
 from teleport.authz.roles import RoleSet
 from teleport.identity import UserIdentity
 from teleport.resources.lock import Lock
@@ -100,6 +100,71 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
     return _permit(request, policy, roles, granting)
 
 
+def why_no_session(
+    identity: UserIdentity,
+    policy: Policy,
+    *,
+    cluster: str,
+    now: datetime,
+    client_address: str,
+    locks: Sequence[Lock] = (),
+) -> AccessDenial | None:
+    """What forbids the identity every session, on whatever host and as whatever account; None when nothing does.
+
+    It says nothing of hosts, so that it may be told where none was named.
+    """
+    refused = certificate_denial(identity, cluster=cluster, now=now, client_address=client_address)
+    if refused is not None:
+        return refused
+    roles = (*identity.roles, *identity.denying)
+    lock = find_lock(locks, Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device), now)
+    if lock is not None:
+        return locked_denial(lock)
+    counting = RoleSet.build(identity.roles, policy.roles, identity.traits)
+    if not counting.own:
+        reasons = tuple(f"role {name!r} does not exist" for name in counting.unknown)
+        return AccessDenial(
+            DenialCode.NOT_GRANTED,
+            "You have no role any more of those that your certificate names.",
+            reasons or ("the user has none of the roles of the certificate any more",),
+            "ask an administrator for a role, then tsh login",
+        )
+    if not identity.logins:
+        return AccessDenial(
+            DenialCode.NOT_GRANTED,
+            f"Your roles ({', '.join(role.name for role in counting.own)}) gave you no login on any host.",
+            ("the certificate holds no login",),
+            "ask an administrator for a role with logins, then tsh login",
+        )
+    return None
+
+
+def usable_logins(
+    identity: UserIdentity,
+    policy: Policy,
+    *,
+    cluster: str,
+    now: datetime,
+    node_id: str,
+    node_labels: Mapping[str, str],
+    namespace: str = DEFAULT_NAMESPACE,
+) -> tuple[str, ...]:
+    """Those of the identity's logins that would be let in on a host with these labels, as `why_out_of_reach` asks."""
+    return tuple(
+        login
+        for login in identity.logins
+        if not why_out_of_reach(
+            replace(identity, logins=(login,)),
+            policy,
+            cluster=cluster,
+            now=now,
+            node_id=node_id,
+            node_labels=node_labels,
+            namespace=namespace,
+        )
+    )
+
+
 def why_out_of_reach(
     identity: UserIdentity,
     policy: Policy,
@@ -170,7 +235,7 @@ def _certificate(request: SSHAccessRequest) -> AccessDenial | None:
             DenialCode.LOGIN_NOT_IN_CERTIFICATE,
             f"Your certificate does not hold the login {request.login[:64]!r}; its logins are: {logins}.",
             (f"login {request.login[:64]!r} is not in the certificate",),
-            "tsh status",
+            "use one of these; tsh ls shows which of them you may use where",
         )
     return None
 
@@ -187,7 +252,7 @@ def _locked(request: SSHAccessRequest) -> AccessDenial | None:
     lock = find_lock(request.locks, subject, request.now)
     if lock is None:
         return None
-    return AccessDenial(DenialCode.LOCKED, "Access is locked.", (describe(lock),), "ask an administrator")
+    return locked_denial(lock)
 
 
 def _denial(code: DenialCode, request: SSHAccessRequest, *reasons: str) -> AccessDenial:
@@ -196,7 +261,7 @@ def _denial(code: DenialCode, request: SSHAccessRequest, *reasons: str) -> Acces
         code,
         f"Your roles do not allow the login {request.login!r} on this host.",
         reasons or ("the certificate names no role",),
-        "tsh ls shows the hosts you may reach",
+        "tsh ls shows the hosts that you may reach, and the logins there",
     )
 
 

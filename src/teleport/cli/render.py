@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from teleport.clock import how_long as how_long
 from teleport.clock import rfc3339
 from teleport.errors import TeleportError
 
@@ -69,14 +70,6 @@ def as_json(value: Any) -> str:
 def when(moment: datetime | None) -> str:
     """A time for a table whose header names the zone: UTC, to the second; `never` for none."""
     return "never" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def how_long(seconds: float) -> str:
-    """A span as people say it: `1h5m`, `30m`, `45s`."""
-    whole = int(seconds + 0.5)
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    parts = [f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{rest}s" if rest and not hours else ""]
-    return "".join(parts) or "0s"
 
 
 def out(text: str) -> None:

@@ -6,14 +6,15 @@ Parsed values are kept until the cached item changes. When auth is away the last
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
 
 from teleport.auth.records import HOSTS, HostRecord
 from teleport.auth.standing import host_counts, user_present
-from teleport.authz.decision import ClusterDefaults, Policy
-from teleport.authz.ssh import why_out_of_reach
+from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
+from teleport.authz.ssh import why_no_session, why_out_of_reach
 from teleport.clock import Clock
 from teleport.errors import AccessDenied
 from teleport.identity import HostIdentity, UserIdentity
@@ -165,4 +166,15 @@ class Directory:
             node_id=server.host_id,
             node_labels=server.all_labels,
             namespace=server.metadata.namespace,
+        )
+
+    def why_no_session(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
+        """What forbids the user every session now; None when nothing does."""
+        return why_no_session(
+            self._view.present(identity) or replace(identity, roles=()),
+            self._view.policy(),
+            cluster=self._view.cluster,
+            now=self._view.clock.now(),
+            client_address=client_address,
+            locks=self._view.locks(),
         )

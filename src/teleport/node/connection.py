@@ -66,7 +66,7 @@ class NodeConnection:
         decision = self._again()
         if isinstance(decision, AccessDenial):
             self.denied("session", f"{decision.code}: {'; '.join(decision.reasons)}")
-            return Refusal(f"{decision.public} Next: {decision.hint}." if decision.hint else decision.public)
+            return Refusal.told(decision.public, decision.hint)
         limit = self.permit.max_sessions
         if limit and len(self._sessions) >= limit:
             now = self._tools.clock.now()

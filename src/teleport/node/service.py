@@ -18,7 +18,7 @@ from teleport.audit.events import AuthFailed
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
 from teleport.clock import Clock
-from teleport.errors import AccessDenied, TeleportError
+from teleport.errors import AccessDenied
 from teleport.identity import UserIdentity
 from teleport.node.channel_table import SURFACE
 from teleport.node.connection import NodeConnection
@@ -187,17 +187,13 @@ class _Gate:
         except AccessDenied as error:
             detail = getattr(error, "detail", "")
             service.failed(self._facts(None, login), f"{error.message} {detail}".strip())
-            return Refusal(_sentence(error))
+            return Refusal.told(error.message, error.hint)
         facts = self._facts(identity, login, parse_certificate(certificate).signer)
         decision = service.decide(facts)
         if isinstance(decision, AccessDenial):
             service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")
-            return Refusal(f"{decision.public} Next: {decision.hint}." if decision.hint else decision.public)
+            return Refusal.told(decision.public, decision.hint)
         return service.connected(facts, decision)
 
     def failed(self, login: str, reason: str) -> None:
         self._service.failed(self._facts(None, login), reason)
-
-
-def _sentence(error: TeleportError) -> str:
-    return f"{error.message} Next: {error.hint}" if error.hint else error.message

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from teleport.clock import how_long
 from teleport.identity import NO_TRAITS, HostIdentity, SystemRole, UserIdentity
 from teleport.pki import names, sshsig
 from teleport.pki.keys import PublicKey
@@ -50,6 +51,7 @@ HOST_ROLE = "x-teleport-role"
 HOST_AUTHORITY = "x-teleport-authority"
 
 
+_NO_ROLE = "ask an administrator for a role, then tsh login"
 _TYPE_WORD = {USER: "user", HOST: "host"}
 
 
@@ -71,12 +73,17 @@ def _signer(cert: SSHCertificate, authorities: Sequence[TrustedSSHAuthority], ki
             if authority.kind is kind and key.blob == cert.signer:
                 sshsig.verify(key, cert.signed, cert.signature)
                 return authority.cluster
-    hint = "tsh login" if kind is AuthorityKind.USER else ""
+    here = " and ".join(sorted({authority.cluster for authority in authorities if authority.kind is kind}))
+    hint = f"tsh login to {here or 'this cluster'}; tsh status shows where you are logged in"
+    if kind is AuthorityKind.HOST:
+        hint = "check that the address is one of the cluster's; after a rotation of its authority: tsh login"
     try:
         known = PublicKey.from_blob(cert.signer)
     except CertificateRefused as error:
         detail = error.detail or error.message
-        raise CertificateRefused(error.reason, "The certificate's signer is no authority.", detail=detail) from error
+        raise CertificateRefused(
+            error.reason, "The certificate's signer is no authority.", detail=detail, hint=hint
+        ) from error
     raise CertificateRefused(
         Refusal.UNKNOWN_AUTHORITY,
         f"The certificate was not signed by a {kind} authority that is trusted here.",
@@ -88,21 +95,25 @@ def _signer(cert: SSHCertificate, authorities: Sequence[TrustedSSHAuthority], ki
 def _check_times(body: CertificateBody, now: datetime, hint: str) -> datetime:
     """The end of the certificate's life, `now` lying in it: valid after <= now < valid before."""
     if body.valid_before > LAST_SECOND or body.valid_after == 0:
-        raise CertificateRefused(Refusal.UNLIMITED, "The certificate is unlimited in time.")
+        raise CertificateRefused(
+            Refusal.UNLIMITED, "The certificate is unlimited in time, which none of this cluster is.", hint=hint
+        )
     if body.valid_before <= body.valid_after:
-        raise CertificateRefused(Refusal.MALFORMED, "The certificate ends before it begins.")
+        raise CertificateRefused(Refusal.MALFORMED, "The certificate ends before it begins.", hint=hint)
     at = now.timestamp()
+    clock = f"the clock here says {now:%Y-%m-%d %H:%M:%S} UTC"
     if at < body.valid_after:
         begins = datetime.fromtimestamp(body.valid_after, UTC)
         raise CertificateRefused(
             Refusal.NOT_YET_VALID,
-            f"The certificate is not valid before {begins:%Y-%m-%d %H:%M:%S} UTC.",
-            hint="check the clocks of both machines",
+            f"The certificate is not valid before {begins:%Y-%m-%d %H:%M:%S} UTC, and {clock}: this clock or that of "
+            f"the host which signed it is off by {how_long(body.valid_after - at)} or more.",
+            hint="check the clocks of both hosts (timedatectl)",
         )
     expires = datetime.fromtimestamp(body.valid_before, UTC)
     if at >= body.valid_before:
         raise CertificateRefused(
-            Refusal.EXPIRED, f"The certificate expired at {expires:%Y-%m-%d %H:%M:%S} UTC.", hint=hint
+            Refusal.EXPIRED, f"The certificate expired at {expires:%Y-%m-%d %H:%M:%S} UTC; {clock}.", hint=hint
         )
     return expires
 
@@ -119,7 +130,7 @@ def _check_common(
             Refusal.WRONG_TYPE, f"A {found} certificate was shown where a {kind} certificate is meant."
         )
     cluster = _signer(cert, authorities, kind)
-    expires = _check_times(body, now, "tsh login" if kind is AuthorityKind.USER else "")
+    expires = _check_times(body, now, "tsh login" if kind is AuthorityKind.USER else "restart the host's service")
     body.public_key.crypto()
     if not body.principals:
         raise CertificateRefused(Refusal.NO_PRINCIPALS, "The certificate names nobody that it is valid for.")
@@ -163,12 +174,12 @@ def _text_tuple(content: object, name: str) -> tuple[str, ...]:
 def _roles(body: CertificateBody) -> tuple[str, ...]:
     content = _json_extension(body, ROLES)
     if content is None:
-        raise CertificateRefused(Refusal.NO_ROLES, "The certificate names no role.", hint="tsh login")
+        raise CertificateRefused(Refusal.NO_ROLES, "The certificate names no role.", hint=_NO_ROLE)
     if not isinstance(content, dict) or content.get("version") != "v1":
         raise _malformed(ROLES)
     roles = _text_tuple(content.get("roles"), ROLES)
     if not roles:
-        raise CertificateRefused(Refusal.NO_ROLES, "The certificate names no role.", hint="tsh login")
+        raise CertificateRefused(Refusal.NO_ROLES, "The certificate names no role.", hint=_NO_ROLE)
     if any(names.role_problem(role) for role in roles):
         raise CertificateRefused(Refusal.BAD_NAME, "The certificate names a role that cannot exist.")
     return roles
@@ -210,8 +221,10 @@ def _critical(body: CertificateBody, enforced: Collection[str]) -> Mapping[str, 
         if name not in enforced:
             raise CertificateRefused(
                 Refusal.CRITICAL_OPTION,
-                "The certificate carries a restriction that is not enforced here, so it is not accepted.",
+                f"The certificate carries the restriction {name[:64]!a}, which is not enforced here, so it is not "
+                "accepted.",
                 detail=ascii(name[:128]),
+                hint="use a certificate without it: tsh login",
             )
     try:
         return MappingProxyType({name: value_text(data) for name, data in body.critical_options.items()})

@@ -18,6 +18,7 @@ from teleport.resources.names import canonical_address, canonical_host
 _NEAREST = 3
 _COMPARED = 2000  # names compared when nothing matched; enough to help, bounded for large clusters
 _SUBSYSTEM = "proxy:"
+_FORM = "the configuration that tsh config prints asks as the proxy expects it: proxy:HOST:PORT@CLUSTER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,13 @@ class Destination:
     def of_subsystem(cls, name: str) -> Destination:
         """Reads `proxy:host:port[@[namespace@]cluster]` (`protocols.md` 3). Raises `BadRequest`."""
         if not name.startswith(_SUBSYSTEM):
-            raise BadRequest(f"the proxy serves only the subsystem proxy:host:port, not {name[:80]!r}")
+            raise BadRequest(f"the proxy serves only the subsystem proxy:host:port, not {name[:80]!r}", hint=_FORM)
         where, *rest = name.removeprefix(_SUBSYSTEM).split("@")
         if len(rest) > 2 or (len(rest) == 2 and rest[0] != "default"):
-            raise BadRequest(f"{name[:200]!r} names a namespace; there is only `default`")
+            raise BadRequest(f"{name[:200]!r} names a namespace; there is only `default`", hint=_FORM)
         host, port = _host_and_port(where)
         if not host:
-            raise BadRequest(f"{name[:200]!r} names no host")
+            raise BadRequest(f"{name[:200]!r} names no host", hint=_FORM)
         return cls(host, port, rest[-1] if rest else "")
 
     def __str__(self) -> str:
@@ -69,14 +70,14 @@ def _host_and_port(text: str) -> tuple[str, int]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise BadRequest(f"{text[:80]!r} is no host and port")
+            raise BadRequest(f"{text[:80]!r} is no host and port", hint=_FORM)
         port = rest.removeprefix(":")
     else:
         host, _, port = text.rpartition(":") if ":" in text else (text, "", "")
         if ":" in host and not canonical_address(host):
             host, port = text, ""
     if port and (not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535):
-        raise BadRequest(f"{port[:20]!r} is not a port")
+        raise BadRequest(f"{port[:20]!r} is not a port", hint="a port is a number up to 65535")
     return host, int(port or 0)
 
 
@@ -86,7 +87,8 @@ class Ambiguous(BadRequest):
     def __init__(self, destination: Destination, matches: Sequence[RegisteredNode]) -> None:
         lines = ", ".join(f"{node.host_id} ({node.hostname}, {node.address})" for node in matches[:8])
         super().__init__(
-            f"{destination.host} fits {len(matches)} nodes: {lines}.", hint="name the node by its id instead"
+            f"{destination.host} fits {len(matches)} nodes: {lines}.",
+            hint=f"name one by its id: tsh ssh LOGIN@{matches[0].host_id}, with ssh LOGIN@ID.CLUSTER",
         )
         self.matches = tuple(matches)
 
@@ -103,7 +105,10 @@ def resolve(
     """
     everything = list(nodes)
     if destination.cluster not in ("", cluster):
-        raise NotFound(f"The cluster {destination.cluster} is not known here.", hint="tsh clusters")
+        raise NotFound(
+            f"The cluster {destination.cluster} is not known here, this one is {cluster}.",
+            hint=f"tsh clusters lists what is known; name a host of this cluster: LOGIN@HOST.{cluster}",
+        )
     host = _canonical(destination.host)
     short = host.removesuffix("." + cluster.lower())
     rules: tuple[Callable[[RegisteredNode], bool], ...] = (
@@ -123,13 +128,17 @@ def resolve(
         if matches:
             raise Ambiguous(destination, matches)
     raise NotFound(
-        f"No node {destination.host} is registered here for you.{_nearest(host, everything, may_see)}", hint="tsh ls"
+        f"No node {destination.host} is registered here for you.{_nearest(host, everything, may_see)}",
+        hint="tsh ls shows the hosts that you may reach; an administrator sees what hides others: tctl access explain",
     )
 
 
 def _nearest(host: str, nodes: list[RegisteredNode], may_see: Callable[[RegisteredNode], bool]) -> str:
     names = sorted({node.hostname for node in nodes[:_COMPARED] if may_see(node)})
     near = difflib.get_close_matches(host, names, n=_NEAREST, cutoff=0.5)
+    first = host.partition(".")[0]  # with the domain or cluster that was meant
+    near += [name for name in difflib.get_close_matches(first, names, n=_NEAREST, cutoff=0.7) if name not in near]
+    near = near[:_NEAREST]
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 

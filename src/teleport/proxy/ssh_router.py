@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, new_event
+from teleport.authz.decision import AccessDenial
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportError
 from teleport.identity import UserIdentity
@@ -61,6 +62,10 @@ class Directory(Protocol):
 
     def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> Sequence[str]:
         """Why the user's roles do not let them see this node; empty when they do."""
+        ...
+
+    def why_no_session(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
+        """What forbids the user every session, whatever the host; None when nothing does."""
         ...
 
 
@@ -168,8 +173,9 @@ class SshRouter(SshService):
         self, channel: Channel, identity: UserIdentity, peer: Peer, destination: Destination, ended: Callable[[], None]
     ) -> NodeLeg:
         """Finds, dials and greets the node. Raises `TeleportError` with a sentence for the user."""
-        if identity.expires <= self.clock.now():
-            raise AccessDenied("Your certificate has expired.", hint="tsh login")
+        refused = self.directory.why_no_session(identity, peer.host)
+        if refused is not None:
+            raise Forbidden(refused)
         asked = destination.cluster or identity.route_to_cluster
         node = resolve(
             Destination(destination.host, destination.port, asked),
@@ -198,7 +204,8 @@ class SshRouter(SshService):
         except (OSError, TimeoutError) as error:
             log.warning("node unreachable node=%s address=%s error=%s", node.host_id, node.address, error)
             raise ConnectionProblem(
-                f"The node {node.hostname} ({node.host_id}) does not answer.", hint="tsh ls shows when it was last seen"
+                f"The node {node.hostname} ({node.host_id}) does not answer.",
+                hint="try again; if it stays so, ask who runs that host whether its node service runs",
             ) from error
         return leg
 
@@ -223,23 +230,35 @@ class _Gate:
         self._peer = peer
 
     async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
+        identity = None
         try:
             identity = self._router.certificates.verify_user(certificate)
-            if identity.source_ip and identity.source_ip != self._peer.host:
-                raise AccessDenied(f"Your certificate holds only from {identity.source_ip}.", hint="tsh login")
+            refused = self._router.directory.why_no_session(identity, self._peer.host)
+            if refused is not None:
+                raise Forbidden(refused)
         except AccessDenied as error:
-            detail = getattr(error, "detail", "")
-            self.failed(login, f"{error.message} {detail}".strip())
-            return Refusal(sentence(error))
+            reason = on_record(error)
+            self._router.put_on_record(AuthFailed, identity, login, self._peer, error=reason)
+            return Refusal.told(error.message, error.hint)
         return _Connection(self._router, identity, certificate, login, self._peer)
 
     def failed(self, login: str, reason: str) -> None:
         self._router.put_on_record(AuthFailed, None, login, self._peer, error=reason)
 
 
-def sentence(error: TeleportError) -> str:
-    """What a person is shown: what failed, and the next step."""
-    return f"{error.message} Next: {error.hint}" if error.hint else error.message
+class Forbidden(AccessDenied):
+    """A refusal by `authz`: the user reads the public sentence, the audit log the reasons."""
+
+    def __init__(self, denial: AccessDenial) -> None:
+        super().__init__(denial.public, hint=denial.hint)
+        self.reasons = f"{denial.code}: {'; '.join(denial.reasons)}"
+
+
+def on_record(error: TeleportError) -> str:
+    """What the audit log says of a refusal: more than the user hears."""
+    if isinstance(error, Forbidden):
+        return error.reasons
+    return f"{error.message} {getattr(error, 'detail', '')}".strip()
 
 
 class _Connection:
@@ -263,7 +282,7 @@ class _Connection:
         try:
             leg = await self.lead(channel, Destination(name, port, cluster), channel.close)
         except TeleportError as error:
-            return Refusal(sentence(error))
+            return Refusal.told(error.message, error.hint)
         return RelayHandler(leg)
 
     async def lead(self, channel: Channel, destination: Destination, ended: Callable[[], None]) -> NodeLeg:
@@ -273,7 +292,7 @@ class _Connection:
             return await self._router.lead(channel, self._identity, self._peer, destination, ended)
         except TeleportError as error:
             hidden = self._router.why_not_found(self._identity, destination) if isinstance(error, NotFound) else ""
-            self.denied(f"proxy:{destination}", error.message + hidden)
+            self.denied(f"proxy:{destination}", on_record(error) + hidden)
             raise
 
     def denied(self, what: str, reason: str) -> None:
@@ -300,19 +319,21 @@ class _SubsystemSession(RelayHandler):
     async def start(self, what: Start) -> Refusal | None:
         match what:
             case Shell() | Exec():
-                message = "The proxy runs no commands: name a node with ssh -J, or use tsh ssh."
+                message = "The proxy runs no commands."
                 self._connection.denied("exec" if isinstance(what, Exec) else "shell", message)
-                return Refusal(message)
+                return Refusal.told(
+                    message, "name a host: ssh -J, the configuration that tsh config prints, or tsh ssh"
+                )
             case Subsystem(name=name):
                 try:
                     destination = Destination.of_subsystem(name)
                 except TeleportError as error:
                     self._connection.denied(f"subsystem {name[:200]}", error.message)
-                    return Refusal(sentence(error))
+                    return Refusal.told(error.message, error.hint)
                 try:
                     self.leg = await self._connection.lead(self._channel, destination, lambda: self._channel.exit(0))
                 except TeleportError as error:
-                    return Refusal(sentence(error))
+                    return Refusal.told(error.message, error.hint)
                 return None
 
     def environment(self, name: str, value: str) -> bool:

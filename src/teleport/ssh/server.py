@@ -26,11 +26,12 @@ from asyncssh.constants import (
     DISC_PROTOCOL_ERROR,
     MSG_CHANNEL_OPEN,
     MSG_GLOBAL_REQUEST,
+    MSG_USERAUTH_FAILURE,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_RESOURCE_SHORTAGE,
     OPEN_UNKNOWN_CHANNEL_TYPE,
 )
-from asyncssh.packet import PacketDecodeError, SSHPacket, String
+from asyncssh.packet import Boolean, NameList, PacketDecodeError, SSHPacket, String
 from asyncssh.public_key import KeyImportError, decode_ssh_public_key
 
 from teleport import __version__
@@ -52,6 +53,12 @@ from teleport.ssh.surface import (
 )
 
 log = logging.getLogger(__name__)
+
+
+# Clients end with the list of methods that they were left with: "Permission denied (publickey,...)". This name stands
+# there for who offered keys without a certificate. A banner would also be read by everybody whose client offers a bare
+# key first, and is let in with the next one. It has an @, as names that are nobody else's do (RFC 4250 section 4.6.1).
+PLAIN_KEY = b"a-certificate-is-needed:run-tsh-login@teleport"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,8 @@ class ServerConnection(PacketPath, SSHServerConnection):
         self._settled = settled
         self._admitted: tuple[str, ConnectionHandler] | None = None
         self._handler: ConnectionHandler | None = None
-        self._plain_key_reported = False
+        self._plain_key: tuple[str, str] | None = None  # the first one offered: login, and what is wrong with it
+        self._on_record = False  # whether a refusal was reported already
         self._failures = 0
         self._refusals = 0
         self._no_more_sessions = False
@@ -129,15 +137,20 @@ class ServerConnection(PacketPath, SSHServerConnection):
             self._auth.cancel()
         self._admitted = None
         if method not in (b"none", b"publickey"):
-            self.gate.failed(self._username, f"method {method.decode('ascii', 'replace')[:40]!r} is not offered")
+            self._refused(self._username, f"method {method.decode('ascii', 'replace')[:40]!r} is not offered")
         self._auth = lookup_server_auth(self, self._username, method, packet)
 
     def send_userauth_failure(self, partial_success: bool) -> None:
         self._failures += 1
         if self._failures > self.limits.authentication_attempts:
-            self.gate.failed(self._username, "too many attempts")
+            self._refused(self._username, "too many attempts")
             raise DisconnectError(DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "too many authentication failures")
-        super().send_userauth_failure(partial_success)
+        if self._plain_key is None or self._on_record:
+            super().send_userauth_failure(partial_success)
+            return
+        self._auth = None
+        methods = NameList([b"publickey", PLAIN_KEY])
+        self.send_packet(MSG_USERAUTH_FAILURE, methods, Boolean(partial_success))
 
     def public_key_auth_supported(self) -> bool:
         return True
@@ -163,27 +176,34 @@ class ServerConnection(PacketPath, SSHServerConnection):
             certified = parse_certificate(key_data).body.public_key
             key = decode_ssh_public_key(certified.blob)
         except (CertificateRefused, KeyImportError) as error:
-            if not self._plain_key_reported:  # once: a client may offer every key it has
-                self._plain_key_reported = True
-                self.gate.failed(username, f"a certificate is needed: {error}")
+            # A client offers every key it has, in whatever order: this is a refusal only when nothing else was tried.
+            if self._plain_key is None:
+                self._plain_key = (username, f"a certificate is needed: {error}")
             return False
         if not msg:
             return True  # any certificate is worth proving: only then may its holder be told what is wrong with it
         if _signature_algorithm(signature) not in SIGNATURES:
-            self.gate.failed(username, "the signature's algorithm is not accepted")
+            self._refused(username, "the signature's algorithm is not accepted")
             return False
         key.set_touch_required(True)  # of security keys
         if key.verify(String(self._session_id) + msg, signature) is not True:
-            self.gate.failed(username, "the signature does not fit the certificate")
+            self._refused(username, "the signature does not fit the certificate")
             return False
         outcome = await self.gate.admit(username, key_data)
         if isinstance(outcome, Refusal):
+            self._on_record = True  # by the gate
             self.send_auth_banner(f"{outcome.message}\r\n")
             return False
         self._admitted = (username, outcome)
         return True
 
+    def _refused(self, login: str, reason: str) -> None:
+        self._on_record = True
+        self.gate.failed(login, reason)
+
     def _cleanup(self, exc: Exception | None) -> None:
+        if self._plain_key is not None and not self._on_record and not self._auth_complete:
+            self._refused(*self._plain_key)
         self._settled()
         super()._cleanup(exc)
 

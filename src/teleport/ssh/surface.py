@@ -95,6 +95,11 @@ class Refusal:
 
     message: str
 
+    @classmethod
+    def told(cls, what: str, hint: str) -> Refusal:
+        """What failed, and what to do next, as the one sentence."""
+        return cls(f"{what} Next: {hint.rstrip('.')}." if hint else what)
+
 
 @dataclass(frozen=True, slots=True)
 class TerminalSize:

@@ -21,7 +21,8 @@ from uuid import UUID, uuid4
 import msgspec
 
 from teleport.audit.events import Event, event_name
-from teleport.authz.decision import ClusterDefaults, Policy
+from teleport.authz.certificate import certificate_denial
+from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.clock import SystemClock
 from teleport.errors import TeleportError
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
@@ -261,6 +262,11 @@ class LabDirectory:
 
     def nodes(self) -> Iterable[RegisteredNode]:
         return self.registered
+
+    def why_no_session(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
+        return certificate_denial(
+            identity, cluster=identity.cluster, now=SystemClock().now(), client_address=client_address
+        )
 
     def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> tuple[str, ...]:
         return ("no role reaches it",) if node.host_id in self.hidden else ()
