@@ -65,7 +65,12 @@ def twins(cluster: Cluster, alice: Person, tmp_path_factory: pytest.TempPathFact
     ):
         for host in (one, two):
             found.append((host.data_dir / "host_uuid").read_text().strip())
-        wait_until("both are listed", lambda: alice.tsh("ls", "--format=names").ok().stdout.split().count("twin") == 2)
+
+        def both_listed() -> bool:
+            listed = alice.tsh("ls", "--format=json").json()
+            return [node["spec"]["hostname"] for node in listed].count("twin") == 2
+
+        wait_until("both are listed", both_listed)
         yield found
 
 
