@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from teleport.client.login import Login, identity_content
+from teleport.client.system import CREATE, make_private
 from teleport.errors import TeleportError
 
 
@@ -35,10 +36,10 @@ def write_private(path: Path, data: bytes) -> None:
     """Replaces `path` by a file with mode 0600. What stood there is replaced itself, never written through."""
     temporary = path.parent / f".{os.urandom(8).hex()}.new"
     try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        file = os.open(temporary, CREATE, 0o600)
         try:
             with open(file, "wb") as stream:
-                os.fchmod(file, 0o600)
+                make_private(file)
                 stream.write(data)
             os.replace(temporary, path)
         except BaseException:

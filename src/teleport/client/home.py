@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from teleport.client.system import CREATE, READ, Folder, belongs_to_us, is_private, make_private, open_folder
 from teleport.errors import TeleportError
 
 MAX_FILE = 1024 * 1024  # bytes; nothing that is kept here is larger
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def home_path(environment: Mapping[str, str]) -> Path:
@@ -43,12 +43,12 @@ class Home:
         path = self.path(*names)
         try:
             with self._folder(names[:-1], create=False) as folder:
-                file = os.open(names[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+                file = folder.open(names[-1], READ)
                 with open(file, "rb") as stream:
                     found = os.fstat(file)
                     if not stat.S_ISREG(found.st_mode):
                         raise TeleportError(f"{path} is not a plain file")
-                    if private and (found.st_mode & 0o077 or found.st_uid != os.geteuid()):
+                    if private and not is_private(found):
                         raise TeleportError(f"other people may read {path}", hint="tsh logout, then log in again")
                     data = stream.read(MAX_FILE + 1)
         except FileNotFoundError:
@@ -65,18 +65,17 @@ class Home:
         try:
             with self._folder(names[:-1], create=True) as folder:
                 temporary = f".{os.urandom(8).hex()}.new"
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                file = os.open(temporary, flags, 0o600, dir_fd=folder)
+                file = folder.open(temporary, CREATE)
                 try:
                     with open(file, "wb") as stream:
-                        os.fchmod(file, 0o600)
+                        make_private(file)
                         stream.write(data)
                         stream.flush()
                         os.fsync(file)
-                    os.rename(temporary, names[-1], src_dir_fd=folder, dst_dir_fd=folder)
+                    folder.rename(temporary, names[-1])
                 except BaseException:
                     with contextlib.suppress(FileNotFoundError):
-                        os.unlink(temporary, dir_fd=folder)
+                        folder.unlink(temporary)
                     raise
         except OSError as error:
             raise _failed("write", path, error) from None
@@ -97,40 +96,37 @@ class Home:
         """What lies in a folder, sorted; nothing when there is no such folder."""
         try:
             with self._folder(names, create=False) as folder:
-                return sorted(os.listdir(folder))
+                return sorted(folder.names())
         except FileNotFoundError:
             return []
         except OSError as error:
             raise _failed("read", self.path(*names), error) from None
 
     @contextmanager
-    def _folder(self, names: tuple[str, ...], *, create: bool) -> Iterator[int]:
+    def _folder(self, names: tuple[str, ...], *, create: bool) -> Iterator[Folder]:
         if create:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         # the home itself may be reached by a link that its owner made; what lies below may not
-        current = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        current = open_folder(self.root)
         try:
             self._check(current, self.root, create=create)
             for depth, name in enumerate(names):
-                if create:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(_plain(name), 0o700, dir_fd=current)
-                inner = os.open(_plain(name), _FOLDER, dir_fd=current)
-                os.close(current)
+                inner = current.inner(_plain(name), create=create)
+                current.close()
                 current = inner
                 self._check(current, self.root.joinpath(*names[: depth + 1]), create=create)
             yield current
         finally:
-            os.close(current)
+            current.close()
 
-    def _check(self, folder: int, path: Path, *, create: bool) -> None:
-        found = os.fstat(folder)
-        if found.st_uid != os.geteuid():
+    def _check(self, folder: Folder, path: Path, *, create: bool) -> None:
+        found = folder.status()
+        if not belongs_to_us(found):
             raise TeleportError(
                 f"{path} belongs to another user (uid {found.st_uid})", hint="set TELEPORT_HOME to a folder of your own"
             )
         if create and found.st_mode & 0o077:
-            os.fchmod(folder, 0o700)
+            folder.make_private()
 
 
 def _plain(name: str) -> str:
@@ -140,19 +136,21 @@ def _plain(name: str) -> str:
     return name
 
 
-def _remove_at(folder: int, name: str) -> None:
+def _remove_at(folder: Folder, name: str) -> None:
     try:
-        os.unlink(name, dir_fd=folder)
+        folder.unlink(name)
         return
-    except IsADirectoryError:
-        pass
-    inner = os.open(name, _FOLDER, dir_fd=folder)
+    except (IsADirectoryError, PermissionError) as error:  # what a folder gives differs between systems
+        try:
+            inner = folder.inner(name, create=False)
+        except NotADirectoryError:
+            raise error from None
     try:
-        for entry in os.listdir(inner):
+        for entry in inner.names():
             _remove_at(inner, entry)
     finally:
-        os.close(inner)
-    os.rmdir(name, dir_fd=folder)
+        inner.close()
+    folder.remove_folder(name)
 
 
 def _failed(what: str, path: Path, error: OSError) -> TeleportError:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
-import signal
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from teleport.client import terminal
+from teleport.client import system, terminal
 from teleport.client.access import Access
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
@@ -117,10 +116,9 @@ async def _session(connection: SshClient, target: Target) -> int:
     )
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, ended.set)
+    system.on_signals(loop, ("SIGTERM", "SIGHUP"), ended.set)
     if request is not None:
-        loop.add_signal_handler(signal.SIGWINCH, _resized, session)
+        system.on_signals(loop, ("SIGWINCH",), functools.partial(_resized, session))
     with contextlib.ExitStack() as stack:
         if request is not None and terminal.is_terminal(terminal.STDIN):
             stack.enter_context(terminal.raw(terminal.STDIN))
@@ -151,16 +149,18 @@ def _resized(session: RemoteSession) -> None:
 async def _send_input(session: RemoteSession) -> None:
     """Copies stdin to the session until its end."""
     try:
-        mode = os.fstat(terminal.STDIN).st_mode
+        waits = system.has_to_be_waited_for(terminal.STDIN)
     except OSError:
         session.write_eof()
         return
-    waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or terminal.is_terminal(terminal.STDIN)
     while True:
-        if waits:
-            await _readable(terminal.STDIN)
+        if waits and system.LOOPS_TELL:
+            await system.readable(terminal.STDIN)
         try:
-            data = os.read(terminal.STDIN, _CHUNK)
+            if waits and not system.LOOPS_TELL:
+                data = await system.read_in_thread(terminal.STDIN, _CHUNK)
+            else:
+                data = os.read(terminal.STDIN, _CHUNK)
         except BlockingIOError:
             continue
         except OSError:  # the terminal is gone
@@ -172,21 +172,6 @@ async def _send_input(session: RemoteSession) -> None:
         await session.drain()
         if not waits:
             await asyncio.sleep(0)  # a file is always ready; others get their turn
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(descriptor, _set, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(descriptor)
-
-
-def _set(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
 
 
 def exit_status(found: RemoteExit | None) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import termios
-import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from teleport.client.system import HAS_TERMINAL, termios, tty
 
 # What of our terminal's settings the other side is told (RFC 4254 section 8), by name in `termios`.
 _CHARACTERS = {
@@ -31,6 +31,8 @@ def is_terminal(descriptor: int) -> bool:
 
 def terminal_modes(descriptor: int) -> bytes:
     """The terminal's settings as SSH's encoded modes (RFC 4254 section 8); empty when it is no terminal."""
+    if not HAS_TERMINAL:
+        return b""
     try:
         settings = termios.tcgetattr(descriptor)
     except (termios.error, OSError):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -57,6 +58,7 @@ def list_events(
 ) -> None:
     """List events in order of time. With --format=json: the stored lines, one event each; with a time range and no
     other restriction, such an export can be proved by: tctl audit verify FILE"""
+    from teleport.cli.progress import progress
     from teleport.cli.tctl.connect import open_auth
     from teleport.cli.tctl.events import in_chain_order, table
     from teleport.cli.tctl.timerange import parse_range
@@ -66,8 +68,8 @@ def list_events(
         start=first, end=last, types=comma_list(types), user=user, host=host, login=login, sid=sid
     )
     wanted = limit if limit is not None or form == "json" else DEFAULT_LIMIT
-    with open_auth(flags_of(ctx)) as auth:
-        found, more = _newest(auth, request, wanted)
+    with open_auth(flags_of(ctx)) as auth, progress("reading the audit log", "events") as so_far:
+        found, more = _newest(auth, request, wanted, so_far)
     found.reverse()
     if form == "json":
         # a terminal is not driven by what a host wrote; files and pipes get the stored bytes
@@ -80,7 +82,9 @@ def list_events(
         render.note(f"Only the newest {len(found)} are shown: --limit=N or --from and --to show others.")
 
 
-def _newest(auth: Auth, request: m.SearchEventsRequest, wanted: int | None) -> tuple[list[str], bool]:
+def _newest(
+    auth: Auth, request: m.SearchEventsRequest, wanted: int | None, so_far: Callable[[int], None]
+) -> tuple[list[str], bool]:
     """The newest events, newest first, and whether there are more."""
     import msgspec
 
@@ -90,6 +94,7 @@ def _newest(auth: Auth, request: m.SearchEventsRequest, wanted: int | None) -> t
         size = PAGE if wanted is None else min(PAGE, wanted - len(found))
         page = auth.client.call(routes.SEARCH_EVENTS, msgspec.structs.replace(request, start_key=key, limit=size))
         found += page.lines
+        so_far(len(found))
         if not page.next_key or page.next_key == key:
             return found, False
         if wanted is not None and len(found) >= wanted:
@@ -126,9 +131,10 @@ def _broken(found: dict[str, object]) -> str:
 def _verify_store(ctx: click.Context, key_file: str) -> dict[str, object]:
     import msgspec
 
+    from teleport.cli.progress import progress
     from teleport.cli.tctl.connect import open_auth
 
-    with open_auth(flags_of(ctx)) as auth:
+    with open_auth(flags_of(ctx)) as auth, progress("auth verifies its log and its recordings"):
         reply = auth.client.call(routes.VERIFY_EVENTS, m.Empty())
     found: dict[str, object] = msgspec.to_builtins(reply)
     if key_file and _read_key(key_file).spki_pem().decode() != reply.checkpoint_key:

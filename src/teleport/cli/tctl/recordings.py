@@ -83,6 +83,7 @@ def _what(one: m.RecordingInfo) -> str:
 def download(ctx: click.Context, sid: str, out: str, overwrite: bool, form: str) -> None:
     """Print the recording of the session SID: as asciicast, as plain text, as JSON lines, or raw: the exact bytes that
     the session put out. The recording is verified on the way."""
+    from teleport.cli.progress import progress
     from teleport.cli.tctl.connect import open_auth
     from teleport.cli.tctl.files import check_free
     from teleport.recording.export import ExportFormat, export
@@ -93,9 +94,10 @@ def download(ctx: click.Context, sid: str, out: str, overwrite: bool, form: str)
     if out:
         check_free([Path(out)], overwrite=overwrite)
     with tempfile.TemporaryFile() as kept:
-        with open_auth(flags_of(ctx)) as auth:
+        with open_auth(flags_of(ctx)) as auth, progress("downloading", "bytes") as so_far:
             for part in auth.client.download(routes.READ_RECORDING, m.RecordingRequest(sid=sid)):
                 kept.write(part)
+                so_far(kept.tell())
         kept.seek(0)
         reader = RecordingReader(kept, name=sid)
         with _target(out) as target:

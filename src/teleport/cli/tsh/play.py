@@ -63,14 +63,17 @@ def _opened(flags: Flags, recording: str, cluster: str) -> Iterator[BinaryIO]:
         return
     import tempfile
 
+    from teleport.cli.progress import progress
     from teleport.client.cluster import auth_client, download_recording
 
     found = access(flags, cluster)
     with tempfile.TemporaryFile() as kept:
         with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
             try:
-                for piece in download_recording(client, sid):
-                    kept.write(piece)
+                with progress("downloading", "bytes") as so_far:
+                    for piece in download_recording(client, sid):
+                        kept.write(piece)
+                        so_far(kept.tell())
             except AccessDenied as denied:
                 if denied.hint:
                     raise
@@ -101,7 +104,7 @@ def play_pty(reader: RecordingReader, speed: float) -> None:
     """Shows the session as it was timed; where stdout is no terminal nobody watches, and nothing waits."""
     import gc
 
-    from teleport.client import terminal
+    from teleport.client import system, terminal
     from teleport.client.playing import Playing, shown_steps
     from teleport.recording.player import schedule
     from teleport.recording.sanitise import RESET_TERMINAL
@@ -113,7 +116,7 @@ def play_pty(reader: RecordingReader, speed: float) -> None:
         for step in steps:
             terminal.write_all(terminal.STDOUT, step.data)
         return
-    keys = terminal.STDIN if terminal.is_terminal(terminal.STDIN) else None
+    keys = terminal.STDIN if system.HAS_TERMINAL and terminal.is_terminal(terminal.STDIN) else None
     with ExitStack() as stack:
         if keys is not None:
             stack.enter_context(terminal.keys_only(keys))

@@ -99,12 +99,17 @@ def _connect(flags: Flags, target: str, command: tuple[str, ...], port: int | No
     login = login or flags.login or _local_user()
     _check_login(found.credentials.ssh_certificate, login)
 
+    from teleport.client import system
     from teleport.client.session import Target, run
 
     gc.freeze()
     gc.enable()
     # as with ssh: a shell gets a terminal where there is one, a command only when asked
     with_terminal = sys.stdin.isatty() and (tty or not command)
+    if with_terminal and not system.HAS_TERMINAL:
+        raise BadRequest(
+            "tsh cannot drive a terminal on this system", hint="tsh config --install, then ssh HOST, opens shells here"
+        )
     if tty and not with_terminal:
         render.note("tsh: no terminal is asked for, because stdin is none")
     environment = {name: value for name, value in os.environ.items() if name == "LANG" or name.startswith("LC_")}
