@@ -28,15 +28,24 @@ refused already_exists 4 $TCTL users add "$name" --roles=access --format=json
 refused bad_request 2 $TCTL users add "$name-2" --roles=access --ttl=soon --format=json
 $TCTL users ls --format=json | jq -e --arg name "$name" 'any(.metadata.name == $name)' >/dev/null || die "users ls"
 $TCTL get "user/$name" --format=json | jq -e '.[0].spec.roles == ["access"]' >/dev/null || die "get user"
-$TCTL users rm "$name" >/dev/null || die "users rm"
-$TCTL users rm "$name" >/dev/null 2>&1 && die "removed twice"
-[ $? ] && refused not_found 3 $TCTL get "user/$name" --format=json
+$TCTL users update "$name" --set-roles=auditor --format=json | jq -e '.[0].done == "updated"' >/dev/null || die "users update"
+$TCTL users rm "$name" --format=json | jq -e --arg name "$name" '. == [{kind: "user", name: $name, done: "deleted"}]' \
+  >/dev/null || die "users rm"
+refused not_found 3 $TCTL users rm "$name" --format=json
+refused not_found 3 $TCTL get "user/$name" --format=json
+
+step resources
+role='{"kind": "role", "version": "v4", "metadata": {"name": "from-a-script"}, "spec": {}}'
+$TCTL create --format=json <<<"$role" | jq -e '.[0] | .kind == "role" and .done == "created"' >/dev/null || die "create"
+refused already_exists 4 $TCTL create --format=json <<<"$role"
+$TCTL rm role/from-a-script --format=json | jq -e '.[0].done == "removed"' >/dev/null || die "rm"
+refused not_found 3 $TCTL rm role/from-a-script --format=json
 
 step tokens
 id=$($TCTL tokens add --type=node --ttl=5m --format=json | jq -er '.id') || die "tokens add"
 $TCTL tokens ls --format=json |
   jq -e --arg id "$id" --arg zone "$zone" '.[] | select(.id == $id) | .expires | test($zone)' >/dev/null || die "tokens ls"
-$TCTL tokens rm "$id" >/dev/null || die "tokens rm"
+$TCTL tokens rm "$id" --format=json | jq -e '.[0].done == "removed"' >/dev/null || die "tokens rm"
 $TCTL tokens ls --format=json | jq -e --arg id "$id" 'all(.id != $id)' >/dev/null || die "tokens ls after rm"
 
 step hosts

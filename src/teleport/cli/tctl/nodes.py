@@ -11,6 +11,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.cli import render
 from teleport.cli.tctl.options import DURATION, Group, comma_list, flags_of, format_option
+from teleport.cli.tctl.outcome import outcome
 from teleport.cli.tctl.tokens import instructions, label_text, read_token
 
 if TYPE_CHECKING:
@@ -93,13 +94,15 @@ def _lost(server: Server) -> str:
 @nodes.command("rm")
 @click.argument("names", metavar="NAME|UUID", nargs=-1, required=True)
 @click.option("--keep-identity", is_flag=True, help="Only hide the host until it announces itself again.")
+@format_option("text", "json")
 @click.pass_context
-def remove(ctx: click.Context, names: tuple[str, ...], keep_identity: bool) -> None:
+def remove(ctx: click.Context, names: tuple[str, ...], keep_identity: bool, form: str) -> None:
     """Expel hosts: their certificates are refused until they join anew."""
     from teleport.cli.tctl.connect import open_auth
 
     what = "is hidden until it announces itself again" if keep_identity else "has been expelled"
-    with open_auth(flags_of(ctx)) as auth:
+    done = "hidden" if keep_identity else "expelled"
+    with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
         for name in comma_list(names):
             auth.client.call(routes.REMOVE["node"], m.ExpelRequest(name=name, keep_identity=keep_identity))
-            render.out(f"node {render.printable(name)!r} {what}\n")
+            tell("node", name, done, f"node {render.printable(name)!r} {what}")

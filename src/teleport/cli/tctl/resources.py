@@ -12,7 +12,8 @@ import click
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.cli import render
-from teleport.cli.tctl.options import Command, comma_list, flags_of
+from teleport.cli.tctl.options import Command, comma_list, flags_of, format_option
+from teleport.cli.tctl.outcome import outcome
 from teleport.errors import AlreadyExists, BadRequest, TeleportError
 
 if TYPE_CHECKING:
@@ -109,8 +110,9 @@ def _print(found: list[Resource], refs: Sequence[ResourceRef], form: str, *, wit
 @click.argument("file", metavar="[FILE]", required=False)
 @click.option("-f", "--force", is_flag=True, help="Replace resources that exist.")
 @click.option("--confirm", is_flag=True, hidden=True)
+@format_option("text", "json")
 @click.pass_context
-def create(ctx: click.Context, file: str | None, force: bool, confirm: bool) -> None:
+def create(ctx: click.Context, file: str | None, force: bool, confirm: bool, form: str) -> None:
     """Create resources from the YAML or JSON documents in FILE, or from stdin. Nothing is created when one of them
     has a mistake; all mistakes are named."""
     from teleport.cli.tctl.connect import open_auth
@@ -126,11 +128,12 @@ def create(ctx: click.Context, file: str | None, force: bool, confirm: bool) -> 
         render.note(f"warning: {where}: {render.printable(notice.text)}")
     for resource in resources:
         _served(resource.kind)
-    with open_auth(flags_of(ctx)) as auth:
+    with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
         for done, resource in enumerate(resources):
             item = m.Document(to_json(resource, with_secrets=True))
             try:
-                render.out(f"{_title(resource)} has been {_store(auth, resource.kind, item, force=force)}\n")
+                stored = _store(auth, resource.kind, item, force=force)
+                tell(resource.kind, resource.metadata.name, stored, f"{_title(resource)} has been {stored}")
             except TeleportError as error:
                 if done + 1 < len(resources):
                     render.note(f"stopped at document {done + 1} of {len(resources)}; those after it are not created")
@@ -175,8 +178,9 @@ def _read(file: str | None) -> bytes:
 
 @click.command("rm", cls=Command)
 @click.argument("specs", metavar="KIND/NAME", nargs=-1, required=True)
+@format_option("text", "json")
 @click.pass_context
-def rm(ctx: click.Context, specs: tuple[str, ...]) -> None:
+def rm(ctx: click.Context, specs: tuple[str, ...], form: str) -> None:
     """Remove resources: users, roles, tokens, nodes, locks, proxies, auth_servers, authorities of other clusters."""
     from teleport.cli.tctl.connect import open_auth
     from teleport.cli.tctl.tokens import public_id
@@ -187,8 +191,8 @@ def rm(ctx: click.Context, specs: tuple[str, ...]) -> None:
         _served(ref.kind)
         if not (ref.name or ref.sub_kind):
             raise BadRequest(f"{ref.kind}: which one? A name is missing", hint=f"tctl rm {ref.kind}/NAME")
-    with open_auth(flags_of(ctx)) as auth:
+    with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
         for ref in refs:
             name = public_id(ref.name) if ref.kind == "token" else "/".join(filter(None, (ref.sub_kind, ref.name)))
             auth.client.call(routes.REMOVE[ref.kind.value], m.ExpelRequest(name=name))
-            render.out(f"{ref.kind} {render.printable(name)!r} has been removed\n")
+            tell(str(ref.kind), name, "removed", f"{ref.kind} {render.printable(name)!r} has been removed")

@@ -177,16 +177,18 @@ def label_text(labels: Mapping[str, str]) -> str:
 
 @tokens.command("rm")
 @click.argument("names", metavar="ID", nargs=-1, required=True)
+@format_option("text", "json")
 @click.pass_context
-def remove(ctx: click.Context, names: tuple[str, ...]) -> None:
+def remove(ctx: click.Context, names: tuple[str, ...], form: str) -> None:
     """Remove join tokens by their ids; the token itself, or the path of its file, is taken too."""
     from teleport.cli.tctl.connect import open_auth
+    from teleport.cli.tctl.outcome import outcome
 
-    with open_auth(flags_of(ctx)) as auth:
+    with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
         for name in comma_list(names):
             public = public_id(name)
             auth.client.call(routes.REMOVE["token"], m.ExpelRequest(name=public))
-            render.out(f"token {public} has been removed\n")
+            tell("token", public, "removed", f"token {public} has been removed")
 
 
 def public_id(name: str) -> str:

@@ -10,6 +10,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.cli import render
 from teleport.cli.tctl.options import DURATION, Group, comma_list, flags_of, format_option
+from teleport.cli.tctl.outcome import outcome
 from teleport.errors import BadRequest, TeleportError
 
 
@@ -112,34 +113,36 @@ def list_users(ctx: click.Context, form: str) -> None:
 
 @users.command("rm")
 @click.argument("names", metavar="NAME[,NAME]", nargs=-1, required=True)
+@format_option("text", "json")
 @click.pass_context
-def remove(ctx: click.Context, names: tuple[str, ...]) -> None:
+def remove(ctx: click.Context, names: tuple[str, ...], form: str) -> None:
     """Delete users. Their certificates are refused from then on."""
     from teleport.cli.tctl.connect import open_auth
 
     failed: list[TeleportError] = []
-    with open_auth(flags_of(ctx)) as auth:
+    with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
         for name in comma_list(names):
             try:
                 auth.client.call(routes.REMOVE["user"], m.ExpelRequest(name=name))
-                render.out(f"user {render.printable(name)!r} has been deleted\n")
+                tell("user", name, "deleted", f"user {render.printable(name)!r} has been deleted")
             except TeleportError as error:
                 failed.append(error)
-    if failed:
-        raise type(failed[0])("\n".join(error.message for error in failed), hint=failed[0].hint)
+        if failed:
+            raise type(failed[0])("\n".join(error.message for error in failed), hint=failed[0].hint)
 
 
 @users.command("update")
 @click.argument("name")
 @click.option("--set-roles", multiple=True, required=True, metavar="ROLE,..", help="The roles that the user has then.")
+@format_option("text", "json")
 @click.pass_context
-def update(ctx: click.Context, name: str, set_roles: tuple[str, ...]) -> None:
+def update(ctx: click.Context, name: str, set_roles: tuple[str, ...], form: str) -> None:
     """Set the roles of the user NAME."""
     from teleport.cli.tctl.connect import open_auth
 
     roles = comma_list(set_roles)
     if not roles:
         raise BadRequest("--set-roles names no role", hint=f"tctl users update {shlex.quote(name)} --set-roles=access")
-    with open_auth(flags_of(ctx)) as auth:
+    with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
         auth.client.call(routes.UPDATE_USER, m.UpdateUserRequest(name=name, roles=roles))
-    render.out(f"user {name!r} now has the roles {', '.join(roles)}\n")
+        tell("user", name, "updated", f"user {name!r} now has the roles {', '.join(roles)}")
