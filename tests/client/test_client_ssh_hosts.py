@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from teleport.client import ssh_include
+from teleport.client import ssh_include, ssh_install
+from teleport.client.home import Home
 from teleport.client.ssh_config import OpenSSHPaths
 from teleport.client.ssh_hosts import Section, check_cluster, installed_proxies, render
 from teleport.errors import BadRequest, TeleportError
@@ -202,3 +204,29 @@ def test_host_lines_are_found_through_includes(tmp_path: Path) -> None:
     (folder / "more.d" / "x").write_text('Include config\n  host "e f" g*\n')
     os.mkfifo(folder / "more.d" / "y")
     assert sorted(ssh_include.host_patterns(folder / "config", ours)) == ["a", "b", "e f", "g*"]
+
+
+# --- what ssh runs before it connects
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "zsh", "fish"])
+def test_paths_with_blanks_reach_the_command_as_one_word_in_every_shell(tmp_path: Path, shell: str) -> None:
+    """OpenSSH hands the line to the person's own shell."""
+    place = shutil.which(shell)
+    if place is None:
+        pytest.skip(f"needs {shell} (scripts/setup.sh names it)")
+    folder = tmp_path / "a b (c)"
+    (folder / "bin").mkdir(parents=True)
+    program = folder / "bin" / "tsh"
+    program.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > '{folder}/ran'\n")
+    program.chmod(0o755)
+    command = ssh_install.refresh_command(Home(folder / "home"), "proxy.test", {"PATH": str(folder / "bin")})
+    (folder / "config").write_text(render(["p"], [section("web1", refresh=command)], []).text)
+    asking = ["ssh", "-G", "-F", str(folder / "config"), "web1"]
+    subprocess.run(asking, env={**os.environ, "SHELL": place}, capture_output=True, check=True)
+    assert (folder / "ran").read_text().splitlines() == ["config-refresh", str(folder / "home"), "proxy.test"]
+
+
+@pytest.mark.parametrize("name", ["x%h", "x'y", 'x"y', "x\ny", "x$(id)", "x`id`", "x!y", "x\\y", "x;y"])
+def test_a_path_that_some_shell_would_read_otherwise_renews_nothing(tmp_path: Path, name: str) -> None:
+    assert ssh_install.refresh_command(Home(tmp_path / name), "proxy.test", {"PATH": str(tmp_path)}) == ""
