@@ -89,6 +89,15 @@ def test_a_link_in_the_way_is_refused_there_too(cluster: Cluster, tmp_path: Path
     assert "symbolic link" in ran.stderr
 
 
+def test_a_recording_is_played_from_its_file(away: Elsewhere) -> None:
+    vector = str(PROGRAM.parent.parent / "vectors" / "recording" / "version-1.rec")
+    assert (
+        away.tsh("play", vector, "--format=text").ok().stdout
+        == away.person.tsh("play", vector, "--format=text").ok().stdout
+    )
+    away.tsh("play", vector).ok()
+
+
 def test_logging_out_removes_everything(away: Elsewhere) -> None:
     away.tsh("logout").ok()
     assert not (away.person.home / ".tsh" / "keys").exists()

@@ -126,6 +126,15 @@ def play_pty(reader: RecordingReader, speed: float) -> None:
     terminal.write_all(terminal.STDOUT, b"\r\n")
 
 
+def _pressed(keys: int | None, seconds: float | None) -> bool:
+    """Waits so long, or until a key is pressed; for ever when `seconds` is None."""
+    if keys is None:  # not every system can wait for nothing with select
+        time.sleep(seconds or 0)
+        return False
+    ready, _, _ = select.select([keys], [], [], seconds)
+    return bool(ready)
+
+
 def _show(steps: Iterator[PlayStep], state: object, keys: int | None) -> None:
     from teleport.client import terminal
     from teleport.client.playing import Act, Playing
@@ -138,7 +147,7 @@ def _show(steps: Iterator[PlayStep], state: object, keys: int | None) -> None:
             if act is Act.STOP:
                 return
             before = time.monotonic()
-            ready, _, _ = select.select([] if keys is None else [keys], [], [], 0 if act is Act.SHOW else seconds)
+            ready = _pressed(keys, 0 if act is Act.SHOW else seconds)
             state = state.passed(time.monotonic() - before)
             if ready and keys is not None:
                 pressed = os.read(keys, 64)
