@@ -93,7 +93,7 @@ def test_a_hostile_name_is_left_out_and_changes_nothing(name: str) -> None:
     written = render(["p"], [section("web1", name, refresh="")], [])
     assert (written.listed, written.left_out) == (1, 1)
     note = ", 1 left out: their names cannot stand here"
-    assert written.text == clean.replace(": 1 hosts", f": 1 hosts{note}")
+    assert written.text == clean.replace(": 1 host", f": 1 host{note}")
 
 
 def test_a_host_never_takes_the_place_of_another(tmp_path: Path) -> None:

@@ -96,9 +96,14 @@ def render(proxies: Sequence[str], sections: Sequence[Section], own_patterns: It
         lines, missing = _host_lines(section, free, done, proxy_hosts)
         listed, left_out = listed + len(lines), left_out + missing
         note = f", {missing} left out: their names cannot stand here" if missing else ""
-        parts.append(f"\n# proxy {section.proxy}, cluster {section.cluster}: {len(lines)} hosts{note}\n")
+        parts.append(f"\n# proxy {section.proxy}, cluster {section.cluster}: {counted(len(lines))}{note}\n")
         parts += [*lines, _way(section, proxy_hosts)]
     return Written("".join(parts), listed, left_out)
+
+
+def counted(hosts: int) -> str:
+    """`1 host`, `2 hosts`."""
+    return "1 host" if hosts == 1 else f"{hosts} hosts"
 
 
 def _host_lines(

@@ -13,6 +13,7 @@ from teleport.client import keystore, profile, ssh_include, ssh_install
 from teleport.client.addresses import ProxyAddress
 from teleport.client.profile import Profile
 from teleport.client.ssh_config import openssh_arguments, openssh_block, proxy_subsystem
+from teleport.client.ssh_hosts import counted
 from teleport.errors import BadRequest
 
 
@@ -58,9 +59,9 @@ def _install(flags: Flags, cluster: str) -> None:
     config = ssh_include.user_config(os.environ)
     lead = "takes" if changed else "took"
     render.note(f"{config} {lead} in {flags.home.path(ssh_install.NAME)}{'' if changed else ' already'}")
-    render.note(f"ssh now reaches {written.listed} hosts by name, and *.{found.cluster}, through {found.ssh[0]}")
+    render.note(f"ssh now reaches {counted(written.listed)} by name, and *.{found.cluster}, through {found.ssh[0]}")
     if written.left_out:
-        render.note(f"{written.left_out} hosts are left out: their names cannot stand in OpenSSH's configuration")
+        render.note(f"left out: {counted(written.left_out)} whose names cannot stand in OpenSSH's configuration")
 
 
 @click.command(hidden=True)
