@@ -7,6 +7,7 @@ no symbolic link is ever followed, whether in a folder's or in a file's place.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -154,7 +155,7 @@ def _remove_at(folder: Folder, name: str) -> None:
 
 
 def _failed(what: str, path: Path, error: OSError) -> TeleportError:
-    if error.errno in (20, 40):  # ENOTDIR, ELOOP: a link or a file stands where one of our folders or files belongs
+    if error.errno in (errno.ENOTDIR, errno.ELOOP):  # a link or a file stands where one of our folders or files belongs
         return TeleportError(
             f"cannot {what} {path}: there is a symbolic link in the way, and none is followed here",
             hint="remove it, or set TELEPORT_HOME to another folder",

@@ -8,6 +8,7 @@ Files are private there by the access list that they inherit from the person's o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -79,7 +80,7 @@ def open_folder(path: Path) -> Folder:
     """The folder at `path`, which may be a link."""
     if not _BY_DESCRIPTOR:
         if not path.is_dir():
-            raise FileNotFoundError(2, "No such folder", str(path))
+            raise FileNotFoundError(errno.ENOENT, "No such folder", str(path))
         return _PathFolder(path)
     return _DescriptorFolder(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
@@ -131,7 +132,7 @@ class _PathFolder:
     def _at(self, name: str) -> Path:
         path = self._path / name
         if path.is_symlink():
-            raise OSError(40, "Too many levels of symbolic links", str(path))
+            raise OSError(errno.ELOOP, "Too many levels of symbolic links", str(path))
         return path
 
     def status(self) -> os.stat_result:
@@ -145,9 +146,9 @@ class _PathFolder:
         if create:
             path.mkdir(mode=0o700, exist_ok=True)
         elif not path.exists():
-            raise FileNotFoundError(2, "No such folder", str(path))
+            raise FileNotFoundError(errno.ENOENT, "No such folder", str(path))
         if not path.is_dir():
-            raise NotADirectoryError(20, "Not a folder", str(path))
+            raise NotADirectoryError(errno.ENOTDIR, "Not a folder", str(path))
         return _PathFolder(path)
 
     def open(self, name: str, flags: int) -> int:
@@ -159,7 +160,7 @@ class _PathFolder:
     def unlink(self, name: str) -> None:
         path = self._path / name
         if path.is_dir() and not path.is_symlink():
-            raise IsADirectoryError(21, "Is a folder", str(path))
+            raise IsADirectoryError(errno.EISDIR, "Is a folder", str(path))
         path.unlink()
 
     def remove_folder(self, name: str) -> None:
