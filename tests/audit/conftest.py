@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from teleport.audit.chain import Signer
+from teleport.audit.chain import Linked, Signer
 from teleport.audit.checkpoints import Checkpointer
 from teleport.audit.emitter import Emitter
 from teleport.audit.intake import Intake, LocalDelivery
@@ -72,7 +73,7 @@ class AuditLog:
 
     def __post_init__(self) -> None:
         self.sink = FileSink(self.root / "log", AUTH, self.clock)
-        self.intake = Intake(self.sink, self.records, cluster="c1")
+        self.intake = Intake(self.sink, self.records, self.clock, cluster="c1")
         self._open.append(self.sink)
 
     def emitter(self, host: str, epoch: int = 1) -> Emitter:
@@ -106,6 +107,14 @@ class AuditLog:
     @property
     def store(self) -> Path:
         return self.root / "log"
+
+    def delivered(self) -> list[bytes]:
+        """The lines of the store as they were delivered: each without the receipt, which it must have."""
+        found = []
+        for line in self.lines():
+            assert Linked.parse(line).received, line
+            found.append(re.sub(rb',"received":"[^"]*","receipt":"[^"]*"', b"", line))
+        return found
 
     def lines(self) -> list[bytes]:
         return b"".join(path.read_bytes() for path in sorted((self.store / AUTH).glob("*.log"))).splitlines()

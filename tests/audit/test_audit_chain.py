@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from teleport.audit.chain import ChainKey, ChainState, CheckpointRef, Linked, link, mark_supplement
+from teleport.audit.chain import ChainKey, ChainState, CheckpointRef, Linked, link, mark_received, mark_supplement
 from teleport.audit.events import REGISTRY, UserDelete
+from teleport.clock import rfc3339
 from teleport.errors import BadRequest
 
 NOW = datetime(2021, 5, 1, 10, 0, tzinfo=UTC)
@@ -56,8 +57,27 @@ def test_any_flipped_bit_of_a_line_is_noticed() -> None:
             continue
 
 
-def test_the_remark_of_a_supplement_is_the_only_thing_after_the_hash() -> None:
-    """Auth's remark is not part of the chain, so its form is fixed."""
+def test_a_time_of_receipt_has_a_check_and_belongs_to_its_event() -> None:
+    line, state = ChainState(KEY).append(UserDelete(time=NOW, uid="u1", name="bob"))
+    other, _ = state.append(UserDelete(time=NOW, uid="u2", name="ann"))
+    marked = mark_received(line, NOW)
+    assert Linked.parse(marked).intact
+    assert Linked.parse(marked).received == rfc3339(NOW)
+    assert Linked.parse(mark_supplement(marked)).supplement
+    assert Linked.parse(marked).body == Linked.parse(line).body
+    remark = marked[len(line) - 1 :]
+    assert not Linked.parse(other[:-1] + remark).intact
+    later = marked.replace(b'"received":"%d' % NOW.year, b'"received":"%d' % (NOW.year + 1))
+    assert later != marked
+    assert not Linked.parse(later).intact
+    with pytest.raises(BadRequest):
+        Linked.parse(mark_received(line, NOW).replace(b',"receipt"', b',"x":1,"receipt"'))
+    with pytest.raises(BadRequest):
+        Linked.parse(mark_supplement(line)[:-1] + remark)
+
+
+def test_only_auths_remarks_stand_after_the_hash() -> None:
+    """They are not part of the chain, so their form is fixed."""
     line, _ = ChainState(KEY).append(UserDelete(time=NOW, uid="u1", name="bob"))
     marked = Linked.parse(mark_supplement(line))
     assert marked.intact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from teleport.audit import shipper as shipping
 from teleport.audit import spool
 from teleport.audit.chain import ChainKey, ChainState, Head, Linked
-from teleport.audit.chain.link import mark_supplement, seal
+from teleport.audit.chain.link import mark_received, mark_supplement, seal
 from teleport.audit.emitter import Emitter
 from teleport.audit.events import AuditCheckpoint, Event, Exec, SessionEnd, UserCreate, UserLogin
 from teleport.audit.intake import Intake
@@ -59,7 +60,7 @@ async def test_delivering_again_changes_nothing(audit_log: AuditLog) -> None:
     assert await take(audit_log, lines[1:3]) == 5
     assert await take(audit_log, lines[2:]) == 7
     assert await take(audit_log, lines) == 7
-    assert audit_log.lines() == lines
+    assert audit_log.delivered() == lines
 
 
 async def test_a_gap_is_refused_and_the_expected_event_named(audit_log: AuditLog) -> None:
@@ -71,7 +72,7 @@ async def test_a_gap_is_refused_and_the_expected_event_named(audit_log: AuditLog
         await take(audit_log, lines[3:])
     with pytest.raises(CompareFailed, match="expects event 4"):
         await take(audit_log, [lines[2], lines[4]])
-    assert audit_log.lines() == lines[:2]
+    assert audit_log.delivered() == lines[:2]
 
 
 async def test_another_history_is_refused(audit_log: AuditLog) -> None:
@@ -107,6 +108,20 @@ async def test_events_of_auth_are_refused_from_hosts(audit_log: AuditLog, cls: t
     await audit_log.intake.intake("node-a", 1, [line], allowed_emitter="node-a", own=True)
 
 
+async def test_an_event_has_the_hosts_time_and_auths_time_of_receipt(audit_log: AuditLog) -> None:
+    """The host's clock is the host's word; what waited in a spool shows by how long."""
+    await audit_log.intake.start()
+    lines = chain(audit_log, 2)
+    audit_log.clock.forward(hours=3, microseconds=5)
+    await take(audit_log, lines[:1])
+    audit_log.clock.forward(minutes=1)
+    await take(audit_log, lines)  # the first one again: it keeps its first receipt
+    stored = [json.loads(line) for line in audit_log.lines()]
+    assert [event["time"] for event in stored] == ["2021-05-01T10:00:00Z"] * 2
+    assert [event["received"] for event in stored] == ["2021-05-01T13:00:00.000005Z", "2021-05-01T13:01:00.000005Z"]
+    assert audit_log.delivered() == lines
+
+
 async def test_altered_lines_and_lines_that_are_no_events_are_refused(audit_log: AuditLog) -> None:
     """Altered, spaced, doubled keys, wrong types, another cluster, a remark of auth's, too long."""
     await audit_log.intake.start()
@@ -121,6 +136,13 @@ async def test_altered_lines_and_lines_that_are_no_events_are_refused(audit_log:
         seal(body.replace(b'"login":""', b'"login":"\x1b"'))[0],
         seal(body.replace(b'"login":""', b'"login":"%s"' % (b"x" * 70_000)))[0],
         mark_supplement(line),
+        mark_received(line, audit_log.clock.now()),
+        seal(body[:-1] + b',"received":"2021-05-01T10:00:00Z"}')[0],
+        seal(body[:-1] + b',"receipt":"0123456789abcdef"}')[0],
+        seal(body.replace(b'"event":"exec"', b'"event":"a.later_event"')[:-1] + b',"received":"2021-05-01T10:00:00Z"}')[
+            0
+        ],
+        seal(body.replace(b'"event":"exec"', b'"event":"session.end"')[:-1] + b',"supplement":true}')[0],
         b"",
         b"{}",
         line + b"\n" + line,
@@ -130,7 +152,7 @@ async def test_altered_lines_and_lines_that_are_no_events_are_refused(audit_log:
             await take(audit_log, [case])
     with pytest.raises(AccessDenied):
         await take(audit_log, [seal(body.replace(b'"cluster_name":"c1"', b'"cluster_name":"c2"'))[0]])
-    assert audit_log.lines() == []
+    assert audit_log.delivered() == []
     assert await take(audit_log, [line]) == 2
 
 
@@ -171,12 +193,12 @@ async def test_a_crash_between_store_and_heads_is_repaired(audit_log: AuditLog) 
     with path.open("ab") as file:
         file.write(lines[4][:40])
     sink = FileSink(audit_log.store, "auth-1", audit_log.clock)
-    again = Intake(sink, audit_log.records, cluster="c1")
+    again = Intake(sink, audit_log.records, audit_log.clock, cluster="c1")
     await again.start()
     assert again.head(ChainKey("node-a", 1)) == Head(4, Linked.parse(lines[3]).computed)
     assert (await again.intake("node-a", 1, lines, allowed_emitter="node-a")).next_seq == 6
     sink.close()
-    assert audit_log.lines() == lines
+    assert audit_log.delivered() == lines
     assert audit_log.records.kept_heads[ChainKey("node-a", 1)].seq == 5
 
 
@@ -192,7 +214,7 @@ async def test_a_caller_that_hangs_up_leaves_nothing_half_done(audit_log: AuditL
         await call
     await audit_log.intake.close()
     assert await take(audit_log, lines) == 4
-    assert audit_log.lines() == lines
+    assert audit_log.delivered() == lines
 
 
 class Broken:
@@ -211,15 +233,15 @@ async def test_nothing_is_acknowledged_that_a_sink_did_not_take(audit_log: Audit
     copy = os.open(tmp_path / "copy", os.O_WRONLY | os.O_CREAT, 0o600)
     broken = Broken()
     sink = MultiSink(audit_log.sink, [StreamSink(copy), broken])
-    intake = Intake(audit_log.sink, audit_log.records, cluster="c1", sink=sink)
+    intake = Intake(audit_log.sink, audit_log.records, audit_log.clock, cluster="c1", sink=sink)
     lines = chain(audit_log, 2)
     with pytest.raises(TeleportError, match="full"):
         await intake.intake("node-a", 1, lines, allowed_emitter="node-a")
     broken.broken = False
     assert (await intake.intake("node-a", 1, lines, allowed_emitter="node-a")).next_seq == 3
-    assert audit_log.lines() == lines
+    assert audit_log.delivered() == lines
     os.close(copy)
-    assert set((tmp_path / "copy").read_bytes().splitlines()) == set(lines)
+    assert set((tmp_path / "copy").read_bytes().splitlines()) == set(audit_log.lines())
 
 
 # --- the shipper

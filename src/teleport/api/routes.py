@@ -140,8 +140,9 @@ RESOURCE_EVENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ..
     "node": ((), ("node.create",), ("node.delete",)),
     "cert_authority": (("secret.revealed",), ("authority.create",), ("authority.delete",)),
     "lock": ((), ("lock.created",), ("lock.deleted",)),
-    "proxy": ((), ("proxy.create",), ("proxy.delete",)),
-    "auth_server": ((), ("auth_server.create",), ("auth_server.delete",)),
+    # nobody makes these by hand: writing one is always refused
+    "proxy": ((), (), ("proxy.delete",)),
+    "auth_server": ((), (), ("auth_server.delete",)),
 }
 LIST: dict[str, Route[m.ListRequest, m.Page]] = {}
 GET: dict[str, Route[m.GetRequest, m.One]] = {}

@@ -7,7 +7,9 @@ and by the host delivering again. What is refused:
 - another emitter than the authenticated host, or an event that names another server (threats T43, T46);
 - an event that only auth can know, from a host (`codes.Origin`);
 - an altered line, another history, a gap (the answer names the expected event);
-- a line that is not written as events are written, or has a field of another type.
+- a line that is not written as events are written, has a field of another type, or holds what only auth remarks.
+
+To each line auth adds when it came, by its own clock: the host's `time` is the host's word.
 """
 
 from __future__ import annotations
@@ -17,16 +19,20 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Protocol
 
-from teleport.audit.chain import ChainKey, Head, Linked, mark_supplement
+from msgspec import UNSET
+
+from teleport.audit.chain import ChainKey, Head, Linked, mark_received, mark_supplement
 from teleport.audit.chain.link import EMITTER_ID
 from teleport.audit.codes import CODES, Origin
 from teleport.audit.events import MAX_LINE, REGISTRY, Event, ServerEvent, SessionEnd, UnknownEvent, is_canonical
 from teleport.audit.shipper import IntakeAck
 from teleport.audit.sinks import Sink
+from teleport.clock import Clock
 from teleport.errors import AccessDenied, BadRequest, CompareFailed
 
 NOTHING = Head(0, "")
-_LINE_OVERHEAD = 256  # hash and remark
+_REMARKS = ("received", "receipt", "supplement", "hash")
+_LINE_OVERHEAD = 256  # hash and remarks
 
 
 class IntakeStore(Protocol):
@@ -61,8 +67,11 @@ class EventStore(Sink, Protocol):
 class Intake:
     """Takes events in. One for each auth server; call `start` first."""
 
-    def __init__(self, store: EventStore, records: IntakeStore, *, cluster: str, sink: Sink | None = None) -> None:
+    def __init__(
+        self, store: EventStore, records: IntakeStore, clock: Clock, *, cluster: str, sink: Sink | None = None
+    ) -> None:
         """`sink` is what lines go to when it is more than the store (a `MultiSink` around it)."""
+        self._clock = clock
         self.checkpoint = ""  # the last one, told to emitters with each acknowledgement
         self._store = store
         self._sink: Sink = sink if sink is not None else store
@@ -161,7 +170,7 @@ class Intake:
         where = f"event {linked.seq} of emitter {key.emitter} epoch {key.epoch}"
         if linked.key != key:
             raise AccessDenied(f"{where}: the line names another emitter or epoch")
-        if linked.seq < 1 or linked.supplement:
+        if linked.seq < 1 or linked.supplement or linked.received:
             raise BadRequest(f"{where}: the line holds what only auth writes, or no place in a chain")
         if not linked.intact:
             raise BadRequest(f"{where}: altered on its way or on disk, its hash does not fit")
@@ -171,6 +180,8 @@ class Intake:
         if not is_canonical(linked.body):
             raise BadRequest(f"{where}: not written as events are written")
         event = REGISTRY.decode(linked.body)
+        if any(_written(event, remark) for remark in _REMARKS):
+            raise BadRequest(f"{where}: it holds what only auth writes")
         if event.cluster_name not in ("", self._cluster):
             raise AccessDenied(f"{where}: it names another cluster")
         if own:
@@ -186,11 +197,20 @@ class Intake:
         return event
 
     async def _remarked(self, linked: Linked, line: bytes, event: Event) -> bytes:
-        """A session has one end; a later one is kept with a remark. Claims are by uid: redelivery changes nothing."""
+        """With the time of receipt. A session has one end; a later one is kept with a remark of its own. Claims are by
+        uid: redelivery changes nothing."""
+        line = mark_received(line, self._clock.now())
         if not isinstance(event, SessionEnd) or not event.sid:
             return line
         counts = await self._records.claim_end(event.sid, linked.uid)
         return line if counts == linked.uid else mark_supplement(line)
+
+
+def _written(event: Event, name: str) -> bool:
+    """Whether the event itself says what only auth's remark may say."""
+    if isinstance(event, UnknownEvent):
+        return name in event.fields
+    return getattr(event, name, UNSET) is not UNSET
 
 
 def _in_order(position: str) -> tuple[str, int]:

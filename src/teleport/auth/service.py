@@ -93,7 +93,9 @@ class AuthService:
             require_signature=True,
         )
         copies: list[Sink] = [SessionTracker(backend), *([StreamSink(1)] if config.events_to_stdout else [])]
-        self._intake = Intake(self._sink, records, cluster=state.cluster, sink=MultiSink(self._sink, copies))
+        self._intake = Intake(
+            self._sink, records, state.clock, cluster=state.cluster, sink=MultiSink(self._sink, copies)
+        )
         self._joining = Joining(state, config.static_tokens)
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
         self.cluster_api = ClusterAPI(state, self.authorizer)
@@ -230,7 +232,8 @@ class AuthService:
 
     async def _denied(self, caller: Caller, route: Route[Any, Any], denied: AccessDenied) -> None:
         """A refusal is on record before it is answered; what is only noise is left out."""
-        if isinstance(caller.identity, Anonymous) or route.name in _AUDITED_BY_HANDLER:
+        told = route.name in _AUDITED_BY_HANDLER and not isinstance(denied, Denied)  # refused before its handler: not
+        if isinstance(caller.identity, Anonymous) or told:
             return
         reasons = "; ".join(denied.denial.reasons) if isinstance(denied, Denied) else denied.message
         host = caller.identity.host_id if isinstance(caller.identity, HostIdentity) else ""

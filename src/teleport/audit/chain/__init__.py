@@ -11,7 +11,7 @@ from teleport.audit.chain.checkpoint import (
     signature_holds,
     statement,
 )
-from teleport.audit.chain.link import ChainKey, ChainState, Head, Linked, link, mark_supplement, seal
+from teleport.audit.chain.link import ChainKey, ChainState, Head, Linked, link, mark_received, mark_supplement, seal
 from teleport.audit.chain.verify import Expectations, Fault, Place, Problem, RunVerifier, demand_all
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Verify",
     "demand_all",
     "link",
+    "mark_received",
     "mark_supplement",
     "next_checkpoints",
     "reference",

@@ -3,8 +3,8 @@
 A line is the event's canonical JSON with one more field at its end: `"hash":"<64 hex digits>"`. The hash is SHA-256
 over a domain line and the exact bytes of the event without that field, and so over `emitter`, `epoch`, `seq` and
 `prev` too. The exact bytes are hashed, not a normal form of them: then no bit of a line can change unnoticed, and
-events with fields from a later version are proved like all others. Auth's own remark, `"supplement":true`, follows
-the hash and is not part of the chain (`docs/audit-log.md`).
+events with fields from a later version are proved like all others. Auth's own remarks, `"received":"<time>"` and
+`"supplement":true`, follow the hash and are not part of the chain (`docs/audit-log.md`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import msgspec
 
 from teleport.audit.events import Event, encode_event
+from teleport.clock import rfc3339
 from teleport.errors import BadRequest
 
 DOMAIN = b"teleport-audit-event-v1\n"
 NO_HASH = ""  # `prev` of a chain's first event when no former epoch is known
-_LINE = re.compile(rb'(\{.*),"hash":"([0-9a-f]{64})"(,"supplement":true)?\}', re.DOTALL)
+_LINE = re.compile(
+    rb'(\{.*),"hash":"([0-9a-f]{64})"'
+    rb'(?:,"received":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)","receipt":"([0-9a-f]{16})")?'
+    rb'(,"supplement":true)?\}',
+    re.DOTALL,
+)
+RECEIPT_DOMAIN = b"teleport-audit-receipt-v1\n"
 EMITTER_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 
 
@@ -106,12 +114,16 @@ class Linked:
     event: str  # name
     uid: str
     supplement: bool
-    body: bytes  # the event without hash and remark
+    body: bytes  # the event without hash and remarks
+    received: str = ""  # when auth took it in, RFC 3339; empty on the way there, and in stores of before
+    receipt: str = ""  # the check of that time
 
     @property
     def intact(self) -> bool:
-        """Whether the line is what its emitter wrote."""
-        return self.stated == self.computed
+        """Whether the line is what its emitter wrote, and the time of receipt what auth wrote."""
+        return self.stated == self.computed and (
+            not self.received or self.receipt == receipt_of(self.stated, self.received)
+        )
 
     @classmethod
     def parse(cls, line: bytes) -> Linked:
@@ -132,9 +144,26 @@ class Linked:
             computed=digest_of(body),
             event=fields.event,
             uid=fields.uid,
-            supplement=match.group(3) is not None,
+            supplement=match.group(5) is not None,
             body=body,
+            received=(match.group(3) or b"").decode(),
+            receipt=(match.group(4) or b"").decode(),
         )
+
+
+def receipt_of(digest: str, received: str) -> str:
+    """The check of a time of receipt: it tells damage, and a receipt that was moved to another event."""
+    return hashlib.sha256(RECEIPT_DOMAIN + f"{digest} {received}".encode()).hexdigest()[:16]
+
+
+def mark_received(line: bytes, when: datetime) -> bytes:
+    """A line without remarks, with auth's remark of when it took the event in."""
+    received, digest = rfc3339(when), line[-66:-2].decode()
+    return b'%s,"received":"%s","receipt":"%s"}' % (
+        line[:-1],
+        received.encode(),
+        receipt_of(digest, received).encode(),
+    )
 
 
 def mark_supplement(line: bytes) -> bytes:

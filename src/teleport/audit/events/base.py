@@ -18,7 +18,8 @@ from teleport.audit.codes import CODES
 
 
 class Actor(Struct, frozen=True, kw_only=True):
-    """Who sits at a local `tctl`: it acts as the auth server, so the Unix side says which person."""
+    """Who sits at a local `tctl`: it acts as the auth server, so the Unix side says which person. This is what that
+    program says of itself, not proved: whoever can read the administrator's key can say anything here."""
 
     unix_user: str = ""  # name of the effective Unix user
     login_uid: int = -1  # the kernel's login uid, which survives su and sudo; -1 when unset
@@ -38,7 +39,9 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="event"):
     seq: int = 0  # place in the chain of emitter and epoch, from 1
     prev: str = ""  # hash of the event before it in the chain, hex; for seq 1 the former epoch's last, when known
     checkpoint: str = ""  # last checkpoint that the emitter knew, number:hash
-    hash: str | UnsetType = UNSET  # SHA-256 of this line without this field, hex; the last field of a line
+    hash: str | UnsetType = UNSET  # SHA-256 of this line without this field and what follows it, hex
+    received: datetime | UnsetType = UNSET  # after `hash`: when auth took it in, by auth's clock, RFC 3339, UTC
+    receipt: str | UnsetType = UNSET  # after `received`: a check of that time, 16 hex digits
 
     def __post_init__(self) -> None:
         if not self.code:

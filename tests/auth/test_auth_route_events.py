@@ -1,0 +1,200 @@
+"""Whatever changes something or reveals a secret is on record, under the name that its route declares (threat T46).
+
+Each route that declares events is really called, and its events are looked for; each that declares none stands here,
+with the reason. So neither a route without an event nor an event that is never written can come in unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.auth.test_auth_api import Asking, callers, document, server
+from tests.security.test_security_recordings import _read, _recorded
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.api.routes import ROUTES, Stream
+from teleport.errors import AccessDenied, BadRequest, TeleportError
+from teleport.identity import SystemRole
+from teleport.testing.auth import ANONYMOUS, CLUSTER, PASSWORD, RunningAuth, present_clock, running_auth
+
+CHANGES_WITHOUT_EVENT = {
+    "heartbeat": "presence: one every minute of every host; joining and leaving have events",
+    "withdraw": "presence of the caller itself, which writes service.stop",
+    "intake": "it is the way of events itself",
+    "append_recording": "pieces of a recording; session.upload follows when it is whole",
+    "store_proxy": "always refused: proxies announce themselves",
+    "store_auth_server": "always refused: auth servers announce themselves",
+    "verify_events": "reads the log and answers; POST because it takes long",
+}
+READS_WITHOUT_EVENT = {"cluster_ca", "status", "who_am_i", "watch"} | {
+    *("search_events", "list_recordings", "recording_offset"),
+    *(
+        f"{verb}_{kind}"
+        for verb in ("list", "get")
+        for kind in ("role", "token", "node", "lock", "proxy", "auth_server")
+    ),
+}
+
+
+def test_a_route_without_an_event_only_reads_or_says_why() -> None:
+    silent = {name for name, route in ROUTES.items() if not route.events}
+    assert silent == READS_WITHOUT_EVENT | set(CHANGES_WITHOUT_EVENT)
+    assert {name for name in READS_WITHOUT_EVENT if ROUTES[name].method != "GET"} == set()
+
+
+Call = Callable[[], Awaitable[Any]]
+
+
+class Recorder:
+    """Calls routes and notes which events came of it."""
+
+    def __init__(self, auth: RunningAuth) -> None:
+        self.auth = auth
+        self.missing: dict[str, set[str]] = {}
+        self.called: set[str] = set()
+
+    async def events(self) -> dict[str, str]:
+        return {event["uid"]: event["event"] for event in await self.auth.events(wait_for=0)}
+
+    async def call(self, name: str, *calls: Call) -> list[Any]:
+        """What the calls of route `name` answered; what it declares must be on record after them."""
+        before = await self.events()
+        answers = [await call() for call in calls]
+        wanted = set(ROUTES[name].events)
+        for _ in range(100):
+            after = await self.events()
+            wanted -= {event for uid, event in after.items() if uid not in before}
+            if not wanted:
+                break
+            await asyncio.sleep(0.05)
+        self.called.add(name)
+        if wanted:
+            self.missing[name] = wanted
+        return answers
+
+
+async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> None:
+    async with running_auth(tmp_path, sqlite=True, clock=present_clock()) as auth:
+        everybody = {asking.name: asking for asking in await callers(auth)}
+        admin, proxy = everybody["admin"], everybody["proxy"]
+        recorder = Recorder(auth)
+
+        def ask(name: str, request: m.Request | None = None, asking: Asking = admin) -> Call:
+            return lambda: auth.call(asking.who, ROUTES[name], request or asking.request(name))
+
+        async def refused(call: Call) -> None:
+            with suppress(TeleportError):
+                await call()
+
+        # hosts and certificates
+        bad = m.JoinRequest(
+            token="0" * 32, host_id=str(uuid.uuid4()), node_name="n", role="Node",
+            public_ssh_key=admin.key.line(), public_tls_key=admin.key.spki_pem().decode(),
+        )  # fmt: skip
+        await recorder.call("join", ask("join"), lambda: refused(lambda: auth.call(ANONYMOUS, routes.JOIN, bad)))
+        await recorder.call("renew_host", ask("renew_host", asking=everybody["node"]))
+        await recorder.call("sign_user", ask("sign_user"))
+        await recorder.call("sign_host", ask("sign_host"))
+        await recorder.call("login", ask("login", asking=proxy))
+        await recorder.call("renew_user", ask("renew_user", asking=everybody["user"]))
+        # users
+        (link,) = await recorder.call("add_user", ask("add_user"))
+        (info,) = await recorder.call("user_token", ask("user_token", m.UserTokenRequest(token=link.token), proxy))
+        finish = m.FinishUserTokenRequest(token=link.token, password=PASSWORD, otp_token=auth.code(info.totp_secret))
+        await recorder.call("finish_user_token", ask("finish_user_token", finish, proxy))
+        await recorder.call("update_user", ask("update_user", m.UpdateUserRequest(name="plain", roles=["auditor"])))
+        await recorder.call("reset_user", ask("reset_user", m.ResetUserRequest(name="plain")))
+        await recorder.call("add_token", ask("add_token"))
+        # resources
+        for kind in routes.RESOURCE_EVENTS:
+            store = m.StoreRequest(item=document(admin.resource(kind)), force=True)
+            if kind == "node":
+                host_id = str(uuid.uuid4())
+                store = m.StoreRequest(item=document(server(kind, host_id)), force=True)
+            if ROUTES[f"store_{kind}"].events:
+                await recorder.call(f"store_{kind}", ask(f"store_{kind}", store), ask(f"store_{kind}", store))
+            else:
+                host_id = await _announced(auth, kind)
+            if ROUTES[f"list_{kind}"].events:
+                await recorder.call(f"list_{kind}", ask(f"list_{kind}", m.ListRequest(with_secrets=True)))
+                name = f"user/{CLUSTER}" if kind == "cert_authority" else "plain"
+                await recorder.call(f"get_{kind}", ask(f"get_{kind}", m.GetRequest(name=name, with_secrets=True)))
+            listed = await auth.call(admin.who, ROUTES[f"list_{kind}"], m.ListRequest())
+            assert listed.items
+            name = {
+                "cert_authority": "jwt/admin.example",
+                "token": _token_name(admin),
+                "node": host_id if kind == "node" else "",
+                "proxy": host_id if kind == "proxy" else "",
+                "auth_server": host_id if kind == "auth_server" else "",
+            }.get(kind, "of-admin")
+            await recorder.call(f"remove_{kind}", ask(f"remove_{kind}", m.ExpelRequest(name=name)))
+        # recordings
+        (sid,) = await recorder.call("complete_recording", lambda: _recorded(auth, "plain"))
+        await recorder.call("read_recording", lambda: _read(auth, admin.who, sid))
+        assert recorder.missing == {}
+        assert recorder.called == {name for name, route in ROUTES.items() if route.events}
+
+
+async def _announced(auth: RunningAuth, kind: str) -> str:
+    """A proxy or auth server that made itself known; its id. By hand nobody makes one."""
+    admin, request = await auth.admin(), m.StoreRequest(item=document(server(kind, str(uuid.uuid4()))), force=True)
+    with pytest.raises(BadRequest, match="not made by hand"):
+        await auth.call(admin, ROUTES[f"store_{kind}"], request)
+    who = await auth.host(SystemRole.PROXY if kind == "proxy" else SystemRole.AUTH, name="h")
+    await auth.call(who, routes.HEARTBEAT, m.HeartbeatRequest(item=document(server(kind, who.host_id, "h"))))
+    return who.host_id
+
+
+def _token_name(asking: Asking) -> str:
+    resource: Any = asking.resource("token")
+    return str(resource.name)
+
+
+@pytest.mark.parametrize("who", ["stranger", "node"])
+async def test_every_refusal_is_on_record(tmp_path: Path, who: str) -> None:
+    """Whoever is refused, at whichever route: the event names caller, route, verb and kind."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        if who == "node":
+            caller = await auth.host(SystemRole.NODE)
+        else:
+            caller = await auth.user("stranger", ["auditor"])
+        asking = Asking("node", auth, caller, "0" * 32, lambda: "000000")
+
+        def work() -> set[str]:
+            denied = set()
+            with auth.client(caller) as client:
+                for name, route in ROUTES.items():
+                    try:
+                        if route.stream is Stream.DOWN:
+                            for _ in client.download(route, asking.request(name)):
+                                break
+                        else:
+                            client.call(route, asking.request(name))
+                    except AccessDenied:
+                        denied.add(name)
+                    except TeleportError:
+                        continue  # the thing asked for does not exist: no refusal
+            return denied
+
+        denied = await auth.in_thread(work)
+        assert len(denied) > 20
+        denied.discard("join")  # has an event of its own
+        found = await auth.events("api.denied", wait_for=0)
+        for _ in range(100):
+            if {event["route"] for event in found} >= denied:
+                break
+            await asyncio.sleep(0.05)
+            found = await auth.events("api.denied", wait_for=0)
+        assert {event["route"] for event in found} == denied
+        for event in found:
+            route = ROUTES[event["route"]]
+            assert (event["verb"], event["kind"].lstrip("*")) == (str(route.verb), route.kind.lstrip("*"))
+            assert event["user"] or event["host_id"]
