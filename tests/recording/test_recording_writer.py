@@ -325,6 +325,24 @@ asyncio.run(main())
     assert stream(frames_of(tmp_path / f"{SID}.rec"), FrameKind.OUTPUT) == b"before"
 
 
+async def test_a_service_that_stops_keeps_what_was_noted_and_nothing_after(tmp_path: Path) -> None:
+    """A session that still prints is told by `failed`; one that begins at this moment is refused and leaves no file."""
+    spool = RecordingSpool(tmp_path, clock=SystemClock(), sign=sign)
+    recorder = await spool.start(header())
+    recorder.record_output(b"before")
+    beginning = asyncio.create_task(spool.start(header(OTHER_SID)))
+    await asyncio.sleep(0)  # its file is being made
+    await spool.close("service stopped")
+    assert recorder.failed.done()
+    recorder.record_output(b"after")  # the session has not noticed yet; it sends no more to its client
+    with pytest.raises(TeleportError, match="the service stops"):
+        await beginning
+    with pytest.raises(TeleportError, match="the service stops"):
+        await spool.start(header(OTHER_SID))
+    assert os.listdir(tmp_path) == [f"{SID}.rec"]
+    assert stream(frames_of(tmp_path / f"{SID}.rec"), FrameKind.OUTPUT) == b"before"
+
+
 async def _run_child(code: str, *arguments: str) -> str:
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, *arguments, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]

@@ -67,19 +67,28 @@ class RecordingSpool:
         # sealing gigabytes takes seconds: not in the threads that keep the promise to all other sessions
         self.sealers = ThreadPoolExecutor(2, thread_name_prefix="recording-seal")
         self._open: set[Recorder] = set()
+        self._making: set[Future[SpoolFile]] = set()
+        self._closed = False
 
     async def start(self, header: RecordingHeader) -> Recorder:
         """Begins a recording; when this returns its header is on disk, so the session may begin.
 
         `AlreadyExists`, `BadRequest` (the session id) or `TeleportError` (the disk) mean that nothing is recorded.
         """
+        if self._closed:
+            raise self._stopped()
         begun = self.clock.monotonic()
         making = self.pool.submit(SpoolFile, self.directory, header)
+        self._making.add(making)
         try:
             file = await asyncio.wrap_future(making)
         except asyncio.CancelledError:
             making.add_done_callback(_discard)
             raise
+        finally:
+            self._making.discard(making)
+        if self._closed:
+            raise self._stopped()  # `close` removes the file
         recorder = Recorder(file, self, begun)
         self._open.add(recorder)
         return recorder
@@ -89,13 +98,27 @@ class RecordingSpool:
         self._open.discard(recorder)
 
     async def close(self, reason: str = "service stopped") -> None:
-        """Ends what still records, with `reason`, and the threads. Recordings that fail here are left to recovery."""
+        """Ends what still records, with `reason`, and the threads. Recordings that fail here are left to recovery.
+
+        Sessions that go on for a moment learn of it by `Recorder.failed`; nothing is recorded any more.
+        """
+        self._closed = True
+        for making in list(self._making):
+            with suppress(TeleportError):
+                (await asyncio.wrap_future(making)).discard()
+        for recorder in list(self._open):
+            recorder.stopped(self._stopped())
         for recorder in list(self._open):
             with suppress(TeleportError):
                 await recorder.close(reason)
         await asyncio.to_thread(self.pool.shutdown)
         await asyncio.to_thread(self.sealers.shutdown)
         self.directory.close()
+
+    def _stopped(self) -> TeleportError:
+        return TeleportError(
+            "nothing is recorded any more: the service stops", hint="connect again when the node is back"
+        )
 
 
 def _discard(making: Future[SpoolFile]) -> None:
@@ -242,8 +265,13 @@ class Recorder:
                     )
                 )
 
+    def stopped(self, error: TeleportError) -> None:
+        """The service stops: what was noted is still kept, what comes from now on is not, and the session ends."""
+        if not self.failed.done():
+            self.failed.set_result(error)
+
     def _refuse(self, kind: FrameKind, payload: bytes) -> None:
-        if self._closing is not None:
+        if self._closing is not None and not self.failed.done():
             raise BadRequest(f"the recording of session {self.sid} has ended", hint="this is a fault of the service")
         self._lost += len(payload) if kind in BYTE_KINDS else 0
 
@@ -350,7 +378,8 @@ class Recorder:
             if not isinstance(error, TeleportError):
                 error = TeleportError(f"recording session {self.sid} failed: {error!r}")
             self.failure = error
-            self.failed.set_result(error)
+            if not self.failed.done():
+                self.failed.set_result(error)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
