@@ -167,3 +167,22 @@ async def test_a_rebuilt_host_replaces_its_lost_predecessor_at_once_and_a_living
         assert set(await listed(auth)) == {NEW}
         await say(auth, old)
         assert set(await listed(auth)) == {OLD, NEW}, "its identity was never taken away"
+
+
+async def test_links_name_a_proxy_that_is_there_before_one_that_is_lost_and_none_that_is_gone(tmp_path: Path) -> None:
+    async def announce(who: Credentials, name: str) -> None:
+        spec = ServerSpec(addr=f"{name}:3080", public_addrs=(f"{name}:3080",), hostname=name, epoch="1")
+        proxy = Server(kind="proxy", metadata=Metadata(name=who.host_id), spec=spec)
+        await auth.call(who, routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(proxy))))
+
+    async with running_auth(tmp_path) as auth:
+        first = await auth.host(SystemRole.PROXY, host_id=OLD, name="first")
+        second = await auth.host(SystemRole.PROXY, host_id=NEW, name="second")
+        await announce(first, "first.example")
+        assert await auth.service.cluster_api.web_address() == "first.example:3080"
+        auth.clock.advance(LONG)  # type: ignore[attr-defined]
+        assert await auth.service.cluster_api.web_address() == "first.example:3080", "it may be back"
+        await announce(second, "second.example")
+        assert await auth.service.cluster_api.web_address() == "second.example:3080"
+        auth.clock.advance(600)  # type: ignore[attr-defined]
+        assert await auth.service.cluster_api.web_address() == "<proxyhost>:3080"

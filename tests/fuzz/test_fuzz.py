@@ -21,7 +21,7 @@ from teleport.pki import sshwire
 from teleport.proxy import resolve
 from teleport.resources import values
 
-LONG = 40  # times as many inputs
+LONG = 20  # times as many inputs
 
 
 def mutant(module: types.ModuleType, old: str, new: str) -> types.ModuleType:

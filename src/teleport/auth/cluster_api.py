@@ -144,20 +144,24 @@ class ClusterAPI:
 
     async def web_address(self) -> str:
         """Where people reach a proxy; a placeholder that says what to do when none is up."""
-        for item in await self._state.backend.range(records.PROXIES):
-            server = from_json(item.value)
-            if isinstance(server, Server) and server.spec.public_addrs:
+        for server in await self._present(records.PROXIES):
+            if server.spec.public_addrs:
                 return server.spec.public_addrs[0]
         return "<proxyhost>:3080"
 
     async def auth_addresses(self) -> list[str]:
         """Where hosts reach the auth servers, as these announce it."""
         found: list[str] = []
-        for item in await self._state.backend.range(records.AUTH_SERVERS):
-            server = from_json(item.value)
-            if isinstance(server, Server):
-                found += [*server.spec.public_addrs[:1]] or [server.spec.addr]
+        for server in await self._present(records.AUTH_SERVERS):
+            found += [*server.spec.public_addrs[:1]] or [server.spec.addr]
         return found
+
+    async def _present(self, prefix: str) -> list[Server]:
+        """The services whose presence has not ended, those that are heard of before those that are lost."""
+        now = self._state.clock.now()
+        found = [from_json(item.value) for item in await self._state.backend.range(prefix)]
+        servers = [one for one in found if isinstance(one, Server) and not one.expired(now)]
+        return sorted(servers, key=lambda server: server.lost(now))
 
 
 def rotation_text(authority: Authority) -> str:

@@ -78,6 +78,7 @@ class Presence:
         self._state = state
         self._joining = joining
         self._authorizer = authorizer
+        self._since = state.clock.monotonic()  # nobody counts as lost before all had the time to be heard again
 
     async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Done:
         """Announces the caller; what is silent after that is listed as lost, for a week."""
@@ -106,7 +107,7 @@ class Presence:
             return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
 
         await self._change(key, write)
-        if kind is Kind.NODE and stored is None:
+        if kind is Kind.NODE and stored is None and self._state.clock.monotonic() - self._since >= TIDY_EVERY:
             await self.tidy()
         return m.Done()
 
