@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from tests.fuzz.engine import Target
 
+from teleport.api import routes
+from teleport.api.codec import decode_request
+from teleport.api.routes import Route
+from teleport.audit.chain.link import Linked, seal
 from teleport.audit.events import Registry, UnknownEvent, encode_event
 from teleport.audit.events.codec import is_canonical
 from teleport.authz.traits import expand
@@ -41,6 +45,7 @@ from teleport.wire import vouch
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 REGISTRY: Final = Registry()
+ROUTES: Final = (routes.ADD_USER, routes.ADD_TOKEN, routes.JOIN, routes.LOGIN, routes.HEARTBEAT, routes.INTAKE)
 
 
 def argument(data: bytes) -> str:
@@ -177,6 +182,19 @@ def event_line(data: bytes) -> None:
         json.loads(data)
 
 
+def chain_line(data: bytes) -> None:
+    found = Linked.parse(data)
+    again = Linked.parse(seal(found.body)[0])
+    assert again.intact
+    assert (again.key, again.seq, again.prev, again.body) == (found.key, found.seq, found.prev, found.body)
+
+
+def api_request(data: bytes) -> None:
+    """A body for a route of each kind; the first byte chooses it."""
+    route: Route[Any, Any] = ROUTES[(data[0] if data else 0) % len(ROUTES)]
+    decode_request(route, {}, {}, data[1:])
+
+
 def ssh_wire(data: bytes) -> None:
     reader = Reader(data)
     for kind in data[:8]:
@@ -268,6 +286,8 @@ TARGETS: Final = {
         Target("vouch_line", vouch_line, (BadRequest,), (b"=", b" ", b"\r\n"), 4096, runs=4800),
         Target("invitation", invitation, (BadRequest,), b"https:// [ ] : @ /web/invite/ %2f".split(), 300),
         Target("event_line", event_line, (BadRequest,), b'"event": \\u0000 { [ 1e999 null'.split(), runs=4000),
+        Target("chain_line", chain_line, (BadRequest,), b'"hash": "prev": "seq": { } ,"supplement":true'.split(), 1024),
+        Target("api_request", api_request, (BadRequest,), b'{ [ null "item": "roles": 1e999'.split(), 1024),
         Target("ssh_wire", ssh_wire, (WireError,), SSH_WORDS, 512),
         Target("public_key", public_key, (TeleportError,), SSH_WORDS, 1024),
         Target("public_key_line", public_key_line, (TeleportError,), SSH_WORDS, 1024, runs=4800),
