@@ -11,8 +11,8 @@ run: setup
 	@$(BIN)/python scripts/run.py
 
 # end to end once more with every listener on [::1]; skipped, with the reason, where a machine has none
-ON_IPV6 := TELEPORT_TEST_LOOPBACK=::1 $(PYTEST)
-SOME := tests/cluster/test_cluster_openssh.py tests/cluster/test_cluster_addresses.py \
+ON_IPV6 := TELEPORT_TEST_LOOPBACK=::1 $(PYTEST) -rs
+SOME := tests/cluster/test_cluster_openssh.py tests/cluster/test_cluster_addresses.py::test_a_host_is_reached_by_its_address \
 	tests/cluster/test_cluster_first_run.py::test_following_what_make_run_prints_leads_to_a_shell \
 	tests/cluster/test_cluster_join.py::test_a_host_joins_by_its_file_takes_a_session_and_needs_no_token_again \
 	tests/cluster/test_cluster_join.py::test_a_host_joins_through_the_proxy

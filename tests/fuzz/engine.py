@@ -41,7 +41,7 @@ class Target:
     allowed: tuple[type[Exception], ...]
     words: Sequence[bytes] = ()  # of the format, which mutations put in
     longest: int = 2048  # bytes of an input
-    runs: int = 6000  # of the short form, about a second
+    runs: int = 4000  # of the short form
 
 
 @dataclass(frozen=True, slots=True)
