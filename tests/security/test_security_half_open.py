@@ -18,35 +18,144 @@ from teleport.node.service import NodeService
 from teleport.pki.keys import generate_p256
 from teleport.pki.x509cert import pem_of, self_signed_web_pair
 from teleport.testing.ssh_lab import run_client, running_lab
+from teleport.transport.entrance import ConnectionLimits, Rate, Users
 from teleport.transport.http_listener import KEPT_ALIVE, HTTPListener
-from teleport.transport.slots import Slots
+from teleport.transport.limits import who_tries
+from teleport.transport.slots import LEAST_SHARE, Slot, Slots
 from teleport.transport.tls import unproved_client_context, web_server_context
 
 
+class Counted:
+    """Slots with a clock of the test's, and what was closed."""
+
+    def __init__(self, bound: int, limits: ConnectionLimits | None = None) -> None:
+        self.time = 0.0
+        self.closed: list[str] = []
+        self.slots = Slots(bound, limits=limits, now=lambda: self.time)
+
+    def take(self, address: str, name: str = "") -> Slot:
+        return self.slots.take(address, lambda: self.closed.append(name or address))
+
+    def fail(self, address: str, times: int) -> None:
+        for _ in range(times):
+            self.take(address).over()
+
+
 def test_the_address_with_most_silent_connections_loses_its_oldest() -> None:
-    closed: list[str] = []
-    slots = Slots(4)
+    made = Counted(4)
     for name in ("a1", "a2", "b1", "a3"):
-        slots.take(name[0], lambda name=name: closed.append(name))  # type: ignore[misc]
-    release = slots.take("c", lambda: closed.append("c1"))
-    assert closed == ["a1"]
-    assert slots.taken == 4
-    release()
-    release()
-    assert slots.taken == 3
-    slots.take("d", lambda: closed.append("d1"))
-    assert closed == ["a1"]
+        made.take(name[0], name)
+    assert made.closed == ["a1"]  # one address has half of the slots at most
+    made.take("d")
+    slot = made.take("c", "c1")
+    assert made.closed == ["a1", "a2"]
+    assert made.slots.taken == 4
+    slot.over()
+    slot.over()
+    assert made.slots.taken == 3
     for _ in range(3):
-        slots.take("e", lambda: closed.append("e"))
-    assert slots.taken == 4
-    assert slots.turned_away == 4
+        made.take("e")
+    assert made.slots.taken == 4
+    assert made.slots.turned_away == len(made.closed) == 4
+
+
+def test_an_address_that_fails_often_has_less_room_until_somebody_from_there_succeeds() -> None:
+    """Growing, bounded, forgiven with time, never nothing (threat T23); a whole IPv6 /64 is one address."""
+    made = Counted(1000)
+    assert made.slots.share("192.0.2.1") == 500
+    shares = []
+    for _ in range(30):
+        made.fail("192.0.2.1", 10)
+        shares.append(made.slots.share("192.0.2.1"))
+    assert shares[0] == 500
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == LEAST_SHARE
+    assert made.slots.share("192.0.2.2") == 500
+    made.time = 700.0
+    assert made.slots.share("192.0.2.1") == 500
+    made.fail("2001:db8::1", 40)
+    assert made.slots.share("2001:db8::/64") < 500
+    first, *_ = [made.take("2001:db8::" + str(number)) for number in range(1, 200)]
+    assert made.closed
+    good = made.take("2001:db8::ffff", "good")
+    assert "good" not in made.closed
+    good.proved()
+    good.over()
+    assert made.slots.share("2001:db8::/64") == 500
+    first.over()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
+def test_this_host_itself_is_never_punished(address: str) -> None:
+    made = Counted(100)
+    made.fail(address, 500)
+    assert made.slots.share(who_tries(address)) == 50
+
+
+def test_who_only_asks_is_not_blamed() -> None:
+    """A web connection that ended between two requests is no failure."""
+    made = Counted(100)
+    for _ in range(100):
+        made.take("192.0.2.1").over(blamed=False)
+        slot = made.take("192.0.2.1")
+        slot.released()
+        slot.over()
+    assert made.slots.share("192.0.2.1") == 50
+
+
+def test_connections_of_one_address_and_their_rate_are_limited() -> None:
+    made = Counted(100, ConnectionLimits(max_connections=3, rates=(Rate(60, 60, 5),)))
+    slots = [made.take("192.0.2.1") for _ in range(4)]
+    assert [slot.arrived("192.0.2.1") for slot in slots] == [True, True, True, False]
+    slots[3].over()
+    slots[0].proved()
+    assert not made.take("192.0.2.1").arrived("192.0.2.1"), "a proved one counts as long as it is open"
+    slots[0].over()
+    slots[0].over()
+    again = [made.take("192.0.2.1") for _ in range(3)]
+    assert [slot.arrived("192.0.2.1") for slot in again] == [True, False, False]
+    other = [made.take("192.0.2.9") for _ in range(6)]
+    results = []
+    for slot in other:
+        results.append(slot.arrived("192.0.2.2"))
+        slot.over()
+    assert results == [True] * 5 + [False], "the rate is of the vouched address"
+    made.time = 2.0
+    assert made.take("192.0.2.2").arrived("192.0.2.2")
+
+
+def test_a_vouched_connection_takes_nothing_from_the_proxy() -> None:
+    """A user who opens many through a proxy has the proxy's other users shut out no more than anybody else."""
+    made = Counted(8)
+    proxy = "192.0.2.100"
+    for number in range(6):
+        assert made.take(proxy, f"bad{number}").arrived("198.51.100.66")
+    assert made.take(proxy, "good").arrived("198.51.100.7")
+    assert made.closed == ["bad0", "bad1"]
+    made.fail("198.51.100.66", 0)
+    for _ in range(100):
+        slot = made.take(proxy)
+        slot.arrived("198.51.100.66")
+        slot.over()
+    assert made.slots.share(proxy) == 4
+    assert made.slots.share("198.51.100.66") < 5
+    assert "good" not in made.closed
+
+
+def test_users_at_the_same_time_are_limited() -> None:
+    users = Users(ConnectionLimits(max_users=2))
+    assert [users.enter(name) for name in ("a", "b", "a", "c")] == [True, True, True, False]
+    users.leave("a")
+    assert not users.enter("c")
+    users.leave("a")
+    assert users.enter("c")
 
 
 async def test_silent_connections_above_the_bound_do_not_keep_a_user_out(
     launcher_end: LauncherEnd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     me = getpass.getuser()
-    monkeypatch.setattr("teleport.node.service.Slots", lambda bound: Slots(20))
+    monkeypatch.setattr("teleport.node.service.Slots", lambda bound, what, limits: Slots(20, what, limits=limits))
     async with running_lab(Launcher(launcher_end)) as lab:
         assert isinstance(lab.node, NodeService)
         silent = [await asyncio.open_connection("127.0.0.1", lab.node_port) for _ in range(40)]

@@ -175,7 +175,7 @@ class AuthService:
     async def run(self, listener: socket.socket, context: ssl.SSLContext, started: Callable[[], None]) -> None:
         """Serves the API until cancelled; calls `started` once connections are taken."""
         app = build_app(self._handlers, self.authorizer.identify, self.authorizer.authorize, self._denied)
-        edge = HTTPListener()
+        edge = HTTPListener("auth API")
         runner = edge.runner(app, handler_cancellation=True, shutdown_timeout=2)
         await runner.setup()
         checkpointer = Checkpointer(

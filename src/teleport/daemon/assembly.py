@@ -286,6 +286,7 @@ class Daemon:
             addresses,
             servers,
             config.auth.second_factor.value if config.auth is not None else "otp",
+            config.connection_limits(),
         )
         web_ready, ssh_ready = asyncio.Event(), asyncio.Event()
         await self._tasks.start_ready(
@@ -332,6 +333,7 @@ class Daemon:
             held[role],
             address=str(self._sockets.advertised("node", config.node.public_addrs)),
             web_proxy=str(web[0]) if web else "",
+            connections=config.connection_limits(),
             changed=changed,
         )
         for prefix in DECIDED_BY:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
+from teleport.transport.http_listener import HTTPListener
+
 
 class Readiness:
     """Which services are meant to run, and which take connections."""
@@ -49,10 +51,11 @@ async def serve_diagnostics(listener: socket.socket, readiness: Readiness) -> No
     app = web.Application()
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
+    edge = HTTPListener("diagnostics")
+    runner = edge.runner(app, shutdown_timeout=1)
     await runner.setup()
     try:
-        await web.SockSite(runner, listener).start()
-        await asyncio.Event().wait()
+        async with edge.serve(runner, listener, None):
+            await asyncio.Event().wait()
     finally:
         await runner.cleanup()

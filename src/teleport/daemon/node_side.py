@@ -33,6 +33,7 @@ from teleport.recording.writer import Recorder, RecordingSpool
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
 from teleport.ssh.server import HostKey
+from teleport.transport.entrance import ConnectionLimits
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class NodeSide:
         *,
         address: str,
         web_proxy: str,
+        connections: ConnectionLimits,
         changed: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -87,6 +89,7 @@ class NodeSide:
                 address=address,
                 web_proxy=web_proxy,
                 permit_user_env=settings.permit_user_env,
+                connections=connections,
             ),
             certificates=view,
             rules=view,

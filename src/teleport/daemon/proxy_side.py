@@ -28,6 +28,7 @@ from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
 from teleport.resources.values import HostPort
+from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.tls import web_server_context
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import WebConfig, WebService
@@ -75,6 +76,7 @@ class ProxySide:
         addresses: ProxyAddresses,
         auth_servers: Sequence[tuple[str, int]],
         second_factor: str,
+        connections: ConnectionLimits,
     ) -> None:
         self._host = host
         self._nodename = nodename
@@ -83,7 +85,7 @@ class ProxySide:
         self._key = ProxyKey(held)
         self._pinned: ssl.SSLContext | None = None
         self.router = SshRouter(
-            RouterConfig(cluster=view.cluster, host_id=UUID(host.host_id), hostname=nodename),
+            RouterConfig(cluster=view.cluster, host_id=UUID(host.host_id), hostname=nodename, connections=connections),
             certificates=view,
             directory=Directory(view),
             identity=self._key,
@@ -101,6 +103,7 @@ class ProxySide:
                     ssh_public_addr=str(addresses.public_ssh[0]),
                 ),
                 auth_servers=tuple(auth_servers),
+                connections=connections,
             ),
             client,
             clock,

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from teleport.errors import TeleportError
+from teleport.ssh.listener import Slot
 from teleport.ssh.surface import Peer
 from teleport.wire import vouch
 
@@ -27,7 +28,7 @@ class FirstLine(asyncio.Protocol):
         believe: Callable[[bytes], vouch.Vouch],
         make: Callable[[Peer], asyncio.Protocol],
         refused: Callable[[Peer, str], None],
-        settled: Callable[[], None],
+        slot: Slot,
         seconds: float = 8.0,
     ) -> None:
         """`believe` checks a line and raises `TeleportError`; `make` gives the SSH protocol for the true client."""
@@ -36,7 +37,7 @@ class FirstLine(asyncio.Protocol):
         self._believe = believe
         self._make = make
         self._refused = refused
-        self._settled = settled
+        self._slot = slot
         self._seconds = seconds
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
@@ -76,6 +77,10 @@ class FirstLine(asyncio.Protocol):
         self._stop_timer()
         if transport is None:
             return
+        if not self._slot.arrived(client.host):
+            transport.abort()
+            self._slot.over()
+            return
         protocol = self._make(client)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
@@ -85,14 +90,14 @@ class FirstLine(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._transport = None
-        self._settled()
+        self._slot.over()
 
     def _end(self, reason: str = "") -> None:
         self._stop_timer()
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
-            self._settled()
+            self._slot.over()
             if reason:
                 self._refused(self._peer, reason)
 

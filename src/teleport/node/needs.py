@@ -16,6 +16,7 @@ from teleport.launcher.values import Exit, SpawnRequest
 from teleport.recording.format import RecordingHeader
 from teleport.resources.lock import Lock
 from teleport.ssh.surface import ServerLimits
+from teleport.transport.entrance import ConnectionLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class NodeConfig:
     web_proxy: str = ""  # for SSH_SESSION_WEBPROXY_ADDR, host:port
     recording_mode: str = "node"
     permit_user_env: bool = False
-    max_connections: int = 1000  # that have not authenticated yet
+    unproved: int = 1000  # connections that have not authenticated yet
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     limits: ServerLimits = field(default_factory=ServerLimits)
 
 

@@ -37,9 +37,12 @@ from teleport.node.tools import Registry, Tools
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
 from teleport.ssh.handlers import ConnectionHandler
+from teleport.ssh.listener import Slot
 from teleport.ssh.server import HostKey
 from teleport.ssh.service import SshService
 from teleport.ssh.surface import Peer, Refusal
+from teleport.transport.entrance import Users
+from teleport.transport.limits import Heard
 from teleport.transport.slots import Slots
 from teleport.wire import vouch
 
@@ -65,7 +68,9 @@ class NodeService(SshService):
         present: Callable[[UserIdentity], UserIdentity | None] = lambda identity: identity,
     ) -> None:
         """`present` gives what of an identity still holds (its user may have lost roles since); None: nothing."""
-        super().__init__(SURFACE, config.limits, host_keys, Slots(config.max_connections))
+        super().__init__(
+            SURFACE, config.limits, host_keys, Slots(config.unproved, "node ssh", limits=config.connections)
+        )
         self.config = config
         self._present = present
         self.certificates = certificates
@@ -75,17 +80,19 @@ class NodeService(SshService):
         self.emitter = emitter
         self.tools = Tools(config, launcher, recordings, emitter, clock, Registry(new_id), self.in_background)
         self._seen = vouch.Seen()
+        self._strangers = Heard()
+        self.users = Users(config.connections)
         self._connections: set[NodeConnection] = set()
 
-    def _protocol(self, peer: Peer, settled: Callable[[], None]) -> asyncio.Protocol:
+    def _protocol(self, peer: Peer, slot: Slot) -> asyncio.Protocol:
         server = self._server
         return FirstLine(
             peer,
             greeting=server.greeting,
             believe=self._believe,
-            make=lambda client: server.connection(lambda _: _Gate(self, client), settled, greeted=True),
+            make=lambda client: server.connection(lambda _: _Gate(self, client), slot, greeted=True),
             refused=self._vouch_refused,
-            settled=settled,
+            slot=slot,
         )
 
     def _believe(self, line: bytes) -> vouch.Vouch:
@@ -100,7 +107,6 @@ class NodeService(SshService):
         )
 
     def _vouch_refused(self, peer: Peer, reason: str) -> None:
-        log.warning("connection refused peer=%s reason=%s", peer, reason)
         self.failed(Facts(self.config, self.labels, None, "", peer), reason)
 
     def decide(self, facts: Facts, *, expiry: bool = True) -> SSHAccessPermit | AccessDenial:
@@ -135,11 +141,14 @@ class NodeService(SshService):
 
     def connected(self, facts: Facts, permit: SSHAccessPermit) -> NodeConnection:
         """A connection with a permit; it is listed until it ends."""
-        connection = NodeConnection(
-            self.tools, facts, permit, self._connections.discard, again=lambda: self.decide(facts)
-        )
+        connection = NodeConnection(self.tools, facts, permit, self._left, again=lambda: self.decide(facts))
         self._connections.add(connection)
         return connection
+
+    def _left(self, connection: NodeConnection) -> None:
+        assert connection.facts.user is not None, "only a known user gets a connection"
+        self._connections.discard(connection)
+        self.users.leave(connection.facts.user.name)
 
     def reconsider(self) -> None:
         """Decides anew about every open connection; to be called when roles, locks, labels or settings changed.
@@ -158,7 +167,12 @@ class NodeService(SshService):
         return len(self._connections)
 
     def failed(self, facts: Facts, reason: str) -> None:
-        """Puts a failed authentication or a denied access on record."""
+        """Puts a failed authentication or a denied access on record; of strangers only so many in a second."""
+        if facts.user is None:
+            told = self._strangers.told(reason, asyncio.get_running_loop().time())
+            if told is None:
+                return
+            reason = told
         event = facts.event(AuthFailed, self.clock.now(), error=reason)
         self.in_background(self._emit(event), "audit a failed authentication")
 
@@ -193,6 +207,9 @@ class _Gate:
         if isinstance(decision, AccessDenial):
             service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")
             return Refusal.told(decision.public, decision.hint)
+        if not service.users.enter(identity.name):
+            service.failed(facts, f"more than {service.users.most} users at the same time")
+            return Refusal.told("This node serves as many people as it may.", "try again later")
         return service.connected(facts, decision)
 
     def failed(self, login: str, reason: str) -> None:

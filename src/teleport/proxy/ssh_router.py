@@ -25,6 +25,7 @@ from teleport.proxy.relay import NodeLeg, RelayHandler
 from teleport.proxy.resolve import Destination, RegisteredNode, resolve
 from teleport.resources.names import canonical_address, not_dialable
 from teleport.ssh.handlers import Channel, ConnectionHandler, SessionChannel, SessionHandler, StreamHandler
+from teleport.ssh.listener import Slot
 from teleport.ssh.server import HostKey
 from teleport.ssh.service import SshService
 from teleport.ssh.surface import (
@@ -40,6 +41,8 @@ from teleport.ssh.surface import (
     TerminalRequest,
     TerminalSize,
 )
+from teleport.transport.entrance import ConnectionLimits, Users
+from teleport.transport.limits import Heard
 from teleport.transport.slots import Slots
 from teleport.wire import vouch
 
@@ -103,7 +106,8 @@ class RouterConfig:
     cluster: str
     host_id: UUID
     hostname: str
-    max_connections: int = 1000  # that have not authenticated yet
+    unproved: int = 1000  # connections that have not authenticated yet
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     limits: ServerLimits = field(default_factory=ServerLimits)
 
 
@@ -123,7 +127,9 @@ class SshRouter(SshService):
         new_id: Callable[[], UUID] = uuid4,
         nonce: Callable[[], bytes] = lambda: uuid4().bytes,
     ) -> None:
-        super().__init__(SURFACE, config.limits, host_keys, Slots(config.max_connections))
+        super().__init__(
+            SURFACE, config.limits, host_keys, Slots(config.unproved, "proxy ssh", limits=config.connections)
+        )
         self.config = config
         self.certificates = certificates
         self.directory = directory
@@ -132,9 +138,13 @@ class SshRouter(SshService):
         self.clock = clock
         self.new_id = new_id
         self.nonce = nonce
+        self.strangers = Heard()
+        self.users = Users(config.connections)
 
-    def _protocol(self, peer: Peer, settled: Callable[[], None]) -> asyncio.Protocol:
-        return self._server.connection(lambda _: _Gate(self, peer), settled)
+    def _protocol(self, peer: Peer, slot: Slot) -> asyncio.Protocol | None:
+        if not slot.arrived(peer.host):
+            return None
+        return self._server.connection(lambda _: _Gate(self, peer), slot)
 
     def put_on_record(
         self, cls: type[ServerEvent], user: UserIdentity | None, login: str, peer: Peer, **fields: Any
@@ -238,12 +248,21 @@ class _Gate:
                 raise Forbidden(refused)
         except AccessDenied as error:
             reason = on_record(error)
-            self._router.put_on_record(AuthFailed, identity, login, self._peer, error=reason)
+            if identity is None:
+                self.failed(login, reason)
+            else:
+                self._router.put_on_record(AuthFailed, identity, login, self._peer, error=reason)
             return Refusal.told(error.message, error.hint)
+        if not self._router.users.enter(identity.name):
+            reason = f"more than {self._router.users.most} users at the same time"
+            self._router.put_on_record(AuthFailed, identity, login, self._peer, error=reason)
+            return Refusal.told("The proxy serves as many people as it may.", "try again later")
         return _Connection(self._router, identity, certificate, login, self._peer)
 
     def failed(self, login: str, reason: str) -> None:
-        self._router.put_on_record(AuthFailed, None, login, self._peer, error=reason)
+        told = self._router.strangers.told(reason, asyncio.get_running_loop().time())
+        if told is not None:
+            self._router.put_on_record(AuthFailed, None, login, self._peer, error=told)
 
 
 class Forbidden(AccessDenied):
@@ -305,6 +324,7 @@ class _Connection:
         self.denied(f"{kind} {name}", reason)
 
     def ended(self, reason: str) -> None:
+        self._router.users.leave(self._identity.name)
         log.debug("connection ended user=%s peer=%s reason=%s", self._identity.name, self._peer, reason)
 
 

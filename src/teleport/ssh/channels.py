@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh import ChannelOpenError, ProtocolError
 from asyncssh.channel import SSHForwardChannel, SSHServerChannel
-from asyncssh.constants import MSG_CHANNEL_REQUEST, OPEN_ADMINISTRATIVELY_PROHIBITED
+from asyncssh.constants import MSG_CHANNEL_REQUEST, MSG_CHANNEL_WINDOW_ADJUST, OPEN_ADMINISTRATIVELY_PROHIBITED
 from asyncssh.misc import MaybeAwait
 from asyncssh.packet import SSHPacket
 from asyncssh.session import SSHServerSession, SSHSession, SSHTCPSession
@@ -72,6 +72,11 @@ class _Writer(DataPath):
         if self._send_state == "open":
             DataPath.write(self, data, STDERR if stderr else None)
 
+    def _process_window_adjust(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        if SSHPacket(packet.get_remaining_payload()).get_uint32() > 0xFFFFFFFF - self._send_window:
+            raise ProtocolError("the window was opened beyond its end")
+        super()._process_window_adjust(pkttype, pktid, packet)
+
     def connection_abort(self, message: str) -> None:
         connection = self._conn
         if connection is not None:
@@ -84,6 +89,11 @@ class StreamChannel(_Writer, SSHForwardChannel[bytes]):
     def start_serving(self) -> None:
         """Set limits; called once when the channel is made."""
         self._set_up()
+
+    _packet_handlers = {  # noqa: RUF012  # as asyncssh declares it
+        **SSHForwardChannel._packet_handlers,
+        MSG_CHANNEL_WINDOW_ADJUST: _Writer._process_window_adjust,
+    }
 
 
 class ChannelView:
@@ -145,8 +155,10 @@ class ServerSessionChannel(_Writer, SSHServerChannel[bytes]):
     # requests
 
     def _process_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        if self._server.exchanging:
+            raise ProtocolError("a channel request during a key exchange")
         if len(self._request_queue) >= self._server.limits.queued_requests:
-            raise ProtocolError("too many channel requests at once")
+            raise self._server.gone_too_far("too many channel requests at once")
         super()._process_request(pkttype, pktid, packet)
 
     def _service_next_request(self) -> None:
@@ -245,6 +257,7 @@ class ServerSessionChannel(_Writer, SSHServerChannel[bytes]):
     _packet_handlers = {  # noqa: RUF012  # as asyncssh declares it
         **SSHServerChannel._packet_handlers,
         MSG_CHANNEL_REQUEST: _process_request,
+        MSG_CHANNEL_WINDOW_ADJUST: _Writer._process_window_adjust,
     }
 
     @property

@@ -26,6 +26,8 @@ _SHORTEST = 16  # bytes: a cipher block (RFC 4253 section 6)
 _LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">BBII")  # padding length, type, channel; bytes of data that follow, or bytes to add
 _LEAST_PADDING = 4  # bytes
+_LEAST_LENGTH = 6  # bytes: the padding's length, a type, and the padding
+_WINDOW_END = 0xFFFFFFFF  # bytes (RFC 4254 section 5.2)
 _STILL_TAKING = ("eof_pending", "eof")
 
 
@@ -76,7 +78,7 @@ class IncomingPath(SSHConnection):
         opener = self._recv_encryption
         if not isinstance(opener, Opener):
             if not self._auth_complete or self._decompressor is not None or not isinstance(opener, GCMEncryption):
-                return super()._recv_pkthdr()
+                return super()._recv_pkthdr() and self._possible()
             opener = self._recv_encryption = Opener(opener)
         taken = self._inpbuf
         at, end = 0, len(taken)
@@ -105,6 +107,12 @@ class IncomingPath(SSHConnection):
                 self._inpbuf = taken[at:]
         return False
 
+    def _possible(self) -> bool:
+        """Refuses a length with which asyncssh would count backwards; too long ones it has refused."""
+        if self._pktlen < _LEAST_LENGTH:
+            raise ProtocolError(f"a packet cannot be {self._pktlen} bytes long")
+        return True
+
     def _deliver(self, plain: memoryview) -> bool:
         """Gives data or a window adjustment to its channel; False leaves the packet to asyncssh."""
         kind = plain[1]
@@ -119,6 +127,8 @@ class IncomingPath(SSHConnection):
         if channel._recv_state != "open" and (kind == _MSG_CHANNEL_DATA or channel._recv_state not in _STILL_TAKING):
             return False
         if len(plain) != _HEAD.size + size + padding or size > channel._recv_window:
+            return False
+        if kind == _MSG_CHANNEL_WINDOW_ADJUST and channel._send_window + amount > _WINDOW_END:
             return False
         self._auth_final = True
         self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF

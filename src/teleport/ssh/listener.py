@@ -14,12 +14,44 @@ from weakref import WeakSet
 from teleport.resources.names import peer_address
 from teleport.ssh.surface import Peer
 
+AT_ONCE = 32  # connections accepted in one turn of the loop, so that a burst of them holds up nobody else
+BACKLOG = 1024  # connections that wait in the kernel
+
+
+class Slot(Protocol):
+    """One connection, as it counts for those who come after it."""
+
+    def arrived(self, address: str) -> bool:
+        """The client's true address is known, by itself or because a proxy vouched; False: it may not come in."""
+        ...
+
+    def proved(self) -> None:
+        """The peer has authenticated."""
+        ...
+
+    def over(self) -> None:
+        """The connection has ended (may be called again)."""
+        ...
+
+
+class NoSlot:
+    """Where nobody counts."""
+
+    def arrived(self, address: str) -> bool:
+        return True
+
+    def proved(self) -> None:
+        return
+
+    def over(self) -> None:
+        return
+
 
 class Slots(Protocol):
     """Bounds the connections that have not authenticated yet."""
 
-    def take(self, address: str, close: Callable[[], None]) -> Callable[[], None]:
-        """The release of a slot for a connection from `address`; `close` ends it when its slot is needed."""
+    def take(self, address: str, close: Callable[[], None]) -> Slot:
+        """A slot for a connection from `address`; `close` ends it when its slot is needed."""
         ...
 
 
@@ -37,11 +69,11 @@ class _Accepted(asyncio.Protocol):
 class Listener:
     """Serves sockets that somebody else bound; `make` gives the protocol of one connection.
 
-    `make` gets the peer's address and `settled`, to be called (once or more) when the peer has authenticated or the
-    connection is gone.
+    `make` gets the peer's address and the slot, which is to be told when the peer has authenticated or the connection
+    is gone. It gives None when the peer may not come in.
     """
 
-    def __init__(self, make: Callable[[Peer, Callable[[], None]], asyncio.Protocol], *, slots: Slots) -> None:
+    def __init__(self, make: Callable[[Peer, Slot], asyncio.Protocol | None], *, slots: Slots) -> None:
         self._make = make
         self._slots = slots
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
@@ -52,7 +84,8 @@ class Listener:
         servers: list[asyncio.Server] = []
         try:
             for sock in sockets:
-                servers.append(await loop.create_server(lambda: _Accepted(self), sock=sock, backlog=1024))
+                servers.append(await loop.create_server(lambda: _Accepted(self), sock=sock, backlog=AT_ONCE))
+                sock.listen(BACKLOG)
             started()
             await loop.create_future()
         finally:
@@ -64,8 +97,12 @@ class Listener:
     def accepted(self, transport: asyncio.Transport) -> None:
         """Takes over a connection that was accepted here or elsewhere (a port shared with other protocols)."""
         peer = Peer(*peer_address(transport.get_extra_info("peername")))
-        settled = self._slots.take(peer.host, transport.abort)
+        slot = self._slots.take(peer.host, transport.abort)
         self._transports.add(transport)
-        protocol = self._make(peer, settled)
+        protocol = self._make(peer, slot)
+        if protocol is None:
+            slot.over()
+            transport.abort()
+            return
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

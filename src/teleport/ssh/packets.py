@@ -93,6 +93,13 @@ class PacketPath(IncomingPath):
 
     def resume_writing(self) -> None:
         self._socket_full = False
+        self._flush_channels()
+
+    def _send_deferred_packets(self) -> None:
+        super()._send_deferred_packets()
+        self._flush_channels()
+
+    def _flush_channels(self) -> None:
         for channel in list(self._channels.values()):
             channel._flush_send_buf()
 
@@ -113,8 +120,8 @@ class PacketPath(IncomingPath):
 
     @property
     def takes_data(self) -> bool:
-        """Whether channels may hand over data now."""
-        return not self._socket_full
+        """Whether channels may hand over data now: not in a key exchange either, where it would pile up."""
+        return not self._socket_full and self._kex_complete
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
         if pkttype == MSG_IGNORE and args == (_EMPTY,):

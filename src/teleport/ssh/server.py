@@ -11,8 +11,6 @@ Rules it keeps (each has a contract test, `tests/ssh/test_ssh_contract.py`):
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +37,10 @@ from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate
 from teleport.resources.names import peer_address
 from teleport.ssh.channels import ChannelView, ServerSessionChannel, StreamChannel, serve_stream
+from teleport.ssh.guard import Guarded
 from teleport.ssh.handlers import ConnectionHandler, Gate
-from teleport.ssh.packets import PacketPath, key_exchanges
+from teleport.ssh.listener import NoSlot, Slot
+from teleport.ssh.packets import key_exchanges
 from teleport.ssh.surface import (
     CIPHERS,
     MACS,
@@ -51,8 +51,6 @@ from teleport.ssh.surface import (
     ServerLimits,
     Surface,
 )
-
-log = logging.getLogger(__name__)
 
 
 # Clients end with the list of methods that they were left with: "Permission denied (publickey,...)". This name stands
@@ -86,7 +84,7 @@ class _Owner(SSHServer):
             self.connection.ended(exc)
 
 
-class ServerConnection(PacketPath, SSHServerConnection):
+class ServerConnection(Guarded):
     """One connection of a client. An asyncio protocol: give it to a transport."""
 
     def __init__(
@@ -96,15 +94,14 @@ class ServerConnection(PacketPath, SSHServerConnection):
         make_gate: Callable[[Peer], Gate],
         surface: Surface,
         limits: ServerLimits,
-        settled: Callable[[], None],
+        slot: Slot,
         greeted: bool,
     ) -> None:
-        super().__init__(loop, options)
+        super().__init__(loop, options, limits)
         self._greeted = greeted
         self._make_gate = make_gate
         self.surface = surface
-        self.limits = limits
-        self._settled = settled
+        self._slot = slot
         self._admitted: tuple[str, ConnectionHandler] | None = None
         self._handler: ConnectionHandler | None = None
         self._plain_key: tuple[str, str] | None = None  # the first one offered: login, and what is wrong with it
@@ -112,8 +109,6 @@ class ServerConnection(PacketPath, SSHServerConnection):
         self._failures = 0
         self._refusals = 0
         self._no_more_sessions = False
-        self._request_second = 0
-        self._requests_in_second = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = Peer(*peer_address(transport.get_extra_info("peername")))
@@ -135,10 +130,16 @@ class ServerConnection(PacketPath, SSHServerConnection):
             return
         if self._auth is not None:
             self._auth.cancel()
-        self._admitted = None
+        self._withdraw()
         if method not in (b"none", b"publickey"):
             self._refused(self._username, f"method {method.decode('ascii', 'replace')[:40]!r} is not offered")
         self._auth = lookup_server_auth(self, self._username, method, packet)
+
+    def _withdraw(self) -> None:
+        """Whoever was admitted did not come in."""
+        admitted, self._admitted = self._admitted, None
+        if admitted is not None:
+            admitted[1].ended("it ended before it began")
 
     def send_userauth_failure(self, partial_success: bool) -> None:
         self._failures += 1
@@ -204,7 +205,8 @@ class ServerConnection(PacketPath, SSHServerConnection):
     def _cleanup(self, exc: Exception | None) -> None:
         if self._plain_key is not None and not self._on_record and not self._auth_complete:
             self._refused(*self._plain_key)
-        self._settled()
+        self._slot.over()
+        self._withdraw()
         super()._cleanup(exc)
 
     async def send_userauth_success(self) -> None:
@@ -212,13 +214,15 @@ class ServerConnection(PacketPath, SSHServerConnection):
         if admitted is None or admitted[0] != self._username:
             raise DisconnectError(DISC_PROTOCOL_ERROR, "authentication ended without a proof")
         self._handler = admitted[1]
-        self._settled()
+        self._slot.proved()
+        self.proved()
         await super().send_userauth_success()
 
-    def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:
-        # asyncssh closes the connection and says so at its lowest level only; this is a mistake of ours.
-        log.error("connection closed by an error peer=%s", self._peer_addr, exc_info=exc_info or sys.exc_info())
-        super().internal_error(exc_info, error_logger)
+    def report_limit(self, reason: str) -> None:
+        if self._handler is not None:
+            self._handler.refused(AskedKind.TRAFFIC, "traffic", reason)
+        else:
+            self.gate.failed(self._username, reason)
 
     # what may be asked
 
@@ -233,19 +237,25 @@ class ServerConnection(PacketPath, SSHServerConnection):
         """Tells the handler about a refusal, and ends a connection that collects too many."""
         self._refusals += 1
         if self._refusals > self.limits.refusals:
-            raise DisconnectError(DISC_PROTOCOL_ERROR, "too many refused requests")
+            raise self.gone_too_far("too many refused requests")
         self.handler.refused(kind, name[:200], reason)
 
     def _process_channel_open(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
         peek = SSHPacket(packet.get_remaining_payload())
         name = peek.get_string().decode("ascii", "replace")
-        sender = peek.get_uint32()
+        sender, _, largest = peek.get_uint32(), peek.get_uint32(), peek.get_uint32()
+        if self.too_often("channel", self.limits.opens_per_second):
+            raise self.gone_too_far("too many channels opened in a second")
         if not self.surface.offers(AskedKind.CHANNEL, name):
             self.report(AskedKind.CHANNEL, name, "not offered here")
             self.send_channel_open_failure(sender, OPEN_UNKNOWN_CHANNEL_TYPE, f"{name[:80]} is not offered here", "en")
         elif len(self._channels) >= self.limits.channels:
             self.report(AskedKind.CHANNEL, name, f"more than {self.limits.channels} channels on a connection")
             self.send_channel_open_failure(sender, OPEN_RESOURCE_SHORTAGE, "too many channels", "en")
+        elif 0 < largest < self.limits.least_packet:
+            reason = f"packets of {largest} bytes are too small"
+            self.report(AskedKind.CHANNEL, name, reason)
+            self.send_channel_open_failure(sender, OPEN_RESOURCE_SHORTAGE, reason, "en")
         else:
             super()._process_channel_open(pkttype, pktid, packet)
 
@@ -271,12 +281,8 @@ class ServerConnection(PacketPath, SSHServerConnection):
         return channel, serve_stream(opened)
 
     def _process_global_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
-        second = int(self._loop.time())
-        if second != self._request_second:
-            self._request_second, self._requests_in_second = second, 0
-        self._requests_in_second += 1
-        if self._requests_in_second > self.limits.global_requests_per_second:
-            raise DisconnectError(DISC_PROTOCOL_ERROR, "too many global requests")
+        if self.too_often("global request", self.limits.global_requests_per_second):
+            raise self.gone_too_far("too many global requests")
         peek = SSHPacket(packet.get_remaining_payload())
         name = peek.get_string().decode("ascii", "replace")
         wants_reply = peek.get_boolean()
@@ -295,7 +301,7 @@ class ServerConnection(PacketPath, SSHServerConnection):
 
     # asyncssh dispatches by this table of functions, so a method that is only overridden is never called.
     _packet_handlers = {  # noqa: RUF012  # as asyncssh declares it
-        **SSHServerConnection._packet_handlers,
+        **Guarded._packet_handlers,
         MSG_GLOBAL_REQUEST: _process_global_request,
         MSG_CHANNEL_OPEN: _process_channel_open,
     }
@@ -346,15 +352,16 @@ class SshServer:
         self._options = await _options(host_keys, self._limits, ciphers)
 
     def connection(
-        self, make_gate: Callable[[Peer], Gate], settled: Callable[[], None] = lambda: None, *, greeted: bool = False
+        self, make_gate: Callable[[Peer], Gate], slot: Slot | None = None, *, greeted: bool = False
     ) -> asyncio.Protocol:
         """A protocol for one client, to be given to a transport (also one whose first bytes were already read).
 
-        `make_gate` gets the transport's peer; behind a proxy that vouched, it knows better. `settled` is called
-        (perhaps twice) when the client has authenticated or the connection is gone. `greeted` says that `greeting`
-        was already sent.
+        `make_gate` gets the transport's peer; behind a proxy that vouched, it knows better. `slot` learns whether the
+        client authenticates. `greeted` says that `greeting` was already sent.
         """
-        return ServerConnection(self._loop, self._options, make_gate, self._surface, self._limits, settled, greeted)
+        return ServerConnection(
+            self._loop, self._options, make_gate, self._surface, self._limits, slot or NoSlot(), greeted
+        )
 
     @property
     def greeting(self) -> bytes:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from teleport.ssh.listener import Listener, Slots
+from teleport.ssh.listener import Listener, Slot, Slots
 from teleport.ssh.server import HostKey, SshServer
 from teleport.ssh.surface import Peer, ServerLimits, Surface
 
@@ -63,8 +63,11 @@ class SshService(ABC):
         return self._running
 
     @abstractmethod
-    def _protocol(self, peer: Peer, settled: Callable[[], None]) -> asyncio.Protocol:
-        """What a new connection is given to; `settled` is for when it has authenticated or is gone."""
+    def _protocol(self, peer: Peer, slot: Slot) -> asyncio.Protocol | None:
+        """What a new connection is given to, None when it may not come in.
+
+        `slot` is told of the client's true address, and when it has authenticated or is gone.
+        """
 
 
 async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:

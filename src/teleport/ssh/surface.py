@@ -40,6 +40,7 @@ class AskedKind(StrEnum):
     CHANNEL = "channel"
     GLOBAL_REQUEST = "global request"
     SESSION_REQUEST = "session request"
+    TRAFFIC = "traffic"  # nothing that was asked for: what came went beyond a limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Surface:
                 return name in self.global_requests
             case AskedKind.SESSION_REQUEST:
                 return name in self.session_requests
+            case AskedKind.TRAFFIC:
+                return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,20 @@ class ServerLimits:
     keepalive_count: int = 3
     window: int = 2 * 1024 * 1024  # bytes, the first receive window of a channel; it grows on long paths
     packet: int = 32 * 1024  # bytes of data in one packet
+    least_packet: int = 256  # bytes; a peer that takes less would make a thousand packets of a page
+    opens_per_second: int = 100  # channels
+    # of peers that have not authenticated
+    unproved_packet: int = 35_000  # bytes (RFC 4253 section 6.1)
+    unproved_bytes: int = 512 * 1024  # in all
+    authentication_requests: int = 64  # with those that only offer a key
+    # of all
+    proved_packet: int = 256 * 1024  # bytes: a command may be 128 KiB long
+    idle_messages_per_second: int = 5000  # ignore, debug, and what is of no known type
+    exchange_seconds: float = 60.0  # for a further key exchange to end
+    exchange_worth: int = 1024 * 1024  # bytes between two key exchanges, or the second one was for nothing ...
+    exchanges_for_nothing: int = 16  # ... of which there may be so many in a row
+    unread: int = 8 * 1024 * 1024  # bytes of answers that a peer may leave unread
+    deferred: int = 1000  # answers that wait for the end of a key exchange
 
 
 @dataclass(frozen=True, slots=True)

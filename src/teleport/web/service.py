@@ -15,7 +15,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Protocol, TypeVar
 
@@ -30,6 +30,7 @@ from teleport.clock import Clock, rfc3339
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.resources.names import peer_address
 from teleport.resources.values import HostPort
+from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.http_listener import HTTPListener
 from teleport.transport.limits import RateLimit, who_tries
 from teleport.web import messages as wm
@@ -41,7 +42,6 @@ MAX_BODY = 64 * 1024  # bytes; nothing that comes here is larger
 CSRF_COOKIE = "__Host-grv_csrf"
 CSRF_HEADER = "X-CSRF-Token"
 BODY_TIMEOUT = 15.0  # seconds for a body to come
-LINGER = 1.0  # seconds that the rest of a refused body is thrown away, so that the client reads why
 MAX_TUNNELS = 2000  # websockets to auth at once
 TUNNELS_OF_ONE = 256  # of them from one address: the hosts of a whole site may share one
 
@@ -77,6 +77,7 @@ class WebConfig:
     second_factor: str
     ssh: wm.SSHAddresses
     auth_servers: tuple[tuple[str, int], ...]
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
 class WebService:
@@ -112,8 +113,8 @@ class WebService:
 
     async def run(self, listener: socket.socket, context: ssl.SSLContext | None, started: Callable[[], None]) -> None:
         """Serves `listener`, by TLS when a context is given; calls `started` once connections are taken."""
-        edge = HTTPListener()
-        runner = edge.runner(self.build_app(), shutdown_timeout=2, lingering_time=LINGER)
+        edge = HTTPListener("proxy web", limits=self._config.connections)
+        runner = edge.runner(self.build_app(), shutdown_timeout=2)
         await runner.setup()
         try:
             async with edge.serve(runner, listener, context):

@@ -38,6 +38,7 @@ from teleport.resources.values import (
     parse_labels,
 )
 from teleport.resources.yaml_document import quoted
+from teleport.transport import entrance
 
 T = TypeVar("T")
 
@@ -215,6 +216,11 @@ class Config:
     insecure: bool
     debug: bool
     warnings: tuple[str, ...]
+
+    def connection_limits(self) -> entrance.ConnectionLimits:
+        """`limits` as the services take them."""
+        rates = (entrance.Rate(rate.period.nanoseconds / 1e9, rate.average, rate.burst) for rate in self.limits.rates)
+        return entrance.ConnectionLimits(self.limits.max_connections, self.limits.max_users, tuple(rates))
 
     @property
     def roles(self) -> tuple[ServiceRole, ...]:

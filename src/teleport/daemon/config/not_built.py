@@ -78,7 +78,6 @@ NOT_BUILT: Final = (
     NotBuilt("teleport.kex_algos", _any, _OWN_LIST, False),
     NotBuilt("teleport.mac_algos", _any, _OWN_LIST, False),
     NotBuilt("teleport.ciphersuites", _any, _OWN_LIST, False),
-    NotBuilt("teleport.connection_limits", _any, "is accepted, but this version has fixed limits", False),
     NotBuilt("teleport.cache", _any, "is accepted: the copy of auth's data is kept in memory so far", False),
     NotBuilt("auth_service.proxy_protocol", _on, _NO_HEADER, False),
     NotBuilt("proxy_service.proxy_protocol", _on, _NO_HEADER, False),
