@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from teleport.launcher import LauncherEnd, start
+from teleport.launcher import LauncherEnd
+from teleport.testing.launching import forked_launcher
 
 
 @pytest.fixture
 def launcher_end() -> Iterator[LauncherEnd]:
     """Forked before the test's loop; ended with every session when the test is over."""
-    end = start()
-    yield end
-    end.socket.close()
-    with contextlib.suppress(ChildProcessError):  # the test reaped it
-        os.waitpid(end.pid, 0)
+    with forked_launcher() as end:
+        yield end

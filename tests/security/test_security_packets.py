@@ -17,7 +17,7 @@ from teleport.launcher.client import Launcher
 from teleport.ssh.surface import ServerLimits
 from teleport.testing import raw_ssh
 from teleport.testing.raw_ssh import RawSsh, framed, number, text
-from teleport.testing.ssh_lab import Lab, running_lab, wait_until
+from teleport.testing.ssh_lab import Lab, run_client, running_lab, wait_until
 
 ME = getpass.getuser()
 GROWTH = 64  # MiB that one hostile connection may make this process grow by, test and servers together
@@ -436,3 +436,15 @@ async def test_packets_smaller_than_a_sentence_are_refused(launcher_end: Launche
                 peer.send(peer.opening(packet=1))
                 await peer.until(raw_ssh.OPEN_FAILURE)
                 assert await peer.open_session(packet=256) >= 0
+
+
+async def test_a_client_that_exchanges_keys_while_it_works_loses_nothing(
+    launcher_end: LauncherEnd, tmp_path: Path
+) -> None:
+    """OpenSSH with a new key for each MiB, data both ways: output waits for each exchange and goes on."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        config = lab.client_config(tmp_path, lab.authorities.user([ME]), ME)
+        sent = os.urandom(6 << 20)
+        for host in ("direct", "jump"):
+            ran = await run_client("ssh", "-F", str(config), "-o", "RekeyLimit=1M", host, "cat", stdin=sent)
+            assert ran.stdout == sent, (host, len(ran.stdout), ran.stderr)

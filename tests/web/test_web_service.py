@@ -15,7 +15,8 @@ from tests.web.web_rig import Answer, RunningWeb, b64, invite, login_body, runni
 from teleport import __version__
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.errors import ConnectionProblem
+from teleport.clock import rfc3339
+from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.pki.keys import generate_p256
 from teleport.pki.sshformat import parse_certificate_line
 from teleport.testing.auth import CLUSTER, PASSWORD, RunningAuth, running_auth
@@ -70,7 +71,9 @@ async def test_ping_and_find_say_where_everything_is(tmp_path: Path, prefix: str
 async def test_the_authority_is_public(tmp_path: Path) -> None:
     async with both(tmp_path) as (auth, web):
         answer = await web.ask("GET", "/webapi/ca")
+        now = answer.json.pop("now")
         assert answer.json == {"cluster": CLUSTER, "tls_certs": auth.tls_cas}
+        assert now == rfc3339(auth.clock.now()), "the time at auth, which joiners compare with their own"
 
 
 # logging in
@@ -140,6 +143,58 @@ async def test_attempts_are_limited_by_address_before_auth_is_asked(tmp_path: Pa
             assert response.status == 200
         web.clock.advance(0.1)
         assert [await attempt() for _ in range(2)] == [502, 429]
+
+
+async def test_who_fails_waits_and_who_shares_the_address_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T23: growing, bounded, by user and address; a success clears it; known and unknown users are treated alike."""
+    monkeypatch.setattr("teleport.web.service.is_own", lambda address: False)
+    key = generate_p256()
+    calls = Calls(AccessDenied("the user name, the password or the code is wrong"))
+    async with running_web(tmp_path, calls, ()) as web:
+
+        async def attempt(user: str) -> tuple[int, str]:
+            answer = await web.ask("POST", CERTS, json=login_body(key, user, "000000"))
+            return answer.status, answer.text
+
+        assert [(await attempt("alice"))[0] for _ in range(8)] == [403] * 7 + [429]  # a second passes before each
+        status, said = await attempt("alice")
+        assert (status, "try again in" in said) == (403, False)
+        waits = []
+        for _ in range(12):
+            while (await attempt("alice"))[0] == 429:
+                pass
+            before = web.clock.monotonic()
+            while (await attempt("alice"))[0] == 429:
+                pass
+            waits.append(web.clock.monotonic() - before)
+        assert waits[-1] == max(waits)
+        assert 30 < waits[-1] <= 62, waits
+        assert (await attempt("bob"))[0] == 403, "somebody else behind the same address"
+        web.clock.advance(3600)
+        assert [(await attempt("alice"))[0] for _ in range(5)] == [403] * 5
+
+
+async def test_many_names_from_one_address_wait_a_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("teleport.web.service.is_own", lambda address: False)
+    key = generate_p256()
+    async with running_web(tmp_path, Calls(AccessDenied("wrong")), ()) as web:
+        answers = []
+        for number in range(100):
+            answer = await web.ask("POST", CERTS, json=login_body(key, f"user{number}", "000000"))
+            answers.append(answer.status)
+        assert answers[:30] == [403] * 30
+        assert 429 in answers
+        web.clock.advance(10)
+        assert (await web.ask("POST", CERTS, json=login_body(key, "somebody", "000000"))).status == 403
+
+
+async def test_this_host_is_never_kept_waiting(tmp_path: Path) -> None:
+    key = generate_p256()
+    async with running_web(tmp_path, Calls(AccessDenied("wrong")), ()) as web:
+        for _ in range(60):
+            assert (await web.ask("POST", CERTS, json=login_body(key, "alice", "000000"))).status == 403
 
 
 # what is sent wrong

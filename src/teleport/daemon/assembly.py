@@ -28,6 +28,7 @@ from teleport.daemon import auth_side, identities
 from teleport.daemon.announce import Announcer
 from teleport.daemon.config import Config
 from teleport.daemon.credentials import Credentials
+from teleport.daemon.descriptors import raise_limit
 from teleport.daemon.diag import Readiness, serve_diagnostics
 from teleport.daemon.host import Host, open_host, write_private
 from teleport.daemon.node_side import NodeSide
@@ -77,6 +78,7 @@ class Daemon:
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until `stop` is set. Raises `TeleportError` when it cannot start or a service fails."""
         config = self._config
+        raise_limit()
         async with self._stack:
             host = open_host(config.data_dir)
             self._stack.callback(os.close, host.lock)

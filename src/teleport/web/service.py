@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import secrets
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Protocol, TypeVar
@@ -32,7 +33,7 @@ from teleport.resources.names import peer_address
 from teleport.resources.values import HostPort
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.http_listener import HTTPListener
-from teleport.transport.limits import RateLimit, who_tries
+from teleport.transport.limits import Patience, RateLimit, is_own, who_tries
 from teleport.web import messages as wm
 from teleport.web.tunnel import relay_to_auth
 
@@ -42,6 +43,8 @@ MAX_BODY = 64 * 1024  # bytes; nothing that comes here is larger
 CSRF_COOKIE = "__Host-grv_csrf"
 CSRF_HEADER = "X-CSRF-Token"
 BODY_TIMEOUT = 15.0  # seconds for a body to come
+FREE_FAILURES = 5  # of one user's logins from one address, before the next attempts have to wait
+FREE_OF_ADDRESS = 30  # of all logins from one address
 MAX_TUNNELS = 2000  # websockets to auth at once
 TUNNELS_OF_ONE = 256  # of them from one address: the hosts of a whole site may share one
 
@@ -89,6 +92,8 @@ class WebService:
         self._auth = auth
         self._clock = clock
         self._passwords = RateLimit()
+        self._patience = Patience(free=FREE_FAILURES, forgiven=1 / 60, longest=60)  # with a user, from an address
+        self._with_address = Patience(free=FREE_OF_ADDRESS, forgiven=1 / 10, longest=10)
         self._tunnels: Counter[str] = Counter()  # open ones, by address
 
     def build_app(self) -> web.Application:
@@ -150,6 +155,29 @@ class WebService:
         if not self._passwords.allow(who_tries(request.remote or ""), self._clock.monotonic()):
             raise LimitExceeded("too many attempts from this address; wait a moment")
 
+    async def _tried(self, request: web.Request, name: str, attempt: Awaitable[T]) -> T:
+        """Does `attempt` with what belongs to `name` (a user, a link), unless too many have failed just now.
+
+        Who fails waits longer and longer before the next attempt on the same name; and a little after many failures on
+        whatever names, since many people may share the address. A success clears both. This host is never kept waiting.
+        """
+        address, now = who_tries(request.remote or ""), self._clock.monotonic()
+        keys = ((self._patience, f"{address} {name[:256]}"), (self._with_address, address))
+        wait = 0.0 if is_own(address) else max(patience.wait(key, now) for patience, key in keys)
+        if wait:
+            if isinstance(attempt, Coroutine):
+                attempt.close()
+            raise LimitExceeded(f"too many failed attempts from this address; try again in {math.ceil(wait)} s")
+        try:
+            done = await attempt
+        except (AccessDenied, NotFound):
+            for patience, key in keys:
+                patience.failed(key, self._clock.monotonic())
+            raise
+        for patience, key in keys:
+            patience.succeeded(key)
+        return done
+
     # what clients ask first
 
     def _settings(self) -> wm.ProxySettings:
@@ -182,19 +210,17 @@ class WebService:
     async def _ssh_certs(self, request: web.Request) -> web.Response:
         self._limit(request)
         asked = await _body(request, wm.SSHCertsRequest)
-        certs = await self._auth.call(
-            routes.LOGIN,
-            m.LoginRequest(
-                user=asked.user,
-                password=asked.password,
-                otp_token=asked.otp_token or asked.hotp_token,
-                public_key=wm.from_base64(asked.pub_key, "pub_key"),
-                ttl=asked.ttl / 1e9,
-                client_addr=_client_address(request),
-                compatibility=asked.compatibility or "standard",
-                route_to_cluster=asked.RouteToCluster,
-            ),
+        login = m.LoginRequest(
+            user=asked.user,
+            password=asked.password,
+            otp_token=asked.otp_token or asked.hotp_token,
+            public_key=wm.from_base64(asked.pub_key, "pub_key"),
+            ttl=asked.ttl / 1e9,
+            client_addr=_client_address(request),
+            compatibility=asked.compatibility or "standard",
+            route_to_cluster=asked.RouteToCluster,
         )
+        certs = await self._tried(request, asked.user, self._auth.call(routes.LOGIN, login))
         return _json(
             wm.SSHCertsReply(
                 username=certs.username,
@@ -216,7 +242,8 @@ class WebService:
     async def _password_token(self, request: web.Request) -> web.Response:
         self._limit(request)
         token = request.match_info["token"]
-        info = await self._auth.call(routes.USER_TOKEN, m.UserTokenRequest(token=token))
+        asked = m.UserTokenRequest(token=token)
+        info = await self._tried(request, "a link", self._auth.call(routes.USER_TOKEN, asked))
         return _json(
             wm.PasswordTokenReply(
                 tokenId=token,
