@@ -58,6 +58,9 @@ from teleport.transport.http_listener import HTTPListener
 log = logging.getLogger(__name__)
 
 
+SILENT = 1000  # connections without a request: a proxy speaks for many hosts, which may all come at once
+
+
 @dataclass(frozen=True, slots=True)
 class AuthConfig:
     """What the auth service is told by the configuration file."""
@@ -175,7 +178,7 @@ class AuthService:
     async def run(self, listener: socket.socket, context: ssl.SSLContext, started: Callable[[], None]) -> None:
         """Serves the API until cancelled; calls `started` once connections are taken."""
         app = build_app(self._handlers, self.authorizer.identify, self.authorizer.authorize, self._denied)
-        edge = HTTPListener("auth API")
+        edge = HTTPListener("auth API", silent=SILENT)
         runner = edge.runner(app, handler_cancellation=True, shutdown_timeout=2)
         await runner.setup()
         checkpointer = Checkpointer(
