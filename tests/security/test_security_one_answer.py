@@ -222,4 +222,6 @@ async def test_the_ssh_ports_answer_every_name_alike(launcher_end: LauncherEnd) 
                         await peer.ask_service()
                         peer.send(peer.userauth(name, method, rest))
                         answers.add(await peer.until(raw_ssh.USERAUTH_FAILURE, 60, 53))
-                assert answers == {bytes([raw_ssh.USERAUTH_FAILURE]) + text("publickey") + b"\0"}, method
+                (answer,) = answers
+                assert answer.startswith(bytes([raw_ssh.USERAUTH_FAILURE])), method
+                assert b"publickey" in answer

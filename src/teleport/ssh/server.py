@@ -52,7 +52,6 @@ from teleport.ssh.surface import (
     Surface,
 )
 
-
 # Clients end with the list of methods that they were left with: "Permission denied (publickey,...)". This name stands
 # there for who offered keys without a certificate. A banner would also be read by everybody whose client offers a bare
 # key first, and is let in with the next one. It has an @, as names that are nobody else's do (RFC 4250 section 4.6.1).
@@ -222,7 +221,7 @@ class ServerConnection(Guarded):
         if self._handler is not None:
             self._handler.refused(AskedKind.TRAFFIC, "traffic", reason)
         else:
-            self.gate.failed(self._username, reason)
+            self._refused(self._username, reason)
 
     # what may be asked
 
