@@ -229,7 +229,7 @@ async def test_nothing_can_be_asked_for(tmp_path: Path, wish: dict[str, object])
             return found
 
         assert await auth.in_thread(call) == (400, "bad_request")
-        made = [event for event in await auth.events("cert.create") if event.get("subject") == "ann"]
+        made = [event for event in await auth.events("cert.create", wait_for=3) if event.get("subject") == "ann"]
         assert len(made) == 1, "the one of the test itself"
 
 
