@@ -16,6 +16,7 @@ import pytest
 from teleport.cli import app, render
 from teleport.cli.tctl.command import tctl
 from teleport.cli.teleport.command import teleport
+from teleport.cli.tsh import prompts
 from teleport.cli.tsh.root import tsh
 from teleport.errors import KINDS, NotFound
 from teleport.testing.commands import run_command
@@ -167,6 +168,23 @@ def test_notes_before_a_failure_are_part_of_it_and_of_a_success_come_at_the_end(
     }
     done = run_command(work, "work", "--format=json")
     assert (done.status, done.out, done.err) == (0, "{}\n", "one thing to know\n")
+
+
+def test_what_a_question_is_about_is_read_before_it_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where notes wait for the end: nobody agrees to a fingerprint unseen."""
+    shown: list[str] = []
+
+    def yes(question: str) -> bool:
+        shown.append(capsys.readouterr().err)
+        return False
+
+    monkeypatch.setattr(prompts, "interactive", lambda: True)
+    monkeypatch.setattr(prompts, "yes", yes)
+    with render.notes_kept(True):
+        assert not prompts.Person().accept_certificate("proxy.test:3080", "sha256:abcdef")
+    assert "sha256:abcdef" in shown[0]
 
 
 def test_no_output_is_coloured_with_and_without_no_color(tmp_path: Path) -> None:

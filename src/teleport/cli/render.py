@@ -77,6 +77,12 @@ def out(text: str) -> None:
     sys.stdout.write(text)
 
 
+def say(text: str) -> None:
+    """What a person has to read before answering a question: to stderr, now, whatever the form of the output."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
 _kept: list[str] | None = None
 
 

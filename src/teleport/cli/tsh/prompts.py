@@ -62,9 +62,9 @@ class Person:
     def accept_certificate(self, address: str, fingerprint: str) -> bool:
         if not interactive():
             return False
-        render.note(f"The certificate of {address} is not signed by an authority that this machine trusts.")
-        render.note(f"Its fingerprint is {fingerprint}")
-        render.note("Compare it with what the administrator tells you: whoever is in between sees your password.")
+        render.say(f"The certificate of {address} is not signed by an authority that this machine trusts.")
+        render.say(f"Its fingerprint is {fingerprint}")
+        render.say("Compare it with what the administrator tells you: whoever is in between sees your password.")
         return yes("Trust this certificate from now on?")
 
     def password(self, user: str) -> str:
