@@ -10,14 +10,20 @@ Rules: a packet is looked at after its tag has been checked; order is kept; a cl
 
 from __future__ import annotations
 
+import socket
 import struct
 import threading
+from asyncio.trsock import TransportSocket
+from typing import TYPE_CHECKING, Any
 
 from asyncssh.connection import SSHConnection
 from asyncssh.encryption import GCMEncryption
 from asyncssh.misc import MACError, ProtocolError
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+if TYPE_CHECKING:
+    from asyncio import BaseTransport
 
 _MSG_CHANNEL_WINDOW_ADJUST = 93
 _MSG_CHANNEL_DATA = 94
@@ -29,6 +35,8 @@ _LEAST_PADDING = 4  # bytes
 _LEAST_LENGTH = 6  # bytes: the padding's length, a type, and the padding
 _WINDOW_END = 0xFFFFFFFF  # bytes (RFC 4254 section 5.2)
 _STILL_TAKING = ("eof_pending", "eof")
+_SMALL_READ = 4096  # bytes; what comes in larger pieces keeps acknowledging itself
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 
 class _Scratch(threading.local):
@@ -73,6 +81,24 @@ class Opener(GCMEncryption):
 
 class IncomingPath(SSHConnection):
     """The receiving half of a connection."""
+
+    _prompt: TransportSocket | None = None
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        # OpenSSH's client leaves Nagle's algorithm on for connections that carry another (`ssh -J`, ProxyCommand) and
+        # until a session begins: what it sends next waits for our acknowledgement, which the kernel delays by 40 ms.
+        raw: Any = transport.get_extra_info("socket")
+        if _QUICKACK is not None and isinstance(raw, TransportSocket) and raw.proto == socket.IPPROTO_TCP:
+            self._prompt = raw
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        if self._prompt is not None and len(data) < _SMALL_READ and _QUICKACK is not None:
+            try:
+                self._prompt.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            except OSError:
+                self._prompt = None  # the peer is gone; the transport says so in its own way
+        super().data_received(data, datatype)
 
     def _recv_pkthdr(self) -> bool:
         opener = self._recv_encryption
