@@ -36,6 +36,7 @@ _LEAST_LENGTH = 6  # bytes: the padding's length, a type, and the padding
 _WINDOW_END = 0xFFFFFFFF  # bytes (RFC 4254 section 5.2)
 _STILL_TAKING = ("eof_pending", "eof")
 _SMALL_READ = 4096  # bytes; what comes in larger pieces keeps acknowledging itself
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 
@@ -88,7 +89,7 @@ class IncomingPath(SSHConnection):
         # OpenSSH's client leaves Nagle's algorithm on for connections that carry another (`ssh -J`, ProxyCommand) and
         # until a session begins: what it sends next waits for our acknowledgement, which the kernel delays by 40 ms.
         raw: Any = transport.get_extra_info("socket")
-        if _QUICKACK is not None and isinstance(raw, TransportSocket) and raw.proto == socket.IPPROTO_TCP:
+        if _QUICKACK is not None and isinstance(raw, TransportSocket) and raw.family in _INTERNET:
             self._prompt = raw
         super().connection_made(transport)
 
