@@ -19,6 +19,7 @@ from tests.recording.recording_samples import (
 )
 
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
+from teleport.recording.directory import reserve
 from teleport.recording.format import BrokenRecording
 from teleport.recording.player import RecordingReader
 from teleport.recording.storage import FileRecordingStore, HostSink, UploadState
@@ -201,3 +202,8 @@ async def test_a_missing_recording_is_not_found(store: FileRecordingStore) -> No
     for call in (store.open(SID), store.verify(SID), store.sink_for(HOST).complete(SID, HASH)):
         with pytest.raises(NotFound):
             await call
+
+
+def test_how_much_of_a_disk_recordings_leave_to_events() -> None:
+    assert reserve(1024**4) == 64 * 1024**2
+    assert reserve(100 * 1024**2) == 5 * 1024**2

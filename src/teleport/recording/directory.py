@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
-from teleport.errors import NotFound, TeleportError
+from teleport.errors import LimitExceeded, NotFound, TeleportError
 from teleport.recording.format import canonical_uuid
 
 
@@ -25,6 +25,15 @@ class Suffix(StrEnum):
     DONE = ".rec"
     TORN = ".torn"  # bytes that recovery cut off, kept for inspection
     BROKEN = ".rec.broken"  # cannot be read at all; never tried again
+
+
+MOST_KEPT = 64 * 1024 * 1024  # bytes of a disk that recordings leave to audit events ...
+KEPT_PART = 20  # ... or this part of a small one
+
+
+def reserve(size: int) -> int:
+    """How many bytes of a file system of `size` bytes recordings leave to audit events."""
+    return min(MOST_KEPT, size // KEPT_PART)
 
 
 class RecordingDirectory:
@@ -40,6 +49,21 @@ class RecordingDirectory:
                 f"the recordings folder {path} cannot be used: {error.strerror}",
                 hint=f"make it a folder that only the service's user may enter: install -d -m 0700 {path}",
             ) from error
+
+    def check_room(self, sid: str, what: str, *, part: int = 1) -> None:
+        """Raises `LimitExceeded` when what is free on this file system is kept for audit events.
+
+        Recordings give way first: a disk that fills leaves room to put on record why sessions are refused. What has
+        begun may use some of it: `part` 2 stands for half of what is kept.
+        """
+        found = os.statvfs(self.descriptor)
+        free, kept = found.f_bavail * found.f_frsize, reserve(found.f_blocks * found.f_frsize) // part
+        if free < kept:
+            raise LimitExceeded(
+                f"the recording of session {sid} cannot be {what}: {free >> 20} MiB are free, the last {kept >> 20} "
+                "MiB are kept for audit events",
+                hint=f"make room on the disk of {self.path} (df {self.path})",
+            )
 
     def close(self) -> None:
         """Gives the descriptor back; the object is of no use afterwards."""

@@ -75,6 +75,7 @@ class SpoolFile:
         self._sync_lock = threading.Lock()
         if directory.exists(self._done):
             raise AlreadyExists(f"session {header.sid} is recorded already", hint="a session id is used once")
+        directory.check_room(header.sid, "begun")
         try:
             with directory.locked(alone=False):
                 self._descriptor = directory.create(self._part)
@@ -99,6 +100,7 @@ class SpoolFile:
 
     def write(self, frames: Sequence[Frame]) -> None:
         """Appends the frames as chunks. `TeleportError` when the disk refuses; then none of them is in the file."""
+        self._directory.check_room(self.sid, "continued", part=2)
         encoder, before = self._encoder, self._encoder.checkpoint()
         calm = sum(len(frame.payload) for frame in frames) < CALM_BYTES
         try:

@@ -177,6 +177,7 @@ class FileRecordingStore:
             )
         if self._directory.exists(file_name(sid, Suffix.DONE)):
             return self.begin(sid, host_id).offset
+        self._directory.check_room(sid, "stored")
         name = _upload_name(sid, host_id)
         descriptor = self._open_upload(name)
         try:
