@@ -233,3 +233,46 @@ async def test_the_head_of_a_second_request_has_to_come_in_time(tmp_path: Path) 
     finally:
         await runner.cleanup()
     assert HTTPListener().runner(web.Application())._kwargs["keepalive_timeout"] == KEPT_ALIVE
+
+
+async def test_a_body_that_drips_holds_a_slot_and_a_connection_that_only_waits_is_bounded() -> None:
+    """A head alone is cheap: whoever sends no more than that has shown nothing yet."""
+
+    async def read(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(text="hello")
+
+    edge = HTTPListener(silent=4, waiting=4)
+    app = web.Application()
+    app.router.add_post("/", read)
+    runner = edge.runner(app)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+    try:
+        async with edge.serve(runner, listener, None):
+            opened = [await asyncio.open_connection(*listener.getsockname()[:2]) for _ in range(6)]
+            for _, writer in opened:
+                writer.write(head + b"ab")
+            for reader, _ in opened[:4]:  # two slots are the share of one address
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert edge.silent == 2
+            for reader, writer in opened[4:]:
+                writer.write(b"cd")
+                await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+            assert edge.silent == 0
+            kept = []
+            for _ in range(4):
+                reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+                writer.write(head + b"abcd")
+                await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+                kept.append(writer)
+            for reader, _ in opened[4:]:  # waited longest for a next request
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.wait_for(reader.read(), 5) == b""
+            for writer in (*kept, *(writer for _, writer in opened)):
+                writer.transport.abort()
+    finally:
+        await runner.cleanup()

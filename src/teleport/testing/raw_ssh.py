@@ -94,7 +94,7 @@ class RawSsh:
 
         `receive_buffer` (bytes, 0: as usual) makes a peer that does not read stop the server soon.
         """
-        sock = socket.socket()
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # or asyncio sets no TCP_NODELAY
         sock.setblocking(False)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
