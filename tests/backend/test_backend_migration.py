@@ -12,7 +12,7 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.backend.sqlite import SqliteBackend
-from teleport.backend.sqlite_file import FILE_NAME, MIGRATIONS, connect, kept_copy, migrate
+from teleport.backend.sqlite_file import FILE_NAME, MIGRATIONS, connect, kept_copy, migrate, refuse_migration
 from teleport.clock import SystemClock
 from teleport.errors import TeleportError
 from teleport.testing.auth import running_auth
@@ -89,6 +89,15 @@ def test_a_later_schema_is_reached_and_everything_is_still_there(tmp_path: Path)
     kept = sqlite3.connect(copy)
     assert items(kept) == before
     kept.close()
+
+
+def test_a_storage_that_a_running_process_shares_is_not_changed(tmp_path: Path) -> None:
+    refuse_migration(tmp_path)  # there is none yet
+    path = restore(tmp_path)
+    refuse_migration(tmp_path)
+    with pytest.raises(TeleportError, match="which the process that is running could not read"):
+        refuse_migration(tmp_path, len(NEXT))
+    assert versions(path) == list(range(1, len(MIGRATIONS) + 1))
 
 
 def test_a_migration_that_fails_leaves_the_storage_as_it_was(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Signs a checkpoint over all chains every 10 s, while holding the lease (`chain.checkpoint` has the format).
 
 The signed statement is saved before it is written as an event and marked written after; a crash in between writes
-the same statement again, never another one of the same number. A signature that fails is an error in the log and in
-`problem`; nothing unsigned is ever written (threats T43).
+the same statement again, never another one of the same number. A step is taken while holding the store's lock, since
+two processes of one host could else sign two statements of one number. A signature that fails is an error in the log
+and in `problem`; nothing unsigned is ever written (threats T43).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +33,10 @@ class SavedCheckpoint:
 
     event: bytes
     written: bool
+
+
+class LeaseElsewhere(TeleportError):
+    """Another auth server signs: nothing is wrong."""
 
 
 class CheckpointStore(Protocol):
@@ -72,8 +77,11 @@ class Checkpointer:
         clock: Clock,
         *,
         cluster: str,
+        exclusive: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
+        """`exclusive` keeps other processes of this host from changing the store meanwhile."""
         self.problem = ""
+        self._exclusive = exclusive or nullcontext()
         self._heads = heads
         self._emitter = emitter
         self._records = records
@@ -90,6 +98,9 @@ class Checkpointer:
             try:
                 await self.step()
                 self.problem = ""
+            except LeaseElsewhere as error:
+                self.problem = ""
+                log.debug("not signing: %s", error)
             except TeleportError as error:
                 self._failed(str(error))
             except Exception as error:  # a signer may fail in any way; the next step tries again, and this is seen
@@ -98,7 +109,7 @@ class Checkpointer:
 
     async def step(self) -> None:
         """Signs and writes what moved since the last checkpoint. Errors of lease, signer and stores pass through."""
-        async with self._lease():
+        async with self._lease(), self._exclusive:
             state = await self._resume()
             planned = self._plan(state)
             self._own_lines = len(planned) or self._own_lines

@@ -2,7 +2,8 @@
 
 A batch is checked whole, then appended to the sinks, then the new head is saved, then it is acknowledged. A crash
 between any two of these steps is repaired by `start` (the store is read on from the position saved with the heads)
-and by the host delivering again. What is refused:
+and by the host delivering again. A batch is taken while holding the store's lock: another process of this host may
+take the next one, and what is remembered here is loaded anew when it did. What is refused:
 
 - another emitter than the authenticated host, or an event that names another server (threats T43, T46);
 - an event that only auth can know, from a host (`codes.Origin`);
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
 from typing import Protocol
 
 from msgspec import UNSET
@@ -59,9 +61,26 @@ class EventStore(Sink, Protocol):
         """How far it reaches."""
         ...
 
+    @property
+    def lock(self) -> Exclusive:
+        """Held while the store and the heads are changed."""
+        ...
+
     def lines_after(self, position: str) -> list[bytes]:
         """What it holds after a position."""
         ...
+
+
+class Exclusive(Protocol):
+    """Lets one process at a time change the store (`store_lock.StoreLock`)."""
+
+    def after_others(self, again: Callable[[], Awaitable[None]]) -> None: ...
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class Intake:
@@ -85,8 +104,19 @@ class Intake:
 
     async def start(self) -> None:
         """Loads the heads and reads what reached the store but not the heads before a crash."""
+        async with self._store.lock:
+            await self._load()
+        self._store.lock.after_others(self._load)
+
+    async def refresh(self) -> None:
+        """What another process of this host took in counts here, too, from now on."""
+        async with self._store.lock:
+            pass
+
+    async def _load(self) -> None:
         heads, position = await self._records.load_heads()
         self._heads = dict(heads)
+        self._unsaved.clear()  # what a failed batch left in the store is found below
         changed: dict[ChainKey, Head] = {}
         for line in await asyncio.to_thread(self._store.lines_after, position):
             try:
@@ -129,7 +159,7 @@ class Intake:
             await asyncio.wait(set(self._tasks))
 
     async def _take(self, key: ChainKey, lines: list[bytes], *, own: bool) -> IntakeAck:
-        async with self._locks[key]:
+        async with self._locks[key], self._store.lock:
             head, fresh = self._check(key, lines, own=own)
             if fresh:
                 kept = [await self._remarked(linked, line, event) for linked, line, event in fresh]

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -58,15 +59,27 @@ InStore = Callable[[set[str]], Awaitable[set[str]]]  # which of these uids the s
 
 
 class OutboxPump:
-    """Empties the outbox into the emitter. One at a time for a cluster: run it while holding the lease."""
+    """Empties the outbox into the emitter; one at a time for a cluster."""
 
-    def __init__(self, backend: OutboxBackend, emitter: Emits, in_store: InStore) -> None:
+    def __init__(
+        self,
+        backend: OutboxBackend,
+        emitter: Emits,
+        in_store: InStore,
+        exclusive: AbstractAsyncContextManager[object] | None = None,
+    ) -> None:
+        """`exclusive` is held while records are moved, so that no other process moves the same ones."""
+        self._exclusive = exclusive or contextlib.nullcontext()
         self.problem = ""
         self._backend = backend
         self._emitter = emitter
         self._in_store = in_store
         self._wake = asyncio.Event()
         self._fresh = True  # nothing emitted by this pump yet: what is in the outbox may be in the log already
+
+    async def look_again(self) -> None:
+        """Another process has pumped, and may have died over it: what is in the outbox may be in the log already."""
+        self._fresh = True
 
     def kick(self) -> None:
         """A record was written: look at once."""
@@ -95,6 +108,10 @@ class OutboxPump:
 
     async def pump(self) -> int:
         """Moves everything that is in the outbox now; how many events were emitted."""
+        async with self._exclusive:
+            return await self._pump()
+
+    async def _pump(self) -> int:
         records = list(await self._backend.range(PREFIX))
         if not records:
             self._fresh = False

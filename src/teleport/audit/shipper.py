@@ -1,7 +1,8 @@
 """Delivery: takes a host's spools to auth, oldest epoch first, each chain in order, each event until acknowledged.
 
 Delivering never holds up emitting. When auth is away the spool grows and delivery tries again; what a killed process
-left behind goes first, its torn last line cut. A segment is removed only when auth has acknowledged all of it.
+left behind goes first, its torn last line cut, also that of a child which did not live as long as its parent. A segment
+is removed only when auth has acknowledged all of it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 BATCH_LINES = 512
 BATCH_BYTES = 1024 * 1024
+LOOK_EVERY = 30.0  # seconds until the spools are looked at without being told: another process may have died
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 8.0  # seconds between attempts while auth is away
 
 
@@ -73,7 +76,9 @@ class Shipper:
                     log.error("events of an earlier run of this daemon cannot be delivered: %s", self._stuck)
                 self.problem = self._stuck
                 pause = FIRST_PAUSE
-                await self._wake.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY):
+                        await self._wake.wait()
 
     async def deliver_all(self) -> None:
         """Everything that is durable now, older epochs first.
@@ -84,7 +89,7 @@ class Shipper:
         directory = self._emitter.directory
         stuck = ""
         for epoch in await asyncio.to_thread(spool.epochs, directory):
-            if epoch >= own:
+            if epoch == own:
                 continue
             try:
                 await self._deliver_former(epoch)
@@ -98,6 +103,8 @@ class Shipper:
     async def _deliver_former(self, epoch: int) -> None:
         directory = self._emitter.directory
         epoch_dir = spool.epoch_directory(directory, epoch)
+        if epoch > self._emitter.key.epoch and not await asyncio.to_thread(spool.segments, epoch_dir):
+            return  # a child that is about to lock its spool
         descriptor = await asyncio.to_thread(spool.lock_epoch, epoch_dir)
         if descriptor is None:
             return  # its process lives beside us and delivers itself

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from teleport.audit.appendlog import AppendLog, cut_torn_line, make_directory
 from teleport.audit.groupcommit import GroupCommit
+from teleport.audit.store_lock import StoreLock
 from teleport.clock import Clock
 from teleport.errors import BadRequest, TeleportError
 
@@ -39,7 +40,10 @@ def day_files(store: Path) -> list[Path]:
 
 
 class FileSink:
-    """The day files of this auth server. `position` names how far the store reaches, for `lines_after`."""
+    """The day files of this auth server. `position` names how far the store reaches, for `lines_after`.
+
+    Append while holding `lock`: another process of this host may have the same files open.
+    """
 
     def __init__(self, directory: Path, host_id: str, clock: Clock, *, directory_mode: int = 0o750) -> None:
         """Makes the folders, and cuts the torn last line that a crash left; blocks for that."""
@@ -53,13 +57,16 @@ class FileSink:
         try:
             make_directory(directory, directory_mode)
             make_directory(self.store, directory_mode)
-            for path in day_files(self.store)[-1:]:
-                cut_torn_line(path)
+            self.lock = StoreLock(directory / f".{host_id}")
+            with self.lock.blocking():
+                for path in day_files(self.store)[-1:]:
+                    cut_torn_line(path)
         except OSError as error:
             raise TeleportError(
                 f"the audit store {self.store} cannot be opened: {error.strerror}",
                 hint="give the daemon's user this folder, or set audit_events_uri to another one",
             ) from error
+        self.lock.after_others(self._look_again)
         self._commit: GroupCommit[Sequence[bytes]] = GroupCommit(self._write, "audit store")
 
     @property
@@ -88,6 +95,14 @@ class FileSink:
     def close(self) -> None:
         """Finishes what waits and closes the file."""
         self._commit.close()
+        self._forget_file()
+        self.lock.close()
+
+    async def _look_again(self) -> None:
+        """Another process may have made the file longer, or begun a new one."""
+        await asyncio.to_thread(self._forget_file)
+
+    def _forget_file(self) -> None:
         if self._log is not None:
             self._log.close()
             self._log = None

@@ -52,8 +52,12 @@ def first_seq(segment: Path) -> int:
 
 
 def lock_epoch(epoch_dir: Path) -> int | None:
-    """The descriptor of the epoch's lock, or None while its process lives. Close it to let go."""
-    descriptor = os.open(epoch_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    """The descriptor of the epoch's lock, or None while its process lives, or when another process has just delivered
+    all of it. Close it to let go."""
+    try:
+        descriptor = os.open(epoch_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -87,6 +87,7 @@ class Evidence:
     async def verify(self, caller: Caller, request: m.Empty) -> m.VerifyReply:
         """Walks the whole store, its signatures and its recordings."""
         key = (await self._records.checkpoint_key()).public
+        await self._intake.refresh()
         heads = self._intake.heads()
         loop = asyncio.get_running_loop()
 

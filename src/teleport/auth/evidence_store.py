@@ -11,7 +11,7 @@ import msgspec
 
 from teleport.audit.chain import ChainKey, Head, Signer
 from teleport.audit.chain.checkpoint import DOMAIN, Verify
-from teleport.audit.checkpoints import SavedCheckpoint
+from teleport.audit.checkpoints import LeaseElsewhere, SavedCheckpoint
 from teleport.backend.interface import Absent, Backend, DeleteOp, PutOp
 from teleport.clock import Clock
 from teleport.errors import AlreadyExists, CompareFailed, NotFound, TeleportError
@@ -162,7 +162,7 @@ class Lease:
                 await self._backend.delete(LEASE, revision=item.revision)
 
     def _mine(self, holder: bytes) -> bool:
-        """Whether the holder is this server, or an earlier run on this host, which is dead: its data_dir is ours."""
+        """Whether the holder is this server, or an earlier run on this host: dead, or making way for this one."""
         host, _, epoch = holder.partition(b"/")
         own_host, _, own_epoch = self._holder.partition(b"/")
         return host == own_host and int(epoch) <= int(own_epoch)
@@ -177,7 +177,7 @@ class Lease:
             except AlreadyExists:
                 item = await self._backend.get(LEASE)
         if item is None or not self._mine(item.value):
-            raise TeleportError("another auth server holds the lease of the audit log")
+            raise LeaseElsewhere("another auth server holds the lease of the audit log")
         if item.value != self._holder:
             try:
                 await self._backend.compare_and_swap(LEASE, item.revision, self._holder, expires=expires)

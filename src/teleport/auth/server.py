@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from aiohttp import web
 
 from teleport.api.codec import MAX_BODY, decode_request, encode_error
 from teleport.api.messages import Message
-from teleport.api.routes import ROUTES, Route, Stream
+from teleport.api.routes import ROUTES, WATCH, Route, Stream
 from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.names import peer_address
@@ -65,13 +66,21 @@ DownHandler = Callable[[Caller, Any], AsyncIterator[bytes]]
 UpHandler = Callable[[Caller, Any, AsyncIterator[bytes]], Awaitable[Message]]
 Identify = Callable[[bytes | None], Awaitable[Identity]]
 Authorize = Callable[[Caller, Route[Any, Any]], Awaitable[None]]
+Endless = Callable[[web.Request], AbstractContextManager[None]]
 OnDenied = Callable[[Caller, Route[Any, Any], AccessDenied], Awaitable[None]]
 
 
 def build_app(
-    handlers: Mapping[str, Any], identify: Identify, authorize: Authorize, on_denied: OnDenied
+    handlers: Mapping[str, Any],
+    identify: Identify,
+    authorize: Authorize,
+    on_denied: OnDenied,
+    endless: Endless = lambda _: nullcontext(),
 ) -> web.Application:
-    """The application of the auth API. Raises `TeleportError` when routes and handlers do not match one to one."""
+    """The application of the auth API. Raises `TeleportError` when routes and handlers do not match one to one.
+
+    `endless` is entered with requests that never end by themselves.
+    """
     missing = sorted(set(ROUTES) - set(handlers))
     unknown = sorted(set(handlers) - set(ROUTES))
     if missing or unknown:
@@ -80,7 +89,7 @@ def build_app(
     begun = _Begun()
     app.on_cleanup.append(begun.finish)
     for name, route in ROUTES.items():
-        endpoint = _endpoint(route, handlers[name], identify, authorize, on_denied, begun)
+        endpoint = _endpoint(route, handlers[name], identify, authorize, on_denied, begun, endless)
         app.router.add_route(route.method, route.path, endpoint)
     return app
 
@@ -114,6 +123,7 @@ def _endpoint(
     authorize: Authorize,
     on_denied: OnDenied,
     begun: _Begun,
+    endless: Endless,
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         caller = await _caller(request, identify)
@@ -123,6 +133,9 @@ def _endpoint(
             most, seconds = (MAX_BODY, KNOWN_BODY_SECONDS) if route.verb is not None else (MAX_OPEN_BODY, BODY_SECONDS)
             body = await _read_body(request, most, seconds) if route.stream is not Stream.UP else b""
             asked = decode_request(route, request.match_info, query, body)
+            if route.name == WATCH.name:
+                with endless(request):
+                    return await _stream_down(request, handler(caller, asked))
             if route.stream is Stream.DOWN:
                 return await _stream_down(request, handler(caller, asked))
             if route.stream is Stream.UP:

@@ -83,6 +83,7 @@ class AuthService:
     ) -> None:
         """Use `open`."""
         self.state = state
+        self.edge = HTTPListener("auth API", silent=SILENT)
         self._config = config
         self._clock = clock
         self._emitter = emitter
@@ -110,7 +111,8 @@ class AuthService:
         self._evidence = Evidence(
             state, self.authorizer, self._intake, records, self._recordings, config.audit_directory
         )
-        self._pump = OutboxPump(records, emitter, self._in_store)
+        self._pump = OutboxPump(records, emitter, self._in_store, self._sink.lock)
+        self._sink.lock.after_others(self._pump.look_again)
         self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
         self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
@@ -177,8 +179,8 @@ class AuthService:
 
     async def run(self, listener: socket.socket, context: ssl.SSLContext, started: Callable[[], None]) -> None:
         """Serves the API until cancelled; calls `started` once connections are taken."""
-        app = build_app(self._handlers, self.authorizer.identify, self.authorizer.authorize, self._denied)
-        edge = HTTPListener("auth API", silent=SILENT)
+        edge = self.edge
+        app = build_app(self._handlers, self.authorizer.identify, self.authorizer.authorize, self._denied, edge.endless)
         runner = edge.runner(app, handler_cancellation=True, shutdown_timeout=2)
         await runner.setup()
         checkpointer = Checkpointer(
@@ -189,6 +191,7 @@ class AuthService:
             self._lease,
             self._clock,
             cluster=self.state.cluster,
+            exclusive=self._sink.lock,
         )
         try:
             async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
@@ -215,7 +218,7 @@ class AuthService:
             await self._shipper.deliver_all()
             await self._intake.close()
             await self._lease.release()
-        except TeleportError as error:
+        except (TeleportError, OSError) as error:
             log.warning("audit events wait for the next start: %s", error)
         self._recordings.close()
         self._sink.close()

@@ -160,6 +160,26 @@ def migrate(
         raise
 
 
+def refuse_migration(directory: Path, known: int = len(MIGRATIONS)) -> None:
+    """For a process that shares the storage with one that is running: raises `TeleportError` when this version would
+    change the schema under it."""
+    path = directory / FILE_NAME
+    if not path.exists():
+        return
+    with explained(path, "open"):
+        connection = connect(path, writing=False)
+        try:
+            version = check_version(connection, path, known)
+        finally:
+            connection.close()
+    if 0 < version < known:
+        raise TeleportError(
+            f"this version changes the schema of the storage {path} from {version} to {known}, which the "
+            "process that is running could not read any more",
+            hint="stop the daemon, then start this version",
+        )
+
+
 def kept_copy(path: Path, version: int) -> Path:
     """Where an upgrade keeps the storage as it was under schema `version`."""
     return path.with_name(f"{path.name}.schema-{version}")

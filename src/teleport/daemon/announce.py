@@ -1,4 +1,7 @@
-"""Presence: a service says that it is here, every minute and at once when something changes; withdraws at its end."""
+"""Presence: a service says that it is here, every minute and at once when something changes; withdraws at its end.
+
+While another process of this host speaks for it, an announcer is silent: it neither announces nor withdraws.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+
+import msgspec
 
 from teleport.api import messages as m
 from teleport.api import routes
@@ -28,7 +33,20 @@ class Announcer:
         self._client = client
         self._describe = describe
         self._changed = asyncio.Event()
+        self._epoch = ""
+        self.silent = False
         self.problem = ""  # why the last announcement failed; empty when it did not
+
+    def hush(self) -> None:
+        """Another process of this host speaks from here on."""
+        self.silent = True
+
+    def speak(self, epoch: int) -> None:
+        """This process speaks again, at once, as the run `epoch`: that of the process which spoke last and is gone.
+        Presence is of the newest run, so with its own number it would not be listened to."""
+        self._epoch = str(epoch)
+        self.silent = False
+        self._changed.set()
 
     def changed(self) -> None:
         """What is announced is not true any more: say it again at once."""
@@ -36,8 +54,14 @@ class Announcer:
 
     async def announce(self) -> None:
         """Once, now. Raises what auth answers."""
-        server = self._describe()
+        server = self._described()
         await self._client.call(routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(server))))
+
+    def _described(self) -> Server:
+        server = self._describe()
+        if not self._epoch:
+            return server
+        return msgspec.structs.replace(server, spec=msgspec.structs.replace(server.spec, epoch=self._epoch))
 
     async def run(self) -> None:
         """Announces until cancelled, then withdraws."""
@@ -45,7 +69,8 @@ class Announcer:
             while True:
                 self._changed.clear()
                 try:
-                    await self.announce()
+                    if not self.silent:
+                        await self.announce()
                     self.problem = ""
                 except TeleportError as error:
                     if self.problem != str(error):
@@ -55,9 +80,13 @@ class Announcer:
                     async with asyncio.timeout(RETRY if self.problem else PERIOD):
                         await self._changed.wait()
         finally:
-            await self._withdraw()
+            await self.withdraw()
 
-    async def _withdraw(self) -> None:
+    async def withdraw(self) -> None:
+        """Takes the announcement back, unless another process speaks; silent from here on."""
+        if self.silent:
+            return
+        self.hush()
         with suppress(TeleportError, TimeoutError):
             async with asyncio.timeout(FAREWELL):
-                await self._client.call(routes.WITHDRAW, m.Named(name=self._describe().spec.epoch))
+                await self._client.call(routes.WITHDRAW, m.Named(name=self._described().spec.epoch))

@@ -1,5 +1,7 @@
 """The daemon put together: names the concrete classes, starts the services in order, stops them in reverse.
 
+What a running daemon is asked by signals is `succession`'s.
+
 Order at start: the host and its lock, every listener (a taken port stops the daemon before it did anything), auth,
 identities, then the services that ask auth. Every service is another's client over the same API, also within one
 process, so that one host and many are one design.
@@ -30,11 +32,15 @@ from teleport.daemon.config import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.descriptors import raise_limit
 from teleport.daemon.diag import Readiness, serve_diagnostics
-from teleport.daemon.host import Host, open_host, write_private
+from teleport.daemon.handover import Inherited
+from teleport.daemon.host import Host, open_host
+from teleport.daemon.imports import import_ahead
+from teleport.daemon.leaving import Doors
 from teleport.daemon.node_side import NodeSide
 from teleport.daemon.proxy_side import ProxySide
 from teleport.daemon.remote import RemoteDelivery, watch
 from teleport.daemon.sockets import Sockets
+from teleport.daemon.succession import Request, Succession
 from teleport.daemon.tasks import Tasks
 from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
 from teleport.daemon.welcome import Welcome
@@ -47,6 +53,7 @@ from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
 from teleport.store.cache import Cache
 from teleport.transport.auth_relay import AuthRelay
+from teleport.transport.http_listener import HTTPListener
 from teleport.transport.tls import cluster_client_context
 
 log = logging.getLogger(__name__)
@@ -66,8 +73,22 @@ class Daemon:
     """One run of `teleport start`."""
 
     def __init__(
-        self, config: Config, launcher: LauncherEnd | None, clock: Clock, welcome: Callable[[Welcome], None]
+        self,
+        config: Config,
+        launcher: LauncherEnd | None,
+        clock: Clock,
+        welcome: Callable[[Welcome], None],
+        inherited: Inherited | None = None,
+        requests: asyncio.Queue[Request] | None = None,
     ) -> None:
+        """`inherited` is what a parent handed over; `requests` are what signals ask, beside stopping at once."""
+        self._inherited = inherited
+        self._requests = requests if requests is not None else asyncio.Queue()
+        self._doors = Doors({}, {}, {}, {}, [])
+        self._announcers: dict[str, Announcer] = {}
+        self._caches: list[Cache] = []
+        self._look = asyncio.Event()  # for recordings that another process left
+        self._succession: Succession | None = None
         self._config = config
         self._launcher_end = launcher
         self._clock = clock
@@ -80,26 +101,42 @@ class Daemon:
         config = self._config
         raise_limit()
         async with self._stack:
-            host = open_host(config.data_dir)
+            inherited = self._inherited
+            host = open_host(config.data_dir, inherited.take_lock() if inherited is not None else None)
             self._stack.callback(os.close, host.lock)
-            self._sockets = Sockets(config)
+            self._sockets = Sockets(config, inherited)
             self._stack.callback(self._sockets.close)
             readiness = Readiness([role.value for role in config.roles])
             if "diag" in self._sockets:
-                self._tasks.start(serve_diagnostics(self._sockets["diag"], readiness), "diagnostics")
+                edge = HTTPListener("diagnostics")
+                self._doors.diag["diag"] = edge
+                self._tasks.start(serve_diagnostics(self._sockets["diag"], readiness, edge), "diagnostics")
             emitter: Emitter | None = None
             try:
                 emitter = await self._started(self._start(host, readiness), stop)
                 if emitter is not None:
-                    if config.pid_file is not None:
-                        write_private(config.pid_file, f"{os.getpid()}\n", 0o644)
+                    succession = self._succession = Succession(
+                        host,
+                        self._sockets,
+                        self._doors,
+                        self._announcers,
+                        config.pid_file,
+                        inherited,
+                        stop,
+                        self._facts,
+                        self._look.set,
+                    )
+                    succession.begin()
+                    self._tasks.start(succession.run(self._requests), "signals")
                     await self._tasks.wait(stop)
             finally:
+                if self._succession is not None:
+                    self._succession.end()
                 if emitter is not None:
                     await self._say_goodbye(emitter)
                 await self._tasks.stop()
-                if config.pid_file is not None:
-                    config.pid_file.unlink(missing_ok=True)
+                if self._succession is not None:
+                    self._succession.forget()
 
     async def _started(self, starting: Coroutine[Any, Any, Emitter], stop: asyncio.Event) -> Emitter | None:
         """Starts, unless `stop` is set meanwhile: a daemon that waits for auth can be stopped, too."""
@@ -136,7 +173,9 @@ class Daemon:
                 self._stack.callback(emitter.close)
                 return emitter
 
-            service, backend = await auth_side.open_auth(config, config.auth, host, self._clock, remember)
+            service, backend = await auth_side.open_auth(
+                config, config.auth, host, self._clock, remember, beside=self._inherited is not None
+            )
             self._stack.push_async_callback(backend.close)
             for role in (SystemRole.ADMIN, *wanted):
                 held[role] = await auth_side.local_credentials(service, config, host, role, self._clock)
@@ -152,6 +191,7 @@ class Daemon:
         if service is not None:
             serving = asyncio.Event()
             context = await auth_side.api_context(service, held[SystemRole.AUTH])
+            self._doors.auth["auth"] = service.edge
             await self._tasks.start_ready(service.run(self._sockets["auth"], context, serving.set), "auth", serving)
             self._tasks.start(self._renew_own(service, host, held, context), "auth renewal")
             await self._announce(clients[SystemRole.AUTH], lambda: self._describe_auth(host), "auth", readiness)
@@ -167,6 +207,7 @@ class Daemon:
         if SystemRole.NODE in held:
             await self._start_node(host, held, clients, emitter, readiness)
         self._welcome(await self._summary(service, held))
+        import_ahead([role.value for role in config.roles])
         return emitter
 
     # reaching auth
@@ -212,6 +253,7 @@ class Daemon:
             self._clock,
             jitter=lambda: random.uniform(0.5, 1.0),  # noqa: S311 - spreads retries, guards nothing
         )
+        self._caches.append(cache)
         filled = asyncio.Event()
         try:
             async with asyncio.timeout(FIRST_VIEW):
@@ -238,14 +280,19 @@ class Daemon:
             await renewed(new)
 
         self._tasks.start(
-            identities.renew(client, self._config, host, held[role], self._clock, keep), f"{role.value.lower()} renewal"
+            identities.renew(client, self._config, host, held[role], self._clock, keep, self._is_newest),
+            f"{role.value.lower()} renewal",
         )
+
+    def _is_newest(self) -> bool:
+        """Whether no newer process of this host has taken over what only one may do."""
+        return self._succession is None or not self._succession.superseded
 
     async def _announce(
         self, client: AuthClient, describe: Callable[[], Server], service: str, readiness: Readiness
     ) -> Announcer:
         """Makes a service known, now and for as long as the daemon runs."""
-        announcer = Announcer(client, describe)
+        announcer = self._announcers[service] = Announcer(client, describe)
         await announcer.announce()
         self._tasks.start(announcer.run(), f"{service} presence")
         readiness.watch(f"{service} presence", lambda: announcer.problem)
@@ -257,6 +304,8 @@ class Daemon:
         """Auth's own certificates, and those of the local tctl, which nobody else could renew; until cancelled."""
         while True:
             await asyncio.sleep(identities.RENEWAL_CHECK)
+            if not self._is_newest():
+                continue
             for role in (SystemRole.AUTH, SystemRole.ADMIN):
                 held[role] = await auth_side.local_credentials(service, self._config, host, role, self._clock)
             context.load_cert_chain(held[SystemRole.AUTH].tls_cert_file, held[SystemRole.AUTH].tls_key_file)
@@ -290,6 +339,7 @@ class Daemon:
             config.auth.second_factor.value if config.auth is not None else "otp",
             config.connection_limits(),
         )
+        self._doors.web["proxy web"], self._doors.ssh["proxy ssh"] = side.web.edge, side.router
         web_ready, ssh_ready = asyncio.Event(), asyncio.Event()
         await self._tasks.start_ready(
             side.web.run(self._sockets["proxy web"], side.context, web_ready.set), "proxy web", web_ready
@@ -338,6 +388,10 @@ class Daemon:
             connections=config.connection_limits(),
             changed=changed,
         )
+        side.look = self._look
+        self._stack.callback(side.close)
+        self._doors.ssh["node"] = side.service
+        self._doors.settle.append(side.settle)
         for prefix in DECIDED_BY:
             view.cache.subscribe(prefix, lambda _: side.service.reconsider())
         await side.recover()
@@ -347,6 +401,7 @@ class Daemon:
         await self._tasks.start_ready(side.serve(self._sockets["node"], serving.set), "node", serving)
         self._tasks.start(_launcher_lives(launcher), "launcher")
         announcers.append(await self._announce(clients[role], side.describe, "node", readiness))
+        self._tasks.start(side.recover_again(), "recovery of recordings")
         self._tasks.start(_labels(side), "labels")
         self._renew(host, held, role, clients[role], side.renewed)
         readiness.ready("node")
@@ -369,6 +424,15 @@ class Daemon:
         )
 
     # telling
+
+    def _facts(self) -> dict[str, str]:
+        """For diagnostics."""
+        return {
+            "version": __version__,
+            "services": ", ".join(role.value for role in self._config.roles),
+            "listeners": ", ".join(self._sockets.names()),
+            "caches": ", ".join(f"{cache.name} {cache.size} items" for cache in self._caches) or "none",
+        }
 
     async def _emit_start(self, emitter: Emitter) -> None:
         await emitter.emit(

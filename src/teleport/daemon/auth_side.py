@@ -9,6 +9,7 @@ from teleport.api import messages as m
 from teleport.audit.emitter import Emitter
 from teleport.auth.service import AuthConfig, AuthService
 from teleport.backend.sqlite import SqliteBackend
+from teleport.backend.sqlite_file import refuse_migration
 from teleport.clock import Clock
 from teleport.daemon import credentials
 from teleport.daemon.config import Config
@@ -82,9 +83,20 @@ def settings_of(config: AuthSettings) -> tuple[tuple[str, Resource], ...]:
 
 
 async def open_auth(
-    config: Config, settings: AuthSettings, host: Host, clock: Clock, open_emitter: Callable[[str], Emitter]
+    config: Config,
+    settings: AuthSettings,
+    host: Host,
+    clock: Clock,
+    open_emitter: Callable[[str], Emitter],
+    *,
+    beside: bool = False,
 ) -> tuple[AuthService, SqliteBackend]:
-    """The service over the embedded storage; the caller closes the storage after the service ended."""
+    """The service over the embedded storage; the caller closes the storage after the service ended.
+
+    `beside`: another process of this host uses the storage, too; its schema is not changed then, but `TeleportError`.
+    """
+    if beside:
+        refuse_migration(config.storage.path)
     backend = SqliteBackend(config.storage.path, clock)
     await backend.open()
     try:

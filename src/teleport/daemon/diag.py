@@ -38,8 +38,9 @@ class Readiness:
         return (503, "degraded: " + "; ".join(problems)) if problems else (200, "ok")
 
 
-async def serve_diagnostics(listener: socket.socket, readiness: Readiness) -> None:
+async def serve_diagnostics(listener: socket.socket, readiness: Readiness, edge: HTTPListener | None = None) -> None:
     """Serves until cancelled."""
+    edge = edge or HTTPListener("diagnostics")
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -51,7 +52,6 @@ async def serve_diagnostics(listener: socket.socket, readiness: Readiness) -> No
     app = web.Application()
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
-    edge = HTTPListener("diagnostics")
     runner = edge.runner(app, shutdown_timeout=1)
     await runner.setup()
     try:

@@ -1,7 +1,9 @@
 """What makes a directory one host: its lock, its UUID, and the count of its runs.
 
 Everything held for a host is keyed by (UUID, epoch): a second process with the same directory is refused, and what a
-killed process left can be told from what this one does (design, decision 14).
+killed process left can be told from what this one does (design, decision 14). The one exception is a child that the
+running daemon started to take its place (`handover`): it is given the descriptor that holds the lock. The lock belongs
+to the open file, not to the process, so that both hold it then, and nobody else gets it while either lives.
 """
 
 from __future__ import annotations
@@ -34,9 +36,13 @@ class Host:
         return self.data_dir / "proc"
 
 
-def open_host(data_dir: Path) -> Host:
+def open_host(data_dir: Path, inherited: int | None = None) -> Host:
     """Makes or finds the host in `data_dir`. Raises `AlreadyExists` when another daemon uses it, `TeleportError` when
-    it cannot be used or other users could read it."""
+    it cannot be used or other users could read it.
+
+    `inherited` is the descriptor of the lock that a parent handed over. It counts only when it has the lock of this
+    very directory; otherwise this is a stranger, as any other. It is closed or becomes `Host.lock`.
+    """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(data_dir)
@@ -46,7 +52,11 @@ def open_host(data_dir: Path) -> Host:
             f"data_dir {data_dir} cannot be used: {error.strerror}",
             hint="set teleport.data_dir to a directory of the user that runs the daemon, or run as root",
         ) from None
+    if inherited is not None:
+        lock, other = (inherited, lock) if _same_file(inherited, lock) else (lock, inherited)
+        os.close(other)
     try:
+        # granted when it is free, and when this very descriptor (of a parent) has it
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
@@ -60,6 +70,13 @@ def open_host(data_dir: Path) -> Host:
         if isinstance(error, OSError):
             raise TeleportError(f"data_dir {data_dir} cannot be written: {error.strerror}") from None
         raise
+
+
+def _same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(one), os.fstat(other))
+    except OSError:
+        return False
 
 
 def _check_private(data_dir: Path) -> None:
@@ -119,13 +136,30 @@ def _host_id(data_dir: Path) -> str:
 
 def _next_epoch(data_dir: Path) -> int:
     path = data_dir / "epoch"
+    # Children of two processes of this host could count at the same moment; this lock goes with its descriptor.
+    counting = os.open(data_dir / "epoch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(counting, fcntl.LOCK_EX)
+        return _count(path)
+    finally:
+        os.close(counting)
+
+
+def _count(path: Path) -> int:
+    following = last_epoch(path.parent) + 1
+    write_private(path, f"{following}\n")
+    return following
+
+
+def last_epoch(data_dir: Path) -> int:
+    """The newest run of this host so far; 0 before the first."""
+    path = data_dir / "epoch"
     try:
         last = int(path.read_text())
         if last < 0:
             raise ValueError("negative")
     except FileNotFoundError:
-        last = 0
+        return 0
     except ValueError:
         raise TeleportError(f"{path} does not hold a number", hint="restore it from a backup") from None
-    write_private(path, f"{last + 1}\n")
-    return last + 1
+    return last

@@ -151,11 +151,17 @@ async def renew(
     held: Credentials,
     clock: Clock,
     renewed: Callable[[Credentials], Awaitable[None]],
+    may: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Renews one identity when its time comes, or when the configuration asks for another name; until cancelled."""
+    """Renews one identity when its time comes, or when the configuration asks for another name; until cancelled.
+
+    `may` says whether this process is the one of its host that renews.
+    """
     while True:
         wanted = names_of(config, held.role)
-        if held.wants_renewal(clock.now()) or credentials.names_changed(held, wanted):
+        if not may():
+            pass
+        elif held.wants_renewal(clock.now()) or credentials.names_changed(held, wanted):
             try:
                 held = await credentials.obtain(host.proc_dir, held.role, _renewal(client, config, wanted))
                 await renewed(held)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -22,11 +24,13 @@ from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.remote import RemoteRecordings
 from teleport.daemon.view import View
+from teleport.errors import TeleportError
 from teleport.launcher.client import Launcher
 from teleport.node.dynamic_labels import HostLabels
 from teleport.node.needs import NodeConfig
 from teleport.node.service import NodeService
-from teleport.recording.recovery import RecoveredRecording, recover
+from teleport.recording import upload_folders
+from teleport.recording.recovery import RecoveredRecording, RecoveryReport, recover
 from teleport.recording.trust import signer
 from teleport.recording.upload import Uploader, UploadOutcome, UploadReport
 from teleport.recording.writer import Recorder, RecordingSpool
@@ -36,6 +40,9 @@ from teleport.ssh.server import HostKey
 from teleport.transport.entrance import ConnectionLimits
 
 log = logging.getLogger(__name__)
+
+RECOVER_EVERY = 30.0  # seconds
+SETTLE, SETTLE_LOOK = 60.0, 0.1  # seconds
 
 
 def host_key(held: Credentials) -> HostKey:
@@ -71,9 +78,12 @@ class NodeSide:
         self._held = held
         self._address = address
         self.labels = HostLabels(settings.labels.static, settings.labels.dynamic, changed)
-        self._upload_dir = host.log_dir / "upload"
+        self._uploads = _private(host.log_dir / "upload")
+        self._upload_dir, self._upload_lock = upload_folders.begin(self._uploads, host.epoch)
+        self.look = asyncio.Event()
+        self._told_lost: set[str] = set()  # recordings that could not be ended, as far as told
         self._sign = signer(lambda: (self._held.ssh_key, self._held.ssh_cert))
-        self.spool = NotifyingSpool(_private(self._upload_dir), clock=clock, sign=self._sign)
+        self.spool = NotifyingSpool(self._upload_dir, clock=clock, sign=self._sign)
         self.uploader = Uploader(
             self._upload_dir,
             RemoteRecordings(client),
@@ -124,14 +134,44 @@ class NodeSide:
         await self.service.reload([host_key(held)])
 
     async def recover(self) -> None:
-        """Ends what a killed daemon left, tells of it, and hands it to the uploader. Before the first new session."""
-        report = await asyncio.to_thread(recover, self._upload_dir, sign=self._sign)
+        """Ends what daemons that are gone left, tells of it, and hands it to the uploader. Before the first session.
+
+        What another living process of this host records is left alone (`upload_folders`).
+        """
+        for folder in await asyncio.to_thread(upload_folders.abandoned, self._uploads, self._host.epoch):
+            try:
+                report = await asyncio.to_thread(recover, folder.path, sign=self._sign)
+                await self._tell(report)
+                for sid in await asyncio.to_thread(upload_folders.take_over, folder, self._upload_dir):
+                    self.uploader.notify(sid)
+            finally:
+                folder.close()
+
+    async def recover_again(self) -> None:
+        """As `recover`, when `look` is set and every now and then: the other process of a restart may have died.
+
+        Until cancelled.
+        """
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RECOVER_EVERY):
+                    await self.look.wait()
+            self.look.clear()
+            try:
+                await self.recover()
+            except (TeleportError, OSError) as error:
+                log.error("recordings that an earlier process left could not be looked at: %s", error)
+
+    async def _tell(self, report: RecoveryReport) -> None:
         for recovered in report.recovered:
             await self._emitter.emit(self._end_of(recovered, "node lost"))
         for finished in report.finished:
             # Perhaps its end event was never written; auth keeps the first one and marks a second as supplement.
             await self._emitter.emit(self._end_of(finished, "daemon restarted"))
         for unreadable in (*report.unreadable, *report.failed):
+            if unreadable.sid in self._told_lost:
+                continue
+            self._told_lost.add(unreadable.sid)
             log.error("the recording of session %s could not be saved: %s", unreadable.sid, unreadable.why)
             await self._emitter.emit(
                 new_event(
@@ -176,6 +216,17 @@ class NodeSide:
             await self.service.run([listener], started)
         finally:
             await self.spool.close()
+
+    async def settle(self) -> None:
+        """Waits until auth has every recording; what is left after `SETTLE` is for the next process."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE):
+                while await asyncio.to_thread(upload_folders.holds_any, self._upload_dir):  # noqa: ASYNC110 - files tell nobody
+                    await asyncio.sleep(SETTLE_LOOK)
+
+    def close(self) -> None:
+        """Lets the folder of recordings go; whoever lives on takes what is left in it."""
+        os.close(self._upload_lock)
 
 
 class NotifyingSpool(RecordingSpool):

@@ -1,18 +1,22 @@
-"""The daemon's listeners: all bound before anything else starts, and where others reach what listens on them."""
+"""The daemon's listeners: all bound (or inherited) before anything else starts, and where others reach them."""
 
 from __future__ import annotations
 
+import logging
 import socket
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
 from teleport.daemon.config import Config
+from teleport.daemon.handover import Inherited
 from teleport.daemon.proxy_side import ProxyAddresses
 from teleport.errors import TeleportError
 from teleport.resources.names import peer_address
 from teleport.resources.values import HostPort
-from teleport.transport.listeners import address_of, bind
+from teleport.transport.listeners import address_of, bind, resolved
+
+log = logging.getLogger(__name__)
 
 ANY: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
 
@@ -20,8 +24,12 @@ ANY: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, nev
 class Sockets:
     """The listening sockets of one daemon, by service."""
 
-    def __init__(self, config: Config) -> None:
-        """Binds every listener or none; raises `TeleportError` that names each one that cannot be bound."""
+    def __init__(self, config: Config, inherited: Inherited | None = None) -> None:
+        """Takes every listener that a parent handed over for the same service and address, and binds the others; or
+        none, and raises `TeleportError` that names each one that cannot be bound.
+
+        What was inherited and is not configured any more is closed here: the parent still has it.
+        """
         self._config = config
         self._bound: dict[str, socket.socket] = {}
         wanted = []
@@ -38,13 +46,18 @@ class Sockets:
         with ExitStack() as undo:
             for name, address, key in wanted:
                 try:
-                    self._bound[name] = bind(address.host, address.port, f"the {name} service", key)
+                    found = None
+                    if inherited is not None:
+                        found = inherited.take_listener(_type(name), resolved(address.host, address.port))
+                    self._bound[name] = found or bind(address.host, address.port, f"the {name} service", key)
                     undo.callback(self._bound[name].close)
                 except TeleportError as error:
                     problems.append(error)
             if problems:
                 raise TeleportError("\n".join(str(error) for error in problems), hint=problems[0].hint)
             undo.pop_all()
+        if inherited is not None and (unused := inherited.close_listeners()):
+            log.info("listeners of the former process that are not configured any more: %s", ", ".join(unused))
 
     def __contains__(self, name: str) -> bool:
         return name in self._bound
@@ -55,6 +68,21 @@ class Sockets:
     def close(self) -> None:
         for listener in self._bound.values():
             listener.close()
+
+    def close_one(self, name: str) -> None:
+        """Refuses clients of one service from here on, unless another process has the listener, too."""
+        self._bound[name].close()
+
+    def handed(self) -> list[tuple[str, str, int]]:
+        """Type, address and descriptor of each, for a child."""
+        return [
+            (_type(name), str(HostPort(*address_of(listener))), listener.fileno())
+            for name, listener in self._bound.items()
+        ]
+
+    def names(self) -> list[str]:
+        """`service address`, for diagnostics."""
+        return [f"{name} {HostPort(*address_of(listener))}" for name, listener in self._bound.items()]
 
     def own_address(self, name: str) -> tuple[str, int]:
         """How this host itself reaches a listener, also one that listens on every address."""
@@ -84,6 +112,11 @@ class Sockets:
             public_web=tuple(replace(one, port=one.port or web.port) for one in proxy.public_addrs),
             public_ssh=tuple(replace(one, port=one.port or ssh.port) for one in proxy.ssh_public_addrs),
         )
+
+
+def _type(name: str) -> str:
+    """How a restart names a listener (`operations.md` 2)."""
+    return name.replace(" ", ":")
 
 
 def _address_towards(target: HostPort) -> str:

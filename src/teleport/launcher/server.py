@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from teleport.errors import TeleportError
@@ -55,10 +56,11 @@ class LauncherEnd:
     pid: int
 
 
-def start(*, spares: int = 1) -> LauncherEnd:
+def start(*, spares: int = 1, close: Sequence[int] = ()) -> LauncherEnd:
     """Forks the launcher. To be called first in a daemon's main: `TeleportError` when there are threads or a loop.
 
-    `spares` is how many monitors wait forked for the next session.
+    `spares` is how many monitors wait forked for the next session; `close` are descriptors of the daemon that no
+    session may have: the fork would keep them.
     """
     if _loop_runs():
         raise TeleportError(
@@ -76,6 +78,8 @@ def start(*, spares: int = 1) -> LauncherEnd:
         status = 1
         try:
             ours.close()
+            for descriptor in close:
+                os.close(descriptor)
             _Server(theirs, spares).run()
             status = 0
         except BaseException:

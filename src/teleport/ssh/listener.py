@@ -1,6 +1,7 @@
 """Accepts connections for an SSH service, with a bound on those that have not authenticated yet.
 
-The listener owns every connection it accepted: when its `serve` ends, they are closed.
+The listener owns every connection it accepted: when its `serve` ends, they are closed. The sockets stay their owner's:
+it can stop accepting, so that another process which has them accepts all, and go on again.
 """
 
 from __future__ import annotations
@@ -77,22 +78,41 @@ class Listener:
         self._make = make
         self._slots = slots
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
+        self._sockets: Sequence[socket.socket] = ()
+        self._servers: list[asyncio.Server] = []
 
     async def serve(self, sockets: Sequence[socket.socket], started: Callable[[], None]) -> None:
         """Accepts until cancelled; `started` is called when all sockets are served."""
-        loop = asyncio.get_running_loop()
-        servers: list[asyncio.Server] = []
+        self._sockets = sockets
         try:
-            for sock in sockets:
-                servers.append(await loop.create_server(lambda: _Accepted(self), sock=sock, backlog=AT_ONCE))
-                sock.listen(BACKLOG)
+            await self.resume()
             started()
-            await loop.create_future()
+            await asyncio.get_running_loop().create_future()
         finally:
-            for server in servers:
-                server.close()
+            self.pause()
             for transport in list(self._transports):
                 transport.abort()
+
+    def pause(self) -> None:
+        """Accepts nothing more. Connections stay, and so do the sockets: what arrives waits, or goes elsewhere."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    async def resume(self) -> None:
+        """Accepts (again)."""
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets if not self._servers else ():
+            # a server closes its socket when it is closed, so it gets a descriptor of its own
+            own = sock.dup()
+            own.setblocking(False)
+            self._servers.append(await loop.create_server(lambda: _Accepted(self), sock=own, backlog=AT_ONCE))
+            sock.listen(BACKLOG)
+
+    @property
+    def open(self) -> int:
+        """How many connections there are, authenticated or not."""
+        return sum(not transport.is_closing() for transport in self._transports)
 
     def accepted(self, transport: asyncio.Transport) -> None:
         """Takes over a connection that was accepted here or elsewhere (a port shared with other protocols)."""

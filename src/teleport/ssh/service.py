@@ -41,6 +41,19 @@ class SshService(ABC):
         if self._running is not None:
             await self._running.reload(host_keys)
 
+    def pause(self) -> None:
+        """Accepts nothing more; what is open goes on."""
+        self._listener.pause()
+
+    async def resume(self) -> None:
+        """Accepts again."""
+        await self._listener.resume()
+
+    @property
+    def open(self) -> int:
+        """How many connections there are, authenticated or not."""
+        return self._listener.open
+
     def accepted(self, transport: asyncio.Transport) -> None:
         """Takes over a connection accepted elsewhere: on a shared port, or through a tunnel."""
         self._listener.accepted(transport)

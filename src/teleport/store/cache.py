@@ -95,6 +95,15 @@ class Cache:
     # Reads
 
     @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def size(self) -> int:
+        """How many items the copy has; 0 before the first snapshot."""
+        return len(self._items) if self._items is not None else 0
+
+    @property
     def ready(self) -> bool:
         """Whether there was a first snapshot."""
         return self._items is not None

@@ -14,8 +14,8 @@ import logging
 import socket
 import ssl
 from asyncio import sslproto
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -61,17 +61,19 @@ class _TLS(sslproto.SSLProtocol):
 class _Connection:
     """What is known of one connection."""
 
-    __slots__ = ("slot", "timer", "transport", "waiting")
+    __slots__ = ("asked", "slot", "timer", "transport", "waiting")
 
     def __init__(self, transport: asyncio.Transport, slot: Slot, timer: asyncio.TimerHandle) -> None:
         self.transport = transport
         self.slot = slot
         self.timer = timer
+        self.asked = False  # for anything, since it was made
         self.waiting: Slot | None = None  # while it has nothing to ask
 
     def asks(self) -> None:
         """The head of a request is there."""
         self.timer.cancel()
+        self.asked = True
         waiting, self.waiting = self.waiting, None
         if waiting is not None:
             waiting.over(blamed=False)
@@ -96,6 +98,10 @@ class HTTPListener:
         self._seconds = seconds
         self._kept_alive = kept_alive
         self._connections: dict[Any, _Connection] = {}
+        self._endless: set[asyncio.Transport] = set()
+        self._resume: Callable[[], Awaitable[asyncio.Server]] | None = None
+        self._server: asyncio.Server | None = None
+        self._leaving = False
 
     @property
     def silent(self) -> int:
@@ -105,6 +111,7 @@ class HTTPListener:
     def runner(self, app: web.Application, **options: Any) -> web.AppRunner:
         """The runner of `app`, with the bounds of this listener; `options` are aiohttp's."""
         app.middlewares.insert(0, self.middleware)
+        app.on_response_prepare.append(self._prepared)
         options = {"lingering_time": LINGER, "logger": _log, **options}
         return web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=self._kept_alive, **options)
 
@@ -127,6 +134,11 @@ class HTTPListener:
             if request.transport is not None:
                 connection.waiting = self._waiting.take(connection.slot.address, connection.transport.abort)
 
+    async def _prepared(self, _: web.Request, response: web.StreamResponse) -> None:
+        """The last answer on a connection of a daemon that leaves."""
+        if self._leaving:
+            response.force_close()
+
     @asynccontextmanager
     async def serve(
         self, runner: web.AppRunner, listener: socket.socket, context: ssl.SSLContext | None
@@ -141,12 +153,67 @@ class HTTPListener:
             lost(http, exc)
 
         runner.server.connection_lost = connection_lost  # type: ignore[assignment, method-assign]  # aiohttp tells nobody else
-        server = await loop.create_server(lambda: _Accepted(self, runner, context), sock=listener, backlog=AT_ONCE)
-        listener.listen(BACKLOG)
+
+        async def take() -> asyncio.Server:
+            # a server closes its socket when it is closed, so it gets a descriptor of its own
+            own = listener.dup()
+            own.setblocking(False)
+            server = await loop.create_server(lambda: _Accepted(self, runner, context), sock=own, backlog=AT_ONCE)
+            listener.listen(BACKLOG)
+            return server
+
+        self._resume = take
+        await self.resume()
         try:
             yield
         finally:
-            server.close()
+            self.pause()
+
+    def pause(self) -> None:
+        """Accepts nothing more. Connections stay, and so does the socket: what arrives waits, or goes elsewhere."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def resume(self) -> None:
+        """Accepts (again)."""
+        self._leaving = False
+        if self._server is None and self._resume is not None:
+            self._server = await self._resume()
+
+    def leave(self) -> None:
+        """Lets clients go elsewhere: connections without a request are closed, the others after their answer. Who has
+        just connected gets an answer first. What never ends by itself is for `end_endless`."""
+        self._leaving = True
+        for http, connection in list(self._connections.items()):
+            if not connection.asked:
+                continue
+            idle = http._waiter is not None  # it waits for a request
+            http.close()
+            if idle and http.transport is not None:
+                http.transport.close()  # aiohttp ends the waiting task only
+
+    def end_endless(self) -> None:
+        """Ends what never ends by itself; the clients of such streams come again."""
+        for transport in list(self._endless):
+            transport.close()
+
+    @contextmanager
+    def endless(self, request: web.Request) -> Iterator[None]:
+        """Marks a request as one that never ends by itself."""
+        transport = request.transport
+        if transport is not None:
+            self._endless.add(transport)
+        try:
+            yield
+        finally:
+            if transport is not None:
+                self._endless.discard(transport)
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
 
     def accepted(self, transport: asyncio.Transport, runner: web.AppRunner, context: ssl.SSLContext | None) -> None:
         """Goes on with a connection that was just made."""

@@ -40,6 +40,15 @@ def bind(host: str, port: int, what: str, key: str) -> socket.socket:
     return listener
 
 
+def resolved(host: str, port: int) -> list[tuple[str, int]]:
+    """The addresses that `bind` could have bound for these; empty when the name is not known."""
+    try:
+        infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return []
+    return [(str(address[0]), int(address[1])) for _, _, _, _, address in infos]
+
+
 def address_of(listener: socket.socket) -> tuple[str, int]:
     """Host and port that a socket is bound to."""
     host, port = listener.getsockname()[:2]

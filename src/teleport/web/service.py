@@ -94,6 +94,7 @@ class WebService:
         self._passwords = RateLimit()
         self._patience = Patience(free=FREE_FAILURES, forgiven=1 / 60, longest=60)  # with a user, from an address
         self._with_address = Patience(free=FREE_OF_ADDRESS, forgiven=1 / 10, longest=10)
+        self.edge = HTTPListener("proxy web", limits=config.connections)
         self._tunnels: Counter[str] = Counter()  # open ones, by address
 
     def build_app(self) -> web.Application:
@@ -118,7 +119,7 @@ class WebService:
 
     async def run(self, listener: socket.socket, context: ssl.SSLContext | None, started: Callable[[], None]) -> None:
         """Serves `listener`, by TLS when a context is given; calls `started` once connections are taken."""
-        edge = HTTPListener("proxy web", limits=self._config.connections)
+        edge = self.edge
         runner = edge.runner(self.build_app(), shutdown_timeout=2)
         await runner.setup()
         try:
@@ -305,7 +306,8 @@ class WebService:
             raise LimitExceeded("this proxy relays as many connections to auth as it may; try again")
         self._tunnels[address] += 1
         try:
-            return await relay_to_auth(request, self._config.auth_servers)
+            with self.edge.endless(request):
+                return await relay_to_auth(request, self._config.auth_servers)
         finally:
             self._tunnels[address] -= 1
             if not self._tunnels[address]:

@@ -1,7 +1,8 @@
 """`teleport start`: the daemon.
 
 The order matters: the configuration is read whole, then the launcher is forked while this process has neither
-threads nor a loop, and only then come the imports that bring both (decision 16).
+threads nor a loop, and only then come the imports that bring both (decision 16). Before all that a child of a running
+daemon takes what it was given, so that a failure of any kind is told to its parent.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from teleport.errors import BadRequest, TeleportError
 
 if TYPE_CHECKING:
     from teleport.daemon.config import Config, StartFlags
+    from teleport.daemon.handover import Inherited
     from teleport.daemon.welcome import Welcome
     from teleport.launcher import LauncherEnd
 
@@ -65,8 +67,10 @@ def start(
     import gc
 
     gc.disable()  # until everything is imported, which makes many objects and hardly any garbage
+    from teleport.daemon import handover
     from teleport.daemon.config import StartFlags
 
+    inherited = handover.take(os.environ)
     if bootstrap:
         raise BadRequest(
             "--bootstrap: this version cannot fill a new cluster from a file yet",
@@ -89,9 +93,14 @@ def start(
         fips=fips,
         debug=debug,
     )
-    config = _configuration(config_file, config_string, flags)
-    launcher = _fork_launcher(config)
-    _serve(config, launcher, config_file)
+    try:
+        config = _configuration(config_file, config_string, flags)
+        launcher = _fork_launcher(config, inherited)
+        _serve(config, launcher, config_file, inherited)
+    except TeleportError as error:
+        if inherited is not None:
+            inherited.tell_failed(str(error))
+        raise
 
 
 def _configuration(config_file: str | None, config_string: str, flags: StartFlags) -> Config:
@@ -108,23 +117,23 @@ def _configuration(config_file: str | None, config_string: str, flags: StartFlag
     return config
 
 
-def _fork_launcher(config: Config) -> LauncherEnd | None:
+def _fork_launcher(config: Config, inherited: Inherited | None) -> LauncherEnd | None:
     if config.node is None:
         return None
     from teleport import launcher
 
-    return launcher.start()
+    return launcher.start(close=inherited.descriptors if inherited is not None else ())
 
 
-def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None) -> None:
+def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None, inherited: Inherited | None) -> None:
     import asyncio
     import gc
-    import logging
     import signal
 
     import teleport.transport.quick_aiohttp  # noqa: F401 (must come before all that imports aiohttp)
     from teleport.clock import SystemClock
     from teleport.daemon.assembly import Daemon
+    from teleport.daemon.succession import Request
     from teleport.daemon.welcome import welcome_text
 
     def welcome(facts: Welcome) -> None:
@@ -134,25 +143,20 @@ def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None
         sys.stdout.write(welcome_text(facts, **_commands(config_file)))
         sys.stdout.flush()
 
-    log = logging.getLogger("teleport.daemon")
-
-    def dump() -> None:
-        """SIGUSR1: what the daemon is doing, to the log. Names of tasks, no data."""
-        names = sorted(task.get_name() for task in asyncio.all_tasks())
-        log.warning("%d tasks: %s", len(names), ", ".join(names))
-
     async def run() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        # What later versions do on these signals must not kill this one.
-        for number in (signal.SIGHUP, signal.SIGUSR2):
-            loop.add_signal_handler(
-                number, log.warning, "signal %d: restarting in place comes later; restart it", number
-            )
-        loop.add_signal_handler(signal.SIGUSR1, dump)
-        await Daemon(config, launcher, SystemClock(), welcome).run(stop)
+        requests: asyncio.Queue[Request] = asyncio.Queue()
+        for number, request in (
+            (signal.SIGUSR1, Request.DUMP),
+            (signal.SIGUSR2, Request.CHILD),
+            (signal.SIGHUP, Request.REPLACE),
+            (signal.SIGQUIT, Request.LEAVE),
+        ):
+            loop.add_signal_handler(number, requests.put_nowait, request)
+        await Daemon(config, launcher, SystemClock(), welcome, inherited, requests).run(stop)
 
     gc.freeze()
     gc.enable()

@@ -1,0 +1,166 @@
+"""What a daemon hands to the process that takes its place, and how that process takes it (`operations.md` 2).
+
+`TELEPORT_OS_FILES` in the child's environment is a JSON list of `{"addr", "type", "fd", "fileName"}`; descriptors are
+numbered from 3 on: the listeners, then `teleport-signal-pipe`, to which the child writes its pid when every service
+takes connections (or why it cannot start), then two of our own: the lock on data_dir, and a pipe that stays open for as
+long as the parent serves. Only values and descriptors are handled here; `restart` starts and follows the child.
+
+The variable is taken out of the environment and every descriptor is made private to this process before anything else
+happens, so that neither the launcher nor any session ever sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import stat
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from teleport.errors import BadRequest
+
+VARIABLE: Final = "TELEPORT_OS_FILES"
+READY_PIPE: Final = "teleport-signal-pipe"
+LOCK: Final = "teleport-data-dir-lock"
+GUARD_PIPE: Final = "teleport-parent-pipe"
+NOWHERE: Final = "127.0.0.1:0"  # the address of what has none
+FIRST_DESCRIPTOR: Final = 3
+MAX_REASON: Final = 4096  # bytes that a child may say about its failure; a pipe takes that much at once
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """One descriptor as the variable names it."""
+
+    type: str
+    addr: str
+    descriptor: int
+
+
+@dataclass(slots=True)
+class Inherited:
+    """What the parent gave. Each descriptor has one owner: who takes one out closes it."""
+
+    listeners: list[Handed] = field(default_factory=list)
+    lock: int | None = None
+    ready: int | None = None  # write end
+    guard: int | None = None  # read end
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All that are still here."""
+        others = [one for one in (self.lock, self.ready, self.guard) if one is not None]
+        return [one.descriptor for one in self.listeners] + others
+
+    def take_listener(self, kind: str, addresses: Sequence[tuple[str, int]]) -> socket.socket | None:
+        """The inherited listener of a type whose address is one of these; a port 0 stands for any."""
+        for handed in self.listeners:
+            host, port = _address(handed.addr)
+            if handed.type == kind and any(host == name and number in (0, port) for name, number in addresses):
+                self.listeners.remove(handed)
+                taken = socket.socket(fileno=handed.descriptor)
+                taken.setblocking(False)
+                return taken
+        return None
+
+    def take_lock(self) -> int | None:
+        lock, self.lock = self.lock, None
+        return lock
+
+    def close_listeners(self) -> list[str]:
+        """Closes those that nobody wanted; their types and addresses."""
+        left, self.listeners = self.listeners, []
+        for handed in left:
+            os.close(handed.descriptor)
+        return [f"{handed.type} {handed.addr}" for handed in left]
+
+    def tell_ready(self) -> None:
+        """Every service takes connections: the parent may leave."""
+        self._tell(f"{os.getpid()}\n")
+
+    def tell_failed(self, reason: str) -> None:
+        """This process cannot start; the parent's log will say why. Does nothing once it was ready."""
+        self._tell(f"failed: {reason}\n")
+
+    def _tell(self, text: str) -> None:
+        if self.ready is None:
+            return
+        descriptor, self.ready = self.ready, None
+        try:
+            os.write(descriptor, text.encode(errors="replace")[:MAX_REASON])
+        except OSError:
+            pass  # the parent is gone, or has given up: nobody is left to tell
+        finally:
+            os.close(descriptor)
+
+    def parent_serves(self) -> bool:
+        """Whether the parent still takes connections, so that it goes on for this host when this process ends."""
+        if self.guard is None:
+            return False
+        poll = select.poll()
+        poll.register(self.guard, select.POLLIN | select.POLLHUP)
+        return not poll.poll(0)  # at its end a pipe is always readable; nothing is ever written to it
+
+
+def take(environment: MutableMapping[str, str]) -> Inherited | None:
+    """What a parent handed over, None when there was none. Raises `BadRequest` when the variable cannot be meant."""
+    text = environment.pop(VARIABLE, None)
+    if text is None:
+        return None
+    found = Inherited()
+    for handed in _parsed(text):
+        try:
+            os.set_inheritable(handed.descriptor, False)
+            mode = os.fstat(handed.descriptor).st_mode
+        except OSError as error:
+            raise BadRequest(f"{VARIABLE}: descriptor {handed.descriptor}: {error.strerror}") from None
+        match handed.type:
+            case "teleport-signal-pipe" if stat.S_ISFIFO(mode):
+                found.ready = handed.descriptor
+            case "teleport-parent-pipe" if stat.S_ISFIFO(mode):
+                found.guard = handed.descriptor
+            case "teleport-data-dir-lock" if stat.S_ISREG(mode):
+                found.lock = handed.descriptor
+            case _ if stat.S_ISSOCK(mode) and _listens(handed.descriptor):
+                found.listeners.append(handed)
+            case _:
+                raise BadRequest(f"{VARIABLE}: descriptor {handed.descriptor} is no {handed.type}")
+    return found
+
+
+def describe(handed: Sequence[Handed]) -> str:
+    """The variable's value."""
+    return json.dumps(
+        [{"addr": one.addr, "type": one.type, "fd": one.descriptor, "fileName": one.type} for one in handed]
+    )
+
+
+def _parsed(text: str) -> list[Handed]:
+    try:
+        given = json.loads(text)
+        if not isinstance(given, list):
+            raise TypeError("no list")
+        found = [Handed(str(one["type"]), str(one["addr"]), int(one["fd"])) for one in given]
+        for one in found:
+            _address(one.addr)
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadRequest(
+            f"{VARIABLE} is not a list of descriptors: {error}", hint=f"it is set by a running daemon; unset {VARIABLE}"
+        ) from None
+    numbers = [one.descriptor for one in found]
+    if len(set(numbers)) != len(numbers) or any(number < FIRST_DESCRIPTOR for number in numbers):
+        raise BadRequest(f"{VARIABLE}: descriptors {numbers} cannot be", hint=f"unset {VARIABLE}")
+    return found
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _listens(descriptor: int) -> bool:
+    with socket.socket(fileno=os.dup(descriptor)) as probe:
+        return bool(probe.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

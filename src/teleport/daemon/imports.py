@@ -1,0 +1,24 @@
+"""What a running daemon imports only when it is first needed, imported ahead.
+
+A process that was replaced goes on for as long as its sessions do, perhaps after its release was removed or another one
+put in its place: what it loaded then would be of another version (design, decision 19).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Final
+
+EVERY: Final = ("teleport.pki.names", "teleport.resources.names", "teleport.daemon.config.describe")
+BY_SERVICE: Final = {
+    "auth": ("teleport.api.routes", "teleport.resources.user"),
+    "proxy": ("segno", "base64", "io"),
+}
+
+
+def import_ahead(services: Iterable[str]) -> None:
+    """For a daemon with these services, once it is ready."""
+    for service in services:
+        for name in (*EVERY, *BY_SERVICE.get(service, ())):
+            import_module(name)

@@ -1,0 +1,436 @@
+"""Signals and restarts with real daemons and real `ssh`: nobody is cut off, nobody is refused, nothing is lost.
+
+Sessions print numbered lines through the whole restart; a missing or doubled number fails. Which of the two processes
+serves is told by the pid file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from teleport.testing.cluster import (
+    BIN,
+    NODE,
+    Cluster,
+    DaemonProcess,
+    Person,
+    alive,
+    descendants,
+    plain_environment,
+    run,
+    wait_until,
+)
+
+# Prints numbers until its stop file is there, then says so.
+COUNTER = """\
+import itertools, os, sys, time
+for number in itertools.count():
+    print(number, flush=True)
+    if os.path.exists(sys.argv[1]):
+        print("end", flush=True)
+        break
+    time.sleep(0.05)
+"""
+
+
+class Restarting(Cluster):
+    """A cluster in one daemon that may be replaced by another one."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.pid_file = folder / "teleport.pid"
+        self.daemon = DaemonProcess(
+            folder, ["--config", self.config_path, "--pid-file", self.pid_file], diag_port=self.diag_port
+        )
+        self.stop_file = folder / "stop"
+        (folder / "counter.py").write_text(COUNTER)
+
+    def __enter__(self) -> Self:
+        self._begun = len(self.daemon.log())
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Whoever serves is stopped and must be gone; nobody may have met an unexpected error."""
+        pid = self.serving() if self.pid_file.exists() else self.daemon.pid
+        below = descendants(pid)
+        if pid != self.daemon.pid:
+            os.kill(pid, signal.SIGTERM)
+        super().__exit__(kind, error, trace)
+        wait_until("the last process is gone", lambda: not any(map(alive, [pid, *below])))
+        assert not self.pid_file.exists()
+
+    def serving(self) -> int:
+        return int(self.pid_file.read_text())
+
+    def signal(self, number: int) -> None:
+        os.kill(self.daemon.pid, number)
+
+    def wait_successor(self) -> int:
+        """The pid of the new process, once it is the one that serves."""
+        former = self.daemon.pid
+        wait_until("the pid file follows the child", lambda: self.serving() != former, 40)
+        return self.serving()
+
+    def wait_log(self, pattern: str) -> None:
+        """Once it says so, in the run of this test."""
+        wait_until(f"the log says {pattern!r}", lambda: re.search(pattern, self.daemon.log()[self._begun :]), 30)
+
+
+@dataclass
+class Sessions:
+    """Open sessions that count, each of a client of its own."""
+
+    cluster: Restarting
+    person: Person
+    login: str
+    clients: list[tuple[str, subprocess.Popen[bytes], Path]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cluster.stop_file.touch()
+        for _, client, _ in self.clients:
+            client.kill()
+            client.wait()
+        self.cluster.stop_file.unlink()
+
+    def open(self, count: int) -> Self:
+        for number in range(count):
+            marker = str(uuid.uuid4())
+            command = f"exec python3 {self.cluster.folder}/counter.py {self.cluster.stop_file} {marker}"
+            terminal = ["-tt"] if number % 2 else []
+            out = self.cluster.folder / f"{marker}.out"
+            with out.open("wb") as file:
+                client = subprocess.Popen(
+                    self.person.ssh_arguments(*terminal, f"{self.login}@{NODE}.{self.cluster.name}", command),
+                    env=self.person.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.DEVNULL,
+                )
+            self.clients.append((command, client, out))
+        wait_until("every session counts", lambda: all(out.stat().st_size > 10 for _, _, out in self.clients), 120)
+        return self
+
+    def lines(self) -> list[int]:
+        return [out.read_bytes().count(b"\n") for _, _, out in self.clients]
+
+    def go_on(self) -> None:
+        """Each one prints more than before."""
+        before = self.lines()
+        wait_until(
+            "every session goes on", lambda: all(now > then for now, then in zip(self.lines(), before, strict=True))
+        )
+
+    def end(self) -> None:
+        """Ends them all, checks every line, and that the recordings are whole and show the same."""
+        self.cluster.stop_file.touch()
+        for _, client, out in self.clients:
+            assert client.wait(60) == 0, out.read_text()
+            check_counted(out.read_text())
+        sids = {event["initial_command"][0]: event["sid"] for event in self.cluster.events("--type=session.start")}
+        for command, _, out in self.clients:
+            sid = sids[command]
+            end = self.cluster.wait_event("session.end", sid=sid)
+            assert end.get("reason", "") in ("", "exited"), end
+            self.cluster.wait_event("session.upload", sid=sid)
+            played = self.person.tsh("play", sid, "--format=text").ok().stdout
+            # on stderr the login shell may have said something of its own
+            assert [line for line in played.split() if line.isdigit() or line == "end"] == out.read_text().split()
+
+    def sids(self) -> set[str]:
+        wanted = {command for command, _, _ in self.clients}
+        events = self.cluster.events("--type=session.start")
+        return {event["sid"] for event in events if event["initial_command"][0] in wanted}
+
+
+def check_counted(text: str) -> None:
+    """Every number, once, in order, to the end."""
+    words = text.split()
+    assert words[-1] == "end", words[-3:]
+    assert words[:-1] == [str(number) for number in range(len(words) - 1)]
+
+
+def test_the_check_of_counted_lines_finds_a_gap() -> None:
+    """The checker itself: a line left out, doubled or torn off fails."""
+    check_counted("0\r\n1\r\n2\r\nend\r\n")
+    for wrong in ("0\n2\nend\n", "0\n1\n1\nend\n", "0\n1\n", "1\nend\n"):
+        with pytest.raises(AssertionError):
+            check_counted(wrong)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("restart")
+
+
+@pytest.fixture
+def cluster(folder: Path) -> Iterator[Restarting]:
+    """The same cluster for all tests here, in a daemon of its own for each."""
+    with Restarting(folder / "cluster") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def erin(cluster: Restarting, login: str) -> Person:
+    name = f"erin{uuid.uuid4().hex[:8]}"
+    person = cluster.add_person(name, logins=[login])
+    person.log_in()
+    return person
+
+
+class Newcomers:
+    """Clients that connect all the time, plain `ssh` and now and then `tsh`; counts those that are refused."""
+
+    def __init__(self, person: Person, login: str, count: int, at_once: int) -> None:
+        self._person = person
+        self._login = login
+        self._left = count
+        self._lock = threading.Lock()
+        self.done = 0
+        self.failures: list[str] = []
+        self._pool = ThreadPoolExecutor(at_once)
+        self._futures = [self._pool.submit(self._work) for _ in range(at_once)]
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._left:
+                    return
+                self._left -= 1
+                number = self._left
+            if number % 10 == 0:
+                ran = self._person.tsh("ls", seconds=60)
+            else:
+                target = f"{self._login}@{NODE}.{self._person.cluster.name}"
+                ran = self._person.ssh(target, f"echo hello {number}", seconds=60)
+            wanted = "alpha" if number % 10 == 0 else f"hello {number}"
+            with self._lock:
+                self.done += 1
+                if ran.status or wanted not in ran.stdout:
+                    self.failures.append(f"{number}: {ran.status} {ran.stdout} {ran.stderr}")
+
+    def join(self) -> None:
+        for future in self._futures:
+            future.result()
+        self._pool.shutdown()
+
+
+def check_hup(cluster: Restarting, erin: Person, login: str, sessions: int, newcomers: int) -> None:
+    with Sessions(cluster, erin, login).open(sessions) as open_sessions:
+        former = cluster.daemon.pid
+        coming = Newcomers(erin, login, newcomers, at_once=4)
+        wait_until("some connect before", lambda: coming.done >= newcomers // 8, 60)
+        cluster.signal(signal.SIGHUP)
+        successor = cluster.wait_successor()
+        during = coming.done
+        coming.join()
+        assert coming.failures == []
+        assert coming.done == newcomers > during
+        open_sessions.go_on()
+        assert alive(former)
+        assert "still running: " in cluster.daemon.log()
+        check_stranger_refused(cluster)
+        check_nothing_leaks(cluster, erin, login, successor)
+        open_sessions.end()
+        assert cluster.daemon.ended() == 0
+        assert cluster.serving() == successor
+        ends = [event["sid"] for event in cluster.events("--type=session.end", "--limit=10000")]
+        assert sorted(sid for sid in ends if sid in open_sessions.sids()) == sorted(open_sessions.sids())
+        assert len(open_sessions.sids()) == sessions
+    check_stranger_refused(cluster)
+    assert erin.ssh(f"{login}@{NODE}.{cluster.name}", "echo after").ok().stdout == "after\n"
+    assert NODE in cluster.tctl("nodes", "ls").ok().stdout, "the old process withdrew what the new one announced"
+    cluster.tctl("audit", "verify").ok()
+
+
+def check_stranger_refused(cluster: Restarting) -> None:
+    """Another `teleport start` on the data_dir, with and without a lock that it opened itself."""
+    environment = plain_environment(cluster.folder)
+    arguments = [str(BIN / "teleport"), "start", "--config", str(cluster.config_path)]
+    refused = run(*arguments, environment=environment)
+    assert refused.status != 0
+    assert "another daemon uses data_dir" in refused.stderr
+    with (cluster.data_dir / "daemon.lock").open() as lock:
+        forged = f'[{{"type": "teleport-data-dir-lock", "addr": "127.0.0.1:0", "fd": {lock.fileno()}, "fileName": ""}}]'
+        done = subprocess.run(
+            arguments,
+            env={**environment, "TELEPORT_OS_FILES": forged},
+            pass_fds=[lock.fileno()],
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode != 0
+    assert b"another daemon uses data_dir" in done.stderr
+
+
+def check_nothing_leaks(cluster: Restarting, erin: Person, login: str, successor: int) -> None:
+    """Neither launcher nor session of the new process has a descriptor or a variable that it was handed."""
+    listeners = _listening(successor)
+    assert len(listeners) >= 5  # auth, proxy twice, node, diagnostics
+    for pid in descendants(successor):
+        assert not _sockets(pid) & listeners
+    seen = erin.ssh(f"{login}@{NODE}.{cluster.name}", "ls -l /proc/self/fd; env").ok().stdout
+    assert "socket:" not in seen
+    assert "daemon.lock" not in seen
+    assert "TELEPORT_OS_FILES" not in seen
+
+
+def _sockets(pid: int) -> set[str]:
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.add(os.readlink(entry))
+        except OSError:
+            continue
+    return {name for name in found if name.startswith("socket:")}
+
+
+def _listening(pid: int) -> set[str]:
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    inodes = {f"socket:[{line.split()[9]}]" for line in lines if line.split()[3] == "0A"}
+    return _sockets(pid) & inodes
+
+
+def test_hup_drops_no_session_and_refuses_no_connection(cluster: Restarting, erin: Person, login: str) -> None:
+    """The short form: 8 sessions, 40 connections meanwhile; recordings, events and the lock included."""
+    check_hup(cluster, erin, login, sessions=8, newcomers=40)
+
+
+@pytest.mark.long
+def test_hup_under_fifty_sessions_and_five_hundred_connections(cluster: Restarting, erin: Person, login: str) -> None:
+    check_hup(cluster, erin, login, sessions=50, newcomers=500)
+
+
+def test_usr2_then_quit_leaves_the_host_to_the_child(cluster: Restarting, erin: Person, login: str) -> None:
+    """Both serve; the parent ends with its last session, the host stays listed and its log whole."""
+    with Sessions(cluster, erin, login).open(2) as sessions:
+        cluster.signal(signal.SIGUSR2)
+        successor = cluster.wait_successor()
+        for _ in range(4):
+            erin.ssh(f"{login}@{NODE}.{cluster.name}", "true").ok()
+        cluster.tctl("audit", "verify").ok()
+        cluster.signal(signal.SIGUSR2)
+        cluster.wait_log(f"no new process is started: pid {successor} is there already")
+        cluster.signal(signal.SIGQUIT)
+        cluster.wait_log("still running: .*node ")
+        sessions.go_on()
+        erin.ssh(f"{login}@{NODE}.{cluster.name}", "true").ok()
+        sessions.end()
+    assert cluster.daemon.ended() == 0
+    assert cluster.serving() == successor
+    assert NODE in cluster.tctl("nodes", "ls").ok().stdout
+    cluster.tctl("audit", "verify").ok()
+
+
+def test_usr2_then_term_to_the_child_gives_the_host_back_to_the_parent(
+    cluster: Restarting, erin: Person, login: str
+) -> None:
+    with Sessions(cluster, erin, login).open(2) as sessions:
+        cluster.signal(signal.SIGUSR2)
+        successor = cluster.wait_successor()
+        os.kill(successor, signal.SIGHUP)
+        cluster.wait_log("the one that started this one still serves")
+        os.kill(successor, signal.SIGTERM)
+        cluster.wait_log(f"pid {cluster.daemon.pid} serves again")
+        wait_until("the pid file is the parent's", lambda: cluster.serving() == cluster.daemon.pid)
+        assert not alive(successor)
+        sessions.go_on()
+        erin.ssh(f"{login}@{NODE}.{cluster.name}", "true").ok()
+        assert NODE in cluster.tctl("nodes", "ls").ok().stdout
+        sessions.end()
+    cluster.tctl("audit", "verify").ok()
+
+
+def test_a_child_that_cannot_start_leaves_the_parent_serving(cluster: Restarting, erin: Person, login: str) -> None:
+    """Broken configuration, then a taken port: the log says why, nothing else changes, and a good HUP works after."""
+    good = cluster.config_path.read_text()
+    with Sessions(cluster, erin, login).open(1) as sessions, socket.create_server(("127.0.0.1", 0)) as taken:
+        cluster.config_path.write_text(good.replace("ssh_service:", "ssh_servise:"))
+        cluster.signal(signal.SIGHUP)
+        cluster.wait_log(r"the new process failed, this one \(pid \d+\) serves on: .*ssh_servise")
+        port = taken.getsockname()[1]
+        cluster.config_path.write_text(good.replace(f"127.0.0.1:{cluster.diag_port}", f"127.0.0.1:{port}"))
+        cluster.signal(signal.SIGUSR2)
+        cluster.wait_log(f"the new process failed, this one .* serves on: .*127.0.0.1:{port}")
+        assert cluster.serving() == cluster.daemon.pid
+        erin.ssh(f"{login}@{NODE}.{cluster.name}", "true").ok()
+        sessions.go_on()
+        cluster.config_path.write_text(good)
+        cluster.signal(signal.SIGHUP)
+        cluster.wait_successor()
+        sessions.end()
+    assert cluster.daemon.ended() == 0
+
+
+def test_a_child_that_dies_does_not_leave_nobody_serving(cluster: Restarting, erin: Person, login: str) -> None:
+    """Killed after it was ready, while its parent leaves: the parent takes up again and saves its recording."""
+    with Sessions(cluster, erin, login).open(1) as sessions:
+        cluster.signal(signal.SIGHUP)
+        successor = cluster.wait_successor()
+        cluster.wait_log("still running: ")
+        with Sessions(cluster, erin, login).open(1) as of_child:
+            (lost,) = of_child.sids()
+            os.kill(successor, signal.SIGKILL)
+            cluster.wait_log(rf"\(pid {successor}\) was ended by SIGKILL")
+            cluster.wait_log(f"pid {cluster.daemon.pid} serves again")
+            wait_until("the pid file is the parent's", lambda: cluster.serving() == cluster.daemon.pid)
+            assert erin.ssh(f"{login}@{NODE}.{cluster.name}", "echo back").ok().stdout == "back\n"
+            assert cluster.wait_event("session.end", sid=lost)["reason"] == "node lost"
+            cluster.wait_event("session.upload", sid=lost)
+            assert erin.tsh("play", lost, "--format=text").ok().stdout.startswith("0")
+        sessions.go_on()
+        sessions.end()
+    assert NODE in cluster.tctl("nodes", "ls").ok().stdout
+    cluster.tctl("audit", "verify").ok()
+
+
+def test_quit_alone_waits_for_clients_and_takes_no_new_ones(cluster: Restarting, erin: Person, login: str) -> None:
+    with Sessions(cluster, erin, login).open(1) as sessions:
+        cluster.signal(signal.SIGQUIT)
+        cluster.wait_log("still running: ")
+        refused = erin.ssh(f"{login}@{NODE}.{cluster.name}", "true")
+        assert refused.status != 0
+        assert "refused" in refused.stderr
+        wait_until("the node is not listed", lambda: NODE not in cluster.tctl("nodes", "ls").stdout)
+        sessions.go_on()
+        cluster.stop_file.touch()
+        for _, client, out in sessions.clients:
+            assert client.wait(30) == 0
+            check_counted(out.read_text())
+    assert cluster.daemon.ended() == 0
+    assert not cluster.pid_file.exists()
+    cluster.daemon.start()
+    cluster.tctl("audit", "verify").ok()
+
+
+def test_usr1_tells_what_the_daemon_does_and_no_secret(cluster: Restarting, erin: Person, login: str) -> None:
+    cluster.signal(signal.SIGUSR1)
+    cluster.wait_log("task signals: ")
+    log = cluster.daemon.log()
+    for part in ("diagnostics of pid", f"node 127.0.0.1:{cluster.node_port}", "memory: VmHWM", "tasks ", "epoch: "):
+        assert part in log
+    assert re.search(r"caches: proxy cache [1-9]\d* items, node cache [1-9]\d* items", log)
+    assert "PRIVATE KEY" not in log
+    assert erin.totp_secret
+    assert erin.totp_secret not in log

@@ -1,0 +1,52 @@
+"""A replaced process imports nothing any more: what its services import late is imported ahead."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import teleport
+from teleport.daemon.imports import BY_SERVICE, EVERY
+
+SOURCE = Path(teleport.__file__).parent
+PACKAGES = {
+    "auth": ("auth",),
+    "proxy": ("proxy", "web"),
+    "node": ("node", "recording"),
+    "every": ("daemon", "api", "store", "backend", "audit", "transport", "ssh", "authz", "pki", "wire", "resources"),
+}
+NOT_LATE = {
+    "transport/quick_aiohttp.py",  # run while it is imported
+    "ssh/__init__.py",  # likewise
+    "api/sync_client.py",  # of commands
+    "transport/blocking.py",  # likewise
+    "resources/role_checks.py",  # for types only
+    "ssh/channels.py",  # likewise
+}
+
+
+LOADED = {"datetime", "asyncio", "cryptography", "yarl"}  # by every daemon
+
+
+def late(path: Path) -> set[str]:
+    """Modules that functions of this file import; those that are loaded anyway left out."""
+    found: set[str] = set()
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.ImportFrom):
+                    found.add(str(node.module))
+                elif isinstance(node, ast.Import):
+                    found |= {alias.name for alias in node.names}
+    return {name for name in found if name.partition(".")[0] not in LOADED} - {"teleport", "teleport.api"}
+
+
+@pytest.mark.parametrize("service", PACKAGES)
+def test_what_is_imported_late_is_imported_ahead(service: str) -> None:
+    ahead = {*EVERY, *BY_SERVICE.get(service, ())}
+    for package in PACKAGES[service]:
+        for path in sorted((SOURCE / package).rglob("*.py")):
+            if str(path.relative_to(SOURCE)) not in NOT_LATE:
+                assert late(path) <= ahead, f"{path}: daemon/imports.py must name it"
