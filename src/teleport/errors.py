@@ -15,6 +15,7 @@ class TeleportError(Exception):
 
     code: ClassVar[str] = "failed"
     exit_code: ClassVar[int] = 1
+    usual_hint: ClassVar[str] = "run it again with -d, which shows where the error came from"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -24,12 +25,18 @@ class TeleportError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def next_step(self) -> str:
+        """What commands print as the hint: the error's own, else the usual one of its kind. Never empty."""
+        return self.hint or self.usual_hint
+
 
 class BadRequest(TeleportError):
     """What was asked cannot be meant: malformed or contradictory input."""
 
     code = "bad_request"
     exit_code = 2
+    usual_hint = "--help shows what can be given"
 
 
 class AccessDenied(TeleportError):
@@ -37,6 +44,7 @@ class AccessDenied(TeleportError):
 
     code = "access_denied"
     exit_code = 5
+    usual_hint = "ask an administrator, who sees why in the audit log or with tctl access explain"
 
 
 class NotFound(TeleportError):
@@ -44,6 +52,7 @@ class NotFound(TeleportError):
 
     code = "not_found"
     exit_code = 3
+    usual_hint = "check the name; the command ls of its kind lists what there is"
 
 
 class AlreadyExists(TeleportError):
@@ -51,18 +60,21 @@ class AlreadyExists(TeleportError):
 
     code = "already_exists"
     exit_code = 4
+    usual_hint = "use another name, or remove the other one first"
 
 
 class CompareFailed(TeleportError):
     """Somebody else changed the thing first; read it again and repeat."""
 
     code = "compare_failed"
+    usual_hint = "look at it again, then repeat"
 
 
 class LimitExceeded(TeleportError):
     """A limit was reached; trying later may succeed."""
 
     code = "limit_exceeded"
+    usual_hint = "wait a moment, then try again"
 
 
 class ConnectionProblem(TeleportError):
@@ -70,6 +82,7 @@ class ConnectionProblem(TeleportError):
 
     code = "connection_problem"
     exit_code = 6
+    usual_hint = "check the address, and that the service runs there"
 
 
 KINDS: dict[str, type[TeleportError]] = {

@@ -50,6 +50,7 @@ WHO_MAY: dict[str, str] = {
     "renew_host": "node proxy",
     "renew_user": "user editor auditor",
     "sign_user": "admin",
+    "explain_access": "editor admin",
     "sign_host": "admin",
     "login": "proxy admin",
     "user_token": "proxy admin",
@@ -130,6 +131,8 @@ class Asking:
                 return m.Named(name="1")
             case "renew_host":
                 return m.RenewHostRequest(public_ssh_key=public, public_tls_key=pem, node_name="n")
+            case "explain_access":
+                return m.ExplainRequest(user="missing", login="root", host="n")
             case "sign_user":
                 return m.SignUserRequest(name="plain", public_key=public, ttl=3600)
             case "sign_host":

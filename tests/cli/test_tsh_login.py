@@ -106,7 +106,10 @@ def test_a_failed_login_keeps_nothing_and_is_told_in_one_sentence(tsh: Tsh, lab:
         "login", f"--proxy={lab.address}", "--user=alice", f"--ca-pin={lab.cluster.pin}", stdin=f"wrong\n{CODE}\n"
     )
     assert (ran.status, ran.stdout) == (5, "")
-    assert ran.stderr == "tsh: the user name, the password or the code is wrong\n"
+    assert ran.stderr == (
+        "tsh: the user name, the password or the code is wrong\n"
+        "  hint: try again; when a password or a device is lost, an administrator makes a link: tctl users reset NAME\n"
+    )
     assert not tsh.home.exists()
 
 

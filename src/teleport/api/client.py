@@ -15,7 +15,7 @@ from teleport.api.codec import MAX_BODY, decode_error, decode_reply, encode_call
 from teleport.api.messages import Message, Request, WatchLine, WatchRequest
 from teleport.api.routes import WATCH, Route
 from teleport.errors import ConnectionProblem
-from teleport.transport.blocking import shown_address
+from teleport.transport.blocking import AGAIN, shown_address
 from teleport.transport.problems import said
 
 Req = TypeVar("Req", bound=Request)
@@ -83,7 +83,7 @@ class AuthClient:
                 problem = said(error)
                 if method == "GET":  # what changes something may have been done: it is not asked for twice
                     continue
-                raise ConnectionProblem(f"the auth server at {shown} did not answer: {problem}") from None
+                raise ConnectionProblem(f"the auth server at {shown} did not answer: {problem}", hint=AGAIN) from None
             if position:
                 self._addresses.insert(0, self._addresses.pop(position))
             return response
@@ -121,7 +121,7 @@ class AuthClient:
                 async for chunk in response.content.iter_any():
                     yield chunk
             except (aiohttp.ClientError, asyncio.IncompleteReadError, TimeoutError, OSError) as error:
-                raise ConnectionProblem(f"{route.name}: the stream broke off: {said(error)}") from None
+                raise ConnectionProblem(f"{route.name}: the stream broke off: {said(error)}", hint=AGAIN) from None
 
     async def watch(self, request: WatchRequest) -> AsyncGenerator[WatchLine, None]:
         """The lines of a watch, until it breaks (`ConnectionProblem`)."""
@@ -135,14 +135,14 @@ class AuthClient:
                     begun.clear()
                 if rest:
                     begun.append(rest)
-        raise ConnectionProblem("watch: auth ended the stream")
+        raise ConnectionProblem("watch: auth ended the stream", hint=AGAIN)
 
 
 def _watch_line(line: bytes) -> WatchLine:
     try:
         return msgspec.json.decode(line, type=WatchLine)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConnectionProblem(f"watch: a line cannot be read: {error}") from None
+        raise ConnectionProblem(f"watch: a line cannot be read: {error}", hint=AGAIN) from None
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
@@ -151,9 +151,9 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
         async for chunk in response.content.iter_any():
             body += chunk
             if len(body) > MAX_BODY:
-                raise ConnectionProblem(f"the answer of the auth server is larger than {MAX_BODY} bytes")
+                raise ConnectionProblem(f"the answer of the auth server is larger than {MAX_BODY} bytes", hint=AGAIN)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ConnectionProblem(f"the answer of the auth server broke off: {said(error)}") from None
+        raise ConnectionProblem(f"the answer of the auth server broke off: {said(error)}", hint=AGAIN) from None
     return bytes(body)
 
 

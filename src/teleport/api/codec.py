@@ -67,7 +67,7 @@ def encode_call(route: Route[Req, Any], request: Req) -> Call:
     for name in route.path_fields:
         value = str(fields.pop(name))
         if not value or value in (".", ".."):
-            raise BadRequest(f"{route.name}: the {name} {value!r} cannot be a name")
+            raise BadRequest(f"{route.name}: the {name} {value!r} cannot be a name", hint="give a name that is one")
         path = path.replace("{" + name + "}", urllib.parse.quote(value, safe=""))
     if _in_body(route):
         return Call(route.method, path, msgspec.json.encode(fields))
@@ -92,14 +92,22 @@ def decode_request(route: Route[Req, Any], path: Mapping[str, str], query: Mappi
             fields = {name: values if name in listed else values[-1] for name, values in query.items()}
         clash = set(fields) & set(path)
         if clash:
-            raise BadRequest(f"{route.name}: {sorted(clash)[0]} is named by the path already")
+            raise BadRequest(
+                f"{route.name}: {sorted(clash)[0]} is named by the path already",
+                hint="use a client of the version of the cluster: tctl status",
+            )
         if _in_body(route):
             return msgspec.convert({**fields, **path}, route.request)
         return msgspec.convert({**fields, **path}, route.request, strict=False)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{route.name}: {error}") from None
+        raise BadRequest(
+            f"{route.name}: {error}", hint="use a client of the version of the cluster: tctl status"
+        ) from None
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise BadRequest(f"{route.name}: the body is not JSON: {error}") from None
+        raise BadRequest(
+            f"{route.name}: the body is not JSON: {error}",
+            hint="use a client of the version of the cluster: tctl status",
+        ) from None
 
 
 def _type_of(route: Route[Any, Any]) -> Any:
@@ -129,7 +137,10 @@ def decode_reply(route: Route[Any, Rep], status: int, body: bytes) -> Rep:
     try:
         return msgspec.json.decode(body, type=route.reply)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConnectionProblem(f"{route.name}: the answer of the auth server cannot be read: {error}") from None
+        raise ConnectionProblem(
+            f"{route.name}: the answer of the auth server cannot be read: {error}",
+            hint="use a client of the version of the cluster: tctl status",
+        ) from None
 
 
 def encode_error(error: TeleportError) -> tuple[int, bytes]:
@@ -143,5 +154,8 @@ def decode_error(status: int, body: bytes) -> TeleportError:
     try:
         reply = msgspec.json.decode(body, type=ErrorReply)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError):
-        return ConnectionProblem(f"the auth server answered with HTTP status {status}")
+        return ConnectionProblem(
+            f"the auth server answered with HTTP status {status}",
+            hint="check that the address is an auth server's; its log says more",
+        )
     return KINDS.get(reply.code, TeleportError)(reply.message, hint=reply.hint)

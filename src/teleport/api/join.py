@@ -168,7 +168,10 @@ def proved_client(
         try:
             identity = identity_from_tls(stream.peer_certificate(), authorities, now())
             if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.AUTH:
-                raise AccessDenied(f"{cluster.door} is a host of the cluster {cluster.name}, but not its auth server")
+                raise AccessDenied(
+                    f"{cluster.door} is a host of the cluster {cluster.name}, but not its auth server",
+                    hint="check teleport.auth_servers",
+                )
         except BaseException:
             stream.close()
             raise

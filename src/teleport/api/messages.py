@@ -273,6 +273,47 @@ class GetRequest(Request, frozen=True, kw_only=True):
 class Page(Message, frozen=True, kw_only=True):
     items: list[Document]
     next_key: str = ""
+    logins: list[list[str]] = []  # of nodes, for a user: the logins that it may use on each, in the order of `items`
+
+
+class ExplainRequest(Request, frozen=True, kw_only=True):
+    """Whether a user may log in as `login` on `host`: a UUID, a name, `name.cluster` or an address."""
+
+    user: str
+    login: str
+    host: str
+    cluster: str = ""  # of the certificate; empty: this one
+
+
+class ExplainReason(Message, frozen=True, kw_only=True):
+    """One thing that refuses the session; codes as in denials on record, and `ambiguous`."""
+
+    code: str
+    reason: str
+
+
+class ExplainPart(Message, frozen=True, kw_only=True):
+    """One term of a permit, and the roles (or settings) that it comes from."""
+
+    name: str
+    value: str
+    sources: list[str]
+
+
+class Explanation(Message, frozen=True, kw_only=True):
+    """A permit with its parts, or everything that refuses it."""
+
+    allowed: bool
+    user: str
+    login: str
+    host: str  # as asked
+    node_id: str = ""
+    hostname: str = ""
+    roles: list[str] = []  # those that let the user in
+    parts: list[ExplainPart] = []
+    reasons: list[ExplainReason] = []
+    told: str = ""  # what the user reads
+    hint: str = ""
 
 
 class One(Message, frozen=True, kw_only=True):

@@ -128,6 +128,11 @@ RESET_USER = _route(
     m.ResetUserRequest, m.UserToken,
 )  # fmt: skip
 
+# --- decisions
+EXPLAIN_ACCESS = _route(
+    "explain_access", "GET /access/explain", Verb.READ_NO_SECRETS, "user", (), m.ExplainRequest, m.Explanation
+)
+
 # --- join tokens
 ADD_TOKEN = _route("add_token", "POST /tokens", Verb.CREATE, "token", ("token.create",), m.AddTokenRequest, m.JoinToken)
 

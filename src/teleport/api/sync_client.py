@@ -11,7 +11,7 @@ from teleport.api.codec import MAX_BODY, decode_error, decode_reply, encode_call
 from teleport.api.messages import Message, Request
 from teleport.api.routes import Route
 from teleport.errors import ConnectionProblem
-from teleport.transport.blocking import ByteStream, HTTPOver, TLSStream, check_whole, dial_tcp, read_body, said
+from teleport.transport.blocking import AGAIN, ByteStream, HTTPOver, TLSStream, check_whole, dial_tcp, read_body, said
 
 Req = TypeVar("Req", bound=Request)
 Rep = TypeVar("Rep", bound=Message)
@@ -52,7 +52,7 @@ class SyncAuthClient:
             return self._connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise ConnectionProblem(f"{self._host} did not answer {route.name}: {said(error)}") from None
+            raise ConnectionProblem(f"{self._host} did not answer {route.name}: {said(error)}", hint=AGAIN) from None
         except BaseException:
             self.close()
             raise
@@ -80,7 +80,7 @@ class SyncAuthClient:
                 yield chunk
             check_whole(response, what)
         except (OSError, http.client.HTTPException) as error:
-            raise ConnectionProblem(f"{what} broke off: {said(error)}") from None
+            raise ConnectionProblem(f"{what} broke off: {said(error)}", hint=AGAIN) from None
         finally:
             self.close()
 

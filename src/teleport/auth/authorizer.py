@@ -25,7 +25,7 @@ from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.locks import Locked, find_lock, locked_denial
 from teleport.authz.renewal import RenewalPermit
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
-from teleport.authz.ssh import why_out_of_reach
+from teleport.authz.ssh import usable_logins, why_out_of_reach
 from teleport.errors import AccessDenied
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.authority import Authority
@@ -53,6 +53,7 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.UPDATE_USER.name,
         routes.RESET_USER.name,
         routes.ADD_TOKEN.name,
+        routes.EXPLAIN_ACCESS.name,
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
     }
 )
@@ -169,6 +170,38 @@ class Authorizer:
             roles=await self._state.roles([*identity.roles, *identity.denying]),
             cluster=ClusterDefaults(require_session_mfa=preference.spec.require_session_mfa),
         )
+
+    async def cluster_defaults(self) -> ClusterDefaults:
+        """What the cluster's settings add to every role, as nodes read them."""
+        state = self._state
+        return ClusterDefaults.of(await state.preference(), await state.networking(), await state.recording())
+
+    async def logins_on(self, caller: Caller, nodes: Sequence[Server]) -> list[list[str]]:
+        """The logins that a user may use on each of `nodes`; nothing for other callers."""
+        identity = caller.identity
+        if not isinstance(identity, UserIdentity):
+            return []
+        policy = await self._policy(identity)
+        now = self._state.clock.now()
+        known: dict[tuple[str, frozenset[tuple[str, str]]], list[str]] = {}
+        found = []
+        for node in nodes:
+            labels, namespace = node.all_labels, node.metadata.namespace
+            key = (namespace, frozenset(labels.items()))
+            if key not in known:
+                known[key] = list(
+                    usable_logins(
+                        identity,
+                        policy,
+                        cluster=self._state.cluster,
+                        now=now,
+                        node_id=node.host_id,
+                        node_labels=labels,
+                        namespace=namespace,
+                    )
+                )
+            found.append(known[key])
+        return found
 
     async def visible_nodes(self, caller: Caller, nodes: Sequence[Server]) -> list[Server]:
         """The nodes that the caller may know of: all, when a rule of its own roles says so; else those it may use."""

@@ -101,8 +101,11 @@ class Inventory:
         if request.with_secrets and kind in WITH_SECRETS:
             await self._revealed(caller, kind, "")
         shown = [await self._with_status(resource, secrets=request.with_secrets) for resource in found]
+        nodes = [node for node in found if isinstance(node, Server)] if kind is Kind.NODE else []
         return m.Page(
-            items=[document(resource, with_secrets=request.with_secrets) for resource in shown], next_key=next_key
+            items=[document(resource, with_secrets=request.with_secrets) for resource in shown],
+            next_key=next_key,
+            logins=await self._authorizer.logins_on(caller, nodes) if nodes else [],
         )
 
     async def get(self, kind: Kind, caller: Caller, request: m.GetRequest) -> m.One:

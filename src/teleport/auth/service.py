@@ -32,6 +32,7 @@ from teleport.auth.bootstrap import bootstrap
 from teleport.auth.cluster_api import ClusterAPI
 from teleport.auth.evidence import Evidence
 from teleport.auth.evidence_store import EvidenceStore, Lease, signer
+from teleport.auth.explaining import Explaining
 from teleport.auth.inventory import Inventory
 from teleport.auth.joining import Joining
 from teleport.auth.logins import Logins
@@ -135,6 +136,7 @@ class AuthService:
             routes.UPDATE_USER.name: inventory.update_roles,
             routes.RESET_USER.name: user_tokens.reset_user,
             routes.ADD_TOKEN.name: self._add_token,
+            routes.EXPLAIN_ACCESS.name: Explaining(state, self.authorizer).explain,
             routes.INTAKE.name: self._evidence.intake,
             routes.SEARCH_EVENTS.name: self._evidence.search,
             routes.VERIFY_EVENTS.name: self._evidence.verify,

@@ -12,6 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
+from teleport.resources.cluster import AuthPreference, NetworkingConfig, RecordingMode, SessionRecordingConfig
 from teleport.resources.role import Role
 
 
@@ -48,6 +49,18 @@ class ClusterDefaults:
     disconnect_expired_cert: bool = False
     require_session_mfa: bool = False
     record_sessions: bool = True
+
+    @classmethod
+    def of(
+        cls, preference: AuthPreference, networking: NetworkingConfig, recording: SessionRecordingConfig
+    ) -> ClusterDefaults:
+        """What these resources say."""
+        return cls(
+            client_idle_timeout=networking.spec.client_idle_timeout.timedelta,
+            disconnect_expired_cert=preference.spec.disconnect_expired_cert,
+            require_session_mfa=preference.spec.require_session_mfa,
+            record_sessions=recording.spec.mode is not RecordingMode.OFF,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,7 +240,8 @@ def _certificate(request: SSHAccessRequest) -> AccessDenial | None:
     return None
 
 
-def _locked(request: SSHAccessRequest) -> AccessDenial | None:
+def find_session_lock(request: SSHAccessRequest) -> Lock | None:
+    """The first lock in force that stops the request."""
     identity = request.identity
     subject = Locked(
         user=identity.name,
@@ -249,10 +250,12 @@ def _locked(request: SSHAccessRequest) -> AccessDenial | None:
         nodes=(request.node_id, request.node_hostname),
         mfa_device=identity.mfa_device,
     )
-    lock = find_lock(request.locks, subject, request.now)
-    if lock is None:
-        return None
-    return locked_denial(lock)
+    return find_lock(request.locks, subject, request.now)
+
+
+def _locked(request: SSHAccessRequest) -> AccessDenial | None:
+    lock = find_session_lock(request)
+    return None if lock is None else locked_denial(lock)
 
 
 def _denial(code: DenialCode, request: SSHAccessRequest, *reasons: str) -> AccessDenial:

@@ -118,12 +118,12 @@ def report(error: TeleportError, program: str, *, as_json_object: bool) -> None:
     sys.stdout.flush()
     if as_json_object:
         sys.stderr.write(
-            json.dumps({"code": error.code, "message": error.message, "hint": error.hint}, ensure_ascii=False) + "\n"
+            json.dumps({"code": error.code, "message": error.message, "hint": error.next_step}, ensure_ascii=False)
+            + "\n"
         )
         return
     lines = [
         f"{program}: {line}" if not index else f"  {line}" for index, line in enumerate(error.message.splitlines())
     ]
-    if error.hint:
-        lines.append(f"  hint: {error.hint}")
+    lines.append(f"  hint: {error.next_step}")
     sys.stderr.write("\n".join(printable(line) for line in lines) + "\n")

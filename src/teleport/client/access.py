@@ -63,7 +63,10 @@ def from_identity(path: Path, proxy: str, cluster: str, now: datetime) -> Access
     address = ProxyAddress.parse(proxy)
     credentials = keystore.credentials_of_identity(path, now)
     if not credentials.ca_pems:
-        raise BadRequest(f"{path} holds no authority of {credentials.cluster}, so nothing proves the proxy")
+        raise BadRequest(
+            f"{path} holds no authority of {credentials.cluster}, so nothing proves the proxy",
+            hint="make it anew: tsh login --out=FILE or tctl auth sign",
+        )
     trust = ClusterTrust(credentials.cluster, credentials.ca_pems)
     web = (address.host, address.web_ports[0])
     return Access(web, (address.host, address.ssh_port or SSH_PORT), trust, cluster or credentials.cluster, credentials)

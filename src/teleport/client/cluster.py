@@ -46,6 +46,7 @@ class Node(msgspec.Struct, frozen=True):
 
     metadata: _Metadata
     spec: _Spec = _Spec()
+    logins: list[str] | None = None  # that the user may use there; None when auth did not say
 
     @property
     def id(self) -> str:
@@ -99,11 +100,17 @@ def list_nodes(client: SyncAuthClient) -> list[tuple[Node, dict[str, Any]]]:
     for _ in range(MAX_PAGES):
         page = client.call(routes.LIST["node"], m.ListRequest(start_key=start))
         try:
-            found += [
-                (msgspec.json.decode(item, type=Node), msgspec.json.decode(item, type=dict)) for item in page.items
-            ]
+            for number, item in enumerate(page.items):
+                node, document = msgspec.json.decode(item, type=Node), msgspec.json.decode(item, type=dict)
+                logins = page.logins[number] if number < len(page.logins) else None
+                if logins is not None:
+                    document["logins"] = logins
+                found.append((msgspec.structs.replace(node, logins=logins), document))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise ConnectionProblem(f"auth answered with a host that cannot be read: {error}") from None
+            raise ConnectionProblem(
+                f"auth answered with a host that cannot be read: {error}",
+                hint="use tsh of the version of the cluster: tctl status",
+            ) from None
         if not page.next_key or page.next_key == start:
             break
         start = page.next_key

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from teleport.client.addresses import join
 from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust
+from teleport.clock import how_long
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
 from teleport.transport.blocking import TLSStream, dial_tcp
@@ -15,6 +16,7 @@ from teleport.transport.tls import cluster_client_context, public_client_context
 
 INTERNAL_NAME = "teleport.cluster.local"  # in the certificates of services with TLS ends, `certificates.md` 4
 _NEXT = "after a rotation of the cluster's authority: tsh login --ca-pin=sha256:..., which tctl status prints"
+CLOCK_SLACK = timedelta(seconds=60)  # by which clocks may differ, as certificates are dated back
 TIMEOUT = 20.0  # seconds for connecting, and for each wait afterwards
 
 
@@ -39,7 +41,10 @@ def open_web(host: str, port: int, trust: ProxyTrust, *, timeout: float = TIMEOU
                 return TLSStream(connection, public_client_context(), host)
             case ClusterTrust(ca_pems=pems):
                 if not pems:
-                    raise Untrusted("no authority of the cluster is known here")
+                    raise Untrusted(
+                        "no authority of the cluster is known here",
+                        hint="tsh login --ca-pin=sha256:..., which tctl status prints",
+                    )
                 return TLSStream(connection, cluster_client_context(pems), INTERNAL_NAME)
             case CertificateTrust(fingerprint=known):
                 stream = TLSStream(connection, unproved_client_context(), host)
@@ -53,15 +58,64 @@ def open_web(host: str, port: int, trust: ProxyTrust, *, timeout: float = TIMEOU
                 return stream
     except TimeoutError:
         connection.close()
-        raise ConnectionProblem(f"{join(host, port)} does not answer in TLS within {timeout:.0f} s") from None
+        raise ConnectionProblem(
+            f"{join(host, port)} does not answer in TLS within {timeout:.0f} s",
+            hint="check that a proxy listens there: --proxy=host[:https_port[,ssh_port]]",
+        ) from None
     except ConnectionProblem as error:
         connection.close()
         if isinstance(error, Untrusted):
             raise
-        raise Untrusted(f"the proxy at {join(host, port)} did not prove who it is: {_why(error)}", hint=_NEXT) from None
+        raise _unproved(host, port, _why(error)) from None
     except OSError as error:
         connection.close()
-        raise ConnectionProblem(f"{join(host, port)} closed the connection: {error.strerror or error}") from None
+        raise ConnectionProblem(
+            f"{join(host, port)} closed the connection: {error.strerror or error}",
+            hint="check that a proxy listens there: --proxy=host[:https_port[,ssh_port]]",
+        ) from None
+
+
+def clock_difference(theirs: datetime | None, ours: datetime) -> str:
+    """How far the clock of this machine and the proxy's are apart, as a clause; empty when it does not matter."""
+    if theirs is None or abs(ours - theirs) < CLOCK_SLACK:
+        return ""
+    apart = how_long(abs(ours - theirs).total_seconds())
+    way = "ahead of" if ours > theirs else "behind"
+    return (
+        f"the clock of this machine is {apart} {way} the proxy's, {ours:%Y-%m-%d %H:%M:%S} UTC here and "
+        f"{theirs:%Y-%m-%d %H:%M:%S} UTC there"
+    )
+
+
+def _unproved(host: str, port: int, why: str) -> Untrusted:
+    """The error when a certificate is not believed; where its dates are the reason, both clocks are named."""
+    what = f"the proxy at {join(host, port)} did not prove who it is: {why}"
+    if "expired" not in why and "not yet valid" not in why:
+        return Untrusted(what, hint=_NEXT)
+    ours = datetime.now(UTC)
+    apart = clock_difference(_claimed_time(host, port), ours)  # only for the message: nothing is proved by it
+    return Untrusted(
+        f"{what}; {apart or f'the clock of this machine says {ours:%Y-%m-%d %H:%M:%S} UTC'}",
+        hint="check the clock of this machine (timedatectl), then the proxy's certificate",
+    )
+
+
+def _claimed_time(host: str, port: int) -> datetime | None:
+    """What the far end's clock says, if it says so. Sends nothing but the public request."""
+    import http.client
+
+    from teleport.client.webapi import date_of
+    from teleport.transport.blocking import HTTPOver
+
+    try:
+        connection = HTTPOver(open_unproved(host, port, INTERNAL_NAME), join(host, port))
+        try:
+            connection.request("GET", "/webapi/ping")
+            return date_of(connection.getresponse().headers.get("Date"))
+        finally:
+            connection.close()
+    except (OSError, TeleportError, http.client.HTTPException):
+        return None
 
 
 def _why(error: TeleportError) -> str:
@@ -75,7 +129,10 @@ def open_unproved(host: str, port: int, server_name: str) -> TLSStream:
         return TLSStream(connection, unproved_client_context(), server_name)
     except OSError as error:
         connection.close()
-        raise ConnectionProblem(f"{join(host, port)} does not speak TLS: {error.strerror or error}") from None
+        raise ConnectionProblem(
+            f"{join(host, port)} does not speak TLS: {error.strerror or error}",
+            hint="check that a proxy listens there: --proxy=host[:https_port[,ssh_port]]",
+        ) from None
 
 
 def shown_fingerprint(host: str, port: int) -> str:

@@ -47,4 +47,6 @@ def write_private(path: Path, data: bytes) -> None:
                 temporary.unlink()
             raise
     except OSError as error:
-        raise TeleportError(f"cannot write {path}: {error.strerror}") from None
+        raise TeleportError(
+            f"cannot write {path}: {error.strerror}", hint="give a path that you may write: --out=FILE"
+        ) from None

@@ -48,7 +48,7 @@ class Home:
                 with open(file, "rb") as stream:
                     found = os.fstat(file)
                     if not stat.S_ISREG(found.st_mode):
-                        raise TeleportError(f"{path} is not a plain file")
+                        raise TeleportError(f"{path} is not a plain file", hint="move it away, then tsh login")
                     if private and not is_private(found):
                         raise TeleportError(f"other people may read {path}", hint="tsh logout, then log in again")
                     data = stream.read(MAX_FILE + 1)
@@ -57,7 +57,9 @@ class Home:
         except OSError as error:
             raise _failed("read", path, error) from None
         if len(data) > MAX_FILE:
-            raise TeleportError(f"{path} is larger than {MAX_FILE} bytes")
+            raise TeleportError(
+                f"{path} is larger than {MAX_FILE} bytes", hint="it is none of ours: move it away, then tsh login"
+            )
         return data
 
     def write(self, data: bytes, *names: str) -> Path:
@@ -133,7 +135,7 @@ class Home:
 def _plain(name: str) -> str:
     """`name` when it names a file in its folder and nothing else."""
     if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > 200:
-        raise TeleportError(f"{name[:80]!r} cannot be the name of a file")
+        raise TeleportError(f"{name[:80]!r} cannot be the name of a file", hint="use another name")
     return name
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from teleport.client.addresses import check_host
 from teleport.client.home import Home
 from teleport.client.profile import Profile
+from teleport.clock import how_long
 from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.pki.secret import Secret
 from teleport.pki.sshformat import SSHCertificate, parse_certificate_line
@@ -30,6 +31,10 @@ _PEM = re.compile(
 _OWN_NAMES = frozenset({"certs.pem"})
 
 
+class LoginEnded(AccessDenied):
+    """The certificates have expired; logging in again is all it takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyFiles:
     """Where the files of one user at one proxy lie, below the home."""
@@ -40,7 +45,7 @@ class KeyFiles:
     def __post_init__(self) -> None:
         check_host(self.proxy)
         if self.user in _OWN_NAMES or self.user.startswith("."):
-            raise BadRequest(f"{self.user!r} cannot be a user's name")
+            raise BadRequest(f"{self.user!r} cannot be a user's name", hint="--user=NAME")
 
     @property
     def folder(self) -> tuple[str, ...]:
@@ -213,13 +218,15 @@ def credentials_of(home: Home, profile: Profile, now: datetime) -> Credentials:
 
 
 def check_valid(found: CertificateFacts, now: datetime, *, hint: str) -> None:
-    """Raises `AccessDenied` when the certificate is not valid at `now`."""
+    """Raises `LoginEnded` or `AccessDenied` when the certificate is not valid at `now`."""
     if found.expired(now):
-        raise AccessDenied(f"your login expired at {found.expires:%Y-%m-%d %H:%M:%S} UTC", hint=hint)
+        raise LoginEnded(f"your login expired at {found.expires:%Y-%m-%d %H:%M:%S} UTC", hint=hint)
     if now < found.valid_after:
         raise AccessDenied(
-            f"your login is not valid before {found.valid_after:%Y-%m-%d %H:%M:%S} UTC",
-            hint="check the clock of this machine",
+            f"your login is not valid before {found.valid_after:%Y-%m-%d %H:%M:%S} UTC, and the clock here says "
+            f"{now:%Y-%m-%d %H:%M:%S} UTC: this clock or the cluster's is off by "
+            f"{how_long((found.valid_after - now).total_seconds())} or more",
+            hint="check the clock of this machine (timedatectl)",
         )
 
 
@@ -233,7 +240,10 @@ def credentials_of_identity(path: Path, now: datetime) -> Credentials:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise TeleportError(f"cannot read the identity file {path}: {error.strerror}") from None
+        raise TeleportError(
+            f"cannot read the identity file {path}: {error.strerror}",
+            hint="check the path; tsh login -o FILE or tctl auth sign -o FILE makes one",
+        ) from None
     identity = read_identity_file(data)
     if not identity.ssh_certificate or not identity.tls_certificate:
         raise BadRequest(f"{path} lacks a certificate", hint="tsh login -o FILE or tctl auth sign -o FILE makes one")
@@ -242,7 +252,10 @@ def credentials_of_identity(path: Path, now: datetime) -> Credentials:
     try:
         cluster = decode_user(load_certificate(identity.tls_certificate).subject).cluster
     except ValueError as error:
-        raise BadRequest(f"the certificate in {path} names no user: {error}") from None
+        raise BadRequest(
+            f"the certificate in {path} names no user: {error}",
+            hint="check the path; tsh login -o FILE or tctl auth sign -o FILE makes one",
+        ) from None
     return Credentials(
         user=found.user,
         cluster=cluster,

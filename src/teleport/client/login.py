@@ -12,7 +12,7 @@ from typing import Protocol
 
 from teleport.client import hosts_seen, keystore, known_hosts, profile, renewal
 from teleport.client.addresses import SSH_PORT, ProxyAddress, join, split_port
-from teleport.client.dial import Untrusted, open_web, shown_fingerprint
+from teleport.client.dial import Untrusted, clock_difference, open_web, shown_fingerprint
 from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
@@ -46,6 +46,7 @@ class Login:
     key: PrivateKey
     certificates: Certificates
     trust: ProxyTrust
+    clock_off: str = ""  # how far this machine's clock and the proxy's are apart, when it matters
 
 
 def reachable_port(address: ProxyAddress) -> int:
@@ -146,7 +147,7 @@ def log_in(
         root_cluster=root,
         proxy_trust=str(api.trust),
     )
-    return Login(found, key, certificates, api.trust)
+    return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now))
 
 
 def ssh_address(address: ProxyAddress, ping: Ping) -> str:
@@ -157,7 +158,10 @@ def ssh_address(address: ProxyAddress, ping: Ping) -> str:
         try:
             return join(*split_port(ping.ssh_public_addr, SSH_PORT))
         except BadRequest:
-            raise ConnectionProblem("the proxy announces an SSH address that is none") from None
+            raise ConnectionProblem(
+                "the proxy announces an SSH address that is none",
+                hint="set proxy_service.ssh_public_addr on the proxy, or --proxy=host:https_port,ssh_port",
+            ) from None
     port = ping.ssh_listen_addr.rpartition(":")[2]
     return join(address.host, int(port) if port.isdigit() and 0 < int(port) < 65536 else SSH_PORT)
 
@@ -171,20 +175,32 @@ def check_answer(found: Certificates, key: PublicKey, user: str, root: str, trus
         ssh = parse_certificate_line(found.ssh).body
         tls = load_certificate(found.tls.encode())
         if ssh.public_key != key or certificate_key(tls) != key or ssh.type != USER or ssh.key_id != user:
-            raise ConnectionProblem("the proxy answered with certificates for another key or user")
+            raise ConnectionProblem(
+                "the proxy answered with certificates for another key or user",
+                hint="nothing was stored; ask the administrator for the pin: tsh login --ca-pin=sha256:...",
+            )
         for signer in found.signers:
             check_cluster_name(signer.cluster)
             for pem in signer.tls_certs:
                 load_certificate(pem.encode())
     except (BadRequest, UnicodeEncodeError) as error:
-        raise ConnectionProblem(f"the proxy answered with something that is no certificate: {error}") from None
+        raise ConnectionProblem(
+            f"the proxy answered with something that is no certificate: {error}",
+            hint="nothing was stored; ask the administrator for the pin: tsh login --ca-pin=sha256:...",
+        ) from None
     own = [signer for signer in found.signers if signer.cluster == root]
     if not own or not own[0].ssh_keys or not own[0].tls_certs:
-        raise ConnectionProblem(f"the proxy did not say which authority the hosts of {root} have")
+        raise ConnectionProblem(
+            f"the proxy did not say which authority the hosts of {root} have",
+            hint="nothing was stored; ask the administrator for the pin: tsh login --ca-pin=sha256:...",
+        )
     if isinstance(trust, ClusterTrust):
         shown = {pem.strip() for pem in own[0].tls_certs}
         if trust.cluster != root or not shown & {pem.strip() for pem in trust.ca_pems}:
-            raise ConnectionProblem("the proxy answered for another cluster than the one that it proved")
+            raise ConnectionProblem(
+                "the proxy answered for another cluster than the one that it proved",
+                hint="nothing was stored; ask the administrator for the pin: tsh login --ca-pin=sha256:...",
+            )
 
 
 def store(home: Home, login: Login) -> list[str]:

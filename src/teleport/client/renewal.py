@@ -95,7 +95,7 @@ def renew(home: Home, found: Profile, now: datetime) -> None:
     check_answer(certificates, key, found.user, found.root_cluster, trust)
     ends = keystore.facts(certificates.ssh).expires, load_certificate(certificates.tls.encode()).not_valid_after_utc
     if max(ends) > before.expires:
-        raise ConnectionProblem("auth answered with a certificate that lives longer than the login")
+        raise ConnectionProblem("auth answered with a certificate that lives longer than the login", hint="tsh login")
     if home.read(*KeyFiles(found.name, found.user).key, private=True) != credentials.private_key.reveal():
         return  # somebody logged in, or out, meanwhile
     store_renewed(home, found, certificates)

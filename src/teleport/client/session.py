@@ -61,7 +61,10 @@ def host_check(
         except TeleportError as error:
             raise ConnectionProblem(f"{what} did not prove who it is: {error.message}", hint=error.hint) from error
         if found.role is not role:
-            raise ConnectionProblem(f"{what} shows the certificate of a {found.role}, not of a {role}")
+            raise ConnectionProblem(
+                f"{what} shows the certificate of a {found.role}, not of a {role}",
+                hint="check --proxy and the name of the host: tsh ls",
+            )
 
     return check
 

@@ -65,7 +65,7 @@ def proxy_subsystem(target: str, cluster: str) -> str:
     """`proxy:host:port@cluster` for `host.cluster:port` as ssh types it. Raises `BadRequest`."""
     host, colon, port = target.rpartition(":")
     if not colon or not port.isdigit():
-        raise BadRequest(f"{target[:80]!r} is not host:port")
+        raise BadRequest(f"{target[:80]!r} is not host:port", hint="tsh config prints what OpenSSH needs")
     name = check_host(host.strip("[]")).removesuffix(f".{cluster.lower()}")
     return f"proxy:{join(name, int(port))}@{cluster}"
 

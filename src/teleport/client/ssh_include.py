@@ -123,7 +123,7 @@ def _read(config: Path) -> bytes | None:
         # a pipe in its place must not make us wait
         with open(os.open(config, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise TeleportError(f"{config} is not a plain file")
+                raise TeleportError(f"{config} is not a plain file", hint="make it one, or remove it")
             data = file.read(_MOST + 1)
     except FileNotFoundError:
         return None

@@ -11,7 +11,7 @@ import binascii
 import http.client
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -30,6 +30,8 @@ from teleport.errors import (
 from teleport.transport.blocking import HTTPOver, TLSStream
 
 MAX_REPLY = 1024 * 1024  # bytes
+_WRONG = "try again; when a password or a device is lost, an administrator makes a link: tctl users reset NAME"
+_ODD = "check that the address is a proxy's, of about the version of this tsh"
 _KINDS: dict[int, type[TeleportError]] = {
     400: BadRequest,
     401: AccessDenied,
@@ -51,6 +53,7 @@ class Ping:
     ssh_public_addr: str
     ssh_listen_addr: str
     server_version: str
+    time: datetime | None = None  # what the proxy's clock said, by its Date header
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +90,17 @@ class Invitation:
 class Field:
     """Typed reading of foreign JSON: a missing field gives the default, one of another type an error."""
 
-    def __init__(self, value: Any, where: str) -> None:
+    def __init__(self, value: Any, where: str, time: datetime | None = None) -> None:
+        self.time = time  # when the answer was made, by its maker's clock
         if not isinstance(value, dict):
-            raise ConnectionProblem(f"the proxy's answer to {where} is no JSON object")
+            raise ConnectionProblem(f"the proxy's answer to {where} is no JSON object", hint=_ODD)
         self._value: dict[str, Any] = value
         self._where = where
 
     def text(self, name: str) -> str:
         value = self._value.get(name, "")
         if not isinstance(value, str):
-            raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no text")
+            raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no text", hint=_ODD)
         return value
 
     def encoded(self, name: str) -> str:
@@ -108,13 +112,15 @@ class Field:
     def items(self, name: str) -> list[Any]:
         value = self._value.get(name) or []
         if not isinstance(value, list) or len(value) > 1000:
-            raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no list")
+            raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no list", hint=_ODD)
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
         found = self.items(name)
         if not all(isinstance(item, str) for item in found):
-            raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no list of texts")
+            raise ConnectionProblem(
+                f"the proxy's answer to {self._where} has a {name} that is no list of texts", hint=_ODD
+            )
         return tuple(found)
 
 
@@ -122,7 +128,7 @@ def _from_base64(text: str, where: str) -> str:
     try:
         return base64.b64decode(text, validate=True).decode()
     except (binascii.Error, ValueError):
-        raise ConnectionProblem(f"the proxy's answer to {where} holds no base64") from None
+        raise ConnectionProblem(f"the proxy's answer to {where} holds no base64", hint=_ODD) from None
 
 
 class WebAPI:
@@ -130,7 +136,7 @@ class WebAPI:
 
     def __init__(self, host: str, port: int, trust: ProxyTrust, now: datetime) -> None:
         self.host, self.port, self.trust = host, port, trust
-        self._now = now
+        self.now = now  # when the command began
 
     def open(self) -> TLSStream:
         """A session that is proved, for the tunnel to auth."""
@@ -139,7 +145,7 @@ class WebAPI:
     def _call(self, method: str, path: str, body: object = None, *, where: str, secret: bool = False) -> Field:
         stream = self.open()
         if secret and isinstance(self.trust, ClusterTrust):
-            check_proxy_role(stream, self.trust, self._now)
+            check_proxy_role(stream, self.trust, self.now)
         return _exchange(stream, join(self.host, self.port), method, path, body, where)
 
     def ping(self) -> Ping:
@@ -152,6 +158,7 @@ class WebAPI:
             ssh_public_addr=ssh.text("ssh_public_addr"),
             ssh_listen_addr=ssh.text("listen_addr"),
             server_version=found.text("server_version"),
+            time=found.time,
         )
 
     def certificates(
@@ -167,7 +174,10 @@ class WebAPI:
             "compatibility": "standard",
             "RouteToCluster": route_to_cluster,
         }
-        found = self._call("POST", "/webapi/ssh/certs", body, where="the login", secret=True)
+        try:
+            found = self._call("POST", "/webapi/ssh/certs", body, where="the login", secret=True)
+        except AccessDenied as error:  # for whatever reason: the answer is one and the same (T22), and so is the hint
+            raise AccessDenied(error.message, hint=_WRONG) from None
         signers = []
         for item in found.items("host_signers"):
             signer = Field(item, "the login")
@@ -216,20 +226,37 @@ def _exchange(stream: TLSStream, host: str, method: str, path: str, body: object
         response = connection.getresponse()
         answer = response.read(MAX_REPLY + 1)
     except TimeoutError:
-        raise ConnectionProblem(f"{host} did not answer {where} within {TIMEOUT:.0f} s") from None
+        raise ConnectionProblem(
+            f"{host} did not answer {where} within {TIMEOUT:.0f} s",
+            hint="try again; if it stays so, the log of the far end says why",
+        ) from None
     except (OSError, http.client.HTTPException) as error:
-        raise ConnectionProblem(f"{host} did not answer {where}: {_one_line(str(error))}") from None
+        raise ConnectionProblem(
+            f"{host} did not answer {where}: {_one_line(str(error))}",
+            hint="try again; if it stays so, the log of the far end says why",
+        ) from None
     finally:
         connection.close()
     if len(answer) > MAX_REPLY:
-        raise ConnectionProblem(f"the proxy's answer to {where} is larger than {MAX_REPLY} bytes")
+        raise ConnectionProblem(f"the proxy's answer to {where} is larger than {MAX_REPLY} bytes", hint=_ODD)
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
         value = None
     if response.status != 200:
         raise _refusal(response.status, value, host, where)
-    return Field(value, where)
+    return Field(value, where, date_of(response.headers.get("Date")))
+
+
+def date_of(header: str | None) -> datetime | None:
+    """The time in a Date header (RFC 9110 section 6.6.1); None when there is none that can be read."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        found = parsedate_to_datetime(header or "")
+    except (TypeError, ValueError):
+        return None
+    return found.astimezone(UTC) if found.tzinfo is not None else None
 
 
 def _refusal(status: int, value: object, host: str, where: str) -> TeleportError:
@@ -237,7 +264,10 @@ def _refusal(status: int, value: object, host: str, where: str) -> TeleportError
     message = said.get("message") if isinstance(said, dict) else None
     kind = _KINDS.get(status, TeleportError if status >= 500 else ConnectionProblem)
     if not isinstance(message, str) or not message:
-        return ConnectionProblem(f"{host} answered {where} with HTTP status {status}: is it a proxy?")
+        return ConnectionProblem(
+            f"{host} answered {where} with HTTP status {status}: is it a proxy?",
+            hint="check the address: --proxy=host[:https_port[,ssh_port]]",
+        )
     return kind(_one_line(message))
 
 

@@ -109,7 +109,10 @@ def load(proc_dir: Path, role: SystemRole) -> Credentials | None:
             cluster=cluster,
         )
         if found.ssh_cert.body.public_key != found.ssh_key.public:
-            raise TeleportError("ssh.cert is for another key than ssh.key")
+            raise TeleportError(
+                "ssh.cert is for another key than ssh.key",
+                hint="stop the daemon, remove this folder, and join again with a new token",
+            )
         return found
     except (OSError, UnicodeDecodeError, TeleportError) as error:
         raise TeleportError(

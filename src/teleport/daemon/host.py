@@ -68,7 +68,10 @@ def open_host(data_dir: Path, inherited: int | None = None) -> Host:
     except BaseException as error:
         os.close(lock)
         if isinstance(error, OSError):
-            raise TeleportError(f"data_dir {data_dir} cannot be written: {error.strerror}") from None
+            raise TeleportError(
+                f"data_dir {data_dir} cannot be written: {error.strerror}",
+                hint="create it for the user who runs the daemon, or set teleport.data_dir",
+            ) from None
         raise
 
 

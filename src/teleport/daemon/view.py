@@ -80,12 +80,8 @@ class View:
         """What the cluster's settings add to every role."""
         preference = next(iter(self._items("cluster/cluster-auth-preference", AuthPreference)), AuthPreference())
         networking = next(iter(self._items("cluster/cluster-networking-config", NetworkingConfig)), NetworkingConfig())
-        return ClusterDefaults(
-            client_idle_timeout=networking.spec.client_idle_timeout.timedelta,
-            disconnect_expired_cert=preference.spec.disconnect_expired_cert,
-            require_session_mfa=preference.spec.require_session_mfa,
-            record_sessions=self.recording_mode() is not RecordingMode.OFF,
-        )
+        recording = next(iter(self._items("cluster/session-recording-config", SessionRecordingConfig)), None)
+        return ClusterDefaults.of(preference, networking, recording or SessionRecordingConfig())
 
     def recording_mode(self) -> RecordingMode:
         found = self._items("cluster/session-recording-config", SessionRecordingConfig)

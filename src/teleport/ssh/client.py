@@ -131,7 +131,8 @@ class SshClient:
             try:
                 await channel.connect(lambda: cast(Any, protocol), target, port, "127.0.0.1", 0)
             except asyncssh.ChannelOpenError as error:
-                raise ConnectionProblem(error.reason or f"the proxy does not lead to {host}") from error
+                what, then = _told(error.reason, f"the proxy does not lead to {host}")
+                raise ConnectionProblem(what, hint=then) from error
 
         return await _authenticate(open_tunnel, host, login, self._key, check, self)
 
@@ -172,7 +173,8 @@ class SshClient:
         except asyncssh.ChannelOpenError as error:
             if self.lost:
                 raise ConnectionProblem("the connection was lost", hint="try again") from error
-            raise AccessDenied(error.reason or "the server refused the session") from error
+            what, then = _told(error.reason, "the server refused the session")
+            raise AccessDenied(what, hint=then) from error
         except (asyncssh.Error, OSError) as error:
             raise ConnectionProblem(f"the connection was lost: {error}", hint="try again") from error
         return session
@@ -318,17 +320,29 @@ async def _authenticate(
         raise ConnectionProblem(f"{name} cannot be reached: {error}", hint="check the address") from error
     except asyncssh.PermissionDenied as error:
         said = " ".join(line.strip() for line in _banners(options))
-        raise AccessDenied(said or f"{name} refused the login {login}") from error
+        what, then = _told(said, f"{name} refused the login {login}")
+        raise AccessDenied(what, hint=then) from error
     except HostKeyNotVerifiable as error:
-        raise connection.refusal or ConnectionProblem(f"{name} did not prove who it is: {error}") from error
+        raise connection.refusal or ConnectionProblem(
+            f"{name} did not prove who it is: {error}",
+            hint="check the address; after a rotation of the authority: tsh login",
+        ) from error
     except asyncssh.Error as error:
         said = " ".join(line.strip() for line in _banners(options))
-        raise ConnectionProblem(f"the connection to {name} ended: {said or error}") from error
+        raise ConnectionProblem(
+            f"the connection to {name} ended: {said or error}", hint="try again; tsh ls shows whether the host is there"
+        ) from error
     finally:
         if not waiter.done() or waiter.cancelled() or waiter.exception() is not None:
             waiter.cancel()
             connection.abort()
     return SshClient(connection, cast(_Owner, connection.get_owner()), key, outer)
+
+
+def _told(said: str, otherwise: str) -> tuple[str, str]:
+    """What a server's sentence says, and the next step that it names; `otherwise` when it says nothing."""
+    what, _, then = said.partition(" Next: ")
+    return what or otherwise, then.rstrip(".") or "tsh ls shows the hosts that you may reach, and the logins there"
 
 
 def _banners(options: Any) -> list[str]:

@@ -24,6 +24,7 @@ from teleport.errors import ConnectionProblem
 if TYPE_CHECKING:
     from wsproto.events import Event
 
+AGAIN = "try again; if it stays so, the log of the far end says why"
 CHUNK = 65536  # bytes asked for at once
 
 
@@ -50,7 +51,10 @@ def dial_tcp(host: str, port: int, timeout: float) -> socket.socket:
         connection = socket.create_connection((host, port), timeout)
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        raise ConnectionProblem(f"cannot connect to {shown_address(host, port)}: {reason}") from None
+        raise ConnectionProblem(
+            f"cannot connect to {shown_address(host, port)}: {reason}",
+            hint="check the address, and that the service runs there",
+        ) from None
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
@@ -83,7 +87,10 @@ class TLSStream:
             except ssl.SSLError as error:
                 with contextlib.suppress(OSError, ConnectionProblem):
                     self._flush()  # the far end learns why
-                raise ConnectionProblem(f"{self._name} did not prove who it is: {_reason(error)}") from None
+                raise ConnectionProblem(
+                    f"{self._name} did not prove who it is: {_reason(error)}",
+                    hint="check the address; after a rotation of the authority: tsh login",
+                ) from None
         self._flush()
 
     def peer_certificate(self) -> bytes:
@@ -115,7 +122,7 @@ class TLSStream:
             except ssl.SSLEOFError:
                 raise ConnectionResetError(errno.ECONNRESET, "the connection was cut off") from None
             except ssl.SSLError as error:
-                raise ConnectionProblem(f"the TLS session failed: {_reason(error)}") from None
+                raise ConnectionProblem(f"the TLS session failed: {_reason(error)}", hint=AGAIN) from None
 
     def sendall(self, data: bytes) -> None:
         view = memoryview(data)
@@ -123,7 +130,7 @@ class TLSStream:
             try:
                 view = view[self._tls.write(view) :]
             except ssl.SSLError as error:
-                raise ConnectionProblem(f"the TLS session failed: {_reason(error)}") from None
+                raise ConnectionProblem(f"the TLS session failed: {_reason(error)}", hint=AGAIN) from None
             self._flush()
 
     def close(self) -> None:
@@ -158,7 +165,10 @@ class WebSocketStream:
         while True:
             data = self._inner.recv(CHUNK)
             if not data:
-                raise ConnectionProblem(f"{self._host} closed the connection instead of opening a tunnel at {target}")
+                raise ConnectionProblem(
+                    f"{self._host} closed the connection instead of opening a tunnel at {target}",
+                    hint="check that the address is a proxy's web address, and that auth runs",
+                )
             events = self._events(data)
             for position, event in enumerate(events):
                 if isinstance(event, AcceptConnection):
@@ -166,7 +176,10 @@ class WebSocketStream:
                     return
                 if isinstance(event, (RejectConnection, RejectData)):
                     status = getattr(event, "status_code", "")
-                    raise ConnectionProblem(f"{self._host} opened no tunnel at {target}: HTTP status {status}")
+                    raise ConnectionProblem(
+                        f"{self._host} opened no tunnel at {target}: HTTP status {status}",
+                        hint="check that the address is a proxy's web address, and that auth runs",
+                    )
 
     def _events(self, data: bytes) -> list[Event]:
         from wsproto.utilities import ProtocolError
@@ -175,7 +188,10 @@ class WebSocketStream:
             self._connection.receive_data(data)
             return list(self._connection.events())
         except ProtocolError:
-            raise ConnectionProblem(f"{self._host} does not speak the websocket protocol") from None
+            raise ConnectionProblem(
+                f"{self._host} does not speak the websocket protocol",
+                hint="check that the address is a proxy's web address",
+            ) from None
 
     def _take(self, events: Sequence[Event]) -> None:
         from wsproto.events import BytesMessage, CloseConnection, Ping
@@ -257,7 +273,7 @@ class HTTPOver(http.client.HTTPConnection):
         self._answering = False
 
     def connect(self) -> None:
-        raise ConnectionProblem(f"{self.host} closed the connection")
+        raise ConnectionProblem(f"{self.host} closed the connection", hint=AGAIN)
 
     def getresponse(self) -> http.client.HTTPResponse:
         # For a last answer, `http.client` closes the connection before the body was read from it.
@@ -278,9 +294,9 @@ def read_body(response: http.client.HTTPResponse, limit: int, what: str) -> byte
     try:
         body = response.read(limit + 1)
     except (OSError, http.client.HTTPException) as error:
-        raise ConnectionProblem(f"{what} broke off: {said(error)}") from None
+        raise ConnectionProblem(f"{what} broke off: {said(error)}", hint=AGAIN) from None
     if len(body) > limit:
-        raise ConnectionProblem(f"{what} is larger than {limit} bytes")
+        raise ConnectionProblem(f"{what} is larger than {limit} bytes", hint=AGAIN)
     check_whole(response, what)
     return body
 
@@ -288,7 +304,7 @@ def read_body(response: http.client.HTTPResponse, limit: int, what: str) -> byte
 def check_whole(response: http.client.HTTPResponse, what: str) -> None:
     """Raises `ConnectionProblem` when less came than was announced, which `http.client` does not tell of itself."""
     if response.length:
-        raise ConnectionProblem(f"{what} broke off: {response.length} bytes are missing")
+        raise ConnectionProblem(f"{what} broke off: {response.length} bytes are missing", hint=AGAIN)
 
 
 def said(error: Exception) -> str:

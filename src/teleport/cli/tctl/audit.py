@@ -150,7 +150,9 @@ def _verify_local(path: Path, key_file: str) -> dict[str, object]:
     try:
         report = verify_store(path, verify=check) if path.is_dir() else verify_file(path, verify=check)
     except OSError as error:
-        raise TeleportError(f"cannot read {path}: {error.strerror}") from None
+        raise TeleportError(
+            f"cannot read {path}: {error.strerror}", hint="check the path and who may read it"
+        ) from None
     if not report.events and report.ok:
         hint = "name the folder that holds events.log: DATA_DIR/log" if path.is_dir() else ""
         raise NotFound(f"{path} holds no events, so there is nothing to prove", hint=hint)
@@ -173,11 +175,15 @@ def _read_key(key_file: str) -> PublicKey:
     except FileNotFoundError:
         raise NotFound(f"there is no file {key_file}", hint="tctl audit verify --format=json prints the key") from None
     except OSError as error:
-        raise TeleportError(f"cannot read {key_file}: {error.strerror}") from None
+        raise TeleportError(
+            f"cannot read {key_file}: {error.strerror}", hint="check the path and who may read it"
+        ) from None
     try:
         return PublicKey.from_spki(data)
     except TeleportError as error:
-        raise BadRequest(f"{key_file} holds no public key: {error.message}") from None
+        raise BadRequest(
+            f"{key_file} holds no public key: {error.message}", hint="give the file that tctl audit export wrote"
+        ) from None
 
 
 def _verifier(key_file: str) -> Verify:

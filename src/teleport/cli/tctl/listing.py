@@ -27,7 +27,10 @@ def all_of(auth: Auth, kind: Kind, *, with_secrets: bool = False) -> Iterator[Re
         if page.next_key == start:
             break
         start = page.next_key
-    raise ConnectionProblem(f"auth does not stop listing {kind.value} resources")
+    raise ConnectionProblem(
+        f"auth does not stop listing {kind.value} resources",
+        hint="report this, with the version of the auth server: tctl status",
+    )
 
 
 def documents(resources: list[Resource], *, with_secrets: bool = False) -> list[dict[str, Any]]:

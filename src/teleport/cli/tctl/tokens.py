@@ -68,7 +68,10 @@ def read_token(text: str, flag: str) -> str:
     try:
         return TokenSource.parse(text).read()
     except ValueError:
-        raise BadRequest(f"{flag}: a token is one word, or the absolute path of a file that holds it") from None
+        raise BadRequest(
+            f"{flag}: a token is one word, or the absolute path of a file that holds it",
+            hint="leave it away to get a token made here",
+        ) from None
 
 
 @contextlib.contextmanager

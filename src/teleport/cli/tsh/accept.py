@@ -91,6 +91,6 @@ def _password() -> str:
         else:
             return typed
         if not prompts.interactive():
-            raise BadRequest(problem)
+            raise BadRequest(problem, hint="choose another password, with the same link")
         render.note(problem)
-    raise BadRequest("no password was set")
+    raise BadRequest("no password was set", hint="start again with the same link")

@@ -53,13 +53,18 @@ class Flags:
         if self.auth not in ("", "local"):
             raise BadRequest(f"there is no way to log in by {self.auth!r} here", hint="--auth=local")
         if self.cert_format not in ("", "standard"):
-            raise BadRequest(f"certificates of the format {self.cert_format!r} are not available")
+            raise BadRequest(
+                f"certificates of the format {self.cert_format!r} are not available", hint="--cert-format=standard"
+            )
         if self.jumphost:
-            raise BadRequest("-J is not available yet: the cluster's own proxy is the way to its hosts")
+            raise BadRequest(
+                "-J is not available yet: the cluster's own proxy is the way to its hosts",
+                hint="leave -J away, or: ssh -J with what tsh config prints",
+            )
         if self.add_keys_to_agent not in ("", "no", "auto"):
             raise BadRequest("adding keys to an SSH agent is not available yet", hint="--add-keys-to-agent=no")
         if self.ttl < 0:
-            raise BadRequest("--ttl is a number of minutes, above 0")
+            raise BadRequest("--ttl is a number of minutes, above 0", hint="--ttl=60 is an hour")
         return self
 
 
@@ -126,11 +131,27 @@ def now() -> datetime:
 
 
 def access(flags: Flags, cluster: str) -> Access:
-    """An `Access` by identity file or profile. Raises `AccessDenied` with the command to log in."""
+    """An `Access` by identity file or profile. Raises `AccessDenied` with the command to log in.
+
+    Where the login has expired and a person is there to ask, it is renewed first, and the command goes on.
+    """
     from pathlib import Path
 
     from teleport.client.access import from_identity, from_profile
+    from teleport.client.keystore import LoginEnded
 
     if flags.identity:
         return from_identity(Path(flags.identity), flags.proxy, cluster, now())
+    try:
+        return from_profile(flags.home, flags.proxy, flags.user, cluster, now())
+    except LoginEnded as ended:
+        from teleport.cli.tsh import prompts
+
+        if not prompts.interactive():
+            raise
+        from teleport.cli import render
+        from teleport.cli.tsh.login import log_in_again
+
+        render.note(f"tsh: {ended.message}; log in again to go on:")
+        log_in_again(flags)
     return from_profile(flags.home, flags.proxy, flags.user, cluster, now())

@@ -43,6 +43,22 @@ def login(flags: Flags, cluster: str, pins: tuple[str, ...], out: str, form: str
     _log_in(flags, home, address, known, user, cluster, pins, out, form)
 
 
+def log_in_again(flags: Flags) -> None:
+    """The login of the profile that a command uses, once more: same proxy, user and cluster, proved as before.
+
+    Nothing goes to stdout, which belongs to the command.
+    """
+    home = flags.home
+    address = ProxyAddress.parse(flags.proxy) if flags.proxy else None
+    known = profiles.choose(home, address.host if address else "", flags.user)
+    again = ProxyAddress(known.name, known.web[1], known.ssh[1] if known.ssh[0] == known.name else 0)
+    current = profiles.current_name(home)
+    _log_in(flags, home, again, known, known.user, known.cluster, (), "", "file", show=False)
+    active = profiles.load(home, current) if current and current != known.name else None
+    if active is not None:
+        profiles.save(home, active)
+
+
 def _where(flags: Flags, home: Home) -> tuple[ProxyAddress, Profile | None]:
     """The proxy that is meant, and what is remembered of it."""
     if flags.proxy:
@@ -93,6 +109,8 @@ def _log_in(
     pins: tuple[str, ...],
     out: str,
     form: str,
+    *,
+    show: bool = True,
 ) -> None:
     from teleport.client import login as steps
     from teleport.client.webapi import WebAPI
@@ -108,6 +126,8 @@ def _log_in(
     )
     api = WebAPI(address.host, port, trust, now())
     done = steps.log_in(api, address, user, asking=person, ttl=flags.ttl * 60, cluster=cluster)
+    if done.clock_off:
+        render.note(f"tsh: {done.clock_off}: certificates may seem expired, or from the future; timedatectl shows why")
     if out:
         from teleport.client.files import write_login
 
@@ -119,7 +139,8 @@ def _log_in(
             f"tsh: this proxy says something else about the hosts of {other} than that cluster's own proxy; "
             "what was known is kept"
         )
-    _show(home)
+    if show:
+        _show(home)
     _refresh_hosts(flags, done.profile.name)
 
 

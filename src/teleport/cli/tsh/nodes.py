@@ -77,21 +77,24 @@ def _keep(home: Home, proxy: str, cluster: str, nodes: list[Node]) -> None:
 
 
 def nodes_table(nodes: list[Node], *, verbose: bool) -> str:
-    """Name, address, labels; two labels a line, or everything of a host on one."""
+    """Name, address, logins (when auth said which), labels; two labels a line, or everything of a host on one."""
     rows: list[list[str]] = []
     times = Counter(node.hostname for node in nodes)
+    with_logins = any(node.logins is not None for node in nodes)
     for node in nodes:
         address = node.address or "⟵ Tunnel"
         if node.silent_for:
             address += f" (lost, silent for {_whole(node.silent_for)})"
+        logins = [_cut(", ".join(node.logins or ()) or "-")] if with_logins else []
         labels = [f"{name}={value}" for name, value in sorted(node.labels.items())]
         if verbose:
-            rows.append([node.hostname, node.id, address, ", ".join(labels)])
+            rows.append([node.hostname, node.id, address, *logins, ", ".join(labels)])
             continue
         pairs = [", ".join(_cut(text) for text in labels[at : at + 2]) for at in range(0, len(labels), 2)] or [""]
-        rows.append([_cut(_name(node, times)), _cut(address), pairs[0]])
-        rows += [["", "", pair] for pair in pairs[1:]]
-    headers = ["Node Name", "Node ID", "Address", "Labels"] if verbose else ["Node Name", "Address", "Labels"]
+        rows.append([_cut(_name(node, times)), _cut(address), *logins, pairs[0]])
+        rows += [["", "", *("" for _ in logins), pair] for pair in pairs[1:]]
+    named = ["Node Name", "Node ID"] if verbose else ["Node Name"]
+    headers = [*named, "Address", *(["Logins"] if with_logins else []), "Labels"]
     return render.table(headers, rows)
 
 

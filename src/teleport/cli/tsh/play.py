@@ -86,9 +86,14 @@ def _file(name: str) -> BinaryIO:
     try:
         return Path(name).open("rb")
     except FileNotFoundError:
-        raise NotFound(f"{name[:200]} is neither a session's id nor a file") from None
+        raise NotFound(
+            f"{name[:200]} is neither a session's id nor a file",
+            hint="tctl recordings ls lists the sessions that you may play",
+        ) from None
     except OSError as error:
-        raise BadRequest(f"cannot read {name[:200]}: {error.strerror}") from None
+        raise BadRequest(
+            f"cannot read {name[:200]}: {error.strerror}", hint="check the path and who may read it"
+        ) from None
 
 
 def _export(reader: RecordingReader, form: str) -> None:

@@ -24,7 +24,7 @@ def secret(question: str) -> str:
         try:
             return getpass.getpass(question)
         except EOFError:
-            raise BadRequest("nothing was typed") from None
+            raise BadRequest("nothing was typed", hint="start again and type it") from None
     return _line(question)
 
 
@@ -40,7 +40,9 @@ def _line(question: str) -> str:
     try:
         text = sys.stdin.readline(4096)
     except UnicodeDecodeError:
-        raise BadRequest("what was typed is not UTF-8") from None
+        raise BadRequest(
+            "what was typed is not UTF-8", hint="set LANG to what the terminal sends, such as C.UTF-8"
+        ) from None
     if not text:
         raise BadRequest(
             f"there is nobody to ask for: {question.strip().rstrip(':')}",

@@ -56,7 +56,9 @@ def ssh(
         (local, "--local: running a command here"),
     ):
         if given:
-            raise BadRequest(f"{what} is not available yet")
+            raise BadRequest(
+                f"{what} is not available yet", hint="plain ssh with what tsh config prints has its own options"
+            )
     wants_tty = tty or _options(options)
     if command[:1] == ("--",):  # as with ssh, it ends the options and is no part of the command
         command = command[1:]
@@ -73,12 +75,16 @@ def _options(options: tuple[str, ...]) -> bool:
     for option in options:
         name, equals, value = option.replace(" ", "=", 1).partition("=")
         if not equals:
-            raise BadRequest(f"-o {option[:80]!r} is not Key=Value")
+            raise BadRequest(f"-o {option[:80]!r} is not Key=Value", hint="-o RequestTTY=yes")
         key, setting = name.strip().lower(), value.strip().lower()
         if key == "forwardagent" and setting != "no":
-            raise BadRequest("-o ForwardAgent: forwarding the SSH agent is not available yet")
+            raise BadRequest(
+                "-o ForwardAgent: forwarding the SSH agent is not available yet", hint="-o ForwardAgent=no"
+            )
         if key == "stricthostkeychecking" and setting == "no":
-            raise BadRequest("-o StrictHostKeyChecking=no is not available: hosts always prove who they are")
+            raise BadRequest(
+                "-o StrictHostKeyChecking=no is not available: hosts always prove who they are", hint="leave it away"
+            )
         if key == "requesttty" and setting in ("yes", "force"):
             wants = True
         if key not in _HARMLESS:

@@ -1,0 +1,271 @@
+"""`tctl access explain`, the logins of `tsh ls`, a login that has expired, and a clock that is off."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.cluster.cluster_certificates import Mint, now, seconds, user_authority
+
+from teleport.testing.cluster import BIN, NODE, PASSWORD, Cluster, Person, Ran, plain_environment, run
+from teleport.testing.terminal import Terminal
+
+ROLE = """\
+kind: role
+version: v3
+metadata: {{name: {name}}}
+spec: {{options: {{{options}}}, allow: {{logins: [{logins}], node_labels: {labels}, rules: [{rules}]}}}}
+"""
+
+
+def add_role(cluster: Cluster, name: str, logins: str, labels: str, options: str = "", rules: str = "") -> None:
+    document = ROLE.format(name=name, logins=logins, labels=labels, options=options, rules=rules)
+    cluster.tctl("create", "-f", "-", stdin=document).ok()
+
+
+@pytest.fixture(scope="module")
+def bob(cluster: Cluster, login: str) -> Person:
+    """Two roles: one for hosts of another kind, with a further login."""
+    add_role(cluster, "here", login, "{env: [test]}", "max_sessions: 5, forward_agent: true")
+    add_role(cluster, "there", "backup", "{env: [mars]}")
+    person = cluster.add_person("bob", roles=["here", "there"], logins=[])
+    person.log_in()
+    return person
+
+
+# tctl access explain
+
+
+def test_a_permit_is_explained_and_is_what_happens(cluster: Cluster, bob: Person, login: str) -> None:
+    found = cluster.tctl("access", "explain", "bob", f"{login}@{NODE}", "--format=json").json()
+    assert found["allowed"] is True
+    assert found["roles"] == ["here"]
+    parts = {part["name"]: (part["value"], part["sources"]) for part in found["parts"]}
+    assert parts["sessions on a connection"] == ("5", ["here"])
+    assert parts["agent forwarding"] == ("yes", ["here"])
+    shown = cluster.tctl("access", "explain", "bob", f"{login}@{NODE}.{cluster.name}").ok().stdout
+    assert shown.startswith(f"ALLOWED: bob as {login} on {NODE} (")
+    bob.tsh("ssh", f"{login}@{NODE}", "true").ok()
+
+
+def test_each_reason_of_a_refusal_is_printed_and_the_status_is_5(cluster: Cluster, bob: Person, login: str) -> None:
+    lock = "kind: lock\nversion: v2\nmetadata: {name: no-bob}\nspec: {target: {user: bob}, message: gone fishing}\n"
+    cluster.tctl("create", "-f", "-", stdin=lock).ok()
+    try:
+        done = cluster.tctl("access", "explain", "bob", f"backup@{NODE}")
+        as_json = cluster.tctl("access", "explain", "bob", f"backup@{NODE}", "--format=json")
+    finally:
+        cluster.tctl("rm", "lock/no-bob").ok()
+    assert done.status == as_json.status == 5
+    assert done.stdout.startswith(f"DENIED: bob as backup on {NODE} (")
+    for words in (
+        "lock no-bob on user: bob: gone fishing (locked)",
+        "role 'here' does not give the login 'backup' (not_granted)",
+        "role 'there' ",
+        "The user is told: Access is locked.",
+        "Next: tctl ",
+    ):
+        assert words in done.stdout
+    assert '"allowed": false' in as_json.stdout
+    assert bob.tsh("ssh", f"backup@{NODE}", "true").status == 255
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["bob", "root"], 2, "is not LOGIN@HOST"),
+        (["nobody", f"root@{NODE}"], 3, "there is no user 'nobody'"),
+        (["bob", "root@alpah"], 3, "did you mean alpha?"),
+        (["bob", f"nope@{NODE}"], 5, "login 'nope' is not in the certificate"),
+        (["bob", f"root@{NODE}", "--cluster=mars"], 5, "certificate of cluster 'mars', this is 'example.test'"),
+    ],
+)
+def test_what_cannot_be_explained_is_said(
+    cluster: Cluster, bob: Person, words: list[str], status: int, said: str
+) -> None:
+    done = cluster.tctl("access", "explain", *words)
+    assert done.status == status
+    assert said in done.stdout + done.stderr
+
+
+def test_a_second_factor_that_is_due_is_a_reason(cluster: Cluster, login: str) -> None:
+    add_role(cluster, "careful", login, "{'*': '*'}", "require_session_mfa: true")
+    cluster.add_person("mia", roles=["careful"], logins=[])
+    done = cluster.tctl("access", "explain", "mia", f"{login}@{NODE}")
+    assert done.status == 5
+    assert "role 'careful' requires MFA for each session (mfa_required)" in done.stdout
+
+
+def test_only_who_may_read_users_roles_locks_and_the_host_is_told(
+    cluster: Cluster, alice: Person, bob: Person, login: str
+) -> None:
+    """Through the API as another person (T34): refused and on record; an editor learns of no host that is hidden."""
+    off = {**plain_environment(bob.home), "TELEPORT_CONFIG_FILE": ""}
+    ask = ("access", "explain", "alice", f"{login}@{NODE}")
+    done = run(BIN / "tctl", *ask, environment=off)
+    assert done.status == 5
+    assert done.stdout == ""
+    assert "hint: " in done.stderr
+    cluster.wait_event("api.denied", user="bob", route="explain_access")
+    editor = cluster.add_person("edith", roles=["editor"], logins=[])
+    editor.log_in()
+    hidden = run(BIN / "tctl", *ask, environment={**plain_environment(editor.home), "TELEPORT_CONFIG_FILE": ""})
+    assert hidden.status == 3
+    assert f"there is no node '{NODE}'" in hidden.stderr
+
+
+# tsh ls
+
+
+def test_the_logins_that_may_be_used_stand_beside_each_host(cluster: Cluster, bob: Person, login: str) -> None:
+    shown = bob.tsh("ls").ok().stdout.splitlines()
+    assert shown[0].split() == ["Node", "Name", "Address", "Logins", "Labels"]
+    line = next(line for line in shown if line.startswith(NODE))
+    assert f" {login} " in line
+    assert "backup" not in line
+    listed = bob.tsh("ls", "--format=json").json()
+    assert [node["logins"] for node in listed if node["spec"]["hostname"] == NODE] == [[login]]
+
+
+def test_tctl_lists_hosts_without_anybody_s_logins(cluster: Cluster, bob: Person) -> None:
+    assert all("logins" not in node for node in cluster.tctl("nodes", "ls", "--format=json").json())
+
+
+# a login that has expired
+
+
+def expire(person: Person, mint: Mint, login: str) -> None:
+    """The profile's certificate ended an hour ago."""
+    old = mint.identity(
+        person.name,
+        login,
+        name=f"expired-{person.name}",
+        after=seconds(now() - timedelta(hours=3)),
+        before=seconds(now() - timedelta(hours=1)),
+    )
+    path = next((person.home / ".tsh" / "keys").glob(f"*/{person.name}-ssh/*-cert.pub"))
+    path.write_bytes(Path(f"{old.key}-cert.pub").read_bytes())
+
+
+@pytest.fixture
+def late(cluster: Cluster, login: str, tmp_path: Path) -> Person:
+    """Was logged in; a person of their own for each test."""
+    name = f"late{tmp_path.name[-6:].replace('_', '')}"
+    person = cluster.add_person(name, logins=[login])
+    person.log_in()
+    expire(person, Mint(cluster, user_authority(cluster), tmp_path), login)
+    return person
+
+
+def test_a_script_is_refused_with_the_command_to_log_in(late: Person, login: str) -> None:
+    for arguments, status in ((["ls"], 5), (["ssh", f"{login}@{NODE}", "true"], 255)):
+        done = late.tsh(*arguments)
+        assert done.status == status
+        assert done.stdout == ""
+        assert "tsh: your login expired at" in done.stderr
+        assert "  hint: tsh login --proxy=" in done.stderr
+
+
+def test_a_person_logs_in_again_and_the_command_goes_on(late: Person, login: str) -> None:
+    arguments = [str(BIN / "tsh"), "ssh", f"{login}@{NODE}", "echo went on"]
+    with Terminal(arguments, late.environment) as terminal:
+        terminal.expect("your login expired at .* UTC; log in again to go on:")
+        terminal.expect(f"Password of {late.name}: ")
+        terminal.type(f"{PASSWORD}\n")
+        terminal.expect("One-time code: ")
+        terminal.type(f"{late.code()}\n")
+        terminal.expect("went on")
+        assert terminal.ended() == 0
+    assert late.tsh("ssh", f"{login}@{NODE}", "echo still").ok().stdout == "still\n"
+
+
+def test_a_wrong_password_does_not_go_on(late: Person, login: str) -> None:
+    with Terminal([str(BIN / "tsh"), "ls"], late.environment) as terminal:
+        terminal.expect("Password of .*: ")
+        terminal.type("wrong wrong wrong\n")
+        terminal.expect("One-time code: ")
+        terminal.type("000000\n")
+        assert terminal.ended() == 5
+    assert NODE.encode() not in terminal.shown
+
+
+# a clock that is off
+
+SHIM = r"""
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+static long off(void) { const char *said = getenv("CLOCK_OFF"); return said ? atol(said) : 0; }
+int clock_gettime(clockid_t which, struct timespec *at) {
+    int done = syscall(SYS_clock_gettime, which, at);
+    if (done == 0 && (which == CLOCK_REALTIME || which == CLOCK_REALTIME_COARSE)) at->tv_sec += off();
+    return done;
+}
+time_t time(time_t *at) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (at) *at = now.tv_sec;
+    return now.tv_sec;
+}
+int gettimeofday(struct timeval *at, void *zone) {
+    struct timespec now;
+    (void) zone;
+    clock_gettime(CLOCK_REALTIME, &now);
+    at->tv_sec = now.tv_sec;
+    at->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that sets back or forward the clock that one process sees."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler: it makes the clock of one process wrong")
+    folder = tmp_path_factory.mktemp("shim")
+    (folder / "clock.c").write_text(SHIM)
+    library = folder / "clock.so"
+    run(compiler, "-shared", "-fPIC", "-o", library, folder / "clock.c", environment=plain_environment(folder)).ok()
+    return library
+
+
+def with_clock_off(person: Person, shim: Path, by: timedelta, *arguments: str, stdin: str = "") -> Ran:
+    more = {"LD_PRELOAD": str(shim), "CLOCK_OFF": str(int(by.total_seconds()))}
+    return run(BIN / "tsh", *arguments, environment={**person.environment, **more}, stdin=stdin)
+
+
+def test_a_clock_that_is_behind_is_named(cluster: Cluster, alice: Person, shim: Path) -> None:
+    done = with_clock_off(alice, shim, -timedelta(hours=3), "ls")
+    assert done.status == 5
+    assert "your login is not valid before" in done.stderr
+    assert "and the clock here says" in done.stderr
+    assert "is off by 2h" in done.stderr or "is off by 3h" in done.stderr
+    assert "hint: check the clock of this machine (timedatectl)" in done.stderr
+
+
+def test_a_login_with_a_clock_that_is_behind_names_both_clocks(cluster: Cluster, alice: Person, shim: Path) -> None:
+    arguments = ("login", f"--proxy={cluster.web_address}", "--user=alice", f"--ca-pin={cluster.ca_pin()}", "--ttl=60")
+    done = with_clock_off(alice, shim, -timedelta(hours=3), *arguments, stdin=f"{PASSWORD}\n000000\n")
+    assert done.status == 6
+    assert "did not prove who it is" in done.stderr
+    assert re.search("the clock of this machine is (3h|2h59m) behind the proxy's", done.stderr)
+    assert "hint: check the clock of this machine (timedatectl)" in done.stderr
+
+
+def test_a_login_with_a_clock_that_is_ahead_says_so(cluster: Cluster, shim: Path, login: str) -> None:
+    person = cluster.add_person("fast", logins=[login])
+    arguments = ("login", f"--proxy={cluster.web_address}", "--user=fast", f"--ca-pin={cluster.ca_pin()}")
+    done = with_clock_off(person, shim, timedelta(hours=1), *arguments, stdin=f"{PASSWORD}\n{person.code()}\n").ok()
+    assert re.search("the clock of this machine is (1h|59m[0-9]+s) ahead of the proxy's", done.stderr)
+
+
+def test_a_clock_that_is_right_is_not_spoken_of(cluster: Cluster, bob: Person, shim: Path) -> None:
+    assert "clock" not in with_clock_off(bob, shim, timedelta(0), "ls").ok().stderr
