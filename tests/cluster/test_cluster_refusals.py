@@ -242,6 +242,19 @@ def test_a_locked_user_is_told_so_by_ssh_and_tsh(cluster: Cluster, login: str) -
     event(cluster, "auth", "error", "lock lola on user: lola", user="lola")
 
 
+def test_a_user_whose_roles_were_taken_is_told_so_by_ssh_and_tsh(cluster: Cluster, login: str) -> None:
+    person = cluster.add_person("norah", logins=[login])
+    person.log_in()
+    cluster.tctl("users", "update", "norah", "--set-roles=auditor").ok()
+    told = ("You have no role any more of those that your certificate names.", "ask an administrator for a role")
+    wait_until("it counts", lambda: person.ssh(f"{login}@{NODE}.{cluster.name}", "true").status == 255)
+    refused(person.ssh(f"{login}@{NODE}.{cluster.name}", "id"), *told, "Next: ")
+    done = person.tsh("ssh", f"{login}@{NODE}", "id")
+    refused(done, *told, "hint: ")
+    assert done.status == 255
+    event(cluster, "auth", "error", "has none of the roles of the certificate any more", user="norah")
+
+
 def test_a_login_that_the_certificate_lacks_is_explained(cluster: Cluster, alice: Person, login: str) -> None:
     done = alice.ssh(f"nobody@{NODE}.{cluster.name}", "id")
     refused(done, "Your certificate does not hold the login 'nobody'", f"its logins are: {login}", "Next: use one of")

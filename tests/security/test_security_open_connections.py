@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from teleport.authz.locks import locked_denial
 from teleport.backend.interface import Changes, Item, Snapshot
 from teleport.daemon.assembly import DECIDED_BY
 from teleport.daemon.view import NODE_KINDS, Directory, View
@@ -114,6 +115,24 @@ async def test_the_proxy_leads_nobody_on_whose_certificate_ceased_to_count(launc
             await outer.through("node1", 0, login=ME, check=lambda certificate: None)
         await lab.events.wait_for("session.request_denied")
         await inner.close()  # which closes what it went through
+
+
+async def test_the_proxy_leads_nobody_on_who_was_locked_meanwhile(launcher_end: LauncherEnd) -> None:
+    """The user hears that there is a lock; why there is one is on record only."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        user = lab.authorities.user([ME])
+        key = ClientKey(user.key.openssh_pem().reveal(), user.certificate.line())
+        outer = await connect(("127.0.0.1", lab.proxy_port), login=ME, key=key, check=lambda certificate: None)
+        inner = await outer.through("node1", 0, login=ME, check=lambda certificate: None)
+        lock = Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="alice"), message="affair"))
+        lab.directory.forbidden = locked_denial(lock)
+        with pytest.raises(TeleportError) as refused:
+            await outer.through("node1", 0, login=ME, check=lambda certificate: None)
+        assert refused.value.message == "Access is locked."
+        assert "affair" not in refused.value.message + refused.value.hint
+        event = (await lab.events.wait_for("session.request_denied"))[0]
+        assert "locked: lock l on user: alice: affair" in getattr(event, "reason", "")
+        await inner.close()
 
 
 async def test_a_service_knows_which_user_authorities_are_left() -> None:

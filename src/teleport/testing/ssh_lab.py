@@ -259,12 +259,13 @@ class LabDirectory:
     def __init__(self) -> None:
         self.registered: list[RegisteredNode] = []
         self.hidden: set[str] = set()
+        self.forbidden: AccessDenial | None = None  # of everybody, from now on
 
     def nodes(self) -> Iterable[RegisteredNode]:
         return self.registered
 
     def why_no_session(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
-        return certificate_denial(
+        return self.forbidden or certificate_denial(
             identity, cluster=identity.cluster, now=SystemClock().now(), client_address=client_address
         )
 
