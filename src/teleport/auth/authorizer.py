@@ -25,7 +25,7 @@ from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.locks import Locked, find_lock, locked_denial
 from teleport.authz.renewal import RenewalPermit
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
-from teleport.authz.ssh import usable_logins, why_out_of_reach
+from teleport.authz.ssh import usable_logins
 from teleport.errors import AccessDenied
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.authority import Authority
@@ -211,26 +211,8 @@ class Authorizer:
         permit = await self.decide(caller, Verb.LIST, Kind.NODE, {})
         if isinstance(permit, APIPermit) and permit.granted_by != IMPLICIT_ROLE_NAME:
             return list(nodes)
-        policy = await self._policy(identity)
-        now = self._state.clock.now()
-        known: dict[frozenset[tuple[str, str]], bool] = {}
-        visible = []
-        for node in nodes:
-            labels = node.all_labels
-            key = frozenset(labels.items())
-            if key not in known:
-                known[key] = not why_out_of_reach(
-                    identity,
-                    policy,
-                    cluster=self._state.cluster,
-                    now=now,
-                    node_id=node.host_id,
-                    node_labels=labels,
-                    namespace=node.metadata.namespace,
-                )
-            if known[key]:
-                visible.append(node)
-        return visible
+        reached = await self.logins_on(caller, nodes)
+        return [node for node, logins in zip(nodes, reached, strict=True) if logins]
 
     async def grant(self, user: User, ttl: float, *, route_to_cluster: str) -> UserGrant:
         """What a login gives: the roles' logins and options for a lifetime of `ttl` seconds (0: the usual one)."""
