@@ -33,7 +33,7 @@ CHANGES_WITHOUT_EVENT = {
     "store_auth_server": "always refused: auth servers announce themselves",
     "verify_events": "reads the log and answers; POST because it takes long",
 }
-READS_WITHOUT_EVENT = {"cluster_ca", "status", "who_am_i", "watch"} | {
+READS_WITHOUT_EVENT = {"cluster_ca", "status", "who_am_i", "watch", "explain_access"} | {
     *("search_events", "list_recordings", "recording_offset"),
     *(
         f"{verb}_{kind}"
