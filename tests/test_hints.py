@@ -19,6 +19,12 @@ from teleport.errors import KINDS, TeleportError
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "teleport"
 PLACES = ("cli", "client", "daemon", "api", "transport/blocking.py", "ssh/client.py", "proxy/resolve.py")
+# (file, function): why an error there needs no hint of its own
+WITHOUT = {
+    ("daemon/handover.py", "take"): "what a daemon hands to its own child; no person wrote it, and the log names both",
+    ("daemon/restart.py", "start_child"): "the parent serves on, and its log says why the child could not start",
+    ("daemon/restart.py", "_spawn"): "the parent serves on, and its log says why the child could not start",
+}
 
 
 @functools.cache
@@ -85,6 +91,7 @@ def test_what_commands_and_daemon_raise_names_its_hint() -> None:
         f"{path.relative_to(SOURCE)}:{line}: {name} in {function} has no hint"
         for path in files()
         for function, line, name in without_hint(path.read_text(), names)
+        if (path.relative_to(SOURCE).as_posix(), function) not in WITHOUT
     ]
     assert not missing, "\n".join(missing)
 
