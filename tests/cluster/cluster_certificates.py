@@ -16,7 +16,7 @@ from teleport.pki.secret import Secret
 from teleport.pki.sshformat import USER, CertificateBody, encode_signed, flag, parse_certificate, value
 from teleport.pki.sshverify import PERMIT_PTY, ROLES, ROUTE, TRAITS
 from teleport.pki.sshwire import string
-from teleport.testing.cluster import Cluster, Ran, plain_environment, run
+from teleport.testing.cluster import LOOPBACK, PUBLIC, Cluster, Ran, plain_environment, run
 
 
 def seconds(moment: datetime) -> int:
@@ -57,7 +57,7 @@ class Identity:
         if by:
             way = ["-p", by]
         else:
-            inner = " ".join(["ssh", "-F", "none", *common, "-p", str(self.cluster.proxy_ssh_port), "localhost"])
+            inner = " ".join(["ssh", "-F", "none", *common, "-p", str(self.cluster.proxy_ssh_port), PUBLIC])
             way = ["-o", f"ProxyCommand={inner} -s proxy:%h:%p"]
         arguments = ["ssh", "-F", "none", *common, *way, *options, host, command]
         return run(*arguments, environment=plain_environment(self.key.parent))
@@ -115,6 +115,6 @@ class Mint:
         Path(f"{path}-cert.pub").write_text(cert.line() + "\n")
         line = self.cluster.tctl("auth", "export", "--type=host").ok().stdout
         names = f"*.{self.cluster.name}"
-        known = line + line.replace(names, "localhost,[localhost]:*,[127.0.0.1]:*")
+        known = line + line.replace(names, f"{PUBLIC},[{PUBLIC}]:*,[{LOOPBACK}]:*")
         (folder / "known_hosts").write_text(known)
         return Identity(self.cluster, path, login)

@@ -29,7 +29,18 @@ from teleport.api.sync_client import SyncAuthClient, direct
 from teleport.errors import TeleportError
 from teleport.pki.keys import PublicKey, generate_ed25519, generate_p256
 from teleport.pki.x509cert import auth_server_name
-from teleport.testing.cluster import NODE, PASSWORD, Cluster, Host, Person, free_port, processes_with, wait_until
+from teleport.testing.cluster import (
+    LOOPBACK,
+    NODE,
+    PASSWORD,
+    Cluster,
+    Host,
+    Person,
+    at,
+    free_port,
+    processes_with,
+    wait_until,
+)
 from teleport.testing.survival import Ledger, Ran
 from teleport.transport.tls import cluster_client_context
 
@@ -115,7 +126,7 @@ class Workload:
         proc = auth.data_dir / "proc"
         cas = json.loads((proc / "cas.json").read_text())
         admin = cluster_client_context(cas["tls_ca_certs"], proc / "admin" / "tls.crt", proc / "admin" / "tls.key")
-        self._admin = direct("127.0.0.1", auth.auth_port, admin, auth_server_name(cas["cluster"]))
+        self._admin = direct(LOOPBACK, auth.auth_port, admin, auth_server_name(cas["cluster"]))
         self._pin = auth.ca_pin()
         self._token = auth.tctl("tokens", "add", "--type=node", "--ttl=40h", "--format=json").json()["token"]
 
@@ -155,7 +166,7 @@ class Workload:
                 return
 
     def _call(self) -> SyncAuthClient:
-        return SyncAuthClient(self._admin, f"127.0.0.1:{self._worked.auth.auth_port}")
+        return SyncAuthClient(self._admin, at(self._worked.auth.auth_port))
 
     def _write(self) -> None:
         name, description = f"kept-{uuid.uuid4()}", str(uuid.uuid4())
@@ -181,7 +192,7 @@ class Workload:
         }
         auth = self._worked.auth
         with (
-            socket.create_connection(("127.0.0.1", auth.web_port), 10) as raw,
+            socket.create_connection((LOOPBACK, auth.web_port), 10) as raw,
             self._context.wrap_socket(raw, server_hostname="teleport.cluster.local") as secure,
         ):
             connection = http.client.HTTPConnection(auth.web_address)
@@ -209,7 +220,7 @@ class Workload:
         def now() -> datetime:
             return datetime.now(UTC)
 
-        cluster = find_cluster([("127.0.0.1", self._worked.auth.auth_port)], [self._pin], now)
+        cluster = find_cluster([(LOOPBACK, self._worked.auth.auth_port)], [self._pin], now)
         join_cluster(cluster, request, now)
         self.ledger.joined(host_id)
         self._stop.wait(0.7)

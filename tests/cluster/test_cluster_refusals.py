@@ -15,7 +15,7 @@ from tests.cluster.cluster_certificates import Identity, Mint, now, seconds, use
 
 from teleport.pki.keys import generate_ed25519
 from teleport.pki.sshformat import flag, value
-from teleport.testing.cluster import NODE, Cluster, Host, Person, Ran, wait_until
+from teleport.testing.cluster import NODE, PUBLIC, Cluster, Host, Person, Ran, wait_until
 
 HOUR = timedelta(hours=1)
 ROLE = """\
@@ -172,7 +172,7 @@ def test_a_certificate_that_does_not_count_is_explained(
         done = identity.ssh(f"{NODE}.{cluster.name}", "id")
         refused(done, *told)
     else:
-        done = identity.ssh("localhost", "id", by=str(cluster.node_port))
+        done = identity.ssh(PUBLIC, "id", by=str(cluster.node_port))
         if "You have no role any more" in told:
             told = ("Your roles do not allow the login", "Next: tsh ls shows")
             recorded = "not_granted"
@@ -278,7 +278,7 @@ def test_a_host_that_the_roles_do_not_reach_is_as_if_it_were_not(
 
 
 def test_straight_at_the_node_the_roles_refuse_too(cluster: Cluster, elsewhere: Person, mint: Mint, login: str) -> None:
-    done = mint.identity("erika", login, roles=["elsewhere"]).ssh("localhost", "id", by=str(cluster.node_port))
+    done = mint.identity("erika", login, roles=["elsewhere"]).ssh(PUBLIC, "id", by=str(cluster.node_port))
     refused(done, f"Your roles do not allow the login '{login}' on this host.", "Next: tsh ls shows the hosts")
     event(cluster, "auth", "error", "not_granted", user="erika")
 
