@@ -11,7 +11,7 @@ import getpass
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -370,9 +370,12 @@ async def running_lab(
         clock=clock,
     )
     async with (
+        AsyncExitStack() as stack,
         served(lambda started: node.run([node_socket], started), "node"),
         served(lambda started: router.run([proxy_socket], started), "proxy"),
     ):
+        for sock in (node_socket, proxy_socket):  # services leave them open: they are the supervisor's
+            stack.callback(sock.close)
         yield Lab(
             authorities,
             node,

@@ -238,7 +238,7 @@ def running_web_lab(folder: Path, *, ssh_port: int = 3023, cluster: LabCluster |
         await asyncio.gather(serving, return_exceptions=True)
         await runner.cleanup()
 
-    with _in_thread(serve):
+    with proxy_socket, _in_thread(serve):
         yield WebLab(made, auth, port, web_pair[0])
 
 
