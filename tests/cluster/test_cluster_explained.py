@@ -27,11 +27,11 @@ def add_role(cluster: Cluster, name: str, logins: str, labels: str, options: str
 
 
 @pytest.fixture(scope="module")
-def bob(cluster: Cluster, login: str) -> Person:
+def rob(cluster: Cluster, login: str) -> Person:
     """Two roles: one for hosts of another kind, with a further login."""
     add_role(cluster, "here", login, "{env: [test]}", "max_sessions: 5, forward_agent: true")
     add_role(cluster, "there", "backup", "{env: [mars]}")
-    person = cluster.add_person("bob", roles=["here", "there"], logins=[])
+    person = cluster.add_person("rob", roles=["here", "there"], logins=[])
     person.log_in()
     return person
 
@@ -39,30 +39,30 @@ def bob(cluster: Cluster, login: str) -> Person:
 # tctl access explain
 
 
-def test_a_permit_is_explained_and_is_what_happens(cluster: Cluster, bob: Person, login: str) -> None:
-    found = cluster.tctl("access", "explain", "bob", f"{login}@{NODE}", "--format=json").json()
+def test_a_permit_is_explained_and_is_what_happens(cluster: Cluster, rob: Person, login: str) -> None:
+    found = cluster.tctl("access", "explain", "rob", f"{login}@{NODE}", "--format=json").json()
     assert found["allowed"] is True
     assert found["roles"] == ["here"]
     parts = {part["name"]: (part["value"], part["sources"]) for part in found["parts"]}
     assert parts["sessions on a connection"] == ("5", ["here"])
     assert parts["agent forwarding"] == ("yes", ["here"])
-    shown = cluster.tctl("access", "explain", "bob", f"{login}@{NODE}.{cluster.name}").ok().stdout
-    assert shown.startswith(f"ALLOWED: bob as {login} on {NODE} (")
-    bob.tsh("ssh", f"{login}@{NODE}", "true").ok()
+    shown = cluster.tctl("access", "explain", "rob", f"{login}@{NODE}.{cluster.name}").ok().stdout
+    assert shown.startswith(f"ALLOWED: rob as {login} on {NODE} (")
+    rob.tsh("ssh", f"{login}@{NODE}", "true").ok()
 
 
-def test_each_reason_of_a_refusal_is_printed_and_the_status_is_5(cluster: Cluster, bob: Person, login: str) -> None:
-    lock = "kind: lock\nversion: v2\nmetadata: {name: no-bob}\nspec: {target: {user: bob}, message: gone fishing}\n"
+def test_each_reason_of_a_refusal_is_printed_and_the_status_is_5(cluster: Cluster, rob: Person, login: str) -> None:
+    lock = "kind: lock\nversion: v2\nmetadata: {name: no-rob}\nspec: {target: {user: rob}, message: gone fishing}\n"
     cluster.tctl("create", "-f", "-", stdin=lock).ok()
     try:
-        done = cluster.tctl("access", "explain", "bob", f"backup@{NODE}")
-        as_json = cluster.tctl("access", "explain", "bob", f"backup@{NODE}", "--format=json")
+        done = cluster.tctl("access", "explain", "rob", f"backup@{NODE}")
+        as_json = cluster.tctl("access", "explain", "rob", f"backup@{NODE}", "--format=json")
     finally:
-        cluster.tctl("rm", "lock/no-bob").ok()
+        cluster.tctl("rm", "lock/no-rob").ok()
     assert done.status == as_json.status == 5
-    assert done.stdout.startswith(f"DENIED: bob as backup on {NODE} (")
+    assert done.stdout.startswith(f"DENIED: rob as backup on {NODE} (")
     for words in (
-        "lock no-bob on user: bob: gone fishing (locked)",
+        "lock no-rob on user: rob: gone fishing (locked)",
         "role 'here' does not give the login 'backup' (not_granted)",
         "role 'there' ",
         "The user is told: Access is locked.",
@@ -70,21 +70,21 @@ def test_each_reason_of_a_refusal_is_printed_and_the_status_is_5(cluster: Cluste
     ):
         assert words in done.stdout
     assert '"allowed": false' in as_json.stdout
-    assert bob.tsh("ssh", f"backup@{NODE}", "true").status == 255
+    assert rob.tsh("ssh", f"backup@{NODE}", "true").status == 255
 
 
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["bob", "root"], 2, "is not LOGIN@HOST"),
+        (["rob", "root"], 2, "is not LOGIN@HOST"),
         (["nobody", f"root@{NODE}"], 3, "there is no user 'nobody'"),
-        (["bob", "root@alpah"], 3, "did you mean alpha?"),
-        (["bob", f"nope@{NODE}"], 5, "login 'nope' is not in the certificate"),
-        (["bob", f"root@{NODE}", "--cluster=mars"], 5, "certificate of cluster 'mars', this is 'example.test'"),
+        (["rob", "root@alpah"], 3, "did you mean alpha?"),
+        (["rob", f"nope@{NODE}"], 5, "login 'nope' is not in the certificate"),
+        (["rob", f"root@{NODE}", "--cluster=mars"], 5, "certificate of cluster 'mars', this is 'example.test'"),
     ],
 )
 def test_what_cannot_be_explained_is_said(
-    cluster: Cluster, bob: Person, words: list[str], status: int, said: str
+    cluster: Cluster, rob: Person, words: list[str], status: int, said: str
 ) -> None:
     done = cluster.tctl("access", "explain", *words)
     assert done.status == status
@@ -100,16 +100,16 @@ def test_a_second_factor_that_is_due_is_a_reason(cluster: Cluster, login: str) -
 
 
 def test_only_who_may_read_users_roles_locks_and_the_host_is_told(
-    cluster: Cluster, alice: Person, bob: Person, login: str
+    cluster: Cluster, alice: Person, rob: Person, login: str
 ) -> None:
     """Through the API as another person (T34): refused and on record; an editor learns of no host that is hidden."""
-    off = {**plain_environment(bob.home), "TELEPORT_CONFIG_FILE": ""}
+    off = {**plain_environment(rob.home), "TELEPORT_CONFIG_FILE": ""}
     ask = ("access", "explain", "alice", f"{login}@{NODE}")
     done = run(BIN / "tctl", *ask, environment=off)
     assert done.status == 5
     assert done.stdout == ""
     assert "hint: " in done.stderr
-    cluster.wait_event("api.denied", user="bob", route="explain_access")
+    cluster.wait_event("api.denied", user="rob", route="explain_access")
     editor = cluster.add_person("edith", roles=["editor"], logins=[])
     editor.log_in()
     hidden = run(BIN / "tctl", *ask, environment={**plain_environment(editor.home), "TELEPORT_CONFIG_FILE": ""})
@@ -120,17 +120,17 @@ def test_only_who_may_read_users_roles_locks_and_the_host_is_told(
 # tsh ls
 
 
-def test_the_logins_that_may_be_used_stand_beside_each_host(cluster: Cluster, bob: Person, login: str) -> None:
-    shown = bob.tsh("ls").ok().stdout.splitlines()
+def test_the_logins_that_may_be_used_stand_beside_each_host(cluster: Cluster, rob: Person, login: str) -> None:
+    shown = rob.tsh("ls").ok().stdout.splitlines()
     assert shown[0].split() == ["Node", "Name", "Address", "Logins", "Labels"]
     line = next(line for line in shown if line.startswith(NODE))
     assert f" {login} " in line
     assert "backup" not in line
-    listed = bob.tsh("ls", "--format=json").json()
+    listed = rob.tsh("ls", "--format=json").json()
     assert [node["logins"] for node in listed if node["spec"]["hostname"] == NODE] == [[login]]
 
 
-def test_tctl_lists_hosts_without_anybody_s_logins(cluster: Cluster, bob: Person) -> None:
+def test_tctl_lists_hosts_without_anybody_s_logins(cluster: Cluster, rob: Person) -> None:
     assert all("logins" not in node for node in cluster.tctl("nodes", "ls", "--format=json").json())
 
 
@@ -267,5 +267,5 @@ def test_a_login_with_a_clock_that_is_ahead_says_so(cluster: Cluster, shim: Path
     assert re.search("the clock of this machine is (1h|59m[0-9]+s) ahead of the proxy's", done.stderr)
 
 
-def test_a_clock_that_is_right_is_not_spoken_of(cluster: Cluster, bob: Person, shim: Path) -> None:
-    assert "clock" not in with_clock_off(bob, shim, timedelta(0), "ls").ok().stderr
+def test_a_clock_that_is_right_is_not_spoken_of(cluster: Cluster, rob: Person, shim: Path) -> None:
+    assert "clock" not in with_clock_off(rob, shim, timedelta(0), "ls").ok().stderr
