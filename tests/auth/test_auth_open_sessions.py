@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 from teleport.audit.events import Event, SessionEnd, SessionStart, encode_event, new_event
-from teleport.auth import records
 from teleport.auth.open_sessions import OPEN, LostHosts, SessionTracker
 from teleport.backend.memory import MemoryBackend
+from teleport.store import records
 from teleport.testing.clock import FakeClock
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -45,3 +45,18 @@ def test_teleport_needs_no_ssh_library_for(tmp_path: Path, arguments: list[str])
     modules = imported(tmp_path, plain_environment(tmp_path), "teleport", *arguments)
     assert "teleport" in modules
     assert modules.isdisjoint({"asyncssh", "teleport.ssh", "aiohttp"})
+
+
+@pytest.mark.parametrize(
+    ("side", "foreign"),
+    [("node_side", ("auth", "proxy", "web")), ("auth_side", ("node", "proxy", "web")), ("proxy_side", ("auth",))],
+    ids=["node", "auth", "proxy"],
+)
+def test_a_daemon_loads_nothing_of_services_that_it_does_not_run(
+    tmp_path: Path, side: str, foreign: tuple[str, ...]
+) -> None:
+    """What a host that is only a node keeps in memory, and what an attacker of it could find there."""
+    code = f"import sys, teleport.daemon.assembly, teleport.daemon.{side}; print(*sys.modules)"
+    modules = run(BIN / "python", "-c", code, environment=plain_environment(tmp_path)).ok().stdout.split()
+    assert f"teleport.daemon.{side}" in modules
+    assert not [name for name in modules if name.split(".")[:2] in [["teleport", one] for one in foreign]]

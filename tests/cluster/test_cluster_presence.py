@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from teleport.auth.records import AUTH_SERVERS, NODES, PROXIES, ROLES
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import FILE_NAME
 from teleport.clock import SystemClock
 from teleport.resources.server import LOST_AFTER
+from teleport.store.records import AUTH_SERVERS, NODES, PROXIES, ROLES
 from teleport.testing.cluster import Cluster, Host, Person, wait_until
 
 

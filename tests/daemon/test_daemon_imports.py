@@ -24,6 +24,7 @@ NOT_LATE = {
     "transport/blocking.py",  # likewise
     "resources/role_checks.py",  # for types only
     "ssh/channels.py",  # likewise
+    "daemon/assembly.py",  # the services of this host, loaded before the loop runs (`import_services`)
 }
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
+from teleport.daemon.proxy_side import Directory
 from teleport.daemon.remote import watch
-from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, Directory, View
+from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.identity import SystemRole, UserIdentity
 from teleport.pki.keys import generate_p256

@@ -9,13 +9,13 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth import records
 from teleport.backend.interface import DeleteOp
 from teleport.errors import BadRequest, TeleportError
 from teleport.resources.codec import to_json
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Role
 from teleport.resources.user import User, UserSpec
+from teleport.store import records
 from teleport.testing.auth import RunningAuth, running_auth
 
 

@@ -15,9 +15,6 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth import records
-from teleport.auth.records import HostRecord
-from teleport.auth.standing import CLOCK_SLACK, host_counts, user_present, with_role, without_role
 from teleport.authz.api import APIAccessRequest, evaluate_api_access
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, why_out_of_reach
@@ -35,7 +32,10 @@ from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
 from teleport.resources.user import CreatedBy, Creator, User, UserSpec
+from teleport.store import records
 from teleport.store.cache import Cache
+from teleport.store.records import HostRecord
+from teleport.store.standing import CLOCK_SLACK, host_counts, user_present, with_role, without_role
 from teleport.testing.auth import CLUSTER, Credentials, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
 

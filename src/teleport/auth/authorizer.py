@@ -14,11 +14,9 @@ from typing import Any, Final
 
 from teleport.api import routes
 from teleport.api.routes import Route
-from teleport.auth import records
 from teleport.auth.certify import UserGrant
 from teleport.auth.joining import Joining
 from teleport.auth.server import Caller
-from teleport.auth.standing import user_present
 from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
@@ -35,6 +33,8 @@ from teleport.resources.lock import Lock
 from teleport.resources.role import IMPLICIT_ROLE_NAME
 from teleport.resources.server import Server
 from teleport.resources.user import User
+from teleport.store import records
+from teleport.store.standing import user_present
 
 DEFAULT_TTL: Final = timedelta(hours=12)
 MIN_TTL: Final = timedelta(minutes=1)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from teleport.audit.events import AuthorityCreate, RoleCreated
-from teleport.auth import records
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, PutOp, Write
 from teleport.pki import authority
@@ -19,6 +18,7 @@ from teleport.resources.cluster import ClusterName, ClusterNameSpec
 from teleport.resources.codec import Resource, to_json
 from teleport.resources.presets import preset_roles
 from teleport.resources.secret import SecretText
+from teleport.store import records
 
 
 def as_resource(made: authority.Authority) -> Authority:

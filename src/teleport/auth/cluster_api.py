@@ -10,7 +10,6 @@ from typing import Final
 from teleport import __version__
 from teleport.api import messages as m
 from teleport.audit.events import AuthSign, CertCreate
-from teleport.auth import records
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
@@ -23,6 +22,7 @@ from teleport.resources.codec import from_json
 from teleport.resources.names import canonical_host
 from teleport.resources.server import Server
 from teleport.resources.user import User
+from teleport.store import records
 
 MAX_SIGNED: Final = timedelta(days=400)  # of `tctl auth sign`; nothing is unlimited
 

@@ -13,7 +13,6 @@ from datetime import timedelta
 import msgspec
 
 from teleport.api import messages as m
-from teleport.auth import records
 from teleport.auth.authorizer import DEFAULT_TTL, Authorizer, facts_of
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
@@ -27,6 +26,7 @@ from teleport.resources.kinds import Kind, Verb
 from teleport.resources.names import canonical_host
 from teleport.resources.server import Server
 from teleport.resources.user import User
+from teleport.store import records
 
 _SHOWN = 8  # hosts of one name
 

@@ -31,12 +31,9 @@ from teleport.audit.events import (
     UserDelete,
     UserUpdate,
 )
-from teleport.auth import records
 from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
 from teleport.auth.joining import Joining
-from teleport.auth.records import HostRecord, UserSecret
 from teleport.auth.server import Caller
-from teleport.auth.standing import without_role
 from teleport.auth.state import ClusterState, document, giving_roles
 from teleport.auth.user_tokens import UserTokens
 from teleport.authz.decision import AccessDenial
@@ -53,6 +50,9 @@ from teleport.resources.server import Server
 from teleport.resources.token import Token, token_id
 from teleport.resources.user import CreatedBy, Creator, User
 from teleport.resources.values import Duration
+from teleport.store import records
+from teleport.store.records import HostRecord, UserSecret
+from teleport.store.standing import without_role
 
 MAX_PAGE: Final = 1000
 WITH_SECRETS: Final = frozenset({Kind.USER, Kind.CERT_AUTHORITY})

@@ -19,11 +19,8 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.audit.events import CertCreate, HostJoin, HostJoinFailed, TokenCreate, TokenUsed
-from teleport.auth import records
 from teleport.auth.certify import HostGrant
-from teleport.auth.records import HostRecord
 from teleport.auth.server import Caller
-from teleport.auth.standing import host_counts, with_role
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, Exists, PutOp
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, LimitExceeded, TeleportError
@@ -35,6 +32,9 @@ from teleport.resources.secret import SecretText
 from teleport.resources.server import Server
 from teleport.resources.token import Token, TokenRole, token_id
 from teleport.resources.values import HostPort
+from teleport.store import records
+from teleport.store.records import HostRecord
+from teleport.store.standing import host_counts, with_role
 from teleport.transport.limits import RateLimit, who_tries
 
 MIN_TTL: Final = 60.0  # seconds

@@ -18,9 +18,8 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.audit.events import CertCreate, Event, UserLocked, UserLogin
-from teleport.auth import passwords, records
+from teleport.auth import passwords
 from teleport.auth.certify import UserGrant
-from teleport.auth.records import UserSecret
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, describe, find_lock
@@ -31,6 +30,8 @@ from teleport.pki.keys import PublicKey
 from teleport.resources.cluster import SecondFactor
 from teleport.resources.lock import Lock
 from teleport.resources.user import User
+from teleport.store import records
+from teleport.store.records import UserSecret
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from typing import Final
 import msgspec
 
 from teleport.audit.events import REGISTRY, Event, SessionEnd, SessionStart, new_event
-from teleport.auth import records
 from teleport.auth.presence import PRESENCE
 from teleport.backend.interface import Backend, DeleteOp, PutOp, Write
 from teleport.clock import Clock
 from teleport.errors import BadRequest, TeleportError
+from teleport.store import records
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.audit.events import NodeDelete, new_event
-from teleport.auth import records
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.joining import KIND_OF_ROLE, Joining
 from teleport.auth.server import Caller
@@ -45,6 +44,7 @@ from teleport.resources.kinds import Kind, Verb
 from teleport.resources.names import is_loopback, not_dialable
 from teleport.resources.server import Server
 from teleport.resources.values import Duration, HostPort
+from teleport.store import records
 
 log = logging.getLogger(__name__)
 

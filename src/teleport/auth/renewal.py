@@ -10,7 +10,6 @@ import asyncio
 
 from teleport.api import messages as m
 from teleport.audit.events import CertCreate
-from teleport.auth import records
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
@@ -21,6 +20,7 @@ from teleport.errors import AccessDenied, BadRequest
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import certificate_key, load_certificate
 from teleport.resources.user import User
+from teleport.store import records
 
 
 class Renewals:

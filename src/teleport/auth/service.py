@@ -38,7 +38,6 @@ from teleport.auth.joining import Joining
 from teleport.auth.logins import Logins
 from teleport.auth.open_sessions import LostHosts, SessionTracker
 from teleport.auth.presence import Presence
-from teleport.auth.records import HOSTS, USERS, HostRecord
 from teleport.auth.renewal import Renewals
 from teleport.auth.server import Caller, build_app
 from teleport.auth.state import ClusterState, stored_cluster_name
@@ -54,6 +53,7 @@ from teleport.recording.trust import signature_check
 from teleport.resources.codec import Resource
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.token import Token
+from teleport.store.records import HOSTS, USERS, HostRecord
 from teleport.transport.http_listener import HTTPListener
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,6 @@ from teleport.api.messages import Document
 from teleport.audit.events import Event, new_event
 from teleport.audit.events.base import Actor
 from teleport.audit.outbox import outbox_write
-from teleport.auth import records
 from teleport.auth.certify import Certifier
 from teleport.auth.server import Caller
 from teleport.backend.interface import Backend, Condition, Exists, PutOp, Write
@@ -32,6 +31,7 @@ from teleport.resources.cluster import AuthPreference, ClusterName, NetworkingCo
 from teleport.resources.codec import Resource, from_json, to_json, without_secrets
 from teleport.resources.role import Role
 from teleport.resources.user import User
+from teleport.store import records
 
 MAX_IDENTITIES = 4096  # verified certificates that are remembered
 R = TypeVar("R")

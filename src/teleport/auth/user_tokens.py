@@ -24,10 +24,9 @@ from teleport.audit.events import (
     UserCreate,
     UserPasswordChange,
 )
-from teleport.auth import passwords, records
+from teleport.auth import passwords
 from teleport.auth.authorizer import Authorizer, facts_of
 from teleport.auth.logins import Logins
-from teleport.auth.records import UserSecret, UserTokenRecord
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, giving_roles
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
@@ -37,6 +36,8 @@ from teleport.resources.codec import checked, to_json
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.metadata import Metadata
 from teleport.resources.user import CreatedBy, Creator, User, UserSpec
+from teleport.store import records
+from teleport.store.records import UserSecret, UserTokenRecord
 
 MAX_INVITE: Final = timedelta(hours=48)
 MAX_RESET: Final = timedelta(hours=24)

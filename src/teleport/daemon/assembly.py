@@ -14,19 +14,17 @@ import logging
 import os
 import random
 import ssl
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from teleport import __version__
 from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
-from teleport.audit.events import ServiceStart, ServiceStop, new_event
 from teleport.audit.shipper import Shipper
-from teleport.auth.service import AuthService
 from teleport.clock import Clock
-from teleport.daemon import auth_side, identities
+from teleport.daemon import identities, telling
 from teleport.daemon.announce import Announcer
 from teleport.daemon.config import Config
 from teleport.daemon.credentials import Credentials
@@ -36,8 +34,6 @@ from teleport.daemon.handover import Inherited
 from teleport.daemon.host import Host, open_host
 from teleport.daemon.imports import import_ahead
 from teleport.daemon.leaving import Doors
-from teleport.daemon.node_side import NodeSide
-from teleport.daemon.proxy_side import ProxySide
 from teleport.daemon.remote import RemoteDelivery, watch
 from teleport.daemon.sockets import Sockets
 from teleport.daemon.succession import Request, Succession
@@ -49,12 +45,15 @@ from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.pki.x509cert import auth_server_name
-from teleport.resources.metadata import Metadata
-from teleport.resources.server import Server, ServerSpec
+from teleport.resources.server import Server
 from teleport.store.cache import Cache
 from teleport.transport.auth_relay import AuthRelay
 from teleport.transport.http_listener import HTTPListener
 from teleport.transport.tls import cluster_client_context
+
+if TYPE_CHECKING:
+    from teleport.auth.service import AuthService
+    from teleport.daemon.node_side import NodeSide
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +66,13 @@ DECIDED_BY = (
 )  # what open sessions are decided anew for when it changes
 FIRST_VIEW = 60.0  # seconds until the first view of the cluster must have come
 LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stops
+
+
+def import_services(config: Config) -> None:
+    """Imports what the services of this host need, and nothing of those that it does not run (memory, start)."""
+    for wanted, name in ((config.auth, "auth_side"), (config.proxy, "proxy_side"), (config.node, "node_side")):
+        if wanted is not None:
+            import_module(f"teleport.daemon.{name}")
 
 
 class Daemon:
@@ -133,7 +139,7 @@ class Daemon:
                 if self._succession is not None:
                     self._succession.end()
                 if emitter is not None:
-                    await self._say_goodbye(emitter)
+                    await telling.say_stopped(emitter, config, self._clock.now())
                 await self._tasks.stop()
                 if self._succession is not None:
                     self._succession.forget()
@@ -166,6 +172,7 @@ class Daemon:
         held: dict[SystemRole, Credentials] = {}
         wanted = [SystemRole(role.value.capitalize()) for role in config.roles]
         if config.auth is not None:
+            from teleport.daemon import auth_side
 
             def remember(cluster: str) -> Emitter:
                 nonlocal emitter
@@ -189,6 +196,8 @@ class Daemon:
         servers = await self._auth_servers(host)
         clients = {role: self._client(held, role, servers) for role in wanted}
         if service is not None:
+            from teleport.daemon import auth_side
+
             serving = asyncio.Event()
             context = await auth_side.api_context(service, held[SystemRole.AUTH])
             self._doors.auth["auth"] = service.edge
@@ -201,7 +210,7 @@ class Daemon:
             shipper = Shipper(emitter, RemoteDelivery(delivering))
             readiness.watch("audit", lambda: shipper.problem)
             self._tasks.start(_deliver(shipper), "audit delivery")
-        await self._emit_start(emitter)
+        await telling.say_started(emitter, config, self._clock.now())
         if SystemRole.PROXY in held:
             await self._start_proxy(host, held, clients, emitter, servers, readiness)
         if SystemRole.NODE in held:
@@ -302,6 +311,8 @@ class Daemon:
         self, service: AuthService, host: Host, held: dict[SystemRole, Credentials], context: ssl.SSLContext
     ) -> None:
         """Auth's own certificates, and those of the local tctl, which nobody else could renew; until cancelled."""
+        from teleport.daemon import auth_side
+
         while True:
             await asyncio.sleep(identities.RENEWAL_CHECK)
             if not self._is_newest():
@@ -321,6 +332,8 @@ class Daemon:
         servers: list[tuple[str, int]],
         readiness: Readiness,
     ) -> None:
+        from teleport.daemon.proxy_side import ProxySide
+
         config, role = self._config, SystemRole.PROXY
         assert config.proxy is not None
         view = await self._view(role, clients[role], held[role].cluster.cluster)
@@ -359,6 +372,8 @@ class Daemon:
         emitter: Emitter,
         readiness: Readiness,
     ) -> None:
+        from teleport.daemon.node_side import NodeSide
+
         config, role = self._config, SystemRole.NODE
         assert config.node is not None
         assert self._launcher_end is not None, "the launcher is forked before the loop starts"
@@ -407,21 +422,9 @@ class Daemon:
         readiness.ready("node")
 
     def _describe_auth(self, host: Host) -> Server:
-        config = self._config
-        assert config.auth is not None
-        address = self._sockets.advertised("auth", config.auth.public_addrs)
-        return Server(
-            kind="auth_server",
-            metadata=Metadata(name=host.host_id),
-            spec=ServerSpec(
-                addr=str(address),
-                public_addrs=tuple(str(one) for one in config.auth.public_addrs),
-                hostname=config.nodename,
-                version=__version__,
-                epoch=str(host.epoch),
-                started=self._clock.now(),
-            ),
-        )
+        assert self._config.auth is not None
+        address = self._sockets.advertised("auth", self._config.auth.public_addrs)
+        return telling.describe_auth(self._config, host, address, self._clock.now())
 
     # telling
 
@@ -433,35 +436,6 @@ class Daemon:
             "listeners": ", ".join(self._sockets.names()),
             "caches": ", ".join(f"{cache.name} {cache.size} items" for cache in self._caches) or "none",
         }
-
-    async def _emit_start(self, emitter: Emitter) -> None:
-        await emitter.emit(
-            new_event(
-                ServiceStart,
-                self._clock.now(),
-                str(uuid.uuid4()),
-                cluster_name=emitter.cluster,
-                services=[role.value for role in self._config.roles],
-                version=__version__,
-                pid=os.getpid(),
-                hostname=self._config.nodename,
-            )
-        )
-
-    async def _say_goodbye(self, emitter: Emitter) -> None:
-        try:
-            await emitter.emit(
-                new_event(
-                    ServiceStop,
-                    self._clock.now(),
-                    str(uuid.uuid4()),
-                    cluster_name=emitter.cluster,
-                    services=[role.value for role in self._config.roles],
-                    reason="stopped",
-                )
-            )
-        except TeleportError as error:
-            log.error("the end of this daemon could not be put on record: %s", error)
 
     async def _summary(self, service: AuthService | None, held: dict[SystemRole, Credentials]) -> Welcome:
         config = self._config

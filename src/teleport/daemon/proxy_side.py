@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -13,21 +13,25 @@ from uuid import UUID
 from teleport import __version__
 from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
+from teleport.authz.decision import AccessDenial
+from teleport.authz.ssh import why_no_session, why_out_of_reach
 from teleport.clock import Clock
 from teleport.daemon.config.effective import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
 from teleport.daemon.node_side import host_key
-from teleport.daemon.view import Directory, View
+from teleport.daemon.sockets import ProxyAddresses
+from teleport.daemon.view import View
 from teleport.errors import TeleportError
+from teleport.identity import UserIdentity
 from teleport.pki import sshsig
 from teleport.pki.keys import generate_p256
 from teleport.pki.x509cert import INTERNAL_NAME, pem_of, self_signed_web_pair
 from teleport.pki.x509verify import load_certificate
+from teleport.proxy.resolve import RegisteredNode
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
-from teleport.resources.values import HostPort
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.tls import web_server_context
 from teleport.web.messages import SSHAddresses
@@ -50,14 +54,50 @@ class ProxyKey:
         return sshsig.sign(self.held.ssh_key, message)
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyAddresses:
-    """Where the listeners are bound, and where others reach them."""
+class Directory:
+    """The registered nodes, for the proxy (`proxy.ssh_router.Directory`)."""
 
-    ssh: HostPort
-    web: HostPort
-    public_web: tuple[HostPort, ...]
-    public_ssh: tuple[HostPort, ...]
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def nodes(self) -> Iterable[RegisteredNode]:
+        now = self._view.clock.now()
+        return [
+            RegisteredNode(
+                node.host_id,
+                node.hostname,
+                node.spec.public_addrs[0] if node.spec.public_addrs else node.spec.addr,
+                lost=node.lost(now),
+            )
+            for node in self._view.nodes()
+        ]
+
+    def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> tuple[str, ...]:
+        """Why no login of the user would be let in there; empty when one would be."""
+        server = next((one for one in self._view.nodes() if one.host_id == node.host_id), None)
+        present = self._view.present(identity)
+        if server is None or present is None:
+            return ("the user or the node is gone",)
+        return why_out_of_reach(
+            present,
+            self._view.policy(),
+            cluster=self._view.cluster,
+            now=self._view.clock.now(),
+            node_id=server.host_id,
+            node_labels=server.all_labels,
+            namespace=server.metadata.namespace,
+        )
+
+    def why_no_session(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
+        """What forbids the user every session now; None when nothing does."""
+        return why_no_session(
+            self._view.present(identity) or replace(identity, roles=()),
+            self._view.policy(),
+            cluster=self._view.cluster,
+            now=self._view.clock.now(),
+            client_address=client_address,
+            locks=self._view.locks(),
+        )
 
 
 class ProxySide:

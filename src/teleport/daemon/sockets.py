@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from teleport.daemon.config import Config
 from teleport.daemon.handover import Inherited
-from teleport.daemon.proxy_side import ProxyAddresses
 from teleport.errors import TeleportError
 from teleport.resources.names import peer_address
 from teleport.resources.values import HostPort
@@ -19,6 +18,16 @@ from teleport.transport.listeners import address_of, bind, resolved
 log = logging.getLogger(__name__)
 
 ANY: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyAddresses:
+    """Where the listeners are bound, and where others reach them."""
+
+    ssh: HostPort
+    web: HostPort
+    public_web: tuple[HostPort, ...]
+    public_ssh: tuple[HostPort, ...]
 
 
 class Sockets:

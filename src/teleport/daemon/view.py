@@ -5,23 +5,18 @@ Parsed values are kept until the cached item changes. When auth is away the last
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
 
-from teleport.auth.records import HOSTS, HostRecord
-from teleport.auth.standing import host_counts, user_present
-from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
-from teleport.authz.ssh import why_no_session, why_out_of_reach
+from teleport.authz.decision import ClusterDefaults, Policy
 from teleport.clock import Clock
 from teleport.errors import AccessDenied
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki.keys import PublicKey
 from teleport.pki.sshverify import verify_host_cert, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
-from teleport.proxy.resolve import RegisteredNode
 from teleport.resources.authority import Authority
 from teleport.resources.cluster import AuthPreference, NetworkingConfig, RecordingMode, SessionRecordingConfig
 from teleport.resources.codec import Resource, from_json
@@ -30,6 +25,8 @@ from teleport.resources.role import Role
 from teleport.resources.server import Server
 from teleport.resources.user import User
 from teleport.store.cache import Cache
+from teleport.store.records import HOSTS, HostRecord
+from teleport.store.standing import host_counts, user_present
 
 NODE_KINDS = (
     "role",
@@ -128,49 +125,3 @@ class View:
                 hint="join it again with a new token",
             )
         return identity
-
-
-class Directory:
-    """The registered nodes, for the proxy (`proxy.ssh_router.Directory`)."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-
-    def nodes(self) -> Iterable[RegisteredNode]:
-        now = self._view.clock.now()
-        return [
-            RegisteredNode(
-                node.host_id,
-                node.hostname,
-                node.spec.public_addrs[0] if node.spec.public_addrs else node.spec.addr,
-                lost=node.lost(now),
-            )
-            for node in self._view.nodes()
-        ]
-
-    def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> tuple[str, ...]:
-        """Why no login of the user would be let in there; empty when one would be."""
-        server = next((one for one in self._view.nodes() if one.host_id == node.host_id), None)
-        present = self._view.present(identity)
-        if server is None or present is None:
-            return ("the user or the node is gone",)
-        return why_out_of_reach(
-            present,
-            self._view.policy(),
-            cluster=self._view.cluster,
-            now=self._view.clock.now(),
-            node_id=server.host_id,
-            node_labels=server.all_labels,
-            namespace=server.metadata.namespace,
-        )
-
-    def why_no_session(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
-        """What forbids the user every session now; None when nothing does."""
-        return why_no_session(
-            self._view.present(identity) or replace(identity, roles=()),
-            self._view.policy(),
-            cluster=self._view.cluster,
-            now=self._view.clock.now(),
-            client_address=client_address,
-            locks=self._view.locks(),
-        )

@@ -132,7 +132,7 @@ def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None
 
     import teleport.transport.quick_aiohttp  # noqa: F401 (must come before all that imports aiohttp)
     from teleport.clock import SystemClock
-    from teleport.daemon.assembly import Daemon
+    from teleport.daemon.assembly import Daemon, import_services
     from teleport.daemon.succession import Request
     from teleport.daemon.welcome import welcome_text
 
@@ -158,6 +158,7 @@ def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None
             loop.add_signal_handler(number, requests.put_nowait, request)
         await Daemon(config, launcher, SystemClock(), welcome, inherited, requests).run(stop)
 
+    import_services(config)
     gc.freeze()
     gc.enable()
     try:

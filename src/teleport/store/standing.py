@@ -12,10 +12,10 @@ from typing import Final
 
 from msgspec.structs import replace as replace_fields
 
-from teleport.auth.records import HostRecord
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki.sshcert import HOST_LIFETIME
 from teleport.resources.user import User
+from teleport.store.records import HostRecord
 
 CLOCK_SLACK: Final = timedelta(seconds=5)
 
