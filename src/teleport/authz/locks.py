@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from teleport.authz.decision import AccessDenial, DenialCode
+from teleport.identity import UserIdentity
 from teleport.resources.lock import Lock
 from teleport.resources.names import canonical_host
 
@@ -55,6 +56,13 @@ def locked_denial(lock: Lock) -> AccessDenial:
     """The refusal by a lock. Why there is one is for the record, not for whom it stops."""
     hint = "ask an administrator, who finds the lock with tctl access explain"
     return AccessDenial(DenialCode.LOCKED, "Access is locked.", (describe(lock),), hint)
+
+
+def user_lock_denial(identity: UserIdentity, locks: Sequence[Lock], now: datetime) -> AccessDenial | None:
+    """The refusal by a lock on a user, one of the roles (those that only deny as well) or the second factor."""
+    roles = (*identity.roles, *identity.denying)
+    lock = find_lock(locks, Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device), now)
+    return None if lock is None else locked_denial(lock)
 
 
 def _same(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, DenialCode
-from teleport.authz.locks import Locked, describe, find_lock
+from teleport.authz.locks import user_lock_denial
 from teleport.identity import Identity, UserIdentity
 from teleport.resources.lock import Lock
 
@@ -46,10 +46,9 @@ def evaluate_renewal(
     refused = certificate_denial(identity, cluster=cluster, now=now, client_address=client_address)
     if refused is not None:
         return refused
-    roles = (*identity.roles, *identity.denying)
-    lock = find_lock(locks, Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device), now)
-    if lock is not None:
-        return AccessDenial(DenialCode.LOCKED, "Access is locked.", (describe(lock),), "ask an administrator")
+    locked = user_lock_denial(identity, locks, now)
+    if locked is not None:
+        return locked
     if not identity.roles:
         reason = "the user has none of the certificate's roles any more"
         return AccessDenial(DenialCode.NOT_GRANTED, "Your roles have changed.", (reason,), "tsh login")

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
-from teleport.authz.locks import Locked, find_lock, locked_denial
+from teleport.authz.locks import Locked, find_lock, locked_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
 from teleport.identity import UserIdentity
 from teleport.resources.lock import Lock
@@ -116,10 +116,9 @@ def why_no_session(
     refused = certificate_denial(identity, cluster=cluster, now=now, client_address=client_address)
     if refused is not None:
         return refused
-    roles = (*identity.roles, *identity.denying)
-    lock = find_lock(locks, Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device), now)
-    if lock is not None:
-        return locked_denial(lock)
+    locked = user_lock_denial(identity, locks, now)
+    if locked is not None:
+        return locked
     counting = RoleSet.build(identity.roles, policy.roles, identity.traits)
     if not counting.own:
         reasons = tuple(f"role {name!r} does not exist" for name in counting.unknown)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from collections.abc import Mapping
 from datetime import datetime
 
 from teleport import __version__
 from teleport.audit.emitter import Emitter
-from teleport.audit.events import ServiceStart, ServiceStop, new_event
+from teleport.audit.events import Event, ServiceStart, ServiceStop, new_event
 from teleport.daemon.config import Config
 from teleport.daemon.host import Host
 from teleport.errors import TeleportError
@@ -22,35 +23,21 @@ log = logging.getLogger(__name__)
 
 async def say_started(emitter: Emitter, config: Config, now: datetime) -> None:
     """Raises `TeleportError` when the event cannot be kept: such a daemon does not start."""
-    await emitter.emit(
-        new_event(
-            ServiceStart,
-            now,
-            str(uuid.uuid4()),
-            cluster_name=emitter.cluster,
-            services=[role.value for role in config.roles],
-            version=__version__,
-            pid=os.getpid(),
-            hostname=config.nodename,
-        )
-    )
+    more = {"version": __version__, "pid": os.getpid(), "hostname": config.nodename}
+    await _say(ServiceStart, emitter, config, now, more)
 
 
 async def say_stopped(emitter: Emitter, config: Config, now: datetime) -> None:
     """The end comes whether it can be kept on record or not; then the log says so."""
     try:
-        await emitter.emit(
-            new_event(
-                ServiceStop,
-                now,
-                str(uuid.uuid4()),
-                cluster_name=emitter.cluster,
-                services=[role.value for role in config.roles],
-                reason="stopped",
-            )
-        )
+        await _say(ServiceStop, emitter, config, now, {"reason": "stopped"})
     except TeleportError as error:
         log.error("the end of this daemon could not be put on record: %s", error)
+
+
+async def _say(kind: type[Event], emitter: Emitter, config: Config, now: datetime, more: Mapping[str, object]) -> None:
+    services = [role.value for role in config.roles]
+    await emitter.emit(new_event(kind, now, str(uuid.uuid4()), cluster_name=emitter.cluster, services=services, **more))
 
 
 def describe_auth(config: Config, host: Host, address: HostPort, now: datetime) -> Server:
