@@ -16,7 +16,7 @@ from tests.recording.recording_samples import OTHER_SID, SID, check_signature, c
 
 from teleport.clock import SystemClock
 from teleport.errors import TeleportError
-from teleport.recording.format import Frame, FrameKind, Signature
+from teleport.recording.format import BLOCK, Frame, FrameKind, Signature
 from teleport.recording.player import RecordingReader
 from teleport.recording.recovery import NODE_LOST, recover
 from teleport.recording.verify import VerifiedRecording, verify_recording
@@ -148,13 +148,27 @@ def test_every_length_of_a_file_recovers_to_its_whole_chunks(tmp_path: Path) -> 
 
 def test_a_tail_that_is_not_merely_torn_is_kept_aside_and_named(tmp_path: Path) -> None:
     """Zeros where a chunk should be: a disk that lost power; or somebody's doing."""
-    (tmp_path / f"{SID}.rec.part").write_bytes(b"".join(PARTS[:4]) + bytes(500))
+    (tmp_path / f"{SID}.rec.part").write_bytes(b"".join(PARTS[:4]) + bytes(5000))
     (found,) = recover(tmp_path).recovered
     assert found.place is not None
-    assert (found.place.chunk, found.place.offset, found.cut) == (3, sum(SIZES[:4]), 500)
-    assert (tmp_path / f"{SID}.torn").read_bytes() == bytes(500)
+    assert (found.place.chunk, found.place.offset, found.cut) == (3, sum(SIZES[:4]), 5000)
+    assert (tmp_path / f"{SID}.torn").read_bytes() == bytes(5000)
     with found.summary.path.open("rb") as file:
         assert isinstance(verify_recording(file), VerifiedRecording)
+
+
+@pytest.mark.parametrize("padding", [1, 68, 69, BLOCK - 1])
+@pytest.mark.parametrize("chunks", [1, 4, 7])
+def test_zeros_that_fill_up_the_last_block_are_no_loss(tmp_path: Path, chunks: int, padding: int) -> None:
+    """Bulk output is written in whole blocks."""
+    (tmp_path / f"{SID}.rec.part").write_bytes(b"".join(PARTS[:chunks]) + bytes(padding))
+    (found,) = recover(tmp_path).recovered
+    assert (found.place, found.cut) == (None, 0)
+    assert not (tmp_path / f"{SID}.torn").exists()
+    with found.summary.path.open("rb") as file:
+        verified = verify_recording(file)
+    assert isinstance(verified, VerifiedRecording)
+    assert verified.end.cut == 0
 
 
 def test_a_chunk_that_was_sealed_with_another_hash_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from asyncssh.encryption import GCMEncryption
 from asyncssh.misc import MACError, ProtocolError
 
-from teleport.ssh.incoming import IncomingPath, Opener
+from teleport.ssh.incoming import AMPLE_WINDOW, IncomingPath, Opener
 
 KEY, IV = bytes(range(16)), bytes(12)
 WINDOW = 1 << 20
@@ -28,6 +28,7 @@ class Channel:
         self.data: list[bytes] = []
         self.flushed = 0
         self.on_data: Callable[[], None] = lambda: None
+        self.on_flush: Callable[[], None] = lambda: None
 
     def _accept_data(self, data: bytes) -> None:
         self.data.append(data)
@@ -35,6 +36,7 @@ class Channel:
 
     def _flush_send_buf(self) -> None:
         self.flushed += 1
+        self.on_flush()
 
 
 class Receiver(IncomingPath):
@@ -70,6 +72,22 @@ class Receiver(IncomingPath):
         self._inpbuf += data
         while self._inpbuf and self._recv_handler():
             pass
+
+
+class Taps(asyncio.Transport):
+    """Notes whether it is being read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = True
+        self.resumed = asyncio.Event()
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+        self.resumed.set()
 
 
 class Sender:
@@ -168,6 +186,108 @@ def test_a_connection_that_closes_takes_nothing_more() -> None:
     receiver.channel.on_data = close
     receiver.feed(sender.data(b"first") + sender.data(b"second"))
     assert receiver.channel.data == [b"first"]
+
+
+def resting(window: int = AMPLE_WINDOW) -> tuple[Sender, Receiver, Taps]:
+    """A receiver on this loop whose peer takes `window` bytes, and which has just sent much."""
+    receiver, taps = Receiver(), Taps()
+    receiver._transport = taps
+    receiver._loop = asyncio.get_running_loop()
+    receiver._keepalive_timer, receiver._keepalive_interval = None, 0
+    receiver._acceptor = receiver._error_handler = None
+    receiver.channel._send_window = window
+    receiver._sent_much = True
+    return Sender(), receiver, taps
+
+
+async def test_while_much_is_sent_window_adjustments_gather_for_a_moment() -> None:
+    sender, receiver, taps = resting()
+    receiver.data_received(sender.adjust(98_304))
+    assert not taps.reading
+    assert receiver.channel._send_window == AMPLE_WINDOW + 98_304
+    await asyncio.wait_for(taps.resumed.wait(), 10)
+    receiver.data_received(sender.adjust(98_304))  # nothing was sent meanwhile
+    assert taps.reading
+
+
+async def test_reading_goes_on_at_once_when_a_window_has_become_small() -> None:
+    sender, receiver, taps = resting()
+    receiver.data_received(sender.adjust(98_304))
+    assert not taps.reading
+    receiver.read_on()
+    assert taps.reading
+    receiver.read_on()
+
+
+@pytest.mark.parametrize("what", ["data", "another packet", "a small window", "a window used up again"])
+async def test_nothing_but_adjustments_of_ample_windows_lets_reading_rest(what: str) -> None:
+    """What somebody types into a flood of output is not held up, and a sender does not run dry."""
+    sender, receiver, taps = resting(1000 if what == "a small window" else AMPLE_WINDOW)
+    packet = sender.adjust(98_304)
+    if what == "data":
+        packet += sender.data(b"\x03")
+    elif what == "another packet":
+        packet += sender.packet(b"\x50" + bytes(20))
+    elif what == "a window used up again":
+        receiver.channel.on_flush = receiver.read_on
+    receiver.data_received(packet)
+    assert taps.reading
+
+
+async def test_a_keepalive_is_due_only_when_nothing_was_heard_for_its_interval() -> None:
+    """The timer that runs is kept; it looks at the last read when it fires."""
+    _, receiver, _ = resting()
+    asked: list[str] = []
+    receiver._make_keepalive_request = lambda: asked.append("are you there?")  # type: ignore[assignment, method-assign, return-value]
+    receiver.create_task = lambda *_: None  # type: ignore[assignment, method-assign]
+    receiver._keepalive_interval, receiver._keepalive_count, receiver._keepalive_count_max = 60, 0, 3
+    loop = asyncio.get_running_loop()
+    receiver._reset_keepalive_timer()
+    first = receiver._keepalive_timer
+    receiver._heard_at = 0.0
+    receiver._reset_keepalive_timer()
+    assert receiver._keepalive_timer is first
+    assert loop.time() - receiver._heard_at < 30
+    receiver._heard_at = loop.time() - 20
+    receiver._keepalive_timer_callback()
+    assert receiver._keepalive_timer is not None
+    assert 35 < receiver._keepalive_timer.when() - loop.time() <= 40
+    assert asked == []
+    receiver._heard_at = loop.time() - 61
+    receiver._keepalive_timer_callback()
+    assert asked == ["are you there?"]
+    receiver._cancel_keepalive_timer()
+
+
+async def test_a_peer_that_does_not_answer_keepalives_is_let_go() -> None:
+    from asyncssh.connection import SSHServerConnection, SSHServerConnectionOptions
+
+    class Server(asyncssh.SSHServer):
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.set_result(exc)
+
+    class Ours(IncomingPath, SSHServerConnection):
+        """Nothing else is ours here."""
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    options = await SSHServerConnectionOptions.construct(
+        None, config=None, server_factory=Server, server_host_keys=[key], keepalive_interval=0.05, keepalive_count_max=2
+    )
+    loop = asyncio.get_running_loop()
+    lost: asyncio.Future[Exception | None] = loop.create_future()
+    server = await loop.create_server(lambda: Ours(loop, options), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = await asyncssh.connect(
+        "127.0.0.1", port, config=None, known_hosts=None, username="x", client_keys=None, agent_path=None
+    )
+    client._transport.pause_reading()  # type: ignore[union-attr]
+    assert "keepalive" in str(await asyncio.wait_for(lost, 20))
+    client.abort()
+    await client.wait_closed()
+    server.close()
 
 
 async def test_new_keys_in_the_middle_of_a_transfer_change_nothing() -> None:

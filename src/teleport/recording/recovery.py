@@ -20,6 +20,7 @@ from pathlib import Path
 from teleport.errors import NotFound
 from teleport.recording.directory import RecordingDirectory, Suffix, file_name, write_all
 from teleport.recording.format import (
+    BLOCK,
     BrokenPlace,
     BrokenRecording,
     Chunk,
@@ -148,6 +149,9 @@ def _end(
         raise BrokenRecording(BrokenPlace(None, 0, f"it is the recording of session {header.sid}"), sid)
     whole = broken.offset if broken is not None else parser.whole
     cut = size - whole
+    if cut < BLOCK and not any(os.pread(descriptor, cut, whole)):
+        os.ftruncate(descriptor, whole)  # the last write was filled up with them
+        cut = 0
     if broken is not None:
         _keep_tail(directory, sid, descriptor, whole)
     if cut:

@@ -27,7 +27,7 @@ def seal(descriptor: int, head: bytes, start: int, until: int) -> tuple[bytes, i
             raise OSError(0, "the file became shorter while it was sealed")
         old_link, old_digest = fields[-HASH_SIZE:], payload[stored:]
         linked = fields[: CHUNK_HEAD.size - HASH_SIZE] + head
-        digest = chunk_digest(linked, payload[:stored])
+        digest = chunk_digest(linked, [payload[:stored]])
         if old_link != head or old_digest != digest:
             if altered is None and (old_link, old_digest) != (UNSEALED, UNSEALED):
                 altered = start

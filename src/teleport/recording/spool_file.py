@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teleport.errors import AlreadyExists, TeleportError
+from teleport.recording.direct import DirectWriter
 from teleport.recording.directory import RecordingDirectory, Suffix, file_name, write_all
 from teleport.recording.format import ChunkEncoder, EndRecord, Frame, RecordingHeader, SignFunction, encode_header
 from teleport.recording.sealing import seal
@@ -72,6 +73,7 @@ class SpoolFile:
         self._encoder = ChunkEncoder(head[-32:])
         self._sealed = len(head)  # bytes of the file up to which every chunk is sealed
         self._dropped = 0  # bytes of the file that were taken out of the system's cache
+        self._padded = False  # zero bytes may follow the last chunk
         self._sync_lock = threading.Lock()
         if directory.exists(self._done):
             raise AlreadyExists(f"session {header.sid} is recorded already", hint="a session id is used once")
@@ -80,6 +82,7 @@ class SpoolFile:
             with directory.locked(alone=False):
                 self._descriptor = directory.create(self._part)
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._bulk = DirectWriter(self._descriptor)
         except FileExistsError as error:
             raise AlreadyExists(f"session {header.sid} is being recorded", hint="a session id is used once") from error
         except OSError as error:
@@ -105,10 +108,15 @@ class SpoolFile:
         calm = sum(len(frame.payload) for frame in frames) < CALM_BYTES
         try:
             if calm:
+                self._cut_padding()
                 self._seal(SEAL_STEP)
                 before = encoder.checkpoint()
             seal = calm and self._sealed == self.size
-            size = write_all(self._descriptor, encoder.encode(frames, seal=seal), self.size)
+            pieces = encoder.encode(frames, seal=seal)
+            size = None if calm else self._bulk.write(pieces, self.size)
+            self._padded = size is not None
+            if size is None:
+                size = write_all(self._descriptor, pieces, self.size)
         except OSError as error:
             encoder.restore(before)
             with suppress(OSError):
@@ -117,6 +125,11 @@ class SpoolFile:
         self.size += size
         if seal:
             self._sealed = self.size
+
+    def _cut_padding(self) -> None:
+        if self._padded:
+            os.ftruncate(self._descriptor, self.size)
+            self._padded = False
 
     def _seal(self, limit: int) -> None:
         """Seals up to `limit` bytes of what was written unsealed."""
@@ -173,5 +186,6 @@ class SpoolFile:
         """Closes the file as it is. A part that has no end is recovery's to end."""
         with self._sync_lock:
             if self._descriptor >= 0:
+                self._bulk.close()
                 os.close(self._descriptor)
                 self._descriptor = -1

@@ -13,6 +13,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from asyncio import Transport
 from asyncio.trsock import TransportSocket
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 if TYPE_CHECKING:
-    from asyncio import BaseTransport
+    from asyncio import BaseTransport, TimerHandle
 
 _MSG_CHANNEL_WINDOW_ADJUST = 93
 _MSG_CHANNEL_DATA = 94
@@ -36,6 +37,8 @@ _LEAST_LENGTH = 6  # bytes: the padding's length, a type, and the padding
 _WINDOW_END = 0xFFFFFFFF  # bytes (RFC 4254 section 5.2)
 _STILL_TAKING = ("eof_pending", "eof")
 _SMALL_READ = 4096  # bytes; what comes in larger pieces keeps acknowledging itself
+_REST = 0.001  # seconds for which window adjustments gather unread while much is sent
+AMPLE_WINDOW = 1024 * 1024  # bytes a peer still takes; below, nothing rests
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
@@ -84,6 +87,10 @@ class IncomingPath(SSHConnection):
     """The receiving half of a connection."""
 
     _prompt: TransportSocket | None = None
+    _sent_much = False  # since the last read
+    _only_windows = True  # whether the read at hand held nothing but adjustments, and windows are ample after them
+    _rest: TimerHandle | None = None
+    _heard_at = 0.0  # loop time
 
     def connection_made(self, transport: BaseTransport) -> None:
         # OpenSSH's client leaves Nagle's algorithm on for connections that carry another (`ssh -J`, ProxyCommand) and
@@ -94,12 +101,41 @@ class IncomingPath(SSHConnection):
         super().connection_made(transport)
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
-        if self._prompt is not None and len(data) < _SMALL_READ and _QUICKACK is not None:
+        small, much = len(data) < _SMALL_READ, self._sent_much
+        self._sent_much, self._only_windows = False, True
+        if self._prompt is not None and small and not much and _QUICKACK is not None:
             try:
                 self._prompt.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             except OSError:
                 self._prompt = None  # the peer is gone; the transport says so in its own way
         super().data_received(data, datatype)
+        if small and much and self._only_windows and isinstance(self._transport, Transport):
+            # OpenSSH opens the window by 96 KiB at a time: reading each such packet by itself would cost half as much
+            # as sending what it makes room for. Meanwhile they gather in the socket.
+            self._transport.pause_reading()
+            self._rest = self._loop.call_later(_REST, self.read_on)
+
+    def read_on(self) -> None:
+        """Ends a rest from reading, or lets none begin: a window has become small, or the time is over."""
+        self._only_windows = False
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+            if self._transport is not None:
+                self._transport.resume_reading()
+
+    def _reset_keepalive_timer(self) -> None:
+        # asyncssh makes a new timer with every read; here the one that runs looks how long ago the last read was.
+        self._heard_at = self._loop.time()
+        if self._keepalive_timer is None:
+            super()._reset_keepalive_timer()
+
+    def _keepalive_timer_callback(self) -> None:
+        left = self._heard_at + self._keepalive_interval - self._loop.time()
+        if left > 0:
+            self._keepalive_timer = self._loop.call_later(left, self._keepalive_timer_callback)
+        else:
+            super()._keepalive_timer_callback()
 
     def _recv_pkthdr(self) -> bool:
         opener = self._recv_encryption
@@ -122,6 +158,7 @@ class IncomingPath(SSHConnection):
                 if self._deliver(plain):
                     at = at_next
                     continue
+                self._only_windows = False
                 # asyncssh's handling expects the first block taken out of the input already
                 first = begin + self._recv_blocksize
                 self._packet, self._pktlen = taken[begin:first], length
@@ -160,8 +197,11 @@ class IncomingPath(SSHConnection):
         self._auth_final = True
         self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
         if kind == _MSG_CHANNEL_DATA:
+            self._only_windows = False
             channel._accept_data(bytes(plain[_HEAD.size : _HEAD.size + size]))
         else:
             channel._send_window += amount
+            if channel._send_window < AMPLE_WINDOW:
+                self._only_windows = False
             channel._flush_send_buf()
         return True

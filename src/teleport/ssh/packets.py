@@ -23,7 +23,7 @@ from asyncssh.encryption import GCMEncryption
 from asyncssh.kex import get_kex_algs
 from asyncssh.packet import String
 
-from teleport.ssh.incoming import IncomingPath
+from teleport.ssh.incoming import AMPLE_WINDOW, IncomingPath
 from teleport.ssh.sealing import Sealer
 from teleport.ssh.surface import KEY_EXCHANGES
 
@@ -154,6 +154,7 @@ class PacketPath(IncomingPath):
         self._transport.write(sealed if _keeps_nothing(self._transport) else bytes(sealed))
         self._send_seq = (self._send_seq + packets) & 0xFFFFFFFF
         self._rekey_bytes_sent += counted
+        self._sent_much = True
         return taken
 
     def send_data(self, channel: int, data: memoryview, datatype: int | None) -> None:
@@ -219,6 +220,8 @@ class DataPath(SSHChannel[bytes]):
                     if size:
                         self._send_buf_len -= size
                         self._send_window -= size
+                        if self._send_window < AMPLE_WINDOW:
+                            connection.read_on()
                         if size == len(data):
                             del buffer[0]
                         else:

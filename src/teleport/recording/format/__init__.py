@@ -8,6 +8,7 @@ reader does not know is refused, never skipped. `tests/vectors/recording/` keeps
 """
 
 from teleport.recording.format.chunks import (
+    BLOCK,
     CHUNK_HEAD,
     CHUNK_HEAD_SIZE,
     HASH_SIZE,
@@ -45,6 +46,7 @@ from teleport.recording.format.frames import (
 from teleport.recording.format.parser import BrokenPlace, BrokenRecording, End, RecordingParser
 
 __all__ = [
+    "BLOCK",
     "BYTE_KINDS",
     "CHUNK_HEAD",
     "CHUNK_HEAD_SIZE",

@@ -32,12 +32,13 @@ from teleport.recording.format.frames import (
     EndRecord,
     Frame,
     FrameKind,
+    PackedFrames,
     RecordingHeader,
     Signature,
     Totals,
     encode_end,
     end_body,
-    join_frames,
+    pack_frames,
     plain_header,
 )
 
@@ -48,6 +49,7 @@ CHUNK_FIELDS = struct.Struct(">IIQBIQ")
 CHUNK_HEAD = struct.Struct(">IIQBIQI32s")
 CHUNK_HEAD_SIZE = CHUNK_HEAD.size
 UNSEALED = bytes(HASH_SIZE)
+BLOCK = 4096  # a file that is being written ends with fewer zero bytes than this, where a write filled up its block
 FILE_HEAD = struct.Struct(">8sHI")
 
 _LEVEL = 1  # 1.2 GB/s; higher levels cost more of the host's processor than they save of its disk
@@ -98,19 +100,30 @@ def signed_message(previous: bytes, body: bytes) -> bytes:
     return b"teleport recording v1\n" + previous + hashlib.sha256(body).digest()
 
 
-def _shrink(raw: bytes) -> tuple[ChunkFlags, bytes]:
+def _shrink(packed: PackedFrames) -> tuple[ChunkFlags, list[bytes]]:
     """The payload as stored. A sample decides first: bytes that do not compress (archives, encrypted transfers) must
     cost next to nothing."""
     compressor = zstandard.ZstdCompressor(level=_LEVEL)
-    if len(raw) > 4 * _SAMPLE:
-        middle = len(raw) // 2
-        sample = raw[:_SAMPLE] + raw[middle : middle + _SAMPLE]
+    if packed.size > 4 * _SAMPLE:
+        sample = _cut(packed.pieces, 0) + _cut(packed.pieces, packed.size // 2)
         if len(compressor.compress(sample)) > _WORTH * len(sample):
-            return ChunkFlags.RAW, raw
-    stored = compressor.compress(raw)
-    if len(stored) > _WORTH * len(raw):
-        return ChunkFlags.RAW, raw
-    return ChunkFlags.ZSTD, stored
+            return ChunkFlags.RAW, packed.pieces
+    stored = compressor.compress(b"".join(packed.pieces))
+    if len(stored) > _WORTH * packed.size:
+        return ChunkFlags.RAW, packed.pieces
+    return ChunkFlags.ZSTD, [stored]
+
+
+def _cut(pieces: Sequence[bytes], begin: int) -> bytes:
+    """A sample of the bytes from `begin` on."""
+    found: list[bytes] = []
+    missing = _SAMPLE
+    for piece in pieces:
+        if begin < len(piece) and missing:
+            found.append(piece[begin : begin + missing])
+            missing -= len(found[-1])
+        begin = max(begin - len(piece), 0)
+    return b"".join(found)
 
 
 class ChunkEncoder:
@@ -143,11 +156,11 @@ class ChunkEncoder:
         sealed, set `head` to the sealed hash of the last one before going on sealed.
         """
         out: list[bytes] = []
-        for first, last, count, raw in join_frames(frames, self._end_time):
-            flags, payload = _shrink(raw)
-            out += self._link(flags, count, first, len(raw), payload, seal=seal)
-            self._end_time = last
-            self._frames += count
+        for packed in pack_frames(frames, self._end_time):
+            flags, payload = _shrink(packed)
+            out += self._link(flags, packed, payload, seal=seal)
+            self._end_time = packed.last
+            self._frames += packed.frames
         for frame in frames:
             self.count_bytes(frame)
         return out
@@ -208,30 +221,37 @@ class ChunkEncoder:
         )
         signature = sign(signed_message(self.head, end_body(record))) if sign is not None else None
         frame = Frame(record.time, FrameKind.END, encode_end(record, signature))
-        ((first, last, count, raw),) = join_frames([frame], self._end_time)
-        self._end_time = last
-        return self._link(ChunkFlags.END, count, first, len(raw), raw), record
+        (packed,) = pack_frames([frame], self._end_time)
+        self._end_time = packed.last
+        return self._link(ChunkFlags.END, packed, packed.pieces), record
 
     def _link(
-        self, flags: ChunkFlags, count: int, first: int, raw_size: int, payload: bytes, *, seal: bool = True
+        self, flags: ChunkFlags, packed: PackedFrames, payload: Sequence[bytes], *, seal: bool = True
     ) -> list[bytes]:
-        fields = CHUNK_FIELDS.pack(len(payload), raw_size, self.sequence, flags, count, first)
+        stored = sum(map(len, payload))
+        fields = CHUNK_FIELDS.pack(stored, packed.size, self.sequence, flags, packed.frames, packed.first)
         checked = fields + chunk_check(fields, payload).to_bytes(4, "big")
         self.sequence += 1
         if not seal:
-            return [checked + UNSEALED, payload, UNSEALED]
+            return [checked + UNSEALED, *payload, UNSEALED]
         head = checked + self.head
         self.head = chunk_digest(head, payload)
-        return [head, payload, self.head]
+        return [head, *payload, self.head]
 
 
-def chunk_check(fields: bytes, payload: bytes) -> int:
+def chunk_check(fields: bytes, payload: Sequence[bytes]) -> int:
     """The CRC-32 of a chunk: of its fields, and of every 61st byte of its payload as stored, from the first on."""
-    return zlib.crc32(payload[::_STRIDE], zlib.crc32(fields))
+    begin = 0
+    taken: list[bytes] = []
+    for piece in payload:
+        taken.append(piece[begin::_STRIDE])
+        begin = (begin - len(piece)) % _STRIDE
+    return zlib.crc32(b"".join(taken), zlib.crc32(fields))
 
 
-def chunk_digest(head: bytes, payload: bytes) -> bytes:
+def chunk_digest(head: bytes, payload: Sequence[bytes]) -> bytes:
     """The hash that seals a chunk: of its head, with the previous hash in place, and its payload as stored."""
     digest = hashlib.sha256(head)
-    digest.update(payload)
+    for piece in payload:
+        digest.update(piece)
     return digest.digest()

@@ -242,8 +242,18 @@ def decode_end(payload: bytes) -> tuple[EndRecord, Signature | None, bytes]:
     return record, (msgspec.json.decode(signed, type=Signature) if signed else None), body
 
 
-def join_frames(frames: Iterable[Frame], not_before: int) -> Iterator[tuple[int, int, int, bytes]]:
-    """The frames as (first time, last time, number of frames, bytes), each within the limits of one chunk.
+class PackedFrames(NamedTuple):
+    """What becomes one chunk."""
+
+    first: int  # microseconds since the start
+    last: int
+    frames: int
+    size: int  # bytes
+    pieces: list[bytes]  # the bytes; large payloads are not copied
+
+
+def pack_frames(frames: Iterable[Frame], not_before: int) -> Iterator[PackedFrames]:
+    """The frames packed, within the limits of one chunk each.
 
     Payloads above the limit of one frame are split where that keeps their meaning, which is only for the session's
     own bytes; `ValueError` for others. A time before the previous one (at first `not_before`) is raised to it.
@@ -270,10 +280,10 @@ def join_frames(frames: Iterable[Frame], not_before: int) -> Iterator[tuple[int,
             size += len(head) + len(part)
             count += 1
             if size >= RAW_CHUNK_TARGET or count >= MAX_FRAMES_PER_CHUNK:
-                yield first, last, count, b"".join(pieces)
+                yield PackedFrames(first, last, count, size, pieces)
                 pieces, size, count = [], 0, 0
     if count:
-        yield first, last, count, b"".join(pieces)
+        yield PackedFrames(first, last, count, size, pieces)
 
 
 def split_frames(raw: bytes, count: int, first: int) -> Iterator[Frame]:

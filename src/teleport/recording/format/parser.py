@@ -16,6 +16,7 @@ import zstandard
 
 from teleport.errors import BadRequest
 from teleport.recording.format.chunks import (
+    BLOCK,
     CHUNK_FIELDS,
     CHUNK_HEAD,
     CHUNK_HEAD_SIZE,
@@ -223,6 +224,8 @@ class RecordingParser:
         buffer = self._buffer
         if len(buffer) < CHUNK_HEAD_SIZE:
             return None
+        if self._unsealed and len(buffer) < BLOCK and not any(buffer):
+            return None  # what the last write was filled up with
         stored, raw_size, sequence, flag_bits, count, first_time, crc, previous = CHUNK_HEAD.unpack_from(buffer)
         if flag_bits & ~int(_KNOWN_FLAGS):
             raise self._broken(f"unknown flags {flag_bits:#04x}")
@@ -239,9 +242,9 @@ class RecordingParser:
             digest = bytes(view[size - HASH_SIZE : size])
             payload = bytes(view[CHUNK_HEAD_SIZE : size - HASH_SIZE])
             if self._unsealed:
-                intact = chunk_check(bytes(view[: CHUNK_FIELDS.size]), payload) == crc
+                intact = chunk_check(bytes(view[: CHUNK_FIELDS.size]), [payload]) == crc
             else:
-                intact = chunk_digest(bytes(view[:CHUNK_HEAD_SIZE]), payload) == digest
+                intact = chunk_digest(bytes(view[:CHUNK_HEAD_SIZE]), [payload]) == digest
             if not intact:
                 problem = "its hash differs: it was altered"
             elif first_time < self._time or first_time > MAX_TIME:
