@@ -49,24 +49,27 @@ class Sealer:
         """
         cipher, encrypt, plain, sealed = self.encryption._cipher, self.aead.encrypt_into, _space.plain, _space.sealed
         fixed, counter = cipher._iv[:4], int.from_bytes(cipher._iv[4:], "big")
-        taken = at = packets = counted = 0
+        taken = at = packets = counted = size = 0
         total = min(len(data), MOST)
         while taken < total:
-            size = min(total - taken, largest)
-            end = _HEAD.size + size
-            padding = -end % _BLOCK
-            if padding < _LEAST_PADDING:
-                padding += _BLOCK
-            length = end + padding
-            _HEAD.pack_into(plain, 0, padding, _MSG_CHANNEL_DATA, channel, size)
-            plain[_HEAD.size : end] = data[taken : taken + size]
-            plain[end:length] = self._padding[:padding]
+            if size != min(total - taken, largest):
+                # All packets but the last are of one size: all but their data lies there already.
+                size = min(total - taken, largest)
+                end = _HEAD.size + size
+                padding = -end % _BLOCK
+                if padding < _LEAST_PADDING:
+                    padding += _BLOCK
+                length = end + padding
+                _HEAD.pack_into(plain, 0, padding, _MSG_CHANNEL_DATA, channel, size)
+                plain[end:length] = self._padding[:padding]
+                packet_length, place, packet = _LENGTH.pack(length), plain[_HEAD.size : end], plain[:length]
+            place[:] = data[taken : taken + size]
             body = at + 4
-            _LENGTH.pack_into(sealed, at, length)
-            at_next = body + length + _TAG
-            encrypt(fixed + counter.to_bytes(8, "big"), plain[:length], sealed[at:body], sealed[body:at_next])
+            sealed[at:body] = packet_length
+            at = body + length + _TAG
+            encrypt(fixed + counter.to_bytes(8, "big"), packet, packet_length, sealed[body:at])
             counter = (counter + 1) & 0xFFFFFFFFFFFFFFFF
-            taken, at = taken + size, at_next
+            taken += size
             packets, counted = packets + 1, counted + length
         cipher._iv = fixed + counter.to_bytes(8, "big")
         return sealed[:at], taken, packets, counted
