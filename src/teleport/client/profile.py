@@ -82,8 +82,9 @@ def decode(name: str, data: bytes) -> Profile:
     try:
         for line in data.decode("utf-8").split("\n"):
             key, colon, value = line.partition(":")
-            if colon and key in _KEYS and value.strip():
-                found[_KEYS[key]] = _scalar(value.strip())
+            text = _scalar(value.strip()) if colon and key in _KEYS else ""
+            if text:  # what is empty is as what is missing
+                found[_KEYS[key]] = text
         found.setdefault("ssh_proxy_addr", f"{name}:{SSH_PORT}")
         found.setdefault("root_cluster", found.get("cluster", ""))
         profile = Profile(name=check_host(name), **found)

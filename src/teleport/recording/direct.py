@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from teleport.recording.format import BLOCK
 
-_SPACE = 1536 * 1024  # bytes: an ordinary batch goes in one write
+_SPACE = 2304 * 1024  # bytes: an ordinary batch goes in one write
 _O_DIRECT: int = getattr(os, "O_DIRECT", 0)  # Linux has it
 _NOT_SO = (errno.EINVAL, errno.EOPNOTSUPP)  # what file systems answer that have no such writes, or larger blocks
 

@@ -1,6 +1,6 @@
 """Recording a session from the event loop, at next to no cost per byte there.
 
-The loop only notes references to the bytes it relays anyway, with their times. Batches of about 1 MiB, or whatever
+The loop only notes references to the bytes it relays anyway, with their times. Batches of about 2 MiB, or whatever
 came in 0.3 s, go to a few threads that all sessions of the process share; they pack, compress, hash, write and sync,
 outside the interpreter's lock for nearly all of it. Threads are shared because most sessions are idle most of the
 time, and there are several because one `fdatasync` takes as long for a byte as for a megabyte.
@@ -39,7 +39,7 @@ from teleport.recording.format import (
 )
 from teleport.recording.spool_file import RecordingSummary, SpoolFile
 
-BATCH_BYTES = 1024 * 1024  # handed to a thread at once
+BATCH_BYTES = 2 * 1024 * 1024  # handed to a thread at once; each time threads wait for one another
 FLUSH_AFTER = 0.3  # seconds after which a smaller batch is handed over
 SYNC_AFTER = 0.3  # seconds after which written bytes are synced
 SYNC_BYTES = 16 * 1024 * 1024  # or this many

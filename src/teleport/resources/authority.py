@@ -7,13 +7,12 @@ Public keys are OpenSSH lines, certificates PEM, private keys PEM (PKCS#8 or Ope
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
-from teleport.resources.metadata import FieldWarning, Finding, Metadata, Value
+from teleport.resources.metadata import FieldWarning, Finding, Metadata, Moment, Value
 from teleport.resources.secret import SecretText
 from teleport.resources.values import Duration
 
@@ -75,9 +74,9 @@ class RotationMode(StrEnum):
 
 
 class RotationSchedule(Value, frozen=True, kw_only=True):
-    update_clients: datetime | None = None
-    update_servers: datetime | None = None
-    standby: datetime | None = None
+    update_clients: Moment | None = None
+    update_servers: Moment | None = None
+    standby: Moment | None = None
 
 
 class Rotation(Value, frozen=True, kw_only=True):
@@ -87,9 +86,9 @@ class Rotation(Value, frozen=True, kw_only=True):
     phase: RotationPhase = RotationPhase.STANDBY
     mode: RotationMode = RotationMode.MANUAL
     current_id: str = ""
-    started: datetime | None = None
+    started: Moment | None = None
     grace_period: Duration = Duration(0)
-    last_rotated: datetime | None = None
+    last_rotated: Moment | None = None
     schedule: RotationSchedule = RotationSchedule()
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from teleport.resources.metadata import FieldWarning, Finding, Metadata, Value, shown, text_findings
+from teleport.resources.metadata import FieldWarning, Finding, Metadata, Moment, Value, shown, text_findings
 from teleport.resources.names import check_hostname
 from teleport.resources.values import Duration
 
@@ -135,7 +134,7 @@ class SessionRecordingConfig(Value, frozen=True, kw_only=True):
 class ClusterNameSpec(Value, frozen=True, kw_only=True):
     cluster_name: str
     cluster_id: str = ""
-    created: datetime | None = None
+    created: Moment | None = None
 
 
 class ClusterName(Value, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal
 
-from teleport.resources.metadata import Finding, Metadata, Value, text_findings
+from teleport.resources.metadata import Finding, Metadata, Moment, Value, text_findings
 
 TARGETS = ("user", "role", "login", "node", "mfa_device")
 
@@ -31,7 +31,7 @@ class LockTarget(Value, frozen=True, kw_only=True):
 class LockSpec(Value, frozen=True, kw_only=True):
     target: LockTarget
     message: str = ""
-    expires: datetime | None = None
+    expires: Moment | None = None
 
 
 class Lock(Value, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
@@ -21,6 +22,8 @@ ORIGIN_LABEL = "teleport.dev/origin"
 MAX_LABELS = 256
 MAX_LABEL = 256  # characters, of a key or a value
 MAX_TEXT = 4096  # characters, of descriptions and messages
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time in a resource. One without a zone is refused: it could not be compared with any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Metadata(Value, frozen=True, kw_only=True):
     namespace: str = DEFAULT_NAMESPACE
     description: str = ""
     labels: Mapping[str, str] = {}
-    expires: datetime | None = None
+    expires: Moment | None = None
     id: int = 0  # the backend's revision, output only
 
     def findings(self) -> Iterator[Finding]:

@@ -7,7 +7,6 @@ stand for lists inside maps (`env: prod`), as label selectors and traits are wri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from types import NoneType, UnionType
@@ -15,6 +14,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin
 
 import msgspec
 
+from teleport.resources.metadata import Moment
 from teleport.resources.secret import SecretText
 from teleport.resources.values import Duration
 from teleport.resources.yaml_document import Node, Problems, Reader
@@ -34,7 +34,7 @@ _SCALARS: Mapping[object, Reader[Any]] = {
     str: text,
     bool: boolean,
     int: integer(),
-    datetime: moment,
+    Moment: moment,
     Duration: duration_or_never,
     SecretText: matching("text", SecretText, secret=True),
 }

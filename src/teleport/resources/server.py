@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from teleport.resources.metadata import Finding, Metadata, Value, label_findings, shown, text_findings
+from teleport.resources.metadata import Finding, Metadata, Moment, Value, label_findings, shown, text_findings
 from teleport.resources.names import check_hostname
 from teleport.resources.values import Duration, HostPort
 
@@ -32,9 +32,9 @@ class ServerSpec(Value, frozen=True, kw_only=True):
     use_tunnel: bool = False
     version: str = ""
     epoch: str = ""  # this run of the daemon; a newer run of the same host replaces an older one
-    started: datetime | None = None
+    started: Moment | None = None
     rotation: Mapping[str, str] = {}
-    heard: datetime | None = None  # when auth heard of it last
+    heard: Moment | None = None  # when auth heard of it last
     silent_for: Duration = Duration(0)  # in lists, of a service that is lost: the time since then
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Literal
 
-from teleport.resources.metadata import FieldWarning, Finding, Metadata, Value, shown, text_findings
+from teleport.resources.metadata import FieldWarning, Finding, Metadata, Moment, Value, shown, text_findings
 from teleport.resources.names import check_name, check_text, is_unix_login
 from teleport.resources.secret import SecretText
 
@@ -25,8 +25,8 @@ class UserStatus(Value, frozen=True, kw_only=True):
     """The lock after failed logins; not the lock resource."""
 
     is_locked: bool = False
-    locked_time: datetime | None = None
-    lock_expires: datetime | None = None
+    locked_time: Moment | None = None
+    lock_expires: Moment | None = None
     locked_message: str = ""
 
 
@@ -37,7 +37,7 @@ class Creator(Value, frozen=True, kw_only=True):
 class CreatedBy(Value, frozen=True, kw_only=True):
     """Who made the user; kept on update."""
 
-    time: datetime | None = None
+    time: Moment | None = None
     user: Creator = Creator()
     connector: str = ""
 
@@ -56,7 +56,7 @@ class UserSpec(Value, frozen=True, kw_only=True):
     saml_identities: tuple[ExternalIdentity, ...] = ()
     github_identities: tuple[ExternalIdentity, ...] = ()
     status: UserStatus = UserStatus()
-    expires: datetime | None = None
+    expires: Moment | None = None
     created_by: CreatedBy = CreatedBy()
     local_auth: LocalAuth | None = None
 

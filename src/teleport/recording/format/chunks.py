@@ -56,6 +56,7 @@ _LEVEL = 1  # 1.2 GB/s; higher levels cost more of the host's processor than the
 _STRIDE = 61
 _SAMPLE = 16 * 1024
 _WORTH = 0.95  # below this ratio compressing pays
+_SAMPLED = 8  # of so many full chunks in a row that do not compress, one is sampled
 
 
 class ChunkFlags(IntFlag):
@@ -100,20 +101,6 @@ def signed_message(previous: bytes, body: bytes) -> bytes:
     return b"teleport recording v1\n" + previous + hashlib.sha256(body).digest()
 
 
-def _shrink(packed: PackedFrames) -> tuple[ChunkFlags, list[bytes]]:
-    """The payload as stored. A sample decides first: bytes that do not compress (archives, encrypted transfers) must
-    cost next to nothing."""
-    compressor = zstandard.ZstdCompressor(level=_LEVEL)
-    if packed.size > 4 * _SAMPLE:
-        sample = _cut(packed.pieces, 0) + _cut(packed.pieces, packed.size // 2)
-        if len(compressor.compress(sample)) > _WORTH * len(sample):
-            return ChunkFlags.RAW, packed.pieces
-    stored = compressor.compress(b"".join(packed.pieces))
-    if len(stored) > _WORTH * packed.size:
-        return ChunkFlags.RAW, packed.pieces
-    return ChunkFlags.ZSTD, [stored]
-
-
 def _cut(pieces: Sequence[bytes], begin: int) -> bytes:
     """A sample of the bytes from `begin` on."""
     found: list[bytes] = []
@@ -129,7 +116,7 @@ def _cut(pieces: Sequence[bytes], begin: int) -> bytes:
 class ChunkEncoder:
     """Turns frames into the chunks that follow a header. Holds the chain's head, the count and the totals."""
 
-    __slots__ = ("_end_time", "_frames", "_input", "_output", "_stderr", "head", "sequence")
+    __slots__ = ("_end_time", "_frames", "_input", "_output", "_plain", "_stderr", "head", "sequence")
 
     def __init__(self, head: bytes, *, sequence: int = 0, totals: Totals | None = None, end_time: int = 0) -> None:
         """`head` is the hash to link to: the header's, or (recovery) the last whole chunk's, with its totals."""
@@ -139,6 +126,7 @@ class ChunkEncoder:
         self._output, self._stderr, self._input = totals.output, totals.stderr, totals.input
         self._frames = totals.frames
         self._end_time = end_time
+        self._plain = 0  # full chunks in a row that did not compress
 
     @property
     def totals(self) -> Totals:
@@ -157,7 +145,7 @@ class ChunkEncoder:
         """
         out: list[bytes] = []
         for packed in pack_frames(frames, self._end_time):
-            flags, payload = _shrink(packed)
+            flags, payload = self._shrink(packed)
             out += self._link(flags, packed, payload, seal=seal)
             self._end_time = packed.last
             self._frames += packed.frames
@@ -225,6 +213,25 @@ class ChunkEncoder:
         self._end_time = packed.last
         return self._link(ChunkFlags.END, packed, packed.pieces), record
 
+    def _shrink(self, packed: PackedFrames) -> tuple[ChunkFlags, list[bytes]]:
+        """The payload as stored. A sample decides first, and not of every chunk: bytes that do not compress (archives,
+        encrypted transfers) must cost next to nothing."""
+        full = packed.size > 4 * _SAMPLE
+        if full and self._plain % _SAMPLED:
+            self._plain += 1
+            return ChunkFlags.RAW, packed.pieces
+        compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        if full:
+            sample = _cut(packed.pieces, 0) + _cut(packed.pieces, packed.size // 2)
+            if len(compressor.compress(sample)) > _WORTH * len(sample):
+                self._plain += 1
+                return ChunkFlags.RAW, packed.pieces
+        self._plain = 0
+        stored = compressor.compress(b"".join(packed.pieces))
+        if len(stored) > _WORTH * packed.size:
+            return ChunkFlags.RAW, packed.pieces
+        return ChunkFlags.ZSTD, [stored]
+
     def _link(
         self, flags: ChunkFlags, packed: PackedFrames, payload: Sequence[bytes], *, seal: bool = True
     ) -> list[bytes]:
@@ -241,12 +248,11 @@ class ChunkEncoder:
 
 def chunk_check(fields: bytes, payload: Sequence[bytes]) -> int:
     """The CRC-32 of a chunk: of its fields, and of every 61st byte of its payload as stored, from the first on."""
-    begin = 0
-    taken: list[bytes] = []
+    begin, found = 0, zlib.crc32(fields)
     for piece in payload:
-        taken.append(piece[begin::_STRIDE])
+        found = zlib.crc32(piece[begin::_STRIDE], found)
         begin = (begin - len(piece)) % _STRIDE
-    return zlib.crc32(b"".join(taken), zlib.crc32(fields))
+    return found
 
 
 def chunk_digest(head: bytes, payload: Sequence[bytes]) -> bytes:
