@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 import uuid
@@ -24,12 +23,15 @@ import pytest
 
 from teleport.testing.cluster import (
     BIN,
+    LOOPBACK,
     NODE,
     Cluster,
     DaemonProcess,
     Person,
     alive,
+    at,
     descendants,
+    loopback_socket,
     plain_environment,
     run,
     wait_until,
@@ -307,7 +309,7 @@ def _sockets(pid: int) -> set[str]:
 
 
 def _listening(pid: int) -> set[str]:
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    lines = [line for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
     inodes = {f"socket:[{line.split()[9]}]" for line in lines if line.split()[3] == "0A"}
     return _sockets(pid) & inodes
 
@@ -365,14 +367,16 @@ def test_usr2_then_term_to_the_child_gives_the_host_back_to_the_parent(
 def test_a_child_that_cannot_start_leaves_the_parent_serving(cluster: Restarting, erin: Person, login: str) -> None:
     """Broken configuration, then a taken port: the log says why, nothing else changes, and a good HUP works after."""
     good = cluster.config_path.read_text()
-    with Sessions(cluster, erin, login).open(1) as sessions, socket.create_server(("127.0.0.1", 0)) as taken:
+    with Sessions(cluster, erin, login).open(1) as sessions, loopback_socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        taken.listen()
         cluster.config_path.write_text(good.replace("ssh_service:", "ssh_servise:"))
         cluster.signal(signal.SIGHUP)
         cluster.wait_log(r"the new process failed, this one \(pid \d+\) serves on: .*ssh_servise")
         port = taken.getsockname()[1]
-        cluster.config_path.write_text(good.replace(f"127.0.0.1:{cluster.diag_port}", f"127.0.0.1:{port}"))
+        cluster.config_path.write_text(good.replace(at(cluster.diag_port), at(port)))
         cluster.signal(signal.SIGUSR2)
-        cluster.wait_log(f"the new process failed, this one .* serves on: .*127.0.0.1:{port}")
+        cluster.wait_log(f"the new process failed, this one .* serves on: .*{re.escape(at(port))}")
         assert cluster.serving() == cluster.daemon.pid
         erin.ssh(f"{login}@{NODE}.{cluster.name}", "true").ok()
         sessions.go_on()
@@ -428,7 +432,7 @@ def test_usr1_tells_what_the_daemon_does_and_no_secret(cluster: Restarting, erin
     cluster.signal(signal.SIGUSR1)
     cluster.wait_log("task signals: ")
     log = cluster.daemon.log()
-    for part in ("diagnostics of pid", f"node 127.0.0.1:{cluster.node_port}", "memory: VmHWM", "tasks ", "epoch: "):
+    for part in ("diagnostics of pid", f"node {at(cluster.node_port)}", "memory: VmHWM", "tasks ", "epoch: "):
         assert part in log
     assert re.search(r"caches: proxy cache [1-9]\d* items, node cache [1-9]\d* items", log)
     assert "PRIVATE KEY" not in log

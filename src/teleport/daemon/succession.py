@@ -74,6 +74,7 @@ class Succession:
         self._child: Child | None = None
         self._guard = -1  # while it is open, the child knows that this process serves
         self._leaving: asyncio.Task[None] | None = None
+        self._parent_follows = False
         self._requests: asyncio.Queue[Request] = asyncio.Queue()
 
     @property
@@ -105,8 +106,8 @@ class Succession:
 
     def end(self) -> None:
         """This process is about to stop its services. What another one speaks for is not withdrawn."""
-        parent_serves = self._inherited is not None and self._inherited.parent_serves()
-        if self.superseded or parent_serves:
+        self._parent_follows = self._inherited is not None and self._inherited.parent_serves()
+        if self.superseded or self._parent_follows:
             for announcer in self._announcers.values():
                 announcer.hush()
 
@@ -115,6 +116,8 @@ class Succession:
         self._close_guard()
         if self._child is not None:
             self._child.forget()
+        if self._parent_follows:
+            return  # the parent writes its own over it: at no moment there is none
         with suppress(OSError):
             if self._pid_file is not None and self._pid_file.read_text().strip() == str(os.getpid()):
                 self._pid_file.unlink()
@@ -206,8 +209,8 @@ class Succession:
                 return
             self._leaving = None
             await self._doors.resume()
-        log.warning("pid %d serves again", os.getpid())
         self._claim_pid_file()
+        log.warning("pid %d serves again", os.getpid())
         self._speak()
 
     def _newer_lives(self) -> bool:
