@@ -58,6 +58,7 @@ WHO_MAY: dict[str, str] = {
     "add_user": "editor admin",
     "update_user": "editor admin",
     "reset_user": "editor admin",
+    "unlock_user": "editor admin",
     "add_token": "editor admin",
     "list_user": READERS_OF_POLICY,
     "get_user": READERS_OF_POLICY,
@@ -152,6 +153,8 @@ class Asking:
                 return m.UpdateUserRequest(name="missing", roles=["access"])
             case "reset_user":
                 return m.ResetUserRequest(name="missing")
+            case "unlock_user":
+                return m.UnlockUserRequest(name="missing")
             case "add_token":
                 return m.AddTokenRequest(roles=["node"])
             case "intake":

@@ -124,6 +124,27 @@ async def test_five_failures_lock_for_twenty_minutes(tmp_path: Path) -> None:
         await right()
 
 
+async def test_an_administrator_ends_a_lockout_and_the_password_stays(tmp_path: Path) -> None:
+    """The failures are forgotten with it: the next four do not lock again."""
+    clock = present_clock()
+    async with running_auth(tmp_path, clock=clock) as auth:
+        proxy, admin = await auth.host(SystemRole.PROXY), await auth.admin()
+        secret = await auth.person("ann")
+        unlock = m.UnlockUserRequest(name="ann")
+        for _ in range(5):
+            await refusal(auth, proxy, "ann", "wrong password", "")
+        assert (await auth.call(admin, routes.UNLOCK_USER, unlock)).was_locked
+        assert not (await auth.call(admin, routes.UNLOCK_USER, unlock)).was_locked
+        for _ in range(4):
+            await refusal(auth, proxy, "ann", "wrong password", "")
+        clock.advance(30)
+        await login(auth, proxy, "ann", PASSWORD, auth.code(secret))
+        told = await auth.events("user.unlocked")
+        assert sorted((one["name"], one["was_locked"]) for one in told) == [("ann", False), ("ann", True)]
+        with pytest.raises(NotFound):
+            await auth.call(admin, routes.UNLOCK_USER, m.UnlockUserRequest(name="nobody"))
+
+
 async def test_a_code_is_good_for_one_of_two_parallel_logins(tmp_path: Path) -> None:
     """Accepting a code is a compare-and-swap (T36): exactly one wins, and afterwards nobody does."""
     clock = present_clock()

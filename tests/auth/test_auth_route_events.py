@@ -110,6 +110,7 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         finish = m.FinishUserTokenRequest(token=link.token, password=PASSWORD, otp_token=auth.code(info.totp_secret))
         await recorder.call("finish_user_token", ask("finish_user_token", finish, proxy))
         await recorder.call("update_user", ask("update_user", m.UpdateUserRequest(name="plain", roles=["auditor"])))
+        await recorder.call("unlock_user", ask("unlock_user", m.UnlockUserRequest(name="plain")))
         await recorder.call("reset_user", ask("reset_user", m.ResetUserRequest(name="plain")))
         await recorder.call("add_token", ask("add_token"))
         # resources

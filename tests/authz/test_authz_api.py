@@ -185,6 +185,18 @@ def test_certificates_and_locks_come_first(identity: Identity, more: dict[str, A
     assert outcome.code is code
 
 
+@pytest.mark.parametrize("verb", [Verb.LIST, Verb.READ_NO_SECRETS, Verb.DELETE])
+def test_who_locked_the_auth_host_by_mistake_can_lift_that_there(verb: Verb) -> None:
+    """Nothing else, and no other host."""
+    locked: dict[str, Any] = {"locks": [lock(node="host-1")]}
+    assert isinstance(ask(host(SystemRole.ADMIN), verb, Kind.LOCK, **locked), APIPermit)
+    refused = ask(host(SystemRole.ADMIN), verb, Kind.USER, **locked)
+    assert isinstance(refused, AccessDenial)
+    assert refused.hint == "a lock stops this host; to lift it: tctl rm lock/l"
+    for role in (SystemRole.NODE, SystemRole.PROXY, SystemRole.AUTH):
+        assert isinstance(ask(host(role), verb, Kind.LOCK, **locked), AccessDenial)
+
+
 def rules(allow: list[Rule] | None = None, deny: list[Rule] | None = None) -> dict[str, Role]:
     spec = RoleSpec(allow=Conditions(rules=tuple(allow or ())), deny=Conditions(rules=tuple(deny or ())))
     return {"r": Role(metadata=Metadata(name="r"), spec=spec)}

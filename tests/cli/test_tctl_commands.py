@@ -93,6 +93,26 @@ async def test_status_names_cluster_version_authorities_and_pin(tmp_path: Path) 
         assert re.fullmatch("sha256:[0-9a-f]{64}", rows["CA pin"])
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "nothing to lock was named"),
+        (("--user=a", "--role=b"), "too much to lock was named"),
+        (("--user=a", "--ttl=1h", "--expires=2999-01-01"), "give one of them"),
+        (("--user=a", "--ttl=0s"), "a second at least"),
+        (("--user=a", "--expires=2001-01-01"), "is over already"),
+        (("--user=a", "--expires=2999-01-01T00:00:00"), "names no zone"),
+        (("--user=a", "--expires=soon"), "is no time"),
+        (("--user=a", "--message=" + "x" * 5000), "message"),
+    ],
+)
+async def test_a_lock_with_a_mistake_is_not_made(tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
+    async with administration(tmp_path) as admin:
+        refused = await admin("lock", *flags)
+        assert (refused.status, words in refused.err) == (2, True), refused
+        assert await admin.json("get", "locks") == []
+
+
 async def test_users_are_invited_changed_reset_and_removed(tmp_path: Path) -> None:
     """The link, its lifetime, and where it leads; roles are needed and must exist."""
     async with administration(tmp_path) as admin:

@@ -190,6 +190,14 @@ class ResetUserRequest(Request, frozen=True, kw_only=True):
     ttl: float = 8 * 3600
 
 
+class UnlockUserRequest(Request, frozen=True, kw_only=True):
+    name: str
+
+
+class UnlockedUser(Message, frozen=True, kw_only=True):
+    was_locked: bool
+
+
 class UserToken(Message, frozen=True, kw_only=True):
     """An invitation or a reset: the secret of its link is shown once, here."""
 

@@ -127,6 +127,10 @@ RESET_USER = _route(
     "reset_user", "POST /users/{name}/reset", Verb.UPDATE, "user", ("reset_password_token.create",),
     m.ResetUserRequest, m.UserToken,
 )  # fmt: skip
+UNLOCK_USER = _route(
+    "unlock_user", "POST /users/{name}/unlock", Verb.UPDATE, "user", ("user.unlocked",),
+    m.UnlockUserRequest, m.UnlockedUser,
+)  # fmt: skip
 
 # --- decisions
 EXPLAIN_ACCESS = _route(

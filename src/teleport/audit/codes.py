@@ -82,6 +82,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "api.denied": _host("T9033W"),
         "session_recording.access": _auth("T9034I"),
         "user.locked": _auth("T9035W"),
+        "user.unlocked": _auth("T9036I"),
         "audit.checkpoint": _auth("T9040I"),
         "recording.gap": _host("T9041W"),
         "service.start": _host("T9042I"),

@@ -20,7 +20,7 @@ from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
-from teleport.authz.locks import Locked, find_lock, locked_denial
+from teleport.authz.locks import host_lock_denial
 from teleport.authz.renewal import RenewalPermit
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
 from teleport.authz.ssh import usable_logins
@@ -52,6 +52,7 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.ADD_USER.name,
         routes.UPDATE_USER.name,
         routes.RESET_USER.name,
+        routes.UNLOCK_USER.name,
         routes.ADD_TOKEN.name,
         routes.EXPLAIN_ACCESS.name,
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
@@ -104,9 +105,9 @@ class Authorizer:
     async def _refuse_locked(self, caller: Caller) -> None:
         identity = caller.identity
         if isinstance(identity, HostIdentity):
-            lock = find_lock(await self.locks(), Locked(nodes=(identity.host_id,)), self._state.clock.now())
-            if lock is not None:
-                raise Denied(locked_denial(lock))
+            denial = host_lock_denial(identity, await self.locks(), self._state.clock.now())
+            if denial is not None:
+                raise Denied(denial)
 
     async def require(
         self, caller: Caller, verb: Verb, kind: Kind, facts: Mapping[str, object] | None = None, *, ca_type: str = ""

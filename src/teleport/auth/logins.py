@@ -66,7 +66,7 @@ def refused() -> AccessDenied:
     """The one answer to every failed login."""
     return AccessDenied(
         "the user name, the password or the code is wrong",
-        hint="after several failures a user is locked for 20 minutes; an administrator can reset it: tctl users reset",
+        hint="after several failures a user is locked for 20 minutes; an administrator can end that: tctl users unlock",
     )
 
 

@@ -135,6 +135,7 @@ class AuthService:
             routes.ADD_USER.name: user_tokens.add_user,
             routes.UPDATE_USER.name: inventory.update_roles,
             routes.RESET_USER.name: user_tokens.reset_user,
+            routes.UNLOCK_USER.name: user_tokens.unlock_user,
             routes.ADD_TOKEN.name: self._add_token,
             routes.EXPLAIN_ACCESS.name: Explaining(state, self.authorizer).explain,
             routes.INTAKE.name: self._evidence.intake,

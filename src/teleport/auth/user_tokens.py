@@ -1,4 +1,5 @@
-"""Invitations and resets: a link that lets one person set a password and a second factor, once, for a while.
+"""Invitations and resets: a link that lets one person set a password and a second factor, once, for a while; and the
+end of a lockout.
 
 The link's secret is kept hashed. Making a reset ends the user's old password at once. Finishing is one transaction:
 the token goes, the secret comes, so that a link used twice at the same moment works once.
@@ -23,6 +24,7 @@ from teleport.audit.events import (
     SecretRevealed,
     UserCreate,
     UserPasswordChange,
+    UserUnlocked,
 )
 from teleport.auth import passwords
 from teleport.auth.authorizer import Authorizer, facts_of
@@ -42,6 +44,7 @@ from teleport.store.records import UserSecret, UserTokenRecord
 MAX_INVITE: Final = timedelta(hours=48)
 MAX_RESET: Final = timedelta(hours=24)
 MAX_TRIES: Final = 10  # wrong codes before a link is withdrawn
+_UNLOCK_TRIES: Final = 5
 PRESETS: Final = "access, editor, auditor"
 
 
@@ -111,11 +114,7 @@ class UserTokens:
 
     async def reset_user(self, caller: Caller, request: m.ResetUserRequest) -> m.UserToken:
         """A link that replaces password and second factor; the old ones end now, and so does a lock."""
-        user = await self._state.user(request.name)
-        facts = facts_of(user) if user is not None else {"resource": {"metadata": {"name": request.name}}}
-        await self._authorizer.require(caller, Verb.UPDATE, Kind.USER, facts)
-        if user is None:
-            raise NotFound(f"there is no user {request.name!r}", hint="tctl users ls")
+        await self._changeable(caller, request.name)
         token, key, record = self._new(request.name, "reset", request.ttl, MAX_RESET)
         await self._state.commit(
             [
@@ -127,6 +126,38 @@ class UserTokens:
             events=[self._created(caller, record)],
         )
         return await self._reply(token, record)
+
+    async def unlock_user(self, caller: Caller, request: m.UnlockUserRequest) -> m.UnlockedUser:
+        """Ends the lockout after failed logins and forgets these; password and second factor stay as they are."""
+        await self._changeable(caller, request.name)
+        key = records.USER_SECRETS + request.name
+        for _ in range(_UNLOCK_TRIES):
+            found = await self._state.record(key, UserSecret)
+            if found is None:
+                raise NotFound(f"the user {request.name!r} has no password here", hint="tctl users ls")
+            record, revision = found
+            locked = record.locked(self._state.clock.now())
+            try:
+                await self._state.commit(
+                    [PutOp(key, msgspec.structs.replace(record, failures=[], locked_until=None).encode())],
+                    conditions=[Exists(key, revision)],
+                    events=[self._state.event(UserUnlocked, caller, name=request.name, was_locked=locked)],
+                )
+            except CompareFailed:
+                continue  # somebody fails to log in at this very moment
+            return m.UnlockedUser(was_locked=locked)
+        raise CompareFailed(
+            f"somebody keeps trying to log in as {request.name!r}",
+            hint=f"try again: tctl users unlock {shlex.quote(request.name)}",
+        )
+
+    async def _changeable(self, caller: Caller, name: str) -> None:
+        """Raises `AccessDenied` when the caller may not change the user, `NotFound` when there is none."""
+        user = await self._state.user(name)
+        facts = facts_of(user) if user is not None else {"resource": {"metadata": {"name": name}}}
+        await self._authorizer.require(caller, Verb.UPDATE, Kind.USER, facts)
+        if user is None:
+            raise NotFound(f"there is no user {name!r}", hint="tctl users ls")
 
     async def info(self, caller: Caller, request: m.UserTokenRequest) -> m.UserTokenInfo:
         """What the page behind a link shows, the second factor's secret included."""

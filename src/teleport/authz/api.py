@@ -15,7 +15,7 @@ from typing import assert_never
 from teleport.authz.builtin import BUILTIN, OWN_ONLY, WRITING
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
-from teleport.authz.locks import Locked, find_lock, locked_denial
+from teleport.authz.locks import host_lock_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
 from teleport.authz.where import WhereError, holds
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
@@ -78,15 +78,11 @@ def _certificate(request: APIAccessRequest, identity: UserIdentity | HostIdentit
     )
     if refused is not None:
         return refused
-    if isinstance(identity, HostIdentity):
-        subject = Locked(nodes=(identity.host_id,))
-    else:
-        roles = (*identity.roles, *identity.denying)
-        subject = Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device)
-    lock = find_lock(request.locks, subject, request.now)
-    if lock is not None:
-        return locked_denial(lock)
-    return None
+    if isinstance(identity, UserIdentity):
+        return user_lock_denial(identity, request.locks, request.now)
+    if identity.role is SystemRole.ADMIN and request.kind is Kind.LOCK:
+        return None  # who locks the auth host by mistake has to be able to lift that
+    return host_lock_denial(identity, request.locks, request.now)
 
 
 def _denial(request: APIAccessRequest, code: DenialCode, *reasons: str) -> AccessDenial:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from teleport.authz.decision import AccessDenial, DenialCode
-from teleport.identity import UserIdentity
+from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.resources.lock import Lock
 from teleport.resources.names import canonical_host
 
@@ -63,6 +63,17 @@ def user_lock_denial(identity: UserIdentity, locks: Sequence[Lock], now: datetim
     roles = (*identity.roles, *identity.denying)
     lock = find_lock(locks, Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device), now)
     return None if lock is None else locked_denial(lock)
+
+
+def host_lock_denial(identity: HostIdentity, locks: Sequence[Lock], now: datetime) -> AccessDenial | None:
+    """The refusal by a lock on the host. The auth host's own administrator is told how to lift it."""
+    lock = find_lock(locks, Locked(nodes=(identity.host_id,)), now)
+    if lock is None:
+        return None
+    denial = locked_denial(lock)
+    if identity.role is SystemRole.ADMIN:
+        return replace(denial, hint=f"a lock stops this host; to lift it: tctl rm lock/{lock.name}")
+    return denial
 
 
 def _same(name: str) -> str:

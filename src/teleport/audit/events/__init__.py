@@ -64,6 +64,7 @@ from teleport.audit.events.users import (
     UserLocked,
     UserLogin,
     UserPasswordChange,
+    UserUnlocked,
     UserUpdate,
 )
 
@@ -128,6 +129,7 @@ __all__ = [
     "UserLocked",
     "UserLogin",
     "UserPasswordChange",
+    "UserUnlocked",
     "UserUpdate",
     "encode_event",
     "event_name",

@@ -31,6 +31,12 @@ class UserLocked(UserEvent, frozen=True, kw_only=True, tag="user.locked"):
     attempts: int = 0  # failures counted
 
 
+class UserUnlocked(ResourceEvent, frozen=True, kw_only=True, tag="user.unlocked"):
+    """The lockout of a user after failed logins was ended, and the failures forgotten."""
+
+    was_locked: bool = False  # whether the user was locked out at that moment
+
+
 class UserCreate(ResourceEvent, frozen=True, kw_only=True, tag="user.create"):
     """A user was created."""
 

@@ -78,6 +78,26 @@ def reset(ctx: click.Context, name: str, ttl: float, form: str) -> None:
     _show_link(f"The password and the second factor of the user {name!r} have ended.", link, ttl, form)
 
 
+@users.command("unlock")
+@click.argument("name")
+@format_option("text", "json")
+@click.pass_context
+def unlock(ctx: click.Context, name: str, form: str) -> None:
+    """End the lockout of the user NAME after failed logins. Password and second factor stay as they are."""
+    from teleport.cli.tctl.connect import open_auth
+    from teleport.cli.tctl.listing import all_of
+    from teleport.resources.kinds import Kind
+    from teleport.resources.lock import Lock
+
+    with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
+        done = auth.client.call(routes.UNLOCK_USER, m.UnlockUserRequest(name=name))
+        was = "is no longer locked out" if done.was_locked else "was not locked out; its failed logins are forgotten"
+        tell("user", name, "unlocked", f"user {name!r} {was}")
+        locks = [lock for lock in all_of(auth, Kind.LOCK) if isinstance(lock, Lock) and lock.spec.target.user == name]
+        for lock in locks:
+            render.note(f"The lock {lock.name} still stops this user; to lift it: tctl rm lock/{lock.name}")
+
+
 def _show_link(what: str, link: m.UserToken, ttl: float, form: str) -> None:
     if form == "json":
         render.out(render.as_json({"user": link.user, "url": link.url, "expires": link.expires}))
