@@ -15,6 +15,7 @@ from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import Anonymous, HostIdentity, SystemRole, UserIdentity
+from teleport.pki.keys import PublicKey
 from teleport.pki.pin import ca_pin
 from teleport.pki.sshcert import HOST_LIFETIME
 from teleport.resources.authority import Authority, AuthorityType, RotationState
@@ -93,16 +94,7 @@ class ClusterAPI:
                 ttl=f"{request.ttl:.0f}s",
                 valid_until=certs.expires,
             ),
-            self._state.event(
-                CertCreate,
-                caller,
-                cert_type="user",
-                subject=user.name,
-                roles=list(grant.roles),
-                logins=list(grant.logins),
-                valid_until=certs.expires,
-                route_to_cluster=grant.route_to_cluster,
-            ),
+            self._state.certified(caller, grant, PublicKey.parse(request.public_key), certs),
         )
         return certs
 

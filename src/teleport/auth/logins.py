@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import msgspec
 
 from teleport.api import messages as m
-from teleport.audit.events import CertCreate, Event, UserLocked, UserLogin
+from teleport.audit.events import Event, UserLocked, UserLogin
 from teleport.auth import passwords
 from teleport.auth.certify import UserGrant
 from teleport.auth.server import Caller
@@ -110,17 +110,7 @@ class Logins:
                 ],
                 events=[
                     self._event(request, ""),
-                    self._state.event(
-                        CertCreate,
-                        user=request.user,
-                        cert_type="user",
-                        subject=request.user,
-                        roles=list(grant.roles),
-                        logins=list(grant.logins),
-                        key_fingerprint=PublicKey.parse(request.public_key).fingerprint(),
-                        valid_until=certs.expires,
-                        route_to_cluster=grant.route_to_cluster,
-                    ),
+                    self._state.certified(None, grant, PublicKey.parse(request.public_key), certs),
                 ],
             )
         except CompareFailed:

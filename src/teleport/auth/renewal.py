@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 
 from teleport.api import messages as m
-from teleport.audit.events import CertCreate
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
@@ -59,18 +58,6 @@ class Renewals:
         await self._state.commit(
             [],
             conditions=[Exists(records.USERS + user.name, revision)],
-            events=[
-                self._state.event(
-                    CertCreate,
-                    caller,
-                    cert_type="user",
-                    subject=user.name,
-                    roles=list(grant.roles),
-                    logins=list(grant.logins),
-                    key_fingerprint=key.fingerprint(),
-                    valid_until=certs.expires,
-                    route_to_cluster=grant.route_to_cluster,
-                )
-            ],
+            events=[self._state.certified(caller, grant, key, certs)],
         )
         return certs

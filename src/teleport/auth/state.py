@@ -13,16 +13,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from teleport.api.messages import Document
-from teleport.audit.events import Event, new_event
+from teleport.api.messages import Document, UserCerts
+from teleport.audit.events import CertCreate, Event, new_event
 from teleport.audit.events.base import Actor
 from teleport.audit.outbox import outbox_write
-from teleport.auth.certify import Certifier
+from teleport.auth.certify import Certifier, UserGrant
 from teleport.auth.server import Caller
 from teleport.backend.interface import Backend, Condition, Exists, PutOp, Write
 from teleport.clock import Clock
 from teleport.errors import NotFound, TeleportError
 from teleport.identity import HostIdentity, UserIdentity
+from teleport.pki.keys import PublicKey
 from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority
 from teleport.pki.x509cert import trusted_tls_authority
 from teleport.pki.x509verify import identity_from_tls
@@ -69,6 +70,22 @@ class ClusterState:
                     terminal=actor.get("terminal", ""),
                 )
         return new_event(cls, self.clock.now(), str(uuid.uuid4()), cluster_name=self.cluster, **fields)
+
+    def certified(self, caller: Caller | None, grant: UserGrant, public_key: PublicKey, certs: UserCerts) -> CertCreate:
+        """That a user's certificates were made; `caller` is None when the user asked, who has none yet."""
+        asked = {} if caller is not None else {"user": grant.user}
+        return self.event(
+            CertCreate,
+            caller,
+            cert_type="user",
+            subject=grant.user,
+            roles=list(grant.roles),
+            logins=list(grant.logins),
+            key_fingerprint=public_key.fingerprint(),
+            valid_until=certs.expires,
+            route_to_cluster=grant.route_to_cluster,
+            **asked,
+        )
 
     async def commit(
         self, writes: Sequence[Write], *, events: Sequence[Event], conditions: Sequence[Condition] = ()
