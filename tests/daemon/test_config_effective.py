@@ -129,6 +129,11 @@ def test_flags_win_over_the_file() -> None:
     assert made.proxy.listen_addr == HostPort("127.0.0.1", 3023)
 
 
+def test_the_quota_of_recordings_is_in_bytes_and_none_by_default() -> None:
+    made = [config(text).node for text in ("", "ssh_service: {recording_quota_mib: 3}")]
+    assert [node.recording_quota for node in made if node is not None] == [0, 3 * 1024**2]
+
+
 def test_naming_an_auth_server_turns_the_local_one_off() -> None:
     assert config(flags=StartFlags(auth_servers=("a",))).roles == (ServiceRole.PROXY, ServiceRole.NODE)
     made = config(flags=StartFlags(auth_servers=("a",), roles="auth,node"))

@@ -85,6 +85,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "user.unlocked": _auth("T9036I"),
         "audit.checkpoint": _auth("T9040I"),
         "recording.gap": _host("T9041W"),
+        "recording.spool_full": _host("T9044W"),
         "service.start": _host("T9042I"),
         "service.stop": _host("T9043I"),
     }

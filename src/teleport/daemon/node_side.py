@@ -22,6 +22,7 @@ from teleport.clock import Clock
 from teleport.daemon.config.effective import NodeConfig as NodeSettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
+from teleport.daemon.node_spool import NodeSpool, spool_full
 from teleport.daemon.remote import RemoteRecordings
 from teleport.daemon.view import View
 from teleport.errors import TeleportError
@@ -33,7 +34,6 @@ from teleport.recording import upload_folders
 from teleport.recording.recovery import RecoveredRecording, RecoveryReport, recover
 from teleport.recording.trust import signer
 from teleport.recording.upload import Uploader, UploadOutcome, UploadReport
-from teleport.recording.writer import Recorder, RecordingSpool
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
 from teleport.ssh.server import HostKey
@@ -83,7 +83,13 @@ class NodeSide:
         self.look = asyncio.Event()
         self._told_lost: set[str] = set()  # recordings that could not be ended, as far as told
         self._sign = signer(lambda: (self._held.ssh_key, self._held.ssh_cert))
-        self.spool = NotifyingSpool(self._upload_dir, clock=clock, sign=self._sign)
+        self.spool = NodeSpool(
+            self._upload_dir,
+            clock=clock,
+            sign=self._sign,
+            quota=settings.recording_quota,
+            full=spool_full(emitter, clock, host.host_id, nodename),
+        )
         self.uploader = Uploader(
             self._upload_dir,
             RemoteRecordings(client),
@@ -227,16 +233,6 @@ class NodeSide:
     def close(self) -> None:
         """Lets the folder of recordings go; whoever lives on takes what is left in it."""
         os.close(self._upload_lock)
-
-
-class NotifyingSpool(RecordingSpool):
-    """Tells the uploader of each recording that has ended."""
-
-    ended: Callable[[str], None] = staticmethod(lambda sid: None)
-
-    def forget(self, recorder: Recorder) -> None:
-        super().forget(recorder)
-        self.ended(recorder.sid)
 
 
 def _private(path: Path) -> Path:

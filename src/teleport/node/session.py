@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from teleport.audit.events import Exec as ExecEvent
 from teleport.audit.events import Resize, SessionData, SessionEnd, SessionStart
-from teleport.errors import TeleportError
+from teleport.errors import LimitExceeded, TeleportError
 from teleport.launcher.client import resize_terminal
 from teleport.launcher.environment import filter_environment
 from teleport.launcher.values import SIGNALS, Exit, Kind, LauncherRefused, Pty, SessionLost, SpawnRequest
@@ -128,7 +128,8 @@ class NodeSession:
         except TeleportError as error:
             self._connection.denied("exec" if command else "shell", f"cannot be recorded: {error.message}")
             self._finished()
-            return Refusal("This node cannot record sessions now, so none is started. Tell its administrator.")
+            why = f": {error.message}" if isinstance(error, LimitExceeded) else ""
+            return Refusal(f"This node cannot record sessions now, so none is started{why}. Tell its administrator.")
         self._recording = recording
         self.events = SessionEvents(facts, self.sid, tools.emitter)
         interactive = self._terminal is not None

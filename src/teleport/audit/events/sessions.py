@@ -122,6 +122,12 @@ class SessionRequestDenied(ServerEvent, frozen=True, kw_only=True, tag="session.
     reason: str = ""  # why
 
 
+class RecordingSpoolFull(ServerEvent, frozen=True, kw_only=True, tag="recording.spool_full"):
+    """Recordings that auth has not taken yet use the quota of a node: from now on it starts no session."""
+
+    reason: str = ""  # how much is used, and which key limits it
+
+
 class RecordingGap(ServerEvent, frozen=True, kw_only=True, tag="recording.gap"):
     """A part of a recording is lost, or a session went on without one where the policy lets it."""
 

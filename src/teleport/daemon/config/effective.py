@@ -179,6 +179,7 @@ class NodeConfig:
     labels: Labels
     permit_user_env: bool
     port_forwarding: bool
+    recording_quota: int  # bytes; 0 is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +445,7 @@ def _node_config(
         labels=labels if labels is not None else Labels(section.labels, section.commands),
         permit_user_env=permit_user_env or section.permit_user_env,
         port_forwarding=section.port_forwarding,
+        recording_quota=section.recording_quota_mib << 20,
     )
 
 

@@ -71,6 +71,12 @@ class SshSection:
     commands: tuple[CommandLabel, ...] = key(forms.commands, (), "labels whose values commands find out")
     permit_user_env: bool = key(boolean, False, "read ~/.tsh/environment for sessions")
     port_forwarding: bool = key(boolean, True, "allow TCP forwarding")
+    recording_quota_mib: int = key(
+        integer(0, 1 << 30),
+        0,
+        "MiB that recordings may use before auth has taken them; above that no session starts. 0: up to the room that "
+        "is kept for audit events",
+    )
     namespace: str = key(one_of(("default",)), "default", "legacy")
     pam: Pam = key(forms.section(Pam), Pam, "PAM")
     enhanced_recording: EnhancedRecording = key(

@@ -1,0 +1,90 @@
+"""Where a node's recordings begin and end: none begins above the quota, and the uploader learns of each that ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from teleport.audit.emitter import Emitter
+from teleport.audit.events import RecordingSpoolFull, new_event
+from teleport.clock import Clock
+from teleport.errors import LimitExceeded
+from teleport.recording.format import RecordingHeader, SignFunction
+from teleport.recording.quota import check_quota
+from teleport.recording.writer import Recorder, RecordingSpool
+
+log = logging.getLogger(__name__)
+
+
+class NodeSpool(RecordingSpool):
+    """The recordings that this process makes, in `path`."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock,
+        sign: SignFunction,
+        quota: int,
+        full: Callable[[LimitExceeded], Awaitable[None]],
+    ) -> None:
+        """`quota` in bytes is for all recordings beside `path`, too, those of other processes of this host; 0 is none.
+
+        `full` is called once each time when the quota begins to refuse.
+        """
+        super().__init__(path, clock=clock, sign=sign)
+        self.ended: Callable[[str], None] = lambda sid: None
+        self._root = path.parent
+        self._quota = quota
+        self._full = full
+        self._is_full = False
+
+    async def start(self, header: RecordingHeader) -> Recorder:
+        """As in `RecordingSpool`; raises `LimitExceeded` above the quota."""
+        if self._quota:
+            await self._check()
+        return await super().start(header)
+
+    async def _check(self) -> None:
+        try:
+            await asyncio.to_thread(check_quota, self._root, self._quota)
+        except LimitExceeded as error:
+            if not self._is_full:
+                self._is_full = True
+                log.warning("no session starts: %s; %s", error.message, error.hint)
+                try:
+                    await self._full(error)
+                except Exception:
+                    log.exception("that the quota of recordings is used up cannot be put on record")
+            raise
+        if self._is_full:
+            self._is_full = False
+            log.info("sessions start again: recordings use less than their quota")
+
+    def forget(self, recorder: Recorder) -> None:
+        super().forget(recorder)
+        self.ended(recorder.sid)
+
+
+def spool_full(
+    emitter: Emitter, clock: Clock, host_id: str, hostname: str
+) -> Callable[[LimitExceeded], Awaitable[None]]:
+    """Puts on record that the quota refuses sessions."""
+
+    async def tell(error: LimitExceeded) -> None:
+        await emitter.emit(
+            new_event(
+                RecordingSpoolFull,
+                clock.now(),
+                str(uuid.uuid4()),
+                cluster_name=emitter.cluster,
+                server_id=host_id,
+                server_hostname=hostname,
+                reason=error.message,
+            )
+        )
+
+    return tell
