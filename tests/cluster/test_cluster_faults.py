@@ -130,6 +130,18 @@ class OnDisk:
             return ""
         return done.stderr
 
+    def refused_start(self) -> str:
+        """Starts the daemon, which must end by itself; its log."""
+        self.cluster.daemon.begin()
+        assert self.cluster.daemon.ended() == 1
+        return self.cluster.daemon.log()
+
+    def works(self, person: Person) -> None:
+        """Changes and sessions succeed, and with those before them are all on record."""
+        assert self.write() == ""
+        assert self.session(person) == ""
+        self.check()
+
     def check(self) -> None:
         """Everything is delivered, proved, and there."""
 
@@ -149,9 +161,7 @@ def test_a_full_disk_refuses_with_a_reason_and_everything_works_again_without_a_
     at = OnDisk(tmp_path / "cluster", disk, login)
     with at.cluster:
         person = at.person()
-        assert at.write() == ""
-        assert at.session(person) == ""
-        at.check()
+        at.works(person)
         with filled(disk):
             at.write_until_refused()
             said = at.write(999)
@@ -192,6 +202,42 @@ def test_recordings_leave_the_last_room_to_events(tmp_path: Path, disk: Path, lo
         at.check()
 
 
+def test_above_the_quota_of_recordings_no_session_starts_and_that_is_on_record_once(
+    tmp_path: Path, disk: Path, login: str
+) -> None:
+    at = OnDisk(tmp_path / "cluster", disk, login)
+    at.cluster.config["ssh_service"]["recording_quota_mib"] = 2
+    at.cluster.write()
+    with at.cluster:
+        person = at.person()
+        assert at.session(person) == ""
+        command = f"{login}@{NODE}.{at.cluster.name}"
+        arguments = person.ssh_arguments(
+            command, "head -c 3000000 /dev/urandom; echo; echo done; read line; echo $line"
+        )
+        large = subprocess.Popen(arguments, env=person.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            assert large.stdout is not None
+            while large.stdout.readline() != b"done\n":
+                assert large.poll() is None
+            refusal = wait_until("the quota refuses", lambda: at.session(person) or None)
+            assert "cannot record sessions now" in refusal
+            assert "of the 2 that ssh_service.recording_quota_mib gives them" in refusal
+            assert "recording_quota_mib" in at.session(person), "and goes on refusing"
+            denied = at.cluster.wait_event("session.request_denied")
+            assert "recording_quota_mib" in denied["reason"]
+            told = at.cluster.wait_event("recording.spool_full")
+            assert "recording_quota_mib" in told["reason"]
+            assert large.communicate(b"whole\n", timeout=20)[0] == b"whole\n", "what runs goes on"
+        finally:
+            large.kill()
+            large.wait()
+        wait_until("sessions start again when auth has the recording", lambda: at.session(person) == "")
+        assert len(at.cluster.events("--type=recording.spool_full")) == 1
+        assert at.cluster.daemon.log().count("no session starts:") == 1
+        at.check()
+
+
 def test_a_daemon_killed_on_a_full_disk_starts_when_there_is_room_and_has_lost_nothing(
     tmp_path: Path, disk: Path, login: str
 ) -> None:
@@ -202,13 +248,10 @@ def test_a_daemon_killed_on_a_full_disk_starts_when_there_is_room_and_has_lost_n
         with filled(disk):
             at.write()
             at.cluster.daemon.kill()
-            at.cluster.daemon.begin()
-            assert at.cluster.daemon.ended() == 1
-        assert "No space left" in at.cluster.daemon.log() or "disk is full" in at.cluster.daemon.log()
+            said = at.refused_start()
+        assert "No space left" in said or "disk is full" in said
         at.cluster.daemon.start()
-        assert at.write() == ""
-        assert at.session(person) == ""
-        at.check()
+        at.works(person)
 
 
 def test_a_daemon_refuses_a_disk_that_cannot_be_written_and_starts_when_it_can(
@@ -217,18 +260,12 @@ def test_a_daemon_refuses_a_disk_that_cannot_be_written_and_starts_when_it_can(
     at = OnDisk(tmp_path / "cluster", disk, login)
     with at.cluster:
         person = at.person()
-        assert at.write() == ""
-        assert at.session(person) == ""
-        at.check()
+        at.works(person)
         at.cluster.daemon.stop()
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         try:
-            at.cluster.daemon.begin()
-            assert at.cluster.daemon.ended() == 1
-            assert "Read-only file system" in at.cluster.daemon.log()
+            assert "Read-only file system" in at.refused_start()
         finally:
             subprocess.run(["mount", "-o", f"remount,rw,size={SIZE}", disk], check=True)
         at.cluster.daemon.start()
-        assert at.write() == ""
-        assert at.session(person) == ""
-        at.check()
+        at.works(person)
