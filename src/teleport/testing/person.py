@@ -1,0 +1,103 @@
+"""Somebody who uses a cluster: a home, a password, an authenticator, and the commands `tsh` and `ssh`.
+
+Nothing of the home of whoever runs the tests is read.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+import ssl
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from teleport.auth import passwords
+from teleport.testing.loopback import LOOPBACK, PUBLIC
+from teleport.testing.processes import BIN, Ran, plain_environment, run, wait_until
+
+if TYPE_CHECKING:
+    from teleport.testing.cluster import Cluster
+
+PASSWORD = "correct horse battery"
+
+
+class Person:
+    """Somebody with a home, a password and an authenticator."""
+
+    def __init__(self, cluster: Cluster, name: str, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.cluster = cluster
+        self.name = name
+        self.home = home
+        self.totp_secret = ""
+        self._last_period = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return plain_environment(self.home)
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.home / "ssh_config"
+
+    def code(self) -> str:
+        """A code of the authenticator that was not used yet and is good now, or as soon as there is one."""
+        period = max(self._last_period + 1, int(time.time()) // passwords.TOTP_PERIOD - passwords.TOTP_SKEW)
+
+        def due() -> bool:
+            return period <= int(time.time()) // passwords.TOTP_PERIOD + passwords.TOTP_SKEW
+
+        wait_until("a code that is good", due, 2 * passwords.TOTP_PERIOD)
+        self._last_period = period
+        return passwords.totp_code(self.totp_secret, period)
+
+    def accept(self, url: str) -> None:
+        """Follows a link as the page does, over TLS that the cluster's own authority proves."""
+        context = ssl.create_default_context(cadata=self.cluster.authority())
+        token = urlsplit(url).path.rpartition("/")[2]
+        with (
+            socket.create_connection((LOOPBACK, self.cluster.web_port), 10) as raw,
+            context.wrap_socket(raw, server_hostname="teleport.cluster.local") as secure,
+        ):
+            connection = http.client.HTTPConnection(PUBLIC, self.cluster.web_port)
+            connection.sock = secure
+            connection.request("GET", f"/webapi/users/password/token/{token}")
+            answer = json.loads(connection.getresponse().read())
+            self.totp_secret = answer.get("totp_secret", "")
+            body = {
+                "token": token,
+                "password": base64.b64encode(PASSWORD.encode()).decode(),
+                "second_factor_token": self.code() if self.totp_secret else "",
+            }
+            connection.request("PUT", "/webapi/users/password/token", json.dumps(body))
+            response = connection.getresponse()
+            text = response.read().decode()
+            assert response.status == 200, text
+
+    def tsh(self, *arguments: str | Path, stdin: bytes | str = b"", seconds: float = 30.0) -> Ran:
+        return run(BIN / "tsh", *arguments, environment=self.environment, stdin=stdin, seconds=seconds)
+
+    def log_in(self, *arguments: str) -> Ran:
+        """`tsh login` with the pin, password and code on stdin; then writes what `tsh config` prints for ssh."""
+        done = self.tsh(
+            "login",
+            f"--proxy={self.cluster.web_address}",
+            f"--user={self.name}",
+            f"--ca-pin={self.cluster.ca_pin()}",
+            *arguments,
+            stdin=f"{PASSWORD}\n{self.code() if self.totp_secret else ''}\n",
+        ).ok()
+        self.ssh_config.write_text(self.tsh("config").ok().stdout)
+        return done
+
+    def ssh_arguments(self, *arguments: str | Path) -> list[str]:
+        """Plain ssh with the configuration that `log_in` wrote and nothing else, asking nobody."""
+        options = ["-F", str(self.ssh_config), "-o", "BatchMode=yes", "-o", "GlobalKnownHostsFile=/dev/null"]
+        return ["ssh", *options, *(str(word) for word in arguments)]
+
+    def ssh(self, *arguments: str | Path, stdin: bytes | str = b"", seconds: float = 30.0) -> Ran:
+        return run(*self.ssh_arguments(*arguments), environment=self.environment, stdin=stdin, seconds=seconds)
