@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -34,22 +33,18 @@ from teleport.daemon.handover import Inherited
 from teleport.daemon.host import Host, open_host
 from teleport.daemon.imports import import_ahead
 from teleport.daemon.leaving import Doors
-from teleport.daemon.remote import RemoteDelivery, watch
+from teleport.daemon.reaching import WayToAuth
+from teleport.daemon.remote import RemoteDelivery
 from teleport.daemon.sockets import Sockets
 from teleport.daemon.succession import Request, Succession
 from teleport.daemon.tasks import Tasks
-from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
 from teleport.daemon.welcome import Welcome
-from teleport.errors import ConnectionProblem, TeleportError
+from teleport.errors import TeleportError
 from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
-from teleport.pki.x509cert import auth_server_name
 from teleport.resources.server import Server
-from teleport.store.cache import Cache
-from teleport.transport.auth_relay import AuthRelay
 from teleport.transport.http_listener import HTTPListener
-from teleport.transport.tls import cluster_client_context
 
 if TYPE_CHECKING:
     from teleport.auth.service import AuthService
@@ -64,7 +59,6 @@ DECIDED_BY = (
     "cluster/",
     "authorities/",
 )  # what open sessions are decided anew for when it changes
-FIRST_VIEW = 60.0  # seconds until the first view of the cluster must have come
 LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stops
 
 
@@ -92,7 +86,6 @@ class Daemon:
         self._requests = requests if requests is not None else asyncio.Queue()
         self._doors = Doors({}, {}, {}, {}, [])
         self._announcers: dict[str, Announcer] = {}
-        self._caches: list[Cache] = []
         self._look = asyncio.Event()  # for recordings that another process left
         self._succession: Succession | None = None
         self._config = config
@@ -101,6 +94,7 @@ class Daemon:
         self._welcome = welcome
         self._tasks = Tasks()
         self._stack = AsyncExitStack()
+        self._way = WayToAuth(config, clock, self._tasks, self._stack)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until `stop` is set. Raises `TeleportError` when it cannot start or a service fails."""
@@ -193,8 +187,8 @@ class Daemon:
             self._stack.callback(emitter.close)
         assert emitter is not None
 
-        servers = await self._auth_servers(host)
-        clients = {role: self._client(held, role, servers) for role in wanted}
+        servers = await self._way.servers(host, self._sockets)
+        clients = {role: self._way.client(held, role, servers) for role in wanted}
         if service is not None:
             from teleport.daemon import auth_side
 
@@ -219,62 +213,7 @@ class Daemon:
         import_ahead([role.value for role in config.roles])
         return emitter
 
-    # reaching auth
-
-    async def _auth_servers(self, host: Host) -> list[tuple[str, int]]:
-        """Where this daemon's services reach auth; through a proxy by a relay on the loopback."""
-        config = self._config
-        if config.auth is not None:
-            return [self._sockets.own_address("auth")]
-        servers = [(server.host, server.port) for server in config.auth_servers]
-        if not identities.through_proxy(host, config):
-            return servers
-        relay = await self._stack.enter_async_context(AuthRelay(servers))
-        return [relay.address]
-
-    def _client(
-        self, held: dict[SystemRole, Credentials], role: SystemRole, servers: list[tuple[str, int]]
-    ) -> AuthClient:
-        made: list[tuple[Credentials, ssl.SSLContext]] = []
-
-        def context() -> ssl.SSLContext:
-            current = held[role]
-            if not made or made[0][0] is not current:
-                made[:] = [
-                    (
-                        current,
-                        cluster_client_context(
-                            current.cluster.tls_ca_certs, current.tls_cert_file, current.tls_key_file
-                        ),
-                    )
-                ]
-            return made[0][1]
-
-        client = AuthClient(servers, context, auth_server_name(held[role].cluster.cluster))
-        self._stack.push_async_callback(client.close)
-        return client
-
-    async def _view(self, role: SystemRole, client: AuthClient, cluster: str) -> View:
-        """A filled view of the cluster, kept filled."""
-        kinds = PROXY_KINDS if role is SystemRole.PROXY else NODE_KINDS
-        cache = Cache(
-            f"{role.value.lower()} cache",
-            self._clock,
-            jitter=lambda: random.uniform(0.5, 1.0),  # noqa: S311 - spreads retries, guards nothing
-        )
-        self._caches.append(cache)
-        filled = asyncio.Event()
-        try:
-            async with asyncio.timeout(FIRST_VIEW):
-                await self._tasks.start_ready(
-                    cache.run(lambda: watch(client, kinds), filled.set), f"{role.value.lower()} cache", filled
-                )
-        except TimeoutError:
-            raise ConnectionProblem(
-                f"auth did not say within {FIRST_VIEW:.0f} s what the {role.value.lower()} service must know",
-                hint="check auth_servers and that the auth service runs; the log says what was tried",
-            ) from None
-        return View(cache, self._clock, cluster)
+    # what each service needs from auth
 
     def _renew(
         self,
@@ -336,7 +275,7 @@ class Daemon:
 
         config, role = self._config, SystemRole.PROXY
         assert config.proxy is not None
-        view = await self._view(role, clients[role], held[role].cluster.cluster)
+        view = await self._way.view(role, clients[role], held[role].cluster.cluster)
         addresses = self._sockets.proxy_addresses()
         side = ProxySide(
             config.proxy,
@@ -379,7 +318,7 @@ class Daemon:
         assert self._launcher_end is not None, "the launcher is forked before the loop starts"
         launcher = Launcher(self._launcher_end)
         self._stack.callback(launcher.close)
-        view = await self._view(role, clients[role], held[role].cluster.cluster)
+        view = await self._way.view(role, clients[role], held[role].cluster.cluster)
         announcers: list[Announcer] = []
 
         def changed() -> None:
@@ -434,7 +373,7 @@ class Daemon:
             "version": __version__,
             "services": ", ".join(role.value for role in self._config.roles),
             "listeners": ", ".join(self._sockets.names()),
-            "caches": ", ".join(f"{cache.name} {cache.size} items" for cache in self._caches) or "none",
+            "caches": ", ".join(f"{cache.name} {cache.size} items" for cache in self._way.caches) or "none",
         }
 
     async def _summary(self, service: AuthService | None, held: dict[SystemRole, Credentials]) -> Welcome:
