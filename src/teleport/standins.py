@@ -1,4 +1,4 @@
-"""Stand-ins for modules that a library imports and that nothing here ever uses; they cost a daemon memory and start time.
+"""Stand-ins for modules that a library imports and that nothing here uses; they cost memory and start time.
 
 While the library is imported, each name taken from such a module is an empty class. It serves where a name is only
 written down (annotations, base classes, `except`); who calls it, or asks it for anything, gets a `RuntimeError` that

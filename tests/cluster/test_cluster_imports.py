@@ -60,3 +60,15 @@ def test_a_daemon_loads_nothing_of_services_that_it_does_not_run(
     modules = run(BIN / "python", "-c", code, environment=plain_environment(tmp_path)).ok().stdout.split()
     assert f"teleport.daemon.{side}" in modules
     assert not [name for name in modules if name.split(".")[:2] in [["teleport", one] for one in foreign]]
+
+
+def test_a_node_loads_nothing_of_its_libraries_that_it_never_uses(tmp_path: Path) -> None:
+    """As `teleport start` imports them. Each costs every host memory for as long as the daemon runs."""
+    code = (
+        "import sys, teleport.cli.teleport.start, teleport.transport.quick_aiohttp, teleport.daemon.assembly\n"
+        "import teleport.daemon.node_side; print(*sys.modules)"
+    )
+    modules = set(run(BIN / "python", "-c", code, environment=plain_environment(tmp_path)).ok().stdout.split())
+    assert {"asyncssh", "aiohttp.web", "teleport.daemon.node_side"} <= modules
+    unused = {"html.entities", "argparse", "pickle", "urllib.request", "frozenlist._frozenlist"}
+    assert not modules & (unused | {"asyncssh.sftp", "asyncssh.scp", "sqlite3", "segno", "argon2"})

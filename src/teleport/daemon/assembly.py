@@ -44,6 +44,7 @@ from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.resources.server import Server
+from teleport.transport import tls_buffers
 from teleport.transport.http_listener import HTTPListener
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Daemon:
         """Runs until `stop` is set. Raises `TeleportError` when it cannot start or a service fails."""
         config = self._config
         raise_limit()
+        tls_buffers.keep_small()
         async with self._stack:
             inherited = self._inherited
             host = open_host(config.data_dir, inherited.take_lock() if inherited is not None else None)

@@ -7,11 +7,12 @@ daemon takes what it was given, so that a failure of any kind is told to its par
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from teleport.daemon.handover import Inherited
     from teleport.daemon.welcome import Welcome
     from teleport.launcher import LauncherEnd
+
+# Importing makes many objects that stay, and some that go at once (the first form of each class with slots), whose room
+# the next ones can have: only young objects are looked through, three or four times.
+_WHILE_IMPORTING: Final = (20_000, 1_000_000, 1_000_000)
+_USUAL: Final = gc.get_threshold()
 
 
 @click.command()
@@ -64,9 +70,7 @@ def start(
     fips: bool,
 ) -> None:
     """Start the services of this host: auth, proxy, node, or some of them."""
-    import gc
-
-    gc.disable()  # until everything is imported, which makes many objects and hardly any garbage
+    gc.set_threshold(*_WHILE_IMPORTING)
     from teleport.daemon import handover
     from teleport.daemon.config import StartFlags
 
@@ -127,7 +131,6 @@ def _fork_launcher(config: Config, inherited: Inherited | None) -> LauncherEnd |
 
 def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None, inherited: Inherited | None) -> None:
     import asyncio
-    import gc
     import signal
 
     import teleport.transport.quick_aiohttp  # noqa: F401 (must come before all that imports aiohttp)
@@ -160,7 +163,7 @@ def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None
 
     import_services(config)
     gc.freeze()
-    gc.enable()
+    gc.set_threshold(*_USUAL)
     try:
         asyncio.run(run())
     except BaseExceptionGroup as group:
