@@ -10,16 +10,14 @@ import os
 import re
 import signal
 import subprocess
-import threading
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pytest
+from tests.cluster.cluster_sessions import Newcomers, Sessions, check_counted
 
 from teleport.testing.cluster import (
     BIN,
@@ -37,17 +35,6 @@ from teleport.testing.cluster import (
     wait_until,
 )
 
-# Prints numbers until its stop file is there, then says so.
-COUNTER = """\
-import itertools, os, sys, time
-for number in itertools.count():
-    print(number, flush=True)
-    if os.path.exists(sys.argv[1]):
-        print("end", flush=True)
-        break
-    time.sleep(0.05)
-"""
-
 
 class Restarting(Cluster):
     """A cluster in one daemon that may be replaced by another one."""
@@ -58,8 +45,6 @@ class Restarting(Cluster):
         self.daemon = DaemonProcess(
             folder, ["--config", self.config_path, "--pid-file", self.pid_file], diag_port=self.diag_port
         )
-        self.stop_file = folder / "stop"
-        (folder / "counter.py").write_text(COUNTER)
 
     def __enter__(self) -> Self:
         self._begun = len(self.daemon.log())
@@ -94,84 +79,6 @@ class Restarting(Cluster):
         wait_until(f"the log says {pattern!r}", lambda: re.search(pattern, self.daemon.log()[self._begun :]), 30)
 
 
-@dataclass
-class Sessions:
-    """Open sessions that count, each of a client of its own."""
-
-    cluster: Restarting
-    person: Person
-    login: str
-    clients: list[tuple[str, subprocess.Popen[bytes], Path]] = field(default_factory=list)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cluster.stop_file.touch()
-        for _, client, _ in self.clients:
-            client.kill()
-            client.wait()
-        self.cluster.stop_file.unlink()
-
-    def open(self, count: int) -> Self:
-        for number in range(count):
-            marker = str(uuid.uuid4())
-            command = f"exec python3 {self.cluster.folder}/counter.py {self.cluster.stop_file} {marker}"
-            terminal = ["-tt"] if number % 2 else []
-            out = self.cluster.folder / f"{marker}.out"
-            with out.open("wb") as file:
-                client = subprocess.Popen(
-                    self.person.ssh_arguments(*terminal, f"{self.login}@{NODE}.{self.cluster.name}", command),
-                    env=self.person.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.DEVNULL,
-                )
-            self.clients.append((command, client, out))
-        wait_until("every session counts", lambda: all(out.stat().st_size > 10 for _, _, out in self.clients), 120)
-        return self
-
-    def lines(self) -> list[int]:
-        return [out.read_bytes().count(b"\n") for _, _, out in self.clients]
-
-    def go_on(self) -> None:
-        """Each one prints more than before."""
-        before = self.lines()
-        wait_until(
-            "every session goes on", lambda: all(now > then for now, then in zip(self.lines(), before, strict=True))
-        )
-
-    def end(self) -> None:
-        """Ends them all, checks every line, and that the recordings are whole and show the same."""
-        self.cluster.stop_file.touch()
-        for _, client, out in self.clients:
-            assert client.wait(60) == 0, out.read_text()
-            check_counted(out.read_text())
-        sids = {event["initial_command"][0]: event["sid"] for event in self.cluster.events("--type=session.start")}
-        for command, _, out in self.clients:
-            sid = sids[command]
-            end = self.cluster.wait_event("session.end", sid=sid)
-            assert end.get("reason", "") in ("", "exited"), end
-            self.cluster.wait_event("session.upload", sid=sid)
-            played = self.person.tsh("play", sid, "--format=text").ok().stdout
-            # on stderr the login shell may have said something of its own
-            assert [line for line in played.split() if line.isdigit() or line == "end"] == out.read_text().split()
-
-    def sids(self) -> set[str]:
-        wanted = {command for command, _, _ in self.clients}
-        events = self.cluster.events("--type=session.start")
-        return {event["sid"] for event in events if event["initial_command"][0] in wanted}
-
-
-def check_counted(text: str) -> None:
-    """Every number, once, in order, to the end."""
-    words = text.split()
-    assert words[-1] == "end", words[-3:]
-    assert words[:-1] == [str(number) for number in range(len(words) - 1)]
-
-
 def test_the_check_of_counted_lines_finds_a_gap() -> None:
     """The checker itself: a line left out, doubled or torn off fails."""
     check_counted("0\r\n1\r\n2\r\nend\r\n")
@@ -198,43 +105,6 @@ def erin(cluster: Restarting, login: str) -> Person:
     person = cluster.add_person(name, logins=[login])
     person.log_in()
     return person
-
-
-class Newcomers:
-    """Clients that connect all the time, plain `ssh` and now and then `tsh`; counts those that are refused."""
-
-    def __init__(self, person: Person, login: str, count: int, at_once: int) -> None:
-        self._person = person
-        self._login = login
-        self._left = count
-        self._lock = threading.Lock()
-        self.done = 0
-        self.failures: list[str] = []
-        self._pool = ThreadPoolExecutor(at_once)
-        self._futures = [self._pool.submit(self._work) for _ in range(at_once)]
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                if not self._left:
-                    return
-                self._left -= 1
-                number = self._left
-            if number % 10 == 0:
-                ran = self._person.tsh("ls", seconds=60)
-            else:
-                target = f"{self._login}@{NODE}.{self._person.cluster.name}"
-                ran = self._person.ssh(target, f"echo hello {number}", seconds=60)
-            wanted = "alpha" if number % 10 == 0 else f"hello {number}"
-            with self._lock:
-                self.done += 1
-                if ran.status or wanted not in ran.stdout:
-                    self.failures.append(f"{number}: {ran.status} {ran.stdout} {ran.stderr}")
-
-    def join(self) -> None:
-        for future in self._futures:
-            future.result()
-        self._pool.shutdown()
 
 
 def check_hup(cluster: Restarting, erin: Person, login: str, sessions: int, newcomers: int) -> None:
@@ -418,7 +288,7 @@ def test_quit_alone_waits_for_clients_and_takes_no_new_ones(cluster: Restarting,
         assert "refused" in refused.stderr
         wait_until("the node is not listed", lambda: NODE not in cluster.tctl("nodes", "ls").stdout)
         sessions.go_on()
-        cluster.stop_file.touch()
+        sessions.stop_file.touch()
         for _, client, out in sessions.clients:
             assert client.wait(30) == 0
             check_counted(out.read_text())
