@@ -40,7 +40,6 @@ class Sessions:
         return self.cluster.folder / "stop"
 
     def __enter__(self) -> Self:
-        (self.cluster.folder / "counter.py").write_text(COUNTER)
         return self
 
     def __exit__(
@@ -53,6 +52,7 @@ class Sessions:
         self.stop_file.unlink()
 
     def open(self, count: int) -> Self:
+        (self.cluster.folder / "counter.py").write_text(COUNTER)
         for number in range(count):
             marker = str(uuid.uuid4())
             command = f"exec python3 {self.cluster.folder}/counter.py {self.stop_file} {marker}"
@@ -67,7 +67,7 @@ class Sessions:
                     stderr=subprocess.DEVNULL,
                 )
             self.clients.append((command, client, out))
-        wait_until("every session counts", lambda: all(out.stat().st_size > 10 for _, _, out in self.clients), 120)
+        wait_until("every session counts", lambda: all(out.stat().st_size > 10 for _, _, out in self.clients), 60)
         return self
 
     def lines(self) -> list[int]:

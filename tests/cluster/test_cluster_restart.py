@@ -13,18 +13,15 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
+from tests.cluster.cluster_restarting import Restarting
 from tests.cluster.cluster_sessions import Newcomers, Sessions, check_counted
 
 from teleport.testing.cluster import (
     BIN,
     LOOPBACK,
     NODE,
-    Cluster,
-    DaemonProcess,
     Person,
     alive,
     at,
@@ -34,49 +31,6 @@ from teleport.testing.cluster import (
     run,
     wait_until,
 )
-
-
-class Restarting(Cluster):
-    """A cluster in one daemon that may be replaced by another one."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.pid_file = folder / "teleport.pid"
-        self.daemon = DaemonProcess(
-            folder, ["--config", self.config_path, "--pid-file", self.pid_file], diag_port=self.diag_port
-        )
-
-    def __enter__(self) -> Self:
-        self._begun = len(self.daemon.log())
-        return super().__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Whoever serves is stopped and must be gone; nobody may have met an unexpected error."""
-        pid = self.serving() if self.pid_file.exists() else self.daemon.pid
-        below = descendants(pid)
-        if pid != self.daemon.pid:
-            os.kill(pid, signal.SIGTERM)
-        super().__exit__(kind, error, trace)
-        wait_until("the last process is gone", lambda: not any(map(alive, [pid, *below])))
-        assert not self.pid_file.exists()
-
-    def serving(self) -> int:
-        return int(self.pid_file.read_text())
-
-    def signal(self, number: int) -> None:
-        os.kill(self.daemon.pid, number)
-
-    def wait_successor(self) -> int:
-        """The pid of the new process, once it is the one that serves."""
-        former = self.daemon.pid
-        wait_until("the pid file follows the child", lambda: self.serving() != former, 40)
-        return self.serving()
-
-    def wait_log(self, pattern: str) -> None:
-        """Once it says so, in the run of this test."""
-        wait_until(f"the log says {pattern!r}", lambda: re.search(pattern, self.daemon.log()[self._begun :]), 30)
 
 
 def test_the_check_of_counted_lines_finds_a_gap() -> None:

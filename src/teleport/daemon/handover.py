@@ -48,6 +48,7 @@ class Inherited:
     lock: int | None = None
     ready: int | None = None  # write end
     guard: int | None = None  # read end
+    parent: int = field(default_factory=os.getppid)  # its pid, if it lived when this was taken
 
     @property
     def descriptors(self) -> list[int]:

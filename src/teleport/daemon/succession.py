@@ -58,10 +58,10 @@ class Succession:
         inherited: Inherited | None,
         stop: asyncio.Event,
         facts: Callable[[], Mapping[str, str]],
-        child_gone: Callable[[], None],
+        gone: Callable[[], None],
     ) -> None:
-        """`child_gone` is called when a child has ended: it may have left recordings."""
-        self._child_gone = child_gone
+        """`gone` is called when a child or the parent has ended: it may have left recordings."""
+        self._gone = gone
         self._host = host
         self._sockets = sockets
         self._doors = doors
@@ -72,6 +72,8 @@ class Succession:
         self._facts = facts
         self._command = own_command()
         self._child: Child | None = None
+        self._parent = -1  # pidfd, while it lives
+        self._parentless = asyncio.Event()
         self._guard = -1  # while it is open, the child knows that this process serves
         self._leaving: asyncio.Task[None] | None = None
         self._parent_follows = False
@@ -88,6 +90,7 @@ class Succession:
         """Every service takes connections: the pid file is this process's, and a parent may leave."""
         self._claim_pid_file()
         if self._inherited is not None:
+            self._watch_parent()
             self._inherited.tell_ready()
 
     async def run(self, requests: asyncio.Queue[Request]) -> None:
@@ -114,6 +117,7 @@ class Succession:
     def forget(self) -> None:
         """All has ended: what is left of this process outside of it goes, unless it is another one's already."""
         self._close_guard()
+        self._forget_parent()
         if self._child is not None:
             self._child.forget()
         if self._parent_follows:
@@ -178,6 +182,11 @@ class Succession:
             if self.superseded:
                 self._close_guard()
                 await hand_over(self._doors)
+                if self._parent >= 0:
+                    # Whoever supervises this host (systemd) sees the end of its own children only. Ending in the order
+                    # of age makes each process such a child first.
+                    log.info("the last client has left; the process that started this one ends first")
+                    await self._parentless.wait()
             else:
                 for announcer in self._announcers.values():
                     await announcer.withdraw()
@@ -187,13 +196,38 @@ class Succession:
         log.info("the last client has left")
         self._stop.set()
 
+    # the parent's end
+
+    def _watch_parent(self) -> None:
+        """Looks for what the parent was recording as soon as it has ended, which it may do at any time, by KILL too."""
+        assert self._inherited is not None
+        parent = self._inherited.parent
+        with suppress(OSError):
+            self._parent = os.pidfd_open(parent)
+        if self._parent >= 0 and os.getppid() == parent:
+            asyncio.get_running_loop().add_reader(self._parent, self._parent_ended)
+        else:
+            self._parent_ended()  # before this: the number may be another process's already
+
+    def _parent_ended(self) -> None:
+        self._forget_parent()
+        self._parentless.set()
+        log.info("the process that started this one has ended")
+        self._gone()
+
+    def _forget_parent(self) -> None:
+        if self._parent >= 0:
+            asyncio.get_running_loop().remove_reader(self._parent)
+            os.close(self._parent)
+            self._parent = -1
+
     # the child's end
 
     def _child_ended(self, child: Child) -> None:
         level = logging.INFO if child.status == 0 else logging.ERROR
         log.log(level, "the new process (pid %d) %s", child.pid, child.shown_end())
         self._requests.put_nowait(Request.CHILD_ENDED)
-        self._child_gone()
+        self._gone()
 
     async def _without_child(self) -> None:
         child, self._child = self._child, None
