@@ -9,17 +9,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from teleport.testing.cluster import Cluster, DaemonProcess, alive, descendants, wait_until
+from teleport.testing.cluster import BIN, Cluster, DaemonProcess, alive, descendants, wait_until
 
 
 class Restarting(Cluster):
     """A cluster in one daemon that may be replaced by another one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: Path = BIN / "teleport") -> None:
         super().__init__(folder)
         self.pid_file = folder / "teleport.pid"
         self.daemon = DaemonProcess(
-            folder, ["--config", self.config_path, "--pid-file", self.pid_file], diag_port=self.diag_port
+            folder,
+            ["--config", self.config_path, "--pid-file", self.pid_file],
+            diag_port=self.diag_port,
+            program=program,
         )
 
     def __enter__(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,50 @@ def test_a_connected_socket_is_no_listener() -> None:
     one, other = socket.socketpair()
     with one, other, pytest.raises(BadRequest, match="is no node"):
         take({VARIABLE: describe([Handed("node", "127.0.0.1:1", one.fileno())])})
+
+
+@pytest.fixture
+def told() -> Iterator[tuple[int, int]]:
+    """A ready pipe; its write end is taken by whoever takes what is handed over."""
+    read, write = os.pipe()
+    yield read, write
+    os.close(read)
+
+
+def test_of_a_later_release_what_is_optional_is_closed_and_what_is_not_is_refused(told: tuple[int, int]) -> None:
+    read, write = told
+    optional, other = os.pipe()
+    ready = Handed("teleport-signal-pipe", "127.0.0.1:0", write)
+    inherited = take({VARIABLE: describe([Handed("later", "127.0.0.1:0", optional, optional=True), ready])})
+    assert inherited is not None
+    assert inherited.descriptors == [write]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(optional)
+    with pytest.raises(BadRequest, match="is no later"):
+        take({VARIABLE: describe([Handed("later", "127.0.0.1:0", other), ready])})
+    said = os.read(read, 4096).decode()
+    assert re.fullmatch(r"failed: .* is no later; stop this daemon and start it again\n", said)
+    os.close(other)
+
+
+@pytest.mark.parametrize(("given", "needs"), [(handover.FORMAT + 1, handover.FORMAT + 1), (handover.OLDEST - 1, 0)])
+def test_another_format_is_refused_and_the_parent_told_what_to_do(
+    told: tuple[int, int], given: int, needs: int
+) -> None:
+    read, write = told
+    entries = json.loads(describe([Handed("teleport-signal-pipe", "127.0.0.1:0", write)]))
+    entries[0].update(format=given, needs=needs, version="99.1.0")
+    with pytest.raises(BadRequest, match=r"cannot take over from a running 99\.1\.0"):
+        take({VARIABLE: json.dumps(entries)})
+    said = os.read(read, 4096).decode()
+    assert re.match(r"failed: .* from a running 99.1.0 .* stop this daemon and start that release", said)
+
+
+def test_without_a_format_it_is_the_first(told: tuple[int, int]) -> None:
+    entry = {"type": "teleport-signal-pipe", "addr": "127.0.0.1:0", "fd": told[1], "fileName": "", "later": 1}
+    inherited = take({VARIABLE: json.dumps([entry])})
+    assert inherited is not None
+    inherited.tell_ready()
 
 
 def test_a_parent_that_is_gone_serves_no_more() -> None:

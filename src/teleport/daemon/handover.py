@@ -5,6 +5,11 @@ numbered from 3 on: the listeners, then `teleport-signal-pipe`, to which the chi
 takes connections (or why it cannot start), then two of our own: the lock on data_dir, and a pipe that stays open for as
 long as the parent serves. Only values and descriptors are handled here; `restart` starts and follows the child.
 
+The two may be of different releases, either one the newer. The entry of the ready pipe also has `format`, which the
+parent writes, `needs`, the oldest format whose readers can take over from it, and `version`, its release. A reader
+skips keys that it does not know, and closes a descriptor of an unknown type whose entry says `"optional": true`. What
+is not understood is refused: the child says so by the ready pipe, whose meaning stays, and the parent serves on.
+
 The variable is taken out of the environment and every descriptor is made private to this process before anything else
 happens, so that neither the launcher nor any session ever sees them.
 """
@@ -20,6 +25,7 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from teleport import __version__
 from teleport.errors import BadRequest
 
 VARIABLE: Final = "TELEPORT_OS_FILES"
@@ -28,6 +34,9 @@ LOCK: Final = "teleport-data-dir-lock"
 GUARD_PIPE: Final = "teleport-parent-pipe"
 NOWHERE: Final = "127.0.0.1:0"  # the address of what has none
 FIRST_DESCRIPTOR: Final = 3
+FORMAT: Final = 1  # of what this release hands over; without the key it is 1
+NEEDS: Final = 1  # the oldest format whose readers understand what this release hands over
+OLDEST: Final = 1  # the oldest format that this release can take over from
 MAX_REASON: Final = 4096  # bytes that a child may say about its failure; a pipe takes that much at once
 
 
@@ -38,6 +47,16 @@ class Handed:
     type: str
     addr: str
     descriptor: int
+    optional: bool = False  # a reader that does not know the type may do without
+
+
+@dataclass(frozen=True, slots=True)
+class Giver:
+    """What handed over."""
+
+    format: int = 1
+    needs: int = 1
+    version: str = "an earlier release"
 
 
 @dataclass(slots=True)
@@ -111,42 +130,79 @@ def take(environment: MutableMapping[str, str]) -> Inherited | None:
     text = environment.pop(VARIABLE, None)
     if text is None:
         return None
+    handed, giver = _parsed(text)
     found = Inherited()
-    for handed in _parsed(text):
+    # the ready pipe first, so that whatever else is wrong is told
+    for one in sorted(handed, key=lambda one: one.type != READY_PIPE):
         try:
-            os.set_inheritable(handed.descriptor, False)
-            mode = os.fstat(handed.descriptor).st_mode
-        except OSError as error:
-            raise BadRequest(f"{VARIABLE}: descriptor {handed.descriptor}: {error.strerror}") from None
-        match handed.type:
-            case "teleport-signal-pipe" if stat.S_ISFIFO(mode):
-                found.ready = handed.descriptor
-            case "teleport-parent-pipe" if stat.S_ISFIFO(mode):
-                found.guard = handed.descriptor
-            case "teleport-data-dir-lock" if stat.S_ISREG(mode):
-                found.lock = handed.descriptor
-            case _ if stat.S_ISSOCK(mode) and _listens(handed.descriptor):
-                found.listeners.append(handed)
-            case _:
-                raise BadRequest(f"{VARIABLE}: descriptor {handed.descriptor} is no {handed.type}")
+            _take_one(found, one)
+        except BadRequest as error:
+            found.tell_failed(f"{error}; {_way_out(giver)}")
+            raise
+    if giver.needs > FORMAT or giver.format < OLDEST:
+        refused = BadRequest(
+            f"release {__version__} cannot take over from a running {giver.version} (hand-over format {giver.format}, "
+            f"for readers of {giver.needs} or later; this release reads {OLDEST} to {FORMAT})",
+            hint="stop the running daemon and start this release",
+        )
+        found.tell_failed(f"{refused}; {_way_out(giver)}")
+        raise refused
     return found
+
+
+def _way_out(giver: Giver) -> str:
+    if giver.version == __version__:
+        return "stop this daemon and start it again"
+    return f"to run {__version__}, stop this daemon and start that release: open sessions end then"
+
+
+def _take_one(found: Inherited, handed: Handed) -> None:
+    try:
+        os.set_inheritable(handed.descriptor, False)
+        mode = os.fstat(handed.descriptor).st_mode
+    except OSError as error:
+        raise BadRequest(f"{VARIABLE}: descriptor {handed.descriptor}: {error.strerror}") from None
+    match handed.type:
+        case "teleport-signal-pipe" if stat.S_ISFIFO(mode):
+            found.ready = handed.descriptor
+        case "teleport-parent-pipe" if stat.S_ISFIFO(mode):
+            found.guard = handed.descriptor
+        case "teleport-data-dir-lock" if stat.S_ISREG(mode):
+            found.lock = handed.descriptor
+        case _ if stat.S_ISSOCK(mode) and _listens(handed.descriptor):
+            found.listeners.append(handed)
+        case _ if handed.optional:
+            os.close(handed.descriptor)  # of a newer release
+        case _:
+            raise BadRequest(f"{VARIABLE}: descriptor {handed.descriptor} is no {handed.type}")
 
 
 def describe(handed: Sequence[Handed]) -> str:
     """The variable's value."""
+    about = {"format": FORMAT, "needs": NEEDS, "version": __version__}
     return json.dumps(
-        [{"addr": one.addr, "type": one.type, "fd": one.descriptor, "fileName": one.type} for one in handed]
+        [
+            {"addr": one.addr, "type": one.type, "fd": one.descriptor, "fileName": one.type}
+            | (about if one.type == READY_PIPE else {})
+            | ({"optional": True} if one.optional else {})
+            for one in handed
+        ]
     )
 
 
-def _parsed(text: str) -> list[Handed]:
+def _parsed(text: str) -> tuple[list[Handed], Giver]:
+    giver = Giver()
     try:
         given = json.loads(text)
         if not isinstance(given, list):
             raise TypeError("no list")
-        found = [Handed(str(one["type"]), str(one["addr"]), int(one["fd"])) for one in given]
-        for one in found:
+        found = [
+            Handed(str(one["type"]), str(one["addr"]), int(one["fd"]), one.get("optional") is True) for one in given
+        ]
+        for one, entry in zip(found, given, strict=True):
             _address(one.addr)
+            if one.type == READY_PIPE and "format" in entry:
+                giver = Giver(int(entry["format"]), int(entry["needs"]), str(entry["version"]))
     except (ValueError, TypeError, KeyError) as error:
         raise BadRequest(
             f"{VARIABLE} is not a list of descriptors: {error}", hint=f"it is set by a running daemon; unset {VARIABLE}"
@@ -154,7 +210,7 @@ def _parsed(text: str) -> list[Handed]:
     numbers = [one.descriptor for one in found]
     if len(set(numbers)) != len(numbers) or any(number < FIRST_DESCRIPTOR for number in numbers):
         raise BadRequest(f"{VARIABLE}: descriptors {numbers} cannot be", hint=f"unset {VARIABLE}")
-    return found
+    return found, giver
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -34,11 +34,12 @@ class DaemonProcess:
         *,
         diag_port: int = 0,
         environment: Mapping[str, str] | None = None,
+        program: Path = BIN / "teleport",
     ) -> None:
         """`arguments` of the start command; `diag_port` is asked for readiness when it is not 0."""
         self.folder = folder
         self.log_path = folder / "daemon.log"
-        self._arguments = [str(BIN / "teleport"), "start", *(str(word) for word in arguments)]
+        self._arguments = [str(program), "start", *(str(word) for word in arguments)]
         self._diag_port = diag_port
         self._environment = dict(environment or plain_environment(folder))
         self._process: subprocess.Popen[bytes] | None = None
