@@ -83,9 +83,12 @@ class InContainer(Cluster):
         self.good = self.config_path.read_text()
         here = Path(teleport.__file__).parents[2]
         machine_folder = folder / "machine"
+        # What this machine's own start files of shells do (pyenv's take a lock of a minute) is not part of this.
+        start_files = {str(Path.home() / name): "" for name in (".bashrc", ".bash_profile", ".bash_login", ".profile")}
+        bad = documented_unit().replace("Restart=", "Restrt=")
         self.machine = Machine(
             machine_folder,
-            {UNIT_PATH: documented_unit(), BAD_UNIT: documented_unit().replace("Restart=", "Restrt=")},
+            {UNIT_PATH: documented_unit(), BAD_UNIT: bad, **start_files},
             {"/etc/teleport.yaml": self.config_path, "/usr/local/bin/teleport": BIN / "teleport"},
             [folder, here],
         )
