@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,41 @@ async def test_refused_joins_read_alike_and_the_log_knows_why(tmp_path: Path) ->
             "the token is not for the role Node",
         }
         assert not await auth.events("host.join", wait_for=0)
+
+
+@pytest.mark.parametrize("together", [1, 50])
+async def test_a_single_use_token_lets_exactly_one_host_in(tmp_path: Path, together: int) -> None:
+    """However many come at the same moment, or later; the others read what any refused host reads."""
+    # callers and auth share this process's threads: all callers at once must leave some for signing
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(together + 20))
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        token = await new_token(auth, "node", "proxy", single_use=True)
+        assert token.single_use
+        keys = [generate_p256() for _ in range(together + 1)]
+        asked = [join_request(token.token, key, node_name=f"web-{number}") for number, key in enumerate(keys)]
+        tries = [auth.call(ANONYMOUS, routes.JOIN, request) for request in asked[:together]]
+        outcomes = [*await asyncio.gather(*tries, return_exceptions=True)]
+        outcomes += await asyncio.gather(auth.call(ANONYMOUS, routes.JOIN, asked[-1]), return_exceptions=True)
+        let_in = [number for number, one in enumerate(outcomes) if isinstance(one, m.HostCredentials)]
+        assert len(let_in) == 1
+        refused = {str(one).partition(" may not ")[2] for one in outcomes if isinstance(one, BaseException)}
+        assert refused == {"join as Node: the token is unknown, has expired, was used up, or is not for this role"}
+        (joined,) = await auth.events("host.join")
+        winner = asked[let_in[0]]
+        assert joined["host_id"] == winner.host_id
+        failed = await auth.events("host.join_failed", wait_for=together)
+        assert {one["error"] for one in failed} == {f"the single-use token was used by the host {winner.host_id}"}
+
+        # killed before it wrote down the answer, the one host asks again for the same
+        given = await auth.call(ANONYMOUS, routes.JOIN, winner)
+        with pytest.raises(AccessDenied):  # with other keys it is another host
+            await join(auth, token.token, host_id=winner.host_id)
+        # expelled, it needs a new token
+        who = auth.keep(keys[let_in[0]], given.tls_cert, winner.host_id)
+        await auth.call(who, routes.HEARTBEAT, announcement("node", winner.host_id))
+        await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=winner.host_id))
+        with pytest.raises(AccessDenied):
+            await auth.call(ANONYMOUS, routes.JOIN, winner)
 
 
 @pytest.mark.parametrize("role", ["Admin", "admin", "Auth", "", "node,proxy", "Root"])

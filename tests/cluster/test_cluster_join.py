@@ -88,6 +88,25 @@ def test_a_host_joins_through_the_proxy(
         wait_listed(alice, "delta")
 
 
+def test_a_single_use_token_lets_one_host_in(cluster: Cluster, alice: Person, login: str, tmp_path: Path) -> None:
+    secret = tmp_path / "once"
+    made = cluster.tctl("tokens", "add", "--type=node", "--single-use", f"--out={secret}").ok()
+    assert "It lets one host join as node" in made.stdout
+    settings = {"auth_token": str(secret), "ca_pin": cluster.ca_pin()}
+    with Host(tmp_path / "golf", cluster.node_config("golf", **settings)) as host:
+        wait_listed(alice, "golf")
+        check_session(alice, login, "golf")
+        status, said = refused(cluster, tmp_path / "foxtrot", **settings)
+        assert status == 5
+        assert "was used up" in said
+        assert "tctl nodes add --roles=node" in said
+        (listed,) = [one for one in cluster.tctl("tokens", "ls", "--format=json").json() if one["single_use"]]
+        assert listed["used_by"] in cluster.tctl("tokens", "ls").ok().stdout
+        host.daemon.stop()
+        host.daemon.start()
+        wait_listed(alice, "golf")
+
+
 def test_a_host_without_a_pin_joins_and_warns(cluster: Cluster, tmp_path: Path, token_file: Path) -> None:
     with Host(tmp_path / "echo", cluster.node_config("echo", auth_token=str(token_file), ca_pin="")) as host:
         wait_until("echo has joined", lambda: "echo" in names(cluster))

@@ -238,6 +238,7 @@ class AddTokenRequest(Request, frozen=True, kw_only=True):
     ttl: float = 3600
     value: str = ""
     labels: dict[str, str] = {}
+    single_use: bool = False
 
 
 class JoinToken(Message, frozen=True, kw_only=True):
@@ -250,6 +251,7 @@ class JoinToken(Message, frozen=True, kw_only=True):
     ca_pins: list[str]
     auth_servers: list[str]
     labels: dict[str, str] = {}
+    single_use: bool = False
 
 
 class JoinTokenInfo(Message, frozen=True, kw_only=True):

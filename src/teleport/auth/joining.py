@@ -22,7 +22,7 @@ from teleport.audit.events import CertCreate, HostJoin, HostJoinFailed, TokenCre
 from teleport.auth.certify import HostGrant
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
-from teleport.backend.interface import Absent, Condition, Exists, PutOp
+from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, LimitExceeded, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
 from teleport.pki.names import canonical_host
@@ -44,6 +44,7 @@ JOINS: Final = 2.0  # attempts a second from one address
 JOIN_BURST: Final = 100.0
 FAILURES: Final = 10.0  # events a second of refused joins: many addresses together must not fill the audit log
 FAILURE_BURST: Final = 200.0
+_JOIN_TRIES: Final = 5  # while token or host are being changed
 PARALLEL_SIGNATURES: Final = 10  # `certificates.md` 6
 SHARED_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -96,7 +97,10 @@ class Joining:
             )
         now = self._state.clock.now()
         secret = SecretText(request.value or secrets.token_hex(16))
-        token = checked(Token.from_secret(secret, roles, now + timedelta(seconds=request.ttl), dict(request.labels)))
+        token = Token.from_secret(secret, roles, now + timedelta(seconds=request.ttl), dict(request.labels))
+        if request.single_use:
+            token = msgspec.structs.replace(token, spec=msgspec.structs.replace(token.spec, single_use=True))
+        checked(token)
         try:
             await self._state.commit(
                 [PutOp(records.TOKENS + token.name, to_json(token), token.metadata.expires)],
@@ -122,17 +126,19 @@ class Joining:
             ca_pins=pins,
             auth_servers=auth_servers,
             labels=dict(request.labels),
+            single_use=request.single_use,
         )
 
-    async def _token(self, secret: SecretText) -> Token | None:
-        """The stored or static token with this secret. Both are looked up, whether or not one is found."""
+    async def _token(self, secret: SecretText) -> tuple[Token, int] | None:
+        """The stored or static token with this secret, and its revision (0: static). Both are looked up, whether or
+        not one is found."""
         name = token_id(secret)
         item = await self._state.backend.get(records.TOKENS + name)
         stored = from_json(item.value) if item is not None else None
         static = self._static.get(name)
-        for token in (stored, static):
+        for token, revision in ((stored, item.revision if item is not None else 0), (static, 0)):
             if isinstance(token, Token) and token.is_for(secret) and not token.expired(self._state.clock.now()):
-                return token
+                return token, revision
         return None
 
     # hosts
@@ -148,19 +154,32 @@ class Joining:
         ):
             self._unheard += 1
             raise LimitExceeded("too many hosts try to join from this address", hint="wait a moment and try again")
+        for _ in range(_JOIN_TRIES):
+            try:
+                return await self._join(caller, request)
+            except CompareFailed:
+                continue  # somebody else came first: what is true now decides
+        raise AccessDenied("the token or the host changed at this moment; try again")
+
+    async def _join(self, caller: Caller, request: m.JoinRequest) -> m.HostCredentials:
+        """One try; `CompareFailed` when the token or the host changed meanwhile."""
         secret = SecretText(request.token)
         try:
             role = _role(request.role)
-            token = await self._token(secret)
-            if token is None:
+            found_token = await self._token(secret)
+            if found_token is None:
                 raise AccessDenied("the token is unknown or has expired")
+            token, token_revision = found_token
             if role not in token.system_roles:
                 raise AccessDenied(f"the token is not for the role {role}")
             found = await self._state.record(records.HOSTS + request.host_id, HostRecord)
             host, revision = found if found is not None else (None, 0)
+            member = host is not None and not host.expelled
+            if token.spec.used_by and not (member and token.spec.used_by == request.host_id):
+                raise AccessDenied(f"the single-use token was used by the host {token.spec.used_by}")
             asked = _digest(request, role)
-            again = host is not None and not host.expelled and host.role_request.get(str(role)) == asked
-            if host is not None and not host.expelled and not again:
+            again = host is not None and member and host.role_request.get(str(role)) == asked
+            if host is not None and member and not again:
                 # UUIDs are no secrets, and events and recordings count by them: a second role is for the host itself.
                 same = isinstance(caller.identity, HostIdentity) and caller.identity.host_id == request.host_id
                 if not same or str(role) in host.roles:
@@ -171,20 +190,7 @@ class Joining:
                 request.public_tls_key,
             )
         except TeleportError as error:
-            if self._failures.allow("", self._state.clock.monotonic()):
-                await self._state.tell(
-                    self._state.event(
-                        HostJoinFailed,
-                        host_id=request.host_id,
-                        hostname=request.node_name,
-                        system_roles=[request.role],
-                        token=token_id(secret),
-                        addr=caller.address,
-                        error=error.message + self._others_unheard(),
-                    )
-                )
-            else:
-                self._unheard += 1
+            await self._refused(caller, request, secret, error)
             if isinstance(error, AccessDenied):
                 raise AccessDenied(
                     f"the host {request.node_name!r} may not join as {request.role}: {_public_reason(error)}",
@@ -200,28 +206,48 @@ class Joining:
         )
         record = msgspec.structs.replace(record, role_request={**record.role_request, str(role): asked})
         key = records.HOSTS + request.host_id
+        writes: list[Write] = [PutOp(key, record.encode())]
         conditions: list[Condition] = [Exists(key, revision) if host is not None else Absent(key)]
-        if token.name not in self._static:
+        if token.spec.single_use and not token.spec.used_by:
+            # Of many who come at once, one finds the token as it was.
+            spent = token.used(request.host_id)
+            writes.append(PutOp(records.TOKENS + token.name, to_json(spent), token.metadata.expires))
+            conditions.append(Exists(records.TOKENS + token.name, token_revision))
+        elif token_revision:
             conditions.append(Exists(records.TOKENS + token.name))  # not removed while the certificates were made
-        try:
-            await self._state.commit(
-                [PutOp(key, record.encode())],
-                conditions=conditions,
-                events=[
-                    self._state.event(TokenUsed, name=token.name, host_id=request.host_id, addr=caller.address),
-                    self._state.event(
-                        HostJoin,
-                        host_id=request.host_id,
-                        hostname=request.node_name,
-                        system_roles=[str(role)],
-                        token=token.name,
-                        addr=caller.address,
-                    ),
-                ],
-            )
-        except CompareFailed:
-            raise AccessDenied("the token or the host changed at this moment; try again") from None
+        await self._state.commit(
+            writes,
+            conditions=conditions,
+            events=[
+                self._state.event(TokenUsed, name=token.name, host_id=request.host_id, addr=caller.address),
+                self._state.event(
+                    HostJoin,
+                    host_id=request.host_id,
+                    hostname=request.node_name,
+                    system_roles=[str(role)],
+                    token=token.name,
+                    addr=caller.address,
+                ),
+            ],
+        )
         return msgspec.structs.replace(credentials, token_labels=dict(record.labels))
+
+    async def _refused(self, caller: Caller, request: m.JoinRequest, secret: SecretText, error: TeleportError) -> None:
+        """Puts a refused join on record, unless there are too many of them."""
+        if not self._failures.allow("", self._state.clock.monotonic()):
+            self._unheard += 1
+            return
+        await self._state.tell(
+            self._state.event(
+                HostJoinFailed,
+                host_id=request.host_id,
+                hostname=request.node_name,
+                system_roles=[request.role],
+                token=token_id(secret),
+                addr=caller.address,
+                error=error.message + self._others_unheard(),
+            )
+        )
 
     async def local_host(
         self, host_id: str, node_name: str, role: SystemRole, additional: Sequence[str], ssh_key: str, tls_key: str
@@ -377,5 +403,5 @@ def _role(text: str) -> SystemRole:
 def _public_reason(error: AccessDenied) -> str:
     """What the host is told: nothing that helps to guess tokens."""
     if "token" in error.message:
-        return "the token is unknown, has expired, or is not for this role"
+        return "the token is unknown, has expired, was used up, or is not for this role"
     return error.message

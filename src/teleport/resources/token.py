@@ -15,6 +15,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+import msgspec
+
 from teleport.identity import SystemRole
 from teleport.resources.metadata import FieldWarning, Finding, Metadata, Value, shown
 from teleport.resources.secret import SecretText
@@ -52,6 +54,8 @@ class TokenSpec(Value, frozen=True, kw_only=True):
     join_method: str = ""
     allow: tuple[AwsRule, ...] = ()
     aws_iid_ttl: str = ""
+    single_use: bool = False  # lets one host in
+    used_by: str = ""  # UUID of the host that a single-use token has let in; it lets in no other
 
 
 class Token(Value, frozen=True, kw_only=True):
@@ -109,10 +113,19 @@ class Token(Value, frozen=True, kw_only=True):
                 ("spec", "join_method"), shown(self.spec.join_method), "token; other methods are not available"
             )
 
+        if self.spec.used_by and not self.spec.single_use:
+            yield Finding(("spec", "used_by"), shown(self.spec.used_by), "nothing, unless single_use is true")
+
     @property
     def warnings(self) -> tuple[FieldWarning, ...]:
         later = [name for name in ("allow", "aws_iid_ttl") if getattr(self.spec, name)]
         return tuple(FieldWarning(f"spec.{name}", "joining by EC2 identity is not available yet") for name in later)
+
+    def used(self, host_id: str) -> Token:
+        """The token once the host has joined with it."""
+        if not self.spec.single_use:
+            return self
+        return msgspec.structs.replace(self, spec=msgspec.structs.replace(self.spec, used_by=host_id))
 
 
 def token_hash(secret: SecretText) -> str:

@@ -12,7 +12,7 @@ from teleport.api import routes
 from teleport.cli import render
 from teleport.cli.tctl.options import DURATION, Group, comma_list, flags_of, format_option
 from teleport.cli.tctl.outcome import outcome
-from teleport.cli.tctl.tokens import instructions, label_text, read_token
+from teleport.cli.tctl.tokens import how_many, instructions, label_text, read_token
 
 if TYPE_CHECKING:
     from teleport.resources.server import Server
@@ -29,13 +29,15 @@ def nodes() -> None:
 )
 @click.option("--ttl", type=DURATION, default="30m", show_default=True, help="Lifetime of the token, at most 48h.")
 @click.option("--token", default="", metavar="FILE", help="Absolute path of a file that holds the token to use.")
+@click.option("--single-use", is_flag=True, help="The token lets one host in.")
 @format_option("text", "json")
 @click.pass_context
-def add(ctx: click.Context, roles: tuple[str, ...], ttl: float, token: str, form: str) -> None:
+def add(ctx: click.Context, roles: tuple[str, ...], ttl: float, token: str, single_use: bool, form: str) -> None:
     """Make a token for a new host, and print what to type there. With --format=json: a list that holds the token."""
     from teleport.cli.tctl.connect import open_auth
 
-    request = m.AddTokenRequest(roles=comma_list(roles), ttl=ttl, value=read_token(token, "--token"))
+    value = read_token(token, "--token")
+    request = m.AddTokenRequest(roles=comma_list(roles), ttl=ttl, value=value, single_use=single_use)
     with open_auth(flags_of(ctx)) as auth:
         made = auth.client.call(routes.ADD_TOKEN, request)
     if form == "json":
@@ -43,7 +45,7 @@ def add(ctx: click.Context, roles: tuple[str, ...], ttl: float, token: str, form
         return
     render.out(
         f"The join token: {made.token}\n"
-        f"It lets hosts join as {', '.join(made.roles)} for {_minutes(ttl)}; its id is {made.id}.\n\n"
+        f"It lets {how_many(made)} join as {', '.join(made.roles)} for {_minutes(ttl)}; its id is {made.id}.\n\n"
     )
     render.out(instructions(made, "", auth.addresses))
 

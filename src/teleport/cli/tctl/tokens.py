@@ -40,16 +40,30 @@ def tokens() -> None:
 @click.option("--value", default="", metavar="FILE", help="Absolute path of a file that holds the token to use.")
 @click.option("--labels", default="", metavar="K=V,..", help="Labels that the joined hosts get.")
 @click.option("--ttl", type=DURATION, default="1h", show_default=True, help="Lifetime, at most 48h.")
+@click.option("--single-use", is_flag=True, help="The token lets one host in.")
 @click.option("--out", default="", metavar="FILE", help="Write the token to a new file (0600) and do not print it.")
 @format_option("text", "json")
 @click.pass_context
-def add(ctx: click.Context, types: tuple[str, ...], value: str, labels: str, ttl: float, out: str, form: str) -> None:
+def add(
+    ctx: click.Context,
+    types: tuple[str, ...],
+    value: str,
+    labels: str,
+    ttl: float,
+    single_use: bool,
+    out: str,
+    form: str,
+) -> None:
     """Make a token that lets hosts join, and print how."""
     from teleport.cli.tctl.connect import open_auth
     from teleport.client.addresses import parse_labels
 
     request = m.AddTokenRequest(
-        roles=comma_list(types), ttl=ttl, value=read_token(value, "--value"), labels=parse_labels(labels)
+        roles=comma_list(types),
+        ttl=ttl,
+        value=read_token(value, "--value"),
+        labels=parse_labels(labels),
+        single_use=single_use,
     )
     with open_auth(flags_of(ctx)) as auth:
         out = str(Path(out).absolute()) if out else ""  # a relative path would be taken for a token
@@ -103,6 +117,7 @@ def _show(made: m.JoinToken, ttl: float, out: str, form: str, reached: Sequence[
             "roles": made.roles,
             "expires": made.expires,
             "labels": made.labels,
+            "single_use": made.single_use,
             "ca_pins": made.ca_pins,
             "auth_servers": made.auth_servers,
         }
@@ -113,8 +128,13 @@ def _show(made: m.JoinToken, ttl: float, out: str, form: str, reached: Sequence[
     if "trusted_cluster" in made.roles:
         render.out(f"It lets another cluster trust this one for the next {render.how_long(ttl)}.\n")
         return
-    render.out(f"It lets hosts join as {', '.join(made.roles)} for the next {render.how_long(ttl)}.\n")
+    render.out(f"It lets {how_many(made)} join as {', '.join(made.roles)} for the next {render.how_long(ttl)}.\n")
     render.out("\n" + instructions(made, out, reached))
+
+
+def how_many(made: m.JoinToken) -> str:
+    """Whom the token lets in."""
+    return "one host" if made.single_use else "hosts"
 
 
 def instructions(made: m.JoinToken, out: str, reached: Sequence[str]) -> str:
@@ -156,6 +176,8 @@ def list_tokens(ctx: click.Context, form: str) -> None:
                 "roles": [str(role) for role in token.roles],
                 "labels": dict(token.metadata.labels),
                 "expires": token.metadata.expires,
+                "single_use": token.spec.single_use,
+                "used_by": token.spec.used_by,
             }
             for token in found
         ]
@@ -167,10 +189,18 @@ def list_tokens(ctx: click.Context, form: str) -> None:
 def token_table(found: Sequence[Token]) -> str:
     """Join tokens as a table."""
     rows = [
-        [token.name, ",".join(token.roles), label_text(token.metadata.labels), render.when(token.metadata.expires)]
+        [token.name, _for_whom(token), label_text(token.metadata.labels), render.when(token.metadata.expires)]
         for token in found
     ]
     return render.table(["Token", "Type", "Labels", "Expiry Time (UTC)"], rows)
+
+
+def _for_whom(token: Token) -> str:
+    """The roles; of a token for one host, also that it is one, or which host has used it."""
+    roles = ",".join(token.roles)
+    if not token.spec.single_use:
+        return roles
+    return f"{roles} (used by {token.spec.used_by})" if token.spec.used_by else f"{roles} (single use)"
 
 
 def label_text(labels: Mapping[str, str]) -> str:
