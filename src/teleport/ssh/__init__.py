@@ -6,7 +6,7 @@ good part of the whole import. We use neither (cryptography has ML-KEM; UMAC is 
 searches, and only these, answer "not found"; other names go to the real function.
 
 asyncssh also brings SFTP and SCP, server and client. File transfers of ours are programs that run as the user; the
-connections here carry bytes. Stand-ins for the two modules save every daemon 1.6 MB and `tsh ssh` some of its start.
+connections here carry bytes. Stand-ins for the two modules save every daemon 1 MB and `tsh ssh` some of its start.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
   no context trusts nobody.
 - `html.escape` brings the table of all entities, `aiohttp.web` the parser of its own command line, the cookie jar
   pickle, for files that only others ask it to read, and proxies of the environment (`trust_env`, which nothing here
-  sets) `urllib.request`: 2 MB, in whose places there are stand-ins.
+  sets) `urllib.request`: 1.4 MB, in whose places there are stand-ins.
 - For files that it serves (none here) it reads the machine's table of their types: 0.4 MB.
 - Its frozen lists are compiled C++, whose run-time library nothing else needs (1 MB). They hold a few callbacks: those
   in Python do.
