@@ -10,6 +10,7 @@ Rules: a packet is looked at after its tag has been checked; order is kept; a cl
 
 from __future__ import annotations
 
+import mmap
 import socket
 import struct
 import threading
@@ -47,7 +48,7 @@ class _Scratch(threading.local):
     """Where packets are opened; what is kept of one is copied before the next."""
 
     def __init__(self) -> None:
-        self.space = memoryview(bytearray(64 * 1024))
+        self.space = memoryview(mmap.mmap(-1, 64 * 1024))  # pages that nobody used yet take no memory
 
 
 _scratch = _Scratch()

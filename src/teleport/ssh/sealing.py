@@ -6,6 +6,7 @@ space from an earlier packet never becomes part of a later one.
 
 from __future__ import annotations
 
+import mmap
 import struct
 import threading
 
@@ -22,11 +23,11 @@ _LENGTH = struct.Struct(">I")
 
 
 class _Space(threading.local):
-    """Room for one packet in the clear and for a run of sealed ones."""
+    """Room for one packet in the clear and for a run of sealed ones; pages that nobody used yet take no memory."""
 
     def __init__(self) -> None:
-        self.plain = memoryview(bytearray(_HEAD.size + MOST + 2 * _BLOCK))
-        self.sealed = memoryview(bytearray(MOST + MOST // 16))
+        self.plain = memoryview(mmap.mmap(-1, _HEAD.size + MOST + 2 * _BLOCK))
+        self.sealed = memoryview(mmap.mmap(-1, MOST + MOST // 16))
 
 
 _space = _Space()
