@@ -7,6 +7,10 @@ import getpass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from teleport.audit.events import Event, SessionEnd
+from teleport.errors import TeleportError
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.recording.format import RecordingHeader
@@ -59,3 +63,27 @@ async def test_nobody_waits_for_a_long_recording_to_be_sealed(launcher_end: Laun
         (end,) = await lab.events.wait_for("session.end")
         assert recordings.steps == ["on disk", "closed"]
         assert getattr(end, "recording_hash", "") == "00" * 32
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["on record", "record fails"])
+async def test_a_recording_may_leave_once_the_end_of_its_session_is_on_record(
+    launcher_end: LauncherEnd, tmp_path: Path, recorded: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process killed in between leaves the recording, from which the next one knows of the end."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        known: list[list[str]] = []
+        emit = lab.events.emit
+
+        async def last_of(event: Event) -> None:
+            if isinstance(event, SessionEnd):
+                known.append(list(lab.recordings.on_record_of))
+                if not recorded:
+                    raise TeleportError("the disk is full")
+            await emit(event)
+
+        lab.events.emit = last_of  # type: ignore[method-assign]
+        config = lab.client_config(tmp_path, lab.authorities.user([ME]), ME)
+        assert (await run_client("ssh", "-F", str(config), "direct", "exit 5")).status == 5
+        assert known == [[]], "before the event nothing may leave"
+        assert lab.recordings.on_record_of == ([lab.recordings.all[0].header.sid] if recorded else [])
+    assert recorded or "session end cannot be put on record" in caplog.text

@@ -109,6 +109,20 @@ async def test_a_finished_session_is_uploaded_when_told(tmp_path: Path) -> None:
     store.close()
 
 
+async def test_a_recording_that_is_held_is_left_alone_by_every_look(tmp_path: Path) -> None:
+    """Finished, but the end of its session is not on record yet."""
+    store = FileRecordingStore(tmp_path / "store")
+    uploader = Uploader(tmp_path / "spool", store.sink_for(HOST))
+    uploader.hold(SID)
+    write_recording(tmp_path / "spool")
+    assert await uploader.upload_all()
+    assert not await store.exists(SID)
+    uploader.notify(SID)
+    assert await uploader.upload_all()
+    assert await store.exists(SID)
+    store.close()
+
+
 async def test_the_file_stays_until_the_sink_has_verified_it(tmp_path: Path) -> None:
     class Forgetful:
         async def begin(self, sid: str) -> UploadState:

@@ -96,7 +96,7 @@ class NodeSide:
             report=_report,
             jitter=lambda: random.uniform(0.5, 1.0),  # noqa: S311 - spreads retries, guards nothing
         )
-        self.spool.ended = self.uploader.notify
+        self.spool.begun, self.spool.ended = self.uploader.hold, self.uploader.notify
         self.service = NodeService(
             NodeConfig(
                 cluster=view.cluster,

@@ -36,6 +36,7 @@ class NodeSpool(RecordingSpool):
         `full` is called once each time when the quota begins to refuse.
         """
         super().__init__(path, clock=clock, sign=sign)
+        self.begun: Callable[[str], None] = lambda sid: None
         self.ended: Callable[[str], None] = lambda sid: None
         self._root = path.parent
         self._quota = quota
@@ -46,7 +47,9 @@ class NodeSpool(RecordingSpool):
         """As in `RecordingSpool`; raises `LimitExceeded` above the quota."""
         if self._quota:
             await self._check()
-        return await super().start(header)
+        recorder = await super().start(header)
+        self.begun(header.sid)
+        return recorder
 
     async def _check(self) -> None:
         try:
@@ -64,9 +67,9 @@ class NodeSpool(RecordingSpool):
             self._is_full = False
             log.info("sessions start again: recordings use less than their quota")
 
-    def forget(self, recorder: Recorder) -> None:
-        super().forget(recorder)
-        self.ended(recorder.sid)
+    def on_record(self, sid: str) -> None:
+        """The end of the session is on record: whoever sends its recording may do so."""
+        self.ended(sid)
 
 
 def spool_full(

@@ -7,6 +7,7 @@ address counts. The server's version is sent at once, because some clients wait 
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 
 from teleport.errors import TeleportError
@@ -15,6 +16,11 @@ from teleport.ssh.surface import Peer
 from teleport.wire import vouch
 
 _SSH = b"SSH-"
+_MSG_DISCONNECT = 1
+_NOT_ALLOWED = 1  # SSH_DISCONNECT_HOST_NOT_ALLOWED_TO_CONNECT
+_BLOCK = 8  # bytes, without a cipher
+_LEAST_PADDING = 4
+_LAST_WORDS_SECONDS = 2.0  # for a client to read why it is not let in
 
 
 class FirstLine(asyncio.Protocol):
@@ -42,6 +48,7 @@ class FirstLine(asyncio.Protocol):
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._told = False  # the client has been told why it is not let in
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -50,6 +57,8 @@ class FirstLine(asyncio.Protocol):
         transport.write(self._greeting)
 
     def data_received(self, data: bytes) -> None:
+        if self._told:
+            return
         self._buffer += data
         start = self._buffer[: len(vouch.PREFIX)]
         if self._buffer.startswith(_SSH):
@@ -67,6 +76,9 @@ class FirstLine(asyncio.Protocol):
             return
         try:
             believed = self._believe(line)
+        except vouch.ClocksDiffer as error:
+            self._end(error.message, error.told)
+            return
         except TeleportError as error:
             self._end(error.message)
             return
@@ -92,16 +104,35 @@ class FirstLine(asyncio.Protocol):
         self._transport = None
         self._slot.over()
 
-    def _end(self, reason: str = "") -> None:
+    def _end(self, reason: str = "", told: str = "") -> None:
+        """Ends the connection. `reason` goes on record, `told` to the client."""
         self._stop_timer()
         transport, self._transport = self._transport, None
-        if transport is not None:
+        if transport is None:
+            return
+        if told:
+            # What the client has sent and we do not read would make the kernel drop what we say: it is read till the
+            # client is gone, for a while.
+            self._told = True
+            transport.write(_disconnect(told))
+            transport.write_eof()
+            asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, transport.abort)
+        else:
             transport.abort()
             self._slot.over()
-            if reason:
-                self._refused(self._peer, reason)
+        if reason:
+            self._refused(self._peer, reason)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _disconnect(text: str) -> bytes:
+    """SSH_MSG_DISCONNECT as it is sent before any key exchange (RFC 4253 sections 6 and 11.1)."""
+    said = text.encode()
+    payload = struct.pack(">BII", _MSG_DISCONNECT, _NOT_ALLOWED, len(said)) + said + struct.pack(">I", 0)
+    padding = _BLOCK - (5 + len(payload)) % _BLOCK
+    padding += _BLOCK if padding < _LEAST_PADDING else 0
+    return struct.pack(">IB", 1 + len(payload) + padding, padding) + payload + bytes(padding)

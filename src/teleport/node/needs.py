@@ -130,6 +130,10 @@ class Recordings(Protocol):
 
     async def start(self, header: RecordingHeader) -> Recording: ...
 
+    def on_record(self, sid: str) -> None:
+        """The end of the session is on record, or its beginning never was: its recording may leave this host."""
+        ...
+
 
 class Unrecorded:
     """The recording of a session that the cluster does not record."""

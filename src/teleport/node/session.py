@@ -143,7 +143,8 @@ class NodeSession:
             await self.events.emit(SessionStart, began, size=size, **story)
         except Exception:
             log.exception("session start cannot be put on record sid=%s", self.sid)
-            await self._close_recording("not put on record")
+            if await self._close_recording("not put on record"):
+                tools.recordings.on_record(str(self.sid))
             self._finished()
             return Refusal("This node cannot write its audit log now, so no session is started.")
         try:
@@ -433,6 +434,9 @@ class NodeSession:
                 recording_hash=digest,
                 **story,
             )
+            # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
+            if digest:
+                self._tools.recordings.on_record(str(self.sid))
         except Exception:
             log.exception("session end cannot be put on record sid=%s", self.sid)
         finally:

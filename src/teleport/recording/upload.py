@@ -70,12 +70,18 @@ class Uploader:
         self._first_pause = first_pause
         self._longest_pause = longest_pause
         self._scan_every = scan_every
+        self._held: set[str] = set()
         self._tries: dict[str, int] = {}
         self._due: dict[str, float] = {}  # when to try again, loop time
         self._wake = asyncio.Event()
 
+    def hold(self, sid: str) -> None:
+        """Leaves the recording of `sid` alone until `notify`: its session's end is not on record yet."""
+        self._held.add(sid)
+
     def notify(self, sid: str) -> None:
-        """The recording of `sid` has just been finished."""
+        """The recording of `sid` has been finished, and so has everything else about its session."""
+        self._held.discard(sid)
         self._due[sid] = 0.0
         self._wake.set()
 
@@ -86,7 +92,7 @@ class Uploader:
         while True:
             self._wake.clear()
             if loop.time() >= next_scan:
-                for sid in await asyncio.to_thread(self._directory.ids, Suffix.DONE):
+                for sid in await self._finished():
                     self._due.setdefault(sid, 0.0)
                 next_scan = loop.time() + self._scan_every
             await self._upload_due(loop.time())
@@ -100,10 +106,13 @@ class Uploader:
 
     async def upload_all(self) -> bool:
         """One try for every finished recording, now; True when none is left. For a service that stops, and tests."""
-        for sid in await asyncio.to_thread(self._directory.ids, Suffix.DONE):
+        for sid in await self._finished():
             self._due[sid] = 0.0
         await self._upload_due(0.0)
-        return not await asyncio.to_thread(self._directory.ids, Suffix.DONE)
+        return not await self._finished()
+
+    async def _finished(self) -> list[str]:
+        return [sid for sid in await asyncio.to_thread(self._directory.ids, Suffix.DONE) if sid not in self._held]
 
     def close(self) -> None:
         self._directory.close()

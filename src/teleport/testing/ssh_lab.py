@@ -132,6 +132,7 @@ class MemoryRecordings:
     def __init__(self, *, keep: bool = True) -> None:
         self.all: list[MemoryRecording] = []
         self.failing = False
+        self.on_record_of: list[str] = []  # sessions whose end is on record
         self._keep = keep
 
     async def start(self, header: RecordingHeader) -> MemoryRecording:
@@ -140,6 +141,9 @@ class MemoryRecordings:
         recording = MemoryRecording(header, keep=self._keep)
         self.all.append(recording)
         return recording
+
+    def on_record(self, sid: str) -> None:
+        self.on_record_of.append(sid)
 
 
 class LabRules:

@@ -149,6 +149,21 @@ class Seen:
         return len(self._until)
 
 
+class ClocksDiffer(AccessDenied):
+    """A true vouch, made at another time than it is here."""
+
+    def __init__(self, made: datetime, now: datetime) -> None:
+        super().__init__(
+            f"the vouch is of {made:%Y-%m-%d %H:%M:%S}, here it is {now:%Y-%m-%d %H:%M:%S} UTC",
+            hint="set the clocks of the proxy and of this node (timedatectl set-ntp true)",
+        )
+        self.told = (
+            f"The clocks of the proxy ({made:%Y-%m-%d %H:%M:%S} UTC) and of this host ({now:%Y-%m-%d %H:%M:%S} UTC) "
+            "differ too much: nobody is let in. Ask an administrator to set them (timedatectl set-ntp true)."
+        )
+        """What the client may read: it is in a session with that proxy."""
+
+
 def check(
     signed: SignedVouch,
     *,
@@ -159,7 +174,7 @@ def check(
     verify_signature: Callable[[bytes, bytes, bytes], None],
     seen: Seen,
 ) -> Vouch:
-    """Believes a line or raises `AccessDenied` (or `LimitExceeded`).
+    """Believes a line or raises `AccessDenied` (`ClocksDiffer` among it) or `LimitExceeded`.
 
     `verify_certificate` gives the identity of a host certificate signed by an authority of this cluster, or raises;
     `verify_signature(certificate, message, signature)` checks a signature by the certificate's key, or raises.
@@ -172,9 +187,6 @@ def check(
     if vouch.target != target:
         raise AccessDenied("the vouch is meant for another node")
     if abs(now - vouch.time) > VALID:
-        raise AccessDenied(
-            f"the vouch is of {vouch.time:%H:%M:%S}, here it is {now:%H:%M:%S} UTC",
-            hint="set the clocks of the proxy and of this node",
-        )
+        raise ClocksDiffer(vouch.time, now)
     seen.use(vouch.nonce, now)
     return vouch
