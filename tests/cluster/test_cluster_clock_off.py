@@ -17,6 +17,20 @@ PLACES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib*/faketime/libfaket
 
 
 @pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One of its own: its log gets events of times to come."""
+    with Cluster(tmp_path_factory.mktemp("timely")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def alice(cluster: Cluster, login: str) -> Person:
+    person = cluster.add_person("alice", logins=[login])
+    person.log_in()
+    return person
+
+
+@pytest.fixture(scope="module")
 def library() -> str:
     """libfaketime, installed by apt where that is possible."""
 
