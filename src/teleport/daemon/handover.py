@@ -125,6 +125,9 @@ class Inherited:
         return not poll.poll(0)  # at its end a pipe is always readable; nothing is ever written to it
 
 
+_BY_HAND = f"only a running daemon sets {VARIABLE}, for the process that follows it; to start one by hand, unset it"
+
+
 def take(environment: MutableMapping[str, str]) -> Inherited | None:
     """What a parent handed over, None when there was none. Raises `BadRequest` when the variable cannot be meant."""
     text = environment.pop(VARIABLE, None)
@@ -161,7 +164,7 @@ def _take_one(found: Inherited, handed: Handed) -> None:
         os.set_inheritable(handed.descriptor, False)
         mode = os.fstat(handed.descriptor).st_mode
     except OSError as error:
-        raise BadRequest(f"{VARIABLE}: descriptor {handed.descriptor}: {error.strerror}") from None
+        raise BadRequest(f"{VARIABLE}: descriptor {handed.descriptor}: {error.strerror}", hint=_BY_HAND) from None
     match handed.type:
         case "teleport-signal-pipe" if stat.S_ISFIFO(mode):
             found.ready = handed.descriptor
@@ -174,7 +177,7 @@ def _take_one(found: Inherited, handed: Handed) -> None:
         case _ if handed.optional:
             os.close(handed.descriptor)  # of a newer release
         case _:
-            raise BadRequest(f"{VARIABLE}: descriptor {handed.descriptor} is no {handed.type}")
+            raise BadRequest(f"{VARIABLE}: descriptor {handed.descriptor} is no {handed.type}", hint=_BY_HAND)
 
 
 def describe(handed: Sequence[Handed]) -> str:
