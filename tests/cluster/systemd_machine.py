@@ -18,11 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from tests.cluster.cluster_packages import ENVIRONMENT, install
+
 from teleport.testing.cluster import Ran, alive, run, wait_until
 
 TARGET: Final = "tested.target"  # what is booted
-ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-INSTALL_SECONDS: Final = 180.0
 
 # The mounts are made in a mount namespace of their own, and go with it. `seed` has the files that differ.
 BOOT = """\
@@ -46,17 +46,9 @@ def why_not() -> str:
     if os.geteuid() != 0:
         return "needs root: it boots a systemd in a container"
     if shutil.which("systemd-nspawn") is None:
-        if shutil.which("apt-get") is None:
-            return "systemd-nspawn is not installed, and there is no apt-get to install it with"
-        for words in (("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", "systemd-container")):
-            done = run(
-                "apt-get",
-                *words,
-                environment={**ENVIRONMENT, "DEBIAN_FRONTEND": "noninteractive"},
-                seconds=INSTALL_SECONDS,
-            )
-            if done.status:
-                return f"systemd-nspawn cannot be installed: apt-get {words[0]}: {done.stderr.strip()[-300:]}"
+        why = install("systemd-container", "systemd-nspawn")
+        if why:
+            return why
     for program in ("/sbin/init", "/bin/systemctl"):
         if not Path(program).exists():
             return f"this machine has no {program}, and the container boots what this machine has"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.cluster.cluster_packages import install
 
 from teleport.testing.cluster import BIN, NODE, Cluster, Host, Person, wait_until
 
@@ -37,16 +36,8 @@ def library() -> str:
     def found() -> str:
         return next((str(path) for place in PLACES for path in Path("/").glob(place[1:])), "")
 
-    if not found():
-        if os.geteuid() != 0 or shutil.which("apt-get") is None:
-            pytest.skip(
-                "libfaketime is not installed, and only root with apt-get installs it (apt-get install faketime)"
-            )
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for words in (["update"], ["install", "-y", "--no-install-recommends", "faketime"]):
-            done = subprocess.run(["apt-get", "-qq", *words], env=quiet, capture_output=True, text=True)
-            if done.returncode:
-                pytest.skip(f"libfaketime cannot be installed: apt-get {words[0]}: {done.stderr.strip()[-300:]}")
+    if not found() and (why := install("faketime", "libfaketime")):
+        pytest.skip(why)
     return found()
 
 

@@ -120,6 +120,22 @@ def test_somebody_who_may_not_is_refused(cluster: Cluster, lotte: Person) -> Non
     assert not [one for one in cluster.tctl("get", "locks", "--format=json").json() if one["spec"]["target"]["user"]]
 
 
+def test_who_may_lock_needs_no_right_to_look(cluster: Cluster, login: str) -> None:
+    """Whether anything has the name is only asked afterwards."""
+    role = (
+        ROLE.format(login=login)
+        .replace("lockable", "jailer")
+        .replace("spec: {allow: {", "spec: {allow: {rules: [{resources: [lock], verbs: [create]}], ")
+    )
+    cluster.tctl("create", "-f", "-", stdin=role).ok()
+    person = cluster.add_person("jana", roles=["jailer"], logins=[])
+    identity = person.home / "identity.pem"
+    cluster.tctl("auth", "sign", "--user=jana", "--format=file", f"--out={identity}").ok()
+    done = cluster.tctl("lock", "--user=nobody-there", "--ttl=1h", f"--identity={identity}").ok()
+    assert "warning" not in done.stderr
+    cluster.tctl("rm", f"lock/{done.stdout.split()[1]}").ok()
+
+
 def test_users_unlock_ends_a_lockout(cluster: Cluster, login: str) -> None:
     """Five wrong passwords, then the right one is refused; unlocked, it is taken."""
     person = cluster.add_person("ulli", logins=[login])

@@ -97,10 +97,8 @@ class Joining:
             )
         now = self._state.clock.now()
         secret = SecretText(request.value or secrets.token_hex(16))
-        token = Token.from_secret(secret, roles, now + timedelta(seconds=request.ttl), dict(request.labels))
-        if request.single_use:
-            token = msgspec.structs.replace(token, spec=msgspec.structs.replace(token.spec, single_use=True))
-        checked(token)
+        end = now + timedelta(seconds=request.ttl)
+        token = checked(Token.from_secret(secret, roles, end, dict(request.labels), single_use=request.single_use))
         try:
             await self._state.commit(
                 [PutOp(records.TOKENS + token.name, to_json(token), token.metadata.expires)],
@@ -111,7 +109,7 @@ class Joining:
                         caller,
                         name=token.name,
                         system_roles=[str(role) for role in roles],
-                        expires=now + timedelta(seconds=request.ttl),
+                        expires=end,
                         ttl=f"{request.ttl:.0f}s",
                     )
                 ],
@@ -122,7 +120,7 @@ class Joining:
             token=secret.reveal(),
             id=token.name,
             roles=[str(role) for role in roles],
-            expires=now + timedelta(seconds=request.ttl),
+            expires=end,
             ca_pins=pins,
             auth_servers=auth_servers,
             labels=dict(request.labels),
@@ -174,15 +172,15 @@ class Joining:
                 raise AccessDenied(f"the token is not for the role {role}")
             found = await self._state.record(records.HOSTS + request.host_id, HostRecord)
             host, revision = found if found is not None else (None, 0)
-            member = host is not None and not host.expelled
-            if token.spec.used_by and not (member and token.spec.used_by == request.host_id):
+            member = host if host is not None and not host.expelled else None
+            if token.spec.used_by and (member is None or token.spec.used_by != request.host_id):
                 raise AccessDenied(f"the single-use token was used by the host {token.spec.used_by}")
             asked = _digest(request, role)
-            again = host is not None and member and host.role_request.get(str(role)) == asked
-            if host is not None and member and not again:
+            again = member is not None and member.role_request.get(str(role)) == asked
+            if member is not None and not again:
                 # UUIDs are no secrets, and events and recordings count by them: a second role is for the host itself.
                 same = isinstance(caller.identity, HostIdentity) and caller.identity.host_id == request.host_id
-                if not same or str(role) in host.roles:
+                if not same or str(role) in member.roles:
                     raise AccessDenied("a host with this UUID has joined already")
             credentials = await self._certify(
                 HostGrant(request.host_id, request.node_name, role, await self._names(request, role)),
@@ -202,7 +200,7 @@ class Joining:
             with_role(host or HostRecord(host_id=request.host_id), role, now),
             node_name=request.node_name,
             joined=now,
-            labels=host.labels if again and host is not None else dict(token.metadata.labels),
+            labels=member.labels if again and member is not None else dict(token.metadata.labels),
         )
         record = msgspec.structs.replace(record, role_request={**record.role_request, str(role): asked})
         key = records.HOSTS + request.host_id

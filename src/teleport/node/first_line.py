@@ -48,7 +48,6 @@ class FirstLine(asyncio.Protocol):
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._told = False  # the client has been told why it is not let in
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -57,8 +56,8 @@ class FirstLine(asyncio.Protocol):
         transport.write(self._greeting)
 
     def data_received(self, data: bytes) -> None:
-        if self._told:
-            return
+        if self._transport is None:
+            return  # what a client says that has been told why it is not let in
         self._buffer += data
         start = self._buffer[: len(vouch.PREFIX)]
         if self._buffer.startswith(_SSH):
@@ -113,7 +112,6 @@ class FirstLine(asyncio.Protocol):
         if told:
             # What the client has sent and we do not read would make the kernel drop what we say: it is read till the
             # client is gone, for a while.
-            self._told = True
             transport.write(_disconnect(told))
             transport.write_eof()
             asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, transport.abort)

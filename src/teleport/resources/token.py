@@ -73,11 +73,13 @@ class Token(Value, frozen=True, kw_only=True):
         roles: tuple[TokenRole, ...],
         expires: datetime | None = None,
         labels: Mapping[str, str] | None = None,
+        *,
+        single_use: bool = False,
     ) -> Token:
         """The resource to store for `secret`; `expires` None means that the token does not end."""
         digest = token_hash(secret)
         metadata = Metadata(name=digest[:8], expires=expires, labels=labels or {})
-        return cls(metadata=metadata, spec=TokenSpec(roles=roles, sha256=digest))
+        return cls(metadata=metadata, spec=TokenSpec(roles=roles, sha256=digest, single_use=single_use))
 
     @property
     def name(self) -> str:

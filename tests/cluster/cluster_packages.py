@@ -1,0 +1,26 @@
+"""System packages that tests need beside the product: installed where that is possible."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Final
+
+from teleport.testing.cluster import run
+
+ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+INSTALL_SECONDS: Final = 180.0
+
+
+def install(package: str, what: str) -> str:
+    """Installs `package`, of which `what` is missing, by apt as root; why that is not possible, empty when it was."""
+    if os.geteuid() != 0:
+        return f"{what} is not installed, and only root installs it (apt-get install {package})"
+    if shutil.which("apt-get") is None:
+        return f"{what} is not installed, and there is no apt-get to install it with"
+    quiet = {**ENVIRONMENT, "DEBIAN_FRONTEND": "noninteractive"}
+    for words in (("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", package)):
+        done = run("apt-get", *words, environment=quiet, seconds=INSTALL_SECONDS)
+        if done.status:
+            return f"{what} cannot be installed: apt-get {words[0]}: {done.stderr.strip()[-300:]}"
+    return ""
