@@ -1,0 +1,100 @@
+"""Messages about the audit log and recordings."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from teleport.api.messages.base import Message, Request
+
+
+class IntakeReply(Message, frozen=True, kw_only=True):
+    """How far auth holds the chain of an emitter's epoch: the next sequence number that it wants."""
+
+    next_seq: int
+    head: str = ""
+    checkpoint: str = ""  # auth's last one, number:hash
+
+
+class IntakeRequest(Request, frozen=True, kw_only=True):
+    """A run of chained event lines of one emitter, in order."""
+
+    emitter: str
+    epoch: int
+    lines: list[str]
+
+
+class SearchEventsRequest(Request, frozen=True, kw_only=True):
+    start: datetime | None = None
+    end: datetime | None = None
+    types: list[str] = []
+    user: str = ""
+    host: str = ""
+    login: str = ""
+    sid: str = ""
+    limit: int = 500
+    start_key: str = ""
+    oldest_first: bool = False
+
+
+class EventsPage(Message, frozen=True, kw_only=True):
+    """Event lines as they are stored, so that they can be verified."""
+
+    lines: list[str]
+    next_key: str = ""
+
+
+class VerifyReply(Message, frozen=True, kw_only=True):
+    """What the verifier found over auth's own store."""
+
+    ok: bool
+    events: int
+    emitters: int
+    checkpoints: int
+    recordings: int
+    problems: list[str] = []  # each names its place, in order of the log
+    checkpoint_key: str = ""  # the public key that checkpoints are signed with, PEM
+
+
+class RecordingRequest(Request, frozen=True, kw_only=True):
+    sid: str
+
+
+class RecordingOffset(Message, frozen=True, kw_only=True):
+    """How many bytes of a recording auth holds."""
+
+    offset: int
+    complete: str = ""  # hex hash of the stored recording; empty while it is not complete
+
+
+class AppendRecordingRequest(Request, frozen=True, kw_only=True):
+    sid: str
+    offset: int
+
+
+class CompleteRecordingRequest(Request, frozen=True, kw_only=True):
+    sid: str
+    sha256: str  # hex of the recording's last hash
+
+
+class RecordingInfo(Message, frozen=True, kw_only=True):
+    sid: str
+    started: datetime
+    user: str
+    login: str
+    node: str
+    hostname: str
+    interactive: bool
+    command: str
+    size: int
+
+
+class ListRecordingsRequest(Request, frozen=True, kw_only=True):
+    """Recordings by id, after `start_key`."""
+
+    start_key: str = ""
+    limit: int = 100
+
+
+class RecordingsPage(Message, frozen=True, kw_only=True):
+    items: list[RecordingInfo]
+    next_key: str = ""

@@ -1,0 +1,88 @@
+"""Messages about joining, logging in and certificates."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from teleport.api.messages.base import Message, Request
+from teleport.api.messages.cluster import HostSigner
+
+
+class JoinRequest(Request, frozen=True, kw_only=True):
+    """`certificates.md` 6. Only ever sent inside TLS to an auth server that proved the pinned authority."""
+
+    token: str
+    host_id: str
+    node_name: str
+    role: str
+    public_ssh_key: str
+    public_tls_key: str  # PEM
+    additional_principals: list[str] = []
+    dns_names: list[str] = []
+    version: str = ""
+
+
+class HostCredentials(Message, frozen=True, kw_only=True):
+    """Certificates for one system role of one host."""
+
+    cluster: str
+    ssh_cert: str
+    tls_cert: str
+    tls_ca_certs: list[str]
+    ssh_ca_keys: list[str]
+    expires: datetime
+    token_labels: dict[str, str] = {}
+
+
+class RenewHostRequest(Request, frozen=True, kw_only=True):
+    """A host asks for fresh certificates with the identity it has. The role and UUID come from its certificate."""
+
+    public_ssh_key: str
+    public_tls_key: str
+    node_name: str
+    additional_principals: list[str] = []
+    dns_names: list[str] = []
+
+
+class SignUserRequest(Request, frozen=True, kw_only=True):
+    """An administrator signs for a user (`tctl auth sign --user`)."""
+
+    name: str
+    public_key: str
+    ttl: float
+    format: str = "file"
+    compatibility: str = "standard"
+    route_to_cluster: str = ""
+
+
+class SignHostRequest(Request, frozen=True, kw_only=True):
+    """An administrator signs a host certificate for a plain sshd (`tctl auth sign --host`)."""
+
+    principals: list[str]
+    public_key: str
+    ttl: float = 0
+
+
+class UserCerts(Message, frozen=True, kw_only=True):
+    """What a login gives (`protocols.md` 2.2)."""
+
+    username: str
+    cert: str
+    tls_cert: str
+    host_signers: list[HostSigner]
+    expires: datetime
+    roles: list[str] = []
+    logins: list[str] = []
+
+
+class LoginRequest(Request, frozen=True, kw_only=True):
+    """A proxy passes on what a person proved. `client_addr` is the person's, as the proxy saw it."""
+
+    user: str
+    password: str
+    otp_token: str
+    public_key: str
+    ttl: float
+    client_addr: str
+    compatibility: str = "standard"
+    route_to_cluster: str = ""

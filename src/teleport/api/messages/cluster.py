@@ -1,0 +1,55 @@
+"""Messages about the cluster as a whole."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from teleport.api.messages.base import Message
+
+
+class ClusterCA(Message, frozen=True, kw_only=True):
+    """The public half of the host authority: what a joiner compares with its pin."""
+
+    cluster: str
+    tls_certs: list[str]  # PEM
+    now: datetime | None = None  # auth's clock, which a joiner compares with its own; older servers leave it out
+
+
+class AuthorityStatus(Message, frozen=True, kw_only=True):
+    kind: str
+    rotation: str
+    keys: int
+
+
+class ClusterStatus(Message, frozen=True, kw_only=True):
+    cluster: str
+    version: str
+    authorities: list[AuthorityStatus]
+    ca_pins: list[str]
+    now: datetime
+
+
+class WhoAmI(Message, frozen=True, kw_only=True):
+    """How auth reads the caller's certificate."""
+
+    kind: str  # user, host, anonymous
+    name: str
+    roles: list[str]
+    cluster: str
+    client_addr: str
+
+
+class HostSigner(Message, frozen=True, kw_only=True):
+    """A cluster whose hosts a client may trust (`protocols.md` 2.2)."""
+
+    domain_name: str
+    checking_keys: list[str]  # OpenSSH public key lines
+    tls_certs: list[str]  # PEM
+
+
+class ProxyAddresses(Message, frozen=True, kw_only=True):
+    """Where the proxies of this cluster are reached, as they announce it."""
+
+    web: str
+    ssh: str
+    tunnel: str = ""

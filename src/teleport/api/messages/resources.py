@@ -1,0 +1,73 @@
+"""Messages about resources of every kind, presence and watches."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from teleport.api.messages.base import Document, Message, Request
+
+
+class ListRequest(Request, frozen=True, kw_only=True):
+    """A page of a kind, ordered by name."""
+
+    start_key: str = ""
+    limit: int = 1000
+    with_secrets: bool = False
+
+
+class GetRequest(Request, frozen=True, kw_only=True):
+    name: str
+    with_secrets: bool = False
+
+
+class Page(Message, frozen=True, kw_only=True):
+    items: list[Document]
+    next_key: str = ""
+    logins: list[list[str]] = []  # of nodes, for a user: the logins that it may use on each, in the order of `items`
+
+
+class One(Message, frozen=True, kw_only=True):
+    item: Document
+
+
+class StoreRequest(Request, frozen=True, kw_only=True):
+    """Writes a resource; an existing one only with `force`."""
+
+    item: Document
+    force: bool = False
+
+
+class ExpelRequest(Request, frozen=True, kw_only=True):
+    """Removes a node; its certificates are refused until it joins anew unless `keep_identity`."""
+
+    name: str
+    keep_identity: bool = False
+
+
+class HeartbeatRequest(Request, frozen=True, kw_only=True):
+    """A service announces itself. The host must be the caller."""
+
+    item: Document
+
+
+class WatchRequest(Request, frozen=True, kw_only=True):
+    """Everything of some kinds, then every change, one JSON value a line (`WatchLine`)."""
+
+    kinds: list[str]
+    start: int = 0
+
+
+class WatchLine(Message, frozen=True, kw_only=True):
+    """A line of a watch: first one snapshot, then changes; an empty change is a sign of life."""
+
+    revision: int
+    snapshot: bool = False
+    put: list[WatchItem] = []
+    deleted: list[str] = []
+
+
+class WatchItem(Message, frozen=True, kw_only=True):
+    key: str
+    value: Document
+    revision: int
+    expires: datetime | None = None

@@ -1,0 +1,64 @@
+"""Messages about users and the links that make them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from teleport.api.messages.base import Message, Request
+
+
+class AddUserRequest(Request, frozen=True, kw_only=True):
+    name: str
+    roles: list[str]
+    traits: dict[str, list[str]] = {}
+    ttl: float = 3600
+
+
+class UpdateUserRequest(Request, frozen=True, kw_only=True):
+    name: str
+    roles: list[str]
+
+
+class ResetUserRequest(Request, frozen=True, kw_only=True):
+    name: str
+    ttl: float = 8 * 3600
+
+
+class UnlockUserRequest(Request, frozen=True, kw_only=True):
+    name: str
+
+
+class UnlockedUser(Message, frozen=True, kw_only=True):
+    was_locked: bool
+
+
+class UserToken(Message, frozen=True, kw_only=True):
+    """An invitation or a reset: the secret of its link is shown once, here."""
+
+    token: str
+    user: str
+    url: str
+    expires: datetime
+
+
+class UserTokenRequest(Request, frozen=True, kw_only=True):
+    token: str
+
+
+class UserTokenInfo(Message, frozen=True, kw_only=True):
+    """What the page behind the link shows."""
+
+    user: str
+    kind: str  # invite, reset
+    cluster: str
+    expires: datetime
+    second_factor: str  # off, otp
+    totp_secret: str = ""
+    totp_url: str = ""
+
+
+class FinishUserTokenRequest(Request, frozen=True, kw_only=True):
+    token: str
+    password: str
+    otp_token: str = ""
+    client_addr: str = ""
