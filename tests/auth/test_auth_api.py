@@ -52,6 +52,7 @@ WHO_MAY: dict[str, str] = {
     "sign_user": "admin",
     "explain_access": "editor admin",
     "sign_host": "admin",
+    "sign_server": "admin",
     "login": "proxy admin",
     "user_token": "proxy admin",
     "finish_user_token": "proxy admin",
@@ -138,6 +139,8 @@ class Asking:
                 return m.SignUserRequest(name="plain", public_key=public, ttl=3600)
             case "sign_host":
                 return m.SignHostRequest(principals=["sshd.example.org"], public_key=public)
+            case "sign_server":
+                return m.SignServerRequest(names=["db.example.org"], public_key=public)
             case "login":
                 return m.LoginRequest(
                     user="person", password=PASSWORD, otp_token=self.code(), public_key=public, ttl=3600,

@@ -102,6 +102,7 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("renew_host", ask("renew_host", asking=everybody["node"]))
         await recorder.call("sign_user", ask("sign_user"))
         await recorder.call("sign_host", ask("sign_host"))
+        await recorder.call("sign_server", ask("sign_server"))
         await recorder.call("login", ask("login", asking=proxy))
         await recorder.call("renew_user", ask("renew_user", asking=everybody["user"]))
         # users

@@ -327,9 +327,6 @@ async def test_signed_files_are_private_complete_and_never_overwritten_unasked(t
         shown = output_of("ssh-keygen", "-L", "-f", str(tmp_path / "host-cert.pub"))
         assert "host certificate" in shown
         assert {"a.example.com", "192.0.2.7"} <= set(shown.split())
-        for form in ("kubernetes", "db", "mongodb"):
-            ran = await admin("auth", "sign", "--user=ann", f"--out={tmp_path / 'x'}", f"--format={form}")
-            assert (ran.status, "comes with" in ran.err) == (2, True)
         assert (await admin("auth", "sign", f"--out={out}")).status == 2
         assert (await admin("auth", "sign", "--host=a", f"--out={out}", "--format=tls")).status == 2
         assert (await admin("auth", "sign", "--user=nobody", f"--out={tmp_path / 'x'}")).status == 3

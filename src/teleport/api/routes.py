@@ -102,6 +102,11 @@ SIGN_HOST = _route(
     "sign_host", "POST /certs/host", Verb.CREATE, "host_cert", ("cert.create",), m.SignHostRequest, m.HostCredentials
 )
 
+SIGN_SERVER = _route(
+    "sign_server", "POST /certs/server", Verb.CREATE, "host_cert", ("auth.sign", "cert.create"),
+    m.SignServerRequest, m.ServerCert,
+)  # fmt: skip
+
 # --- what proxies ask for people who hold no certificate yet
 LOGIN = _route(
     "login", "POST /login", Verb.CREATE, "web_session", ("user.login", "cert.create"), m.LoginRequest, m.UserCerts

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from teleport.api.messages import HostCredentials, HostSigner, UserCerts
+from teleport.api.messages import HostCredentials, HostSigner, ServerCert, UserCerts
 from teleport.errors import BadRequest
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, PublicKey
@@ -24,7 +24,15 @@ from teleport.pki.sshcert import (
     issue_host_cert,
     issue_user_cert,
 )
-from teleport.pki.x509cert import HostTLSRequest, UserTLSRequest, issue_host_tls, issue_user_tls, pem_of
+from teleport.pki.x509cert import (
+    HostTLSRequest,
+    ServerTLSRequest,
+    UserTLSRequest,
+    issue_host_tls,
+    issue_server_tls,
+    issue_user_tls,
+    pem_of,
+)
 from teleport.pki.x509subject import UserSubject
 from teleport.resources.authority import Authority
 from teleport.resources.secret import SecretText
@@ -50,6 +58,8 @@ class UserGrant:
     source_ip: str = ""
     active_requests: tuple[str, ...] = ()
     impersonator: str = ""
+    usage: str = ""  # the one use that the certificate is good for; such a one has no SSH certificate
+    kube_cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,43 @@ class Certifier:
     def user_certs(self, grant: UserGrant, public_key: str, now: datetime) -> UserCerts:
         """SSH and TLS certificates for one public key (OpenSSH line or PEM)."""
         key = _public(public_key)
-        ssh = issue_user_cert(
+        ssh = "" if grant.usage else self._user_ssh_cert(grant, key, now)
+        tls = issue_user_tls(
+            UserTLSRequest(
+                public_key=key,
+                subject=UserSubject(
+                    name=grant.user,
+                    cluster=self._cluster,
+                    roles=grant.roles,
+                    logins=grant.logins,
+                    usage=(grant.usage,) if grant.usage else (),
+                    traits=grant.traits,
+                    route_to_cluster=grant.route_to_cluster,
+                    kube_cluster=grant.kube_cluster,
+                    client_ip=grant.client_ip,
+                    mfa_device=grant.mfa_device,
+                    source_ip=grant.source_ip,
+                    active_requests=grant.active_requests,
+                    impersonator=grant.impersonator,
+                ),
+                ttl=grant.ttl,
+            ),
+            self._user_ca,
+            self._user_tls,
+            now,
+        )
+        return UserCerts(
+            username=grant.user,
+            cert=ssh,
+            tls_cert=pem_of(tls).decode(),
+            host_signers=signers([self._hosts]),
+            expires=now + grant.ttl,
+            roles=list(grant.roles),
+            logins=list(grant.logins),
+        )
+
+    def _user_ssh_cert(self, grant: UserGrant, key: PublicKey, now: datetime) -> str:
+        return issue_user_cert(
             UserCertRequest(
                 public_key=key,
                 user=grant.user,
@@ -123,38 +169,7 @@ class Certifier:
             self._user_ssh,
             self._cluster,
             now,
-        )
-        tls = issue_user_tls(
-            UserTLSRequest(
-                public_key=key,
-                subject=UserSubject(
-                    name=grant.user,
-                    cluster=self._cluster,
-                    roles=grant.roles,
-                    logins=grant.logins,
-                    traits=grant.traits,
-                    route_to_cluster=grant.route_to_cluster,
-                    client_ip=grant.client_ip,
-                    mfa_device=grant.mfa_device,
-                    source_ip=grant.source_ip,
-                    active_requests=grant.active_requests,
-                    impersonator=grant.impersonator,
-                ),
-                ttl=grant.ttl,
-            ),
-            self._user_ca,
-            self._user_tls,
-            now,
-        )
-        return UserCerts(
-            username=grant.user,
-            cert=ssh.line(),
-            tls_cert=pem_of(tls).decode(),
-            host_signers=signers([self._hosts]),
-            expires=now + grant.ttl,
-            roles=list(grant.roles),
-            logins=list(grant.logins),
-        )
+        ).line()
 
     def host_credentials(
         self, grant: HostGrant, public_ssh_key: str, public_tls_key: str, now: datetime
@@ -202,6 +217,17 @@ class Certifier:
             tls_ca_certs=[],
             ssh_ca_keys=list(self._hosts.trusted_ssh_keys),
             expires=now + ttl,
+        )
+
+    def server_cert(
+        self, names: Sequence[str], organization: str, public_key: str, ttl: timedelta, now: datetime
+    ) -> ServerCert:
+        """A TLS certificate for a server that is no host of the cluster, a database: it proves a name, and nothing to
+        the cluster itself."""
+        request = ServerTLSRequest(_public(public_key), tuple(names), organization, ttl)
+        tls = issue_server_tls(request, self._host_ca, self._host_tls, self._cluster, now)
+        return ServerCert(
+            tls_cert=pem_of(tls).decode(), tls_ca_certs=list(self._hosts.trusted_tls_certs), expires=now + ttl
         )
 
 

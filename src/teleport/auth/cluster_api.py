@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -18,6 +19,7 @@ from teleport.identity import Anonymous, HostIdentity, SystemRole, UserIdentity
 from teleport.pki.keys import PublicKey
 from teleport.pki.pin import ca_pin
 from teleport.pki.sshcert import HOST_LIFETIME
+from teleport.pki.x509subject import USAGES
 from teleport.resources.authority import Authority, AuthorityType, RotationState
 from teleport.resources.codec import from_json
 from teleport.resources.names import canonical_host
@@ -82,6 +84,10 @@ class ClusterAPI:
         grant = await self._authorizer.grant_as_administrator(
             user, request.ttl, route_to_cluster=request.route_to_cluster or self._state.cluster
         )
+        if request.usage or request.kube_cluster:
+            if request.usage not in USAGES or (request.kube_cluster and request.usage != "usage:kube"):
+                raise BadRequest(f"{request.usage[:64]!r} is no use that a certificate is limited to", hint="--format")
+            grant = replace(grant, usage=request.usage, kube_cluster=request.kube_cluster)
         certifier = await self._state.certifier()
         now = self._state.clock.now()
         certs = await asyncio.to_thread(certifier.user_certs, grant, request.public_key, now)
@@ -128,6 +134,27 @@ class ClusterAPI:
             ),
         )  # fmt: skip
         return credentials
+
+    async def sign_server(self, caller: Caller, request: m.SignServerRequest) -> m.ServerCert:
+        """A TLS server certificate for a database."""
+        self._only_administrator(caller)
+        if request.format not in ("db", "mongodb"):
+            raise BadRequest(f"{request.format[:64]!r} is no form of a server's certificate", hint="--format=db")
+        ttl = timedelta(seconds=request.ttl) if request.ttl > 0 else HOST_LIFETIME
+        organization = self._state.cluster if request.format == "mongodb" else ""
+        certifier = await self._state.certifier()
+        signed = await asyncio.to_thread(
+            certifier.server_cert, request.names, organization, request.public_key, ttl, self._state.clock.now()
+        )
+        shown = ",".join(request.names)
+        await self._state.tell(
+            self._state.event(
+                AuthSign, caller, subject=shown, format=request.format, ttl=f"{ttl.total_seconds():.0f}s",
+                valid_until=signed.expires,
+            ),
+            self._state.event(CertCreate, caller, cert_type="server", subject=shown, valid_until=signed.expires),
+        )  # fmt: skip
+        return signed
 
     def _only_administrator(self, caller: Caller) -> None:
         identity = caller.identity

@@ -129,6 +129,7 @@ class AuthService:
             routes.RENEW_USER.name: renewals.renew,
             routes.SIGN_USER.name: self.cluster_api.sign_user,
             routes.SIGN_HOST.name: self.cluster_api.sign_host,
+            routes.SIGN_SERVER.name: self.cluster_api.sign_server,
             routes.LOGIN.name: logins.login,
             routes.USER_TOKEN.name: user_tokens.info,
             routes.FINISH_USER_TOKEN.name: user_tokens.finish,

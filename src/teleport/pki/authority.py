@@ -148,3 +148,8 @@ def parse_known_hosts_line(line: str) -> tuple[str, PublicKey]:
 def authorized_keys_line(cluster: str, key: PublicKey) -> str:
     """The line of authorized_keys that trusts a cluster's user authority, without newline (`certificates.md` 8)."""
     return f"cert-authority {key.line('')} clustername={check_cluster_name(cluster)}&type=user"
+
+
+def old_user_line(cluster: str, key: PublicKey) -> str:
+    """The line for a user authority in the form of known_hosts, as the first release had it (`--compat=1.0`)."""
+    return f"@cert-authority *.{check_cluster_name(cluster)} {key.line('')} type=user"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HostTLSRequest",
+    "ServerTLSRequest",
     "UserTLSRequest",
     "auth_server_name",
     "identity_from_tls",
     "issue_host_tls",
+    "issue_server_tls",
     "issue_user_tls",
     "new_tls_authority",
     "pem_of",
@@ -40,6 +43,7 @@ __all__ = [
 
 AUTHORITY_LIFETIME = timedelta(days=3650)
 HOST_LIFETIME = timedelta(days=90)
+SERVER_LIFETIME = timedelta(hours=2190)  # a quarter of a year: nothing renews these by itself
 WEB_LIFETIME = timedelta(days=825)  # the most that browsers take
 MIN_USER_TTL = timedelta(minutes=1)
 INTERNAL_NAME = "teleport.cluster.local"
@@ -64,6 +68,16 @@ class HostTLSRequest:
     host_id: str
     role: SystemRole
     names: tuple[str, ...] = ()
+    ttl: timedelta = HOST_LIFETIME
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTLSRequest:
+    """What the certificate of a server outside the cluster shall say: its names, and perhaps an organization."""
+
+    public_key: PublicKey
+    names: tuple[str, ...]
+    organization: str = ""
     ttl: timedelta = HOST_LIFETIME
 
 
@@ -244,6 +258,52 @@ def issue_host_tls(request: HostTLSRequest, ca: bytes, ca_key: PrivateKey, clust
     if not isinstance(found, HostIdentity) or found.host_id != request.host_id or found.role is not request.role:
         raise BadRequest(f"A certificate for host {request.host_id!r} would not say what was asked for.")
     return blob
+
+
+def issue_server_tls(request: ServerTLSRequest, ca: bytes, ca_key: PrivateKey, cluster: str, now: datetime) -> bytes:
+    """Signs the certificate (DER) of a server, such as a database, with a host authority; a quarter of a year at most.
+
+    It proves its names to those who trust the authority, and nobody to the cluster: no host, no role, and none of the
+    names by which services of the cluster prove themselves. Servers of one set also call one another as clients, so
+    that both uses are named. Raises `BadRequest`.
+    """
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    check_cluster_name(cluster)
+    if not timedelta(0) < request.ttl <= SERVER_LIFETIME:
+        raise BadRequest(
+            f"A server's certificate lives up to {SERVER_LIFETIME // timedelta(hours=1)} hours, not {request.ttl}.",
+            hint="--ttl=2190h, and sign again before then",
+        )
+    alternatives = _alternative_names(request.names, "a server")
+    if not alternatives:
+        raise BadRequest("A server's certificate needs at least one name.", hint="--host=NAME,..")
+    for name in (str(one.value) for one in alternatives):
+        if name == INTERNAL_NAME or name.endswith("." + INTERNAL_NAME) or _is_name_of_host(name, cluster):
+            raise BadRequest(f"{name!r} is a name by which services of the cluster prove themselves.")
+    first = next((str(one.value) for one in alternatives if len(str(one.value)) <= names.MAX_COMMON_NAME_BYTES), "")
+    pairs = [(NameOID.COMMON_NAME, first), (NameOID.ORGANIZATION_NAME, request.organization)]
+    subject = x509.Name([x509.NameAttribute(oid, text) for oid, text in pairs if text])
+    try:
+        parent = load_certificate(ca)
+        builder = _builder(
+            subject, parent.subject, request.public_key, ca_key.public, now - BACKDATE, now + request.ttl
+        ).add_extension(x509.SubjectAlternativeName(alternatives), critical=not first)
+        blob = _sign(_leaf(builder, server=True, client=True), ca_key)
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(f"A certificate for {first or 'a server'} cannot be issued: {error}.") from error
+    own = trusted_tls_authority(AuthorityKind.HOST, cluster, ca)
+    try:
+        identity_from_tls(blob, (own,), now)
+    except CertificateRefused:
+        return blob
+    raise BadRequest(f"A certificate for {first} would be one of a host of the cluster; it is not issued.")
+
+
+def _is_name_of_host(name: str, cluster: str) -> bool:
+    """Whether a host of the cluster is certified under this name whatever it is called: its UUID."""
+    return re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", name.removesuffix(f".{cluster}")) is not None
 
 
 def self_signed_web_pair(hosts: Sequence[str], key: PrivateKey, now: datetime) -> bytes:

@@ -53,6 +53,8 @@ class SignUserRequest(Request, frozen=True, kw_only=True):
     format: str = "file"
     compatibility: str = "standard"
     route_to_cluster: str = ""
+    usage: str = ""  # of `x509subject.USAGES`: the TLS certificate is good for that alone, and no SSH one is made
+    kube_cluster: str = ""  # with usage:kube
 
 
 class SignHostRequest(Request, frozen=True, kw_only=True):
@@ -63,11 +65,28 @@ class SignHostRequest(Request, frozen=True, kw_only=True):
     ttl: float = 0
 
 
+class SignServerRequest(Request, frozen=True, kw_only=True):
+    """An administrator signs a TLS server certificate for a database (`tctl auth sign --host --format=db`)."""
+
+    names: list[str]
+    public_key: str
+    ttl: float = 0
+    format: str = "db"  # or mongodb, whose servers of one set know one another by the same organization
+
+
+class ServerCert(Message, frozen=True, kw_only=True):
+    """A server certificate, and the authorities whose clients the server may trust."""
+
+    tls_cert: str  # PEM
+    tls_ca_certs: list[str]  # PEM, of hosts
+    expires: datetime
+
+
 class UserCerts(Message, frozen=True, kw_only=True):
     """What a login gives (`protocols.md` 2.2)."""
 
     username: str
-    cert: str
+    cert: str  # empty for a certificate that is limited to a use
     tls_cert: str
     host_signers: list[HostSigner]
     expires: datetime

@@ -12,8 +12,8 @@ from teleport.audit.events.base import Event, ResourceEvent, StatusEvent, UserEv
 class CertCreate(UserEvent, frozen=True, kw_only=True, tag="cert.create"):
     """A certificate was issued."""
 
-    cert_type: str = ""  # user or host
-    subject: str = ""  # user name or host UUID
+    cert_type: str = ""  # user, host, or server for one outside the cluster
+    subject: str = ""  # user name, host UUID or names of the server
     system_roles: list[str] = field(default_factory=list)  # of a host certificate
     roles: list[str] = field(default_factory=list)  # of a user certificate
     logins: list[str] = field(default_factory=list)  # of a user certificate

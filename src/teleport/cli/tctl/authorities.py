@@ -1,9 +1,8 @@
-"""`tctl auth`: authorities for others to trust; certificates signed for users and hosts (`certificates.md` 8, 9)."""
+"""`tctl auth`: authorities for others to trust (`certificates.md` 8); `signing` has what is signed for others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -11,19 +10,15 @@ import click
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.cli import render
-from teleport.cli.tctl.options import DURATION, Command, Group, comma_list, flags_of
+from teleport.cli.tctl.options import Command, Group, flags_of
+from teleport.cli.tctl.signing import sign
 from teleport.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
     from teleport.cli.tctl.connect import Auth
+    from teleport.pki.keys import PublicKey
     from teleport.resources.authority import Authority, KeySet
     from teleport.resources.secret import SecretText
-
-_LATER = {
-    "kubernetes": "the Kubernetes service",
-    "db": "the database service",
-    "mongodb": "the database service",
-}
 
 
 @click.group(cls=Group)
@@ -38,20 +33,21 @@ def auth() -> None:
 @click.option("--type", "kind", type=click.Choice(("user", "host", "tls")), help="user and host: for SSH; tls: PEM.")
 @click.option("--keys", is_flag=True, help="Print the private keys. Who holds them is the cluster.")
 @click.option("--fingerprint", default="", metavar="SHA256:...", help="Only the key with this fingerprint.")
-@click.option("--compat", default="", hidden=True)
+@click.option("--compat", type=click.Choice(("1.0",)), help="1.0: user authorities as known_hosts lines, too.")
 @click.pass_context
-def export(ctx: click.Context, kind: str | None, keys: bool, fingerprint: str, compat: str) -> None:
+def export(ctx: click.Context, kind: str | None, keys: bool, fingerprint: str, compat: str | None) -> None:
     """Print what others need to trust this cluster: authorized_keys and known_hosts lines, or the TLS authority."""
     from teleport.cli.tctl.connect import open_auth
 
-    if compat:
-        raise BadRequest(f"--compat={compat}: the old format is not available", hint="leave --compat out")
+    if keys and compat:
+        raise BadRequest("--compat is a form of public keys", hint="leave --compat or --keys out")
     kinds = {"user": ["user"], "host": ["host"], "tls": ["host"]}.get(kind or "", ["host", "user"])
     parts: list[str] = []
     with open_auth(flags_of(ctx)) as connected:
         for name in kinds:
             authority = _authority(connected, name, with_secrets=keys)
-            parts += _parts(authority, tls=kind == "tls", keys=keys, fingerprint=fingerprint)
+            line = _line_of(authority.type, old=compat is not None)
+            parts += _parts(authority, line, tls=kind == "tls", keys=keys, fingerprint=fingerprint)
     if not parts:
         shown = f" with the fingerprint {fingerprint}" if fingerprint else ""
         raise NotFound(f"no authority{shown} was found", hint="tctl get cert_authority --format=text")
@@ -68,12 +64,21 @@ def _authority(connected: Auth, kind: str, *, with_secrets: bool) -> Authority:
     return found
 
 
-def _parts(authority: Authority, *, tls: bool, keys: bool, fingerprint: str) -> Iterator[str]:
-    from teleport.pki.authority import authorized_keys_line, known_hosts_line
+def _line_of(kind: str, *, old: bool) -> Callable[[str, PublicKey], str]:
+    """What makes a key the line that trusts it. The old form had users' authorities in known_hosts, too."""
+    from teleport.pki import authority
+
+    if kind != "user":
+        return authority.known_hosts_line
+    return authority.old_user_line if old else authority.authorized_keys_line
+
+
+def _parts(
+    authority: Authority, line: Callable[[str, PublicKey], str], *, tls: bool, keys: bool, fingerprint: str
+) -> Iterator[str]:
     from teleport.pki.keys import PublicKey
     from teleport.pki.x509verify import certificate_key, load_certificate
 
-    line = authorized_keys_line if authority.type == "user" else known_hosts_line
     for held in (authority.spec.active_keys, authority.spec.additional_trusted_keys):
         for public, private, text in _pairs(held, tls=tls):
             key = certificate_key(load_certificate(public.encode())) if tls else PublicKey.parse(public)
@@ -94,118 +99,4 @@ def _pairs(held: KeySet, *, tls: bool) -> Iterator[tuple[str, SecretText | None,
         yield from ((pair.public_key, pair.private_key, "") for pair in held.ssh)
 
 
-# sign
-
-
-@auth.command("sign", cls=Command)
-@click.option("--user", default="", metavar="NAME", help="Sign for this user.")
-@click.option("--host", multiple=True, metavar="NAME,..", help="Sign for a host with a plain sshd: its names.")
-@click.option("-o", "--out", required=True, metavar="FILE", help="The file, or the beginning of the files' names.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("file", "openssh", "tls", *_LATER)),
-    help="file: all in one; openssh: key and certificate; tls: key, certificate, authorities.",
-)
-@click.option("--ttl", type=DURATION, help="Lifetime: 12h unless given, for hosts 90 days.")
-@click.option("--compat", type=click.Choice(("standard", "oldssh")), default="standard", hidden=True)
-@click.option("--proxy", default="", hidden=True)
-@click.option("--leaf-cluster", default="", hidden=True)
-@click.option("--kube-cluster-name", default="", hidden=True)
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-@click.pass_context
-def sign(
-    ctx: click.Context,
-    user: str,
-    host: tuple[str, ...],
-    out: str,
-    form: str | None,
-    ttl: float | None,
-    compat: str,
-    proxy: str,
-    leaf_cluster: str,
-    kube_cluster_name: str,
-    overwrite: bool,
-) -> None:
-    """Sign certificates for a user, or for a host. A fresh key is made here; files get mode 0600."""
-    from teleport.cli.tctl.connect import open_auth
-    from teleport.cli.tctl.files import check_free, write_private
-
-    names = comma_list(host)
-    if bool(user) == bool(names):
-        raise BadRequest("give either --user or --host", hint="tctl auth sign --user=NAME --out=FILE")
-    if form in _LATER:
-        raise BadRequest(
-            f"--format={form} comes with {_LATER[form]}, which this version does not have yet",
-            hint="for users: --format=file, openssh or tls; for hosts: openssh",
-        )
-    if leaf_cluster or proxy or kube_cluster_name:
-        raise BadRequest("--leaf-cluster, --proxy and --kube-cluster-name are not available yet", hint="leave them out")
-    if names and form not in (None, "openssh"):
-        raise BadRequest(f"--host is signed as openssh only, not as {form}", hint="--format=openssh")
-    chosen = form or ("openssh" if names else "file")
-    paths = _paths(Path(out), chosen)
-    check_free(paths, overwrite=overwrite)
-    with open_auth(flags_of(ctx)) as connected:
-        contents = _host_files(connected, names, ttl) if names else _user_files(connected, user, chosen, ttl, compat)
-    for path, content in zip(paths, contents, strict=True):
-        write_private(path, content)
-    render.out("".join(f"{path}\n" for path in paths))
-    if names:
-        render.note(
-            f"In sshd_config of {names[0]}: HostKey and HostCertificate name these files, and TrustedUserCAKeys one "
-            "with the output of: tctl auth export --type=user (without its first word and its last)"
-        )
-
-
-def _paths(out: Path, form: str) -> list[Path]:
-    match form:
-        case "file":
-            return [out]
-        case "openssh":
-            return [out, out.with_name(out.name + "-cert.pub")]
-        case _:
-            return [out.with_name(out.name + ending) for ending in (".key", ".crt", ".cas")]
-
-
-def _user_files(connected: Auth, user: str, form: str, ttl: float | None, compat: str) -> list[bytes]:
-    from teleport.pki.authority import known_hosts_line
-    from teleport.pki.identity_file import IdentityFile, write_identity_file
-    from teleport.pki.keys import PublicKey, generate_p256
-
-    key = generate_p256()
-    request = m.SignUserRequest(
-        name=user,
-        public_key=key.public.line(""),
-        ttl=12 * 3600.0 if ttl is None else ttl,
-        format=form,
-        compatibility=compat,
-    )
-    certs = connected.client.call(routes.SIGN_USER, request)
-    authorities = [pem for signer in certs.host_signers for pem in signer.tls_certs]
-    match form:
-        case "openssh":
-            return [key.openssh_pem().reveal(), f"{certs.cert.strip()}\n".encode()]
-        case "tls":
-            return [key.pkcs8_pem().reveal(), certs.tls_cert.encode(), "".join(authorities).encode()]
-    identity = IdentityFile(
-        private_key=key.pkcs8_pem(),
-        ssh_certificate=certs.cert,
-        tls_certificate=certs.tls_cert.encode(),
-        known_hosts=tuple(
-            known_hosts_line(signer.domain_name, PublicKey.parse(line))
-            for signer in certs.host_signers
-            for line in signer.checking_keys
-        ),
-        tls_authorities=tuple(pem.encode() for pem in authorities),
-    )
-    return [write_identity_file(identity).reveal()]
-
-
-def _host_files(connected: Auth, names: list[str], ttl: float | None) -> list[bytes]:
-    from teleport.pki.keys import generate_ed25519
-
-    key = generate_ed25519()
-    request = m.SignHostRequest(principals=names, public_key=key.public.line(""), ttl=ttl or 0)
-    certs = connected.client.call(routes.SIGN_HOST, request)
-    return [key.openssh_pem().reveal(), f"{certs.ssh_cert.strip()}\n".encode()]
+auth.add_command(sign)
