@@ -42,7 +42,7 @@ class UserIdentity:
     mfa_device: str = ""
     active_requests: tuple[str, ...] = ()
     impersonator: str = ""
-    serial: str = ""
+    serial: str = ""  # decimal, as ssh-keygen -L prints it; the SSH and TLS certificates of one issue share it
     issued: datetime | None = None  # whole seconds
     denying: tuple[
         str, ...

@@ -53,6 +53,8 @@ WHO_MAY: dict[str, str] = {
     "explain_access": "editor admin",
     "sign_host": "admin",
     "sign_server": "admin",
+    "list_certs": "editor admin",
+    "revoke_cert": "editor admin",
     "login": "proxy admin",
     "user_token": "proxy admin",
     "finish_user_token": "proxy admin",
@@ -133,6 +135,10 @@ class Asking:
                 return m.Named(name="1")
             case "renew_host":
                 return m.RenewHostRequest(public_ssh_key=public, public_tls_key=pem, node_name="n")
+            case "revoke_cert":
+                return m.RevokeCertRequest(serial="7")
+            case "list_certs":
+                return m.ListCertsRequest()
             case "explain_access":
                 return m.ExplainRequest(user="missing", login="root", host="n")
             case "sign_user":

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests.cluster.cluster_shells import open_shell
 
 from teleport.testing.cluster import NODE, Cluster, Person, wait_until
 
-PROMISED = 2.0  # seconds until a lock ends an open session ...
-SLACK = 5  # ... times this, on a busy machine
 ROLE = """kind: role
 version: v4
 metadata: {{name: lockable}}
@@ -29,38 +24,6 @@ def lotte(cluster: Cluster, login: str) -> Person:
     person = cluster.add_person("lotte", roles=["lockable"], logins=[])
     person.log_in()
     return person
-
-
-@dataclass
-class OpenShell:
-    """A session that runs, and would for a minute."""
-
-    client: subprocess.Popen[str]
-
-    def ends(self) -> str:
-        """Waits for its end; what ssh said."""
-        _, said = self.client.communicate(timeout=PROMISED * SLACK)
-        assert self.client.returncode == 255
-        return said
-
-
-@contextlib.contextmanager
-def open_shell(person: Person, login: str) -> Iterator[OpenShell]:
-    client = subprocess.Popen(
-        person.ssh_arguments(f"{login}@{NODE}.{person.cluster.name}", "echo in; exec sleep 60"),
-        env=person.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with client:
-        try:
-            assert client.stdout is not None
-            assert client.stdout.readline() == "in\n"
-            yield OpenShell(client)
-        finally:
-            client.kill()
 
 
 def host_id(cluster: Cluster) -> str:

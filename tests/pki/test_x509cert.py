@@ -125,7 +125,7 @@ def test_a_user_certificate_says_back_what_was_asked() -> None:
         mfa_device="device-1",
         active_requests=("0001", "0002"),
         impersonator="bot",
-        serial=f"{parsed.serial_number:x}",
+        serial=str(parsed.serial_number),
         issued=NOW,
     )
     assert decode_user(parsed.subject) == SUBJECT
@@ -168,7 +168,7 @@ def test_a_host_certificate_says_back_what_was_asked(role: SystemRole) -> None:
     blob = host_cert(role, ("Public.test", "10.0.0.5"))
     parsed = x509.load_der_x509_certificate(blob)
     found = identity_from_tls(blob, TRUSTED, NOW)
-    assert found == HostIdentity(HOST_ID, CLUSTER, role, NOW + timedelta(days=90), f"{parsed.serial_number:x}")
+    assert found == HostIdentity(HOST_ID, CLUSTER, role, NOW + timedelta(days=90), str(parsed.serial_number))
     sans = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     names = sans.get_values_for_type(x509.DNSName)
     assert [str(ip) for ip in sans.get_values_for_type(x509.IPAddress)] == ["10.0.0.5"]

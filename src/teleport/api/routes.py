@@ -107,6 +107,13 @@ SIGN_SERVER = _route(
     m.SignServerRequest, m.ServerCert,
 )  # fmt: skip
 
+# --- live certificates
+LIST_CERTS = _route("list_certs", "GET /certs", Verb.LIST, "user", (), m.ListCertsRequest, m.CertsPage)
+REVOKE_CERT = _route(
+    "revoke_cert", "POST /certs/{serial}/revoke", Verb.CREATE, "lock", ("cert.revoked", "lock.created"),
+    m.RevokeCertRequest, m.RevokedCerts,
+)  # fmt: skip
+
 # --- what proxies ask for people who hold no certificate yet
 LOGIN = _route(
     "login", "POST /login", Verb.CREATE, "web_session", ("user.login", "cert.create"), m.LoginRequest, m.UserCerts

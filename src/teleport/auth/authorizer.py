@@ -27,13 +27,12 @@ from teleport.authz.ssh import usable_logins
 from teleport.errors import AccessDenied
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.authority import Authority
-from teleport.resources.codec import Resource, from_json, to_document, without_secrets
+from teleport.resources.codec import Resource, to_document, without_secrets
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
 from teleport.resources.role import IMPLICIT_ROLE_NAME
 from teleport.resources.server import Server
 from teleport.resources.user import User
-from teleport.store import records
 from teleport.store.standing import user_present
 
 DEFAULT_TTL: Final = timedelta(hours=12)
@@ -55,6 +54,8 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.UNLOCK_USER.name,
         routes.ADD_TOKEN.name,
         routes.EXPLAIN_ACCESS.name,
+        routes.LIST_CERTS.name,
+        routes.REVOKE_CERT.name,
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
     }
 )
@@ -75,6 +76,7 @@ class Authorizer:
         if certificate is None:
             return Anonymous()
         identity = await self._state.tls_identity(certificate)
+        self._state.uses.note(identity, self._state.clock.now())
         if isinstance(identity, HostIdentity):
             if not await self.counts(identity):
                 raise AccessDenied(
@@ -160,8 +162,7 @@ class Authorizer:
         ]
 
     async def locks(self) -> Sequence[Lock]:
-        items = await self._state.backend.range(records.LOCKS)
-        return [lock for lock in (from_json(item.value) for item in items) if isinstance(lock, Lock)]
+        return await self._state.locks()
 
     async def _policy(self, identity: Identity) -> Policy:
         if not isinstance(identity, UserIdentity):

@@ -23,6 +23,7 @@ from teleport.pki.sshcert import (
     host_principals,
     issue_host_cert,
     issue_user_cert,
+    new_serial,
 )
 from teleport.pki.x509cert import (
     HostTLSRequest,
@@ -111,8 +112,8 @@ class Certifier:
 
     def user_certs(self, grant: UserGrant, public_key: str, now: datetime) -> UserCerts:
         """SSH and TLS certificates for one public key (OpenSSH line or PEM)."""
-        key = _public(public_key)
-        ssh = "" if grant.usage else self._user_ssh_cert(grant, key, now)
+        key, serial = _public(public_key), new_serial()
+        ssh = "" if grant.usage else self._user_ssh_cert(grant, key, serial, now)
         tls = issue_user_tls(
             UserTLSRequest(
                 public_key=key,
@@ -132,6 +133,7 @@ class Certifier:
                     impersonator=grant.impersonator,
                 ),
                 ttl=grant.ttl,
+                serial=serial,
             ),
             self._user_ca,
             self._user_tls,
@@ -145,9 +147,10 @@ class Certifier:
             expires=now + grant.ttl,
             roles=list(grant.roles),
             logins=list(grant.logins),
+            serial=str(serial),
         )
 
-    def _user_ssh_cert(self, grant: UserGrant, key: PublicKey, now: datetime) -> str:
+    def _user_ssh_cert(self, grant: UserGrant, key: PublicKey, serial: int, now: datetime) -> str:
         return issue_user_cert(
             UserCertRequest(
                 public_key=key,
@@ -165,6 +168,7 @@ class Certifier:
                 permit_port_forwarding=grant.port_forwarding,
                 permit_agent_forwarding=grant.agent_forwarding,
                 permit_x11_forwarding=grant.x11_forwarding,
+                serial=serial,
             ),
             self._user_ssh,
             self._cluster,
@@ -178,14 +182,15 @@ class Certifier:
         if not _UUID.fullmatch(grant.host_id):
             raise BadRequest(f"{grant.host_id[:64]!r} is not the UUID of a host")
         principals = host_principals(grant.host_id, grant.node_name, self._cluster, grant.additional)
+        serial = new_serial()
         ssh = issue_host_cert(
-            HostCertRequest(_public(public_ssh_key), grant.host_id, grant.role, principals, grant.ttl),
+            HostCertRequest(_public(public_ssh_key), grant.host_id, grant.role, principals, grant.ttl, serial),
             self._host_ssh,
             self._cluster,
             now,
         )
         tls = issue_host_tls(
-            HostTLSRequest(_public(public_tls_key), grant.host_id, grant.role, principals, grant.ttl),
+            HostTLSRequest(_public(public_tls_key), grant.host_id, grant.role, principals, grant.ttl, serial),
             self._host_ca,
             self._host_tls,
             self._cluster,
@@ -198,6 +203,7 @@ class Certifier:
             tls_ca_certs=list(self._hosts.trusted_tls_certs),
             ssh_ca_keys=list(self._hosts.trusted_ssh_keys),
             expires=now + grant.ttl,
+            serial=str(serial),
         )
 
     def plain_host_cert(
@@ -217,6 +223,7 @@ class Certifier:
             tls_ca_certs=[],
             ssh_ca_keys=list(self._hosts.trusted_ssh_keys),
             expires=now + ttl,
+            serial=str(ssh.body.serial),
         )
 
     def server_cert(

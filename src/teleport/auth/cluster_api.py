@@ -100,7 +100,7 @@ class ClusterAPI:
                 ttl=f"{request.ttl:.0f}s",
                 valid_until=certs.expires,
             ),
-            self._state.certified(caller, grant, PublicKey.parse(request.public_key), certs),
+            self._state.certified(caller, grant, PublicKey.parse(request.public_key), certs, factor="administrator"),
         )
         return certs
 
@@ -130,7 +130,8 @@ class ClusterAPI:
             ),
             self._state.event(
                 CertCreate, caller, cert_type="host", subject=host_id, system_roles=[str(SystemRole.NODE)],
-                valid_until=credentials.expires,
+                valid_until=credentials.expires, serial=credentials.serial, names=principals, addr=caller.address,
+                factor="administrator",
             ),
         )  # fmt: skip
         return credentials

@@ -22,6 +22,7 @@ from teleport.audit.events import CertCreate, HostJoin, HostJoinFailed, TokenCre
 from teleport.auth.certify import HostGrant
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
+from teleport.authz.locks import host_lock_denial
 from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, LimitExceeded, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
@@ -33,6 +34,7 @@ from teleport.resources.server import Server
 from teleport.resources.token import Token, TokenRole, token_id
 from teleport.resources.values import HostPort
 from teleport.store import records
+from teleport.store.issued import IssuedCert, issued_key
 from teleport.store.records import HostRecord
 from teleport.store.standing import host_counts, with_role
 from teleport.transport.limits import RateLimit, who_tries
@@ -226,6 +228,7 @@ class Joining:
                     token=token.name,
                     addr=caller.address,
                 ),
+                self._certified(None, request.host_id, request.node_name, role, credentials, caller.address, "token"),
             ],
         )
         return msgspec.structs.replace(credentials, token_labels=dict(record.labels))
@@ -261,15 +264,7 @@ class Joining:
                 await self._state.commit(
                     [PutOp(key, record.encode())],
                     conditions=[Exists(key, revision) if found is not None else Absent(key)],
-                    events=[
-                        self._state.event(
-                            CertCreate,
-                            cert_type="host",
-                            subject=host_id,
-                            system_roles=[str(role)],
-                            valid_until=credentials.expires,
-                        )
-                    ],
+                    events=[self._certified(None, host_id, node_name, role, credentials, "", "auth host")],
                 )
                 return credentials
             except CompareFailed:
@@ -281,23 +276,57 @@ class Joining:
         identity = caller.identity
         if not isinstance(identity, HostIdentity) or identity.role is SystemRole.ADMIN:
             raise AccessDenied("only a host renews host certificates")
+        former = await self._state.record(issued_key("host", identity.serial), IssuedCert)
+        denial = host_lock_denial(identity, await self._state.locks(), self._state.clock.now())
+        if denial is not None:  # looked at again, after what a lock on this certificate changes was read
+            raise AccessDenied(denial.public, hint=denial.hint)
         names = await self._names(request, identity.role, host_id=identity.host_id)
         credentials = await self._certify(
             HostGrant(identity.host_id, request.node_name, identity.role, names),
             request.public_ssh_key,
             request.public_tls_key,
         )
-        await self._state.tell(
-            self._state.event(
-                CertCreate,
-                caller,
-                cert_type="host",
-                subject=identity.host_id,
-                system_roles=[str(identity.role)],
-                valid_until=credentials.expires,
-            )
+        told = self._certified(
+            caller,
+            identity.host_id,
+            request.node_name,
+            identity.role,
+            credentials,
+            caller.address,
+            former[0].factor if former is not None else "",
+            renewed_from=identity.serial,
         )
+        # What ends the certificate that was shown writes its record: then there is no new one.
+        conditions = [Exists(former[0].key, former[1])] if former is not None else []
+        await self._state.commit([], conditions=conditions, events=[told])
         return credentials
+
+    def _certified(
+        self,
+        caller: Caller | None,
+        host_id: str,
+        node_name: str,
+        role: SystemRole,
+        credentials: m.HostCredentials,
+        addr: str,
+        factor: str,
+        *,
+        renewed_from: str = "",
+    ) -> CertCreate:
+        """That a host's certificates were made; `caller` is None when it had none before."""
+        return self._state.event(
+            CertCreate,
+            caller,
+            cert_type="host",
+            subject=host_id,
+            system_roles=[str(role)],
+            names=[node_name] if node_name else [],
+            valid_until=credentials.expires,
+            serial=credentials.serial,
+            addr=addr,
+            factor=factor,
+            renewed_from=renewed_from,
+        )
 
     async def still_counts(self, identity: HostIdentity) -> bool:
         """Whether a host's certificate has not been withdrawn by expelling the host."""

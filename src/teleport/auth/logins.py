@@ -60,6 +60,7 @@ class _Outcome:
     secret: UserSecret = NO_SECRET
     revision: int = 0
     period: int = 0
+    wants_code: bool = True
 
 
 def refused() -> AccessDenied:
@@ -110,7 +111,14 @@ class Logins:
                 ],
                 events=[
                     self._event(request, ""),
-                    self._state.certified(None, grant, PublicKey.parse(request.public_key), certs),
+                    self._state.certified(
+                        None,
+                        grant,
+                        PublicKey.parse(request.public_key),
+                        certs,
+                        addr=request.client_addr,
+                        factor="password+otp" if outcome.wants_code else "password",
+                    ),
                 ],
             )
         except CompareFailed:
@@ -156,7 +164,7 @@ class Logins:
             reason = "wrong password"
         elif wants_code and (not secret.totp_secret or period is None):
             reason = "wrong code, or one that was used before"
-        return _Outcome(reason, user, secret, revision, period or secret.totp_last_period)
+        return _Outcome(reason, user, secret, revision, period or secret.totp_last_period, wants_code)
 
     async def _failed(self, request: m.LoginRequest, outcome: _Outcome) -> None:
         """Counts the failure, locks when there are too many, and writes the event, in one transaction."""

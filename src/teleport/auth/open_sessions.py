@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from teleport.audit.events import REGISTRY, Event, SessionEnd, SessionStart, new_event
+from teleport.auth.last_use import Uses
 from teleport.auth.presence import PRESENCE
 from teleport.backend.interface import Backend, DeleteOp, PutOp, Write
 from teleport.clock import Clock
@@ -41,13 +42,17 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
     started: datetime
     interactive: bool
     command: list[str] = []
+    cert_serial: str = ""
+    addr: str = ""  # the client's, host:port
 
 
 class SessionTracker:
     """A sink beside the store: notes starts and ends (`audit.sinks.Sink`). Lines may come twice, in order."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, uses: Uses | None = None) -> None:
+        """`uses` hears which certificates sessions were begun with."""
         self._backend = backend
+        self._uses = uses or Uses(backend)
 
     async def append(self, lines: Sequence[bytes]) -> None:
         changed: dict[str, Write] = {}
@@ -59,6 +64,8 @@ class SessionTracker:
             except BadRequest:
                 continue
             if isinstance(event, SessionStart) and event.sid:
+                if event.cert_serial:
+                    self._uses.note_serial("user", event.cert_serial, event.time)
                 changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(_open(event)))
             elif isinstance(event, SessionEnd) and event.sid:
                 changed[event.sid] = DeleteOp(OPEN + event.sid, missing_ok=True)
@@ -76,6 +83,8 @@ def _open(event: SessionStart) -> OpenSession:
         started=event.time,
         interactive=event.interactive,
         command=event.initial_command,
+        cert_serial=event.cert_serial,
+        addr=event.addr_remote,
     )
 
 

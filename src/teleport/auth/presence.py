@@ -23,6 +23,7 @@ from teleport.auth.joining import KIND_OF_ROLE, Joining
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
 from teleport.auth.succession import KEPT, may_announce, may_withdraw, replaced
+from teleport.authz.locks import Locked, find_lock
 from teleport.backend.follow import follow
 from teleport.backend.interface import (
     Absent,
@@ -216,12 +217,19 @@ class Presence:
     async def _still(self, caller: Caller) -> bool:
         """Whether the caller still belongs here: a watch must not outlive its right.
 
-        Locks are left out on purpose: a host that is locked has to hear of it, to end its sessions.
+        Locks on the host are left out on purpose: one that is locked has to hear of it, to end its sessions.
         """
         identity = caller.identity
         if not isinstance(identity, HostIdentity) or identity.expires <= self._state.clock.now():
             return False
+        if await self._revoked(identity):
+            return False
         return await self._authorizer.counts(identity)
+
+    async def _revoked(self, identity: HostIdentity) -> bool:
+        """Whether this very certificate was ended: whoever holds it is perhaps not the host."""
+        subject = Locked(serial=identity.serial)
+        return find_lock(await self._state.locks(), subject, self._state.clock.now()) is not None
 
 
 def _server(item: Item | None) -> Server | None:

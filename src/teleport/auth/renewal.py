@@ -16,10 +16,12 @@ from teleport.authz.decision import AccessDenial
 from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal
 from teleport.backend.interface import Exists
 from teleport.errors import AccessDenied, BadRequest
+from teleport.identity import UserIdentity
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import certificate_key, load_certificate
 from teleport.resources.user import User
 from teleport.store import records
+from teleport.store.issued import IssuedCert, issued_key
 
 
 class Renewals:
@@ -32,6 +34,8 @@ class Renewals:
     async def renew(self, caller: Caller, request: m.Empty) -> m.UserCerts:
         """Certificates for the key of the caller's own, which end when those do. Raises `AccessDenied`."""
         now = self._state.clock.now()
+        serial = caller.identity.serial if isinstance(caller.identity, UserIdentity) else ""
+        former = await self._state.record(issued_key("user", serial), IssuedCert)  # read before the locks are
         decision = evaluate_renewal(
             caller.identity,
             cluster=self._state.cluster,
@@ -55,9 +59,16 @@ class Renewals:
         key = certificate_key(shown)
         certifier = await self._state.certifier()
         certs = await asyncio.to_thread(certifier.user_certs, grant, key.line(""), now)
-        await self._state.commit(
-            [],
-            conditions=[Exists(records.USERS + user.name, revision)],
-            events=[self._state.certified(caller, grant, key, certs)],
+        conditions = [Exists(records.USERS + user.name, revision)]
+        if former is not None:  # what ends it writes this record: then there is no new one
+            conditions.append(Exists(former[0].key, former[1]))
+        told = self._state.certified(
+            caller,
+            grant,
+            key,
+            certs,
+            factor=former[0].factor if former is not None else "",
+            renewed_from=serial,
         )
+        await self._state.commit([], conditions=conditions, events=[told])
         return certs

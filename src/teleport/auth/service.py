@@ -29,6 +29,7 @@ from teleport.audit.shipper import Shipper
 from teleport.audit.sinks import FileSink, MultiSink, Sink, StreamSink
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.bootstrap import bootstrap
+from teleport.auth.certificates import Certificates
 from teleport.auth.cluster_api import ClusterAPI
 from teleport.auth.evidence import Evidence
 from teleport.auth.evidence_store import EvidenceStore, Lease, signer
@@ -42,6 +43,7 @@ from teleport.auth.renewal import Renewals
 from teleport.auth.server import Caller, build_app
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.auth.user_tokens import UserTokens
+from teleport.authz.locks import Locked, find_lock
 from teleport.backend.interface import Backend
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, TeleportError
@@ -97,7 +99,10 @@ class AuthService:
             check_signature=signature_check(lambda: self._host_authorities),
             require_signature=True,
         )
-        copies: list[Sink] = [SessionTracker(backend), *([StreamSink(1)] if config.events_to_stdout else [])]
+        copies: list[Sink] = [
+            SessionTracker(backend, state.uses),
+            *([StreamSink(1)] if config.events_to_stdout else []),
+        ]
         self._intake = Intake(
             self._sink, records, state.clock, cluster=state.cluster, sink=MultiSink(self._sink, copies)
         )
@@ -117,6 +122,7 @@ class AuthService:
         self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
         self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
+        certificates = Certificates(state, self.authorizer)
         self._handlers: Mapping[str, Any] = {
             routes.CLUSTER_CA.name: self.cluster_api.ca,
             routes.JOIN.name: self._joining.join,
@@ -127,6 +133,8 @@ class AuthService:
             routes.WITHDRAW.name: presence.withdraw,
             routes.RENEW_HOST.name: self._joining.renew,
             routes.RENEW_USER.name: renewals.renew,
+            routes.LIST_CERTS.name: certificates.page,
+            routes.REVOKE_CERT.name: certificates.revoke,
             routes.SIGN_USER.name: self.cluster_api.sign_user,
             routes.SIGN_HOST.name: self.cluster_api.sign_host,
             routes.SIGN_SERVER.name: self.cluster_api.sign_server,
@@ -204,6 +212,7 @@ class AuthService:
                 tasks.create_task(checkpointer.run(), name="audit checkpoints")
                 tasks.create_task(self._lost_hosts.run(), name="lost hosts")
                 tasks.create_task(self._presence.run(), name="presence")
+                tasks.create_task(self.state.uses.run(), name="last use of certificates")
                 await stack.enter_async_context(edge.serve(runner, listener, context))
                 started()
         finally:
@@ -222,6 +231,7 @@ class AuthService:
             await self._shipper.deliver_all()
             await self._intake.close()
             await self._lease.release()
+            await self.state.uses.write()
         except (TeleportError, OSError) as error:
             log.warning("audit events wait for the next start: %s", error)
         self._recordings.close()
@@ -272,6 +282,11 @@ class AuthService:
         """Whether a host has not been expelled in `role` since it got its certificates."""
         found = await self.state.record(HOSTS + host_id, HostRecord)
         return role is SystemRole.ADMIN or (found is not None and str(role) in found[0].roles)
+
+    async def revoked(self, serial: str) -> bool:
+        """Whether a lock ended the certificate with this serial number."""
+        locks = await self.authorizer.locks()
+        return find_lock(locks, Locked(serial=serial), self._clock.now()) is not None
 
     async def has_users(self) -> bool:
         """Whether anybody could log in: on the very first start nobody can."""

@@ -18,6 +18,7 @@ from teleport.audit.events import CertCreate, Event, new_event
 from teleport.audit.events.base import Actor
 from teleport.audit.outbox import outbox_write
 from teleport.auth.certify import Certifier, UserGrant
+from teleport.auth.last_use import Uses
 from teleport.auth.server import Caller
 from teleport.backend.interface import Backend, Condition, Exists, PutOp, Write
 from teleport.clock import Clock
@@ -30,9 +31,11 @@ from teleport.pki.x509verify import identity_from_tls
 from teleport.resources.authority import Authority
 from teleport.resources.cluster import AuthPreference, ClusterName, NetworkingConfig, SessionRecordingConfig
 from teleport.resources.codec import Resource, from_json, to_json, without_secrets
+from teleport.resources.lock import Lock
 from teleport.resources.role import Role
 from teleport.resources.user import User
 from teleport.store import records
+from teleport.store.issued import issued_write
 
 MAX_IDENTITIES = 4096  # verified certificates that are remembered
 R = TypeVar("R")
@@ -47,6 +50,7 @@ class ClusterState:
         self.backend = backend
         self.clock = clock
         self.cluster = cluster
+        self.uses = Uses(backend)
         self._on_events = on_events
         self._certifier: tuple[tuple[int, int], Certifier] | None = None
         self._trusted: tuple[tuple[int, int], tuple[TrustedTLSAuthority, ...]] | None = None
@@ -71,8 +75,21 @@ class ClusterState:
                 )
         return new_event(cls, self.clock.now(), str(uuid.uuid4()), cluster_name=self.cluster, **fields)
 
-    def certified(self, caller: Caller | None, grant: UserGrant, public_key: PublicKey, certs: UserCerts) -> CertCreate:
-        """That a user's certificates were made; `caller` is None when the user asked, who has none yet."""
+    def certified(
+        self,
+        caller: Caller | None,
+        grant: UserGrant,
+        public_key: PublicKey,
+        certs: UserCerts,
+        *,
+        addr: str = "",
+        factor: str = "",
+        renewed_from: str = "",
+    ) -> CertCreate:
+        """That a user's certificates were made; `caller` is None when the user asked, who has none yet.
+
+        `addr` is where the user is, when that is not where the caller is; `factor` what was proved.
+        """
         asked = {} if caller is not None else {"user": grant.user}
         return self.event(
             CertCreate,
@@ -84,15 +101,24 @@ class ClusterState:
             key_fingerprint=public_key.fingerprint(),
             valid_until=certs.expires,
             route_to_cluster=grant.route_to_cluster,
+            serial=certs.serial,
+            traits={name: list(values) for name, values in grant.traits.items()},
+            addr=addr or (caller.address if caller is not None else ""),
+            factor=factor,
+            mfa_device=grant.mfa_device,
+            source_ip=grant.source_ip,
+            renewed_from=renewed_from,
             **asked,
         )
 
     async def commit(
         self, writes: Sequence[Write], *, events: Sequence[Event], conditions: Sequence[Condition] = ()
     ) -> int:
-        """All of it or nothing; raises what `Backend.commit` raises."""
+        """All of it or nothing; raises what `Backend.commit` raises. A certificate that an event tells of is put into
+        the inventory."""
         told = [PutOp(*outbox_write(event)) for event in events]
-        revision = await self.backend.commit([*writes, *told], conditions=conditions)
+        issued = [write for event in events if isinstance(event, CertCreate) and (write := issued_write(event))]
+        revision = await self.backend.commit([*writes, *issued, *told], conditions=conditions)
         if told:
             self._on_events()
         return revision
@@ -188,6 +214,10 @@ class ClusterState:
         while len(self._identities) > MAX_IDENTITIES:
             self._identities.popitem(last=False)
         return identity
+
+    async def locks(self) -> list[Lock]:
+        items = await self.backend.range(records.LOCKS)
+        return [lock for lock in (from_json(item.value) for item in items) if isinstance(lock, Lock)]
 
     async def preference(self) -> AuthPreference:
         found = await self.find(records.CLUSTER, "cluster-auth-preference", AuthPreference)

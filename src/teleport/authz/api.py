@@ -81,7 +81,9 @@ def _certificate(request: APIAccessRequest, identity: UserIdentity | HostIdentit
     if isinstance(identity, UserIdentity):
         return user_lock_denial(identity, request.locks, request.now)
     if identity.role is SystemRole.ADMIN and request.kind is Kind.LOCK:
-        return None  # who locks the auth host by mistake has to be able to lift that
+        # who locks the auth host by mistake has to be able to lift that; an ended certificate stays ended
+        locks = [lock for lock in request.locks if lock.spec.target.kind == "serial"]
+        return host_lock_denial(identity, locks, request.now)
     return host_lock_denial(identity, request.locks, request.now)
 
 

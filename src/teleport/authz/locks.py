@@ -25,6 +25,7 @@ class Locked:
     login: str = ""
     nodes: Sequence[str] = ()  # UUID and names of one host
     mfa_device: str = ""
+    serial: str = ""  # of the certificate shown
 
 
 def find_lock(locks: Iterable[Lock], subject: Locked, now: datetime) -> Lock | None:
@@ -41,6 +42,7 @@ def find_lock(locks: Iterable[Lock], subject: Locked, now: datetime) -> Lock | N
             or (target.login and target.login == subject.login)
             or (target.node and canonical_host(target.node) in nodes)
             or (target.mfa_device and target.mfa_device == subject.mfa_device)
+            or (target.serial and target.serial == subject.serial)
         ):
             return lock
     return None
@@ -59,19 +61,22 @@ def locked_denial(lock: Lock) -> AccessDenial:
 
 
 def user_lock_denial(identity: UserIdentity, locks: Sequence[Lock], now: datetime) -> AccessDenial | None:
-    """The refusal by a lock on a user, one of the roles (those that only deny as well) or the second factor."""
+    """The refusal by a lock on a user, one of the roles (those that only deny as well), the second factor or the
+    certificate."""
     roles = (*identity.roles, *identity.denying)
-    lock = find_lock(locks, Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device), now)
+    subject = Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device, serial=identity.serial)
+    lock = find_lock(locks, subject, now)
     return None if lock is None else locked_denial(lock)
 
 
 def host_lock_denial(identity: HostIdentity, locks: Sequence[Lock], now: datetime) -> AccessDenial | None:
-    """The refusal by a lock on the host. The auth host's own administrator is told how to lift it."""
-    lock = find_lock(locks, Locked(nodes=(identity.host_id,)), now)
+    """The refusal by a lock on the host or its certificate. The auth host's own administrator is told how to lift one
+    on the host."""
+    lock = find_lock(locks, Locked(nodes=(identity.host_id,), serial=identity.serial), now)
     if lock is None:
         return None
     denial = locked_denial(lock)
-    if identity.role is SystemRole.ADMIN:
+    if identity.role is SystemRole.ADMIN and not lock.spec.target.serial:
         return replace(denial, hint=f"a lock stops this host; to lift it: tctl rm lock/{lock.name}")
     return denial
 

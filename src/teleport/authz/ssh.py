@@ -248,6 +248,7 @@ def find_session_lock(request: SSHAccessRequest) -> Lock | None:
         login=request.login,
         nodes=(request.node_id, request.node_hostname),
         mfa_device=identity.mfa_device,
+        serial=identity.serial,
     )
     return find_lock(request.locks, subject, request.now)
 

@@ -139,6 +139,7 @@ async def local_credentials(
         and not stored.wants_renewal(clock.now())
         and not credentials.names_changed(stored, wanted)
         and await service.has_role(host.host_id, role)
+        and not await service.revoked(str(stored.ssh_cert.body.serial))
     ):
         return stored
 

@@ -140,7 +140,8 @@ class NodeSession:
             "interactive": interactive,
         }
         try:
-            await self.events.emit(SessionStart, began, size=size, **story)
+            serial = facts.user.serial if facts.user else ""
+            await self.events.emit(SessionStart, began, size=size, cert_serial=serial, **story)
         except Exception:
             log.exception("session start cannot be put on record sid=%s", self.sid)
             if await self._close_recording("not put on record"):

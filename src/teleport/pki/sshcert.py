@@ -61,6 +61,7 @@ __all__ = [
     "host_principals",
     "issue_host_cert",
     "issue_user_cert",
+    "new_serial",
     "verify_host_cert",
     "verify_user_cert",
 ]
@@ -88,6 +89,7 @@ class UserCertRequest:
     permit_port_forwarding: bool = False
     permit_agent_forwarding: bool = False
     permit_x11_forwarding: bool = False
+    serial: int = 0  # 64 bits; 0: one of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class HostCertRequest:
     role: SystemRole
     principals: tuple[str, ...]
     ttl: timedelta = HOST_LIFETIME
+    serial: int = 0  # 64 bits; 0: one of its own
 
 
 def host_principals(host_id: str, nodename: str, cluster: str, additional: Sequence[str] = ()) -> tuple[str, ...]:
@@ -129,8 +132,9 @@ def _issue(body: CertificateBody, authority: PrivateKey) -> bytes:
     return blob
 
 
-def _serial() -> int:
-    return int.from_bytes(os.urandom(8), "big")
+def new_serial() -> int:
+    """A serial number for the certificates of one issue: random, 64 bits, never 0 (RFC 5280 section 4.1.2.2)."""
+    return int.from_bytes(os.urandom(8), "big") or 1
 
 
 def _check_address(address: str, user: str) -> None:
@@ -193,7 +197,7 @@ def issue_user_cert(request: UserCertRequest, authority: PrivateKey, cluster: st
             raise BadRequest(f"{login!r} cannot be a login of {request.user!r}: it {problem}.", hint="tctl get roles")
     if request.source_ip:
         _check_address(request.source_ip, request.user)
-    serial = _serial()
+    serial = request.serial or new_serial()
     principals = tuple(dict.fromkeys(request.logins)) or (f"{names.NO_LOGIN_PREFIX}{serial:016x}",)
     try:
         body = CertificateBody(
@@ -231,7 +235,7 @@ def issue_host_cert(request: HostCertRequest, authority: PrivateKey, cluster: st
         body = CertificateBody(
             public_key=request.public_key,
             nonce=os.urandom(32),
-            serial=_serial(),
+            serial=request.serial or new_serial(),
             type=HOST,
             key_id=request.host_id,
             principals=tuple(dict.fromkeys(request.principals)),

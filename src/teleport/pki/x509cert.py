@@ -58,6 +58,7 @@ class UserTLSRequest:
     public_key: PublicKey
     subject: UserSubject
     ttl: timedelta
+    serial: int = 0  # 0: one of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class HostTLSRequest:
     role: SystemRole
     names: tuple[str, ...] = ()
     ttl: timedelta = HOST_LIFETIME
+    serial: int = 0  # 0: one of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,13 @@ def pem_of(certificate: bytes) -> bytes:
 
 
 def _builder(
-    subject: Name, issuer: Name, key: PublicKey, signer: PublicKey, begin: datetime, end: datetime
+    subject: Name,
+    issuer: Name,
+    key: PublicKey,
+    signer: PublicKey,
+    begin: datetime,
+    end: datetime,
+    serial: int = 0,
 ) -> CertificateBuilder:
     from cryptography import x509
 
@@ -110,7 +118,7 @@ def _builder(
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public)
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
@@ -182,7 +190,13 @@ def issue_user_tls(request: UserTLSRequest, ca: bytes, ca_key: PrivateKey, now: 
     try:
         parent = load_certificate(ca)
         builder = _builder(
-            encode_user(subject), parent.subject, request.public_key, ca_key.public, now - BACKDATE, now + request.ttl
+            encode_user(subject),
+            parent.subject,
+            request.public_key,
+            ca_key.public,
+            now - BACKDATE,
+            now + request.ttl,
+            request.serial,
         )
         blob = _sign(_leaf(builder, server=False, client=True), ca_key)
         own = trusted_tls_authority(AuthorityKind.USER, subject.cluster, ca)
@@ -246,7 +260,13 @@ def issue_host_tls(request: HostTLSRequest, ca: bytes, ca_key: PrivateKey, clust
     try:
         parent = load_certificate(ca)
         builder = _builder(
-            subject, parent.subject, request.public_key, ca_key.public, now - BACKDATE, now + request.ttl
+            subject,
+            parent.subject,
+            request.public_key,
+            ca_key.public,
+            now - BACKDATE,
+            now + request.ttl,
+            request.serial,
         ).add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         blob = _sign(_leaf(builder, server=True, client=True), ca_key)
         own = trusted_tls_authority(AuthorityKind.HOST, cluster, ca)

@@ -225,7 +225,7 @@ def identity_from_tls(
     authority = _issuer(parsed, authorities, now)
     hint = "tsh login" if authority.kind is AuthorityKind.USER else ""
     _check_leaf(parsed, now, hint)
-    expires, serial = parsed.not_valid_after_utc, f"{parsed.serial_number:x}"
+    expires, serial = parsed.not_valid_after_utc, str(parsed.serial_number)
     try:
         if authority.kind is AuthorityKind.USER:
             user = decode_user(parsed.subject)

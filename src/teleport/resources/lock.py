@@ -1,4 +1,4 @@
-"""Locks: a resource that stops a user, role, login, node or device now (`resources.md` 9)."""
+"""Locks: a resource that stops a user, role, login, node, device or certificate now (`resources.md` 9)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal
 
-from teleport.resources.metadata import Finding, Metadata, Moment, Value, text_findings
+from teleport.resources.metadata import Finding, Metadata, Moment, Value, shown, text_findings
 
-TARGETS = ("user", "role", "login", "node", "mfa_device")
+TARGETS = ("user", "role", "login", "node", "mfa_device", "serial")
 
 
 class LockTarget(Value, frozen=True, kw_only=True):
@@ -19,6 +19,7 @@ class LockTarget(Value, frozen=True, kw_only=True):
     login: str = ""
     node: str = ""  # UUID or name
     mfa_device: str = ""
+    serial: str = ""  # of a certificate, decimal, as ssh-keygen -L prints it
 
     @property
     def kind(self) -> str:
@@ -56,6 +57,9 @@ class Lock(Value, frozen=True, kw_only=True):
             yield Finding(("spec", "target"), found, f"exactly one of {', '.join(TARGETS)}")
         for name in given:
             yield from text_findings(("spec", "target", name), getattr(self.spec.target, name), 256)
+        serial = self.spec.target.serial
+        if serial and not (serial.isascii() and serial.isdecimal() and str(int(serial[:64])) == serial):
+            yield Finding(("spec", "target", "serial"), shown(serial), "a serial number, decimal: tctl certs ls")
         yield from text_findings(("spec", "message"), self.spec.message)
         if self.spec.expires is not None and self.spec.expires.tzinfo is None:
             yield Finding(("spec", "expires"), str(self.spec.expires), "a time with a zone")

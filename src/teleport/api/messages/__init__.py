@@ -35,6 +35,7 @@ from teleport.api.messages.certificates import (
     UserCerts,
 )
 from teleport.api.messages.cluster import AuthorityStatus, ClusterCA, ClusterStatus, HostSigner, ProxyAddresses, WhoAmI
+from teleport.api.messages.inventory import CertInfo, CertsPage, ListCertsRequest, RevokeCertRequest, RevokedCerts
 from teleport.api.messages.resources import (
     ExpelRequest,
     GetRequest,
@@ -65,6 +66,8 @@ __all__ = [
     "AddUserRequest",
     "AppendRecordingRequest",
     "AuthorityStatus",
+    "CertInfo",
+    "CertsPage",
     "ClusterCA",
     "ClusterStatus",
     "CompleteRecordingRequest",
@@ -88,6 +91,7 @@ __all__ = [
     "JoinRequest",
     "JoinToken",
     "JoinTokenInfo",
+    "ListCertsRequest",
     "ListRecordingsRequest",
     "ListRequest",
     "LoginRequest",
@@ -103,6 +107,8 @@ __all__ = [
     "RenewHostRequest",
     "Request",
     "ResetUserRequest",
+    "RevokeCertRequest",
+    "RevokedCerts",
     "SearchEventsRequest",
     "ServerCert",
     "SignHostRequest",

@@ -32,6 +32,7 @@ class HostCredentials(Message, frozen=True, kw_only=True):
     ssh_ca_keys: list[str]
     expires: datetime
     token_labels: dict[str, str] = {}
+    serial: str = ""  # of both certificates, decimal
 
 
 class RenewHostRequest(Request, frozen=True, kw_only=True):
@@ -92,6 +93,7 @@ class UserCerts(Message, frozen=True, kw_only=True):
     expires: datetime
     roles: list[str] = []
     logins: list[str] = []
+    serial: str = ""  # of both certificates, decimal
 
 
 class LoginRequest(Request, frozen=True, kw_only=True):

@@ -17,10 +17,27 @@ class CertCreate(UserEvent, frozen=True, kw_only=True, tag="cert.create"):
     system_roles: list[str] = field(default_factory=list)  # of a host certificate
     roles: list[str] = field(default_factory=list)  # of a user certificate
     logins: list[str] = field(default_factory=list)  # of a user certificate
-    serial: str = ""  # serial number of the X.509 certificate
+    serial: str = ""  # serial number of the SSH and the X.509 certificate, decimal
     key_fingerprint: str = ""  # SHA256:... of the certified public key
     valid_until: datetime | UnsetType = UNSET  # end of its life
     route_to_cluster: str = ""  # cluster that it leads to
+    addr: str = ""  # where it was asked for from
+    factor: str = ""  # what was proved for it, such as password+otp, or token for hosts
+    mfa_device: str = ""  # second factor that the certificate names
+    source_ip: str = ""  # address that it holds from, when it holds from one only
+    traits: dict[str, list[str]] = field(default_factory=dict)  # of a user certificate
+    names: list[str] = field(default_factory=list)  # host's name, or all names of a certificate for a plain sshd
+    renewed_from: str = ""  # serial number of the certificate that was shown to get it
+
+
+class CertRevoked(UserEvent, frozen=True, kw_only=True, tag="cert.revoked"):
+    """A certificate was ended before its time, and with it those that it was renewed to."""
+
+    cert_type: str = ""  # user or host; empty when it is not in the inventory
+    subject: str = ""  # user name or host UUID, when known
+    serial: str = ""  # of the certificate that was named
+    serials: list[str] = field(default_factory=list)  # of all that ended
+    message: str = ""  # why
 
 
 class TokenCreate(ResourceEvent, frozen=True, kw_only=True, tag="token.create"):

@@ -19,6 +19,7 @@ class SessionStart(ServerEvent, frozen=True, kw_only=True, tag="session.start"):
     initial_command: list[str] = field(default_factory=list)  # command, empty for a shell
     session_recording: str = ""  # recording mode
     interactive: bool = False  # whether it has a terminal
+    cert_serial: str = ""  # serial number of the certificate that was shown
 
 
 class SessionRejected(ServerEvent, frozen=True, kw_only=True, tag="session.rejected"):

@@ -39,6 +39,7 @@ tctl = app.LazyGroup(
         "tokens": (f"{_HERE}.tokens:tokens", "Make, list and remove join tokens."),
         "auth": (f"{_HERE}.authorities:auth", "Export authorities, sign certificates for users and hosts."),
         "access": (f"{_HERE}.access:access", "Explain who may reach what, and why."),
+        "certs": (f"{_HERE}.certs:certs", "List live certificates, and end one before its time."),
         "lock": (f"{_HERE}.locks:lock", "Stop a user, role, login, host or device at once."),
         "get": (f"{_HERE}.resources:get", "Print resources as YAML, JSON or tables."),
         "create": (f"{_HERE}.resources:create", "Create resources from YAML documents."),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from teleport.cli.tctl.connect import Auth
     from teleport.resources.lock import LockTarget
 
+_ANY = "--user, --role, --login, --node, --mfa-device, --serial"
+
 
 @click.command("lock", cls=Command)
 @click.option("--user", default="", metavar="NAME", help="Stop this user.")
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--login", default="", metavar="LOGIN", help="Stop sessions as this Unix account, on every host.")
 @click.option("--node", default="", metavar="HOST", help="Stop this host, by UUID or name: no session on it.")
 @click.option("--mfa-device", default="", metavar="UUID", help="Stop what was proved with this second factor.")
+@click.option("--serial", default="", metavar="NUMBER", help="Stop this one certificate; see tctl certs revoke.")
 @click.option("--message", default="", metavar="TEXT", help="Why; for administrators and the audit log.")
 @click.option("--ttl", type=DURATION, metavar="DURATION", help="How long the lock holds; without it, until removed.")
 @click.option("--expires", default="", metavar="TIME", help="When it ends, instead of --ttl: 2024-05-31T12:00:00Z.")
@@ -38,23 +41,26 @@ def lock(
     login: str,
     node: str,
     mfa_device: str,
+    serial: str,
     message: str,
     ttl: float | None,
     expires: str,
     form: str,
 ) -> None:
-    """Stop a user, role, login, host or second factor at once: new sessions, certificates and calls are refused, open
-    sessions end. `tctl get locks` lists locks, `tctl rm lock/NAME` lifts one."""
+    """Stop a user, role, login, host, second factor or certificate at once: new sessions, certificates and calls are
+    refused, open sessions end. `tctl get locks` lists locks, `tctl rm lock/NAME` lifts one."""
+    from teleport.cli.tctl.certs import serial_of
     from teleport.cli.tctl.connect import open_auth
     from teleport.resources.codec import checked, to_json
     from teleport.resources.lock import Lock, LockSpec, LockTarget
     from teleport.resources.metadata import Metadata
 
     given = {"user": user, "role": role, "login": login, "node": node, "mfa_device": mfa_device}
+    given["serial"] = serial_of(serial) if serial else ""
     named = {kind: name for kind, name in given.items() if name}
     if len(named) != 1:
         what = "too much" if named else "nothing"
-        raise BadRequest(f"{what} to lock was named", hint="give one of --user, --role, --login, --node, --mfa-device")
+        raise BadRequest(f"{what} to lock was named", hint=f"give one of {_ANY}")
     end = _end(ttl, expires)
     target = LockTarget(**named)
     made = checked(

@@ -1,0 +1,45 @@
+"""Sessions that are open while something happens to what they rest on."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from teleport.testing.cluster import NODE, Person
+
+PROMISED = 2.0  # seconds until a lock ends an open session ...
+SLACK = 5  # ... times this, on a busy machine
+
+
+@dataclass
+class OpenShell:
+    """A session that runs, and would for a minute."""
+
+    client: subprocess.Popen[str]
+
+    def ends(self) -> str:
+        """Waits for its end; what ssh said."""
+        _, said = self.client.communicate(timeout=PROMISED * SLACK)
+        assert self.client.returncode == 255
+        return said
+
+
+@contextlib.contextmanager
+def open_shell(person: Person, login: str) -> Iterator[OpenShell]:
+    client = subprocess.Popen(
+        person.ssh_arguments(f"{login}@{NODE}.{person.cluster.name}", "echo in; exec sleep 60"),
+        env=person.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with client:
+        try:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "in\n"
+            yield OpenShell(client)
+        finally:
+            client.kill()
