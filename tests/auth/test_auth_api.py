@@ -22,7 +22,9 @@ from teleport.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, T
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_p256
 from teleport.resources.authority import Authority, AuthorityType, JWTKeyPair, KeySet
+from teleport.resources.cluster import SINGLETONS
 from teleport.resources.codec import Resource, to_json
+from teleport.resources.kinds import Kind
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Role
@@ -95,6 +97,20 @@ WHO_MAY: dict[str, str] = {
     "get_auth_server": CERTIFIED,
     "store_auth_server": "admin",
     "remove_auth_server": "admin",
+    "list_cluster_auth_preference": CERTIFIED,  # everybody may know how to log in
+    "get_cluster_auth_preference": CERTIFIED,
+    "store_cluster_auth_preference": "editor admin",
+    "remove_cluster_auth_preference": "editor admin",
+    "list_cluster_networking_config": READERS_OF_POLICY,
+    "get_cluster_networking_config": READERS_OF_POLICY,
+    "store_cluster_networking_config": "editor admin",
+    "remove_cluster_networking_config": "editor admin",
+    "list_session_recording_config": READERS_OF_POLICY,
+    "get_session_recording_config": READERS_OF_POLICY,
+    "store_session_recording_config": "editor admin",
+    "remove_session_recording_config": "editor admin",
+    "list_cluster_audit_config": READERS_OF_POLICY,
+    "get_cluster_audit_config": READERS_OF_POLICY,
     "intake": HOSTS,  # of one's own chain
     "search_events": "user auditor admin",  # the preset `access` reads events, as the reference says
     "verify_events": "user auditor admin",
@@ -187,7 +203,7 @@ class Asking:
             case "remove":
                 return m.ExpelRequest(name="user/other.example" if kind == "cert_authority" else "missing")
             case "store":
-                return m.StoreRequest(item=document(self.resource(kind)))
+                return m.StoreRequest(item=document(self.resource(kind)), force=kind in SINGLETONS)
         return m.Empty()
 
     def resource(self, kind: str) -> Resource:
@@ -201,6 +217,8 @@ class Asking:
                 return Token.from_secret(SecretText(f"a secret of {self.name}"), (TokenRole.NODE,))
             case "lock":
                 return Lock(metadata=metadata, spec=LockSpec(target=LockTarget(login="nobody")))
+            case kind if kind in SINGLETONS:
+                return SINGLETONS[Kind(kind)]()
             case "cert_authority":
                 pair = JWTKeyPair(public_key=self.key.spki_pem().decode(), private_key=SecretText("a key"))
                 return Authority.new(AuthorityType.JWT, f"{self.name}.example", KeySet(jwt=(pair,)))

@@ -22,6 +22,8 @@ from teleport.api import routes
 from teleport.api.routes import ROUTES, Stream
 from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.identity import SystemRole
+from teleport.resources.cluster import SINGLETONS, setting_name
+from teleport.resources.kinds import Kind
 from teleport.testing.auth import ANONYMOUS, CLUSTER, PASSWORD, RunningAuth, present_clock, running_auth
 
 CHANGES_WITHOUT_EVENT = {
@@ -38,7 +40,7 @@ READS_WITHOUT_EVENT = {"cluster_ca", "status", "who_am_i", "watch", "explain_acc
     *(
         f"{verb}_{kind}"
         for verb in ("list", "get")
-        for kind in ("role", "token", "node", "lock", "proxy", "auth_server")
+        for kind in ("role", "token", "node", "lock", "proxy", "auth_server", *SINGLETONS)
     ),
 }
 
@@ -137,7 +139,7 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
                 "node": host_id if kind == "node" else "",
                 "proxy": host_id if kind == "proxy" else "",
                 "auth_server": host_id if kind == "auth_server" else "",
-            }.get(kind, "of-admin")
+            }.get(kind, setting_name(Kind(kind)) if kind in SINGLETONS else "of-admin")
             await recorder.call(f"remove_{kind}", ask(f"remove_{kind}", m.ExpelRequest(name=name)))
         # recordings
         (sid,) = await recorder.call("complete_recording", lambda: _recorded(auth, "plain"))

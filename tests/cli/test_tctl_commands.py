@@ -263,8 +263,9 @@ async def test_all_mistakes_of_a_file_are_named_and_nothing_is_created(tmp_path:
         assert (await admin("get", "role/dev")).status == 3
         assert (await admin("create", str(tmp_path / "missing.yaml"))).status == 1
         assert (await admin("create", stdin=b"")).status == 2
-        config = b"kind: cluster_auth_preference\nversion: v2\nmetadata: {name: cluster-auth-preference}\nspec: {}\n"
-        assert (await admin("create", stdin=config)).status == 2
+        config = b"kind: cluster_audit_config\nversion: v2\nmetadata: {name: cluster-audit-config}\nspec: {}\n"
+        ran = await admin("create", stdin=config)
+        assert (ran.status, "is what the configuration file of the auth server says" in ran.err) == (2, True)
 
 
 async def test_get_all_is_a_backup_that_can_be_read_again(tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ class Person:
         self.asked.append(fingerprint)
         return self.trusts
 
+    def read(self, message: str) -> None:
+        self.asked.append(message)
+
     def password(self, user: str) -> str:
         self.asked.append("password")
         return self.typed

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from teleport.errors import BadRequest, NotFound
@@ -44,6 +47,22 @@ def test_several_matches_are_listed_with_their_ids() -> None:
         found("db", 22)
     assert A.host_id in caught.value.message
     assert B.host_id in caught.value.message
+
+
+def test_of_several_matches_the_one_that_started_last_is_meant_where_the_cluster_says_so() -> None:
+    """`routing_strategy: most_recent`; one whose start is not known comes last, and who is lost is no match at all."""
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    older, newer = replace(A, started=day), replace(B, started=day + timedelta(seconds=1))
+    unknown = RegisteredNode("eeeeeeee-0000-4000-8000-000000000005", "db", "10.0.0.3:5022")
+
+    def chosen(*nodes: RegisteredNode) -> RegisteredNode:
+        return resolve(Destination("db", 22), nodes, "main", lambda node: True, most_recent=True)
+
+    assert chosen(older, newer, unknown) == chosen(unknown, newer, older) == newer
+    assert chosen(older, replace(newer, lost=True)) == older
+    assert resolve(Destination("db", 3022), (older, newer), "main", lambda node: True, most_recent=True) == older
+    with pytest.raises(NotFound):
+        resolve(Destination("db"), (older, newer), "main", lambda node: False, most_recent=True)
 
 
 def test_an_unknown_host_is_refused_with_the_nearest_names() -> None:

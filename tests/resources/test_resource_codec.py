@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from teleport.errors import BadRequest
 from teleport.resources.authority import Authority, AuthorityType, JWTKeyPair, KeySet, Rotation, SSHKeyPair, TLSKeyPair
 from teleport.resources.cluster import (
+    AuditConfig,
+    AuditSpec,
     AuthPreference,
     ClusterName,
     ClusterNameSpec,
@@ -82,6 +84,9 @@ RESOURCES: list[Resource] = [
     AuthPreference(),
     NetworkingConfig(spec=NetworkingSpec(client_idle_timeout=Duration.of(minutes=10))),
     SessionRecordingConfig(),
+    AuditConfig(
+        spec=AuditSpec(audit_events_uri=("file:///var/log/teleport",), audit_sessions_uri="file:///srv/records")
+    ),
     ClusterName(spec=ClusterNameSpec(cluster_name="example.com", cluster_id="x", created=WHEN)),
 ]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import getpass
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 
+from teleport.authz.decision import ClusterDefaults
 from teleport.authz.locks import locked_denial
 from teleport.backend.interface import Changes, Item, Snapshot
 from teleport.daemon.assembly import DECIDED_BY
@@ -87,6 +89,30 @@ async def test_a_lock_ends_a_connection_whose_certificate_has_expired(launcher_e
         lab.node.reconsider()
         event = (await lab.events.wait_for("client.disconnect"))[0]
         assert "no longer allowed" in getattr(event, "reason", "")
+        await client.close()
+
+
+async def test_a_setting_that_comes_later_ends_a_connection_whose_certificate_has_expired(
+    launcher_end: LauncherEnd,
+) -> None:
+    """`disconnect_expired_cert` of the cluster: at once for certificates that are over, at their end for others."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        clock = FakeClock(lab.node.clock.now())
+        lab.node.clock, lab.node.tools = clock, replace(lab.node.tools, clock=clock)
+        client = await _connect(lab)
+        lab.rules.cluster = ClusterDefaults(disconnect_expired_cert=True)
+        lab.node.reconsider()
+        assert await _run(client) == 0, "it is good for an hour"
+        assert not lab.events.named("client.disconnect")
+        lab.rules.cluster = ClusterDefaults()
+        lab.node.reconsider()
+        clock.advance(2 * 3600)
+        lab.node.reconsider()
+        assert not lab.events.named("client.disconnect")
+        lab.rules.cluster = ClusterDefaults(disconnect_expired_cert=True)
+        lab.node.reconsider()
+        event = (await lab.events.wait_for("client.disconnect"))[0]
+        assert getattr(event, "reason", "") == "the certificate has expired"
         await client.close()
 
 

@@ -77,7 +77,7 @@ async def running_web(
     """Serves on a loopback port of `host` until the block ends."""
     pair = tls_pair(folder / "web", NAME)
     clock = FakeClock()
-    config = WebConfig(CLUSTER, "otp", SSHAddresses(listen_addr="127.0.0.1:3023", public_addr="p:443"), auth_servers)
+    config = WebConfig(CLUSTER, SSHAddresses(listen_addr="127.0.0.1:3023", public_addr="p:443"), auth_servers)
     service = WebService(config, auth, clock, max_tunnels=max_tunnels)
     listener = socket.create_server((host or "127.0.0.1", 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     started = asyncio.Event()

@@ -164,6 +164,10 @@ RESOURCE_EVENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ..
     # nobody makes these by hand: writing one is always refused
     "proxy": ((), (), ("proxy.delete",)),
     "auth_server": ((), (), ("auth_server.delete",)),
+    # the settings of the cluster: removing one brings the defaults back
+    "cluster_auth_preference": ((), ("auth_preference.update",), ("auth_preference.update",)),
+    "cluster_networking_config": ((), ("cluster_networking_config.update",), ("cluster_networking_config.update",)),
+    "session_recording_config": ((), ("session_recording_config.update",), ("session_recording_config.update",)),
 }
 LIST: dict[str, Route[m.ListRequest, m.Page]] = {}
 GET: dict[str, Route[m.GetRequest, m.One]] = {}
@@ -179,6 +183,12 @@ for _kind, (_read, _written, _removed) in RESOURCE_EVENTS.items():
     )
     REMOVE[_kind] = _route(
         f"remove_{_kind}", f"DELETE /resources/{_kind}/{{name}}", Verb.DELETE, _kind, _removed, m.ExpelRequest, m.Done
+    )
+# what the configuration file alone decides is only read
+for _kind in ("cluster_audit_config",):
+    LIST[_kind] = _route(f"list_{_kind}", f"GET /resources/{_kind}", Verb.LIST, _kind, (), m.ListRequest, m.Page)
+    GET[_kind] = _route(
+        f"get_{_kind}", f"GET /resources/{_kind}/{{name}}", Verb.READ_NO_SECRETS, _kind, (), m.GetRequest, m.One
     )
 
 # --- audit and recordings

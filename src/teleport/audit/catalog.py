@@ -14,12 +14,14 @@ from teleport.audit.codes import CODES, Origin
 from teleport.audit.events import REGISTRY, Event, MfaDevice
 from teleport.audit.events.base import Actor, ResourceEvent, ServerEvent, StatusEvent, UserEvent
 from teleport.audit.events.cluster import CheckpointHead
+from teleport.audit.events.settings import SettingsUpdate
 
 _GROUPS: tuple[tuple[str, type[msgspec.Struct]], ...] = (
     ("Every event", Event),
     ("User events", UserEvent),
     ("Status events", StatusEvent),
     ("Resource events", ResourceEvent),
+    ("Settings events", SettingsUpdate),
     ("Server events", ServerEvent),
     ("actor", Actor),
     ("mfa_device", MfaDevice),

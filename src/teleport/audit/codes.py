@@ -89,5 +89,9 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "recording.spool_full": _host("T9044W"),
         "service.start": _host("T9042I"),
         "service.stop": _host("T9043I"),
+        "auth_preference.update": _auth("T9150I"),
+        "cluster_networking_config.update": _auth("T9151I"),
+        "session_recording_config.update": _auth("T9152I"),
+        "cluster_audit_config.update": _auth("T9153I"),
     }
 )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from teleport.audit.events import AuthorityCreate, RoleCreated
+from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, PutOp, Write
 from teleport.pki import authority
@@ -14,8 +15,8 @@ from teleport.pki.keys import generate_p256
 from teleport.pki.secret import Secret
 from teleport.pki.trust import AuthorityKind
 from teleport.resources.authority import Authority, AuthorityType, JWTKeyPair, KeySet, SSHKeyPair, TLSKeyPair
-from teleport.resources.cluster import ClusterName, ClusterNameSpec
-from teleport.resources.codec import Resource, to_json
+from teleport.resources.cluster import ClusterName, ClusterNameSpec, Singleton
+from teleport.resources.codec import to_json
 from teleport.resources.presets import preset_roles
 from teleport.resources.secret import SecretText
 from teleport.store import records
@@ -46,10 +47,10 @@ def _make(cluster: str, now: datetime) -> list[Authority]:
     return [as_resource(authority.new_authority(kind, cluster, now, jwt_key=generate_p256())) for kind in AuthorityKind]
 
 
-async def bootstrap(state: ClusterState, settings: Sequence[tuple[str, Resource]]) -> bool:
+async def bootstrap(state: ClusterState, settings: Sequence[Singleton]) -> bool:
     """Makes what a cluster cannot be without; whether this was the first start.
 
-    `settings` are the cluster's configuration resources by name, as the file says; they are stored at every start.
+    `settings` are the cluster's configuration resources that the file decides.
     Presets are made when missing and never overwritten. Two daemons starting at once make one cluster.
     """
     now = state.clock.now()
@@ -76,9 +77,5 @@ async def bootstrap(state: ClusterState, settings: Sequence[tuple[str, Resource]
             events=[state.event(RoleCreated, name=role.name, updated_by="teleport start") for role in missing],
             conditions=[Absent(records.ROLES + role.name) for role in missing],
         )
-    for key, resource in settings:
-        value = to_json(resource)
-        item = await state.backend.get(records.CLUSTER + key)
-        if item is None or item.value != value:
-            await state.backend.put(records.CLUSTER + key, value)
+    await Settings(state).merge(settings)
     return first

@@ -41,6 +41,7 @@ from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, Item
 from teleport.errors import AlreadyExists, BadRequest, CompareFailed, NotFound
 from teleport.identity import SystemRole
 from teleport.resources.authority import Authority
+from teleport.resources.cluster import SINGLETONS
 from teleport.resources.codec import Resource, checked, from_json, to_json, without_secrets
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
@@ -406,6 +407,8 @@ class Inventory:
         table: dict[str, Bound] = {}
         for name in routes.LIST:
             kind = Kind(name)
+            if kind in SINGLETONS:
+                continue  # `auth.settings`
             table[routes.LIST[name].name] = _bind(self.page, kind)
             table[routes.GET[name].name] = _bind(self.get, kind)
             table[routes.STORE[name].name] = _bind(self.store, kind)

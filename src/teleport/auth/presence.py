@@ -68,6 +68,7 @@ WATCHABLE: Final = frozenset(
         Kind.CLUSTER_AUTH_PREFERENCE,
         Kind.CLUSTER_NETWORKING_CONFIG,
         Kind.SESSION_RECORDING_CONFIG,
+        Kind.CLUSTER_AUDIT_CONFIG,
     }
 )
 

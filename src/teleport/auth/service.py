@@ -41,6 +41,7 @@ from teleport.auth.open_sessions import LostHosts, SessionTracker
 from teleport.auth.presence import Presence
 from teleport.auth.renewal import Renewals
 from teleport.auth.server import Caller, build_app
+from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.auth.user_tokens import UserTokens
 from teleport.authz.locks import Locked, find_lock
@@ -52,7 +53,7 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.recording.storage import FileRecordingStore
 from teleport.recording.trust import signature_check
-from teleport.resources.codec import Resource
+from teleport.resources.cluster import Singleton
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.token import Token
 from teleport.store.records import HOSTS, USERS, HostRecord
@@ -74,7 +75,7 @@ class AuthConfig:
     audit_directory: Path
     recordings_directory: Path
     static_tokens: tuple[Token, ...] = ()
-    settings: tuple[tuple[str, Resource], ...] = ()  # cluster configuration by key, as the file says
+    settings: tuple[Singleton, ...] = ()  # the cluster's settings that the file decides
     events_to_stdout: bool = False  # a copy of every event on the standard output
 
 
@@ -156,6 +157,7 @@ class AuthService:
             routes.APPEND_RECORDING.name: self._evidence.append,
             routes.COMPLETE_RECORDING.name: self._evidence.complete,
             **inventory.handlers(),
+            **Settings(state, self.authorizer).handlers(),
         }
 
     @classmethod

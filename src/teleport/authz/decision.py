@@ -49,6 +49,7 @@ class ClusterDefaults:
     disconnect_expired_cert: bool = False
     require_session_mfa: bool = False
     record_sessions: bool = True
+    client_idle_timeout_message: str = ""
 
     @classmethod
     def of(
@@ -60,6 +61,7 @@ class ClusterDefaults:
             disconnect_expired_cert=preference.spec.disconnect_expired_cert,
             require_session_mfa=preference.spec.require_session_mfa,
             record_sessions=recording.spec.mode is not RecordingMode.OFF,
+            client_idle_timeout_message=networking.spec.client_idle_timeout_message,
         )
 
 

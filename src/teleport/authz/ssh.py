@@ -57,6 +57,7 @@ class SSHAccessPermit:
     record: bool
     enhanced_recording: tuple[str, ...]
     mfa_verified: bool
+    client_idle_timeout_message: str = ""  # told to the user when the idle time has passed
 
 
 def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessPermit | AccessDenial:
@@ -217,6 +218,7 @@ def _permit(request: SSHAccessRequest, policy: Policy, roles: RoleSet, granting:
         record=cluster.record_sessions,
         enhanced_recording=options.enhanced_recording,
         mfa_verified=bool(request.identity.mfa_device),
+        client_idle_timeout_message=cluster.client_idle_timeout_message,
     )
 
 

@@ -33,6 +33,10 @@ class Asking(Protocol):
         """Whether this certificate is the proxy's. False when there is nobody to ask."""
         ...
 
+    def read(self, message: str) -> None:
+        """Shows what the cluster has to say before a login. Raises `TeleportError` when the person turns away."""
+        ...
+
     def password(self, user: str) -> str: ...
 
     def code(self) -> str: ...
@@ -132,6 +136,8 @@ def log_in(
     ping = api.ping()
     root = check_cluster_name(ping.cluster)
     files = KeyFiles(address.host, user)
+    if ping.has_motd and (message := api.message_of_the_day()):
+        asking.read(message)
     password = asking.password(user)
     code = asking.code() if ping.second_factor != "off" else ""
     key = make_key()

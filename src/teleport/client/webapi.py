@@ -53,6 +53,7 @@ class Ping:
     ssh_public_addr: str
     ssh_listen_addr: str
     server_version: str
+    has_motd: bool = False  # there is something to read before logging in
     time: datetime | None = None  # what the proxy's clock said, by its Date header
 
 
@@ -101,6 +102,12 @@ class Field:
         value = self._value.get(name, "")
         if not isinstance(value, str):
             raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no text", hint=_ODD)
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self._value.get(name, False)
+        if not isinstance(value, bool):
+            raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no yes or no", hint=_ODD)
         return value
 
     def encoded(self, name: str) -> str:
@@ -152,14 +159,20 @@ class WebAPI:
         """Raises `ConnectionProblem` when this is no proxy."""
         found = self._call("GET", "/webapi/ping", where="ping")
         ssh = found.part("proxy").part("ssh")
+        auth = found.part("auth")
         return Ping(
             cluster=found.text("cluster_name"),
-            second_factor=found.part("auth").text("second_factor") or "otp",
+            second_factor=auth.text("second_factor") or "otp",
             ssh_public_addr=ssh.text("ssh_public_addr"),
             ssh_listen_addr=ssh.text("listen_addr"),
             server_version=found.text("server_version"),
+            has_motd=auth.flag("has_motd"),
             time=found.time,
         )
+
+    def message_of_the_day(self) -> str:
+        """What the cluster asks everybody to read before logging in; foreign text."""
+        return self._call("GET", "/webapi/motd", where="the message of the day").text("text")
 
     def certificates(
         self, user: str, password: str, code: str, public_key: str, ttl: float, route_to_cluster: str

@@ -33,6 +33,7 @@ from teleport.daemon.handover import Inherited
 from teleport.daemon.host import Host, open_host
 from teleport.daemon.imports import import_ahead
 from teleport.daemon.leaving import Doors
+from teleport.daemon.live_settings import follow_keep_alive
 from teleport.daemon.reaching import WayToAuth
 from teleport.daemon.remote import RemoteDelivery
 from teleport.daemon.sockets import Sockets
@@ -290,10 +291,10 @@ class Daemon:
             held[role],
             addresses,
             servers,
-            config.auth.second_factor.value if config.auth is not None else "otp",
             config.connection_limits(),
         )
         self._doors.web["proxy web"], self._doors.ssh["proxy ssh"] = side.web.edge, side.router
+        follow_keep_alive(view, side.router)
         web_ready, ssh_ready = asyncio.Event(), asyncio.Event()
         await self._tasks.start_ready(
             side.web.run(self._sockets["proxy web"], side.context, web_ready.set), "proxy web", web_ready
@@ -348,6 +349,7 @@ class Daemon:
         self._stack.callback(side.close)
         self._doors.ssh["node"] = side.service
         self._doors.settle.append(side.settle)
+        follow_keep_alive(view, side.service)
         for prefix in DECIDED_BY:
             view.cache.subscribe(prefix, lambda _: side.service.reconsider())
         await side.recover()

@@ -12,74 +12,16 @@ from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import refuse_migration
 from teleport.clock import Clock
 from teleport.daemon import credentials
+from teleport.daemon.cluster_settings import settings_of
 from teleport.daemon.config import Config
 from teleport.daemon.config.effective import AuthConfig as AuthSettings
-from teleport.daemon.config.effective import ManagedResource
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.identities import names_of
 from teleport.identity import SystemRole
-from teleport.resources.cluster import (
-    AuthPreference,
-    AuthPreferenceSpec,
-    LockingMode,
-    NetworkingConfig,
-    NetworkingSpec,
-    RecordingMode,
-    RecordingSpec,
-    RoutingStrategy,
-    SecondFactor,
-    SessionRecordingConfig,
-)
-from teleport.resources.codec import Resource
-from teleport.resources.metadata import ORIGIN_LABEL, Metadata
 from teleport.resources.secret import SecretText
 from teleport.resources.token import Token, TokenRole
 from teleport.transport.tls import mutual_server_context
-
-
-def settings_of(config: AuthSettings) -> tuple[tuple[str, Resource], ...]:
-    """The cluster's configuration resources that the file decides (`resources.md` 8)."""
-
-    def metadata(name: str) -> Metadata:
-        return Metadata(name=name, labels={ORIGIN_LABEL: "config-file"})
-
-    limits = config.session_limits
-    preference = AuthPreference(
-        metadata=metadata("cluster-auth-preference"),
-        spec=AuthPreferenceSpec(
-            second_factor=SecondFactor(config.second_factor.value),
-            allow_local_auth=config.authentication.local_auth,
-            require_session_mfa=config.authentication.require_session_mfa,
-            disconnect_expired_cert=limits.disconnect_expired_cert,
-            message_of_the_day=config.message_of_the_day,
-            locking_mode=LockingMode(config.locking_mode.value),
-        ),
-    )
-    networking = NetworkingConfig(
-        metadata=metadata("cluster-networking-config"),
-        spec=NetworkingSpec(
-            client_idle_timeout=limits.client_idle_timeout,
-            client_idle_timeout_message=limits.client_idle_timeout_message,
-            web_idle_timeout=limits.web_idle_timeout,
-            keep_alive_interval=limits.keep_alive_interval,
-            keep_alive_count_max=limits.keep_alive_count_max,
-            session_control_timeout=limits.session_control_timeout,
-            routing_strategy=RoutingStrategy(config.routing_strategy.value),
-        ),
-    )
-    recording = SessionRecordingConfig(
-        metadata=metadata("session-recording-config"),
-        spec=RecordingSpec(
-            mode=RecordingMode(config.recording_mode.value), proxy_checks_host_keys=config.proxy_checks_host_keys
-        ),
-    )
-    every: dict[ManagedResource, Resource] = {
-        ManagedResource.AUTHENTICATION: preference,
-        ManagedResource.NETWORKING: networking,
-        ManagedResource.RECORDING: recording,
-    }
-    return tuple((resource.metadata.name, resource) for kind, resource in every.items() if kind in config.managed)
 
 
 async def open_auth(
@@ -114,7 +56,7 @@ async def open_auth(
                     )
                     for static in settings.static_tokens
                 ),
-                settings=settings_of(settings),
+                settings=settings_of(settings, config.storage),
                 events_to_stdout=config.storage.events_to_stdout,
             ),
             backend,

@@ -68,6 +68,7 @@ class Directory:
                 node.hostname,
                 node.spec.public_addrs[0] if node.spec.public_addrs else node.spec.addr,
                 lost=node.lost(now),
+                started=node.spec.started,
             )
             for node in self._view.nodes()
         ]
@@ -99,6 +100,10 @@ class Directory:
             locks=self._view.locks(),
         )
 
+    def most_recent(self) -> bool:
+        """Whether of several nodes that fit the one that started last is meant."""
+        return self._view.most_recent()
+
 
 class ProxySide:
     """Everything of the proxy in one daemon."""
@@ -115,7 +120,6 @@ class ProxySide:
         held: Credentials,
         addresses: ProxyAddresses,
         auth_servers: Sequence[tuple[str, int]],
-        second_factor: str,
         connections: ConnectionLimits,
     ) -> None:
         self._host = host
@@ -136,7 +140,6 @@ class ProxySide:
         self.web = WebService(
             WebConfig(
                 cluster=view.cluster,
-                second_factor=second_factor,
                 ssh=SSHAddresses(
                     listen_addr=str(addresses.ssh),
                     public_addr=str(addresses.public_web[0]),
@@ -147,6 +150,7 @@ class ProxySide:
             ),
             client,
             clock,
+            preference=view.preference,
         )
         self.context = None if settings.plain_http else self._web_context(settings)
 

@@ -19,7 +19,13 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.sshverify import verify_host_cert, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.resources.authority import Authority
-from teleport.resources.cluster import AuthPreference, NetworkingConfig, RecordingMode, SessionRecordingConfig
+from teleport.resources.cluster import (
+    AuthPreference,
+    NetworkingConfig,
+    RecordingMode,
+    RoutingStrategy,
+    SessionRecordingConfig,
+)
 from teleport.resources.codec import Resource, from_json
 from teleport.resources.lock import Lock
 from teleport.resources.role import Role
@@ -74,12 +80,22 @@ class View:
     def nodes(self) -> list[Server]:
         return self._items("nodes/", Server)
 
+    def preference(self) -> AuthPreference:
+        """How people prove themselves; the defaults when nobody decided."""
+        return next(iter(self._items("cluster/cluster-auth-preference", AuthPreference)), AuthPreference())
+
+    def networking(self) -> NetworkingConfig:
+        """What ends or watches over connections; the defaults when nobody decided."""
+        return next(iter(self._items("cluster/cluster-networking-config", NetworkingConfig)), NetworkingConfig())
+
     def defaults(self) -> ClusterDefaults:
         """What the cluster's settings add to every role."""
-        preference = next(iter(self._items("cluster/cluster-auth-preference", AuthPreference)), AuthPreference())
-        networking = next(iter(self._items("cluster/cluster-networking-config", NetworkingConfig)), NetworkingConfig())
         recording = next(iter(self._items("cluster/session-recording-config", SessionRecordingConfig)), None)
-        return ClusterDefaults.of(preference, networking, recording or SessionRecordingConfig())
+        return ClusterDefaults.of(self.preference(), self.networking(), recording or SessionRecordingConfig())
+
+    def most_recent(self) -> bool:
+        """Whether of several nodes with one name the one that started last is meant."""
+        return self.networking().spec.routing_strategy is RoutingStrategy.MOST_RECENT
 
     def recording_mode(self) -> RecordingMode:
         found = self._items("cluster/session-recording-config", SessionRecordingConfig)

@@ -44,20 +44,41 @@ class NodeConnection:
         self._last_active = self._loop.time()
         self._disconnected = False
         self._timers: list[asyncio.TimerHandle] = []
-        if permit.disconnect_expired_cert is not None:
-            left = (permit.disconnect_expired_cert - tools.clock.now()).total_seconds()
-            self._timers.append(self._loop.call_later(max(left, 0), self.disconnect, "the certificate has expired"))
-        if permit.client_idle_timeout:
-            self._idle_check(permit.client_idle_timeout.total_seconds())
+        self._watch()
 
     def active(self) -> None:
         """The client did something: the idle time begins anew."""
         self._last_active = self._loop.time()
 
+    def obey(self, permit: SSHAccessPermit) -> None:
+        """Goes on under a newer permit: what was decided anew holds for what is open, too.
+
+        A session that is being recorded, or is not, stays so until it ends.
+        """
+        former, self.permit = self.permit, permit
+        if (former.client_idle_timeout, former.disconnect_expired_cert) != (
+            permit.client_idle_timeout,
+            permit.disconnect_expired_cert,
+        ):
+            self._watch()
+
+    def _watch(self) -> None:
+        """Sets the timers that the permit asks for."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        if self._disconnected:
+            return
+        if self.permit.disconnect_expired_cert is not None:
+            left = (self.permit.disconnect_expired_cert - self._tools.clock.now()).total_seconds()
+            self._timers.append(self._loop.call_later(max(left, 0), self.disconnect, "the certificate has expired"))
+        if self.permit.client_idle_timeout:
+            self._idle_check(self.permit.client_idle_timeout.total_seconds())
+
     def _idle_check(self, limit: float) -> None:
         left = self._last_active + limit - self._loop.time()
         if left <= 0:
-            self.disconnect(f"idle for more than {limit:g} s")
+            self.disconnect(f"idle for more than {limit:g} s", self.permit.client_idle_timeout_message)
         else:
             self._timers.append(self._loop.call_later(left, self._idle_check, limit))
             del self._timers[:-2]
@@ -67,6 +88,7 @@ class NodeConnection:
         if isinstance(decision, AccessDenial):
             self.denied("session", f"{decision.code}: {'; '.join(decision.reasons)}")
             return Refusal.told(decision.public, decision.hint)
+        self.obey(decision)
         limit = self.permit.max_sessions
         if limit and len(self._sessions) >= limit:
             now = self._tools.clock.now()

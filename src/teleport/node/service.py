@@ -154,12 +154,17 @@ class NodeService(SshService):
         """Decides anew about every open connection; to be called when roles, locks, labels or settings changed.
 
         Those that would be refused now end at once, with the reason on record. An expired certificate ends a
-        connection only where the permit says so.
+        connection only where the permit says so. The others go on under the terms of the new permit.
         """
         for connection in list(self._connections):
             decision = self.decide(connection.facts, expiry=False)
             if isinstance(decision, AccessDenial):
                 connection.disconnect(f"no longer allowed: {'; '.join(decision.reasons)}", decision.public)
+                continue
+            if decision.disconnect_expired_cert is not None:
+                assert connection.facts.user is not None, "only a known user gets a connection"
+                decision = replace(decision, disconnect_expired_cert=connection.facts.user.expires)
+            connection.obey(decision)
 
     @property
     def connections(self) -> int:

@@ -454,7 +454,8 @@ class NodeSession:
 
     def _answer(self, ended: Exit | None, reason: str) -> None:
         if reason:
-            self._channel.write(f"\r\nThis session was ended: {reason}.\r\n".encode(), stderr=True)
+            told = reason.rstrip(".\n").replace("\n", "\r\n")
+            self._channel.write(f"\r\nThis session was ended: {told}.\r\n".encode(), stderr=True)
         if ended is not None and ended.signal is not None:
             self._channel.exit_with_signal(ended.signal, core_dumped=ended.core_dumped)
         elif ended is not None and ended.status is not None:

@@ -2,8 +2,10 @@
 
 Order: the host's UUID; then its name, then `name.cluster`; then its address. The port asked for only separates several
 matches, because OpenSSH sends 22 when nothing else is configured (`ours.md`, "port asked for"). Among several matches
-a node that is heard of goes before those that are lost; a lost one that is the only match is tried. Nothing that is not
-registered is ever dialled (no open relay).
+a node that is heard of goes before those that are lost; a lost one that is the only match is tried. Those that are left
+are too many, unless the cluster's routing strategy is `most_recent`: then the one that started last is meant, which
+stays the same while all of them live (the latest announcement would be another's every few seconds). Nothing that is
+not registered is ever dialled (no open relay).
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from teleport.errors import BadRequest, NotFound
 from teleport.resources.names import canonical_address, canonical_host
 
 _NEAREST = 3
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _COMPARED = 2000  # names compared when nothing matched; enough to help, bounded for large clusters
 _SUBSYSTEM = "proxy:"
 _FORM = "the configuration that tsh config prints asks as the proxy expects it: proxy:HOST:PORT@CLUSTER"
@@ -29,6 +33,7 @@ class RegisteredNode:
     hostname: str
     address: str
     lost: bool = False  # silent for so long that it is rather gone
+    started: datetime | None = None  # when its service did
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -98,6 +103,8 @@ def resolve(
     nodes: Iterable[RegisteredNode],
     cluster: str,
     may_see: Callable[[RegisteredNode], bool],
+    *,
+    most_recent: bool = False,
 ) -> RegisteredNode:
     """The one node that `destination` means, among those that the caller may see.
 
@@ -123,6 +130,8 @@ def resolve(
             matches = [node for node in matches if not node.lost] or matches
         if len(matches) > 1 and destination.port:
             matches = [node for node in matches if node.endpoint[1] == destination.port] or matches
+        if len(matches) > 1 and most_recent:
+            return max(matches, key=_started)
         if len(matches) == 1:
             return matches[0]
         if matches:
@@ -131,6 +140,10 @@ def resolve(
         f"No node {destination.host} is registered here for you.{_nearest(host, everything, may_see)}",
         hint="tsh ls shows the hosts that you may reach; an administrator sees what hides others: tctl access explain",
     )
+
+
+def _started(node: RegisteredNode) -> tuple[datetime, str]:
+    return (node.started or _LONG_AGO, node.host_id)
 
 
 def _nearest(host: str, nodes: list[RegisteredNode], may_see: Callable[[RegisteredNode], bool]) -> str:

@@ -71,6 +71,10 @@ class Directory(Protocol):
         """What forbids the user every session, whatever the host; None when nothing does."""
         ...
 
+    def most_recent(self) -> bool:
+        """Whether of several nodes that fit the one that started last is meant."""
+        ...
+
 
 class UserCertificates(Protocol):
     """Verifies user certificates against the authorities that count now."""
@@ -192,6 +196,7 @@ class SshRouter(SshService):
             self.directory.nodes(),
             self.config.cluster,
             lambda node: not self.directory.why_hidden(identity, node),
+            most_recent=self.directory.most_recent(),
         )
         line = vouch.encode(
             vouch.Vouch(

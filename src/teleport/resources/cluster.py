@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeVar
 
-from teleport.resources.metadata import FieldWarning, Finding, Metadata, Moment, Value, shown, text_findings
+import msgspec
+
+from teleport.resources.kinds import Kind
+from teleport.resources.metadata import (
+    ORIGIN_LABEL,
+    FieldWarning,
+    Finding,
+    Metadata,
+    Moment,
+    Value,
+    shown,
+    text_findings,
+)
 from teleport.resources.names import check_hostname
 from teleport.resources.values import Duration
+
+S = TypeVar("S", bound="Singleton")
 
 
 class SecondFactor(StrEnum):
@@ -75,8 +89,22 @@ class AuthPreference(Value, frozen=True, kw_only=True):
         found = []
         if self.spec.type != "local":
             found.append(FieldWarning("spec.type", "single sign-on is not available yet"))
-        if self.spec.second_factor in {SecondFactor.U2F, SecondFactor.WEBAUTHN} or self.spec.u2f is not None:
+        if self.spec.connector_name:
+            found.append(FieldWarning("spec.connector_name", "single sign-on is not available yet"))
+        if self.spec.require_session_mfa:
+            found.append(
+                FieldWarning(
+                    "spec.require_session_mfa", "a second factor cannot be shown yet, so every session would be refused"
+                )
+            )
+        if self.spec.second_factor in {SecondFactor.U2F, SecondFactor.WEBAUTHN}:
             found.append(FieldWarning("spec.second_factor", "hardware keys are not available yet"))
+        if self.spec.u2f is not None:
+            found.append(FieldWarning("spec.u2f", "hardware keys are not available yet"))
+        if not self.spec.allow_local_auth:
+            found.append(
+                FieldWarning("spec.allow_local_auth", "nobody can log in then: single sign-on is not available yet")
+            )
         if self.spec.locking_mode is LockingMode.STRICT:
             found.append(FieldWarning("spec.locking_mode", "strict locking is not available yet"))
         return tuple(found)
@@ -111,6 +139,19 @@ class NetworkingConfig(Value, frozen=True, kw_only=True):
             if not getattr(self.spec, name):
                 yield Finding(("spec", name), "0", "a duration above zero")
 
+    @property
+    def warnings(self) -> tuple[FieldWarning, ...]:
+        spec, default, found = self.spec, NetworkingSpec(), []
+        if spec.web_idle_timeout != default.web_idle_timeout:
+            found.append(FieldWarning("spec.web_idle_timeout", "browsers have no sessions yet that could be idle"))
+        if spec.session_control_timeout != default.session_control_timeout:
+            found.append(
+                FieldWarning(
+                    "spec.session_control_timeout", "connections of a user are not counted yet (max_connections)"
+                )
+            )
+        return tuple(found)
+
 
 class RecordingSpec(Value, frozen=True, kw_only=True):
     mode: RecordingMode = RecordingMode.NODE
@@ -129,6 +170,89 @@ class SessionRecordingConfig(Value, frozen=True, kw_only=True):
 
     def findings(self) -> Iterator[Finding]:
         yield from _singleton_findings(self.metadata, "session-recording-config")
+
+    @property
+    def warnings(self) -> tuple[FieldWarning, ...]:
+        found = []
+        if self.spec.mode in {RecordingMode.PROXY, RecordingMode.PROXY_SYNC}:
+            found.append(FieldWarning("spec.mode", "proxies cannot record yet: nodes do, as with node"))
+        if self.spec.mode is RecordingMode.NODE_SYNC:
+            found.append(FieldWarning("spec.mode", "node-sync works like node in this version"))
+        if not self.spec.proxy_checks_host_keys:
+            found.append(
+                FieldWarning("spec.proxy_checks_host_keys", "proxies cannot record yet, so it concerns nothing")
+            )
+        return tuple(found)
+
+
+class AuditSpec(Value, frozen=True, kw_only=True):
+    """Where audit events and recordings go, as `teleport.storage` of the auth server's file says."""
+
+    type: str = "dir"
+    region: str = ""
+    audit_events_uri: tuple[str, ...] = ()
+    audit_sessions_uri: str = ""
+
+
+class AuditConfig(Value, frozen=True, kw_only=True):
+    """Only the configuration file decides it (`resources.md` 1)."""
+
+    kind: Literal["cluster_audit_config"] = "cluster_audit_config"
+    version: Literal["v2"] = "v2"
+    metadata: Metadata = Metadata(name="cluster-audit-config")
+    spec: AuditSpec = AuditSpec()
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def findings(self) -> Iterator[Finding]:
+        yield from _singleton_findings(self.metadata, "cluster-audit-config")
+        for name in ("type", "region", "audit_sessions_uri"):
+            yield from text_findings(("spec", name), getattr(self.spec, name))
+        for position, uri in enumerate(self.spec.audit_events_uri):
+            yield from text_findings(("spec", "audit_events_uri", position), uri)
+
+
+Singleton = AuthPreference | NetworkingConfig | SessionRecordingConfig | AuditConfig
+SINGLETONS: Mapping[Kind, type[Singleton]] = {
+    Kind.CLUSTER_AUTH_PREFERENCE: AuthPreference,
+    Kind.CLUSTER_NETWORKING_CONFIG: NetworkingConfig,
+    Kind.SESSION_RECORDING_CONFIG: SessionRecordingConfig,
+    Kind.CLUSTER_AUDIT_CONFIG: AuditConfig,
+}
+"""The settings of a cluster: one resource of each kind, which is there also when nobody wrote it."""
+
+
+class Origin(StrEnum):
+    """Who decided a setting (label `teleport.dev/origin`)."""
+
+    DEFAULTS = "defaults"
+    CONFIG_FILE = "config-file"
+    DYNAMIC = "dynamic"
+
+
+def origin_of(resource: Singleton) -> Origin:
+    """Unmarked ones were written by hand."""
+    found = resource.metadata.labels.get(ORIGIN_LABEL, "")
+    return Origin(found) if found in set(Origin) else Origin.DYNAMIC
+
+
+def with_origin(resource: S, origin: Origin) -> S:
+    """`resource`, marked; whatever its document says of its origin."""
+    labels = {**resource.metadata.labels, ORIGIN_LABEL: origin.value}
+    metadata = msgspec.structs.replace(resource.metadata, labels=labels)
+    return msgspec.structs.replace(resource, metadata=metadata)
+
+
+def default_of(kind: Kind) -> Singleton:
+    """What holds while nobody has decided."""
+    return with_origin(SINGLETONS[kind](), Origin.DEFAULTS)
+
+
+def setting_name(kind: Kind) -> str:
+    """The one name that a resource of `kind` may have."""
+    return str(kind).replace("_", "-")
 
 
 class ClusterNameSpec(Value, frozen=True, kw_only=True):

@@ -21,7 +21,13 @@ import msgspec
 from teleport.clock import rfc3339
 from teleport.errors import BadRequest
 from teleport.resources.authority import Authority
-from teleport.resources.cluster import AuthPreference, ClusterName, NetworkingConfig, SessionRecordingConfig
+from teleport.resources.cluster import (
+    AuditConfig,
+    AuthPreference,
+    ClusterName,
+    NetworkingConfig,
+    SessionRecordingConfig,
+)
 from teleport.resources.kinds import Kind
 from teleport.resources.lock import Lock
 from teleport.resources.metadata import FieldWarning
@@ -45,6 +51,7 @@ Resource = (
     | AuthPreference
     | NetworkingConfig
     | SessionRecordingConfig
+    | AuditConfig
     | ClusterName
 )
 TYPES: Mapping[Kind, type[Resource]] = {
@@ -59,6 +66,7 @@ TYPES: Mapping[Kind, type[Resource]] = {
     Kind.CLUSTER_AUTH_PREFERENCE: AuthPreference,
     Kind.CLUSTER_NETWORKING_CONFIG: NetworkingConfig,
     Kind.SESSION_RECORDING_CONFIG: SessionRecordingConfig,
+    Kind.CLUSTER_AUDIT_CONFIG: AuditConfig,
     Kind.CLUSTER_NAME: ClusterName,
 }
 _R = TypeVar("_R")

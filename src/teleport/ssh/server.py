@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import asyncssh
 from asyncssh import ChannelOpenError, DisconnectError, SSHServer, SSHServerConnectionOptions
@@ -46,6 +47,7 @@ from teleport.ssh.surface import (
     MACS,
     SIGNATURES,
     AskedKind,
+    KeepAlive,
     Peer,
     Refusal,
     ServerLimits,
@@ -113,6 +115,13 @@ class ServerConnection(Guarded):
         peer = Peer(*peer_address(transport.get_extra_info("peername")))
         self.gate = self._make_gate(peer)
         super().connection_made(transport)
+
+    def keep_alive(self, every: KeepAlive) -> None:
+        """Asks the client so often whether it is there; asyncssh's timer runs once it has authenticated."""
+        self._keepalive_interval, self._keepalive_count_max = every.seconds, every.count
+        if self._keepalive_timer is not None:
+            self._cancel_keepalive_timer()
+            self._set_keepalive_timer()
 
     def _send_version(self) -> None:
         if not self._greeted:
@@ -332,6 +341,8 @@ class SshServer:
         self._surface = surface
         self._limits = limits
         self._loop = asyncio.get_running_loop()
+        self._keep_alive = KeepAlive(limits.keepalive_seconds, limits.keepalive_count)
+        self._open = WeakSet[ServerConnection]()
 
     @classmethod
     async def create(
@@ -358,9 +369,20 @@ class SshServer:
         `make_gate` gets the transport's peer; behind a proxy that vouched, it knows better. `slot` learns whether the
         client authenticates. `greeted` says that `greeting` was already sent.
         """
-        return ServerConnection(
+        made = ServerConnection(
             self._loop, self._options, make_gate, self._surface, self._limits, slot or NoSlot(), greeted
         )
+        made.keep_alive(self._keep_alive)
+        self._open.add(made)
+        return made
+
+    def keep_alive(self, every: KeepAlive) -> None:
+        """How often clients are asked whether they are there; from now on, also those that are connected."""
+        if every == self._keep_alive:
+            return
+        self._keep_alive = every
+        for connection in list(self._open):
+            connection.keep_alive(every)
 
     @property
     def greeting(self) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 from teleport.ssh.listener import Listener, Slot, Slots
 from teleport.ssh.server import HostKey, SshServer
-from teleport.ssh.surface import Peer, ServerLimits, Surface
+from teleport.ssh.surface import KeepAlive, Peer, ServerLimits, Surface
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,13 @@ class SshService(ABC):
         self._running: SshServer | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._listener = Listener(self._protocol, slots=slots)
+        self._keep_alive: KeepAlive | None = None
 
     async def run(self, sockets: Sequence[socket.socket], started: Callable[[], None]) -> None:
         """Serves until cancelled; then every connection is closed, and what was begun in the background finishes."""
         self._running = await SshServer.create(self._host_keys, self._surface, limits=self._limits)
+        if self._keep_alive is not None:
+            self._running.keep_alive(self._keep_alive)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             await self._listener.serve(sockets, started)
@@ -40,6 +43,12 @@ class SshService(ABC):
         self._host_keys = host_keys
         if self._running is not None:
             await self._running.reload(host_keys)
+
+    def keep_alive(self, every: KeepAlive) -> None:
+        """How often clients are asked whether they are there; those that are connected, too."""
+        self._keep_alive = every
+        if self._running is not None:
+            self._running.keep_alive(every)
 
     def pause(self) -> None:
         """Accepts nothing more; what is open goes on."""

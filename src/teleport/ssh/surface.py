@@ -96,6 +96,15 @@ class ServerLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """How often a client that says nothing is asked whether it is there, and after how many questions without an
+    answer its connection ends."""
+
+    seconds: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """The other end of a connection: an IP address and a port; empty and 0 when there is none (a Unix socket)."""
 

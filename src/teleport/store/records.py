@@ -39,6 +39,7 @@ PREFIX_OF_KIND = {
     "cluster_auth_preference": CLUSTER,
     "cluster_networking_config": CLUSTER,
     "session_recording_config": CLUSTER,
+    "cluster_audit_config": CLUSTER,
 }
 
 

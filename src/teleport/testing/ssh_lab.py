@@ -276,6 +276,9 @@ class LabDirectory:
     def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> tuple[str, ...]:
         return ("no role reaches it",) if node.host_id in self.hidden else ()
 
+    def most_recent(self) -> bool:
+        return False
+
 
 def listener() -> socket.socket:
     """A bound loopback socket; serving it is somebody else's part."""

@@ -225,7 +225,6 @@ def running_web_lab(folder: Path, *, ssh_port: int = 3023, cluster: LabCluster |
         service = WebService(
             WebConfig(
                 cluster=made.cluster,
-                second_factor="otp",
                 ssh=SSHAddresses(listen_addr=f"0.0.0.0:{ssh_port}"),
                 auth_servers=(("127.0.0.1", auth_socket.getsockname()[1]),),
             ),

@@ -85,6 +85,12 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
     has_motd: bool = False
 
 
+class MessageOfTheDay(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /webapi/motd."""
+
+    text: str
+
+
 class PingReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """GET /webapi/ping and /webapi/find (`protocols.md` 2.1)."""
 

@@ -29,6 +29,7 @@ from teleport.api import routes
 from teleport.api.codec import STATUS
 from teleport.clock import Clock, rfc3339
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
+from teleport.resources.cluster import AuthPreference
 from teleport.resources.names import peer_address
 from teleport.resources.values import HostPort
 from teleport.transport.entrance import ConnectionLimits
@@ -77,7 +78,6 @@ class WebConfig:
     """What the web service says of its cluster, and where it reaches auth."""
 
     cluster: str
-    second_factor: str
     ssh: wm.SSHAddresses
     auth_servers: tuple[tuple[str, int], ...]
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -86,8 +86,18 @@ class WebConfig:
 class WebService:
     """Serves one listening socket until cancelled."""
 
-    def __init__(self, config: WebConfig, auth: AuthCaller, clock: Clock, *, max_tunnels: int = MAX_TUNNELS) -> None:
+    def __init__(
+        self,
+        config: WebConfig,
+        auth: AuthCaller,
+        clock: Clock,
+        *,
+        max_tunnels: int = MAX_TUNNELS,
+        preference: Callable[[], AuthPreference] = AuthPreference,
+    ) -> None:
+        """`preference`: how people prove themselves, as it is now."""
         self._config = config
+        self._preference = preference
         self._max_tunnels = max_tunnels
         self._auth = auth
         self._clock = clock
@@ -105,6 +115,7 @@ class WebService:
             add("GET", f"{prefix}/webapi/ping", self._ping)
             add("GET", f"{prefix}/webapi/ping/{{connector}}", self._ping)
             add("GET", f"{prefix}/webapi/find", self._find)
+            add("GET", f"{prefix}/webapi/motd", self._motd)
             add("GET", f"{prefix}/webapi/ca", self._cluster_ca)
             add("POST", f"{prefix}/webapi/ssh/certs", self._ssh_certs)
             add("GET", f"{prefix}/webapi/users/password/token/{{token}}", self._password_token)
@@ -197,7 +208,15 @@ class WebService:
         )
 
     async def _ping(self, _: web.Request) -> web.Response:
-        return self._ping_reply(wm.AuthSettings(type="local", second_factor=self._config.second_factor))
+        spec = self._preference().spec
+        has_motd = bool(spec.message_of_the_day)
+        return self._ping_reply(
+            wm.AuthSettings(type="local", second_factor=spec.second_factor.value, has_motd=has_motd)
+        )
+
+    async def _motd(self, _: web.Request) -> web.Response:
+        """What everybody is to read before logging in; so it is for everybody's eyes."""
+        return _json(wm.MessageOfTheDay(text=self._preference().spec.message_of_the_day))
 
     async def _find(self, _: web.Request) -> web.Response:
         return self._ping_reply(None)

@@ -31,10 +31,12 @@ class One(Message, frozen=True, kw_only=True):
 
 
 class StoreRequest(Request, frozen=True, kw_only=True):
-    """Writes a resource; an existing one only with `force`."""
+    """Writes a resource; an existing one only with `force`, a setting that the configuration file decides only with
+    `confirm`, too."""
 
     item: Document
     force: bool = False
+    confirm: bool = False
 
 
 class ExpelRequest(Request, frozen=True, kw_only=True):

@@ -53,6 +53,13 @@ from teleport.audit.events.sessions import (
     SessionUpload,
     Subsystem,
 )
+from teleport.audit.events.settings import (
+    AuditConfigUpdate,
+    AuthPreferenceUpdate,
+    NetworkingUpdate,
+    RecordingUpdate,
+    SettingsUpdate,
+)
 from teleport.audit.events.users import (
     LockCreated,
     LockDeleted,
@@ -78,7 +85,9 @@ __all__ = [
     "Actor",
     "ApiDenied",
     "AuditCheckpoint",
+    "AuditConfigUpdate",
     "AuthFailed",
+    "AuthPreferenceUpdate",
     "AuthServerCreate",
     "AuthServerDelete",
     "AuthSign",
@@ -96,6 +105,7 @@ __all__ = [
     "LockDeleted",
     "MfaAdd",
     "MfaDevice",
+    "NetworkingUpdate",
     "NodeCreate",
     "NodeDelete",
     "Port",
@@ -103,6 +113,7 @@ __all__ = [
     "ProxyDelete",
     "RecordingGap",
     "RecordingSpoolFull",
+    "RecordingUpdate",
     "Registry",
     "ResetPasswordTokenCreate",
     "Resize",
@@ -121,6 +132,7 @@ __all__ = [
     "SessionRequestDenied",
     "SessionStart",
     "SessionUpload",
+    "SettingsUpdate",
     "StatusEvent",
     "Subsystem",
     "TokenCreate",

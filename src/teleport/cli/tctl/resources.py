@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from teleport.resources.kinds import ResourceRef
 
 ALL: Final = "all"
-BACKED_UP: Final = ("role", "user", "token", "cert_authority", "lock")
+SETTINGS: Final = ("cluster_auth_preference", "cluster_networking_config", "session_recording_config")
+BACKED_UP: Final = ("role", "user", "token", "cert_authority", "lock", *SETTINGS)
 """What `get all` prints: all that a cluster cannot find again by itself. Hosts announce themselves."""
 MAX_INPUT: Final = 16 * 1024 * 1024  # bytes
 
@@ -36,7 +37,8 @@ MAX_INPUT: Final = 16 * 1024 * 1024  # bytes
 @click.pass_context
 def get(ctx: click.Context, specs: tuple[str, ...], form: str, with_secrets: bool) -> None:
     """Print resources: users, roles, tokens, nodes, cert_authority, locks, proxies, auth_servers; each KIND or
-    KIND/NAME. `all` prints everything that a backup needs, with its secrets."""
+    KIND/NAME. The cluster's settings are cap (cluster_auth_preference), netconfig, recconfig, cluster_audit_config.
+    `all` prints everything that a backup needs, with its secrets."""
     from teleport.cli.tctl.connect import open_auth
     from teleport.resources.kinds import ResourceRef
 
@@ -55,12 +57,17 @@ def get(ctx: click.Context, specs: tuple[str, ...], form: str, with_secrets: boo
         for ref in refs:
             found += _find(auth, ref, with_secrets=with_secrets)
     if wanted == [ALL]:
-        found = [one for one in found if not _is_static(one)]
+        found = [one for one in found if not _is_said_elsewhere(one)]
     _print(found, refs, form, with_secrets=with_secrets)
 
 
-def _served(kind: str) -> None:
-    """Raises `BadRequest` for a kind that auth does not serve."""
+def _served(kind: str, *, written: bool = False) -> None:
+    """Raises `BadRequest` for a kind that auth does not serve, or not to be `written`."""
+    if written and kind in routes.GET and kind not in routes.STORE:
+        raise BadRequest(
+            f"the {kind} is what the configuration file of the auth server says",
+            hint="change teleport.storage there and restart it",
+        )
     if kind not in routes.GET:
         raise BadRequest(
             f"resources of the kind {kind} cannot be managed with tctl yet",
@@ -68,11 +75,14 @@ def _served(kind: str) -> None:
         )
 
 
-def _is_static(resource: Resource) -> bool:
-    """Whether the configuration file says it, and brings it back by itself."""
+def _is_said_elsewhere(resource: Resource) -> bool:
+    """Whether the configuration file or the program itself says it, and brings it back."""
     from teleport.resources.metadata import ORIGIN_LABEL
 
-    return resource.kind == "token" and resource.metadata.labels.get(ORIGIN_LABEL) == "config-file"
+    return resource.kind in ("token", *SETTINGS) and resource.metadata.labels.get(ORIGIN_LABEL) in (
+        "config-file",
+        "defaults",
+    )
 
 
 def _find(auth: Auth, ref: ResourceRef, *, with_secrets: bool) -> list[Resource]:
@@ -127,12 +137,12 @@ def create(ctx: click.Context, file: str | None, force: bool, confirm: bool, for
         where = f"{notice.source}:{notice.line}" + (f": {notice.path}" if notice.path else "")
         render.note(f"warning: {where}: {render.printable(notice.text)}")
     for resource in resources:
-        _served(resource.kind)
+        _served(resource.kind, written=True)
     with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
         for done, resource in enumerate(resources):
             item = m.Document(to_json(resource, with_secrets=True))
             try:
-                stored = _store(auth, resource.kind, item, force=force)
+                stored = _store(auth, resource.kind, item, force=force, confirm=confirm)
                 tell(resource.kind, resource.metadata.name, stored, f"{_title(resource)} has been {stored}")
             except TeleportError as error:
                 if done + 1 < len(resources):
@@ -142,14 +152,14 @@ def create(ctx: click.Context, file: str | None, force: bool, confirm: bool, for
                 raise type(error)(message, hint=error.hint) from None
 
 
-def _store(auth: Auth, kind: str, item: m.Document, *, force: bool) -> str:
+def _store(auth: Auth, kind: str, item: m.Document, *, force: bool, confirm: bool) -> str:
     route = routes.STORE[kind]
     try:
-        auth.client.call(route, m.StoreRequest(item=item))
+        auth.client.call(route, m.StoreRequest(item=item, confirm=confirm))
     except AlreadyExists:
         if not force:
             raise
-        auth.client.call(route, m.StoreRequest(item=item, force=True))
+        auth.client.call(route, m.StoreRequest(item=item, force=True, confirm=confirm))
         return "updated"
     return "created"
 
@@ -181,18 +191,25 @@ def _read(file: str | None) -> bytes:
 @format_option("text", "json")
 @click.pass_context
 def rm(ctx: click.Context, specs: tuple[str, ...], form: str) -> None:
-    """Remove resources: users, roles, tokens, nodes, locks, proxies, auth_servers, authorities of other clusters."""
+    """Remove resources: users, roles, tokens, nodes, locks, proxies, auth_servers, authorities of other clusters. The
+    cluster's settings go back to their defaults: cap, netconfig, recconfig."""
     from teleport.cli.tctl.connect import open_auth
     from teleport.cli.tctl.tokens import public_id
+    from teleport.resources.cluster import SINGLETONS, setting_name
     from teleport.resources.kinds import ResourceRef
 
     refs = [ResourceRef.parse(spec) for spec in comma_list(specs)]
     for ref in refs:
-        _served(ref.kind)
-        if not (ref.name or ref.sub_kind):
+        _served(ref.kind, written=True)
+        if not (ref.name or ref.sub_kind) and ref.kind not in SINGLETONS:
             raise BadRequest(f"{ref.kind}: which one? A name is missing", hint=f"tctl rm {ref.kind}/NAME")
     with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
         for ref in refs:
             name = public_id(ref.name) if ref.kind == "token" else "/".join(filter(None, (ref.sub_kind, ref.name)))
+            setting = ref.kind in SINGLETONS
+            name = name or setting_name(ref.kind)
             auth.client.call(routes.REMOVE[ref.kind.value], m.ExpelRequest(name=name))
-            tell(str(ref.kind), name, "removed", f"{ref.kind} {render.printable(name)!r} has been removed")
+            done = "has been reset to its defaults" if setting else "has been removed"
+            tell(
+                str(ref.kind), name, "reset" if setting else "removed", f"{ref.kind} {render.printable(name)!r} {done}"
+            )

@@ -8,8 +8,10 @@ from teleport.cli import render
 from teleport.cli.tctl.nodes import server_table
 from teleport.cli.tctl.tokens import token_table
 from teleport.resources.authority import Authority
+from teleport.resources.cluster import SINGLETONS
 from teleport.resources.codec import Resource
 from teleport.resources.lock import Lock
+from teleport.resources.metadata import ORIGIN_LABEL
 from teleport.resources.role import Role
 from teleport.resources.server import Server
 from teleport.resources.token import Token
@@ -38,8 +40,30 @@ def resource_table(kind: str, found: Sequence[Resource]) -> str:
             return render.table(["ID", "Target", "Message", "Expires (UTC)"], rows)
         case "token":
             return token_table([one for one in found if isinstance(one, Token)])
+        case kind if kind in SINGLETONS:
+            return "\n".join(_settings(one) for one in found)
         case _:
             return server_table([one for one in found if isinstance(one, Server)])
+
+
+def _settings(resource: Resource) -> str:
+    """Every field with its value, the ones that nobody chose too."""
+    spec = getattr(resource, "spec", None)
+    values = {name: getattr(spec, name) for name in spec.__struct_fields__} if spec is not None else {}
+    rows = [[name, _value(value)] for name, value in values.items()]
+    return render.table(["Setting", "Value"], [*rows, ["origin", resource.metadata.labels.get(ORIGIN_LABEL, "")]])
+
+
+def _value(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            return ",".join(map(str, value))
+        case None:
+            return ""
+        case _:
+            return render.printable(str(value))
 
 
 def _role(role: Role) -> list[str]:

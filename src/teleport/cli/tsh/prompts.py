@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from teleport.cli import render
-from teleport.errors import BadRequest
+from teleport.errors import AccessDenied, BadRequest
 
 
 def interactive() -> bool:
@@ -68,6 +68,14 @@ class Person:
         render.say(f"Its fingerprint is {fingerprint}")
         render.say("Compare it with what the administrator tells you: whoever is in between sees your password.")
         return yes("Trust this certificate from now on?")
+
+    def read(self, message: str) -> None:
+        """To stderr; at a terminal it has to be confirmed, as `message_of_the_day` promises. A script is not asked:
+        its stdin holds the password."""
+        for line in message.splitlines():
+            render.say(render.printable(line))
+        if interactive() and visible("Press Enter to go on, or type no to leave: ").lower() in ("n", "no", "q", "quit"):
+            raise AccessDenied("not logged in: the message was not agreed to", hint="tsh login shows it again")
 
     def password(self, user: str) -> str:
         return secret(f"Password of {render.printable(user)}: ")

@@ -114,6 +114,9 @@ class StorageConfig:
     sync: str  # OFF, NORMAL or FULL
     journal: str
     events_to_stdout: bool = False
+    region: str = ""
+    audit_events_uri: tuple[str, ...] = ()  # as the file has them; the paths above are what they come to
+    audit_sessions_uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,6 +464,9 @@ def _storage_config(document: Document) -> StorageConfig:
         sync=storage.sync,
         journal=storage.journal,
         events_to_stdout=any(uri.scheme == "stdout" for uri in storage.audit_events_uri),
+        region=storage.region,
+        audit_events_uri=tuple(str(uri) for uri in storage.audit_events_uri),
+        audit_sessions_uri=str(storage.audit_sessions_uri) if storage.audit_sessions_uri is not None else "",
     )
 
 

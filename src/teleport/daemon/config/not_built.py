@@ -48,7 +48,6 @@ _SERVICE: Final = "no: this version does not have the {} service yet"
 _LISTENER: Final = "is accepted, but {} are not served by this version: nothing will listen there"
 _ONLY_TOTP: Final = "counts authenticator apps only: this version knows no other devices"
 _NO_HEADER: Final = "is accepted, but this version reads no PROXY header"
-_OWN_PROBES: Final = "is accepted, but this version probes every 60 s, three times"
 _OWN_LIST: Final = "is accepted, but this version negotiates a list of its own"
 _LATER: Final = "this version cannot do that yet"
 
@@ -73,7 +72,6 @@ NOT_BUILT: Final = (
     NotBuilt("auth_service.authentication.second_factor", _in("on", "optional"), _ONLY_TOTP, False),
     NotBuilt("auth_service.session_recording", _in("node-sync"), "works like node in this version", False),
     NotBuilt("auth_service.proxy_listener_mode", _in("multiplex"), "works like separate in this version", False),
-    NotBuilt("auth_service.routing_strategy", _in("most_recent"), "works like unambiguous_match so far", False),
     NotBuilt("teleport.ciphers", _any, _OWN_LIST, False),
     NotBuilt("teleport.kex_algos", _any, _OWN_LIST, False),
     NotBuilt("teleport.mac_algos", _any, _OWN_LIST, False),
@@ -81,8 +79,9 @@ NOT_BUILT: Final = (
     NotBuilt("teleport.cache", _any, "is accepted: the copy of auth's data is kept in memory so far", False),
     NotBuilt("auth_service.proxy_protocol", _on, _NO_HEADER, False),
     NotBuilt("proxy_service.proxy_protocol", _on, _NO_HEADER, False),
-    NotBuilt("auth_service.keep_alive_interval", _any, _OWN_PROBES, False),
-    NotBuilt("auth_service.keep_alive_count_max", _any, _OWN_PROBES, False),
+    NotBuilt("auth_service.web_idle_timeout", _any, "is accepted, but browsers have no sessions yet", False),
+    NotBuilt("auth_service.session_control_timeout", _any, "is accepted, but connections are not counted yet", False),
+    NotBuilt("auth_service.proxy_checks_host_keys", _any, "is accepted, but proxies cannot record yet", False),
     NotBuilt("version", _in("v2"), "is read like v1: every listener has a default address", False),
     NotBuilt("proxy_service.kube_listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
     NotBuilt("proxy_service.mysql_listen_addr", _any, _LISTENER.format("MySQL clients"), False),
