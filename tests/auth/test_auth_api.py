@@ -51,6 +51,8 @@ WHO_MAY: dict[str, str] = {
     "withdraw": "node proxy",
     "renew_host": "node proxy",
     "renew_user": "user editor auditor",
+    "rotate": "admin",
+    "rotation_progress": "admin",
     "sign_user": "admin",
     "explain_access": "editor admin",
     "sign_host": "admin",
@@ -180,6 +182,8 @@ class Asking:
                 return m.ResetUserRequest(name="missing")
             case "unlock_user":
                 return m.UnlockUserRequest(name="missing")
+            case "rotate":
+                return m.RotateRequest(types=["jwt"], grace_period=0)
             case "add_token":
                 return m.AddTokenRequest(roles=["node"])
             case "intake":

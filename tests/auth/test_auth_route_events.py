@@ -37,6 +37,7 @@ CHANGES_WITHOUT_EVENT = {
 }
 READS_WITHOUT_EVENT = {"cluster_ca", "status", "who_am_i", "watch", "explain_access", "list_certs"} | {
     *("search_events", "list_recordings", "recording_offset"),
+    "rotation_progress",
     *(
         f"{verb}_{kind}"
         for verb in ("list", "get")
@@ -108,6 +109,7 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("revoke_cert", ask("revoke_cert"))
         await recorder.call("login", ask("login", asking=proxy))
         await recorder.call("renew_user", ask("renew_user", asking=everybody["user"]))
+        await recorder.call("rotate", ask("rotate"))
         # users
         (link,) = await recorder.call("add_user", ask("add_user"))
         (info,) = await recorder.call("user_token", ask("user_token", m.UserTokenRequest(token=link.token), proxy))

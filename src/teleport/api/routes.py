@@ -106,6 +106,14 @@ SIGN_SERVER = _route(
     "sign_server", "POST /certs/server", Verb.CREATE, "host_cert", ("auth.sign", "cert.create"),
     m.SignServerRequest, m.ServerCert,
 )  # fmt: skip
+# --- rotation of authorities
+ROTATE = _route(
+    "rotate", "POST /authorities/rotate", Verb.ROTATE, "cert_authority", ("authority.rotate",),
+    m.RotateRequest, m.RotateReply,
+)  # fmt: skip
+ROTATION_PROGRESS = _route(
+    "rotation_progress", "GET /authorities/progress", Verb.ROTATE, "cert_authority", (), m.Empty, m.RotationProgress
+)
 
 # --- live certificates
 LIST_CERTS = _route("list_certs", "GET /certs", Verb.LIST, "user", (), m.ListCertsRequest, m.CertsPage)

@@ -77,6 +77,8 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "auth_server.delete": _auth("T9021I"),
         "authority.create": _auth("T9022I"),
         "authority.delete": _auth("T9023I"),
+        "authority.rotate": _auth("T9100I"),
+        "authority.rotate_stopped": _auth("T9101W"),
         "secret.revealed": _auth("T9030I"),
         "auth.sign": _auth("T9031I"),
         "session.request_denied": _host("T9032W"),

@@ -56,6 +56,8 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.EXPLAIN_ACCESS.name,
         routes.LIST_CERTS.name,
         routes.REVOKE_CERT.name,
+        routes.ROTATE.name,
+        routes.ROTATION_PROGRESS.name,
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
     }
 )

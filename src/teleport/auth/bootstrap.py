@@ -41,10 +41,10 @@ def _secret(key: Secret | None) -> SecretText | None:
     return None if key is None else SecretText(key.reveal().decode())
 
 
-def _make(cluster: str, now: datetime) -> list[Authority]:
-    """All authorities of a new cluster. Tokens are signed with P-256 (ES256): making an RSA key takes up to a third of
-    a second, which everybody would wait for at the first start."""
-    return [as_resource(authority.new_authority(kind, cluster, now, jwt_key=generate_p256())) for kind in AuthorityKind]
+def make_authority(kind: AuthorityKind, cluster: str, now: datetime) -> Authority:
+    """An authority with fresh keys. Tokens are signed with P-256 (ES256): making an RSA key takes up to a third of a
+    second, which everybody would wait for at the first start."""
+    return as_resource(authority.new_authority(kind, cluster, now, jwt_key=generate_p256()))
 
 
 async def bootstrap(state: ClusterState, settings: Sequence[Singleton]) -> bool:
@@ -57,7 +57,7 @@ async def bootstrap(state: ClusterState, settings: Sequence[Singleton]) -> bool:
     first = await state.backend.get(records.CLUSTER + "cluster-name") is None
     if first:
         name = ClusterName(spec=ClusterNameSpec(cluster_name=state.cluster, cluster_id=str(uuid.uuid4()), created=now))
-        authorities = _make(state.cluster, now)
+        authorities = [make_authority(kind, state.cluster, now) for kind in AuthorityKind]
         writes: list[Write] = [PutOp(records.CLUSTER + "cluster-name", to_json(name))]
         writes += [
             PutOp(records.authority_key(made.type, state.cluster), to_json(made, with_secrets=True))

@@ -12,6 +12,7 @@ from teleport import __version__
 from teleport.api import messages as m
 from teleport.audit.events import AuthSign, CertCreate
 from teleport.auth.authorizer import Authorizer
+from teleport.auth.following import authority_status
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.errors import AccessDenied, BadRequest
@@ -20,7 +21,7 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.pin import ca_pin
 from teleport.pki.sshcert import HOST_LIFETIME
 from teleport.pki.x509subject import USAGES
-from teleport.resources.authority import Authority, AuthorityType, RotationState
+from teleport.resources.authority import AuthorityType
 from teleport.resources.codec import from_json
 from teleport.resources.names import canonical_host
 from teleport.resources.server import Server
@@ -53,14 +54,7 @@ class ClusterAPI:
         return m.ClusterStatus(
             cluster=self._state.cluster,
             version=self._version,
-            authorities=[
-                m.AuthorityStatus(
-                    kind=str(authority.type),
-                    rotation=rotation_text(authority),
-                    keys=len(authority.trusted_tls_certs) or len(authority.spec.active_keys.jwt),
-                )
-                for authority in authorities
-            ],
+            authorities=[authority_status(authority) for authority in authorities],
             ca_pins=await self.pins(),
             now=self._state.clock.now(),
         )
@@ -182,13 +176,3 @@ class ClusterAPI:
         found = [from_json(item.value) for item in await self._state.backend.range(prefix)]
         servers = [one for one in found if isinstance(one, Server) and not one.expired(now)]
         return sorted(servers, key=lambda server: server.lost(now))
-
-
-def rotation_text(authority: Authority) -> str:
-    """How `tctl status` names the state of an authority's rotation (`certificates.md` 7)."""
-    rotation = authority.spec.rotation
-    if rotation.state is RotationState.STANDBY:
-        if rotation.last_rotated is None:
-            return "never updated"
-        return f"rotated {rotation.last_rotated:%b %-d %H:%M:%S} UTC"
-    return f"{rotation.phase} (mode: {rotation.mode})"

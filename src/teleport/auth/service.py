@@ -40,17 +40,17 @@ from teleport.auth.logins import Logins
 from teleport.auth.open_sessions import LostHosts, SessionTracker
 from teleport.auth.presence import Presence
 from teleport.auth.renewal import Renewals
+from teleport.auth.rotation import Rotations
 from teleport.auth.server import Caller, build_app
 from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState, stored_cluster_name
+from teleport.auth.trusting import LivingTrust
 from teleport.auth.user_tokens import UserTokens
 from teleport.authz.locks import Locked, find_lock
 from teleport.backend.interface import Backend
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
-from teleport.pki.keys import PublicKey
-from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.recording.storage import FileRecordingStore
 from teleport.recording.trust import signature_check
 from teleport.resources.cluster import Singleton
@@ -94,10 +94,10 @@ class AuthService:
         records = EvidenceStore(backend, clock)
         self._records = records
         self._sink = FileSink(config.audit_directory, config.host_id, clock)
-        self._host_authorities: tuple[TrustedSSHAuthority, ...] = ()
+        self._trust = LivingTrust(state)
         self._recordings = FileRecordingStore(
             config.recordings_directory,
-            check_signature=signature_check(lambda: self._host_authorities),
+            check_signature=signature_check(self._trust.host_authorities, self._trust.former_host_authorities),
             require_signature=True,
         )
         copies: list[Sink] = [
@@ -112,6 +112,7 @@ class AuthService:
         self.cluster_api = ClusterAPI(state, self.authorizer)
         logins = Logins(state, self.authorizer)
         renewals = Renewals(state, self.authorizer)
+        self.rotations = Rotations(state, self.authorizer, self._trust.look)
         user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer)
         inventory = Inventory(state, self.authorizer, self._joining, user_tokens)
         presence = self._presence = Presence(state, self.authorizer, self._joining)
@@ -139,6 +140,8 @@ class AuthService:
             routes.SIGN_USER.name: self.cluster_api.sign_user,
             routes.SIGN_HOST.name: self.cluster_api.sign_host,
             routes.SIGN_SERVER.name: self.cluster_api.sign_server,
+            routes.ROTATE.name: self.rotations.rotate,
+            routes.ROTATION_PROGRESS.name: self.rotations.progress,
             routes.LOGIN.name: logins.login,
             routes.USER_TOKEN.name: user_tokens.info,
             routes.FINISH_USER_TOKEN.name: user_tokens.finish,
@@ -187,8 +190,9 @@ class AuthService:
         await bootstrap(state, config.settings)
         service = cls(config, backend, clock, open_emitter(wanted), state)
         pumps.append(service._pump)
-        await service._load_host_authorities()
+        await service._trust.look()
         await service._intake.start()
+        await service.rotations.followers.start()
         return service
 
     async def run(self, listener: socket.socket, context: ssl.SSLContext, started: Callable[[], None]) -> None:
@@ -215,16 +219,12 @@ class AuthService:
                 tasks.create_task(self._lost_hosts.run(), name="lost hosts")
                 tasks.create_task(self._presence.run(), name="presence")
                 tasks.create_task(self.state.uses.run(), name="last use of certificates")
+                tasks.create_task(self._trust.run(context), name="authorities")
                 await stack.enter_async_context(edge.serve(runner, listener, context))
                 started()
         finally:
             await runner.cleanup()
             await self._settle()
-
-    async def _load_host_authorities(self) -> None:
-        host = await self.state.authority("host")
-        keys = tuple(PublicKey.parse(line) for line in host.trusted_ssh_keys)
-        self._host_authorities = (TrustedSSHAuthority(AuthorityKind.HOST, self.state.cluster, keys),)
 
     async def _settle(self) -> None:
         """What is told of must reach the store while this process can still bring it there."""
@@ -295,9 +295,8 @@ class AuthService:
         return bool(await self.state.backend.range(USERS, limit=1))
 
     async def client_authorities(self) -> list[str]:
-        """PEM of every authority whose client certificates the API accepts."""
-        user, host = await self.state.authority("user"), await self.state.authority("host")
-        return [*user.trusted_tls_certs, *host.trusted_tls_certs]
+        """PEM of every authority whose client certificates get through the API's handshake (`trusting`)."""
+        return await self._trust.client_authorities()
 
 
 # These write their own event of a refusal, with more to say, or would tell of every wrong password twice.

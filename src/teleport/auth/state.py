@@ -25,6 +25,8 @@ from teleport.clock import Clock
 from teleport.errors import NotFound, TeleportError
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki.keys import PublicKey
+from teleport.pki.refusal import CertificateRefused, Refusal
+from teleport.pki.rotation import retired_refusal
 from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority
 from teleport.pki.x509cert import trusted_tls_authority
 from teleport.pki.x509verify import identity_from_tls
@@ -209,7 +211,12 @@ class ClusterState:
         if known is not None and known[0] is trusted and now < known[1].expires:
             self._identities.move_to_end(certificate)
             return known[1]
-        identity = identity_from_tls(certificate, trusted, now)
+        try:
+            identity = identity_from_tls(certificate, trusted, now)
+        except CertificateRefused as refused:
+            if refused.reason is Refusal.UNKNOWN_AUTHORITY:
+                await self._refuse_retired(certificate)
+            raise
         self._identities[certificate] = (trusted, identity)
         while len(self._identities) > MAX_IDENTITIES:
             self._identities.popitem(last=False)
@@ -218,6 +225,18 @@ class ClusterState:
     async def locks(self) -> list[Lock]:
         items = await self.backend.range(records.LOCKS)
         return [lock for lock in (from_json(item.value) for item in items) if isinstance(lock, Lock)]
+
+    async def _refuse_retired(self, certificate: bytes) -> None:
+        """Raises `CertificateRefused` saying what to do when a rotation ended the authority of this certificate."""
+        for kind in (AuthorityKind.USER, AuthorityKind.HOST):
+            authority = await self.authority(kind)
+            for retired in reversed(authority.spec.retired_keys):
+                former = [trusted_tls_authority(kind, self.cluster, cert.encode()) for cert in retired.tls]
+                try:
+                    identity = identity_from_tls(certificate, former, self.clock.now())
+                except CertificateRefused:
+                    continue
+                raise retired_refusal(identity, retired.retired)
 
     async def preference(self) -> AuthPreference:
         found = await self.find(records.CLUSTER, "cluster-auth-preference", AuthPreference)

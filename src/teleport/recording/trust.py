@@ -33,10 +33,16 @@ def signer(current: Callable[[], tuple[PrivateKey, SSHCertificate]]) -> SignFunc
     return sign
 
 
-def signature_check(authorities: Callable[[], Sequence[TrustedSSHAuthority]]) -> SignatureCheck:
+Former = Callable[[], Sequence[tuple[TrustedSSHAuthority, datetime]]]
+
+
+def signature_check(
+    authorities: Callable[[], Sequence[TrustedSSHAuthority]], former: Former = lambda: ()
+) -> SignatureCheck:
     """Believes a signature of the very host that the recording names, certified by the cluster when the session ran.
 
     The certificate may have expired since: what counts is that it held when the session began, or holds at its end.
+    So may the authority: `former` are those that a rotation ended, and when. They count for what they signed before.
     """
 
     def check(signature: Signature, message: bytes, header: RecordingHeader) -> None:
@@ -49,7 +55,8 @@ def signature_check(authorities: Callable[[], Sequence[TrustedSSHAuthority]]) ->
                 f"the recording of session {header.sid} is signed with an impossible certificate"
             ) from None
         when = max(header.started, begins)
-        identity = verify_host_cert(signature.certificate, authorities(), when, hostname=None)
+        then = [authority for authority, ended in former() if begins < ended]
+        identity = verify_host_cert(signature.certificate, [*authorities(), *then], when, hostname=None)
         if identity.host_id != header.node_id:
             raise AccessDenied(f"the recording of session {header.sid} is signed by another host than it names")
         signing.verify(DOMAIN, message, signature.value, certificate.body.public_key)

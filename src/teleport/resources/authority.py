@@ -92,6 +92,16 @@ class Rotation(Value, frozen=True, kw_only=True):
     schedule: RotationSchedule = RotationSchedule()
 
 
+class RetiredKeys(Value, frozen=True, kw_only=True):
+    """Public halves of keys that a rotation ended. Nothing is let in by them: they are kept so that whoever still shows
+    a certificate of theirs is told what happened and what to do, and so that recordings signed before verify."""
+
+    retired: Moment
+    rotation_id: str = ""
+    ssh: tuple[str, ...] = ()  # OpenSSH lines
+    tls: tuple[str, ...] = ()  # PEM
+
+
 class RoleMapping(Value, frozen=True, kw_only=True):
     remote: str
     local: tuple[str, ...] = ()
@@ -106,6 +116,7 @@ class AuthoritySpec(Value, frozen=True, kw_only=True):
     roles: tuple[str, ...] = ()
     role_map: tuple[RoleMapping, ...] = ()
     signing_alg: str = ""
+    retired_keys: tuple[RetiredKeys, ...] = ()  # the newest last
 
 
 class Authority(Value, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from teleport.resources.authority import AuthorityType, RotationPhase
 from teleport.resources.metadata import Finding, Metadata, Moment, Value, label_findings, shown, text_findings
 from teleport.resources.names import check_hostname
 from teleport.resources.values import Duration, HostPort
@@ -24,6 +25,14 @@ class CommandLabelState(Value, frozen=True, kw_only=True):
     result: str = ""
 
 
+class ReachedPhase(Value, frozen=True, kw_only=True):
+    """How far a service has followed an authority: it has done all that `phase` of the rotation `current_id` asks
+    (`pki.rotation` says what that is). An authority that was never rotated is in standby, without a `current_id`."""
+
+    phase: RotationPhase = RotationPhase.STANDBY
+    current_id: str = ""
+
+
 class ServerSpec(Value, frozen=True, kw_only=True):
     addr: str = ""  # where it listens, `host:port`; empty behind a tunnel
     public_addrs: tuple[str, ...] = ()  # where clients reach it, `host:port`
@@ -33,7 +42,7 @@ class ServerSpec(Value, frozen=True, kw_only=True):
     version: str = ""
     epoch: str = ""  # this run of the daemon; a newer run of the same host replaces an older one
     started: Moment | None = None
-    rotation: Mapping[str, str] = {}
+    rotation: Mapping[AuthorityType, ReachedPhase] = {}  # empty: it says nothing (of an older version)
     heard: Moment | None = None  # when auth heard of it last
     silent_for: Duration = Duration(0)  # in lists, of a service that is lost: the time since then
 

@@ -78,8 +78,21 @@ class RunningAuth:
     host_id: str
     tls_cas: list[str]
     ssh_cas: list[str]
+    server_context: ssl.SSLContext
     _contexts: dict[Credentials, ssl.SSLContext] = field(default_factory=dict)
     _admin: Credentials | None = None
+
+    async def follow_rotation(self) -> None:
+        """What a daemon does when an authority goes into another phase: certificates of its own from the keys that
+        sign now, for the listener and for the administrator; and callers trust what is trusted now."""
+        own = await self.host(SystemRole.AUTH, host_id=self.host_id, name="auth", names=["127.0.0.1"])
+        assert own.cert is not None
+        assert own.key is not None
+        self.server_context.load_cert_chain(own.cert, own.key)
+        host = await self.service.state.authority("host")
+        self.tls_cas, self.ssh_cas = list(host.trusted_tls_certs), list(host.trusted_ssh_keys)
+        self._contexts.clear()
+        self._admin = None
 
     # callers
 
@@ -276,6 +289,7 @@ async def running_auth(
                 host_id,
                 own.tls_ca_certs,
                 own.ssh_ca_keys,
+                context,
             )
         finally:
             waiting.cancel()

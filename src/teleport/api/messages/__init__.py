@@ -48,6 +48,7 @@ from teleport.api.messages.resources import (
     WatchLine,
     WatchRequest,
 )
+from teleport.api.messages.rotation import RotateReply, RotateRequest, RotationProgress, WaitedFor
 from teleport.api.messages.tokens import AddTokenRequest, JoinToken, JoinTokenInfo
 from teleport.api.messages.users import (
     AddUserRequest,
@@ -109,6 +110,9 @@ __all__ = [
     "ResetUserRequest",
     "RevokeCertRequest",
     "RevokedCerts",
+    "RotateReply",
+    "RotateRequest",
+    "RotationProgress",
     "SearchEventsRequest",
     "ServerCert",
     "SignHostRequest",
@@ -123,6 +127,7 @@ __all__ = [
     "UserTokenInfo",
     "UserTokenRequest",
     "VerifyReply",
+    "WaitedFor",
     "WatchItem",
     "WatchLine",
     "WatchRequest",

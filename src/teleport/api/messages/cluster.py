@@ -16,9 +16,19 @@ class ClusterCA(Message, frozen=True, kw_only=True):
 
 
 class AuthorityStatus(Message, frozen=True, kw_only=True):
+    """An authority, without its keys. What follows `keys` came later: servers before that leave it out."""
+
     kind: str
-    rotation: str
-    keys: int
+    rotation: str  # in words
+    keys: int  # sets of keys that are trusted
+    phase: str = ""
+    mode: str = ""
+    rotation_id: str = ""
+    started: datetime | None = None
+    grace_period: float = 0  # seconds
+    last_rotated: datetime | None = None
+    schedule: dict[str, datetime] = {}  # when which phase follows, of a rotation that runs by itself
+    ca_pins: list[str] = []  # of the host authority: of the keys that sign, then of those that are only trusted
 
 
 class ClusterStatus(Message, frozen=True, kw_only=True):

@@ -121,6 +121,32 @@ class AuthorityDelete(ResourceEvent, frozen=True, kw_only=True, tag="authority.d
     authority: str = ""  # its kind
 
 
+class AuthorityRotate(ResourceEvent, frozen=True, kw_only=True, tag="authority.rotate"):
+    """A rotation of an authority began, went into another phase, or ended."""
+
+    authority: str = ""  # its kind: user, host or jwt
+    rotation_id: str = ""  # the same through all phases
+    phase: str = ""  # which it is in now
+    previous_phase: str = ""  # which it was in
+    mode: str = ""  # manual, or auto for a rotation that runs by itself
+    grace_period: str = ""  # such as 48h0m0s; 0s replaces the keys at once
+    fingerprints: list[str] = field(default_factory=list)  # SHA256:... of the SSH keys that sign now
+    ca_pins: list[str] = field(default_factory=list)  # of a host authority: what is trusted now, what signs first
+    forced: bool = False  # went on although services had not reached the phase before
+    left_behind: list[str] = field(default_factory=list)  # UUIDs of those services
+
+
+class AuthorityRotateStopped(ResourceEvent, frozen=True, kw_only=True, tag="authority.rotate_stopped"):
+    """A rotation that ran by itself could not go on; it waits for a person from here on."""
+
+    authority: str = ""  # its kind
+    rotation_id: str = ""  # the same through all phases
+    phase: str = ""  # which it stays in
+    wanted_phase: str = ""  # which it could not go into
+    error: str = ""  # why
+    left_behind: list[str] = field(default_factory=list)  # UUIDs of services that had not reached the phase
+
+
 class SecretRevealed(UserEvent, frozen=True, kw_only=True, tag="secret.revealed"):
     """A secret left auth: `auth export --keys`, `get --with-secrets`."""
 

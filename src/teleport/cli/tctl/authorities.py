@@ -11,6 +11,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.cli import render
 from teleport.cli.tctl.options import Command, Group, flags_of
+from teleport.cli.tctl.rotate import rotate
 from teleport.cli.tctl.signing import sign
 from teleport.errors import BadRequest, NotFound
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def auth() -> None:
-    """Export authorities, sign certificates for users and hosts."""
+    """Export authorities, sign certificates for users and hosts, rotate authorities."""
+
+
+auth.add_command(rotate)
 
 
 # export

@@ -37,7 +37,7 @@ tctl = app.LazyGroup(
         "users": (f"{_HERE}.users:users", "Invite, list, change and remove users."),
         "nodes": (f"{_HERE}.nodes:nodes", "Add hosts, list and expel them."),
         "tokens": (f"{_HERE}.tokens:tokens", "Make, list and remove join tokens."),
-        "auth": (f"{_HERE}.authorities:auth", "Export authorities, sign certificates for users and hosts."),
+        "auth": (f"{_HERE}.authorities:auth", "Export and rotate authorities, sign certificates for users and hosts."),
         "access": (f"{_HERE}.access:access", "Explain who may reach what, and why."),
         "certs": (f"{_HERE}.certs:certs", "List live certificates, and end one before its time."),
         "lock": (f"{_HERE}.locks:lock", "Stop a user, role, login, host or device at once."),

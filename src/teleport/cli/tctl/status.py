@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from teleport.cli import render
 from teleport.cli.tctl.options import Command, flags_of, format_option
+
+if TYPE_CHECKING:
+    from teleport.api.messages import AuthorityStatus
 
 
 @click.command(cls=Command)
@@ -28,11 +33,20 @@ def status(ctx: click.Context, form: str) -> None:
         authorities = sorted(found.authorities, key=lambda one: (order.get(one.kind, 9), one.kind))
         rows = [("Cluster", found.cluster), ("Version", found.version)]
         rows += [(f"{one.kind.capitalize()} CA", one.rotation) for one in authorities]
-        rows += [("CA pin", pin) for pin in found.ca_pins]
+        host = next((one for one in authorities if one.kind == "host"), None)
+        rows += [("CA pin", pin + of_which(index, host)) for index, pin in enumerate(found.ca_pins)]
         if flags_of(ctx).debug:
             rows += [("Auth server", address) for address in auth.addresses]
             rows += [("Time of auth", f"{render.when(found.now)} UTC")]
         render.out(render.pairs(rows))
+
+
+def of_which(index: int, host: AuthorityStatus | None) -> str:
+    """During a rotation: which keys the pin is of. Those that sign come first."""
+    if host is None or host.phase in ("", "standby"):
+        return ""
+    old_signs = host.phase in ("init", "rollback")
+    return "  (old)" if (index == 0) is old_signs else "  (new)"
 
 
 @click.command(cls=Command)
