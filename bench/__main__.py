@@ -76,8 +76,11 @@ class Bench:
         commands.start_rows(self._folder / "start", self.table)
 
     def memory(self) -> None:
-        with cluster.daemon(cluster.node_only(self._folder / "idle", self.files)) as (pid, _):
-            memory.rows(pid, self.table)
+        node = cluster.node_only(self._folder / "idle", self.files)
+        with cluster.daemon(node) as (pid, _):
+            memory.rows(pid, self.table, "just joined")
+        with cluster.daemon(node) as (pid, _):
+            memory.rows(pid, self.table, "idle")
 
     def exec(self) -> None:
         connect.exec_rows(self.clients, self.reference, self.files, self.table)

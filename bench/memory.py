@@ -36,14 +36,14 @@ def family(pid: int) -> list[int]:
     return members
 
 
-def rows(pid: int, table: Table) -> None:
-    """The daemon itself, then the launcher and what waits below it."""
+def rows(pid: int, table: Table, state: str) -> None:
+    """The daemon itself, then the launcher and what waits below it; `state` says what it has done so far."""
     daemon, *below = (resident(member) for member in family(pid))
 
     def one(name: str, values: list[Resident]) -> None:
         for what in ("rss", "pss"):
             total = sum(getattr(value, what) for value in values)
-            table.add(Row(f"idle node-only daemon, {name}: {what.upper()}", Spread((total,)), "MiB"))
+            table.add(Row(f"node-only daemon, {state}, {name}: {what.upper()}", Spread((total,)), "MiB"))
 
     one("the daemon", [daemon])
     one(f"launcher ({len(below)} processes)", below)

@@ -65,10 +65,11 @@ def test_a_daemon_loads_nothing_of_services_that_it_does_not_run(
 def test_a_node_loads_nothing_of_its_libraries_that_it_never_uses(tmp_path: Path) -> None:
     """As `teleport start` imports them. Each costs every host memory for as long as the daemon runs."""
     code = (
-        "import sys, teleport.cli.teleport.start, teleport.transport.quick_aiohttp, teleport.daemon.assembly\n"
+        "import sys, teleport.cli.teleport.daemon, teleport.transport.quick_aiohttp, teleport.daemon.assembly\n"
         "import teleport.daemon.node_side; print(*sys.modules)"
     )
     modules = set(run(BIN / "python", "-c", code, environment=plain_environment(tmp_path)).ok().stdout.split())
-    assert {"asyncssh", "aiohttp.web", "teleport.daemon.node_side"} <= modules
+    assert {"asyncssh", "aiohttp", "teleport.daemon.node_side"} <= modules
+    assert not modules & {"click", "yaml", "aiohttp.web", "teleport.daemon.config.file"}
     unused = {"html.entities", "argparse", "pickle", "urllib.request", "frozenlist._frozenlist"}
     assert not modules & (unused | {"asyncssh.sftp", "asyncssh.scp", "sqlite3", "segno", "argon2"})

@@ -13,8 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from teleport.daemon.config.teleport_section import Log, LogFormat, Severity
-from teleport.daemon.diag import Readiness, serve_diagnostics
+from teleport.daemon.config.values import LogConfig, Severity
+from teleport.daemon.diag import Readiness, diagnostics, serve_diagnostics
 from teleport.daemon.logs import MAX_MESSAGE, JSONFormatter, TextFormatter, set_up
 from teleport.errors import TeleportError
 
@@ -56,7 +56,7 @@ async def test_the_listener_answers_over_http() -> None:
     readiness = Readiness(["auth"])
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    serving = asyncio.create_task(serve_diagnostics(listener, readiness), name="diagnostics")
+    serving = asyncio.create_task(serve_diagnostics(listener, diagnostics(readiness)), name="diagnostics")
     try:
         async with aiohttp.ClientSession() as session:
 
@@ -153,7 +153,7 @@ def _root_logger() -> Iterator[None]:
 def test_a_log_file_is_appended_to_and_opened_anew_when_it_was_moved(tmp_path: Path) -> None:
     path = tmp_path / "teleport.log"
     path.write_text("before\n")
-    set_up(Log(output=str(path)))
+    set_up(LogConfig(output=str(path)))
     logging.getLogger("teleport.auth").info("first")
     logging.getLogger("teleport.auth").debug("not said")
     path.rename(tmp_path / "teleport.log.1")
@@ -166,7 +166,7 @@ def test_a_log_file_is_appended_to_and_opened_anew_when_it_was_moved(tmp_path: P
 @pytest.mark.usefixtures("_root_logger")
 def test_a_log_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(TeleportError, match="no/such/file cannot be opened") as caught:
-        set_up(Log(output=str(tmp_path / "no" / "such" / "file")))
+        set_up(LogConfig(output=str(tmp_path / "no" / "such" / "file")))
     assert caught.value.hint == "change teleport.log.output"
 
 
@@ -174,13 +174,13 @@ def test_a_log_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("severity", list(Severity))
 def test_every_severity_of_the_configuration_is_obeyed(severity: Severity, tmp_path: Path) -> None:
     wanted = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-    set_up(Log(output=str(tmp_path / "log"), severity=severity))
+    set_up(LogConfig(output=str(tmp_path / "log"), severity=severity))
     assert logging.getLogger().level == wanted[str(severity)]
 
 
 @pytest.mark.usefixtures("_root_logger")
 def test_json_lines_go_where_text_lines_would(capsys: pytest.CaptureFixture[str]) -> None:
-    set_up(Log(output="stdout", format=LogFormat(output="json")))
+    set_up(LogConfig(output="stdout", format="json"))
     assert isinstance(logging.getLogger().handlers[0], logging.StreamHandler)
     logging.getLogger("teleport.proxy").error("broken: %s", "x\ny")
     lines = capsys.readouterr().out.splitlines()

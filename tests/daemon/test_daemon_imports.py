@@ -24,6 +24,8 @@ NOT_LATE = {
     "transport/blocking.py",  # likewise
     "resources/role_checks.py",  # for types only
     "ssh/channels.py",  # likewise
+    "daemon/config/hints.py",  # of the process that reads the configuration
+    "daemon/config/__init__.py",  # likewise
     "daemon/assembly.py",  # the services of this host, loaded before the loop runs (`import_services`)
 }
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from teleport.cli import render
-from teleport.errors import BadRequest, TeleportError
+from teleport.cli import outcome, render
+from teleport.errors import BadRequest
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -108,9 +107,10 @@ def run(
     arguments: list[str] | None = None,
     *,
     values: Callable[[], Table] = _no_values,
+    context: object = None,
 ) -> NoReturn:
     """Runs `command` and ends the process with the exit code that the outcome has. `values` gives what completion
-    offers for the command's words."""
+    offers for the command's words; commands get `context` by `click.pass_obj`."""
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["__complete"] and isinstance(command, click.Group):
         from teleport.cli import completion
@@ -120,7 +120,7 @@ def run(
     as_json = wants_json(command, given)
     try:
         with render.notes_kept(as_json):
-            status = command.main(args=given, prog_name=program, standalone_mode=False)
+            status = command.main(args=given, prog_name=program, standalone_mode=False, obj=context)
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Exit as stop:
@@ -133,30 +133,8 @@ def run(
         sys.exit(130)
     except click.ClickException as usage:
         where = usage.ctx.command_path if isinstance(usage, click.UsageError) and usage.ctx else program
-        error: TeleportError = BadRequest(usage.format_message(), hint=f"{where} --help")
-        render.report(error, program, as_json_object=as_json)
+        wrong = BadRequest(usage.format_message(), hint=f"{where} --help")
+        render.report(wrong, program, as_json_object=as_json)
         sys.exit(2)
-    except TeleportError as error:
-        if debug:
-            import traceback
-
-            traceback.print_exc()
-        render.report(error, program, as_json_object=as_json)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        if isinstance(error, BrokenPipeError):
-            # whoever read our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        if debug:
-            import traceback
-
-            traceback.print_exc()
-        problem = TeleportError(
-            f"unexpected {type(error).__name__}: {error}",
-            hint="this is a fault of ours: run it again with -d and report what it prints",
-        )
-        render.report(problem, program, as_json_object=as_json)
-        sys.exit(problem.exit_code)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(outcome.exit_code(error, program, debug=debug, as_json=as_json))

@@ -28,7 +28,7 @@ from teleport.daemon.announce import Announcer
 from teleport.daemon.config import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.descriptors import raise_limit
-from teleport.daemon.diag import Readiness, serve_diagnostics
+from teleport.daemon.diag import Readiness, diagnostics, serve_diagnostics
 from teleport.daemon.handover import Inherited
 from teleport.daemon.host import Host, open_host
 from teleport.daemon.imports import import_ahead
@@ -46,7 +46,6 @@ from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.resources.server import Server
 from teleport.transport import tls_buffers
-from teleport.transport.http_listener import HTTPListener
 
 if TYPE_CHECKING:
     from teleport.auth.service import AuthService
@@ -66,6 +65,8 @@ LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stop
 
 def import_services(config: Config) -> None:
     """Imports what the services of this host need, and nothing of those that it does not run (memory, start)."""
+    if config.auth is not None or config.proxy is not None:
+        import_module("teleport.transport.quick_web")
     for wanted, name in ((config.auth, "auth_side"), (config.proxy, "proxy_side"), (config.node, "node_side")):
         if wanted is not None:
             import_module(f"teleport.daemon.{name}")
@@ -111,9 +112,8 @@ class Daemon:
             self._stack.callback(self._sockets.close)
             readiness = Readiness([role.value for role in config.roles])
             if "diag" in self._sockets:
-                edge = HTTPListener("diagnostics")
-                self._doors.diag["diag"] = edge
-                self._tasks.start(serve_diagnostics(self._sockets["diag"], readiness, edge), "diagnostics")
+                edge = self._doors.diag["diag"] = diagnostics(readiness)
+                self._tasks.start(serve_diagnostics(self._sockets["diag"], edge), "diagnostics")
             emitter: Emitter | None = None
             try:
                 emitter = await self._started(self._start(host, readiness), stop)
@@ -291,7 +291,7 @@ class Daemon:
             held[role],
             addresses,
             servers,
-            config.connection_limits(),
+            config.limits,
         )
         self._doors.web["proxy web"], self._doors.ssh["proxy ssh"] = side.web.edge, side.router
         follow_keep_alive(view, side.router)
@@ -342,7 +342,7 @@ class Daemon:
             held[role],
             address=str(self._sockets.advertised("node", config.node.public_addrs)),
             web_proxy=str(web[0]) if web else "",
-            connections=config.connection_limits(),
+            connections=config.limits,
             changed=changed,
         )
         side.look = self._look

@@ -14,7 +14,7 @@ from teleport.clock import Clock
 from teleport.daemon import credentials
 from teleport.daemon.cluster_settings import settings_of
 from teleport.daemon.config import Config
-from teleport.daemon.config.effective import AuthConfig as AuthSettings
+from teleport.daemon.config.values import AuthConfig as AuthSettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.identities import names_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from teleport.daemon.config.effective import AuthConfig, ManagedResource, StorageConfig
+from teleport.daemon.config.values import AuthConfig, ManagedResource, StorageConfig
 from teleport.resources.cluster import (
     U2F,
     AuditConfig,

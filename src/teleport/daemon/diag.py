@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable, Iterable
 
-from aiohttp import web
-
-from teleport.transport.http_listener import HTTPListener
+from teleport.transport.short_answers import Answer, ShortAnswers
 
 
 class Readiness:
@@ -38,24 +37,25 @@ class Readiness:
         return (503, "degraded: " + "; ".join(problems)) if problems else (200, "ok")
 
 
-async def serve_diagnostics(listener: socket.socket, readiness: Readiness, edge: HTTPListener | None = None) -> None:
+def diagnostics(readiness: Readiness) -> ShortAnswers:
+    """The listener, which is still to serve."""
+
+    def answer(path: str) -> Answer | None:
+        match path:
+            case "/healthz":
+                return _answer(200, "ok")
+            case "/readyz":
+                return _answer(*readiness.status())
+        return None
+
+    return ShortAnswers(answer, "diagnostics")
+
+
+def _answer(status: int, text: str) -> Answer:
+    return Answer(status, json.dumps({"status": text}).encode())
+
+
+async def serve_diagnostics(listener: socket.socket, edge: ShortAnswers) -> None:
     """Serves until cancelled."""
-    edge = edge or HTTPListener("diagnostics")
-
-    async def healthz(_: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
-    async def readyz(_: web.Request) -> web.Response:
-        status, text = readiness.status()
-        return web.json_response({"status": text}, status=status)
-
-    app = web.Application()
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/readyz", readyz)
-    runner = edge.runner(app, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        async with edge.serve(runner, listener, None):
-            await asyncio.Event().wait()
-    finally:
-        await runner.cleanup()
+    async with edge.serve(listener):
+        await asyncio.Event().wait()

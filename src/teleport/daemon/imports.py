@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Final
 
-EVERY: Final = ("teleport.pki.names", "teleport.resources.names", "teleport.daemon.config.describe")
+EVERY: Final = ("teleport.pki.names", "teleport.resources.names")
 BY_SERVICE: Final = {
     "auth": ("teleport.api.routes", "teleport.resources.user"),
     "proxy": ("segno", "base64", "io"),

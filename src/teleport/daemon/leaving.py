@@ -52,7 +52,7 @@ class Doors:
     ssh: dict[str, Door]  # node and proxy: whoever is there stays
     web: dict[str, HTTPDoor]
     auth: dict[str, HTTPDoor]
-    diag: dict[str, HTTPDoor]
+    diag: dict[str, Door]
     settle: list[Callable[[], Awaitable[None]]]  # what is to be finished after the last client has left
 
     async def settled(self) -> None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from teleport.clock import rfc3339
-from teleport.daemon.config.teleport_section import Log
+from teleport.daemon.config.values import LogConfig
 from teleport.errors import TeleportError
 
 MAX_MESSAGE = 32 * 1024  # characters of one entry
@@ -88,17 +88,17 @@ def _handler(output: str) -> logging.Handler:
         ) from None
 
 
-def set_up(log: Log) -> None:
+def set_up(log: LogConfig) -> None:
     """Points the root logger where the configuration says. Raises `TeleportError` when that cannot be opened."""
     try:
-        handler = _handler(str(log.output or ""))
+        handler = _handler(log.output)
     except OSError as error:
         raise TeleportError(f"the log cannot be opened: {error}", hint="change teleport.log.output") from None
-    handler.setFormatter(JSONFormatter() if str(log.format.output) == "json" else TextFormatter())
+    handler.setFormatter(JSONFormatter() if log.format == "json" else TextFormatter())
     root = logging.getLogger()
     for former in list(root.handlers):
         root.removeHandler(former)
     root.addHandler(handler)
-    root.setLevel(_LEVELS.get(str(log.severity), logging.INFO))
+    root.setLevel(_LEVELS[log.severity])
     for name in ("asyncio", "aiohttp", "asyncssh"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

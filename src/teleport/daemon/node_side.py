@@ -19,7 +19,7 @@ from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.audit.events import RecordingGap, SessionEnd, new_event
 from teleport.clock import Clock
-from teleport.daemon.config.effective import NodeConfig as NodeSettings
+from teleport.daemon.config.values import NodeConfig as NodeSettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.node_spool import NodeSpool, spool_full

@@ -16,7 +16,7 @@ from teleport.audit.emitter import Emitter
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import why_no_session, why_out_of_reach
 from teleport.clock import Clock
-from teleport.daemon.config.effective import ProxyConfig as ProxySettings
+from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
 from teleport.daemon.node_side import host_key

@@ -210,6 +210,14 @@ class Labels:
     static: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     dynamic: tuple[CommandLabel, ...] = ()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # a view of a mapping, which nobody can change through, is not pickled by itself
+        return _labels, (dict(self.static), self.dynamic)
+
+
+def _labels(static: dict[str, str], dynamic: tuple[CommandLabel, ...]) -> Labels:
+    return Labels(MappingProxyType(static), dynamic)
+
 
 def parse_label_key(text: str) -> str:
     """`text`, if it may name a label of a host; `ValueError` otherwise. `*` belongs to selectors only."""

@@ -10,7 +10,8 @@
 - Its frozen lists are compiled C++, whose run-time library nothing else needs (1 MB). They hold a few callbacks: those
   in Python do.
 
-To be imported before anything that imports aiohttp; afterwards it changes nothing.
+To be imported before anything that imports aiohttp; afterwards it changes nothing. `quick_web` does the same for
+`aiohttp.web`, which a node has no use for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import mimetypes
 import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from teleport.standins import standing_in
@@ -35,19 +38,25 @@ def _load_nothing(context: ssl.SSLContext) -> None:
     """In place of `set_default_verify_paths`."""
 
 
-_set_by_others = os.environ.get(_PLAIN_LISTS)
-os.environ[_PLAIN_LISTS] = "1"
-_tables_of_types = mimetypes.knownfiles
-mimetypes.knownfiles = []
-ssl.SSLContext.set_default_verify_paths = _load_nothing  # type: ignore[assignment]
-try:
-    with standing_in(UNUSED, forget=("html",)):
-        import aiohttp as _aiohttp  # noqa: F401 (the import itself is the point)
-        import aiohttp.web  # noqa: F401 (it has the most of what is not used)
-finally:
-    mimetypes.knownfiles, mimetypes.inited = _tables_of_types, False  # whoever asks for a type first reads them
-    del ssl.SSLContext.set_default_verify_paths  # the C class below has the real one
-    if _set_by_others is None:
-        del os.environ[_PLAIN_LISTS]
-    else:
-        os.environ[_PLAIN_LISTS] = _set_by_others
+@contextmanager
+def lean() -> Iterator[None]:
+    """What is imported in this context gets none of that."""
+    set_by_others = os.environ.get(_PLAIN_LISTS)
+    os.environ[_PLAIN_LISTS] = "1"
+    tables_of_types = mimetypes.knownfiles
+    mimetypes.knownfiles = []
+    ssl.SSLContext.set_default_verify_paths = _load_nothing  # type: ignore[assignment]
+    try:
+        with standing_in(UNUSED, forget=("html",)):
+            yield
+    finally:
+        mimetypes.knownfiles, mimetypes.inited = tables_of_types, False  # whoever asks for a type first reads them
+        del ssl.SSLContext.set_default_verify_paths  # the C class below has the real one
+        if set_by_others is None:
+            del os.environ[_PLAIN_LISTS]
+        else:
+            os.environ[_PLAIN_LISTS] = set_by_others
+
+
+with lean():
+    import aiohttp as _aiohttp  # noqa: F401 (the import itself is the point)

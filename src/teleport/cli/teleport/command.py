@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from teleport.cli import app
+
+if TYPE_CHECKING:
+    from teleport.cli.teleport.daemon import Order
 
 _HERE = "teleport.cli.teleport"
 
@@ -56,6 +59,13 @@ def __getattr__(name: str) -> click.Command:
     return completion.command("teleport") if name == "completion" else manual.command("teleport")
 
 
+def _start(order: Order) -> None:
+    """For `start` that is not the first word: in this very process."""
+    from teleport.cli.teleport import daemon
+
+    daemon.run(order)
+
+
 def main() -> NoReturn:
     """The entry point of `teleport`."""
-    app.run(teleport, "teleport")
+    app.run(teleport, "teleport", context=_start)

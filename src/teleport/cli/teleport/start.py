@@ -1,33 +1,21 @@
-"""`teleport start`: the daemon.
-
-The order matters: the configuration is read whole, then the launcher is forked while this process has neither
-threads nor a loop, and only then come the imports that bring both (decision 16). Before all that a child of a running
-daemon takes what it was given, so that a failure of any kind is told to its parent.
-"""
+"""`teleport start` as it is typed: its flags, and the configuration that comes out of them and the file."""
 
 from __future__ import annotations
 
-import gc
 import os
-import shlex
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
+from teleport.cli.teleport.daemon import Order
 from teleport.errors import BadRequest, TeleportError
 
 if TYPE_CHECKING:
-    from teleport.daemon.config import Config, StartFlags
-    from teleport.daemon.handover import Inherited
-    from teleport.daemon.welcome import Welcome
-    from teleport.launcher import LauncherEnd
-
-# Importing makes many objects that stay, and some that go at once (the first form of each class with slots), whose room
-# the next ones can have: only young objects are looked through, three or four times.
-_WHILE_IMPORTING: Final = (20_000, 1_000_000, 1_000_000)
-_USUAL: Final = gc.get_threshold()
+    from teleport.daemon.config import StartFlags
 
 
 @click.command()
@@ -49,7 +37,9 @@ _USUAL: Final = gc.get_threshold()
 @click.option("--insecure", is_flag=True, help="Do not check certificates of other servers; for trials only.")
 @click.option("--insecure-no-tls", is_flag=True, help="The proxy speaks plain HTTP; TLS ends at a balancer.")
 @click.option("--fips", is_flag=True, help="Refused: see the message.")
+@click.pass_obj
 def start(
+    go_on: Callable[[Order], None],
     debug: bool,
     config_file: str | None,
     config_string: str,
@@ -70,7 +60,6 @@ def start(
     fips: bool,
 ) -> None:
     """Start the services of this host: auth, proxy, node, or some of them."""
-    gc.set_threshold(*_WHILE_IMPORTING)
     from teleport.daemon import handover
     from teleport.daemon.config import StartFlags
 
@@ -98,101 +87,19 @@ def start(
         debug=debug,
     )
     try:
-        config = _configuration(config_file, config_string, flags)
-        launcher = _fork_launcher(config, inherited)
-        _serve(config, launcher, config_file, inherited)
+        order = _order(config_file, config_string, flags)
     except TeleportError as error:
         if inherited is not None:
             inherited.tell_failed(str(error))
         raise
+    go_on(order)
 
 
-def _configuration(config_file: str | None, config_string: str, flags: StartFlags) -> Config:
-    import socket
-
-    from teleport.daemon import logs
+def _order(config_file: str | None, config_string: str, flags: StartFlags) -> Order:
     from teleport.daemon.config import effective_config, read_config
 
     path = Path(config_file) if config_file is not None else None
     config = effective_config(read_config(path, config_string, os.environ), flags, socket.gethostname())
-    logs.set_up(config.log)
     for warning in config.warnings:
         sys.stderr.write(f"teleport: warning: {warning}\n")
-    return config
-
-
-def _fork_launcher(config: Config, inherited: Inherited | None) -> LauncherEnd | None:
-    if config.node is None:
-        return None
-    from teleport import launcher
-
-    return launcher.start(close=inherited.descriptors if inherited is not None else ())
-
-
-def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None, inherited: Inherited | None) -> None:
-    import asyncio
-    import signal
-
-    import teleport.transport.quick_aiohttp  # noqa: F401 (must come before all that imports aiohttp)
-    from teleport.clock import SystemClock
-    from teleport.daemon.assembly import Daemon, import_services
-    from teleport.daemon.succession import Request
-    from teleport.daemon.welcome import welcome_text
-
-    def welcome(facts: Welcome) -> None:
-        # What start-up made stays; the collector need not walk it again and again.
-        gc.collect()
-        gc.freeze()
-        sys.stdout.write(welcome_text(facts, **_commands(config_file)))
-        sys.stdout.flush()
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        requests: asyncio.Queue[Request] = asyncio.Queue()
-        for number, request in (
-            (signal.SIGUSR1, Request.DUMP),
-            (signal.SIGUSR2, Request.CHILD),
-            (signal.SIGHUP, Request.REPLACE),
-            (signal.SIGQUIT, Request.LEAVE),
-        ):
-            loop.add_signal_handler(number, requests.put_nowait, request)
-        await Daemon(config, launcher, SystemClock(), welcome, inherited, requests).run(stop)
-
-    import_services(config)
-    gc.freeze()
-    gc.set_threshold(*_USUAL)
-    try:
-        asyncio.run(run())
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of a group that says the most: one of ours when there is one."""
-    ours, others = group.split(TeleportError)
-    found: BaseException = (ours or others or group).exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
-
-
-def _commands(config_file: str | None) -> dict[str, str]:
-    """The commands as a person can type them here: with their folder when they are not on PATH."""
-    import getpass
-    import shutil
-
-    folder = Path(sys.argv[0]).resolve().parent
-    names = {}
-    for name in ("tctl", "tsh"):
-        found = shutil.which(name)
-        here = folder / name
-        same = found is not None and Path(found).resolve() == here.resolve()
-        names[name] = name if same or not here.exists() else shlex.quote(str(here))
-    if config_file is not None:
-        names["tctl"] += f" -c {shlex.quote(config_file)}"
-    try:
-        login = getpass.getuser()
-    except (KeyError, OSError):
-        login = "root"
-    return {**names, "login": login}
+    return Order(config, config_file)

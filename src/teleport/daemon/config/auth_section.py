@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from teleport.daemon.config import forms, ports
 from teleport.daemon.config.token_source import TokenSource
+from teleport.daemon.config.values import LockingMode, RecordingMode, RoutingStrategy, SecondFactor
 from teleport.resources.values import Duration, HostPort
 from teleport.resources.yaml_document import Node, Problems
 from teleport.resources.yaml_readers import (
@@ -38,33 +39,6 @@ class TokenRole(StrEnum):
     APP = "app"
     DB = "db"
     TRUSTED_CLUSTER = "trusted_cluster"
-
-
-class RecordingMode(StrEnum):
-    NODE = "node"
-    PROXY = "proxy"
-    OFF = "off"
-    NODE_SYNC = "node-sync"
-    PROXY_SYNC = "proxy-sync"
-
-
-class SecondFactor(StrEnum):
-    OFF = "off"
-    OTP = "otp"
-    U2F = "u2f"
-    WEBAUTHN = "webauthn"
-    ON = "on"
-    OPTIONAL = "optional"
-
-
-class RoutingStrategy(StrEnum):
-    UNAMBIGUOUS_MATCH = "unambiguous_match"
-    MOST_RECENT = "most_recent"
-
-
-class LockingMode(StrEnum):
-    BEST_EFFORT = "best_effort"
-    STRICT = "strict"
 
 
 @dataclass(frozen=True, slots=True)

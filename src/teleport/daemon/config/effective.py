@@ -1,4 +1,4 @@
-"""What the daemon runs with: built-in defaults, then the file, then the flags of `teleport start` (flags win).
+"""What the daemon runs with, found: built-in defaults, then the file, then the flags of `teleport start` (flags win).
 
 `Config` is complete: whoever assembles the daemon finds every value decided here and never looks at the file.
 """
@@ -8,58 +8,47 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
 from teleport.daemon.config import forms, ports
-from teleport.daemon.config.auth_section import (
-    Authentication,
-    AuthSection,
-    LockingMode,
-    RecordingMode,
-    RoutingStrategy,
-    SecondFactor,
-    StaticToken,
-)
+from teleport.daemon.config.auth_section import AuthSection
 from teleport.daemon.config.file import Document, FileConfig
-from teleport.daemon.config.proxy_section import KeyPair, ProxySection
+from teleport.daemon.config.proxy_section import ProxySection
 from teleport.daemon.config.ssh_section import SshSection
 from teleport.daemon.config.storage import DirStorage, StorageUri
-from teleport.daemon.config.teleport_section import Cache, ConnectionLimits, JoinMethod, Log, Severity
+from teleport.daemon.config.teleport_section import ConnectionLimits as LimitsSection
+from teleport.daemon.config.teleport_section import Log
 from teleport.daemon.config.token_source import TokenSource
+from teleport.daemon.config.values import (
+    AuthConfig,
+    Config,
+    JoinMethod,
+    LogConfig,
+    ManagedResource,
+    NodeConfig,
+    ProxyConfig,
+    ServiceRole,
+    SessionLimits,
+    Severity,
+    SshAlgorithms,
+    StorageConfig,
+)
 from teleport.errors import BadRequest
 from teleport.resources.values import (
     ADDRESS_FORMS,
-    Duration,
     HostPort,
     Labels,
     parse_host,
     parse_labels,
 )
 from teleport.resources.yaml_document import quoted
-from teleport.transport import entrance
+from teleport.transport.entrance import ConnectionLimits, Rate
 
 T = TypeVar("T")
 
 
-class ServiceRole(StrEnum):
-    """The services of this version, as `--roles` names them."""
-
-    AUTH = "auth"
-    PROXY = "proxy"
-    NODE = "node"
-
-
 _ROLES_LATER: Final = frozenset({"app", "db", "kube"})
-
-
-class ManagedResource(StrEnum):
-    """A cluster resource that the file decides, so that `tctl` may not (origin `config-file`)."""
-
-    AUTHENTICATION = "cluster_auth_preference"
-    NETWORKING = "cluster_networking_config"
-    RECORDING = "session_recording_config"
 
 
 _NETWORKING_KEYS: Final = (
@@ -102,135 +91,6 @@ class StartFlags:
     permit_user_env: bool = False
     fips: bool = False
     debug: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StorageConfig:
-    """Directories of the embedded storage."""
-
-    path: Path  # the database of the cluster's state
-    events_path: Path
-    recordings_path: Path
-    sync: str  # OFF, NORMAL or FULL
-    journal: str
-    events_to_stdout: bool = False
-    region: str = ""
-    audit_events_uri: tuple[str, ...] = ()  # as the file has them; the paths above are what they come to
-    audit_sessions_uri: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """What ends or watches over sessions; zero means never."""
-
-    client_idle_timeout: Duration
-    client_idle_timeout_message: str
-    web_idle_timeout: Duration
-    disconnect_expired_cert: bool
-    keep_alive_interval: Duration
-    keep_alive_count_max: int
-    session_control_timeout: Duration
-
-
-@dataclass(frozen=True, slots=True)
-class AuthConfig:
-    """The auth service."""
-
-    listen_addr: HostPort
-    public_addrs: tuple[HostPort, ...]
-    cluster_name: str
-    static_tokens: tuple[StaticToken, ...]
-    authentication: Authentication
-    recording_mode: RecordingMode
-    proxy_checks_host_keys: bool
-    session_limits: SessionLimits
-    routing_strategy: RoutingStrategy
-    message_of_the_day: str
-    proxy_protocol: bool
-    managed: frozenset[ManagedResource]
-
-    @property
-    def second_factor(self) -> SecondFactor:
-        return self.authentication.second_factor
-
-    @property
-    def locking_mode(self) -> LockingMode:
-        return self.authentication.locking_mode
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyConfig:
-    """The proxy service. Port 0 in a public address stands for the port that its listener gets."""
-
-    listen_addr: HostPort
-    web_listen_addr: HostPort
-    tunnel_listen_addr: HostPort
-    public_addrs: tuple[HostPort, ...]
-    ssh_public_addrs: tuple[HostPort, ...]
-    tunnel_public_addrs: tuple[HostPort, ...]
-    keypairs: tuple[KeyPair, ...]  # none: a self-signed pair is generated
-    proxy_protocol: bool
-    plain_http: bool  # TLS ends at a balancer in front of the proxy
-
-
-@dataclass(frozen=True, slots=True)
-class NodeConfig:
-    """The SSH service of this host."""
-
-    listen_addr: HostPort
-    public_addrs: tuple[HostPort, ...]
-    labels: Labels
-    permit_user_env: bool
-    port_forwarding: bool
-    recording_quota: int  # bytes; 0 is none
-
-
-@dataclass(frozen=True, slots=True)
-class SshAlgorithms:
-    """What SSH connections may negotiate, in order of preference."""
-
-    ciphers: tuple[str, ...]
-    kex: tuple[str, ...]
-    macs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Everything the daemon needs to know, decided. A service that is not run is None."""
-
-    data_dir: Path
-    nodename: str
-    auth: AuthConfig | None
-    proxy: ProxyConfig | None
-    node: NodeConfig | None
-    auth_servers: tuple[HostPort, ...]
-    ca_pins: tuple[str, ...]
-    token: TokenSource | None
-    join_method: JoinMethod
-    advertise_ip: HostPort | None  # port 0: the port that is listened on
-    diag_addr: HostPort | None
-    pid_file: Path | None
-    storage: StorageConfig
-    cache: Cache
-    limits: ConnectionLimits
-    log: Log
-    algorithms: SshAlgorithms
-    tls_suites: tuple[str, ...]
-    bootstrap: Path | None
-    insecure: bool
-    debug: bool
-    warnings: tuple[str, ...]
-
-    def connection_limits(self) -> entrance.ConnectionLimits:
-        """`limits` as the services take them."""
-        rates = (entrance.Rate(rate.period.nanoseconds / 1e9, rate.average, rate.burst) for rate in self.limits.rates)
-        return entrance.ConnectionLimits(self.limits.max_connections, self.limits.max_users, tuple(rates))
-
-    @property
-    def roles(self) -> tuple[ServiceRole, ...]:
-        """The services to run."""
-        services = ((ServiceRole.AUTH, self.auth), (ServiceRole.PROXY, self.proxy), (ServiceRole.NODE, self.node))
-        return tuple(role for role, service in services if service is not None)
 
 
 class _Flags:
@@ -349,9 +209,8 @@ def effective_config(file: FileConfig | None, flags: StartFlags, hostname: str) 
         diag_addr=diag_addr or global_section.diag_addr,
         pid_file=Path(flags.pid_file) if flags.pid_file else global_section.pid_file,
         storage=_storage_config(document),
-        cache=global_section.cache,
-        limits=global_section.connection_limits,
-        log=replace(global_section.log, severity=Severity.DEBUG) if flags.debug else global_section.log,
+        limits=_limits(global_section.connection_limits),
+        log=_log(global_section.log, debug=flags.debug),
         algorithms=SshAlgorithms(global_section.ciphers, global_section.kex_algos, global_section.mac_algos),
         tls_suites=global_section.ciphersuites,
         bootstrap=Path(flags.bootstrap) if flags.bootstrap else None,
@@ -359,6 +218,15 @@ def effective_config(file: FileConfig | None, flags: StartFlags, hostname: str) 
         debug=flags.debug,
         warnings=tuple(warnings),
     )
+
+
+def _limits(section: LimitsSection) -> ConnectionLimits:
+    rates = (Rate(rate.period.nanoseconds / 1e9, rate.average, rate.burst) for rate in section.rates)
+    return ConnectionLimits(section.max_connections, section.max_users, tuple(rates))
+
+
+def _log(section: Log, *, debug: bool) -> LogConfig:
+    return LogConfig(section.output, Severity.DEBUG if debug else section.severity, section.format.output)
 
 
 def _enabled(document: Document) -> frozenset[ServiceRole]:

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from teleport.daemon.config import forms, ports
 from teleport.daemon.config.storage import DirStorage, Storage, StorageReader
 from teleport.daemon.config.token_source import TokenSource
+from teleport.daemon.config.values import JoinMethod, Severity
 from teleport.resources.values import Duration, HostPort
 from teleport.resources.yaml_document import Node, Problems
 from teleport.resources.yaml_readers import (
@@ -58,13 +58,6 @@ TLS_SUITES: Final = tuple(
     for kind in ("ecdsa", "rsa")
 )
 LOG_FIELDS: Final = ("timestamp", "component", "caller", "level")
-
-
-class Severity(StrEnum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 _SEVERITIES: Final = {
@@ -148,12 +141,6 @@ class ConnectionLimits:
     max_connections: int = key(integer(1), 15_000, "connections at the same time")
     max_users: int = key(integer(1), 250, "users at the same time")
     rates: tuple[Rate, ...] = key(ListOf(forms.section(Rate)), (), "requests in a time")
-
-
-class JoinMethod(StrEnum):
-    TOKEN = "token"  # noqa: S105  # the name of a method
-    EC2 = "ec2"
-    IAM = "iam"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,208 @@
+"""What the daemon runs with, as values alone: nothing that reads a file, a flag or a resource is imported here.
+
+The configuration is read by a process of its own and travels to the daemon pickled (`cli/teleport/daemon.py`), so that
+a daemon holds no parser; whatever a field of `Config` is made of has to be importable without one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from teleport.daemon.config.token_source import TokenSource
+from teleport.resources.values import Duration, HostPort, Labels
+from teleport.transport.entrance import ConnectionLimits
+
+if TYPE_CHECKING:
+    from teleport.daemon.config.auth_section import Authentication, StaticToken
+    from teleport.daemon.config.proxy_section import KeyPair
+
+
+class ServiceRole(StrEnum):
+    """The services of this version, as `--roles` names them."""
+
+    AUTH = "auth"
+    PROXY = "proxy"
+    NODE = "node"
+
+
+class ManagedResource(StrEnum):
+    """A cluster resource that the file decides, so that `tctl` may not (origin `config-file`)."""
+
+    AUTHENTICATION = "cluster_auth_preference"
+    NETWORKING = "cluster_networking_config"
+    RECORDING = "session_recording_config"
+
+
+class RecordingMode(StrEnum):
+    NODE = "node"
+    PROXY = "proxy"
+    OFF = "off"
+    NODE_SYNC = "node-sync"
+    PROXY_SYNC = "proxy-sync"
+
+
+class SecondFactor(StrEnum):
+    OFF = "off"
+    OTP = "otp"
+    U2F = "u2f"
+    WEBAUTHN = "webauthn"
+    ON = "on"
+    OPTIONAL = "optional"
+
+
+class RoutingStrategy(StrEnum):
+    UNAMBIGUOUS_MATCH = "unambiguous_match"
+    MOST_RECENT = "most_recent"
+
+
+class LockingMode(StrEnum):
+    BEST_EFFORT = "best_effort"
+    STRICT = "strict"
+
+
+class Severity(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class JoinMethod(StrEnum):
+    TOKEN = "token"  # noqa: S105  # the name of a method
+    EC2 = "ec2"
+    IAM = "iam"
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """Where log lines go: `output` is stderr, stdout, syslog or a path; `format` is text or json."""
+
+    output: str = "stderr"
+    severity: Severity = Severity.INFO
+    format: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class StorageConfig:
+    """Directories of the embedded storage."""
+
+    path: Path  # the database of the cluster's state
+    events_path: Path
+    recordings_path: Path
+    sync: str  # OFF, NORMAL or FULL
+    journal: str
+    events_to_stdout: bool = False
+    region: str = ""
+    audit_events_uri: tuple[str, ...] = ()  # as the file has them; the paths above are what they come to
+    audit_sessions_uri: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What ends or watches over sessions; zero means never."""
+
+    client_idle_timeout: Duration
+    client_idle_timeout_message: str
+    web_idle_timeout: Duration
+    disconnect_expired_cert: bool
+    keep_alive_interval: Duration
+    keep_alive_count_max: int
+    session_control_timeout: Duration
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """The auth service."""
+
+    listen_addr: HostPort
+    public_addrs: tuple[HostPort, ...]
+    cluster_name: str
+    static_tokens: tuple[StaticToken, ...]
+    authentication: Authentication
+    recording_mode: RecordingMode
+    proxy_checks_host_keys: bool
+    session_limits: SessionLimits
+    routing_strategy: RoutingStrategy
+    message_of_the_day: str
+    proxy_protocol: bool
+    managed: frozenset[ManagedResource]
+
+    @property
+    def second_factor(self) -> SecondFactor:
+        return self.authentication.second_factor
+
+    @property
+    def locking_mode(self) -> LockingMode:
+        return self.authentication.locking_mode
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """The proxy service. Port 0 in a public address stands for the port that its listener gets."""
+
+    listen_addr: HostPort
+    web_listen_addr: HostPort
+    tunnel_listen_addr: HostPort
+    public_addrs: tuple[HostPort, ...]
+    ssh_public_addrs: tuple[HostPort, ...]
+    tunnel_public_addrs: tuple[HostPort, ...]
+    keypairs: tuple[KeyPair, ...]  # none: a self-signed pair is generated
+    proxy_protocol: bool
+    plain_http: bool  # TLS ends at a balancer in front of the proxy
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """The SSH service of this host."""
+
+    listen_addr: HostPort
+    public_addrs: tuple[HostPort, ...]
+    labels: Labels
+    permit_user_env: bool
+    port_forwarding: bool
+    recording_quota: int  # bytes; 0 is none
+
+
+@dataclass(frozen=True, slots=True)
+class SshAlgorithms:
+    """What SSH connections may negotiate, in order of preference."""
+
+    ciphers: tuple[str, ...]
+    kex: tuple[str, ...]
+    macs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the daemon needs to know, decided. A service that is not run is None."""
+
+    data_dir: Path
+    nodename: str
+    auth: AuthConfig | None
+    proxy: ProxyConfig | None
+    node: NodeConfig | None
+    auth_servers: tuple[HostPort, ...]
+    ca_pins: tuple[str, ...]
+    token: TokenSource | None
+    join_method: JoinMethod
+    advertise_ip: HostPort | None  # port 0: the port that is listened on
+    diag_addr: HostPort | None
+    pid_file: Path | None
+    storage: StorageConfig
+    limits: ConnectionLimits  # of each service
+    log: LogConfig
+    algorithms: SshAlgorithms
+    tls_suites: tuple[str, ...]
+    bootstrap: Path | None
+    insecure: bool
+    debug: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def roles(self) -> tuple[ServiceRole, ...]:
+        """The services to run."""
+        services = ((ServiceRole.AUTH, self.auth), (ServiceRole.PROXY, self.proxy), (ServiceRole.NODE, self.node))
+        return tuple(role for role, service in services if service is not None)
