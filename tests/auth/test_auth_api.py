@@ -59,6 +59,7 @@ WHO_MAY: dict[str, str] = {
     "sign_server": "admin",
     "list_certs": "editor admin",
     "revoke_cert": "editor admin",
+    "revocation_list": "editor node proxy admin",
     "login": "proxy admin",
     "user_token": "proxy admin",
     "finish_user_token": "proxy admin",
@@ -155,6 +156,8 @@ class Asking:
                 return m.RenewHostRequest(public_ssh_key=public, public_tls_key=pem, node_name="n")
             case "revoke_cert":
                 return m.RevokeCertRequest(serial="7")
+            case "revocation_list":
+                return m.RevocationListRequest()
             case "list_certs":
                 return m.ListCertsRequest()
             case "explain_access":

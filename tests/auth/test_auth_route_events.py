@@ -35,7 +35,15 @@ CHANGES_WITHOUT_EVENT = {
     "store_auth_server": "always refused: auth servers announce themselves",
     "verify_events": "reads the log and answers; POST because it takes long",
 }
-READS_WITHOUT_EVENT = {"cluster_ca", "status", "who_am_i", "watch", "explain_access", "list_certs"} | {
+READS_WITHOUT_EVENT = {
+    "cluster_ca",
+    "status",
+    "who_am_i",
+    "watch",
+    "explain_access",
+    "list_certs",
+    "revocation_list",
+} | {
     *("search_events", "list_recordings", "recording_offset"),
     "rotation_progress",
     *(

@@ -121,6 +121,9 @@ REVOKE_CERT = _route(
     "revoke_cert", "POST /certs/{serial}/revoke", Verb.CREATE, "lock", ("cert.revoked", "lock.created"),
     m.RevokeCertRequest, m.RevokedCerts,
 )  # fmt: skip
+REVOCATION_LIST = _route(
+    "revocation_list", "GET /certs/revoked", Verb.LIST, "lock", (), m.RevocationListRequest, m.RevocationList
+)
 
 # --- what proxies ask for people who hold no certificate yet
 LOGIN = _route(

@@ -18,8 +18,8 @@ from teleport.api import messages as m
 from teleport.audit.events import CertRevoked, Event, LockCreated
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.server import Caller
+from teleport.auth.standing import Standing
 from teleport.auth.state import ClusterState
-from teleport.authz.locks import host_lock_denial, user_lock_denial
 from teleport.backend.interface import Absent, Condition, Exists, Item, PutOp, Write
 from teleport.errors import AccessDenied, BadRequest, CompareFailed
 from teleport.identity import HostIdentity, SystemRole
@@ -29,8 +29,6 @@ from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.store import records
 from teleport.store.issued import ISSUED, IssuedCert, LastUse, issued_key, last_use_key
-from teleport.store.records import HostRecord
-from teleport.store.standing import host_counts, user_present
 
 TYPES: Final = ("user", "host")
 MAX_PAGE: Final = 1000
@@ -61,13 +59,13 @@ class Certificates:
         items = await self._state.backend.range(prefix, start=start, limit=request.limit)
         found = [_record(item) for item in items]
         shown = [one for one in found if request.subject in ("", one.subject)]
-        locks = await self._state.locks()
+        standing = await Standing.of(self._state, shown)
         return m.CertsPage(
-            items=[await self._info(one, locks) for one in shown],
+            items=[await self._info(one, standing) for one in shown],
             next_key=found[-1].serial if len(items) == request.limit else "",
         )
 
-    async def _info(self, one: IssuedCert, locks: Sequence[Lock]) -> m.CertInfo:
+    async def _info(self, one: IssuedCert, standing: Standing) -> m.CertInfo:
         found = await self._state.record(last_use_key(one.type, one.serial), LastUse)
         return m.CertInfo(
             type=one.type,
@@ -87,25 +85,8 @@ class Certificates:
             source_ip=one.source_ip,
             renewed_from=one.renewed_from,
             last_use=found[0].when if found is not None else None,
-            stopped=await self._stopped(one, locks),
+            stopped=standing.why_stopped(one, self._state.clock.now()),
         )
-
-    async def _stopped(self, one: IssuedCert, locks: Sequence[Lock]) -> str:
-        """Why the certificate gives nothing now, for whatever host it is shown; empty when it does."""
-        now = self._state.clock.now()
-        if one.type == "host":
-            host = one.host(self._state.cluster)
-            denial = host_lock_denial(host, locks, now)
-            record = await self._state.record(records.HOSTS + one.subject, HostRecord)
-            plain = one.factor == "administrator"  # for a sshd, which never was a host of the cluster
-            if denial is None and not plain and not host_counts(host, record[0] if record is not None else None):
-                return "the host was expelled"
-        else:
-            user = user_present(one.user(self._state.cluster), await self._state.user(one.subject), now)
-            if user is None:
-                return "the user is gone"
-            denial = user_lock_denial(user, locks, now)
-        return "; ".join(denial.reasons) if denial is not None else ""
 
     async def revoke(self, caller: Caller, request: m.RevokeCertRequest) -> m.RevokedCerts:
         """Ends a certificate and those that it was renewed to. One that is not in the inventory is locked alone."""

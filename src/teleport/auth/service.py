@@ -40,6 +40,7 @@ from teleport.auth.logins import Logins
 from teleport.auth.open_sessions import LostHosts, SessionTracker
 from teleport.auth.presence import Presence
 from teleport.auth.renewal import Renewals
+from teleport.auth.revocations import Revocations
 from teleport.auth.rotation import Rotations
 from teleport.auth.server import Caller, build_app
 from teleport.auth.settings import Settings
@@ -137,6 +138,7 @@ class AuthService:
             routes.RENEW_USER.name: renewals.renew,
             routes.LIST_CERTS.name: certificates.page,
             routes.REVOKE_CERT.name: certificates.revoke,
+            routes.REVOCATION_LIST.name: Revocations(state, self.authorizer).revocation_list,
             routes.SIGN_USER.name: self.cluster_api.sign_user,
             routes.SIGN_HOST.name: self.cluster_api.sign_host,
             routes.SIGN_SERVER.name: self.cluster_api.sign_server,

@@ -23,7 +23,7 @@ from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.audit.shipper import Shipper
 from teleport.clock import Clock
-from teleport.daemon import identities, telling
+from teleport.daemon import identities, revocations, telling
 from teleport.daemon.announce import Announcer
 from teleport.daemon.config import Config
 from teleport.daemon.credentials import Credentials
@@ -361,6 +361,7 @@ class Daemon:
         announcers.append(await self._announce(clients[role], side.describe, "node", readiness))
         self._tasks.start(side.recover_again(), "recovery of recordings")
         self._tasks.start(_labels(side), "labels")
+        self._tasks.start(revocations.keep(view, clients[role], host.data_dir), "revocation list")
         self._renew(host, held, role, clients[role], side.renewed)
         readiness.ready("node")
 

@@ -35,7 +35,15 @@ from teleport.api.messages.certificates import (
     UserCerts,
 )
 from teleport.api.messages.cluster import AuthorityStatus, ClusterCA, ClusterStatus, HostSigner, ProxyAddresses, WhoAmI
-from teleport.api.messages.inventory import CertInfo, CertsPage, ListCertsRequest, RevokeCertRequest, RevokedCerts
+from teleport.api.messages.inventory import (
+    CertInfo,
+    CertsPage,
+    ListCertsRequest,
+    RevocationList,
+    RevocationListRequest,
+    RevokeCertRequest,
+    RevokedCerts,
+)
 from teleport.api.messages.resources import (
     ExpelRequest,
     GetRequest,
@@ -108,6 +116,8 @@ __all__ = [
     "RenewHostRequest",
     "Request",
     "ResetUserRequest",
+    "RevocationList",
+    "RevocationListRequest",
     "RevokeCertRequest",
     "RevokedCerts",
     "RotateReply",

@@ -51,6 +51,20 @@ class RevokeCertRequest(Request, frozen=True, kw_only=True):
     message: str = ""
 
 
+class RevocationListRequest(Request, frozen=True, kw_only=True):
+    """A list that knows of this revision of the cluster's state; without one, a list of now."""
+
+    at_least: int = 0
+
+
+class RevocationList(Message, frozen=True, kw_only=True):
+    """An OpenSSH revocation list."""
+
+    krl: str  # base64 of the file
+    version: int  # the revision of the cluster's state that it knows of
+    serials: int  # how many certificates it names by number
+
+
 class RevokedCerts(Message, frozen=True, kw_only=True):
     """What ended; each by a lock of its own, which lifts it again when it is removed."""
 

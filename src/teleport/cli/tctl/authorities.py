@@ -34,15 +34,26 @@ auth.add_command(rotate)
 
 
 @auth.command("export", cls=Command)
-@click.option("--type", "kind", type=click.Choice(("user", "host", "tls")), help="user and host: for SSH; tls: PEM.")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(("user", "host", "tls", "krl")),
+    help="user and host: for SSH; tls: PEM; krl: what OpenSSH must not take any more.",
+)
 @click.option("--keys", is_flag=True, help="Print the private keys. Who holds them is the cluster.")
 @click.option("--fingerprint", default="", metavar="SHA256:...", help="Only the key with this fingerprint.")
 @click.option("--compat", type=click.Choice(("1.0",)), help="1.0: user authorities as known_hosts lines, too.")
 @click.pass_context
 def export(ctx: click.Context, kind: str | None, keys: bool, fingerprint: str, compat: str | None) -> None:
-    """Print what others need to trust this cluster: authorized_keys and known_hosts lines, or the TLS authority."""
+    """Print what others need to trust this cluster: authorized_keys and known_hosts lines, the TLS authority, or the
+    revocation list for RevokedKeys of sshd_config and RevokedHostKeys of ssh_config."""
     from teleport.cli.tctl.connect import open_auth
 
+    if kind == "krl":
+        if keys or compat or fingerprint:
+            raise BadRequest("a revocation list is for all keys together", hint="tctl auth export --type=krl > FILE")
+        _revocation_list(ctx)
+        return
     if keys and compat:
         raise BadRequest("--compat is a form of public keys", hint="leave --compat or --keys out")
     kinds = {"user": ["user"], "host": ["host"], "tls": ["host"]}.get(kind or "", ["host", "user"])
@@ -56,6 +67,20 @@ def export(ctx: click.Context, kind: str | None, keys: bool, fingerprint: str, c
         shown = f" with the fingerprint {fingerprint}" if fingerprint else ""
         raise NotFound(f"no authority{shown} was found", hint="tctl get cert_authority --format=text")
     render.out("".join(f"{part.strip()}\n" for part in parts))
+
+
+def _revocation_list(ctx: click.Context) -> None:
+    import base64
+    import sys
+
+    from teleport.cli.tctl.connect import open_auth
+
+    if sys.stdout.isatty():
+        raise BadRequest("a revocation list is no text", hint="tctl auth export --type=krl > FILE")
+    with open_auth(flags_of(ctx)) as connected:
+        found = connected.client.call(routes.REVOCATION_LIST, m.RevocationListRequest())
+    sys.stdout.buffer.write(base64.b64decode(found.krl))
+    sys.stdout.buffer.flush()
 
 
 def _authority(connected: Auth, kind: str, *, with_secrets: bool) -> Authority:
