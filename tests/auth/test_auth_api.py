@@ -53,6 +53,7 @@ WHO_MAY: dict[str, str] = {
     "renew_user": "user editor auditor",
     "rotate": "admin",
     "rotation_progress": "admin",
+    "rotation_plan": "admin",
     "sign_user": "admin",
     "explain_access": "editor admin",
     "sign_host": "admin",
@@ -185,6 +186,8 @@ class Asking:
                 return m.ResetUserRequest(name="missing")
             case "unlock_user":
                 return m.UnlockUserRequest(name="missing")
+            case "rotation_plan":
+                return m.RotationPlanRequest()
             case "rotate":
                 return m.RotateRequest(types=["jwt"], grace_period=0)
             case "add_token":

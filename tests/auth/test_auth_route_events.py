@@ -45,7 +45,7 @@ READS_WITHOUT_EVENT = {
     "revocation_list",
 } | {
     *("search_events", "list_recordings", "recording_offset"),
-    "rotation_progress",
+    *("rotation_progress", "rotation_plan"),
     *(
         f"{verb}_{kind}"
         for verb in ("list", "get")

@@ -114,6 +114,9 @@ ROTATE = _route(
 ROTATION_PROGRESS = _route(
     "rotation_progress", "GET /authorities/progress", Verb.ROTATE, "cert_authority", (), m.Empty, m.RotationProgress
 )
+ROTATION_PLAN = _route(
+    "rotation_plan", "GET /authorities/plan", Verb.ROTATE, "cert_authority", (), m.RotationPlanRequest, m.RotationPlan
+)
 
 # --- live certificates
 LIST_CERTS = _route("list_certs", "GET /certs", Verb.LIST, "user", (), m.ListCertsRequest, m.CertsPage)

@@ -58,6 +58,7 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.REVOKE_CERT.name,
         routes.ROTATE.name,
         routes.ROTATION_PROGRESS.name,
+        routes.ROTATION_PLAN.name,
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
     }
 )

@@ -148,6 +148,7 @@ class Certifier:
             roles=list(grant.roles),
             logins=list(grant.logins),
             serial=str(serial),
+            signed_by=self._user_ssh.public.fingerprint(),
         )
 
     def _user_ssh_cert(self, grant: UserGrant, key: PublicKey, serial: int, now: datetime) -> str:
@@ -204,6 +205,7 @@ class Certifier:
             ssh_ca_keys=list(self._hosts.trusted_ssh_keys),
             expires=now + grant.ttl,
             serial=str(serial),
+            signed_by=self._host_ssh.public.fingerprint(),
         )
 
     def plain_host_cert(
@@ -224,6 +226,7 @@ class Certifier:
             ssh_ca_keys=list(self._hosts.trusted_ssh_keys),
             expires=now + ttl,
             serial=str(ssh.body.serial),
+            signed_by=self._host_ssh.public.fingerprint(),
         )
 
     def server_cert(

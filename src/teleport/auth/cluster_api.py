@@ -125,7 +125,7 @@ class ClusterAPI:
             self._state.event(
                 CertCreate, caller, cert_type="host", subject=host_id, system_roles=[str(SystemRole.NODE)],
                 valid_until=credentials.expires, serial=credentials.serial, names=principals, addr=caller.address,
-                factor="administrator",
+                factor="administrator", signed_by=credentials.signed_by,
             ),
         )  # fmt: skip
         return credentials

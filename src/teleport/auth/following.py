@@ -41,6 +41,10 @@ class Followers:
         found = [from_json(item.value) for prefix in SERVICES for item in await self._state.backend.range(prefix)]
         return [one for one in found if isinstance(one, Server)]
 
+    def now(self) -> datetime:
+        """Auth's time."""
+        return self._state.clock.now()
+
     def alive(self, server: Server) -> bool:
         """Whether a rotation waits for the service."""
         heard, clock = server.spec.heard, self._state.clock

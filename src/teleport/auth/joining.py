@@ -326,6 +326,7 @@ class Joining:
             addr=addr,
             factor=factor,
             renewed_from=renewed_from,
+            signed_by=credentials.signed_by,
         )
 
     async def still_counts(self, identity: HostIdentity) -> bool:

@@ -69,28 +69,20 @@ class Rotations:
     async def rotate(self, caller: Caller, request: m.RotateRequest) -> m.RotateReply:
         """Takes one step for all authorities that are meant, or none. Raises `TeleportError` saying in which phase
         they are, or which services have not followed."""
-        types = _types(request.types)
         target, mode = _phase(request.phase), _mode(request.mode)
-        for one in types:
-            await self._authorizer.require(caller, Verb.ROTATE, Kind.CERT_AUTHORITY, ca_type=str(one))
-        found = [await self._find(one) for one in types]
+        found = await self._chosen(caller, request.types)
         if target is RotationPhase.ROLLBACK and not request.types:
             found = [one for one in found if one[0].spec.rotation.state is RotationState.IN_PROGRESS]
             if not found:
                 raise BadRequest("no rotation is in progress, so there is nothing to roll back", hint="tctl status")
-        grace = timedelta(seconds=request.grace_period)
-        if target is INIT and not timedelta(0) <= grace <= MAX_GRACE:
-            raise BadRequest(f"a grace period lasts up to {MAX_GRACE.days} days", hint="--grace-period=48h")
+        grace = self.grace(request.grace_period) if target is INIT else timedelta(0)
         steps = await self.plan(found, target, mode, grace, force=request.force)
         await self.take(steps, caller, forced=request.force)
         return m.RotateReply(authorities=[authority_status(step.after) for step in steps])
 
     async def progress(self, caller: Caller, request: m.Empty) -> m.RotationProgress:
         """How the authorities stand, and which live services are waited for."""
-        found = []
-        for one in AuthorityType:
-            await self._authorizer.require(caller, Verb.ROTATE, Kind.CERT_AUTHORITY, ca_type=str(one))
-            found.append((await self._find(one))[0])
+        found = await self.chosen(caller, [])
         waiting = [
             row
             for authority in found
@@ -99,8 +91,23 @@ class Rotations:
         ]
         return m.RotationProgress(authorities=[authority_status(one) for one in found], waiting=waiting)
 
-    async def _find(self, kind: AuthorityType) -> tuple[Authority, int]:
-        return await self._state.need(f"{records.AUTHORITIES}{kind}/", self._state.cluster, Authority)
+    async def chosen(self, caller: Caller, types: Sequence[str]) -> list[Authority]:
+        """The authorities of these types, or all. Raises `AccessDenied` unless the caller may rotate each of them."""
+        return [authority for authority, _ in await self._chosen(caller, types)]
+
+    async def _chosen(self, caller: Caller, types: Sequence[str]) -> list[tuple[Authority, int]]:
+        kinds = _types(types)
+        for one in kinds:
+            await self._authorizer.require(caller, Verb.ROTATE, Kind.CERT_AUTHORITY, ca_type=str(one))
+        prefix, cluster = records.AUTHORITIES, self._state.cluster
+        return [await self._state.need(f"{prefix}{one}/", cluster, Authority) for one in kinds]
+
+    @staticmethod
+    def grace(seconds: float) -> timedelta:
+        """A grace period; raises `BadRequest` for one that is none."""
+        if not 0 <= seconds <= MAX_GRACE.total_seconds():
+            raise BadRequest(f"a grace period lasts up to {MAX_GRACE.days} days", hint="--grace-period=48h")
+        return timedelta(seconds=seconds)
 
     async def plan(
         self,

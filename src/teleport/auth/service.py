@@ -42,6 +42,8 @@ from teleport.auth.presence import Presence
 from teleport.auth.renewal import Renewals
 from teleport.auth.revocations import Revocations
 from teleport.auth.rotation import Rotations
+from teleport.auth.rotation_driver import RotationDriver
+from teleport.auth.rotation_plan import RotationPlans
 from teleport.auth.server import Caller, build_app
 from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState, stored_cluster_name
@@ -124,6 +126,7 @@ class AuthService:
         self._sink.lock.after_others(self._pump.look_again)
         self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
+        self.rotation_driver = RotationDriver(state, self.rotations, self._lease)
         self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
         certificates = Certificates(state, self.authorizer)
         self._handlers: Mapping[str, Any] = {
@@ -144,6 +147,7 @@ class AuthService:
             routes.SIGN_SERVER.name: self.cluster_api.sign_server,
             routes.ROTATE.name: self.rotations.rotate,
             routes.ROTATION_PROGRESS.name: self.rotations.progress,
+            routes.ROTATION_PLAN.name: RotationPlans(state, self.rotations).plan,
             routes.LOGIN.name: logins.login,
             routes.USER_TOKEN.name: user_tokens.info,
             routes.FINISH_USER_TOKEN.name: user_tokens.finish,
@@ -222,6 +226,7 @@ class AuthService:
                 tasks.create_task(self._presence.run(), name="presence")
                 tasks.create_task(self.state.uses.run(), name="last use of certificates")
                 tasks.create_task(self._trust.run(context), name="authorities")
+                tasks.create_task(self.rotation_driver.run(), name="rotation")
                 await stack.enter_async_context(edge.serve(runner, listener, context))
                 started()
         finally:

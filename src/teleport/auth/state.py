@@ -110,6 +110,7 @@ class ClusterState:
             mfa_device=grant.mfa_device,
             source_ip=grant.source_ip,
             renewed_from=renewed_from,
+            signed_by=certs.signed_by,
             **asked,
         )
 

@@ -42,6 +42,7 @@ class IssuedCert(Record, frozen=True, kw_only=True):
     route_to_cluster: str = ""
     renewed_from: str = ""
     revoked: datetime | None = None  # last ended so; its lock may have been lifted since
+    signed_by: str = ""  # SHA256:... of the SSH key of the authority that signed
 
     @property
     def key(self) -> str:
@@ -107,5 +108,6 @@ def issued_write(event: CertCreate) -> PutOp | None:
         source_ip=event.source_ip,
         route_to_cluster=event.route_to_cluster,
         renewed_from=event.renewed_from,
+        signed_by=event.signed_by,
     )
     return PutOp(record.key, record.encode(), event.valid_until)

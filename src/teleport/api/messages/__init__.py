@@ -56,7 +56,15 @@ from teleport.api.messages.resources import (
     WatchLine,
     WatchRequest,
 )
-from teleport.api.messages.rotation import RotateReply, RotateRequest, RotationProgress, WaitedFor
+from teleport.api.messages.rotation import (
+    LeftBehind,
+    RotateReply,
+    RotateRequest,
+    RotationPlan,
+    RotationPlanRequest,
+    RotationProgress,
+    WaitedFor,
+)
 from teleport.api.messages.tokens import AddTokenRequest, JoinToken, JoinTokenInfo
 from teleport.api.messages.users import (
     AddUserRequest,
@@ -100,6 +108,7 @@ __all__ = [
     "JoinRequest",
     "JoinToken",
     "JoinTokenInfo",
+    "LeftBehind",
     "ListCertsRequest",
     "ListRecordingsRequest",
     "ListRequest",
@@ -122,6 +131,8 @@ __all__ = [
     "RevokedCerts",
     "RotateReply",
     "RotateRequest",
+    "RotationPlan",
+    "RotationPlanRequest",
     "RotationProgress",
     "SearchEventsRequest",
     "ServerCert",

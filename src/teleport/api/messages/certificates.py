@@ -33,6 +33,7 @@ class HostCredentials(Message, frozen=True, kw_only=True):
     expires: datetime
     token_labels: dict[str, str] = {}
     serial: str = ""  # of both certificates, decimal
+    signed_by: str = ""  # SHA256:... fingerprint of the SSH key of the authority that signed
 
 
 class RenewHostRequest(Request, frozen=True, kw_only=True):
@@ -94,6 +95,7 @@ class UserCerts(Message, frozen=True, kw_only=True):
     roles: list[str] = []
     logins: list[str] = []
     serial: str = ""  # of both certificates, decimal
+    signed_by: str = ""  # SHA256:... fingerprint of the SSH key of the authority that signed
 
 
 class LoginRequest(Request, frozen=True, kw_only=True):

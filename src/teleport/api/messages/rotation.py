@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from teleport.api.messages.base import Message, Request
 from teleport.api.messages.cluster import AuthorityStatus
 
@@ -30,6 +32,36 @@ class WaitedFor(Message, frozen=True, kw_only=True):
     hostname: str
     service: str  # node, proxy, auth_server
     reached: str  # the phase it reports; empty when it reports none
+
+
+class RotationPlanRequest(Request, frozen=True, kw_only=True):
+    """Who would be left behind. Without `types`: by the rotation of all authorities."""
+
+    types: list[str] = []
+    grace_period: float = 48 * 3600.0  # seconds, of a rotation that has not begun
+
+
+class LeftBehind(Message, frozen=True, kw_only=True):
+    """A certificate that does not count any more when the rotation ends, if nothing else happens."""
+
+    authority: str  # which rotation ends it: user, host
+    type: str  # of the certificate: user, host
+    subject: str  # user name, host UUID
+    name: str = ""  # host name, or names of a plain sshd
+    role: str = ""  # system role of a host
+    serial: str = ""
+    expires: datetime | None = None
+    why: str = ""
+    remedy: str = ""  # what to run
+
+
+class RotationPlan(Message, frozen=True, kw_only=True):
+    """`ends` is when each authority's old keys end, if that is known."""
+
+    authorities: list[AuthorityStatus]
+    ends: dict[str, datetime] = {}
+    left_behind: list[LeftBehind] = []
+    more: int = 0  # that are not listed
 
 
 class RotationProgress(Message, frozen=True, kw_only=True):

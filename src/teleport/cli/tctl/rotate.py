@@ -38,6 +38,7 @@ LOOK_EVERY: Final = 0.5  # seconds
     help="How long a rotation that runs by itself takes; 0 replaces the keys at once: all hosts join anew.",
 )
 @click.option("--rollback", is_flag=True, help="Go back to the old keys, from any phase, to the end.")
+@click.option("--plan", is_flag=True, help="Change nothing: list the certificates that would be left behind, and why.")
 @click.option("--force", is_flag=True, help="Go on although live hosts have not followed: they are cut off.")
 @click.option(
     "--wait", type=DURATION, default="1m", show_default=True, help="How long to wait for hosts that have to follow."
@@ -51,6 +52,7 @@ def rotate(
     phase: str | None,
     grace_period: float,
     rollback: bool,
+    plan: bool,
     force: bool,
     wait: float,
     form: str,
@@ -61,6 +63,11 @@ def rotate(
     if rollback and (manual or phase not in (None, "rollback")):
         raise BadRequest("--rollback goes without --manual and --phase", hint="tctl auth rotate --rollback")
     chosen = comma_list(types)
+    if plan:
+        if rollback or manual or phase is not None or force:
+            raise BadRequest("--plan changes nothing, so it goes without a step", hint="tctl auth rotate --plan")
+        _plan(flags, m.RotationPlanRequest(types=chosen, grace_period=grace_period), form)
+        return
     if rollback:
         done = _roll_back(flags, chosen, force=force, wait=wait)
     else:
@@ -126,6 +133,37 @@ def _roll_back(flags: Flags, types: Sequence[str], *, force: bool, wait: float) 
         error.message = f"the old keys sign again, but the new ones are still trusted: {error.message}"
         error.hint = "repeat it when they are back, or end it without them: tctl auth rotate --rollback --force"
         raise
+
+
+def _plan(flags: Flags, request: m.RotationPlanRequest, form: str) -> None:
+    from teleport.cli.tctl.connect import open_auth
+
+    with open_auth(flags) as auth:
+        found = auth.client.call(routes.ROTATION_PLAN, request)
+    if form == "json":
+        import msgspec
+
+        render.out(render.as_json(msgspec.to_builtins(found)))
+        return
+    for one in found.authorities:
+        begun = "ends" if one.phase != "standby" else "would end, if a rotation began now,"
+        render.out(
+            f"The present keys of the {one.kind} authority {begun} at {render.when(found.ends[one.kind])} UTC.\n"
+        )
+    if not found.left_behind:
+        render.out("No certificate that is known would be left behind.\n")
+        return
+    rows = [
+        [one.authority, f"{one.type} {one.subject}", one.name, one.role, one.serial, render.when(one.expires), one.why]
+        for one in found.left_behind
+    ]
+    render.out(
+        "\n" + render.table(["Rotation", "Certificate of", "Name", "Role", "Serial", "Expires (UTC)", "Why"], rows)
+    )
+    if found.more:
+        render.out(f"and {found.more} more\n")
+    remedies = dict.fromkeys(f"{one.type} {one.subject}: {one.remedy}" for one in found.left_behind)
+    render.note("What brings them along:\n" + "\n".join(f"  {render.printable(line)}" for line in remedies))
 
 
 def _sentence(one: AuthorityStatus) -> str:

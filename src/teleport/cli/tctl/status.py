@@ -11,6 +11,7 @@ from teleport.cli.tctl.options import Command, flags_of, format_option
 
 if TYPE_CHECKING:
     from teleport.api.messages import AuthorityStatus
+    from teleport.cli.tctl.connect import Auth
 
 
 @click.command(cls=Command)
@@ -35,10 +36,30 @@ def status(ctx: click.Context, form: str) -> None:
         rows += [(f"{one.kind.capitalize()} CA", one.rotation) for one in authorities]
         host = next((one for one in authorities if one.kind == "host"), None)
         rows += [("CA pin", pin + of_which(index, host)) for index, pin in enumerate(found.ca_pins)]
+        if any(one.phase not in ("", "standby") for one in authorities):
+            rows += _waiting(auth)
         if flags_of(ctx).debug:
             rows += [("Auth server", address) for address in auth.addresses]
             rows += [("Time of auth", f"{render.when(found.now)} UTC")]
         render.out(render.pairs(rows))
+
+
+def _waiting(auth: Auth) -> list[tuple[str, str]]:
+    """Which live hosts a rotation waits for, as far as the caller may know."""
+    from teleport.api import messages as m
+    from teleport.api import routes
+    from teleport.errors import AccessDenied, NotFound
+
+    try:
+        found = auth.client.call(routes.ROTATION_PROGRESS, m.Empty())
+    except (AccessDenied, NotFound):  # the latter: an auth server of an older version
+        return []
+    rows = []
+    for one in found.waiting:
+        reached = f"reached {one.reached}" if one.reached else "reports no phase"
+        host = f"{one.service.replace('_', ' ')} {one.hostname} ({one.host_id})"
+        rows.append(("Waiting for", f"{host}, {one.authority} authority: {reached}"))
+    return rows
 
 
 def of_which(index: int, host: AuthorityStatus | None) -> str:
