@@ -46,6 +46,7 @@ REFERENCE = {
     "user.delete": ("T1004I",),
     "user.password_change": ("T1005I",),
     "mfa.add": ("T1006I",),
+    "mfa.delete": ("T1007I",),
     "session.rejected": ("T1006W",),
     "session.start": ("T2000I",),
     "resize": ("T2002I",),

@@ -62,7 +62,14 @@ WHO_MAY: dict[str, str] = {
     "revoke_cert": "editor admin",
     "revocation_list": "editor node proxy admin",
     "login": "proxy admin",
+    "login_challenge": "proxy admin",
     "user_token": "proxy admin",
+    "user_token_challenge": "proxy admin",
+    "factor_challenge": "user editor auditor",  # of one's own
+    "own_factors": "user editor auditor",
+    "begin_factor": "user editor auditor",
+    "finish_factor": "",  # what was never begun is refused to everybody
+    "remove_factor": "user editor auditor",
     "finish_user_token": "proxy admin",
     "add_user": "editor admin",
     "update_user": "editor admin",
@@ -174,6 +181,16 @@ class Asking:
                     user="person", password=PASSWORD, otp_token=self.code(), public_key=public, ttl=3600,
                     client_addr="192.0.2.7",
                 )  # fmt: skip
+            case "login_challenge":
+                return m.LoginChallengeRequest(user="person")
+            case "begin_factor":
+                return m.BeginFactorRequest(name="", type="totp")
+            case "finish_factor":
+                return m.NewFactorProof(id=missing)
+            case "remove_factor":
+                return m.RemoveFactorRequest(name="missing")
+            case "user_token_challenge":
+                return m.UserTokenRequest(token=missing)
             case "user_token":
                 return m.UserTokenRequest(token=missing)
             case "finish_user_token":

@@ -33,6 +33,10 @@ CHANGES_WITHOUT_EVENT = {
     "append_recording": "pieces of a recording; session.upload follows when it is whole",
     "store_proxy": "always refused: proxies announce themselves",
     "store_auth_server": "always refused: auth servers announce themselves",
+    "login_challenge": "a question for five minutes; the login that answers it has user.login",
+    "factor_challenge": "a question for five minutes; what answers it has an event",
+    "user_token_challenge": "a question for five minutes; finishing the link has events",
+    "begin_factor": "what is begun counts for nothing; mfa.add follows when it is finished",
     "verify_events": "reads the log and answers; POST because it takes long",
 }
 READS_WITHOUT_EVENT = {
@@ -43,6 +47,7 @@ READS_WITHOUT_EVENT = {
     "explain_access",
     "list_certs",
     "revocation_list",
+    "own_factors",
 } | {
     *("search_events", "list_recordings", "recording_offset"),
     *("rotation_progress", "rotation_plan"),
@@ -123,6 +128,18 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         (info,) = await recorder.call("user_token", ask("user_token", m.UserTokenRequest(token=link.token), proxy))
         finish = m.FinishUserTokenRequest(token=link.token, password=PASSWORD, otp_token=auth.code(info.totp_secret))
         await recorder.call("finish_user_token", ask("finish_user_token", finish, proxy))
+        # second factors of one's own
+        plain = everybody["user"]
+        await auth.set_password("plain")
+        begin = m.BeginFactorRequest(name="app", type="totp", password=PASSWORD)
+        (new,) = await recorder.call("begin_factor", ask("begin_factor", begin, plain))
+        proof = m.NewFactorProof(id=new.id, totp_code=auth.code(new.totp_secret))
+        await recorder.call("finish_factor", ask("finish_factor", proof, plain))
+        await auth.set_second_factor("optional")
+        answer = m.FactorResponse(totp_code=auth.code(new.totp_secret, periods=1))
+        removal = m.RemoveFactorRequest(name="app", factor=answer)
+        await recorder.call("remove_factor", ask("remove_factor", removal, plain))
+        recorder.called.discard("begin_factor")  # declares none
         await recorder.call("update_user", ask("update_user", m.UpdateUserRequest(name="plain", roles=["auditor"])))
         await recorder.call("unlock_user", ask("unlock_user", m.UnlockUserRequest(name="plain")))
         await recorder.call("reset_user", ask("reset_user", m.ResetUserRequest(name="plain")))

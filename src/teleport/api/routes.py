@@ -132,13 +132,38 @@ REVOCATION_LIST = _route(
 LOGIN = _route(
     "login", "POST /login", Verb.CREATE, "web_session", ("user.login", "cert.create"), m.LoginRequest, m.UserCerts
 )
+LOGIN_CHALLENGE = _route(
+    "login_challenge", "POST /login/challenge", Verb.CREATE, "web_session", (),
+    m.LoginChallengeRequest, m.FactorChallenge,
+)  # fmt: skip
 USER_TOKEN = _route(
     "user_token", "GET /user-tokens/{token}", Verb.READ, "user_token", ("secret.revealed",),
     m.UserTokenRequest, m.UserTokenInfo,
 )  # fmt: skip
 FINISH_USER_TOKEN = _route(
-    "finish_user_token", "PUT /user-tokens/{token}", Verb.UPDATE, "user_token", ("user.password_change",),
+    "finish_user_token", "PUT /user-tokens/{token}", Verb.UPDATE, "user_token", ("user.password_change", "mfa.add"),
     m.FinishUserTokenRequest, m.Done,
+)  # fmt: skip
+
+USER_TOKEN_CHALLENGE = _route(
+    "user_token_challenge", "POST /user-tokens/{token}/challenge", Verb.UPDATE, "user_token", (),
+    m.UserTokenRequest, m.NewFactor,
+)  # fmt: skip
+
+# --- second factors of the caller's own
+FACTOR_CHALLENGE = _route(
+    "factor_challenge", "POST /mfa/challenge", Verb.CREATE, "*own_mfa_device", (), m.Empty, m.FactorChallenge
+)
+OWN_FACTORS = _route("own_factors", "GET /mfa/devices", Verb.LIST, "*own_mfa_device", (), m.Empty, m.FactorDevices)
+BEGIN_FACTOR = _route(
+    "begin_factor", "POST /mfa/devices/begin", Verb.CREATE, "*own_mfa_device", (), m.BeginFactorRequest, m.NewFactor
+)
+FINISH_FACTOR = _route(
+    "finish_factor", "POST /mfa/devices", Verb.CREATE, "*own_mfa_device", ("mfa.add",), m.NewFactorProof, m.Done
+)
+REMOVE_FACTOR = _route(
+    "remove_factor", "POST /mfa/devices/{name}/remove", Verb.DELETE, "*own_mfa_device", ("mfa.delete",),
+    m.RemoveFactorRequest, m.Done,
 )  # fmt: skip
 
 # --- users

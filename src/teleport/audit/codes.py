@@ -45,6 +45,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "user.delete": _auth("T1004I"),
         "user.password_change": _auth("T1005I"),
         "mfa.add": _auth("T1006I"),
+        "mfa.delete": _auth("T1007I"),
         "session.rejected": _host("T1006W"),  # shares its digits with mfa.add, as in the reference
         "session.start": _host("T2000I"),
         "resize": _host("T2002I"),

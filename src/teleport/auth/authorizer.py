@@ -59,6 +59,11 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.ROTATE.name,
         routes.ROTATION_PROGRESS.name,
         routes.ROTATION_PLAN.name,
+        routes.FACTOR_CHALLENGE.name,
+        routes.OWN_FACTORS.name,
+        routes.BEGIN_FACTOR.name,
+        routes.FINISH_FACTOR.name,
+        routes.REMOVE_FACTOR.name,
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
     }
 )

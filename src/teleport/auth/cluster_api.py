@@ -163,6 +163,10 @@ class ClusterAPI:
                 return server.spec.public_addrs[0]
         return "<proxyhost>:3080"
 
+    async def web_addresses(self) -> list[str]:
+        """Every address under which people reach a proxy, as these announce it; those that are heard of first."""
+        return [address for server in await self._present(records.PROXIES) for address in server.spec.public_addrs]
+
     async def auth_addresses(self) -> list[str]:
         """Where hosts reach the auth servers, as these announce it."""
         found: list[str] = []

@@ -31,6 +31,7 @@ from teleport.audit.events import (
     UserDelete,
     UserUpdate,
 )
+from teleport.auth import local_auth
 from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
 from teleport.auth.joining import Joining
 from teleport.auth.server import Caller
@@ -177,17 +178,13 @@ class Inventory:
         found = await self._state.record(records.USER_SECRETS + resource.name, UserSecret)
         if found is None:
             return resource
-        from teleport.resources.user import LocalAuth, UserStatus
+        from teleport.resources.user import UserStatus
 
         record, _ = found
         status = UserStatus(is_locked=record.locked(self._state.clock.now()), lock_expires=record.locked_until)
         spec = msgspec.structs.replace(resource.spec, status=status if status.is_locked else UserStatus())
         if secrets:
-            local = LocalAuth(
-                password_hash=SecretText(record.password_hash) if record.password_hash else None,
-                totp_key=SecretText(record.totp_secret) if record.totp_secret else None,
-            )
-            spec = msgspec.structs.replace(spec, local_auth=local)
+            spec = msgspec.structs.replace(spec, local_auth=local_auth.to_document(record))
         return msgspec.structs.replace(resource, spec=spec)
 
     async def _revealed(self, caller: Caller, kind: Kind, name: str) -> None:
@@ -283,12 +280,7 @@ class Inventory:
         key = records.USER_SECRETS + user.name
         if user.spec.local_auth is not None:
             require_administrator(caller, "set a user's password hash or second factor")
-            local = user.spec.local_auth
-            record = UserSecret(
-                password_hash=local.password_hash.reveal() if local.password_hash else "",
-                totp_secret=local.totp_key.reveal() if local.totp_key else "",
-            )
-            writes.append(PutOp(key, record.encode()))
+            writes.append(PutOp(key, local_auth.from_document(user.spec.local_auth).encode()))
         elif stored is None:
             writes.append(PutOp(key, UserSecret().encode()))
         made = CreatedBy(time=self._state.clock.now(), user=Creator(name=caller.name))

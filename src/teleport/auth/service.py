@@ -31,9 +31,11 @@ from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.bootstrap import bootstrap
 from teleport.auth.certificates import Certificates
 from teleport.auth.cluster_api import ClusterAPI
+from teleport.auth.devices import Devices
 from teleport.auth.evidence import Evidence
 from teleport.auth.evidence_store import EvidenceStore, Lease, signer
 from teleport.auth.explaining import Explaining
+from teleport.auth.factors import Factors
 from teleport.auth.inventory import Inventory
 from teleport.auth.joining import Joining
 from teleport.auth.logins import Logins
@@ -113,10 +115,12 @@ class AuthService:
         self._joining = Joining(state, config.static_tokens)
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
         self.cluster_api = ClusterAPI(state, self.authorizer)
-        logins = Logins(state, self.authorizer)
+        self.factors = Factors(state, self.cluster_api, self.authorizer.locks)
+        logins = Logins(state, self.authorizer, self.factors)
+        devices = Devices(state, self.factors, logins, self.authorizer)
         renewals = Renewals(state, self.authorizer)
         self.rotations = Rotations(state, self.authorizer, self._trust.look)
-        user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer)
+        user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer, devices)
         inventory = Inventory(state, self.authorizer, self._joining, user_tokens)
         presence = self._presence = Presence(state, self.authorizer, self._joining)
         self._evidence = Evidence(
@@ -149,8 +153,15 @@ class AuthService:
             routes.ROTATION_PROGRESS.name: self.rotations.progress,
             routes.ROTATION_PLAN.name: RotationPlans(state, self.rotations).plan,
             routes.LOGIN.name: logins.login,
+            routes.LOGIN_CHALLENGE.name: logins.challenge,
             routes.USER_TOKEN.name: user_tokens.info,
             routes.FINISH_USER_TOKEN.name: user_tokens.finish,
+            routes.USER_TOKEN_CHALLENGE.name: user_tokens.challenge,
+            routes.FACTOR_CHALLENGE.name: devices.challenge,
+            routes.OWN_FACTORS.name: devices.ls,
+            routes.BEGIN_FACTOR.name: devices.begin,
+            routes.FINISH_FACTOR.name: devices.finish,
+            routes.REMOVE_FACTOR.name: devices.remove,
             routes.ADD_USER.name: user_tokens.add_user,
             routes.UPDATE_USER.name: inventory.update_roles,
             routes.RESET_USER.name: user_tokens.reset_user,

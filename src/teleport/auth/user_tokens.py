@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -19,7 +20,6 @@ from teleport.api import messages as m
 from teleport.audit.events import (
     Event,
     MfaAdd,
-    MfaDevice,
     ResetPasswordTokenCreate,
     SecretRevealed,
     UserCreate,
@@ -28,9 +28,12 @@ from teleport.audit.events import (
 )
 from teleport.auth import passwords
 from teleport.auth.authorizer import Authorizer, facts_of
+from teleport.auth.devices import Devices, checked_device_name
+from teleport.auth.factors import event_device, new_totp
 from teleport.auth.logins import Logins
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, giving_roles
+from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, NotFound
 from teleport.resources.cluster import SecondFactor
@@ -45,6 +48,9 @@ MAX_INVITE: Final = timedelta(hours=48)
 MAX_RESET: Final = timedelta(hours=24)
 MAX_TRIES: Final = 10  # wrong codes before a link is withdrawn
 _UNLOCK_TRIES: Final = 5
+FIRST_CODE: Final = "otp"  # names of devices that come with a link
+FIRST_KEY: Final = "webauthn"
+_OF_LINK: Final = "link "  # before the hash of a link: the purpose of its challenges
 PRESETS: Final = "access, editor, auditor"
 
 
@@ -57,11 +63,15 @@ class ProxyNames(Protocol):
 class UserTokens:
     """Makes users with their invitations, and turns links into passwords."""
 
-    def __init__(self, state: ClusterState, logins: Logins, proxies: ProxyNames, authorizer: Authorizer) -> None:
+    def __init__(
+        self, state: ClusterState, logins: Logins, proxies: ProxyNames, authorizer: Authorizer, devices: Devices
+    ) -> None:
         self._state = state
         self._authorizer = authorizer
         self._logins = logins
         self._proxies = proxies
+        self._devices = devices
+        self._factors = devices.factors
 
     async def add_user(self, caller: Caller, request: m.AddUserRequest) -> m.UserToken:
         """A new user with a link for the first login. Raises `AlreadyExists`, `BadRequest`, `NotFound` for a role."""
@@ -162,7 +172,8 @@ class UserTokens:
     async def info(self, caller: Caller, request: m.UserTokenRequest) -> m.UserTokenInfo:
         """What the page behind a link shows, the second factor's secret included."""
         record, _ = await self._find(request.token)
-        wants_code = await self._wants_code()
+        setting, rule = await self._rule()
+        coded = FactorKind.TOTP in rule.kinds
         await self._state.tell(
             self._state.event(SecretRevealed, caller, kind="user_token", name=record.user, what="second factor")
         )
@@ -171,38 +182,48 @@ class UserTokens:
             kind=record.kind,
             cluster=self._state.cluster,
             expires=record.expires,
-            second_factor="otp" if wants_code else "off",
-            totp_secret=record.totp_secret if wants_code else "",
-            totp_url=passwords.totp_url(record.totp_secret, record.user, self._state.cluster) if wants_code else "",
+            second_factor=setting,
+            totp_secret=record.totp_secret if coded else "",
+            totp_url=passwords.totp_url(record.totp_secret, record.user, self._state.cluster) if coded else "",
         )
 
+    async def challenge(self, caller: Caller, request: m.UserTokenRequest) -> m.NewFactor:
+        """What a new hardware key is asked with, for five minutes. Raises `BadRequest` where none counts."""
+        record, _ = await self._find(request.token)
+        spec = (await self._state.preference()).spec
+        _, rule = await self._rule()
+        if FactorKind.WEBAUTHN not in rule.kinds:
+            raise BadRequest("hardware keys do not count here", hint="use an authenticator app")
+        name = records.secret_key(_OF_LINK, request.token)
+        made, asked, reply = await self._devices.new_factor(
+            record.user, UserSecret(), FactorKind.WEBAUTHN, spec, FIRST_KEY
+        )
+        await self._factors.keep(made, msgspec.structs.replace(asked, purpose=name))
+        return reply
+
     async def finish(self, caller: Caller, request: m.FinishUserTokenRequest) -> m.Done:
-        """Sets the password, and the second factor once a code proved that the person holds it."""
+        """Sets the password, and the second factor once it has proved that the person holds it."""
         record, revision = await self._find(request.token)
         key = records.secret_key(records.USER_TOKENS, request.token)
         passwords.check_new_password(request.password, record.user)
-        wants_code = await self._wants_code()
-        now = self._state.clock.now()
-        period = passwords.totp_period(record.totp_secret, request.otp_token, now, after=0) if wants_code else 0
-        if period is None:
+        try:
+            factor = await self._first_factor(record, request)
+        except AccessDenied:
             await self._wrong_code(key, record, revision)
-            raise AccessDenied("the code is wrong; wait for the next one and try again")
+            raise
         hashed: list[str] = []
         await self._logins.hashed(lambda: hashed.append(passwords.hash_password(request.password)))
-        secret = UserSecret(
-            password_hash=hashed[0],
-            totp_secret=record.totp_secret if wants_code else "",
-            totp_last_period=period,
-        )
+        secret = msgspec.structs.replace(factor.secret, password_hash=hashed[0])
         events: list[Event] = [self._state.event(UserPasswordChange, user=record.user)]
-        if wants_code:
-            events.append(
-                self._state.event(
-                    MfaAdd, user=record.user, mfa_device=MfaDevice(mfa_device_name="otp", mfa_device_type="totp")
-                )
-            )
-        writes: list[Write] = [PutOp(records.USER_SECRETS + record.user, secret.encode()), DeleteOp(key)]
-        conditions: list[Condition] = [Exists(key, revision), Exists(records.USERS + record.user)]
+        events += [
+            self._state.event(MfaAdd, user=record.user, mfa_device=event_device(device)) for device in secret.devices
+        ]
+        writes: list[Write] = [PutOp(records.USER_SECRETS + record.user, secret.encode()), DeleteOp(key), *factor.spent]
+        conditions: list[Condition] = [
+            Exists(key, revision),
+            Exists(records.USERS + record.user),
+            *factor.conditions,
+        ]
         try:
             await self._state.commit(writes, conditions=conditions, events=events)
         except CompareFailed:
@@ -266,8 +287,45 @@ class UserTokens:
         except CompareFailed:
             raise AccessDenied("this link is being used from elsewhere; try again") from None
 
-    async def _wants_code(self) -> bool:
-        return (await self._state.preference()).spec.second_factor is not SecondFactor.OFF
+    async def _rule(self) -> tuple[str, FactorRule]:
+        """The setting as pages and tsh know it, and what it asks."""
+        spec = (await self._state.preference()).spec
+        setting = SecondFactor.WEBAUTHN if spec.second_factor is SecondFactor.U2F else spec.second_factor
+        return str(setting), factor_rule(spec)
+
+    async def _first_factor(self, record: UserTokenRecord, request: m.FinishUserTokenRequest) -> _FirstFactor:
+        """The device that comes with a new password; none where the setting asks for none and none was given. Raises
+        `AccessDenied`."""
+        _, rule = await self._rule()
+        name = request.device_name
+        if request.proof is not None and request.proof.webauthn is not None:
+            if FactorKind.WEBAUTHN not in rule.kinds:
+                raise BadRequest("hardware keys do not count here", hint="use an authenticator app")
+            asked = await self._factors.asked(request.proof.id)
+            if asked is None or asked[0].purpose != records.secret_key(_OF_LINK, request.token):
+                raise AccessDenied("the hardware key answered too late; try again")
+            named = msgspec.structs.replace(asked[0], device_name=checked_device_name(name or FIRST_KEY))
+            _, secret = await self._devices.proved(UserSecret(), named, request.proof)
+            return _FirstFactor(secret, (asked[1],), (asked[2],))
+        if FactorKind.TOTP in rule.kinds and (rule.of_everybody or request.otp_token):
+            now = self._state.clock.now()
+            period = passwords.totp_period(record.totp_secret, request.otp_token, now, after=0)
+            if period is None:
+                raise AccessDenied("the code is wrong; wait for the next one and try again")
+            device = new_totp(checked_device_name(name or FIRST_CODE), record.totp_secret, period, now)
+            return _FirstFactor(UserSecret(devices=[device]))
+        if rule.of_everybody:
+            raise AccessDenied("this cluster asks for a hardware key: register one")
+        return _FirstFactor(UserSecret())
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstFactor:
+    """What a new user's record says of second factors, and the challenge that this used up."""
+
+    secret: UserSecret
+    spent: tuple[Write, ...] = ()
+    conditions: tuple[Condition, ...] = ()
 
 
 def _no_link() -> NotFound:

@@ -58,11 +58,19 @@ class U2F(Value, frozen=True, kw_only=True):
     device_attestation_cas: tuple[str, ...] = ()
 
 
+class Webauthn(Value, frozen=True, kw_only=True):
+    rp_id: str = ""  # empty: the host of u2f.app_id, else that of the proxy's public address
+    attestation_allowed_cas: tuple[str, ...] = ()
+    attestation_denied_cas: tuple[str, ...] = ()
+    disabled: bool = False
+
+
 class AuthPreferenceSpec(Value, frozen=True, kw_only=True):
     type: Literal["local", "github", "oidc", "saml"] = "local"
     second_factor: SecondFactor = SecondFactor.OTP
     connector_name: str = ""
     u2f: U2F | None = None
+    webauthn: Webauthn | None = None
     require_session_mfa: bool = False
     disconnect_expired_cert: bool = False
     allow_local_auth: bool = True

@@ -42,11 +42,31 @@ class CreatedBy(Value, frozen=True, kw_only=True):
     connector: str = ""
 
 
+class LocalFactor(Value, frozen=True, kw_only=True):
+    """A second factor of a local user."""
+
+    id: str
+    name: str
+    type: Literal["totp", "webauthn"]
+    added: Moment | None = None
+    last_used: Moment | None = None
+    totp_key: SecretText | None = None
+    totp_last_period: int = 0
+    credential_id: str = ""
+    public_key: str = ""
+    sign_count: int = 0
+    rp_id: str = ""
+    aaguid: str = ""
+
+
 class LocalAuth(Value, frozen=True, kw_only=True):
-    """What proves a local user; shown and stored only where secrets are asked for."""
+    """What proves a local user; shown and stored only where secrets are asked for. `totp_key` alone is the form of
+    before users had several devices."""
 
     password_hash: SecretText | None = None
     totp_key: SecretText | None = None
+    mfa: tuple[LocalFactor, ...] = ()
+    user_handle: str = ""
 
 
 class UserSpec(Value, frozen=True, kw_only=True):

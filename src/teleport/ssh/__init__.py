@@ -7,11 +7,13 @@ searches, and only these, answer "not found"; other names go to the real functio
 
 asyncssh also brings SFTP and SCP, server and client. File transfers of ours are programs that run as the user; the
 connections here carry bytes. Stand-ins for the two modules save every daemon 1 MB and `tsh ssh` some of its start.
+So does hiding fido2 from it: keys that live in a FIDO device come from the agent or as WebAuthn, never from asyncssh.
 """
 
 from __future__ import annotations
 
 import ctypes.util
+import sys
 from typing import Final
 
 from teleport.standins import standing_in
@@ -26,8 +28,13 @@ def _find_library_that_we_use(name: str) -> str | None:
 
 
 ctypes.util.find_library = _find_library_that_we_use
+_hidden = "fido2" not in sys.modules
+if _hidden:
+    sys.modules["fido2"] = None  # type: ignore[assignment]  # importlib reads None as "there is no such module"
 try:
     with standing_in(UNUSED):
         import asyncssh as _asyncssh  # noqa: F401 (the import itself is the point)
 finally:
     ctypes.util.find_library = _find_library
+    if _hidden:
+        del sys.modules["fido2"]

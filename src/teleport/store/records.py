@@ -6,9 +6,12 @@ Stored as JSON with msgspec; fields are only appended, with defaults. Key layout
 from __future__ import annotations
 
 import hashlib
+import uuid
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import force_setattr
 
 USERS = "users/"
 USER_SECRETS = "users-secret/"
@@ -24,6 +27,8 @@ USER_TOKENS = "user-tokens/"
 HOSTS = "hosts/"
 GIVEN_ROLES = "auth/given-roles"  # written whenever a user is given roles
 NOBODY = "auth/nobody"  # written where a user would be, so that an unknown one costs the same
+FACTOR_CHALLENGES = "auth/factor-challenges/"
+INVENTED_CREDENTIALS = "auth/invented-credentials"  # the key by which users without hardware keys seem to have some
 
 PREFIX_OF_KIND = {
     "user": USERS,
@@ -53,17 +58,71 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self)
 
 
+class FactorDevice(Record, frozen=True, kw_only=True):
+    """A second factor of a user: an authenticator program or a hardware key."""
+
+    id: str  # UUID
+    name: str
+    kind: str  # totp, webauthn
+    added: datetime | None = None
+    last_used: datetime | None = None
+    totp_secret: str = ""
+    totp_last_period: int = 0  # of the last code that was taken
+    credential_id: str = ""  # base64url, as all of WebAuthn here
+    public_key: str = ""  # a COSE key (RFC 9052 section 7) in CBOR
+    sign_count: int = 0
+    rp_id: str = ""
+    aaguid: str = ""
+
+
 class UserSecret(Record, frozen=True, kw_only=True):
-    """What proves a local user, and how often somebody failed to."""
+    """What proves a local user, and how often somebody failed to.
+
+    The authenticator program that records of before had in fields of its own is read as a device called `otp`.
+    """
 
     password_hash: str = ""
-    totp_secret: str = ""
-    totp_last_period: int = 0
+    totp_secret: str = ""  # of before there were devices
+    totp_last_period: int = 0  # likewise
     failures: list[datetime] = []
     locked_until: datetime | None = None
+    devices: Sequence[FactorDevice] = ()
+    user_handle: str = ""  # by which hardware keys know the user, base64url
+
+    def __post_init__(self) -> None:
+        if self.totp_secret:
+            device = FactorDevice(
+                id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"totp:{self.totp_secret}")),
+                name="otp",
+                kind="totp",
+                totp_secret=self.totp_secret,
+                totp_last_period=self.totp_last_period,
+            )
+            force_setattr(self, "devices", [device, *self.devices])
+            force_setattr(self, "totp_secret", "")
+            force_setattr(self, "totp_last_period", 0)
 
     def locked(self, now: datetime) -> bool:
         return self.locked_until is not None and now < self.locked_until
+
+
+class FactorChallengeRecord(Record, frozen=True, kw_only=True):
+    """A question to a user's devices, or a device about to be registered; kept under the hash of its id."""
+
+    user: str
+    purpose: str
+    expires: datetime
+    challenge: str = ""  # base64url
+    rp_id: str = ""
+    totp_secret: str = ""
+    user_handle: str = ""
+    device_name: str = ""
+
+
+class InventedCredentials(Record, frozen=True, kw_only=True):
+    """The secret from which the credentials of users who have none are made, hex."""
+
+    key: str
 
 
 class UserTokenRecord(Record, frozen=True, kw_only=True):

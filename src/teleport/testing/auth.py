@@ -32,14 +32,18 @@ from teleport.api.sync_client import SyncAuthClient, direct
 from teleport.audit.emitter import Emitter
 from teleport.auth import passwords
 from teleport.auth.service import AuthConfig, AuthService
-from teleport.backend.interface import Backend
+from teleport.backend.interface import Backend, PutOp
 from teleport.backend.memory import MemoryBackend
 from teleport.backend.sqlite import SqliteBackend
 from teleport.clock import Clock
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256
 from teleport.pki.x509cert import auth_server_name
+from teleport.resources.cluster import AuthPreference, AuthPreferenceSpec, SecondFactor, Webauthn
+from teleport.resources.codec import to_json
 from teleport.resources.token import Token
+from teleport.store import records
+from teleport.store.records import UserSecret
 from teleport.testing.clock import FakeClock
 from teleport.transport.tls import cluster_client_context, mutual_server_context
 
@@ -192,6 +196,19 @@ class RunningAuth:
             m.FinishUserTokenRequest(token=link.token, password=password, otp_token=self.code(info.totp_secret)),
         )
         return str(info.totp_secret)
+
+    async def set_password(self, name: str, password: str = PASSWORD) -> None:
+        """A password for a user that has none, and no second factor."""
+        secret = UserSecret(password_hash=passwords.hash_password(password))
+        await self.service.state.commit([PutOp(records.USER_SECRETS + name, secret.encode())], events=[])
+
+    async def set_second_factor(self, setting: str, **webauthn: Any) -> None:
+        """The cluster's setting, as if the configuration said so; hardware keys are for `localhost`."""
+        spec = AuthPreferenceSpec(
+            second_factor=SecondFactor(setting), webauthn=Webauthn(**{"rp_id": "localhost", **webauthn})
+        )
+        key = records.CLUSTER + "cluster-auth-preference"
+        await self.service.state.commit([PutOp(key, to_json(AuthPreference(spec=spec)))], events=[])
 
     def code(self, secret: str, *, periods: int = 0) -> str:
         """The code of now, or of some periods later or earlier."""

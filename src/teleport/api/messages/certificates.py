@@ -6,6 +6,7 @@ from datetime import datetime
 
 from teleport.api.messages.base import Message, Request
 from teleport.api.messages.cluster import HostSigner
+from teleport.api.messages.factors import FactorResponse
 
 
 class JoinRequest(Request, frozen=True, kw_only=True):
@@ -99,7 +100,8 @@ class UserCerts(Message, frozen=True, kw_only=True):
 
 
 class LoginRequest(Request, frozen=True, kw_only=True):
-    """A proxy passes on what a person proved. `client_addr` is the person's, as the proxy saw it."""
+    """A proxy passes on what a person proved. `client_addr` is the person's, as the proxy saw it. The second factor is
+    `factor`, or a code in `otp_token`."""
 
     user: str
     password: str
@@ -109,3 +111,5 @@ class LoginRequest(Request, frozen=True, kw_only=True):
     client_addr: str
     compatibility: str = "standard"
     route_to_cluster: str = ""
+    factor: FactorResponse | None = None
+    user_agent: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from teleport.api.messages.base import Message, Request
+from teleport.api.messages.factors import NewFactorProof
 
 
 class AddUserRequest(Request, frozen=True, kw_only=True):
@@ -52,7 +53,7 @@ class UserTokenInfo(Message, frozen=True, kw_only=True):
     kind: str  # invite, reset
     cluster: str
     expires: datetime
-    second_factor: str  # off, otp
+    second_factor: str  # off, otp, webauthn, on, optional
     totp_secret: str = ""
     totp_url: str = ""
 
@@ -62,3 +63,5 @@ class FinishUserTokenRequest(Request, frozen=True, kw_only=True):
     password: str
     otp_token: str = ""
     client_addr: str = ""
+    proof: NewFactorProof | None = None  # of a hardware key, in place of the code
+    device_name: str = ""

@@ -12,7 +12,7 @@ class MfaDevice(Struct, frozen=True, kw_only=True):
 
     mfa_device_name: str = ""  # name given by the user
     mfa_device_uuid: str = ""  # UUID of the device
-    mfa_device_type: str = ""  # totp, and later others
+    mfa_device_type: str = ""  # totp or webauthn
 
 
 class UserLogin(StatusEvent, frozen=True, kw_only=True, tag="user.login"):
@@ -63,6 +63,12 @@ class MfaAdd(UserEvent, frozen=True, kw_only=True, tag="mfa.add"):
     """A user registered a second factor."""
 
     mfa_device: MfaDevice | UnsetType = UNSET  # the new device
+
+
+class MfaDelete(UserEvent, frozen=True, kw_only=True, tag="mfa.delete"):
+    """A user removed a second factor."""
+
+    mfa_device: MfaDevice | UnsetType = UNSET  # the device that was removed
 
 
 class ResetPasswordTokenCreate(ResourceEvent, frozen=True, kw_only=True, tag="reset_password_token.create"):
