@@ -54,6 +54,7 @@ COMBINED = {
     ),
     "request_prompt": ([Options(), Options(request_prompt="a"), Options(request_prompt="b")], "a"),
     "require_session_mfa": ([Options(), Options(require_session_mfa=True)], True),
+    "pin_source_ip": ([Options(), Options(pin_source_ip=True)], True),
     "lock": ([Options(lock=RoleLocking.STRICT), Options(lock=RoleLocking.BEST_EFFORT)], RoleLocking.STRICT),
 }
 

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +72,19 @@ class RunningWeb:
 
 @asynccontextmanager
 async def running_web(
-    folder: Path, auth: AuthCaller, auth_servers: tuple[tuple[str, int], ...], *, max_tunnels: int = 100, host: str = ""
+    folder: Path,
+    auth: AuthCaller,
+    auth_servers: tuple[tuple[str, int], ...],
+    *,
+    max_tunnels: int = 100,
+    host: str = "",
+    vouch: Callable[[str, int], bytes] = lambda host, port: b"",
 ) -> AsyncIterator[RunningWeb]:
     """Serves on a loopback port of `host` until the block ends."""
     pair = tls_pair(folder / "web", NAME)
     clock = FakeClock()
     config = WebConfig(CLUSTER, SSHAddresses(listen_addr="127.0.0.1:3023", public_addr="p:443"), auth_servers)
-    service = WebService(config, auth, clock, max_tunnels=max_tunnels)
+    service = WebService(config, auth, clock, max_tunnels=max_tunnels, vouch=vouch)
     listener = socket.create_server((host or "127.0.0.1", 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     started = asyncio.Event()
     serving = asyncio.create_task(service.run(listener, server_context(pair), started.set), name="web under test")

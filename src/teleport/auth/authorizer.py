@@ -24,12 +24,13 @@ from teleport.authz.locks import host_lock_denial
 from teleport.authz.renewal import RenewalPermit
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
 from teleport.authz.ssh import usable_logins
-from teleport.errors import AccessDenied
+from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.authority import Authority
 from teleport.resources.codec import Resource, to_document, without_secrets
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
+from teleport.resources.names import canonical_address
 from teleport.resources.role import IMPLICIT_ROLE_NAME
 from teleport.resources.server import Server
 from teleport.resources.user import User
@@ -141,7 +142,7 @@ class Authorizer:
             kind=kind,
             cluster=self._state.cluster,
             now=self._state.clock.now(),
-            client_address=caller.address.rpartition(":")[0].strip("[]"),
+            client_address=caller.host,
             locks=await self.locks(),
         )
 
@@ -224,24 +225,48 @@ class Authorizer:
         reached = await self.logins_on(caller, nodes)
         return [node for node, logins in zip(nodes, reached, strict=True) if logins]
 
-    async def grant(self, user: User, ttl: float, *, route_to_cluster: str) -> UserGrant:
-        """What a login gives: the roles' logins and options for a lifetime of `ttl` seconds (0: the usual one)."""
+    async def grant(self, user: User, ttl: float, *, route_to_cluster: str, client_address: str) -> UserGrant:
+        """What a login from `client_address` gives: the roles' logins and options for a lifetime of `ttl` seconds (0:
+        the usual one), bound to that address where a role says so. Raises `AccessDenied` when it is not known then."""
         roles = RoleSet.build(user.roles, await self._state.roles(user.roles), user.traits)
         asked = max(MIN_TTL, timedelta(seconds=min(ttl, MAX_ASKED))) if ttl > 0 else DEFAULT_TTL
-        lifetime = roles.session_ttl(asked)
-        return self._granted(user, roles, lifetime, route_to_cluster)
+        granted = self._granted(user, roles, roles.session_ttl(asked), route_to_cluster)
+        if not roles.options.pin_source_ip:
+            return granted
+        source_ip = canonical_address(client_address)
+        if not source_ip:
+            raise AccessDenied(
+                "your roles bind certificates to the address of the login, and the proxy does not see yours",
+                hint="ask an administrator how the proxy is reached",
+            )
+        return replace(granted, source_ip=source_ip)
 
-    async def grant_as_administrator(self, user: User, ttl: float, *, route_to_cluster: str) -> UserGrant:
-        """As `grant`, but for as long as the administrator says (`tctl auth sign`)."""
+    async def grant_as_administrator(
+        self, user: User, ttl: float, *, route_to_cluster: str, source_ip: str
+    ) -> UserGrant:
+        """As `grant`, but for as long as the administrator says, and from where (`tctl auth sign`).
+
+        Raises `BadRequest` when roles bind to an address and none was named: there is no login to take it from.
+        """
         roles = RoleSet.build(user.roles, await self._state.roles(user.roles), user.traits)
         asked = max(MIN_TTL, timedelta(seconds=ttl)) if ttl > 0 else DEFAULT_TTL
         within = roles.session_ttl(asked)
         granted = self._granted(user, roles, within, route_to_cluster)
-        return replace(granted, ttl=asked)
+        pin = canonical_address(source_ip)
+        if source_ip and not pin:
+            raise BadRequest(f"{source_ip[:64]!r} is no IP address", hint="--source-ip=192.0.2.7")
+        if roles.options.pin_source_ip and not pin:
+            raise BadRequest(
+                f"the roles of {user.name!r} bind certificates to one address",
+                hint="--source-ip=ADDRESS names the one that this certificate shall hold from",
+            )
+        return replace(granted, ttl=asked, source_ip=pin)
 
     async def renewed_grant(self, user: User, permit: RenewalPermit, now: datetime, *, client_ip: str) -> UserGrant:
         """What a renewed certificate says: as `grant`, within the bounds of the permit."""
         roles = RoleSet.build(permit.roles, await self._state.roles(permit.roles), user.traits)
+        if roles.options.pin_source_ip and not permit.source_ip:  # nothing is proved anew, so nothing is bound anew
+            raise AccessDenied("your roles bind certificates to the address of the login now", hint="tsh login")
         granted = self._granted(user, roles, roles.session_ttl(permit.expires - now), permit.route_to_cluster)
         return replace(
             granted,

@@ -61,6 +61,7 @@ class UserGrant:
     impersonator: str = ""
     usage: str = ""  # the one use that the certificate is good for; such a one has no SSH certificate
     kube_cluster: str = ""
+    for_sshd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,7 @@ class Certifier:
                 permit_agent_forwarding=grant.agent_forwarding,
                 permit_x11_forwarding=grant.x11_forwarding,
                 serial=serial,
+                for_sshd=grant.for_sshd,
             ),
             self._user_ssh,
             self._cluster,

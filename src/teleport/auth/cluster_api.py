@@ -76,8 +76,15 @@ class ClusterAPI:
         if not 60 <= request.ttl <= MAX_SIGNED.total_seconds():
             raise BadRequest(f"certificates are signed for 1m to {MAX_SIGNED.days} days", hint="--ttl=12h")
         grant = await self._authorizer.grant_as_administrator(
-            user, request.ttl, route_to_cluster=request.route_to_cluster or self._state.cluster
+            user,
+            request.ttl,
+            route_to_cluster=request.route_to_cluster or self._state.cluster,
+            source_ip=request.source_ip,
         )
+        if request.for_sshd:
+            if not grant.source_ip:
+                raise BadRequest("only an address makes a certificate one for a plain sshd", hint="--source-ip=ADDRESS")
+            grant = replace(grant, for_sshd=True)
         if request.usage or request.kube_cluster:
             if request.usage not in USAGES or (request.kube_cluster and request.usage != "usage:kube"):
                 raise BadRequest(f"{request.usage[:64]!r} is no use that a certificate is limited to", hint="--format")
@@ -93,6 +100,7 @@ class ClusterAPI:
                 format=request.format,
                 ttl=f"{request.ttl:.0f}s",
                 valid_until=certs.expires,
+                source_ip=grant.source_ip,
             ),
             self._state.certified(caller, grant, PublicKey.parse(request.public_key), certs, factor="administrator"),
         )

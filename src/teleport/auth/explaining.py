@@ -70,10 +70,12 @@ class Explaining:
         if user.expired(now):
             reasons.append(m.ExplainReason(code=str(DenialCode.EXPIRED), reason=f"the user {user.name} has expired"))
         logins: tuple[str, ...] = ()
-        lifetime = timedelta(0)
+        lifetime, source_ip = timedelta(0), ""
         try:
-            grant = await self._authorizer.grant(user, DEFAULT_TTL.total_seconds(), route_to_cluster="")
-            logins, lifetime = grant.logins, grant.ttl
+            grant = await self._authorizer.grant(
+                user, DEFAULT_TTL.total_seconds(), route_to_cluster="", client_address=_WHERE
+            )
+            logins, lifetime, source_ip = grant.logins, grant.ttl, grant.source_ip
         except AccessDenied as error:
             reasons.append(m.ExplainReason(code=str(DenialCode.NOT_GRANTED), reason=error.message))
         identity = UserIdentity(
@@ -83,6 +85,7 @@ class Explaining:
             logins=logins,
             expires=now + max(lifetime, timedelta(minutes=1)),
             traits=user.traits,
+            source_ip=source_ip,
         )
         roles = await self._state.roles(user.roles)
         asked = SSHAccessRequest(
@@ -94,6 +97,7 @@ class Explaining:
             node_hostname=node.hostname,
             node_labels=node.all_labels,
             namespace=node.metadata.namespace,
+            client_address=_WHERE,  # whoever logged in there comes from there
             locks=await self._authorizer.locks(),
         )
         found = explain_ssh_access(asked, Policy(roles=roles, cluster=await self._authorizer.cluster_defaults()))
@@ -128,6 +132,7 @@ def _host(node: Server) -> str:
     return address.rpartition(":")[0].strip("[]")
 
 
+_WHERE = "192.0.2.1"
 _NEXT = "tctl get role/NAME and tctl get lock show what refuses; tctl users update USER --set-roles=... gives roles"
 
 

@@ -150,7 +150,7 @@ class Joining:
         proxy come from the proxy's address and share its rate.
         """
         if isinstance(caller.identity, Anonymous) and not self._tries.allow(
-            who_tries(caller.address.rpartition(":")[0].strip("[]")), self._state.clock.monotonic()
+            who_tries(caller.host), self._state.clock.monotonic()
         ):
             self._unheard += 1
             raise LimitExceeded("too many hosts try to join from this address", hint="wait a moment and try again")

@@ -39,7 +39,7 @@ NO_SECRET: Final = UserSecret()
 class Granter(Protocol):
     """Decides what a user's certificates may say."""
 
-    async def grant(self, user: User, ttl: float, *, route_to_cluster: str) -> UserGrant: ...
+    async def grant(self, user: User, ttl: float, *, route_to_cluster: str, client_address: str) -> UserGrant: ...
 
     async def locks(self) -> Sequence[Lock]: ...
 
@@ -93,6 +93,7 @@ class Logins:
             outcome.user,
             request.ttl,
             route_to_cluster=request.route_to_cluster or self._state.cluster,
+            client_address=request.client_addr.rpartition(":")[0],
         )
         now = self._state.clock.now()
         certifier = await self._state.certifier()

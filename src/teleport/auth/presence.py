@@ -244,7 +244,7 @@ def _check_dialable(node: Server, caller: Caller) -> None:
     Any other address stays possible, since a node behind NAT is reached by one that auth never sees (`advertise_ip`):
     a proxy can be made to open a connection, and to send a line that is signed for this node, but no more.
     """
-    local = is_loopback(caller.address.rpartition(":")[0])
+    local = all(is_loopback(address) for address in (caller.host, *caller.vouched_by))
     for address in (node.spec.addr, *node.spec.public_addrs):
         host = HostPort.parse(address, 0).host if address else ""
         if problem := not_dialable(host, loopback=local) if host else "":

@@ -40,7 +40,7 @@ class Renewals:
             caller.identity,
             cluster=self._state.cluster,
             now=now,
-            client_address=caller.address.rpartition(":")[0].strip("[]"),
+            client_address=caller.host,
             locks=await self._authorizer.locks(),
         )
         if isinstance(decision, AccessDenial):

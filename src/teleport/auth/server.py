@@ -45,9 +45,15 @@ class Caller:
     """Who asks, as far as auth itself has proof, and from where."""
 
     identity: Identity
-    address: str  # of the TLS connection's other end, "" when unknown
+    address: str  # of the TLS connection's other end, or what a proxy vouched for; "" when unknown
     local_actor: Mapping[str, str] = field(default_factory=dict)  # what the host's own tctl says of its Unix user
     certificate: bytes = field(default=b"", repr=False)  # what proved the identity, DER
+    vouched_by: tuple[str, ...] = ()  # addresses of the proxies that relay it, as the next one sees them
+
+    @property
+    def host(self) -> str:
+        """The address without its port."""
+        return self.address.rpartition(":")[0].strip("[]")
 
     @property
     def name(self) -> str:
@@ -163,7 +169,8 @@ async def _caller(request: web.Request, identify: Identify) -> Caller:
         actor = {
             name: request.headers[header][:256] for name, header in ACTOR_HEADERS.items() if header in request.headers
         }
-    return Caller(identity, address, actor, certificate or b"")
+    via = transport.get_extra_info("vouched_by") if transport else None
+    return Caller(identity, address, actor, certificate or b"", via or ())
 
 
 async def _read_body(request: web.Request, most: int, seconds: float) -> bytes:

@@ -51,6 +51,7 @@ from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.auth.trusting import LivingTrust
 from teleport.auth.user_tokens import UserTokens
+from teleport.auth.vouched import Vouched
 from teleport.authz.locks import Locked, find_lock
 from teleport.backend.interface import Backend
 from teleport.clock import Clock
@@ -92,7 +93,6 @@ class AuthService:
     ) -> None:
         """Use `open`."""
         self.state = state
-        self.edge = HTTPListener("auth API", silent=SILENT)
         self._config = config
         self._clock = clock
         self._emitter = emitter
@@ -114,6 +114,8 @@ class AuthService:
         )
         self._joining = Joining(state, config.static_tokens)
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
+        vouched = Vouched(state, self.authorizer.counts, self.authorizer.locks)
+        self.edge = HTTPListener("auth API", silent=SILENT, believe=vouched.believe)
         self.cluster_api = ClusterAPI(state, self.authorizer)
         self.factors = Factors(state, self.cluster_api, self.authorizer.locks)
         logins = Logins(state, self.authorizer, self.factors)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from teleport.authz.builtin import BUILTIN, OWN_ONLY, WRITING
-from teleport.authz.certificate import certificate_denial
+from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.locks import host_lock_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
@@ -113,6 +113,9 @@ def _resource_name(request: APIAccessRequest) -> object:
 
 def _user(request: APIAccessRequest, identity: UserIdentity, policy: Policy) -> APIPermit | AccessDenial:
     roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
+    unpinned = unpinned_denial(identity, roles)
+    if unpinned is not None:
+        return unpinned
     spec = {"roles": identity.roles, "traits": identity.traits}
     facts = {**request.facts, "user": {"metadata": {"name": identity.name}, "spec": spec}}
     since = RoleSet.build(identity.denying, policy.roles, identity.traits).own

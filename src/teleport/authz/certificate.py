@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from teleport.authz.decision import AccessDenial, DenialCode
+from teleport.authz.roles import RoleSet
 from teleport.clock import rfc3339
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.resources.names import canonical_address
@@ -39,3 +40,16 @@ def certificate_denial(
                 "connect from there, or tsh login from here",
             )
     return None
+
+
+def unpinned_denial(identity: UserIdentity, roles: RoleSet) -> AccessDenial | None:
+    """What roles with `pin_source_ip` say against a certificate that holds from everywhere, made before they did."""
+    if identity.source_ip or not roles.options.pin_source_ip:
+        return None
+    pinning = ", ".join(repr(role.name) for role in roles.own if role.options.pin_source_ip)
+    return AccessDenial(
+        DenialCode.WRONG_ADDRESS,
+        "Your roles bind certificates to the address of the login, and yours is bound to none.",
+        (f"the role {pinning} pins source addresses, the certificate has no pin",),
+        "tsh login",
+    )

@@ -102,6 +102,7 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
         Part("connections", _limit(permit.max_connections), of(lambda o: o.max_connections)),
         Part("idle time", how_long(idle.total_seconds()) if idle else "no limit", idle_sources),
         Part("ends with the certificate", _yes(permit.disconnect_expired_cert is not None), disconnect),
+        Part("bound to the address of the login", _yes(roles.options.pin_source_ip), of(lambda o: o.pin_source_ip)),
         Part("second factor", "given" if permit.mfa_verified else "not asked for", mfa),
         Part("recorded", _yes(permit.record), (CLUSTER,)),
         Part(

@@ -40,6 +40,7 @@ class CombinedOptions:
     request_prompt: str
     require_session_mfa: bool
     lock: RoleLocking
+    pin_source_ip: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class RoleSet:
             request_prompt=next((option.request_prompt for option in options if option.request_prompt), ""),
             require_session_mfa=any(option.require_session_mfa for option in options),
             lock=max((option.lock for option in options), key=list(RoleLocking).index),
+            pin_source_ip=any(option.pin_source_ip for option in options),
         )
 
     def session_ttl(self, asked: timedelta) -> timedelta:

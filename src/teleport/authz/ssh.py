@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
-from teleport.authz.certificate import certificate_denial
+from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
 from teleport.authz.locks import Locked, find_lock, locked_denial, user_lock_denial
@@ -72,6 +72,9 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
         return _denial(DenialCode.BAD_REQUEST, request, f"node {request.node_id}: {error}")
     roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
     unknown = [f"role {name!r} does not exist" for name in roles.unknown]
+    unpinned = unpinned_denial(identity, roles)
+    if unpinned is not None:
+        return unpinned
 
     since = RoleSet.build(identity.denying, policy.roles, identity.traits).own
     hits = [hit for role in (*roles.roles, *since) if (hit := _deny_hit(role, request, labels))]
@@ -129,6 +132,9 @@ def why_no_session(
             reasons or ("the user has none of the roles of the certificate any more",),
             "ask an administrator for a role, then tsh login",
         )
+    unpinned = unpinned_denial(identity, counting)
+    if unpinned is not None:
+        return unpinned
     if not identity.logins:
         return AccessDenial(
             DenialCode.NOT_GRANTED,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from teleport import __version__
 from teleport.api.client import AuthClient
@@ -22,7 +22,7 @@ from teleport.daemon.host import Host, write_private
 from teleport.daemon.node_side import host_key
 from teleport.daemon.sockets import ProxyAddresses
 from teleport.daemon.view import View
-from teleport.errors import TeleportError
+from teleport.errors import BadRequest, TeleportError
 from teleport.identity import UserIdentity
 from teleport.pki import sshsig
 from teleport.pki.keys import generate_p256
@@ -31,11 +31,13 @@ from teleport.pki.x509verify import load_certificate
 from teleport.proxy.resolve import RegisteredNode
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.metadata import Metadata
+from teleport.resources.names import canonical_address
 from teleport.resources.server import Server, ServerSpec
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.tls import web_server_context
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import WebConfig, WebService
+from teleport.wire import vouch
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +153,7 @@ class ProxySide:
             client,
             clock,
             preference=view.preference,
+            vouch=self._vouch_to_auth,
         )
         self.context = None if settings.plain_http else self._web_context(settings)
 
@@ -168,6 +171,23 @@ class ProxySide:
                 started=self._clock.now(),
             ),
         )
+
+    def _vouch_to_auth(self, host: str, port: int) -> bytes:
+        """The line for a client that this proxy relays to auth. Raises `BadRequest` when its address is not known."""
+        if not canonical_address(host):
+            raise BadRequest(
+                "this proxy does not see where you come from, so it leads you nowhere",
+                hint="reach it by an IP address of its own",
+            )
+        said = vouch.Vouch(
+            client_host=canonical_address(host),
+            client_port=port,
+            session_id=uuid4(),
+            target=vouch.auth_target(self.router.config.cluster),
+            time=self._clock.now(),
+            nonce=uuid4().bytes,
+        )
+        return vouch.encode(said, self._key.certificate, self._key.sign)
 
     async def renewed(self, held: Credentials) -> None:
         """New connections see the renewed certificates."""

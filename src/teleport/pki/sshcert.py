@@ -10,7 +10,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from teleport.errors import BadRequest
@@ -68,6 +68,7 @@ __all__ = [
 
 HOST_LIFETIME = timedelta(days=90)
 MIN_USER_TTL = timedelta(minutes=1)
+SOURCE_ADDRESS = "source-address"  # PROTOCOL.certkeys of OpenSSH: addresses that the certificate holds from
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class UserCertRequest:
     permit_agent_forwarding: bool = False
     permit_x11_forwarding: bool = False
     serial: int = 0  # 64 bits; 0: one of its own
+    for_sshd: bool = False  # says `source_ip` as OpenSSH does, too; our own services refuse such a certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,9 @@ def issue_user_cert(request: UserCertRequest, authority: PrivateKey, cluster: st
     asked = (tuple(dict.fromkeys(request.logins)), request.roles, dict(request.traits), request.source_ip)
     if asked != (identity.logins, identity.roles, dict(identity.traits), identity.source_ip):
         raise BadRequest(f"A certificate for {request.user!r} would not say what was asked for; it is not issued.")
+    if request.for_sshd and request.source_ip:
+        restricted = replace(body, critical_options={SOURCE_ADDRESS: value(request.source_ip)})
+        return parse_certificate(_issue(restricted, authority))
     return cert
 
 

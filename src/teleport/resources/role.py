@@ -54,6 +54,7 @@ class Options(Value, frozen=True, kw_only=True):
     request_prompt: str = ""
     require_session_mfa: bool = False
     lock: RoleLocking = RoleLocking.CLUSTER
+    pin_source_ip: bool = False  # certificates hold from the address of the login only
 
 
 class Rule(Value, frozen=True, kw_only=True):

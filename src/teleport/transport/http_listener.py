@@ -23,6 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from teleport.resources.names import peer_address
 from teleport.transport.entrance import ConnectionLimits
+from teleport.transport.first_bytes import Address, Believe, FirstBytes, feed
 from teleport.transport.slots import Slot, Slots
 
 SECONDS = 15.0  # from the connection to the end of the first request's head, TLS included
@@ -52,6 +53,11 @@ _log.addFilter(_NoNoise())
 class _TLS(sslproto.SSLProtocol):
     max_size = BUFFER
     lost: Callable[[], None] = staticmethod(lambda: None)
+    _extra: dict[str, Any]
+
+    def vouched(self, client: Address, via: tuple[str, ...]) -> None:
+        """Whoever asks for the peer gets the client; `vouched_by` are the addresses of the proxies."""
+        self._extra |= {"peername": client, "vouched_by": via}
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)  # which tells aiohttp nothing of a connection that ended in the handshake
@@ -91,8 +97,15 @@ class HTTPListener:
         seconds: float = SECONDS,
         kept_alive: float = KEPT_ALIVE,
         limits: ConnectionLimits | None = None,
+        believe: Believe | None = None,
     ) -> None:
-        """`what` names the listener in the log; `limits` hold for each client address."""
+        """`what` names the listener in the log; `limits` hold for each client address.
+
+        With `believe`, proxies may say before TLS whom they relay (`first_bytes`): everything else then sees that
+        client's address as the peer's, and the proxies' as the transport's extra information `vouched_by`.
+        """
+        self._believe = believe
+        self._first: set[asyncio.Transport] = set()  # of which it is not known yet whose they are
         self._slots = Slots(silent, what, limits=limits, rated=False)
         self._waiting = Slots(waiting, f"{what}, between requests")
         self._seconds = seconds
@@ -168,6 +181,8 @@ class HTTPListener:
             yield
         finally:
             self.pause()
+            for transport in list(self._first):
+                transport.abort()
 
     def pause(self) -> None:
         """Accepts nothing more. Connections stay, and so does the socket: what arrives waits, or goes elsewhere."""
@@ -213,20 +228,52 @@ class HTTPListener:
     @property
     def open(self) -> int:
         """How many connections there are."""
-        return len(self._connections)
+        return len(self._connections) + len(self._first)
 
     def accepted(self, transport: asyncio.Transport, runner: web.AppRunner, context: ssl.SSLContext | None) -> None:
         """Goes on with a connection that was just made."""
+        peer = peer_address(transport.get_extra_info("peername"))
+        slot = self._slots.take(peer[0], transport.abort)
+        timer = asyncio.get_running_loop().call_later(self._seconds, transport.abort)
+
+        def go(transport: asyncio.Transport, client: Address, via: tuple[str, ...], data: bytes) -> None:
+            self._first.discard(transport)
+            self._begin(transport, slot, timer, client, via, data, runner, context)
+
+        def lost() -> None:
+            self._first.discard(transport)
+            timer.cancel()
+            slot.over()
+
+        if self._believe is None:
+            go(transport, peer, (), b"")
+            return
+        assert context is not None, "only TLS is told from a line"
+        first = FirstBytes(peer, self._believe, go, lost)
+        self._first.add(transport)
+        transport.set_protocol(first)
+        first.connection_made(transport)
+
+    def _begin(
+        self,
+        transport: asyncio.Transport,
+        slot: Slot,
+        timer: asyncio.TimerHandle,
+        client: Address,
+        via: tuple[str, ...],
+        data: bytes,
+        runner: web.AppRunner,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        """It is known who the client is; `data` was read already."""
         assert runner.server is not None, "the runner is set up"
         loop = asyncio.get_running_loop()
-        address, _ = peer_address(transport.get_extra_info("peername"))
-        slot = self._slots.take(address, transport.abort)
-        if not slot.arrived(slot.address):
+        if not slot.arrived(client[0]):
+            timer.cancel()
             slot.over()
             transport.abort()
             return
         http = runner.server()
-        timer = loop.call_later(self._seconds, transport.abort)
         self._connections[http] = _Connection(transport, slot, timer)
         protocol: asyncio.BaseProtocol = http
         if context is not None:
@@ -234,8 +281,11 @@ class HTTPListener:
             waiter.add_done_callback(_fetched)
             protocol = _TLS(loop, http, context, waiter, server_side=True)
             protocol.lost = lambda: self._lost(http)
+            if via:
+                protocol.vouched(client, via)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+        feed(protocol, data)
 
     def _lost(self, http: Any) -> None:
         connection = self._connections.pop(http, None)

@@ -94,10 +94,13 @@ class WebService:
         *,
         max_tunnels: int = MAX_TUNNELS,
         preference: Callable[[], AuthPreference] = AuthPreference,
+        vouch: Callable[[str, int], bytes] = lambda host, port: b"",
     ) -> None:
-        """`preference`: how people prove themselves, as it is now."""
+        """`preference`: how people prove themselves, as it is now. `vouch` makes the line that tells auth who comes by
+        the tunnel (`wire.vouch`), from address and port."""
         self._config = config
         self._preference = preference
+        self._vouch = vouch
         self._max_tunnels = max_tunnels
         self._auth = auth
         self._clock = clock
@@ -326,7 +329,8 @@ class WebService:
         self._tunnels[address] += 1
         try:
             with self.edge.endless(request):
-                return await relay_to_auth(request, self._config.auth_servers)
+                client = peer_address(request.transport.get_extra_info("peername") if request.transport else None)
+                return await relay_to_auth(request, self._config.auth_servers, lambda: self._vouch(*client))
         finally:
             self._tunnels[address] -= 1
             if not self._tunnels[address]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import WSMsgType, web
 
@@ -29,13 +29,19 @@ async def dial_auth(addresses: Sequence[tuple[str, int]]) -> tuple[asyncio.Strea
     raise ConnectionProblem("the proxy cannot reach the auth service")
 
 
-async def relay_to_auth(request: web.Request, addresses: Sequence[tuple[str, int]]) -> web.StreamResponse:
-    """Answers `request` with a websocket and copies both ways until either end closes."""
+async def relay_to_auth(
+    request: web.Request, addresses: Sequence[tuple[str, int]], first: Callable[[], bytes] = lambda: b""
+) -> web.StreamResponse:
+    """Answers `request` with a websocket and copies both ways until either end closes.
+
+    `first` makes what auth reads before the client's first byte: the line that says who the client is.
+    """
     socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, heartbeat=30, timeout=2)
     if not socket.can_prepare(request):
         raise BadRequest("the tunnel to auth is a websocket")
     reader, writer = await dial_auth(addresses)
     try:
+        writer.write(first())
         await socket.prepare(request)
         down = asyncio.create_task(_down(reader, socket), name="auth tunnel down")
         try:

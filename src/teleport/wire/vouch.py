@@ -1,12 +1,13 @@
-"""The line with which a proxy vouches to a node for the client behind a connection (design decision 17).
+"""The line with which a proxy vouches for the client behind a connection to a node or to auth (design decision 17).
 
-At a node the peer of a connection is the proxy. The proxy therefore sends one line before the SSH version: who the
-client is, which session it belongs to, which node it is meant for, when, and once. The line is signed by the proxy's
-SSH host key and carries its certificate. `docs/proxy-to-node.md` is the description for other implementations.
+At a node the peer of a connection is the proxy, and so it is at auth for whoever comes by the proxy's websocket. The
+proxy therefore sends one line, before the SSH version or before TLS (`transport.first_bytes`): who the client is, which
+session it belongs to, which node it is meant for (or auth), when, and once. The line is signed by the proxy's SSH host
+key and carries its certificate. `docs/proxy-to-node.md` is the description for other implementations.
 
     TELEPORT-VOUCH-1 <base64 of the JSON claim> <base64 of the signature> CR LF
 
-Rules it keeps: a node believes a line only from a certificate of role Proxy of its own cluster, meant for this node,
+Rules it keeps: a line is believed only from a certificate of role Proxy of the own cluster, meant for whoever reads it,
 at most `VALID` old, once; a line that is not believed ends the connection (it never falls back to the peer's address);
 nothing is parsed beyond `MAX_LINE` bytes.
 """
@@ -19,7 +20,7 @@ import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import msgspec
 
@@ -31,6 +32,15 @@ MAX_LINE = 8192  # bytes, including the line's end
 VALID = timedelta(seconds=30)  # before and after the node's own time: hosts' clocks differ
 DOMAIN = b"teleport vouch v1\x00"  # what else this key signs can never be read as a vouch
 _NONCE_BYTES = 16
+_AUTH_SERVICES = UUID("5c6b3a0e-6a1b-4c0e-9d0d-6f1f0f6e7a54")  # name space of `auth_target`
+
+
+def auth_target(cluster: str) -> UUID:
+    """Whom a line for the auth service of `cluster` is meant for: one id for all its auth servers, no node's.
+
+    A proxy often reaches them behind one address, so it cannot name the very one.
+    """
+    return uuid5(_AUTH_SERVICES, cluster)
 
 
 class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +60,7 @@ class Vouch:
     client_host: str  # an IP address in its canonical form
     client_port: int
     session_id: UUID  # of the proxy's connection; leases and audit events name it
-    target: UUID  # the node it is meant for
+    target: UUID  # the node it is meant for, or `auth_target`
     time: datetime
     nonce: bytes
 

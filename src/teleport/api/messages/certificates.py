@@ -58,6 +58,8 @@ class SignUserRequest(Request, frozen=True, kw_only=True):
     route_to_cluster: str = ""
     usage: str = ""  # of `x509subject.USAGES`: the TLS certificate is good for that alone, and no SSH one is made
     kube_cluster: str = ""  # with usage:kube
+    source_ip: str = ""  # the one address that the certificates hold from
+    for_sshd: bool = False  # the pin as OpenSSH's own restriction, too, which services of the cluster refuse
 
 
 class SignHostRequest(Request, frozen=True, kw_only=True):

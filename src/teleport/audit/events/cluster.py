@@ -163,6 +163,7 @@ class AuthSign(UserEvent, frozen=True, kw_only=True, tag="auth.sign"):
     format: str = ""  # of the written files
     ttl: str = ""  # lifetime asked for
     valid_until: datetime | UnsetType = UNSET  # end of its life
+    source_ip: str = ""  # the one address that it holds from; empty: any
 
 
 class ApiDenied(StatusEvent, frozen=True, kw_only=True, tag="api.denied"):

@@ -38,6 +38,8 @@ class Wanted:
     compat: str
     proxy: str
     kube_cluster: str
+    source_ip: str
+    for_sshd: bool
 
 
 @click.command("sign", cls=Command)
@@ -57,6 +59,8 @@ class Wanted:
 @click.option("--proxy", default="", metavar="HOST[:PORT]", help="With kubernetes: where kubectl reaches the proxy.")
 @click.option("--leaf-cluster", default="", hidden=True)
 @click.option("--kube-cluster-name", "kube_cluster", default="", metavar="NAME", help="With kubernetes: which cluster.")
+@click.option("--source-ip", default="", metavar="ADDRESS", help="The user's certificates hold from this address only.")
+@click.option("--for-sshd", is_flag=True, help="With openssh and --source-ip: for hosts with a plain sshd alone.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.pass_context
 def sign(
@@ -70,6 +74,8 @@ def sign(
     proxy: str,
     leaf_cluster: str,
     kube_cluster: str,
+    source_ip: str,
+    for_sshd: bool,
     overwrite: bool,
 ) -> None:
     """Sign certificates for a user, or for a server. A fresh key is made here; files get mode 0600."""
@@ -79,7 +85,8 @@ def sign(
     hosts = comma_list(host)
     if bool(user) == bool(hosts):
         raise BadRequest("give either --user or --host", hint="tctl auth sign --user=NAME --out=FILE")
-    wanted = Wanted(user, hosts, form or ("openssh" if hosts else "file"), ttl, compat, proxy, kube_cluster)
+    chosen = form or ("openssh" if hosts else "file")
+    wanted = Wanted(user, hosts, chosen, ttl, compat, proxy, kube_cluster, source_ip, for_sshd)
     _check(wanted, leaf_cluster)
     paths = paths_of(Path(out), wanted.form)
     check_free(paths, overwrite=overwrite)
@@ -105,6 +112,10 @@ def _check(wanted: Wanted, leaf_cluster: str) -> None:
         raise BadRequest(
             "--leaf-cluster is not available yet: this version knows no leaf clusters", hint="leave it out"
         )
+    if wanted.hosts and wanted.source_ip:
+        raise BadRequest("--source-ip is for users: servers are reached, they do not come", hint="leave it out")
+    if wanted.for_sshd and not (wanted.form == "openssh" and wanted.user and wanted.source_ip):
+        raise BadRequest("--for-sshd goes with --user, --format=openssh and --source-ip", hint="leave it out")
     if wanted.form != "kubernetes" and (wanted.proxy or wanted.kube_cluster):
         raise BadRequest("--proxy and --kube-cluster-name belong to --format=kubernetes", hint="leave them out")
 
@@ -128,6 +139,11 @@ def _note(wanted: Wanted, paths: list[Path]) -> str:
                 f"In sshd_config of {wanted.hosts[0]}: HostKey and HostCertificate name these files, and "
                 "TrustedUserCAKeys one with the output of: tctl auth export --type=user (without its first word and "
                 "its last)"
+            )
+        case "openssh" if wanted.source_ip and not wanted.for_sshd:
+            return (
+                "The proxies and nodes of the cluster hold this certificate to its address; a plain sshd does not know "
+                "how: for one, sign with --for-sshd"
             )
         case "ppk":
             return (
@@ -157,6 +173,8 @@ def _user_files(connected: Auth, wanted: Wanted) -> list[bytes]:
         compatibility=wanted.compat,
         usage="usage:kube" if limited else "",
         kube_cluster=wanted.kube_cluster,
+        source_ip=wanted.source_ip,
+        for_sshd=wanted.for_sshd,
     )
     certs = connected.client.call(routes.SIGN_USER, request)
     authorities = "".join(pem for signer in certs.host_signers for pem in signer.tls_certs)

@@ -1,0 +1,85 @@
+"""Whom a proxy relays to auth: the client's own address, believed from the proxy's signed line alone.
+
+Source pins, rates of joining and the records of refusals are about the client. Who reaches auth by the websocket of a
+proxy would else come from the proxy's address, as everybody else there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from teleport.audit.events import ApiDenied
+from teleport.auth.state import ClusterState
+from teleport.authz.locks import host_lock_denial
+from teleport.errors import AccessDenied, TeleportError
+from teleport.identity import HostIdentity
+from teleport.pki import sshsig
+from teleport.pki.keys import PublicKey
+from teleport.pki.sshformat import parse_certificate
+from teleport.pki.sshverify import verify_host_cert
+from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.resources.lock import Lock
+from teleport.transport.limits import Heard
+from teleport.wire import vouch
+
+log = logging.getLogger(__name__)
+
+
+class Vouched:
+    """Believes the lines of proxies (`transport.first_bytes.Believe`)."""
+
+    def __init__(
+        self,
+        state: ClusterState,
+        counts: Callable[[HostIdentity], Awaitable[bool]],
+        locks: Callable[[], Awaitable[Sequence[Lock]]],
+    ) -> None:
+        """`counts` says whether a host's certificate was not withdrawn."""
+        self._state = state
+        self._counts = counts
+        self._locks = locks
+        self._seen = vouch.Seen()
+        self._heard = Heard()
+
+    async def believe(self, line: bytes, peer: str) -> tuple[str, int]:
+        """The client's address and port. Raises `TeleportError`, having put the refusal on record."""
+        try:
+            return await self._believed(vouch.parse(line))
+        except TeleportError as error:
+            log.warning("a proxy's word for a client is not believed peer=%s error=%s", peer, error.message)
+            await self._refused(peer, error)
+            raise
+
+    async def _believed(self, signed: vouch.SignedVouch) -> tuple[str, int]:
+        now = self._state.clock.now()
+        host = await self._state.authority("host")
+        keys = tuple(PublicKey.parse(key) for key in host.trusted_ssh_keys)
+        authority = TrustedSSHAuthority(AuthorityKind.HOST, self._state.cluster, keys)
+        proxy = verify_host_cert(signed.certificate, (authority,), now, hostname=None)
+        if not await self._counts(proxy):
+            raise AccessDenied(f"the host {proxy.host_id} does not belong to the cluster any more as {proxy.role}")
+        denial = host_lock_denial(proxy, await self._locks(), now)
+        if denial is not None:
+            raise AccessDenied("; ".join(denial.reasons))
+        believed = vouch.check(
+            signed,
+            cluster=self._state.cluster,
+            target=vouch.auth_target(self._state.cluster),
+            now=now,
+            verify_certificate=lambda _: proxy,
+            verify_signature=_verify_signature,
+            seen=self._seen,
+        )
+        return believed.client_host, believed.client_port
+
+    async def _refused(self, peer: str, error: TeleportError) -> None:
+        """On record; of those that anybody can cause, only so many in a second."""
+        told = self._heard.told(error.message, asyncio.get_running_loop().time())
+        if told is not None:
+            await self._state.tell(self._state.event(ApiDenied, route="vouch", addr=peer, error=told))
+
+
+def _verify_signature(certificate: bytes, message: bytes, signature: bytes) -> None:
+    sshsig.verify(parse_certificate(certificate).body.public_key, message, signature)
