@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -241,7 +242,8 @@ class Asking:
             case "role":
                 return Role(metadata=metadata)
             case "token":
-                return Token.from_secret(SecretText(f"a secret of {self.name}"), (TokenRole.NODE,))
+                end = datetime.now(UTC) + timedelta(hours=1)
+                return Token.from_secret(SecretText(f"a secret of {self.name}"), (TokenRole.NODE,), end)
             case "lock":
                 return Lock(metadata=metadata, spec=LockSpec(target=LockTarget(login="nobody")))
             case kind if kind in SINGLETONS:

@@ -101,6 +101,17 @@ async def test_a_login_reaches_auth_through_the_proxy(tmp_path: Path) -> None:
         assert created[0]["user"] == "edith"
 
 
+async def test_a_login_is_used_at_the_address_that_was_given(tmp_path: Path) -> None:
+    """Of an auth server or a proxy; where nobody answers, the profile's proxy does not stand in unasked."""
+    async with running_auth(tmp_path) as auth, proxy(auth) as port:
+        await logged_in(auth, tmp_path / "home", port, user="ed", roles=["editor"])
+        for address in (f"127.0.0.1:{port}", f"{auth.address[0]}:{auth.address[1]}"):
+            ran = await run("status", "--format=json", f"--auth-server={address}", home=tmp_path / "home")
+            assert json.loads(ran.ok().out)["cluster"] == CLUSTER
+        ran = await run("status", "--auth-server=127.0.0.1:1", home=tmp_path / "home")
+        assert (ran.status, "127.0.0.1:1" in ran.err) == (6, True)
+
+
 async def test_an_identity_file_works_at_a_proxy_s_address_too(tmp_path: Path) -> None:
     """What does not answer as an auth server is asked as a proxy; the proxy must prove the cluster."""
     async with running_auth(tmp_path) as auth, proxy(auth) as port:

@@ -137,14 +137,14 @@ def test_tctl_lists_hosts_without_anybody_s_logins(cluster: Cluster, rob: Person
 # a login that has expired
 
 
-def expire(person: Person, mint: Mint, login: str) -> None:
-    """The profile's certificate ended an hour ago."""
+def expire(person: Person, mint: Mint, login: str, *, ends_in: timedelta = timedelta(hours=-1)) -> None:
+    """The profile's certificate ended an hour ago, or ends at another time."""
     old = mint.identity(
         person.name,
         login,
         name=f"expired-{person.name}",
         after=seconds(now() - timedelta(hours=3)),
-        before=seconds(now() - timedelta(hours=1)),
+        before=seconds(now() + ends_in),
     )
     path = next((person.home / ".tsh" / "keys").glob(f"*/{person.name}-ssh/*-cert.pub"))
     path.write_bytes(Path(f"{old.key}-cert.pub").read_bytes())
@@ -180,6 +180,30 @@ def test_a_person_logs_in_again_and_the_command_goes_on(late: Person, login: str
         terminal.expect("went on")
         assert terminal.ended() == 0
     assert late.tsh("ssh", f"{login}@{NODE}", "echo still").ok().stdout == "still\n"
+
+
+def test_the_end_is_said_before_it_comes_and_a_login_begins_a_new_one(
+    cluster: Cluster, login: str, tmp_path: Path
+) -> None:
+    """To whoever looks on; scripts read nothing more than before."""
+    soon = cluster.add_person("soon", logins=[login])
+    soon.log_in()
+    expire(soon, Mint(cluster, user_authority(cluster), tmp_path), login, ends_in=timedelta(minutes=10))
+    assert "ends in" not in soon.tsh("ls").ok().stderr
+    with Terminal([str(BIN / "tsh"), "ls"], soon.environment) as terminal:
+        terminal.expect(r"tsh: your login ends in (10m|9m\d*s?).* UTC; tsh login begins a new one")
+        terminal.expect(NODE)
+        assert terminal.ended() == 0
+    with Terminal([str(BIN / "tsh"), "login"], soon.environment) as terminal:
+        terminal.expect(f"Password of {soon.name}: ")
+        terminal.type(f"{PASSWORD}\n")
+        terminal.expect("One-time code: ")
+        terminal.type(f"{soon.code()}\n")
+        assert terminal.ended() == 0
+    with Terminal([str(BIN / "tsh"), "ls"], soon.environment) as terminal:
+        terminal.expect(NODE)
+        assert terminal.ended() == 0
+    assert b"ends in" not in terminal.shown
 
 
 def test_a_wrong_password_does_not_go_on(late: Person, login: str) -> None:

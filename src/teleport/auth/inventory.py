@@ -33,7 +33,7 @@ from teleport.audit.events import (
 )
 from teleport.auth import local_auth
 from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
-from teleport.auth.joining import Joining
+from teleport.auth.joining import Joining, check_life
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document, giving_roles
 from teleport.auth.user_tokens import UserTokens
@@ -228,6 +228,7 @@ class Inventory:
                 return await self._user_written(caller, resource, stored if isinstance(stored, User) else None)
             case Token():
                 expires = resource.metadata.expires
+                check_life(expires, self._state.clock.now())
                 return [PutOp(_key(resource), to_json(resource), expires)], event(
                     TokenCreate, caller, name=name, system_roles=[str(role) for role in resource.roles]
                 )

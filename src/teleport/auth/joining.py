@@ -12,7 +12,7 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -24,6 +24,7 @@ from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import host_lock_denial
 from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
+from teleport.clock import rfc3339
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, LimitExceeded, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
 from teleport.pki.names import canonical_host
@@ -36,7 +37,7 @@ from teleport.resources.values import HostPort
 from teleport.store import records
 from teleport.store.issued import IssuedCert, issued_key
 from teleport.store.records import HostRecord
-from teleport.store.standing import host_counts, with_role
+from teleport.store.standing import forced_labels, host_counts, with_role
 from teleport.transport.limits import RateLimit, who_tries
 
 MIN_TTL: Final = 60.0  # seconds
@@ -202,9 +203,13 @@ class Joining:
             with_role(host or HostRecord(host_id=request.host_id), role, now),
             node_name=request.node_name,
             joined=now,
-            labels=member.labels if again and member is not None else dict(token.metadata.labels),
         )
-        record = msgspec.structs.replace(record, role_request={**record.role_request, str(role): asked})
+        forced = forced_labels(member, role) if again else token.metadata.labels
+        record = msgspec.structs.replace(
+            record,
+            role_request={**record.role_request, str(role): asked},
+            role_labels={**record.role_labels, str(role): dict(forced)},
+        )
         key = records.HOSTS + request.host_id
         writes: list[Write] = [PutOp(key, record.encode())]
         conditions: list[Condition] = [Exists(key, revision) if host is not None else Absent(key)]
@@ -231,7 +236,7 @@ class Joining:
                 self._certified(None, request.host_id, request.node_name, role, credentials, caller.address, "token"),
             ],
         )
-        return msgspec.structs.replace(credentials, token_labels=dict(record.labels))
+        return msgspec.structs.replace(credentials, token_labels=dict(forced))
 
     async def _refused(self, caller: Caller, request: m.JoinRequest, secret: SecretText, error: TeleportError) -> None:
         """Puts a refused join on record, unless there are too many of them."""
@@ -334,6 +339,11 @@ class Joining:
         found = await self._state.record(records.HOSTS + identity.host_id, HostRecord)
         return host_counts(identity, found[0] if found is not None else None)
 
+    async def forced_labels(self, identity: HostIdentity) -> Mapping[str, str]:
+        """The labels that the caller's token forces on it."""
+        found = await self._state.record(records.HOSTS + identity.host_id, HostRecord)
+        return forced_labels(found[0] if found is not None else None, identity.role)
+
     async def _certify(self, grant: HostGrant, ssh_key: str, tls_key: str) -> m.HostCredentials:
         certifier = await self._state.certifier()
         async with self._signing:
@@ -395,6 +405,17 @@ def _of_the_file(token: Token) -> Token:
     return msgspec.structs.replace(token, metadata=msgspec.structs.replace(token.metadata, labels=labels))
 
 
+def check_life(expires: datetime | None, now: datetime) -> None:
+    """Raises `BadRequest` for a stored token that would never end, or later than any may, or that has ended."""
+    if expires is None or expires > now + timedelta(seconds=MAX_TTL):
+        raise BadRequest(
+            "a join token ends within 48h; only tokens in the configuration file do not",
+            hint="set metadata.expires, or: tctl tokens add",
+        )
+    if expires <= now:
+        raise BadRequest(f"this join token ended at {rfc3339(expires)}", hint="make a new one: tctl tokens add")
+
+
 def _is_uuid(text: str) -> bool:
     try:
         return str(uuid.UUID(text)) == text
@@ -422,6 +443,22 @@ def _digest(request: m.JoinRequest, role: SystemRole) -> str:
 
 
 def _role(text: str) -> SystemRole:
+    """The role that is asked for. Raises `BadRequest` for one that no host can have, or not with this version."""
+    role = _system_role(text)
+    if role in KIND_OF_ROLE:
+        return role
+    raise BadRequest(
+        f"nothing joins as {text[:64].lower()} yet: this version has no such service",
+        hint="join as node or proxy; tokens of this type are kept for a version that has the service",
+    )
+
+
+def _system_role(text: str) -> SystemRole:
+    if text.lower() == TokenRole.TRUSTED_CLUSTER:
+        raise BadRequest(
+            "no host joins with the type trusted_cluster, and this version trusts no other clusters yet",
+            hint="join as node or proxy",
+        )
     for role in SystemRole:
         if role.value.lower() == text.lower() and role is not SystemRole.ADMIN:
             return role

@@ -41,6 +41,7 @@ from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportErr
 from teleport.identity import HostIdentity
 from teleport.resources.authority import Authority
 from teleport.resources.codec import checked, from_json, to_json
+from teleport.resources.forced_labels import with_forced
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.names import is_loopback, not_dialable
 from teleport.resources.server import Server
@@ -99,7 +100,8 @@ class Presence:
         now = self._state.clock.now()
         metadata = msgspec.structs.replace(server.metadata, expires=now + PRESENCE)
         spec = msgspec.structs.replace(server.spec, heard=now, silent_for=Duration(0))
-        said = checked(msgspec.structs.replace(server, metadata=metadata, spec=spec))
+        forced = await self._joining.forced_labels(identity)
+        said = checked(with_forced(msgspec.structs.replace(server, metadata=metadata, spec=spec), forced))
         key = _prefix(kind) + server.host_id
         stored: Server | None = None
 
@@ -205,7 +207,7 @@ class Presence:
                 line = m.WatchLine(
                     revision=change.revision,
                     snapshot=isinstance(change, Snapshot),
-                    put=[_watched(item) for item in items],
+                    put=[_watched(item, caller.identity) for item in items],
                     deleted=gone,
                 )
                 yield msgspec.json.encode(line) + b"\n"
@@ -264,13 +266,15 @@ def _prefix(kind: Kind) -> str:
     return records.PREFIX_OF_KIND[kind]
 
 
-def _watched(item: Item) -> m.WatchItem:
-    """A stored item as it may leave auth: authorities without their private keys, of hosts only what decides whether
-    their certificates count."""
+def _watched(item: Item, watcher: HostIdentity) -> m.WatchItem:
+    """A stored item as it may leave auth: authorities without their private keys, of other hosts only what decides
+    whether their certificates count."""
     value = m.Document(item.value)
     if item.key.startswith(records.HOSTS):
         host = msgspec.json.decode(item.value, type=records.HostRecord)
-        value = m.Document(msgspec.structs.replace(host, node_name="", labels={}).encode())
+        if host.host_id != watcher.host_id:
+            host = msgspec.structs.replace(host, labels={}, role_labels={})
+        value = m.Document(msgspec.structs.replace(host, node_name="").encode())
     if item.key.startswith(records.AUTHORITIES):
         authority = from_json(item.value)
         assert isinstance(authority, Authority)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from teleport.client.addresses import check_host
 from teleport.client.home import Home
@@ -29,6 +29,7 @@ _PEM = re.compile(
     r"(?:# cluster ([A-Za-z0-9_.-]+)\n)?(-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+-----END CERTIFICATE-----\n)"
 )
 _OWN_NAMES = frozenset({"certs.pem"})
+SOON: Final = timedelta(minutes=30)
 
 
 class LoginEnded(AccessDenied):
@@ -89,6 +90,11 @@ class CertificateFacts:
 
     def expired(self, now: datetime) -> bool:
         return now >= self.expires
+
+    def ends_soon(self, now: datetime) -> bool:
+        """Whether it is time to say that the end is near: half an hour before it, or in the last quarter of a short
+        life."""
+        return self.expires - now <= min(SOON, (self.expires - self.valid_after) / 4)
 
 
 def facts(line: str) -> CertificateFacts:

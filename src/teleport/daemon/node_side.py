@@ -26,6 +26,7 @@ from teleport.daemon.node_spool import NodeSpool, spool_full
 from teleport.daemon.remote import RemoteRecordings
 from teleport.daemon.view import View
 from teleport.errors import TeleportError
+from teleport.identity import SystemRole
 from teleport.launcher.client import Launcher
 from teleport.node.dynamic_labels import HostLabels
 from teleport.node.needs import NodeConfig
@@ -37,6 +38,7 @@ from teleport.recording.upload import Uploader, UploadOutcome, UploadReport
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
 from teleport.ssh.server import HostKey
+from teleport.store.records import HOSTS
 from teleport.transport.entrance import ConnectionLimits
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,13 @@ class NodeSide:
         self._clock = clock
         self._held = held
         self._address = address
-        self.labels = HostLabels(settings.labels.static, settings.labels.dynamic, changed)
+        self.labels = HostLabels(
+            settings.labels.static,
+            settings.labels.dynamic,
+            changed,
+            forced=lambda: view.forced_labels(host.host_id, SystemRole.NODE),
+        )
+        view.cache.subscribe(HOSTS + host.host_id, lambda _: changed())
         self._uploads = _private(host.log_dir / "upload")
         self._upload_dir, self._upload_lock = upload_folders.begin(self._uploads, host.epoch)
         self.look = asyncio.Event()
@@ -122,7 +130,7 @@ class NodeSide:
         """This node as presence carries it."""
         return Server(
             kind="node",
-            metadata=Metadata(name=self._host.host_id, labels=dict(self.labels.static)),
+            metadata=Metadata(name=self._host.host_id, labels=self.labels.announced()),
             spec=ServerSpec(
                 addr=self._address,
                 public_addrs=(),

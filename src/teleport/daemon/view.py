@@ -14,7 +14,7 @@ from teleport.authz.decision import ClusterDefaults, Policy
 from teleport.authz.locks import Locked, find_lock
 from teleport.clock import Clock
 from teleport.errors import AccessDenied
-from teleport.identity import HostIdentity, UserIdentity
+from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki.keys import PublicKey
 from teleport.pki.sshverify import verify_host_cert, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
@@ -33,7 +33,7 @@ from teleport.resources.server import Server
 from teleport.resources.user import User
 from teleport.store.cache import Cache
 from teleport.store.records import HOSTS, HostRecord
-from teleport.store.standing import host_counts, user_present
+from teleport.store.standing import forced_labels, host_counts, user_present
 
 NODE_KINDS = (
     "role",
@@ -130,6 +130,11 @@ class View:
         found = self._items(f"users/{identity.name}", User)
         user = next((user for user in found if user.name == identity.name), None)
         return user_present(identity, user, self.clock.now())
+
+    def forced_labels(self, host_id: str, role: SystemRole) -> Mapping[str, str]:
+        """The labels that the token of this host forces on it; auth shows a host those of its own record only."""
+        item = self.cache.get(HOSTS + host_id)
+        return forced_labels(msgspec.json.decode(item.value, type=HostRecord), role) if item is not None else {}
 
     def verify_host(self, certificate: bytes) -> HostIdentity:
         authorities = self.ssh_authorities(AuthorityKind.HOST)

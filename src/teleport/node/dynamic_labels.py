@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from teleport.resources.forced_labels import outranked
 from teleport.resources.names import check_text
 from teleport.resources.server import CommandLabelState
 from teleport.resources.values import CommandLabel
@@ -29,24 +30,39 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 class HostLabels:
     """The labels as they are now (`node.needs.Labels`)."""
 
-    def __init__(self, static: Mapping[str, str], dynamic: Sequence[CommandLabel], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        static: Mapping[str, str],
+        dynamic: Sequence[CommandLabel],
+        changed: Callable[[], None],
+        forced: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """`forced` gives the labels of the token with which the host joined; they win over the host's own."""
         self.static = dict(static)
+        self._forced = forced
         self._dynamic = tuple(dynamic)
         self._values: dict[str, str] = {}
         self._changed = changed
 
     def current(self) -> Mapping[str, str]:
-        """Static and dynamic labels; a dynamic one wins a clash."""
-        return {**self.static, **self._values}
+        """Static and dynamic labels, of which a dynamic one wins a clash; forced ones win over both."""
+        forced = self._forced()
+        return {**outranked({**self.static, **self._values}, forced), **forced}
+
+    def announced(self) -> dict[str, str]:
+        """The labels that are no command's, as presence carries them."""
+        forced = self._forced()
+        return {**outranked(self.static, forced), **forced}
 
     def command_states(self) -> dict[str, CommandLabelState]:
         """The dynamic labels as presence carries them."""
-        return {
+        states = {
             label.name: CommandLabelState(
                 period=label.period, command=label.command, result=self._values.get(label.name, "")
             )
             for label in self._dynamic
         }
+        return outranked(states, self._forced())
 
     async def first(self) -> None:
         """Runs every command once, so that decisions never see a label missing that the host has."""

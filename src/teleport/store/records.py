@@ -146,8 +146,9 @@ class HostRecord(Record, frozen=True, kw_only=True):
     joined: datetime | None = None
     valid_from: datetime | None = None
     expelled: bool = False
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = {}  # of its token, in records from before `role_labels`
     role_valid_from: dict[str, datetime] = {}
+    role_labels: dict[str, dict[str, str]] = {}  # that the token with which it joined as that role forces on it
     role_request: dict[str, str] = {}  # SHA-256 of the request with which it joined as that role: it may be repeated
 
 

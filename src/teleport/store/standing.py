@@ -6,6 +6,7 @@ and removing a user must end what their certificates give, however long these wo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -42,12 +43,26 @@ def with_role(record: HostRecord, role: SystemRole, now: datetime) -> HostRecord
     """
     if record.expelled:
         record = replace_fields(
-            record, expelled=False, roles=[], valid_from=now - CLOCK_SLACK, role_valid_from={}, role_request={}
+            record,
+            expelled=False,
+            roles=[],
+            valid_from=now - CLOCK_SLACK,
+            role_valid_from={},
+            role_request={},
+            role_labels={},
+            labels={},
         )
     if str(role) in record.roles:
         return record
     begins = {**record.role_valid_from, str(role): now - CLOCK_SLACK}
     return replace_fields(record, roles=sorted([*record.roles, str(role)]), role_valid_from=begins)
+
+
+def forced_labels(record: HostRecord | None, role: SystemRole) -> Mapping[str, str]:
+    """The labels that a host has in `role` whatever it says of itself: those of the token that let it in."""
+    if record is None:
+        return {}
+    return record.role_labels.get(str(role), record.labels)
 
 
 def without_role(record: HostRecord, role: SystemRole) -> HostRecord:

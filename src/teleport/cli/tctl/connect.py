@@ -26,6 +26,7 @@ from teleport.transport.blocking import TLSStream
 from teleport.transport.tls import cluster_client_context
 
 if TYPE_CHECKING:
+    from teleport.client.keystore import Credentials
     from teleport.client.trust import ProxyTrust
     from teleport.daemon.config import FileConfig
 
@@ -73,7 +74,7 @@ def open_auth(flags: Flags, environment: Mapping[str, str] | None = None) -> Aut
                 f"{file.source}: there is no administrator's identity in {_proc(file) / 'admin'}",
                 hint="tctl works with a configuration on hosts that run the auth service, once that was started",
             )
-    return _by_profile(environment, insecure=flags.insecure)
+    return _by_profile(environment, _addresses(flags, None) if flags.auth_server else [], insecure=flags.insecure)
 
 
 # configuration
@@ -146,7 +147,11 @@ def _by_identity(path: Path, addresses: Sequence[tuple[str, int]], *, insecure: 
     """With an identity file: the address is an auth server's or, when that does not answer as one, a proxy's."""
     from teleport.client.keystore import credentials_of_identity
 
-    held = credentials_of_identity(path, datetime.now(UTC))
+    return _at(credentials_of_identity(path, datetime.now(UTC)), addresses, insecure=insecure)
+
+
+def _at(held: Credentials, addresses: Sequence[tuple[str, int]], *, insecure: bool) -> Auth:
+    """At addresses of auth servers or proxies, whichever they are."""
     context = cluster_client_context(held.ca_pems, held.tls_file, held.key_file)
     name = auth_server_name(held.cluster)
     ways: list[Callable[[], TLSStream]] = []
@@ -170,7 +175,8 @@ def _unproved(host: str, port: int) -> Callable[[], TLSStream]:
     return lambda: open_unproved(host, port, host)
 
 
-def _by_profile(environment: Mapping[str, str], *, insecure: bool) -> Auth:
+def _by_profile(environment: Mapping[str, str], addresses: Sequence[tuple[str, int]], *, insecure: bool) -> Auth:
+    """With the active login, through its proxy unless addresses are given."""
     from teleport.client.access import from_profile
     from teleport.client.dial import open_web
     from teleport.client.home import Home, home_path
@@ -185,6 +191,8 @@ def _by_profile(environment: Mapping[str, str], *, insecure: bool) -> Auth:
             f"{access.credentials.cluster}",
             hint=f"tsh login {access.credentials.cluster}",
         )
+    if addresses:
+        return _at(access.credentials, addresses, insecure=insecure)
     host, port = access.web
     trust: ProxyTrust = access.trust
     open_proxy = _unproved(host, port) if insecure else lambda: open_web(host, port, trust)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from teleport.resources.token import Token
 
 TOKEN_PLACE: Final = "/etc/teleport.token"  # noqa: S105 - where the printed instructions put one
+_SERVED: Final = frozenset({"node", "proxy", "auth"})  # what hosts join as; other types are kept for later
 _LOOPBACK: Final = ("127.", "localhost:", "[::1]")
 _ID = re.compile(r"[0-9a-f]{8}")
 
@@ -36,7 +37,14 @@ def tokens() -> None:
 
 
 @tokens.command("add")
-@click.option("--type", "types", multiple=True, required=True, metavar="ROLE,..", help="node, proxy, auth; comma list.")
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    required=True,
+    metavar="ROLE,..",
+    help="node, proxy, auth, kube, app, db, trusted_cluster.",
+)
 @click.option("--value", default="", metavar="FILE", help="Absolute path of a file that holds the token to use.")
 @click.option("--labels", default="", metavar="K=V,..", help="Labels that the joined hosts get.")
 @click.option("--ttl", type=DURATION, default="1h", show_default=True, help="Lifetime, at most 48h.")
@@ -125,10 +133,17 @@ def _show(made: m.JoinToken, ttl: float, out: str, form: str, reached: Sequence[
         return
     secret = f"The join token is in {out}" if out else f"The join token: {made.token}"
     render.out(f"{secret}\nIts id, by which it is listed and removed: {made.id}\n")
+    missing = [role for role in made.roles if role not in _SERVED]
+    if missing:
+        kinds = " and no ".join(missing)
+        render.note(f"This version has no {kinds} service yet: nothing joins as {' or '.join(missing)} so far.")
     if "trusted_cluster" in made.roles:
         render.out(f"It lets another cluster trust this one for the next {render.how_long(ttl)}.\n")
         return
-    render.out(f"It lets {how_many(made)} join as {', '.join(made.roles)} for the next {render.how_long(ttl)}.\n")
+    served = [role for role in made.roles if role in _SERVED]
+    if not served:
+        return
+    render.out(f"It lets {how_many(made)} join as {', '.join(served)} for the next {render.how_long(ttl)}.\n")
     render.out("\n" + instructions(made, out, reached))
 
 
@@ -147,7 +162,7 @@ def instructions(made: m.JoinToken, out: str, reached: Sequence[str]) -> str:
         f"    (umask 077 && printf '%s\\n' {shlex.quote(made.token)} > {place})\n"
     )
     servers = made.auth_servers[:1] or list(reached[:1])
-    flags = [f"--roles={','.join(made.roles)}", f"--token={place}"]
+    flags = [f"--roles={','.join(role for role in made.roles if role in _SERVED)}", f"--token={place}"]
     flags += [f"--ca-pin={pin}" for pin in made.ca_pins]
     flags += [shlex.quote(f"--auth-server={server}") for server in servers]
     text = first + "    teleport start " + " \\\n        ".join(flags) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -133,8 +134,28 @@ def now() -> datetime:
 def access(flags: Flags, cluster: str) -> Access:
     """An `Access` by identity file or profile. Raises `AccessDenied` with the command to log in.
 
-    Where the login has expired and a person is there to ask, it is renewed first, and the command goes on.
+    Where the login has expired and a person is there to ask, it is renewed first, and the command goes on. Whoever
+    looks on is told when the end is near.
     """
+    found = _access(flags, cluster)
+    if sys.stderr.isatty():
+        _warn_of_the_end(found, flags.identity)
+    return found
+
+
+def _warn_of_the_end(found: Access, identity: str) -> None:
+    from teleport.cli import render
+    from teleport.client.keystore import facts
+
+    at, said = now(), facts(found.credentials.ssh_certificate)
+    if said.ends_soon(at):
+        what = f"the certificate in {identity}" if identity else "your login"
+        way = "make a new one before then" if identity else "tsh login begins a new one"
+        left = render.how_long((said.expires - at).total_seconds())
+        render.note(f"tsh: {render.printable(what)} ends in {left}, at {render.when(said.expires)} UTC; {way}")
+
+
+def _access(flags: Flags, cluster: str) -> Access:
     from pathlib import Path
 
     from teleport.client.access import from_identity, from_profile

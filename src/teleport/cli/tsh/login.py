@@ -87,7 +87,8 @@ def _still_good(
     if address.ssh_port and known.ssh != (address.host, address.ssh_port):
         return False
     try:
-        if keystore.facts(line.decode("ascii", "replace")).expired(now()):
+        there = keystore.facts(line.decode("ascii", "replace"))
+        if there.expired(now()) or (there.ends_soon(now()) and prompts.interactive()):
             return False
         if pins:
             from teleport.pki.pin import check_pin

@@ -1,0 +1,59 @@
+"""Labels that a token forces on a host, with a real host that says otherwise: in lists, and in what it lets in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from teleport.testing.cluster import Cluster, Host, Person, wait_until
+
+ROLE = """
+kind: role
+version: v4
+metadata: {{name: only-{env}}}
+spec: {{allow: {{logins: ["{login}"], node_labels: {{zone: {env}}}}}}}
+"""
+
+
+def listed(person: Person, selector: str) -> list[str]:
+    return person.tsh("ls", selector, "--format=names").ok().stdout.split()
+
+
+def test_a_host_has_the_labels_of_its_token_whatever_its_file_says(
+    cluster: Cluster, alice: Person, login: str, tmp_path: Path
+) -> None:
+    """Also after it was started anew, without the token; a role for its own label lets nobody in."""
+    for env in ("forced", "own"):
+        cluster.tctl("create", "-f", stdin=ROLE.format(env=env, login=login)).ok()
+    people = {env: cluster.add_person(f"of-{env}", roles=[f"only-{env}"]) for env in ("forced", "own")}
+    for person in people.values():
+        person.log_in()
+    file = tmp_path / "token"
+    cluster.tctl("tokens", "add", "--type=node", "--labels=zone=forced", f"--out={file}").ok()
+    config = cluster.node_config("zoned", auth_token=str(file), ca_pin=[cluster.ca_pin()])
+    config["ssh_service"]["labels"] = {"zone": "own", "rack": "7"}
+    command = {"name": "zone", "command": ["/bin/echo", "own"], "period": "1m"}
+    config["ssh_service"]["commands"] = [command]
+    with Host(tmp_path / "zoned", config) as host:
+        for _ in range(2):
+            wait_until("it is listed", lambda: listed(alice, "rack=7") == ["zoned"])
+            assert listed(alice, "zone=forced") == ["zoned"]
+            assert listed(alice, "zone=own") == []
+            assert people["forced"].tsh("ssh", f"{login}@zoned", "echo", "in").ok().stdout == "in\n"
+            assert people["own"].tsh("ssh", f"{login}@zoned", "echo", "in").status == 255
+            host.daemon.stop()
+            del config["teleport"]["auth_token"], config["teleport"]["ca_pin"]
+            host.write()
+            host.daemon.start()
+            config["teleport"].update(auth_token=str(file), ca_pin=[cluster.ca_pin()])
+
+
+def test_types_without_a_service_are_kept_and_say_so(cluster: Cluster) -> None:
+    for kind in ("kube", "app", "db", "trusted_cluster"):
+        made = cluster.tctl("tokens", "add", f"--type={kind}").ok()
+        assert f"no {kind} service yet" in made.stderr
+        assert "teleport start" not in made.stdout
+    both = cluster.tctl("tokens", "add", "--type=node,kube").ok()
+    assert "--roles=node \\\n" in both.stdout
+    shown = cluster.tctl("tokens", "ls").ok().stdout
+    for kind in ("kube", "app", "db", "trusted_cluster", "node,kube"):
+        assert kind in shown
