@@ -71,10 +71,14 @@ class CompareFailed(TeleportError):
 
 
 class LimitExceeded(TeleportError):
-    """A limit was reached; trying later may succeed."""
+    """A limit was reached; trying later may succeed. `retry_after`: in so many seconds, 0 when nobody knows."""
 
     code = "limit_exceeded"
     usual_hint = "wait a moment, then try again"
+
+    def __init__(self, message: str, *, hint: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
 
 
 class ConnectionProblem(TeleportError):

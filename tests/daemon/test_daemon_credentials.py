@@ -10,6 +10,7 @@ import ssl
 import stat
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.join import Door, join_cluster
-from teleport.daemon import credentials, identities
+from teleport.daemon import credentials, following, identities
 from teleport.daemon.config import Config, StartFlags, effective_config, load_config
 from teleport.daemon.credentials import Credentials
+from teleport.daemon.following import SILENT, Follower
 from teleport.daemon.host import Host
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
@@ -30,6 +32,7 @@ from teleport.pki.pin import ca_pin
 from teleport.pki.secret import Secret
 from teleport.pki.sshcert import HostCertRequest, issue_host_cert
 from teleport.pki.x509cert import HostTLSRequest, issue_host_tls, new_tls_authority, pem_of
+from teleport.resources.authority import Authority, AuthorityType
 from teleport.testing.auth import CLUSTER, RunningAuth, running_auth
 from teleport.testing.auth import Credentials as Caller
 from teleport.testing.clock import FakeClock
@@ -245,7 +248,7 @@ async def renewed_once(
     client: Any = None,
     expected: bool = True,
 ) -> list[Credentials]:
-    """What `renew` makes of the identity; when nothing is `expected`, within a moment."""
+    """What a follower makes of the identity; when nothing is `expected`, within a moment."""
     found: list[Credentials] = []
     got = asyncio.Event()
 
@@ -253,10 +256,24 @@ async def renewed_once(
         found.append(new)
         got.set()
 
+    async def authorities() -> dict[AuthorityType, Authority]:
+        return {kind: await auth.service.state.authority(kind) for kind in AuthorityType}
+
     caller = auth.async_client(_caller(held))
     async with caller:
-        work = identities.renew(client or caller, config, host, held, clock, keep)
-        running = asyncio.create_task(work, name="renewal")
+        follower = Follower(
+            host,
+            ROLE,
+            {ROLE: held},
+            source=authorities,
+            ask=identities.renewal(client or caller, config, ROLE),
+            names=lambda: identities.names_of(config, ROLE),
+            clock=clock,
+            may=lambda: True,
+            jitter=lambda: 0.0,
+        )
+        follower.effects = replace(SILENT, shown=keep)
+        running = asyncio.create_task(follower.run(), name="renewal")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(10 if expected else 0.2):
                 await got.wait()
@@ -303,7 +320,7 @@ async def test_certificates_are_renewed_when_the_configuration_adds_a_name(tmp_p
 async def test_a_renewal_that_fails_keeps_the_old_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(identities, "RENEWAL_CHECK", 0.01)
+    monkeypatch.setattr(following, "CHECK", 0.01)
     async with running_auth(tmp_path) as auth:
         host = host_in(tmp_path / "data")
         held = await credentials.obtain(host.proc_dir, ROLE, asking(auth, host.host_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
@@ -25,11 +25,27 @@ CALL_TIMEOUT = 30.0  # seconds for one call
 WATCH_SILENCE = 45.0  # seconds without a line after which a watch counts as dead; auth says something every 15
 
 
+class _Connections:
+    """The connections of one generation of certificates, and how many calls and streams use them."""
+
+    def __init__(self) -> None:
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30)
+        self.session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        self.used = 0
+        self.retired = asyncio.Event()
+
+    async def left(self) -> None:
+        """One use is over; the last one of what is retired closes the connections."""
+        self.used -= 1
+        if self.retired.is_set() and not self.used:
+            await self.session.close()
+
+
 class AuthClient:
     """Calls auth with a host's certificate.
 
-    `addresses` are tried in order, the one that answered last first. `context` is asked for at each new connection
-    so that renewed certificates are used at once.
+    `addresses` are tried in order, the one that answered last first. `context` is asked for at each new connection.
+    Connections are kept, so that `renewed` has to be told when it would give another one.
     """
 
     def __init__(
@@ -38,7 +54,8 @@ class AuthClient:
         self._addresses = list(addresses)
         self._context = context
         self._server_name = server_name
-        self._session: aiohttp.ClientSession | None = None
+        self._connections: _Connections | None = None
+        self._retired: set[_Connections] = set()
 
     async def __aenter__(self) -> AuthClient:
         return self
@@ -47,25 +64,58 @@ class AuthClient:
         await self.close()
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        found, self._connections = self._connections, None
+        for one in (*self._retired, *([found] if found is not None else [])):
+            await one.session.close()
+        self._retired.clear()
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30)
-            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
-        return self._session
+    async def renewed(self) -> None:
+        """Certificates or trust have changed: nothing new runs on the connections that there are.
 
+        Calls under way come to their end, watches begin anew at once, and then those connections are closed.
+        """
+        found, self._connections = self._connections, None
+        if found is None:
+            return
+        found.retired.set()
+        if found.used:
+            self._retired = {one for one in self._retired if one.used} | {found}
+        else:
+            await found.session.close()
+
+    def _present(self) -> _Connections:
+        if self._connections is None:
+            self._connections = _Connections()
+        return self._connections
+
+    @asynccontextmanager
     async def _request(
         self, method: str, target: str, body: bytes | AsyncIterator[bytes], timeout: float, *, streamed: bool
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        connections = self._present()
+        connections.used += 1
+        try:
+            async with await self._answer(connections, method, target, body, timeout, streamed=streamed) as response:
+                yield response
+        finally:
+            await connections.left()
+
+    async def _answer(
+        self,
+        connections: _Connections,
+        method: str,
+        target: str,
+        body: bytes | AsyncIterator[bytes],
+        timeout: float,
+        *,
+        streamed: bool,
     ) -> aiohttp.ClientResponse:
         problem = "no address is known"
         limits = aiohttp.ClientTimeout(total=None if streamed else timeout, sock_connect=10, sock_read=timeout)
         for position, (host, port) in enumerate(list(self._addresses)):
             shown = shown_address(host, port)
             try:
-                response = await self._open_session().request(
+                response = await connections.session.request(
                     method,
                     # the target is encoded already
                     _url(f"https://{shown}{target}"),
@@ -95,8 +145,7 @@ class AuthClient:
     async def call(self, route: Route[Req, Rep], request: Req, *, timeout: float = CALL_TIMEOUT) -> Rep:
         """One call and its answer; raises the error that auth answers with, or `ConnectionProblem`."""
         call = encode_call(route, request)
-        response = await self._request(call.method, call.target, call.body, timeout, streamed=False)
-        async with response:
+        async with self._request(call.method, call.target, call.body, timeout, streamed=False) as response:
             return decode_reply(route, response.status, await _body(response))
 
     async def upload(
@@ -104,8 +153,7 @@ class AuthClient:
     ) -> Rep:
         """A call whose body is a stream of bytes; `timeout` bounds each silence, not the whole."""
         call = encode_call(route, request)
-        response = await self._request(call.method, call.target, body, timeout, streamed=True)
-        async with response:
+        async with self._request(call.method, call.target, body, timeout, streamed=True) as response:
             return decode_reply(route, response.status, await _body(response))
 
     async def download(
@@ -113,8 +161,7 @@ class AuthClient:
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed answer."""
         call = encode_call(route, request)
-        response = await self._request(call.method, call.target, call.body, timeout, streamed=True)
-        async with response:
+        async with self._request(call.method, call.target, call.body, timeout, streamed=True) as response:
             if response.status != 200:
                 raise decode_error(response.status, await _body(response))
             try:
@@ -124,18 +171,43 @@ class AuthClient:
                 raise ConnectionProblem(f"{route.name}: the stream broke off: {said(error)}", hint=AGAIN) from None
 
     async def watch(self, request: WatchRequest) -> AsyncGenerator[WatchLine, None]:
-        """The lines of a watch, until it breaks (`ConnectionProblem`)."""
-        begun: list[bytes] = []  # of a line whose end has not come; a snapshot is one long line
-        async with aclosing(self.download(WATCH, request, timeout=WATCH_SILENCE)) as chunks:
-            async for chunk in chunks:
-                *lines, rest = chunk.split(b"\n")
-                for line in lines:
-                    begun.append(line)
-                    yield _watch_line(b"".join(begun))
-                    begun.clear()
-                if rest:
-                    begun.append(rest)
+        """The lines of a watch, until it breaks (`ConnectionProblem`). After `renewed` a snapshot comes again."""
+        while True:
+            retired = self._present().retired
+            begun: list[bytes] = []  # of a line whose end has not come; a snapshot is one long line
+            stream = self.download(WATCH, request, timeout=WATCH_SILENCE)
+            async with aclosing(stream), aclosing(_until(stream, retired)) as chunks:
+                async for chunk in chunks:
+                    *lines, rest = chunk.split(b"\n")
+                    for line in lines:
+                        begun.append(line)
+                        yield _watch_line(b"".join(begun))
+                        begun.clear()
+                    if rest:
+                        begun.append(rest)
+            if not retired.is_set():
+                break
         raise ConnectionProblem("watch: auth ended the stream", hint=AGAIN)
+
+
+async def _until(chunks: AsyncGenerator[bytes, None], ended: asyncio.Event) -> AsyncGenerator[bytes, None]:
+    """The chunks until there are no more, or `ended` is set."""
+    ending = asyncio.ensure_future(ended.wait())
+    try:
+        while True:
+            step = asyncio.ensure_future(anext(chunks, None))
+            try:
+                await asyncio.wait([step, ending], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not step.done():
+                    step.cancel()
+                    await asyncio.gather(step, return_exceptions=True)
+            if step.cancelled() or (chunk := step.result()) is None:
+                return
+            yield chunk
+    finally:
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
 
 
 def _watch_line(line: bytes) -> WatchLine:

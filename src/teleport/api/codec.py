@@ -18,12 +18,13 @@ import msgspec
 from teleport.api.messages import ErrorReply, Message, Request
 from teleport.api.routes import Route, Stream
 from teleport.clock import rfc3339
-from teleport.errors import KINDS, BadRequest, ConnectionProblem, TeleportError
+from teleport.errors import KINDS, BadRequest, ConnectionProblem, LimitExceeded, TeleportError
 
 Req = TypeVar("Req", bound=Request)
 Rep = TypeVar("Rep", bound=Message)
 
 MAX_BODY = 10 * 1024 * 1024  # bytes of a JSON body or reply (`protocols.md` 2)
+MAX_RETRY = 3600.0  # seconds that a caller is made to wait, whatever it is told
 
 STATUS: dict[str, int] = {
     "failed": 500,
@@ -145,7 +146,8 @@ def decode_reply(route: Route[Any, Rep], status: int, body: bytes) -> Rep:
 
 def encode_error(error: TeleportError) -> tuple[int, bytes]:
     """HTTP status and body of an error."""
-    reply = ErrorReply(code=error.code, message=error.message, hint=error.hint)
+    after = error.retry_after if isinstance(error, LimitExceeded) else 0.0
+    reply = ErrorReply(code=error.code, message=error.message, hint=error.hint, retry_after=after)
     return STATUS.get(error.code, 500), msgspec.json.encode(reply)
 
 
@@ -158,4 +160,6 @@ def decode_error(status: int, body: bytes) -> TeleportError:
             f"the auth server answered with HTTP status {status}",
             hint="check that the address is an auth server's; its log says more",
         )
+    if reply.code == LimitExceeded.code:
+        return LimitExceeded(reply.message, hint=reply.hint, retry_after=min(max(reply.retry_after, 0.0), MAX_RETRY))
     return KINDS.get(reply.code, TeleportError)(reply.message, hint=reply.hint)

@@ -35,7 +35,7 @@ from teleport.pki.x509cert import (
     pem_of,
 )
 from teleport.pki.x509subject import UserSubject
-from teleport.resources.authority import Authority
+from teleport.resources.authority import Authority, RotationPhase
 from teleport.resources.secret import SecretText
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -94,6 +94,15 @@ def _private(secret: SecretText | None, what: str) -> PrivateKey:
     return PrivateKey.load(Secret(secret.reveal().encode()))
 
 
+@dataclass(frozen=True, slots=True)
+class _HostSigners:
+    """One generation of the host authority's keys."""
+
+    ssh: PrivateKey
+    tls: PrivateKey
+    ca: bytes  # PEM
+
+
 class Certifier:
     """Signs with the active keys of a cluster's user and host authorities. Keys are parsed once for each revision."""
 
@@ -106,6 +115,15 @@ class Certifier:
         self._host_ssh = _private(host.spec.active_keys.ssh[0].private_key, "host")
         self._host_tls = _private(host.spec.active_keys.tls[0].key, "host")
         self._host_ca = host.spec.active_keys.tls[0].cert.encode()
+        # While only clients have changed over, whoever trusts the former keys alone must still believe listeners.
+        former = host.spec.additional_trusted_keys
+        self._listeners = None
+        if host.spec.rotation.phase is RotationPhase.UPDATE_CLIENTS and former.ssh and former.tls:
+            self._listeners = _HostSigners(
+                _private(former.ssh[0].private_key, "host"),
+                _private(former.tls[0].key, "host"),
+                former.tls[0].cert.encode(),
+            )
 
     @property
     def cluster(self) -> str:
@@ -186,28 +204,26 @@ class Certifier:
             raise BadRequest(f"{grant.host_id[:64]!r} is not the UUID of a host")
         principals = host_principals(grant.host_id, grant.node_name, self._cluster, grant.additional)
         serial = new_serial()
-        ssh = issue_host_cert(
-            HostCertRequest(_public(public_ssh_key), grant.host_id, grant.role, principals, grant.ttl, serial),
-            self._host_ssh,
-            self._cluster,
-            now,
-        )
-        tls = issue_host_tls(
-            HostTLSRequest(_public(public_tls_key), grant.host_id, grant.role, principals, grant.ttl, serial),
-            self._host_ca,
-            self._host_tls,
-            self._cluster,
-            now,
-        )
+        ssh_request = HostCertRequest(_public(public_ssh_key), grant.host_id, grant.role, principals, grant.ttl, serial)
+        tls_request = HostTLSRequest(_public(public_tls_key), grant.host_id, grant.role, principals, grant.ttl, serial)
+
+        def signed(by: _HostSigners) -> tuple[str, str]:
+            ssh = issue_host_cert(ssh_request, by.ssh, self._cluster, now)
+            return ssh.line(), pem_of(issue_host_tls(tls_request, by.ca, by.tls, self._cluster, now)).decode()
+
+        ssh, tls = signed(_HostSigners(self._host_ssh, self._host_tls, self._host_ca))
+        server_ssh, server_tls = signed(self._listeners) if self._listeners is not None else ("", "")
         return HostCredentials(
             cluster=self._cluster,
-            ssh_cert=ssh.line(),
-            tls_cert=pem_of(tls).decode(),
+            ssh_cert=ssh,
+            tls_cert=tls,
             tls_ca_certs=list(self._hosts.trusted_tls_certs),
             ssh_ca_keys=list(self._hosts.trusted_ssh_keys),
             expires=now + grant.ttl,
             serial=str(serial),
             signed_by=self._host_ssh.public.fingerprint(),
+            server_ssh_cert=server_ssh,
+            server_tls_cert=server_tls,
         )
 
     def plain_host_cert(

@@ -7,6 +7,9 @@ ask for another name, another key or more time.
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer, Denied
@@ -15,13 +18,41 @@ from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
 from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal
 from teleport.backend.interface import Exists
-from teleport.errors import AccessDenied, BadRequest
-from teleport.identity import UserIdentity
+from teleport.clock import Clock
+from teleport.errors import AccessDenied, BadRequest, LimitExceeded
+from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import certificate_key, load_certificate
 from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.issued import IssuedCert, issued_key
+from teleport.transport.limits import RateLimit
+
+RENEWALS: Final = 1 / 15  # of one identity in a second, after the first
+RENEWAL_BURST: Final = 20.0
+IDENTITIES: Final = 100_000  # that are remembered
+
+
+class RenewalRate:
+    """How often one identity gets certificates anew: each is a signature, an event and a write.
+
+    A rotation takes a handful for each; whoever asks more often is told when to come again, a little later than
+    others so that they do not come together.
+    """
+
+    def __init__(self, clock: Clock, jitter: Callable[[], float]) -> None:
+        """`jitter` gives numbers in [0, 1)."""
+        self._clock, self._jitter = clock, jitter
+        self._rate = RateLimit(RENEWALS, RENEWAL_BURST, addresses=IDENTITIES)
+
+    def take(self, identity: str) -> None:
+        """Counts one. Raises `LimitExceeded`, which says when to try again."""
+        now = self._clock.monotonic()
+        if not self._rate.allow(identity, now):
+            after = self._rate.wait(identity, now) * (1 + self._jitter())
+            raise LimitExceeded(
+                "certificates were renewed too often", hint=f"try again in {after:.0f} s", retry_after=after
+            )
 
 
 class Renewals:
@@ -30,9 +61,23 @@ class Renewals:
     def __init__(self, state: ClusterState, authorizer: Authorizer) -> None:
         self._state = state
         self._authorizer = authorizer
+        self._rate = RenewalRate(state.clock, random.random)
+
+    def limited(
+        self, renew: Callable[[Caller, m.RenewHostRequest], Awaitable[m.HostCredentials]]
+    ) -> Callable[[Caller, m.RenewHostRequest], Awaitable[m.HostCredentials]]:
+        """The handler that renews what hosts hold, no oftener than one identity may."""
+
+        async def handler(caller: Caller, request: m.RenewHostRequest) -> m.HostCredentials:
+            if isinstance(caller.identity, HostIdentity):
+                self._rate.take(f"host {caller.identity.host_id} {caller.identity.role}")
+            return await renew(caller, request)
+
+        return handler
 
     async def renew(self, caller: Caller, request: m.Empty) -> m.UserCerts:
-        """Certificates for the key of the caller's own, which end when those do. Raises `AccessDenied`."""
+        """Certificates for the key of the caller's own, which end when those do. Raises `AccessDenied`, and
+        `LimitExceeded` when it is asked for too often."""
         now = self._state.clock.now()
         serial = caller.identity.serial if isinstance(caller.identity, UserIdentity) else ""
         former = await self._state.record(issued_key("user", serial), IssuedCert)  # read before the locks are
@@ -46,6 +91,7 @@ class Renewals:
         if isinstance(decision, AccessDenial):
             raise Denied(decision)
         shown = load_certificate(caller.certificate)
+        self._rate.take(f"user {decision.user} {certificate_key(shown).fingerprint()}")
         subject = decode_user(shown.subject)
         if subject.usage or subject.kube_cluster:
             raise BadRequest("a certificate that is limited to one use is not renewed", hint="tsh login")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from aiohttp import web
 from teleport.api.codec import MAX_BODY, decode_request, encode_error
 from teleport.api.messages import Message
 from teleport.api.routes import ROUTES, WATCH, Route, Stream
-from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
+from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.names import peer_address
 from teleport.transport.blocking import shown_address
@@ -252,4 +253,7 @@ async def _errors_as_json(
         log.exception("auth API: %s %s failed", request.method, _pattern(request))
         problem = TeleportError("auth failed to do this", hint="the log of the auth service names the reason")
     status, body = encode_error(problem)
-    return web.Response(status=status, body=body, content_type="application/json")
+    response = web.Response(status=status, body=body, content_type="application/json")
+    if isinstance(problem, LimitExceeded) and problem.retry_after > 0:
+        response.headers["Retry-After"] = str(math.ceil(problem.retry_after))
+    return response

@@ -143,7 +143,7 @@ class AuthService:
             routes.WATCH.name: presence.watch,
             routes.HEARTBEAT.name: presence.heartbeat,
             routes.WITHDRAW.name: presence.withdraw,
-            routes.RENEW_HOST.name: self._joining.renew,
+            routes.RENEW_HOST.name: renewals.limited(self._joining.renew),
             routes.RENEW_USER.name: renewals.renew,
             routes.LIST_CERTS.name: certificates.page,
             routes.REVOKE_CERT.name: certificates.revoke,
@@ -245,6 +245,10 @@ class AuthService:
         finally:
             await runner.cleanup()
             await self._settle()
+
+    async def believe_now(self) -> None:
+        """The listener and the check of recordings believe what the authorities say now."""
+        await self._trust.look()
 
     async def _settle(self) -> None:
         """What is told of must reach the store while this process can still bring it there."""

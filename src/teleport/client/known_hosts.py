@@ -24,6 +24,11 @@ def lines_of(home: Home) -> list[str]:
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
+def of_cluster(home: Home, cluster: str) -> list[str]:
+    """The lines for the hosts of a cluster."""
+    return [line for line in lines_of(home) if f"*.{cluster}" in _names(line)]
+
+
 def _names(line: str) -> list[str]:
     words = line.split()
     return words[1].split(",") if len(words) > 3 and words[0] == "@cert-authority" else []

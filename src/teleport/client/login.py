@@ -230,11 +230,14 @@ def store(home: Home, login: Login) -> list[str]:
 
 
 def store_renewed(home: Home, found: Profile, certificates: Certificates) -> None:
-    """Writes certificates for the key that there is, and what the answer said of the clusters."""
+    """Writes what the answer said of the clusters, then certificates for the key that there is.
+
+    Others read the files meanwhile: trust comes first, so that no certificate leads to a host that is not believed yet.
+    """
     files = KeyFiles(found.name, found.user)
+    _store_signers(home, found, certificates.signers)
     home.write(certificates.tls.encode(), *files.tls)
     home.write(f"{certificates.ssh.strip()}\n".encode(), *files.ssh(found.cluster))
-    _store_signers(home, found, certificates.signers)
 
 
 def _store_signers(home: Home, found: Profile, signers: Sequence[Signer]) -> list[str]:

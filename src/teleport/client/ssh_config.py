@@ -23,14 +23,16 @@ class OpenSSHPaths:
     certificate: Path
 
 
-def openssh_block(proxy: str, ssh: tuple[str, int], cluster: str, paths: OpenSSHPaths) -> str:
-    """Two Host blocks: (a) the cluster's hosts and the proxy, (b) the hosts without the proxy."""
+def openssh_block(proxy: str, ssh: tuple[str, int], cluster: str, paths: OpenSSHPaths, refresh: str = "") -> str:
+    """Two Host blocks: (a) the cluster's hosts and the proxy, (b) the hosts without the proxy. Before them, with
+    `refresh`, what runs that command for a shell before ssh connects to a host."""
     host = check_host(ssh[0])
     known, key, certificate = (quoted_path(path) for path in (paths.known_hosts, paths.key, paths.certificate))
     inner = proxy_command(ssh, cluster, paths)
+    first = f'Match host *.{cluster},!{host} exec "{refresh}"\n\n' if refresh else ""
     return f"""\
 # Begin: tsh config, proxy {proxy}, cluster {cluster}
-Host *.{cluster} {host}
+{first}Host *.{cluster} {host}
     UserKnownHostsFile {known}
     IdentityFile {key}
     CertificateFile {certificate}

@@ -10,6 +10,7 @@ import base64
 import binascii
 import http.client
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +33,7 @@ from teleport.transport.blocking import HTTPOver, TLSStream
 MAX_REPLY = 1024 * 1024  # bytes
 _WRONG = "try again; when a password or a device is lost, an administrator makes a link: tctl users reset NAME"
 _ODD = "check that the address is a proxy's, of about the version of this tsh"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _KINDS: dict[int, type[TeleportError]] = {
     400: BadRequest,
     401: AccessDenied,
@@ -228,6 +230,14 @@ def claimed_authority(host: str, port: int) -> tuple[str, tuple[str, ...]]:
     stream = open_unproved(host, port, INTERNAL_NAME)
     found = _exchange(stream, join(host, port), "GET", "/webapi/ca", None, "which authority it has")
     return found.text("cluster"), found.texts("tls_certs")
+
+
+def authorities_now(stream: TLSStream, host: str) -> tuple[str, bool]:
+    """What a proxy says of the authorities on a connection that is proved: `pki.trust_digest` of what a client is to
+    hold (empty when it says nothing usable), and whether they are being rotated."""
+    found = _exchange(stream, host, "GET", "/webapi/ping", None, "ping")
+    digest = found.text("authorities")
+    return (digest if _DIGEST.fullmatch(digest) else ""), found.flag("rotating")
 
 
 def _exchange(stream: TLSStream, host: str, method: str, path: str, body: object, where: str) -> Field:

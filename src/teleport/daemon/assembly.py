@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,8 @@ from teleport.daemon.config import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.descriptors import raise_limit
 from teleport.daemon.diag import Readiness, diagnostics, serve_diagnostics
+from teleport.daemon.followers import Followers, of_client, of_listener, with_rotation
+from teleport.daemon.following import Follower
 from teleport.daemon.handover import Inherited
 from teleport.daemon.host import Host, open_host
 from teleport.daemon.imports import import_ahead
@@ -167,6 +168,7 @@ class Daemon:
 
         joiner = identities.Joiner(config, host, self._clock)
         held: dict[SystemRole, Credentials] = {}
+        self._kept = Followers(config, host, held, self._clock, self._tasks, self._is_newest)
         wanted = [SystemRole(role.value.capitalize()) for role in config.roles]
         if config.auth is not None:
             from teleport.daemon import auth_side
@@ -196,11 +198,17 @@ class Daemon:
             from teleport.daemon import auth_side
 
             serving = asyncio.Event()
+            own, admin = [await self._kept.of_auth(service, role) for role in (SystemRole.AUTH, SystemRole.ADMIN)]
             context = await auth_side.api_context(service, held[SystemRole.AUTH])
             self._doors.auth["auth"] = service.edge
             await self._tasks.start_ready(service.run(self._sockets["auth"], context, serving.set), "auth", serving)
-            self._tasks.start(self._renew_own(service, host, held, context), "auth renewal")
-            await self._announce(clients[SystemRole.AUTH], lambda: self._describe_auth(host), "auth", readiness)
+            announcer = await self._announce(
+                clients[SystemRole.AUTH], lambda: self._describe_auth(host), "auth", readiness, own
+            )
+            effects = of_listener(service, context, clients[SystemRole.AUTH], announcer.changed)
+            self._kept.run(own, SystemRole.AUTH, effects)
+            self._kept.run(admin, SystemRole.ADMIN)
+            self._tasks.start(auth_side.tell_of_changes(service, [own.changed, admin.changed]), "authorities")
             readiness.ready("auth")
         else:
             delivering = next(iter(clients.values()))
@@ -218,50 +226,25 @@ class Daemon:
 
     # what each service needs from auth
 
-    def _renew(
-        self,
-        host: Host,
-        held: dict[SystemRole, Credentials],
-        role: SystemRole,
-        client: AuthClient,
-        renewed: Callable[[Credentials], Awaitable[None]],
-    ) -> None:
-        async def keep(new: Credentials) -> None:
-            held[role] = new
-            await renewed(new)
-
-        self._tasks.start(
-            identities.renew(client, self._config, host, held[role], self._clock, keep, self._is_newest),
-            f"{role.value.lower()} renewal",
-        )
-
     def _is_newest(self) -> bool:
         """Whether no newer process of this host has taken over what only one may do."""
         return self._succession is None or not self._succession.superseded
 
     async def _announce(
-        self, client: AuthClient, describe: Callable[[], Server], service: str, readiness: Readiness
+        self,
+        client: AuthClient,
+        describe: Callable[[], Server],
+        service: str,
+        readiness: Readiness,
+        follower: Follower,
     ) -> Announcer:
         """Makes a service known, now and for as long as the daemon runs."""
-        announcer = self._announcers[service] = Announcer(client, describe)
+        announcer = Announcer(client, lambda: with_rotation(describe(), follower))
+        self._announcers[service] = announcer
         await announcer.announce()
         self._tasks.start(announcer.run(), f"{service} presence")
         readiness.watch(f"{service} presence", lambda: announcer.problem)
         return announcer
-
-    async def _renew_own(
-        self, service: AuthService, host: Host, held: dict[SystemRole, Credentials], context: ssl.SSLContext
-    ) -> None:
-        """Auth's own certificates, and those of the local tctl, which nobody else could renew; until cancelled."""
-        from teleport.daemon import auth_side
-
-        while True:
-            await asyncio.sleep(identities.RENEWAL_CHECK)
-            if not self._is_newest():
-                continue
-            for role in (SystemRole.AUTH, SystemRole.ADMIN):
-                held[role] = await auth_side.local_credentials(service, self._config, host, role, self._clock)
-            context.load_cert_chain(held[SystemRole.AUTH].tls_cert_file, held[SystemRole.AUTH].tls_key_file)
 
     # the services
 
@@ -279,6 +262,7 @@ class Daemon:
         config, role = self._config, SystemRole.PROXY
         assert config.proxy is not None
         view = await self._way.view(role, clients[role], held[role].cluster.cluster)
+        follower = await self._kept.of_service(role, clients[role], view)
         addresses = self._sockets.proxy_addresses()
         side = ProxySide(
             config.proxy,
@@ -302,8 +286,8 @@ class Daemon:
         await self._tasks.start_ready(
             side.router.run([self._sockets["proxy ssh"]], ssh_ready.set), "proxy ssh", ssh_ready
         )
-        await self._announce(clients[role], side.describe, "proxy", readiness)
-        self._renew(host, held, role, clients[role], side.renewed)
+        announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
+        self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         readiness.ready("proxy")
 
     async def _start_node(
@@ -322,6 +306,7 @@ class Daemon:
         launcher = Launcher(self._launcher_end)
         self._stack.callback(launcher.close)
         view = await self._way.view(role, clients[role], held[role].cluster.cluster)
+        follower = await self._kept.of_service(role, clients[role], view)
         announcers: list[Announcer] = []
 
         def changed() -> None:
@@ -358,11 +343,12 @@ class Daemon:
         self._tasks.start(side.uploader.run(), "recording upload")
         await self._tasks.start_ready(side.serve(self._sockets["node"], serving.set), "node", serving)
         self._tasks.start(_launcher_lives(launcher), "launcher")
-        announcers.append(await self._announce(clients[role], side.describe, "node", readiness))
+        announcer = await self._announce(clients[role], side.describe, "node", readiness, follower)
+        announcers.append(announcer)
         self._tasks.start(side.recover_again(), "recovery of recordings")
         self._tasks.start(_labels(side), "labels")
         self._tasks.start(revocations.keep(view, clients[role], host.data_dir), "revocation list")
-        self._renew(host, held, role, clients[role], side.renewed)
+        self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         readiness.ready("node")
 
     def _describe_auth(self, host: Host) -> Server:

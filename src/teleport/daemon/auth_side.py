@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Final
 
 from teleport.api import messages as m
 from teleport.audit.emitter import Emitter
 from teleport.auth.service import AuthConfig, AuthService
+from teleport.backend.follow import follow
+from teleport.backend.interface import Snapshot
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import refuse_migration
 from teleport.clock import Clock
@@ -18,10 +24,17 @@ from teleport.daemon.config.values import AuthConfig as AuthSettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.identities import names_of
+from teleport.errors import TeleportError
 from teleport.identity import SystemRole
 from teleport.resources.secret import SecretText
 from teleport.resources.token import Token, TokenRole
+from teleport.store import records
 from teleport.transport.tls import mutual_server_context
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT: Final = 60.0  # seconds
+PAUSE: Final = 1.0  # seconds after the storage failed
 
 
 async def open_auth(
@@ -93,4 +106,19 @@ async def local_credentials(
 
 async def api_context(service: AuthService, own: Credentials) -> ssl.SSLContext:
     """What the listener on 3025 proves itself with, and whom it believes."""
-    return mutual_server_context(own.tls_cert_file, own.tls_key_file, await service.client_authorities())
+    return mutual_server_context(own.server_tls_cert_file, own.tls_key_file, await service.client_authorities())
+
+
+async def tell_of_changes(service: AuthService, changed: Sequence[Callable[[], None]]) -> None:
+    """Calls all of `changed` whenever any process changed an authority, until cancelled."""
+    while True:
+        try:
+            changes = follow(service.state.backend, [records.AUTHORITIES], heartbeat=HEARTBEAT)
+            async with aclosing(changes) as stream:
+                async for change in stream:
+                    if isinstance(change, Snapshot) or change.events:
+                        for tell in changed:
+                            tell()
+        except TeleportError as error:
+            log.warning("the authorities cannot be followed: %s", error)
+        await asyncio.sleep(PAUSE)

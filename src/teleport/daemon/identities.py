@@ -1,10 +1,9 @@
-"""Where this daemon's certificates come from: auth in the same process, a join, or the last run; and their renewal."""
+"""Where this daemon's certificates come from: auth in the same process, a join, or the last run; how new ones come."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from teleport import __version__
@@ -26,7 +25,6 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 1.0  # seconds between attempts to join while nobody answers
 LONGEST_PAUSE: Final = 30.0
-RENEWAL_CHECK: Final = 3600.0  # seconds
 
 
 def names_of(config: Config, role: SystemRole) -> tuple[str, ...]:
@@ -144,40 +142,15 @@ def through_proxy(host: Host, config: Config) -> bool:
     return first.port in WEB_PORTS
 
 
-async def renew(
-    client: AuthClient,
-    config: Config,
-    host: Host,
-    held: Credentials,
-    clock: Clock,
-    renewed: Callable[[Credentials], Awaitable[None]],
-    may: Callable[[], bool] = lambda: True,
-) -> None:
-    """Renews one identity when its time comes, or when the configuration asks for another name; until cancelled.
+def renewal(client: AuthClient, config: Config, role: SystemRole) -> credentials.Ask:
+    """Asks auth for fresh certificates of a role that this host has, with those that it has."""
 
-    `may` says whether this process is the one of its host that renews.
-    """
-    while True:
-        wanted = names_of(config, held.role)
-        if not may():
-            pass
-        elif held.wants_renewal(clock.now()) or credentials.names_changed(held, wanted):
-            try:
-                held = await credentials.obtain(host.proc_dir, held.role, _renewal(client, config, wanted))
-                await renewed(held)
-                log.info("certificates of the role %s renewed until %s", held.role.value.lower(), held.expires)
-            except Exception as error:  # the old ones are still good; the next hour may bring auth back
-                log.warning("certificates of the role %s could not be renewed: %s", held.role.value.lower(), error)
-        await asyncio.sleep(RENEWAL_CHECK)
-
-
-def _renewal(client: AuthClient, config: Config, names: Sequence[str]) -> credentials.Ask:
     async def ask(ssh_key: str, tls_key: str) -> m.HostCredentials:
         request = m.RenewHostRequest(
             public_ssh_key=ssh_key,
             public_tls_key=tls_key,
             node_name=config.nodename,
-            additional_principals=list(names),
+            additional_principals=list(names_of(config, role)),
         )
         return await client.call(routes.RENEW_HOST, request)
 

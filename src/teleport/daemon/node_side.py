@@ -49,7 +49,7 @@ SETTLE, SETTLE_LOOK = 60.0, 0.1  # seconds
 
 def host_key(held: Credentials) -> HostKey:
     """What an SSH server of this host proves itself with."""
-    return HostKey(held.ssh_key.openssh_pem().reveal(), held.ssh_cert.line())
+    return HostKey(held.ssh_key.openssh_pem().reveal(), held.server_ssh_cert.line())
 
 
 class NodeSide:

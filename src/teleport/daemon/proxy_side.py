@@ -154,6 +154,7 @@ class ProxySide:
             clock,
             preference=view.preference,
             vouch=self._vouch_to_auth,
+            authorities=view.authorities_now,
         )
         self.context = None if settings.plain_http else self._web_context(settings)
 
@@ -194,7 +195,7 @@ class ProxySide:
         self._key.held = held
         await self.router.reload([host_key(held)])
         if self._pinned is not None:
-            self._pinned.load_cert_chain(held.tls_cert_file, held.tls_key_file)
+            self._pinned.load_cert_chain(held.server_tls_cert_file, held.tls_key_file)
 
     def _web_context(self, settings: ProxySettings) -> ssl.SSLContext:
         """The public pair; and for clients that ask for the cluster by its pin, the host certificate.
@@ -205,7 +206,7 @@ class ProxySide:
         cert, key = pairs[0] if pairs else self._self_signed()
         public = web_server_context(cert, key)
         held = self._key.held
-        pinned = web_server_context(held.tls_cert_file, held.tls_key_file)
+        pinned = web_server_context(held.server_tls_cert_file, held.tls_key_file)
         pinned.num_tickets = 0
         pinned.options |= ssl.OP_NO_TICKET
         self._pinned = pinned

@@ -16,9 +16,13 @@ from teleport.clock import Clock
 from teleport.errors import AccessDenied
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki.keys import PublicKey
+from teleport.pki.refusal import CertificateRefused, Refusal
+from teleport.pki.rotation import retired_refusal
+from teleport.pki.sshformat import parse_certificate
 from teleport.pki.sshverify import verify_host_cert, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
-from teleport.resources.authority import Authority
+from teleport.pki.trust_digest import trust_digest
+from teleport.resources.authority import Authority, AuthorityType, RetiredKeys, RotationState
 from teleport.resources.cluster import (
     AuthPreference,
     NetworkingConfig,
@@ -104,6 +108,29 @@ class View:
     def policy(self) -> Policy:
         return Policy(roles=self.roles(), cluster=self.defaults())
 
+    def authorities(self) -> dict[AuthorityType, Authority]:
+        """The authorities of this cluster, without their private keys."""
+        found = self._items("authorities/", Authority)
+        return {one.type: one for one in found if one.spec.cluster_name == self.cluster}
+
+    def authorities_now(self) -> tuple[str, bool]:
+        """What clients are told of them: the digest of what they are to hold, and whether a rotation is under way."""
+        known = self.authorities()
+        host, user = known.get(AuthorityType.HOST), known.get(AuthorityType.USER)
+        if host is None or user is None:
+            return "", False
+        signer = PublicKey.parse(user.spec.active_keys.ssh[0].public_key).blob
+        digest = trust_digest(host.trusted_ssh_keys, host.trusted_tls_certs, signer)
+        return digest, any(one.spec.rotation.state is RotationState.IN_PROGRESS for one in (host, user))
+
+    def _retired(self, kind: AuthorityKind, signer: bytes) -> RetiredKeys | None:
+        """The generation of keys that a rotation ended and that this key (SSH blob) belongs to."""
+        authority = self.authorities().get(AuthorityType(kind))
+        for generation in reversed(authority.spec.retired_keys) if authority is not None else ():
+            if any(PublicKey.parse(line).blob == signer for line in generation.ssh):
+                return generation
+        return None
+
     def ssh_authorities(self, kind: AuthorityKind) -> list[TrustedSSHAuthority]:
         """The authorities of this cluster whose SSH certificates of a kind are believed."""
         return [
@@ -117,13 +144,35 @@ class View:
     # node.needs.Certificates and Rules, proxy.ssh_router.UserCertificates
 
     def verify_user(self, certificate: bytes) -> UserIdentity:
-        identity = verify_user_cert(certificate, self.ssh_authorities(AuthorityKind.USER), self.clock.now())
+        try:
+            identity = verify_user_cert(certificate, self.ssh_authorities(AuthorityKind.USER), self.clock.now())
+        except CertificateRefused as refused:
+            self._explain(certificate, refused)
+            raise
         if self.present(identity) is None:
             raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
         return identity
 
+    def _explain(self, certificate: bytes, refused: CertificateRefused) -> None:
+        """Raises what says that a rotation ended the authority of this certificate, if that is why it is refused."""
+        if refused.reason is not Refusal.UNKNOWN_AUTHORITY:
+            return
+        retired = self._retired(AuthorityKind.USER, parse_certificate(certificate).signer)
+        if retired is None:
+            return
+        keys = tuple(PublicKey.parse(line) for line in retired.ssh)
+        former = TrustedSSHAuthority(AuthorityKind.USER, self.cluster, keys)
+        identity = verify_user_cert(certificate, [former], self.clock.now())
+        raise retired_refusal(identity, retired.retired) from None
+
     def trusts_user_authority(self, signer: bytes) -> bool:
         return any(key.blob == signer for one in self.ssh_authorities(AuthorityKind.USER) for key in one.keys)
+
+    def let_go(self, signer: bytes) -> bool:
+        """Whether a rotation that went through its phases ended this key (SSH blob) of the user authority: what was
+        begun before may go on. A key that was replaced at once is taken for stolen."""
+        retired = self._retired(AuthorityKind.USER, signer)
+        return retired is not None and not retired.at_once
 
     def present(self, identity: UserIdentity) -> UserIdentity | None:
         """What is left of the identity (`auth.standing.user_present`); None when nothing is."""

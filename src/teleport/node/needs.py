@@ -56,6 +56,11 @@ class Certificates(Protocol):
         """Whether user certificates that this key (SSH blob) signed are still believed."""
         ...
 
+    def let_go(self, signer: bytes) -> bool:
+        """Whether this key (SSH blob) was one of the user authority until a rotation ended it, phase by phase: nothing
+        new is begun with its certificates, but what is open stays."""
+        ...
+
 
 class Labels(Protocol):
     """The node's labels, static and dynamic."""

@@ -109,13 +109,15 @@ class NodeService(SshService):
     def _vouch_refused(self, peer: Peer, reason: str) -> None:
         self.failed(Facts(self.config, self.labels, None, "", peer), reason)
 
-    def decide(self, facts: Facts, *, expiry: bool = True) -> SSHAccessPermit | AccessDenial:
+    def decide(self, facts: Facts, *, opened: bool = False) -> SSHAccessPermit | AccessDenial:
         """The decision about a connection, by the rules and labels of this moment.
 
-        `expiry` false leaves the certificate's end out: what else forbids must not hide behind it.
+        `opened`: about what is open already. The certificate's end is left out then, since what else forbids must not
+        hide behind it, and so is the end of a rotation of the authority.
         """
         assert facts.user is not None, "only a known user is decided about"
-        if not self.certificates.trusts_user_authority(facts.signer):
+        trusted = self.certificates.trusts_user_authority(facts.signer)
+        if not trusted and not (opened and self.certificates.let_go(facts.signer)):
             reason = "the authority that signed the certificate is not trusted any more"
             return AccessDenial(
                 DenialCode.NOT_GRANTED, "Your certificate does not count any more.", (reason,), "tsh login"
@@ -124,7 +126,7 @@ class NodeService(SshService):
         if identity is None:
             reason = f"the user {facts.user.name!r} was removed or has expired"
             return AccessDenial(DenialCode.NOT_GRANTED, "Your user does not exist any more.", (reason,), "tsh login")
-        if not expiry:
+        if opened:
             identity = replace(identity, expires=max(identity.expires, self.clock.now() + timedelta(seconds=1)))
         request = SSHAccessRequest(
             identity=identity,
@@ -157,7 +159,7 @@ class NodeService(SshService):
         connection only where the permit says so. The others go on under the terms of the new permit.
         """
         for connection in list(self._connections):
-            decision = self.decide(connection.facts, expiry=False)
+            decision = self.decide(connection.facts, opened=True)
             if isinstance(decision, AccessDenial):
                 connection.disconnect(f"no longer allowed: {'; '.join(decision.reasons)}", decision.public)
                 continue

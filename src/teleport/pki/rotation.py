@@ -118,7 +118,8 @@ def _begin(authority: Authority, move: Move, now: datetime) -> Authority | Rotat
         return RotationRefusal(authority.spec.rotation.phase, INIT, message, hint)
     if move.grace <= timedelta(0):
         rotation = Rotation(current_id=move.rotation_id, started=now, last_rotated=now)
-        retired = (*authority.spec.retired_keys, _retired(authority.spec.active_keys, move.rotation_id, now))
+        ended = _retired(authority.spec.active_keys, move.rotation_id, now, at_once=True)
+        retired = (*authority.spec.retired_keys, ended)
         return _with(authority, keys, KeySet(), rotation, retired)
     auto = move.mode is RotationMode.AUTO
     rotation = Rotation(
@@ -167,12 +168,13 @@ def _with(
     return replace(authority, spec=spec)
 
 
-def _retired(keys: KeySet, rotation_id: str, now: datetime) -> RetiredKeys:
+def _retired(keys: KeySet, rotation_id: str, now: datetime, *, at_once: bool = False) -> RetiredKeys:
     return RetiredKeys(
         retired=now,
         rotation_id=rotation_id,
         ssh=tuple(pair.public_key for pair in keys.ssh),
         tls=tuple(pair.cert for pair in keys.tls),
+        at_once=at_once,
     )
 
 

@@ -100,6 +100,7 @@ class RetiredKeys(Value, frozen=True, kw_only=True):
     rotation_id: str = ""
     ssh: tuple[str, ...] = ()  # OpenSSH lines
     tls: tuple[str, ...] = ()  # PEM
+    at_once: bool = False  # replaced without phases, as one does with stolen keys: what they let in ends, too
 
 
 class RoleMapping(Value, frozen=True, kw_only=True):

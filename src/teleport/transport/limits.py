@@ -42,6 +42,11 @@ class RateLimit:
             self._buckets.popitem(last=False)
         return allowed
 
+    def wait(self, address: str, now: float) -> float:
+        """Seconds until one more attempt from `address` is within the rate; 0 when it is now."""
+        tokens, then = self._buckets.get(address, (self._burst, now))
+        return max((1 - min(self._burst, tokens + (now - then) * self._rate)) / self._rate, 0.0)
+
 
 def is_own(address: str) -> bool:
     """Whether an address (as `who_tries` gives it) is of this host itself, whose administrator is never shut out."""

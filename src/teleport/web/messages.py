@@ -99,6 +99,8 @@ class PingReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cluster_name: str
     proxy: ProxySettings
     auth: AuthSettings | None = None
+    authorities: str = ""  # `pki.trust_digest` of what a client is to hold, a field of our own
+    rotating: bool = False  # whether they are being rotated: clients look more often
 
 
 def to_base64(text: str) -> str:

@@ -95,12 +95,15 @@ class WebService:
         max_tunnels: int = MAX_TUNNELS,
         preference: Callable[[], AuthPreference] = AuthPreference,
         vouch: Callable[[str, int], bytes] = lambda host, port: b"",
+        authorities: Callable[[], tuple[str, bool]] = lambda: ("", False),
     ) -> None:
         """`preference`: how people prove themselves, as it is now. `vouch` makes the line that tells auth who comes by
-        the tunnel (`wire.vouch`), from address and port."""
+        the tunnel (`wire.vouch`), from address and port. `authorities`: the digest of the authorities as they are, and
+        whether they are being rotated."""
         self._config = config
         self._preference = preference
         self._vouch = vouch
+        self._authorities = authorities
         self._max_tunnels = max_tunnels
         self._auth = auth
         self._clock = clock
@@ -200,6 +203,7 @@ class WebService:
 
     def _ping_reply(self, auth: wm.AuthSettings | None) -> web.Response:
         major = int(__version__.split(".")[0])
+        digest, rotating = self._authorities()
         return _json(
             wm.PingReply(
                 server_version=__version__,
@@ -207,6 +211,8 @@ class WebService:
                 cluster_name=self._config.cluster,
                 proxy=self._settings(),
                 auth=auth,
+                authorities=digest,
+                rotating=rotating,
             )
         )
 

@@ -35,3 +35,4 @@ class ErrorReply(Message, frozen=True, kw_only=True):
     code: str
     message: str
     hint: str = ""
+    retry_after: float = 0.0  # seconds, of a limit

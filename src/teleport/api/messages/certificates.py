@@ -24,7 +24,12 @@ class JoinRequest(Request, frozen=True, kw_only=True):
 
 
 class HostCredentials(Message, frozen=True, kw_only=True):
-    """Certificates for one system role of one host."""
+    """Certificates for one system role of one host.
+
+    `ssh_cert` and `tls_cert` are of the keys that sign now. While a rotation has reached clients only
+    (`update_clients`), listeners still show certificates of the former keys: those come besides, for the same public
+    keys. Empty means that there is no difference.
+    """
 
     cluster: str
     ssh_cert: str
@@ -35,6 +40,8 @@ class HostCredentials(Message, frozen=True, kw_only=True):
     token_labels: dict[str, str] = {}
     serial: str = ""  # of both certificates, decimal
     signed_by: str = ""  # SHA256:... fingerprint of the SSH key of the authority that signed
+    server_ssh_cert: str = ""
+    server_tls_cert: str = ""
 
 
 class RenewHostRequest(Request, frozen=True, kw_only=True):

@@ -164,7 +164,9 @@ def _access(flags: Flags, cluster: str) -> Access:
     if flags.identity:
         return from_identity(Path(flags.identity), flags.proxy, cluster, now())
     try:
-        return from_profile(flags.home, flags.proxy, flags.user, cluster, now())
+        found = from_profile(flags.home, flags.proxy, flags.user, cluster, now())
+        _renew_beside(flags)
+        return found
     except LoginEnded as ended:
         from teleport.cli.tsh import prompts
 
@@ -176,3 +178,16 @@ def _access(flags: Flags, cluster: str) -> Access:
         render.note(f"tsh: {ended.message}; log in again to go on:")
         log_in_again(flags)
     return from_profile(flags.home, flags.proxy, flags.user, cluster, now())
+
+
+def _renew_beside(flags: Flags) -> None:
+    """Keeps the login fresh while the command does its work; the process ends when both are done."""
+    import atexit
+
+    from teleport.client import profile, renewal
+    from teleport.client.addresses import ProxyAddress
+
+    name = profile.choose(flags.home, ProxyAddress.parse(flags.proxy).host if flags.proxy else "", flags.user).name
+    worker = renewal.begin(flags.home, name, now())
+    if worker is not None:
+        atexit.register(worker.join, renewal.PATIENCE)
