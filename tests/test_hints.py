@@ -18,7 +18,7 @@ from teleport.cli import render
 from teleport.errors import KINDS, TeleportError
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "teleport"
-PLACES = ("cli", "client", "daemon", "api", "transport/blocking.py", "ssh/client.py", "proxy/resolve.py")
+PLACES = ("cli", "client", "daemon", "api", "transport/blocking.py", "ssh/client.py", "store/resolve.py")
 # (file, function): why an error there needs no hint of its own
 WITHOUT = {
     ("daemon/handover.py", "take"): "what a daemon hands to its own child; no person wrote it, and the log names both",

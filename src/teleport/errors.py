@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+SECOND_FACTOR_DUE = "This session needs a second factor."
+"""The sentence of that refusal wherever it is made; tsh recognises it and asks."""
+
 
 class TeleportError(Exception):
     """Something failed in a way that a person can act upon."""

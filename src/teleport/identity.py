@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
+MFA_API = "api"  # the target of a second factor that was proved for a call to the auth API
 NO_TRAITS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
@@ -39,7 +40,9 @@ class UserIdentity:
     traits: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NO_TRAITS)
     route_to_cluster: str = ""
     source_ip: str = ""  # when not empty the certificate holds from this address only
-    mfa_device: str = ""
+    mfa_device: str = ""  # a second factor that was proved for one session
+    mfa_target: str = ""  # what it was proved for: a host's UUID, or `MFA_API`; elsewhere it counts for nothing
+    login_expires: datetime | None = None  # of a certificate for one session: the end of the login it came from
     active_requests: tuple[str, ...] = ()
     impersonator: str = ""
     serial: str = ""  # decimal, as ssh-keygen -L prints it; the SSH and TLS certificates of one issue share it

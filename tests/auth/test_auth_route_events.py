@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.auth.test_auth_api import Asking, callers, document, server
+from tests.auth.test_auth_session_mfa import careful, otp
 from tests.security.test_security_recordings import _read, _recorded
 
 from teleport.api import messages as m
@@ -31,9 +32,11 @@ CHANGES_WITHOUT_EVENT = {
     "withdraw": "presence of the caller itself, which writes service.stop",
     "intake": "it is the way of events itself",
     "append_recording": "pieces of a recording; session.upload follows when it is whole",
+    "store_mfa_lease": "always refused: leases are made by proving a second factor",
     "store_proxy": "always refused: proxies announce themselves",
     "store_auth_server": "always refused: auth servers announce themselves",
     "login_challenge": "a question for five minutes; the login that answers it has user.login",
+    "session_challenge": "a question for five minutes; the answer has session.mfa",
     "factor_challenge": "a question for five minutes; what answers it has an event",
     "user_token_challenge": "a question for five minutes; finishing the link has events",
     "begin_factor": "what is begun counts for nothing; mfa.add follows when it is finished",
@@ -54,7 +57,7 @@ READS_WITHOUT_EVENT = {
     *(
         f"{verb}_{kind}"
         for verb in ("list", "get")
-        for kind in ("role", "token", "node", "lock", "proxy", "auth_server", *SINGLETONS)
+        for kind in ("role", "token", "node", "lock", "mfa_lease", "proxy", "auth_server", *SINGLETONS)
     ),
 }
 
@@ -123,6 +126,11 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("login", ask("login", asking=proxy))
         await recorder.call("renew_user", ask("renew_user", asking=everybody["user"]))
         await recorder.call("rotate", ask("rotate"))
+        lea = await careful(auth, "lea")
+        marked = m.SessionCertRequest(factor=otp(lea.code()))
+        await recorder.call("session_cert", lambda: auth.call(lea.who, routes.SESSION_CERT, marked))
+        leased = m.LeaseRequest(certificate=lea.line, client_addr="192.0.2.7", factor=otp(lea.code()))
+        (lease,) = await recorder.call("mfa_lease", ask("mfa_lease", leased, proxy))
         # users
         (link,) = await recorder.call("add_user", ask("add_user"))
         (info,) = await recorder.call("user_token", ask("user_token", m.UserTokenRequest(token=link.token), proxy))
@@ -152,7 +160,7 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
                 store = m.StoreRequest(item=document(server(kind, host_id)), force=True)
             if ROUTES[f"store_{kind}"].events:
                 await recorder.call(f"store_{kind}", ask(f"store_{kind}", store), ask(f"store_{kind}", store))
-            else:
+            elif kind != "mfa_lease":
                 host_id = await _announced(auth, kind)
             if ROUTES[f"list_{kind}"].events:
                 await recorder.call(f"list_{kind}", ask(f"list_{kind}", m.ListRequest(with_secrets=True)))
@@ -165,6 +173,7 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
                 "token": _token_name(admin),
                 "node": host_id if kind == "node" else "",
                 "proxy": host_id if kind == "proxy" else "",
+                "mfa_lease": lease.name if kind == "mfa_lease" else "",
                 "auth_server": host_id if kind == "auth_server" else "",
             }.get(kind, setting_name(Kind(kind)) if kind in SINGLETONS else "of-admin")
             await recorder.call(f"remove_{kind}", ask(f"remove_{kind}", m.ExpelRequest(name=name)))

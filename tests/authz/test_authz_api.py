@@ -54,7 +54,7 @@ IMPLICIT = cells(
     "app_server", "remote_cluster", "kube_service", "db_server",
 ) | cells("list readnosecrets", "cert_authority")  # fmt: skip
 HOST_RO = cells("list readnosecrets", "cert_authority", "user", "host_cert") | cells(
-    RO, "proxy", "role", "namespace", "auth_server", "tunnel_connection", "lock", "network_restrictions",
+    RO, "proxy", "role", "namespace", "auth_server", "tunnel_connection", "lock", "mfa_lease", "network_restrictions",
     "cluster_name", "cluster_config", "cluster_auth_preference", "cluster_networking_config",
     "session_recording_config", "cluster_audit_config",
 )  # fmt: skip
@@ -114,6 +114,7 @@ MATRIX: dict[str, tuple[Identity, set[str]]] = {
         | cells("create update", "event", "ssh_session")
         | cells("list readnosecrets", "oidc", "saml", "github", "auth_connector")
         | cells("read readnosecrets update", "user_token")
+        | cells("create", "mfa_lease")
         | cells(RO, "session", "node", "tunnel", "static_tokens", "remote_cluster", "app_server", "db_server"),
     ),
     "kube": (

@@ -55,6 +55,10 @@ COMBINED = {
     "request_prompt": ([Options(), Options(request_prompt="a"), Options(request_prompt="b")], "a"),
     "require_session_mfa": ([Options(), Options(require_session_mfa=True)], True),
     "pin_source_ip": ([Options(), Options(pin_source_ip=True)], True),
+    "mfa_lease_ttl": (
+        [Options(), Options(mfa_lease_ttl=Duration.of(hours=2)), Options(mfa_lease_ttl=Duration.of(hours=1))],
+        timedelta(hours=1),
+    ),
     "lock": ([Options(lock=RoleLocking.STRICT), Options(lock=RoleLocking.BEST_EFFORT)], RoleLocking.STRICT),
 }
 

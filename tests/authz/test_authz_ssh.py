@@ -234,7 +234,8 @@ def test_mfa_is_asked_of_nobody_who_would_be_refused_anyway() -> None:
     due = ask(ALICE, policy)
     assert isinstance(due, AccessDenial)
     assert due.code is DenialCode.MFA_REQUIRED
-    verified = ask(dataclasses.replace(ALICE, mfa_device="device"), policy)
+    proved = dataclasses.replace(ALICE, mfa_device="device", mfa_target="11111111-2222-3333-4444-555555555555")
+    verified = ask(proved, policy)
     assert isinstance(verified, SSHAccessPermit)
     assert verified.mfa_verified
 

@@ -254,7 +254,6 @@ BAD = [
     (proxy("acme: {enabled: yes}"), 3, "proxy_service.acme.enabled", '"yes"', "cannot do that yet"),
     (ssh("pam: {enabled: yes}"), 3, "ssh_service.pam.enabled", '"yes"', "cannot do that yet"),
     (auth("session_recording: proxy"), 3, "auth_service.session_recording", '"proxy"', "node-sync or off"),
-    (authentication("require_session_mfa: on"), 3, "auth_service.authentication.require_session_mfa", '"on"', "no: "),
     (teleport("storage: {audit_sessions_uri: 's3://b/p'}"), 3, "teleport.storage.audit_sessions_uri", "s3", "file:///"),
     ("teleport:\n\tnodename: a\n", 2, "", "a tab", "spaces"),
     ("teleport: {\n", 2, "", "", "well-formed YAML"),

@@ -29,7 +29,6 @@ from teleport.pki.sshformat import encode_signed, parse_certificate, parse_certi
 from teleport.pki.sshverify import verify_host_cert, verify_user_cert
 from teleport.pki.sshwire import Reader, WireError
 from teleport.pki.x509verify import certificate_key, identity_from_tls, load_certificate
-from teleport.proxy.resolve import Destination
 from teleport.recording.export import ExportFormat, export
 from teleport.recording.format.chunks import FILE_HEAD, MAGIC, VERSION, encode_header
 from teleport.recording.format.frames import split_frames
@@ -41,6 +40,7 @@ from teleport.resources.lexer import BadSyntax
 from teleport.resources.parse import parse_resources, to_yaml
 from teleport.resources.pattern import BadPattern, compile_pattern
 from teleport.resources.template import is_template, parse_template
+from teleport.store.resolve import Destination
 from teleport.wire import vouch
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)

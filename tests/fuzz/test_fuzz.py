@@ -18,8 +18,8 @@ from tests.fuzz.targets import TARGETS, argument
 
 from teleport.errors import BadRequest
 from teleport.pki import sshwire
-from teleport.proxy import resolve
 from teleport.resources import values
+from teleport.store import resolve
 
 LONG = 20  # times as many inputs
 

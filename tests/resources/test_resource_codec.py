@@ -33,6 +33,7 @@ from teleport.resources.codec import (
 )
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
+from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
 from teleport.resources.parse import parse_resources, to_yaml
 from teleport.resources.presets import preset_roles
 from teleport.resources.secret import SecretText
@@ -81,6 +82,12 @@ RESOURCES: list[Resource] = [
     Server(kind="auth_server", metadata=Metadata(name="a")),
     AUTHORITY.without_secrets(),
     Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="bob"), message="left", expires=WHEN)),
+    MfaLease(
+        metadata=Metadata(name=lease_name("bob", "SHA256:x", "192.0.2.1"), expires=WHEN),
+        spec=MfaLeaseSpec(
+            user="bob", key="SHA256:x", client_address="192.0.2.1", device="d", granted=WHEN, expires=WHEN
+        ),
+    ),
     AuthPreference(),
     NetworkingConfig(spec=NetworkingSpec(client_idle_timeout=Duration.of(minutes=10))),
     SessionRecordingConfig(),

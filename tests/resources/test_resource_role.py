@@ -66,6 +66,7 @@ spec:
     request_access: reason
     request_prompt: Why?
     require_session_mfa: true
+    mfa_lease_ttl: 20m
     lock: strict
   allow:{CONDITIONS}
   deny:{CONDITIONS.replace("      where: equals(impersonate", "      # where: equals(impersonate")}

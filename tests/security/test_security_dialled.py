@@ -16,12 +16,12 @@ from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
-from teleport.proxy.resolve import RegisteredNode
 from teleport.resources.codec import to_json
 from teleport.resources.metadata import Metadata
 from teleport.resources.names import not_dialable
 from teleport.resources.server import Server, ServerSpec
 from teleport.ssh.client import ClientKey, connect
+from teleport.store.resolve import RegisteredNode
 from teleport.testing.auth import running_auth
 from teleport.testing.ssh_lab import running_lab
 

@@ -21,7 +21,6 @@ from teleport.identity import UserIdentity
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.pki.keys import generate_ed25519
-from teleport.proxy.resolve import RegisteredNode
 from teleport.resources.authority import Authority, AuthoritySpec, AuthorityType, KeySet, SSHKeyPair
 from teleport.resources.codec import Resource, to_json
 from teleport.resources.lock import Lock, LockSpec, LockTarget
@@ -31,6 +30,7 @@ from teleport.resources.server import Server, ServerSpec
 from teleport.resources.user import User, UserSpec
 from teleport.ssh.client import ClientKey, SshClient, connect
 from teleport.store.cache import Cache
+from teleport.store.resolve import RegisteredNode
 from teleport.testing.clock import FakeClock
 from teleport.testing.ssh_lab import Lab, running_lab
 

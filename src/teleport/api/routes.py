@@ -95,6 +95,20 @@ RENEW_HOST = _route(
 RENEW_USER = _route(
     "renew_user", "POST /certs/user/renew", Verb.CREATE, "*own_user_cert", ("cert.create",), m.Empty, m.UserCerts
 )
+# --- second factors for one session
+SESSION_CHALLENGE = _route(
+    "session_challenge", "POST /certs/user/session/challenge", Verb.CREATE, "*own_user_cert", (),
+    m.SessionChallengeRequest, m.FactorChallenge,
+)  # fmt: skip
+SESSION_CERT = _route(
+    "session_cert", "POST /certs/user/session", Verb.CREATE, "*own_user_cert", ("session.mfa", "cert.create"),
+    m.SessionCertRequest, m.UserCerts,
+)  # fmt: skip
+MFA_LEASE = _route(
+    "mfa_lease", "POST /mfa/leases", Verb.CREATE, "mfa_lease", ("session.mfa", "mfa_lease.created"),
+    m.LeaseRequest, m.Lease,
+)  # fmt: skip
+
 SIGN_USER = _route(
     "sign_user", "POST /certs/user", Verb.CREATE, "user_cert", ("cert.create",), m.SignUserRequest, m.UserCerts
 )
@@ -200,6 +214,7 @@ RESOURCE_EVENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ..
     "node": ((), ("node.create",), ("node.delete",)),
     "cert_authority": (("secret.revealed",), ("authority.create",), ("authority.delete",)),
     "lock": ((), ("lock.created",), ("lock.deleted",)),
+    "mfa_lease": ((), (), ("mfa_lease.deleted",)),  # made by a code at a proxy, never by hand
     # nobody makes these by hand: writing one is always refused
     "proxy": ((), (), ("proxy.delete",)),
     "auth_server": ((), (), ("auth_server.delete",)),

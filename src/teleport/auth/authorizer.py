@@ -47,6 +47,8 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.WITHDRAW.name,
         routes.RENEW_HOST.name,
         routes.RENEW_USER.name,
+        routes.SESSION_CHALLENGE.name,
+        routes.SESSION_CERT.name,
         routes.READ_RECORDING.name,
         routes.LIST_RECORDINGS.name,
         routes.ADD_USER.name,

@@ -56,6 +56,8 @@ class UserGrant:
     x11_forwarding: bool = False
     client_ip: str = ""
     mfa_device: str = ""
+    mfa_target: str = ""
+    login_expires: datetime | None = None
     source_ip: str = ""
     active_requests: tuple[str, ...] = ()
     impersonator: str = ""
@@ -147,6 +149,8 @@ class Certifier:
                     kube_cluster=grant.kube_cluster,
                     client_ip=grant.client_ip,
                     mfa_device=grant.mfa_device,
+                    mfa_target=grant.mfa_target,
+                    login_expires=str(int(grant.login_expires.timestamp())) if grant.login_expires else "",
                     source_ip=grant.source_ip,
                     active_requests=grant.active_requests,
                     impersonator=grant.impersonator,
@@ -182,6 +186,8 @@ class Certifier:
                 route_to_cluster=grant.route_to_cluster,
                 client_ip=grant.client_ip,
                 mfa_device=grant.mfa_device,
+                mfa_target=grant.mfa_target,
+                login_expires=grant.login_expires,
                 source_ip=grant.source_ip,
                 active_requests=grant.active_requests,
                 impersonator=grant.impersonator,

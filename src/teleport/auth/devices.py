@@ -22,6 +22,7 @@ from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.factors import LIFE, Factors, event_device, forgiven, new_totp, refused_factor
 from teleport.auth.logins import Logins
 from teleport.auth.server import Caller
+from teleport.auth.session_mfa import leases_of
 from teleport.auth.state import ClusterState
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.locks import user_lock_denial
@@ -131,7 +132,8 @@ class Devices:
             return msgspec.structs.replace(now, devices=[one for one in now.devices if one.id != device.id])
 
         told = self._state.event(MfaDelete, caller, mfa_device=event_device(device))
-        await self._prove(user, rule, request.factor, request.password, events=[told], change=without)
+        leases = await leases_of(self._state, user, device.id)
+        await self._prove(user, rule, request.factor, request.password, writes=leases, events=[told], change=without)
         return m.Done()
 
     # parts, also of invitations

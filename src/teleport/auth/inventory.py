@@ -19,6 +19,7 @@ from teleport.audit.events import (
     Event,
     LockCreated,
     LockDeleted,
+    MfaLeaseDeleted,
     NodeCreate,
     NodeDelete,
     ProxyDelete,
@@ -35,6 +36,7 @@ from teleport.auth import local_auth
 from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
 from teleport.auth.joining import Joining, check_life
 from teleport.auth.server import Caller
+from teleport.auth.session_mfa import leases_of
 from teleport.auth.state import ClusterState, document, giving_roles
 from teleport.auth.user_tokens import UserTokens
 from teleport.authz.decision import AccessDenial
@@ -46,6 +48,7 @@ from teleport.resources.cluster import SINGLETONS
 from teleport.resources.codec import Resource, checked, from_json, to_json, without_secrets
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
+from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Role
 from teleport.resources.secret import SecretText
 from teleport.resources.server import Server
@@ -264,6 +267,10 @@ class Inventory:
                 return [PutOp(_key(resource), to_json(resource, with_secrets=True))], event(
                     AuthorityCreate, caller, name=name, authority=str(resource.type), updated_by=by
                 )
+        if isinstance(resource, MfaLease):
+            raise BadRequest(
+                "a lease is made by proving a second factor", hint="plain ssh through the proxy asks for it"
+            )
         raise BadRequest(f"a {resource.kind} is not made by hand", hint="it announces itself when its service starts")
 
     async def _user_written(self, caller: Caller, user: User, stored: User | None) -> tuple[Sequence[Write], Event]:
@@ -326,6 +333,7 @@ class Inventory:
             case User():
                 links = await self._user_tokens.remove_links(resource.name)
                 writes += [DeleteOp(records.USER_SECRETS + resource.name, missing_ok=True), *links]
+                writes += await leases_of(self._state, resource.name)
                 gone = event(UserDelete, caller, name=resource.name)
             case Token():
                 if any(token.name == resource.name for token in self._joining.static_tokens):
@@ -335,6 +343,15 @@ class Inventory:
                 gone = event(TokenDelete, caller, name=resource.name)
             case Lock():
                 gone = event(LockDeleted, caller, name=resource.name)
+            case MfaLease():
+                gone = event(
+                    MfaLeaseDeleted,
+                    caller,
+                    name=resource.name,
+                    lease_user=resource.spec.user,
+                    key_fingerprint=resource.spec.key,
+                    client_addr=resource.spec.client_address,
+                )
             case Server(kind="node"):
                 if not request.keep_identity:
                     writes += await self._expel(resource.host_id, SystemRole.NODE)

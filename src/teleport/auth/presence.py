@@ -64,6 +64,7 @@ WATCHABLE: Final = frozenset(
         Kind.AUTH_SERVER,
         Kind.CERT_AUTHORITY,
         Kind.LOCK,
+        Kind.MFA_LEASE,
         Kind.HOST_CERT,
         Kind.CLUSTER_NAME,
         Kind.CLUSTER_AUTH_PREFERENCE,

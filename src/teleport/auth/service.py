@@ -47,6 +47,7 @@ from teleport.auth.rotation import Rotations
 from teleport.auth.rotation_driver import RotationDriver
 from teleport.auth.rotation_plan import RotationPlans
 from teleport.auth.server import Caller, build_app
+from teleport.auth.session_mfa import SessionSecondFactors
 from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.auth.trusting import LivingTrust
@@ -123,6 +124,7 @@ class AuthService:
         renewals = Renewals(state, self.authorizer)
         self.rotations = Rotations(state, self.authorizer, self._trust.look)
         user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer, devices)
+        second_factors = SessionSecondFactors(state, self.authorizer, self.factors)
         inventory = Inventory(state, self.authorizer, self._joining, user_tokens)
         presence = self._presence = Presence(state, self.authorizer, self._joining)
         self._evidence = Evidence(
@@ -148,6 +150,9 @@ class AuthService:
             routes.LIST_CERTS.name: certificates.page,
             routes.REVOKE_CERT.name: certificates.revoke,
             routes.REVOCATION_LIST.name: Revocations(state, self.authorizer).revocation_list,
+            routes.SESSION_CHALLENGE.name: second_factors.challenge,
+            routes.SESSION_CERT.name: second_factors.session_cert,
+            routes.MFA_LEASE.name: second_factors.lease,
             routes.SIGN_USER.name: self.cluster_api.sign_user,
             routes.SIGN_HOST.name: self.cluster_api.sign_host,
             routes.SIGN_SERVER.name: self.cluster_api.sign_server,

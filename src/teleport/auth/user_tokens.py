@@ -32,6 +32,7 @@ from teleport.auth.devices import Devices, checked_device_name
 from teleport.auth.factors import event_device, new_totp
 from teleport.auth.logins import Logins
 from teleport.auth.server import Caller
+from teleport.auth.session_mfa import leases_of
 from teleport.auth.state import ClusterState, giving_roles
 from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
@@ -131,6 +132,7 @@ class UserTokens:
                 PutOp(records.USER_SECRETS + request.name, UserSecret().encode()),
                 PutOp(key, record.encode(), record.expires),
                 *await self._old_links(request.name),
+                *await leases_of(self._state, request.name),
             ],
             conditions=[Exists(records.USERS + request.name)],
             events=[self._created(caller, record)],

@@ -47,6 +47,7 @@ _AS_NODE_READS = (
             Kind.AUTH_SERVER,
             Kind.TUNNEL_CONNECTION,
             Kind.LOCK,
+            Kind.MFA_LEASE,
             Kind.NETWORK_RESTRICTIONS,
             *_CONFIGS,
         ),
@@ -77,6 +78,7 @@ BUILTIN: Mapping[SystemRole, Grants] = {
         ),
         ((Kind.EVENT, Kind.SSH_SESSION), _ADD),
         ((Kind.OIDC, Kind.SAML, Kind.GITHUB, Kind.AUTH_CONNECTOR), _NO_SECRETS),
+        ((Kind.MFA_LEASE,), (Verb.CREATE,)),  # by a certificate that a client proved there, and a code of its user
         ((Kind.USER_TOKEN,), (Verb.READ, Verb.UPDATE)),  # invitation and reset pages, by the token in the link
         (
             (

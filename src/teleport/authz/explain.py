@@ -71,7 +71,8 @@ def _without(code: DenialCode, request: SSHAccessRequest) -> SSHAccessRequest | 
             later = replace(request.identity, expires=request.now + timedelta(hours=1))
             return replace(request, identity=later)
         case DenialCode.MFA_REQUIRED:
-            return replace(request, identity=replace(request.identity, mfa_device=_ASSUMED_DEVICE))
+            marked = replace(request.identity, mfa_device=_ASSUMED_DEVICE, mfa_target=request.node_id)
+            return replace(request, identity=marked)
     return None
 
 

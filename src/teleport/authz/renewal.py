@@ -49,6 +49,10 @@ def evaluate_renewal(
     locked = user_lock_denial(identity, locks, now)
     if locked is not None:
         return locked
+    if identity.mfa_target:
+        reason = f"the certificate is for one session on {identity.mfa_target}"
+        public = "A certificate for one session is not renewed."
+        return AccessDenial(DenialCode.NOT_GRANTED, public, (reason,), "tsh ssh")
     if not identity.roles:
         reason = "the user has none of the certificate's roles any more"
         return AccessDenial(DenialCode.NOT_GRANTED, "Your roles have changed.", (reason,), "tsh login")

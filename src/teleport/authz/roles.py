@@ -39,6 +39,7 @@ class CombinedOptions:
     request_access: RequestAccess
     request_prompt: str
     require_session_mfa: bool
+    mfa_lease_ttl: timedelta
     lock: RoleLocking
     pin_source_ip: bool
 
@@ -96,6 +97,7 @@ class RoleSet:
             request_access=max((option.request_access for option in options), key=list(RequestAccess).index),
             request_prompt=next((option.request_prompt for option in options if option.request_prompt), ""),
             require_session_mfa=any(option.require_session_mfa for option in options),
+            mfa_lease_ttl=_shortest(option.mfa_lease_ttl for option in options).timedelta,
             lock=max((option.lock for option in options), key=list(RoleLocking).index),
             pin_source_ip=any(option.pin_source_ip for option in options),
         )

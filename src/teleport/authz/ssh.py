@@ -17,9 +17,19 @@ from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
 from teleport.authz.locks import Locked, find_lock, locked_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
+from teleport.authz.session_mfa import (
+    LeaseRequest,
+    SecondFactor,
+    can_lease,
+    demands,
+    due_denial,
+    given_by_certificate,
+    given_by_lease,
+)
 from teleport.identity import UserIdentity
 from teleport.resources.lock import Lock
 from teleport.resources.metadata import DEFAULT_NAMESPACE
+from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.names import is_unix_login
 from teleport.resources.role import Conditions, Role
 
@@ -38,6 +48,9 @@ class SSHAccessRequest:
     namespace: str = DEFAULT_NAMESPACE
     client_address: str = ""
     locks: Sequence[Lock] = ()
+    key: str = ""  # fingerprint of the key that the client proved
+    vouched: bool = False  # whether a proxy vouched for `client_address`: leases count only then
+    leases: Sequence[MfaLease] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,7 @@ class SSHAccessPermit:
     enhanced_recording: tuple[str, ...]
     mfa_verified: bool
     client_idle_timeout_message: str = ""  # told to the user when the idle time has passed
+    lease: MfaLease | None = None  # what the second factor rests on, where one was asked for and a lease gave it
 
 
 def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessPermit | AccessDenial:
@@ -92,16 +106,21 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
     if not granting:
         return _denial(DenialCode.NOT_GRANTED, request, *reasons, *unknown)
     # Only a caller who would otherwise be let in learns that MFA is due.
-    demanding = [role.name for role in granting if role.options.require_session_mfa]
-    if (policy.cluster.require_session_mfa or demanding) and not identity.mfa_device:
-        return AccessDenial(
-            DenialCode.MFA_REQUIRED,
-            "This session needs a second factor.",
-            tuple(f"role {name!r} requires MFA for each session" for name in demanding)
-            or ("the cluster requires MFA for each session",),
-            hint="tsh ssh asks for it",
-        )
-    return _permit(request, policy, roles, granting)
+    given = given_by_certificate(identity, request.node_id)
+    if given is None and (asked := demands(granting, policy.cluster)):
+        given = _leased(request, granting)
+        if given is None:
+            return due_denial(asked, leases=can_lease(granting, policy.cluster))
+        lock = find_lock(request.locks, Locked(mfa_device=given.device), request.now)
+        if lock is not None:
+            return locked_denial(lock)
+    return _permit(request, policy, roles, granting, given)
+
+
+def _leased(request: SSHAccessRequest, granting: Sequence[Role]) -> SecondFactor | None:
+    address = request.client_address if request.vouched else ""
+    asked = LeaseRequest(request.key, address, request.now)
+    return given_by_lease(request.identity, asked, request.leases, granting)
 
 
 def why_no_session(
@@ -183,8 +202,8 @@ def why_out_of_reach(
 ) -> tuple[str, ...]:
     """Why none of the identity's logins would be let in on a host with these labels; empty when one would be.
 
-    Locks do not count, and a certificate that is pinned to an address is taken to come from there: both are asked
-    about when a session is opened.
+    Locks do not count, a certificate that is pinned to an address is taken to come from there, and a second factor
+    that is due is taken for given: all three are asked about when a session is opened.
     """
     reasons: list[str] = []
     for login in identity.logins:
@@ -199,17 +218,56 @@ def why_out_of_reach(
             client_address=identity.source_ip,
         )
         decision = evaluate_ssh_access(request, policy)
-        if isinstance(decision, SSHAccessPermit):
+        if isinstance(decision, SSHAccessPermit) or decision.code is DenialCode.MFA_REQUIRED:
             return ()
         reasons += [f"as {login}: {reason}" for reason in decision.reasons]
     return tuple(reasons) or ("the certificate holds no login",)
 
 
-def _permit(request: SSHAccessRequest, policy: Policy, roles: RoleSet, granting: list[Role]) -> SSHAccessPermit:
+def why_second_factor_due(request: SSHAccessRequest, policy: Policy) -> AccessDenial | None:
+    """The refusal of whoever wants to go to a host where every login that lets in asks for a second factor that was not
+    given. `request.login` does not count: who leads somebody to a host does not learn of it. None: nothing is due."""
+    due: AccessDenial | None = None
+    for login in request.identity.logins:
+        decision = evaluate_ssh_access(replace(request, login=login), policy)
+        if isinstance(decision, SSHAccessPermit):
+            return None
+        if decision.code is DenialCode.MFA_REQUIRED:
+            due = decision
+    return due
+
+
+def lease_lifetime(
+    identity: UserIdentity,
+    policy: Policy,
+    *,
+    key: str,
+    client_address: str,
+    leases: Sequence[MfaLease],
+    now: datetime,
+) -> timedelta | None:
+    """How long a lease would be that is of use to the identity: it has none, a second factor can be asked of it, and a
+    role of its gives leases. None when there is nothing to ask for."""
+    roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
+    if identity.mfa_device or not can_lease(roles.own, policy.cluster):
+        return None
+    if given_by_lease(identity, LeaseRequest(key, client_address, now), leases, roles.own) is not None:
+        return None
+    return roles.options.mfa_lease_ttl
+
+
+def _permit(
+    request: SSHAccessRequest, policy: Policy, roles: RoleSet, granting: list[Role], given: SecondFactor | None
+) -> SSHAccessPermit:
     options = roles.options
     cluster = policy.cluster
     idle = [timeout for timeout in (options.client_idle_timeout, cluster.client_idle_timeout) if timeout]
     disconnect = options.disconnect_expired_cert or cluster.disconnect_expired_cert
+    lease = given.lease if given is not None else None
+    # a certificate for one session lives for a minute: its session may last as long as the login that it came from
+    end = request.identity.login_expires or request.identity.expires
+    if lease is not None:
+        end = min(end, lease.spec.expires)
     return SSHAccessPermit(
         user=request.identity.name,
         login=request.login,
@@ -220,11 +278,12 @@ def _permit(request: SSHAccessRequest, policy: Policy, roles: RoleSet, granting:
         max_sessions=options.max_sessions,
         max_connections=options.max_connections,
         client_idle_timeout=min(idle, default=timedelta(0)),
-        disconnect_expired_cert=request.identity.expires if disconnect else None,
+        disconnect_expired_cert=end if disconnect else None,
         record=cluster.record_sessions,
         enhanced_recording=options.enhanced_recording,
-        mfa_verified=bool(request.identity.mfa_device),
+        mfa_verified=given is not None,
         client_idle_timeout_message=cluster.client_idle_timeout_message,
+        lease=lease,
     )
 
 

@@ -60,6 +60,7 @@ DECIDED_BY = (
     "locks/",
     "cluster/",
     "authorities/",
+    "mfa_leases/",
 )  # what open sessions are decided anew for when it changes
 LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stops
 

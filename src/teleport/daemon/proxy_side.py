@@ -14,7 +14,7 @@ from teleport import __version__
 from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.authz.decision import AccessDenial
-from teleport.authz.ssh import why_no_session, why_out_of_reach
+from teleport.authz.ssh import SSHAccessRequest, why_no_session, why_out_of_reach, why_second_factor_due
 from teleport.clock import Clock
 from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
@@ -28,11 +28,11 @@ from teleport.pki import sshsig
 from teleport.pki.keys import generate_p256
 from teleport.pki.x509cert import INTERNAL_NAME, pem_of, self_signed_web_pair
 from teleport.pki.x509verify import load_certificate
-from teleport.proxy.resolve import RegisteredNode
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.metadata import Metadata
 from teleport.resources.names import canonical_address
 from teleport.resources.server import Server, ServerSpec
+from teleport.store.resolve import RegisteredNode
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.tls import web_server_context
 from teleport.web.messages import SSHAddresses
@@ -64,16 +64,7 @@ class Directory:
 
     def nodes(self) -> Iterable[RegisteredNode]:
         now = self._view.clock.now()
-        return [
-            RegisteredNode(
-                node.host_id,
-                node.hostname,
-                node.spec.public_addrs[0] if node.spec.public_addrs else node.spec.addr,
-                lost=node.lost(now),
-                started=node.spec.started,
-            )
-            for node in self._view.nodes()
-        ]
+        return [RegisteredNode.of(node, now) for node in self._view.nodes()]
 
     def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> tuple[str, ...]:
         """Why no login of the user would be let in there; empty when one would be."""
@@ -90,6 +81,31 @@ class Directory:
             node_labels=server.all_labels,
             namespace=server.metadata.namespace,
         )
+
+    def second_factor_due(
+        self, identity: UserIdentity, node: RegisteredNode, key: str, client_address: str
+    ) -> AccessDenial | None:
+        """The refusal of whoever has not given a second factor that every way to the node asks for."""
+        server = next((one for one in self._view.nodes() if one.host_id == node.host_id), None)
+        present = self._view.present(identity)
+        if server is None or present is None:
+            return None  # there is nothing to be led to
+        request = SSHAccessRequest(
+            identity=present,
+            login="",
+            cluster=self._view.cluster,
+            now=self._view.clock.now(),
+            node_id=server.host_id,
+            node_hostname=server.hostname,
+            node_labels=server.all_labels,
+            namespace=server.metadata.namespace,
+            client_address=client_address,
+            locks=self._view.locks(),
+            key=key,
+            vouched=True,
+            leases=self._view.leases(present.name),
+        )
+        return why_second_factor_due(request, self._view.policy())
 
     def why_no_session(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
         """What forbids the user every session now; None when nothing does."""

@@ -32,6 +32,7 @@ from teleport.resources.cluster import (
 )
 from teleport.resources.codec import Resource, from_json
 from teleport.resources.lock import Lock
+from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Role
 from teleport.resources.server import Server
 from teleport.resources.user import User
@@ -44,6 +45,7 @@ NODE_KINDS = (
     "user",
     "cert_authority",
     "lock",
+    "mfa_lease",
     "host_cert",
     "cluster_auth_preference",
     "cluster_networking_config",
@@ -80,6 +82,10 @@ class View:
 
     def locks(self) -> list[Lock]:
         return self._items("locks/", Lock)
+
+    def leases(self, user: str) -> list[MfaLease]:
+        """The leases of a second factor that a user has. What cannot be read at all is no lease."""
+        return [lease for lease in self._items("mfa_leases/", MfaLease) if lease.spec.user == user]
 
     def nodes(self) -> list[Server]:
         return self._items("nodes/", Server)

@@ -95,7 +95,9 @@ class NodeConnection:
             event = self.facts.event(SessionRejected, now, reason="max_sessions", max=limit)
             await self._tools.emitter.emit(event)
             return Refusal(f"Your roles allow {limit} sessions on one connection.")
-        session = NodeSession(self._tools, self, channel, record=self.permit.record)
+        session = NodeSession(
+            self._tools, self, channel, record=self.permit.record, mfa=_second_factor(self.facts, decision)
+        )
         self._sessions.add(session)
         self._channel = channel
         return session
@@ -145,3 +147,10 @@ class NodeConnection:
         for session in list(self._sessions):
             session.closed()
         self._ended(self)
+
+
+def _second_factor(facts: Facts, permit: SSHAccessPermit) -> tuple[str, str]:
+    """The device and the lease that a session rests on, each empty when there is none."""
+    if permit.lease is not None:
+        return permit.lease.spec.device, permit.lease.name
+    return (facts.user.mfa_device if permit.mfa_verified and facts.user is not None else ""), ""

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 from teleport.audit.events import Event, ServerEvent, new_event
 from teleport.identity import UserIdentity
 from teleport.node.needs import Emitter, Labels, NodeConfig
+from teleport.resources.mfa_lease import MfaLease
 from teleport.ssh.surface import Peer
 
 E_ = TypeVar("E_", bound=ServerEvent)
@@ -26,6 +27,14 @@ class Facts:
     login: str
     client: Peer
     signer: bytes = b""  # the key (SSH blob) of the authority that signed the user's certificate
+    key: str = ""  # fingerprint of the key that the client proved
+    vouched: bool = False  # whether a proxy vouched for the client's address
+
+    def end(self, lease: MfaLease | None) -> datetime:
+        """When what let the user in is over: the login, or the lease that stood for a second factor."""
+        assert self.user is not None, "only a known user is let in"
+        end = self.user.login_expires or self.user.expires
+        return end if lease is None else min(end, lease.spec.expires)
 
     def event(self, cls: type[E_], now: datetime, *, sid: UUID | None = None, **fields: Any) -> E_:
         """An event of `cls` about this connection."""

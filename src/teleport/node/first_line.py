@@ -32,12 +32,13 @@ class FirstLine(asyncio.Protocol):
         *,
         greeting: bytes,
         believe: Callable[[bytes], vouch.Vouch],
-        make: Callable[[Peer], asyncio.Protocol],
+        make: Callable[[Peer, bool], asyncio.Protocol],
         refused: Callable[[Peer, str], None],
         slot: Slot,
         seconds: float = 8.0,
     ) -> None:
-        """`believe` checks a line and raises `TeleportError`; `make` gives the SSH protocol for the true client."""
+        """`believe` checks a line and raises `TeleportError`; `make` gives the SSH protocol for the true client, and is
+        told whether a proxy vouched for its address."""
         self._peer = peer
         self._greeting = greeting
         self._believe = believe
@@ -61,7 +62,7 @@ class FirstLine(asyncio.Protocol):
         self._buffer += data
         start = self._buffer[: len(vouch.PREFIX)]
         if self._buffer.startswith(_SSH):
-            self._hand_over(self._peer, self._buffer)
+            self._hand_over(self._peer, self._buffer, vouched=False)
         elif vouch.PREFIX.startswith(start):
             self._read_vouch()
         elif not _SSH.startswith(self._buffer):
@@ -81,9 +82,9 @@ class FirstLine(asyncio.Protocol):
         except TeleportError as error:
             self._end(error.message)
             return
-        self._hand_over(Peer(believed.client_host, believed.client_port), rest)
+        self._hand_over(Peer(believed.client_host, believed.client_port), rest, vouched=True)
 
-    def _hand_over(self, client: Peer, rest: bytes) -> None:
+    def _hand_over(self, client: Peer, rest: bytes, *, vouched: bool) -> None:
         transport, self._transport = self._transport, None
         self._stop_timer()
         if transport is None:
@@ -92,7 +93,7 @@ class FirstLine(asyncio.Protocol):
             transport.abort()
             self._slot.over()
             return
-        protocol = self._make(client)
+        protocol = self._make(client, vouched)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         if rest:

@@ -15,6 +15,7 @@ from teleport.identity import HostIdentity, UserIdentity
 from teleport.launcher.values import Exit, SpawnRequest
 from teleport.recording.format import RecordingHeader
 from teleport.resources.lock import Lock
+from teleport.resources.mfa_lease import MfaLease
 from teleport.ssh.surface import ServerLimits
 from teleport.transport.entrance import ConnectionLimits
 
@@ -43,6 +44,10 @@ class Rules(Protocol):
         ...
 
     def locks(self) -> Sequence[Lock]: ...
+
+    def leases(self, user: str) -> Sequence[MfaLease]:
+        """The leases of a second factor that a user has, as far as they are in view."""
+        ...
 
 
 class Certificates(Protocol):

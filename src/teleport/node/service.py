@@ -11,8 +11,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
+
+from msgspec.structs import replace as replace_fields
 
 from teleport.audit.events import AuthFailed
 from teleport.authz.decision import AccessDenial, DenialCode
@@ -36,6 +38,7 @@ from teleport.node.needs import (
 from teleport.node.tools import Registry, Tools
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
+from teleport.resources.mfa_lease import MfaLease
 from teleport.ssh.handlers import ConnectionHandler
 from teleport.ssh.listener import Slot
 from teleport.ssh.server import HostKey
@@ -90,7 +93,7 @@ class NodeService(SshService):
             peer,
             greeting=server.greeting,
             believe=self._believe,
-            make=lambda client: server.connection(lambda _: _Gate(self, client), slot, greeted=True),
+            make=lambda client, vouched: server.connection(lambda _: _Gate(self, client, vouched), slot, greeted=True),
             refused=self._vouch_refused,
             slot=slot,
         )
@@ -109,11 +112,14 @@ class NodeService(SshService):
     def _vouch_refused(self, peer: Peer, reason: str) -> None:
         self.failed(Facts(self.config, self.labels, None, "", peer), reason)
 
-    def decide(self, facts: Facts, *, opened: bool = False) -> SSHAccessPermit | AccessDenial:
+    def decide(
+        self, facts: Facts, *, opened: bool = False, lapsed: MfaLease | None = None
+    ) -> SSHAccessPermit | AccessDenial:
         """The decision about a connection, by the rules and labels of this moment.
 
         `opened`: about what is open already. The certificate's end is left out then, since what else forbids must not
-        hide behind it, and so is the end of a rotation of the authority.
+        hide behind it, and so is the end of a rotation of the authority. `lapsed` is a lease whose time is over and
+        that counts all the same, for what it let in while it held.
         """
         assert facts.user is not None, "only a known user is decided about"
         trusted = self.certificates.trusts_user_authority(facts.signer)
@@ -138,6 +144,9 @@ class NodeService(SshService):
             node_labels=self.labels.current(),
             client_address=facts.client.host,
             locks=self.rules.locks(),
+            key=facts.key,
+            vouched=facts.vouched,
+            leases=(*self.rules.leases(identity.name), *((lapsed,) if lapsed is not None else ())),
         )
         return evaluate_ssh_access(request, self.rules.policy())
 
@@ -156,16 +165,19 @@ class NodeService(SshService):
         """Decides anew about every open connection; to be called when roles, locks, labels or settings changed.
 
         Those that would be refused now end at once, with the reason on record. An expired certificate ends a
-        connection only where the permit says so. The others go on under the terms of the new permit.
+        connection only where the permit says so, and so does a lease that is over; one that was taken away ends it.
+        The others go on under the terms of the new permit.
         """
         for connection in list(self._connections):
-            decision = self.decide(connection.facts, opened=True)
+            lapsed = held_on(connection.permit.lease, self.clock.now())
+            decision = self.decide(connection.facts, opened=True, lapsed=lapsed)
             if isinstance(decision, AccessDenial):
                 connection.disconnect(f"no longer allowed: {'; '.join(decision.reasons)}", decision.public)
                 continue
+            if lapsed is not None and decision.lease is lapsed:
+                decision = replace(decision, lease=connection.permit.lease)  # it counts as over when asked again, too
             if decision.disconnect_expired_cert is not None:
-                assert connection.facts.user is not None, "only a known user gets a connection"
-                decision = replace(decision, disconnect_expired_cert=connection.facts.user.expires)
+                decision = replace(decision, disconnect_expired_cert=connection.facts.end(decision.lease))
             connection.obey(decision)
 
     @property
@@ -187,6 +199,14 @@ class NodeService(SshService):
         await self.emitter.emit(event)
 
 
+def held_on(lease: MfaLease | None, now: datetime) -> MfaLease | None:
+    """The lease as if it were fresh, once its time is over; None while it has to be in view to count."""
+    if lease is None or now < lease.spec.expires:
+        return None
+    fresh = replace_fields(lease.spec, granted=now, expires=now + timedelta(minutes=1))
+    return replace_fields(lease, spec=fresh, metadata=replace_fields(lease.metadata, expires=None))
+
+
 def _verify_signature(certificate: bytes, message: bytes, signature: bytes) -> None:
     sshsig.verify(parse_certificate(certificate).body.public_key, message, signature)
 
@@ -194,12 +214,17 @@ def _verify_signature(certificate: bytes, message: bytes, signature: bytes) -> N
 class _Gate:
     """Decides about one client (`ssh.handlers.Gate`)."""
 
-    def __init__(self, service: NodeService, client: Peer) -> None:
+    def __init__(self, service: NodeService, client: Peer, vouched: bool) -> None:
         self._service = service
         self._client = client
+        self._vouched = vouched
 
-    def _facts(self, user: UserIdentity | None, login: str, signer: bytes = b"") -> Facts:
-        return Facts(self._service.config, self._service.labels, user, login, self._client, signer)
+    def _facts(self, user: UserIdentity | None, login: str, certificate: bytes = b"") -> Facts:
+        signer, key = b"", ""
+        if certificate:
+            parsed = parse_certificate(certificate)
+            signer, key = parsed.signer, parsed.body.public_key.fingerprint()
+        return Facts(self._service.config, self._service.labels, user, login, self._client, signer, key, self._vouched)
 
     async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
         service = self._service
@@ -209,7 +234,7 @@ class _Gate:
             detail = getattr(error, "detail", "")
             service.failed(self._facts(None, login), f"{error.message} {detail}".strip())
             return Refusal.told(error.message, error.hint)
-        facts = self._facts(identity, login, parse_certificate(certificate).signer)
+        facts = self._facts(identity, login, certificate)
         decision = service.decide(facts)
         if isinstance(decision, AccessDenial):
             service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")

@@ -68,7 +68,17 @@ class State(StrEnum):
 class NodeSession:
     """Serves one session channel (`ssh.handlers.SessionHandler`)."""
 
-    def __init__(self, tools: Tools, connection: Connection, channel: SessionChannel, *, record: bool) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        connection: Connection,
+        channel: SessionChannel,
+        *,
+        record: bool,
+        mfa: tuple[str, str] = ("", ""),
+    ) -> None:
+        """`mfa`: the second factor that was proved for the session, and the lease that stood for it."""
+        self._mfa = mfa
         self._tools = tools
         self._record = record
         self._connection = connection
@@ -139,9 +149,11 @@ class NodeSession:
             "session_recording": tools.config.recording_mode if self._record else "off",
             "interactive": interactive,
         }
+        factor: dict[str, Any] = {"with_mfa": self._mfa[0], "mfa_lease": self._mfa[1]}
         try:
             serial = facts.user.serial if facts.user else ""
-            await self.events.emit(SessionStart, began, size=size, cert_serial=serial, **story)
+            given = {name: value for name, value in factor.items() if value}
+            await self.events.emit(SessionStart, began, size=size, cert_serial=serial, **story, **given)
         except Exception:
             log.exception("session start cannot be put on record sid=%s", self.sid)
             if await self._close_recording("not put on record"):

@@ -34,7 +34,9 @@ from teleport.pki.sshverify import (
     HOST_AUTHORITY,
     HOST_ROLE,
     IMPERSONATOR,
+    LOGIN_EXPIRES,
     MFA,
+    MFA_TARGET,
     PERMIT_AGENT_FORWARDING,
     PERMIT_PORT_FORWARDING,
     PERMIT_PTY,
@@ -84,6 +86,8 @@ class UserCertRequest:
     route_to_cluster: str = ""
     active_requests: tuple[str, ...] = ()
     mfa_device: str = ""
+    mfa_target: str = ""  # the one target for which `mfa_device` was proved
+    login_expires: datetime | None = None  # the end of the login that a certificate of one session came from
     client_ip: str = ""  # the address seen at the second factor; information only
     source_ip: str = ""  # the certificate holds from this address only
     impersonator: str = ""
@@ -176,6 +180,8 @@ def _user_extensions(request: UserCertRequest) -> dict[str, bytes]:
     for name, text in (
         (ROUTE, request.route_to_cluster),
         (MFA, request.mfa_device),
+        (MFA_TARGET, request.mfa_target),
+        (LOGIN_EXPIRES, str(int(request.login_expires.timestamp())) if request.login_expires else ""),
         (CLIENT_IP, request.client_ip),
         (IMPERSONATOR, request.impersonator),
         (SOURCE_PIN, request.source_ip),
@@ -220,7 +226,9 @@ def issue_user_cert(request: UserCertRequest, authority: PrivateKey, cluster: st
     except (CertificateRefused, ValueError, OverflowError) as error:
         raise _not_issued(request.user, error) from error
     asked = (tuple(dict.fromkeys(request.logins)), request.roles, dict(request.traits), request.source_ip)
-    if asked != (identity.logins, identity.roles, dict(identity.traits), identity.source_ip):
+    marks = (request.mfa_device, request.mfa_target)
+    said = (identity.logins, identity.roles, dict(identity.traits), identity.source_ip)
+    if asked != said or marks != (identity.mfa_device, identity.mfa_target):
         raise BadRequest(f"A certificate for {request.user!r} would not say what was asked for; it is not issued.")
     if request.for_sshd and request.source_ip:
         restricted = replace(body, critical_options={SOURCE_ADDRESS: value(request.source_ip)})

@@ -29,7 +29,7 @@ from teleport.pki.sshformat import (
     value_text,
 )
 from teleport.pki.sshwire import WireError
-from teleport.pki.trust import BACKDATE, AuthorityKind, TrustedSSHAuthority
+from teleport.pki.trust import BACKDATE, AuthorityKind, TrustedSSHAuthority, login_end
 
 FOREVER = 2**64 - 1  # PROTOCOL.certkeys: no end; never issued, never believed
 LAST_SECOND = 253402300799  # the last second of the year 9999: what `datetime` can say
@@ -44,6 +44,8 @@ TRAITS = "teleport-traits"
 ROUTE = "teleport-route-to-cluster"
 REQUESTS = "teleport-active-requests"
 MFA = "mfa-verified"
+MFA_TARGET = "teleport-mfa-target"  # ours: the one target for which `mfa-verified` counts
+LOGIN_EXPIRES = "teleport-login-expires"  # ours: the end of the login, in Unix seconds, in certificates of one session
 CLIENT_IP = "client-ip"
 IMPERSONATOR = "impersonator"
 SOURCE_PIN = "teleport-source-pin"  # ours: checked at proxy and node against the client's true address (trap T-4)
@@ -280,6 +282,8 @@ def check_parsed_user_cert(
         route_to_cluster=_extension(body, ROUTE),
         source_ip=_source_pin(body),
         mfa_device=_extension(body, MFA),
+        mfa_target=_extension(body, MFA_TARGET),
+        login_expires=login_end(_extension(body, LOGIN_EXPIRES)),
         active_requests=_requests(body),
         impersonator=_extension(body, IMPERSONATOR),
         serial=str(body.serial),

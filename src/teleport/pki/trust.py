@@ -7,12 +7,13 @@ says about itself (trap T-3).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from teleport.errors import BadRequest
 from teleport.pki.keys import PublicKey
 from teleport.pki.names import cluster_problem
+from teleport.pki.refusal import CertificateRefused, Refusal
 
 BACKDATE = timedelta(minutes=1)  # every certificate begins so long before its issue, for clocks that are a little late
 
@@ -31,6 +32,18 @@ def check_cluster_name(cluster: str) -> str:
     if problem:
         raise BadRequest(f"The cluster name {cluster!r} {problem}.", hint="set cluster_name under auth_service")
     return cluster
+
+
+def login_end(text: str) -> datetime | None:
+    """The end of the login, as certificates for one session say it (Unix seconds); None where none is said.
+
+    Raises `CertificateRefused`.
+    """
+    if not text:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 10:
+        raise CertificateRefused(Refusal.MALFORMED, "The certificate's end of the login is malformed.")
+    return datetime.fromtimestamp(int(text), UTC)
 
 
 @dataclass(frozen=True, slots=True)

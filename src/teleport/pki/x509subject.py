@@ -28,6 +28,8 @@ CLIENT_IP = f"{_PRIVATE}.1.9"
 IMPERSONATOR = f"{_PRIVATE}.2.7"
 ACTIVE_REQUEST = f"{_PRIVATE}.2.8"  # not in the target version; the number that later versions use
 SOURCE_PIN = f"{_PRIVATE}.2.15"  # likewise
+MFA_TARGET = f"{_PRIVATE}.9.1"  # ours: the one target for which the device was proved
+LOGIN_EXPIRES = f"{_PRIVATE}.9.2"  # ours: the end of the login, Unix seconds, in certificates of one session
 
 _CN, _O, _OU, _L, _ST = "2.5.4.3", "2.5.4.10", "2.5.4.11", "2.5.4.7", "2.5.4.8"
 _STREET, _POSTAL_CODE = "2.5.4.9", "2.5.4.17"
@@ -54,6 +56,8 @@ class UserSubject:
     source_ip: str = ""
     impersonator: str = ""
     active_requests: tuple[str, ...] = ()
+    mfa_target: str = ""
+    login_expires: str = ""  # Unix seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,8 @@ def encode_user(subject: UserSubject) -> Name:
         (CLIENT_IP, subject.client_ip),
         (IMPERSONATOR, subject.impersonator),
         (SOURCE_PIN, subject.source_ip),
+        (MFA_TARGET, subject.mfa_target),
+        (LOGIN_EXPIRES, subject.login_expires),
     ]
     pairs += [(ACTIVE_REQUEST, request) for request in subject.active_requests]
     return _name(pairs)
@@ -158,6 +164,8 @@ def decode_user(name: Name) -> UserSubject:
         source_ip=_one(name, SOURCE_PIN),
         impersonator=_one(name, IMPERSONATOR),
         active_requests=_values(name, ACTIVE_REQUEST),
+        mfa_target=_one(name, MFA_TARGET),
+        login_expires=_one(name, LOGIN_EXPIRES),
     )
 
 

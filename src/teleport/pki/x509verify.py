@@ -16,7 +16,7 @@ from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki import names
 from teleport.pki.keys import PublicKey
 from teleport.pki.refusal import CertificateRefused, Refusal
-from teleport.pki.trust import BACKDATE, AuthorityKind, TrustedTLSAuthority, check_cluster_name
+from teleport.pki.trust import BACKDATE, AuthorityKind, TrustedTLSAuthority, check_cluster_name, login_end
 from teleport.pki.x509subject import UserSubject, decode_host, decode_user
 
 if TYPE_CHECKING:
@@ -206,6 +206,8 @@ def _user(
         route_to_cluster=subject.route_to_cluster,
         source_ip=subject.source_ip,
         mfa_device=subject.mfa_device,
+        mfa_target=subject.mfa_target,
+        login_expires=login_end(subject.login_expires),
         active_requests=subject.active_requests,
         impersonator=subject.impersonator,
         serial=serial,

@@ -21,8 +21,8 @@ from teleport.authz.decision import AccessDenial
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportError
 from teleport.identity import UserIdentity
+from teleport.pki.sshformat import parse_certificate
 from teleport.proxy.relay import NodeLeg, RelayHandler
-from teleport.proxy.resolve import Destination, RegisteredNode, resolve
 from teleport.resources.names import canonical_address, not_dialable
 from teleport.ssh.handlers import Channel, ConnectionHandler, SessionChannel, SessionHandler, StreamHandler
 from teleport.ssh.listener import Slot
@@ -41,6 +41,7 @@ from teleport.ssh.surface import (
     TerminalRequest,
     TerminalSize,
 )
+from teleport.store.resolve import Destination, RegisteredNode, resolve
 from teleport.transport.entrance import ConnectionLimits, Users
 from teleport.transport.limits import Heard
 from teleport.transport.slots import Slots
@@ -73,6 +74,13 @@ class Directory(Protocol):
 
     def most_recent(self) -> bool:
         """Whether of several nodes that fit the one that started last is meant."""
+        ...
+
+    def second_factor_due(
+        self, identity: UserIdentity, node: RegisteredNode, key: str, client_address: str
+    ) -> AccessDenial | None:
+        """The refusal when the user may go to this node with a second factor only, which was not given by whoever
+        proved the key with this fingerprint; None when nothing is due."""
         ...
 
 
@@ -184,9 +192,18 @@ class SshRouter(SshService):
         return f" It is {node.host_id}, hidden: {reasons}." if reasons else ""
 
     async def lead(
-        self, channel: Channel, identity: UserIdentity, peer: Peer, destination: Destination, ended: Callable[[], None]
+        self,
+        channel: Channel,
+        identity: UserIdentity,
+        key: str,
+        peer: Peer,
+        destination: Destination,
+        ended: Callable[[], None],
     ) -> NodeLeg:
-        """Finds, dials and greets the node. Raises `TeleportError` with a sentence for the user."""
+        """Finds, dials and greets the node. Raises `TeleportError` with a sentence for the user.
+
+        `key` is the fingerprint of the key that the client proved.
+        """
         refused = self.directory.why_no_session(identity, peer.host)
         if refused is not None:
             raise Forbidden(refused)
@@ -198,6 +215,9 @@ class SshRouter(SshService):
             lambda node: not self.directory.why_hidden(identity, node),
             most_recent=self.directory.most_recent(),
         )
+        due = self.directory.second_factor_due(identity, node, key, peer.host)
+        if due is not None:
+            raise Forbidden(due)
         line = vouch.encode(
             vouch.Vouch(
                 client_host=peer.host,
@@ -292,6 +312,7 @@ class _Connection:
         self._router = router
         self._identity = identity
         self._certificate = certificate
+        self._key = parse_certificate(certificate).body.public_key.fingerprint()
         self._login = login
         self._peer = peer
 
@@ -313,7 +334,7 @@ class _Connection:
         """As `SshRouter.lead`, with refusals put on record."""
         try:
             self._router.certificates.verify_user(self._certificate)  # it counted when the connection began
-            return await self._router.lead(channel, self._identity, self._peer, destination, ended)
+            return await self._router.lead(channel, self._identity, self._key, self._peer, destination, ended)
         except TeleportError as error:
             hidden = self._router.why_not_found(self._identity, destination) if isinstance(error, NotFound) else ""
             self.denied(f"proxy:{destination}", on_record(error) + hidden)

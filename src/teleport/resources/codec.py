@@ -31,6 +31,7 @@ from teleport.resources.cluster import (
 from teleport.resources.kinds import Kind
 from teleport.resources.lock import Lock
 from teleport.resources.metadata import FieldWarning
+from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Role
 from teleport.resources.secret import SecretText
 from teleport.resources.server import Server
@@ -48,6 +49,7 @@ Resource = (
     | Server
     | Authority
     | Lock
+    | MfaLease
     | AuthPreference
     | NetworkingConfig
     | SessionRecordingConfig
@@ -63,6 +65,7 @@ TYPES: Mapping[Kind, type[Resource]] = {
     Kind.AUTH_SERVER: Server,
     Kind.CERT_AUTHORITY: Authority,
     Kind.LOCK: Lock,
+    Kind.MFA_LEASE: MfaLease,
     Kind.CLUSTER_AUTH_PREFERENCE: AuthPreference,
     Kind.CLUSTER_NETWORKING_CONFIG: NetworkingConfig,
     Kind.SESSION_RECORDING_CONFIG: SessionRecordingConfig,

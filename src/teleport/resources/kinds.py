@@ -59,6 +59,7 @@ class Kind(StrEnum):
     APP_SESSION = "app_session"
     USER_TOKEN = "user_token"  # noqa: S105 - a kind, not a secret
     MFA_DEVICE = "mfa_device"
+    MFA_LEASE = "mfa_lease"
     HOST_CERT = "host_cert"
     USER_CERT = "user_cert"
     JWT = "jwt"

@@ -53,6 +53,7 @@ class Options(Value, frozen=True, kw_only=True):
     request_access: RequestAccess = RequestAccess.OPTIONAL
     request_prompt: str = ""
     require_session_mfa: bool = False
+    mfa_lease_ttl: Duration = Duration(0)  # zero: plain ssh gets no lease by this role
     lock: RoleLocking = RoleLocking.CLUSTER
     pin_source_ip: bool = False  # certificates hold from the address of the login only
 

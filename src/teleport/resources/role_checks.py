@@ -16,6 +16,7 @@ from teleport.resources.names import check_name, check_text, is_no_login, is_uni
 from teleport.resources.pattern import BadPattern, compile_pattern, is_pattern
 from teleport.resources.predicate import parse_predicate
 from teleport.resources.template import Matcher, Template, is_template, parse_template
+from teleport.resources.values import Duration
 
 if TYPE_CHECKING:
     from teleport.resources.role import Conditions, LabelSelector, Role, Rule
@@ -26,6 +27,7 @@ LABEL_FIELDS = ("node_labels", "app_labels", "kubernetes_labels", "db_labels", "
 NAME_FIELDS = ("kubernetes_groups", "kubernetes_users", "db_names", "db_users", "aws_role_arns")
 MAX_ENTRIES = 1000  # of any list
 MAX_VALUE = 2048  # characters
+LEAST_LEASE, LONGEST_LEASE = Duration.of(minutes=1), Duration.of(hours=30)
 
 _LATER = {
     "app_labels": "application access",
@@ -52,6 +54,9 @@ def role_findings(role: Role) -> Iterator[Finding]:
     for name in ("max_connections", "max_sessions"):
         if not 0 <= getattr(options, name) <= 1_000_000:
             yield Finding((*at, name), str(getattr(options, name)), "0 (no limit) to 1000000")
+    if options.mfa_lease_ttl and not LEAST_LEASE <= options.mfa_lease_ttl <= LONGEST_LEASE:
+        allowed = f"0 (none), or {LEAST_LEASE} to {LONGEST_LEASE}"
+        yield Finding((*at, "mfa_lease_ttl"), str(options.mfa_lease_ttl), allowed)
     yield from text_findings((*at, "request_prompt"), options.request_prompt)
     yield from _conditions(("spec", "allow"), role.spec.allow, allow=True)
     yield from _conditions(("spec", "deny"), role.spec.deny, allow=False)

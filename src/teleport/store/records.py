@@ -22,6 +22,7 @@ PROXIES = "proxies/"
 AUTH_SERVERS = "auth_servers/"
 AUTHORITIES = "authorities/"
 LOCKS = "locks/"
+MFA_LEASES = "mfa_leases/"
 CLUSTER = "cluster/"
 USER_TOKENS = "user-tokens/"
 HOSTS = "hosts/"
@@ -39,6 +40,7 @@ PREFIX_OF_KIND = {
     "auth_server": AUTH_SERVERS,
     "cert_authority": AUTHORITIES,
     "lock": LOCKS,
+    "mfa_lease": MFA_LEASES,
     "host_cert": HOSTS,
     "cluster_name": CLUSTER,
     "cluster_auth_preference": CLUSTER,

@@ -23,6 +23,7 @@ import msgspec
 from teleport.audit.events import Event, event_name
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
+from teleport.authz.ssh import SSHAccessRequest, why_second_factor_due
 from teleport.clock import SystemClock
 from teleport.errors import TeleportError
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
@@ -40,14 +41,15 @@ from teleport.pki.sshcert import (
 from teleport.pki.sshformat import SSHCertificate
 from teleport.pki.sshverify import verify_host_cert, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
-from teleport.proxy.resolve import RegisteredNode
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.recording.format import RecordingHeader
 from teleport.resources.lock import Lock
 from teleport.resources.metadata import Metadata
+from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Conditions, Options, Role, RoleSpec
 from teleport.ssh.server import HostKey
 from teleport.ssh.surface import ServerLimits
+from teleport.store.resolve import RegisteredNode
 
 CLUSTER = "lab.test"
 
@@ -155,6 +157,7 @@ class LabRules:
             spec=RoleSpec(allow=Conditions(logins=tuple(logins), node_labels={"*": ("*",)})),
         )
         self.locked: list[Lock] = []
+        self.leased: list[MfaLease] = []
         self.cluster = ClusterDefaults()
 
     def policy(self) -> Policy:
@@ -162,6 +165,9 @@ class LabRules:
 
     def locks(self) -> Sequence[Lock]:
         return self.locked
+
+    def leases(self, user: str) -> Sequence[MfaLease]:
+        return [lease for lease in self.leased if lease.spec.user == user]
 
     def options(self, **changes: object) -> None:
         """Changes the role's options."""
@@ -267,6 +273,7 @@ class LabDirectory:
         self.registered: list[RegisteredNode] = []
         self.hidden: set[str] = set()
         self.forbidden: AccessDenial | None = None  # of everybody, from now on
+        self.rules: LabRules | None = None  # by which a second factor is due
 
     def nodes(self) -> Iterable[RegisteredNode]:
         return self.registered
@@ -275,6 +282,25 @@ class LabDirectory:
         return self.forbidden or certificate_denial(
             identity, cluster=identity.cluster, now=SystemClock().now(), client_address=client_address
         )
+
+    def second_factor_due(
+        self, identity: UserIdentity, node: RegisteredNode, key: str, client_address: str
+    ) -> AccessDenial | None:
+        if self.rules is None:
+            return None
+        request = SSHAccessRequest(
+            identity=identity,
+            login="",
+            cluster=identity.cluster,
+            now=SystemClock().now(),
+            node_id=node.host_id,
+            node_hostname=node.hostname,
+            client_address=client_address,
+            key=key,
+            vouched=True,
+            leases=self.rules.leases(identity.name),
+        )
+        return why_second_factor_due(request, self.rules.policy())
 
     def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> tuple[str, ...]:
         return ("no role reaches it",) if node.host_id in self.hidden else ()
@@ -355,6 +381,7 @@ async def running_lab(
     proxy_host = authorities.host(SystemRole.PROXY, "proxy")
     node_socket, proxy_socket = listener(), listener()
     node_port, proxy_port = node_socket.getsockname()[1], proxy_socket.getsockname()[1]
+    directory.rules = rules
     directory.registered.append(RegisteredNode(str(node_host.host_id), hostname, f"127.0.0.1:{node_port}"))
     config = NodeConfig(authorities.cluster, node_host.host_id, hostname, f"127.0.0.1:{node_port}")
     if limits is not None:

@@ -80,6 +80,7 @@ from teleport.api.messages.rotation import (
     RotationProgress,
     WaitedFor,
 )
+from teleport.api.messages.second_factor import Lease, LeaseRequest, SessionCertRequest, SessionChallengeRequest
 from teleport.api.messages.tokens import AddTokenRequest, JoinToken, JoinTokenInfo
 from teleport.api.messages.users import (
     AddUserRequest,
@@ -128,6 +129,8 @@ __all__ = [
     "JoinRequest",
     "JoinToken",
     "JoinTokenInfo",
+    "Lease",
+    "LeaseRequest",
     "LeftBehind",
     "ListCertsRequest",
     "ListRecordingsRequest",
@@ -160,6 +163,8 @@ __all__ = [
     "RotationProgress",
     "SearchEventsRequest",
     "ServerCert",
+    "SessionCertRequest",
+    "SessionChallengeRequest",
     "SignHostRequest",
     "SignServerRequest",
     "SignUserRequest",

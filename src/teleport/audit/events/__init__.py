@@ -38,6 +38,7 @@ from teleport.audit.events.cluster import (
     TokenUsed,
 )
 from teleport.audit.events.codec import MAX_LINE, Registry, UnknownEvent, encode_event, is_canonical
+from teleport.audit.events.second_factor import MfaLeaseCreated, MfaLeaseDeleted, SessionMfa
 from teleport.audit.events.sessions import (
     AuthFailed,
     ClientDisconnect,
@@ -111,6 +112,8 @@ __all__ = [
     "MfaAdd",
     "MfaDelete",
     "MfaDevice",
+    "MfaLeaseCreated",
+    "MfaLeaseDeleted",
     "NetworkingUpdate",
     "NodeCreate",
     "NodeDelete",
@@ -133,6 +136,7 @@ __all__ = [
     "SessionData",
     "SessionEnd",
     "SessionLeave",
+    "SessionMfa",
     "SessionRecordingAccess",
     "SessionRejected",
     "SessionRequestDenied",

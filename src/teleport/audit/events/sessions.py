@@ -20,6 +20,8 @@ class SessionStart(ServerEvent, frozen=True, kw_only=True, tag="session.start"):
     session_recording: str = ""  # recording mode
     interactive: bool = False  # whether it has a terminal
     cert_serial: str = ""  # serial number of the certificate that was shown
+    with_mfa: str | UnsetType = UNSET  # UUID of the second factor that was proved for it; absent when none was
+    mfa_lease: str | UnsetType = UNSET  # name of the lease that stood for the second factor; absent when none did
 
 
 class SessionRejected(ServerEvent, frozen=True, kw_only=True, tag="session.rejected"):

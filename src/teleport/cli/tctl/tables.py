@@ -12,6 +12,7 @@ from teleport.resources.cluster import SINGLETONS
 from teleport.resources.codec import Resource
 from teleport.resources.lock import Lock
 from teleport.resources.metadata import ORIGIN_LABEL
+from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Role
 from teleport.resources.server import Server
 from teleport.resources.token import Token
@@ -38,6 +39,8 @@ def resource_table(kind: str, found: Sequence[Resource]) -> str:
                 if isinstance(one, Lock)
             ]
             return render.table(["ID", "Target", "Message", "Expires (UTC)"], rows)
+        case "mfa_lease":
+            return lease_table([one for one in found if isinstance(one, MfaLease)])
         case "token":
             return token_table([one for one in found if isinstance(one, Token)])
         case kind if kind in SINGLETONS:
@@ -64,6 +67,14 @@ def _value(value: object) -> str:
             return ""
         case _:
             return render.printable(str(value))
+
+
+def lease_table(found: Sequence[MfaLease]) -> str:
+    """Leases of second factors."""
+    rows = [
+        [one.name, one.spec.user, one.spec.client_address, one.spec.key, render.when(one.spec.expires)] for one in found
+    ]
+    return render.table(["ID", "User", "From", "Key", "Expires (UTC)"], rows)
 
 
 def _role(role: Role) -> list[str]:

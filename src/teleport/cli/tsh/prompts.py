@@ -28,6 +28,26 @@ def secret(question: str) -> str:
     return _line(question)
 
 
+def at_terminal(question: str) -> str:
+    """A line from the terminal, also where stdin is something else, which belongs to a session.
+
+    Raises `BadRequest` when there is no terminal.
+    """
+    if sys.stdin.isatty():
+        return visible(question)
+    try:
+        with open("/dev/tty", "r+b", buffering=0) as terminal:
+            terminal.write(question.encode())
+            text = b""
+            while not text.endswith(b"\n") and len(text) < 4096 and (piece := terminal.read(256)):
+                text += piece
+    except OSError:
+        raise BadRequest(
+            f"there is nobody to ask for: {question.strip().rstrip(':')}", hint="run it in a terminal"
+        ) from None
+    return text.decode("utf-8", "replace").strip()
+
+
 def visible(question: str) -> str:
     """A line."""
     if sys.stdin.isatty():

@@ -64,7 +64,6 @@ NOT_BUILT: Final = (
     NotBuilt("auth_service.session_recording", _in("proxy", "proxy-sync"), f"node, node-sync or off: {_LATER}"),
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
     NotBuilt("auth_service.authentication.second_factor", _in("u2f", "webauthn"), f"otp or off: {_LATER}"),
-    NotBuilt("auth_service.authentication.require_session_mfa", _on, f"no: {_LATER}"),
     NotBuilt("teleport.storage.type", lambda value: value not in ("dir", "sqlite", "lite"), f"dir: {_LATER}"),
     NotBuilt("teleport.storage.audit_events_uri", _remote, f"file:///dir: {_LATER}"),
     NotBuilt("teleport.storage.audit_sessions_uri", _remote, f"file:///dir: {_LATER}"),

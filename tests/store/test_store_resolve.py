@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from teleport.errors import BadRequest, NotFound
-from teleport.proxy.resolve import Ambiguous, Destination, RegisteredNode, resolve
+from teleport.store.resolve import Ambiguous, Destination, RegisteredNode, resolve
 
 A = RegisteredNode("aaaaaaaa-0000-4000-8000-000000000001", "db", "10.0.0.1:3022")
 B = RegisteredNode("bbbbbbbb-0000-4000-8000-000000000002", "db", "10.0.0.2:4022")

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 from teleport.errors import BadRequest, NotFound
 from teleport.resources.names import canonical_address, canonical_host
+from teleport.resources.server import Server
 
 _NEAREST = 3
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,6 +35,12 @@ class RegisteredNode:
     address: str
     lost: bool = False  # silent for so long that it is rather gone
     started: datetime | None = None  # when its service did
+
+    @classmethod
+    def of(cls, server: Server, now: datetime) -> RegisteredNode:
+        """The node that announced itself so."""
+        address = server.spec.public_addrs[0] if server.spec.public_addrs else server.spec.addr
+        return cls(server.host_id, server.hostname, address, lost=server.lost(now), started=server.spec.started)
 
     @property
     def endpoint(self) -> tuple[str, int]:

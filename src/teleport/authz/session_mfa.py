@@ -1,0 +1,86 @@
+"""Whether a second factor is due for one session or one call, and whether it was given. Pure.
+
+It counts as given by the mark in a certificate, and only for the one target that the certificate names; for an SSH
+session also by a lease: of the same user and the same key, from the address for which a proxy vouches, in force, and
+only where a role that sets `mfa_lease_ttl` gives the permit. Nothing in view means: not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode
+from teleport.errors import SECOND_FACTOR_DUE
+from teleport.identity import UserIdentity
+from teleport.resources.mfa_lease import MfaLease
+from teleport.resources.names import canonical_address
+from teleport.resources.role import Role
+
+BY_TSH = "tsh ssh asks for it"
+BY_LEASE = "tsh ssh asks for it; so does plain ssh through the proxy, in a terminal and without BatchMode"
+
+
+@dataclass(frozen=True, slots=True)
+class SecondFactor:
+    """One that was given. `lease` is what it rests on; None: the certificate."""
+
+    device: str
+    lease: MfaLease | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """What of a connection a lease has to fit."""
+
+    key: str  # fingerprint of the key that was proved
+    client_address: str  # for which a proxy vouched; empty when none did
+    now: datetime
+
+
+def demands(roles: Sequence[Role], cluster: ClusterDefaults) -> tuple[str, ...]:
+    """Who asks for a second factor, as reasons for the record; empty when nobody does."""
+    found = tuple(
+        f"role {role.name!r} requires MFA for each session" for role in roles if role.options.require_session_mfa
+    )
+    return found or (("the cluster requires MFA for each session",) if cluster.require_session_mfa else ())
+
+
+def given_by_certificate(identity: UserIdentity, target: str) -> SecondFactor | None:
+    """The factor that the certificate is marked with, if it was proved for `target`."""
+    if not identity.mfa_device or not target or identity.mfa_target != target:
+        return None
+    return SecondFactor(identity.mfa_device)
+
+
+def given_by_lease(
+    identity: UserIdentity, request: LeaseRequest, leases: Sequence[MfaLease], granting: Sequence[Role]
+) -> SecondFactor | None:
+    """The factor that a lease stands for. `granting` are the roles that give the permit."""
+    lifetimes = [role.options.mfa_lease_ttl.timedelta for role in granting if role.options.mfa_lease_ttl]
+    address = canonical_address(request.client_address)
+    if not lifetimes or not request.key or not address:
+        return None
+    for lease in leases:
+        spec = lease.spec
+        if (
+            spec.user == identity.name
+            and spec.key == request.key
+            and spec.client_address == address
+            and lease.in_force(request.now)
+            # a lifetime that was shortened since counts at once
+            and request.now < spec.granted + min(lifetimes)
+        ):
+            return SecondFactor(spec.device, lease)
+    return None
+
+
+def can_lease(roles: Sequence[Role], cluster: ClusterDefaults) -> bool:
+    """Whether a lease can be of use with these roles: a second factor is asked for, and one of them gives leases."""
+    return bool(demands(roles, cluster)) and any(role.options.mfa_lease_ttl for role in roles)
+
+
+def due_denial(reasons: tuple[str, ...], *, leases: bool) -> AccessDenial:
+    """The refusal, of its own code; `leases`: whether plain ssh can get one."""
+    return AccessDenial(DenialCode.MFA_REQUIRED, SECOND_FACTOR_DUE, reasons, BY_LEASE if leases else BY_TSH)

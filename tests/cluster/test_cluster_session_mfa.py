@@ -1,0 +1,73 @@
+"""A second factor for each session with real daemons, tsh and OpenSSH."""
+
+from __future__ import annotations
+
+import pytest
+
+from teleport.testing.cluster import NODE, Cluster, Person
+from teleport.testing.processes import BIN
+from teleport.testing.terminal import Terminal
+
+ROLE = """kind: role
+version: v4
+metadata: {{name: {name}}}
+spec:
+  options: {{{options}}}
+  allow: {{logins: [{login}], node_labels: {{'*': '*'}}}}
+"""
+DUE = "This session needs a second factor."
+
+
+def careful(cluster: Cluster, login: str, name: str, **options: str) -> Person:
+    """Somebody whose one role asks for a second factor; logged in."""
+    given = ", ".join(f"{key}: {value}" for key, value in {"require_session_mfa": "yes", **options}.items())
+    cluster.tctl("create", "-f", "-", stdin=ROLE.format(name=f"role-of-{name}", options=given, login=login)).ok()
+    person = cluster.add_person(name, roles=[f"role-of-{name}"], logins=[])
+    person.log_in()
+    return person
+
+
+@pytest.fixture(scope="module")
+def mona(cluster: Cluster, login: str) -> Person:
+    return careful(cluster, login, "mona", disconnect_expired_cert="yes")
+
+
+def test_tsh_asks_for_the_code_by_itself_and_goes_on(cluster: Cluster, mona: Person, login: str) -> None:
+    assert mona.tsh("ls", "--format=names").ok().stdout.split() == [NODE]
+    words = [str(BIN / "tsh"), "ssh", f"{login}@{NODE}", "echo", "in:$((40+2))"]
+    with Terminal(words, mona.environment, mona.home) as terminal:
+        terminal.expect("the session on alpha needs a second factor")
+        terminal.expect("One-time code: ")
+        terminal.type(f"{mona.code()}\n")
+        terminal.expect("in:42")
+        assert terminal.ended() == 0
+    proved = cluster.wait_event("session.mfa", user="mona", success=True)
+    start = cluster.wait_event("session.start", user="mona")
+    assert proved["purpose"] == "session"
+    assert proved["server_id"] == start["server_id"]
+    assert start["with_mfa"] == proved["mfa_device"]["mfa_device_uuid"]
+    assert "mfa_lease" not in start
+    listed = cluster.tctl("certs", "ls", "--format=json").json()
+    assert [one["serial"] for one in listed if one["subject"] == "mona" and one["serial"] == start["cert_serial"]]
+
+
+def test_where_nobody_can_be_asked_the_refusal_says_what_to_run(cluster: Cluster, mona: Person, login: str) -> None:
+    done = mona.ssh(f"{login}@{NODE}.{cluster.name}", "true")
+    assert done.status == 255
+    assert f"{DUE} Next: tsh ssh asks for it." in done.stderr
+    with_tsh = mona.tsh("ssh", f"{login}@{NODE}", "true")
+    assert with_tsh.status == 255
+    assert "there is nobody to ask for: One-time code" in with_tsh.stderr
+    assert "hint: run it in a terminal" in with_tsh.stderr
+    denied = cluster.wait_event("session.request_denied", user="mona")
+    assert denied["reason"].startswith("mfa_required: role 'role-of-mona' requires MFA for each session")
+
+
+def test_a_wrong_code_opens_nothing(cluster: Cluster, mona: Person, login: str) -> None:
+    with Terminal([str(BIN / "tsh"), "ssh", f"{login}@{NODE}", "echo", "in"], mona.environment, mona.home) as terminal:
+        terminal.expect("One-time code: ")
+        terminal.type("000000\n")
+        terminal.expect("the second factor is wrong, was used before, or came too late")
+        assert terminal.ended() == 255
+    failed = cluster.wait_event("session.mfa", user="mona", success=False)
+    assert failed["code"] == "T9140W"

@@ -1,0 +1,216 @@
+"""Every path to a session asks for the second factor when it is due (threat T35).
+
+One row for each path. Whatever is built later adds its rows here: a channel type, a request that starts something or a
+call that reveals a secret, which is offered and has no row, fails the first test.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from msgspec.structs import replace as replace_fields
+
+from teleport.audit.events import AuthFailed, SessionStart
+from teleport.authz.decision import ClusterDefaults
+from teleport.errors import SECOND_FACTOR_DUE, TeleportError
+from teleport.launcher import LauncherEnd
+from teleport.launcher.client import Launcher
+from teleport.node import channel_table
+from teleport.proxy import ssh_router
+from teleport.resources.metadata import Metadata
+from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
+from teleport.resources.values import Duration
+from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.surface import AskedKind
+from teleport.testing.clock import FakeClock
+from teleport.testing.ssh_lab import Lab, LabUser, Ran, run_client, running_lab
+
+ME = getpass.getuser()
+DEVICE = "11111111-aaaa-4bbb-8ccc-222222222222"
+STARTS = {"shell", "exec", "subsystem"}  # requests with which a session begins something
+
+
+@dataclass(frozen=True)
+class PathToASession:
+    """`attempt` uses the path with a certificate and prints `in` when it leads there; `covers` is what it goes over."""
+
+    attempt: Callable[[Lab, Path, LabUser], Awaitable[Ran]]
+    covers: frozenset[tuple[str, str]]
+
+
+def _ssh(*arguments: str, stdin: bytes = b"") -> Callable[[Lab, Path, LabUser], Awaitable[Ran]]:
+    async def attempt(lab: Lab, folder: Path, user: LabUser) -> Ran:
+        config = lab.client_config(folder, user, ME)
+        return await run_client("ssh", "-F", str(config), *arguments, stdin=stdin)
+
+    return attempt
+
+
+PATHS: dict[str, PathToASession] = {
+    "shell, straight to the node": PathToASession(
+        _ssh("direct", stdin=b"echo in\n"), frozenset({("node", "session"), ("node", "shell")})
+    ),
+    "shell with a terminal": PathToASession(
+        _ssh("-tt", "direct", stdin=b"echo in; exit\n"), frozenset({("node", "session"), ("node", "shell")})
+    ),
+    "exec, straight to the node": PathToASession(
+        _ssh("direct", "echo", "in"), frozenset({("node", "session"), ("node", "exec")})
+    ),
+    "exec by the proxy's subsystem": PathToASession(
+        _ssh("node1", "echo", "in"), frozenset({("proxy", "session"), ("proxy", "subsystem"), ("node", "exec")})
+    ),
+    "exec by direct-tcpip of ProxyJump": PathToASession(
+        _ssh("jump", "echo", "in"), frozenset({("proxy", "direct-tcpip"), ("node", "exec")})
+    ),
+}
+# what the proxy answers with a sentence and never starts, whoever asks
+NOTHING_STARTS = {("proxy", "shell"), ("proxy", "exec")}
+
+
+def test_everything_that_is_offered_and_leads_to_a_session_has_a_row() -> None:
+    offered = {("node", name) for name in channel_table.SURFACE.channels}
+    offered |= {("node", name) for name in channel_table.SURFACE.session_requests & STARTS}
+    offered |= {("proxy", name) for name in ssh_router.SURFACE.channels}
+    offered |= {("proxy", name) for name in ssh_router.SURFACE.session_requests & STARTS}
+    known = set(channel_table.SURFACE.global_requests | ssh_router.SURFACE.global_requests)
+    assert known == {"keepalive@openssh.com", "no-more-sessions@openssh.com"}, "a global request needs rows, too"
+    assert offered - NOTHING_STARTS == set().union(*(path.covers for path in PATHS.values()))
+    assert {row.name for row in channel_table.TABLE if row.kind is AskedKind.CHANNEL} >= {"direct-tcpip", "session"}
+
+
+def _marked(lab: Lab, target: str) -> LabUser:
+    return lab.authorities.user([ME], mfa_device=DEVICE, mfa_target=target, ttl=timedelta(minutes=1))
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+async def test_a_path_is_closed_without_the_factor_and_open_with_it(
+    launcher_end: LauncherEnd, tmp_path: Path, path: PathToASession
+) -> None:
+    """Refused with the sentence that tsh knows, for a login's certificate and for a mark of another target; on record.
+    With the mark for this node the same path leads there."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        lab.rules.cluster = ClusterDefaults(require_session_mfa=True)
+        node = str(lab.node_host.host_id)
+        for number, user in enumerate((lab.authorities.user([ME]), _marked(lab, str(uuid4())), _marked(lab, "api"))):
+            refused = await path.attempt(lab, tmp_path, user)
+            assert refused.status != 0
+            assert b"in" not in refused.stdout
+            assert SECOND_FACTOR_DUE in refused.stderr
+            events = [*lab.events.named("auth"), *lab.events.named("session.request_denied")]
+            said = [e.error if isinstance(e, AuthFailed) else getattr(e, "reason", "") for e in events]
+            assert len([text for text in said if text.startswith("mfa_required: ")]) == number + 1
+        ran = await path.attempt(lab, tmp_path, _marked(lab, node))
+        assert (ran.status, b"in" in ran.stdout) == (0, True), ran.stderr
+        (start,) = await lab.events.wait_for("session.start")
+    assert isinstance(start, SessionStart)
+    assert start.with_mfa == DEVICE
+
+
+async def _open(lab: Lab, user: LabUser, port: int) -> SshClient:
+    key = ClientKey(user.key.openssh_pem().reveal(), user.certificate.line())
+
+    def check(certificate: bytes) -> None:
+        lab.authorities.verify_host(certificate)
+
+    return await connect(("127.0.0.1", port), login=ME, key=key, check=check)
+
+
+async def test_an_open_connection_starts_nothing_once_a_factor_is_due(launcher_end: LauncherEnd) -> None:
+    """To the node a further session, at the proxy a further way: what was open before proves nothing for them."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        user = lab.authorities.user([ME])
+        node, proxy = await _open(lab, user, lab.node_port), await _open(lab, user, lab.proxy_port)
+        lab.rules.options(require_session_mfa=True)
+        with pytest.raises(TeleportError, match=SECOND_FACTOR_DUE):
+            await node.start(command="true", on_output=lambda data, stderr: None)
+        with pytest.raises(TeleportError, match=SECOND_FACTOR_DUE):
+            await proxy.through("node1", 0, login=ME, check=lambda certificate: None)
+        assert not lab.events.named("session.start")
+        await lab.events.wait_for("session.request_denied", 2)
+        await node.close()
+        await proxy.close()
+
+
+async def test_a_session_outlives_the_minute_of_its_certificate(launcher_end: LauncherEnd) -> None:
+    """The connection goes on when everything is decided anew; another session needs another factor."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        lab.rules.options(require_session_mfa=True)
+        client = await _open(lab, _marked(lab, str(lab.node_host.host_id)), lab.node_port)
+        session = await client.start(command="cat", on_output=lambda data, stderr: None)
+        lab.node.clock = FakeClock(lab.node.clock.now() + timedelta(minutes=5))
+        lab.node.reconsider()
+        with pytest.raises(TeleportError, match="expired"):
+            await client.start(command="true", on_output=lambda data, stderr: None)
+        session.write_eof()
+        assert (await session.wait()).status == 0
+        await client.close()
+
+
+def _lease(lab: Lab, user: LabUser, address: str = "127.0.0.1", minutes: int = 20) -> MfaLease:
+    now, key = lab.node.clock.now(), user.key.public.fingerprint()
+    end = now + timedelta(minutes=minutes)
+    spec = MfaLeaseSpec(user="alice", key=key, client_address=address, device=DEVICE, granted=now, expires=end)
+    return MfaLease(metadata=Metadata(name=lease_name("alice", key, address), expires=end), spec=spec)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+async def test_a_lease_opens_a_path_only_through_a_proxy_that_vouches(
+    launcher_end: LauncherEnd, tmp_path: Path, path: PathToASession
+) -> None:
+    async with running_lab(Launcher(launcher_end)) as lab:
+        lab.rules.options(require_session_mfa=True, mfa_lease_ttl=Duration.of(minutes=30))
+        user, other = lab.authorities.user([ME]), lab.authorities.user([ME])
+        lab.rules.leased = [_lease(lab, other), _lease(lab, user, "127.0.0.2")]
+        refused = await path.attempt(lab, tmp_path, user)
+        assert refused.status != 0
+        assert SECOND_FACTOR_DUE in refused.stderr
+        lab.rules.leased = [lease := _lease(lab, user)]
+        ran = await path.attempt(lab, tmp_path, user)
+        if ("proxy", "session") not in path.covers and ("proxy", "direct-tcpip") not in path.covers:
+            assert SECOND_FACTOR_DUE in ran.stderr
+            return
+        assert (ran.status, b"in" in ran.stdout) == (0, True), ran.stderr
+        (start,) = await lab.events.wait_for("session.start")
+    assert isinstance(start, SessionStart)
+    assert (start.with_mfa, start.mfa_lease) == (DEVICE, lease.name)
+
+
+@pytest.mark.parametrize("how", ["taken away", "over", "over, and the options say so"])
+async def test_what_a_lease_let_in_ends_when_it_is_taken_away(launcher_end: LauncherEnd, how: str) -> None:
+    """Not when its time is over, unless `disconnect_expired_cert` says so; then nothing new begins either way."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        disconnect = how.endswith("say so")
+        lab.rules.options(
+            require_session_mfa=True, mfa_lease_ttl=Duration.of(minutes=30), disconnect_expired_cert=disconnect
+        )
+        user = lab.authorities.user([ME])
+        lease = _lease(lab, user)
+        if disconnect:
+            short = lab.node.clock.now() + timedelta(seconds=2)
+            lease = MfaLease(metadata=lease.metadata, spec=replace_fields(lease.spec, expires=short))
+        lab.rules.leased = [lease]
+        proxy = await _open(lab, user, lab.proxy_port)
+        client = await proxy.through("node1", 0, login=ME, check=lambda certificate: None)
+        session = await client.start(command="cat", on_output=lambda data, stderr: None)
+        lab.rules.leased = []
+        if how != "taken away" and not disconnect:
+            lab.node.clock = FakeClock(lab.node.clock.now() + timedelta(minutes=25))
+        if not disconnect:
+            lab.node.reconsider()
+        if how == "over":
+            with pytest.raises(TeleportError, match=SECOND_FACTOR_DUE):
+                await client.start(command="true", on_output=lambda data, stderr: None)
+            session.write_eof()
+            assert (await session.wait()).status == 0
+        else:
+            assert (await session.wait()).status is None
+            (event,) = await lab.events.wait_for("client.disconnect")
+            wanted = "the certificate has expired" if disconnect else "no longer allowed: "
+            assert getattr(event, "reason", "").startswith(wanted)
+        await client.close()
