@@ -21,6 +21,7 @@ if [ "$kind" = dev ]; then
   need zsh zsh
   need fish fish
   need mandoc mandoc
+  need softhsm2-util softhsm2
   need chromedriver chromium-driver
   need chromium chromium
 fi

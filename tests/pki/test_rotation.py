@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from teleport.auth.bootstrap import make_authority
+from teleport.auth.authority_keys import StoredKeys
 from teleport.pki.rotation import (
     KEPT_GENERATIONS,
     NEXT,
@@ -57,7 +57,7 @@ WAYS = {
     ROLLBACK: (INIT, CLIENTS, ROLLBACK),
 }
 
-GENERATIONS = {kind: tuple(make_authority(kind, CLUSTER, NOW) for _ in range(6)) for kind in AuthorityKind}
+GENERATIONS = {kind: tuple(StoredKeys().make(kind, CLUSTER, NOW) for _ in range(6)) for kind in AuthorityKind}
 OLD, NEW = (GENERATIONS[AuthorityKind.HOST][number].spec.active_keys for number in (0, 1))
 
 

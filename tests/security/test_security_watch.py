@@ -15,7 +15,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth import presence
 from teleport.clock import rfc3339
-from teleport.errors import AccessDenied
+from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_p256
 from teleport.resources.codec import to_json
@@ -86,7 +86,7 @@ async def test_a_watch_of_one_setting_shows_no_other(tmp_path: Path) -> None:
         assert {item.key for item in line.put} <= {"cluster/cluster-name", "cluster/session-recording-config"}
 
 
-@pytest.mark.parametrize("how", ["certificate", "expelled"])
+@pytest.mark.parametrize("how", ["certificate", "expelled", "authority"])
 async def test_a_watch_ends_when_its_host_loses_the_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -101,8 +101,32 @@ async def test_a_watch_ends_when_its_host_loses_the_right(
                     clock.advance(91 * 86400)
                 case "expelled":
                     await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=who.host_id))
+                case "authority":  # a rotation ends the keys that its certificate is of
+                    rotation = m.RotateRequest(types=["host"], grace_period=0)
+                    await auth.call(await auth.admin(), routes.ROTATE, rotation)
             await asyncio.wait([task], timeout=5)
             assert task.done(), "the watch outlived its right"
+
+
+async def test_the_end_of_its_authority_is_the_last_thing_that_a_host_hears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys were replaced at once, perhaps because they were stolen: a host that this shuts out still stops trusting
+    what they sign for people."""
+    monkeypatch.setattr(presence, "RECHECK", 0.0)
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        client = auth.async_client(await _node(auth, "n"))
+        try:
+            stream = client.watch(m.WatchRequest(kinds=["cert_authority"]))
+            before = {item.key: bytes(item.value) for item in (await anext(stream)).put}
+            await auth.call(await auth.admin(), routes.ROTATE, m.RotateRequest(grace_period=0))
+            heard = {item.key: bytes(item.value) for item in (await anext(stream)).put}
+            assert heard.keys() == before.keys()
+            assert all(heard[key] != before[key] for key in heard)
+            with pytest.raises(ConnectionProblem, match="auth ended the stream"):
+                await anext(stream)
+        finally:
+            await client.close()
 
 
 async def test_a_locked_host_hears_of_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

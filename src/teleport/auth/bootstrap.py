@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
 
 from teleport.audit.events import AuthorityCreate, RoleCreated
 from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, PutOp, Write
-from teleport.pki import authority
-from teleport.pki.keys import generate_p256
-from teleport.pki.secret import Secret
 from teleport.pki.trust import AuthorityKind
-from teleport.resources.authority import Authority, AuthorityType, JWTKeyPair, KeySet, SSHKeyPair, TLSKeyPair
 from teleport.resources.cluster import ClusterName, ClusterNameSpec, Singleton
 from teleport.resources.codec import to_json
 from teleport.resources.presets import preset_roles
-from teleport.resources.secret import SecretText
 from teleport.store import records
-
-
-def as_resource(made: authority.Authority) -> Authority:
-    """A fresh authority in the form that is stored."""
-    keys = KeySet(
-        ssh=tuple(
-            SSHKeyPair(public_key=pair.public.line(f"{made.cluster}-{made.kind}"), private_key=_secret(pair.private))
-            for pair in made.active.ssh
-        ),
-        tls=tuple(TLSKeyPair(cert=pair.certificate.decode(), key=_secret(pair.private)) for pair in made.active.tls),
-        jwt=tuple(
-            JWTKeyPair(public_key=pair.public.decode(), private_key=_secret(pair.private)) for pair in made.active.jwt
-        ),
-    )
-    return Authority.new(AuthorityType(made.kind.value), made.cluster, keys)
-
-
-def _secret(key: Secret | None) -> SecretText | None:
-    return None if key is None else SecretText(key.reveal().decode())
-
-
-def make_authority(kind: AuthorityKind, cluster: str, now: datetime) -> Authority:
-    """An authority with fresh keys. Tokens are signed with P-256 (ES256): making an RSA key takes up to a third of a
-    second, which everybody would wait for at the first start."""
-    return as_resource(authority.new_authority(kind, cluster, now, jwt_key=generate_p256()))
 
 
 async def bootstrap(state: ClusterState, settings: Sequence[Singleton]) -> bool:
@@ -57,7 +27,9 @@ async def bootstrap(state: ClusterState, settings: Sequence[Singleton]) -> bool:
     first = await state.backend.get(records.CLUSTER + "cluster-name") is None
     if first:
         name = ClusterName(spec=ClusterNameSpec(cluster_name=state.cluster, cluster_id=str(uuid.uuid4()), created=now))
-        authorities = [make_authority(kind, state.cluster, now) for kind in AuthorityKind]
+        authorities = await asyncio.to_thread(
+            lambda: [state.keys.make(kind, state.cluster, now) for kind in AuthorityKind]
+        )
         writes: list[Write] = [PutOp(records.CLUSTER + "cluster-name", to_json(name))]
         writes += [
             PutOp(records.authority_key(made.type, state.cluster), to_json(made, with_secrets=True))

@@ -1,4 +1,4 @@
-"""The only module that touches the private keys of authorities: it signs, and nothing else.
+"""The only module that signs with the private keys of authorities, wherever they are kept (`authority_keys`).
 
 Issuing reads as one argument: check the request, decide, build, sign; `pki` verifies each result before it leaves.
 Callers have decided who may have what; this module keeps what holds for every certificate.
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from teleport.api.messages import HostCredentials, HostSigner, ServerCert, UserCerts
+from teleport.auth.authority_keys import AuthorityKeys
 from teleport.errors import BadRequest
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, PublicKey
-from teleport.pki.secret import Secret
 from teleport.pki.sshcert import (
     HOST_LIFETIME,
     HostCertRequest,
@@ -90,10 +90,10 @@ def signers(authorities: Sequence[Authority]) -> list[HostSigner]:
     ]
 
 
-def _private(secret: SecretText | None, what: str) -> PrivateKey:
+def _private(keys: AuthorityKeys, secret: SecretText | None, what: str) -> PrivateKey:
     if secret is None:
         raise BadRequest(f"the {what} authority has no private key here", hint="ask an auth server of this cluster")
-    return PrivateKey.load(Secret(secret.reveal().encode()))
+    return keys.load(secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +108,23 @@ class _HostSigners:
 class Certifier:
     """Signs with the active keys of a cluster's user and host authorities. Keys are parsed once for each revision."""
 
-    def __init__(self, user: Authority, host: Authority) -> None:
+    def __init__(self, user: Authority, host: Authority, keys: AuthorityKeys) -> None:
+        """Loads the keys, which blocks. Raises `TeleportError` when one is not where `keys` looks."""
         self._cluster = user.spec.cluster_name
         self._hosts = host
-        self._user_ssh = _private(user.spec.active_keys.ssh[0].private_key, "user")
-        self._user_tls = _private(user.spec.active_keys.tls[0].key, "user")
+        self._user_ssh = _private(keys, user.spec.active_keys.ssh[0].private_key, "user")
+        self._user_tls = _private(keys, user.spec.active_keys.tls[0].key, "user")
         self._user_ca = user.spec.active_keys.tls[0].cert.encode()
-        self._host_ssh = _private(host.spec.active_keys.ssh[0].private_key, "host")
-        self._host_tls = _private(host.spec.active_keys.tls[0].key, "host")
+        self._host_ssh = _private(keys, host.spec.active_keys.ssh[0].private_key, "host")
+        self._host_tls = _private(keys, host.spec.active_keys.tls[0].key, "host")
         self._host_ca = host.spec.active_keys.tls[0].cert.encode()
         # While only clients have changed over, whoever trusts the former keys alone must still believe listeners.
         former = host.spec.additional_trusted_keys
         self._listeners = None
         if host.spec.rotation.phase is RotationPhase.UPDATE_CLIENTS and former.ssh and former.tls:
             self._listeners = _HostSigners(
-                _private(former.ssh[0].private_key, "host"),
-                _private(former.tls[0].key, "host"),
+                _private(keys, former.ssh[0].private_key, "host"),
+                _private(keys, former.tls[0].key, "host"),
                 former.tls[0].cert.encode(),
             )
 

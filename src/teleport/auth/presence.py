@@ -196,9 +196,10 @@ class Presence:
         async with aclosing(follow(self._state.backend, prefixes, heartbeat=HEARTBEAT)) as stream:
             async for change in stream:
                 now = self._state.clock.monotonic()
+                turned = isinstance(change, Changes) and any(_of_authority(event.key) for event in change.events)
                 if now - checked_at >= RECHECK or (isinstance(change, Changes) and not change.events):
                     checked_at = now
-                    if not await self._still(caller):
+                    if not await self._still(caller) or not (turned or await self._believed(caller)):
                         return
                 if isinstance(change, Snapshot):
                     items, gone = list(change.items), list[str]()
@@ -212,6 +213,8 @@ class Presence:
                     deleted=gone,
                 )
                 yield msgspec.json.encode(line) + b"\n"
+                if turned and not await self._believed(caller):
+                    return  # that its authority ended is the last thing it hears: it must not trust those keys either
 
     async def _require(self, caller: Caller, kinds: Sequence[Kind]) -> None:
         for kind in dict.fromkeys(kinds):
@@ -230,10 +233,22 @@ class Presence:
             return False
         return await self._authorizer.counts(identity)
 
+    async def _believed(self, caller: Caller) -> bool:
+        """Whether the authority that signed the caller's certificate still counts."""
+        try:
+            await self._state.tls_identity(caller.certificate)
+        except AccessDenied:
+            return False
+        return True
+
     async def _revoked(self, identity: HostIdentity) -> bool:
         """Whether this very certificate was ended: whoever holds it is perhaps not the host."""
         subject = Locked(serial=identity.serial)
         return find_lock(await self._state.locks(), subject, self._state.clock.now()) is not None
+
+
+def _of_authority(key: str) -> bool:
+    return key.startswith(records.AUTHORITIES)
 
 
 def _server(item: Item | None) -> Server | None:

@@ -16,7 +16,6 @@ from datetime import timedelta
 from teleport.api import messages as m
 from teleport.audit.events import AuthorityRotate
 from teleport.auth.authorizer import Authorizer
-from teleport.auth.bootstrap import make_authority
 from teleport.auth.following import Followers, authority_status, pins_of, waited_for, who_is_missing
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
@@ -135,7 +134,7 @@ class Rotations:
 
     async def _keys(self, kind: AuthorityType) -> KeySet:
         made = await asyncio.to_thread(
-            make_authority, AuthorityKind(kind.value), self._state.cluster, self._state.clock.now()
+            self._state.keys.make, AuthorityKind(kind.value), self._state.cluster, self._state.clock.now()
         )
         return made.spec.active_keys
 
@@ -157,6 +156,8 @@ class Rotations:
             ) from None
         await self._look()
         self.changed.set()
+        for step in steps:
+            await asyncio.to_thread(self._state.keys.destroy, _gone(step))
 
     def _event(self, step: _Step, caller: Caller | None, *, forced: bool) -> AuthorityRotate:
         rotation, after = step.after.spec.rotation, step.after
@@ -178,6 +179,18 @@ class Rotations:
             forced=forced,
             left_behind=[server.host_id for server in step.missing],
         )
+
+
+def _gone(step: _Step) -> KeySet:
+    """The keys that the step left nowhere."""
+    before, after = step.before.spec, step.after.spec
+    left = (after.active_keys, after.additional_trusted_keys)
+    sets = [held for held in (before.active_keys, before.additional_trusted_keys) if held not in left]
+    return KeySet(
+        ssh=tuple(pair for held in sets for pair in held.ssh),
+        tls=tuple(pair for held in sets for pair in held.tls),
+        jwt=tuple(pair for held in sets for pair in held.jwt),
+    )
 
 
 def _types(names: Sequence[str]) -> list[AuthorityType]:

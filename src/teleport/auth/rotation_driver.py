@@ -48,8 +48,9 @@ class RotationDriver:
             self._rotations.changed.clear()
             delay = LOOK_EVERY
             try:
-                async with self._lease():
-                    delay = await self.step()
+                if await self._running():
+                    async with self._lease():
+                        delay = await self.step()
             except LeaseElsewhere as error:
                 log.debug("not rotating: %s", error)
             except TeleportError as error:
@@ -66,6 +67,11 @@ class RotationDriver:
             if found is not None:
                 delay = min(delay, await self._of(*found))
         return delay
+
+    async def _running(self) -> bool:
+        """Whether there is anything to drive: taking the lease is a write."""
+        found = [await self._state.authority(kind) for kind in AuthorityType]
+        return any(next_by_itself(one.spec.rotation) is not None for one in found)
 
     async def _of(self, authority: Authority, revision: int) -> float:
         following = next_by_itself(authority.spec.rotation)

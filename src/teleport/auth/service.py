@@ -27,6 +27,7 @@ from teleport.audit.intake import Intake, LocalDelivery
 from teleport.audit.outbox import OutboxPump
 from teleport.audit.shipper import Shipper
 from teleport.audit.sinks import FileSink, MultiSink, Sink, StreamSink
+from teleport.auth.authority_keys import AuthorityKeys
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.bootstrap import bootstrap
 from teleport.auth.certificates import Certificates
@@ -189,11 +190,18 @@ class AuthService:
 
     @classmethod
     async def open(
-        cls, config: AuthConfig, backend: Backend, clock: Clock, open_emitter: Callable[[str], Emitter]
+        cls,
+        config: AuthConfig,
+        backend: Backend,
+        clock: Clock,
+        open_emitter: Callable[[str], Emitter],
+        *,
+        keys: AuthorityKeys | None = None,
     ) -> AuthService:
         """Makes the cluster on the first start, finds it on later ones.
 
-        `open_emitter` gets the cluster's name. Raises `TeleportError` when the file names another cluster than the
+        `open_emitter` gets the cluster's name; `keys` says where private keys of authorities are, unless they are in
+        the storage. Raises `TeleportError` when the file names another cluster than the
         one that the storage holds.
         """
         stored = await stored_cluster_name(backend)
@@ -210,7 +218,7 @@ class AuthService:
             for pump in pumps:
                 pump.kick()
 
-        state = ClusterState(backend, clock, wanted, on_events=on_events)
+        state = ClusterState(backend, clock, wanted, on_events=on_events, keys=keys)
         await bootstrap(state, config.settings)
         service = cls(config, backend, clock, open_emitter(wanted), state)
         pumps.append(service._pump)
@@ -318,6 +326,10 @@ class AuthService:
         """Whether a lock ended the certificate with this serial number."""
         locks = await self.authorizer.locks()
         return find_lock(locks, Locked(serial=serial), self._clock.now()) is not None
+
+    async def signs_for_hosts(self, signer: bytes) -> bool:
+        """Whether certificates that this SSH key (blob) signed are those of a host."""
+        return any(signer == key.blob for one in self._trust.host_authorities() for key in one.keys)
 
     async def has_users(self) -> bool:
         """Whether anybody could log in: on the very first start nobody can."""

@@ -6,6 +6,7 @@ of the outbox, from where a pump moves them into this daemon's chain. Nothing el
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from teleport.api.messages import Document, UserCerts
 from teleport.audit.events import CertCreate, Event, new_event
 from teleport.audit.events.base import Actor
 from teleport.audit.outbox import outbox_write
+from teleport.auth.authority_keys import AuthorityKeys, StoredKeys
 from teleport.auth.certify import Certifier, UserGrant
 from teleport.auth.last_use import Uses
 from teleport.auth.server import Caller
@@ -48,10 +50,19 @@ E_ = TypeVar("E_", bound=Event)
 class ClusterState:
     """Reads and writes of one cluster. `cluster` is known once `load` found or `bootstrap` made it."""
 
-    def __init__(self, backend: Backend, clock: Clock, cluster: str, *, on_events: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Clock,
+        cluster: str,
+        *,
+        on_events: Callable[[], None],
+        keys: AuthorityKeys | None = None,
+    ) -> None:
         self.backend = backend
         self.clock = clock
         self.cluster = cluster
+        self.keys: AuthorityKeys = keys or StoredKeys()
         self.uses = Uses(backend)
         self._on_events = on_events
         self._certifier: tuple[tuple[int, int], Certifier] | None = None
@@ -177,12 +188,14 @@ class ClusterState:
         if user is None or host is None:
             raise TeleportError(f"the cluster {self.cluster} has lost its authorities", hint="restore from a backup")
         key = (user.revision, host.revision)
-        if self._certifier is None or self._certifier[0] != key:
-            parsed = [from_json(user.value), from_json(host.value)]
-            assert isinstance(parsed[0], Authority)
-            assert isinstance(parsed[1], Authority)
-            self._certifier = (key, Certifier(parsed[0], parsed[1]))
-        return self._certifier[1]
+        if self._certifier is not None and self._certifier[0] == key:
+            return self._certifier[1]
+        parsed = [from_json(user.value), from_json(host.value)]
+        assert isinstance(parsed[0], Authority)
+        assert isinstance(parsed[1], Authority)
+        made = await asyncio.to_thread(Certifier, parsed[0], parsed[1], self.keys)
+        self._certifier = (key, made)  # perhaps an older one than is there by now: the next call looks again
+        return made
 
     async def trusted_tls(self) -> tuple[TrustedTLSAuthority, ...]:
         """Whose TLS certificates this auth service believes, by issuing key (trap T-3)."""

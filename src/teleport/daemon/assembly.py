@@ -218,9 +218,9 @@ class Daemon:
             self._tasks.start(_deliver(shipper), "audit delivery")
         await telling.say_started(emitter, config, self._clock.now())
         if SystemRole.PROXY in held:
-            await self._start_proxy(host, held, clients, emitter, servers, readiness)
+            await self._start_proxy(host, held, clients, emitter, servers, readiness, service)
         if SystemRole.NODE in held:
-            await self._start_node(host, held, clients, emitter, readiness)
+            await self._start_node(host, held, clients, emitter, readiness, service)
         self._welcome(await self._summary(service, held))
         import_ahead([role.value for role in config.roles])
         return emitter
@@ -257,13 +257,14 @@ class Daemon:
         emitter: Emitter,
         servers: list[tuple[str, int]],
         readiness: Readiness,
+        service: AuthService | None,
     ) -> None:
         from teleport.daemon.proxy_side import ProxySide
 
         config, role = self._config, SystemRole.PROXY
         assert config.proxy is not None
         view = await self._way.view(role, clients[role], held[role].cluster.cluster)
-        follower = await self._kept.of_service(role, clients[role], view)
+        follower = await self._kept.of_service(role, clients[role], view, service)
         addresses = self._sockets.proxy_addresses()
         side = ProxySide(
             config.proxy,
@@ -298,6 +299,7 @@ class Daemon:
         clients: dict[SystemRole, AuthClient],
         emitter: Emitter,
         readiness: Readiness,
+        service: AuthService | None,
     ) -> None:
         from teleport.daemon.node_side import NodeSide
 
@@ -307,7 +309,7 @@ class Daemon:
         launcher = Launcher(self._launcher_end)
         self._stack.callback(launcher.close)
         view = await self._way.view(role, clients[role], held[role].cluster.cluster)
-        follower = await self._kept.of_service(role, clients[role], view)
+        follower = await self._kept.of_service(role, clients[role], view, service)
         announcers: list[Announcer] = []
 
         def changed() -> None:

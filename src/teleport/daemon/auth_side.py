@@ -11,6 +11,7 @@ from typing import Final
 
 from teleport.api import messages as m
 from teleport.audit.emitter import Emitter
+from teleport.auth.authority_keys import AuthorityKeys, StoredKeys
 from teleport.auth.service import AuthConfig, AuthService
 from teleport.backend.follow import follow
 from teleport.backend.interface import Snapshot
@@ -21,6 +22,7 @@ from teleport.daemon import credentials
 from teleport.daemon.cluster_settings import settings_of
 from teleport.daemon.config import Config
 from teleport.daemon.config.values import AuthConfig as AuthSettings
+from teleport.daemon.config.values import KeyToken
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.identities import names_of
@@ -35,6 +37,24 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT: Final = 60.0  # seconds
 PAUSE: Final = 1.0  # seconds after the storage failed
+
+
+def authority_keys(token: KeyToken | None) -> AuthorityKeys:
+    """Where private keys of authorities are made and found. Raises `TeleportError` for a token that cannot be used."""
+    if token is None:
+        return StoredKeys()
+    from teleport.auth.token_keys import TokenKeys, TokenSettings
+
+    pin = token.pin
+    if token.pin_path is not None:
+        try:
+            pin = token.pin_path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise TeleportError(
+                f"the file of the token's PIN {token.pin_path} cannot be read: {error}",
+                hint="auth_service.ca_key_params.pkcs11.pin_path names a file that the daemon's user may read",
+            ) from None
+    return TokenKeys(TokenSettings(token.module, token.label, token.slot, pin))
 
 
 async def open_auth(
@@ -52,6 +72,7 @@ async def open_auth(
     """
     if beside:
         refuse_migration(config.storage.path)
+    keys = await asyncio.to_thread(authority_keys, settings.key_token)
     backend = SqliteBackend(config.storage.path, clock)
     await backend.open()
     try:
@@ -75,6 +96,7 @@ async def open_auth(
             backend,
             clock,
             open_emitter,
+            keys=keys,
         )
     except BaseException:
         await backend.close()
@@ -95,6 +117,7 @@ async def local_credentials(
         and not credentials.names_changed(stored, wanted)
         and await service.has_role(host.host_id, role)
         and not await service.revoked(str(stored.ssh_cert.body.serial))
+        and await service.signs_for_hosts(stored.ssh_cert.signer)
     ):
         return stored
 

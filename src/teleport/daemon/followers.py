@@ -20,7 +20,7 @@ from teleport.daemon.following import Authorities, Effects, Follower
 from teleport.daemon.host import Host
 from teleport.daemon.tasks import Tasks
 from teleport.daemon.view import View
-from teleport.errors import TeleportError
+from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import SystemRole
 from teleport.resources.authority import AuthorityType
 from teleport.resources.server import Server
@@ -63,14 +63,32 @@ class Followers:
             jitter=_jitter,
         )
 
-    async def of_service(self, role: SystemRole, client: AuthClient, view: View) -> Follower:
-        """Of a node or proxy, which reads the authorities from its view and asks auth for certificates. The identity
-        is as the authorities ask when this returns, if auth could be asked."""
+    def _ask_beside(self, service: AuthService, role: SystemRole) -> credentials.Ask:
+        """Asks the auth service of this daemon, which needs no proof; not for a host that was expelled."""
+
+        async def ask(ssh_key: str, tls_key: str) -> m.HostCredentials:
+            if not await service.has_role(self._host.host_id, role):
+                raise AccessDenied(
+                    f"this host has been expelled as {role.value.lower()}",
+                    hint="restart the daemon to take it in again",
+                )
+            names = identities.names_of(self._config, role)
+            return await service.local_host(self._host.host_id, self._config.nodename, role, names, ssh_key, tls_key)
+
+        return ask
+
+    async def of_service(
+        self, role: SystemRole, client: AuthClient, view: View, service: AuthService | None = None
+    ) -> Follower:
+        """Of a node or proxy, which reads the authorities from its view and asks auth for certificates: `service`, when
+        it is in this daemon, so that not even keys that were replaced at once lock this host out. The identity is as
+        the authorities ask when this returns, if auth could be asked."""
 
         async def source() -> Authorities:
             return view.authorities()
 
-        follower = self._make(role, source, identities.renewal(client, self._config, role))
+        beside = self._ask_beside(service, role) if service is not None else None
+        follower = self._make(role, source, beside or identities.renewal(client, self._config, role))
         follower.effects = of_client(client)
         await _first(follower, role)
         view.cache.subscribe("authorities/", follower.changed)
@@ -82,11 +100,7 @@ class Followers:
         async def source() -> Authorities:
             return {kind: await service.state.authority(kind) for kind in AuthorityType}
 
-        async def ask(ssh_key: str, tls_key: str) -> m.HostCredentials:
-            names = identities.names_of(self._config, role)
-            return await service.local_host(self._host.host_id, self._config.nodename, role, names, ssh_key, tls_key)
-
-        follower = self._make(role, source, ask)
+        follower = self._make(role, source, self._ask_beside(service, role))
         await _first(follower, role)
         return follower
 

@@ -31,6 +31,7 @@ from teleport.api.routes import Route
 from teleport.api.sync_client import SyncAuthClient, direct
 from teleport.audit.emitter import Emitter
 from teleport.auth import passwords
+from teleport.auth.authority_keys import AuthorityKeys
 from teleport.auth.service import AuthConfig, AuthService
 from teleport.backend.interface import Backend, PutOp
 from teleport.backend.memory import MemoryBackend
@@ -261,6 +262,7 @@ async def running_auth(
     host_id: str = "",
     static_tokens: Sequence[Token] = (),
     epoch: int = 1,
+    keys: AuthorityKeys | None = None,
 ) -> AsyncIterator[RunningAuth]:
     """A first start in `directory` (a later one with the same directory, `sqlite` and another epoch)."""
     clock = clock or present_clock()
@@ -278,7 +280,7 @@ async def running_auth(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(backend.close)
         config = AuthConfig(CLUSTER, host_id, "auth", log, log / "records", static_tokens=tuple(static_tokens))
-        service = await AuthService.open(config, backend, clock, open_emitter)
+        service = await AuthService.open(config, backend, clock, open_emitter, keys=keys)
         stack.callback(emitters[0].close)
         key = generate_p256()
         own = await service.local_host(

@@ -115,9 +115,19 @@ def _parts(
                 continue
             if keys:
                 if private is not None:
-                    yield private.reveal()
+                    yield _plain(private)
             else:
                 yield text or line(authority.name, key)
+
+
+def _plain(private: SecretText) -> str:
+    """A private key itself. Raises `BadRequest` when what is stored of it only says where it is."""
+    text = private.reveal()
+    if text.startswith("pkcs11:"):
+        raise BadRequest(
+            f"this private key cannot be exported: it is in a PKCS#11 token ({text})", hint="leave --keys out"
+        )
+    return text
 
 
 def _pairs(held: KeySet, *, tls: bool) -> Iterator[tuple[str, SecretText | None, str]]:

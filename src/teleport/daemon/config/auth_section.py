@@ -127,7 +127,8 @@ def _check_authentication(section: Authentication, node: Node, problems: Problem
 
 @dataclass(frozen=True, slots=True)
 class Pkcs11:
-    """`ca_key_params.pkcs11`: a hardware module that keeps the authorities' keys."""
+    """`ca_key_params.pkcs11`: a hardware module in which the keys of authorities are made. Those that sign already stay
+    where they are: the next rotation replaces them."""
 
     module_path: Path | None = key(forms.path, None, "the module's library", required=True)
     token_label: str = key(some_text, "", "label of the token")

@@ -24,6 +24,7 @@ from teleport.daemon.config.values import (
     AuthConfig,
     Config,
     JoinMethod,
+    KeyToken,
     LogConfig,
     ManagedResource,
     NodeConfig,
@@ -285,7 +286,15 @@ def _auth_config(
         message_of_the_day=section.message_of_the_day,
         proxy_protocol=section.proxy_protocol,
         managed=frozenset(resource for path, resource in _MANAGED_BY.items() if path in present),
+        key_token=_key_token(section),
     )
+
+
+def _key_token(section: AuthSection) -> KeyToken | None:
+    found = section.ca_key_params.pkcs11 if section.ca_key_params is not None else None
+    if found is None or found.module_path is None:
+        return None
+    return KeyToken(found.module_path, found.token_label, found.slot_number, found.pin, found.pin_path)
 
 
 def _proxy_config(

@@ -60,7 +60,6 @@ NOT_BUILT: Final = (
     NotBuilt("ssh_service.pam.enabled", _on, f"no: {_LATER}"),
     NotBuilt("ssh_service.enhanced_recording.enabled", _on, f"no: {_LATER}"),
     NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
-    NotBuilt("auth_service.ca_key_params.pkcs11", _any, f"no pkcs11 section: {_LATER}"),
     NotBuilt("auth_service.session_recording", _in("proxy", "proxy-sync"), f"node, node-sync or off: {_LATER}"),
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
     NotBuilt("auth_service.authentication.second_factor", _in("u2f", "webauthn"), f"otp or off: {_LATER}"),

@@ -6,7 +6,7 @@ a daemon holds no parser; whatever a field of `Config` is made of has to be impo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +114,17 @@ class SessionLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyToken:
+    """The PKCS#11 token in which private keys of authorities are made."""
+
+    module: Path
+    label: str = ""
+    slot: int | None = None
+    pin: str = field(default="", repr=False)
+    pin_path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AuthConfig:
     """The auth service."""
 
@@ -129,6 +140,7 @@ class AuthConfig:
     message_of_the_day: str
     proxy_protocol: bool
     managed: frozenset[ManagedResource]
+    key_token: KeyToken | None = None  # None: private keys of authorities are in the storage
 
     @property
     def second_factor(self) -> SecondFactor:
