@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "teleport"
 VALUES = {"errors", "clock", "identity", "resources", "standins", "__init__"}
 PURE = {"authz", "pki", "wire", "audit.chain", "audit.events", "audit.codes", "recording.format"}
 ADAPTERS = {"ssh", "transport", "backend", "audit", "recording"}
-SHARED = {"tunnel", "api", "store"}
+SHARED = {"tunnel", "api", "store", "backup"}
 SERVICES = {"auth", "proxy", "node", "kube", "web", "client"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(VALUES, VALUES),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from teleport.audit import spool
 from teleport.audit.chain import Linked
+from teleport.audit.checkpoints import verifier
 from teleport.audit.search import Query, Searcher
 from teleport.audit.verify import verify_store
-from teleport.auth.evidence_store import verifier
 from teleport.pki.keys import PublicKey
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "audit"

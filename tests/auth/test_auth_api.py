@@ -139,6 +139,7 @@ WHO_MAY: dict[str, str] = {
     "recording_offset": HOSTS,
     "append_recording": HOSTS,
     "complete_recording": HOSTS,
+    "create_backup": "admin",  # it holds every secret
 }
 
 
@@ -236,6 +237,8 @@ class Asking:
                 return m.RecordingRequest(sid=str(uuid.uuid4()))
             case "append_recording":
                 return m.AppendRecordingRequest(sid=str(uuid.uuid4()), offset=0)
+            case "create_backup":
+                return m.BackupRequest()
             case "complete_recording":
                 return m.CompleteRecordingRequest(sid=str(uuid.uuid4()), sha256="0" * 64)
         verb, _, kind = route.partition("_")

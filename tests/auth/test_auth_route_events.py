@@ -25,7 +25,15 @@ from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.identity import SystemRole
 from teleport.resources.cluster import SINGLETONS, setting_name
 from teleport.resources.kinds import Kind
-from teleport.testing.auth import ANONYMOUS, CLUSTER, PASSWORD, RunningAuth, present_clock, running_auth
+from teleport.testing.auth import (
+    ANONYMOUS,
+    CLUSTER,
+    PASSWORD,
+    Credentials,
+    RunningAuth,
+    present_clock,
+    running_auth,
+)
 
 CHANGES_WITHOUT_EVENT = {
     "heartbeat": "presence: one every minute of every host; joining and leaving have events",
@@ -180,8 +188,17 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         # recordings
         (sid,) = await recorder.call("complete_recording", lambda: _recorded(auth, "plain"))
         await recorder.call("read_recording", lambda: _read(auth, admin.who, sid))
+        await recorder.call("create_backup", lambda: _backed_up(auth, admin.who))
         assert recorder.missing == {}
         assert recorder.called == {name for name, route in ROUTES.items() if route.events}
+
+
+async def _backed_up(auth: RunningAuth, who: Credentials) -> bytes:
+    def work() -> bytes:
+        with auth.client(who) as client:
+            return b"".join(client.download(routes.CREATE_BACKUP, m.BackupRequest()))
+
+    return await auth.in_thread(work)
 
 
 async def _announced(auth: RunningAuth, kind: str) -> str:

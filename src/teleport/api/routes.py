@@ -271,4 +271,16 @@ COMPLETE_RECORDING = _route(
     m.CompleteRecordingRequest, m.RecordingOffset,
 )  # fmt: skip
 
+# --- backups
+CREATE_BACKUP = _route(
+    "create_backup",
+    "GET /backup",
+    Verb.READ,
+    "*backup",
+    ("backup.create",),
+    m.BackupRequest,
+    m.Done,
+    stream=Stream.DOWN,
+)
+
 ROUTES: dict[str, Route[Any, Any]] = dict(_table)

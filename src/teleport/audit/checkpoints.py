@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,12 +19,31 @@ from typing import Protocol
 import msgspec
 
 from teleport.audit.chain import ChainKey, CheckpointState, Head, Signer, next_checkpoints, reference
+from teleport.audit.chain.checkpoint import DOMAIN, Verify
 from teleport.audit.events import AuditCheckpoint, Event
 from teleport.clock import Clock
 from teleport.errors import TeleportError
+from teleport.pki import signing
+from teleport.pki.keys import PublicKey
 
 log = logging.getLogger(__name__)
 INTERVAL = 10.0  # seconds between checkpoints (design decision 10)
+
+
+def verifier(keys: Sequence[PublicKey]) -> Verify:
+    """Believes checkpoints that one of `keys` signed."""
+    known = {key.fingerprint(): key for key in keys}
+
+    def verify(key_id: str, message: bytes, signature: bytes) -> bool:
+        if key_id not in known:
+            return False
+        try:
+            signing.verify(DOMAIN, message, signature, known[key_id])
+        except TeleportError:
+            return False
+        return True
+
+    return verify
 
 
 @dataclass(frozen=True, slots=True)

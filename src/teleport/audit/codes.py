@@ -99,5 +99,8 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "cluster_networking_config.update": _auth("T9151I"),
         "session_recording_config.update": _auth("T9152I"),
         "cluster_audit_config.update": _auth("T9153I"),
+        "backup.create": _auth("T9154I"),
+        "backup.restore": _auth("T9155W"),
+        "audit.gap": _auth("T9156W"),
     }
 )

@@ -57,6 +57,7 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.UNLOCK_USER.name,
         routes.ADD_TOKEN.name,
         routes.EXPLAIN_ACCESS.name,
+        routes.CREATE_BACKUP.name,
         routes.LIST_CERTS.name,
         routes.REVOKE_CERT.name,
         routes.ROTATE.name,

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from teleport.api import messages as m
+from teleport.audit.checkpoints import verifier
 from teleport.audit.events import SessionRecordingAccess, SessionUpload
 from teleport.audit.intake import Intake
 from teleport.audit.search import Query, Searcher
 from teleport.audit.verify import verify_store
 from teleport.auth.authorizer import Authorizer
-from teleport.auth.evidence_store import EvidenceStore, verifier
+from teleport.auth.evidence_store import EvidenceStore
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial

@@ -10,13 +10,13 @@ from datetime import timedelta
 import msgspec
 
 from teleport.audit.chain import ChainKey, Head, Signer
-from teleport.audit.chain.checkpoint import DOMAIN, Verify
+from teleport.audit.chain.checkpoint import DOMAIN
 from teleport.audit.checkpoints import LeaseElsewhere, SavedCheckpoint
 from teleport.backend.interface import Absent, Backend, DeleteOp, PutOp
 from teleport.clock import Clock
 from teleport.errors import AlreadyExists, CompareFailed, NotFound, TeleportError
 from teleport.pki import signing
-from teleport.pki.keys import PrivateKey, PublicKey, generate_ed25519
+from teleport.pki.keys import PrivateKey, generate_ed25519
 from teleport.pki.secret import Secret
 
 HEADS = "audit/heads/"
@@ -112,22 +112,6 @@ class EvidenceStore:
 def signer(key: PrivateKey) -> Signer:
     """Signs checkpoints; the key id is the key's fingerprint."""
     return Signer(key.public.fingerprint(), lambda message: signing.sign(DOMAIN, message, key))
-
-
-def verifier(keys: Sequence[PublicKey]) -> Verify:
-    """Believes checkpoints that one of `keys` signed."""
-    known = {key.fingerprint(): key for key in keys}
-
-    def verify(key_id: str, message: bytes, signature: bytes) -> bool:
-        if key_id not in known:
-            return False
-        try:
-            signing.verify(DOMAIN, message, signature, known[key_id])
-        except TeleportError:
-            return False
-        return True
-
-    return verify
 
 
 class Lease:

@@ -66,14 +66,15 @@ class SessionTracker:
             if isinstance(event, SessionStart) and event.sid:
                 if event.cert_serial:
                     self._uses.note_serial("user", event.cert_serial, event.time)
-                changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(_open(event)))
+                changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(opened(event)))
             elif isinstance(event, SessionEnd) and event.sid:
                 changed[event.sid] = DeleteOp(OPEN + event.sid, missing_ok=True)
         if changed:
             await self._backend.commit(list(changed.values()))
 
 
-def _open(event: SessionStart) -> OpenSession:
+def opened(event: SessionStart) -> OpenSession:
+    """What is remembered of a session until its end."""
     return OpenSession(
         sid=event.sid,
         host_id=event.server_id,
@@ -149,27 +150,29 @@ class LostHosts:
                 continue
             for session in sessions:
                 if session.host_id == host:
-                    await self._tell(self._end(session))
+                    await self._tell(end_of(session, self._cluster, self._clock.now(), "node lost"))
                     ended += 1
         return ended
 
-    def _end(self, session: OpenSession) -> SessionEnd:
-        return new_event(
-            SessionEnd,
-            self._clock.now(),
-            str(uuid.uuid4()),
-            cluster_name=self._cluster,
-            user=session.user,
-            login=session.login,
-            sid=session.sid,
-            server_id=session.host_id,
-            server_hostname=session.hostname,
-            namespace="default",
-            proto="ssh",
-            interactive=session.interactive,
-            participants=[session.user],
-            session_start=session.started,
-            session_stop=self._clock.now(),
-            initial_command=session.command,
-            reason="node lost",
-        )
+
+def end_of(session: OpenSession, cluster: str, now: datetime, reason: str) -> SessionEnd:
+    """The end that auth writes of a session, because nobody else will."""
+    return new_event(
+        SessionEnd,
+        now,
+        str(uuid.uuid4()),
+        cluster_name=cluster,
+        user=session.user,
+        login=session.login,
+        sid=session.sid,
+        server_id=session.host_id,
+        server_hostname=session.hostname,
+        namespace="default",
+        proto="ssh",
+        interactive=session.interactive,
+        participants=[session.user],
+        session_start=session.started,
+        session_stop=now,
+        initial_command=session.command,
+        reason=reason,
+    )

@@ -29,6 +29,7 @@ from teleport.audit.shipper import Shipper
 from teleport.audit.sinks import FileSink, MultiSink, Sink, StreamSink
 from teleport.auth.authority_keys import AuthorityKeys
 from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.backups import Backups
 from teleport.auth.bootstrap import bootstrap
 from teleport.auth.certificates import Certificates
 from teleport.auth.cluster_api import ClusterAPI
@@ -184,6 +185,9 @@ class AuthService:
             routes.RECORDING_OFFSET.name: self._evidence.offset,
             routes.APPEND_RECORDING.name: self._evidence.append,
             routes.COMPLETE_RECORDING.name: self._evidence.complete,
+            routes.CREATE_BACKUP.name: Backups(
+                state, self._intake, emitter, self._recordings, config.audit_directory, config.node_name
+            ).create,
             **inventory.handlers(),
             **Settings(state, self.authorizer).handlers(),
         }

@@ -14,8 +14,12 @@ import stat
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from teleport.errors import AlreadyExists, TeleportError
+
+UNFINISHED: Final = "restore.unfinished"
+"""In `data_dir` while a backup is being laid out there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,12 @@ def open_host(data_dir: Path, inherited: int | None = None) -> Host:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(data_dir)
         lock = os.open(data_dir / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if (data_dir / UNFINISHED).exists():
+            os.close(lock)
+            raise TeleportError(
+                f"a restore into data_dir {data_dir} did not come to its end",
+                hint=f"remove what is in {data_dir}, then: tctl backup restore FILE",
+            )
     except OSError as error:
         raise TeleportError(
             f"data_dir {data_dir} cannot be used: {error.strerror}",

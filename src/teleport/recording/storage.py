@@ -119,6 +119,10 @@ class FileRecordingStore:
 
         return await asyncio.to_thread(verify)
 
+    async def sids(self) -> list[str]:
+        """The sessions whose recording is stored whole, in order."""
+        return await asyncio.to_thread(lambda: sorted(self._directory.ids(Suffix.DONE)))
+
     async def recordings(self, *, after: str = "", limit: int = 100) -> list[StoredRecording]:
         """Up to `limit` recordings with ids above `after`, by id. A file whose header is unreadable is left out."""
         return await asyncio.to_thread(self._list, after, limit)

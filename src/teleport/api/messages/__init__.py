@@ -22,6 +22,7 @@ from teleport.api.messages.audit import (
     SearchEventsRequest,
     VerifyReply,
 )
+from teleport.api.messages.backups import BackupRequest
 from teleport.api.messages.base import Document, Done, Empty, ErrorReply, Message, Named, Request
 from teleport.api.messages.certificates import (
     HostCredentials,
@@ -99,6 +100,7 @@ __all__ = [
     "AddUserRequest",
     "AppendRecordingRequest",
     "AuthorityStatus",
+    "BackupRequest",
     "BeginFactorRequest",
     "CertInfo",
     "CertsPage",

@@ -1,5 +1,6 @@
 """Audit events: one frozen class for each, their common fields, and their form as a line of JSON."""
 
+from teleport.audit.events.backups import AuditGap, BackupCreate, BackupRestore
 from teleport.audit.events.base import (
     Actor,
     Event,
@@ -90,6 +91,7 @@ __all__ = [
     "ApiDenied",
     "AuditCheckpoint",
     "AuditConfigUpdate",
+    "AuditGap",
     "AuthFailed",
     "AuthPreferenceUpdate",
     "AuthServerCreate",
@@ -99,6 +101,8 @@ __all__ = [
     "AuthorityDelete",
     "AuthorityRotate",
     "AuthorityRotateStopped",
+    "BackupCreate",
+    "BackupRestore",
     "CertCreate",
     "CertRevoked",
     "CheckpointHead",

@@ -188,22 +188,9 @@ def _read_key(key_file: str) -> PublicKey:
 
 def _verifier(key_file: str) -> Verify:
     """Believes checkpoints that this one key signed."""
-    from teleport.audit.chain.checkpoint import DOMAIN
-    from teleport.pki import signing
+    from teleport.audit.checkpoints import verifier
 
-    key = _read_key(key_file)
-    name = key.fingerprint()
-
-    def check(key_id: str, message: bytes, signature: bytes) -> bool:
-        if key_id != name:
-            return False
-        try:
-            signing.verify(DOMAIN, message, signature, key)
-        except TeleportError:
-            return False
-        return True
-
-    return check
+    return verifier([_read_key(key_file)])
 
 
 def _show(found: dict[str, object], file: str | None) -> None:

@@ -1,0 +1,266 @@
+"""What of a backed-up state comes back to life, and how it is brought up to date with the log behind it. Pure.
+
+Time has gone on since the backup was made. Whatever proves something once or for a short while must not prove it
+again: join tokens and links may have been used since, codes were shown, challenges were answered. Whatever says what
+is open or here *now* was true of another moment. `TABLE` says it for every part of the storage, and `tests/backup` that
+no part is missing; what this version does not know stays out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from teleport.audit.chain import ChainKey, Head, Linked
+from teleport.audit.events import REGISTRY, AuditCheckpoint
+from teleport.backup.archive import Manifest, StoredItem
+from teleport.errors import BadRequest
+
+TOTP_PERIOD: Final = 30  # seconds
+HEADS: Final = "audit/heads/"
+OPEN: Final = "audit/open-sessions/"
+ENDS: Final = "audit/session-ends/"
+CHECKPOINT: Final = "audit/checkpoint"
+OUTBOX: Final = "audit/outbox/"
+RESTORED: Final = "audit/restored"
+
+
+class Fate(StrEnum):
+    """What becomes of a part of the storage."""
+
+    KEPT = "kept"
+    LEFT_OUT = "left out"
+    CHANGED = "changed"  # by a function of its own below
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One part of the storage: every key that begins with `prefix`."""
+
+    prefix: str
+    fate: Fate
+    what: str  # it is, in words
+
+
+TABLE: Final = (
+    Row("users/", Fate.KEPT, "users"),
+    Row("users-secret/", Fate.CHANGED, "passwords and second factors, with lockouts; shown codes do not count again"),
+    Row("roles/", Fate.KEPT, "roles"),
+    Row("locks/", Fate.KEPT, "locks"),
+    Row("authorities/", Fate.KEPT, "authorities"),
+    Row("cluster/", Fate.KEPT, "name and settings of the cluster"),
+    Row("auth/", Fate.KEPT, "notes of auth to itself"),
+    Row("hosts/", Fate.CHANGED, "hosts that joined, without the auth server that made the backup"),
+    Row("certs/", Fate.KEPT, "certificates that were issued or ended"),
+    Row("cert-use/", Fate.KEPT, "when certificates were used"),
+    Row("tokens/", Fate.LEFT_OUT, "join tokens"),
+    Row("user-tokens/", Fate.LEFT_OUT, "links of invitations and resets"),
+    Row("nodes/", Fate.CHANGED, "nodes that announced themselves; those that people registered are kept"),
+    Row("proxies/", Fate.LEFT_OUT, "proxies that announced themselves"),
+    Row("auth_servers/", Fate.LEFT_OUT, "auth servers that announced themselves"),
+    Row(HEADS, Fate.CHANGED, "how far the log holds each chain; with what the log has beyond the state"),
+    Row(ENDS, Fate.KEPT, "sessions that ended"),
+    Row(OPEN, Fate.LEFT_OUT, "sessions that were open: each is ended"),
+    Row("audit/uploads/", Fate.KEPT, "recordings that were told of"),
+    Row("audit/checkpoint-key", Fate.KEPT, "key of the checkpoints"),
+    Row(CHECKPOINT, Fate.CHANGED, "last checkpoint, of the log if that has a later one"),
+    Row(OUTBOX, Fate.CHANGED, "events on their way, unless the log has them"),
+    Row("audit/position", Fate.LEFT_OUT, "how far the log was looked through"),
+    Row("audit/lease", Fate.LEFT_OUT, "lease of the checkpoints"),
+    Row(RESTORED, Fate.LEFT_OUT, "notes of an earlier restore"),
+)
+
+
+def row_of(key: str) -> Row | None:
+    """The longest prefix counts."""
+    found = [row for row in TABLE if key.startswith(row.prefix)]
+    return max(found, key=lambda row: len(row.prefix), default=None)
+
+
+@dataclass(slots=True)
+class LogEnd:
+    """What the log says beyond the state; filled line by line."""
+
+    outbox: set[str]  # uids of the events on their way
+    heads: dict[ChainKey, Head] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)  # those of `outbox` that the log has
+    checkpoint: AuditCheckpoint | None = None
+    begun: dict[str, bytes] = field(default_factory=dict)  # lines of the starts of sessions that have no end yet
+    ended: dict[str, str] = field(default_factory=dict)  # sessions, and the uid of the end that counts
+    lines: int = 0
+
+    def look(self, line: bytes) -> None:
+        """One line, in order. A damaged one says nothing; `verify` has told of it."""
+        self.lines += 1
+        try:
+            linked = Linked.parse(line)
+        except BadRequest:
+            return
+        if not linked.intact:
+            return
+        if linked.seq > self.heads.get(linked.key, Head(0, "")).seq:
+            self.heads[linked.key] = Head(linked.seq, linked.computed)
+        if linked.uid in self.outbox:
+            self.told.add(linked.uid)
+        match linked.event:
+            case "session.start":
+                if sid := _sid(linked.body):
+                    self.begun[sid] = linked.body
+            case "session.end":
+                if sid := _sid(linked.body):
+                    self.begun.pop(sid, None)
+                    self.ended.setdefault(sid, linked.uid)
+            case "audit.checkpoint":
+                event = REGISTRY.decode(linked.body)
+                if isinstance(event, AuditCheckpoint) and (
+                    self.checkpoint is None or event.number >= self.checkpoint.number
+                ):
+                    self.checkpoint = event
+
+
+class _Session(msgspec.Struct):
+    sid: str = ""
+
+
+def _sid(body: bytes) -> str:
+    return msgspec.json.decode(body, type=_Session).sid
+
+
+@dataclass(slots=True)
+class Settled:
+    """What is stored anew."""
+
+    items: list[StoredItem] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)  # how many, by what they are
+    open_sessions: list[bytes] = field(default_factory=list)  # records of those that were open when it was made
+    unknown: Counter[str] = field(default_factory=Counter)  # how many, by the first part of their key
+
+
+def outbox_uids(items: Iterable[StoredItem]) -> set[str]:
+    """The events that were on their way to the log."""
+    return {_uid_of(item.key) for item in items if item.key.startswith(OUTBOX)}
+
+
+def _uid_of(key: str) -> str:
+    """Keys of the outbox are `time-uid`, the time in hex."""
+    return key.removeprefix(OUTBOX).partition("-")[2]
+
+
+def settle(manifest: Manifest, items: Iterable[StoredItem], log: LogEnd, now: datetime) -> Settled:
+    """The state that a restore stores at `now`."""
+    done = Settled()
+    heads = dict(log.heads)
+    ends = dict(log.ended)
+    for item in items:
+        if item.expires is not None and item.expires <= now:
+            continue
+        row = row_of(item.key)
+        if row is None:
+            done.unknown[item.key.partition("/")[0]] += 1
+            continue
+        if row.prefix == OPEN:
+            done.open_sessions.append(item.value)
+        if row.prefix == ENDS:
+            ends.pop(item.key.removeprefix(ENDS), None)
+        kept: StoredItem | None = item if row.fate is not Fate.LEFT_OUT else None
+        if row.fate is Fate.CHANGED:
+            kept = _CHANGES[row.prefix](item, manifest, log, now)
+        if row.prefix == HEADS:
+            heads.pop(_chain_of(item.key), None)
+        if kept is None:
+            done.left_out[row.what.partition(":")[0].partition(";")[0]] += 1
+        else:
+            done.items.append(kept)
+    done.items += [StoredItem(key=_head_key(key), value=_encoded_head(head)) for key, head in heads.items()]
+    done.items += [StoredItem(key=ENDS + sid, value=uid.encode()) for sid, uid in ends.items()]
+    if log.checkpoint is not None and not any(item.key == CHECKPOINT for item in done.items):
+        done.items.append(StoredItem(key=CHECKPOINT, value=_encoded_checkpoint(log.checkpoint)))
+    closed = set(log.ended)
+    done.open_sessions = [record for record in done.open_sessions if _sid(record) not in closed]
+    return done
+
+
+# what is changed
+
+
+def _secret(item: StoredItem, manifest: Manifest, log: LogEnd, now: datetime) -> StoredItem:
+    """A code that was good until now may have been seen, and used, since."""
+    fields: dict[str, Any] = msgspec.json.decode(item.value)
+    period = int(now.timestamp()) // TOTP_PERIOD
+    fields["totp_last_period"] = max(int(fields.get("totp_last_period", 0)), period)
+    return msgspec.structs.replace(item, value=msgspec.json.encode(fields))
+
+
+def _host(item: StoredItem, manifest: Manifest, log: LogEnd, now: datetime) -> StoredItem | None:
+    """Whoever has the disk of the auth server that was lost must not be a host of the cluster; and no host joins again
+    by repeating a request with a token that is gone."""
+    if item.key == f"hosts/{manifest.host_id}":
+        return None
+    fields: dict[str, Any] = msgspec.json.decode(item.value)
+    fields["role_request"] = {}
+    return msgspec.structs.replace(item, value=msgspec.json.encode(fields))
+
+
+def _node(item: StoredItem, manifest: Manifest, log: LogEnd, now: datetime) -> StoredItem | None:
+    spec = msgspec.json.decode(item.value).get("spec", {})
+    return None if spec.get("heard") else item
+
+
+def _head(item: StoredItem, manifest: Manifest, log: LogEnd, now: datetime) -> StoredItem:
+    stored = msgspec.json.decode(item.value, type=_StoredHead)
+    further = log.heads.get(_chain_of(item.key))
+    if further is None or further.seq <= stored.seq:
+        return item
+    return msgspec.structs.replace(item, value=_encoded_head(further))
+
+
+def _checkpoint(item: StoredItem, manifest: Manifest, log: LogEnd, now: datetime) -> StoredItem:
+    stored = msgspec.json.decode(msgspec.json.decode(item.value)["event"], type=AuditCheckpoint)
+    if log.checkpoint is None or log.checkpoint.number < stored.number:
+        return item
+    return msgspec.structs.replace(item, value=_encoded_checkpoint(log.checkpoint))
+
+
+def _outbox(item: StoredItem, manifest: Manifest, log: LogEnd, now: datetime) -> StoredItem | None:
+    return None if _uid_of(item.key) in log.told else item
+
+
+_CHANGES: Final[Mapping[str, Callable[[StoredItem, Manifest, LogEnd, datetime], StoredItem | None]]] = {
+    "users-secret/": _secret,
+    "hosts/": _host,
+    "nodes/": _node,
+    HEADS: _head,
+    CHECKPOINT: _checkpoint,
+    OUTBOX: _outbox,
+}
+
+
+class _StoredHead(msgspec.Struct):
+    """As `auth.evidence_store` writes it."""
+
+    seq: int
+    hash: str
+
+
+def _chain_of(key: str) -> ChainKey:
+    emitter, _, epoch = key.removeprefix(HEADS).rpartition("/")
+    return ChainKey(emitter, int(epoch))
+
+
+def _head_key(key: ChainKey) -> str:
+    return f"{HEADS}{key.emitter}/{key.epoch}"
+
+
+def _encoded_head(head: Head) -> bytes:
+    return msgspec.json.encode(_StoredHead(head.seq, head.hash))
+
+
+def _encoded_checkpoint(event: AuditCheckpoint) -> bytes:
+    plain = msgspec.structs.replace(event, emitter="", epoch=0, seq=0, prev="", checkpoint="", hash=msgspec.UNSET)
+    return msgspec.json.encode({"event": msgspec.json.encode(plain).decode(), "written": True})
