@@ -61,6 +61,7 @@ TABLE: Final = (
     Row("cert-use/", Fate.KEPT, "when certificates were used"),
     Row("tokens/", Fate.LEFT_OUT, "join tokens"),
     Row("user-tokens/", Fate.LEFT_OUT, "links of invitations and resets"),
+    Row("mfa_leases/", Fate.LEFT_OUT, "leases of second factors"),
     Row("nodes/", Fate.CHANGED, "nodes that announced themselves; those that people registered are kept"),
     Row("proxies/", Fate.LEFT_OUT, "proxies that announced themselves"),
     Row("auth_servers/", Fate.LEFT_OUT, "auth servers that announced themselves"),
