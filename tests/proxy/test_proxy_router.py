@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from teleport.audit.events import AuthFailed, SessionRequestDenied
+from teleport.daemon.assembly import _node_beside
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.testing.ssh_lab import CLUSTER, Authorities, run_client, running_lab
@@ -113,3 +116,37 @@ class _Late:
 
         assert isinstance(self._now, datetime)
         return self._now + timedelta(hours=2)
+
+
+async def test_a_node_of_the_same_process_is_reached_without_a_socket(
+    launcher_end: LauncherEnd, tmp_path: Path
+) -> None:
+    """With the vouch, the certificate and the permit that it asks for over the network; many bytes, both ways."""
+    sent = random.Random(1).randbytes(3_000_000)
+    async with running_lab(Launcher(launcher_end)) as lab:
+        lab.router.beside = lambda host_id: lab.node.accepted if host_id == str(lab.node_host.host_id) else None
+        lab.directory.registered[:] = [
+            replace(node, address="127.0.0.1:1") for node in lab.directory.registered
+        ]  # where nobody listens
+        config = lab.client_config(tmp_path, lab.authorities.user([ME]), ME)
+        ran = await run_client("ssh", "-F", str(config), "node1", "cat; exit 3", stdin=sent)
+        end = (await lab.events.wait_for("session.end"))[0]
+        assert (ran.status, ran.stdout) == (3, sent)
+        assert getattr(end, "addr_remote", "").startswith("127.0.0.1:")
+        assert not getattr(end, "addr_remote", "").endswith(":0"), "the client's address, which the proxy vouched for"
+        lab.rules.role = type(lab.rules)(["somebody-else"]).role
+        refused = await run_client("ssh", "-F", str(config), "node1", "true")
+    assert refused.status == 255
+    assert lab.node.open == 0
+
+
+async def test_a_node_of_the_same_process_that_is_leaving_is_dialled(launcher_end: LauncherEnd) -> None:
+    """Its listener is another process's by then."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        beside = _node_beside(str(lab.node_host.host_id), lab.node)
+        assert beside(str(lab.node_host.host_id)) == lab.node.accepted
+        assert beside(str(lab.proxy_host.host_id)) is None
+        lab.node.pause()
+        assert beside(str(lab.node_host.host_id)) is None
+        await lab.node.resume()
+        assert beside(str(lab.node_host.host_id)) == lab.node.accepted

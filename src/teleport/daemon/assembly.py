@@ -51,6 +51,8 @@ from teleport.transport import tls_buffers
 if TYPE_CHECKING:
     from teleport.auth.service import AuthService
     from teleport.daemon.node_side import NodeSide
+    from teleport.node.service import NodeService
+    from teleport.proxy.ssh_router import Accept, SshRouter
 
 log = logging.getLogger(__name__)
 
@@ -217,10 +219,13 @@ class Daemon:
             readiness.watch("audit", lambda: shipper.problem)
             self._tasks.start(_deliver(shipper), "audit delivery")
         await telling.say_started(emitter, config, self._clock.now())
+        router = node = None
         if SystemRole.PROXY in held:
-            await self._start_proxy(host, held, clients, emitter, servers, readiness, service)
+            router = await self._start_proxy(host, held, clients, emitter, servers, readiness, service)
         if SystemRole.NODE in held:
-            await self._start_node(host, held, clients, emitter, readiness, service)
+            node = await self._start_node(host, held, clients, emitter, readiness, service)
+        if router is not None and node is not None:
+            router.beside = _node_beside(host.host_id, node)
         self._welcome(await self._summary(service, held))
         import_ahead([role.value for role in config.roles])
         return emitter
@@ -258,7 +263,7 @@ class Daemon:
         servers: list[tuple[str, int]],
         readiness: Readiness,
         service: AuthService | None,
-    ) -> None:
+    ) -> SshRouter:
         from teleport.daemon.proxy_side import ProxySide
 
         config, role = self._config, SystemRole.PROXY
@@ -291,6 +296,7 @@ class Daemon:
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         readiness.ready("proxy")
+        return side.router
 
     async def _start_node(
         self,
@@ -300,7 +306,7 @@ class Daemon:
         emitter: Emitter,
         readiness: Readiness,
         service: AuthService | None,
-    ) -> None:
+    ) -> NodeService:
         from teleport.daemon.node_side import NodeSide
 
         config, role = self._config, SystemRole.NODE
@@ -353,6 +359,7 @@ class Daemon:
         self._tasks.start(revocations.keep(view, clients[role], host.data_dir), "revocation list")
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         readiness.ready("node")
+        return side.service
 
     def _describe_auth(self, host: Host) -> Server:
         assert self._config.auth is not None
@@ -395,6 +402,12 @@ async def _deliver(shipper: Shipper) -> None:
                 await shipper.deliver_all()
         except (TeleportError, TimeoutError) as error:
             log.warning("audit events wait in the spool for the next start: %s", error)
+
+
+def _node_beside(host_id: str, node: NodeService) -> Callable[[str], Accept | None]:
+    """For the proxy: what takes connections to the node of its own process. While that node is leaving, its listener is
+    another process's."""
+    return lambda asked: node.accepted if asked == host_id and node.accepting else None
 
 
 async def _labels(side: NodeSide) -> None:

@@ -110,6 +110,11 @@ class Listener:
             sock.listen(BACKLOG)
 
     @property
+    def accepting(self) -> bool:
+        """Whether new connections are taken here now."""
+        return bool(self._servers)
+
+    @property
     def open(self) -> int:
         """How many connections there are, authenticated or not."""
         return sum(not transport.is_closing() for transport in self._transports)

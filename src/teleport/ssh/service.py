@@ -59,12 +59,17 @@ class SshService(ABC):
         await self._listener.resume()
 
     @property
+    def accepting(self) -> bool:
+        """Whether new connections are taken here now: not before `run`, and not while paused."""
+        return self._listener.accepting
+
+    @property
     def open(self) -> int:
         """How many connections there are, authenticated or not."""
         return self._listener.open
 
     def accepted(self, transport: asyncio.Transport) -> None:
-        """Takes over a connection accepted elsewhere: on a shared port, or through a tunnel."""
+        """Takes over a connection accepted elsewhere: on a shared port, through a tunnel, or from this very process."""
         self._listener.accepted(transport)
 
     def in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
