@@ -13,6 +13,12 @@ from teleport.cli.tsh.root import tsh
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "tsh.md").read_text()
 CONTEXT = click.Context(tsh)
 COMMANDS = {name: tsh.get_command(CONTEXT, name) for name in tsh.list_commands(CONTEXT)}
+COMMANDS |= {
+    f"{name} {inner}": command
+    for name, group in [*COMMANDS.items()]
+    if isinstance(group, click.Group)
+    for inner, command in group.commands.items()
+}
 
 
 def options(command: click.Command) -> list[click.Option]:

@@ -52,8 +52,11 @@ class Person:
         self.asked.append("password")
         return self.typed
 
-    def code(self) -> str:
+    def code(self, question: str = "") -> str:
         return CODE
+
+    def touch(self, text: str) -> None:
+        self.asked.append(text)
 
 
 @pytest.fixture(scope="module")

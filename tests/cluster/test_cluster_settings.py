@@ -20,10 +20,8 @@ import pytest
 
 from teleport.resources.cluster import (
     SINGLETONS,
-    U2F,
     LockingMode,
     RecordingMode,
-    SecondFactor,
     Singleton,
 )
 from teleport.resources.codec import resource_warnings
@@ -39,7 +37,8 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
     "cluster_auth_preference.type": ("github", "oidc", "saml"),
     "cluster_auth_preference.connector_name": ("corp",),
     "cluster_auth_preference.second_factor": "test_who_may_log_in_and_with_what",
-    "cluster_auth_preference.u2f": (U2F(app_id="https://example.test"),),
+    "cluster_auth_preference.u2f": "test_hardware_keys_are_for_the_domain_that_is_named",
+    "cluster_auth_preference.webauthn": "test_hardware_keys_are_for_the_domain_that_is_named",
     "cluster_auth_preference.require_session_mfa": (True,),
     "cluster_auth_preference.disconnect_expired_cert": "test_an_expired_certificate_ends_what_it_opened",
     "cluster_auth_preference.allow_local_auth": "test_who_may_log_in_and_with_what",
@@ -61,7 +60,6 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
 }
 # of fields that are tried, the values that do not work (yet)
 PARTLY: dict[str, tuple[object, ...]] = {
-    "cluster_auth_preference.second_factor": (SecondFactor.U2F, SecondFactor.WEBAUTHN),
     "cluster_auth_preference.allow_local_auth": (False,),
     "session_recording_config.mode": (RecordingMode.NODE_SYNC, RecordingMode.PROXY, RecordingMode.PROXY_SYNC),
 }
@@ -213,6 +211,22 @@ def test_who_may_log_in_and_with_what(own: Cluster, sam: Person) -> None:
         assert log_in(own, sam).status != 0
         failed = own.wait_event("user.login", success=False, error="local users may not log in to this cluster")
         assert failed["user"] == "sam"
+
+
+def test_hardware_keys_are_for_the_domain_that_is_named(own: Cluster, sam: Person) -> None:
+    def domain() -> str:
+        status, asked = sam.web("POST", "/webapi/mfa/login/begin", {"user": "sam"})
+        assert status == 200, asked
+        return str(asked["webauthn_challenge"]["publicKey"]["rpId"])
+
+    with setting(own, "cap", second_factor="on"):
+        assert domain() == "localhost", "the proxy's public address"
+    with setting(own, "cap", second_factor="on", u2f={"app_id": "https://keys.example.test:3080"}):
+        assert domain() == "keys.example.test"
+    with setting(own, "cap", second_factor="on", webauthn={"rp_id": "example.test"}):
+        assert domain() == "example.test"
+    with setting(own, "cap", second_factor="on", webauthn={"disabled": True}):
+        assert "webauthn_challenge" not in sam.web("POST", "/webapi/mfa/login/begin", {"user": "sam"})[1]
 
 
 def test_of_two_hosts_with_one_name_the_newer_is_meant(own: Cluster, sam: Person, tmp_path: Path) -> None:

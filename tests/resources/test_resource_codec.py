@@ -259,11 +259,11 @@ def test_ends_are_exclusive() -> None:
 def test_warnings_name_kept_fields_of_other_kinds() -> None:
     (preference,) = parse_resources(
         "kind: cluster_auth_preference\nversion: v2\nmetadata: {name: cluster-auth-preference}\n"
-        "spec: {type: github, second_factor: webauthn, locking_mode: strict}",
+        "spec: {type: github, require_session_mfa: true, locking_mode: strict}",
         "x",
     )
     assert {warning.path for warning in resource_warnings(preference)} == {
         "spec.type",
-        "spec.second_factor",
+        "spec.require_session_mfa",
         "spec.locking_mode",
     }

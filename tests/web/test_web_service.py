@@ -19,7 +19,8 @@ from teleport.clock import rfc3339
 from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.pki.keys import generate_p256
 from teleport.pki.sshformat import parse_certificate_line
-from teleport.testing.auth import CLUSTER, PASSWORD, RunningAuth, running_auth
+from teleport.testing.auth import CLUSTER, PASSWORD, RunningAuth, present_clock, running_auth
+from teleport.testing.authenticator import Authenticator
 from teleport.testing.clock import FakeClock
 from teleport.web.service import CSRF_COOKIE, MAX_BODY
 
@@ -465,3 +466,63 @@ async def test_an_ipv6_client_is_named_in_brackets(tmp_path: Path) -> None:
         await web.ask("POST", CERTS, json=login_body(generate_p256(), "nobody", "000000"))
         found = await auth.events("user.login")
         assert "[::1]:" in json.dumps(found[-1])
+
+
+# second factors
+
+
+async def test_a_hardware_key_logs_in_over_the_web(tmp_path: Path) -> None:
+    """Challenges are for anybody; certificates for whoever has the key and the password."""
+    async with running_auth(tmp_path, clock=present_clock()) as auth, web_before(auth, tmp_path) as web:
+        await auth.set_second_factor("on")
+        secret = await auth.person("ann")
+        ann = await auth.user("ann", [])
+        auth.clock.advance(30)  # type: ignore[attr-defined]
+        begin = m.BeginFactorRequest(name="k", type="webauthn", factor=m.FactorResponse(totp_code=auth.code(secret)))
+        new = await auth.call(ann, routes.BEGIN_FACTOR, begin)
+        key = Authenticator(origin=web.url)
+        await auth.call(ann, routes.FINISH_FACTOR, m.NewFactorProof(id=new.id, webauthn=key.create(new.webauthn)))
+
+        async def asked(user: str) -> dict[str, Any]:
+            answer = await web.ask("POST", "/webapi/mfa/login/begin", json={"user": user, "pass": "x"})
+            assert answer.status == 200, answer.text
+            found: dict[str, Any] = answer.json
+            return found
+
+        async def login(user: str, password: str = PASSWORD, path: str = "/webapi/mfa/login/finish") -> Answer:
+            made = await asked(user)
+            options = made["webauthn_challenge"]["publicKey"]
+            signed = key.sign(
+                m.WebauthnChallenge(
+                    challenge=options["challenge"],
+                    rp_id=options["rpId"],
+                    credentials=[one["id"] for one in options["allowCredentials"] if one["id"] in key.keys],
+                )
+            )
+            response = {
+                "clientDataJSON": signed.client_data,
+                "authenticatorData": signed.authenticator_data,
+                "signature": signed.signature,
+                "userHandle": signed.user_handle or None,
+            }
+            body = {
+                **login_body(generate_p256(), user, "", password=password),
+                "challenge_id": made["challenge_id"],
+                "webauthn_challenge_response": {"id": signed.credential_id, "type": "public-key", "response": response},
+            }
+            return await web.ask("POST", path, json=body, headers={"User-Agent": "a browser"})
+
+        for path in ("/webapi/mfa/login/finish", "/webapi/ssh/certs"):
+            answer = await login("ann", path=path)
+            assert answer.status == 200, answer.text
+        refusals = {(answer.status, answer.text) for answer in (await login("nobody"), await login("ann", "wrong one"))}
+        assert len(refusals) == 1, refusals
+        real, invented = await asked("ann"), await asked("nobody")
+        assert real.keys() == invented.keys()
+        shapes = [made["webauthn_challenge"]["publicKey"] for made in (real, invented)]
+        assert shapes[0].keys() == shapes[1].keys()
+        assert [len(shape["allowCredentials"]) for shape in shapes] == [1, 1]
+        (event,) = [one for one in await auth.events("user.login", wait_for=4) if one["success"]][:1]
+        assert (event["user_agent"], event["mfa_device"]["mfa_device_name"]) == ("a browser", "k")
+        await auth.set_second_factor("otp")
+        assert "webauthn_challenge" not in await asked("ann")

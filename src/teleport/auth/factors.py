@@ -113,6 +113,8 @@ class Factors:
                 "hardware keys need the name under which people reach this cluster, and no proxy announces one",
                 hint="set auth_service.authentication.webauthn.rp_id, or proxy_service.public_addr",
             )
+        if spec.u2f is not None:
+            hosts += [urlsplit(facet).hostname or "" for facet in spec.u2f.facets]
         # not every host below the domain: pages of others may live there
         return RelyingParty(chosen, frozenset({chosen, *(host for host in hosts if host.endswith(f".{chosen}"))}))
 

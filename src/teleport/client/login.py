@@ -13,12 +13,13 @@ from typing import Protocol
 from teleport.client import hosts_seen, keystore, known_hosts, profile, renewal
 from teleport.client.addresses import SSH_PORT, ProxyAddress, join, split_port
 from teleport.client.dial import Untrusted, clock_difference, open_web, shown_fingerprint
+from teleport.client.hardware_keys import KeyAnswer, find_keys, need_keys, site
 from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
 from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust, parse_trust, trust_by_pin
 from teleport.client.webapi import Certificates, Ping, Signer, WebAPI, claimed_authority
-from teleport.errors import BadRequest, ConnectionProblem
+from teleport.errors import BadRequest, ConnectionProblem, NotFound
 from teleport.pki.keys import PrivateKey, PublicKey, generate_p256
 from teleport.pki.sshformat import USER, parse_certificate_line
 from teleport.pki.trust import check_cluster_name
@@ -39,7 +40,11 @@ class Asking(Protocol):
 
     def password(self, user: str) -> str: ...
 
-    def code(self) -> str: ...
+    def code(self, question: str = ...) -> str: ...
+
+    def touch(self, text: str) -> None:
+        """Says what to do with a security key."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +144,10 @@ def log_in(
     if ping.has_motd and (message := api.message_of_the_day()):
         asking.read(message)
     password = asking.password(user)
-    code = asking.code() if ping.second_factor != "off" else ""
+    code, answer = second_factor(api, ping.second_factor, user, asking)
     key = make_key()
     route = cluster or root
-    certificates = api.certificates(user, password, code, key.public.line(""), ttl, route)
+    certificates = api.certificates(user, password, code, key.public.line(""), ttl, route, answer)
     check_answer(certificates, key.public, user, root, api.trust)
     found = Profile(
         name=files.proxy,
@@ -154,6 +159,31 @@ def log_in(
         proxy_trust=str(api.trust),
     )
     return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now))
+
+
+def second_factor(api: WebAPI, setting: str, user: str, asking: Asking) -> tuple[str, tuple[str, KeyAnswer] | None]:
+    """A code, or a hardware key's answer with the id of its challenge, as the cluster's setting wants it.
+
+    Raises `TeleportError` when a key is needed and there is none.
+    """
+    if setting == "off":
+        return "", None
+    if setting in ("on", "optional"):
+        none = ", or Enter for none" if setting == "optional" else ""
+        keys = find_keys()
+        code = asking.code(f"One-time code (Enter: your security key{none}): " if keys else f"One-time code{none}: ")
+        if code or (setting == "optional" and keys is None):
+            return code, None
+    elif setting not in ("webauthn", "u2f"):
+        return asking.code(), None
+    keys = need_keys()
+    made, question = api.login_challenge(user)
+    try:
+        return "", (made, keys.sign(question, site(api.host, api.port, question.rp_id), asking.touch))
+    except NotFound:
+        if setting != "optional":
+            raise
+        return "", None  # somebody without devices: the key at this machine is for something else
 
 
 def ssh_address(address: ProxyAddress, ping: Ping) -> str:

@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from teleport import __version__
 from teleport.client.addresses import join
 from teleport.client.dial import INTERNAL_NAME, TIMEOUT, check_proxy_role, open_unproved, open_web
+from teleport.client.hardware_keys import KeyAnswer, KeyQuestion
 from teleport.client.trust import ClusterTrust, ProxyTrust
 from teleport.errors import (
     AccessDenied,
@@ -176,11 +178,28 @@ class WebAPI:
         """What the cluster asks everybody to read before logging in; foreign text."""
         return self._call("GET", "/webapi/motd", where="the message of the day").text("text")
 
+    def login_challenge(self, user: str) -> tuple[str, KeyQuestion]:
+        """What a hardware key is asked at a login, and the id under which it is answered."""
+        found = self._call("POST", "/webapi/mfa/login/begin", {"user": user}, where="the login")
+        asked = found.part("webauthn_challenge").part("publicKey")
+        listed = [Field(item, "the login").text("id") for item in asked.items("allowCredentials")]
+        if not asked.text("challenge") or not asked.text("rpId"):
+            raise BadRequest("this cluster takes no security keys", hint="tsh login, with a one-time code")
+        return found.text("challenge_id"), KeyQuestion(asked.text("challenge"), asked.text("rpId"), tuple(listed))
+
     def certificates(
-        self, user: str, password: str, code: str, public_key: str, ttl: float, route_to_cluster: str
+        self,
+        user: str,
+        password: str,
+        code: str,
+        public_key: str,
+        ttl: float,
+        route_to_cluster: str,
+        key: tuple[str, KeyAnswer] | None = None,
     ) -> Certificates:
-        """Asks for certificates for `public_key`; `ttl` in seconds, 0 for the longest allowed."""
-        body = {
+        """Asks for certificates for `public_key`; `ttl` in seconds, 0 for the longest allowed. `key`: a hardware key's
+        answer, and the id of its challenge."""
+        body: dict[str, Any] = {
             "user": user,
             "password": password,
             "otp_token": code,
@@ -189,6 +208,19 @@ class WebAPI:
             "compatibility": "standard",
             "RouteToCluster": route_to_cluster,
         }
+        if key is not None:
+            body["challenge_id"], answer = key
+            body["webauthn_challenge_response"] = {
+                "id": answer.credential_id,
+                "rawId": answer.credential_id,
+                "type": "public-key",
+                "response": {
+                    "clientDataJSON": answer.client_data,
+                    "authenticatorData": answer.authenticator_data,
+                    "signature": answer.signature,
+                    "userHandle": answer.user_handle,
+                },
+            }
         try:
             found = self._call("POST", "/webapi/ssh/certs", body, where="the login", secret=True)
         except AccessDenied as error:  # for whatever reason: the answer is one and the same (T22), and so is the hint
@@ -244,7 +276,11 @@ def _exchange(stream: TLSStream, host: str, method: str, path: str, body: object
     connection = HTTPOver(stream, host)
     try:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Accept": "application/json", **({"Content-Type": "application/json"} if data else {})}
+        headers = {
+            "Accept": "application/json",
+            "User-Agent": f"tsh/{__version__}",
+            **({"Content-Type": "application/json"} if data else {}),
+        }
         connection.request(method, path, body=data, headers=headers)
         response = connection.getresponse()
         answer = response.read(MAX_REPLY + 1)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from teleport.daemon.config.values import AuthConfig, ManagedResource, StorageConfig
+from teleport.errors import TeleportError
 from teleport.resources.cluster import (
     U2F,
     AuditConfig,
@@ -18,6 +22,7 @@ from teleport.resources.cluster import (
     SecondFactor,
     SessionRecordingConfig,
     Singleton,
+    Webauthn,
 )
 
 
@@ -44,12 +49,20 @@ def settings_of(config: AuthConfig, storage: StorageConfig) -> tuple[Singleton, 
 
 def _authentication(config: AuthConfig) -> AuthPreferenceSpec:
     said = config.authentication
-    u2f = said.u2f
+    u2f, webauthn = said.u2f, said.webauthn
     return AuthPreferenceSpec(
         second_factor=SecondFactor(said.second_factor.value),
         connector_name=said.connector_name,
-        u2f=U2F(app_id=u2f.app_id, facets=u2f.facets, device_attestation_cas=u2f.device_attestation_cas)
+        u2f=U2F(app_id=u2f.app_id, facets=u2f.facets, device_attestation_cas=_certificates(u2f.device_attestation_cas))
         if u2f is not None
+        else None,
+        webauthn=Webauthn(
+            rp_id=webauthn.rp_id,
+            attestation_allowed_cas=_certificates(webauthn.attestation_allowed_cas),
+            attestation_denied_cas=_certificates(webauthn.attestation_denied_cas),
+            disabled=webauthn.disabled,
+        )
+        if webauthn is not None
         else None,
         allow_local_auth=said.local_auth,
         require_session_mfa=said.require_session_mfa,
@@ -57,6 +70,22 @@ def _authentication(config: AuthConfig) -> AuthPreferenceSpec:
         message_of_the_day=config.message_of_the_day,
         locking_mode=LockingMode(said.locking_mode.value),
     )
+
+
+def _certificates(named: Sequence[str]) -> tuple[str, ...]:
+    """PEM texts, those that the configuration names as files being read. Raises `TeleportError`."""
+    found = []
+    for text in named:
+        if not text.lstrip().startswith("-----BEGIN"):
+            try:
+                text = Path(text).read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                raise TeleportError(
+                    f"the authority of hardware keys {text!r} cannot be read: {error}",
+                    hint="name a file that holds a certificate in PEM, or write the PEM itself into the configuration",
+                ) from None
+        found.append(text)
+    return tuple(found)
 
 
 def _networking(config: AuthConfig) -> NetworkingSpec:

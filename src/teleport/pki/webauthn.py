@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -196,6 +197,7 @@ def _server(party: RelyingParty, policy: AttestationPolicy = AttestationPolicy()
     from fido2.server import Fido2Server
     from fido2.webauthn import AttestationConveyancePreference, PublicKeyCredentialRpEntity
 
+    logging.getLogger("fido2").setLevel(logging.WARNING)  # it tells of every proof; that is what events are for
     wanted = AttestationConveyancePreference.DIRECT if policy.asks else AttestationConveyancePreference.NONE
     return Fido2Server(
         PublicKeyCredentialRpEntity(name=party.id, id=party.id),
@@ -208,6 +210,7 @@ def _server(party: RelyingParty, policy: AttestationPolicy = AttestationPolicy()
 def _check_maker(policy: AttestationPolicy, attested: Any, client_data_hash: bytes) -> None:
     """Raises `ProofRefused` unless the key proves to be made by somebody whom the policy lets in."""
     from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
     from fido2.attestation.base import AttestationVerifier, UntrustedAttestation, verify_x509_chain
 
     class Path(AttestationVerifier):
@@ -226,16 +229,16 @@ def _check_maker(policy: AttestationPolicy, attested: Any, client_data_hash: byt
         raise ProofRefused("the new hardware key does not say who made it")
 
     def made_by(authority: str) -> bool:
-        root = x509.load_pem_x509_certificate(authority.encode())
-        der = root.public_bytes(_der())
-        if x509.load_der_x509_certificate(path.chain[-1]).issuer != root.subject:
-            return False
-        try:
-            chain = [*path.chain] if path.chain[-1] == der else [*path.chain, der]
-            verify_x509_chain(chain)
-            return all(_is_authority(between) for between in chain[1:-1])
-        except Exception:  # whatever is wrong with foreign certificates: they prove nothing
-            return False
+        for root in x509.load_pem_x509_certificates(authority.encode()):
+            der = root.public_bytes(Encoding.DER)
+            with contextlib.suppress(Exception):  # whatever is wrong with foreign certificates: they prove nothing
+                if x509.load_der_x509_certificate(path.chain[-1]).issuer != root.subject:
+                    continue
+                chain = [*path.chain] if path.chain[-1] == der else [*path.chain, der]
+                verify_x509_chain(chain)
+                if all(_is_authority(between) for between in chain[1:-1]):
+                    return True
+        return False
 
     if any(made_by(authority) for authority in policy.denied):
         raise ProofRefused("hardware keys of this maker are refused here")
@@ -249,12 +252,6 @@ def _is_authority(certificate: bytes) -> bool:
 
     found = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(x509.BasicConstraints)
     return found.value.ca
-
-
-def _der() -> Any:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return Encoding.DER
 
 
 def _checked(work: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,7 +20,7 @@ from teleport.resources.metadata import (
     shown,
     text_findings,
 )
-from teleport.resources.names import check_hostname
+from teleport.resources.names import canonical_address, check_hostname
 from teleport.resources.values import Duration
 
 S = TypeVar("S", bound="Singleton")
@@ -90,6 +91,7 @@ class AuthPreference(Value, frozen=True, kw_only=True):
 
     def findings(self) -> Iterator[Finding]:
         yield from _singleton_findings(self.metadata, "cluster-auth-preference")
+        yield from _hardware_key_findings(self.spec)
         yield from text_findings(("spec", "message_of_the_day"), self.spec.message_of_the_day)
 
     @property
@@ -105,10 +107,6 @@ class AuthPreference(Value, frozen=True, kw_only=True):
                     "spec.require_session_mfa", "a second factor cannot be shown yet, so every session would be refused"
                 )
             )
-        if self.spec.second_factor in {SecondFactor.U2F, SecondFactor.WEBAUTHN}:
-            found.append(FieldWarning("spec.second_factor", "hardware keys are not available yet"))
-        if self.spec.u2f is not None:
-            found.append(FieldWarning("spec.u2f", "hardware keys are not available yet"))
         if not self.spec.allow_local_auth:
             found.append(
                 FieldWarning("spec.allow_local_auth", "nobody can log in then: single sign-on is not available yet")
@@ -116,6 +114,28 @@ class AuthPreference(Value, frozen=True, kw_only=True):
         if self.spec.locking_mode is LockingMode.STRICT:
             found.append(FieldWarning("spec.locking_mode", "strict locking is not available yet"))
         return tuple(found)
+
+
+def _hardware_key_findings(spec: AuthPreferenceSpec) -> Iterator[Finding]:
+    """What is wrong with the settings of hardware keys; browsers take no address as a domain."""
+    lists: list[tuple[tuple[str, str], tuple[str, ...]]] = []
+    if spec.u2f is not None:
+        if not spec.u2f.app_id.startswith("https://") or check_hostname(urlsplit(spec.u2f.app_id).hostname or ""):
+            yield Finding(
+                ("spec", "u2f", "app_id"), shown(spec.u2f.app_id), "https://NAME of the cluster's web address"
+            )
+        lists.append((("u2f", "device_attestation_cas"), spec.u2f.device_attestation_cas))
+    if (webauthn := spec.webauthn) is not None:
+        if webauthn.rp_id and (check_hostname(webauthn.rp_id) or canonical_address(webauthn.rp_id)):
+            yield Finding(("spec", "webauthn", "rp_id"), shown(webauthn.rp_id), "the domain of the web address")
+        if webauthn.disabled and spec.second_factor in {SecondFactor.WEBAUTHN, SecondFactor.U2F}:
+            yield Finding(("spec", "webauthn", "disabled"), "true", f"false with second_factor {spec.second_factor}")
+        lists.append((("webauthn", "attestation_allowed_cas"), webauthn.attestation_allowed_cas))
+        lists.append((("webauthn", "attestation_denied_cas"), webauthn.attestation_denied_cas))
+    for path, certificates in lists:
+        for number, text in enumerate(certificates):
+            if not text.lstrip().startswith("-----BEGIN CERTIFICATE-----"):
+                yield Finding(("spec", *path, number), shown(text), "a certificate in PEM")
 
 
 class NetworkingSpec(Value, frozen=True, kw_only=True):

@@ -6,20 +6,26 @@ Its knobs are what an attacker or a broken key would turn: the origin, the flags
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import sys
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 from fido2.cose import ES256
 from fido2.webauthn import Aaguid, AttestationObject, AttestedCredentialData, AuthenticatorData, CollectedClientData
 
 from teleport.api import messages as m
+from teleport.client.hardware_keys import KeyAnswer, KeyQuestion, NewKeyAnswer, NewKeyQuestion, Tell
+from teleport.errors import NotFound
 from teleport.pki.webauthn import decode, encode
 
 FLAG = AuthenticatorData.FLAG
@@ -151,3 +157,73 @@ def _certificate(
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .sign(signer, hashes.SHA256())
     )
+
+
+class SoftwareKeys:
+    """Hardware keys as tsh finds them (`client.hardware_keys.Keys`), kept in a file from one run to the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key = Authenticator()
+        if path.exists():
+            kept = json.loads(path.read_text())
+            self._key.counter = kept["counter"]
+            for made, (rp_id, private, handle) in kept["keys"].items():
+                loaded = load_pem_private_key(private.encode(), None)
+                assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+                self._key.keys[made] = Key(rp_id, loaded, handle)
+
+    def sign(self, asked: KeyQuestion, origin: str, tell: Tell) -> KeyAnswer:
+        if not set(asked.credentials) & set(self._key.keys):
+            raise NotFound("no security key at this machine is registered for you", hint="tsh mfa ls")
+        tell("Touch your security key.")
+        self._key.origin = origin
+        challenge = m.WebauthnChallenge(
+            challenge=asked.challenge, rp_id=asked.rp_id, credentials=list(asked.credentials)
+        )
+        signed = self._key.sign(challenge)
+        self._keep()
+        return KeyAnswer(**msgspec.structs.asdict(signed))
+
+    def create(self, asked: NewKeyQuestion, origin: str, tell: Tell) -> NewKeyAnswer:
+        tell("Touch your security key.")
+        self._key.origin = origin
+        made = self._key.create(
+            m.WebauthnCreation(
+                challenge=asked.challenge,
+                rp_id=asked.rp_id,
+                rp_name=asked.rp_name,
+                user_id=asked.user_id,
+                user_name=asked.user_name,
+                algorithms=list(asked.algorithms),
+                exclude=list(asked.exclude),
+            )
+        )
+        self._keep()
+        return NewKeyAnswer(made.client_data, made.attestation_object)
+
+    def _keep(self) -> None:
+        keys = {
+            made: (
+                key.rp_id,
+                key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+                key.user_handle,
+            )
+            for made, key in self._key.keys.items()
+        }
+        self._path.write_text(json.dumps({"counter": self._key.counter, "keys": keys}))
+
+
+def main() -> None:
+    """`python -m teleport.testing.authenticator FILE ARGUMENTS`: tsh at a machine whose hardware key is in FILE."""
+    from teleport.cli.tsh import main as tsh
+    from teleport.client import hardware_keys
+
+    path = Path(sys.argv[1])
+    hardware_keys.FINDERS[:] = [lambda: SoftwareKeys(path)]
+    sys.argv = ["tsh", *sys.argv[2:]]
+    tsh()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,9 +10,10 @@ import http.client
 import json
 import socket
 import ssl
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from teleport.auth import passwords
@@ -55,28 +56,36 @@ class Person:
         self._last_period = period
         return passwords.totp_code(self.totp_secret, period)
 
-    def accept(self, url: str) -> None:
-        """Follows a link as the page does, over TLS that the cluster's own authority proves."""
+    def web(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """One call of the proxy's web API, over TLS that the cluster's own authority proves: status and JSON."""
         context = ssl.create_default_context(cadata=self.cluster.authority())
-        token = urlsplit(url).path.rpartition("/")[2]
         with (
             socket.create_connection((LOOPBACK, self.cluster.web_port), 10) as raw,
             context.wrap_socket(raw, server_hostname="teleport.cluster.local") as secure,
         ):
             connection = http.client.HTTPConnection(PUBLIC, self.cluster.web_port)
             connection.sock = secure
-            connection.request("GET", f"/webapi/users/password/token/{token}")
-            answer = json.loads(connection.getresponse().read())
-            self.totp_secret = answer.get("totp_secret", "")
-            body = {
-                "token": token,
-                "password": base64.b64encode(PASSWORD.encode()).decode(),
-                "second_factor_token": self.code() if self.totp_secret else "",
-            }
-            connection.request("PUT", "/webapi/users/password/token", json.dumps(body))
+            connection.request(method, path, None if body is None else json.dumps(body))
             response = connection.getresponse()
-            text = response.read().decode()
-            assert response.status == 200, text
+            return response.status, json.loads(response.read())
+
+    def accept(self, url: str) -> None:
+        """Follows a link as the page does."""
+        token = urlsplit(url).path.rpartition("/")[2]
+        _, answer = self.web("GET", f"/webapi/users/password/token/{token}")
+        self.totp_secret = answer.get("totp_secret", "")
+        body = {
+            "token": token,
+            "password": base64.b64encode(PASSWORD.encode()).decode(),
+            "second_factor_token": self.code() if self.totp_secret else "",
+        }
+        status, said = self.web("PUT", "/webapi/users/password/token", body)
+        assert status == 200, said
+
+    def tsh_with_key(self, key: Path, *arguments: str, stdin: str = "") -> Ran:
+        """`tsh` at a machine whose hardware key, a file, is plugged in."""
+        command = [sys.executable, "-m", "teleport.testing.authenticator", str(key), *arguments]
+        return run(*command, environment=self.environment, stdin=stdin, seconds=30.0)
 
     def tsh(self, *arguments: str | Path, stdin: bytes | str = b"", seconds: float = 30.0) -> Ran:
         return run(BIN / "tsh", *arguments, environment=self.environment, stdin=stdin, seconds=seconds)

@@ -7,10 +7,106 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import Any
 
 import msgspec
 
+from teleport.api import messages as m
 from teleport.errors import BadRequest
+
+
+class AssertionResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The inner part of `CredentialAssertion`, unpadded base64url."""
+
+    clientDataJSON: str
+    authenticatorData: str
+    signature: str
+    userHandle: str | None = ""
+
+
+class CredentialAssertion(msgspec.Struct, frozen=True, kw_only=True):
+    """What `navigator.credentials.get` gives, as JSON (Web Authentication Level 3, section 5.1)."""
+
+    id: str
+    response: AssertionResponse
+
+    def message(self) -> m.WebauthnAssertion:
+        inner = self.response
+        return m.WebauthnAssertion(
+            credential_id=self.id,
+            client_data=inner.clientDataJSON,
+            authenticator_data=inner.authenticatorData,
+            signature=inner.signature,
+            user_handle=inner.userHandle or "",
+        )
+
+
+class AttestationResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The inner part of `CredentialCreation`, unpadded base64url."""
+
+    clientDataJSON: str
+    attestationObject: str
+
+
+class CredentialCreation(msgspec.Struct, frozen=True, kw_only=True):
+    """What `navigator.credentials.create` gives, as JSON."""
+
+    id: str
+    response: AttestationResponse
+
+    def message(self) -> m.WebauthnAttestation:
+        inner = self.response
+        return m.WebauthnAttestation(client_data=inner.clientDataJSON, attestation_object=inner.attestationObject)
+
+
+class LoginBeginRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /webapi/mfa/login/begin. The password that other clients send along is not looked at."""
+
+    user: str
+
+
+class LoginChallenge(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The second factor that a login may prove: a code, or `webauthn_challenge` as browsers take it."""
+
+    challenge_id: str
+    totp_challenge: bool
+    webauthn_challenge: dict[str, Any] | None = None
+
+
+def assertion_options(asked: m.WebauthnChallenge) -> dict[str, Any]:
+    """What `navigator.credentials.get` takes, as JSON."""
+    return {
+        "publicKey": {
+            "challenge": asked.challenge,
+            "timeout": asked.timeout,
+            "rpId": asked.rp_id,
+            "allowCredentials": [{"type": "public-key", "id": made} for made in asked.credentials],
+            "userVerification": asked.user_verification,
+        }
+    }
+
+
+def creation_options(asked: m.WebauthnCreation) -> dict[str, Any]:
+    """What `navigator.credentials.create` takes, as JSON."""
+    return {
+        "publicKey": {
+            "challenge": asked.challenge,
+            "timeout": asked.timeout,
+            "rp": {"id": asked.rp_id, "name": asked.rp_name},
+            "user": {"id": asked.user_id, "name": asked.user_name, "displayName": asked.user_name},
+            "pubKeyCredParams": [{"type": "public-key", "alg": algorithm} for algorithm in asked.algorithms],
+            "excludeCredentials": [{"type": "public-key", "id": made} for made in asked.exclude],
+            "authenticatorSelection": {"residentKey": "discouraged", "userVerification": asked.user_verification},
+            "attestation": asked.attestation,
+        }
+    }
+
+
+class RegisterChallenge(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /webapi/mfa/token/:token/registerchallenge: a new hardware key of somebody who follows a link."""
+
+    challenge_id: str
+    webauthn: dict[str, Any]
 
 
 class SSHCertsRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +121,13 @@ class SSHCertsRequest(msgspec.Struct, frozen=True, kw_only=True):
     compatibility: str = ""
     RouteToCluster: str = ""
     KubernetesCluster: str = ""
+    challenge_id: str = ""
+    webauthn_challenge_response: CredentialAssertion | None = None
+
+    def factor(self) -> m.FactorResponse | None:
+        """The answer of a hardware key, if it is one."""
+        answer = self.webauthn_challenge_response
+        return m.FactorResponse(challenge_id=self.challenge_id, webauthn=answer.message()) if answer else None
 
 
 class HostSigner(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +163,9 @@ class PasswordTokenRequest(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     password: str  # base64, as browsers send it
     second_factor_token: str = ""
+    challenge_id: str = ""
+    webauthn_creation_response: CredentialCreation | None = None
+    device_name: str = ""
 
 
 class SSHAddresses(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

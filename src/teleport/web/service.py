@@ -124,6 +124,9 @@ class WebService:
             add("GET", f"{prefix}/webapi/motd", self._motd)
             add("GET", f"{prefix}/webapi/ca", self._cluster_ca)
             add("POST", f"{prefix}/webapi/ssh/certs", self._ssh_certs)
+            add("POST", f"{prefix}/webapi/mfa/login/begin", self._login_begin)
+            add("POST", f"{prefix}/webapi/mfa/login/finish", self._ssh_certs)
+            add("POST", f"{prefix}/webapi/mfa/token/{{token}}/registerchallenge", self._register_challenge)
             add("GET", f"{prefix}/webapi/users/password/token/{{token}}", self._password_token)
             add("PUT", f"{prefix}/webapi/users/password/token", self._finish_password_token)
             add("GET", f"{prefix}/webapi/auth/tunnel", self._tunnel)
@@ -236,6 +239,14 @@ class WebService:
 
     # log in
 
+    async def _login_begin(self, request: web.Request) -> web.Response:
+        """A challenge for the second factor of a login. Nothing is tried here, but it is limited as attempts are."""
+        self._limit(request)
+        asked = await _body(request, wm.LoginBeginRequest)
+        made = await self._auth.call(routes.LOGIN_CHALLENGE, m.LoginChallengeRequest(user=asked.user))
+        keys = wm.assertion_options(made.webauthn) if made.webauthn is not None else None
+        return _json(wm.LoginChallenge(challenge_id=made.id, totp_challenge=made.totp, webauthn_challenge=keys))
+
     async def _ssh_certs(self, request: web.Request) -> web.Response:
         self._limit(request)
         asked = await _body(request, wm.SSHCertsRequest)
@@ -243,6 +254,8 @@ class WebService:
             user=asked.user,
             password=asked.password,
             otp_token=asked.otp_token or asked.hotp_token,
+            factor=asked.factor(),
+            user_agent=request.headers.get("User-Agent", ""),
             public_key=wm.from_base64(asked.pub_key, "pub_key"),
             ttl=asked.ttl / 1e9,
             client_addr=_client_address(request),
@@ -287,6 +300,16 @@ class WebService:
             )
         )
 
+    async def _register_challenge(self, request: web.Request) -> web.Response:
+        """What a new hardware key is asked with, for whoever holds a link."""
+        self._limit(request)
+        _check_csrf(request)
+        asked = m.UserTokenRequest(token=request.match_info["token"])
+        made = await self._tried(request, "a link", self._auth.call(routes.USER_TOKEN_CHALLENGE, asked))
+        if made.webauthn is None:
+            raise BadRequest("hardware keys do not count here")
+        return _json(wm.RegisterChallenge(challenge_id=made.id, webauthn=wm.creation_options(made.webauthn)))
+
     async def _finish_password_token(self, request: web.Request) -> web.Response:
         self._limit(request)
         _check_csrf(request)
@@ -297,6 +320,10 @@ class WebService:
                 token=asked.token,
                 password=wm.from_base64(asked.password, "password"),
                 otp_token=asked.second_factor_token,
+                proof=m.NewFactorProof(id=asked.challenge_id, webauthn=asked.webauthn_creation_response.message())
+                if asked.webauthn_creation_response is not None
+                else None,
+                device_name=asked.device_name,
                 client_addr=_client_address(request),
             ),
         )

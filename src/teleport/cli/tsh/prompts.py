@@ -100,5 +100,8 @@ class Person:
     def password(self, user: str) -> str:
         return secret(f"Password of {render.printable(user)}: ")
 
-    def code(self) -> str:
-        return visible("One-time code: ").replace(" ", "")
+    def code(self, question: str = "One-time code: ") -> str:
+        return visible(question).replace(" ", "")
+
+    def touch(self, text: str) -> None:
+        render.say(text)

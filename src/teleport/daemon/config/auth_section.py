@@ -90,7 +90,7 @@ class Webauthn:
     rp_id: str = key(forms.host, "", "domain of the cluster's web address", default_text="from u2f.app_id")
     attestation_allowed_cas: tuple[str, ...] = key(ListOf(some_text), (), "CAs of allowed devices")
     attestation_denied_cas: tuple[str, ...] = key(ListOf(some_text), (), "CAs of refused devices")
-    disabled: bool = key(boolean, False, "take U2F only")
+    disabled: bool = key(boolean, False, "take no hardware keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,8 @@ def _check_authentication(section: Authentication, node: Node, problems: Problem
         factor.problem(problems, f"with second_factor {kind} also u2f.app_id", found="no u2f section")
     if kind is SecondFactor.WEBAUTHN and node.get("webauthn") is None and node.get("u2f") is None:
         factor.problem(problems, "with second_factor webauthn also webauthn.rp_id", found="no webauthn section")
+    if kind in (SecondFactor.WEBAUTHN, SecondFactor.U2F) and section.webauthn is not None and section.webauthn.disabled:
+        factor.problem(problems, f"with second_factor {kind} no webauthn.disabled", found="webauthn.disabled: yes")
 
 
 @dataclass(frozen=True, slots=True)

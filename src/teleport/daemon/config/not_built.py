@@ -46,7 +46,6 @@ def _remote(value: str) -> bool:
 
 _SERVICE: Final = "no: this version does not have the {} service yet"
 _LISTENER: Final = "is accepted, but {} are not served by this version: nothing will listen there"
-_ONLY_TOTP: Final = "counts authenticator apps only: this version knows no other devices"
 _NO_HEADER: Final = "is accepted, but this version reads no PROXY header"
 _OWN_LIST: Final = "is accepted, but this version negotiates a list of its own"
 _LATER: Final = "this version cannot do that yet"
@@ -62,12 +61,10 @@ NOT_BUILT: Final = (
     NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
     NotBuilt("auth_service.session_recording", _in("proxy", "proxy-sync"), f"node, node-sync or off: {_LATER}"),
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
-    NotBuilt("auth_service.authentication.second_factor", _in("u2f", "webauthn"), f"otp or off: {_LATER}"),
     NotBuilt("teleport.storage.type", lambda value: value not in ("dir", "sqlite", "lite"), f"dir: {_LATER}"),
     NotBuilt("teleport.storage.audit_events_uri", _remote, f"file:///dir: {_LATER}"),
     NotBuilt("teleport.storage.audit_sessions_uri", _remote, f"file:///dir: {_LATER}"),
     NotBuilt("teleport.join_params.method", _in("ec2", "iam"), f"token: {_LATER}"),
-    NotBuilt("auth_service.authentication.second_factor", _in("on", "optional"), _ONLY_TOTP, False),
     NotBuilt("auth_service.session_recording", _in("node-sync"), "works like node in this version", False),
     NotBuilt("auth_service.proxy_listener_mode", _in("multiplex"), "works like separate in this version", False),
     NotBuilt("teleport.ciphers", _any, _OWN_LIST, False),
