@@ -47,6 +47,7 @@ class UserIdentity:
     impersonator: str = ""
     serial: str = ""  # decimal, as ssh-keygen -L prints it; the SSH and TLS certificates of one issue share it
     issued: datetime | None = None  # whole seconds
+    force_command: str = ""  # a session of this certificate runs this, whatever was asked for
     denying: tuple[
         str, ...
     ] = ()  # roles that the user was given since: what they deny counts, what they allow does not

@@ -126,10 +126,16 @@ BAD: list[tuple[str, Callable[[], dict[str, Any]], tuple[str, ...], str]] = [
     ("from the beginning of time", lambda: {"after": 0}, ("unlimited in time", "Next: tsh login."), "unlimited"),
     ("for ever", lambda: {"before": 2**64 - 1}, ("unlimited in time", "Next: tsh login."), "unlimited"),
     (
-        "force-command",
-        lambda: {"critical": {"force-command": value("id")}},
-        ("the restriction 'force-command', which is not enforced here", "tsh login"),
-        "force-command",
+        "force-command that cannot be run",
+        lambda: {"critical": {"force-command": value(" ")}},
+        ("forces a command that cannot be run",),
+        "forces a command that cannot be run",
+    ),
+    (
+        "unknown restriction",
+        lambda: {"critical": {"verify-required": value("")}},
+        ("the restriction 'verify-required', which is not enforced here", "tsh login"),
+        "verify-required",
     ),
     (
         "source-address",

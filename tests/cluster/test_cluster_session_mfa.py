@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.cluster.cluster_shells import open_shell
 
-from teleport.testing.cluster import NODE, Cluster, Person
+from teleport.testing.cluster import LOOPBACK, NODE, Cluster, Person
 from teleport.testing.processes import BIN
 from teleport.testing.terminal import Terminal
 
@@ -71,3 +72,52 @@ def test_a_wrong_code_opens_nothing(cluster: Cluster, mona: Person, login: str) 
         assert terminal.ended() == 255
     failed = cluster.wait_event("session.mfa", user="mona", success=False)
     assert failed["code"] == "T9140W"
+
+
+# leases of plain ssh
+
+
+@pytest.fixture(scope="module")
+def lena(cluster: Cluster, login: str) -> Person:
+    return careful(cluster, login, "lena", mfa_lease_ttl="10m")
+
+
+def from_address(person: Person, address: str) -> list[str]:
+    """What makes both of `ssh`'s hops begin at an address."""
+    command = next(
+        line.split(None, 1)[1] for line in person.ssh_config.read_text().splitlines() if "ProxyCommand" in line
+    )
+    return ["-o", f"ProxyCommand={command.replace('ssh ', f'ssh -o BatchMode=yes -o BindAddress={address} ', 1)}"]
+
+
+def test_plain_ssh_asks_once_for_a_lease_and_again_from_another_address(
+    cluster: Cluster, lena: Person, login: str
+) -> None:
+    """A loop of ssh, then the lease is taken away: what rests on it ends, and ssh is asked again."""
+    where = f"{login}@{NODE}.{cluster.name}"
+    refused = lena.ssh(*from_address(lena, LOOPBACK), where, "true")
+    assert refused.status == 255
+    assert "A second factor is needed. ssh asks for it now, once for 10m" in refused.stderr
+    words = [word for word in lena.ssh_arguments(where, "echo in:$((40+2))") if word != "BatchMode=yes"]
+    words.remove("-o")
+    with Terminal(words, lena.environment, lena.home) as terminal:
+        terminal.expect("One-time code: ")
+        terminal.type(f"{lena.code()}\n")
+        terminal.expect("in:42")
+        assert terminal.ended() == 0
+    for _ in range(3):
+        assert lena.ssh(*from_address(lena, LOOPBACK), where, "echo in").ok().stdout == "in\n"
+    assert len(cluster.events("--type=session.mfa", "--user=lena")) == 1
+    if LOOPBACK == "127.0.0.1":
+        elsewhere = lena.ssh(*from_address(lena, "127.0.0.2"), where, "true")
+        assert (elsewhere.status, "A second factor is needed." in elsewhere.stderr) == (255, True)
+    (lease,) = cluster.tctl("mfa", "leases", "ls", "--user=lena", "--format=json").json()
+    assert lease["spec"]["client_address"] == LOOPBACK
+    assert "lena" in cluster.tctl("mfa", "leases", "ls").ok().stdout
+    starts = cluster.events("--type=session.start", "--user=lena")
+    assert {event["mfa_lease"] for event in starts} == {lease["metadata"]["name"]}
+    with open_shell(lena, login) as shell:
+        cluster.tctl("mfa", "leases", "rm", lease["metadata"]["name"]).ok()
+        assert DUE in shell.ends()
+    cluster.wait_event("mfa_lease.deleted", lease_user="lena")
+    assert lena.ssh(*from_address(lena, LOOPBACK), where, "true").status == 255

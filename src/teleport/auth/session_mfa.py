@@ -36,7 +36,7 @@ from teleport.identity import MFA_API, HostIdentity, SystemRole, UserIdentity
 from teleport.pki.keys import PublicKey
 from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate_line
-from teleport.pki.sshverify import verify_user_cert
+from teleport.pki.sshverify import ENFORCED, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import certificate_key, load_certificate
@@ -289,7 +289,7 @@ class SessionSecondFactors:
         authority = await self._state.authority("user")
         keys = tuple(PublicKey.parse(text) for text in authority.trusted_ssh_keys)
         trusted = TrustedSSHAuthority(AuthorityKind.USER, self._state.cluster, keys)
-        identity = verify_user_cert(certificate.blob, (trusted,), now)
+        identity = verify_user_cert(certificate.blob, (trusted,), now, enforced_critical_options=ENFORCED)
         present = user_present(identity, await self._state.user(identity.name), now)
         if present is None:
             raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")

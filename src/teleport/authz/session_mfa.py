@@ -81,6 +81,11 @@ def can_lease(roles: Sequence[Role], cluster: ClusterDefaults) -> bool:
     return bool(demands(roles, cluster)) and any(role.options.mfa_lease_ttl for role in roles)
 
 
+def may_come(denial: AccessDenial) -> bool:
+    """Whether a lease that was just made, and is not in view yet, could change the answer."""
+    return denial.code is DenialCode.MFA_REQUIRED and denial.hint == BY_LEASE
+
+
 def due_denial(reasons: tuple[str, ...], *, leases: bool) -> AccessDenial:
     """The refusal, of its own code; `leases`: whether plain ssh can get one."""
     return AccessDenial(DenialCode.MFA_REQUIRED, SECOND_FACTOR_DUE, reasons, BY_LEASE if leases else BY_TSH)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from teleport import __version__
+from teleport.api import messages as m
+from teleport.api import routes
 from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.authz.decision import AccessDenial
-from teleport.authz.ssh import SSHAccessRequest, why_no_session, why_out_of_reach, why_second_factor_due
+from teleport.authz.ssh import SSHAccessRequest, lease_lifetime, why_no_session, why_out_of_reach, why_second_factor_due
 from teleport.clock import Clock
 from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
@@ -22,10 +25,11 @@ from teleport.daemon.host import Host, write_private
 from teleport.daemon.node_side import host_key
 from teleport.daemon.sockets import ProxyAddresses
 from teleport.daemon.view import View
-from teleport.errors import BadRequest, TeleportError
+from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import UserIdentity
 from teleport.pki import sshsig
 from teleport.pki.keys import generate_p256
+from teleport.pki.sshformat import parse_certificate
 from teleport.pki.x509cert import INTERNAL_NAME, pem_of, self_signed_web_pair
 from teleport.pki.x509verify import load_certificate
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
@@ -40,6 +44,8 @@ from teleport.web.service import WebConfig, WebService
 from teleport.wire import vouch
 
 log = logging.getLogger(__name__)
+
+IN_VIEW = 5.0  # seconds until a lease that was made must be in view
 
 
 @dataclass(slots=True)
@@ -123,6 +129,48 @@ class Directory:
         return self._view.most_recent()
 
 
+class ProxyLeases:
+    """Leases of second factors (`proxy.ssh_router.Leases`): auth makes them, the view shows them."""
+
+    def __init__(self, view: View, client: AuthClient) -> None:
+        self._view = view
+        self._client = client
+
+    def lifetime(self, identity: UserIdentity, key: str, client_address: str) -> timedelta | None:
+        present = self._view.present(identity)
+        if present is None:
+            return None
+        return lease_lifetime(
+            present,
+            self._view.policy(),
+            key=key,
+            client_address=client_address,
+            leases=self._view.leases(present.name),
+            now=self._view.clock.now(),
+        )
+
+    async def obtain(self, identity: UserIdentity, certificate: bytes, client_address: str, code: str) -> None:
+        """Raises `AccessDenied` for a code that does not count, `ConnectionProblem` when auth is away."""
+        parsed = parse_certificate(certificate)
+        news = asyncio.Event()
+        unsubscribe = self._view.cache.subscribe("mfa_leases/", lambda _: news.set())
+        try:
+            lease = await self._client.call(
+                routes.MFA_LEASE,
+                m.LeaseRequest(
+                    certificate=parsed.line(), client_addr=client_address, factor=m.FactorResponse(totp_code=code)
+                ),
+            )
+            async with asyncio.timeout(IN_VIEW):
+                while not any(one.name == lease.name for one in self._view.leases(identity.name)):
+                    news.clear()
+                    await news.wait()
+        except TimeoutError:
+            raise ConnectionProblem("the lease was made, and is not in view here", hint="connect again") from None
+        finally:
+            unsubscribe()
+
+
 class ProxySide:
     """Everything of the proxy in one daemon."""
 
@@ -154,6 +202,7 @@ class ProxySide:
             host_keys=[host_key(held)],
             emitter=emitter,
             clock=clock,
+            leases=ProxyLeases(view, client),
         )
         self.web = WebService(
             WebConfig(

@@ -19,7 +19,7 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.refusal import CertificateRefused, Refusal
 from teleport.pki.rotation import retired_refusal
 from teleport.pki.sshformat import parse_certificate
-from teleport.pki.sshverify import verify_host_cert, verify_user_cert
+from teleport.pki.sshverify import ENFORCED, verify_host_cert, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.pki.trust_digest import trust_digest
 from teleport.resources.authority import Authority, AuthorityType, RetiredKeys, RotationState
@@ -150,8 +150,9 @@ class View:
     # node.needs.Certificates and Rules, proxy.ssh_router.UserCertificates
 
     def verify_user(self, certificate: bytes) -> UserIdentity:
+        authorities = self.ssh_authorities(AuthorityKind.USER)
         try:
-            identity = verify_user_cert(certificate, self.ssh_authorities(AuthorityKind.USER), self.clock.now())
+            identity = verify_user_cert(certificate, authorities, self.clock.now(), enforced_critical_options=ENFORCED)
         except CertificateRefused as refused:
             self._explain(certificate, refused)
             raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
@@ -18,6 +19,7 @@ from msgspec.structs import replace as replace_fields
 
 from teleport.audit.events import AuthFailed
 from teleport.authz.decision import AccessDenial, DenialCode
+from teleport.authz.session_mfa import may_come
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
 from teleport.clock import Clock
 from teleport.errors import AccessDenied
@@ -50,6 +52,8 @@ from teleport.transport.slots import Slots
 from teleport.wire import vouch
 
 log = logging.getLogger(__name__)
+
+LEASE_ON_ITS_WAY = 2.0  # seconds
 
 
 class NodeService(SshService):
@@ -86,6 +90,7 @@ class NodeService(SshService):
         self._strangers = Heard()
         self.users = Users(config.connections)
         self._connections: set[NodeConnection] = set()
+        self._news = asyncio.Event()  # what decisions rest on has changed
 
     def _protocol(self, peer: Peer, slot: Slot) -> asyncio.Protocol:
         server = self._server
@@ -150,6 +155,19 @@ class NodeService(SshService):
         )
         return evaluate_ssh_access(request, self.rules.policy())
 
+    async def decide_with_news(self, facts: Facts) -> SSHAccessPermit | AccessDenial:
+        """As `decide`; when a proxy led somebody here whose lease it has seen and this node has not, it waits for it.
+
+        No lease in view in the end: refused.
+        """
+        decision = self.decide(facts)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEASE_ON_ITS_WAY):
+                while facts.vouched and isinstance(decision, AccessDenial) and may_come(decision):
+                    await self._news.wait()
+                    decision = self.decide(facts)
+        return decision
+
     def connected(self, facts: Facts, permit: SSHAccessPermit) -> NodeConnection:
         """A connection with a permit; it is listed until it ends."""
         connection = NodeConnection(self.tools, facts, permit, self._left, again=lambda: self.decide(facts))
@@ -168,6 +186,8 @@ class NodeService(SshService):
         connection only where the permit says so, and so does a lease that is over; one that was taken away ends it.
         The others go on under the terms of the new permit.
         """
+        news, self._news = self._news, asyncio.Event()
+        news.set()
         for connection in list(self._connections):
             lapsed = held_on(connection.permit.lease, self.clock.now())
             decision = self.decide(connection.facts, opened=True, lapsed=lapsed)
@@ -235,7 +255,7 @@ class _Gate:
             service.failed(self._facts(None, login), f"{error.message} {detail}".strip())
             return Refusal.told(error.message, error.hint)
         facts = self._facts(identity, login, certificate)
-        decision = service.decide(facts)
+        decision = await service.decide_with_news(facts)
         if isinstance(decision, AccessDenial):
             service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")
             return Refusal.told(decision.public, decision.hint)

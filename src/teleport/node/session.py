@@ -79,6 +79,9 @@ class NodeSession:
     ) -> None:
         """`mfa`: the second factor that was proved for the session, and the lease that stood for it."""
         self._mfa = mfa
+        user = connection.facts.user
+        self._forced = user.force_command if user is not None else ""
+        self._asked = ""  # for, by the client
         self._tools = tools
         self._record = record
         self._connection = connection
@@ -119,8 +122,12 @@ class NodeSession:
             case Exec(command=command):
                 if not command or "\0" in command:
                     return Refusal("The command is empty or contains a zero byte.")
-            case Subsystem():
-                return Refusal("Subsystems are not offered here.")
+            case Subsystem(name=name):
+                command = name
+                if not self._forced:
+                    return Refusal("Subsystems are not offered here.")
+        self._asked = command
+        command = self._forced or command
         self._state = State.STARTING
         self.sid = self._tools.registry.claim()
         try:
@@ -214,6 +221,7 @@ class NodeSession:
             ("SSH_SESSION_WEBPROXY_ADDR", config.web_proxy),
             ("SSH_CLIENT", f"{client.host} {client.port} {server_port or 0}"),
             ("SSH_CONNECTION", f"{client.host} {client.port} {server}"),
+            *((("SSH_ORIGINAL_COMMAND", self._asked),) if self._forced and self._asked else ()),
         )
         pty = None
         if self._terminal is not None:

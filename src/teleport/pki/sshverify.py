@@ -49,6 +49,8 @@ LOGIN_EXPIRES = "teleport-login-expires"  # ours: the end of the login, in Unix 
 CLIENT_IP = "client-ip"
 IMPERSONATOR = "impersonator"
 SOURCE_PIN = "teleport-source-pin"  # ours: checked at proxy and node against the client's true address (trap T-4)
+FORCE_COMMAND = "force-command"  # a critical option
+ENFORCED = frozenset({FORCE_COMMAND})  # the critical options that nodes of this version enforce on every channel
 HOST_ROLE = "x-teleport-role"
 HOST_AUTHORITY = "x-teleport-authority"
 
@@ -269,6 +271,9 @@ def check_parsed_user_cert(
                 detail=ascii(principal[:128]),
             )
     options = _critical(body, enforced_critical_options)
+    forced = options.get(FORCE_COMMAND)
+    if forced is not None and (not forced.strip() or "\0" in forced):
+        raise CertificateRefused(Refusal.MALFORMED, "The certificate forces a command that cannot be run.")
     permits = frozenset(name for name in PERMITS if name in body.extensions)
     if any(body.extensions[name] for name in permits):
         raise CertificateRefused(Refusal.MALFORMED, "A permission of the certificate carries data.")
@@ -288,6 +293,7 @@ def check_parsed_user_cert(
         impersonator=_extension(body, IMPERSONATOR),
         serial=str(body.serial),
         issued=datetime.fromtimestamp(body.valid_after, UTC) + BACKDATE,
+        force_command=options.get(FORCE_COMMAND, ""),
     )
     return CheckedUserCert(identity, body.public_key, permits, options, _extension(body, CLIENT_IP))
 

@@ -13,6 +13,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -22,9 +23,17 @@ from teleport.clock import Clock
 from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportError
 from teleport.identity import UserIdentity
 from teleport.pki.sshformat import parse_certificate
+from teleport.proxy.lease_step import LeaseStep
 from teleport.proxy.relay import NodeLeg, RelayHandler
 from teleport.resources.names import canonical_address, not_dialable
-from teleport.ssh.handlers import Channel, ConnectionHandler, SessionChannel, SessionHandler, StreamHandler
+from teleport.ssh.handlers import (
+    Channel,
+    ConnectionHandler,
+    SecondStep,
+    SessionChannel,
+    SessionHandler,
+    StreamHandler,
+)
 from teleport.ssh.listener import Slot
 from teleport.ssh.server import HostKey
 from teleport.ssh.service import SshService
@@ -97,6 +106,28 @@ class UserCertificates(Protocol):
         ...
 
 
+class Leases(Protocol):
+    """Leases of second factors, for plain ssh."""
+
+    def lifetime(self, identity: UserIdentity, key: str, client_address: str) -> timedelta | None:
+        """How long a lease would be that is of use to whoever proved the key; None when there is nothing to ask for."""
+        ...
+
+    async def obtain(self, identity: UserIdentity, certificate: bytes, client_address: str, code: str) -> None:
+        """Makes a lease with a code; when it returns, the lease is in view here. Raises `TeleportError`."""
+        ...
+
+
+class NoLeases:
+    """Where nobody is asked."""
+
+    def lifetime(self, identity: UserIdentity, key: str, client_address: str) -> timedelta | None:
+        return None
+
+    async def obtain(self, identity: UserIdentity, certificate: bytes, client_address: str, code: str) -> None:
+        raise AccessDenied("no leases are given here")
+
+
 class ProxyIdentity(Protocol):
     """The proxy's own SSH host key: what it vouches with."""
 
@@ -141,6 +172,7 @@ class SshRouter(SshService):
         host_keys: Sequence[HostKey],
         emitter: Emitter,
         clock: Clock,
+        leases: Leases | None = None,
         new_id: Callable[[], UUID] = uuid4,
         nonce: Callable[[], bytes] = lambda: uuid4().bytes,
         beside: Callable[[str], Accept | None] = lambda _: None,
@@ -155,6 +187,7 @@ class SshRouter(SshService):
         self.identity = identity
         self.emitter = emitter
         self.clock = clock
+        self.leases: Leases = leases or NoLeases()
         self.new_id = new_id
         self.nonce = nonce
         self.beside = beside
@@ -276,7 +309,29 @@ class _Gate:
         self._router = router
         self._peer = peer
 
-    async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
+    async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | SecondStep | Refusal:
+        identity = self._verified(login, certificate)
+        if isinstance(identity, Refusal):
+            return identity
+        key = parse_certificate(certificate).body.public_key.fingerprint()
+        lifetime = self._router.leases.lifetime(identity, key, self._peer.host)
+        if not lifetime:
+            return self.enter(login, certificate)
+        return LeaseStep(self._router, self, identity, certificate, login, self._peer, lifetime)
+
+    def enter(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
+        """Lets in whoever proved the certificate, if it still counts."""
+        identity = self._verified(login, certificate)
+        if isinstance(identity, Refusal):
+            return identity
+        if not self._router.users.enter(identity.name):
+            reason = f"more than {self._router.users.most} users at the same time"
+            self._router.put_on_record(AuthFailed, identity, login, self._peer, error=reason)
+            return Refusal.told("The proxy serves as many people as it may.", "try again later")
+        return _Connection(self._router, identity, certificate, login, self._peer)
+
+    def _verified(self, login: str, certificate: bytes) -> UserIdentity | Refusal:
+        """Who comes, or why not, which is on record then."""
         identity = None
         try:
             identity = self._router.certificates.verify_user(certificate)
@@ -290,11 +345,7 @@ class _Gate:
             else:
                 self._router.put_on_record(AuthFailed, identity, login, self._peer, error=reason)
             return Refusal.told(error.message, error.hint)
-        if not self._router.users.enter(identity.name):
-            reason = f"more than {self._router.users.most} users at the same time"
-            self._router.put_on_record(AuthFailed, identity, login, self._peer, error=reason)
-            return Refusal.told("The proxy serves as many people as it may.", "try again later")
-        return _Connection(self._router, identity, certificate, login, self._peer)
+        return identity
 
     def failed(self, login: str, reason: str) -> None:
         told = self._router.strangers.told(reason, asyncio.get_running_loop().time())

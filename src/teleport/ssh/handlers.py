@@ -7,15 +7,48 @@ The server calls these methods from the event loop; those that are not coroutine
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from teleport.ssh.surface import AskedKind, Refusal, Start, TerminalRequest, TerminalSize
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a peer is asked by keyboard-interactive (RFC 4256): a text, and prompts with whether the answer is shown."""
+
+    instruction: str
+    prompts: tuple[tuple[str, bool], ...] = ()
+
+
+class SecondStep(Protocol):
+    """What a gate still asks of a peer that has proved its key. The key, and who holds it, are settled."""
+
+    notice: str
+    """A banner that everybody reads, also those who cannot be asked."""
+
+    def skip(self, client_version: str) -> ConnectionHandler | None:
+        """The way in for a client that is not to be asked."""
+        ...
+
+    async def begin(self) -> Question | ConnectionHandler | Refusal:
+        """The first question; asked again when the peer begins anew."""
+        ...
+
+    async def answer(self, answers: Sequence[str]) -> Question | ConnectionHandler | Refusal:
+        """Takes the answers to the last question, as many as it had prompts."""
+        ...
+
+    def abandoned(self, reason: str) -> None:
+        """The connection ended before the peer was let in."""
+        ...
+
+
 class Gate(Protocol):
     """Decides who comes in, for one connection. Made before anything is known about the peer."""
 
-    async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
+    async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | SecondStep | Refusal:
         """Decides about the raw certificate whose private key the peer has just proved to hold."""
         ...
 
@@ -140,6 +173,8 @@ __all__ = [
     "Channel",
     "ConnectionHandler",
     "Gate",
+    "Question",
+    "SecondStep",
     "SessionChannel",
     "SessionHandler",
     "StreamHandler",

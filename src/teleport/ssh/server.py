@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import asyncssh
@@ -42,6 +42,7 @@ from teleport.ssh.guard import Guarded
 from teleport.ssh.handlers import ConnectionHandler, Gate
 from teleport.ssh.listener import NoSlot, Slot
 from teleport.ssh.packets import key_exchanges
+from teleport.ssh.second_step import SecondSteps, is_step
 from teleport.ssh.surface import (
     CIPHERS,
     MACS,
@@ -105,6 +106,7 @@ class ServerConnection(Guarded):
         self._slot = slot
         self._admitted: tuple[str, ConnectionHandler] | None = None
         self._handler: ConnectionHandler | None = None
+        self._steps = SecondSteps(self)
         self._plain_key: tuple[str, str] | None = None  # the first one offered: login, and what is wrong with it
         self._on_record = False  # whether a refusal was reported already
         self._failures = 0
@@ -139,9 +141,18 @@ class ServerConnection(Guarded):
         if self._auth is not None:
             self._auth.cancel()
         self._withdraw()
-        if method not in (b"none", b"publickey"):
+        if self._steps.pending and self._username != self._steps.login:
+            self._refused(self._username, f"the user name was changed from {self._steps.login!r} between two steps")
+            raise DisconnectError(DISC_PROTOCOL_ERROR, "the user name was changed")
+        offered = (b"none", b"publickey", *((b"keyboard-interactive",) if self._steps.pending else ()))
+        if method not in offered:
             self._refused(self._username, f"method {method.decode('ascii', 'replace')[:40]!r} is not offered")
         self._auth = lookup_server_auth(self, self._username, method, packet)
+
+    def wait_for_answers(self) -> None:
+        """The peer has proved a key: a person now gets the time to answer."""
+        self._cancel_login_timer()
+        self._login_timer = self._loop.call_later(self.limits.answer_seconds, self._login_timer_callback)
 
     def _withdraw(self) -> None:
         """Whoever was admitted did not come in."""
@@ -150,11 +161,14 @@ class ServerConnection(Guarded):
             admitted[1].ended("it ended before it began")
 
     def send_userauth_failure(self, partial_success: bool) -> None:
+        if partial_success:
+            super().send_userauth_failure(True)
+            return
         self._failures += 1
         if self._failures > self.limits.authentication_attempts:
             self._refused(self._username, "too many attempts")
             raise DisconnectError(DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "too many authentication failures")
-        if self._plain_key is None or self._on_record:
+        if self._plain_key is None or self._on_record or self._steps.pending:
             super().send_userauth_failure(partial_success)
             return
         self._auth = None
@@ -162,13 +176,23 @@ class ServerConnection(Guarded):
         self.send_packet(MSG_USERAUTH_FAILURE, methods, Boolean(partial_success))
 
     def public_key_auth_supported(self) -> bool:
-        return True
+        return not self._steps.pending  # one key was proved; what follows concerns its holder
 
     def password_auth_supported(self) -> bool:
         return False
 
     def kbdint_auth_supported(self) -> bool:
-        return False
+        return self._steps.pending
+
+    async def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> Any:
+        return await self._steps.begin()
+
+    async def validate_kbdint_response(self, username: str, responses: Any) -> Any:
+        return await self._steps.answer(responses)
+
+    def admitted(self, login: str, handler: ConnectionHandler) -> None:
+        """Whoever proved the key came through the second step."""
+        self._admitted = (login, handler)
 
     def host_based_auth_supported(self) -> bool:
         return False
@@ -203,7 +227,13 @@ class ServerConnection(Guarded):
             self._on_record = True  # by the gate
             self.send_auth_banner(f"{outcome.message}\r\n")
             return False
-        self._admitted = (username, outcome)
+        if is_step(outcome):
+            handler = self._steps.offer(username, outcome, self._client_version.decode("ascii", "replace"))
+            if handler is None:
+                return True
+        else:
+            handler = cast(ConnectionHandler, outcome)
+        self._admitted = (username, handler)
         return True
 
     def _refused(self, login: str, reason: str) -> None:
@@ -215,10 +245,15 @@ class ServerConnection(Guarded):
             self._refused(*self._plain_key)
         self._slot.over()
         self._withdraw()
+        self._steps.abandon()
         super()._cleanup(exc)
 
     async def send_userauth_success(self) -> None:
         admitted, self._admitted = self._admitted, None
+        if admitted is None and self._steps.asks(self._username):
+            self.send_auth_banner(f"{self._steps.notice}\r\n")
+            self.send_userauth_failure(True)
+            return
         if admitted is None or admitted[0] != self._username:
             raise DisconnectError(DISC_PROTOCOL_ERROR, "authentication ended without a proof")
         self._handler = admitted[1]

@@ -23,9 +23,9 @@ import msgspec
 from teleport.audit.events import Event, event_name
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
-from teleport.authz.ssh import SSHAccessRequest, why_second_factor_due
+from teleport.authz.ssh import SSHAccessRequest, lease_lifetime, why_second_factor_due
 from teleport.clock import SystemClock
-from teleport.errors import TeleportError
+from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.node.needs import Launcher, NodeConfig, Recordings
 from teleport.node.service import NodeService
@@ -38,14 +38,14 @@ from teleport.pki.sshcert import (
     issue_host_cert,
     issue_user_cert,
 )
-from teleport.pki.sshformat import SSHCertificate
-from teleport.pki.sshverify import verify_host_cert, verify_user_cert
+from teleport.pki.sshformat import SSHCertificate, parse_certificate
+from teleport.pki.sshverify import ENFORCED, verify_host_cert, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.recording.format import RecordingHeader
 from teleport.resources.lock import Lock
 from teleport.resources.metadata import Metadata
-from teleport.resources.mfa_lease import MfaLease
+from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
 from teleport.resources.role import Conditions, Options, Role, RoleSpec
 from teleport.ssh.server import HostKey
 from teleport.ssh.surface import ServerLimits
@@ -200,7 +200,7 @@ class Authorities:
         )
 
     def verify_user(self, certificate: bytes) -> UserIdentity:
-        return verify_user_cert(certificate, self.trusted, self.clock.now())
+        return verify_user_cert(certificate, self.trusted, self.clock.now(), enforced_critical_options=ENFORCED)
 
     def verify_host(self, certificate: bytes) -> HostIdentity:
         return verify_host_cert(certificate, self.trusted, self.clock.now(), hostname=None)
@@ -309,6 +309,41 @@ class LabDirectory:
         return False
 
 
+CODE = "123456"  # the second factor of everybody in the lab
+
+
+class LabLeases:
+    """Leases as auth would make them, for the one code there is (`proxy.ssh_router.Leases`)."""
+
+    def __init__(self, rules: LabRules) -> None:
+        self._rules = rules
+        self.asked: list[str] = []  # codes that came
+        self.hold_back = False  # what is made stays out of view
+
+    def lifetime(self, identity: UserIdentity, key: str, client_address: str) -> timedelta | None:
+        return lease_lifetime(
+            identity,
+            self._rules.policy(),
+            key=key,
+            client_address=client_address,
+            leases=self._rules.leases(identity.name),
+            now=SystemClock().now(),
+        )
+
+    async def obtain(self, identity: UserIdentity, certificate: bytes, client_address: str, code: str) -> None:
+        self.asked.append(code)
+        if code != CODE:
+            raise AccessDenied("the code is wrong or was used before", hint="wait for the next one")
+        key, now = parse_certificate(certificate).body.public_key.fingerprint(), SystemClock().now()
+        expires = now + (self.lifetime(identity, key, client_address) or timedelta(0))
+        spec = MfaLeaseSpec(
+            user=identity.name, key=key, client_address=client_address, device="d", granted=now, expires=expires
+        )
+        name = lease_name(identity.name, key, client_address)
+        if not self.hold_back:
+            self._rules.leased.append(MfaLease(metadata=Metadata(name=name, expires=expires), spec=spec))
+
+
 def listener() -> socket.socket:
     """A bound loopback socket; serving it is somebody else's part."""
     sock = socket.socket()
@@ -334,6 +369,7 @@ class Lab:
     recordings: MemoryRecordings
     rules: LabRules
     directory: LabDirectory
+    leases: LabLeases
 
     def client_config(self, folder: Path, user: LabUser, login: str) -> Path:
         """Writes an OpenSSH configuration with which `ssh -F` reaches the node through the proxy by its name."""
@@ -382,6 +418,7 @@ async def running_lab(
     node_socket, proxy_socket = listener(), listener()
     node_port, proxy_port = node_socket.getsockname()[1], proxy_socket.getsockname()[1]
     directory.rules = rules
+    leases = LabLeases(rules)
     directory.registered.append(RegisteredNode(str(node_host.host_id), hostname, f"127.0.0.1:{node_port}"))
     config = NodeConfig(authorities.cluster, node_host.host_id, hostname, f"127.0.0.1:{node_port}")
     if limits is not None:
@@ -405,6 +442,7 @@ async def running_lab(
         host_keys=[proxy_host.host_key],
         emitter=events,
         clock=clock,
+        leases=leases,
     )
     async with (
         AsyncExitStack() as stack,
@@ -425,6 +463,7 @@ async def running_lab(
             memory,
             rules,
             directory,
+            leases,
         )
 
 

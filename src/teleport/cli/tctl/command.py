@@ -41,6 +41,7 @@ tctl = app.LazyGroup(
         "access": (f"{_HERE}.access:access", "Explain who may reach what, and why."),
         "certs": (f"{_HERE}.certs:certs", "List live certificates, and end one before its time."),
         "lock": (f"{_HERE}.locks:lock", "Stop a user, role, login, host or device at once."),
+        "mfa": (f"{_HERE}.mfa:mfa", "List and take away what second factors gave."),
         "get": (f"{_HERE}.resources:get", "Print resources as YAML, JSON or tables."),
         "create": (f"{_HERE}.resources:create", "Create resources from YAML documents."),
         "rm": (f"{_HERE}.resources:rm", "Remove resources."),

@@ -75,6 +75,8 @@ TABLE = {
     "users add roles": _roles,
     "user": _users,
     "host": _nodes,
+    "mfa leases rm names": lambda context: _names(context, "mfa_lease"),
+    "mfa leases ls user": _users,
     "nodes rm names": _nodes,
     "tokens rm names": _tokens,
     "nodes add roles": lambda context: ["node", "proxy", "auth"],
