@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from teleport import __version__
 from teleport.api import messages as m
@@ -25,13 +25,14 @@ from teleport.audit.sinks import day_files
 from teleport.auth.authorizer import require_administrator
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
-from teleport.backup import archive
-from teleport.backup.archive import Manifest, StoredItem, Summed
 from teleport.errors import NotFound, TeleportError
 from teleport.pki.pin import ca_pin
 from teleport.recording.storage import FileRecordingStore
 from teleport.resources.cluster import ClusterName
 from teleport.store import records
+
+if TYPE_CHECKING:
+    from teleport.backup.archive import Summed
 
 CATCH_UP: Final = 30.0  # seconds until the log must hold what auth itself has written
 LOOK: Final = 0.02
@@ -81,6 +82,9 @@ class Backups:
 
     async def create(self, caller: Caller, request: m.BackupRequest) -> AsyncIterator[bytes]:
         """The archive (`backup.archive`), not encrypted; only for the administrator of an auth server."""
+        from teleport.backup import archive  # a daemon that makes no backup needs none of it
+        from teleport.backup.archive import Manifest, StoredItem
+
         require_administrator(caller, "take a backup")
         with_audit, with_recordings = not request.without_audit, not request.without_recordings
         await self._state.tell(self._state.event(BackupCreate, caller, audit=with_audit, recordings=with_recordings))
@@ -128,6 +132,8 @@ class Backups:
     async def _member(
         self, name: str, open_file: Callable[[], BinaryIO], size: int, members: list[Summed]
     ) -> AsyncIterator[bytes]:
+        from teleport.backup import archive
+
         yield archive.member_head(name, size, self._state.clock.now())
         found, left = hashlib.sha256(), size
         with await asyncio.to_thread(open_file) as file:
@@ -139,7 +145,7 @@ class Backups:
                 left -= len(piece)
                 yield piece
         yield archive.padding(size)
-        members.append(Summed(name=name, size=size, sha256=found.hexdigest()))
+        members.append(archive.Summed(name=name, size=size, sha256=found.hexdigest()))
 
     async def _caught_up(self) -> None:
         """Waits until the log holds what auth has emitted by now."""
@@ -161,6 +167,8 @@ class Backups:
 
 def _log_files(directory: Path) -> list[_File]:
     """The files of every store there is, in order; of the newest only whole lines."""
+    from teleport.backup import archive
+
     found = []
     stores = sorted(entry for entry in directory.iterdir() if entry.is_dir() and not entry.is_symlink())
     for store in stores:

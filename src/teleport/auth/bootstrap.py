@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from teleport.audit.events import AuthorityCreate, RoleCreated
 from teleport.auth.settings import Settings
@@ -16,27 +17,43 @@ from teleport.resources.codec import to_json
 from teleport.resources.presets import preset_roles
 from teleport.store import records
 
+if TYPE_CHECKING:
+    from teleport.auth.from_file import Given
 
-async def bootstrap(state: ClusterState, settings: Sequence[Singleton]) -> bool:
+
+async def bootstrap(state: ClusterState, settings: Sequence[Singleton], given: Given | None = None) -> bool:
     """Makes what a cluster cannot be without; whether this was the first start.
 
-    `settings` are the cluster's configuration resources that the file decides.
+    `settings` are the cluster's configuration resources that the file decides; `given` is what a new cluster is made
+    with (`--bootstrap`).
     Presets are made when missing and never overwritten. Two daemons starting at once make one cluster.
     """
     now = state.clock.now()
     first = await state.backend.get(records.CLUSTER + "cluster-name") is None
     if first:
         name = ClusterName(spec=ClusterNameSpec(cluster_name=state.cluster, cluster_id=str(uuid.uuid4()), created=now))
-        authorities = await asyncio.to_thread(
-            lambda: [state.keys.make(kind, state.cluster, now) for kind in AuthorityKind]
+        if given is not None:
+            from teleport.auth import from_file
+
+            await from_file.store(state, given)
+        brought = list(given.authorities) if given is not None else []
+        own = {str(one.type) for one in brought if one.spec.cluster_name == state.cluster}
+        lacking = [kind for kind in AuthorityKind if kind.value not in own]
+        authorities = brought + await asyncio.to_thread(
+            lambda: [state.keys.make(kind, state.cluster, now) for kind in lacking]
         )
         writes: list[Write] = [PutOp(records.CLUSTER + "cluster-name", to_json(name))]
         writes += [
-            PutOp(records.authority_key(made.type, state.cluster), to_json(made, with_secrets=True))
+            PutOp(records.authority_key(made.type, made.spec.cluster_name), to_json(made, with_secrets=True))
             for made in authorities
         ]
         events = [
-            state.event(AuthorityCreate, name=state.cluster, authority=str(authority.type), updated_by="teleport start")
+            state.event(
+                AuthorityCreate,
+                name=authority.spec.cluster_name,
+                authority=str(authority.type),
+                updated_by="teleport start --bootstrap" if authority in brought else "teleport start",
+            )
             for authority in authorities
         ]
         await state.commit(writes, events=events, conditions=[Absent(records.CLUSTER + "cluster-name")])

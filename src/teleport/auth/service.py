@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from teleport.api import messages as m
 from teleport.api import routes
@@ -63,10 +63,14 @@ from teleport.identity import Anonymous, HostIdentity, SystemRole
 from teleport.recording.storage import FileRecordingStore
 from teleport.recording.trust import signature_check
 from teleport.resources.cluster import Singleton
+from teleport.resources.codec import Resource
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.token import Token
 from teleport.store.records import HOSTS, USERS, HostRecord
 from teleport.transport.http_listener import HTTPListener
+
+if TYPE_CHECKING:
+    from teleport.auth.from_file import Given
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +90,7 @@ class AuthConfig:
     static_tokens: tuple[Token, ...] = ()
     settings: tuple[Singleton, ...] = ()  # the cluster's settings that the file decides
     events_to_stdout: bool = False  # a copy of every event on the standard output
+    bootstrap: Callable[[], Sequence[Resource]] | None = None  # reads what a new cluster is made with
 
 
 class AuthService:
@@ -209,7 +214,8 @@ class AuthService:
         one that the storage holds.
         """
         stored = await stored_cluster_name(backend)
-        wanted = config.cluster_name or stored or config.node_name
+        given = _given(config, stored)
+        wanted = config.cluster_name or stored or (given.cluster if given is not None else "") or config.node_name
         if stored is not None and stored != wanted:
             raise TeleportError(
                 f"the storage holds the cluster {stored!r}, the configuration names {wanted!r}: certificates carry the "
@@ -223,7 +229,7 @@ class AuthService:
                 pump.kick()
 
         state = ClusterState(backend, clock, wanted, on_events=on_events, keys=keys)
-        await bootstrap(state, config.settings)
+        await bootstrap(state, config.settings, given)
         service = cls(config, backend, clock, open_emitter(wanted), state)
         pumps.append(service._pump)
         await service._trust.look()
@@ -342,6 +348,25 @@ class AuthService:
     async def client_authorities(self) -> list[str]:
         """PEM of every authority whose client certificates get through the API's handshake (`trusting`)."""
         return await self._trust.client_authorities()
+
+
+def _given(config: AuthConfig, stored: str | None) -> Given | None:
+    """What `--bootstrap` gives to a new cluster. Raises `TeleportError` when that is another cluster's."""
+    if config.bootstrap is None:
+        return None
+    from teleport.auth.from_file import given
+
+    if stored is not None:
+        log.warning("--bootstrap is ignored: the storage holds the cluster %s already", stored)
+        return None
+    found = given(config.bootstrap())
+    if config.cluster_name and found.cluster and found.cluster != config.cluster_name:
+        raise TeleportError(
+            f"the file is of the cluster {found.cluster!r}, the configuration names {config.cluster_name!r}: "
+            "certificates carry the name, so it cannot change",
+            hint=f"set auth_service.cluster_name to {found.cluster!r}, or leave the authorities out of the file",
+        )
+    return found
 
 
 # These write their own event of a refusal, with more to say, or would tell of every wrong password twice.

@@ -21,6 +21,7 @@ from teleport.audit.chain import ChainKey, Head, Linked
 from teleport.audit.events import REGISTRY, AuditCheckpoint
 from teleport.backup.archive import Manifest, StoredItem
 from teleport.errors import BadRequest
+from teleport.store.records import UserSecret
 
 TOTP_PERIOD: Final = 30  # seconds
 HEADS: Final = "audit/heads/"
@@ -193,12 +194,21 @@ def settle(manifest: Manifest, items: Iterable[StoredItem], log: LogEnd, now: da
 # what is changed
 
 
-def _secret(item: StoredItem, manifest: Manifest, log: LogEnd, now: datetime) -> StoredItem:
+def without_shown_codes(secret: UserSecret, now: datetime) -> UserSecret:
     """A code that was good until now may have been seen, and used, since."""
-    fields: dict[str, Any] = msgspec.json.decode(item.value)
     period = int(now.timestamp()) // TOTP_PERIOD
-    fields["totp_last_period"] = max(int(fields.get("totp_last_period", 0)), period)
-    return msgspec.structs.replace(item, value=msgspec.json.encode(fields))
+    devices = [
+        msgspec.structs.replace(device, totp_last_period=max(device.totp_last_period, period))
+        if device.totp_secret
+        else device
+        for device in secret.devices
+    ]
+    return msgspec.structs.replace(secret, devices=devices)
+
+
+def _secret(item: StoredItem, manifest: Manifest, log: LogEnd, now: datetime) -> StoredItem:
+    secret = msgspec.json.decode(item.value, type=UserSecret)
+    return msgspec.structs.replace(item, value=without_shown_codes(secret, now).encode())
 
 
 def _host(item: StoredItem, manifest: Manifest, log: LogEnd, now: datetime) -> StoredItem | None:

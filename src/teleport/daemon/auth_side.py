@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from teleport.api import messages as m
@@ -28,6 +31,7 @@ from teleport.daemon.host import Host
 from teleport.daemon.identities import names_of
 from teleport.errors import TeleportError
 from teleport.identity import SystemRole
+from teleport.resources.codec import Resource
 from teleport.resources.secret import SecretText
 from teleport.resources.token import Token, TokenRole
 from teleport.store import records
@@ -37,6 +41,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT: Final = 60.0  # seconds
 PAUSE: Final = 1.0  # seconds after the storage failed
+MAX_BOOTSTRAP: Final = 64 * 1024 * 1024  # bytes
 
 
 def authority_keys(token: KeyToken | None) -> AuthorityKeys:
@@ -55,6 +60,28 @@ def authority_keys(token: KeyToken | None) -> AuthorityKeys:
                 hint="auth_service.ca_key_params.pkcs11.pin_path names a file that the daemon's user may read",
             ) from None
     return TokenKeys(TokenSettings(token.module, token.label, token.slot, pin))
+
+
+def read_bootstrap(path: Path) -> list[Resource]:
+    """The resources in the file of `--bootstrap`. Raises `TeleportError` with everything that is wrong with it."""
+    from teleport.resources.parse import parse_resources
+
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                log.warning("%s may be read by others, and holds what proves the cluster: chmod 600 %s", path, path)
+            content = file.read(MAX_BOOTSTRAP + 1)
+    except OSError as error:
+        raise TeleportError(
+            f"the file of --bootstrap {path} cannot be read: {error.strerror}",
+            hint="give the path of a file that the daemon's user may read",
+        ) from None
+    if len(content) > MAX_BOOTSTRAP:
+        raise TeleportError(
+            f"the file of --bootstrap {path} is larger than {MAX_BOOTSTRAP} bytes",
+            hint="use tctl backup create and tctl backup restore",
+        )
+    return parse_resources(content, str(path))
 
 
 async def open_auth(
@@ -92,6 +119,7 @@ async def open_auth(
                 ),
                 settings=settings_of(settings, config.storage),
                 events_to_stdout=config.storage.events_to_stdout,
+                bootstrap=partial(read_bootstrap, config.bootstrap) if config.bootstrap is not None else None,
             ),
             backend,
             clock,

@@ -64,11 +64,6 @@ def start(
     from teleport.daemon.config import StartFlags
 
     inherited = handover.take(os.environ)
-    if bootstrap:
-        raise BadRequest(
-            "--bootstrap: this version cannot fill a new cluster from a file yet",
-            hint="start without it, then: tctl create -f FILE",
-        )
     flags = StartFlags(
         roles=roles,
         auth_servers=auth_server,
@@ -80,6 +75,7 @@ def start(
         diag_addr=diag_addr,
         pid_file=pid_file,
         advertise_ip=advertise_ip,
+        bootstrap=bootstrap,
         insecure=insecure,
         insecure_no_tls=insecure_no_tls,
         permit_user_env=permit_user_env,
@@ -100,6 +96,11 @@ def _order(config_file: str | None, config_string: str, flags: StartFlags) -> Or
 
     path = Path(config_file) if config_file is not None else None
     config = effective_config(read_config(path, config_string, os.environ), flags, socket.gethostname())
+    if config.bootstrap is not None and config.auth is None:
+        raise BadRequest(
+            "--bootstrap: this host does not run the auth service, which keeps the resources of a cluster",
+            hint="leave it out, or start the auth server with it",
+        )
     for warning in config.warnings:
         sys.stderr.write(f"teleport: warning: {warning}\n")
     return Order(config, config_file)
