@@ -153,7 +153,10 @@ async def test_a_refused_step_names_the_phase_and_changes_nothing(tmp_path: Path
             await step(auth, "init", "user", grace=-1)
         with pytest.raises(BadRequest) as several:
             await step(auth, "update_clients")
-        assert "only host is being rotated: give --type=host" in several.value.hint
+        assert several.value.hint == "only host is being rotated: give --type=host"
+        with pytest.raises(BadRequest) as several:
+            await step(auth, "init")
+        assert several.value.hint == "only host is being rotated: give --type=user --type=jwt"
         assert [await auth.service.state.authority(kind) for kind in AuthorityType] == before
 
 

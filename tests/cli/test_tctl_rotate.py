@@ -66,6 +66,7 @@ async def test_a_rotation_by_itself_says_when_what_happens(tmp_path: Path) -> No
         assert "(mode: auto, started: " in shown["User CA"]
         assert "update_clients at " in shown["User CA"]
         assert "ending: " in shown["User CA"]
+        assert "User schedule  update_clients at " in await admin.ok("status", "-d")
         (user,) = [one for one in (await admin.json("status"))["authorities"] if one["kind"] == "user"]
         assert (user["phase"], user["mode"], user["grace_period"]) == ("init", "auto", 3 * 3600)
         assert set(user["schedule"]) == {"update_clients", "update_servers", "standby"}
@@ -154,5 +155,14 @@ async def test_the_plan_lists_who_would_be_left_behind_and_changes_nothing(tmp_p
         assert not any(follows.host_id in line for line in table), table
         assert f"tctl nodes rm {off.host_id}" in said.err
         assert dict(await rows(admin))["Host CA"] == "never updated"
+        for flags, words in (
+            ((), "The old keys of the host authority end when somebody asks for the phase standby."),
+            (("--rollback",), "The present keys of the host authority would end, if a rotation began now, at"),
+            (("--grace-period=3h",), "The old keys of the host authority end at 20"),
+        ):
+            if flags == ("--rollback",):
+                await announce(auth, follows, name="follows", reached="host=init")
+            await admin.ok("auth", "rotate", "--type=host", *(flags or ("--manual",)), *(["--force"] if flags else []))
+            assert words in await admin.ok("auth", "rotate", "--plan", "--type=host")
         found = await admin.json("auth", "rotate", "--plan", "--type=host")
         assert {one["subject"] for one in found["left_behind"] if one["type"] == "host"} >= {off.host_id}

@@ -6,18 +6,50 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
+import msgspec
+
 from teleport.api import messages as m
 from teleport.auth.state import ClusterState
 from teleport.pki.pin import ca_pin
 from teleport.pki.rotation import has_reached, next_by_itself
 from teleport.resources.authority import Authority, AuthorityType, RotationMode, RotationPhase, RotationState
-from teleport.resources.codec import from_json
-from teleport.resources.server import LOST_AFTER, Server
+from teleport.resources.server import LOST_AFTER, ReachedPhase
 from teleport.store import records
 
 FOLLOWED: Final = frozenset({AuthorityType.USER, AuthorityType.HOST})
 """Authorities that services hold something of. Nothing verifies tokens of the jwt authority yet."""
 SERVICES: Final = (records.AUTH_SERVERS, records.PROXIES, records.NODES)
+
+
+class _Spec(msgspec.Struct, frozen=True):
+    hostname: str = ""
+    version: str = ""
+    heard: datetime | None = None
+    rotation: dict[AuthorityType, ReachedPhase] = {}
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    name: str
+
+
+class Announced(msgspec.Struct, frozen=True):
+    """What counts here of a stored `Server`. Ten thousand of them are looked through twice a second while a rotation
+    waits: reading all of each would take auth's loop two seconds."""
+
+    kind: str
+    metadata: _Metadata
+    spec: _Spec = _Spec()
+
+    @property
+    def host_id(self) -> str:
+        return self.metadata.name
+
+    @property
+    def hostname(self) -> str:
+        return self.spec.hostname
+
+
+_ANNOUNCED: Final = msgspec.json.Decoder(Announced)
 
 
 class Followers:
@@ -36,16 +68,16 @@ class Followers:
         """Notes, before services are heard of anew, when they were heard of last."""
         self._before = max((one.spec.heard for one in await self.all() if one.spec.heard is not None), default=None)
 
-    async def all(self) -> list[Server]:
+    async def all(self) -> list[Announced]:
         """Every service that is on record: also those that are lost, or were registered by a person."""
-        found = [from_json(item.value) for prefix in SERVICES for item in await self._state.backend.range(prefix)]
-        return [one for one in found if isinstance(one, Server)]
+        items = [item for prefix in SERVICES for item in await self._state.backend.range(prefix)]
+        return [_ANNOUNCED.decode(item.value) for item in items]
 
     def now(self) -> datetime:
         """Auth's time."""
         return self._state.clock.now()
 
-    def alive(self, server: Server) -> bool:
+    def alive(self, server: Announced) -> bool:
         """Whether a rotation waits for the service."""
         heard, clock = server.spec.heard, self._state.clock
         if heard is None:
@@ -54,19 +86,19 @@ class Followers:
         reference = self._before if starting and self._before is not None else clock.now()
         return reference - heard < LOST_AFTER
 
-    async def missing(self, authority: Authority) -> list[Server]:
+    async def missing(self, authority: Authority) -> list[Announced]:
         """The live services that have not reached the phase of this authority."""
         if authority.type not in FOLLOWED:
             return []
         return [one for one in await self.all() if self.alive(one) and not follows(one, authority)]
 
 
-def follows(server: Server, authority: Authority) -> bool:
+def follows(server: Announced, authority: Authority) -> bool:
     """Whether the service has reached the phase that the authority is in."""
     return has_reached(server.spec.rotation.get(authority.type), authority.spec.rotation)
 
 
-def waited_for(authority: Authority, servers: Iterable[Server]) -> list[m.WaitedFor]:
+def waited_for(authority: Authority, servers: Iterable[Announced]) -> list[m.WaitedFor]:
     """The same as a message."""
     found = []
     for server in servers:
@@ -83,7 +115,7 @@ def waited_for(authority: Authority, servers: Iterable[Server]) -> list[m.Waited
     return found
 
 
-def who_is_missing(servers: Sequence[Server], authority: Authority) -> str:
+def who_is_missing(servers: Sequence[Announced], authority: Authority) -> str:
     """`node web1 (6f...): in init`, for people; the first ten."""
     shown = []
     for server in servers[:10]:

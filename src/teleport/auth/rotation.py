@@ -16,7 +16,7 @@ from datetime import timedelta
 from teleport.api import messages as m
 from teleport.audit.events import AuthorityRotate
 from teleport.auth.authorizer import Authorizer
-from teleport.auth.following import Followers, authority_status, pins_of, waited_for, who_is_missing
+from teleport.auth.following import Announced, Followers, authority_status, pins_of, waited_for, who_is_missing
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Condition, Exists, PutOp, Write
@@ -27,14 +27,13 @@ from teleport.pki.trust import AuthorityKind
 from teleport.resources.authority import Authority, AuthorityType, KeySet, RotationMode, RotationPhase, RotationState
 from teleport.resources.codec import to_json
 from teleport.resources.kinds import Kind, Verb
-from teleport.resources.server import Server
 from teleport.store import records
 
 
 class NotFollowed(TeleportError):
     """Live services have not reached the phase, so the next one would cut them off."""
 
-    def __init__(self, authority: Authority, missing: Sequence[Server]) -> None:
+    def __init__(self, authority: Authority, missing: Sequence[Announced]) -> None:
         self.missing = tuple(missing)
         count = f"{len(missing)} live services have" if len(missing) > 1 else "a live service has"
         super().__init__(
@@ -51,7 +50,7 @@ class _Step:
     before: Authority
     revision: int
     after: Authority
-    missing: tuple[Server, ...]
+    missing: tuple[Announced, ...]
 
 
 class Rotations:
@@ -125,7 +124,7 @@ class Rotations:
             keys = await self._keys(authority.type) if target is INIT else None
             after = advance(authority, Move(target, mode, grace, keys, rotation_id), now)
             if isinstance(after, RotationRefusal):
-                raise BadRequest(after.message, hint=_other_types(found, after.hint))
+                raise BadRequest(after.message, hint=_other_types(found, target, after.hint))
             missing = await self.followers.missing(authority) if target in ACKNOWLEDGED else []
             if missing and not force:
                 raise NotFollowed(authority, missing)
@@ -217,9 +216,11 @@ def _mode(name: str) -> RotationMode:
         raise BadRequest(f"{name[:40]!r} is no mode", hint="modes are manual and auto") from None
 
 
-def _other_types(found: Sequence[tuple[Authority, int]], hint: str) -> str:
-    """The hint of a refusal; when several authorities were meant, also which of them are being rotated."""
+def _other_types(found: Sequence[tuple[Authority, int]], target: RotationPhase, hint: str) -> str:
+    """The hint of a refusal; when several authorities were meant, for which of them the step may be meant."""
     running = [str(one.type) for one, _ in found if one.spec.rotation.state is RotationState.IN_PROGRESS]
-    if len(found) > 1 and running and len(running) < len(found):
-        return f"only {' and '.join(running)} is being rotated: give --type={running[0]}"
-    return hint
+    others = [str(one.type) for one, _ in found if str(one.type) not in running]
+    if not running or not others:
+        return hint
+    flags = " ".join(f"--type={kind}" for kind in (others if target is INIT else running))
+    return f"only {' and '.join(running)} is being rotated: give {flags}"

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from teleport.api import messages as m
-from teleport.auth.following import Followers, authority_status, follows
+from teleport.auth.following import Announced, Followers, authority_status, follows
 from teleport.auth.rotation import Rotations
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
@@ -22,7 +22,6 @@ from teleport.identity import SystemRole
 from teleport.pki.keys import PublicKey
 from teleport.pki.rotation import INIT, STANDBY, join_again
 from teleport.resources.authority import Authority, AuthorityType, KeySet, RotationState
-from teleport.resources.server import Server
 from teleport.store import records
 from teleport.store.issued import ISSUED, IssuedCert
 from teleport.store.records import HostRecord
@@ -66,7 +65,7 @@ class RotationPlans:
     async def _hosts(self, authority: Authority, certs: Sequence[IssuedCert]) -> list[m.LeftBehind]:
         ending = ending_keys(authority)
         followers = self._rotations.followers
-        servers: dict[tuple[str, str], Server] = {(one.kind, one.host_id): one for one in await followers.all()}
+        servers: dict[tuple[str, str], Announced] = {(one.kind, one.host_id): one for one in await followers.all()}
         rows = []
         for one in _newest(certs):
             role = one.system_roles[0] if one.system_roles else str(SystemRole.NODE)
@@ -108,7 +107,7 @@ def _newest(certs: Iterable[IssuedCert]) -> Iterator[IssuedCert]:
     yield from sorted(newest.values(), key=lambda one: (one.names, one.subject))
 
 
-def _why_not(server: Server | None, authority: Authority, followers: Followers) -> str:
+def _why_not(server: Announced | None, authority: Authority, followers: Followers) -> str:
     """Why this service does not follow by itself; empty when it does."""
     if server is None:
         return "not announced: it is off"

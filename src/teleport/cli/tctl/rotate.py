@@ -16,6 +16,8 @@ from teleport.cli.tctl.options import DURATION, Command, Flags, comma_list, flag
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from teleport.api.messages import AuthorityStatus, WaitedFor
 
 PHASES: Final = ("init", "update_clients", "update_servers", "standby", "rollback")
@@ -146,10 +148,7 @@ def _plan(flags: Flags, request: m.RotationPlanRequest, form: str) -> None:
         render.out(render.as_json(msgspec.to_builtins(found)))
         return
     for one in found.authorities:
-        begun = "ends" if one.phase != "standby" else "would end, if a rotation began now,"
-        render.out(
-            f"The present keys of the {one.kind} authority {begun} at {render.when(found.ends[one.kind])} UTC.\n"
-        )
+        render.out(_ending(one, found.ends.get(one.kind)))
     if not found.left_behind:
         render.out("No certificate that is known would be left behind.\n")
         return
@@ -164,6 +163,17 @@ def _plan(flags: Flags, request: m.RotationPlanRequest, form: str) -> None:
         render.out(f"and {found.more} more\n")
     remedies = dict.fromkeys(f"{one.type} {one.subject}: {one.remedy}" for one in found.left_behind)
     render.note("What brings them along:\n" + "\n".join(f"  {render.printable(line)}" for line in remedies))
+
+
+def _ending(one: AuthorityStatus, when: datetime | None) -> str:
+    """Which keys end, and when."""
+    whose = f"keys of the {one.kind} authority"
+    if one.phase == "standby":
+        return f"The present {whose} would end, if a rotation began now, at {render.when(when)} UTC.\n"
+    which = "new" if one.phase == "rollback" else "old"
+    if one.mode == "auto":
+        return f"The {which} {whose} end at {render.when(when)} UTC.\n"
+    return f"The {which} {whose} end when somebody asks for the phase standby.\n"
 
 
 def _sentence(one: AuthorityStatus) -> str:

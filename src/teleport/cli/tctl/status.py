@@ -39,9 +39,14 @@ def status(ctx: click.Context, form: str) -> None:
         if any(one.phase not in ("", "standby") for one in authorities):
             rows += _waiting(auth)
         if flags_of(ctx).debug:
+            rows += [(f"{one.kind.capitalize()} schedule", _times(one)) for one in authorities if one.schedule]
             rows += [("Auth server", address) for address in auth.addresses]
             rows += [("Time of auth", f"{render.when(found.now)} UTC")]
         render.out(render.pairs(rows))
+
+
+def _times(one: AuthorityStatus) -> str:
+    return ", ".join(f"{phase} at {render.when(when)} UTC" for phase, when in one.schedule.items())
 
 
 def _waiting(auth: Auth) -> list[tuple[str, str]]:
