@@ -11,6 +11,8 @@ from typing import ClassVar
 
 SECOND_FACTOR_DUE = "This session needs a second factor."
 """The sentence of that refusal wherever it is made; tsh recognises it and asks."""
+CALL_FACTOR_DUE = "This needs a second factor of its own."
+"""Likewise of a call to the auth API."""
 
 
 class TeleportError(Exception):

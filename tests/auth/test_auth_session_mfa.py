@@ -83,7 +83,7 @@ async def careful(auth: RunningAuth, name: str, role: Role | None = None) -> Car
     return Careful(auth, name, auth.keep(key, certs.tls_cert), key, certs.cert, secret)
 
 
-async def _node(auth: RunningAuth, hostname: str = "web-1") -> str:
+async def registered(auth: RunningAuth, hostname: str = "web-1") -> str:
     node = await auth.host(SystemRole.NODE, name=hostname)
     await auth.call(node, routes.HEARTBEAT, m.HeartbeatRequest(item=document(server("node", node.host_id, hostname))))
     return node.host_id
@@ -93,7 +93,7 @@ async def test_a_certificate_for_one_session_says_less_than_the_login_and_lives_
     """T06: same key, user and roles; one login, one target, the end of the login kept; never a second longer."""
     async with running_auth(tmp_path, clock=present_clock()) as auth:
         lea = await careful(auth, "lea")
-        node = await _node(auth)
+        node = await registered(auth)
         request = m.SessionCertRequest(host="web-1", login="root", factor=otp(lea.code()))
         certs = await auth.call(lea.who, routes.SESSION_CERT, request)
         login, given = parse_certificate_line(lea.line).body, parse_certificate_line(certs.cert).body
@@ -123,10 +123,10 @@ def _pem(who: Credentials) -> bytes:
 
 async def test_a_certificate_for_one_session_begets_nothing(tmp_path: Path) -> None:
     """T06: neither renewed nor shown for another session."""
-    clock = FakeClock(datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=90))
+    clock = FakeClock(datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=75))
     async with running_auth(tmp_path, clock=clock) as auth:
         lea = await careful(auth, "lea")
-        await _node(auth)
+        await registered(auth)
         request = m.SessionCertRequest(host="web-1", login="root", factor=otp(lea.code()))
         certs = await auth.call(lea.who, routes.SESSION_CERT, request)
         marked = auth.keep(lea.key, certs.tls_cert)
@@ -145,7 +145,7 @@ async def test_nobody_who_would_be_refused_anyway_is_asked(tmp_path: Path) -> No
     """No code is looked at, so none is used up and no failure is counted."""
     async with running_auth(tmp_path, clock=present_clock()) as auth:
         lea = await careful(auth, "lea")
-        await _node(auth)
+        await registered(auth)
         code = lea.code()
         for host, login, error in (
             ("web-1", "admin", AccessDenied),
@@ -167,7 +167,7 @@ async def test_wrong_codes_count_as_failed_logins_and_a_code_is_good_once(tmp_pa
     """T22, T36: five wrong ones lock the user as at a login, and then the right one is refused with the same words."""
     async with running_auth(tmp_path, clock=present_clock()) as auth:
         lea = await careful(auth, "lea")
-        await _node(auth)
+        await registered(auth)
         proxy = await auth.host(SystemRole.PROXY)
 
         async def prove(code: str) -> None:

@@ -19,11 +19,11 @@ spec:
 DUE = "This session needs a second factor."
 
 
-def careful(cluster: Cluster, login: str, name: str, **options: str) -> Person:
-    """Somebody whose one role asks for a second factor; logged in."""
+def careful(cluster: Cluster, login: str, name: str, *roles: str, **options: str) -> Person:
+    """Somebody with a role that asks for a second factor; logged in."""
     given = ", ".join(f"{key}: {value}" for key, value in {"require_session_mfa": "yes", **options}.items())
     cluster.tctl("create", "-f", "-", stdin=ROLE.format(name=f"role-of-{name}", options=given, login=login)).ok()
-    person = cluster.add_person(name, roles=[f"role-of-{name}"], logins=[])
+    person = cluster.add_person(name, roles=[f"role-of-{name}", *roles], logins=[])
     person.log_in()
     return person
 
@@ -72,6 +72,23 @@ def test_a_wrong_code_opens_nothing(cluster: Cluster, mona: Person, login: str) 
         assert terminal.ended() == 255
     failed = cluster.wait_event("session.mfa", user="mona", success=False)
     assert failed["code"] == "T9140W"
+
+
+def test_a_recording_is_played_once_a_second_factor_was_given(cluster: Cluster, alice: Person, login: str) -> None:
+    """Calls that reveal something ask as sessions do, and the command goes on by itself."""
+    rita = careful(cluster, login, "rita", "auditor")
+    alice.tsh("ssh", f"{login}@{NODE}", "echo", "for-rita").ok()
+    command = {"initial_command": ["echo for-rita"]}
+    sid = cluster.wait_event("session.upload", sid=cluster.wait_event("session.end", **command)["sid"])["sid"]
+    unasked = rita.tsh("play", sid, "--format=text")
+    assert unasked.status == 2
+    assert "there is nobody to ask for: One-time code" in unasked.stderr
+    with Terminal([str(BIN / "tsh"), "play", sid, "--format=text"], rita.environment) as terminal:
+        terminal.expect("One-time code: ")
+        terminal.type(f"{rita.code()}\n")
+        terminal.expect("for-rita")
+        assert terminal.ended() == 0
+    assert cluster.wait_event("session.mfa", user="rita", purpose="api")["success"]
 
 
 # leases of plain ssh

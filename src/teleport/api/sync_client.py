@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import http.client
 import ssl
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from teleport.api.codec import MAX_BODY, decode_error, decode_reply, encode_call
 from teleport.api.messages import Message, Request
 from teleport.api.routes import Route
-from teleport.errors import ConnectionProblem
+from teleport.errors import CALL_FACTOR_DUE, AccessDenied, ConnectionProblem, TeleportError
 from teleport.transport.blocking import AGAIN, ByteStream, HTTPOver, TLSStream, check_whole, dial_tcp, read_body, said
 
 Req = TypeVar("Req", bound=Request)
 Rep = TypeVar("Rep", bound=Message)
 
+Prove = Callable[[], Callable[[], TLSStream]]  # proves a second factor; gives a way to auth that is marked with it
+
 TIMEOUT = 30.0  # seconds
+MARK_SECONDS = 45.0  # for which such a way is used: its certificate lives a minute
 TUNNEL_PATH = "/webapi/auth/tunnel"  # where a proxy relays a websocket to the auth service
 
 
@@ -30,6 +34,9 @@ class SyncAuthClient:
         self._host = host
         self._headers = dict(headers or {})
         self._connection: HTTPOver | None = None
+        self.prove: Prove | None = None
+        """What is asked for once a call needs a second factor of its own; None: the refusal stays."""
+        self._plain: tuple[Callable[[], TLSStream], float] | None = None  # the way to go back to, and when
 
     def __enter__(self) -> SyncAuthClient:
         return self
@@ -42,7 +49,20 @@ class SyncAuthClient:
             self._connection.close()
             self._connection = None
 
+    def _proved(self, error: AccessDenied) -> bool:
+        """Whether it makes sense to call again: a second factor was missing, and was proved now."""
+        if self.prove is None or CALL_FACTOR_DUE not in error.message:
+            return False
+        prove, self.prove = self.prove, None
+        marked, plain = prove(), self._connect
+        self.close()
+        self._connect, self._plain = marked, (plain, time.monotonic() + MARK_SECONDS)
+        return True
+
     def _respond(self, route: Route[Any, Any], request: Request) -> http.client.HTTPResponse:
+        if self._plain is not None and time.monotonic() > self._plain[1]:
+            self.close()
+            self._connect, self._plain = self._plain[0], None
         call = encode_call(route, request)
         headers = {**self._headers, **({"Content-Type": "application/json"} if call.body else {})}
         try:
@@ -59,6 +79,14 @@ class SyncAuthClient:
 
     def call(self, route: Route[Req, Rep], request: Req) -> Rep:
         """One call and its answer; raises the error that auth answers with, or `ConnectionProblem`."""
+        try:
+            return self._call(route, request)
+        except AccessDenied as error:
+            if not self._proved(error):
+                raise
+        return self._call(route, request)
+
+    def _call(self, route: Route[Req, Rep], request: Req) -> Rep:
         response = self._respond(route, request)
         whole = False
         try:
@@ -71,16 +99,27 @@ class SyncAuthClient:
 
     def download(self, route: Route[Req, Any], request: Req, *, size: int = 1 << 18) -> Iterator[bytes]:
         """The bytes of a streamed answer."""
-        response = self._respond(route, request)
         what = f"the answer to {route.name}"
+        response = self._respond(route, request)
+        if response.status != 200:
+            error = self._refusal(response, what)
+            if not isinstance(error, AccessDenied) or not self._proved(error):
+                raise error
+            response = self._respond(route, request)
         try:
             if response.status != 200:
-                raise decode_error(response.status, read_body(response, MAX_BODY, what))
+                raise self._refusal(response, what)
             while chunk := response.read1(size):
                 yield chunk
             check_whole(response, what)
         except (OSError, http.client.HTTPException) as error:
             raise ConnectionProblem(f"{what} broke off: {said(error)}", hint=AGAIN) from None
+        finally:
+            self.close()
+
+    def _refusal(self, response: http.client.HTTPResponse, what: str) -> TeleportError:
+        try:
+            return decode_error(response.status, read_body(response, MAX_BODY, what))
         finally:
             self.close()
 

@@ -124,19 +124,33 @@ class Authorizer:
                 raise Denied(denial)
 
     async def require(
-        self, caller: Caller, verb: Verb, kind: Kind, facts: Mapping[str, object] | None = None, *, ca_type: str = ""
+        self,
+        caller: Caller,
+        verb: Verb,
+        kind: Kind,
+        facts: Mapping[str, object] | None = None,
+        *,
+        ca_type: str = "",
+        reveals: bool = False,
     ) -> APIPermit:
-        """The permit for one thing; raises `AccessDenied`."""
-        decision = await self.decide(caller, verb, kind, facts or {}, ca_type=ca_type)
+        """The permit for one thing; raises `AccessDenied`. `reveals`: a secret, or what is in a recording."""
+        decision = await self.decide(caller, verb, kind, facts or {}, ca_type=ca_type, reveals=reveals)
         if isinstance(decision, AccessDenial):
             raise Denied(decision)
         return decision
 
     async def decide(
-        self, caller: Caller, verb: Verb, kind: Kind, facts: Mapping[str, object], *, ca_type: str = ""
+        self,
+        caller: Caller,
+        verb: Verb,
+        kind: Kind,
+        facts: Mapping[str, object],
+        *,
+        ca_type: str = "",
+        reveals: bool = False,
     ) -> APIPermit | AccessDenial:
-        request = await self._request(caller, verb, kind)
-        return evaluate_api_access(replace(request, facts=facts, ca_type=ca_type), await self._policy(caller.identity))
+        request = replace(await self._request(caller, verb, kind), facts=facts, ca_type=ca_type, reveals=reveals)
+        return evaluate_api_access(request, await self._policy(caller.identity))
 
     async def _request(self, caller: Caller, verb: Verb, kind: Kind) -> APIAccessRequest:
         return APIAccessRequest(

@@ -150,7 +150,7 @@ class Evidence:
                 f"there is no recording of session {request.sid[:64]!r}",
                 hint="a recording arrives after its session ended; tctl recordings ls",
             )
-        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, _facts(found))
+        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, _facts(found), reveals=True)
         await self._state.tell(self._state.event(SessionRecordingAccess, caller, sid=request.sid, format="raw"))
         with await self._recordings.open(request.sid) as file:
             while piece := await asyncio.to_thread(file.read, PIECE):

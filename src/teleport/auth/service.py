@@ -294,7 +294,7 @@ class AuthService:
     async def _add_token(self, caller: Caller, request: m.AddTokenRequest) -> m.JoinToken:
         roles = [role.strip().lower() for role in request.roles]
         facts = {"resource": {"metadata": {"labels": dict(request.labels)}, "spec": {"roles": roles}}}
-        await self.authorizer.require(caller, Verb.CREATE, Kind.TOKEN, facts)
+        await self.authorizer.require(caller, Verb.CREATE, Kind.TOKEN, facts, reveals=True)
         return await self._joining.add_token(
             caller, request, await self.cluster_api.pins(), await self.cluster_api.auth_addresses()
         )

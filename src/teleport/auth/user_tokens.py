@@ -92,7 +92,7 @@ class UserTokens:
                 ),
             )
         )
-        await self._authorizer.require(caller, Verb.CREATE, Kind.USER, facts_of(user))
+        await self._authorizer.require(caller, Verb.CREATE, Kind.USER, facts_of(user), reveals=True)
         known = await self._state.roles(request.roles)
         unknown = [role for role in request.roles if role not in known]
         if unknown:
@@ -125,7 +125,7 @@ class UserTokens:
 
     async def reset_user(self, caller: Caller, request: m.ResetUserRequest) -> m.UserToken:
         """A link that replaces password and second factor; the old ones end now, and so does a lock."""
-        await self._changeable(caller, request.name)
+        await self._changeable(caller, request.name, reveals=True)
         token, key, record = self._new(request.name, "reset", request.ttl, MAX_RESET)
         await self._state.commit(
             [
@@ -163,11 +163,11 @@ class UserTokens:
             hint=f"try again: tctl users unlock {shlex.quote(request.name)}",
         )
 
-    async def _changeable(self, caller: Caller, name: str) -> None:
+    async def _changeable(self, caller: Caller, name: str, *, reveals: bool = False) -> None:
         """Raises `AccessDenied` when the caller may not change the user, `NotFound` when there is none."""
         user = await self._state.user(name)
         facts = facts_of(user) if user is not None else {"resource": {"metadata": {"name": name}}}
-        await self._authorizer.require(caller, Verb.UPDATE, Kind.USER, facts)
+        await self._authorizer.require(caller, Verb.UPDATE, Kind.USER, facts, reveals=reveals)
         if user is None:
             raise NotFound(f"there is no user {name!r}", hint="tctl users ls")
 

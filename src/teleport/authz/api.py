@@ -17,6 +17,7 @@ from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.locks import host_lock_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
+from teleport.authz.session_mfa import call_denial
 from teleport.authz.where import WhereError, holds
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.kinds import WILDCARD, Kind, Verb
@@ -42,6 +43,7 @@ class APIAccessRequest:
     namespace: str = DEFAULT_NAMESPACE
     client_address: str = ""
     locks: Sequence[Lock] = ()
+    reveals: bool = False  # a secret, or what somebody did in a session: asks for a second factor as sessions do
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,9 @@ def _user(request: APIAccessRequest, identity: UserIdentity, policy: Policy) -> 
             return _denial(request, DenialCode.DENIED_BY_ROLE, f"role {role.name!r} denies it: {_describe(hit)}")
     for role in roles.roles:
         if _deciding_rule(role.allow, request, facts, deny=False) is not None:
+            due = call_denial(identity, roles.own, policy.cluster) if request.reveals else None
+            if due is not None:
+                return due
             return APIPermit(identity.name, request.verb, request.kind, role.name)
     reasons = [f"role {role.name!r} {_why_not(role, request)}" for role in roles.own]
     reasons += [f"role {name!r} does not exist" for name in roles.unknown]

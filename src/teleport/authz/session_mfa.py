@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode
-from teleport.errors import SECOND_FACTOR_DUE
-from teleport.identity import UserIdentity
+from teleport.errors import CALL_FACTOR_DUE, SECOND_FACTOR_DUE
+from teleport.identity import MFA_API, UserIdentity
 from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.names import canonical_address
 from teleport.resources.role import Role
@@ -89,3 +89,12 @@ def may_come(denial: AccessDenial) -> bool:
 def due_denial(reasons: tuple[str, ...], *, leases: bool) -> AccessDenial:
     """The refusal, of its own code; `leases`: whether plain ssh can get one."""
     return AccessDenial(DenialCode.MFA_REQUIRED, SECOND_FACTOR_DUE, reasons, BY_LEASE if leases else BY_TSH)
+
+
+def call_denial(identity: UserIdentity, roles: Sequence[Role], cluster: ClusterDefaults) -> AccessDenial | None:
+    """The refusal of a call that reveals a secret or plays a recording, where a second factor is due for it and was not
+    given; None when nothing stands in the way."""
+    asked = demands(roles, cluster)
+    if not asked or given_by_certificate(identity, MFA_API) is not None:
+        return None
+    return AccessDenial(DenialCode.MFA_REQUIRED, CALL_FACTOR_DUE, asked, "run it in a terminal, where it is asked for")

@@ -6,6 +6,7 @@ The session with auth is mutual TLS inside a websocket that the proxy relays; th
 from __future__ import annotations
 
 import hashlib
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,8 +17,9 @@ from teleport.api import routes
 from teleport.api.sync_client import SyncAuthClient, through_proxy
 from teleport.client.addresses import join
 from teleport.client.keystore import Credentials
+from teleport.client.session_mfa import Ask, ask_when_due
 from teleport.errors import ConnectionProblem
-from teleport.transport.blocking import ByteStream
+from teleport.transport.blocking import ByteStream, TLSStream
 from teleport.transport.tls import cluster_client_context
 
 MAX_PAGES = 1000
@@ -86,11 +88,26 @@ def auth_server_name(cluster: str) -> str:
     return f"{label}.teleport.cluster.local"
 
 
-def auth_client(credentials: Credentials, open_web: Callable[[], ByteStream], web: tuple[str, int]) -> SyncAuthClient:
-    """The auth API of the cluster that signed the credentials. Raises nothing until it is called."""
-    context = cluster_client_context(credentials.ca_pems, credentials.tls_file, credentials.key_file)
+def auth_client(
+    credentials: Credentials,
+    open_web: Callable[[], ByteStream],
+    web: tuple[str, int],
+    ask: Ask | None = None,
+) -> SyncAuthClient:
+    """The auth API of the cluster that signed the credentials. Raises nothing until it is called.
+
+    `ask` has a device answer when a call needs a second factor of its own.
+    """
     name = auth_server_name(credentials.cluster)
-    return SyncAuthClient(through_proxy(open_web, join(*web), context, name), name)
+
+    def connect(context: ssl.SSLContext) -> Callable[[], TLSStream]:
+        return through_proxy(open_web, join(*web), context, name)
+
+    own = cluster_client_context(credentials.ca_pems, credentials.tls_file, credentials.key_file)
+    client = SyncAuthClient(connect(own), name)
+    if ask is not None:
+        ask_when_due(client, credentials, connect, ask)
+    return client
 
 
 def list_nodes(client: SyncAuthClient) -> list[tuple[Node, dict[str, Any]]]:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teleport.client import keystore
-from teleport.client.access import Access
 from teleport.errors import ConnectionProblem
 
 if TYPE_CHECKING:
+    import ssl
+
     from teleport.api import messages as m
+    from teleport.api.sync_client import SyncAuthClient
+    from teleport.client.access import Access
+    from teleport.client.keystore import Credentials
+    from teleport.transport.blocking import TLSStream
+
+Ask = Callable[["m.FactorChallenge"], "m.FactorResponse"]  # has a device of the person's own answer
 
 LIFE = timedelta(minutes=1)
 _SLACK = timedelta(minutes=2)  # between the clocks of this machine and auth
@@ -24,7 +32,7 @@ def for_session(
     port: int,
     login: str,
     now: datetime,
-    ask: Callable[[m.FactorChallenge], m.FactorResponse],
+    ask: Ask,
 ) -> Access:
     """`access` with a certificate for one session on `host`; `ask` has a device answer.
 
@@ -47,3 +55,44 @@ def for_session(
     if not same or ends > now + LIFE + _SLACK or given.principals != (login,):
         raise ConnectionProblem("auth answered with a certificate that was not asked for", hint="tsh login")
     return replace(access, credentials=replace(credentials, ssh_certificate=reply.cert))
+
+
+def ask_when_due(
+    client: SyncAuthClient,
+    credentials: Credentials,
+    connect: Callable[[ssl.SSLContext], Callable[[], TLSStream]],
+    ask: Ask,
+) -> None:
+    """Has `client` ask for a second factor by itself when a call needs one of its own, and go on.
+
+    `connect` gives the way to auth by a TLS context.
+    """
+
+    def prove() -> Callable[[], TLSStream]:
+        from teleport.api import messages as m
+        from teleport.api import routes
+
+        challenge = client.call(routes.SESSION_CHALLENGE, m.SessionChallengeRequest())
+        reply = client.call(routes.SESSION_CERT, m.SessionCertRequest(factor=ask(challenge)))
+        return connect(_marked_context(credentials, reply.tls_cert))
+
+    client.prove = prove
+
+
+def _marked_context(credentials: Credentials, certificate: str) -> ssl.SSLContext:
+    """A TLS context with the key of the login and the certificate that auth has just made for it."""
+    import os
+    import tempfile
+
+    from teleport.pki.x509verify import certificate_key, load_certificate
+    from teleport.transport.tls import cluster_client_context
+
+    if certificate_key(load_certificate(certificate.encode())) != credentials.parsed().body.public_key:
+        raise ConnectionProblem("auth answered with a certificate that was not asked for", hint="tsh login")
+    handle, name = tempfile.mkstemp(suffix=".crt")  # TLS libraries load certificates from files only
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(certificate)
+        return cluster_client_context(credentials.ca_pems, Path(name), credentials.key_file)
+    finally:
+        Path(name).unlink()

@@ -8,6 +8,7 @@ session with auth is TLS that ends at auth and proves a certificate of the clust
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,8 +20,10 @@ import msgspec
 from teleport.api.sync_client import SyncAuthClient, direct, through_proxy
 from teleport.cli.tctl.actor import actor_headers
 from teleport.cli.tctl.options import Flags
+from teleport.cli.tsh.prompts import second_factor
 from teleport.client.addresses import join, split_port
 from teleport.client.cluster import auth_client, auth_server_name
+from teleport.client.session_mfa import ask_when_due
 from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportError
 from teleport.transport.blocking import TLSStream
 from teleport.transport.tls import cluster_client_context
@@ -152,13 +155,18 @@ def _by_identity(path: Path, addresses: Sequence[tuple[str, int]], *, insecure: 
 
 def _at(held: Credentials, addresses: Sequence[tuple[str, int]], *, insecure: bool) -> Auth:
     """At addresses of auth servers or proxies, whichever they are."""
-    context = cluster_client_context(held.ca_pems, held.tls_file, held.key_file)
     name = auth_server_name(held.cluster)
-    ways: list[Callable[[], TLSStream]] = []
-    for host, port in addresses:
-        ways.append(direct(host, port, context, name))
-        ways.append(through_proxy(_web(host, port, held.cluster, held.ca_pems, insecure), host, context, name))
-    client = SyncAuthClient(_first(ways, _shown(addresses)), _shown(addresses))
+
+    def connect(context: ssl.SSLContext) -> Callable[[], TLSStream]:
+        ways: list[Callable[[], TLSStream]] = []
+        for host, port in addresses:
+            ways.append(direct(host, port, context, name))
+            ways.append(through_proxy(_web(host, port, held.cluster, held.ca_pems, insecure), host, context, name))
+        return _first(ways, _shown(addresses))
+
+    own = cluster_client_context(held.ca_pems, held.tls_file, held.key_file)
+    client = SyncAuthClient(connect(own), _shown(addresses))
+    ask_when_due(client, held, connect, second_factor)
     return Auth(client, held.cluster, tuple(join(*address) for address in addresses))
 
 
@@ -196,9 +204,8 @@ def _by_profile(environment: Mapping[str, str], addresses: Sequence[tuple[str, i
     host, port = access.web
     trust: ProxyTrust = access.trust
     open_proxy = _unproved(host, port) if insecure else lambda: open_web(host, port, trust)
-    return Auth(
-        auth_client(access.credentials, open_proxy, access.web), access.credentials.cluster, (join(host, port),)
-    )
+    client = auth_client(access.credentials, open_proxy, access.web, second_factor)
+    return Auth(client, access.credentials.cluster, (join(host, port),))
 
 
 def _shown(addresses: Sequence[tuple[str, int]]) -> str:

@@ -6,9 +6,13 @@ Secrets are never taken from arguments or the environment.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from teleport.cli import render
 from teleport.errors import AccessDenied, BadRequest
+
+if TYPE_CHECKING:
+    from teleport.api import messages as m
 
 
 def interactive() -> bool:
@@ -46,6 +50,19 @@ def at_terminal(question: str) -> str:
             f"there is nobody to ask for: {question.strip().rstrip(':')}", hint="run it in a terminal"
         ) from None
     return text.decode("utf-8", "replace").strip()
+
+
+def second_factor(challenge: m.FactorChallenge) -> m.FactorResponse:
+    """Asks for a one-time code, also where stdin belongs to the session. Raises `BadRequest`."""
+    from teleport.api import messages as m
+
+    if not challenge.totp:
+        raise BadRequest(
+            "only a hardware key of yours counts here, and tsh cannot ask it",
+            hint="add an authenticator app: tsh mfa add --type=totp",
+        )
+    code = at_terminal("One-time code: ").replace(" ", "")
+    return m.FactorResponse(challenge_id=challenge.id, totp_code=code)
 
 
 def visible(question: str) -> str:

@@ -11,7 +11,7 @@ from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_fla
 from teleport.errors import SECOND_FACTOR_DUE, BadRequest, TeleportError
 
 if TYPE_CHECKING:
-    from teleport.api import messages as m
+    pass
 
 NOT_KNOWN = 255
 # Options of OpenSSH that change nothing here; others are named as ignored, so that nobody relies on them.
@@ -131,26 +131,13 @@ def _connect(flags: Flags, target: str, command: tuple[str, ...], port: int | No
     except TeleportError as error:  # raised before a session began
         if SECOND_FACTOR_DUE not in error.message:
             raise
+    from teleport.cli.tsh.prompts import second_factor
     from teleport.client.session_mfa import for_session
 
     render.note(f"tsh: the session on {render.printable(host)} needs a second factor")
     name = host.removesuffix(f".{found.cluster}")
     marked = for_session(found, name, port or 0, login, now(), second_factor)
     return asyncio.run(run(marked, wanted, now()))
-
-
-def second_factor(challenge: m.FactorChallenge) -> m.FactorResponse:
-    """Asks for a one-time code, also where stdin belongs to the session. Raises `BadRequest`."""
-    from teleport.api import messages as m
-    from teleport.cli.tsh import prompts
-
-    if not challenge.totp:
-        raise BadRequest(
-            "only a hardware key of yours counts here, and tsh cannot ask it",
-            hint="add an authenticator app: tsh mfa add --type=totp",
-        )
-    code = prompts.at_terminal("One-time code: ").replace(" ", "")
-    return m.FactorResponse(challenge_id=challenge.id, totp_code=code)
 
 
 def _check_login(certificate: str, login: str) -> None:
