@@ -59,6 +59,9 @@ WHO_MAY: dict[str, str] = {
     "session_challenge": "user editor auditor",
     "session_cert": "user editor auditor",
     "mfa_lease": "proxy",
+    "lease_challenge": "proxy",
+    "lease_approval": "proxy",
+    "approve_lease": "proxy",
     "sign_user": "admin",
     "explain_access": "editor admin",
     "sign_host": "admin",
@@ -186,6 +189,12 @@ class Asking:
                 return m.SignHostRequest(principals=["sshd.example.org"], public_key=public)
             case "sign_server":
                 return m.SignServerRequest(names=["db.example.org"], public_key=public)
+            case "lease_challenge":
+                return m.LeaseChallengeRequest(certificate="none", client_addr="192.0.2.7")
+            case "lease_approval":
+                return m.LeaseApprovalRequest(token=missing)
+            case "approve_lease":
+                return m.ApproveLeaseRequest(token=missing, factor=m.FactorResponse())
             case "session_challenge":
                 return m.SessionChallengeRequest(host="missing", login="root")
             case "session_cert":

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.auth.test_auth_api import Asking, callers, document, server
+from tests.auth.test_auth_factors import Ann
 from tests.auth.test_auth_session_mfa import careful, otp
 from tests.security.test_security_recordings import _read, _recorded
 
@@ -44,6 +45,8 @@ CHANGES_WITHOUT_EVENT = {
     "store_proxy": "always refused: proxies announce themselves",
     "store_auth_server": "always refused: auth servers announce themselves",
     "login_challenge": "a question for five minutes; the login that answers it has user.login",
+    "lease_challenge": "a question for five minutes; the answer has session.mfa",
+    "lease_approval": "shows a question again, to whoever holds its link",
     "session_challenge": "a question for five minutes; the answer has session.mfa",
     "factor_challenge": "a question for five minutes; what answers it has an event",
     "user_token_challenge": "a question for five minutes; finishing the link has events",
@@ -139,6 +142,13 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("session_cert", lambda: auth.call(lea.who, routes.SESSION_CERT, marked))
         leased = m.LeaseRequest(certificate=lea.line, client_addr="192.0.2.7", factor=otp(lea.code()))
         (lease,) = await recorder.call("mfa_lease", ask("mfa_lease", leased, proxy))
+        await auth.set_second_factor("on")
+        key = await Ann(auth, proxy.who, lea.who, lea.secret).add_key()
+        asked = m.LeaseChallengeRequest(certificate=lea.line, client_addr="192.0.2.8")
+        link = (await auth.call(proxy.who, routes.LEASE_CHALLENGE, asked)).link.rpartition("/")[2]
+        shown = await auth.call(proxy.who, routes.LEASE_APPROVAL, m.LeaseApprovalRequest(token=link))
+        approve = m.ApproveLeaseRequest(token=link, factor=key.answer(shown.challenge))
+        await recorder.call("approve_lease", ask("approve_lease", approve, proxy))
         # users
         (link,) = await recorder.call("add_user", ask("add_user"))
         (info,) = await recorder.call("user_token", ask("user_token", m.UserTokenRequest(token=link.token), proxy))

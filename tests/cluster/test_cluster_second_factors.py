@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from teleport.auth import passwords
-from teleport.testing.cluster import PASSWORD, Cluster, Person, Ran
+from teleport.client.hardware_keys import KeyQuestion
+from teleport.testing.authenticator import SoftwareKeys
+from teleport.testing.cluster import LOOPBACK, NODE, PASSWORD, Cluster, Person, Ran
 from teleport.testing.terminal import Terminal
 
 
@@ -103,6 +105,59 @@ def _app_added(person: Person, key: Path) -> str:
 def _device(person: Person, name: str) -> dict[str, str]:
     found = devices(person)[name]
     return {"mfa_device_name": name, "mfa_device_uuid": found["id"], "mfa_device_type": found["type"]}
+
+
+def test_a_key_opens_a_session_and_approves_plain_ssh_at_a_link(cluster: Cluster, tmp_path: Path, login: str) -> None:
+    """Sessions that need a factor of their own: tsh asks the key, ssh shows a link for the browser."""
+    set_factor(cluster, "off")
+    options = "{require_session_mfa: yes, mfa_lease_ttl: 10m}"
+    role = f"spec: {{options: {options}, allow: {{logins: [{login}], node_labels: {{'*': '*'}}}}}}"
+    cluster.tctl("create", "-f", stdin=f"kind: role\nversion: v4\nmetadata: {{name: careful}}\n{role}\n").ok()
+    kim = cluster.add_person("kim", roles=["careful"], logins=[])
+    kim.log_in()
+    set_factor(cluster, "optional")
+    key = tmp_path / "key"
+    kim.tsh_with_key(key, "mfa", "add", "--type=webauthn", "--name=key", stdin=f"{PASSWORD}\n").ok()
+    set_factor(cluster, "webauthn")
+
+    ran = kim.tsh_with_key(key, "ssh", f"{login}@{NODE}", "echo in").ok()
+    assert (ran.stdout, "Touch your security key" in ran.stderr) == ("in\n", True)
+    proved = cluster.wait_event("session.mfa", user="kim", purpose="session")
+    assert proved["mfa_device"] == _device(kim, "key")
+
+    words = list(kim.ssh_arguments(f"{login}@{NODE}.{cluster.name}", "echo in:$((40+2))"))
+    at = words.index("BatchMode=yes")
+    del words[at - 1 : at + 1]
+    with Terminal(words, kim.environment, columns=300) as terminal:
+        link = terminal.expect(r"approve with your security key at (https://\S+)")[1].decode()
+        terminal.expect("Enter once approved: ")
+        where = f"/webapi/mfa/lease/{link.rpartition('/')[2]}"
+        status, shown = kim.web("GET", where)
+        assert (status, shown["user"], shown["client_addr"]) == (200, "kim", LOOPBACK)
+        assert kim.web("POST", where, _signed(key, cluster, shown))[0] == 200
+        terminal.type("\n")
+        terminal.expect("in:42")
+        assert terminal.ended() == 0
+    assert kim.ssh(f"{login}@{NODE}.{cluster.name}", "echo in").ok().stdout == "in\n"  # with BatchMode
+    (lease,) = cluster.tctl("mfa", "leases", "ls", "--format=json").json()
+    assert lease["spec"]["device"] == _device(kim, "key")["mfa_device_uuid"]
+
+
+def _signed(key: Path, cluster: Cluster, shown: dict[str, Any]) -> dict[str, Any]:
+    """What the page sends once the key was touched."""
+    options = shown["webauthn_challenge"]["publicKey"]
+    question = KeyQuestion(
+        options["challenge"], options["rpId"], tuple(one["id"] for one in options["allowCredentials"])
+    )
+    answer = SoftwareKeys(key).sign(question, f"https://{cluster.web_address}", lambda _: None)
+    response = {
+        "clientDataJSON": answer.client_data,
+        "authenticatorData": answer.authenticator_data,
+        "signature": answer.signature,
+        "userHandle": answer.user_handle,
+    }
+    signed = {"id": answer.credential_id, "response": response}
+    return {"challenge_id": shown["challenge_id"], "webauthn_challenge_response": signed}
 
 
 def test_the_proxy_is_reached_by_its_name_for_a_key(cluster: Cluster, tmp_path: Path) -> None:

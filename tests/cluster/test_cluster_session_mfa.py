@@ -78,8 +78,8 @@ def test_a_recording_is_played_once_a_second_factor_was_given(cluster: Cluster, 
     """Calls that reveal something ask as sessions do, and the command goes on by itself."""
     rita = careful(cluster, login, "rita", "auditor")
     alice.tsh("ssh", f"{login}@{NODE}", "echo", "for-rita").ok()
-    command = {"initial_command": ["echo for-rita"]}
-    sid = cluster.wait_event("session.upload", sid=cluster.wait_event("session.end", **command)["sid"])["sid"]
+    sid = cluster.wait_event("session.end", initial_command=["echo for-rita"])["sid"]
+    cluster.wait_event("session.upload", sid=sid)
     unasked = rita.tsh("play", sid, "--format=text")
     assert unasked.status == 2
     assert "there is nobody to ask for: One-time code" in unasked.stderr

@@ -135,6 +135,23 @@ async def test_a_lease_that_is_on_its_way_is_waited_for(launcher_end: LauncherEn
     assert (ran.status, ran.stdout) == (0, b"in\n"), ran.stderr
 
 
+@pytest.mark.parametrize("approved", [True, False])
+async def test_a_link_is_shown_and_enter_goes_on_once_it_was_approved(
+    launcher_end: LauncherEnd, tmp_path: Path, approved: bool
+) -> None:
+    async with running_lab(Launcher(launcher_end)) as lab:
+        leasing(lab)
+        lab.leases.link = "https://proxy.example.com/web/lease/secret"
+        user = lab.authorities.user([ME])
+        lab.leases.approve = made_lease(lab, user) if approved else None
+        ran = await ssh(lab, tmp_path, user, "node1", "echo in", code="")
+    assert "approve with your security key at https://proxy.example.com/web/lease/secret" in ran.stderr
+    assert (ran.status, ran.stdout) == ((0, b"in\n") if approved else (255, b"")), ran.stderr
+    assert lab.leases.asked == []
+    if not approved:
+        assert "Nobody approved it at the link." in ran.stderr
+
+
 def forced(lab: Lab, folder: Path, command: str) -> LabUser:
     """A user whose certificate `ssh-keygen` restricted to one command."""
     user = lab.authorities.user([ME])
@@ -156,8 +173,11 @@ def forced(lab: Lab, folder: Path, command: str) -> LabUser:
     return LabUser(user.key, certificate)
 
 
-@pytest.mark.parametrize("way", [["node1"], ["jump"], ["-tt", "node1"]], ids=["subsystem", "ProxyJump", "terminal"])
-@pytest.mark.parametrize("due", [True, False], ids=["second factor", "none due"])
+@pytest.mark.parametrize(
+    ("way", "due"),
+    [(["node1"], True), (["jump"], True), (["-tt", "node1"], True), (["node1"], False)],
+    ids=["subsystem", "ProxyJump", "terminal", "none due"],
+)
 async def test_a_forced_command_stays_forced(
     launcher_end: LauncherEnd, tmp_path: Path, way: list[str], due: bool
 ) -> None:

@@ -97,7 +97,7 @@ async def test_a_path_is_closed_without_the_factor_and_open_with_it(
     async with running_lab(Launcher(launcher_end)) as lab:
         lab.rules.cluster = ClusterDefaults(require_session_mfa=True)
         node = str(lab.node_host.host_id)
-        for number, user in enumerate((lab.authorities.user([ME]), _marked(lab, str(uuid4())), _marked(lab, "api"))):
+        for number, user in enumerate((lab.authorities.user([ME]), _marked(lab, str(uuid4())))):
             refused = await path.attempt(lab, tmp_path, user)
             assert refused.status != 0
             assert b"in" not in refused.stdout

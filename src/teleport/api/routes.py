@@ -104,6 +104,18 @@ SESSION_CERT = _route(
     "session_cert", "POST /certs/user/session", Verb.CREATE, "*own_user_cert", ("session.mfa", "cert.create"),
     m.SessionCertRequest, m.UserCerts,
 )  # fmt: skip
+LEASE_CHALLENGE = _route(
+    "lease_challenge", "POST /mfa/leases/challenge", Verb.CREATE, "mfa_lease", (),
+    m.LeaseChallengeRequest, m.LeaseChallenge,
+)  # fmt: skip
+LEASE_APPROVAL = _route(
+    "lease_approval", "POST /mfa/leases/approvals/{token}/show", Verb.CREATE, "mfa_lease", (),
+    m.LeaseApprovalRequest, m.LeaseApproval,
+)  # fmt: skip
+APPROVE_LEASE = _route(
+    "approve_lease", "POST /mfa/leases/approvals/{token}", Verb.CREATE, "mfa_lease",
+    ("session.mfa", "mfa_lease.created"), m.ApproveLeaseRequest, m.Lease,
+)  # fmt: skip
 MFA_LEASE = _route(
     "mfa_lease", "POST /mfa/leases", Verb.CREATE, "mfa_lease", ("session.mfa", "mfa_lease.created"),
     m.LeaseRequest, m.Lease,

@@ -21,8 +21,8 @@ from teleport.auth import passwords
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.factors import LIFE, Factors, event_device, forgiven, new_totp, refused_factor
 from teleport.auth.logins import Logins
+from teleport.auth.mfa_leases import leases_of
 from teleport.auth.server import Caller
-from teleport.auth.session_mfa import leases_of
 from teleport.auth.state import ClusterState
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.locks import user_lock_denial

@@ -35,8 +35,8 @@ from teleport.audit.events import (
 from teleport.auth import local_auth
 from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
 from teleport.auth.joining import Joining, check_life
+from teleport.auth.mfa_leases import leases_of
 from teleport.auth.server import Caller
-from teleport.auth.session_mfa import leases_of
 from teleport.auth.state import ClusterState, document, giving_roles
 from teleport.auth.user_tokens import UserTokens
 from teleport.authz.decision import AccessDenial

@@ -41,6 +41,7 @@ from teleport.auth.factors import Factors
 from teleport.auth.inventory import Inventory
 from teleport.auth.joining import Joining
 from teleport.auth.logins import Logins
+from teleport.auth.mfa_leases import MfaLeases
 from teleport.auth.open_sessions import LostHosts, SessionTracker
 from teleport.auth.presence import Presence
 from teleport.auth.renewal import Renewals
@@ -49,6 +50,7 @@ from teleport.auth.rotation import Rotations
 from teleport.auth.rotation_driver import RotationDriver
 from teleport.auth.rotation_plan import RotationPlans
 from teleport.auth.server import Caller, build_app
+from teleport.auth.session_factor import SessionFactor
 from teleport.auth.session_mfa import SessionSecondFactors
 from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState, stored_cluster_name
@@ -131,7 +133,9 @@ class AuthService:
         renewals = Renewals(state, self.authorizer)
         self.rotations = Rotations(state, self.authorizer, self._trust.look)
         user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer, devices)
-        second_factors = SessionSecondFactors(state, self.authorizer, self.factors)
+        session_factor = SessionFactor(state, self.factors)
+        session_certs = SessionSecondFactors(state, self.authorizer, session_factor)
+        mfa_leases = MfaLeases(state, self.authorizer, session_factor, self.cluster_api)
         inventory = Inventory(state, self.authorizer, self._joining, user_tokens)
         presence = self._presence = Presence(state, self.authorizer, self._joining)
         self._evidence = Evidence(
@@ -157,9 +161,12 @@ class AuthService:
             routes.LIST_CERTS.name: certificates.page,
             routes.REVOKE_CERT.name: certificates.revoke,
             routes.REVOCATION_LIST.name: Revocations(state, self.authorizer).revocation_list,
-            routes.SESSION_CHALLENGE.name: second_factors.challenge,
-            routes.SESSION_CERT.name: second_factors.session_cert,
-            routes.MFA_LEASE.name: second_factors.lease,
+            routes.SESSION_CHALLENGE.name: session_certs.challenge,
+            routes.SESSION_CERT.name: session_certs.session_cert,
+            routes.LEASE_CHALLENGE.name: mfa_leases.challenge,
+            routes.LEASE_APPROVAL.name: mfa_leases.approval,
+            routes.APPROVE_LEASE.name: mfa_leases.approve,
+            routes.MFA_LEASE.name: mfa_leases.lease,
             routes.SIGN_USER.name: self.cluster_api.sign_user,
             routes.SIGN_HOST.name: self.cluster_api.sign_host,
             routes.SIGN_SERVER.name: self.cluster_api.sign_server,

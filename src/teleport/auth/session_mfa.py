@@ -1,78 +1,42 @@
-"""A second factor for one session: certificates that live for a minute and are marked for one target, and leases.
+"""A second factor for one session: certificates that live for a minute and are marked for one target.
 
-Rules it keeps (threats T06, T22, T36):
-- what is issued says what the shown certificate says, without a restriction less, a login more or a second more;
-- who would be refused anyway is refused before a code is looked at;
-- a factor that is wrong counts as a failed login, and locks the user as one does; it is good once, for what it was
-  asked for;
-- a lease is made from a certificate that auth itself verifies; a proxy only adds the address that it saw.
+Rules it keeps (threat T06): what is issued says what the shown certificate says, without a restriction less, a login
+more or a second more; who would be refused anyway is refused before a factor is looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from teleport.api import messages as m
-from teleport.audit.events import Event, MfaLeaseCreated, SessionMfa
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.certify import UserGrant
-from teleport.auth.factors import Factors, event_device, forgiven, refused_factor
 from teleport.auth.server import Caller
+from teleport.auth.session_factor import Asked, SessionFactor
 from teleport.auth.state import ClusterState
-from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
-from teleport.authz.locks import user_lock_denial
 from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal
-from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, lease_lifetime, why_out_of_reach
-from teleport.backend.interface import Condition, DeleteOp, Exists, PutOp, Write
-from teleport.errors import AccessDenied, BadRequest, CompareFailed
-from teleport.identity import MFA_API, HostIdentity, SystemRole, UserIdentity
+from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, why_out_of_reach
+from teleport.backend.interface import Condition, Exists
+from teleport.errors import AccessDenied, BadRequest
+from teleport.identity import MFA_API, UserIdentity
 from teleport.pki.keys import PublicKey
-from teleport.pki.refusal import CertificateRefused
-from teleport.pki.sshformat import parse_certificate_line
-from teleport.pki.sshverify import ENFORCED, verify_user_cert
-from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import certificate_key, load_certificate
 from teleport.resources.cluster import RoutingStrategy
-from teleport.resources.codec import from_json, to_json
+from teleport.resources.codec import from_json
 from teleport.resources.lock import Lock
-from teleport.resources.metadata import Metadata
-from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
 from teleport.resources.server import Server
 from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.issued import IssuedCert, issued_key
-from teleport.store.records import FactorDevice, UserSecret
 from teleport.store.resolve import Destination, RegisteredNode, resolve
-from teleport.store.standing import user_present
-
-log = logging.getLogger(__name__)
 
 LIFE: Final = timedelta(minutes=1)  # of a certificate for one session (`certificates.md` 2)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """For what a second factor is proved, as events say it."""
-
-    purpose: str  # session, api, lease
-    user: str
-    addr: str
-    login: str = ""
-    server_id: str = ""
-    key: str = ""  # fingerprint, of a lease
-
-    @property
-    def purpose_of_challenge(self) -> str:
-        """What a hardware key's signature is good for: this session, or this lease, and nothing else."""
-        return " ".join((self.purpose, self.server_id, self.login, self.key, self.addr if self.key else "")).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,35 +51,24 @@ class Wanted:
     conditions: tuple[Condition, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """A second factor that was right. It counts once what is written here has been committed."""
-
-    device: FactorDevice
-    writes: tuple[Write, ...]
-    conditions: tuple[Condition, ...]
-
-
 class SessionSecondFactors:
-    """The handlers of marked certificates and of leases."""
+    """The handlers of marked certificates."""
 
-    def __init__(self, state: ClusterState, authorizer: Authorizer, factors: Factors) -> None:
+    def __init__(self, state: ClusterState, authorizer: Authorizer, factor: SessionFactor) -> None:
         self._state = state
         self._authorizer = authorizer
-        self._factors = factors
-
-    # certificates
+        self._factor = factor
 
     async def challenge(self, caller: Caller, request: m.SessionChallengeRequest) -> m.FactorChallenge:
         """What the caller's devices are asked, for the one session that is meant. Raises `AccessDenied`."""
         wanted = await self._wanted(caller, request)
-        return await self._factors.challenge(wanted.asked.user, wanted.asked.purpose_of_challenge)
+        return await self._factor.challenge(wanted.asked)
 
     async def session_cert(self, caller: Caller, request: m.SessionCertRequest) -> m.UserCerts:
         """Certificates for the caller's own key, good for a minute and one target. Raises `AccessDenied`."""
         wanted = await self._wanted(caller, request)
         asked, grant = wanted.asked, wanted.grant
-        proof = await self._prove(asked, request.factor)
+        proof = await self._factor.prove(asked, request.factor)
         grant = replace(
             grant,
             ttl=LIFE,
@@ -129,7 +82,7 @@ class SessionSecondFactors:
         told = self._state.certified(
             caller, grant, wanted.key, certs, factor=proof.device.kind, renewed_from=wanted.serial
         )
-        await self._commit(asked, proof, [], wanted.conditions, [told])
+        await self._factor.commit(asked, proof, [], wanted.conditions, [told])
         return certs
 
     async def _wanted(self, caller: Caller, request: m.SessionChallengeRequest) -> Wanted:
@@ -225,138 +178,6 @@ class SessionSecondFactors:
         )
         if isinstance(decision, AccessDenial) and decision.code is not DenialCode.MFA_REQUIRED:
             raise Denied(decision)
-
-    # leases
-
-    async def lease(self, caller: Caller, request: m.LeaseRequest) -> m.Lease:
-        """A lease for the certificate's key and the client's address. Only proxies ask. Raises `AccessDenied`."""
-        if not (isinstance(caller.identity, HostIdentity) and caller.identity.role is SystemRole.PROXY):
-            raise AccessDenied("only a proxy asks for leases: it has seen the client prove its key", hint="tsh ssh")
-        now = self._state.clock.now()
-        try:
-            address = str(ipaddress.ip_address(request.client_addr))
-        except ValueError:
-            raise BadRequest("a lease is for one IP address") from None
-        identity, key = await self._proved(request.certificate, now)
-        locks = await self._authorizer.locks()
-        refused = certificate_denial(
-            identity, cluster=self._state.cluster, now=now, client_address=address
-        ) or user_lock_denial(identity, locks, now)
-        if refused is not None:
-            raise Denied(refused)
-        policy = Policy(
-            roles=await self._state.roles([*identity.roles, *identity.denying]),
-            cluster=await self._authorizer.cluster_defaults(),
-        )
-        lifetime = lease_lifetime(identity, policy, key=key, client_address=address, leases=(), now=now)
-        if not lifetime:
-            raise AccessDenied("no role of yours gives a lease for plain ssh", hint="tsh ssh asks for a second factor")
-        asked = Asked("lease", identity.name, address, key=key)
-        proof = await self._prove(asked, request.factor)
-        device = proof.device.id
-        expires = min(now + lifetime, identity.expires)
-        lease = MfaLease(
-            metadata=Metadata(name=lease_name(identity.name, key, address), expires=expires),
-            spec=MfaLeaseSpec(
-                user=identity.name, key=key, client_address=address, device=device, granted=now, expires=expires
-            ),
-        )
-        await self._commit(
-            asked,
-            proof,
-            [PutOp(records.MFA_LEASES + lease.name, to_json(lease), expires)],
-            [Exists(records.USERS + identity.name)],
-            [
-                self._state.event(
-                    MfaLeaseCreated,
-                    user=identity.name,
-                    name=lease.name,
-                    expires=expires,
-                    key_fingerprint=key,
-                    client_addr=address,
-                    mfa_device=event_device(proof.device),
-                )
-            ],
-        )
-        return m.Lease(name=lease.name, expires=expires)
-
-    async def _proved(self, line: str, now: datetime) -> tuple[UserIdentity, str]:
-        """Who the certificate is of, as the cluster knows them now, and the fingerprint of its key."""
-        try:
-            certificate = parse_certificate_line(line)
-        except CertificateRefused as error:
-            raise BadRequest(f"a lease is made for an SSH user certificate: {error.message}") from None
-        authority = await self._state.authority("user")
-        keys = tuple(PublicKey.parse(text) for text in authority.trusted_ssh_keys)
-        trusted = TrustedSSHAuthority(AuthorityKind.USER, self._state.cluster, keys)
-        identity = verify_user_cert(certificate.blob, (trusted,), now, enforced_critical_options=ENFORCED)
-        present = user_present(identity, await self._state.user(identity.name), now)
-        if present is None:
-            raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
-        return present, certificate.body.public_key.fingerprint()
-
-    # the second factor itself
-
-    async def _prove(self, asked: Asked, answer: m.FactorResponse) -> Proof:
-        """What is to be written for the answer to count. Raises `AccessDenied`, the failure being counted."""
-        key = records.USER_SECRETS + asked.user
-        found = await self._state.record(key, UserSecret)
-        secret, revision = found if found is not None else (UserSecret(), 0)
-        checked = await self._factors.check(asked.user, secret, answer, asked.purpose_of_challenge)
-        locked = secret.locked(self._state.clock.now())
-        if checked.device is None or locked:
-            reason = "the user is locked after too many failures" if locked else checked.reason
-            await self._failed(asked, reason, checked.spent)
-            raise refused_factor()
-        return Proof(
-            checked.device,
-            (PutOp(key, forgiven(checked.secret).encode()), *checked.spent),
-            (Exists(key, revision), *checked.conditions),
-        )
-
-    async def _commit(
-        self,
-        asked: Asked,
-        proof: Proof,
-        writes: Sequence[Write],
-        conditions: Sequence[Condition],
-        events: Sequence[Event],
-    ) -> None:
-        """The use of the factor, what it gives and what tells of both, all of it or nothing."""
-        try:
-            await self._state.commit(
-                [*proof.writes, *writes],
-                conditions=[*proof.conditions, *conditions],
-                events=[self._event(asked, device=proof.device), *events],
-            )
-        except CompareFailed:
-            await self._failed(asked, "the factor was used at the same moment, or the user changed", ())
-            raise refused_factor() from None
-
-    async def _failed(self, asked: Asked, reason: str, spent: Sequence[Write]) -> None:
-        """Counts the failure as that of a login, with its event, in one transaction."""
-        events = [self._event(asked, error=reason)]
-        await self._factors.failed(asked.user, known=True, events=events, spent=spent)
-
-    def _event(self, asked: Asked, *, error: str = "", device: FactorDevice | None = None) -> SessionMfa:
-        told: dict[str, Any] = {} if device is None else {"mfa_device": event_device(device)}
-        return self._state.event(
-            SessionMfa,
-            user=asked.user,
-            login=asked.login,
-            purpose=asked.purpose,
-            server_id=asked.server_id,
-            addr=asked.addr,
-            success=not error,
-            error=error,
-            **told,
-        )
-
-
-async def leases_of(state: ClusterState, user: str, device: str = "") -> list[Write]:
-    """What takes every lease of a user away, or those that one device gave."""
-    found = [(item.key, from_json(item.value)) for item in await state.backend.range(records.MFA_LEASES)]
-    return [DeleteOp(key, missing_ok=True) for key, one in found if isinstance(one, MfaLease) and one.spec.user == user]
 
 
 def _host(address: str) -> str:

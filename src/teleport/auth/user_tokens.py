@@ -31,8 +31,8 @@ from teleport.auth.authorizer import Authorizer, facts_of
 from teleport.auth.devices import Devices, checked_device_name
 from teleport.auth.factors import event_device, new_totp
 from teleport.auth.logins import Logins
+from teleport.auth.mfa_leases import leases_of
 from teleport.auth.server import Caller
-from teleport.auth.session_mfa import leases_of
 from teleport.auth.state import ClusterState, giving_roles
 from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write

@@ -249,7 +249,7 @@ def lease_lifetime(
     """How long a lease would be that is of use to the identity: it has none, a second factor can be asked of it, and a
     role of its gives leases. None when there is nothing to ask for."""
     roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
-    if identity.mfa_device or not can_lease(roles.own, policy.cluster):
+    if identity.mfa_target or not can_lease(roles.own, policy.cluster):
         return None
     if given_by_lease(identity, LeaseRequest(key, client_address, now), leases, roles.own) is not None:
         return None

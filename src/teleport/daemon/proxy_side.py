@@ -34,6 +34,7 @@ from teleport.pki.x509cert import INTERNAL_NAME, pem_of, self_signed_web_pair
 from teleport.pki.x509verify import load_certificate
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.metadata import Metadata
+from teleport.resources.mfa_lease import lease_name
 from teleport.resources.names import canonical_address
 from teleport.resources.server import Server, ServerSpec
 from teleport.store.resolve import RegisteredNode
@@ -46,6 +47,7 @@ from teleport.wire import vouch
 log = logging.getLogger(__name__)
 
 IN_VIEW = 5.0  # seconds until a lease that was made must be in view
+APPROVED_WITHIN = 60.0  # seconds for a link to be approved once somebody said that it was
 
 
 @dataclass(slots=True)
@@ -149,26 +151,37 @@ class ProxyLeases:
             now=self._view.clock.now(),
         )
 
-    async def obtain(self, identity: UserIdentity, certificate: bytes, client_address: str, code: str) -> None:
-        """Raises `AccessDenied` for a code that does not count, `ConnectionProblem` when auth is away."""
-        parsed = parse_certificate(certificate)
+    async def ways(self, certificate: bytes, client_address: str) -> tuple[bool, str]:
+        asked = m.LeaseChallengeRequest(certificate=parse_certificate(certificate).line(), client_addr=client_address)
+        found = await self._client.call(routes.LEASE_CHALLENGE, asked)
+        return found.totp, found.link
+
+    async def approved(self, identity: UserIdentity, key: str, client_address: str) -> bool:
+        name = lease_name(identity.name, key, client_address)
+        return await self._in_view(identity.name, name, APPROVED_WITHIN)
+
+    async def _in_view(self, user: str, name: str, seconds: float) -> bool:
+        """Whether a lease comes into view within so many seconds."""
         news = asyncio.Event()
         unsubscribe = self._view.cache.subscribe("mfa_leases/", lambda _: news.set())
         try:
-            lease = await self._client.call(
-                routes.MFA_LEASE,
-                m.LeaseRequest(
-                    certificate=parsed.line(), client_addr=client_address, factor=m.FactorResponse(totp_code=code)
-                ),
-            )
-            async with asyncio.timeout(IN_VIEW):
-                while not any(one.name == lease.name for one in self._view.leases(identity.name)):
+            async with asyncio.timeout(seconds):
+                while not any(one.name == name for one in self._view.leases(user)):
                     news.clear()
                     await news.wait()
         except TimeoutError:
-            raise ConnectionProblem("the lease was made, and is not in view here", hint="connect again") from None
+            return False
         finally:
             unsubscribe()
+        return True
+
+    async def obtain(self, identity: UserIdentity, certificate: bytes, client_address: str, code: str) -> None:
+        """Raises `AccessDenied` for a code that does not count, `ConnectionProblem` when auth is away."""
+        parsed, factor = parse_certificate(certificate), m.FactorResponse(totp_code=code)
+        request = m.LeaseRequest(certificate=parsed.line(), client_addr=client_address, factor=factor)
+        lease = await self._client.call(routes.MFA_LEASE, request)
+        if not await self._in_view(identity.name, lease.name, IN_VIEW):
+            raise ConnectionProblem("the lease was made, and is not in view here", hint="connect again")
 
 
 class ProxySide:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from teleport.audit.events import AuthFailed
 from teleport.clock import how_long
-from teleport.errors import AccessDenied, TeleportError
+from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.identity import UserIdentity
 from teleport.ssh.handlers import ConnectionHandler, Question
 from teleport.ssh.surface import Peer, Refusal
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from teleport.proxy.ssh_router import SshRouter
 
 MAX_TRIES: Final = 3  # at one connection; auth counts them, too
+APPROVED: Final = "Enter once approved: "
 OWN_CLIENT: Final = "Teleport-"  # as our client begins its version
 
 
@@ -39,6 +40,7 @@ class LeaseStep:
         router: SshRouter,
         entrance: Entrance,
         identity: UserIdentity,
+        key: str,
         certificate: bytes,
         login: str,
         peer: Peer,
@@ -47,10 +49,12 @@ class LeaseStep:
         self._router = router
         self._entrance = entrance
         self._identity = identity
+        self._key = key
         self._certificate = certificate
         self._login = login
         self._peer = peer
         self._tries = 0
+        self._link = ""
         self._over = False
         lasts = how_long(lifetime.total_seconds())
         self.notice = (
@@ -67,20 +71,39 @@ class LeaseStep:
     async def begin(self) -> Question | ConnectionHandler | Refusal:
         if self._tries >= MAX_TRIES:
             return self._refused("too many wrong codes", Refusal.told("Too many wrong codes.", "connect again"))
-        return Question(f"Second factor of {self._identity.name}", (("One-time code: ", False),))
+        try:
+            coded, self._link = await self._router.leases.ways(self._certificate, self._peer.host)
+        except TeleportError as error:
+            return self._failed(error)
+        whose = f"Second factor of {self._identity.name}"
+        if not self._link:
+            return Question(whose, (("One-time code: ", False),))
+        told = f"{whose}: approve with your security key at {self._link}"
+        return Question(told, (("One-time code, or Enter once approved: " if coded else APPROVED, False),))
 
     async def answer(self, answers: Sequence[str]) -> Question | ConnectionHandler | Refusal:
         self._tries += 1
         code = answers[0].replace(" ", "")
-        try:
-            await self._router.leases.obtain(self._identity, self._certificate, self._peer.host, code)
-        except AccessDenied as error:
-            return self._refused(f"second factor: {error.message}", Refusal.told(_sentence(error), error.hint))
-        except TeleportError as error:
-            told = Refusal.told("The second factor cannot be checked now.", "try again")
-            return self._refused(f"second factor: {error.message}", told)
+        if self._link and not code:
+            if not await self._router.leases.approved(self._identity, self._key, self._peer.host):
+                return self._refused(
+                    "second factor: the link was not approved",
+                    Refusal.told("Nobody approved it at the link.", "connect again: ssh shows a new link"),
+                )
+        else:
+            try:
+                await self._router.leases.obtain(self._identity, self._certificate, self._peer.host, code)
+            except TeleportError as error:
+                return self._failed(error)
         self._over = True
         return self._entrance.enter(self._login, self._certificate)
+
+    def _failed(self, error: TeleportError) -> Refusal:
+        known = isinstance(error, AccessDenied | BadRequest)
+        told = _sentence(error) if known else "The second factor cannot be checked now."
+        return self._refused(
+            f"second factor: {error.message}", Refusal.told(told, error.hint if known else "try again")
+        )
 
     def _refused(self, reason: str, told: Refusal) -> Refusal:
         self._router.put_on_record(AuthFailed, self._identity, self._login, self._peer, error=reason)

@@ -113,8 +113,16 @@ class Leases(Protocol):
         """How long a lease would be that is of use to whoever proved the key; None when there is nothing to ask for."""
         ...
 
+    async def ways(self, certificate: bytes, client_address: str) -> tuple[bool, str]:
+        """Whether a code would do, and the link where a hardware key approves, if one would. Raises `TeleportError`."""
+        ...
+
     async def obtain(self, identity: UserIdentity, certificate: bytes, client_address: str, code: str) -> None:
         """Makes a lease with a code; when it returns, the lease is in view here. Raises `TeleportError`."""
+        ...
+
+    async def approved(self, identity: UserIdentity, key: str, client_address: str) -> bool:
+        """Waits a while until a lease that a link gave is in view; False when there is none."""
         ...
 
 
@@ -124,8 +132,14 @@ class NoLeases:
     def lifetime(self, identity: UserIdentity, key: str, client_address: str) -> timedelta | None:
         return None
 
+    async def ways(self, certificate: bytes, client_address: str) -> tuple[bool, str]:
+        raise AccessDenied("no leases are given here")
+
     async def obtain(self, identity: UserIdentity, certificate: bytes, client_address: str, code: str) -> None:
         raise AccessDenied("no leases are given here")
+
+    async def approved(self, identity: UserIdentity, key: str, client_address: str) -> bool:
+        return False
 
 
 class ProxyIdentity(Protocol):
@@ -317,7 +331,7 @@ class _Gate:
         lifetime = self._router.leases.lifetime(identity, key, self._peer.host)
         if not lifetime:
             return self.enter(login, certificate)
-        return LeaseStep(self._router, self, identity, certificate, login, self._peer, lifetime)
+        return LeaseStep(self._router, self, identity, key, certificate, login, self._peer, lifetime)
 
     def enter(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
         """Lets in whoever proved the certificate, if it still counts."""

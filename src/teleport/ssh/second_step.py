@@ -60,7 +60,8 @@ class SecondSteps:
 
     async def answer(self, answers: Sequence[str]) -> Any:
         """As `begin`, with the answers to the last challenge."""
-        if self._step is None or len(answers) != self._prompts or any(len(text) > MAX_ANSWER for text in answers):
+        asked, self._prompts = self._prompts, 0  # what comes twice answers nothing
+        if self._step is None or not asked or len(answers) != asked or any(len(text) > MAX_ANSWER for text in answers):
             return False
         return self._shown(await self._step.answer(answers))
 

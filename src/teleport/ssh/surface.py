@@ -69,7 +69,7 @@ class ServerLimits:
     """Bounds that hold for every connection, before and after authentication. Times are seconds."""
 
     login_seconds: float = 30.0
-    answer_seconds: float = 120.0  # for a second step, once the key was proved
+    answer_seconds: float = 180.0  # for a second step, once the key was proved
     authentication_attempts: int = 8
     channels: int = 64
     refusals: int = 64  # refused requests after which the connection ends, so that they cannot flood the audit log

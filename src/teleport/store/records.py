@@ -28,6 +28,7 @@ USER_TOKENS = "user-tokens/"
 HOSTS = "hosts/"
 GIVEN_ROLES = "auth/given-roles"  # written whenever a user is given roles
 NOBODY = "auth/nobody"  # written where a user would be, so that an unknown one costs the same
+LEASE_APPROVALS = "auth/lease-approvals/"
 FACTOR_CHALLENGES = "auth/factor-challenges/"
 INVENTED_CREDENTIALS = "auth/invented-credentials"  # the key by which users without hardware keys seem to have some
 
@@ -119,6 +120,16 @@ class FactorChallengeRecord(Record, frozen=True, kw_only=True):
     totp_secret: str = ""
     user_handle: str = ""
     device_name: str = ""
+
+
+class LeaseApprovalRecord(Record, frozen=True, kw_only=True):
+    """A link by which a hardware key approves a lease; kept under the hash of its secret."""
+
+    certificate: str  # that was proved to the proxy, an OpenSSH line
+    client_addr: str
+    challenge_id: str
+    challenge: str  # what the hardware key is asked, JSON
+    expires: datetime
 
 
 class InventedCredentials(Record, frozen=True, kw_only=True):

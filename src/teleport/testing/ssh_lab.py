@@ -318,6 +318,8 @@ class LabLeases:
     def __init__(self, rules: LabRules) -> None:
         self._rules = rules
         self.asked: list[str] = []  # codes that came
+        self.link = ""  # where a hardware key would approve
+        self.approve: MfaLease | None = None  # what it gives when somebody says that they did
         self.hold_back = False  # what is made stays out of view
 
     def lifetime(self, identity: UserIdentity, key: str, client_address: str) -> timedelta | None:
@@ -329,6 +331,14 @@ class LabLeases:
             leases=self._rules.leases(identity.name),
             now=SystemClock().now(),
         )
+
+    async def ways(self, certificate: bytes, client_address: str) -> tuple[bool, str]:
+        return True, self.link
+
+    async def approved(self, identity: UserIdentity, key: str, client_address: str) -> bool:
+        if self.approve is not None:
+            self._rules.leased.append(self.approve)
+        return self.approve is not None
 
     async def obtain(self, identity: UserIdentity, certificate: bytes, client_address: str, code: str) -> None:
         self.asked.append(code)

@@ -109,6 +109,25 @@ class RegisterChallenge(msgspec.Struct, frozen=True, kw_only=True):
     webauthn: dict[str, Any]
 
 
+class LeaseAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /webapi/mfa/lease/:token: what the page behind the link that ssh shows tells, and asks a hardware key."""
+
+    user: str
+    cluster: str
+    client_addr: str
+    key_fingerprint: str
+    until: str
+    challenge_id: str
+    webauthn_challenge: dict[str, Any]
+
+
+class ApproveLease(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /webapi/mfa/lease/:token."""
+
+    challenge_id: str
+    webauthn_challenge_response: CredentialAssertion
+
+
 class SSHCertsRequest(msgspec.Struct, frozen=True, kw_only=True):
     """POST /webapi/ssh/certs (`protocols.md` 2.2). Fields of newer clients are ignored."""
 

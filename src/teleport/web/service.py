@@ -127,6 +127,8 @@ class WebService:
             add("POST", f"{prefix}/webapi/mfa/login/begin", self._login_begin)
             add("POST", f"{prefix}/webapi/mfa/login/finish", self._ssh_certs)
             add("POST", f"{prefix}/webapi/mfa/token/{{token}}/registerchallenge", self._register_challenge)
+            add("GET", f"{prefix}/webapi/mfa/lease/{{token}}", self._lease_asked)
+            add("POST", f"{prefix}/webapi/mfa/lease/{{token}}", self._approve_lease)
             add("GET", f"{prefix}/webapi/users/password/token/{{token}}", self._password_token)
             add("PUT", f"{prefix}/webapi/users/password/token", self._finish_password_token)
             add("GET", f"{prefix}/webapi/auth/tunnel", self._tunnel)
@@ -134,6 +136,7 @@ class WebService:
         add("GET", "/web", self._landing)
         add("GET", "/web/invite/{token}", self._invite_page)
         add("GET", "/web/reset/{token}", self._invite_page)
+        add("GET", "/web/lease/{token}", self._lease_page)
         add("GET", "/web/static/{name}", self._static)
         return app
 
@@ -329,8 +332,45 @@ class WebService:
         )
         return web.json_response({"message": "ok"})
 
+    # leases of plain ssh
+
+    async def _lease_asked(self, request: web.Request) -> web.Response:
+        """Who asks for a lease, for whoever holds its link, and what a hardware key is asked."""
+        self._limit(request)
+        asked = m.LeaseApprovalRequest(token=request.match_info["token"])
+        found = await self._tried(request, "a link", self._auth.call(routes.LEASE_APPROVAL, asked))
+        assert found.challenge.webauthn is not None, "a link is for a hardware key"
+        return _json(
+            wm.LeaseAsked(
+                user=found.user,
+                cluster=found.cluster,
+                client_addr=found.client_addr,
+                key_fingerprint=found.key_fingerprint,
+                until=rfc3339(found.until),
+                challenge_id=found.challenge.id,
+                webauthn_challenge=wm.assertion_options(found.challenge.webauthn),
+            )
+        )
+
+    async def _approve_lease(self, request: web.Request) -> web.Response:
+        self._limit(request)
+        _check_csrf(request)
+        answer = await _body(request, wm.ApproveLease)
+        factor = m.FactorResponse(
+            challenge_id=answer.challenge_id, webauthn=answer.webauthn_challenge_response.message()
+        )
+        asked = m.ApproveLeaseRequest(token=request.match_info["token"], factor=factor)
+        await self._tried(request, "a link", self._auth.call(routes.APPROVE_LEASE, asked))
+        return web.json_response({"message": "ok"})
+
+    async def _lease_page(self, request: web.Request) -> web.Response:
+        return self._page(request, "lease.html")
+
     async def _invite_page(self, request: web.Request) -> web.Response:
-        response = web.Response(body=_file("invite.html"), content_type="text/html", charset="utf-8")
+        return self._page(request, "invite.html")
+
+    def _page(self, request: web.Request, name: str) -> web.Response:
+        response = web.Response(body=_file(name), content_type="text/html", charset="utf-8")
         value = request.cookies.get(CSRF_COOKIE) or secrets.token_urlsafe(24)
         response.set_cookie(CSRF_COOKIE, value, secure=True, samesite="Strict", path="/")
         return response

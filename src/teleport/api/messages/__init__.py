@@ -81,7 +81,17 @@ from teleport.api.messages.rotation import (
     RotationProgress,
     WaitedFor,
 )
-from teleport.api.messages.second_factor import Lease, LeaseRequest, SessionCertRequest, SessionChallengeRequest
+from teleport.api.messages.second_factor import (
+    ApproveLeaseRequest,
+    Lease,
+    LeaseApproval,
+    LeaseApprovalRequest,
+    LeaseChallenge,
+    LeaseChallengeRequest,
+    LeaseRequest,
+    SessionCertRequest,
+    SessionChallengeRequest,
+)
 from teleport.api.messages.tokens import AddTokenRequest, JoinToken, JoinTokenInfo
 from teleport.api.messages.users import (
     AddUserRequest,
@@ -99,6 +109,7 @@ __all__ = [
     "AddTokenRequest",
     "AddUserRequest",
     "AppendRecordingRequest",
+    "ApproveLeaseRequest",
     "AuthorityStatus",
     "BackupRequest",
     "BeginFactorRequest",
@@ -132,6 +143,10 @@ __all__ = [
     "JoinToken",
     "JoinTokenInfo",
     "Lease",
+    "LeaseApproval",
+    "LeaseApprovalRequest",
+    "LeaseChallenge",
+    "LeaseChallengeRequest",
     "LeaseRequest",
     "LeftBehind",
     "ListCertsRequest",

@@ -166,7 +166,7 @@ def _at(held: Credentials, addresses: Sequence[tuple[str, int]], *, insecure: bo
 
     own = cluster_client_context(held.ca_pems, held.tls_file, held.key_file)
     client = SyncAuthClient(connect(own), _shown(addresses))
-    ask_when_due(client, held, connect, second_factor)
+    ask_when_due(client, held, connect, second_factor(addresses[0]))
     return Auth(client, held.cluster, tuple(join(*address) for address in addresses))
 
 
@@ -204,7 +204,7 @@ def _by_profile(environment: Mapping[str, str], addresses: Sequence[tuple[str, i
     host, port = access.web
     trust: ProxyTrust = access.trust
     open_proxy = _unproved(host, port) if insecure else lambda: open_web(host, port, trust)
-    client = auth_client(access.credentials, open_proxy, access.web, second_factor)
+    client = auth_client(access.credentials, open_proxy, access.web, second_factor(access.web))
     return Auth(client, access.credentials.cluster, (join(host, port),))
 
 

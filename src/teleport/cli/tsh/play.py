@@ -69,7 +69,7 @@ def _opened(flags: Flags, recording: str, cluster: str) -> Iterator[BinaryIO]:
 
     found = access(flags, cluster)
     with tempfile.TemporaryFile() as kept:
-        with auth_client(found.credentials, found.web_api(now()).open, found.web, second_factor) as client:
+        with auth_client(found.credentials, found.web_api(now()).open, found.web, second_factor(found.web)) as client:
             try:
                 with progress("downloading", "bytes") as so_far:
                     for piece in download_recording(client, sid):

@@ -6,6 +6,7 @@ Secrets are never taken from arguments or the environment.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from teleport.cli import render
@@ -52,17 +53,18 @@ def at_terminal(question: str) -> str:
     return text.decode("utf-8", "replace").strip()
 
 
-def second_factor(challenge: m.FactorChallenge) -> m.FactorResponse:
-    """Asks for a one-time code, also where stdin belongs to the session. Raises `BadRequest`."""
-    from teleport.api import messages as m
+def second_factor(web: tuple[str, int]) -> Callable[[m.FactorChallenge], m.FactorResponse]:
+    """Asks for a second factor behind the proxy at `web`, also where stdin belongs to a session.
 
-    if not challenge.totp:
-        raise BadRequest(
-            "only a hardware key of yours counts here, and tsh cannot ask it",
-            hint="add an authenticator app: tsh mfa add --type=totp",
-        )
-    code = at_terminal("One-time code: ").replace(" ", "")
-    return m.FactorResponse(challenge_id=challenge.id, totp_code=code)
+    What it gives raises `TeleportError`.
+    """
+
+    def ask(challenge: m.FactorChallenge) -> m.FactorResponse:
+        from teleport.client.factors import answer_challenge
+
+        return answer_challenge(challenge, web, at_terminal, render.say)
+
+    return ask
 
 
 def visible(question: str) -> str:

@@ -136,7 +136,7 @@ def _connect(flags: Flags, target: str, command: tuple[str, ...], port: int | No
 
     render.note(f"tsh: the session on {render.printable(host)} needs a second factor")
     name = host.removesuffix(f".{found.cluster}")
-    marked = for_session(found, name, port or 0, login, now(), second_factor)
+    marked = for_session(found, name, port or 0, login, now(), second_factor(found.web))
     return asyncio.run(run(marked, wanted, now()))
 
 
