@@ -107,7 +107,7 @@ async def test_who_gave_the_code_gets_nowhere_while_no_lease_is_in_view(
         assert SECOND_FACTOR_DUE in ran.stderr
         lab.leases.hold_back = False
         lab.directory.rules = None  # the proxy believes that nothing is due; the node does not see the lease
-        lab.rules.leases = lambda user: []  # type: ignore[method-assign]
+        lab.rules.leases = lambda *_: []  # type: ignore[method-assign]
         ran = await ssh(lab, tmp_path, lab.authorities.user([ME]), "node1", "echo in")
         assert (ran.status, ran.stdout) == (255, b"")
         assert SECOND_FACTOR_DUE in ran.stderr
@@ -120,9 +120,9 @@ async def test_a_lease_that_is_on_its_way_is_waited_for(launcher_end: LauncherEn
         leasing(lab)
         late = iter([True, True])
 
-        def leases(user: str) -> list[object]:
+        def leases(*_: str) -> list[object]:
             if next(late, None):
-                asyncio.get_running_loop().call_later(0.1, lab.node.reconsider)
+                asyncio.get_running_loop().call_later(0.1, lab.node.lease_came)
                 return []
             return list(lab.rules.leased)
 

@@ -204,7 +204,7 @@ async def test_what_a_lease_let_in_ends_when_it_is_taken_away(launcher_end: Laun
         if how != "taken away" and not disconnect:
             lab.node.clock = FakeClock(lab.node.clock.now() + timedelta(minutes=25))
         if not disconnect:
-            lab.node.reconsider()
+            lab.node.lease_gone()
         if how == "over":
             with pytest.raises(TeleportError, match=SECOND_FACTOR_DUE):
                 await client.start(command="true", on_output=lambda data, stderr: None)

@@ -93,6 +93,7 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
     idle_sources += (CLUSTER,) if idle and cluster.client_idle_timeout == idle else ()
     disconnect = of(lambda o: o.disconnect_expired_cert)
     disconnect += (CLUSTER,) if cluster.disconnect_expired_cert else ()
+    lease = roles.options.mfa_lease_ttl
     mfa = of(lambda o: o.require_session_mfa) + ((CLUSTER,) if cluster.require_session_mfa else ())
     return (
         Part("login and host", f"{permit.login}, by labels", permit.roles),
@@ -105,6 +106,7 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
         Part("ends with the certificate", _yes(permit.disconnect_expired_cert is not None), disconnect),
         Part("bound to the address of the login", _yes(roles.options.pin_source_ip), of(lambda o: o.pin_source_ip)),
         Part("second factor", "given" if permit.mfa_verified else "not asked for", mfa),
+        Part("lease of a second factor", how_long(lease.total_seconds()) if lease else "none", of(_lease)),
         Part("recorded", _yes(permit.record), (CLUSTER,)),
         Part(
             "enhanced recording",
@@ -112,6 +114,10 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
             of(lambda o: o.enhanced_recording),
         ),
     )
+
+
+def _lease(options: CombinedOptions) -> timedelta:
+    return options.mfa_lease_ttl
 
 
 def _yes(value: bool) -> str:

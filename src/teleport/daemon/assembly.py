@@ -46,6 +46,7 @@ from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.resources.server import Server
+from teleport.store.records import MFA_LEASES
 from teleport.transport import tls_buffers
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ DECIDED_BY = (
     "locks/",
     "cluster/",
     "authorities/",
-    "mfa_leases/",
 )  # what open sessions are decided anew for when it changes
 LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stops
 
@@ -346,6 +346,7 @@ class Daemon:
         follow_keep_alive(view, side.service)
         for prefix in DECIDED_BY:
             view.cache.subscribe(prefix, lambda _: side.service.reconsider())
+        view.cache.subscribe(MFA_LEASES, side.lease_changed)
         await side.recover()
         await side.labels.first()
         serving = asyncio.Event()

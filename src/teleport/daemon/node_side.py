@@ -18,6 +18,7 @@ from teleport import __version__
 from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.audit.events import RecordingGap, SessionEnd, new_event
+from teleport.backend.interface import Event, Put
 from teleport.clock import Clock
 from teleport.daemon.config.values import NodeConfig as NodeSettings
 from teleport.daemon.credentials import Credentials
@@ -125,6 +126,13 @@ class NodeSide:
             clock=clock,
             host_keys=[host_key(held)],
         )
+
+    def lease_changed(self, event: Event) -> None:
+        """A lease of a second factor came into view or went out of it."""
+        if isinstance(event, Put):
+            self.service.lease_came()
+        else:
+            self.service.lease_gone()
 
     def describe(self) -> Server:
         """This node as presence carries it."""

@@ -34,7 +34,6 @@ from teleport.pki.x509cert import INTERNAL_NAME, pem_of, self_signed_web_pair
 from teleport.pki.x509verify import load_certificate
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.metadata import Metadata
-from teleport.resources.mfa_lease import lease_name
 from teleport.resources.names import canonical_address
 from teleport.resources.server import Server, ServerSpec
 from teleport.store.resolve import RegisteredNode
@@ -111,7 +110,7 @@ class Directory:
             locks=self._view.locks(),
             key=key,
             vouched=True,
-            leases=self._view.leases(present.name),
+            leases=self._view.leases(present.name, key, client_address),
         )
         return why_second_factor_due(request, self._view.policy())
 
@@ -147,7 +146,7 @@ class ProxyLeases:
             self._view.policy(),
             key=key,
             client_address=client_address,
-            leases=self._view.leases(present.name),
+            leases=self._view.leases(present.name, key, client_address),
             now=self._view.clock.now(),
         )
 
@@ -157,16 +156,15 @@ class ProxyLeases:
         return found.totp, found.link
 
     async def approved(self, identity: UserIdentity, key: str, client_address: str) -> bool:
-        name = lease_name(identity.name, key, client_address)
-        return await self._in_view(identity.name, name, APPROVED_WITHIN)
+        return await self._in_view(identity.name, key, client_address, APPROVED_WITHIN)
 
-    async def _in_view(self, user: str, name: str, seconds: float) -> bool:
+    async def _in_view(self, user: str, key: str, client_address: str, seconds: float) -> bool:
         """Whether a lease comes into view within so many seconds."""
         news = asyncio.Event()
         unsubscribe = self._view.cache.subscribe("mfa_leases/", lambda _: news.set())
         try:
             async with asyncio.timeout(seconds):
-                while not any(one.name == name for one in self._view.leases(user)):
+                while not self._view.leases(user, key, client_address):
                     news.clear()
                     await news.wait()
         except TimeoutError:
@@ -179,8 +177,9 @@ class ProxyLeases:
         """Raises `AccessDenied` for a code that does not count, `ConnectionProblem` when auth is away."""
         parsed, factor = parse_certificate(certificate), m.FactorResponse(totp_code=code)
         request = m.LeaseRequest(certificate=parsed.line(), client_addr=client_address, factor=factor)
-        lease = await self._client.call(routes.MFA_LEASE, request)
-        if not await self._in_view(identity.name, lease.name, IN_VIEW):
+        await self._client.call(routes.MFA_LEASE, request)
+        key = parsed.body.public_key.fingerprint()
+        if not await self._in_view(identity.name, key, client_address, IN_VIEW):
             raise ConnectionProblem("the lease was made, and is not in view here", hint="connect again")
 
 

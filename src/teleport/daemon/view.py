@@ -32,12 +32,13 @@ from teleport.resources.cluster import (
 )
 from teleport.resources.codec import Resource, from_json
 from teleport.resources.lock import Lock
-from teleport.resources.mfa_lease import MfaLease
+from teleport.resources.mfa_lease import MfaLease, lease_name
+from teleport.resources.names import canonical_address
 from teleport.resources.role import Role
 from teleport.resources.server import Server
 from teleport.resources.user import User
 from teleport.store.cache import Cache
-from teleport.store.records import HOSTS, HostRecord
+from teleport.store.records import HOSTS, MFA_LEASES, HostRecord
 from teleport.store.standing import forced_labels, host_counts, user_present
 
 NODE_KINDS = (
@@ -83,9 +84,11 @@ class View:
     def locks(self) -> list[Lock]:
         return self._items("locks/", Lock)
 
-    def leases(self, user: str) -> list[MfaLease]:
-        """The leases of a second factor that a user has. What cannot be read at all is no lease."""
-        return [lease for lease in self._items("mfa_leases/", MfaLease) if lease.spec.user == user]
+    def leases(self, user: str, key: str, client_address: str) -> list[MfaLease]:
+        """The lease of a second factor that a user has for a key and an address, if one is in view."""
+        item = self.cache.get(MFA_LEASES + lease_name(user, key, canonical_address(client_address)))
+        found = from_json(item.value) if item is not None else None
+        return [found] if isinstance(found, MfaLease) else []
 
     def nodes(self) -> list[Server]:
         return self._items("nodes/", Server)

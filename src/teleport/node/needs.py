@@ -45,8 +45,8 @@ class Rules(Protocol):
 
     def locks(self) -> Sequence[Lock]: ...
 
-    def leases(self, user: str) -> Sequence[MfaLease]:
-        """The leases of a second factor that a user has, as far as they are in view."""
+    def leases(self, user: str, key: str, client_address: str) -> Sequence[MfaLease]:
+        """The lease of a second factor that a user has for a key and an address, if one is in view."""
         ...
 
 

@@ -54,6 +54,7 @@ from teleport.wire import vouch
 log = logging.getLogger(__name__)
 
 LEASE_ON_ITS_WAY = 2.0  # seconds
+CLOCK_SLACK = timedelta(seconds=5)
 
 
 class NodeService(SshService):
@@ -151,7 +152,10 @@ class NodeService(SshService):
             locks=self.rules.locks(),
             key=facts.key,
             vouched=facts.vouched,
-            leases=(*self.rules.leases(identity.name), *((lapsed,) if lapsed is not None else ())),
+            leases=(
+                *self.rules.leases(identity.name, facts.key, facts.client.host),
+                *((lapsed,) if lapsed is not None else ()),
+            ),
         )
         return evaluate_ssh_access(request, self.rules.policy())
 
@@ -186,19 +190,34 @@ class NodeService(SshService):
         connection only where the permit says so, and so does a lease that is over; one that was taken away ends it.
         The others go on under the terms of the new permit.
         """
+        self._tell_who_waits()
+        for connection in list(self._connections):
+            self._reconsider(connection)
+
+    def lease_came(self) -> None:
+        """A lease has come into view: somebody may wait for it."""
+        self._tell_who_waits()
+
+    def lease_gone(self) -> None:
+        """A lease is over or was taken away: what rests on one is decided anew."""
+        for connection in [one for one in self._connections if one.permit.lease is not None]:
+            self._reconsider(connection)
+
+    def _tell_who_waits(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
-        for connection in list(self._connections):
-            lapsed = held_on(connection.permit.lease, self.clock.now())
-            decision = self.decide(connection.facts, opened=True, lapsed=lapsed)
-            if isinstance(decision, AccessDenial):
-                connection.disconnect(f"no longer allowed: {'; '.join(decision.reasons)}", decision.public)
-                continue
-            if lapsed is not None and decision.lease is lapsed:
-                decision = replace(decision, lease=connection.permit.lease)  # it counts as over when asked again, too
-            if decision.disconnect_expired_cert is not None:
-                decision = replace(decision, disconnect_expired_cert=connection.facts.end(decision.lease))
-            connection.obey(decision)
+
+    def _reconsider(self, connection: NodeConnection) -> None:
+        lapsed = held_on(connection.permit.lease, self.clock.now())
+        decision = self.decide(connection.facts, opened=True, lapsed=lapsed)
+        if isinstance(decision, AccessDenial):
+            connection.disconnect(f"no longer allowed: {'; '.join(decision.reasons)}", decision.public)
+            return
+        if lapsed is not None and decision.lease is lapsed:
+            decision = replace(decision, lease=connection.permit.lease)  # it counts as over when asked again, too
+        if decision.disconnect_expired_cert is not None:
+            decision = replace(decision, disconnect_expired_cert=connection.facts.end(decision.lease))
+        connection.obey(decision)
 
     @property
     def connections(self) -> int:
@@ -220,8 +239,11 @@ class NodeService(SshService):
 
 
 def held_on(lease: MfaLease | None, now: datetime) -> MfaLease | None:
-    """The lease as if it were fresh, once its time is over; None while it has to be in view to count."""
-    if lease is None or now < lease.spec.expires:
+    """The lease as if it were fresh, once its time is over; None while it has to be in view to count.
+
+    It goes out of view when auth says so, whose clock may be a little ahead.
+    """
+    if lease is None or now < lease.spec.expires - CLOCK_SLACK:
         return None
     fresh = replace_fields(lease.spec, granted=now, expires=now + timedelta(minutes=1))
     return replace_fields(lease, spec=fresh, metadata=replace_fields(lease.metadata, expires=None))

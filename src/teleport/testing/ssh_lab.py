@@ -166,7 +166,7 @@ class LabRules:
     def locks(self) -> Sequence[Lock]:
         return self.locked
 
-    def leases(self, user: str) -> Sequence[MfaLease]:
+    def leases(self, user: str, key: str, client_address: str) -> Sequence[MfaLease]:
         return [lease for lease in self.leased if lease.spec.user == user]
 
     def options(self, **changes: object) -> None:
@@ -298,7 +298,7 @@ class LabDirectory:
             client_address=client_address,
             key=key,
             vouched=True,
-            leases=self.rules.leases(identity.name),
+            leases=self.rules.leases(identity.name, key, client_address),
         )
         return why_second_factor_due(request, self.rules.policy())
 
@@ -328,7 +328,7 @@ class LabLeases:
             self._rules.policy(),
             key=key,
             client_address=client_address,
-            leases=self._rules.leases(identity.name),
+            leases=self._rules.leases(identity.name, key, client_address),
             now=SystemClock().now(),
         )
 
