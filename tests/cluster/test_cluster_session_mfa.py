@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
+from tests.cluster.cluster_certificates import Mint, user_authority
 from tests.cluster.cluster_shells import open_shell
 
-from teleport.testing.cluster import LOOPBACK, NODE, Cluster, Person
+from teleport.pki.sshformat import value
+from teleport.testing.cluster import LOOPBACK, NODE, PUBLIC, Cluster, Person
 from teleport.testing.processes import BIN
 from teleport.testing.terminal import Terminal
 
@@ -135,6 +140,30 @@ def test_plain_ssh_asks_once_for_a_lease_and_again_from_another_address(
     assert {event["mfa_lease"] for event in starts} == {lease["metadata"]["name"]}
     with open_shell(lena, login) as shell:
         cluster.tctl("mfa", "leases", "rm", lease["metadata"]["name"]).ok()
+        begun = time.monotonic()
         assert DUE in shell.ends()
+        print(f"the session ended {time.monotonic() - begun:.2f} s after its lease was taken away")
     cluster.wait_event("mfa_lease.deleted", lease_user="lena")
     assert lena.ssh(*from_address(lena, LOOPBACK), where, "true").status == 255
+
+
+def test_a_forced_command_stays_forced_through_the_second_factor(cluster: Cluster, login: str, tmp_path: Path) -> None:
+    """Trap T-1: what the certificate restricts is not lost with the second step."""
+    frida = careful(cluster, login, "frida", mfa_lease_ttl="10m")
+    forced = {"force-command": value('echo "forced:$SSH_ORIGINAL_COMMAND"')}
+    mint = Mint(cluster, user_authority(cluster), tmp_path)
+    held = mint.identity("frida", login, roles=["role-of-frida"], critical=forced)
+    where, free = f"{NODE}.{cluster.name}", "id; echo free"
+    assert held.ssh(where, free).status == 255
+    options = ["-F", "none", "-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={tmp_path}/frida/known_hosts"]
+    options += ["-i", str(held.key), "-o", f"CertificateFile={held.key}-cert.pub", "-l", login]
+    inner = " ".join(["ssh", *options, "-p", str(cluster.proxy_ssh_port), PUBLIC, "-s", "proxy:%h:%p"])
+    with Terminal(["ssh", *options, "-o", f"ProxyCommand={inner}", where, free], frida.environment) as terminal:
+        terminal.expect("One-time code: ")
+        terminal.type(f"{frida.code()}\n")
+        terminal.expect("forced:id; echo free")
+        assert terminal.ended() == 0
+    done = held.ssh(where, free).ok()
+    assert done.stdout == "forced:id; echo free\n"
+    starts = cluster.events("--type=session.start", "--user=frida")
+    assert [event["initial_command"] for event in starts] == [['echo "forced:$SSH_ORIGINAL_COMMAND"']] * 2
