@@ -46,7 +46,6 @@ CHANGES_WITHOUT_EVENT = {
     "store_auth_server": "always refused: auth servers announce themselves",
     "login_challenge": "a question for five minutes; the login that answers it has user.login",
     "lease_challenge": "a question for five minutes; the answer has session.mfa",
-    "lease_approval": "shows a question again, to whoever holds its link",
     "session_challenge": "a question for five minutes; the answer has session.mfa",
     "factor_challenge": "a question for five minutes; what answers it has an event",
     "user_token_challenge": "a question for five minutes; finishing the link has events",
@@ -62,6 +61,7 @@ READS_WITHOUT_EVENT = {
     "list_certs",
     "revocation_list",
     "own_factors",
+    "lease_approval",
 } | {
     *("search_events", "list_recordings", "recording_offset"),
     *("rotation_progress", "rotation_plan"),

@@ -61,6 +61,7 @@ def test_what_asks_nobody_imports_nothing_heavy(tsh: Tsh, arguments: list[str]) 
 def test_what_ssh_runs_before_it_connects_imports_nothing_heavy_while_nothing_is_due(tsh: Tsh, lab: WebLab) -> None:
     tsh.home.joinpath("hosts").mkdir(mode=0o700, exist_ok=True)
     tsh.home.joinpath("hosts", "127.0.0.1.renewed").write_text(f"ok {int(time.time())}")
+    tsh.home.joinpath("hosts", "127.0.0.1.looked").write_text(f"{time.time():.3f} still ")
     assert not HEAVY & modules(tsh, "config-refresh", str(tsh.home), "127.0.0.1")
 
 

@@ -67,6 +67,7 @@ spec:
     request_prompt: Why?
     require_session_mfa: true
     mfa_lease_ttl: 20m
+    pin_source_ip: yes
     lock: strict
   allow:{CONDITIONS}
   deny:{CONDITIONS.replace("      where: equals(impersonate", "      # where: equals(impersonate")}

@@ -109,7 +109,7 @@ LEASE_CHALLENGE = _route(
     m.LeaseChallengeRequest, m.LeaseChallenge,
 )  # fmt: skip
 LEASE_APPROVAL = _route(
-    "lease_approval", "POST /mfa/leases/approvals/{token}/show", Verb.CREATE, "mfa_lease", (),
+    "lease_approval", "GET /mfa/leases/approvals/{token}", Verb.READ, "mfa_lease", (),
     m.LeaseApprovalRequest, m.LeaseApproval,
 )  # fmt: skip
 APPROVE_LEASE = _route(
