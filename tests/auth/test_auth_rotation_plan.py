@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from teleport.api import routes
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_ed25519, generate_p256
-from teleport.resources.server import LOST_AFTER
+from teleport.resources.codec import to_json
+from teleport.resources.metadata import Metadata
+from teleport.resources.server import LOST_AFTER, Server, ServerSpec
 from teleport.testing.auth import PASSWORD, Credentials, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
 
@@ -108,6 +111,17 @@ async def test_what_nobody_renews_is_listed_for_what_it_is(tmp_path: Path) -> No
         await auth.user("late", ["access"], ttl=90 * 3600)
         users = [one.subject for one in await plan(auth, "user")]
         assert sorted(users) == ["after", "alice", "shorty"], "one of the new keys stays"
+
+
+async def test_a_host_registered_by_hand_trusts_what_somebody_wrote_there(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        sshd = Server(metadata=Metadata(name=str(uuid.uuid4())), spec=ServerSpec(addr="192.0.2.1:22", hostname="sshd"))
+        await auth.call(await auth.admin(), routes.STORE["node"], m.StoreRequest(item=m.Document(to_json(sshd))))
+        (row,) = await plan(auth, "user")
+        assert (row.subject, row.name, row.role, row.serial) == (sshd.host_id, "sshd", "sshd", "")
+        assert "tctl auth export --type=user" in row.remedy
+        await step(auth, "init", "user", "host")
+        await step(auth, "update_clients", "user", "host")  # nobody waits for it
 
 
 async def test_a_login_that_tsh_renewed_is_brought_along(tmp_path: Path) -> None:

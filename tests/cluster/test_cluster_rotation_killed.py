@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from teleport.testing.cluster import Host, at, free_port, wait_until
+from teleport.testing.cluster import Cluster, Host, at, free_port, wait_until
 
 
 @pytest.fixture
@@ -79,3 +79,24 @@ def test_a_rotation_by_itself_goes_on_after_a_kill(auth: Host) -> None:
     assert authorities(auth)["host"]["mode"] == "auto"
     wait_until("the rotation has ended", lambda: authorities(auth)["host"]["phase"] == "standby", 60)
     assert steps_on_record(auth) == ["init", "update_clients", "update_servers", "standby"]
+
+
+@pytest.mark.long
+def test_a_host_that_was_off_for_a_phase_catches_up(tmp_path: Path) -> None:
+    """Off during init, so that the next step had to be forced; back again it follows, and the rest needs no force."""
+    with Cluster(tmp_path / "cluster") as cluster:
+        token = cluster.tctl("tokens", "add", "--type=node", "--format=json").ok().json()["token"]
+        config = cluster.node_config("beta", auth_token=token, ca_pin=cluster.ca_pin())
+        with Host(cluster.folder / "beta", config) as beta:
+            beta.daemon.kill()
+            cluster.tctl("auth", "rotate", "--manual").ok()
+            refused = cluster.tctl("auth", "rotate", "--phase=update_clients", "--wait=1s")
+            assert refused.status == 1
+            assert "node beta" in refused.stderr
+            cluster.tctl("auth", "rotate", "--phase=update_clients", "--force").ok()
+            beta.daemon.start()
+            for phase in ("update_servers", "standby"):
+                cluster.tctl("auth", "rotate", f"--phase={phase}").ok()
+            beta.daemon.stop()
+            beta.daemon.start()
+            assert "beta" in cluster.tctl("nodes", "ls").ok().stdout

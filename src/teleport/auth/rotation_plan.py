@@ -55,6 +55,7 @@ class RotationPlans:
                 rows += _files(authority, [one for one in living if one.type == "user"])
             elif authority.type is AuthorityType.USER:
                 rows += _users(authority, [one for one in living if one.type == "user"])
+                rows += await self._plain_hosts(authority)
         return m.RotationPlan(
             authorities=[authority_status(one) for one in found],
             ends=ends,
@@ -82,6 +83,22 @@ class RotationPlans:
             if why:
                 rows.append(_row(authority, one, why, remedy, role))
         return rows
+
+    async def _plain_hosts(self, authority: Authority) -> list[m.LeftBehind]:
+        """Hosts that a person registered: their sshd trusts what somebody once wrote into a file of theirs."""
+        return [
+            m.LeftBehind(
+                authority=str(authority.type),
+                type="host",
+                subject=one.host_id,
+                name=one.hostname,
+                role="sshd",
+                why="registered by hand: its sshd trusts the keys in its own file",
+                remedy="its TrustedUserCAKeys takes what tctl auth export --type=user prints, from init until standby",
+            )
+            for one in await self._rotations.followers.all()
+            if one.spec.heard is None
+        ]
 
 
 def ending_keys(authority: Authority) -> frozenset[str]:

@@ -42,7 +42,8 @@ class RotationPlanRequest(Request, frozen=True, kw_only=True):
 
 
 class LeftBehind(Message, frozen=True, kw_only=True):
-    """A certificate that does not count any more when the rotation ends, if nothing else happens."""
+    """A certificate that does not count any more when the rotation ends, if nothing else happens; or a host whose sshd
+    trusts keys that end, which has no `serial` then."""
 
     authority: str  # which rotation ends it: user, host
     type: str  # of the certificate: user, host

@@ -18,7 +18,7 @@ from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from teleport.api.messages import AuthorityStatus, WaitedFor
+    from teleport.api.messages import AuthorityStatus, LeftBehind, WaitedFor
 
 PHASES: Final = ("init", "update_clients", "update_servers", "standby", "rollback")
 FOLLOWING: Final = {"init": "update_clients", "update_clients": "update_servers", "update_servers": "standby"}
@@ -152,10 +152,7 @@ def _plan(flags: Flags, request: m.RotationPlanRequest, form: str) -> None:
     if not found.left_behind:
         render.out("No certificate that is known would be left behind.\n")
         return
-    rows = [
-        [one.authority, f"{one.type} {one.subject}", one.name, one.role, one.serial, render.when(one.expires), one.why]
-        for one in found.left_behind
-    ]
+    rows = [_row(one) for one in found.left_behind]
     render.out(
         "\n" + render.table(["Rotation", "Certificate of", "Name", "Role", "Serial", "Expires (UTC)", "Why"], rows)
     )
@@ -163,6 +160,11 @@ def _plan(flags: Flags, request: m.RotationPlanRequest, form: str) -> None:
         render.out(f"and {found.more} more\n")
     remedies = dict.fromkeys(f"{one.type} {one.subject}: {one.remedy}" for one in found.left_behind)
     render.note("What brings them along:\n" + "\n".join(f"  {render.printable(line)}" for line in remedies))
+
+
+def _row(one: LeftBehind) -> list[str]:
+    expires = render.when(one.expires) if one.expires is not None else ""
+    return [one.authority, f"{one.type} {one.subject}", one.name, one.role, one.serial, expires, one.why]
 
 
 def _ending(one: AuthorityStatus, when: datetime | None) -> str:
