@@ -73,6 +73,25 @@ class Browser:
         found = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self._session = f"/session/{found['sessionId']}"
 
+    def plug_in_key(self) -> str:
+        """A security key that is touched whenever it is asked (Web Authentication Level 3, section 11); its id."""
+        key = {
+            "protocol": "ctap2",
+            "transport": "usb",
+            "hasResidentKey": False,
+            "hasUserVerification": False,
+            "isUserConsenting": True,
+        }
+        return str(self._call("POST", f"{self._session}/webauthn/authenticator", key))
+
+    def unplug_key(self, key: str) -> None:
+        self._call("DELETE", f"{self._session}/webauthn/authenticator/{key}")
+
+    def credentials(self, key: str) -> list[dict[str, Any]]:
+        """What a key holds."""
+        found: list[dict[str, Any]] = self._call("GET", f"{self._session}/webauthn/authenticator/{key}/credentials")
+        return found
+
     def close(self) -> None:
         if self._session:
             self._call("DELETE", self._session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.web.chromium import Browser, browser, missing
@@ -12,6 +13,7 @@ from tests.web.web_rig import invite, login_body, web_before
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.pki.keys import generate_p256
+from teleport.store import records
 from teleport.testing.auth import PASSWORD, RunningAuth, running_auth
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
@@ -124,3 +126,40 @@ async def test_a_reset_and_hostile_or_unknown_links_in_the_browser(tmp_path: Pat
                 window.screenshot(tmp_path / "landing.png")
 
         await asyncio.to_thread(work)
+
+
+# security keys
+
+
+@pytest.mark.parametrize("setting", ["webauthn", "on", "optional"])
+async def test_an_invitation_is_followed_with_a_security_key(tmp_path: Path, setting: str) -> None:
+    """Chromium's virtual authenticator is registered; without one the page says what to do and nothing is set."""
+    async with running_auth(tmp_path) as auth, web_before(auth, tmp_path) as web:
+        await auth.set_second_factor(setting)
+        link = await invite(auth, "alice")
+
+        def work() -> tuple[list[dict[str, Any]], list[str]]:
+            with browser(tmp_path / "browser") as window:
+                opened(window, f"{web.url}/web/invite/{link.token}")
+                assert window.shown("#choice") is (setting != "webauthn")
+                assert window.shown("input[value=none]") is (setting == "optional")
+                window.type("#password", PASSWORD)
+                window.type("#again", PASSWORD)
+                if setting != "webauthn":
+                    assert window.shown("#code")
+                    window.click("input[value=key]")
+                assert not window.shown("#code")
+                key = window.plug_in_key()
+                window.screenshot(tmp_path / "key.png")
+                window.click("#send")
+                window.wait("return document.getElementById('title').textContent === 'Done'", "the end")
+                return window.credentials(key), window.complaints()
+
+        made, complaints = await asyncio.to_thread(work)
+        assert not [text for text in complaints if "Content Security Policy" in text or "Error" in text], complaints
+        found = await auth.service.state.record(records.USER_SECRETS + "alice", records.UserSecret)
+        assert found is not None
+        (device,) = found[0].devices
+        assert (device.kind, device.credential_id) == ("webauthn", made[0]["credentialId"].rstrip("="))
+        (event,) = await auth.events("mfa.add")
+        assert (event["user"], event["mfa_device"]["mfa_device_type"]) == ("alice", "webauthn")

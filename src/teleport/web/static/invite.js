@@ -1,53 +1,57 @@
 // The page behind an invitation or reset link: sets a password and a second factor, once.
 "use strict";
 
-const $ = (id) => document.getElementById(id);
 const token = window.location.pathname.split("/").pop();
-let wantsCode = false;
+const link = encodeURIComponent(token);
+// what each setting offers; the first is chosen at the start
+const OFFERS = {
+  off: ["none"], otp: ["app"], webauthn: ["key"], on: ["app", "key"], optional: ["app", "key", "none"],
+};
+let offers = ["none"];
 
-function problem(text) {
-  $("problem").textContent = text;
-  $("problem").hidden = !text;
+function chosen() {
+  const picked = document.querySelector("input[name=factor]:checked");
+  return picked ? picked.value : offers[0];
 }
 
-function csrf() {
-  const found = document.cookie.split("; ").find((part) => part.startsWith("__Host-grv_csrf="));
-  return found ? found.slice("__Host-grv_csrf=".length) : "";
-}
-
-function base64(text) {
-  return btoa(String.fromCharCode(...new TextEncoder().encode(text)));
-}
-
-async function answer(response) {
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) {
-    const error = new Error(body.error ? body.error.message : "the proxy did not answer");
-    error.gone = response.status === 404;
-    throw error;
-  }
-  return body;
+function choose() {
+  const factor = chosen();
+  $("totp").hidden = factor !== "app";
+  $("code").required = factor === "app";
+  $("key").hidden = factor !== "key";
 }
 
 async function load() {
   try {
-    const info = await answer(await fetch(`/webapi/users/password/token/${encodeURIComponent(token)}`));
+    const info = await ask("GET", `/webapi/users/password/token/${link}`);
     $("title").textContent = info.kind === "reset" ? "Choose a new password" : `Welcome to ${info.cluster}`;
     $("user").value = $("name").textContent = info.user;
     $("host").textContent = window.location.host;
-    wantsCode = Boolean(info.qr);
-    if (wantsCode) {
+    offers = OFFERS[info.second_factor] || ["app"];
+    if (info.qr) {
       $("qr").src = `data:image/png;base64,${info.qr}`;
       $("secret").textContent = info.totp_secret;
-      $("totp").hidden = false;
-      $("code").required = true;
     }
+    $("choice").hidden = offers.length < 2;
+    for (const input of document.querySelectorAll("input[name=factor]")) {
+      input.parentElement.hidden = !offers.includes(input.value);
+      input.checked = input.value === offers[0];
+      input.addEventListener("change", choose);
+    }
+    choose();
     $("form").hidden = false;
     $("password").focus();
   } catch (error) {
     $("title").textContent = "This link cannot be used";
     problem(error.gone ? `${error.message}. Ask an administrator for a new one.` : error.message);
   }
+}
+
+async function registered() {
+  if (!securityKeys.available) throw new Error("This browser knows no security keys. Use another one.");
+  const asked = await ask("POST", `/webapi/mfa/token/${link}/registerchallenge`);
+  const made = await securityKeys.create(asked.webauthn);
+  return { challenge_id: asked.challenge_id, webauthn_creation_response: made };
 }
 
 $("form").addEventListener("submit", async (event) => {
@@ -60,15 +64,13 @@ $("form").addEventListener("submit", async (event) => {
   }
   $("send").disabled = true;
   try {
-    await answer(await fetch("/webapi/users/password/token", {
-      method: "PUT",
-      headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf() },
-      body: JSON.stringify({
-        token,
-        password: base64($("password").value),
-        second_factor_token: wantsCode ? $("code").value : "",
-      }),
-    }));
+    const factor = chosen();
+    await ask("PUT", "/webapi/users/password/token", {
+      token,
+      password: base64($("password").value),
+      second_factor_token: factor === "app" ? $("code").value : "",
+      ...(factor === "key" ? await registered() : {}),
+    });
     $("form").reset();
     $("form").hidden = true;
     $("title").textContent = "Done";
