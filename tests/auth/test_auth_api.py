@@ -71,6 +71,10 @@ WHO_MAY: dict[str, str] = {
     "revocation_list": "editor node proxy admin",
     "login": "proxy admin",
     "login_challenge": "proxy admin",
+    "begin_browser_login": "proxy admin",
+    "browser_login": "proxy admin",
+    "finish_browser_login": "proxy admin",
+    "collect_browser_login": "proxy admin",
     "user_token": "proxy admin",
     "user_token_challenge": "proxy admin",
     "factor_challenge": "user editor auditor",  # of one's own
@@ -208,6 +212,12 @@ class Asking:
                     user="person", password=PASSWORD, otp_token=self.code(), public_key=public, ttl=3600,
                     client_addr="192.0.2.7",
                 )  # fmt: skip
+            case "begin_browser_login":
+                return m.BeginBrowserLoginRequest(public_key=public, ttl=0, client_addr="192.0.2.7:1")
+            case "browser_login" | "collect_browser_login":
+                return m.BrowserLoginRequest(id=missing)
+            case "finish_browser_login":
+                return m.FinishBrowserLoginRequest(id=missing, code="", user="person", password=PASSWORD)
             case "login_challenge":
                 return m.LoginChallengeRequest(user="person")
             case "begin_factor":

@@ -44,6 +44,8 @@ CHANGES_WITHOUT_EVENT = {
     "store_mfa_lease": "always refused: leases are made by proving a second factor",
     "store_proxy": "always refused: proxies announce themselves",
     "store_auth_server": "always refused: auth servers announce themselves",
+    "begin_browser_login": "a question for five minutes; its answer has user.login",
+    "collect_browser_login": "hands over what user.login and cert.create told of",
     "login_challenge": "a question for five minutes; the login that answers it has user.login",
     "lease_challenge": "a question for five minutes; the answer has session.mfa",
     "session_challenge": "a question for five minutes; the answer has session.mfa",
@@ -62,6 +64,7 @@ READS_WITHOUT_EVENT = {
     "revocation_list",
     "own_factors",
     "lease_approval",
+    "browser_login",
 } | {
     *("search_events", "list_recordings", "recording_offset"),
     *("rotation_progress", "rotation_plan"),
@@ -135,6 +138,11 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("sign_server", ask("sign_server"))
         await recorder.call("revoke_cert", ask("revoke_cert"))
         await recorder.call("login", ask("login", asking=proxy))
+        begun = await auth.call(proxy.who, routes.BEGIN_BROWSER_LOGIN, proxy.request("begin_browser_login"))
+        answered = m.FinishBrowserLoginRequest(
+            id=begun.id, code=begun.code, user="person", password=PASSWORD, otp_token=proxy.code()
+        )
+        await recorder.call("finish_browser_login", ask("finish_browser_login", answered, proxy))
         await recorder.call("renew_user", ask("renew_user", asking=everybody["user"]))
         await recorder.call("rotate", ask("rotate"))
         lea = await careful(auth, "lea")

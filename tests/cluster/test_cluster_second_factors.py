@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.web import chromium
 
 from teleport.auth import passwords
 from teleport.client.hardware_keys import KeyQuestion
 from teleport.testing.authenticator import SoftwareKeys
-from teleport.testing.cluster import LOOPBACK, NODE, PASSWORD, Cluster, Person, Ran
+from teleport.testing.cluster import BIN, LOOPBACK, NODE, PASSWORD, Cluster, Person, Ran
 from teleport.testing.terminal import Terminal
 
 
@@ -158,6 +159,45 @@ def _signed(key: Path, cluster: Cluster, shown: dict[str, Any]) -> dict[str, Any
     }
     signed = {"id": answer.credential_id, "response": response}
     return {"challenge_id": shown["challenge_id"], "webauthn_challenge_response": signed}
+
+
+@pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing() or "-")
+def test_a_key_enrolled_in_a_browser_logs_tsh_in(cluster: Cluster, tmp_path: Path) -> None:
+    """Chromium's virtual authenticator: registered on the page of the invitation, it answers for a tsh elsewhere."""
+    set_factor(cluster, "webauthn")
+    added = cluster.tctl("users", "add", "dora", "--roles=access", "--logins=root", "--format=json").json()
+    dora = Person(cluster, "dora", tmp_path / "dora")
+    with chromium.browser(tmp_path / "browser") as window:
+        window.plug_in_key()
+        window.go(added["url"])
+        window.wait("return !document.getElementById('form').hidden", "the form")
+        for field in ("#password", "#again"):
+            window.type(field, PASSWORD)
+        window.click("#send")
+        window.wait("return document.getElementById('title').textContent === 'Done'", "the registration")
+
+        where = [f"--proxy={cluster.web_address}", f"--ca-pin={cluster.ca_pin()}"]
+        with Terminal([str(BIN / "tsh"), "login", *where, "--user=dora"], dora.environment) as terminal:
+            page = terminal.expect(r"(https://\S+/web/login/\S+)")[1].decode()
+            code = terminal.expect(r"type there the code ([A-Z-]+)")[1].decode()
+            window.go(page)
+            window.wait("return !document.getElementById('form').hidden", "the page")
+            assert not window.shown("#code")
+            window.type("#user", "dora")
+            window.type("#password", "not the password")
+            window.type("#check", code)
+            window.click("#key")
+            window.wait("return !document.getElementById('problem').hidden", "a refusal")
+            window.wait("return !document.getElementById('key').disabled", "another try")
+            window.type("#password", PASSWORD)
+            window.click("#key")
+            window.wait("return document.getElementById('title').textContent === 'Done'", "the login")
+            assert terminal.ended() == 0
+        complaints = [text for text in window.complaints() if "Content Security Policy" in text]
+        assert not complaints
+    assert dora.tsh("status", "--format=json").ok().json()["active"]["username"] == "dora"
+    event = cluster.wait_event("user.login", user="dora", success=True)
+    assert (event["mfa_device"]["mfa_device_type"], "browser" in event["message"]) == ("webauthn", True)
 
 
 def test_the_proxy_is_reached_by_its_name_for_a_key(cluster: Cluster, tmp_path: Path) -> None:

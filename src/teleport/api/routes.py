@@ -162,6 +162,21 @@ LOGIN_CHALLENGE = _route(
     "login_challenge", "POST /login/challenge", Verb.CREATE, "web_session", (),
     m.LoginChallengeRequest, m.FactorChallenge,
 )  # fmt: skip
+BEGIN_BROWSER_LOGIN = _route(
+    "begin_browser_login", "POST /login/browser", Verb.CREATE, "web_session", (),
+    m.BeginBrowserLoginRequest, m.BrowserLogin,
+)  # fmt: skip
+BROWSER_LOGIN = _route(
+    "browser_login", "GET /login/browser/{id}", Verb.CREATE, "web_session", (), m.BrowserLoginRequest, m.BrowserLogin
+)
+FINISH_BROWSER_LOGIN = _route(
+    "finish_browser_login", "POST /login/browser/{id}", Verb.CREATE, "web_session", ("user.login", "cert.create"),
+    m.FinishBrowserLoginRequest, m.Done,
+)  # fmt: skip
+COLLECT_BROWSER_LOGIN = _route(
+    "collect_browser_login", "POST /login/browser/{id}/certs", Verb.CREATE, "web_session", (),
+    m.BrowserLoginRequest, m.CollectedLogin,
+)  # fmt: skip
 USER_TOKEN = _route(
     "user_token", "GET /user-tokens/{token}", Verb.READ, "user_token", ("secret.revealed",),
     m.UserTokenRequest, m.UserTokenInfo,

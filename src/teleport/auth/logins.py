@@ -185,6 +185,7 @@ class Logins:
             error=reason,
             addr=request.client_addr,
             user_agent=request.user_agent[:MAX_USER_AGENT],
+            message=f"answered in a browser at {request.answered_from}" if request.answered_from else "",
             mfa_device=event_device(device) if device is not None else UNSET,
         )
 

@@ -31,6 +31,7 @@ from teleport.auth.authority_keys import AuthorityKeys
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.backups import Backups
 from teleport.auth.bootstrap import bootstrap
+from teleport.auth.browser_login import BrowserLogins
 from teleport.auth.certificates import Certificates
 from teleport.auth.cluster_api import ClusterAPI
 from teleport.auth.devices import Devices
@@ -129,6 +130,7 @@ class AuthService:
         self.cluster_api = ClusterAPI(state, self.authorizer)
         self.factors = Factors(state, self.cluster_api, self.authorizer.locks)
         logins = Logins(state, self.authorizer, self.factors)
+        browser_logins = BrowserLogins(state, logins)
         devices = Devices(state, self.factors, logins, self.authorizer)
         renewals = Renewals(state, self.authorizer)
         self.rotations = Rotations(state, self.authorizer, self._trust.look)
@@ -175,6 +177,10 @@ class AuthService:
             routes.ROTATION_PLAN.name: RotationPlans(state, self.rotations).plan,
             routes.LOGIN.name: logins.login,
             routes.LOGIN_CHALLENGE.name: logins.challenge,
+            routes.BEGIN_BROWSER_LOGIN.name: browser_logins.begin,
+            routes.BROWSER_LOGIN.name: browser_logins.show,
+            routes.FINISH_BROWSER_LOGIN.name: browser_logins.finish,
+            routes.COLLECT_BROWSER_LOGIN.name: browser_logins.collect,
             routes.USER_TOKEN.name: user_tokens.info,
             routes.FINISH_USER_TOKEN.name: user_tokens.finish,
             routes.USER_TOKEN_CHALLENGE.name: user_tokens.challenge,
@@ -377,4 +383,6 @@ def _given(config: AuthConfig, stored: str | None) -> Given | None:
 
 
 # These write their own event of a refusal, with more to say, or would tell of every wrong password twice.
-_AUDITED_BY_HANDLER = frozenset({routes.JOIN.name, routes.LOGIN.name, routes.FINISH_USER_TOKEN.name})
+_AUDITED_BY_HANDLER = frozenset(
+    {routes.JOIN.name, routes.LOGIN.name, routes.FINISH_BROWSER_LOGIN.name, routes.FINISH_USER_TOKEN.name}
+)

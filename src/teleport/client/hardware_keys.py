@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from teleport.client.addresses import join
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, TeleportError
 
-NO_KEY = "plug in a security key (USB) that is registered for you"
+NO_KEY = "plug in a security key (USB) that is registered for you, or: tsh login --browser"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,9 @@ def need_keys() -> Keys:
     try:
         import fido2  # noqa: F401  (whether it is there)
     except ImportError:
-        raise NotFound("tsh has no library that speaks to security keys", hint="pip install fido2") from None
+        raise NotFound(
+            "tsh has no library that speaks to security keys", hint="pip install fido2; or tsh login --browser"
+        ) from None
     raise NotFound("there is no security key at this machine", hint=NO_KEY)
 
 

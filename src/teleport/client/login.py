@@ -19,7 +19,7 @@ from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
 from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust, parse_trust, trust_by_pin
 from teleport.client.webapi import Certificates, Ping, Signer, WebAPI, claimed_authority
-from teleport.errors import BadRequest, ConnectionProblem, NotFound
+from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, NotFound
 from teleport.pki.keys import PrivateKey, PublicKey, generate_p256
 from teleport.pki.sshformat import USER, parse_certificate_line
 from teleport.pki.trust import check_cluster_name
@@ -154,6 +154,45 @@ def log_in(
         web_proxy_addr=join(api.host, api.port),
         ssh_proxy_addr=ssh_address(address, ping),
         user=user,
+        cluster=route,
+        root_cluster=root,
+        proxy_trust=str(api.trust),
+    )
+    return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now))
+
+
+def log_in_by_browser(
+    api: WebAPI,
+    address: ProxyAddress,
+    user: str,
+    *,
+    show: Callable[[str, str], None],
+    pause: Callable[[], None],
+    ttl: float = 0,
+    cluster: str = "",
+    make_key: Callable[[], PrivateKey] = generate_p256,
+) -> Login:
+    """Has a person answer in a browser. `show` gets the page's address and the code to type there; `pause` is waited
+    for between looks. `user`, when not empty, is who has to answer. Raises what the proxy answers; stores nothing."""
+    ping = api.ping()
+    root = check_cluster_name(ping.cluster)
+    key = make_key()
+    route = cluster or root
+    made, code = api.begin_browser_login(key.public.line(""), ttl, route)
+    show(f"https://{join(api.host, api.port)}/web/login/{made}", f"{code[:4]}-{code[4:]}")
+    while (certificates := api.collect_browser_login(made)) is None:
+        pause()
+    answered = with_user_checked(certificates.username)
+    if user and answered != user:
+        raise AccessDenied(
+            f"{answered!r} answered in the browser, not {user!r}; nothing was stored", hint="tsh login --browser"
+        )
+    check_answer(certificates, key.public, answered, root, api.trust)
+    found = Profile(
+        name=KeyFiles(address.host, answered).proxy,
+        web_proxy_addr=join(api.host, api.port),
+        ssh_proxy_addr=ssh_address(address, ping),
+        user=answered,
         cluster=route,
         root_cluster=root,
         proxy_trust=str(api.trust),

@@ -225,17 +225,26 @@ class WebAPI:
             found = self._call("POST", "/webapi/ssh/certs", body, where="the login", secret=True)
         except AccessDenied as error:  # for whatever reason: the answer is one and the same (T22), and so is the hint
             raise AccessDenied(error.message, hint=_WRONG) from None
-        signers = []
-        for item in found.items("host_signers"):
-            signer = Field(item, "the login")
-            signers.append(
-                Signer(
-                    signer.text("domain_name"),
-                    tuple(_from_base64(key, "the login") for key in signer.texts("checking_keys")),
-                    tuple(_from_base64(cert, "the login") for cert in signer.texts("tls_certs")),
-                )
-            )
-        return Certificates(found.text("username"), found.encoded("cert"), found.encoded("tls_cert"), tuple(signers))
+        return _certificates(found)
+
+    def begin_browser_login(self, public_key: str, ttl: float, route_to_cluster: str) -> tuple[str, str]:
+        """Asks for a login that a person answers in a browser: its id, and the code that is to be shown."""
+        body = {
+            "pub_key": base64.b64encode(public_key.encode()).decode(),
+            "ttl": int(ttl * 1e9),
+            "RouteToCluster": route_to_cluster,
+        }
+        found = self._call("POST", "/webapi/login/browser", body, where="the login", secret=True)
+        made, code = found.text("id"), found.text("code")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{8,256}", made) or not re.fullmatch(r"[A-Z0-9]{4,32}", code):
+            raise ConnectionProblem("the proxy began no login that could be shown", hint=_ODD)
+        return made, code
+
+    def collect_browser_login(self, made: str) -> Certificates | None:
+        """The certificates, once somebody has answered; None before."""
+        path = f"/webapi/login/browser/{quote(made, safe='')}/certs"
+        found = self._call("POST", path, {}, where="the login", secret=True)
+        return _certificates(found) if found.text("cert") else None
 
     def invitation(self, token: str) -> Invitation:
         """What is behind a link; the token is a secret."""
@@ -255,6 +264,20 @@ class WebAPI:
         encoded = base64.b64encode(password.encode()).decode()
         body = {"token": token, "password": encoded, "second_factor_token": code}
         self._call("PUT", "/webapi/users/password/token", body, where="the invitation", secret=True)
+
+
+def _certificates(found: Field) -> Certificates:
+    signers = []
+    for item in found.items("host_signers"):
+        signer = Field(item, "the login")
+        signers.append(
+            Signer(
+                signer.text("domain_name"),
+                tuple(_from_base64(key, "the login") for key in signer.texts("checking_keys")),
+                tuple(_from_base64(cert, "the login") for cert in signer.texts("tls_certs")),
+            )
+        )
+    return Certificates(found.text("username"), found.encoded("cert"), found.encoded("tls_cert"), tuple(signers))
 
 
 def claimed_authority(host: str, port: int) -> tuple[str, tuple[str, ...]]:
@@ -302,7 +325,7 @@ def _exchange(stream: TLSStream, host: str, method: str, path: str, body: object
         value = json.loads(answer)
     except (ValueError, RecursionError):
         value = None
-    if response.status != 200:
+    if response.status not in (200, 202):
         raise _refusal(response.status, value, host, where)
     return Field(value, where, date_of(response.headers.get("Date")))
 

@@ -13,6 +13,8 @@ from datetime import datetime
 import msgspec
 from msgspec.structs import force_setattr
 
+from teleport.api.messages.certificates import UserCerts
+
 USERS = "users/"
 USER_SECRETS = "users-secret/"
 ROLES = "roles/"
@@ -29,6 +31,7 @@ HOSTS = "hosts/"
 GIVEN_ROLES = "auth/given-roles"  # written whenever a user is given roles
 NOBODY = "auth/nobody"  # written where a user would be, so that an unknown one costs the same
 LEASE_APPROVALS = "auth/lease-approvals/"
+BROWSER_LOGINS = "auth/browser-logins/"
 FACTOR_CHALLENGES = "auth/factor-challenges/"
 INVENTED_CREDENTIALS = "auth/invented-credentials"  # the key by which users without hardware keys seem to have some
 
@@ -130,6 +133,19 @@ class LeaseApprovalRecord(Record, frozen=True, kw_only=True):
     challenge_id: str
     challenge: str  # what the hardware key is asked, JSON
     expires: datetime
+
+
+class BrowserLoginRecord(Record, frozen=True, kw_only=True):
+    """A login that tsh has begun and a browser answers; kept under the hash of its id."""
+
+    public_key: str
+    ttl: float
+    client_addr: str
+    code: str
+    expires: datetime
+    route_to_cluster: str = ""
+    tries: int = 0  # wrong codes
+    certs: UserCerts | None = None  # once it was answered
 
 
 class InventedCredentials(Record, frozen=True, kw_only=True):

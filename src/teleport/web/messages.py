@@ -149,6 +149,39 @@ class SSHCertsRequest(msgspec.Struct, frozen=True, kw_only=True):
         return m.FactorResponse(challenge_id=self.challenge_id, webauthn=answer.message()) if answer else None
 
 
+class BrowserLoginBegin(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /webapi/login/browser: tsh asks for a login that a person answers on a page."""
+
+    pub_key: str
+    ttl: int = 0  # nanoseconds; 0 is the longest allowed
+    RouteToCluster: str = ""
+
+
+class BrowserLoginReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What tsh shows (`code`), or the page."""
+
+    id: str
+    client_addr: str
+    expires: str
+    code: str = ""
+
+
+class BrowserLoginAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /webapi/login/browser/:id: what was typed on the page."""
+
+    code: str
+    user: str
+    password: str
+    otp_token: str = ""
+    challenge_id: str = ""
+    webauthn_challenge_response: CredentialAssertion | None = None
+
+    def factor(self) -> m.FactorResponse | None:
+        """The answer of a hardware key, if it is one."""
+        answer = self.webauthn_challenge_response
+        return m.FactorResponse(challenge_id=self.challenge_id, webauthn=answer.message()) if answer else None
+
+
 class HostSigner(msgspec.Struct, frozen=True, kw_only=True):
     domain_name: str
     checking_keys: list[str]

@@ -126,6 +126,10 @@ class WebService:
             add("POST", f"{prefix}/webapi/ssh/certs", self._ssh_certs)
             add("POST", f"{prefix}/webapi/mfa/login/begin", self._login_begin)
             add("POST", f"{prefix}/webapi/mfa/login/finish", self._ssh_certs)
+            add("POST", f"{prefix}/webapi/login/browser", self._begin_browser_login)
+            add("GET", f"{prefix}/webapi/login/browser/{{id}}", self._browser_login)
+            add("POST", f"{prefix}/webapi/login/browser/{{id}}", self._finish_browser_login)
+            add("POST", f"{prefix}/webapi/login/browser/{{id}}/certs", self._collect_browser_login)
             add("POST", f"{prefix}/webapi/mfa/token/{{token}}/registerchallenge", self._register_challenge)
             add("GET", f"{prefix}/webapi/mfa/lease/{{token}}", self._lease_asked)
             add("POST", f"{prefix}/webapi/mfa/lease/{{token}}", self._approve_lease)
@@ -137,6 +141,7 @@ class WebService:
         add("GET", "/web/invite/{token}", self._invite_page)
         add("GET", "/web/reset/{token}", self._invite_page)
         add("GET", "/web/lease/{token}", self._lease_page)
+        add("GET", "/web/login/{id}", self._login_page)
         add("GET", "/web/static/{name}", self._static)
         return app
 
@@ -266,21 +271,54 @@ class WebService:
             route_to_cluster=asked.RouteToCluster,
         )
         certs = await self._tried(request, asked.user, self._auth.call(routes.LOGIN, login))
-        return _json(
-            wm.SSHCertsReply(
-                username=certs.username,
-                cert=wm.to_base64(certs.cert),
-                tls_cert=wm.to_base64(certs.tls_cert),
-                host_signers=[
-                    wm.HostSigner(
-                        domain_name=signer.domain_name,
-                        checking_keys=[wm.to_base64(key) for key in signer.checking_keys],
-                        tls_certs=[wm.to_base64(cert) for cert in signer.tls_certs],
-                    )
-                    for signer in certs.host_signers
-                ],
-            )
+        return _json(_certs_reply(certs))
+
+    # log in with a browser, for a tsh elsewhere
+
+    async def _begin_browser_login(self, request: web.Request) -> web.Response:
+        self._limit(request)
+        asked = await _body(request, wm.BrowserLoginBegin)
+        begin = m.BeginBrowserLoginRequest(
+            public_key=wm.from_base64(asked.pub_key, "pub_key"),
+            ttl=asked.ttl / 1e9,
+            client_addr=_client_address(request),
+            route_to_cluster=asked.RouteToCluster,
         )
+        return _json(_browser_login_reply(await self._auth.call(routes.BEGIN_BROWSER_LOGIN, begin)))
+
+    async def _browser_login(self, request: web.Request) -> web.Response:
+        self._limit(request)
+        asked = m.BrowserLoginRequest(id=request.match_info["id"])
+        found = await self._tried(request, "a login", self._auth.call(routes.BROWSER_LOGIN, asked))
+        return _json(_browser_login_reply(found))
+
+    async def _finish_browser_login(self, request: web.Request) -> web.Response:
+        self._limit(request)
+        _check_csrf(request)
+        asked = await _body(request, wm.BrowserLoginAnswer)
+        finish = m.FinishBrowserLoginRequest(
+            id=request.match_info["id"],
+            code=asked.code,
+            user=asked.user,
+            password=asked.password,
+            otp_token=asked.otp_token,
+            factor=asked.factor(),
+            client_addr=_client_address(request),
+            user_agent=request.headers.get("User-Agent", ""),
+        )
+        await self._tried(request, asked.user, self._auth.call(routes.FINISH_BROWSER_LOGIN, finish))
+        return web.json_response({"message": "ok"})
+
+    async def _collect_browser_login(self, request: web.Request) -> web.Response:
+        """What tsh asks every other second. An id that is guessed costs an attempt."""
+        asked = m.BrowserLoginRequest(id=request.match_info["id"])
+        found = await self._tried(request, "a login", self._auth.call(routes.COLLECT_BROWSER_LOGIN, asked))
+        if found.certs is None:
+            return web.json_response({"message": "nobody has answered yet"}, status=202)
+        return _json(_certs_reply(found.certs))
+
+    async def _login_page(self, request: web.Request) -> web.Response:
+        return self._page(request, "login.html")
 
     # invitations and resets
 
@@ -370,6 +408,7 @@ class WebService:
         return self._page(request, "invite.html")
 
     def _page(self, request: web.Request, name: str) -> web.Response:
+        """A page that sends something: with the cookie that it repeats."""
         response = web.Response(body=_file(name), content_type="text/html", charset="utf-8")
         value = request.cookies.get(CSRF_COOKIE) or secrets.token_urlsafe(24)
         response.set_cookie(CSRF_COOKIE, value, secure=True, samesite="Strict", path="/")
@@ -408,6 +447,28 @@ class WebService:
             self._tunnels[address] -= 1
             if not self._tunnels[address]:
                 del self._tunnels[address]
+
+
+def _browser_login_reply(found: m.BrowserLogin) -> wm.BrowserLoginReply:
+    return wm.BrowserLoginReply(
+        id=found.id, client_addr=found.client_addr, expires=rfc3339(found.expires), code=found.code
+    )
+
+
+def _certs_reply(certs: m.UserCerts) -> wm.SSHCertsReply:
+    return wm.SSHCertsReply(
+        username=certs.username,
+        cert=wm.to_base64(certs.cert),
+        tls_cert=wm.to_base64(certs.tls_cert),
+        host_signers=[
+            wm.HostSigner(
+                domain_name=signer.domain_name,
+                checking_keys=[wm.to_base64(key) for key in signer.checking_keys],
+                tls_certs=[wm.to_base64(cert) for cert in signer.tls_certs],
+            )
+            for signer in certs.host_signers
+        ],
+    )
 
 
 async def _secure(_: web.Request, response: web.StreamResponse) -> None:

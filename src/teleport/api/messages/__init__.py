@@ -24,6 +24,13 @@ from teleport.api.messages.audit import (
 )
 from teleport.api.messages.backups import BackupRequest
 from teleport.api.messages.base import Document, Done, Empty, ErrorReply, Message, Named, Request
+from teleport.api.messages.browser_login import (
+    BeginBrowserLoginRequest,
+    BrowserLogin,
+    BrowserLoginRequest,
+    CollectedLogin,
+    FinishBrowserLoginRequest,
+)
 from teleport.api.messages.certificates import (
     HostCredentials,
     JoinRequest,
@@ -112,11 +119,15 @@ __all__ = [
     "ApproveLeaseRequest",
     "AuthorityStatus",
     "BackupRequest",
+    "BeginBrowserLoginRequest",
     "BeginFactorRequest",
+    "BrowserLogin",
+    "BrowserLoginRequest",
     "CertInfo",
     "CertsPage",
     "ClusterCA",
     "ClusterStatus",
+    "CollectedLogin",
     "CompleteRecordingRequest",
     "Document",
     "Done",
@@ -132,6 +143,7 @@ __all__ = [
     "FactorDeviceInfo",
     "FactorDevices",
     "FactorResponse",
+    "FinishBrowserLoginRequest",
     "FinishUserTokenRequest",
     "GetRequest",
     "HeartbeatRequest",

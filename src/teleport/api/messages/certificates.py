@@ -122,3 +122,4 @@ class LoginRequest(Request, frozen=True, kw_only=True):
     route_to_cluster: str = ""
     factor: FactorResponse | None = None
     user_agent: str = ""
+    answered_from: str = ""  # address of the browser in which somebody answered for the tsh at `client_addr`

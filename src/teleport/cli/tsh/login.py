@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,11 @@ from teleport.client.home import Home
 from teleport.client.profile import Profile
 from teleport.errors import AlreadyExists, BadRequest, TeleportError
 
+if TYPE_CHECKING:
+    from teleport.client.webapi import WebAPI
+
+BROWSER_PAUSE = 2.0  # seconds between looks whether somebody has answered in the browser
+
 
 @click.command()
 @click.argument("cluster", default="")
@@ -22,8 +28,11 @@ from teleport.errors import AlreadyExists, BadRequest, TeleportError
 @click.option("-o", "--out", default="", help="write the credentials to this file and leave the profile alone")
 @click.option("--format", "form", type=click.Choice(["file", "openssh"]), default="file", help="form of --out")
 @click.option("--overwrite", is_flag=True, help="replace the files of --out")
+@click.option("--browser", is_flag=True, help="answer on a page of the proxy, in a browser anywhere")
 @takes_flags
-def login(flags: Flags, cluster: str, pins: tuple[str, ...], out: str, form: str, overwrite: bool) -> None:
+def login(
+    flags: Flags, cluster: str, pins: tuple[str, ...], out: str, form: str, overwrite: bool, browser: bool
+) -> None:
     """Log in to a cluster and get certificates.
 
     Asks for password and one-time code; where stdin is no terminal, reads them from it, a line each.
@@ -40,7 +49,7 @@ def login(flags: Flags, cluster: str, pins: tuple[str, ...], out: str, form: str
         _show(home)
         _refresh_hosts(flags, known.name)
         return
-    _log_in(flags, home, address, known, user, cluster, pins, out, form)
+    _log_in(flags, home, address, known, user, cluster, pins, out, form, browser=browser)
 
 
 def log_in_again(flags: Flags) -> None:
@@ -112,6 +121,7 @@ def _log_in(
     form: str,
     *,
     show: bool = True,
+    browser: bool = False,
 ) -> None:
     from teleport.client import login as steps
     from teleport.client.webapi import WebAPI
@@ -126,7 +136,13 @@ def _log_in(
         address.host, port, pins=checked_pins, remembered=steps.remembered_trust(home, same), asking=person
     )
     api = WebAPI(address.host, port, trust, now())
-    done = steps.log_in(api, address, user, asking=person, ttl=flags.ttl * 60, cluster=cluster)
+    ttl = flags.ttl * 60
+    if browser or _needs_browser(api):
+        done = steps.log_in_by_browser(
+            api, address, flags.user, show=_show_page, pause=_pause, ttl=ttl, cluster=cluster
+        )
+    else:
+        done = steps.log_in(api, address, user, asking=person, ttl=ttl, cluster=cluster)
     if done.clock_off:
         render.note(f"tsh: {done.clock_off}: certificates may seem expired, or from the future; timedatectl shows why")
     if out:
@@ -143,6 +159,26 @@ def _log_in(
     if show:
         _show(home)
     _refresh_hosts(flags, done.profile.name)
+
+
+def _needs_browser(api: WebAPI) -> bool:
+    """Whether the cluster wants a security key, this machine has none, and somebody is there to go to a browser."""
+    from teleport.client.hardware_keys import find_keys
+
+    return prompts.interactive() and api.ping().second_factor in ("webauthn", "u2f") and find_keys() is None
+
+
+def _show_page(address: str, code: str) -> None:
+    render.say(
+        f"Open this page in a browser that has your security key:\n\n  {address}\n\nand type there the code {code}"
+    )
+    render.say("It waits five minutes. Ctrl-C ends it.")
+
+
+def _pause() -> None:
+    import time
+
+    time.sleep(BROWSER_PAUSE)
 
 
 def _refresh_hosts(flags: Flags, name: str) -> None:
