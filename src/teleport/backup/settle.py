@@ -60,6 +60,7 @@ TABLE: Final = (
     Row("auth/nobody", Fate.KEPT, "note of auth to itself"),
     Row("auth/invented-credentials", Fate.KEPT, "note of auth to itself"),
     Row("auth/lease-approvals/", Fate.LEFT_OUT, "links that approve leases"),
+    Row("auth/browser-logins/", Fate.LEFT_OUT, "logins that wait for an answer in a browser"),
     Row("auth/factor-challenges/", Fate.LEFT_OUT, "challenges to second factors"),
     Row("hosts/", Fate.CHANGED, "hosts that joined, without the auth server that made the backup"),
     Row("certs/", Fate.KEPT, "certificates that were issued or ended"),
