@@ -200,6 +200,18 @@ def test_a_key_enrolled_in_a_browser_logs_tsh_in(cluster: Cluster, tmp_path: Pat
     assert (event["mfa_device"]["mfa_device_type"], "browser" in event["message"]) == ("webauthn", True)
 
 
+def test_an_invitation_is_accepted_in_the_terminal_with_a_key(cluster: Cluster, tmp_path: Path) -> None:
+    set_factor(cluster, "webauthn")
+    added = cluster.tctl("users", "add", "emil", "--roles=access", "--format=json").json()
+    emil, key = Person(cluster, "emil", tmp_path / "emil"), tmp_path / "key"
+    accept = ("accept", added["url"], f"--ca-pin={cluster.ca_pin()}")
+    without = emil.tsh(*accept, stdin=f"{PASSWORD}\n")
+    assert (without.status, "no security key at this machine" in without.stderr) == (3, True)
+    emil.tsh_with_key(key, *accept, stdin=f"{PASSWORD}\n").ok()
+    log_in(emil, key, "").ok()
+    assert list(devices(emil)) == ["webauthn"]
+
+
 def test_the_proxy_is_reached_by_its_name_for_a_key(cluster: Cluster, tmp_path: Path) -> None:
     """A proxy that asks for the key of another site gets none: it could pass the answer on."""
     set_factor(cluster, "webauthn")

@@ -131,7 +131,7 @@ async def test_a_reset_and_hostile_or_unknown_links_in_the_browser(tmp_path: Pat
 # security keys
 
 
-@pytest.mark.parametrize("setting", ["webauthn", "optional"])
+@pytest.mark.parametrize("setting", ["optional"])
 async def test_an_invitation_is_followed_with_a_security_key(tmp_path: Path, setting: str) -> None:
     """Chromium's virtual authenticator is registered; without one the page says what to do and nothing is set."""
     async with running_auth(tmp_path) as auth, web_before(auth, tmp_path) as web:

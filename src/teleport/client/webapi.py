@@ -19,7 +19,7 @@ from urllib.parse import quote
 from teleport import __version__
 from teleport.client.addresses import join
 from teleport.client.dial import INTERNAL_NAME, TIMEOUT, check_proxy_role, open_unproved, open_web
-from teleport.client.hardware_keys import KeyAnswer, KeyQuestion
+from teleport.client.hardware_keys import KeyAnswer, KeyQuestion, NewKeyAnswer, NewKeyQuestion
 from teleport.client.trust import ClusterTrust, ProxyTrust
 from teleport.errors import (
     AccessDenied,
@@ -116,6 +116,12 @@ class Field:
 
     def encoded(self, name: str) -> str:
         return _from_base64(self.text(name), self._where)
+
+    def number(self, name: str) -> int:
+        value = self._value.get(name, 0)
+        if not isinstance(value, int):
+            raise ConnectionProblem(f"the proxy's answer to {self._where} has a {name} that is no number", hint=_ODD)
+        return value
 
     def part(self, name: str) -> Field:
         return Field(self._value.get(name) or {}, self._where)
@@ -259,10 +265,36 @@ class WebAPI:
             totp_url=found.text("totp_url"),
         )
 
-    def accept(self, token: str, password: str, code: str) -> None:
-        """Sets the password and, with `code`, the second factor."""
+    def register_challenge(self, token: str) -> tuple[str, NewKeyQuestion]:
+        """What a new hardware key is asked with by whoever holds a link, and the id under which it is answered."""
+        path = f"/webapi/mfa/token/{quote(token, safe='')}/registerchallenge"
+        found = self._call("POST", path, {}, where="the invitation", secret=True)
+        asked = found.part("webauthn").part("publicKey")
+        parameters = [Field(item, "the invitation").number("alg") for item in asked.items("pubKeyCredParams")]
+        excluded = [Field(item, "the invitation").text("id") for item in asked.items("excludeCredentials")]
+        question = NewKeyQuestion(
+            challenge=asked.text("challenge"),
+            rp_id=asked.part("rp").text("id"),
+            rp_name=asked.part("rp").text("name"),
+            user_id=asked.part("user").text("id"),
+            user_name=asked.part("user").text("name"),
+            algorithms=tuple(parameters),
+            exclude=tuple(excluded),
+            attestation=asked.text("attestation") or "none",
+        )
+        return found.text("challenge_id"), question
+
+    def accept(self, token: str, password: str, code: str, key: tuple[str, NewKeyAnswer] | None = None) -> None:
+        """Sets the password and the second factor: by its `code`, or a new hardware key and the id of its challenge."""
         encoded = base64.b64encode(password.encode()).decode()
-        body = {"token": token, "password": encoded, "second_factor_token": code}
+        body: dict[str, Any] = {"token": token, "password": encoded, "second_factor_token": code}
+        if key is not None:
+            body["challenge_id"], made = key
+            body["webauthn_creation_response"] = {
+                "id": "",
+                "type": "public-key",
+                "response": {"clientDataJSON": made.client_data, "attestationObject": made.attestation_object},
+            }
         self._call("PUT", "/webapi/users/password/token", body, where="the invitation", secret=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from teleport.client import profile
 from teleport.client.webapi import Invitation, WebAPI
 from teleport.errors import BadRequest, TeleportError
 
+if TYPE_CHECKING:
+    from teleport.client.hardware_keys import NewKeyAnswer
+
 ATTEMPTS = 3  # at a terminal
 
 
@@ -26,8 +30,8 @@ ATTEMPTS = 3  # at a terminal
 def accept(flags: Flags, url: str, pins: tuple[str, ...]) -> None:
     """Accept an invitation: set your password and your second factor. URL - reads the link from stdin.
 
-    The secret is shown as a QR code and as text. Where stdin is no terminal, the password and the code are read from
-    it, a line each.
+    The secret is shown as a QR code and as text; a security key is registered by a touch. Where stdin is no terminal,
+    the password and the code are read from it, a line each.
     """
     link = steps.InvitationLink.parse(prompts.visible("Link: ") if url == "-" else url)
 
@@ -48,9 +52,9 @@ def accept(flags: Flags, url: str, pins: tuple[str, ...]) -> None:
     _show(invitation)
     password = _password()
     for attempt in range(ATTEMPTS):
-        code = prompts.visible("One-time code: ").replace(" ", "") if invitation.second_factor != "off" else ""
         try:
-            api.accept(link.token, password, code)
+            code, key = _second_factor(api, link, invitation)
+            api.accept(link.token, password, code, key)
             break
         except TeleportError as error:
             if attempt == ATTEMPTS - 1 or not prompts.interactive() or invitation.second_factor == "off":
@@ -65,6 +69,30 @@ def login_command(link: steps.InvitationLink, user: str, pins: Sequence[str]) ->
 
     words = [f"--proxy={join(link.host, link.port)}", f"--user={render.printable(user)}"]
     return shlex.join(["tsh", "login", *words, *(f"--ca-pin={pin}" for pin in pins)])
+
+
+def _second_factor(
+    api: WebAPI, link: steps.InvitationLink, invitation: Invitation
+) -> tuple[str, tuple[str, NewKeyAnswer] | None]:
+    """The first code of the new app, or a new credential of a security key at this machine; neither where none is
+    needed."""
+    setting = invitation.second_factor
+    if setting == "off":
+        return "", None
+    if setting in ("on", "optional"):
+        words = " (Enter: a security key" + (", or none)" if setting == "optional" else ")")
+        code = prompts.visible(f"One-time code{words}: ").replace(" ", "")
+        if code:
+            return code, None
+        if setting == "optional" and not prompts.yes("Register a security key?"):
+            return "", None
+    elif setting != "webauthn":
+        return prompts.visible("One-time code: ").replace(" ", ""), None
+    from teleport.client.hardware_keys import need_keys, site
+
+    keys = need_keys()
+    made, question = api.register_challenge(link.token)
+    return "", (made, keys.create(question, site(link.host, link.port, question.rp_id), render.say))
 
 
 def _show(invitation: Invitation) -> None:
