@@ -140,7 +140,6 @@ def log_in(
     """Proves password and code to the proxy behind `api`. Raises what the proxy answers; stores nothing."""
     ping = api.ping()
     root = check_cluster_name(ping.cluster)
-    files = KeyFiles(address.host, user)
     if ping.has_motd and (message := api.message_of_the_day()):
         asking.read(message)
     password = asking.password(user)
@@ -148,17 +147,7 @@ def log_in(
     key = make_key()
     route = cluster or root
     certificates = api.certificates(user, password, code, key.public.line(""), ttl, route, answer)
-    check_answer(certificates, key.public, user, root, api.trust)
-    found = Profile(
-        name=files.proxy,
-        web_proxy_addr=join(api.host, api.port),
-        ssh_proxy_addr=ssh_address(address, ping),
-        user=user,
-        cluster=route,
-        root_cluster=root,
-        proxy_trust=str(api.trust),
-    )
-    return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now))
+    return _login(api, address, ping, user, route, key, certificates)
 
 
 def log_in_by_browser(
@@ -166,16 +155,20 @@ def log_in_by_browser(
     address: ProxyAddress,
     user: str,
     *,
+    read: Callable[[str], None],
     show: Callable[[str, str], None],
     pause: Callable[[], None],
     ttl: float = 0,
     cluster: str = "",
     make_key: Callable[[], PrivateKey] = generate_p256,
 ) -> Login:
-    """Has a person answer in a browser. `show` gets the page's address and the code to type there; `pause` is waited
-    for between looks. `user`, when not empty, is who has to answer. Raises what the proxy answers; stores nothing."""
+    """Has a person answer in a browser. `read` gets the message of the day, `show` the page's address and the code to
+    type there; `pause` is waited for between looks. `user`, when not empty, is who has to answer. Raises what the proxy
+    answers; stores nothing."""
     ping = api.ping()
     root = check_cluster_name(ping.cluster)
+    if ping.has_motd and (message := api.message_of_the_day()):
+        read(message)
     key = make_key()
     route = cluster or root
     made, code = api.begin_browser_login(key.public.line(""), ttl, route)
@@ -187,14 +180,27 @@ def log_in_by_browser(
         raise AccessDenied(
             f"{answered!r} answered in the browser, not {user!r}; nothing was stored", hint="tsh login --browser"
         )
-    check_answer(certificates, key.public, answered, root, api.trust)
+    return _login(api, address, ping, answered, route, key, certificates)
+
+
+def _login(
+    api: WebAPI,
+    address: ProxyAddress,
+    ping: Ping,
+    user: str,
+    route: str,
+    key: PrivateKey,
+    certificates: Certificates,
+) -> Login:
+    """What is stored of an answer, once it was compared with what was asked."""
+    check_answer(certificates, key.public, user, ping.cluster, api.trust)
     found = Profile(
-        name=KeyFiles(address.host, answered).proxy,
+        name=KeyFiles(address.host, user).proxy,
         web_proxy_addr=join(api.host, api.port),
         ssh_proxy_addr=ssh_address(address, ping),
-        user=answered,
+        user=user,
         cluster=route,
-        root_cluster=root,
+        root_cluster=ping.cluster,
         proxy_trust=str(api.trust),
     )
     return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now))

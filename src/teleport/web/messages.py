@@ -59,6 +59,18 @@ class CredentialCreation(msgspec.Struct, frozen=True, kw_only=True):
         return m.WebauthnAttestation(client_data=inner.clientDataJSON, attestation_object=inner.attestationObject)
 
 
+class KeyProof(msgspec.Struct, frozen=True, kw_only=True):
+    """What requests have in common that a hardware key may answer."""
+
+    challenge_id: str = ""
+    webauthn_challenge_response: CredentialAssertion | None = None
+
+    def factor(self) -> m.FactorResponse | None:
+        """The answer of a hardware key, if it is one."""
+        answer = self.webauthn_challenge_response
+        return m.FactorResponse(challenge_id=self.challenge_id, webauthn=answer.message()) if answer else None
+
+
 class LoginBeginRequest(msgspec.Struct, frozen=True, kw_only=True):
     """POST /webapi/mfa/login/begin. The password that other clients send along is not looked at."""
 
@@ -128,7 +140,7 @@ class ApproveLease(msgspec.Struct, frozen=True, kw_only=True):
     webauthn_challenge_response: CredentialAssertion
 
 
-class SSHCertsRequest(msgspec.Struct, frozen=True, kw_only=True):
+class SSHCertsRequest(KeyProof, frozen=True, kw_only=True):
     """POST /webapi/ssh/certs (`protocols.md` 2.2). Fields of newer clients are ignored."""
 
     user: str
@@ -140,13 +152,6 @@ class SSHCertsRequest(msgspec.Struct, frozen=True, kw_only=True):
     compatibility: str = ""
     RouteToCluster: str = ""
     KubernetesCluster: str = ""
-    challenge_id: str = ""
-    webauthn_challenge_response: CredentialAssertion | None = None
-
-    def factor(self) -> m.FactorResponse | None:
-        """The answer of a hardware key, if it is one."""
-        answer = self.webauthn_challenge_response
-        return m.FactorResponse(challenge_id=self.challenge_id, webauthn=answer.message()) if answer else None
 
 
 class BrowserLoginBegin(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,20 +171,13 @@ class BrowserLoginReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     code: str = ""
 
 
-class BrowserLoginAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class BrowserLoginAnswer(KeyProof, frozen=True, kw_only=True):
     """POST /webapi/login/browser/:id: what was typed on the page."""
 
     code: str
     user: str
     password: str
     otp_token: str = ""
-    challenge_id: str = ""
-    webauthn_challenge_response: CredentialAssertion | None = None
-
-    def factor(self) -> m.FactorResponse | None:
-        """The answer of a hardware key, if it is one."""
-        answer = self.webauthn_challenge_response
-        return m.FactorResponse(challenge_id=self.challenge_id, webauthn=answer.message()) if answer else None
 
 
 class HostSigner(msgspec.Struct, frozen=True, kw_only=True):

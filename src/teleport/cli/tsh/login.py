@@ -139,7 +139,7 @@ def _log_in(
     ttl = flags.ttl * 60
     if browser or _needs_browser(api):
         done = steps.log_in_by_browser(
-            api, address, flags.user, show=_show_page, pause=_pause, ttl=ttl, cluster=cluster
+            api, address, flags.user, read=person.read, show=_show_page, pause=_pause, ttl=ttl, cluster=cluster
         )
     else:
         done = steps.log_in(api, address, user, asking=person, ttl=ttl, cluster=cluster)
