@@ -443,6 +443,10 @@ async def test_origin_domain_and_counter_are_checked_at_the_login(tmp_path: Path
         auth.clock.advance(1900)  # type: ignore[attr-defined]
         with pytest.raises(AccessDenied):
             await ann.login(key.answer(msgspec.structs.replace(asked, webauthn=elsewhere)))
+        await auth.set_second_factor("on", rp_id="LocalHost")
+        asked = await ann.challenge()
+        assert asked.webauthn is not None
+        assert asked.webauthn.rp_id == "localhost"
         await auth.set_second_factor("on", rp_id="another.example")
         asked = await ann.challenge()
         assert asked.webauthn is not None

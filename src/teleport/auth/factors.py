@@ -103,8 +103,8 @@ class Factors:
         return await self._party((await self._state.preference()).spec)
 
     async def _party(self, spec: AuthPreferenceSpec) -> RelyingParty:
-        hosts = [_host(address) for address in await self._sites.web_addresses()]
-        chosen = spec.webauthn.rp_id if spec.webauthn is not None else ""
+        hosts = [_host(address).lower() for address in await self._sites.web_addresses()]
+        chosen = spec.webauthn.rp_id.lower() if spec.webauthn is not None else ""  # as browsers write it
         if not chosen and spec.u2f is not None:
             chosen = urlsplit(spec.u2f.app_id).hostname or ""
         chosen = chosen or next(iter(hosts), "")
