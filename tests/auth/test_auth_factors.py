@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +18,7 @@ from teleport.api import routes
 from teleport.backend.interface import PutOp
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, TeleportError
 from teleport.identity import SystemRole
+from teleport.pki import webauthn
 from teleport.pki.keys import generate_p256
 from teleport.pki.webauthn import encode
 from teleport.store import records
@@ -474,6 +476,44 @@ async def test_challenges_tell_nothing_about_users(tmp_path: Path) -> None:
         made = {(await ann.challenge(f"nobody-{number}")).webauthn.credentials[0] for number in range(20)}  # type: ignore[union-attr]
         assert len(made) == 20
         assert len({len(one) for one in made}) > 1, "of different lengths, as real ones are"
+
+
+async def test_every_challenge_and_every_wrong_key_costs_the_same_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T22: records read, transactions written and signatures checked, whoever is asked about."""
+    done: Counter[str] = Counter()
+
+    def counted(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            done[name] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    async with running_auth(tmp_path, clock=present_clock()) as auth:
+        await auth.set_second_factor("on")
+        ann = await ann_in(auth)
+        await ann.add_key()
+        await auth.person("codeless")
+        stranger = _lent(Authenticator())
+        await ann.challenge("nobody")  # makes the secret of invented credentials
+        for owner, name in ((auth.service.state, "record"), (auth.service.state, "commit"), (webauthn, "_checked")):
+            counted(owner, name)
+        asking, failing = {}, {}
+        for user in ("ann", "codeless", "nobody", "../users/ann"):
+            done.clear()
+            asked = await ann.challenge(user)
+            asking[user] = dict(done)
+            done.clear()
+            with pytest.raises(AccessDenied):
+                await ann.login(stranger.answer(asked), user=user, password="wrong password")
+            failing[user] = dict(done)
+        assert len({str(sorted(one.items())) for one in asking.values()}) == 1, asking
+        assert len({str(sorted(one.items())) for one in failing.values()}) == 1, failing
+        assert failing["nobody"]["_checked"] == 1, "a signature is checked for nobody, too"
 
 
 async def test_every_wrong_factor_reads_like_every_failed_login(tmp_path: Path) -> None:
