@@ -53,6 +53,8 @@ def test_a_security_key_is_added_logs_in_is_locked_and_removed(cluster: Cluster,
     set_factor(cluster, "optional")
     key, other = tmp_path / "key", tmp_path / "other"
     add = ("mfa", "add", "--type=webauthn", "--name=my key")
+    without = ann.tsh(*add)
+    assert (without.status, "no security key at this machine" in without.stderr) == (3, True), "nothing was asked"
     refused = ann.tsh_with_key(key, *add, stdin="not the password\n")
     assert (refused.status, "password is wrong" in refused.stderr, devices(ann)) == (5, True, {})
     added = ann.tsh_with_key(key, *add, stdin=f"{PASSWORD}\n").ok()

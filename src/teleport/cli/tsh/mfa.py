@@ -78,6 +78,10 @@ def add(flags: Flags, name: str, kind: str) -> None:
     with _auth(flags) as (client, web):
         own: m.FactorDevices = client.call(routes.OWN_FACTORS, m.Empty())
         chosen = TYPES.get(kind.lower()) or _chosen(own.kinds)
+        if chosen == "webauthn":
+            from teleport.client.hardware_keys import need_keys
+
+            need_keys()  # before anything is typed
         name = name or prompts.visible("Name of the new device: ")
         factor, password = _proof(client, own, web)
         begin = m.BeginFactorRequest(name=name, type=chosen, factor=factor, password=password)
