@@ -7,8 +7,9 @@ import hashlib
 import pytest
 
 from teleport.errors import BadRequest
-from teleport.resources.kinds import Kind, ResourceRef, kind_by_name
+from teleport.resources.kinds import Kind
 from teleport.resources.parse import parse_resources, to_yaml
+from teleport.resources.references import ResourceRef, kind_by_name
 from teleport.resources.secret import SecretText
 from teleport.resources.token import Token, token_id
 from teleport.resources.user import User

@@ -28,13 +28,14 @@ def _find_library_that_we_use(name: str) -> str | None:
 
 
 ctypes.util.find_library = _find_library_that_we_use
-_hidden = "fido2" not in sys.modules
-if _hidden:
-    sys.modules["fido2"] = None  # type: ignore[assignment]  # importlib reads None as "there is no such module"
+# what asyncssh would load because it happens to be installed, and never needs here
+_hidden = [name for name in ("fido2", "pkcs11") if name not in sys.modules]
+for _name in _hidden:
+    sys.modules[_name] = None  # type: ignore[assignment]  # importlib reads None as "there is no such module"
 try:
     with standing_in(UNUSED):
         import asyncssh as _asyncssh  # noqa: F401 (the import itself is the point)
 finally:
     ctypes.util.find_library = _find_library
-    if _hidden:
-        del sys.modules["fido2"]
+    for _name in _hidden:
+        del sys.modules[_name]

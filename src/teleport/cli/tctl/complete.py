@@ -35,7 +35,7 @@ def _specs(context: click.Context) -> Iterable[str]:
     yield from (f"{kind}/" for kind in _kinds())
     kind, slash, _ = str(context.meta.get("typed", "")).partition("/")
     if slash:
-        from teleport.resources.kinds import ResourceRef
+        from teleport.resources.references import ResourceRef
 
         known = ResourceRef.parse(kind).kind.value
         yield from (f"{kind}/{name}" for name in _names(context, known))

@@ -19,7 +19,7 @@ from teleport.errors import AlreadyExists, BadRequest, TeleportError
 if TYPE_CHECKING:
     from teleport.cli.tctl.connect import Auth
     from teleport.resources.codec import Resource
-    from teleport.resources.kinds import ResourceRef
+    from teleport.resources.references import ResourceRef
 
 ALL: Final = "all"
 SETTINGS: Final = ("cluster_auth_preference", "cluster_networking_config", "session_recording_config")
@@ -40,7 +40,7 @@ def get(ctx: click.Context, specs: tuple[str, ...], form: str, with_secrets: boo
     KIND/NAME. The cluster's settings are cap (cluster_auth_preference), netconfig, recconfig, cluster_audit_config.
     `all` prints everything that a backup needs, with its secrets."""
     from teleport.cli.tctl.connect import open_auth
-    from teleport.resources.kinds import ResourceRef
+    from teleport.resources.references import ResourceRef
 
     wanted = comma_list(specs)
     if ALL in wanted:
@@ -196,7 +196,7 @@ def rm(ctx: click.Context, specs: tuple[str, ...], form: str) -> None:
     from teleport.cli.tctl.connect import open_auth
     from teleport.cli.tctl.tokens import public_id
     from teleport.resources.cluster import SINGLETONS, setting_name
-    from teleport.resources.kinds import ResourceRef
+    from teleport.resources.references import ResourceRef
 
     refs = [ResourceRef.parse(spec) for spec in comma_list(specs)]
     for ref in refs:
