@@ -382,6 +382,35 @@ async def test_a_watch_that_is_left_closes_its_connection(pair: tuple[Path, Path
             await ended.wait()
 
 
+async def test_after_a_renewal_a_watch_begins_anew_and_calls_under_way_go_on(
+    pair: tuple[Path, Path],
+) -> None:
+    connections: list[object] = []
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.transport not in connections:
+            connections.append(request.transport)
+        if request.path == "/v1/watch":
+            return await watching(b'{"revision":%d}\n' % len(connections), then="silent")(request)
+        asked.set()
+        await may_answer.wait()
+        return web.json_response({"name": "slow", "kind": "host", "roles": [], "cluster": "c", "client_addr": ""})
+
+    async with auth_like(pair, handle) as address, client_of(pair, address) as client:
+        lines = client.watch(m.WatchRequest(kinds=["role"]))
+        assert (await anext(lines)).revision == 1
+        slow = asyncio.create_task(client.call(routes.WHO_AM_I, m.Empty()), name="slow")
+        await asked.wait()
+        await client.renewed()
+        assert (await anext(lines)).revision == 3, "on a connection of its own, after the slow one"
+        may_answer.set()
+        assert (await slow).name == "slow"
+        await lines.aclose()
+        assert len(connections) == 3
+        assert not client._retired or not any(one.used for one in client._retired)
+
+
 async def test_a_client_can_be_closed_twice_and_used_again(pair: tuple[Path, Path]) -> None:
     async with auth_like(pair, answering("auth", [])) as address:
         client = client_of(pair, address)

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from teleport.client import profile, renewal
 from teleport.client.home import Home
-from teleport.testing.cluster import Cluster, Person, Ran, wait_until
+from teleport.testing.cluster import LOOPBACK, PUBLIC, Cluster, Person, Ran, plain_environment, run, wait_until
 
 SECONDS = 30.0
 
@@ -160,3 +161,48 @@ def phase(cluster: Cluster, work: Work, name: str, *arguments: str) -> None:
     rotate(cluster, "--manual", f"--phase={name}", *arguments)
     wait_until(f"the login follows into {name}", lambda: follows(work.person), SECONDS)
     work.wait_more()
+
+
+def pins(cluster: Cluster) -> list[str]:
+    """The CA pins that `tctl status` prints."""
+    return [word for word in status(cluster).split() if word.startswith("sha256:")]
+
+
+def status(cluster: Cluster) -> str:
+    return cluster.tctl("status").ok().stdout
+
+
+class BareKey:
+    """A key of `tctl auth sign`, used by plain ssh through the proxy with a known_hosts of its own."""
+
+    def __init__(self, cluster: Cluster, folder: Path, user: str, login: str) -> None:
+        folder.mkdir()
+        self._cluster, self._folder, self._login = cluster, folder, login
+        cluster.tctl("auth", "sign", f"--user={user}", "--format=openssh", f"--out={folder / 'key'}").ok()
+        self.learn_hosts()
+
+    def learn_hosts(self) -> None:
+        """As an administrator who keeps known_hosts: every key of the host authority that is trusted now."""
+        lines = self._cluster.tctl("auth", "export", "--type=host").ok().stdout
+        others = f"{PUBLIC},[{PUBLIC}]:*,[{LOOPBACK}]:*"
+        (self._folder / "known_hosts").write_text(lines + lines.replace(f"*.{self._cluster.name}", others))
+
+    def ssh(self, host: str, command: str) -> Ran:
+        options = [
+            *("-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes"),
+            *("-o", f"UserKnownHostsFile={self._folder / 'known_hosts'}", "-o", "GlobalKnownHostsFile=/dev/null"),
+            *("-i", str(self._folder / "key"), "-o", f"CertificateFile={self._folder / 'key-cert.pub'}"),
+            *("-l", self._login),
+        ]
+        inner = " ".join(["ssh", *options, "-p", str(self._cluster.proxy_ssh_port), PUBLIC, "-s", "proxy:%h:%p"])
+        target = f"{host}.{self._cluster.name}"
+        return run(
+            "ssh",
+            *options,
+            "-o",
+            f"ProxyCommand={inner}",
+            target,
+            command,
+            environment=plain_environment(self._folder),
+            seconds=SECONDS,
+        )

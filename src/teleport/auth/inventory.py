@@ -48,10 +48,11 @@ from teleport.resources.cluster import SINGLETONS
 from teleport.resources.codec import Resource, checked, from_json, to_json, without_secrets
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
+from teleport.resources.metadata import Metadata
 from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Role
 from teleport.resources.secret import SecretText
-from teleport.resources.server import Server
+from teleport.resources.server import Server, ServerSpec
 from teleport.resources.token import Token, token_id
 from teleport.resources.user import CreatedBy, Creator, User
 from teleport.resources.values import Duration
@@ -317,12 +318,15 @@ class Inventory:
     # remove
 
     async def remove(self, kind: Kind, caller: Caller, request: m.ExpelRequest) -> m.Done:
-        """Removes a resource; a node or proxy is expelled unless it keeps its identity."""
+        """Removes a resource; a node or proxy is expelled unless it keeps its identity, also when it is not here."""
         resource = await self._find(kind, request.name, caller)
+        silent = resource is None and not request.keep_identity
+        if silent:
+            resource = await self._silent_host(kind, request.name)
         await self._require(caller, Verb.DELETE, kind, resource, request.name)
         if resource is None:
             raise _missing(kind, request.name)
-        writes: list[Write] = [DeleteOp(_key(resource))]
+        writes: list[Write] = [DeleteOp(_key(resource), missing_ok=silent)]
         conditions: list[Condition] = []
         event = self._state.event
         gone: Event
@@ -384,6 +388,16 @@ class Inventory:
                 f"a user was given roles while the {kind} {resource.name!r} was being removed", hint="try again"
             ) from None
         return m.Done()
+
+    async def _silent_host(self, kind: Kind, name: str) -> Server | None:
+        """A host of this UUID that belongs to the cluster and announces nothing now: one that was stopped."""
+        role = {Kind.NODE: SystemRole.NODE, Kind.PROXY: SystemRole.PROXY}.get(kind)
+        found = await self._state.record(records.HOSTS + name, HostRecord) if role is not None else None
+        if found is None or found[0].expelled or str(role) not in found[0].roles:
+            return None
+        metadata = Metadata(name=found[0].host_id, labels=found[0].labels)
+        spec = ServerSpec(hostname=found[0].node_name)
+        return Server(kind="node" if kind is Kind.NODE else "proxy", metadata=metadata, spec=spec)
 
     async def _expel(self, host_id: str, role: SystemRole) -> list[Write]:
         """Its certificates for this role do not count any more; services of other roles on that host stay."""

@@ -192,8 +192,10 @@ class Presence:
                 raise BadRequest(f"{kinds[-1]} cannot be watched")
         await self._require(caller, kinds)
         checked_at = self._state.clock.monotonic()
-        prefixes = [_watched_prefix(kind) for kind in kinds]
-        async with aclosing(follow(self._state.backend, prefixes, heartbeat=HEARTBEAT)) as stream:
+        prefixes = tuple(_watched_prefix(kind) for kind in kinds)
+        # the authorities are followed whatever was asked for: they decide whether the caller's certificate counts
+        followed = [*prefixes, *(() if records.AUTHORITIES in prefixes else (records.AUTHORITIES,))]
+        async with aclosing(follow(self._state.backend, followed, heartbeat=HEARTBEAT)) as stream:
             async for change in stream:
                 now = self._state.clock.monotonic()
                 turned = isinstance(change, Changes) and any(_of_authority(event.key) for event in change.events)
@@ -202,10 +204,11 @@ class Presence:
                     if not await self._still(caller) or not (turned or await self._believed(caller)):
                         return
                 if isinstance(change, Snapshot):
-                    items, gone = list(change.items), list[str]()
+                    items, gone = [item for item in change.items if item.key.startswith(prefixes)], list[str]()
                 else:
-                    items = [event.item for event in change.events if isinstance(event, Put)]
-                    gone = [event.key for event in change.events if not isinstance(event, Put)]
+                    events = [event for event in change.events if event.key.startswith(prefixes)]
+                    items = [event.item for event in events if isinstance(event, Put)]
+                    gone = [event.key for event in events if not isinstance(event, Put)]
                 line = m.WatchLine(
                     revision=change.revision,
                     snapshot=isinstance(change, Snapshot),

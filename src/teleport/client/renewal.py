@@ -170,6 +170,26 @@ def ask(home: Home, found: Profile) -> tuple[str, bool]:
     return authorities_now(open_web(*found.web, profile_trust(home, found), timeout=WAIT), found.web_proxy_addr)
 
 
+def left_behind(home: Home, found: Profile, now: datetime) -> bool:
+    """Whether a rotation went on without this login, so that only a new one helps. It is renewed if it still can be.
+
+    A proxy that does not answer says nothing about it. Raises nothing.
+    """
+    from teleport.client.dial import Untrusted
+    from teleport.errors import AccessDenied
+
+    try:
+        digest, _ = ask(home, found)
+        if digest in ("", held_digest(home, found)):
+            return False
+        renew(home, found, now)
+    except (Untrusted, AccessDenied):
+        return True
+    except (TeleportError, OSError):
+        pass
+    return False
+
+
 def renew(home: Home, found: Profile, now: datetime) -> None:
     """Gets fresh certificates and known hosts. Raises `TeleportError`; then nothing was changed."""
     from teleport.api import messages as m

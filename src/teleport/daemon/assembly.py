@@ -268,7 +268,7 @@ class Daemon:
 
         config, role = self._config, SystemRole.PROXY
         assert config.proxy is not None
-        view = await self._way.view(role, clients[role], held[role].cluster.cluster)
+        view = await self._way.view(host, role, clients[role], held[role].cluster.cluster)
         follower = await self._kept.of_service(role, clients[role], view, service)
         addresses = self._sockets.proxy_addresses()
         side = ProxySide(
@@ -314,7 +314,7 @@ class Daemon:
         assert self._launcher_end is not None, "the launcher is forked before the loop starts"
         launcher = Launcher(self._launcher_end)
         self._stack.callback(launcher.close)
-        view = await self._way.view(role, clients[role], held[role].cluster.cluster)
+        view = await self._way.view(host, role, clients[role], held[role].cluster.cluster)
         follower = await self._kept.of_service(role, clients[role], view, service)
         announcers: list[Announcer] = []
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from teleport.api.client import AuthClient
 from teleport.clock import Clock
-from teleport.daemon import identities
+from teleport.daemon import identities, left_behind
 from teleport.daemon.config import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
@@ -74,7 +74,7 @@ class WayToAuth:
         self._stack.push_async_callback(client.close)
         return client
 
-    async def view(self, role: SystemRole, client: AuthClient, cluster: str) -> View:
+    async def view(self, host: Host, role: SystemRole, client: AuthClient, cluster: str) -> View:
         """A filled view of the cluster, kept filled."""
         kinds = PROXY_KINDS if role is SystemRole.PROXY else NODE_KINDS
         cache = Cache(
@@ -84,14 +84,21 @@ class WayToAuth:
         )
         self.caches.append(cache)
         filled = asyncio.Event()
+        name = f"{role.value.lower()} cache"
         try:
             async with asyncio.timeout(FIRST_VIEW):
-                await self._tasks.start_ready(
-                    cache.run(lambda: watch(client, kinds), filled.set), f"{role.value.lower()} cache", filled
-                )
+                filling = self._tasks.start_ready(cache.run(lambda: watch(client, kinds), filled.set), name, filled)
+                await left_behind.unless(filling, lambda: left_behind.why(self._config, host, role))
         except TimeoutError:
             raise ConnectionProblem(
                 f"auth did not say within {FIRST_VIEW:.0f} s what the {role.value.lower()} service must know",
                 hint="check auth_servers and that the auth service runs; the log says what was tried",
             ) from None
+        if self._config.auth is None:
+            self._tasks.start(
+                left_behind.tell(
+                    lambda: cache.age(self._clock.now()), lambda: left_behind.why(self._config, host, role)
+                ),
+                f"{name}, when it is cut off",
+            )
         return View(cache, self._clock, cluster)

@@ -191,6 +191,7 @@ class Authorities:
         self.user_key = generate_ed25519()
         self.host_key = generate_ed25519()
         self.clock = SystemClock()
+        self.rotated: set[bytes] = set()  # former user keys (blobs) that a rotation let go
 
     @property
     def trusted(self) -> tuple[TrustedSSHAuthority, TrustedSSHAuthority]:
@@ -209,7 +210,7 @@ class Authorities:
         return signer == self.user_key.public.blob
 
     def let_go(self, signer: bytes) -> bool:
-        return False
+        return signer in self.rotated
 
     def user(self, logins: Iterable[str], *, key: PrivateKey | None = None, **changes: object) -> LabUser:
         """A user called alice with these logins; `changes` are of `UserCertRequest`."""

@@ -103,10 +103,13 @@ def _still_good(
             from teleport.pki.pin import check_pin
 
             check_pin(pins, [pem.encode() for pem in keystore.authorities_of(home, files, known.root_cluster)])
-            return known.proxy_trust == "cluster"
+            if known.proxy_trust != "cluster":
+                return False
     except TeleportError:
         return False
-    return True
+    from teleport.client import renewal
+
+    return not renewal.left_behind(home, known, now())
 
 
 def _log_in(
