@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.cluster.cluster_rotation import BareKey, look_now, phase, pins, rotate, status, working
+from tests.cluster.cluster_rotation import BareKey, follows, look_now, phase, pins, rotate, status, working
 
 from teleport.testing.cluster import LOOPBACK, Cluster, Host, Person, plain_environment, run, wait_until
 
@@ -159,14 +159,16 @@ def test_a_rollback_from_every_phase_fails_no_connection(two: Two) -> None:
 @pytest.mark.long
 def test_killed_daemons_go_on_in_the_phase_that_they_were_in(two: Two) -> None:
     """Auth with its proxy and node, or the other host, is killed in each phase, right after it began (T15)."""
-    for round_, name in enumerate(MANUAL):
-        victim: Host = two.cluster if round_ % 2 else two.beta
+
+    def reached() -> bool:
+        look_now(two.worker)
+        ran = [two.worker.tsh("ssh", f"{two.login}@{host}", "echo", "here") for host in ("alpha", "beta")]
+        return all(one.status == 0 for one in ran) and follows(two.worker)
+
+    for number, name in enumerate(MANUAL):
+        victim: Host = two.cluster if number % 2 else two.beta
         rotate(two.cluster, "--manual", f"--phase={name}")
         victim.daemon.kill()
         victim.daemon.start()
-        for host in ("alpha", "beta"):
-            wait_until(
-                f"{host} is reached after a kill in {name}",
-                lambda host=host: two.worker.tsh("ssh", f"{two.login}@{host}", "echo", "here").status == 0,  # type: ignore[misc]
-            )
+        wait_until(f"both hosts are reached after a kill in {name}, and the login follows", reached)
     assert two.cluster.tctl("audit", "verify", "--format=json").ok().json()["ok"]
