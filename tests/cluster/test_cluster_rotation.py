@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.cluster.cluster_rotation import BareKey, follows, look_now, phase, pins, rotate, status, working
+from tests.cluster.cluster_restarting import Restarting
+from tests.cluster.cluster_rotation import BareKey, LongSession, follows, look_now, phase, pins, rotate, status, working
 
-from teleport.testing.cluster import LOOPBACK, Cluster, Host, Person, plain_environment, run, wait_until
+from teleport.testing.cluster import LOOPBACK, Cluster, Host, Person, alive, plain_environment, run, wait_until
 
 MANUAL = ("init", "update_clients", "update_servers", "standby")
 BEFORE_STANDBY = MANUAL[:-1]
@@ -172,3 +174,35 @@ def test_killed_daemons_go_on_in_the_phase_that_they_were_in(two: Two) -> None:
         victim.daemon.start()
         wait_until(f"both hosts are reached after a kill in {name}, and the login follows", reached)
     assert two.cluster.tctl("audit", "verify", "--format=json").ok().json()["ok"]
+
+
+@pytest.mark.long
+def test_of_two_processes_of_a_host_the_newest_renews_and_the_older_follows(tmp_path: Path, login: str) -> None:
+    """After HUP the older one keeps its session through a rotation, and its recording arrives afterwards."""
+    with Restarting(tmp_path / "restarting") as cluster:
+        worker = cluster.add_person("worker", logins=[login])
+        worker.log_in()
+        session = LongSession(worker, login, "alpha")
+        try:
+            assert session.answers("begin")
+            first = cluster.serving()
+            cluster.signal(signal.SIGHUP)
+            wait_until("a newer process serves", lambda: cluster.serving() != first)
+
+            def reached() -> bool:
+                look_now(worker)
+                return worker.tsh("ssh", f"{login}@alpha", "true").status == 0 and follows(worker)
+
+            for name in MANUAL:
+                rotate(cluster, "--manual", f"--phase={name}")
+                wait_until(f"the login follows into {name}", reached)
+                assert session.answers(name)
+            assert alive(first), "it keeps its session"
+            assert session.end() == (0, "")
+        finally:
+            session.abandon()
+        wait_until("the older process has ended", lambda: not alive(first))
+        lasted = next(one for one in cluster.events("--type=session.end") if "while read" in str(one))
+        cluster.wait_event("session.upload", sid=lasted["sid"])
+        assert cluster.tctl("audit", "verify", "--format=json").ok().json()["ok"]
+        assert "could not be renewed" not in cluster.daemon.log()

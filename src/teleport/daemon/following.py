@@ -122,6 +122,10 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 SILENT: Final = Effects(_nothing, _nothing, lambda: None)
 
 
+class _ChangedMeanwhileError(TeleportError):
+    """What was waited for is not what is wanted any more."""
+
+
 class Follower:
     """Keeps one identity as the authorities and its own end ask."""
 
@@ -168,6 +172,8 @@ class Follower:
             try:
                 await self.step()
                 failures = 0
+            except _ChangedMeanwhileError:
+                continue
             except Exception as error:  # what there is still holds; the next attempt may bring auth back
                 failures += 1
                 pause = self._failed(error, failures)
@@ -286,7 +292,7 @@ class Follower:
             if self._may():
                 return
             await self._wait(self._changed, LOOK)
-        raise LimitExceeded("the authorities changed meanwhile", hint="it is looked at again")
+        raise _ChangedMeanwhileError("the authorities changed meanwhile", hint="it is looked at again")
 
     async def _use(self, found: Credentials) -> None:
         self._held[self._role] = replace(found, cluster=self._current.cluster)
