@@ -7,8 +7,10 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
@@ -174,6 +176,34 @@ async def test_what_is_said_is_what_is_done(tmp_path: Path) -> None:
         said = it.follower.reached[AuthorityType.HOST]
         rotation = (await it.auth.service.state.authority("host")).spec.rotation
         assert (said.phase, said.current_id) == ("update_clients", rotation.current_id)
+
+
+async def test_a_phase_is_not_reported_before_listeners_show_it(tmp_path: Path) -> None:
+    async with following(tmp_path) as it:
+        await it.rotate("init")
+        await it.steps()
+        works, failing = it.follower.effects, ConnectionProblem("the listener cannot be changed now")
+
+        async def fail(*_: object) -> None:
+            raise failing
+
+        it.follower.effects = replace(works, shown=fail)
+        await it.rotate("update_clients")
+        for _ in range(2):
+            with pytest.raises(ConnectionProblem):
+                await it.steps()
+            assert it.follower.reached[AuthorityType.HOST].phase == "init"
+        it.follower.effects = works
+        assert await it.steps() == ["shows", "says"]
+        it.follower.effects = replace(works, trust=fail)
+        await it.rotate("update_servers")
+        await it.rotate("standby")
+        for _ in range(2):
+            with pytest.raises(ConnectionProblem):
+                await it.steps()
+            assert it.follower.reached[AuthorityType.HOST].phase == "update_clients"
+        it.follower.effects = works
+        assert await it.steps() == ["trusts 1, fewer", "says"]
 
 
 async def test_user_authorities_need_no_certificates_but_are_reported(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ class Follower:
         self._changed = asyncio.Event()
         self._trusted: frozenset[str] = frozenset()  # of all authorities, as last applied
         self._started = False
+        self._unshown = False  # there are certificates that listeners and clients do not show yet
         self._behind = True  # the phase asks for what has not been done
         self.effects = SILENT
         self.reached: Mapping[AuthorityType, ReachedPhase] = {}
@@ -220,12 +221,13 @@ class Follower:
                 credentials.store_cluster(self._host.proc_dir, cluster)  # all roles write it: one after another
             self._held[self._role] = replace(self._current, cluster=cluster)
         if trusted != self._trusted:
-            dropped = bool(self._trusted - trusted)
+            await self.effects.trust(self._current, bool(self._trusted - trusted))
             self._trusted = trusted
-            await self.effects.trust(self._current, dropped)
 
     async def _certify(self, wanted: Wanted) -> None:
         """Certificates of the keys that are wanted."""
+        if self._unshown:
+            await self._show()
         while not wanted.fits(self._current):
             if self._may():
                 await self._renew(wanted)
@@ -296,7 +298,13 @@ class Follower:
 
     async def _use(self, found: Credentials) -> None:
         self._held[self._role] = replace(found, cluster=self._current.cluster)
+        self._unshown = True
+        await self._show()
+
+    async def _show(self) -> None:
+        """What fails here is done again with the next step: no phase is reported before listeners show it."""
         await self.effects.shown(self._current)
+        self._unshown = False
 
     def started(self) -> None:
         """From here on others may ask at the same moment: this one waits a little before it does."""
