@@ -82,7 +82,10 @@ def config_refresh(folder: Path, proxy: str) -> None:
 @takes_flags
 def config_proxy(flags: Flags, target: str, cluster: str) -> None:
     """Become `ssh` to the proxy's subsystem for TARGET, host.cluster:port."""
+    from teleport.client.renewal import keep_fresh
+
     found = _profile(flags)
+    keep_fresh(flags.home, found.name, now())
     line = keystore.ssh_certificate_line(flags.home, found)
     facts = keystore.facts(line)
     keystore.check_valid(facts, now(), hint=found.login_command)
