@@ -43,6 +43,7 @@ class UserIdentity:
     mfa_device: str = ""  # a second factor that was proved for one session
     mfa_target: str = ""  # what it was proved for: a host's UUID, or `MFA_API`; elsewhere it counts for nothing
     login_expires: datetime | None = None  # of a certificate for one session: the end of the login it came from
+    login_serial: str = ""  # likewise: the serial number of the login's certificate
     active_requests: tuple[str, ...] = ()
     impersonator: str = ""
     serial: str = ""  # decimal, as ssh-keygen -L prints it; the SSH and TLS certificates of one issue share it

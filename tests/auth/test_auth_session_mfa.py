@@ -106,11 +106,13 @@ async def test_a_certificate_for_one_session_says_less_than_the_login_and_lives_
         assert marks["mfa-verified"]
         assert marks["client-ip"] == "127.0.0.1"
         assert int(marks["teleport-login-expires"]) == login.valid_before
+        assert int(marks["teleport-login-serial"]) == login.serial
         before, after = (decode_user(load_certificate(pem).subject) for pem in (_pem(lea.who), certs.tls_cert.encode()))
         assert (after.roles, after.traits, after.route_to_cluster) == (
             before.roles, before.traits, before.route_to_cluster,
         )  # fmt: skip
         assert (after.mfa_target, after.logins) == (node, ("root",))
+        assert after.login_serial == str(login.serial)
         (told,) = await auth.events("session.mfa")
         assert (told["code"], told["purpose"], told["server_id"], told["login"]) == ("T9140I", "session", node, "root")
         assert told["mfa_device"]["mfa_device_uuid"] == marks["mfa-verified"]

@@ -23,6 +23,7 @@ from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.node import channel_table
 from teleport.proxy import ssh_router
+from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
 from teleport.resources.values import Duration
@@ -149,6 +150,30 @@ async def test_a_session_outlives_the_minute_of_its_certificate(launcher_end: La
             await client.start(command="true", on_output=lambda data, stderr: None)
         session.write_eof()
         assert (await session.wait()).status == 0
+        await client.close()
+
+
+@pytest.mark.parametrize("ended", ["the login", "another"])
+async def test_ending_the_certificate_of_the_login_ends_the_sessions_that_came_of_it(
+    launcher_end: LauncherEnd, ended: str
+) -> None:
+    """T09: also when the certificate for the session is over, of which no list tells any more."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        lab.rules.options(require_session_mfa=True)
+        host_id = str(lab.node_host.host_id)
+        user = lab.authorities.user([ME], mfa_device=DEVICE, mfa_target=host_id, login_serial="4711")
+        client = await _open(lab, user, lab.node_port)
+        session = await client.start(command="cat", on_output=lambda data, stderr: None)
+        lab.node.clock = FakeClock(lab.node.clock.now() + timedelta(minutes=5))
+        target = LockTarget(serial="4711" if ended == "the login" else "4712")
+        lab.rules.locked = [Lock(metadata=Metadata(name="revoked"), spec=LockSpec(target=target))]
+        lab.node.reconsider()
+        if ended == "the login":
+            await lab.events.wait_for("client.disconnect")
+            assert (await session.wait()).status != 0
+        else:
+            session.write_eof()
+            assert (await session.wait()).status == 0
         await client.close()
 
 

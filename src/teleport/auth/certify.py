@@ -58,6 +58,7 @@ class UserGrant:
     mfa_device: str = ""
     mfa_target: str = ""
     login_expires: datetime | None = None
+    login_serial: str = ""
     source_ip: str = ""
     active_requests: tuple[str, ...] = ()
     impersonator: str = ""
@@ -152,6 +153,7 @@ class Certifier:
                     mfa_device=grant.mfa_device,
                     mfa_target=grant.mfa_target,
                     login_expires=str(int(grant.login_expires.timestamp())) if grant.login_expires else "",
+                    login_serial=grant.login_serial,
                     source_ip=grant.source_ip,
                     active_requests=grant.active_requests,
                     impersonator=grant.impersonator,
@@ -189,6 +191,7 @@ class Certifier:
                 mfa_device=grant.mfa_device,
                 mfa_target=grant.mfa_target,
                 login_expires=grant.login_expires,
+                login_serial=grant.login_serial,
                 source_ip=grant.source_ip,
                 active_requests=grant.active_requests,
                 impersonator=grant.impersonator,

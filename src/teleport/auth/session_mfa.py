@@ -75,6 +75,7 @@ class SessionSecondFactors:
             mfa_device=proof.device.id,
             mfa_target=asked.server_id or MFA_API,
             login_expires=wanted.login_expires,
+            login_serial=wanted.serial,
         )
         now = self._state.clock.now()
         certifier = await self._state.certifier()

@@ -26,6 +26,7 @@ class Locked:
     nodes: Sequence[str] = ()  # UUID and names of one host
     mfa_device: str = ""
     serial: str = ""  # of the certificate shown
+    login_serial: str = ""  # of the login that a certificate for one session came from: what ends that ends this
 
 
 def find_lock(locks: Iterable[Lock], subject: Locked, now: datetime) -> Lock | None:
@@ -42,7 +43,7 @@ def find_lock(locks: Iterable[Lock], subject: Locked, now: datetime) -> Lock | N
             or (target.login and target.login == subject.login)
             or (target.node and canonical_host(target.node) in nodes)
             or (target.mfa_device and target.mfa_device == subject.mfa_device)
-            or (target.serial and target.serial == subject.serial)
+            or (target.serial and target.serial in (subject.serial, subject.login_serial))
         ):
             return lock
     return None
@@ -64,7 +65,13 @@ def user_lock_denial(identity: UserIdentity, locks: Sequence[Lock], now: datetim
     """The refusal by a lock on a user, one of the roles (those that only deny as well), the second factor or the
     certificate."""
     roles = (*identity.roles, *identity.denying)
-    subject = Locked(user=identity.name, roles=roles, mfa_device=identity.mfa_device, serial=identity.serial)
+    subject = Locked(
+        user=identity.name,
+        roles=roles,
+        mfa_device=identity.mfa_device,
+        serial=identity.serial,
+        login_serial=identity.login_serial,
+    )
     lock = find_lock(locks, subject, now)
     return None if lock is None else locked_denial(lock)
 

@@ -316,6 +316,7 @@ def find_session_lock(request: SSHAccessRequest) -> Lock | None:
         nodes=(request.node_id, request.node_hostname),
         mfa_device=identity.mfa_device,
         serial=identity.serial,
+        login_serial=identity.login_serial,
     )
     return find_lock(request.locks, subject, request.now)
 

@@ -35,6 +35,7 @@ from teleport.pki.sshverify import (
     HOST_ROLE,
     IMPERSONATOR,
     LOGIN_EXPIRES,
+    LOGIN_SERIAL,
     MFA,
     MFA_TARGET,
     PERMIT_AGENT_FORWARDING,
@@ -88,6 +89,7 @@ class UserCertRequest:
     mfa_device: str = ""
     mfa_target: str = ""  # the one target for which `mfa_device` was proved
     login_expires: datetime | None = None  # the end of the login that a certificate of one session came from
+    login_serial: str = ""  # likewise: the serial number of the login's certificate
     client_ip: str = ""  # the address seen at the second factor; information only
     source_ip: str = ""  # the certificate holds from this address only
     impersonator: str = ""
@@ -182,6 +184,7 @@ def _user_extensions(request: UserCertRequest) -> dict[str, bytes]:
         (MFA, request.mfa_device),
         (MFA_TARGET, request.mfa_target),
         (LOGIN_EXPIRES, str(int(request.login_expires.timestamp())) if request.login_expires else ""),
+        (LOGIN_SERIAL, request.login_serial),
         (CLIENT_IP, request.client_ip),
         (IMPERSONATOR, request.impersonator),
         (SOURCE_PIN, request.source_ip),

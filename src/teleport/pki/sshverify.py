@@ -46,6 +46,7 @@ REQUESTS = "teleport-active-requests"
 MFA = "mfa-verified"
 MFA_TARGET = "teleport-mfa-target"  # ours: the one target for which `mfa-verified` counts
 LOGIN_EXPIRES = "teleport-login-expires"  # ours: the end of the login, in Unix seconds, in certificates of one session
+LOGIN_SERIAL = "teleport-login-serial"  # ours: the serial number of the login's certificate, likewise
 CLIENT_IP = "client-ip"
 IMPERSONATOR = "impersonator"
 SOURCE_PIN = "teleport-source-pin"  # ours: checked at proxy and node against the client's true address (trap T-4)
@@ -289,6 +290,7 @@ def check_parsed_user_cert(
         mfa_device=_extension(body, MFA),
         mfa_target=_extension(body, MFA_TARGET),
         login_expires=login_end(_extension(body, LOGIN_EXPIRES)),
+        login_serial=_extension(body, LOGIN_SERIAL),
         active_requests=_requests(body),
         impersonator=_extension(body, IMPERSONATOR),
         serial=str(body.serial),

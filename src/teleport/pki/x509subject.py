@@ -30,6 +30,7 @@ ACTIVE_REQUEST = f"{_PRIVATE}.2.8"  # not in the target version; the number that
 SOURCE_PIN = f"{_PRIVATE}.2.15"  # likewise
 MFA_TARGET = f"{_PRIVATE}.9.1"  # ours: the one target for which the device was proved
 LOGIN_EXPIRES = f"{_PRIVATE}.9.2"  # ours: the end of the login, Unix seconds, in certificates of one session
+LOGIN_SERIAL = f"{_PRIVATE}.9.3"  # ours: the serial number of the login's certificate, likewise
 
 _CN, _O, _OU, _L, _ST = "2.5.4.3", "2.5.4.10", "2.5.4.11", "2.5.4.7", "2.5.4.8"
 _STREET, _POSTAL_CODE = "2.5.4.9", "2.5.4.17"
@@ -58,6 +59,7 @@ class UserSubject:
     active_requests: tuple[str, ...] = ()
     mfa_target: str = ""
     login_expires: str = ""  # Unix seconds
+    login_serial: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def encode_user(subject: UserSubject) -> Name:
         (SOURCE_PIN, subject.source_ip),
         (MFA_TARGET, subject.mfa_target),
         (LOGIN_EXPIRES, subject.login_expires),
+        (LOGIN_SERIAL, subject.login_serial),
     ]
     pairs += [(ACTIVE_REQUEST, request) for request in subject.active_requests]
     return _name(pairs)
@@ -166,6 +169,7 @@ def decode_user(name: Name) -> UserSubject:
         active_requests=_values(name, ACTIVE_REQUEST),
         mfa_target=_one(name, MFA_TARGET),
         login_expires=_one(name, LOGIN_EXPIRES),
+        login_serial=_one(name, LOGIN_SERIAL),
     )
 
 

@@ -208,6 +208,7 @@ def _user(
         mfa_device=subject.mfa_device,
         mfa_target=subject.mfa_target,
         login_expires=login_end(subject.login_expires),
+        login_serial=subject.login_serial,
         active_requests=subject.active_requests,
         impersonator=subject.impersonator,
         serial=serial,
