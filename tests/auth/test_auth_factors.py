@@ -210,6 +210,34 @@ async def test_a_registration_is_finished_once_by_whoever_began_it_and_in_time(t
             await auth.call(ann.who, routes.FINISH_FACTOR, m.NewFactorProof(id=late.id, webauthn=made))
 
 
+@pytest.mark.parametrize("what", ["the device that was proved is removed", "the user is reset"])
+async def test_a_registration_does_not_outlive_what_was_proved_for_it(tmp_path: Path, what: str) -> None:
+    """Whoever stole a device and began another one with it keeps nothing when the device is taken away."""
+    async with running_auth(tmp_path, clock=present_clock()) as auth:
+        await auth.set_second_factor("on")
+        ann = await ann_in(auth)
+        key = await ann.add_key("yubikey")
+        stolen = await ann.begin("thief", "totp", await ann.proof(key))
+        meanwhile = await ann.begin("phone", "totp", await ann.proof())
+        if what == "the user is reset":
+            admin = await auth.admin()
+            link = await auth.call(admin, routes.RESET_USER, m.ResetUserRequest(name="ann", ttl=3600))
+            info = await auth.call(ann.proxy, routes.USER_TOKEN, m.UserTokenRequest(token=link.token))
+            finish = m.FinishUserTokenRequest(
+                token=link.token, password="a password of her own", otp_token=auth.code(info.totp_secret)
+            )
+            await auth.call(ann.proxy, routes.FINISH_USER_TOKEN, finish)
+        else:
+            await ann.remove("yubikey", await ann.proof())
+            # what another device was proved for, which is still hers, goes on
+            made = m.NewFactorProof(id=meanwhile.id, totp_code=auth.code(meanwhile.totp_secret))
+            await auth.call(ann.who, routes.FINISH_FACTOR, made)
+        made = m.NewFactorProof(id=stolen.id, totp_code=auth.code(stolen.totp_secret))
+        with pytest.raises(AccessDenied, match="over"):
+            await auth.call(ann.who, routes.FINISH_FACTOR, made)
+        assert "thief" not in await ann.names()
+
+
 async def test_names_types_and_numbers_of_devices_are_checked(tmp_path: Path) -> None:
     async with running_auth(tmp_path, clock=present_clock()) as auth:
         await auth.set_second_factor("otp")

@@ -7,6 +7,7 @@ device proves that it works before it is kept. The last device that lets somebod
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import secrets
 import uuid
@@ -88,8 +89,11 @@ class Devices:
             raise LimitExceeded(f"a user has at most {MAX_DEVICES} devices", hint="tsh mfa rm NAME")
         made, record, reply = await self.new_factor(user, secret, FactorKind(request.type), spec, name)
         key = records.secret_key(records.FACTOR_CHALLENGES, made)
-        write = PutOp(key, record.encode(), record.expires)
-        await self._prove(user, rule, request.factor, request.password, writes=[write], events=[])
+
+        def begun(proved_by: str) -> Sequence[Write]:
+            return [PutOp(key, msgspec.structs.replace(record, proved_by=proved_by).encode(), record.expires)]
+
+        await self._prove(user, rule, request.factor, request.password, writes=begun, events=[])
         return reply
 
     async def finish(self, caller: Caller, request: m.NewFactorProof) -> m.Done:
@@ -101,6 +105,11 @@ class Devices:
                 raise AccessDenied("this registration is over, or was never begun", hint="start again: tsh mfa add")
             record, spent, unspent = asked
             secret, revision = await self._secret(user)
+            if record.proved_by not in _proving(secret):
+                raise AccessDenied(
+                    "this registration is over: what you proved for it does not count any more",
+                    hint="start again: tsh mfa add",
+                )
             device, changed = await self.proved(secret, record, request)
             if device.kind not in (await self.factors.rule()).kinds:
                 raise BadRequest(f"devices of the type {device.kind!r} do not count here any more", hint="tsh mfa ls")
@@ -133,7 +142,9 @@ class Devices:
 
         told = self._state.event(MfaDelete, caller, mfa_device=event_device(device))
         leases = await leases_of(self._state, user, device.id)
-        await self._prove(user, rule, request.factor, request.password, writes=leases, events=[told], change=without)
+        await self._prove(
+            user, rule, request.factor, request.password, writes=lambda _: leases, events=[told], change=without
+        )
         return m.Done()
 
     # parts, also of invitations
@@ -237,15 +248,20 @@ class Devices:
         factor: m.FactorResponse | None,
         password: str,
         *,
-        writes: Sequence[Write] = (),
+        writes: Callable[[str], Sequence[Write]],
         events: Sequence[Event],
         change: Callable[[UserSecret], UserSecret] = lambda secret: secret,
     ) -> None:
-        """Commits `writes`, `events` and `change` with the proof of a device, or of the password where none counts."""
+        """Commits `writes`, `events` and `change` with the proof of a device, or of the password where none counts.
+
+        `writes` are told which it was (`_proving`).
+        """
         secret, revision = await self._secret(user)
         if not rule.kinds.isdisjoint(device.kind for device in secret.devices):
             answer = factor or m.FactorResponse()
-            await self.factors.prove(user, answer, DEVICES, writes=writes, events=lambda _: events, change=change)
+            await self.factors.prove(
+                user, answer, DEVICES, writes=lambda one: writes(one.id), events=lambda _: events, change=change
+            )
             return
         stored = secret.password_hash
         right = await self._logins.hashed(lambda: passwords.verify_password(stored, password)) if stored else False
@@ -256,7 +272,7 @@ class Devices:
             )
         try:
             await self._state.commit(
-                [PutOp(records.USER_SECRETS + user, forgiven(change(secret)).encode()), *writes],
+                [PutOp(records.USER_SECRETS + user, forgiven(change(secret)).encode()), *writes(_of_password(stored))],
                 conditions=[Exists(records.USER_SECRETS + user, revision), Exists(records.USERS + user)],
                 events=events,
             )
@@ -309,6 +325,15 @@ def _named(secret: UserSecret, name: str) -> FactorDevice:
     if not found:
         raise NotFound(f"you have no device {name[:MAX_NAME]!r}", hint="tsh mfa ls")
     return found[0]
+
+
+def _proving(secret: UserSecret) -> set[str]:
+    """Whatever a registration may rest on now: who removes a device, or is reset, ends what was begun with it."""
+    return {*(device.id for device in secret.devices), _of_password(secret.password_hash)}
+
+
+def _of_password(password_hash: str) -> str:
+    return hashlib.sha256(password_hash.encode()).hexdigest()
 
 
 def _may_go(device: FactorDevice, secret: UserSecret, rule: FactorRule) -> None:

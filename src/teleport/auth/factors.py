@@ -246,7 +246,7 @@ class Factors:
         answer: m.FactorResponse,
         purpose: str,
         *,
-        writes: Sequence[Write] = (),
+        writes: Callable[[FactorDevice], Sequence[Write]] = lambda _: (),
         conditions: Sequence[Condition] = (),
         events: Callable[[FactorDevice], Sequence[Event]] = lambda _: (),
         change: Callable[[UserSecret], UserSecret] = lambda secret: secret,
@@ -266,7 +266,7 @@ class Factors:
                 raise refused_factor()
             try:
                 await self._state.commit(
-                    [PutOp(key, forgiven(change(checked.secret)).encode()), *checked.spent, *writes],
+                    [PutOp(key, forgiven(change(checked.secret)).encode()), *checked.spent, *writes(checked.device)],
                     conditions=[Exists(key, revision), Exists(records.USERS + user), *checked.conditions, *conditions],
                     events=list(events(checked.device)),
                 )

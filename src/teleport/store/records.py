@@ -123,6 +123,7 @@ class FactorChallengeRecord(Record, frozen=True, kw_only=True):
     totp_secret: str = ""
     user_handle: str = ""
     device_name: str = ""
+    proved_by: str = ""  # what a registration rests on: id of a device, or hash of what proves the password
 
 
 class LeaseApprovalRecord(Record, frozen=True, kw_only=True):
