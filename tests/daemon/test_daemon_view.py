@@ -19,10 +19,11 @@ from teleport.daemon.remote import watch
 from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.identity import SystemRole, UserIdentity
-from teleport.pki.keys import generate_p256
+from teleport.pki.keys import generate_ed25519, generate_p256
 from teleport.pki.sshformat import parse_certificate_line
 from teleport.resources.cluster import RecordingMode
 from teleport.resources.codec import to_json
+from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
 from teleport.store.cache import Cache
@@ -119,6 +120,21 @@ async def test_a_removed_user_and_a_foreign_certificate_are_refused(tmp_path: Pa
     async with running_auth(tmp_path / "other") as other, filled(other) as elsewhere:
         with pytest.raises(TeleportError):
             elsewhere.verify_user(certificate)
+
+
+async def test_a_locked_proxy_vouches_for_nobody(tmp_path: Path) -> None:
+    """Nodes ask this of whoever vouches: the word of a proxy that was stopped says nothing of where clients are."""
+    async with running_auth(tmp_path) as auth, filled(auth, SystemRole.NODE) as view:
+        proxy, tls = generate_ed25519(), generate_p256().public.spki_pem().decode()
+        given = await auth.service.local_host(HOST, "front", SystemRole.PROXY, [], proxy.public.line(), tls)
+        certificate = parse_certificate_line(given.ssh_cert).blob
+        await until(lambda: view.cache.get(f"hosts/{HOST}") is not None)
+        assert view.verify_host(certificate).host_id == HOST
+        lock = Lock(metadata=Metadata(name="stop"), spec=LockSpec(target=LockTarget(node=HOST)))
+        await auth.call(await auth.admin(), routes.STORE["lock"], m.StoreRequest(item=m.Document(to_json(lock))))
+        await until(lambda: bool(view.locks()))
+        with pytest.raises(TeleportError, match="locked"):
+            view.verify_host(certificate)
 
 
 async def test_nodes_come_change_and_go(tmp_path: Path) -> None:

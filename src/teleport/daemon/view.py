@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from teleport.authz.decision import ClusterDefaults, Policy
-from teleport.authz.locks import Locked, find_lock
+from teleport.authz.locks import host_lock_denial
 from teleport.clock import Clock
 from teleport.errors import AccessDenied
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
@@ -205,6 +205,9 @@ class View:
                 f"The host {identity.host_id} does not belong to the cluster any more as {identity.role}.",
                 hint="join it again with a new token",
             )
-        if find_lock(self.locks(), Locked(serial=identity.serial), self.clock.now()) is not None:
-            raise AccessDenied(f"The certificate of the host {identity.host_id} was ended.", hint="join it again")
+        denial = host_lock_denial(identity, self.locks(), self.clock.now())
+        if denial is not None:
+            raise AccessDenied(
+                f"The host {identity.host_id} is locked: {'; '.join(denial.reasons)}", hint="tctl get lock"
+            )
         return identity
