@@ -18,7 +18,7 @@ from teleport.api import routes
 from teleport.authz.api import APIAccessRequest, evaluate_api_access
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, why_out_of_reach
-from teleport.backend.interface import PutOp
+from teleport.backend.interface import DeleteOp, PutOp
 from teleport.daemon.remote import watch
 from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
 from teleport.errors import AccessDenied
@@ -260,20 +260,32 @@ def test_what_a_host_held_before_it_was_expelled_does_not_come_back_to_life() ->
         assert host_counts(fresh, again)
 
 
+@pytest.mark.parametrize("role", [SystemRole.PROXY, SystemRole.ADMIN])
 @pytest.mark.parametrize("why", ["unknown", "expelled", "role gone", "joined anew", None])
-def test_a_hosts_certificate_counts_only_while_the_host_is_what_it_says(why: str | None) -> None:
+def test_a_hosts_certificate_counts_only_while_the_host_is_what_it_says(why: str | None, role: SystemRole) -> None:
     now = FakeClock().now()
-    identity = HostIdentity("h", CLUSTER, SystemRole.PROXY, now + HOST_LIFETIME)
+    identity = HostIdentity("h", CLUSTER, role, now + HOST_LIFETIME)
     record = {
         "unknown": None,
-        "expelled": HostRecord(host_id="h", roles=["Proxy"], expelled=True),
+        "expelled": HostRecord(host_id="h", roles=[str(role)], expelled=True),
         "role gone": HostRecord(host_id="h", roles=["Node"]),
         "joined anew": HostRecord(
-            host_id="h", roles=["Proxy"], valid_from=now + CLOCK_SLACK + timedelta(milliseconds=1)
+            host_id="h", roles=[str(role)], valid_from=now + CLOCK_SLACK + timedelta(milliseconds=1)
         ),
-        None: HostRecord(host_id="h", roles=["Node", "Proxy"], valid_from=now),
+        None: HostRecord(host_id="h", roles=["Node", str(role)], valid_from=now),
     }[why]
     assert host_counts(identity, record) is (why is None)
+
+
+async def test_the_administrator_of_an_auth_server_that_is_no_host_any_more_may_do_nothing(tmp_path: Path) -> None:
+    """A restore leaves out the server that made the backup: whoever has its disk must not be administrator."""
+    async with running_auth(tmp_path) as auth:
+        other = await auth.host(SystemRole.ADMIN, name="lost")
+        await auth.call(other, routes.STATUS, m.Empty())
+        await auth.backend.commit([DeleteOp(records.HOSTS + other.host_id)])
+        with pytest.raises(AccessDenied, match="does not belong"):
+            await auth.call(other, routes.STATUS, m.Empty())
+        await auth.call(await auth.admin(), routes.STATUS, m.Empty())
 
 
 def records_put(host_id: str, record: HostRecord) -> PutOp:

@@ -27,8 +27,6 @@ def host_counts(identity: HostIdentity, record: HostRecord | None) -> bool:
     It does not when the host is not known, was expelled, has not this role any more, or the certificate is from
     before the host joined anew.
     """
-    if identity.role is SystemRole.ADMIN:
-        return True
     if record is None or record.expelled or str(identity.role) not in record.roles:
         return False
     issued = identity.expires - HOST_LIFETIME
