@@ -141,8 +141,8 @@ WHO_MAY: dict[str, str] = {
     "intake": HOSTS,  # of one's own chain
     "search_events": "user auditor admin",  # the preset `access` reads events, as the reference says
     "verify_events": "user auditor admin",
-    "list_recordings": "user auditor proxy admin",  # a user's list holds the own sessions
-    "read_recording": "auditor proxy admin",  # and a user the own ones, which the missing one here is not
+    "list_recordings": "user auditor admin",  # a user's list holds the own sessions
+    "read_recording": "auditor admin",  # and a user the own ones, which the missing one here is not
     "recording_offset": HOSTS,
     "append_recording": HOSTS,
     "complete_recording": HOSTS,

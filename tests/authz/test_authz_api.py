@@ -115,7 +115,7 @@ MATRIX: dict[str, tuple[Identity, set[str]]] = {
         | cells("list readnosecrets", "oidc", "saml", "github", "auth_connector")
         | cells("read readnosecrets update", "user_token")
         | cells("create", "mfa_lease")
-        | cells(RO, "session", "node", "tunnel", "static_tokens", "remote_cluster", "app_server", "db_server"),
+        | cells(RO, "node", "tunnel", "static_tokens", "remote_cluster", "app_server", "db_server"),
     ),
     "kube": (
         host(SystemRole.KUBE),

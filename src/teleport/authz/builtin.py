@@ -82,7 +82,6 @@ BUILTIN: Mapping[SystemRole, Grants] = {
         ((Kind.USER_TOKEN,), (Verb.READ, Verb.UPDATE)),  # invitation and reset pages, by the token in the link
         (
             (
-                Kind.SESSION,
                 Kind.NODE,
                 Kind.TUNNEL,
                 Kind.STATIC_TOKENS,
