@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
@@ -116,34 +117,35 @@ class Backups:
         if with_audit:
             await self._caught_up()
             for file in await asyncio.to_thread(_log_files, self._audit_directory):
-                async for piece in self._member(file.name, lambda file=file: file.path.open("rb"), file.size, members):  # type: ignore[misc]
-                    yield piece
+                with file.path.open("rb") as log_file:
+                    async with aclosing(self._member(file.name, log_file, file.size, members)) as pieces:
+                        async for piece in pieces:
+                            yield piece
         if with_recordings:
             for sid in await self._recordings.sids():
                 try:
                     opened = await self._recordings.open(sid)
                 except NotFound:
                     continue  # removed meanwhile
-                size = os.fstat(opened.fileno()).st_size
-                async for piece in self._member(f"recordings/{sid}.rec", lambda opened=opened: opened, size, members):  # type: ignore[misc]
-                    yield piece
+                with opened:
+                    size = os.fstat(opened.fileno()).st_size
+                    async with aclosing(self._member(f"recordings/{sid}.rec", opened, size, members)) as pieces:
+                        async for piece in pieces:
+                            yield piece
         yield archive.archive_end(members, now)
 
-    async def _member(
-        self, name: str, open_file: Callable[[], BinaryIO], size: int, members: list[Summed]
-    ) -> AsyncIterator[bytes]:
+    async def _member(self, name: str, file: BinaryIO, size: int, members: list[Summed]) -> AsyncGenerator[bytes, None]:
         from teleport.backup import archive
 
         yield archive.member_head(name, size, self._state.clock.now())
         found, left = hashlib.sha256(), size
-        with await asyncio.to_thread(open_file) as file:
-            while left:
-                piece = await asyncio.to_thread(file.read, min(left, archive.PIECE))
-                if not piece:
-                    raise TeleportError(f"{name} became shorter while it was being backed up", hint="try again")
-                found.update(piece)
-                left -= len(piece)
-                yield piece
+        while left:
+            piece = await asyncio.to_thread(file.read, min(left, archive.PIECE))
+            if not piece:
+                raise TeleportError(f"{name} became shorter while it was being backed up", hint="try again")
+            found.update(piece)
+            left -= len(piece)
+            yield piece
         yield archive.padding(size)
         members.append(archive.Summed(name=name, size=size, sha256=found.hexdigest()))
 
