@@ -15,8 +15,10 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
+from teleport.auth import passwords
+from teleport.auth.factors import CHALLENGE_BURST, MAX_FAILURES
 from teleport.backend.interface import PutOp
-from teleport.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, TeleportError
+from teleport.errors import AccessDenied, AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki import webauthn
 from teleport.pki.keys import generate_p256
@@ -101,9 +103,9 @@ class Ann:
         return str(max(found, key=lambda event: event["seq"])["error"])
 
 
-async def ann_in(auth: RunningAuth) -> Ann:
-    secret = await auth.person("ann")
-    return Ann(auth, await auth.host(SystemRole.PROXY), await auth.user("ann", []), secret)
+async def ann_in(auth: RunningAuth, name: str = "ann") -> Ann:
+    secret = await auth.person(name)
+    return Ann(auth, await auth.host(SystemRole.PROXY), await auth.user(name, []), secret)
 
 
 async def refused(work: Any) -> tuple[str, str, str]:
@@ -208,6 +210,29 @@ async def test_a_registration_is_finished_once_by_whoever_began_it_and_in_time(t
         made = Authenticator().create(late.webauthn)
         with pytest.raises(AccessDenied, match="over"):
             await auth.call(ann.who, routes.FINISH_FACTOR, m.NewFactorProof(id=late.id, webauthn=made))
+
+
+async def test_a_locked_user_costs_no_hash_and_nobody_costs_many_challenges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate alone must not keep auth busy: hashes wait for one another, and each challenge is a write."""
+    async with running_auth(tmp_path, clock=present_clock()) as auth:
+        await auth.set_second_factor("optional")
+        who = await auth.user("ann", ["access"])
+        await auth.set_password("ann")
+        ann = Ann(auth, await auth.host(SystemRole.PROXY), who, "")
+        hashed: list[str] = []
+        verify = passwords.verify_password
+        monkeypatch.setattr(passwords, "verify_password", lambda *given: hashed.append("one") or verify(*given))
+        answers = {await refused(ann.begin("app", "totp", None, "not the password")) for _ in range(12)}
+        assert (len(answers), len(hashed)) == (1, MAX_FAILURES)
+        busy = await ann_in(auth, "bea")
+        for _ in range(int(CHALLENGE_BURST)):
+            await auth.call(busy.who, routes.FACTOR_CHALLENGE, m.Empty())
+        with pytest.raises(LimitExceeded):
+            await auth.call(busy.who, routes.FACTOR_CHALLENGE, m.Empty())
+        auth.clock.advance(1)  # type: ignore[attr-defined]
+        await auth.call(busy.who, routes.FACTOR_CHALLENGE, m.Empty())
 
 
 @pytest.mark.parametrize("what", ["the device that was proved is removed", "the user is reset"])

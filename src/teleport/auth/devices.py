@@ -263,7 +263,7 @@ class Devices:
                 user, answer, DEVICES, writes=lambda one: writes(one.id), events=lambda _: events, change=change
             )
             return
-        stored = secret.password_hash
+        stored = secret.password_hash if not secret.locked(self._state.clock.now()) else ""  # then nothing is computed
         right = await self._logins.hashed(lambda: passwords.verify_password(stored, password)) if stored else False
         if not right or secret.locked(self._state.clock.now()):
             await self.factors.failed(user, known=True, events=())

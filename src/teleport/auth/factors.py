@@ -32,7 +32,7 @@ from teleport.authz.locks import Locked, describe, find_lock
 from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
 from teleport.clock import rfc3339
-from teleport.errors import AccessDenied, BadRequest, CompareFailed
+from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded
 from teleport.pki import webauthn
 from teleport.pki.webauthn import Assertion, Credential, ProofRefused, RelyingParty
 from teleport.resources.cluster import AuthPreferenceSpec
@@ -40,6 +40,7 @@ from teleport.resources.lock import Lock
 from teleport.resources.names import check_name
 from teleport.store import records
 from teleport.store.records import FactorChallengeRecord, FactorDevice, InventedCredentials, UserSecret
+from teleport.transport.limits import RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ LOGIN: Final = "login"  # the purpose of challenges for people who hold no certi
 NO_TOTP: Final = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"  # compared with when there is no secret
 _INVENTED_SIZES: Final = (16, 20, 32, 48, 64)  # bytes, as real keys have them
 _TRIES: Final = 20
+CHALLENGES: Final = 5.0  # of one user who is known in a second, after the first
+CHALLENGE_BURST: Final = 100.0
 
 
 class Sites(Protocol):
@@ -93,6 +96,7 @@ class Factors:
         self._sites = sites
         self._locks = locks
         self._invented: bytes | None = None
+        self._challenged = RateLimit(CHALLENGES, CHALLENGE_BURST)
 
     async def rule(self) -> FactorRule:
         """Which devices count now."""
@@ -121,7 +125,10 @@ class Factors:
     # asking
 
     async def challenge(self, user: str, purpose: str) -> m.FactorChallenge:
-        """A challenge for somebody who is known. Raises `BadRequest` when no device of theirs counts."""
+        """A challenge for somebody who is known. Raises `BadRequest` when no device of theirs counts, `LimitExceeded`
+        when they ask too often: each is a write."""
+        if not self._challenged.allow(user, self._state.clock.monotonic()):
+            raise LimitExceeded("your second factors are asked too often", hint="wait a moment and try again")
         spec = (await self._state.preference()).spec
         rule = factor_rule(spec)
         secret = await self._secret(user)
