@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,8 @@ from teleport.pki.secret import Secret
 from teleport.pki.x509cert import auth_server_name
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Options, Role, RoleSpec, Rule
+from teleport.resources.secret import SecretText
+from teleport.resources.token import Token, TokenRole
 from teleport.testing.auth import CLUSTER, Credentials, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
 
@@ -30,21 +33,27 @@ REVEALING = {
     "secret.revealed", "session_recording.access", "reset_password_token.create", "token.create", "auth.sign",
 }  # fmt: skip
 USERS = {"user", "editor", "auditor"}
-# What no user may see, whatever the roles; and documents that users bring, in which nothing is revealed to them.
+# What no user may see, whatever the roles.
 NOT_FOR_USERS = {
     "list_user": "secrets of users are the administrator's",
     "get_user": "secrets of users are the administrator's",
     "list_cert_authority": "private keys are the administrator's",
     "get_cert_authority": "private keys are the administrator's",
-    "store_token": "the secret is the caller's own",
 }
 Call = Callable[[RunningAuth, Credentials, str], Awaitable[Any]]
 ROWS: dict[str, Call] = {
     "add_user": lambda auth, who, _: auth.call(who, routes.ADD_USER, m.AddUserRequest(name="new", roles=["access"])),
     "reset_user": lambda auth, who, _: auth.call(who, routes.RESET_USER, m.ResetUserRequest(name="other")),
     "add_token": lambda auth, who, _: auth.call(who, routes.ADD_TOKEN, m.AddTokenRequest(roles=["node"])),
+    "store_token": lambda auth, who, _: auth.call(who, routes.STORE["token"], m.StoreRequest(item=_token(auth))),
     "read_recording": lambda auth, who, sid: _read(auth, who, sid),
 }
+
+
+def _token(auth: RunningAuth) -> m.Document:
+    """A join token with a secret of one's own."""
+    end = auth.clock.now() + timedelta(hours=1)
+    return document(Token.from_secret(SecretText(uuid.uuid4().hex), (TokenRole.NODE,), end))
 
 
 def test_every_call_that_reveals_something_to_users_has_a_row() -> None:

@@ -139,11 +139,20 @@ class Inventory:
         if kind in WITH_SECRETS:
             require_administrator(caller, f"read the secrets of a {kind}")
 
-    async def _require(self, caller: Caller, verb: Verb, kind: Kind, resource: Resource | None, name: str = "") -> None:
+    async def _require(
+        self,
+        caller: Caller,
+        verb: Verb,
+        kind: Kind,
+        resource: Resource | None,
+        name: str = "",
+        *,
+        reveals: bool = False,
+    ) -> None:
         """Raises `AccessDenied`; about what does not exist, only its name is known."""
         facts = facts_of(resource) if resource is not None else {"resource": {"metadata": {"name": name}}}
         ca_type = str(resource.type) if isinstance(resource, Authority) else ""
-        await self._authorizer.require(caller, verb, kind, facts, ca_type=ca_type)
+        await self._authorizer.require(caller, verb, kind, facts, ca_type=ca_type, reveals=reveals)
 
     async def _find(self, kind: Kind, name: str, caller: Caller) -> Resource | None:
         if kind is Kind.TOKEN:
@@ -205,7 +214,8 @@ class Inventory:
             raise BadRequest(f"this stores a {kind}, the document is a {resource.kind}")
         key = _key(resource)
         item = await self._state.backend.get(key)
-        await self._require(caller, Verb.CREATE, kind, resource)
+        # whoever stores a token knows its secret, and could let in a host with it: as if it had been revealed
+        await self._require(caller, Verb.CREATE, kind, resource, reveals=kind is Kind.TOKEN)
         if item is not None:
             await self._require(caller, Verb.UPDATE, kind, from_json(item.value))
             if not request.force:
