@@ -113,3 +113,23 @@ async def test_a_pause_leaves_what_arrives_waiting() -> None:
         assert not asked.done()
         await server.resume()
         assert (await asked).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_who_asks_and_never_reads_is_not_listened_to() -> None:
+    """T18, T21: answers that nobody takes must not pile up."""
+    server = ShortAnswers(lambda path: Answer(200, b"x" * 1000), "test")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with server.serve(listener):
+            with socket.create_connection(listener.getsockname()) as client:
+                client.setblocking(False)
+                asked = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 1000
+                refused = 0
+                while refused < 200:  # turns of the loop in which the client could send nothing more
+                    await asyncio.sleep(0)
+                    try:
+                        client.send(asked)
+                        refused = 0
+                    except BlockingIOError:
+                        refused += 1
+                    held = sum(one._transport.get_write_buffer_size() for one in server.connections)
+                    assert held < 1024 * 1024

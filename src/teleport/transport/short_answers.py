@@ -93,6 +93,7 @@ class _Connection(asyncio.Protocol):
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._request: h11.Request | None = None
         self._body = 0  # bytes of it so far
+        self._full = False  # the client does not take what it is sent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -117,14 +118,27 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._transport.is_closing():
             return
-        try:
-            self._http.receive_data(data)
+        self._http.receive_data(data)
+        self._go_on()
+
+    def pause_writing(self) -> None:
+        self._full = True
+        self._transport.pause_reading()  # until then `SECONDS` run, as they do for a request that does not come
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
             self._go_on()
+
+    def _go_on(self) -> None:
+        try:
+            self._answer_all()
         except h11.RemoteProtocolError:
             self._refuse(NOT_UNDERSTOOD)
 
-    def _go_on(self) -> None:
-        while not self._transport.is_closing():
+    def _answer_all(self) -> None:
+        while not self._full and not self._transport.is_closing():
             match self._http.next_event():
                 case h11.Request() as request:
                     self._slot.released()
