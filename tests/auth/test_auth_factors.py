@@ -357,6 +357,15 @@ async def test_a_reset_forgets_every_device(tmp_path: Path) -> None:
         await ann.login(code=ann.code(info.totp_secret))
 
 
+async def test_of_resets_at_the_same_moment_one_link_is_left(tmp_path: Path) -> None:
+    """Whoever resets ends every link and lease from before, also one that is just being made."""
+    async with running_auth(tmp_path, sqlite=True, clock=present_clock()) as auth:
+        await auth.person("ann")
+        admin = await auth.admin()
+        await asyncio.gather(*(auth.call(admin, routes.RESET_USER, m.ResetUserRequest(name="ann")) for _ in range(6)))
+        assert len(await auth.backend.range(records.USER_TOKENS)) == 1
+
+
 def _asked(key: Authenticator) -> m.WebauthnChallenge:
     return m.WebauthnChallenge(challenge=encode(b"c" * 32), rp_id="localhost", credentials=list(key.keys))
 

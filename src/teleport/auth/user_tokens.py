@@ -49,6 +49,7 @@ MAX_INVITE: Final = timedelta(hours=48)
 MAX_RESET: Final = timedelta(hours=24)
 MAX_TRIES: Final = 10  # wrong codes before a link is withdrawn
 _UNLOCK_TRIES: Final = 5
+_RESET_TRIES: Final = 20
 FIRST_CODE: Final = "otp"  # names of devices that come with a link
 FIRST_KEY: Final = "webauthn"
 _OF_LINK: Final = "link "  # before the hash of a link: the purpose of its challenges
@@ -127,17 +128,27 @@ class UserTokens:
         """A link that replaces password and second factor; the old ones end now, and so does a lock."""
         await self._changeable(caller, request.name, reveals=True)
         token, key, record = self._new(request.name, "reset", request.ttl, MAX_RESET)
-        await self._state.commit(
-            [
-                PutOp(records.USER_SECRETS + request.name, UserSecret().encode()),
-                PutOp(key, record.encode(), record.expires),
-                *await self._old_links(request.name),
-                *await leases_of(self._state, request.name),
-            ],
-            conditions=[Exists(records.USERS + request.name)],
-            events=[self._created(caller, record)],
-        )
-        return await self._reply(token, record)
+        secret = records.USER_SECRETS + request.name
+        for _ in range(_RESET_TRIES):
+            found = await self._state.record(secret, UserSecret)  # before links and leases, which are made with it
+            try:
+                await self._state.commit(
+                    [
+                        PutOp(secret, UserSecret().encode()),
+                        PutOp(key, record.encode(), record.expires),
+                        *await self._old_links(request.name),
+                        *await leases_of(self._state, request.name),
+                    ],
+                    conditions=[
+                        Exists(records.USERS + request.name),
+                        Exists(secret, found[1]) if found is not None else Absent(secret),
+                    ],
+                    events=[self._created(caller, record)],
+                )
+            except CompareFailed:
+                continue  # a factor was used, or another reset came first, at this moment
+            return await self._reply(token, record)
+        raise CompareFailed(f"the user {request.name!r} is being changed from elsewhere", hint="try again")
 
     async def unlock_user(self, caller: Caller, request: m.UnlockUserRequest) -> m.UnlockedUser:
         """Ends the lockout after failed logins and forgets these; password and second factor stay as they are."""
