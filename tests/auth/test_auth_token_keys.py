@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from tests.auth.test_auth_rotation import FORWARD, step, who_am_i
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth.authority_keys import StoredKeys, private_halves
-from teleport.errors import BadRequest, TeleportError
+from teleport.errors import BadRequest, CompareFailed, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_p256
 from teleport.pki.pin import ca_pin
 from teleport.pki.trust import AuthorityKind
-from teleport.resources.authority import AuthorityType, KeySet
+from teleport.resources.authority import Authority, AuthorityType, KeySet, RotationMode, RotationPhase
 from teleport.resources.codec import to_json
+from teleport.store import records
 from teleport.testing.auth import CLUSTER, RunningAuth, present_clock, running_auth
 
 PLACES = ("/usr/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64")
@@ -147,6 +148,14 @@ async def test_a_rotation_moves_a_cluster_into_the_token_and_the_next_one_leaves
         await rotated(auth)
         assert objects(keys) == 10
         assert await who_am_i(auth, await auth.user("alice", ["access"])) == "alice"
+        await step(auth, "init", "host")
+        with pytest.raises(BadRequest, match="in progress already"):
+            await step(auth, "init")  # refused for one: what was made for the others is gone
+        assert objects(keys) == 14
+        await step(auth, "rollback")
+        await step(auth, "standby", "host")
+        await lost_race(auth)
+        assert objects(keys) == 10
         await step(auth, "init")
         assert objects(keys) == 20
         await step(auth, "rollback")
@@ -165,6 +174,18 @@ async def output(*command: str | Path) -> str:
     """What a program prints; it has to succeed."""
     done = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True, text=True)
     return str(done.stdout)
+
+
+async def lost_race(auth: RunningAuth) -> None:
+    """A step that was planned when somebody else took one."""
+    rotations, state = auth.service.rotations, auth.service.state
+    found = await state.need(f"{records.AUTHORITIES}host/", CLUSTER, Authority)
+    planned = await rotations.plan([found], RotationPhase.INIT, RotationMode.MANUAL, timedelta(hours=1))
+    await step(auth, "init", "host")
+    with pytest.raises(CompareFailed):
+        await rotations.take(planned, None)
+    await step(auth, "rollback")
+    await step(auth, "standby", "host")
 
 
 async def rotated(auth: RunningAuth) -> None:

@@ -22,7 +22,7 @@ from teleport.auth.state import ClusterState
 from teleport.backend.interface import Condition, Exists, PutOp, Write
 from teleport.errors import BadRequest, CompareFailed, TeleportError
 from teleport.pki.keys import PublicKey
-from teleport.pki.rotation import ACKNOWLEDGED, INIT, MAX_GRACE, Move, RotationRefusal, advance
+from teleport.pki.rotation import ACKNOWLEDGED, INIT, MAX_GRACE, NEXT, Move, RotationRefusal, advance
 from teleport.pki.trust import AuthorityKind
 from teleport.resources.authority import Authority, AuthorityType, KeySet, RotationMode, RotationPhase, RotationState
 from teleport.resources.codec import to_json
@@ -119,17 +119,30 @@ class Rotations:
         """What the step makes of each authority. Raises `BadRequest` and `NotFollowed`; nothing is written."""
         now = self._state.clock.now()
         rotation_id = str(uuid.uuid4())  # one for all that begin together
+        made: list[KeySet] = []
         steps = []
-        for authority, revision in found:
-            keys = await self._keys(authority.type) if target is INIT else None
-            after = advance(authority, Move(target, mode, grace, keys, rotation_id), now)
-            if isinstance(after, RotationRefusal):
-                raise BadRequest(after.message, hint=_other_types(found, target, after.hint))
-            missing = await self.followers.missing(authority) if target in ACKNOWLEDGED else []
-            if missing and not force:
-                raise NotFollowed(authority, missing)
-            steps.append(_Step(authority, revision, after, tuple(missing)))
+        try:
+            for authority, revision in found:
+                keys = None
+                if target is INIT and INIT in NEXT[authority.spec.rotation.phase]:
+                    keys = await self._keys(authority.type)
+                    made.append(keys)
+                after = advance(authority, Move(target, mode, grace, keys, rotation_id), now)
+                if isinstance(after, RotationRefusal):
+                    raise BadRequest(after.message, hint=_other_types(found, target, after.hint))
+                missing = await self.followers.missing(authority) if target in ACKNOWLEDGED else []
+                if missing and not force:
+                    raise NotFollowed(authority, missing)
+                steps.append(_Step(authority, revision, after, tuple(missing)))
+        except BaseException:
+            await self._destroy(made)
+            raise
         return steps
+
+    async def _destroy(self, unused: Sequence[KeySet]) -> None:
+        """Keys that nothing refers to: in a token they would stay for ever."""
+        for keys in unused:
+            await asyncio.to_thread(self._state.keys.destroy, keys)
 
     async def _keys(self, kind: AuthorityType) -> KeySet:
         made = await asyncio.to_thread(
@@ -150,13 +163,13 @@ class Rotations:
         try:
             await self._state.commit(writes, conditions=conditions, events=events)
         except CompareFailed:
+            await self._destroy([_only_in(step.after, step.before) for step in steps])
             raise CompareFailed(
                 "an authority was changed at this moment; nothing was done", hint="see where it stands: tctl status"
             ) from None
         await self._look()
         self.changed.set()
-        for step in steps:
-            await asyncio.to_thread(self._state.keys.destroy, _gone(step))
+        await self._destroy([_only_in(step.before, step.after) for step in steps])
 
     def _event(self, step: _Step, caller: Caller | None, *, forced: bool) -> AuthorityRotate:
         rotation, after = step.after.spec.rotation, step.after
@@ -180,11 +193,10 @@ class Rotations:
         )
 
 
-def _gone(step: _Step) -> KeySet:
-    """The keys that the step left nowhere."""
-    before, after = step.before.spec, step.after.spec
-    left = (after.active_keys, after.additional_trusted_keys)
-    sets = [held for held in (before.active_keys, before.additional_trusted_keys) if held not in left]
+def _only_in(one: Authority, other: Authority) -> KeySet:
+    """The keys of one state of an authority that another state of it does not have."""
+    there = (other.spec.active_keys, other.spec.additional_trusted_keys)
+    sets = [held for held in (one.spec.active_keys, one.spec.additional_trusted_keys) if held not in there]
     return KeySet(
         ssh=tuple(pair for held in sets for pair in held.ssh),
         tls=tuple(pair for held in sets for pair in held.tls),
