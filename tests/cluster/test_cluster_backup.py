@@ -10,7 +10,7 @@ import getpass
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -35,6 +35,7 @@ class Story:
     invitation: str
     person: Person
     pin: str = ""
+    ran: int = 0  # sessions on the second host, before and after the backup
 
 
 def opened(cluster: Cluster, key: Path, *words: str | Path) -> Ran:
@@ -65,32 +66,34 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("backup")
     key = folder / "backup.key"
     before = Cluster(folder / "before")
-    with before:
+    with before, ExitStack() as stack:
         person = before.add_person("vera", logins=[ME])
         person.log_in()
         token = before.tctl("tokens", "add", "--type=node", "--format=json").json()["token"]
         invitation = before.tctl("users", "add", "ines", "--roles=access", "--format=json").json()["url"]
         other = Host(folder / "other", before.node_config("beta", auth_token=token, ca_pin=before.ca_pin()))
-        with other:
-            wait_until("beta is reached", lambda: person.ssh(f"{ME}@beta.{before.name}", "true").status == 0)
-            pin = before.ca_pin()
-            backup = folder / "cluster.backup"
-            public = before.tctl("backup", "keygen", "-o", key).ok().stdout.strip()
-            waiting = subprocess.Popen(
-                person.ssh_arguments(f"{ME}@{NODE}.{before.name}", "echo in; exec sleep 60"),
-                env=person.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            assert waiting.stdout is not None
-            waiting.stdout.readline()
-            with load(person, "beta") as ended:
-                wait_until("some load", lambda: ended[0] > 0)
-                before.tctl("backup", "create", backup, f"--recipient={public}").ok()
-                at_backup = ended[0]
-                wait_until("load goes on", lambda: ended[0] > at_backup)
-            with waiting:
-                waiting.kill()
+        other.daemon.start()
+        stack.push(lambda kind, error, trace: other.daemon.abandon() if kind is not None else None)
+        wait_until("beta is reached", lambda: person.ssh(f"{ME}@beta.{before.name}", "true").status == 0)
+        pin = before.ca_pin()
+        backup = folder / "cluster.backup"
+        public = before.tctl("backup", "keygen", "-o", key).ok().stdout.strip()
+        waiting = subprocess.Popen(
+            person.ssh_arguments(f"{ME}@{NODE}.{before.name}", "echo in; exec sleep 60"),
+            env=person.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert waiting.stdout is not None
+        waiting.stdout.readline()
+        with load(person, "beta") as ended:
+            wait_until("some load", lambda: ended[0] > 0)
+            before.tctl("backup", "create", backup, f"--recipient={public}").ok()
+            at_backup = ended[0]
+            wait_until("load goes on", lambda: ended[0] > at_backup)
+        with waiting:
+            waiting.kill()
+    other.daemon.stop()  # auth is gone: what it has to tell of waits in its spool, behind events that are lost
     after = Cluster(folder / "after")
-    made = Story(before, after, other, backup, key, token, invitation, person, pin=pin)
+    made = Story(before, after, other, backup, key, token, invitation, person, pin=pin, ran=ended[0])
     return made
 
 
@@ -165,6 +168,11 @@ def test_it_is_restored_elsewhere_and_everybody_comes_back(story: Story) -> None
             assert told["actor"]["unix_user"] == ME
             ended = after.wait_event("session.end", initial_command=["echo in; exec sleep 60"])
             assert ended["reason"] == "restored from a backup"
+            beta = (story.other.data_dir / "host_uuid").read_text().strip()
+            after.wait_event("service.stop", emitter=beta)
+            starts = after.events("--type=session.start")
+            ran = [one for one in starts if one["server_id"] == beta and one["initial_command"] == ["echo load"]]
+            assert len(ran) == story.ran, "what came after the backup, the host still had, and delivers again"
             proved = after.tctl("audit", "verify")
             assert proved.status == 0, proved
         assert after.wait_event("backup.create")["audit"] is True

@@ -7,7 +7,7 @@ take the next one, and what is remembered here is loaded anew when it did. What 
 
 - another emitter than the authenticated host, or an event that names another server (threats T43, T46);
 - an event that only auth can know, from a host (`codes.Origin`);
-- an altered line, another history, a gap (the answer names the expected event);
+- an altered line, another history, a gap (the answer names the expected event), unless a restore lost what is missing;
 - a line that is not written as events are written, has a field of another type, or holds what only auth remarks.
 
 To each line auth adds when it came, by its own clock: the host's `time` is the host's word.
@@ -27,6 +27,7 @@ from teleport.audit.chain import ChainKey, Head, Linked, mark_received, mark_sup
 from teleport.audit.chain.link import EMITTER_ID
 from teleport.audit.codes import CODES, Origin
 from teleport.audit.events import MAX_LINE, REGISTRY, Event, ServerEvent, SessionEnd, UnknownEvent, is_canonical
+from teleport.audit.restored import Lost, Restored
 from teleport.audit.shipper import IntakeAck
 from teleport.audit.sinks import Sink
 from teleport.clock import Clock
@@ -50,6 +51,16 @@ class IntakeStore(Protocol):
 
     async def claim_end(self, sid: str, uid: str) -> str:
         """Makes `uid` the end of session `sid` unless there is one; answers the uid of the one that counts."""
+        ...
+
+
+class Gaps(Protocol):
+    """What a restore from a backup left to do (`auth.evidence_store`)."""
+
+    async def load_restored(self) -> Restored | None: ...
+
+    async def tell_gap(self, lost: Lost) -> None:
+        """Puts on record that these events are lost; when it returns, that cannot be lost."""
         ...
 
 
@@ -87,10 +98,20 @@ class Intake:
     """Takes events in. One for each auth server; call `start` first."""
 
     def __init__(
-        self, store: EventStore, records: IntakeStore, clock: Clock, *, cluster: str, sink: Sink | None = None
+        self,
+        store: EventStore,
+        records: IntakeStore,
+        clock: Clock,
+        *,
+        cluster: str,
+        sink: Sink | None = None,
+        gaps: Gaps | None = None,
     ) -> None:
-        """`sink` is what lines go to when it is more than the store (a `MultiSink` around it)."""
+        """`sink` is what lines go to when it is more than the store (a `MultiSink` around it); `gaps` knows of a
+        restore."""
         self._clock = clock
+        self._gaps = gaps
+        self._restored: Restored | None = None
         self.checkpoint = ""  # the last one, told to emitters with each acknowledgement
         self._store = store
         self._sink: Sink = sink if sink is not None else store
@@ -115,6 +136,7 @@ class Intake:
 
     async def _load(self) -> None:
         heads, position = await self._records.load_heads()
+        self._restored = await self._gaps.load_restored() if self._gaps is not None else None
         self._heads = dict(heads)
         self._unsaved.clear()  # what a failed batch left in the store is found below
         changed: dict[ChainKey, Head] = {}
@@ -160,8 +182,11 @@ class Intake:
 
     async def _take(self, key: ChainKey, lines: list[bytes], *, own: bool) -> IntakeAck:
         async with self._locks[key], self._store.lock:
-            head, fresh = self._check(key, lines, own=own)
+            head, fresh, lost = self._check(key, lines, own=own)
             if fresh:
+                for gap in lost:
+                    assert self._gaps is not None, "who knows of a restore tells of what it lost"
+                    await self._gaps.tell_gap(gap)
                 kept = [await self._remarked(linked, line, event) for linked, line, event in fresh]
                 self._unsaved.setdefault(key, self._store.position)
                 await self._sink.append(kept)
@@ -170,11 +195,13 @@ class Intake:
                 position = min([*others, self._store.position], key=_in_order)
                 await self._records.save_heads({key: head}, position)
                 del self._unsaved[key]
-        return IntakeAck(head.seq + 1, head.hash, self.checkpoint)
+        return IntakeAck(head.seq + 1, head.hash, self.checkpoint, may_skip=self._restored is not None)
 
-    def _check(self, key: ChainKey, lines: list[bytes], *, own: bool) -> tuple[Head, list[tuple[Linked, bytes, Event]]]:
-        """The head after the batch, and its events that are new."""
-        head = self.head(key)
+    def _check(
+        self, key: ChainKey, lines: list[bytes], *, own: bool
+    ) -> tuple[Head, list[tuple[Linked, bytes, Event]], list[Lost]]:
+        """The head after the batch, its events that are new, and what a restore lost between them."""
+        head, restored, lost = self.head(key), self._restored, list[Lost]()
         fresh: list[tuple[Linked, bytes, Event]] = []
         for line in lines:
             linked = self._read(key, line)
@@ -185,13 +212,17 @@ class Intake:
                 if linked.computed != head.hash:
                     raise CompareFailed(f"{where}: auth holds another event there; the chain has two histories")
                 continue
-            if linked.seq != head.seq + 1:
+            event = self._decode(linked, where, own=own)
+            gap = restored.gap_before(linked, head, self._heads) if restored is not None and not own else None
+            if gap is not None and restored is not None and (not gap.first or restored.may_skip(key, head, event.time)):
+                lost.append(gap)
+            elif linked.seq != head.seq + 1:
                 raise CompareFailed(f"{where}: auth expects event {head.seq + 1} of this chain next")
-            if head.seq and linked.prev != head.hash:
+            elif head.seq and linked.prev != head.hash:
                 raise CompareFailed(f"{where}: it does not follow the event that auth holds before it")
-            fresh.append((linked, line, self._decode(linked, where, own=own)))
+            fresh.append((linked, line, event))
             head = Head(linked.seq, linked.computed)
-        return head, fresh
+        return head, fresh, lost
 
     def _read(self, key: ChainKey, line: bytes) -> Linked:
         if len(line) > MAX_LINE + _LINE_OVERHEAD:

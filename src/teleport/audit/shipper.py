@@ -35,6 +35,7 @@ class IntakeAck:
     next_seq: int
     head: str = ""
     checkpoint: str = ""  # number:hash
+    may_skip: bool = False  # auth was restored from a backup: what was delivered after that need not be there any more
 
 
 class Delivery(Protocol):
@@ -56,6 +57,7 @@ class Shipper:
         self._stuck = ""
         self._next: dict[int, int] = {}  # epoch: the next seq that auth wants, as far as known
         self._heads: dict[int, str] = {}
+        self._may_skip = False
         emitter.tell(self._wake)
 
     async def run(self) -> None:
@@ -136,7 +138,12 @@ class Shipper:
             if durable is not None and wanted > durable:
                 return
             lines = await asyncio.to_thread(spool.read_lines, epoch_dir, wanted, BATCH_LINES, BATCH_BYTES, durable)
+            if not lines and self._may_skip and (later := await asyncio.to_thread(_first_left, epoch_dir, wanted)):
+                self._next[epoch] = later
+                continue
             if not lines:
+                if live and self._may_skip:
+                    return  # all was delivered, to the store that is lost; the next event goes on from there
                 if durable is not None or await asyncio.to_thread(_starts_after, epoch_dir, wanted):
                     raise CompareFailed(
                         f"auth wants event {wanted} of epoch {epoch}, which this host no longer has",
@@ -160,8 +167,16 @@ class Shipper:
     def _note(self, epoch: int, ack: IntakeAck) -> None:
         self._next[epoch] = ack.next_seq
         self._heads[epoch] = ack.head
+        self._may_skip = ack.may_skip
         if ack.checkpoint:
             self._emitter.checkpoint = ack.checkpoint
+
+
+def _first_left(epoch_dir: Path, wanted: int) -> int:
+    """The first event that a spool has, when all that it has is later than the wanted one; else 0."""
+    files = spool.segments(epoch_dir)
+    first = spool.first_seq(files[0]) if files else 0
+    return first if first > wanted else 0
 
 
 def _starts_after(epoch_dir: Path, wanted: int) -> bool:

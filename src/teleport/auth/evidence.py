@@ -66,7 +66,7 @@ class Evidence:
             [line.encode("utf-8", "surrogatepass") for line in request.lines],
             allowed_emitter=_host(caller),
         )
-        return m.IntakeReply(next_seq=ack.next_seq, head=ack.head, checkpoint=ack.checkpoint)
+        return m.IntakeReply(next_seq=ack.next_seq, head=ack.head, checkpoint=ack.checkpoint, may_skip=ack.may_skip)
 
     async def search(self, caller: Caller, request: m.SearchEventsRequest) -> m.EventsPage:
         page = await self.searcher.search(

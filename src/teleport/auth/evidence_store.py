@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
 from teleport.audit.chain import ChainKey, Head, Signer
 from teleport.audit.chain.checkpoint import DOMAIN
 from teleport.audit.checkpoints import LeaseElsewhere, SavedCheckpoint
+from teleport.audit.events import AuditGap, new_event
+from teleport.audit.outbox import outbox_write
+from teleport.audit.restored import Lost, Restored
 from teleport.backend.interface import Absent, Backend, DeleteOp, PutOp
 from teleport.clock import Clock
 from teleport.errors import AlreadyExists, CompareFailed, NotFound, TeleportError
@@ -25,6 +29,7 @@ ENDS = "audit/session-ends/"
 CHECKPOINT = "audit/checkpoint"
 CHECKPOINT_KEY = "audit/checkpoint-key"
 LEASE = "audit/lease"
+RESTORED = "audit/restored"
 ENDS_KEPT = timedelta(days=400)
 LEASE_TIME = timedelta(seconds=30)
 
@@ -39,10 +44,18 @@ class _Saved(msgspec.Struct, frozen=True):
     written: bool
 
 
+class _Note(msgspec.Struct, frozen=True):
+    """As `daemon.restoring` writes it."""
+
+    time: datetime
+
+
 class EvidenceStore:
-    """Implements `IntakeStore`, `CheckpointStore` and `OutboxBackend`."""
+    """Implements `IntakeStore`, `Gaps`, `CheckpointStore` and `OutboxBackend`."""
 
     def __init__(self, backend: Backend, clock: Clock) -> None:
+        self.on_event: Callable[[], None] = lambda: None  # told when an event waits in the outbox
+        self.cluster = ""  # that events name
         self._backend = backend
         self._clock = clock
 
@@ -72,6 +85,32 @@ class EvidenceStore:
             item = await self._backend.get(key)
             return item.value.decode() if item is not None else uid
         return uid
+
+    async def load_restored(self) -> Restored | None:
+        """The restore that this state came from, and how far it had each chain then."""
+        note = await self._backend.get(RESTORED)
+        if note is None:
+            return None
+        heads = {}
+        for item in await self._backend.range(f"{RESTORED}/"):
+            emitter, _, epoch = item.key.removeprefix(f"{RESTORED}/").rpartition("/")
+            heads[ChainKey(emitter, int(epoch))] = int(item.value)
+        return Restored(msgspec.json.decode(note.value, type=_Note).time, heads)
+
+    async def tell_gap(self, lost: Lost) -> None:
+        event = new_event(
+            AuditGap,
+            self._clock.now(),
+            str(uuid.uuid4()),
+            cluster_name=self.cluster,
+            host_id=lost.key.emitter,
+            chain_epoch=lost.key.epoch,
+            first=lost.first,
+            last=lost.last,
+            follows=lost.follows,
+        )
+        await self._backend.commit([PutOp(*outbox_write(event))])
+        self.on_event()
 
     # checkpoints
 

@@ -121,7 +121,7 @@ class AuthService:
             *([StreamSink(1)] if config.events_to_stdout else []),
         ]
         self._intake = Intake(
-            self._sink, records, state.clock, cluster=state.cluster, sink=MultiSink(self._sink, copies)
+            self._sink, records, state.clock, cluster=state.cluster, sink=MultiSink(self._sink, copies), gaps=records
         )
         self._joining = Joining(state, config.static_tokens)
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
@@ -145,6 +145,7 @@ class AuthService:
         )
         self._pump = OutboxPump(records, emitter, self._in_store, self._sink.lock)
         self._sink.lock.after_others(self._pump.look_again)
+        records.on_event, records.cluster = self._pump.kick, state.cluster
         self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
         self.rotation_driver = RotationDriver(state, self.rotations, self._lease)

@@ -264,6 +264,15 @@ class _StoredHead(msgspec.Struct):
     hash: str
 
 
+def head_seqs(settled: Settled) -> list[tuple[str, int]]:
+    """How far each chain is held: emitter and epoch with a slash between them, and the last event."""
+    return [
+        (item.key.removeprefix(HEADS), msgspec.json.decode(item.value, type=_StoredHead).seq)
+        for item in settled.items
+        if item.key.startswith(HEADS)
+    ]
+
+
 def _chain_of(key: str) -> ChainKey:
     emitter, _, epoch = key.removeprefix(HEADS).rpartition("/")
     return ChainKey(emitter, int(epoch))

@@ -35,7 +35,7 @@ class RemoteDelivery:
     async def intake(self, emitter: str, epoch: int, lines: list[bytes]) -> IntakeAck:
         request = m.IntakeRequest(emitter=emitter, epoch=epoch, lines=[line.decode() for line in lines])
         reply = await self._client.call(routes.INTAKE, request)
-        return IntakeAck(reply.next_seq, reply.head, reply.checkpoint)
+        return IntakeAck(reply.next_seq, reply.head, reply.checkpoint, may_skip=reply.may_skip)
 
 
 class RemoteRecordings:

@@ -37,7 +37,7 @@ from teleport.backup.archive import (
     read_members,
 )
 from teleport.backup.check import lay
-from teleport.backup.settle import RESTORED, LogEnd, Settled, outbox_uids, settle
+from teleport.backup.settle import RESTORED, LogEnd, Settled, head_seqs, outbox_uids, settle
 from teleport.clock import Clock
 from teleport.daemon.config.values import Config
 from teleport.daemon.host import UNFINISHED
@@ -134,6 +134,7 @@ def _restore(stream: BinaryIO, places: Places, clock: Clock, actor: Actor) -> Re
     note = msgspec.json.encode({"time": now, "backup": manifest.created})
     writes = [PutOp(item.key, item.value, item.expires) for item in settled.items]
     writes += [PutOp(RESTORED, note), *(PutOp(*outbox_write(event)) for event in events)]
+    writes += [PutOp(f"{RESTORED}/{chain}", str(seq).encode()) for chain, seq in head_seqs(settled)]
     asyncio.run(_store(places.storage, clock, writes))
     for path in (places.recordings, *(entry for entry in _folders(places.events))):
         if path.is_dir():

@@ -13,6 +13,7 @@ class IntakeReply(Message, frozen=True, kw_only=True):
     next_seq: int
     head: str = ""
     checkpoint: str = ""  # auth's last one, number:hash
+    may_skip: bool = False  # auth was restored from a backup, so a chain may go on behind events that were lost
 
 
 class IntakeRequest(Request, frozen=True, kw_only=True):

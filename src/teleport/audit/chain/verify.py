@@ -11,14 +11,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from teleport.audit.chain.checkpoint import CheckpointRef, Verify, reference, root_of, signature_holds
 from teleport.audit.chain.link import ChainKey, Head, Linked
-from teleport.audit.events import REGISTRY, AuditCheckpoint, SessionEnd
+from teleport.audit.events import REGISTRY, AuditCheckpoint, AuditGap, BackupRestore, SessionEnd
 from teleport.errors import BadRequest
 
 MAX_PROBLEMS = 100
+_DEMANDING = (
+    b'"event":"audit.checkpoint"',
+    b'"event":"audit.gap"',
+    b'"event":"backup.restore"',
+    b'"seq":1,',
+)  # parts of the lines that say something of others
 
 
 class Fault(StrEnum):
@@ -86,10 +93,13 @@ class Expectations:
     heads: dict[ChainKey, dict[int, list[tuple[str, str]]]] = field(default_factory=dict)  # seq: (hash, who says so)
     former: dict[str, ChainKey] = field(default_factory=dict)  # hash that a first event of this chain follows
     checkpoints: list[tuple[AuditCheckpoint, Place, int]] = field(default_factory=list)
+    lost: dict[ChainKey, set[tuple[int, int]]] = field(default_factory=dict)  # first and last, as auth put on record
+    lost_former: set[str] = field(default_factory=set)  # hashes of former epochs' events that are lost
+    restored: datetime | None = None  # when the log was restored from a backup, the last time
 
     def look(self, line: bytes, place: Place, order: int) -> None:
         """First pass: one line. Damaged lines demand nothing; the second pass reports them."""
-        if b'"event":"audit.checkpoint"' not in line and b'"seq":1,' not in line:
+        if not any(part in line for part in _DEMANDING):
             return
         try:
             linked = Linked.parse(line)
@@ -100,6 +110,12 @@ class Expectations:
             return
         if linked.seq == 1 and linked.prev:
             self.former[linked.prev] = linked.key
+        if isinstance(event, AuditGap):
+            self.lost.setdefault(ChainKey(event.host_id, event.chain_epoch), set()).add((event.first, event.last))
+            if not event.first:
+                self.lost_former.add(event.follows)
+        if isinstance(event, BackupRestore):
+            self.restored = max(event.time, self.restored or event.time)
         if isinstance(event, AuditCheckpoint):
             self.checkpoints.append((event, Place(place.file, place.line, linked.key, linked.seq), order))
 
@@ -197,12 +213,17 @@ class RunVerifier:
                     self.report(Fault.CHECKPOINT, place, f"{who} has seen another event here")
         mark = linked.body.find(b'"checkpoint":"')
         ref = CheckpointRef.parse(linked.body[mark + 14 : mark + 110].split(b'"', 1)[0].decode("ascii", "replace"))
-        if ref is not None:
+        if ref is not None and not self._of_lost_time(linked):
             self._references.setdefault(ref, (place, self._order))
         if linked.event == "session.end":
             self._check_end(linked, place)
         elif linked.supplement:
             self.report(Fault.SUPPLEMENT, place, "marked a supplement, which only an end of a session can be")
+
+    def _of_lost_time(self, linked: Linked) -> bool:
+        """Whether an event is from before a restore, and so may know checkpoints that were lost by it."""
+        restored = self.expected.restored
+        return restored is not None and REGISTRY.decode(linked.body).time < restored
 
     def _check_end(self, linked: Linked, place: Place) -> None:
         event = REGISTRY.decode(linked.body)
@@ -232,9 +253,11 @@ class RunVerifier:
                 self.report(Fault.REORDERED, one.place, text, one.order)
         ordered = sorted(runs, key=lambda run: (run.first, run.order))
         first = ordered[0]
-        if first.first != 1 and self.complete:
+        lost = self.expected.lost.get(key, set())
+        if first.first != 1 and self.complete and (1, first.first - 1) not in lost:
             self.report(Fault.MISSING, first.place, f"events 1 to {first.first - 1} of its chain", first.order)
-        if first.first == 1 and first.prev and self.complete and first.prev not in self._found_former:
+        known = self._found_former | self.expected.lost_former
+        if first.first == 1 and first.prev and self.complete and first.prev not in known:
             text = "the event of a former epoch that it follows is not in the log"
             self.report(Fault.MISSING, first.place, text, first.order)
         reach = first
@@ -244,6 +267,9 @@ class RunVerifier:
                     text = f"event {run.first} of its chain is in the log before"
                     self.report(Fault.REPEATED, run.place, text, max(run.order, reach.order))
             elif run.first > reach.last + 1:
+                if (reach.last + 1, run.first - 1) in lost:
+                    reach = run
+                    continue
                 text = f"events {reach.last + 1} to {run.first - 1} of its chain, before it"
                 self.report(Fault.MISSING, run.place, text, run.order)
             elif run.prev not in (reach.hash, reach.computed):
