@@ -170,6 +170,22 @@ async def test_a_gap_that_was_not_lost_is_still_found(audit_log: AuditLog, tmp_p
     assert "events 8 to 8 of its chain" in str(problem)
 
 
+async def test_a_line_that_nobody_vouches_for_excuses_nothing(audit_log: AuditLog, tmp_path: Path) -> None:
+    """Who can write the store cannot take events out and say that a restore lost them."""
+    emitter, gaps = await put_back(audit_log, tmp_path)
+    await run(emitter, 2)
+    await audit_log.shipper(emitter).deliver_all()
+    await tell(audit_log, gaps, restored=False)
+    (path,) = (audit_log.store / AUTH).glob("*.log")
+    lines = path.read_bytes().splitlines(keepends=True)
+    follows = Linked.parse(lines[4].rstrip()).computed
+    forged, _ = ChainState(ChainKey("gone", 1)).append(
+        AuditGap(time=audit_log.clock.now(), uid="f", host_id=NODE, chain_epoch=1, first=5, last=5, follows=follows)
+    )
+    path.write_bytes(b"".join([*lines[:4], *lines[5:], forged + b"\n"]))
+    assert any("events 5 to 5 of its chain" in str(problem) for problem in check(audit_log).problems)
+
+
 def _spool(log: AuditLog, host: str = NODE) -> list[bytes]:
     """Every line that the host has on its disk."""
     files = sorted(path for path in (log.root / "spool" / host).rglob("*") if path.is_file() and path.stem.isdecimal())

@@ -35,20 +35,6 @@ def test_users_log_in_to_the_cluster_of_before_and_its_pin_is_the_same(tmp_path:
     file.write_text(state)
     file.chmod(0o644)
 
-    other = Cluster(tmp_path / "other", name="other.test")
-    other.daemon._arguments.append(f"--bootstrap={file}")
-    other.daemon.begin()
-    assert other.daemon.ended() == 1
-    assert "the file is of the cluster 'example.test', the configuration names 'other.test'" in other.daemon.log()
-
-    broken = tmp_path / "broken.yaml"
-    broken.write_text(state.replace("roles:", "rolls:", 1))
-    unread = Cluster(tmp_path / "unread")
-    unread.daemon._arguments.append(f"--bootstrap={broken}")
-    unread.daemon.begin()
-    assert unread.daemon.ended() == 2
-    assert "rolls" in unread.daemon.log()
-
     after = Cluster(tmp_path / "after")
     after.daemon._arguments.append(f"--bootstrap={file}")
     with after:

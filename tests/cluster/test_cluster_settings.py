@@ -266,6 +266,7 @@ def test_the_file_alone_decides_where_the_log_goes(own: Cluster) -> None:
     assert (refused.status, "change teleport.storage there" in refused.stderr) == (2, True)
 
 
+@pytest.mark.long  # the table of `resources.md` 8 is tried without daemons in tests/auth/test_auth_settings.py
 def test_a_setting_of_the_file_cannot_be_changed_with_tctl_and_is_back_after_a_restart(tmp_path: Path) -> None:
     with Cluster(tmp_path, client_idle_timeout="30m") as filed:
         (shown,) = filed.tctl("get", "netconfig", "--format=json").json()

@@ -93,9 +93,7 @@ class Expectations:
     heads: dict[ChainKey, dict[int, list[tuple[str, str]]]] = field(default_factory=dict)  # seq: (hash, who says so)
     former: dict[str, ChainKey] = field(default_factory=dict)  # hash that a first event of this chain follows
     checkpoints: list[tuple[AuditCheckpoint, Place, int]] = field(default_factory=list)
-    lost: dict[ChainKey, set[tuple[int, int]]] = field(default_factory=dict)  # first and last, as auth put on record
-    lost_former: set[str] = field(default_factory=set)  # hashes of former epochs' events that are lost
-    restored: datetime | None = None  # when the log was restored from a backup, the last time
+    excuses: list[tuple[AuditGap | BackupRestore, ChainKey, int]] = field(default_factory=list)  # and where they stand
 
     def look(self, line: bytes, place: Place, order: int) -> None:
         """First pass: one line. Damaged lines demand nothing; the second pass reports them."""
@@ -110,12 +108,8 @@ class Expectations:
             return
         if linked.seq == 1 and linked.prev:
             self.former[linked.prev] = linked.key
-        if isinstance(event, AuditGap):
-            self.lost.setdefault(ChainKey(event.host_id, event.chain_epoch), set()).add((event.first, event.last))
-            if not event.first:
-                self.lost_former.add(event.follows)
-        if isinstance(event, BackupRestore):
-            self.restored = max(event.time, self.restored or event.time)
+        if isinstance(event, AuditGap | BackupRestore):
+            self.excuses.append((event, linked.key, linked.seq))
         if isinstance(event, AuditCheckpoint):
             self.checkpoints.append((event, Place(place.file, place.line, linked.key, linked.seq), order))
 
@@ -139,6 +133,9 @@ class RunVerifier:
     _references: dict[CheckpointRef, tuple[Place, int]] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
     _met: set[tuple[ChainKey, int]] = field(default_factory=set)
+    _lost: dict[ChainKey, set[tuple[int, int]]] = field(default_factory=dict)  # first and last, as auth put on record
+    _lost_former: set[str] = field(default_factory=set)  # hashes of former epochs' events that are lost
+    _restored: datetime | None = None  # when the log was restored from a backup, the last time
     _order: int = 0
 
     def start(self) -> None:
@@ -168,6 +165,22 @@ class RunVerifier:
             for key, head in moved.items():
                 self.expected.demand(key, head, f"checkpoint {event.number} at {place.file}:{place.line}")
             before = ref
+        self._excuse()
+
+    def _excuse(self) -> None:
+        """Takes up what a restore lost, as far as a checkpoint, or auth's database, has seen the event that says so.
+
+        Else whoever can write the store could excuse what they took out by a line that nobody vouches for.
+        """
+        for event, key, seq in self.expected.excuses:
+            if seq > max(self.expected.heads.get(key, {0: []})):
+                continue
+            if isinstance(event, BackupRestore):
+                self._restored = max(event.time, self._restored or event.time)
+                continue
+            self._lost.setdefault(ChainKey(event.host_id, event.chain_epoch), set()).add((event.first, event.last))
+            if not event.first:
+                self._lost_former.add(event.follows)
 
     def feed(self, line: bytes, file: str, number: int, store: str) -> Linked | None:
         """One line of a file that belongs to `store`; the line taken apart when it is intact."""
@@ -222,8 +235,7 @@ class RunVerifier:
 
     def _of_lost_time(self, linked: Linked) -> bool:
         """Whether an event is from before a restore, and so may know checkpoints that were lost by it."""
-        restored = self.expected.restored
-        return restored is not None and REGISTRY.decode(linked.body).time < restored
+        return self._restored is not None and REGISTRY.decode(linked.body).time < self._restored
 
     def _check_end(self, linked: Linked, place: Place) -> None:
         event = REGISTRY.decode(linked.body)
@@ -253,10 +265,10 @@ class RunVerifier:
                 self.report(Fault.REORDERED, one.place, text, one.order)
         ordered = sorted(runs, key=lambda run: (run.first, run.order))
         first = ordered[0]
-        lost = self.expected.lost.get(key, set())
+        lost = self._lost.get(key, set())
         if first.first != 1 and self.complete and (1, first.first - 1) not in lost:
             self.report(Fault.MISSING, first.place, f"events 1 to {first.first - 1} of its chain", first.order)
-        known = self._found_former | self.expected.lost_former
+        known = self._found_former | self._lost_former
         if first.first == 1 and first.prev and self.complete and first.prev not in known:
             text = "the event of a former epoch that it follows is not in the log"
             self.report(Fault.MISSING, first.place, text, first.order)
