@@ -47,6 +47,7 @@ class Row:
     prefix: str
     fate: Fate
     what: str  # it is, in words
+    gone: str = ""  # what of it is left out, as people are told; empty: nothing that concerns them
 
 
 TABLE: Final = (
@@ -62,15 +63,15 @@ TABLE: Final = (
     Row("auth/lease-approvals/", Fate.LEFT_OUT, "links that approve leases"),
     Row("auth/browser-logins/", Fate.LEFT_OUT, "logins that wait for an answer in a browser"),
     Row("auth/factor-challenges/", Fate.LEFT_OUT, "challenges to second factors"),
-    Row("hosts/", Fate.CHANGED, "hosts that joined, without the auth server that made the backup"),
+    Row("hosts/", Fate.CHANGED, "hosts that joined", "the auth server that made the backup"),
     Row("certs/", Fate.KEPT, "certificates that were issued or ended"),
     Row("cert-use/", Fate.KEPT, "when certificates were used"),
-    Row("tokens/", Fate.LEFT_OUT, "join tokens"),
-    Row("user-tokens/", Fate.LEFT_OUT, "links of invitations and resets"),
-    Row("mfa_leases/", Fate.LEFT_OUT, "leases of second factors"),
-    Row("nodes/", Fate.CHANGED, "nodes that announced themselves; those that people registered are kept"),
-    Row("proxies/", Fate.LEFT_OUT, "proxies that announced themselves"),
-    Row("auth_servers/", Fate.LEFT_OUT, "auth servers that announced themselves"),
+    Row("tokens/", Fate.LEFT_OUT, "join tokens", "join tokens"),
+    Row("user-tokens/", Fate.LEFT_OUT, "links", "links of invitations and resets"),
+    Row("mfa_leases/", Fate.LEFT_OUT, "leases of second factors", "leases of second factors"),
+    Row("nodes/", Fate.CHANGED, "nodes; those that people registered are kept", "nodes that announced themselves"),
+    Row("proxies/", Fate.LEFT_OUT, "proxies", "proxies that announced themselves"),
+    Row("auth_servers/", Fate.LEFT_OUT, "auth servers", "auth servers that announced themselves"),
     Row(HEADS, Fate.CHANGED, "how far the log holds each chain; with what the log has beyond the state"),
     Row(ENDS, Fate.KEPT, "sessions that ended"),
     Row(OPEN, Fate.LEFT_OUT, "sessions that were open: each is ended"),
@@ -180,10 +181,10 @@ def settle(manifest: Manifest, items: Iterable[StoredItem], log: LogEnd, now: da
             kept = _CHANGES[row.prefix](item, manifest, log, now)
         if row.prefix == HEADS:
             heads.pop(_chain_of(item.key), None)
-        if kept is None:
-            done.left_out[row.what.partition(":")[0].partition(";")[0]] += 1
-        else:
+        if kept is not None:
             done.items.append(kept)
+        elif row.gone:
+            done.left_out[row.gone] += 1
     done.items += [StoredItem(key=_head_key(key), value=_encoded_head(head)) for key, head in heads.items()]
     done.items += [StoredItem(key=ENDS + sid, value=uid.encode()) for sid, uid in ends.items()]
     if log.checkpoint is not None and not any(item.key == CHECKPOINT for item in done.items):
