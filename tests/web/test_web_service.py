@@ -305,6 +305,7 @@ async def test_every_answer_carries_the_security_headers(tmp_path: Path) -> None
         ("GET", "/", 302),
         ("GET", "/web", 200),
         ("GET", "/web/invite/x", 200),
+        ("GET", "/web/login/x", 200),
         ("GET", "/web/static/invite.js", 200),
         ("GET", "/web/static/page.css", 200),
         ("GET", "/webapi/ping", 200),
@@ -444,6 +445,15 @@ async def test_the_password_is_set_by_our_page_or_by_a_program_only(
         answer = await finish(web, "t", "1", headers=headers)
         assert answer.status == (502 if allowed else 403), answer.text
         assert bool(calls.names) == allowed
+        others = {
+            "/webapi/login/browser/x": {"code": "A", "user": "ann", "password": "p"},
+            "/webapi/mfa/token/x/registerchallenge": {},
+        }
+        for path, body in others.items():
+            calls.names.clear()
+            answer = await web.ask("POST", path, json=body, headers=headers)
+            assert answer.status == (502 if allowed else 403), (path, answer.text)
+            assert bool(calls.names) == allowed
 
 
 async def test_the_page_gets_a_cookie_that_only_this_site_sends(tmp_path: Path) -> None:

@@ -12,7 +12,11 @@ from typing import Final
 
 EVERY: Final = ("teleport.pki.names", "teleport.resources.names")
 BY_SERVICE: Final = {
-    "auth": ("teleport.api.routes", "teleport.resources.user"),
+    "auth": (
+        "teleport.api.routes",
+        "teleport.resources.user",
+        *("fido2", "fido2.attestation.base", "fido2.cbor", "fido2.cose", "fido2.server", "fido2.webauthn", "json"),
+    ),
     "proxy": ("segno", "base64", "io"),
 }
 

@@ -2,7 +2,7 @@
 
 The formats and signatures are python-fido2's; what the library leaves to its caller is done here: which origins count,
 the signature counter, the user handle, which algorithms a new key may have, who made it. Bytes in, values out.
-python-fido2 is imported when the first proof comes.
+python-fido2 is imported when the first proof comes, and ahead by auth (`daemon.imports`).
 """
 
 from __future__ import annotations
