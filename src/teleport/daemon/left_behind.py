@@ -97,7 +97,7 @@ def _proves_itself(door: Door, held: Credentials) -> bool:
     return True
 
 
-async def unless(ready: Awaitable[None], ask: Callable[[], LeftBehind | None]) -> None:
+async def unless(ready: Awaitable[object], ask: Callable[[], LeftBehind | None]) -> None:
     """Awaits `ready`; raises what `ask` finds meanwhile, which it is asked every now and then."""
     waiting = asyncio.ensure_future(ready)
     try:
