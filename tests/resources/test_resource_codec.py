@@ -266,4 +266,5 @@ def test_warnings_name_kept_fields_of_other_kinds() -> None:
         "spec.type",
         "spec.require_session_mfa",
         "spec.locking_mode",
+        "spec.second_factor",
     }

@@ -12,7 +12,13 @@ from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
-from teleport.resources.cluster import AuthPreference, NetworkingConfig, RecordingMode, SessionRecordingConfig
+from teleport.resources.cluster import (
+    AuthPreference,
+    LockingMode,
+    NetworkingConfig,
+    RecordingMode,
+    SessionRecordingConfig,
+)
 from teleport.resources.role import Role
 
 
@@ -24,6 +30,7 @@ class DenialCode(StrEnum):
     WRONG_CLUSTER = "wrong_cluster"
     WRONG_ADDRESS = "wrong_address"
     LOCKED = "locked"
+    LOCKS_UNKNOWN = "locks_unknown"
     BAD_REQUEST = "bad_request"
     LOGIN_NOT_IN_CERTIFICATE = "login_not_in_certificate"
     MFA_REQUIRED = "mfa_required"
@@ -50,6 +57,7 @@ class ClusterDefaults:
     require_session_mfa: bool = False
     record_sessions: bool = True
     client_idle_timeout_message: str = ""
+    strict_locks: bool = False  # whoever may be locked counts as locked
 
     @classmethod
     def of(
@@ -62,12 +70,15 @@ class ClusterDefaults:
             require_session_mfa=preference.spec.require_session_mfa,
             record_sessions=recording.spec.mode is not RecordingMode.OFF,
             client_idle_timeout_message=networking.spec.client_idle_timeout_message,
+            strict_locks=preference.spec.locking_mode is LockingMode.STRICT,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The roles of the cluster by name, and its defaults. Without roles nothing is granted."""
+    """The roles of the cluster by name, its defaults, and how old all that and the locks may be, in seconds: zero where
+    it is read at its source. Without roles nothing is granted."""
 
     roles: Mapping[str, Role] = field(default_factory=lambda: MappingProxyType({}))
     cluster: ClusterDefaults = ClusterDefaults()
+    age: float = 0.0

@@ -5,15 +5,20 @@ Hosts are compared in their canonical form, so that another spelling of a name d
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
-from teleport.authz.decision import AccessDenial, DenialCode
+from teleport.authz.decision import AccessDenial, DenialCode, Policy
+from teleport.authz.roles import RoleSet
+from teleport.clock import how_long
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.resources.lock import Lock
 from teleport.resources.names import canonical_host
+from teleport.resources.role import RoleLocking
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,28 @@ class Locked:
     mfa_device: str = ""
     serial: str = ""  # of the certificate shown
     login_serial: str = ""  # of the login that a certificate for one session came from: what ends that ends this
+
+
+LOCKS_HOLD: Final = 300.0  # seconds after which locks that were not heard of anew are not known any more
+
+
+def locks_unknown_denial(roles: RoleSet, policy: Policy) -> AccessDenial | None:
+    """The refusal where nobody can tell whether there is a lock: the locks are old, and a role or the cluster is strict
+    about that. Otherwise the last locks that were heard of count (`resources.md` 9)."""
+    if policy.age <= LOCKS_HOLD:
+        return None
+    strict = [f"role {role.name!r}" for role in roles.own if role.options.lock is RoleLocking.STRICT]
+    strict += ["the cluster"] if policy.cluster.strict_locks else []
+    if not strict:
+        return None
+    since = "never" if math.isinf(policy.age) else f"not for {how_long(policy.age)}"
+    reason = f"locks were heard of {since}, and {', '.join(strict)} is strict about that"
+    return AccessDenial(
+        DenialCode.LOCKS_UNKNOWN,
+        "Whether access is locked is not known here now.",
+        (reason,),
+        "try again; if it stays so, tell an administrator that this host does not reach auth",
+    )
 
 
 def find_lock(locks: Iterable[Lock], subject: Locked, now: datetime) -> Lock | None:

@@ -1,8 +1,9 @@
 """The decision about an SSH session: may this identity log in as this account on this host now, and under which terms.
 
-Order (`resources.md` 5): the certificate itself, locks, deny over all roles, MFA, then allow, where namespace, labels
-and login have to match within one role. The login also has to be one of the certificate's. The node obeys the permit
-and never looks at a role. The function is pure and cheap, so that it is asked again while a session is open.
+Order (`resources.md` 5): the certificate itself, locks (and whether they are known), deny over all roles, MFA, then
+allow, where namespace, labels and login have to match within one role. The login also has to be one of the
+certificate's. The node obeys the permit and never looks at a role. The function is pure and cheap, so that it is asked
+again while a session is open.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from types import MappingProxyType
 from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
-from teleport.authz.locks import Locked, find_lock, locked_denial, user_lock_denial
+from teleport.authz.locks import Locked, find_lock, locked_denial, locks_unknown_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
 from teleport.authz.session_mfa import (
     LeaseRequest,
@@ -91,6 +92,9 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
         return unpinned
 
     since = RoleSet.build(identity.denying, policy.roles, identity.traits).own
+    unsure = locks_unknown_denial(RoleSet((*since, *roles.roles)), policy)
+    if unsure is not None:
+        return unsure
     hits = [hit for role in (*roles.roles, *since) if (hit := _deny_hit(role, request, labels))]
     if hits:
         return _denial(DenialCode.DENIED_BY_ROLE, request, *hits, *unknown)
@@ -143,6 +147,10 @@ def why_no_session(
     if locked is not None:
         return locked
     counting = RoleSet.build(identity.roles, policy.roles, identity.traits)
+    since = RoleSet.build(identity.denying, policy.roles, identity.traits).own
+    unsure = locks_unknown_denial(RoleSet((*since, *counting.roles)), policy)
+    if unsure is not None:
+        return unsure
     if not counting.own:
         reasons = tuple(f"role {name!r} does not exist" for name in counting.unknown)
         return AccessDenial(

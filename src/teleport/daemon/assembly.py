@@ -35,6 +35,7 @@ from teleport.daemon.host import Host, open_host
 from teleport.daemon.imports import import_ahead
 from teleport.daemon.leaving import Doors
 from teleport.daemon.live_settings import follow_keep_alive
+from teleport.daemon.lock_age import LockAge
 from teleport.daemon.reaching import WayToAuth
 from teleport.daemon.remote import RemoteDelivery
 from teleport.daemon.sockets import Sockets
@@ -357,6 +358,7 @@ class Daemon:
         announcers.append(announcer)
         self._tasks.start(side.recover_again(), "recovery of recordings")
         self._tasks.start(_labels(side), "labels")
+        self._tasks.start(LockAge(view, side.service.reconsider).run(), "age of locks")
         self._tasks.start(revocations.keep(view, clients[role], host.data_dir), "revocation list")
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         readiness.ready("node")

@@ -115,7 +115,7 @@ class View:
         return found[0].spec.mode if found else RecordingMode.NODE
 
     def policy(self) -> Policy:
-        return Policy(roles=self.roles(), cluster=self.defaults())
+        return Policy(roles=self.roles(), cluster=self.defaults(), age=self.cache.age(self.clock.now()))
 
     def authorities(self) -> dict[AuthorityType, Authority]:
         """The authorities of this cluster, without their private keys."""

@@ -111,8 +111,6 @@ class AuthPreference(Value, frozen=True, kw_only=True):
             found.append(
                 FieldWarning("spec.allow_local_auth", "nobody can log in then: single sign-on is not available yet")
             )
-        if self.spec.locking_mode is LockingMode.STRICT:
-            found.append(FieldWarning("spec.locking_mode", "strict locking is not available yet"))
         return tuple(found)
 
 

@@ -252,7 +252,6 @@ def role_warnings(role: Role) -> tuple[FieldWarning, ...]:
         "cert_format": options.cert_format != "standard",
         "request_access": options.request_access != "optional",
         "request_prompt": bool(options.request_prompt),
-        "lock": bool(options.lock),
     }
     found += [
         FieldWarning(f"spec.options.{name}", "not available yet; kept without effect")

@@ -159,9 +159,10 @@ class LabRules:
         self.locked: list[Lock] = []
         self.leased: list[MfaLease] = []
         self.cluster = ClusterDefaults()
+        self.age = 0.0
 
     def policy(self) -> Policy:
-        return Policy({"access": self.role}, self.cluster)
+        return Policy({"access": self.role}, self.cluster, self.age)
 
     def locks(self) -> Sequence[Lock]:
         return self.locked
