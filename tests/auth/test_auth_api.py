@@ -64,6 +64,7 @@ WHO_MAY: dict[str, str] = {
     "approve_lease": "proxy",
     "sign_user": "admin",
     "explain_access": "editor admin",
+    "diff_access": "editor admin",
     "sign_host": "admin",
     "sign_server": "admin",
     "list_certs": "editor admin",
@@ -185,6 +186,8 @@ class Asking:
                 return m.RevocationListRequest()
             case "list_certs":
                 return m.ListCertsRequest()
+            case "diff_access":
+                return m.AccessDiffRequest(roles=m.Document(b"[" + bytes(document(self.resource("role"))) + b"]"))
             case "explain_access":
                 return m.ExplainRequest(user="missing", login="root", host="n")
             case "sign_user":

@@ -52,6 +52,7 @@ CHANGES_WITHOUT_EVENT = {
     "factor_challenge": "a question for five minutes; what answers it has an event",
     "user_token_challenge": "a question for five minutes; finishing the link has events",
     "begin_factor": "what is begun counts for nothing; mfa.add follows when it is finished",
+    "diff_access": "compares and answers; POST because roles are too long for a query",
     "verify_events": "reads the log and answers; POST because it takes long",
 }
 READS_WITHOUT_EVENT = {

@@ -293,3 +293,23 @@ def test_a_login_with_a_clock_that_is_ahead_says_so(cluster: Cluster, shim: Path
 
 def test_a_clock_that_is_right_is_not_spoken_of(cluster: Cluster, rob: Person, shim: Path) -> None:
     assert "clock" not in with_clock_off(rob, shim, timedelta(0), "ls").ok().stderr
+
+
+def test_a_lockout_and_a_cluster_without_a_host_for_the_user_are_explained(
+    cluster: Cluster, rob: Person, login: str
+) -> None:
+    add_role(cluster, "nowhere", login, "{env: [mars]}")
+    cluster.tctl("users", "add", "nils", "--roles=nowhere").ok()
+    done = cluster.tctl("access", "explain", "nils", f"{login}@{NODE}")
+    assert done.status == 5
+    assert re.search(r"may log in to the cluster, and sees none of its \d+ hosts \(no_host\)", done.stdout)
+    assert "no_host" not in cluster.tctl("access", "explain", "rob", f"backup@{NODE}").stdout
+    lost = cluster.add_person("lou", roles=["here"], logins=[])
+    where = (f"--proxy={cluster.web_address}", "--user=lou", f"--ca-pin={cluster.ca_pin()}")
+    for _ in range(5):
+        assert lost.tsh("login", *where, stdin="certainly not this one\n000000\n").status == 5
+    cluster.wait_event("user.locked", user="lou")
+    out = cluster.tctl("access", "explain", "lou", f"{login}@{NODE}")
+    assert (out.status, "tctl users unlock lou (locked_out)" in out.stdout) == (5, True), out
+    cluster.tctl("users", "unlock", "lou").ok()
+    assert cluster.tctl("access", "explain", "lou", f"{login}@{NODE}").status == 0

@@ -228,6 +228,7 @@ UNLOCK_USER = _route(
 EXPLAIN_ACCESS = _route(
     "explain_access", "GET /access/explain", Verb.READ_NO_SECRETS, "user", (), m.ExplainRequest, m.Explanation
 )
+DIFF_ACCESS = _route("diff_access", "POST /access/diff", Verb.READ, "role", (), m.AccessDiffRequest, m.AccessDiff)
 
 # --- join tokens
 ADD_TOKEN = _route("add_token", "POST /tokens", Verb.CREATE, "token", ("token.create",), m.AddTokenRequest, m.JoinToken)

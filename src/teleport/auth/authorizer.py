@@ -58,6 +58,7 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.ADD_TOKEN.name,
         routes.EXPLAIN_ACCESS.name,
         routes.CREATE_BACKUP.name,
+        routes.DIFF_ACCESS.name,
         routes.LIST_CERTS.name,
         routes.REVOKE_CERT.name,
         routes.ROTATE.name,

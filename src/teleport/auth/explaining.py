@@ -7,7 +7,9 @@ users, roles and locks, and learns of the nodes that it may list, and of no othe
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
@@ -18,7 +20,8 @@ from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.explain import explain_ssh_access
-from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest
+from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, usable_logins
+from teleport.clock import rfc3339
 from teleport.errors import AccessDenied, NotFound
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.resources.codec import from_json
@@ -27,8 +30,11 @@ from teleport.resources.names import canonical_host
 from teleport.resources.server import Server
 from teleport.resources.user import User
 from teleport.store import records
+from teleport.store.records import UserSecret
 
 _SHOWN = 8  # hosts of one name
+LOCKED_OUT = "locked_out"  # beside the codes of denials: after failed logins
+NO_HOST = "no_host"  # likewise: nothing to reach, although logins are taken
 
 
 class Explaining:
@@ -62,13 +68,41 @@ class Explaining:
             reason = m.ExplainReason(code="ambiguous", reason=f"{request.host} fits {len(matches)} nodes: {ids}")
             hint = f"name one by its id: tctl access explain {user.name} {request.login}@{matches[0].host_id}"
             return _with(said, reasons=[reason], hint=hint)
-        return await self._decided(said, user, matches[0], request)
+        return await self._decided(said, user, matches[0], request, nodes)
 
-    async def _decided(self, said: m.Explanation, user: User, node: Server, request: m.ExplainRequest) -> m.Explanation:
+    async def _reaches_any(self, identity: UserIdentity, nodes: Sequence[Server]) -> bool:
+        """Whether a login of the user would be let in anywhere, locks aside."""
+        policy = Policy(
+            roles=await self._state.roles(identity.roles), cluster=await self._authorizer.cluster_defaults()
+        )
+        now, cluster = self._state.clock.now(), self._state.cluster
+        asked = replace(identity, cluster=cluster, mfa_device=identity.mfa_device or "-")
+        return any(
+            usable_logins(
+                asked,
+                policy,
+                cluster=cluster,
+                now=now,
+                node_id=node.host_id,
+                node_labels=node.all_labels,
+                namespace=node.metadata.namespace,
+            )
+            for node in nodes
+        )
+
+    async def _decided(
+        self, said: m.Explanation, user: User, node: Server, request: m.ExplainRequest, nodes: Sequence[Server]
+    ) -> m.Explanation:
         now = self._state.clock.now()
         reasons: list[m.ExplainReason] = []
         if user.expired(now):
             reasons.append(m.ExplainReason(code=str(DenialCode.EXPIRED), reason=f"the user {user.name} has expired"))
+        found_secret = await self._state.record(records.USER_SECRETS + user.name, UserSecret)
+        if found_secret is not None and found_secret[0].locked(now):
+            until = rfc3339(found_secret[0].locked_until or now)
+            unlock = f"tctl users unlock {shlex.quote(user.name)}"
+            why = f"no login is taken until {until}, after too many that failed: {unlock}"
+            reasons.append(m.ExplainReason(code=LOCKED_OUT, reason=why))
         logins: tuple[str, ...] = ()
         lifetime, source_ip = timedelta(0), ""
         try:
@@ -103,6 +137,9 @@ class Explaining:
         found = explain_ssh_access(asked, Policy(roles=roles, cluster=await self._authorizer.cluster_defaults()))
         reasons += [m.ExplainReason(code=str(no.code), reason=reason) for no in found.denials for reason in no.reasons]
         said = _with(said, node_id=node.host_id, hostname=node.hostname)
+        if found.denials and logins and not await self._reaches_any(identity, nodes):
+            why = f"the user may log in to the cluster, and sees none of its {len(nodes)} hosts"
+            reasons.append(m.ExplainReason(code=NO_HOST, reason=why))
         if reasons:
             denied = found.decision if isinstance(found.decision, AccessDenial) else None
             return _with(said, reasons=reasons, told=denied.public if denied else "", hint=_NEXT)

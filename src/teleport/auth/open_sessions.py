@@ -24,6 +24,7 @@ from teleport.backend.interface import Backend, DeleteOp, PutOp, Write
 from teleport.clock import Clock
 from teleport.errors import BadRequest, TeleportError
 from teleport.store import records
+from teleport.store.issued import IssuedCert, issued_key
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
     command: list[str] = []
     cert_serial: str = ""
     addr: str = ""  # the client's, host:port
+    cert: IssuedCert | None = None  # what its certificate says, which may end before the session does
 
 
 class SessionTracker:
@@ -67,14 +69,23 @@ class SessionTracker:
                 if event.cert_serial:
                     self._uses.note_serial("user", event.cert_serial, event.time)
                 changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(opened(event)))
+                opened = _open(event, await self._certificate(event.cert_serial))
+                changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(opened))
             elif isinstance(event, SessionEnd) and event.sid:
                 changed[event.sid] = DeleteOp(OPEN + event.sid, missing_ok=True)
         if changed:
             await self._backend.commit(list(changed.values()))
 
+    async def _certificate(self, serial: str) -> IssuedCert | None:
+        item = await self._backend.get(issued_key("user", serial)) if serial else None
+        return None if item is None else msgspec.json.decode(item.value, type=IssuedCert)
+
 
 def opened(event: SessionStart) -> OpenSession:
     """What is remembered of a session until its end."""
+
+
+def _open(event: SessionStart, cert: IssuedCert | None) -> OpenSession:
     return OpenSession(
         sid=event.sid,
         host_id=event.server_id,
@@ -86,6 +97,7 @@ def opened(event: SessionStart) -> OpenSession:
         command=event.initial_command,
         cert_serial=event.cert_serial,
         addr=event.addr_remote,
+        cert=cert,
     )
 
 

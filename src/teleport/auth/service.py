@@ -27,6 +27,7 @@ from teleport.audit.intake import Intake, LocalDelivery
 from teleport.audit.outbox import OutboxPump
 from teleport.audit.shipper import Shipper
 from teleport.audit.sinks import FileSink, MultiSink, Sink, StreamSink
+from teleport.auth.access_diff import AccessDiffs
 from teleport.auth.authority_keys import AuthorityKeys
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.backups import Backups
@@ -195,6 +196,7 @@ class AuthService:
             routes.RESET_USER.name: user_tokens.reset_user,
             routes.UNLOCK_USER.name: user_tokens.unlock_user,
             routes.ADD_TOKEN.name: self._add_token,
+            routes.DIFF_ACCESS.name: AccessDiffs(state, self.authorizer).diff,
             routes.EXPLAIN_ACCESS.name: Explaining(state, self.authorizer).explain,
             routes.INTAKE.name: self._evidence.intake,
             routes.SEARCH_EVENTS.name: self._evidence.search,

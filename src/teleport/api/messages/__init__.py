@@ -7,7 +7,16 @@ A resource travels as the JSON document that the store holds (`Document`), witho
 
 from __future__ import annotations
 
-from teleport.api.messages.access import ExplainPart, ExplainReason, ExplainRequest, Explanation
+from teleport.api.messages.access import (
+    AccessChange,
+    AccessDiff,
+    AccessDiffRequest,
+    EndingSession,
+    ExplainPart,
+    ExplainReason,
+    ExplainRequest,
+    Explanation,
+)
 from teleport.api.messages.audit import (
     AppendRecordingRequest,
     CompleteRecordingRequest,
@@ -113,6 +122,9 @@ from teleport.api.messages.users import (
 )
 
 __all__ = [
+    "AccessChange",
+    "AccessDiff",
+    "AccessDiffRequest",
     "AddTokenRequest",
     "AddUserRequest",
     "AppendRecordingRequest",
@@ -132,6 +144,7 @@ __all__ = [
     "Document",
     "Done",
     "Empty",
+    "EndingSession",
     "ErrorReply",
     "EventsPage",
     "ExpelRequest",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from teleport.api.messages.base import Message, Request
+from datetime import datetime
+
+from teleport.api.messages.base import Document, Message, Request
 
 
 class ExplainRequest(Request, frozen=True, kw_only=True):
@@ -43,3 +45,44 @@ class Explanation(Message, frozen=True, kw_only=True):
     reasons: list[ExplainReason] = []
     told: str = ""  # what the user reads
     hint: str = ""
+
+
+class AccessDiffRequest(Request, frozen=True, kw_only=True):
+    """What would become of access if these roles were stored."""
+
+    roles: Document  # a JSON list of them
+    sessions_only: bool = False  # leave out who gains and loses what
+
+
+class AccessChange(Message, frozen=True, kw_only=True):
+    """A login on a host that a user would gain or lose."""
+
+    user: str
+    login: str
+    node_id: str
+    hostname: str
+    gained: bool
+    reasons: list[str] = []
+
+
+class EndingSession(Message, frozen=True, kw_only=True):
+    """An open session that would end."""
+
+    sid: str
+    user: str
+    login: str
+    node_id: str
+    hostname: str
+    started: datetime
+    reasons: list[str]
+
+
+class AccessDiff(Message, frozen=True, kw_only=True):
+    """What the roles would change."""
+
+    users: list[str]  # who has one of them
+    open_sessions: int  # of these users
+    ending: list[EndingSession]
+    changes: list[AccessChange] = []
+    more: bool = False  # there are more changes than a reply holds
+    hosts_left_out: int = 0  # that the caller may not list

@@ -127,6 +127,27 @@ def create(ctx: click.Context, file: str | None, force: bool, confirm: bool, for
     has a mistake; all mistakes are named."""
     from teleport.cli.tctl.connect import open_auth
     from teleport.resources.codec import to_json
+
+    resources = read_resources(file)
+    for resource in resources:
+        _served(resource.kind, written=True)
+    with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
+        for done, resource in enumerate(resources):
+            item = m.Document(to_json(resource, with_secrets=True))
+            touches = _touches(auth, item) if resource.kind == "role" else ""
+            try:
+                stored = _store(auth, resource.kind, item, force=force, confirm=confirm)
+                tell(resource.kind, resource.metadata.name, stored, f"{_title(resource)} has been {stored}{touches}")
+            except TeleportError as error:
+                if done + 1 < len(resources):
+                    render.note(f"stopped at document {done + 1} of {len(resources)}; those after it are not created")
+                named = repr(resource.metadata.name) in error.message
+                message = error.message if named else f"{_title(resource)}: {error.message}"
+                raise type(error)(message, hint=error.hint) from None
+
+
+def read_resources(file: str | None) -> list[Resource]:
+    """The documents in a file, or on stdin; warnings are said. Raises `BadRequest` with every mistake in them."""
     from teleport.resources.parse import parse_resources
     from teleport.resources.yaml_document import Problems
 
@@ -136,20 +157,27 @@ def create(ctx: click.Context, file: str | None, force: bool, confirm: bool, for
     for notice in problems.notices:
         where = f"{notice.source}:{notice.line}" + (f": {notice.path}" if notice.path else "")
         render.note(f"warning: {where}: {render.printable(notice.text)}")
-    for resource in resources:
-        _served(resource.kind, written=True)
-    with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
-        for done, resource in enumerate(resources):
-            item = m.Document(to_json(resource, with_secrets=True))
-            try:
-                stored = _store(auth, resource.kind, item, force=force, confirm=confirm)
-                tell(resource.kind, resource.metadata.name, stored, f"{_title(resource)} has been {stored}")
-            except TeleportError as error:
-                if done + 1 < len(resources):
-                    render.note(f"stopped at document {done + 1} of {len(resources)}; those after it are not created")
-                named = repr(resource.metadata.name) in error.message
-                message = error.message if named else f"{_title(resource)}: {error.message}"
-                raise type(error)(message, hint=error.hint) from None
+    return list(resources)
+
+
+def _touches(auth: Auth, role: m.Document) -> str:
+    """Whom a role touches, asked before it is stored; empty when nobody, or when the caller may not know."""
+    from teleport.cli.tctl.access import counted
+
+    try:
+        found = auth.client.call(
+            routes.DIFF_ACCESS, m.AccessDiffRequest(roles=m.Document(b"[" + bytes(role) + b"]"), sessions_only=True)
+        )
+    except TeleportError:
+        return ""  # storing it says what is wrong
+    if not found.users:
+        return ""
+    ends = (
+        f", of which {len(found.ending)} now {'ends' if len(found.ending) == 1 else 'end'}"
+        if found.open_sessions
+        else ""
+    )
+    return f"; it touches {counted(len(found.users), 'user')} and {counted(found.open_sessions, 'open session')}{ends}"
 
 
 def _store(auth: Auth, kind: str, item: m.Document, *, force: bool, confirm: bool) -> str:
