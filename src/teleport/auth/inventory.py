@@ -33,6 +33,7 @@ from teleport.audit.events import (
     UserUpdate,
 )
 from teleport.auth import local_auth
+from teleport.auth.administrators import Administrators, Change
 from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
 from teleport.auth.joining import Joining, check_life
 from teleport.auth.mfa_leases import leases_of
@@ -79,6 +80,7 @@ class Inventory:
         self._authorizer = authorizer
         self._joining = joining
         self._user_tokens = user_tokens
+        self._administrators = Administrators(state)
 
     # list and get
 
@@ -220,8 +222,10 @@ class Inventory:
             await self._require(caller, Verb.UPDATE, kind, from_json(item.value))
             if not request.force:
                 raise AlreadyExists(f"{kind} {resource.name!r} exists already", hint="tctl create -f replaces it")
-        writes, event = await self._written(caller, resource, item)
-        conditions: list[Condition] = [Exists(key, item.revision) if item is not None else Absent(key)]
+        guarded = await self._guarded(resource, confirmed=request.confirm)
+        written, event = await self._written(caller, resource, item)
+        writes = [*written, *guarded[0]]
+        conditions: list[Condition] = [Exists(key, item.revision) if item is not None else Absent(key), *guarded[1]]
         if isinstance(resource, User):
             conditions += giving_roles(resource.roles)[1]
         try:
@@ -231,6 +235,18 @@ class Inventory:
                 f"{kind} {resource.name!r} was changed by somebody else at this moment", hint="look at it and try again"
             ) from None
         return m.Done()
+
+    async def _guarded(self, resource: Resource, *, confirmed: bool) -> tuple[list[Write], list[Condition]]:
+        """What goes along with storing it, so that nobody takes the last administrator away by mistake."""
+        guard = self._administrators.guard
+        match resource:
+            case User():
+                return await guard(Change(user=resource.name, put=resource), confirmed=confirmed)
+            case Role():
+                return await guard(Change(role=resource), confirmed=confirmed)
+            case Lock():
+                return await guard(Change(lock=resource), confirmed=confirmed)
+        return [], []
 
     async def _written(self, caller: Caller, resource: Resource, former: Item | None) -> tuple[Sequence[Write], Event]:
         event, name, by = self._state.event, resource.metadata.name, caller.name
@@ -320,8 +336,10 @@ class Inventory:
         spec = msgspec.structs.replace(user.spec, roles=tuple(request.roles))
         changed = checked(msgspec.structs.replace(user, spec=spec))
         await self._require(caller, Verb.UPDATE, Kind.USER, changed)
-        writes, event = await self._user_written(caller, changed, user)
-        conditions = [Exists(records.USERS + request.name, revision), *giving_roles(changed.roles)[1]]
+        along, unchanged = await self._guarded(changed, confirmed=request.force)
+        written, event = await self._user_written(caller, changed, user)
+        writes = [*written, *along]
+        conditions = [Exists(records.USERS + request.name, revision), *giving_roles(changed.roles)[1], *unchanged]
         await self._state.commit(writes, conditions=conditions, events=[event])
         return m.Done()
 
@@ -345,6 +363,10 @@ class Inventory:
                 conditions.append(await self._check_unused(resource.name))
                 gone = event(RoleDeleted, caller, name=resource.name)
             case User():
+                change = Change(user=resource.name)
+                along, unchanged = await self._administrators.guard(change, confirmed=request.force)
+                writes += along
+                conditions += unchanged
                 links = await self._user_tokens.remove_links(resource.name)
                 writes += [DeleteOp(records.USER_SECRETS + resource.name, missing_ok=True), *links]
                 writes += await leases_of(self._state, resource.name)

@@ -31,8 +31,8 @@ class One(Message, frozen=True, kw_only=True):
 
 
 class StoreRequest(Request, frozen=True, kw_only=True):
-    """Writes a resource; an existing one only with `force`, a setting that the configuration file decides only with
-    `confirm`, too."""
+    """Writes a resource; an existing one only with `force`, a setting that the configuration file decides, and what
+    leaves nobody who may edit roles, only with `confirm`, too."""
 
     item: Document
     force: bool = False
@@ -40,10 +40,12 @@ class StoreRequest(Request, frozen=True, kw_only=True):
 
 
 class ExpelRequest(Request, frozen=True, kw_only=True):
-    """Removes a node; its certificates are refused until it joins anew unless `keep_identity`."""
+    """Removes a resource. The certificates of a node are refused until it joins anew unless `keep_identity`; the last
+    user who may edit roles goes with `force` only."""
 
     name: str
     keep_identity: bool = False
+    force: bool = False
 
 
 class HeartbeatRequest(Request, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ class AddUserRequest(Request, frozen=True, kw_only=True):
 class UpdateUserRequest(Request, frozen=True, kw_only=True):
     name: str
     roles: list[str]
+    force: bool = False  # also when nobody may edit roles then
 
 
 class ResetUserRequest(Request, frozen=True, kw_only=True):

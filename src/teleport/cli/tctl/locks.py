@@ -32,6 +32,7 @@ _ANY = "--user, --role, --login, --node, --mfa-device, --serial"
 @click.option("--message", default="", metavar="TEXT", help="Why; for administrators and the audit log.")
 @click.option("--ttl", type=DURATION, metavar="DURATION", help="How long the lock holds; without it, until removed.")
 @click.option("--expires", default="", metavar="TIME", help="When it ends, instead of --ttl: 2024-05-31T12:00:00Z.")
+@click.option("--force", is_flag=True, help="Also when nobody is left who may edit roles.")
 @format_option("text", "json")
 @click.pass_context
 def lock(
@@ -45,6 +46,7 @@ def lock(
     message: str,
     ttl: float | None,
     expires: str,
+    force: bool,
     form: str,
 ) -> None:
     """Stop a user, role, login, host, second factor or certificate at once: new sessions, certificates and calls are
@@ -68,7 +70,7 @@ def lock(
     )
     until = f" until {render.when(end)} UTC" if end else ""
     with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
-        auth.client.call(routes.STORE["lock"], m.StoreRequest(item=m.Document(to_json(made))))
+        auth.client.call(routes.STORE["lock"], m.StoreRequest(item=m.Document(to_json(made)), confirm=force))
         tell("lock", made.name, "created", f"lock {made.name} stops {render.printable(str(target))}{until}")
         unknown = _unknown(auth, target)  # afterwards: nothing is in the way of a lock
     if unknown:

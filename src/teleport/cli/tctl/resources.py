@@ -119,7 +119,7 @@ def _print(found: list[Resource], refs: Sequence[ResourceRef], form: str, *, wit
 @click.command("create", cls=Command)
 @click.argument("file", metavar="[FILE]", required=False)
 @click.option("-f", "--force", is_flag=True, help="Replace resources that exist.")
-@click.option("--confirm", is_flag=True, hidden=True)
+@click.option("--confirm", is_flag=True, help="Also when nobody is left who may edit roles, or the file decides.")
 @format_option("text", "json")
 @click.pass_context
 def create(ctx: click.Context, file: str | None, force: bool, confirm: bool, form: str) -> None:
@@ -216,9 +216,10 @@ def _read(file: str | None) -> bytes:
 
 @click.command("rm", cls=Command)
 @click.argument("specs", metavar="KIND/NAME", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Also when nobody is left who may edit roles.")
 @format_option("text", "json")
 @click.pass_context
-def rm(ctx: click.Context, specs: tuple[str, ...], form: str) -> None:
+def rm(ctx: click.Context, specs: tuple[str, ...], force: bool, form: str) -> None:
     """Remove resources: users, roles, tokens, nodes, locks, proxies, auth_servers, authorities of other clusters. The
     cluster's settings go back to their defaults: cap, netconfig, recconfig."""
     from teleport.cli.tctl.connect import open_auth
@@ -236,7 +237,7 @@ def rm(ctx: click.Context, specs: tuple[str, ...], form: str) -> None:
             name = public_id(ref.name) if ref.kind == "token" else "/".join(filter(None, (ref.sub_kind, ref.name)))
             setting = ref.kind in SINGLETONS
             name = name or setting_name(ref.kind)
-            auth.client.call(routes.REMOVE[ref.kind.value], m.ExpelRequest(name=name))
+            auth.client.call(routes.REMOVE[ref.kind.value], m.ExpelRequest(name=name, force=force))
             done = "has been reset to its defaults" if setting else "has been removed"
             tell(
                 str(ref.kind), name, "reset" if setting else "removed", f"{ref.kind} {render.printable(name)!r} {done}"

@@ -133,9 +133,10 @@ def list_users(ctx: click.Context, form: str) -> None:
 
 @users.command("rm")
 @click.argument("names", metavar="NAME[,NAME]", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Also when nobody is left who may edit roles.")
 @format_option("text", "json")
 @click.pass_context
-def remove(ctx: click.Context, names: tuple[str, ...], form: str) -> None:
+def remove(ctx: click.Context, names: tuple[str, ...], force: bool, form: str) -> None:
     """Delete users. Their certificates are refused from then on."""
     from teleport.cli.tctl.connect import open_auth
 
@@ -143,7 +144,7 @@ def remove(ctx: click.Context, names: tuple[str, ...], form: str) -> None:
     with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
         for name in comma_list(names):
             try:
-                auth.client.call(routes.REMOVE["user"], m.ExpelRequest(name=name))
+                auth.client.call(routes.REMOVE["user"], m.ExpelRequest(name=name, force=force))
                 tell("user", name, "deleted", f"user {render.printable(name)!r} has been deleted")
             except TeleportError as error:
                 failed.append(error)
@@ -154,9 +155,10 @@ def remove(ctx: click.Context, names: tuple[str, ...], form: str) -> None:
 @users.command("update")
 @click.argument("name")
 @click.option("--set-roles", multiple=True, required=True, metavar="ROLE,..", help="The roles that the user has then.")
+@click.option("--force", is_flag=True, help="Also when nobody is left who may edit roles.")
 @format_option("text", "json")
 @click.pass_context
-def update(ctx: click.Context, name: str, set_roles: tuple[str, ...], form: str) -> None:
+def update(ctx: click.Context, name: str, set_roles: tuple[str, ...], force: bool, form: str) -> None:
     """Set the roles of the user NAME."""
     from teleport.cli.tctl.connect import open_auth
 
@@ -164,5 +166,5 @@ def update(ctx: click.Context, name: str, set_roles: tuple[str, ...], form: str)
     if not roles:
         raise BadRequest("--set-roles names no role", hint=f"tctl users update {shlex.quote(name)} --set-roles=access")
     with open_auth(flags_of(ctx)) as auth, outcome(form) as tell:
-        auth.client.call(routes.UPDATE_USER, m.UpdateUserRequest(name=name, roles=roles))
+        auth.client.call(routes.UPDATE_USER, m.UpdateUserRequest(name=name, roles=roles, force=force))
         tell("user", name, "updated", f"user {name!r} now has the roles {', '.join(roles)}")
