@@ -65,6 +65,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "lock.deleted": _auth("TLK01I"),
         "cert.create": _auth("T9010I"),
         "cert.revoked": _auth("T9120I"),
+        "cluster.repaired": _auth("T9121I"),
         "token.create": _auth("T9011I"),
         "token.delete": _auth("T9012I"),
         "token.used": _auth("T9013I"),

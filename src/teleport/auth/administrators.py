@@ -7,10 +7,10 @@ that take the right from anybody depend on one another: of two administrators wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final
 
 from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
@@ -26,7 +26,6 @@ from teleport.resources.user import User
 from teleport.store import records
 
 MARK: Final = "auth/administrators"  # written whenever somebody loses the right
-T = TypeVar("T", Role, User)
 _ADDRESS: Final = "192.0.2.1"  # of documentation (RFC 5737): for roles that bind certificates to the address of a login
 
 
@@ -41,11 +40,20 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class Standing:
+    """What it depends on whether somebody may edit roles."""
+
     cluster: str
     now: datetime
     roles: Mapping[str, Role]
     locks: Sequence[Lock]
+
+    @classmethod
+    async def read(cls, state: ClusterState) -> Standing:
+        """As it is now."""
+        found = [from_json(item.value) for item in await state.backend.range(records.ROLES)]
+        roles = {role.name: role for role in found if isinstance(role, Role)}
+        return cls(state.cluster, state.clock.now(), roles, await state.locks())
 
     def may_edit(self, user: User | None) -> bool:
         """Whether the user, having logged in now, may change roles."""
@@ -76,17 +84,17 @@ class Administrators:
         """What goes along with the change. Raises `BadRequest` when nobody would be left who may edit roles, unless
         that is `confirmed`."""
         mark = await self._state.backend.get(MARK)
-        roles = {role.name: role async for role in self._all(records.ROLES, Role)}
-        before = _State(self._state.cluster, self._state.clock.now(), roles, await self._state.locks())
+        before = await Standing.read(self._state)
+        roles = before.roles
         after = before
         if change.role is not None:
             if not any(map(_is_about_roles, (change.role, roles.get(change.role.name)))):
                 return [], []
-            after = _State(before.cluster, before.now, {**roles, change.role.name: change.role}, before.locks)
+            after = Standing(before.cluster, before.now, {**roles, change.role.name: change.role}, before.locks)
         if change.lock is not None:
             if change.lock.spec.target.kind not in ("user", "role"):
                 return [], []
-            after = _State(before.cluster, before.now, roles, [*before.locks, change.lock])
+            after = Standing(before.cluster, before.now, roles, [*before.locks, change.lock])
         if change.user:
             held = await self._state.user(change.user)
             if not before.may_edit(held) or after.may_edit(change.put):
@@ -94,7 +102,10 @@ class Administrators:
         condition: Condition = Absent(MARK) if mark is None else Exists(MARK, mark.revision)
         along: tuple[list[Write], list[Condition]] = ([PutOp(MARK, b"{}")], [condition])
         some = False
-        async for user in self._all(records.USERS, User):
+        for item in await self._state.backend.range(records.USERS):
+            user = from_json(item.value)
+            if not isinstance(user, User):
+                continue
             if after.may_edit(change.put if user.name == change.user else user):
                 return along
             some = some or before.may_edit(user)
@@ -105,12 +116,6 @@ class Administrators:
                 "or repeat it with --force (tctl create: --confirm)",
             )
         return along
-
-    async def _all(self, prefix: str, kind: type[T]) -> AsyncIterator[T]:
-        for item in await self._state.backend.range(prefix):
-            found = from_json(item.value)
-            if isinstance(found, kind):
-                yield found
 
 
 def _is_about_roles(role: Role | None) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from teleport.errors import AlreadyExists, TeleportError
+from teleport.errors import AlreadyExists, NotFound, TeleportError
 
 UNFINISHED: Final = "restore.unfinished"
 """In `data_dir` while a backup is being laid out there."""
@@ -83,6 +83,38 @@ def open_host(data_dir: Path, inherited: int | None = None) -> Host:
                 hint="create it for the user who runs the daemon, or set teleport.data_dir",
             ) from None
         raise
+
+
+def hold_while_down(data_dir: Path) -> int:
+    """The descriptor of the lock on `data_dir`, for whoever works there while no daemon does; it is no run of one.
+
+    Raises `NotFound` when no daemon ever ran there, `AlreadyExists` while one runs, and `TeleportError` for another
+    user than the daemon's, whose files the daemon could not open afterwards.
+    """
+    try:
+        owner = data_dir.stat().st_uid
+        if owner != os.geteuid():
+            raise TeleportError(
+                f"data_dir {data_dir} belongs to the uid {owner}, and this is the uid {os.geteuid()}",
+                hint=f"run it as that user: sudo -u '#{owner}' teleport repair",
+            )
+        lock = os.open(data_dir / "daemon.lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise NotFound(
+            f"no daemon has run with data_dir {data_dir} yet", hint="name its configuration: --config=FILE"
+        ) from None
+    except OSError as error:
+        raise TeleportError(
+            f"data_dir {data_dir} cannot be used: {error.strerror}", hint="run it as the user who runs the daemon"
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise AlreadyExists(
+            f"a daemon uses data_dir {data_dir}", hint="while it runs, tctl on this host can do the same; else stop it"
+        ) from None
+    return lock
 
 
 def _same_file(one: int, other: int) -> bool:

@@ -148,6 +148,12 @@ class AuthorityRotateStopped(ResourceEvent, frozen=True, kw_only=True, tag="auth
     left_behind: list[str] = field(default_factory=list)  # UUIDs of services that had not reached the phase
 
 
+class ClusterRepaired(UserEvent, frozen=True, kw_only=True, tag="cluster.repaired"):
+    """`teleport repair` changed the storage of the auth host while its daemon was down. Told when that runs again."""
+
+    what: list[str] = field(default_factory=list)  # what was done, in words
+
+
 class SecretRevealed(UserEvent, frozen=True, kw_only=True, tag="secret.revealed"):
     """A secret left auth: `auth export --keys`, `get --with-secrets`."""
 

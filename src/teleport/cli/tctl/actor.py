@@ -19,7 +19,12 @@ _LOGIN_UID: Final = Path("/proc/self/loginuid")
 
 
 def actor_headers() -> dict[str, str]:
-    """The headers that say who acts: Unix user, login uid (survives sudo), terminal. What is unknown is left out."""
+    """The headers that say who acts."""
+    return {HEADERS[name]: _header_text(value) for name, value in actor_facts().items()}
+
+
+def actor_facts() -> dict[str, str]:
+    """Who acts: Unix user, login uid (survives sudo), terminal. What is unknown is left out."""
     uid = os.getuid()
     found = {"unix_user": str(uid), "login_uid": "", "terminal": ""}
     with contextlib.suppress(KeyError):
@@ -30,7 +35,7 @@ def actor_headers() -> dict[str, str]:
     for descriptor in (2, 0):
         with contextlib.suppress(OSError):
             found["terminal"] = found["terminal"] or os.ttyname(descriptor)
-    return {HEADERS[name]: _header_text(value) for name, value in found.items() if value}
+    return {name: value for name, value in found.items() if value}
 
 
 def _header_text(value: str) -> str:

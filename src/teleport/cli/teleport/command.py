@@ -34,6 +34,7 @@ teleport = app.LazyGroup(
     lazy={
         "start": (f"{_HERE}.start:start", "Start the services of this host."),
         "configure": (f"{_HERE}.configure:configure", "Print a configuration file, or check one."),
+        "repair": (f"{_HERE}.repair:repair", "Give an administrator back to a cluster whose daemon is stopped."),
         "status": (f"{_HERE}.status:status", "Show the session that this shell belongs to."),
         "completion": (f"{_HERE}.command:completion", "Print the completion for bash, zsh or fish."),
         "man": (f"{_HERE}.command:man", "Print the manual page."),
