@@ -12,6 +12,7 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth.certificates import renewed_from
+from teleport.auth.open_sessions import OPEN, OpenSession
 from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256
@@ -221,3 +222,30 @@ def test_a_record_of_an_older_release_is_read() -> None:
 
 def test_what_came_of_a_certificate_is_found_over_any_number_of_renewals() -> None:
     assert renewed_from(["1"], []) == {"1"}
+
+
+async def test_the_certificate_of_a_session_ends_with_the_one_that_it_came_of(tmp_path: Path) -> None:
+    """It lives for a minute and is forgotten then; the session that it opened is not."""
+    async with running_auth(tmp_path) as auth:
+        _, certs = await _signed(auth, "ann")
+        now = auth.clock.now()
+        came = IssuedCert(
+            type="user",
+            serial="77",
+            subject="ann",
+            issued=now,
+            expires=now,
+            roles=["access"],
+            renewed_from=certs.serial,
+        )
+        session = OpenSession(
+            sid="s", host_id="h", hostname="web1", user="ann", login="root", started=now, interactive=True,
+            cert_serial="77", cert=came,
+        )  # fmt: skip
+        await auth.backend.put(OPEN + "s", msgspec.json.encode(session))
+        done = await _revoke(auth, certs.serial)
+        assert done.serials == [certs.serial, "77"]
+        locks = await auth.service.state.locks()
+        (lock,) = [one for one in locks if one.spec.target.serial == "77"]
+        assert lock.in_force(now + timedelta(minutes=30))
+        assert await auth.backend.get(f"{ISSUED}user/77") is None, "what has ended does not come back to the list"

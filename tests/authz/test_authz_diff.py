@@ -132,4 +132,7 @@ def test_a_session_ends_only_by_the_change() -> None:
     assert why_session_ends(request, after, Policy({})) == (), "it is refused already"
     asks = Policy({"dev": role("dev", ("root",), ANY, options=Options(require_session_mfa=True))})
     assert why_session_ends(request, before, asks) != ()
-    assert why_session_ends(replace(request, identity=replace(identity, mfa_device="d")), before, asks) == ()
+    marked = replace(identity, mfa_device="d", mfa_target="1")
+    assert why_session_ends(replace(request, identity=marked), before, asks) == ()
+    assert why_session_ends(request, asks, asks) == (), "a lease let it in that has lapsed"
+    assert why_session_ends(request, asks, Policy({})) != ()

@@ -17,7 +17,7 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import DEFAULT_TTL, Authorizer
-from teleport.auth.open_sessions import OPEN, OpenSession
+from teleport.auth.open_sessions import OpenSession, open_sessions
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import Policy
@@ -28,13 +28,14 @@ from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.resources.codec import from_json
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
+from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Role
 from teleport.resources.server import Server
 from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.standing import user_present
 
-T = TypeVar("T", Role, User, Server)
+T = TypeVar("T", Role, User, Server, MfaLease)
 MOST_CHANGES: Final = 10_000
 MOST_ROLES: Final = 100
 
@@ -50,6 +51,7 @@ class _Facts:
     users: Mapping[str, User]  # who has one of the roles
     nodes: Mapping[str, Server]
     locks: Sequence[Lock]
+    leases: Sequence[MfaLease]
     sessions: Sequence[OpenSession]  # of these users, on these nodes
 
 
@@ -89,7 +91,7 @@ class AccessDiffs:
             if not user.expired(now) and not roles.keys().isdisjoint(user.roles)
         }
         known = {node.host_id: node for node in nodes}
-        opened = [msgspec.json.decode(item.value, type=OpenSession) for item in await self._state.backend.range(OPEN)]
+        opened = await open_sessions(self._state)
         return _Facts(
             cluster=self._state.cluster,
             now=now,
@@ -98,6 +100,7 @@ class AccessDiffs:
             users=users,
             nodes=known,
             locks=await self._authorizer.locks(),
+            leases=await self._all(records.MFA_LEASES, MfaLease),
             sessions=[one for one in opened if one.user in users and one.host_id in known],
         )
 
@@ -201,4 +204,7 @@ def _request(facts: _Facts, session: OpenSession) -> SSHAccessRequest | None:
         namespace=node.metadata.namespace,
         client_address=session.addr.rpartition(":")[0].strip("[]"),
         locks=facts.locks,
+        key=session.cert.key_fingerprint if session.cert is not None else "",
+        vouched=True,
+        leases=facts.leases,
     )

@@ -17,6 +17,7 @@ import msgspec
 from teleport.api import messages as m
 from teleport.audit.events import CertRevoked, Event, LockCreated
 from teleport.auth.authorizer import Authorizer
+from teleport.auth.open_sessions import open_sessions
 from teleport.auth.server import Caller
 from teleport.auth.standing import Standing
 from teleport.auth.state import ClusterState
@@ -109,17 +110,23 @@ class Certificates:
         for kind in TYPES:
             named = named or await self._state.record(issued_key(kind, request.serial), IssuedCert)
         if named is None:
-            ending, conditions = [], list[Condition]()
+            ending, conditions, live = [], list[Condition](), set[str]()
             conditions += [Absent(issued_key(kind, request.serial)) for kind in TYPES]
         else:
             family = await self._family(named[0])
-            ending, conditions = [one for one, _ in family], [Exists(one.key, revision) for one, revision in family]
+            ending, conditions = (
+                [one for one, _ in family],
+                [Exists(one.key, revision) for one, revision in family if revision],
+            )
+            live = {one.key for one, revision in family if revision}
         now = self._state.clock.now()
         locks = [self._lock(one.serial, request.message, one) for one in ending] or [
             self._lock(request.serial, request.message, None)
         ]
         writes: list[Write] = [
-            PutOp(one.key, msgspec.structs.replace(one, revoked=now).encode(), one.expires) for one in ending
+            PutOp(one.key, msgspec.structs.replace(one, revoked=now).encode(), one.expires)
+            for one in ending
+            if one.key in live
         ]
         events: list[Event] = []
         for lock in locks:
@@ -148,14 +155,21 @@ class Certificates:
         )
 
     def _lock(self, serial: str, message: str, one: IssuedCert | None) -> Lock:
-        end = one.expires + SLACK if one is not None else None
+        end = max(one.expires, self._state.clock.now()) + SLACK if one is not None else None
         spec = LockSpec(target=LockTarget(serial=serial), message=message, expires=end)
         return Lock(metadata=Metadata(name=str(uuid.uuid4()), expires=end), spec=spec)
 
     async def _family(self, first: IssuedCert) -> list[tuple[IssuedCert, int]]:
-        """The certificate and what it was renewed to, again and again, with their revisions; the named one first."""
+        """The certificate and what came of it, again and again, with their revisions; the named one first.
+
+        A certificate for one session ends within a minute, and the session goes on: it counts for as long as that is
+        open, with the revision 0.
+        """
         items = await self._state.backend.range(f"{ISSUED}{first.type}/")
         every = {one.serial: (one, item.revision) for item in items for one in [_record(item)]}
+        for session in await open_sessions(self._state):
+            if session.cert is not None:
+                every.setdefault(session.cert.serial, (session.cert, 0))
         if first.serial not in every:
             raise CompareFailed("the certificate ended at this moment")
         chosen = renewed_from({first.serial}, [one for one, _ in every.values()])

@@ -76,7 +76,7 @@ class Explaining:
             roles=await self._state.roles(identity.roles), cluster=await self._authorizer.cluster_defaults()
         )
         now, cluster = self._state.clock.now(), self._state.cluster
-        asked = replace(identity, cluster=cluster, mfa_device=identity.mfa_device or "-")
+        asked = replace(identity, cluster=cluster)
         return any(
             usable_logins(
                 asked,

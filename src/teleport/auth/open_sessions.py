@@ -20,6 +20,7 @@ import msgspec
 from teleport.audit.events import REGISTRY, Event, SessionEnd, SessionStart, new_event
 from teleport.auth.last_use import Uses
 from teleport.auth.presence import PRESENCE
+from teleport.auth.state import ClusterState
 from teleport.backend.interface import Backend, DeleteOp, PutOp, Write
 from teleport.clock import Clock
 from teleport.errors import BadRequest, TeleportError
@@ -46,6 +47,11 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
     cert_serial: str = ""
     addr: str = ""  # the client's, host:port
     cert: IssuedCert | None = None  # what its certificate says, which may end before the session does
+
+
+async def open_sessions(state: ClusterState) -> list[OpenSession]:
+    """Those of which auth has heard the begin and not the end."""
+    return [msgspec.json.decode(item.value, type=OpenSession) for item in await state.backend.range(OPEN)]
 
 
 class SessionTracker:

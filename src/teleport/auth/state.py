@@ -119,6 +119,7 @@ class ClusterState:
             addr=addr or (caller.address if caller is not None else ""),
             factor=factor,
             mfa_device=grant.mfa_device,
+            mfa_target=grant.mfa_target,
             source_ip=grant.source_ip,
             renewed_from=renewed_from,
             signed_by=certs.signed_by,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from teleport.authz.decision import AccessDenial, Policy
+from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
 from teleport.errors import AccessDenied
@@ -114,7 +114,7 @@ def _decided(
     identity: UserIdentity, login: str, host: Host, policy: Policy, cluster: str, now: datetime
 ) -> SSHAccessPermit | AccessDenial:
     request = SSHAccessRequest(
-        identity=identity,
+        identity=replace(identity, mfa_target=host.node_id),
         login=login,
         cluster=cluster,
         now=now,
@@ -134,7 +134,13 @@ def why_session_ends(request: SSHAccessRequest, before: Policy, after: Policy) -
     """
     lasting = max(request.identity.expires, request.now + timedelta(seconds=1))
     request = replace(request, identity=replace(request.identity, expires=lasting))
-    if isinstance(evaluate_ssh_access(request, before), AccessDenial):
+    now = evaluate_ssh_access(request, before)
+    if isinstance(now, AccessDenial) and now.code is DenialCode.MFA_REQUIRED:
+        # It is open: a lease let it in that has lapsed since.
+        marked = replace(request.identity, mfa_device=_ASSUMED_DEVICE, mfa_target=request.node_id)
+        request = replace(request, identity=marked)
+        now = evaluate_ssh_access(request, before)
+    if isinstance(now, AccessDenial):
         return ()
     decision = evaluate_ssh_access(request, after)
     return decision.reasons if isinstance(decision, AccessDenial) else ()

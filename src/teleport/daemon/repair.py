@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from teleport.auth.repair import Repair
+from teleport.auth.repair import Findings, Repair
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import FILE_NAME, refuse_migration
@@ -14,6 +14,8 @@ from teleport.clock import Clock
 from teleport.daemon.config import Config
 from teleport.daemon.host import hold_while_down
 from teleport.errors import NotFound
+
+__all__ = ["Findings", "Repair", "repairing"]
 
 
 @asynccontextmanager

@@ -38,6 +38,7 @@ class IssuedCert(Record, frozen=True, kw_only=True):
     by: str = ""  # who asked, when that is not the subject
     factor: str = ""
     mfa_device: str = ""
+    mfa_target: str = ""
     source_ip: str = ""
     route_to_cluster: str = ""
     renewed_from: str = ""
@@ -60,6 +61,7 @@ class IssuedCert(Record, frozen=True, kw_only=True):
             route_to_cluster=self.route_to_cluster,
             source_ip=self.source_ip,
             mfa_device=self.mfa_device,
+            mfa_target=self.mfa_target,
             serial=self.serial,
             issued=self.issued,
         )
@@ -105,6 +107,7 @@ def issued_write(event: CertCreate) -> PutOp | None:
         by=event.user if event.user.removesuffix(f".{event.cluster_name}") != event.subject else "",
         factor=event.factor,
         mfa_device=event.mfa_device,
+        mfa_target=event.mfa_target,
         source_ip=event.source_ip,
         route_to_cluster=event.route_to_cluster,
         renewed_from=event.renewed_from,

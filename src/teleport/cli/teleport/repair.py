@@ -15,8 +15,8 @@ from teleport.cli import render
 from teleport.errors import BadRequest
 
 if TYPE_CHECKING:
-    from teleport.auth.repair import Findings, Repair
     from teleport.daemon.config import Config
+    from teleport.daemon.repair import Findings, Repair
 
 
 @click.command()
