@@ -27,9 +27,9 @@ class OpenShell:
 
 
 @contextlib.contextmanager
-def open_shell(person: Person, login: str) -> Iterator[OpenShell]:
+def open_shell(person: Person, login: str, *, host: str = NODE) -> Iterator[OpenShell]:
     client = subprocess.Popen(
-        person.ssh_arguments(f"{login}@{NODE}.{person.cluster.name}", "echo in; exec sleep 60"),
+        person.ssh_arguments(f"{login}@{host}.{person.cluster.name}", "echo in; exec sleep 60"),
         env=person.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -114,6 +114,34 @@ async def test_a_setting_that_comes_later_ends_a_connection_whose_certificate_ha
         event = (await lab.events.wait_for("client.disconnect"))[0]
         assert getattr(event, "reason", "") == "the certificate has expired"
         await client.close()
+
+
+async def test_a_label_of_the_host_that_changes_ends_what_rested_on_it(launcher_end: LauncherEnd) -> None:
+    """T31: the daemon calls `reconsider` when the command of a dynamic label says something new."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        labels = {"stage": "test"}
+        lab.node.labels = MutableLabels(labels)
+        allow = Conditions(logins=(ME,), node_labels={"stage": ("test",)})
+        lab.rules.role = Role(metadata=Metadata(name="access"), spec=RoleSpec(allow=allow))
+        client = await _connect(lab)
+        assert await _run(client) == 0
+        lab.node.reconsider()
+        assert not lab.events.named("client.disconnect")
+        labels["stage"] = "production"
+        lab.node.reconsider()
+        event = (await lab.events.wait_for("client.disconnect"))[0]
+        assert "role 'access'" in getattr(event, "reason", "")
+        await client.close()
+        with pytest.raises(TeleportError, match="do not allow the login"):
+            await _connect(lab)
+
+
+@dataclass
+class MutableLabels:
+    labels: dict[str, str]
+
+    def current(self) -> dict[str, str]:
+        return dict(self.labels)
 
 
 async def test_removing_a_user_authority_ends_the_connections_that_its_certificates_opened(

@@ -20,7 +20,8 @@ from teleport.api import messages as m
 from teleport.audit.events import Event, MfaAdd, MfaDelete
 from teleport.auth import passwords
 from teleport.auth.authorizer import Authorizer, Denied
-from teleport.auth.factors import LIFE, Factors, event_device, forgiven, new_totp, refused_factor
+from teleport.auth.factors import LIFE, Factors, event_device, new_totp, refused_factor
+from teleport.auth.lockout import forgiven
 from teleport.auth.logins import Logins
 from teleport.auth.mfa_leases import leases_of
 from teleport.auth.server import Caller

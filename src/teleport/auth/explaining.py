@@ -10,12 +10,13 @@ import difflib
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import DEFAULT_TTL, Authorizer, facts_of
+from teleport.auth.lockout import locked_until
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
@@ -98,10 +99,11 @@ class Explaining:
         if user.expired(now):
             reasons.append(m.ExplainReason(code=str(DenialCode.EXPIRED), reason=f"the user {user.name} has expired"))
         found_secret = await self._state.record(records.USER_SECRETS + user.name, UserSecret)
-        if found_secret is not None and found_secret[0].locked(now):
-            until = rfc3339(found_secret[0].locked_until or now)
+        until = locked_until(found_secret[0], now) if found_secret is not None else None
+        if found_secret is not None and until is not None:
             unlock = f"tctl users unlock {shlex.quote(user.name)}"
-            why = f"no login is taken until {until}, after too many that failed: {unlock}"
+            where = f"{_where(found_secret[0], now)} until {rfc3339(until)}"
+            why = f"no login is taken {where}, after too many that failed: {unlock}"
             reasons.append(m.ExplainReason(code=LOCKED_OUT, reason=why))
         logins: tuple[str, ...] = ()
         lifetime, source_ip = timedelta(0), ""
@@ -170,6 +172,16 @@ def _host(node: Server) -> str:
 
 
 _WHERE = "192.0.2.1"
+
+
+def _where(secret: UserSecret, now: datetime) -> str:
+    """From where the lockout of a user holds."""
+    places = [f"from {one.place}" for one in secret.places if one.locked(now)]
+    if secret.locked(now):
+        places.append("from where the user has not logged in lately" if secret.places else "from anywhere")
+    return " and ".join(places)
+
+
 _NEXT = "tctl get role/NAME and tctl get lock show what refuses; tctl users update USER --set-roles=... gives roles"
 
 

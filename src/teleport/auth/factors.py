@@ -27,6 +27,7 @@ import msgspec
 from teleport.api import messages as m
 from teleport.audit.events import Event, MfaDevice, UserLocked
 from teleport.auth import passwords
+from teleport.auth.lockout import LOCK_TIME, MAX_FAILURES, count_failure, forgiven, known_place, locked_at
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, describe, find_lock
 from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule
@@ -45,9 +46,6 @@ from teleport.transport.limits import RateLimit
 log = logging.getLogger(__name__)
 
 LIFE: Final = timedelta(minutes=5)  # of a challenge (`operations.md` 11)
-MAX_FAILURES: Final = 5
-REMEMBERED: Final = timedelta(minutes=30)
-LOCK_TIME: Final = timedelta(minutes=20)
 LOGIN: Final = "login"  # the purpose of challenges for people who hold no certificate yet
 NO_TOTP: Final = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"  # compared with when there is no secret
 _INVENTED_SIZES: Final = (16, 20, 32, 48, 64)  # bytes, as real keys have them
@@ -282,8 +280,11 @@ class Factors:
             return checked.device
         raise refused_factor()
 
-    async def failed(self, user: str, *, known: bool, events: Sequence[Event], spent: Sequence[Write] = ()) -> None:
-        """Counts a failure of `user`, locks when there are too many, and writes `events`, in one transaction.
+    async def failed(
+        self, user: str, *, known: bool, events: Sequence[Event], spent: Sequence[Write] = (), place: str | None = None
+    ) -> None:
+        """Counts a failure of `user` at `place`, locks when there are too many, and writes `events`; one transaction.
+        No `place`: of somebody who holds a certificate of the user.
 
         Somebody who is not known costs a write all the same: the time taken must not tell who exists.
         """
@@ -297,12 +298,15 @@ class Factors:
             if known:
                 current, revision = found if found is not None else (UserSecret(), 0)
                 conditions = [Exists(key, revision) if found is not None else Absent(key)]
-                record = count_failure(current, now)
-                if record.locked(now) and not current.locked(now):
-                    assert record.locked_until is not None
+                record = count_failure(current, now, place)
+                if locked_at(record, place, now) and not locked_at(current, place, now):
                     told.append(
                         self._state.event(
-                            UserLocked, user=user, until=rfc3339(record.locked_until), attempts=MAX_FAILURES
+                            UserLocked,
+                            user=user,
+                            until=rfc3339(now + LOCK_TIME),
+                            attempts=MAX_FAILURES,
+                            place=place if place and known_place(record, place, now) is not None else "",
                         )
                     )
             try:
@@ -328,21 +332,6 @@ def new_totp(name: str, secret: str, period: int, now: datetime) -> FactorDevice
         totp_secret=secret,
         totp_last_period=period,
     )
-
-
-def forgiven(secret: UserSecret) -> UserSecret:
-    """The record after a success: failures and lock are forgotten."""
-    return msgspec.structs.replace(secret, failures=[], locked_until=None)
-
-
-def count_failure(secret: UserSecret, now: datetime) -> UserSecret:
-    """The record after one more failure at `now`. A failure while locked does not lengthen the lock."""
-    if secret.locked(now):
-        return secret
-    failures: Sequence[datetime] = [*(when for when in secret.failures if now - when < REMEMBERED), now]
-    if len(failures) >= MAX_FAILURES:
-        return msgspec.structs.replace(secret, failures=[], locked_until=now + LOCK_TIME)
-    return msgspec.structs.replace(secret, failures=list(failures), locked_until=None)
 
 
 def _by_code(secret: UserSecret, code: str, now: datetime) -> FactorDevice | None:

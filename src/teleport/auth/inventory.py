@@ -36,6 +36,7 @@ from teleport.auth import local_auth
 from teleport.auth.administrators import Administrators, Change
 from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
 from teleport.auth.joining import Joining, check_life
+from teleport.auth.lockout import locked_until
 from teleport.auth.mfa_leases import leases_of
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document, giving_roles
@@ -196,7 +197,8 @@ class Inventory:
         from teleport.resources.user import UserStatus
 
         record, _ = found
-        status = UserStatus(is_locked=record.locked(self._state.clock.now()), lock_expires=record.locked_until)
+        until = locked_until(record, self._state.clock.now())
+        status = UserStatus(is_locked=until is not None, lock_expires=until)
         spec = msgspec.structs.replace(resource.spec, status=status if status.is_locked else UserStatus())
         if secrets:
             spec = msgspec.structs.replace(spec, local_auth=local_auth.to_document(record))

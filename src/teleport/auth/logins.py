@@ -1,7 +1,7 @@
 """Logging in: password and second factor, then certificates. Every failure reads the same and costs the same.
 
 What happens on a failure for a user that does not exist is what happens for one that does: the hash is computed, the
-codes are compared, an event is written. Five failures within 30 minutes lock the user for 20; a success clears them.
+codes are compared, an event is written. Five failures lock the user for a while (`lockout`).
 A used code is refused, also in parallel: accepting one is a compare-and-swap (threats T22, T36).
 """
 
@@ -18,7 +18,8 @@ from teleport.api import messages as m
 from teleport.audit.events import UserLogin
 from teleport.auth import passwords
 from teleport.auth.certify import UserGrant
-from teleport.auth.factors import LOGIN, Checked, Factors, event_device, forgiven
+from teleport.auth.factors import LOGIN, Checked, Factors, event_device
+from teleport.auth.lockout import locked_at, logged_in, place_of
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, describe, find_lock
@@ -99,7 +100,8 @@ class Logins:
         certifier = await self._state.certifier()
         certs = await asyncio.to_thread(certifier.user_certs, grant, request.public_key, now)
         checked = outcome.checked if outcome.factor_due else None
-        secret = forgiven(checked.secret if checked is not None else outcome.secret)
+        former = checked.secret if checked is not None else outcome.secret
+        secret = logged_in(former, now, place_of(request.client_addr))
         try:
             await self._state.commit(
                 [
@@ -159,7 +161,7 @@ class Logins:
             reason = "local users may not log in to this cluster"
         elif not stored:
             reason = "the user has no password yet"
-        elif secret.locked(now):
+        elif locked_at(secret, place_of(request.client_addr), now):
             reason = "the user is locked after too many failures"
         elif not right:
             reason = "wrong password"
@@ -174,6 +176,7 @@ class Logins:
             known=outcome.user is not None,
             events=[self._event(request, outcome.reason)],
             spent=outcome.checked.spent if outcome.checked is not None else (),
+            place=place_of(request.client_addr),
         )
 
     def _event(self, request: m.LoginRequest, reason: str, device: FactorDevice | None = None) -> UserLogin:

@@ -22,6 +22,7 @@ from teleport.auth.devices import Devices
 from teleport.auth.factors import Factors
 from teleport.auth.inventory import Inventory
 from teleport.auth.joining import Joining
+from teleport.auth.lockout import locked_until
 from teleport.auth.logins import Logins
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
@@ -75,7 +76,7 @@ class Repair:
         standing = await Standing.read(self._state)
         out = []
         for item in await self._state.backend.range(records.USER_SECRETS):
-            if msgspec.json.decode(item.value, type=UserSecret).locked(now):
+            if locked_until(msgspec.json.decode(item.value, type=UserSecret), now) is not None:
                 out.append(item.key.removeprefix(records.USER_SECRETS))
         return Findings(
             cluster=self._state.cluster,

@@ -30,6 +30,7 @@ from teleport.auth import passwords
 from teleport.auth.authorizer import Authorizer, facts_of
 from teleport.auth.devices import Devices, checked_device_name
 from teleport.auth.factors import event_device, new_totp
+from teleport.auth.lockout import locked_until, unlocked
 from teleport.auth.logins import Logins
 from teleport.auth.mfa_leases import leases_of
 from teleport.auth.server import Caller
@@ -159,10 +160,10 @@ class UserTokens:
             if found is None:
                 raise NotFound(f"the user {request.name!r} has no password here", hint="tctl users ls")
             record, revision = found
-            locked = record.locked(self._state.clock.now())
+            locked = locked_until(record, self._state.clock.now()) is not None
             try:
                 await self._state.commit(
-                    [PutOp(key, msgspec.structs.replace(record, failures=[], locked_until=None).encode())],
+                    [PutOp(key, unlocked(record).encode())],
                     conditions=[Exists(key, revision)],
                     events=[self._state.event(UserUnlocked, caller, name=request.name, was_locked=locked)],
                 )

@@ -81,6 +81,18 @@ class FactorDevice(Record, frozen=True, kw_only=True):
     aaguid: str = ""
 
 
+class LoginPlace(Record, frozen=True, kw_only=True):
+    """An address from which a user has logged in, and failures from there since (`auth.lockout`)."""
+
+    place: str
+    last: datetime
+    failures: Sequence[datetime] = ()
+    locked_until: datetime | None = None
+
+    def locked(self, now: datetime) -> bool:
+        return self.locked_until is not None and now < self.locked_until
+
+
 class UserSecret(Record, frozen=True, kw_only=True):
     """What proves a local user, and how often somebody failed to.
 
@@ -94,6 +106,7 @@ class UserSecret(Record, frozen=True, kw_only=True):
     locked_until: datetime | None = None
     devices: Sequence[FactorDevice] = ()
     user_handle: str = ""  # by which hardware keys know the user, base64url
+    places: Sequence[LoginPlace] = ()
 
     def __post_init__(self) -> None:
         if self.totp_secret:

@@ -29,6 +29,7 @@ class UserLocked(UserEvent, frozen=True, kw_only=True, tag="user.locked"):
 
     until: str = ""  # when the lockout ends, RFC 3339
     attempts: int = 0  # failures counted
+    place: str = ""  # the address that it holds for; empty: wherever the user has not logged in within a month
 
 
 class UserUnlocked(ResourceEvent, frozen=True, kw_only=True, tag="user.unlocked"):
