@@ -15,7 +15,8 @@ from teleport.auth.authorizer import Authorizer
 from teleport.auth.following import authority_status
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
-from teleport.errors import AccessDenied, BadRequest
+from teleport.backend.interface import Exists
+from teleport.errors import AccessDenied, BadRequest, CompareFailed
 from teleport.identity import Anonymous, HostIdentity, SystemRole, UserIdentity
 from teleport.pki.keys import PublicKey
 from teleport.pki.pin import ca_pin
@@ -72,7 +73,7 @@ class ClusterAPI:
     async def sign_user(self, caller: Caller, request: m.SignUserRequest) -> m.UserCerts:
         """Certificates in a user's name, for an administrator: longer than the user's own roles would allow."""
         self._only_administrator(caller)
-        user, _ = await self._state.need(records.USERS, request.name, User)
+        user, revision = await self._state.need(records.USERS, request.name, User)
         if not 60 <= request.ttl <= MAX_SIGNED.total_seconds():
             raise BadRequest(f"certificates are signed for 1m to {MAX_SIGNED.days} days", hint="--ttl=12h")
         grant = await self._authorizer.grant_as_administrator(
@@ -92,7 +93,7 @@ class ClusterAPI:
         certifier = await self._state.certifier()
         now = self._state.clock.now()
         certs = await asyncio.to_thread(certifier.user_certs, grant, request.public_key, now)
-        await self._state.tell(
+        told = [
             self._state.event(
                 AuthSign,
                 caller,
@@ -103,7 +104,14 @@ class ClusterAPI:
                 source_ip=grant.source_ip,
             ),
             self._state.certified(caller, grant, PublicKey.parse(request.public_key), certs, factor="administrator"),
-        )
+        ]
+        try:
+            await self._state.commit([], conditions=[Exists(records.USERS + user.name, revision)], events=told)
+        except CompareFailed:
+            raise CompareFailed(
+                f"the user {user.name!r} was changed at this moment; nothing was signed",
+                hint="look at it and try again",
+            ) from None
         return certs
 
     async def sign_host(self, caller: Caller, request: m.SignHostRequest) -> m.HostCredentials:

@@ -55,6 +55,7 @@ class _Outcome:
     revision: int = 0
     checked: Checked | None = None
     factor_due: bool = False
+    user_revision: int = 0
 
 
 def refused() -> AccessDenied:
@@ -110,7 +111,7 @@ class Logins:
                 ],
                 conditions=[
                     Exists(records.USER_SECRETS + request.user, outcome.revision),
-                    Exists(records.USERS + request.user),
+                    Exists(records.USERS + request.user, outcome.user_revision),  # it names the roles of this moment
                     *(checked.conditions if checked is not None else ()),
                 ],
                 events=[
@@ -134,7 +135,8 @@ class Logins:
         now = self._state.clock.now()
         # What is read, and in which order, is the same whether there is such a user or not.
         name = request.user if _may_be_name(request.user) else "-"
-        user = await self._state.user(name)
+        held = await self._state.find(records.USERS, name, User)
+        user, user_revision = held if held is not None else (None, 0)
         found = await self._state.record(records.USER_SECRETS + name, UserSecret)
         secret, revision = found if found is not None else (UserSecret(), 0)
         preference = await self._state.preference()
@@ -167,7 +169,7 @@ class Logins:
             reason = "wrong password"
         elif due:
             reason = checked.reason
-        return _Outcome(reason, user, secret, revision, checked, due)
+        return _Outcome(reason, user, secret, revision, checked, due, user_revision)
 
     async def _failed(self, request: m.LoginRequest, outcome: _Outcome) -> None:
         """Counts the failure and writes the event, in one transaction; the challenge that was answered is used up."""
