@@ -74,9 +74,8 @@ class SessionTracker:
             if isinstance(event, SessionStart) and event.sid:
                 if event.cert_serial:
                     self._uses.note_serial("user", event.cert_serial, event.time)
-                changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(opened(event)))
-                opened = _open(event, await self._certificate(event.cert_serial))
-                changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(opened))
+                session = opened(event, await self._certificate(event.cert_serial))
+                changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(session))
             elif isinstance(event, SessionEnd) and event.sid:
                 changed[event.sid] = DeleteOp(OPEN + event.sid, missing_ok=True)
         if changed:
@@ -87,11 +86,8 @@ class SessionTracker:
         return None if item is None else msgspec.json.decode(item.value, type=IssuedCert)
 
 
-def opened(event: SessionStart) -> OpenSession:
-    """What is remembered of a session until its end."""
-
-
-def _open(event: SessionStart, cert: IssuedCert | None) -> OpenSession:
+def opened(event: SessionStart, cert: IssuedCert | None = None) -> OpenSession:
+    """What is remembered of a session until its end; `cert` is what it began with, when that is known."""
     return OpenSession(
         sid=event.sid,
         host_id=event.server_id,
