@@ -72,7 +72,7 @@ def test_an_unknown_address_and_one_that_was_long_ago_count_as_new() -> None:
     assert locked_at(secret, "", NOW)
     later = NOW + PLACE_KEPT
     assert locked_at(failed(at_home(), *[OFFICE] * MAX_FAILURES, now=later), HOME, later)
-    assert logged_in(UserSecret(), NOW, "").places == ()
+    assert logged_in(UserSecret(), NOW, "").places == []
 
 
 def test_a_lock_is_not_lengthened_and_failures_are_forgotten_with_time_and_with_a_login() -> None:
@@ -106,7 +106,7 @@ def test_places_are_bounded_and_an_ipv6_network_is_one() -> None:
 def test_a_record_of_an_older_release_has_no_places() -> None:
     import msgspec
 
-    assert msgspec.json.decode(b'{"password_hash":"x","failures":[]}', type=UserSecret).places == ()
+    assert msgspec.json.decode(b'{"password_hash":"x","failures":[]}', type=UserSecret).places == []
 
 
 def test_whoever_holds_a_certificate_and_fails_at_the_second_factor_closes_every_place() -> None:

@@ -58,6 +58,7 @@ TABLE: Final = (
     Row("authorities/", Fate.KEPT, "authorities"),
     Row("cluster/", Fate.KEPT, "name and settings of the cluster"),
     Row("auth/given-roles", Fate.KEPT, "note of auth to itself"),
+    Row("auth/administrators", Fate.KEPT, "note of auth to itself"),
     Row("auth/nobody", Fate.KEPT, "note of auth to itself"),
     Row("auth/invented-credentials", Fate.KEPT, "note of auth to itself"),
     Row("auth/lease-approvals/", Fate.LEFT_OUT, "links that approve leases"),

@@ -86,7 +86,7 @@ class LoginPlace(Record, frozen=True, kw_only=True):
 
     place: str
     last: datetime
-    failures: Sequence[datetime] = ()
+    failures: list[datetime] = []
     locked_until: datetime | None = None
 
     def locked(self, now: datetime) -> bool:
@@ -106,7 +106,7 @@ class UserSecret(Record, frozen=True, kw_only=True):
     locked_until: datetime | None = None
     devices: Sequence[FactorDevice] = ()
     user_handle: str = ""  # by which hardware keys know the user, base64url
-    places: Sequence[LoginPlace] = ()
+    places: list[LoginPlace] = []
 
     def __post_init__(self) -> None:
         if self.totp_secret:
