@@ -12,7 +12,8 @@ from typing import Any
 
 from teleport.api import messages as m
 from teleport.audit.events import Event, SessionMfa
-from teleport.auth.factors import Factors, event_device, forgiven, refused_factor
+from teleport.auth.factors import Factors, event_device, refused_factor
+from teleport.auth.lockout import forgiven
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Condition, Exists, PutOp, Write
 from teleport.errors import CompareFailed
