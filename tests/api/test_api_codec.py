@@ -115,7 +115,7 @@ def test_routes_that_change_something_name_their_events() -> None:
     quiet = {"heartbeat", "withdraw", "intake", "verify_events", "append_recording"}
     # questions, which change nothing until they are answered
     quiet |= {"session_challenge", "lease_challenge", "login_challenge", "user_token_challenge", "factor_challenge"}
-    quiet |= {"lease_approval", "begin_factor"}
+    quiet |= {"lease_approval", "begin_factor", "diff_access"}
     quiet |= {
         "store_proxy",
         "store_auth_server",

@@ -265,6 +265,4 @@ def test_warnings_name_kept_fields_of_other_kinds() -> None:
     assert {warning.path for warning in resource_warnings(preference)} == {
         "spec.type",
         "spec.require_session_mfa",
-        "spec.locking_mode",
-        "spec.second_factor",
     }

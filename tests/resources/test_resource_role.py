@@ -137,8 +137,7 @@ def test_fields_whose_feature_comes_later_are_named_with_their_lines() -> None:
         assert {f"spec.{part}.{name}" for name in later} <= paths
         assert f"spec.{part}.rules[0].actions" in paths
     assert {
-        f"spec.options.{name}"
-        for name in ("enhanced_recording", "cert_format", "request_access", "request_prompt", "lock")
+        f"spec.options.{name}" for name in ("enhanced_recording", "cert_format", "request_access", "request_prompt")
     } <= paths
     assert len(problems.notices) == len(role.warnings)
 
