@@ -27,7 +27,9 @@ import msgspec
 from teleport.api import messages as m
 from teleport.audit.events import Event, MfaDevice, UserLocked
 from teleport.auth import passwords
-from teleport.auth.lockout import LOCK_TIME, MAX_FAILURES, count_failure, forgiven, known_place, locked_at
+from teleport.auth.lockout import LOCK_TIME, count_failure, known_place, locked_at
+from teleport.auth.lockout import MAX_FAILURES as MAX_FAILURES  # counted here
+from teleport.auth.lockout import forgiven as forgiven
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, describe, find_lock
 from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule
