@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from teleport.api import messages as m
@@ -15,6 +16,7 @@ from teleport.errors import AccessDenied, BadRequest, NotFound
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_p256
 from teleport.pki.x509verify import certificate_key, load_certificate
+from teleport.store import records
 from teleport.testing.auth import PASSWORD, Credentials, RunningAuth, present_clock, running_auth
 
 KEY = generate_p256().public
@@ -106,3 +108,17 @@ async def test_of_two_answers_at_the_same_moment_one_counts(tmp_path: Path) -> N
         both = await asyncio.gather(*(own.finish(made) for _ in range(2)), return_exceptions=True)
         assert [one for one in both if one is None] == [None], both
         assert await own.collect(made) is not None
+
+
+async def test_a_stranger_who_begins_keeps_little_in_the_storage(tmp_path: Path) -> None:
+    """T19: anybody may begin, so what is kept is no larger than it has to be."""
+    async with running_auth(tmp_path) as auth:
+        proxy = await auth.host(SystemRole.PROXY)
+        long = m.BeginBrowserLoginRequest(public_key=KEY.line("c" * 50_000), ttl=3600, client_addr=TSH)
+        await auth.call(proxy, routes.BEGIN_BROWSER_LOGIN, long)
+        (item,) = await auth.backend.range(records.BROWSER_LOGINS)
+        assert len(item.value) < 2048
+        with pytest.raises(BadRequest):
+            await auth.call(
+                proxy, routes.BEGIN_BROWSER_LOGIN, msgspec.structs.replace(long, route_to_cluster="c" * 5000)
+            )

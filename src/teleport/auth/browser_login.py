@@ -30,6 +30,7 @@ LIFE: Final = timedelta(minutes=5)
 CODE_ALPHABET: Final = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels, so that no words come of it (RFC 8628 section 6.1)
 CODE_LENGTH: Final = 8
 MAX_TRIES: Final = 5  # at the code
+MAX_CLUSTER: Final = 255  # characters of a cluster's name
 
 
 class BrowserLogins:
@@ -41,12 +42,14 @@ class BrowserLogins:
 
     async def begin(self, caller: Caller, request: m.BeginBrowserLoginRequest) -> m.BrowserLogin:
         """A login for `request.public_key` that waits for its answer."""
-        PublicKey.parse(request.public_key)
+        key = PublicKey.parse(request.public_key)
+        if len(request.route_to_cluster) > MAX_CLUSTER:
+            raise BadRequest("this cannot be the name of a cluster")
         made = secrets.token_urlsafe(24)
         code = "".join(secrets.choice(CODE_ALPHABET) for _ in range(CODE_LENGTH))
         expires = self._state.clock.now() + LIFE
         record = BrowserLoginRecord(
-            public_key=request.public_key,
+            public_key=key.line(""),  # anybody may begin: no more is kept than it takes
             ttl=request.ttl,
             route_to_cluster=request.route_to_cluster,
             client_addr=request.client_addr,
