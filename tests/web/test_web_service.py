@@ -191,6 +191,33 @@ async def test_many_names_from_one_address_wait_a_little(tmp_path: Path, monkeyp
         assert (await web.ask("POST", CERTS, json=login_body(key, "somebody", "000000"))).status == 403
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/webapi/login/browser/mine/certs"), ("GET", "/webapi/login/browser/mine")]
+)
+async def test_a_login_that_a_stranger_began_does_not_shorten_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    """Anybody can begin one and ask for it: that proves nothing, so what failed from there still counts."""
+    monkeypatch.setattr("teleport.web.service.is_own", lambda address: False)
+    key = generate_p256()
+
+    class Begun(Calls):
+        async def call(self, route: Any, request: Any) -> Any:
+            match route.name:
+                case "collect_browser_login":
+                    return m.CollectedLogin()
+                case "browser_login":
+                    return m.BrowserLogin(id="mine", code="", client_addr="", expires=web.clock.now())
+            return await super().call(route, request)
+
+    async with running_web(tmp_path, Begun(AccessDenied("wrong")), ()) as web:
+        answers = []
+        for number in range(60):
+            answers.append((await web.ask("POST", CERTS, json=login_body(key, f"user{number}", "000000"))).status)
+            await web.ask(method, path)
+        assert 429 in answers
+
+
 async def test_this_host_is_never_kept_waiting(tmp_path: Path) -> None:
     key = generate_p256()
     async with running_web(tmp_path, Calls(AccessDenied("wrong")), ()) as web:

@@ -184,11 +184,12 @@ class WebService:
         if not self._passwords.allow(who_tries(request.remote or ""), self._clock.monotonic()):
             raise LimitExceeded("too many attempts from this address; wait a moment")
 
-    async def _tried(self, request: web.Request, name: str, attempt: Awaitable[T]) -> T:
+    async def _tried(self, request: web.Request, name: str, attempt: Awaitable[T], *, proves: bool = True) -> T:
         """Does `attempt` with what belongs to `name` (a user, a link), unless too many have failed just now.
 
         Who fails waits longer and longer before the next attempt on the same name; and a little after many failures on
-        whatever names, since many people may share the address. A success clears both. This host is never kept waiting.
+        whatever names, since many people may share the address. A success clears both, unless it `proves` nothing of
+        whoever asks. This host is never kept waiting.
         """
         address, now = who_tries(request.remote or ""), self._clock.monotonic()
         keys = ((self._patience, f"{address} {name[:256]}"), (self._with_address, address))
@@ -203,7 +204,7 @@ class WebService:
             for patience, key in keys:
                 patience.failed(key, self._clock.monotonic())
             raise
-        for patience, key in keys:
+        for patience, key in keys if proves else ():
             patience.succeeded(key)
         return done
 
@@ -289,7 +290,7 @@ class WebService:
     async def _browser_login(self, request: web.Request) -> web.Response:
         self._limit(request)
         asked = m.BrowserLoginRequest(id=request.match_info["id"])
-        found = await self._tried(request, "a login", self._auth.call(routes.BROWSER_LOGIN, asked))
+        found = await self._tried(request, "a login", self._auth.call(routes.BROWSER_LOGIN, asked), proves=False)
         return _json(_browser_login_reply(found))
 
     async def _finish_browser_login(self, request: web.Request) -> web.Response:
@@ -312,7 +313,9 @@ class WebService:
     async def _collect_browser_login(self, request: web.Request) -> web.Response:
         """What tsh asks every other second. An id that is guessed costs an attempt."""
         asked = m.BrowserLoginRequest(id=request.match_info["id"])
-        found = await self._tried(request, "a login", self._auth.call(routes.COLLECT_BROWSER_LOGIN, asked))
+        found = await self._tried(
+            request, "a login", self._auth.call(routes.COLLECT_BROWSER_LOGIN, asked), proves=False
+        )
         if found.certs is None:
             return web.json_response({"message": "nobody has answered yet"}, status=202)
         return _json(_certs_reply(found.certs))
@@ -376,7 +379,7 @@ class WebService:
         """Who asks for a lease, for whoever holds its link, and what a hardware key is asked."""
         self._limit(request)
         asked = m.LeaseApprovalRequest(token=request.match_info["token"])
-        found = await self._tried(request, "a link", self._auth.call(routes.LEASE_APPROVAL, asked))
+        found = await self._tried(request, "a link", self._auth.call(routes.LEASE_APPROVAL, asked), proves=False)
         assert found.challenge.webauthn is not None, "a link is for a hardware key"
         return _json(
             wm.LeaseAsked(
