@@ -39,11 +39,11 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
     "cluster_auth_preference.second_factor": "test_who_may_log_in_and_with_what",
     "cluster_auth_preference.u2f": "test_hardware_keys_are_for_the_domain_that_is_named",
     "cluster_auth_preference.webauthn": "test_hardware_keys_are_for_the_domain_that_is_named",
-    "cluster_auth_preference.require_session_mfa": (True,),
+    "cluster_auth_preference.require_session_mfa": "test_each_session_needs_a_second_factor",
     "cluster_auth_preference.disconnect_expired_cert": "test_an_expired_certificate_ends_what_it_opened",
     "cluster_auth_preference.allow_local_auth": "test_who_may_log_in_and_with_what",
     "cluster_auth_preference.message_of_the_day": "test_the_message_of_the_day_is_shown_before_a_login",
-    "cluster_auth_preference.locking_mode": (LockingMode.STRICT,),
+    "cluster_auth_preference.locking_mode": "tests/security/test_security_strict_locks.py",  # takes minutes of a clock
     "cluster_networking_config.client_idle_timeout": "test_an_idle_session_ends_with_the_message",
     "cluster_networking_config.client_idle_timeout_message": "test_an_idle_session_ends_with_the_message",
     "cluster_networking_config.web_idle_timeout": (Duration.of(minutes=5),),
@@ -61,6 +61,7 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
 # of fields that are tried, the values that do not work (yet)
 PARTLY: dict[str, tuple[object, ...]] = {
     "cluster_auth_preference.allow_local_auth": (False,),
+    "cluster_auth_preference.require_session_mfa": (True,),
     "session_recording_config.mode": (RecordingMode.NODE_SYNC, RecordingMode.PROXY, RecordingMode.PROXY_SYNC),
 }
 
@@ -77,7 +78,11 @@ def test_every_field_of_a_setting_works_or_is_warned_of() -> None:
     assert set(FIELDS) == set(fields())
     for path, type_ in fields().items():
         row, name = FIELDS[path], path.partition(".")[2]
-        if isinstance(row, str):
+        if isinstance(row, str) and "/" in row:
+            strict = msgspec.structs.replace(type_().spec, **{name: LockingMode.STRICT})
+            there = (Path(__file__).parents[2] / row).exists()
+            assert there or resource_warnings(type_(spec=strict)), f"{path}: there is no {row}"  # type: ignore[arg-type]
+        elif isinstance(row, str):
             assert callable(globals().get(row)), f"{path}: there is no test {row}"
         for value in PARTLY.get(path, ()) if isinstance(row, str) else row:
             spec = msgspec.structs.replace(type_().spec, **{name: value})
@@ -227,6 +232,14 @@ def test_hardware_keys_are_for_the_domain_that_is_named(own: Cluster, sam: Perso
         assert domain() == "example.test"
     with setting(own, "cap", second_factor="on", webauthn={"disabled": True}):
         assert "webauthn_challenge" not in sam.web("POST", "/webapi/mfa/login/begin", {"user": "sam"})[1]
+
+
+def test_each_session_needs_a_second_factor(own: Cluster, sam: Person) -> None:
+    where = f"{ME}@{NODE}.{own.name}"
+    with setting(own, "cap", require_session_mfa=True):
+        refused = sam.ssh(where, "true")
+        assert (refused.status, "second factor" in refused.stderr) == (255, True), refused
+    sam.ssh(where, "true").ok()
 
 
 def test_of_two_hosts_with_one_name_the_newer_is_meant(own: Cluster, sam: Person, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class AuthPreference(Value, frozen=True, kw_only=True):
         if self.spec.require_session_mfa:
             found.append(
                 FieldWarning(
-                    "spec.require_session_mfa", "a second factor cannot be shown yet, so every session would be refused"
+                    "spec.require_session_mfa", "users who have registered no second factor open no session then"
                 )
             )
         if not self.spec.allow_local_auth:
