@@ -226,8 +226,7 @@ class AuthService:
         """Makes the cluster on the first start, finds it on later ones.
 
         `open_emitter` gets the cluster's name; `keys` says where private keys of authorities are, unless they are in
-        the storage. Raises `TeleportError` when the file names another cluster than the
-        one that the storage holds.
+        the storage. Raises `TeleportError` when the file names another cluster than the one that the storage holds.
         """
         stored = await stored_cluster_name(backend)
         given = _given(config, stored)
@@ -248,10 +247,19 @@ class AuthService:
         await bootstrap(state, config.settings, given)
         service = cls(config, backend, clock, open_emitter(wanted), state)
         pumps.append(service._pump)
-        await service._trust.look()
-        await service._intake.start()
-        await service.rotations.followers.start()
+        try:
+            await service._trust.look()
+            await service._intake.start()
+            await service.rotations.followers.start()
+        except BaseException:
+            service.abandon()
+            raise
         return service
+
+    def abandon(self) -> None:
+        """Closes what a service that will not run, or runs no more, has opened."""
+        self._recordings.close()
+        self._sink.close()
 
     async def run(self, listener: socket.socket, context: ssl.SSLContext, started: Callable[[], None]) -> None:
         """Serves the API until cancelled; calls `started` once connections are taken."""
@@ -299,8 +307,7 @@ class AuthService:
             await self.state.uses.write()
         except (TeleportError, OSError) as error:
             log.warning("audit events wait for the next start: %s", error)
-        self._recordings.close()
-        self._sink.close()
+        self.abandon()
 
     async def _in_store(self, uids: set[str]) -> set[str]:
         from datetime import timedelta

@@ -37,6 +37,7 @@ from teleport.backend.interface import Backend, PutOp
 from teleport.backend.memory import MemoryBackend
 from teleport.backend.sqlite import SqliteBackend
 from teleport.clock import Clock
+from teleport.errors import TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256
 from teleport.pki.x509cert import auth_server_name
@@ -283,9 +284,13 @@ async def running_auth(
         service = await AuthService.open(config, backend, clock, open_emitter, keys=keys)
         stack.callback(emitters[0].close)
         key = generate_p256()
-        own = await service.local_host(
-            host_id, "auth", SystemRole.AUTH, ["127.0.0.1"], key.public.line(), key.public.spki_pem().decode()
-        )
+        try:
+            own = await service.local_host(
+                host_id, "auth", SystemRole.AUTH, ["127.0.0.1"], key.public.line(), key.public.spki_pem().decode()
+            )
+        except TeleportError:
+            service.abandon()
+            raise
         (directory / "auth.crt").write_text(own.tls_cert)
         (directory / "auth.key").write_bytes(key.pkcs8_pem().reveal())
         context = mutual_server_context(
