@@ -107,23 +107,12 @@ async def test_a_database_gets_a_certificate_that_openssl_verifies_by_name(tmp_p
         assert "server" in {event["cert_type"] for event in await admin.auth.events("cert.create")}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "teleport.cluster.local",
-        "6578616d706c65.teleport.cluster.local",
-        "*.example.com",
-        "",
-        "a b",
-        "UUID",
-        "UUID.CLUSTER",
-    ],
-)
-async def test_no_server_is_signed_under_a_name_of_the_clusters_own_services(tmp_path: Path, name: str) -> None:
+async def test_no_server_is_signed_under_a_name_of_the_clusters_own_services(tmp_path: Path) -> None:
     async with administration(tmp_path) as admin:
-        name = name.replace("UUID", admin.auth.host_id).replace("CLUSTER", CLUSTER)
-        ran = await admin("auth", "sign", f"--host=,{name}", "--format=db", f"--out={tmp_path / 'x'}")
-        assert (ran.status, "Traceback" in ran.err) == (2, False)
+        names = ["teleport.cluster.local", "6578616d706c65.teleport.cluster.local", "*.example.com", "", "a b"]
+        for name in (*names, admin.auth.host_id, f"{admin.auth.host_id}.{CLUSTER}"):
+            ran = await admin("auth", "sign", f"--host=,{name}", "--format=db", f"--out={tmp_path / 'x'}")
+            assert (ran.status, "Traceback" in ran.err) == (2, False), name
         assert not [name for name in os.listdir(tmp_path) if name.startswith("x")]
 
 

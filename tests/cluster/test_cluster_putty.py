@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.cluster import cluster_packages
 
-from teleport.testing.cluster import LOOPBACK, NAME, NODE, Cluster, Person, Ran, plain_environment, run
+from teleport.testing.cluster import LOOPBACK, NAME, NODE, PASSWORD, Cluster, Person, Ran, plain_environment, run
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,17 @@ def test_plink_runs_a_command_through_the_proxy(
     refused = plinked(plink, home, key, cluster, "nobody", "echo", "hello")
     assert (refused.status != 0, refused.stdout) == (True, "")
     assert "No supported authentication methods" in refused.stderr
+
+
+def test_a_login_writes_a_key_file_for_plink(
+    plink: str, home: Path, cluster: Cluster, login: str, tmp_path: Path
+) -> None:
+    """`tsh login --format=ppk` is the same for people who log in themselves."""
+    paula = cluster.add_person("paula", logins=[login])
+    where = (f"--proxy={cluster.web_address}", f"--user={paula.name}", f"--ca-pin={cluster.ca_pin()}")
+    form = ("--format=ppk", f"--out={tmp_path / 'paula.ppk'}")
+    paula.tsh("login", *where, *form, stdin=f"{PASSWORD}\n{paula.code()}\n").ok()
+    assert plinked(plink, home, tmp_path / "paula.ppk", cluster, login, "echo", "self").ok().stdout == "self\n"
 
 
 def test_plink_refuses_a_damaged_key_file_and_an_unknown_host(

@@ -48,7 +48,6 @@ class Vouched:
         try:
             return await self._believed(vouch.parse(line))
         except TeleportError as error:
-            log.warning("a proxy's word for a client is not believed peer=%s error=%s", peer, error.message)
             await self._refused(peer, error)
             raise
 
@@ -75,9 +74,10 @@ class Vouched:
         return believed.client_host, believed.client_port
 
     async def _refused(self, peer: str, error: TeleportError) -> None:
-        """On record; of those that anybody can cause, only so many in a second."""
+        """In the log and on record; anybody can cause these, so that only so many in a second are."""
         told = self._heard.told(error.message, asyncio.get_running_loop().time())
         if told is not None:
+            log.warning("a proxy's word for a client is not believed peer=%s error=%s", peer, told)
             await self._state.tell(self._state.event(ApiDenied, route="vouch", addr=peer, error=told))
 
 

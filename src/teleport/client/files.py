@@ -9,11 +9,12 @@ from pathlib import Path
 from teleport.client.login import Login, identity_content
 from teleport.client.system import CREATE, make_private
 from teleport.errors import TeleportError
+from teleport.pki.sshformat import parse_certificate_line
 
 
 def paths(out: str, form: str) -> list[Path]:
-    """The files of a form: one for `file`, key and certificate for `openssh` (`certificates.md` 9)."""
-    return [Path(out)] if form == "file" else [Path(out), Path(f"{out}-cert.pub")]
+    """The files of a form: key and certificate for `openssh`, one for the others (`certificates.md` 9)."""
+    return [Path(out), Path(f"{out}-cert.pub")] if form == "openssh" else [Path(out)]
 
 
 def existing(out: str, form: str) -> list[Path]:
@@ -26,6 +27,12 @@ def write_login(login: Login, out: str, form: str) -> list[Path]:
     written = paths(out, form)
     if form == "file":
         write_private(written[0], identity_content(login))
+    elif form == "ppk":
+        from teleport.pki.ppk import comment_of, write_ppk
+
+        certificate = parse_certificate_line(login.certificates.ssh)
+        comment = comment_of(login.profile.user, login.profile.root_cluster)
+        write_private(written[0], write_ppk(login.key, certificate, comment).reveal())
     else:
         write_private(written[0], login.key.pkcs8_pem().reveal())
         write_private(written[1], login.certificates.ssh.strip().encode() + b"\n")

@@ -54,6 +54,11 @@ def write_ppk(key: PrivateKey, certificate: SSHCertificate, comment: str) -> Sec
     return Secret(("\n".join(lines) + "\n").encode("ascii"))
 
 
+def comment_of(user: str, cluster: str) -> str:
+    """The comment that names whose key it is."""
+    return ascii(f"{user} at {cluster}")[1:-1]
+
+
 def _block(name: str, data: bytes) -> list[str]:
     text = base64.b64encode(data).decode()
     lines = [text[start : start + _LINE] for start in range(0, len(text), _LINE)]

@@ -182,10 +182,10 @@ def _user_files(connected: Auth, wanted: Wanted) -> list[bytes]:
         case "openssh":
             return [key.openssh_pem().reveal(), f"{certs.cert.strip()}\n".encode()]
         case "ppk":
-            from teleport.pki.ppk import write_ppk
+            from teleport.pki.ppk import comment_of, write_ppk
             from teleport.pki.sshformat import parse_certificate_line
 
-            comment = ascii(f"{wanted.user} at {connected.cluster}")[1:-1]
+            comment = comment_of(wanted.user, connected.cluster)
             return [write_ppk(key, parse_certificate_line(certs.cert), comment).reveal()]
         case "tls":
             return [key.pkcs8_pem().reveal(), certs.tls_cert.encode(), authorities.encode()]

@@ -26,7 +26,9 @@ BROWSER_PAUSE = 2.0  # seconds between looks whether somebody has answered in th
 @click.argument("cluster", default="")
 @click.option("--ca-pin", "pins", multiple=True, help="trust the cluster by its pin, sha256:...; repeatable")
 @click.option("-o", "--out", default="", help="write the credentials to this file and leave the profile alone")
-@click.option("--format", "form", type=click.Choice(["file", "openssh"]), default="file", help="form of --out")
+@click.option(
+    "--format", "form", type=click.Choice(["file", "openssh", "ppk"]), default="file", help="form of --out; ppk: PuTTY"
+)
 @click.option("--overwrite", is_flag=True, help="replace the files of --out")
 @click.option("--browser", is_flag=True, help="answer on a page of the proxy, in a browser anywhere")
 @takes_flags
