@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.auth.test_auth_api import Asking, allowed
 from tests.auth.test_auth_joining import announcement, join_request, new_token
 from tests.web.web_rig import NAME, RunningWeb, running_web
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.api.routes import Route
+from teleport.api.routes import ROUTES, Route
 from teleport.api.sync_client import SyncAuthClient, through_proxy
+from teleport.auth.certify import UserGrant
 from teleport.auth.joining import JOIN_BURST
 from teleport.errors import AccessDenied, ConnectionProblem, LimitExceeded, TeleportError
 from teleport.identity import SystemRole
@@ -358,6 +360,44 @@ def replace_options(role: Role, **options: Any) -> Role:
     import msgspec
 
     return msgspec.structs.replace(role, spec=msgspec.structs.replace(role.spec, options=Options(**options)))
+
+
+async def test_no_route_serves_a_certificate_from_where_it_does_not_hold(tmp_path: Path) -> None:
+    """Each one, with all the roles there are: bound to another address, or to none where a role binds. From the right
+    address the very same certificate is served."""
+    async with running_auth(tmp_path) as auth:
+        await pinning(auth)
+        everything = ["editor", "auditor", "access"]
+        admin, key = await auth.admin(), generate_p256()
+        for name, roles in (("ann", everything), ("bob", [*everything, "pinned"])):
+            await auth.call(admin, routes.ADD_USER, m.AddUserRequest(name=name, roles=roles))
+        certifier, now = await auth.service.state.certifier(), auth.clock.now()
+
+        def certified(name: str, roles: list[str], source_ip: str) -> Asking:
+            grant = UserGrant(
+                user=name,
+                roles=tuple(roles),
+                logins=("root",),
+                traits={},
+                ttl=timedelta(hours=2),
+                route_to_cluster=CLUSTER,
+                source_ip=source_ip,
+            )
+            certs = certifier.user_certs(grant, key.public.line(), now)
+            return Asking(name, auth, auth.keep(key, certs.tls_cert), "0" * 32, lambda: "000000")
+
+        elsewhere = certified("ann", everything, CLIENT)
+        unbound = certified("bob", [*everything, "pinned"], "")
+        right = certified("ann", everything, "127.0.0.1")
+        closed = [name for name, route in ROUTES.items() if route.verb is not None]
+
+        def served(asking: Asking) -> set[str]:
+            with auth.client(asking.who) as client:
+                return {name for name in closed if allowed(client, name, asking)}
+
+        assert await auth.in_thread(lambda: served(elsewhere)) == set()
+        assert await auth.in_thread(lambda: served(unbound)) == set()
+        assert {"renew_user", "own_factors", "list_node", "add_token"} <= await auth.in_thread(lambda: served(right))
 
 
 async def test_an_administrator_says_from_where_a_signed_certificate_holds(tmp_path: Path) -> None:

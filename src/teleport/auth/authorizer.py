@@ -19,6 +19,7 @@ from teleport.auth.joining import Joining
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
+from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.locks import host_lock_denial
 from teleport.authz.renewal import RenewalPermit
@@ -114,8 +115,23 @@ class Authorizer:
         if route.name in DECIDED_BY_HANDLER:
             if route.name in DECIDED_BY_LOCKS:
                 await self._refuse_locked(caller)
+            await self._hold_to_terms(caller)
             return
         await self.require(caller, route.verb, Kind(route.kind))
+
+    async def _hold_to_terms(self, caller: Caller) -> None:
+        """Where a user's certificate holds counts on every route, also where a handler asks for nothing of the kind."""
+        identity = caller.identity
+        if not isinstance(identity, UserIdentity):
+            return
+        denial = certificate_denial(
+            identity, cluster=self._state.cluster, now=self._state.clock.now(), client_address=caller.host
+        )
+        if denial is None and not identity.source_ip:
+            roles = RoleSet.build(identity.roles, await self._state.roles(identity.roles), identity.traits)
+            denial = unpinned_denial(identity, roles)
+        if denial is not None:
+            raise Denied(denial)
 
     async def _refuse_locked(self, caller: Caller) -> None:
         identity = caller.identity
