@@ -35,11 +35,11 @@ from teleport.audit.events import (
 from teleport.auth import local_auth
 from teleport.auth.administrators import Administrators, Change
 from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
-from teleport.auth.joining import Joining, check_life
 from teleport.auth.lockout import locked_until
 from teleport.auth.mfa_leases import leases_of
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document, giving_roles
+from teleport.auth.tokens import Tokens, check_life
 from teleport.auth.user_tokens import UserTokens
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, Item, PutOp, Write
@@ -76,10 +76,10 @@ def _key(resource: Resource) -> str:
 class Inventory:
     """The handlers of the resource routes."""
 
-    def __init__(self, state: ClusterState, authorizer: Authorizer, joining: Joining, user_tokens: UserTokens) -> None:
+    def __init__(self, state: ClusterState, authorizer: Authorizer, tokens: Tokens, user_tokens: UserTokens) -> None:
         self._state = state
         self._authorizer = authorizer
-        self._joining = joining
+        self._tokens = tokens
         self._user_tokens = user_tokens
         self._administrators = Administrators(state)
 
@@ -99,7 +99,7 @@ class Inventory:
         next_key = items[-1].key.removeprefix(prefix) if len(items) == request.limit else ""
         every = [from_json(item.value) for item in items]
         if kind is Kind.TOKEN and not request.start_key:
-            every = [*every, *self._joining.static_tokens]
+            every = [*every, *self._tokens.static]
         found = await self._authorizer.listable(caller, kind, every)
         if isinstance(general, AccessDenial) and not found and not next_key and not request.start_key:
             raise Denied(general)
@@ -160,7 +160,7 @@ class Inventory:
     async def _find(self, kind: Kind, name: str, caller: Caller) -> Resource | None:
         if kind is Kind.TOKEN:
             name = name if len(name) == 8 else token_id(SecretText(name))
-            static = [token for token in self._joining.static_tokens if token.name == name]
+            static = [token for token in self._tokens.static if token.name == name]
             if static:
                 return static[0]
         if kind is Kind.CERT_AUTHORITY and "/" not in name:
@@ -374,7 +374,7 @@ class Inventory:
                 writes += await leases_of(self._state, resource.name)
                 gone = event(UserDelete, caller, name=resource.name)
             case Token():
-                if any(token.name == resource.name for token in self._joining.static_tokens):
+                if any(token.name == resource.name for token in self._tokens.static):
                     raise BadRequest(
                         f"the token {resource.name} is static", hint="remove it from auth_service.tokens and restart"
                     )

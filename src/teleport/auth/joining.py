@@ -1,38 +1,34 @@
 """Hosts becoming part of the cluster, and renewing what they have (`certificates.md` 6).
 
-A token is looked up by its public id and compared hashed, in constant time. What a host may be called is decided
-here: no host gets a name that another live host, a proxy or an auth server is reached by (threat T14). A refused
-join reads the same whatever was wrong with the token; the audit log has the reason.
+What a host may be called is decided here: no host gets a name that another live host, a proxy or an auth server is
+reached by (threat T14). A refused join reads the same whatever was wrong with the token; the audit log has the reason.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
 from teleport.api import messages as m
-from teleport.audit.events import CertCreate, HostJoin, HostJoinFailed, TokenCreate, TokenUsed
+from teleport.audit.events import CertCreate, HostJoin, HostJoinFailed, TokenUsed
 from teleport.auth.certify import HostGrant
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
+from teleport.auth.tokens import Tokens
 from teleport.authz.locks import host_lock_denial
 from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
-from teleport.clock import rfc3339
-from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, LimitExceeded, TeleportError
+from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
 from teleport.pki.names import canonical_host
-from teleport.resources.codec import checked, from_json, to_json
-from teleport.resources.metadata import ORIGIN_LABEL
+from teleport.resources.codec import from_json, to_json
 from teleport.resources.secret import SecretText
 from teleport.resources.server import Server
-from teleport.resources.token import Token, TokenRole, token_id
+from teleport.resources.token import TokenRole, token_id
 from teleport.resources.values import HostPort
 from teleport.store import records
 from teleport.store.issued import IssuedCert, issued_key
@@ -40,9 +36,6 @@ from teleport.store.records import HostRecord
 from teleport.store.standing import forced_labels, host_counts, with_role
 from teleport.transport.limits import RateLimit, who_tries
 
-MIN_TTL: Final = 60.0  # seconds
-MAX_TTL: Final = 48 * 3600.0
-MIN_SECRET: Final = 16  # characters of a token that a person chose
 JOINS: Final = 2.0  # attempts a second from one address
 JOIN_BURST: Final = 100.0
 FAILURES: Final = 10.0  # events a second of refused joins: many addresses together must not fill the audit log
@@ -59,11 +52,11 @@ KIND_OF_ROLE: Final[Mapping[SystemRole, str]] = {
 
 
 class Joining:
-    """Tokens and host certificates."""
+    """Hosts: letting them in, and their certificates."""
 
-    def __init__(self, state: ClusterState, static_tokens: Sequence[Token]) -> None:
+    def __init__(self, state: ClusterState, tokens: Tokens) -> None:
         self._state = state
-        self._static = {token.name: token for token in static_tokens}
+        self._tokens = tokens
         self._signing = asyncio.Semaphore(PARALLEL_SIGNATURES)
         self._tries = RateLimit(JOINS, JOIN_BURST)
         self._failures = RateLimit(FAILURES, FAILURE_BURST)  # that are put on record, whoever failed
@@ -73,76 +66,6 @@ class Joining:
         """What the record of a failure says of those that were not heard since the last one."""
         count, self._unheard = self._unheard, 0
         return f"; before it {count} attempts, too many to be recorded one by one" if count else ""
-
-    @property
-    def static_tokens(self) -> Sequence[Token]:
-        """The tokens of the configuration file, marked as such."""
-        return [_of_the_file(token) for token in self._static.values()]
-
-    # tokens
-
-    async def add_token(
-        self, caller: Caller, request: m.AddTokenRequest, pins: list[str], auth_servers: list[str]
-    ) -> m.JoinToken:
-        """A new join token; its secret is shown in the reply and never again."""
-        try:
-            roles = tuple(TokenRole(role.strip().lower()) for role in request.roles)
-        except ValueError:
-            raise BadRequest(
-                f"tokens are for {', '.join(TokenRole)}; found {', '.join(map(repr, request.roles))}",
-                hint="tctl tokens add --type=node",
-            ) from None
-        if not MIN_TTL <= request.ttl <= MAX_TTL:
-            raise BadRequest(f"a token lives from 1m to 48h, not {request.ttl:.0f} s", hint="--ttl=1h")
-        if request.value and len(request.value) < MIN_SECRET:
-            raise BadRequest(
-                f"a token of one's own choice has {MIN_SECRET} characters or more", hint="leave --value out"
-            )
-        now = self._state.clock.now()
-        secret = SecretText(request.value or secrets.token_hex(16))
-        end = now + timedelta(seconds=request.ttl)
-        token = checked(Token.from_secret(secret, roles, end, dict(request.labels), single_use=request.single_use))
-        try:
-            await self._state.commit(
-                [PutOp(records.TOKENS + token.name, to_json(token), token.metadata.expires)],
-                conditions=[Absent(records.TOKENS + token.name)],
-                events=[
-                    self._state.event(
-                        TokenCreate,
-                        caller,
-                        name=token.name,
-                        system_roles=[str(role) for role in roles],
-                        expires=end,
-                        ttl=f"{request.ttl:.0f}s",
-                    )
-                ],
-            )
-        except CompareFailed:
-            raise AlreadyExists(f"there is a token {token.name} already", hint=f"tctl tokens rm {token.name}") from None
-        return m.JoinToken(
-            token=secret.reveal(),
-            id=token.name,
-            roles=[str(role) for role in roles],
-            expires=end,
-            ca_pins=pins,
-            auth_servers=auth_servers,
-            labels=dict(request.labels),
-            single_use=request.single_use,
-        )
-
-    async def _token(self, secret: SecretText) -> tuple[Token, int] | None:
-        """The stored or static token with this secret, and its revision (0: static). Both are looked up, whether or
-        not one is found."""
-        name = token_id(secret)
-        item = await self._state.backend.get(records.TOKENS + name)
-        stored = from_json(item.value) if item is not None else None
-        static = self._static.get(name)
-        for token, revision in ((stored, item.revision if item is not None else 0), (static, 0)):
-            if isinstance(token, Token) and token.is_for(secret) and not token.expired(self._state.clock.now()):
-                return token, revision
-        return None
-
-    # hosts
 
     async def join(self, caller: Caller, request: m.JoinRequest) -> m.HostCredentials:
         """Certificates for a host that offers a good token; `AccessDenied` otherwise, the reason audited.
@@ -167,7 +90,7 @@ class Joining:
         secret = SecretText(request.token)
         try:
             role = _role(request.role)
-            found_token = await self._token(secret)
+            found_token = await self._tokens.find(secret)
             if found_token is None:
                 raise AccessDenied("the token is unknown or has expired")
             token, token_revision = found_token
@@ -398,22 +321,6 @@ class Joining:
                 else:
                     of_services |= (names | {canonical_host(server.hostname)}) - SHARED_NAMES - {""}
         return of_services, of_nodes
-
-
-def _of_the_file(token: Token) -> Token:
-    labels = {**token.metadata.labels, ORIGIN_LABEL: "config-file"}
-    return msgspec.structs.replace(token, metadata=msgspec.structs.replace(token.metadata, labels=labels))
-
-
-def check_life(expires: datetime | None, now: datetime) -> None:
-    """Raises `BadRequest` for a stored token that would never end, or later than any may, or that has ended."""
-    if expires is None or expires > now + timedelta(seconds=MAX_TTL):
-        raise BadRequest(
-            "a join token ends within 48h; only tokens in the configuration file do not",
-            hint="set metadata.expires, or: tctl tokens add",
-        )
-    if expires <= now:
-        raise BadRequest(f"this join token ended at {rfc3339(expires)}", hint="make a new one: tctl tokens add")
 
 
 def _is_uuid(text: str) -> bool:

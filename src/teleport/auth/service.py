@@ -56,6 +56,7 @@ from teleport.auth.session_factor import SessionFactor
 from teleport.auth.session_mfa import SessionSecondFactors
 from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState, stored_cluster_name
+from teleport.auth.tokens import Tokens
 from teleport.auth.trusting import LivingTrust
 from teleport.auth.user_tokens import UserTokens
 from teleport.auth.vouched import Vouched
@@ -124,7 +125,8 @@ class AuthService:
         self._intake = Intake(
             self._sink, records, state.clock, cluster=state.cluster, sink=MultiSink(self._sink, copies), gaps=records
         )
-        self._joining = Joining(state, config.static_tokens)
+        self._tokens = Tokens(state, config.static_tokens)
+        self._joining = Joining(state, self._tokens)
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
         vouched = Vouched(state, self.authorizer.counts, self.authorizer.locks)
         self.edge = HTTPListener("auth API", silent=SILENT, believe=vouched.believe)
@@ -139,7 +141,7 @@ class AuthService:
         session_factor = SessionFactor(state, self.factors)
         session_certs = SessionSecondFactors(state, self.authorizer, session_factor)
         mfa_leases = MfaLeases(state, self.authorizer, session_factor, self.cluster_api)
-        inventory = Inventory(state, self.authorizer, self._joining, user_tokens)
+        inventory = Inventory(state, self.authorizer, self._tokens, user_tokens)
         presence = self._presence = Presence(state, self.authorizer, self._joining)
         self._evidence = Evidence(
             state, self.authorizer, self._intake, records, self._recordings, config.audit_directory
@@ -318,7 +320,7 @@ class AuthService:
         roles = [role.strip().lower() for role in request.roles]
         facts = {"resource": {"metadata": {"labels": dict(request.labels)}, "spec": {"roles": roles}}}
         await self.authorizer.require(caller, Verb.CREATE, Kind.TOKEN, facts, reveals=True)
-        return await self._joining.add_token(
+        return await self._tokens.add(
             caller, request, await self.cluster_api.pins(), await self.cluster_api.auth_addresses()
         )
 
