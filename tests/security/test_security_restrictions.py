@@ -60,12 +60,24 @@ ROWS: dict[str, Callable[[object, object], bool]] = {
     "route_to_cluster": same,
     "source_ip": same,
     "mfa_device": same,
+    "mfa_target": same,
+    "login_expires": same,
     "active_requests": same,
     "impersonator": same,
     "serial": lambda before, after: before != after,
     "issued": free,
     "denying": same,  # said by no certificate
 }
+
+
+FOR_ONE_SESSION = {
+    **ROWS,
+    "mfa_device": lambda before, after: bool(after),
+    "mfa_target": lambda before, after: bool(after),
+    "login_expires": lambda before, after: bool(after),
+    "logins": subset,
+}
+"""What a second factor gives, for a minute: a mark, for one target."""
 
 
 def test_everything_that_an_identity_says_has_a_row() -> None:
@@ -107,23 +119,44 @@ async def identities(auth: RunningAuth, certs: m.UserCerts) -> list[UserIdentity
     return [by_ssh, by_tls]
 
 
+def compare(
+    before: list[UserIdentity], after: list[UserIdentity], rows: dict[str, Callable[[object, object], bool]], seed: int
+) -> None:
+    for old, new in zip(before, after, strict=True):
+        for name, holds in rows.items():
+            was, is_now = getattr(old, name), getattr(new, name)
+            assert holds(was, is_now), f"seed {seed}: {name} was {was!r}, is {is_now!r}"
+
+
+async def test_a_certificate_for_one_session_keeps_every_restriction(tmp_path: Path) -> None:
+    """A second factor adds a mark and takes nothing away."""
+    async with running_auth(tmp_path) as auth:
+        assert isinstance(auth.clock, FakeClock)
+        secret = await auth.person("ann", ROLES)
+        certifier = await auth.service.state.certifier()
+        for seed in range(6):
+            grant, key = replace(a_grant(random.Random(seed)), impersonator="", mfa_device=""), generate_p256()
+            certs = certifier.user_certs(grant, key.public.line(), auth.clock.now())
+            auth.clock.advance(30)
+            request = m.SessionCertRequest(host="", factor=m.FactorResponse(totp_code=auth.code(secret)))
+            marked = await auth.call(auth.keep(key, certs.tls_cert), routes.SESSION_CERT, request)
+            compare(await identities(auth, certs), await identities(auth, marked), FOR_ONE_SESSION, seed)
+
+
 async def test_a_renewal_of_a_renewal_keeps_every_restriction(tmp_path: Path) -> None:
     """Of both certificates, however often; and its life is the first one's."""
     async with running_auth(tmp_path) as auth:
         assert isinstance(auth.clock, FakeClock)
         await auth.user("ann", ROLES, traits={"logins": ["root"]})
-        certifier, key = await auth.service.state.certifier(), generate_p256()
+        certifier = await auth.service.state.certifier()
         for seed in range(EXAMPLES):
-            grant = a_grant(random.Random(seed))
+            grant, key = a_grant(random.Random(seed)), generate_p256()
             certs = certifier.user_certs(grant, key.public.line(), auth.clock.now())
             first = await identities(auth, certs)
             for _ in range(2):
                 auth.clock.advance(1)
                 certs = await auth.call(auth.keep(key, certs.tls_cert), routes.RENEW_USER, m.Empty())
-                for before, after in zip(first, await identities(auth, certs), strict=True):
-                    for name, holds in ROWS.items():
-                        old, new = getattr(before, name), getattr(after, name)
-                        assert holds(old, new), f"seed {seed}: {name} was {old!r}, is {new!r}"
+                compare(first, await identities(auth, certs), ROWS, seed)
 
 
 @pytest.mark.parametrize("usage", ["usage:kube", "usage:apps", "usage:db"])

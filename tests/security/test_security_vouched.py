@@ -31,6 +31,7 @@ from teleport.pki.authority import new_authority
 from teleport.pki.keys import PrivateKey, generate_ed25519, generate_p256
 from teleport.pki.sshcert import HostCertRequest, host_principals, issue_host_cert
 from teleport.pki.sshformat import parse_certificate_line
+from teleport.pki.sshverify import SOURCE_PIN
 from teleport.pki.trust import AuthorityKind
 from teleport.pki.x509cert import auth_server_name
 from teleport.resources.codec import to_json
@@ -329,6 +330,15 @@ async def test_a_bound_certificate_holds_from_the_address_of_its_login_alone(tmp
         assert {event["addr"].rpartition(":")[0] for event in denied} == {"192.0.2.8", "127.0.0.1"}
         created = [event for event in await auth.events("cert.create") if event.get("subject") == "ann"]
         assert {event["source_ip"] for event in created} == {CLIENT}
+
+
+@pytest.mark.parametrize("client", [CLIENT, f"{CLIENT}:1", f"[::ffff:{CLIENT}]:1"])
+async def test_a_login_is_bound_however_the_address_is_written(tmp_path: Path, client: str) -> None:
+    async with running_auth(tmp_path) as auth:
+        await pinning(auth)
+        totp = await auth.person("ann", ["pinned"])
+        certs, _ = await login(auth, totp, client=client, periods=1)
+        assert parse_certificate_line(certs.cert).body.extensions[SOURCE_PIN].endswith(CLIENT.encode())
 
 
 @pytest.mark.parametrize("client", ["", "unknown", "@", "999.1.1.1:3"])

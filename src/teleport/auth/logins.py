@@ -28,6 +28,7 @@ from teleport.backend.interface import Exists, PutOp
 from teleport.errors import AccessDenied, CompareFailed
 from teleport.pki.keys import PublicKey
 from teleport.resources.lock import Lock
+from teleport.resources.names import address_of
 from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.records import FactorDevice, UserSecret
@@ -95,7 +96,7 @@ class Logins:
             outcome.user,
             request.ttl,
             route_to_cluster=request.route_to_cluster or self._state.cluster,
-            client_address=request.client_addr.rpartition(":")[0],
+            client_address=address_of(request.client_addr),
         )
         now = self._state.clock.now()
         certifier = await self._state.certifier()

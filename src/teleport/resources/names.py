@@ -101,6 +101,11 @@ def peer_address(peername: object) -> tuple[str, int]:
     return canonical_address(address) or address, int(peername[1])
 
 
+def address_of(text: str) -> str:
+    """The IP address in `address`, `address:port` or `[address]:port`, in its one spelling; empty for anything else."""
+    return canonical_address(text) or canonical_address(text.rpartition(":")[0])
+
+
 def is_loopback(host: str) -> bool:
     """Whether `host`, a name or an address, is the machine itself, whichever machine that is."""
     text = canonical_address(host)
