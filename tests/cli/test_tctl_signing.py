@@ -171,6 +171,7 @@ async def test_what_does_not_go_together_is_refused_before_anything_is_signed(tm
             ["--user=ann", "--format=db"],
             ["--user=ann", "--format=mongodb"],
             ["--user=ann", "--proxy=p"],
+            ["--user=ann", "--compat=oldssh"],
             ["--user=ann", "--kube-cluster-name=k"],
             ["--user=ann", "--leaf-cluster=l"],
             ["--host=a.example.com", "--format=db", "--ttl=2191h"],

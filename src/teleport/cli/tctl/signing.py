@@ -108,6 +108,11 @@ def _check(wanted: Wanted, leaf_cluster: str) -> None:
             f"{who} is not signed as {wanted.form}; its formats are {', '.join(possible)}",
             hint=f"--format={possible[0]}, or {other} in place of {who}",
         )
+    if wanted.compat != "standard":
+        raise BadRequest(
+            f"--compat={wanted.compat} is not available: hosts of the cluster read roles from the certificate",
+            hint="leave it out",
+        )
     if leaf_cluster:
         raise BadRequest(
             "--leaf-cluster is not available yet: this version knows no leaf clusters", hint="leave it out"
