@@ -128,7 +128,7 @@ class AuthService:
         self._tokens = Tokens(state, config.static_tokens)
         self._joining = Joining(state, self._tokens)
         self.authorizer = Authorizer(state, self._joining, lambda: str(uuid.uuid4()))
-        vouched = Vouched(state, self.authorizer.counts, self.authorizer.locks)
+        vouched = Vouched(state, self._trust.host_authorities, self.authorizer.counts, self.authorizer.locks)
         self.edge = HTTPListener("auth API", silent=SILENT, believe=vouched.believe)
         self.cluster_api = ClusterAPI(state, self.authorizer)
         self.factors = Factors(state, self.cluster_api, self.authorizer.locks)

@@ -16,10 +16,9 @@ from teleport.authz.locks import host_lock_denial
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import HostIdentity
 from teleport.pki import sshsig
-from teleport.pki.keys import PublicKey
 from teleport.pki.sshformat import parse_certificate
 from teleport.pki.sshverify import verify_host_cert
-from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.pki.trust import TrustedSSHAuthority
 from teleport.resources.lock import Lock
 from teleport.transport.limits import Heard
 from teleport.wire import vouch
@@ -33,11 +32,13 @@ class Vouched:
     def __init__(
         self,
         state: ClusterState,
+        authorities: Callable[[], Sequence[TrustedSSHAuthority]],
         counts: Callable[[HostIdentity], Awaitable[bool]],
         locks: Callable[[], Awaitable[Sequence[Lock]]],
     ) -> None:
-        """`counts` says whether a host's certificate was not withdrawn."""
+        """`authorities` are those of hosts, as they are now; `counts` says whether a host's certificate still does."""
         self._state = state
+        self._authorities = authorities
         self._counts = counts
         self._locks = locks
         self._seen = vouch.Seen()
@@ -53,10 +54,7 @@ class Vouched:
 
     async def _believed(self, signed: vouch.SignedVouch) -> tuple[str, int]:
         now = self._state.clock.now()
-        host = await self._state.authority("host")
-        keys = tuple(PublicKey.parse(key) for key in host.trusted_ssh_keys)
-        authority = TrustedSSHAuthority(AuthorityKind.HOST, self._state.cluster, keys)
-        proxy = verify_host_cert(signed.certificate, (authority,), now, hostname=None)
+        proxy = verify_host_cert(signed.certificate, self._authorities(), now, hostname=None)
         if not await self._counts(proxy):
             raise AccessDenied(f"the host {proxy.host_id} does not belong to the cluster any more as {proxy.role}")
         denial = host_lock_denial(proxy, await self._locks(), now)
