@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode, Policy
-from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
+from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access, why_no_session
 from teleport.identity import UserIdentity
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
@@ -274,3 +274,38 @@ def test_an_expression_from_a_trait_that_cannot_be_read_denies_and_does_not_allo
     refused = ask(holding("by-trait", traits=traits))
     assert isinstance(refused, AccessDenial)
     assert refused.code is DenialCode.NOT_GRANTED
+
+
+PINNING = next(
+    role
+    for role in parse_resources(
+        "kind: role\nversion: v4\nmetadata: {name: pinning}\nspec: {options: {pin_source_ip: yes}}", "pinning.yaml"
+    )
+    if isinstance(role, Role)
+)
+PINNED_TO = "192.0.2.7"
+
+
+@pytest.mark.parametrize(
+    ("roles", "source_ip", "comes_from", "code"),
+    [
+        (("prod-root", "pinning"), PINNED_TO, PINNED_TO, None),
+        (("prod-root", "pinning"), PINNED_TO, f"::ffff:{PINNED_TO}", None),
+        (("prod-root", "pinning"), PINNED_TO, "192.0.2.8", DenialCode.WRONG_ADDRESS),
+        (("prod-root", "pinning"), PINNED_TO, "", DenialCode.WRONG_ADDRESS),
+        (("prod-root", "pinning"), "", PINNED_TO, DenialCode.WRONG_ADDRESS),
+        (("prod-root",), "", PINNED_TO, None),
+        (("prod-root",), PINNED_TO, PINNED_TO, None),
+        (("prod-root",), PINNED_TO, "192.0.2.8", DenialCode.WRONG_ADDRESS),
+    ],
+)
+def test_a_role_that_pins_wants_a_pin_and_any_pin_counts(
+    roles: tuple[str, ...], source_ip: str, comes_from: str, code: DenialCode | None
+) -> None:
+    """Also while a session is open, and for whether there may be one at all."""
+    policy = Policy(roles={**ROLES, "pinning": PINNING})
+    identity = holding(*roles, source_ip=source_ip)
+    decided = ask(identity, policy, client_address=comes_from)
+    at_all = why_no_session(identity, policy, cluster="example.com", now=NOW, client_address=comes_from)
+    for found in (decided, at_all):
+        assert (found.code if isinstance(found, AccessDenial) else None) == code
