@@ -102,12 +102,12 @@ async def test_refused_joins_read_alike_and_the_log_knows_why(tmp_path: Path) ->
         assert not await auth.events("host.join", wait_for=0)
 
 
-@pytest.mark.parametrize("together", [1, 50])
-async def test_a_single_use_token_lets_exactly_one_host_in(tmp_path: Path, together: int) -> None:
+@pytest.mark.parametrize(("together", "sqlite"), [(1, True), (50, True), (50, False)])
+async def test_a_single_use_token_lets_exactly_one_host_in(tmp_path: Path, together: int, sqlite: bool) -> None:
     """However many come at the same moment, or later; the others read what any refused host reads."""
     # callers and auth share this process's threads: all callers at once must leave some for signing
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(together + 20))
-    async with running_auth(tmp_path, sqlite=True) as auth:
+    async with running_auth(tmp_path, sqlite=sqlite) as auth:
         token = await new_token(auth, "node", "proxy", single_use=True)
         assert token.single_use
         keys = [generate_p256() for _ in range(together + 1)]
