@@ -64,6 +64,7 @@ ROWS: dict[str, Callable[[object, object], bool]] = {
     "login_expires": same,
     "active_requests": same,
     "impersonator": same,
+    "force_command": same,  # which no certificate of ours says
     "serial": lambda before, after: before != after,
     "issued": free,
     "denying": same,  # said by no certificate
