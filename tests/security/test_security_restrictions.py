@@ -62,6 +62,7 @@ ROWS: dict[str, Callable[[object, object], bool]] = {
     "mfa_device": same,
     "mfa_target": same,
     "login_expires": same,
+    "login_serial": same,
     "active_requests": same,
     "impersonator": same,
     "force_command": same,  # which no certificate of ours says
@@ -76,6 +77,7 @@ FOR_ONE_SESSION = {
     "mfa_device": lambda before, after: bool(after),
     "mfa_target": lambda before, after: bool(after),
     "login_expires": lambda before, after: bool(after),
+    "login_serial": lambda before, after: bool(after),
     "logins": subset,
 }
 """What a second factor gives, for a minute: a mark, for one target."""
