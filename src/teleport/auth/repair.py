@@ -26,6 +26,7 @@ from teleport.auth.lockout import locked_until
 from teleport.auth.logins import Logins
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
+from teleport.auth.tokens import Tokens
 from teleport.auth.user_tokens import UserTokens
 from teleport.authz.locks import describe
 from teleport.errors import NotFound
@@ -60,14 +61,14 @@ class Repair:
         self._state = state
         end = state.clock.now() + timedelta(hours=1)
         self._caller = Caller(HostIdentity(host_id, state.cluster, SystemRole.ADMIN, end), "", actor)
-        joining = Joining(state, ())
-        authorizer = Authorizer(state, joining, lambda: str(uuid.uuid4()))
+        tokens = Tokens(state, ())
+        authorizer = Authorizer(state, Joining(state, tokens), lambda: str(uuid.uuid4()))
         proxies = ClusterAPI(state, authorizer)
         factors = Factors(state, proxies, authorizer.locks)
         logins = Logins(state, authorizer, factors)
         devices = Devices(state, factors, logins, authorizer)
         self._users = UserTokens(state, logins, proxies, authorizer, devices)
-        self._inventory = Inventory(state, authorizer, joining, self._users)
+        self._inventory = Inventory(state, authorizer, tokens, self._users)
 
     async def look(self) -> Findings:
         """Changes nothing."""
