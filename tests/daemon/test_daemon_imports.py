@@ -26,6 +26,7 @@ NOT_LATE = {
     "ssh/channels.py",  # likewise
     "daemon/config/hints.py",  # of the process that reads the configuration
     "daemon/config/__init__.py",  # likewise
+    "auth/token_keys.py",  # when it is made, where keys are in a token: `_library` loads all
     "auth/bootstrap.py",  # while it starts, before anything is served
     "daemon/auth_side.py",  # while it starts, before anything is served
     "daemon/assembly.py",  # the services of this host, loaded before the loop runs (`import_services`)

@@ -135,6 +135,14 @@ async def test_a_locked_proxy_vouches_for_nobody(tmp_path: Path) -> None:
         await until(lambda: bool(view.locks()))
         with pytest.raises(TeleportError, match="locked"):
             view.verify_host(certificate)
+        view.own_host = HOST
+        assert view.verify_host(certificate).host_id == HOST, "the node beside it says itself that its host is locked"
+        serial = str(view.verify_host(certificate).serial)
+        ended = Lock(metadata=Metadata(name="ended"), spec=LockSpec(target=LockTarget(serial=serial)))
+        await auth.call(await auth.admin(), routes.STORE["lock"], m.StoreRequest(item=m.Document(to_json(ended))))
+        await until(lambda: len(view.locks()) == 2)
+        with pytest.raises(TeleportError, match="locked"):
+            view.verify_host(certificate)
 
 
 async def test_nodes_come_change_and_go(tmp_path: Path) -> None:

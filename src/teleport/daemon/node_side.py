@@ -86,6 +86,7 @@ class NodeSide:
             changed,
             forced=lambda: view.forced_labels(host.host_id, SystemRole.NODE),
         )
+        view.own_host = host.host_id
         view.cache.subscribe(HOSTS + host.host_id, lambda _: changed())
         self._uploads = _private(host.log_dir / "upload")
         self._upload_dir, self._upload_lock = upload_folders.begin(self._uploads, host.epoch)

@@ -63,6 +63,7 @@ class View:
         self.cache = cache
         self.clock = clock
         self.cluster = cluster
+        self.own_host = ""  # UUID of the node that judges by this; it refuses everybody itself while its host is locked
         self._parsed: dict[str, dict[str, tuple[int, Resource]]] = {}  # by prefix, then key, with its revision
 
     def _items(self, prefix: str, kind: type[R]) -> list[R]:
@@ -205,7 +206,11 @@ class View:
                 f"The host {identity.host_id} does not belong to the cluster any more as {identity.role}.",
                 hint="join it again with a new token",
             )
-        denial = host_lock_denial(identity, self.locks(), self.clock.now())
+        locks = self.locks()
+        if identity.host_id == self.own_host:
+            # that node tells whoever comes through the proxy beside it why, which it cannot before it knows who it is
+            locks = [lock for lock in locks if not lock.spec.target.node]
+        denial = host_lock_denial(identity, locks, self.clock.now())
         if denial is not None:
             raise AccessDenied(
                 f"The host {identity.host_id} is locked: {'; '.join(denial.reasons)}", hint="tctl get lock"
