@@ -172,7 +172,7 @@ def test_a_certificate_that_does_not_count_is_explained(
 ) -> None:
     """One sentence, one next step, and one event, though ssh offers the bare key afterwards."""
     cluster = mint.cluster
-    before = len(certificates_refused(cluster))
+    before = {one["uid"] for one in certificates_refused(cluster)}
     identity = mint.identity("alice", login, name=request.node.callspec.id.replace(" ", "-"), **made())
     if where == "proxy":
         done = identity.ssh(f"{NODE}.{cluster.name}", "id")
@@ -184,9 +184,11 @@ def test_a_certificate_that_does_not_count_is_explained(
             recorded = "not_granted"
         refused(done, *told)
     assert "Permission denied (publickey)." in done.stderr
-    event(cluster, "auth", "error", recorded)
-    added = certificates_refused(cluster)[before:]
+    added = wait_until(
+        "the refusal is on record", lambda: [one for one in certificates_refused(cluster) if one["uid"] not in before]
+    )
     assert len(added) == 1, added
+    assert recorded in added[0]["error"]
     assert added[0]["login"] == login
 
 
