@@ -50,7 +50,7 @@ def run_at(person: Person, library: str, by: str, *command: str) -> subprocess.C
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("by", ["-10m", "-2d"])
+@pytest.mark.parametrize("by", ["-10m", pytest.param("-2d", marks=pytest.mark.long)])
 def test_a_client_whose_clock_is_slow_reads_so(
     cluster: Cluster, alice: Person, login: str, library: str, by: str
 ) -> None:
@@ -65,7 +65,7 @@ def test_a_client_whose_clock_is_slow_reads_so(
     assert (plain.returncode, "not yet valid" in plain.stderr) == (255, True)
 
 
-@pytest.mark.parametrize("by", ["+10m", "+2d"])
+@pytest.mark.parametrize("by", ["+10m", pytest.param("+2d", marks=pytest.mark.long)])
 def test_a_client_whose_clock_is_fast_is_judged_by_the_cluster_s(
     cluster: Cluster, alice: Person, login: str, library: str, by: str
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_host_that_believes_no_certificate_by_its_clock_says_what_its_clock_sa
     assert "Traceback" not in odd.daemon.log()[before:]
 
 
-@pytest.mark.parametrize("by", ["+2h", "+90s"])
+@pytest.mark.parametrize("by", [pytest.param("+2h", marks=pytest.mark.long), "+90s"])
 def test_a_host_whose_clock_is_off_lets_nobody_in_and_says_why(
     cluster: Cluster, alice: Person, login: str, odd: Host, library: str, by: str
 ) -> None:

@@ -114,7 +114,12 @@ def check_recorded(played: str, *, until: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "terminal"), [(0.0, False), (0.7, True), (2.2, False)], ids=["at once", "at a terminal", "later"]
+    ("moment", "terminal"),
+    [
+        pytest.param(0.0, False, id="at once"),
+        pytest.param(0.7, True, id="at a terminal"),
+        pytest.param(2.2, False, id="later", marks=pytest.mark.long),
+    ],
 )
 def test_what_was_acknowledged_plays_and_ends_once_and_nothing_runs_on(
     mortal: Cluster, erin: Person, login: str, moment: float, terminal: bool

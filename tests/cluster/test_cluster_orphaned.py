@@ -72,6 +72,7 @@ def test_a_parent_killed_after_usr2_leaves_the_host_to_the_child(cluster: Restar
     check_serves(cluster, otto, login, cluster.serving())
 
 
+@pytest.mark.long
 def test_a_parent_killed_while_it_leaves_loses_its_own_sessions_only(
     cluster: Restarting, otto: Person, login: str
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_parent_killed_while_its_child_starts_is_followed_by_it(
         check_serves(cluster, otto, login, child)
 
 
+@pytest.mark.long
 def test_both_killed_are_followed_by_the_next_start(cluster: Restarting, otto: Person, login: str) -> None:
     with Sessions(cluster, otto, login).open(1) as of_parent:
         cluster.signal(signal.SIGHUP)

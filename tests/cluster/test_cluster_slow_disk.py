@@ -134,7 +134,9 @@ def output_of(cluster: Cluster, sid: str) -> bytes:
         return b"".join(frame.payload for frame in RecordingReader(file).frames() if frame.kind is FrameKind.OUTPUT)
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed meanwhile"])
+@pytest.mark.parametrize(
+    "killed", [pytest.param(False, id="goes on", marks=pytest.mark.long), pytest.param(True, id="killed meanwhile")]
+)
 def test_on_a_slow_disk_sessions_go_on_in_bounded_memory_and_nothing_is_lost(
     cluster: Cluster, alice: Person, login: str, tmp_path: Path, killed: bool
 ) -> None:

@@ -77,7 +77,9 @@ def follow_invitation(window: Browser, url: str, auth: RunningAuth, shots: Path)
     return secret
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "dark", [pytest.param(False, id="light"), pytest.param(True, id="dark", marks=pytest.mark.long)]
+)
 async def test_an_invitation_is_followed_to_its_end(tmp_path: Path, dark: bool) -> None:
     async with running_auth(tmp_path) as auth, web_before(auth, tmp_path) as web:
         link = await invite(auth, "alice")
