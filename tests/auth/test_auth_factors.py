@@ -522,6 +522,39 @@ async def test_origin_domain_and_counter_are_checked_at_the_login(tmp_path: Path
         assert asked.webauthn.credentials != list(key.keys), "a key of another domain is not asked for"
 
 
+class Announced:
+    """What proxies announce."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    async def web_addresses(self) -> tuple[str, ...]:
+        return self.addresses
+
+
+async def test_the_domain_of_the_first_key_stays_whatever_proxies_announce(tmp_path: Path) -> None:
+    """Otherwise a proxy that comes, goes, or lies would make every registered key useless."""
+    async with running_auth(tmp_path, clock=present_clock()) as auth:
+        await auth.set_second_factor("on", rp_id="")
+        ann = await ann_in(auth)
+        asked = []
+        for addresses in (["a.example:443"], ["localhost:3080"]):
+            auth.service.factors._sites = Announced(*addresses)  # type: ignore[assignment]
+            asked.append((await ann.challenge()).webauthn)
+        assert [one.rp_id for one in asked if one is not None] == ["a.example", "localhost"], "nobody has a key yet"
+        key = await ann.add_key()
+        for addresses in (["a.example:443", "localhost:3080"], ["b.example:443"], []):
+            auth.service.factors._sites = Announced(*addresses)  # type: ignore[assignment]
+            now = await ann.challenge()
+            assert now.webauthn is not None
+            assert now.webauthn.rp_id == "localhost"
+            assert now.webauthn.credentials == list(key.keys)
+        await auth.set_second_factor("on", rp_id="b.example")
+        chosen = (await ann.challenge()).webauthn
+        assert chosen is not None
+        assert chosen.rp_id == "b.example", "a setting wins"
+
+
 async def test_challenges_tell_nothing_about_users(tmp_path: Path) -> None:
     """T22: somebody who does not exist, has no key or never logged in gets what anybody gets, and the same again."""
     async with running_auth(tmp_path, clock=present_clock()) as auth:

@@ -229,6 +229,7 @@ class Devices:
             raise AccessDenied(f"the hardware key could not be registered: {error}", hint="try another key") from None
         if any(one.credential_id == credential.id for one in secret.devices):
             raise AlreadyExists("this hardware key is registered already", hint="tsh mfa ls")
+        await self.factors.remember(party)
         return FactorDevice(
             id=str(uuid.uuid4()),
             name=record.device_name,

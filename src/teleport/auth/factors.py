@@ -17,6 +17,7 @@ import os
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -42,7 +43,7 @@ from teleport.resources.cluster import AuthPreferenceSpec
 from teleport.resources.lock import Lock
 from teleport.resources.names import check_name
 from teleport.store import records
-from teleport.store.records import FactorChallengeRecord, FactorDevice, InventedCredentials, UserSecret
+from teleport.store.records import FactorChallengeRecord, FactorDevice, InventedCredentials, KeyDomain, UserSecret
 from teleport.transport.limits import RateLimit
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,10 @@ class Factors:
         chosen = spec.webauthn.rp_id.lower() if spec.webauthn is not None else ""  # as browsers write it
         if not chosen and spec.u2f is not None:
             chosen = urlsplit(spec.u2f.app_id).hostname or ""
-        chosen = chosen or next(iter(hosts), "")
+        if not chosen:
+            # what proxies announce may change; keys that were registered stay bound to what it was then
+            found = await self._state.record(records.KEY_DOMAIN, KeyDomain)
+            chosen = found[0].rp_id if found is not None else next(iter(hosts), "")
         if not chosen:
             raise BadRequest(
                 "hardware keys need the name under which people reach this cluster, and no proxy announces one",
@@ -121,6 +125,15 @@ class Factors:
             hosts += [urlsplit(facet).hostname or "" for facet in spec.u2f.facets]
         # not every host below the domain: pages of others may live there
         return RelyingParty(chosen, frozenset({chosen, *(host for host in hosts if host.endswith(f".{chosen}"))}))
+
+    async def remember(self, party: RelyingParty) -> None:
+        """A security key is about to be bound to `party`: without a setting, its domain is that of all from now on."""
+        with suppress(CompareFailed):  # one was bound before
+            await self._state.commit(
+                [PutOp(records.KEY_DOMAIN, KeyDomain(rp_id=party.id).encode())],
+                conditions=[Absent(records.KEY_DOMAIN)],
+                events=[],
+            )
 
     # asking
 

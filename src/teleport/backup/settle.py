@@ -60,6 +60,7 @@ TABLE: Final = (
     Row("auth/given-roles", Fate.KEPT, "note of auth to itself"),
     Row("auth/administrators", Fate.KEPT, "note of auth to itself"),
     Row("auth/nobody", Fate.KEPT, "note of auth to itself"),
+    Row("auth/key-domain", Fate.KEPT, "note of auth to itself"),
     Row("auth/invented-credentials", Fate.KEPT, "note of auth to itself"),
     Row("auth/lease-approvals/", Fate.LEFT_OUT, "links that approve leases"),
     Row("auth/browser-logins/", Fate.LEFT_OUT, "logins that wait for an answer in a browser"),

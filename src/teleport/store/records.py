@@ -33,6 +33,7 @@ NOBODY = "auth/nobody"  # written where a user would be, so that an unknown one 
 LEASE_APPROVALS = "auth/lease-approvals/"
 BROWSER_LOGINS = "auth/browser-logins/"
 FACTOR_CHALLENGES = "auth/factor-challenges/"
+KEY_DOMAIN = "auth/key-domain"  # the domain of the first security key, when no setting named one
 INVENTED_CREDENTIALS = "auth/invented-credentials"  # the key by which users without hardware keys seem to have some
 
 PREFIX_OF_KIND = {
@@ -166,6 +167,12 @@ class InventedCredentials(Record, frozen=True, kw_only=True):
     """The secret from which the credentials of users who have none are made, hex."""
 
     key: str
+
+
+class KeyDomain(Record, frozen=True, kw_only=True):
+    """The domain to which security keys are bound."""
+
+    rp_id: str
 
 
 class UserTokenRecord(Record, frozen=True, kw_only=True):
