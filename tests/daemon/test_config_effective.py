@@ -9,7 +9,6 @@ import pytest
 from teleport.daemon.config import (
     Config,
     ManagedResource,
-    RecordingMode,
     ServiceRole,
     Severity,
     StartFlags,
@@ -18,6 +17,7 @@ from teleport.daemon.config import (
     load_config,
 )
 from teleport.errors import BadRequest, NotFound
+from teleport.resources.cluster import RecordingMode
 from teleport.resources.values import CommandLabel, Duration, HostPort
 
 PIN = "sha256:" + "ab" * 32

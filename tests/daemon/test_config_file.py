@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from teleport.daemon.config import (
     InvalidConfig,
-    RecordingMode,
-    SecondFactor,
     TokenRole,
     load_config,
     read_config,
@@ -22,6 +20,7 @@ from teleport.daemon.config.describe import describe_keys
 from teleport.daemon.config.not_built import NOT_BUILT
 from teleport.daemon.config.storage import DynamoStorage, EtcdStorage, FirestoreStorage, PostgresStorage
 from teleport.errors import BadRequest, NotFound, TeleportError
+from teleport.resources.cluster import RecordingMode, SecondFactor
 from teleport.resources.values import CommandLabel, Duration, HostPort
 from teleport.resources.yaml_document import Problem
 

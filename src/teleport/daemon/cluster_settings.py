@@ -13,13 +13,9 @@ from teleport.resources.cluster import (
     AuditSpec,
     AuthPreference,
     AuthPreferenceSpec,
-    LockingMode,
     NetworkingConfig,
     NetworkingSpec,
-    RecordingMode,
     RecordingSpec,
-    RoutingStrategy,
-    SecondFactor,
     SessionRecordingConfig,
     Singleton,
     Webauthn,
@@ -34,7 +30,7 @@ def settings_of(config: AuthConfig, storage: StorageConfig) -> tuple[Singleton, 
     if ManagedResource.NETWORKING in config.managed:
         found.append(NetworkingConfig(spec=_networking(config)))
     if ManagedResource.RECORDING in config.managed:
-        mode = RecordingMode(config.recording_mode.value)
+        mode = config.recording_mode
         spec = RecordingSpec(mode=mode, proxy_checks_host_keys=config.proxy_checks_host_keys)
         found.append(SessionRecordingConfig(spec=spec))
     if storage.audit_events_uri or storage.audit_sessions_uri or storage.region:
@@ -51,7 +47,7 @@ def _authentication(config: AuthConfig) -> AuthPreferenceSpec:
     said = config.authentication
     u2f, webauthn = said.u2f, said.webauthn
     return AuthPreferenceSpec(
-        second_factor=SecondFactor(said.second_factor.value),
+        second_factor=said.second_factor,
         connector_name=said.connector_name,
         u2f=U2F(app_id=u2f.app_id, facets=u2f.facets, device_attestation_cas=_certificates(u2f.device_attestation_cas))
         if u2f is not None
@@ -68,7 +64,7 @@ def _authentication(config: AuthConfig) -> AuthPreferenceSpec:
         require_session_mfa=said.require_session_mfa,
         disconnect_expired_cert=config.session_limits.disconnect_expired_cert,
         message_of_the_day=config.message_of_the_day,
-        locking_mode=LockingMode(said.locking_mode.value),
+        locking_mode=said.locking_mode,
     )
 
 
@@ -97,5 +93,5 @@ def _networking(config: AuthConfig) -> NetworkingSpec:
         keep_alive_interval=limits.keep_alive_interval,
         keep_alive_count_max=limits.keep_alive_count_max,
         session_control_timeout=limits.session_control_timeout,
-        routing_strategy=RoutingStrategy(config.routing_strategy.value),
+        routing_strategy=config.routing_strategy,
     )

@@ -29,10 +29,10 @@ S = TypeVar("S", bound="Singleton")
 class SecondFactor(StrEnum):
     OFF = "off"
     OTP = "otp"
-    ON = "on"
-    OPTIONAL = "optional"
     U2F = "u2f"
     WEBAUTHN = "webauthn"
+    ON = "on"
+    OPTIONAL = "optional"
 
 
 class LockingMode(StrEnum):
@@ -42,10 +42,10 @@ class LockingMode(StrEnum):
 
 class RecordingMode(StrEnum):
     NODE = "node"
-    NODE_SYNC = "node-sync"
     PROXY = "proxy"
-    PROXY_SYNC = "proxy-sync"
     OFF = "off"
+    NODE_SYNC = "node-sync"
+    PROXY_SYNC = "proxy-sync"
 
 
 class RoutingStrategy(StrEnum):

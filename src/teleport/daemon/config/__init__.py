@@ -30,14 +30,10 @@ if TYPE_CHECKING:
     from teleport.daemon.config.values import AuthConfig as AuthConfig
     from teleport.daemon.config.values import Config as Config
     from teleport.daemon.config.values import JoinMethod as JoinMethod
-    from teleport.daemon.config.values import LockingMode as LockingMode
     from teleport.daemon.config.values import LogConfig as LogConfig
     from teleport.daemon.config.values import ManagedResource as ManagedResource
     from teleport.daemon.config.values import NodeConfig as NodeConfig
     from teleport.daemon.config.values import ProxyConfig as ProxyConfig
-    from teleport.daemon.config.values import RecordingMode as RecordingMode
-    from teleport.daemon.config.values import RoutingStrategy as RoutingStrategy
-    from teleport.daemon.config.values import SecondFactor as SecondFactor
     from teleport.daemon.config.values import ServiceRole as ServiceRole
     from teleport.daemon.config.values import SessionLimits as SessionLimits
     from teleport.daemon.config.values import Severity as Severity
@@ -75,14 +71,10 @@ _NAMES: Final = {
         "AuthConfig",
         "Config",
         "JoinMethod",
-        "LockingMode",
         "LogConfig",
         "ManagedResource",
         "NodeConfig",
         "ProxyConfig",
-        "RecordingMode",
-        "RoutingStrategy",
-        "SecondFactor",
         "ServiceRole",
         "SessionLimits",
         "Severity",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from teleport.daemon.config import forms, ports
 from teleport.daemon.config.token_source import TokenSource
-from teleport.daemon.config.values import LockingMode, RecordingMode, RoutingStrategy, SecondFactor
+from teleport.resources.cluster import LockingMode, RecordingMode, RoutingStrategy, SecondFactor
 from teleport.resources.values import Duration, HostPort
 from teleport.resources.yaml_document import Node, Problems
 from teleport.resources.yaml_readers import (

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teleport.daemon.config.token_source import TokenSource
+from teleport.resources.cluster import LockingMode, RecordingMode, RoutingStrategy, SecondFactor
 from teleport.resources.values import Duration, HostPort, Labels
 from teleport.transport.entrance import ConnectionLimits
 
@@ -34,33 +35,6 @@ class ManagedResource(StrEnum):
     AUTHENTICATION = "cluster_auth_preference"
     NETWORKING = "cluster_networking_config"
     RECORDING = "session_recording_config"
-
-
-class RecordingMode(StrEnum):
-    NODE = "node"
-    PROXY = "proxy"
-    OFF = "off"
-    NODE_SYNC = "node-sync"
-    PROXY_SYNC = "proxy-sync"
-
-
-class SecondFactor(StrEnum):
-    OFF = "off"
-    OTP = "otp"
-    U2F = "u2f"
-    WEBAUTHN = "webauthn"
-    ON = "on"
-    OPTIONAL = "optional"
-
-
-class RoutingStrategy(StrEnum):
-    UNAMBIGUOUS_MATCH = "unambiguous_match"
-    MOST_RECENT = "most_recent"
-
-
-class LockingMode(StrEnum):
-    BEST_EFFORT = "best_effort"
-    STRICT = "strict"
 
 
 class Severity(StrEnum):
