@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from teleport.daemon.config import (
-    Config,
-    ManagedResource,
-    ServiceRole,
-    Severity,
-    StartFlags,
-    TokenSource,
-    effective_config,
-    load_config,
-)
+from teleport.daemon.config.effective import StartFlags, effective_config
+from teleport.daemon.config.file import load_config
+from teleport.daemon.config.token_source import TokenSource
+from teleport.daemon.config.values import Config, ManagedResource, ServiceRole, Severity
 from teleport.errors import BadRequest, NotFound
 from teleport.resources.cluster import RecordingMode
 from teleport.resources.values import CommandLabel, Duration, HostPort

@@ -9,15 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teleport.daemon.config import (
-    InvalidConfig,
-    TokenRole,
-    load_config,
-    read_config,
-    sample_config,
-)
+from teleport.daemon.config.auth_section import TokenRole
 from teleport.daemon.config.describe import describe_keys
+from teleport.daemon.config.file import InvalidConfig, load_config, read_config
 from teleport.daemon.config.not_built import NOT_BUILT
+from teleport.daemon.config.sample import sample_config
 from teleport.daemon.config.storage import DynamoStorage, EtcdStorage, FirestoreStorage, PostgresStorage
 from teleport.errors import BadRequest, NotFound, TeleportError
 from teleport.resources.cluster import RecordingMode, SecondFactor

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from teleport.daemon.config import StartFlags, effective_config, load_config
+from teleport.daemon.config.effective import StartFlags, effective_config
+from teleport.daemon.config.file import load_config
 
 EVERYTHING = """\
 teleport:
@@ -41,7 +42,7 @@ def test_a_configuration_survives_the_way_to_the_daemon(tmp_path: Path) -> None:
 
 def test_who_takes_a_configuration_loads_no_parser() -> None:
     code = (
-        "import sys, pickle; from teleport.daemon.config import Config, NodeConfig, SshAlgorithms, LogConfig\n"
+        "import sys, pickle; from teleport.daemon.config.values import Config, NodeConfig, SshAlgorithms, LogConfig\n"
         "import teleport.cli.teleport.daemon, teleport.daemon.logs, teleport.daemon.handover\n"
         "print(*sys.modules)"
     )

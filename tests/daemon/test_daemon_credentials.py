@@ -21,7 +21,9 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.join import Door, join_cluster
 from teleport.daemon import credentials, following, identities
-from teleport.daemon.config import Config, StartFlags, effective_config, load_config
+from teleport.daemon.config.effective import StartFlags, effective_config
+from teleport.daemon.config.file import load_config
+from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.following import SILENT, Follower
 from teleport.daemon.host import Host

@@ -11,7 +11,7 @@ from tests.daemon.test_daemon_credentials import asking, config, host_in
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.daemon import credentials, left_behind
-from teleport.daemon.config import Config
+from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Cluster
 from teleport.daemon.host import Host
 from teleport.daemon.left_behind import LeftBehind

@@ -14,7 +14,7 @@ from typing import Any
 import click
 import pytest
 
-from teleport.daemon.config import load_config
+from teleport.daemon.config.file import load_config
 from teleport.daemon.config.sample import sample_config
 from teleport.resources.parse import parse_resources
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Final
@@ -28,6 +29,20 @@ log = logging.getLogger(__name__)
 LONGEST_LIFE: Final = timedelta(days=400)  # of any certificate: after that nobody shows one of a retired authority
 HEARTBEAT: Final = 60.0  # seconds
 PAUSE: Final = 1.0  # seconds after the storage failed
+
+
+async def whenever_authorities_change(state: ClusterState, act: Callable[[], Awaitable[None]]) -> None:
+    """Calls `act` at once and whenever any process changed an authority, until cancelled."""
+    while True:
+        try:
+            changes = follow(state.backend, [records.AUTHORITIES], heartbeat=HEARTBEAT)
+            async with aclosing(changes) as stream:
+                async for change in stream:
+                    if not isinstance(change, Changes) or change.events:
+                        await act()
+        except TeleportError as error:
+            log.warning("authorities cannot be followed: %s", error)
+        await asyncio.sleep(PAUSE)
 
 
 class LivingTrust:
@@ -74,13 +89,4 @@ class LivingTrust:
     async def run(self, context: ssl.SSLContext) -> None:
         """Keeps `context`, of the listener, up to date until cancelled."""
         self._context = context
-        while True:
-            try:
-                changes = follow(self._state.backend, [records.AUTHORITIES], heartbeat=HEARTBEAT)
-                async with aclosing(changes) as stream:
-                    async for change in stream:
-                        if not isinstance(change, Changes) or change.events:
-                            await self.look()
-            except TeleportError as error:
-                log.warning("authorities cannot be followed: %s", error)
-            await asyncio.sleep(PAUSE)
+        await whenever_authorities_change(self._state, self.look)

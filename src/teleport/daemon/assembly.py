@@ -24,7 +24,7 @@ from teleport.audit.shipper import Shipper
 from teleport.clock import Clock
 from teleport.daemon import identities, revocations, telling
 from teleport.daemon.announce import Announcer
-from teleport.daemon.config import Config
+from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.descriptors import raise_limit
 from teleport.daemon.diag import Readiness, diagnostics, serve_diagnostics

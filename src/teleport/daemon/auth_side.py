@@ -7,7 +7,6 @@ import logging
 import os
 import ssl
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,16 +15,14 @@ from teleport.api import messages as m
 from teleport.audit.emitter import Emitter
 from teleport.auth.authority_keys import AuthorityKeys, StoredKeys
 from teleport.auth.service import AuthConfig, AuthService
-from teleport.backend.follow import follow
-from teleport.backend.interface import Snapshot
+from teleport.auth.trusting import whenever_authorities_change
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import refuse_migration
 from teleport.clock import Clock
 from teleport.daemon import credentials
 from teleport.daemon.cluster_settings import settings_of
-from teleport.daemon.config import Config
 from teleport.daemon.config.values import AuthConfig as AuthSettings
-from teleport.daemon.config.values import KeyToken
+from teleport.daemon.config.values import Config, KeyToken
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.identities import names_of
@@ -34,13 +31,10 @@ from teleport.identity import SystemRole
 from teleport.resources.codec import Resource
 from teleport.resources.secret import SecretText
 from teleport.resources.token import Token, TokenRole
-from teleport.store import records
 from teleport.transport.tls import mutual_server_context
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT: Final = 60.0  # seconds
-PAUSE: Final = 1.0  # seconds after the storage failed
 MAX_BOOTSTRAP: Final = 64 * 1024 * 1024  # bytes
 
 
@@ -162,14 +156,9 @@ async def api_context(service: AuthService, own: Credentials) -> ssl.SSLContext:
 
 async def tell_of_changes(service: AuthService, changed: Sequence[Callable[[], None]]) -> None:
     """Calls all of `changed` whenever any process changed an authority, until cancelled."""
-    while True:
-        try:
-            changes = follow(service.state.backend, [records.AUTHORITIES], heartbeat=HEARTBEAT)
-            async with aclosing(changes) as stream:
-                async for change in stream:
-                    if isinstance(change, Snapshot) or change.events:
-                        for tell in changed:
-                            tell()
-        except TeleportError as error:
-            log.warning("the authorities cannot be followed: %s", error)
-        await asyncio.sleep(PAUSE)
+
+    async def tell_all() -> None:
+        for tell in changed:
+            tell()
+
+    await whenever_authorities_change(service.state, tell_all)

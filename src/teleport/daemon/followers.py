@@ -14,7 +14,7 @@ from teleport.api import messages as m
 from teleport.api.client import AuthClient
 from teleport.clock import Clock
 from teleport.daemon import credentials, identities
-from teleport.daemon.config import Config
+from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.following import Authorities, Effects, Follower
 from teleport.daemon.host import Host

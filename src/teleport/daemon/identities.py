@@ -13,7 +13,7 @@ from teleport.api.client import AuthClient
 from teleport.api.join import WEB_PORTS, Door, OwnIdentity, ProvedCluster, check_clock, find_cluster, join_cluster
 from teleport.clock import Clock
 from teleport.daemon import credentials
-from teleport.daemon.config import Config
+from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
 from teleport.daemon.sockets import ANY

@@ -16,7 +16,7 @@ from typing import Final
 
 from teleport.api.join import Door, find_cluster, prove_auth
 from teleport.daemon import credentials
-from teleport.daemon.config import Config
+from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.errors import TeleportError

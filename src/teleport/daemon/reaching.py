@@ -14,7 +14,7 @@ from typing import Final
 from teleport.api.client import AuthClient
 from teleport.clock import Clock
 from teleport.daemon import identities, left_behind
-from teleport.daemon.config import Config
+from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.remote import watch

@@ -11,7 +11,7 @@ from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import FILE_NAME, refuse_migration
 from teleport.clock import Clock
-from teleport.daemon.config import Config
+from teleport.daemon.config.values import Config
 from teleport.daemon.host import hold_while_down
 from teleport.errors import NotFound
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 
-from teleport.daemon.config import Config
+from teleport.daemon.config.values import Config
 from teleport.daemon.handover import Inherited
 from teleport.errors import TeleportError
 from teleport.resources.names import peer_address

@@ -11,7 +11,7 @@ from datetime import datetime
 from teleport import __version__
 from teleport.audit.emitter import Emitter
 from teleport.audit.events import Event, ServiceStart, ServiceStop, new_event
-from teleport.daemon.config import Config
+from teleport.daemon.config.values import Config
 from teleport.daemon.host import Host
 from teleport.errors import TeleportError
 from teleport.resources.metadata import Metadata

@@ -333,7 +333,8 @@ def _target(config_file: str) -> tuple[Any, str]:
     import socket
 
     from teleport.cli.tctl.connect import CONFIG_VARIABLE
-    from teleport.daemon.config import StartFlags, effective_config, read_config
+    from teleport.daemon.config.effective import StartFlags, effective_config
+    from teleport.daemon.config.file import read_config
     from teleport.daemon.restoring import Places
 
     named = config_file or os.environ.get(CONFIG_VARIABLE, "")

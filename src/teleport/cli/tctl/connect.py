@@ -31,7 +31,7 @@ from teleport.transport.tls import cluster_client_context
 if TYPE_CHECKING:
     from teleport.client.keystore import Credentials
     from teleport.client.trust import ProxyTrust
-    from teleport.daemon.config import FileConfig
+    from teleport.daemon.config.file import FileConfig
 
 AUTH_PORT: Final = 3025
 CONFIG_VARIABLE: Final = "TELEPORT_CONFIG_FILE"
@@ -92,7 +92,7 @@ def _config(flags: Flags, environment: Mapping[str, str]) -> FileConfig | None:
     named = flags.config or environment.get(CONFIG_VARIABLE, "")
     if not named and CONFIG_VARIABLE in environment and not environment.get("TELEPORT_CONFIG"):
         return None
-    from teleport.daemon.config import DEFAULT_PATH, read_config
+    from teleport.daemon.config.file import DEFAULT_PATH, read_config
 
     if not _asked_for(flags, environment) and not os.access(DEFAULT_PATH, os.R_OK):
         return None  # no configuration, or not for this user: a login is what counts then

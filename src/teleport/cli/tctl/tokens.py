@@ -85,7 +85,7 @@ def read_token(text: str, flag: str) -> str:
     """A token of the caller's own choice: the path of its file, or the token itself. Raises `BadRequest`."""
     if not text:
         return ""
-    from teleport.daemon.config import TokenSource
+    from teleport.daemon.config.token_source import TokenSource
 
     try:
         return TokenSource.parse(text).read()

@@ -26,7 +26,7 @@ from teleport.errors import AlreadyExists, BadRequest, TeleportError
 @click.option("--test", default="", metavar="FILE", help="Check this file and name all mistakes; start nothing.")
 def configure(output: str, cluster_name: str, acme: bool, acme_email: str, test: str) -> None:
     """Print a configuration file to begin with, or check one with --test."""
-    from teleport.daemon.config import sample_config
+    from teleport.daemon.config.sample import sample_config
 
     if test:
         if output or cluster_name or acme or acme_email:
@@ -51,7 +51,7 @@ def configure(output: str, cluster_name: str, acme: bool, acme_email: str, test:
 
 def _place(output: str) -> Path | None:
     """The file to write, None for stdout."""
-    from teleport.daemon.config import DEFAULT_PATH
+    from teleport.daemon.config.file import DEFAULT_PATH
 
     match output:
         case "" | "stdout":
@@ -65,7 +65,8 @@ def _place(output: str) -> Path | None:
 
 
 def _test(path: Path) -> None:
-    from teleport.daemon.config import StartFlags, effective_config, read_config
+    from teleport.daemon.config.effective import StartFlags, effective_config
+    from teleport.daemon.config.file import read_config
 
     found = read_config(path, environment={})
     config = effective_config(found, StartFlags(), socket.gethostname())

@@ -20,7 +20,7 @@ from teleport.cli import outcome
 from teleport.errors import TeleportError
 
 if TYPE_CHECKING:
-    from teleport.daemon.config import Config
+    from teleport.daemon.config.values import Config
     from teleport.daemon.handover import Inherited
     from teleport.daemon.welcome import Welcome
     from teleport.launcher import LauncherEnd

@@ -15,7 +15,7 @@ from teleport.cli import render
 from teleport.errors import BadRequest
 
 if TYPE_CHECKING:
-    from teleport.daemon.config import Config
+    from teleport.daemon.config.values import Config
     from teleport.daemon.repair import Findings, Repair
 
 
@@ -36,7 +36,8 @@ def repair(
 ) -> None:
     """Show, and with options repair, what keeps the administrators of a cluster out. On the auth host, as the user who
     runs the daemon, while the daemon is stopped. What is changed is on record once the daemon runs again."""
-    from teleport.daemon.config import StartFlags, effective_config, read_config
+    from teleport.daemon.config.effective import StartFlags, effective_config
+    from teleport.daemon.config.file import read_config
 
     if logins and not admin:
         raise BadRequest("--logins are those of the user that --admin names", hint="--admin=NAME --logins=root")

@@ -15,7 +15,7 @@ from teleport.cli.teleport.daemon import Order
 from teleport.errors import BadRequest, TeleportError
 
 if TYPE_CHECKING:
-    from teleport.daemon.config import StartFlags
+    from teleport.daemon.config.effective import StartFlags
 
 
 @click.command()
@@ -61,7 +61,7 @@ def start(
 ) -> None:
     """Start the services of this host: auth, proxy, node, or some of them."""
     from teleport.daemon import handover
-    from teleport.daemon.config import StartFlags
+    from teleport.daemon.config.effective import StartFlags
 
     inherited = handover.take(os.environ)
     flags = StartFlags(
@@ -92,7 +92,8 @@ def start(
 
 
 def _order(config_file: str | None, config_string: str, flags: StartFlags) -> Order:
-    from teleport.daemon.config import effective_config, read_config
+    from teleport.daemon.config.effective import effective_config
+    from teleport.daemon.config.file import read_config
 
     path = Path(config_file) if config_file is not None else None
     config = effective_config(read_config(path, config_string, os.environ), flags, socket.gethostname())
