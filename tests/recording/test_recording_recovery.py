@@ -15,7 +15,7 @@ import pytest
 from tests.recording.recording_samples import OTHER_SID, SID, check_signature, chunk_list, header, sign, write_recording
 
 from teleport.clock import SystemClock
-from teleport.errors import TeleportError
+from teleport.errors import AlreadyExists, TeleportError
 from teleport.recording.format import BLOCK, Frame, FrameKind, Signature
 from teleport.recording.player import RecordingReader
 from teleport.recording.recovery import NODE_LOST, recover
@@ -197,6 +197,45 @@ def test_a_kill_between_the_two_names_leaves_one(tmp_path: Path) -> None:
     (found,) = recover(tmp_path).recovered
     assert found.summary.path == done
     assert [path.name for path in tmp_path.iterdir()] == [done.name]
+
+
+@pytest.mark.parametrize("content", [b"", PARTS[0][:-5], PARTS[0]])
+def test_what_was_killed_before_it_began_is_removed_without_a_word(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / f"{SID}.rec.new").write_bytes(content)
+    report = recover(tmp_path, sign=sign)
+    assert (report.recovered, report.unreadable, report.failed, report.finished) == ((), (), (), ())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_between_the_first_two_names_leaves_one_recording(tmp_path: Path) -> None:
+    new, part = tmp_path / f"{SID}.rec.new", tmp_path / f"{SID}.rec.part"
+    new.write_bytes(PARTS[0])
+    os.link(new, part)
+    (found,) = recover(tmp_path, sign=sign).recovered
+    assert found.summary.reason == NODE_LOST
+    assert [path.name for path in tmp_path.iterdir()] == [f"{SID}.rec"]
+
+
+def test_what_a_living_process_begins_is_left_alone(tmp_path: Path) -> None:
+    new = tmp_path / f"{SID}.rec.new"
+    with new.open("wb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        recover(tmp_path)
+        assert new.exists()
+    recover(tmp_path)
+    assert not new.exists()
+
+
+async def test_a_session_id_is_used_once(tmp_path: Path) -> None:
+    spool = RecordingSpool(tmp_path, clock=SystemClock(), sign=sign)
+    recorder = await spool.start(header())
+    recorder.record_output(b"mine")
+    with pytest.raises(AlreadyExists, match="is being recorded"):
+        await spool.start(header())
+    assert os.listdir(tmp_path) == [f"{SID}.rec.part"]
+    summary = await recorder.close("done")
+    await spool.close()
+    assert summary.bytes_output == 4
 
 
 async def test_the_recording_of_a_living_process_is_left_alone(tmp_path: Path) -> None:

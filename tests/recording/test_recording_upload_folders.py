@@ -17,6 +17,7 @@ def test_a_living_process_keeps_its_folder_and_a_dead_one_is_taken_over(tmp_path
     (old, old_lock), (own, own_lock) = begin(tmp_path, 7), begin(tmp_path, 8)
     (old / f"{SIDS[0]}.rec").touch()
     (old / f"{SIDS[1]}.rec.part").touch()
+    (old / f"{SIDS[2]}.rec.new").touch()
     (old / "notes.txt").touch()
     assert abandoned(tmp_path, 8) == []
     with pytest.raises(AlreadyExists):
@@ -29,7 +30,9 @@ def test_a_living_process_keeps_its_folder_and_a_dead_one_is_taken_over(tmp_path
     folder.close()
     assert (own / f"{SIDS[0]}.rec").exists()
     assert (old / f"{SIDS[1]}.rec.part").exists(), "what could not be ended stays for another try"
+    assert (old / f"{SIDS[2]}.rec.new").exists(), "what has not begun is recovery's to remove"
     (old / f"{SIDS[1]}.rec.part").unlink()
+    (old / f"{SIDS[2]}.rec.new").unlink()
     (old / "notes.txt").unlink()
     (folder,) = abandoned(tmp_path, 8)
     take_over(folder, own)

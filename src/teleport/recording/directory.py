@@ -21,6 +21,7 @@ from teleport.recording.format import canonical_uuid
 class Suffix(StrEnum):
     """What a file in the folder is."""
 
+    NEW = ".rec.new"  # without its header yet: nothing of the session has begun
     PART = ".rec.part"  # being written
     DONE = ".rec"
     TORN = ".torn"  # bytes that recovery cut off, kept for inspection

@@ -101,25 +101,32 @@ def recover(path: Path, *, sign: SignFunction | None = None, reason: str = NODE_
 
 
 def _abandoned(directory: RecordingDirectory) -> list[tuple[str, int]]:
-    """The parts that nobody writes, each opened and locked."""
-    found: list[tuple[str, int]] = []
+    """The parts that nobody writes, each opened and locked. What was killed before it began is removed."""
     with directory.locked(alone=True):
-        for sid in directory.ids(Suffix.PART):
-            name = file_name(sid, Suffix.PART)
-            try:
-                descriptor = directory.open(name, write=True)
-            except NotFound:
-                continue  # finished meanwhile, or not a file
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                continue
-            if not directory.same_file(name, descriptor):
-                os.close(descriptor)  # its writer ended it between our two looks
-                continue
-            found.append((sid, descriptor))
-    return found
+        for sid, descriptor in _unlocked(directory, Suffix.NEW):
+            with suppress(OSError):
+                directory.remove(file_name(sid, Suffix.NEW))  # perhaps the first of two names that it has already
+            os.close(descriptor)
+        return list(_unlocked(directory, Suffix.PART))
+
+
+def _unlocked(directory: RecordingDirectory, suffix: Suffix) -> Iterator[tuple[str, int]]:
+    """The files whose writer is gone, each opened and locked."""
+    for sid in directory.ids(suffix):
+        name = file_name(sid, suffix)
+        try:
+            descriptor = directory.open(name, write=True)
+        except NotFound:
+            continue  # finished meanwhile, or not a file
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        if not directory.same_file(name, descriptor):
+            os.close(descriptor)  # its writer ended it between our two looks
+            continue
+        yield sid, descriptor
 
 
 def _end(

@@ -60,13 +60,14 @@ def summarise(sid: str, path: Path, size: int, head: bytes, end: EndRecord) -> R
 
 
 class SpoolFile:
-    """A recording being written: `<sid>.rec.part`, locked as long as this process lives."""
+    """A recording being written: `<sid>.rec.part`, from its header on; locked as long as this process lives."""
 
     def __init__(self, directory: RecordingDirectory, header: RecordingHeader) -> None:
         """Makes the file with its header, durably. `AlreadyExists` when the session has one; `TeleportError` when
         the disk does not take it: then nothing of the session may begin in strict mode."""
         self.sid = header.sid
         self._directory = directory
+        self._new = file_name(header.sid, Suffix.NEW)
         self._part = file_name(header.sid, Suffix.PART)
         self._done = file_name(header.sid, Suffix.DONE)
         head = encode_header(header)
@@ -80,20 +81,33 @@ class SpoolFile:
         directory.check_room(header.sid, "begun")
         try:
             with directory.locked(alone=False):
-                self._descriptor = directory.create(self._part)
+                self._descriptor = directory.create(self._new)
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._bulk = DirectWriter(self._descriptor)
         except FileExistsError as error:
-            raise AlreadyExists(f"session {header.sid} is being recorded", hint="a session id is used once") from error
+            raise self._taken() from error
         except OSError as error:
             raise self._failure("begun", error) from error
         try:
             self.size = write_all(self._descriptor, [head], 0)
             os.fdatasync(self._descriptor)
-            directory.sync()
+            # Only now has it the name of a recording: one without a header was damaged, not killed before it began.
+            directory.rename(self._new, self._part)
+        except FileExistsError as error:
+            self._drop(self._new)
+            raise self._taken() from error
         except OSError as error:
-            self.discard()
+            self._drop(self._new, self._part)
             raise self._failure("begun", error) from error
+
+    def _taken(self) -> AlreadyExists:
+        return AlreadyExists(f"session {self.sid} is being recorded", hint="a session id is used once")
+
+    def _drop(self, *names: str) -> None:
+        for name in names:
+            with suppress(OSError):
+                self._directory.remove(name)
+        self.abandon()
 
     def _failure(self, what: str, error: OSError) -> TeleportError:
         return TeleportError(
@@ -178,9 +192,7 @@ class SpoolFile:
 
     def discard(self) -> None:
         """Removes the file of a session that did not begin."""
-        with suppress(OSError):
-            self._directory.remove(self._part)
-        self.abandon()
+        self._drop(self._part)
 
     def abandon(self) -> None:
         """Closes the file as it is. A part that has no end is recovery's to end."""

@@ -64,10 +64,10 @@ def abandoned(root: Path, epoch: int) -> list[AbandonedFolder]:
 def take_over(folder: AbandonedFolder, own: Path) -> list[str]:
     """Moves what has ended into our own folder and removes the other when it is empty; the ids to upload.
 
-    A part that recovery could not end stays, and is tried again.
+    What recovery could not end or remove stays, and is tried again.
     """
     for name in _recordings(folder.path):
-        if not name.endswith(Suffix.PART):
+        if not name.endswith((Suffix.NEW, Suffix.PART)):
             (folder.path / name).rename(own / name)
     directory = RecordingDirectory(own)
     try:
@@ -84,7 +84,7 @@ def take_over(folder: AbandonedFolder, own: Path) -> list[str]:
 
 def holds_any(folder: Path) -> bool:
     """Whether a recording is being made here, or waits to be uploaded."""
-    return any(name.endswith((Suffix.PART, Suffix.DONE)) for name in _recordings(folder))
+    return any(name.endswith((Suffix.NEW, Suffix.PART, Suffix.DONE)) for name in _recordings(folder))
 
 
 def _recordings(folder: Path) -> list[str]:
