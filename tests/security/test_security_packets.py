@@ -394,9 +394,9 @@ async def test_output_waits_for_the_end_of_a_key_exchange(launcher_end: Launcher
         (session,) = connection._sessions
         before = resident()
         for _ in range(100):
-            session._channel.write(bytes(1 << 20))
+            session.party.channel.write(bytes(1 << 20))
             await asyncio.sleep(0)
-        inner: Any = session._channel
+        inner: Any = session.party.channel
         inner = inner._channel._conn
         assert sum(len(b"".join(args)) for _, args in inner._deferred_packets) < 1 << 20
         assert channel >= 0

@@ -10,7 +10,7 @@ from teleport.audit.events import ClientDisconnect, SessionRejected, SessionRequ
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessPermit
 from teleport.node.facts import Facts
-from teleport.node.session import NodeSession
+from teleport.node.session_channel import SessionChannelHandler
 from teleport.node.tools import Tools
 from teleport.ssh.handlers import Channel, SessionChannel, SessionHandler, StreamHandler
 from teleport.ssh.surface import AskedKind, Refusal
@@ -38,7 +38,7 @@ class NodeConnection:
         self.facts = facts
         self.permit = permit
         self._ended = ended
-        self._sessions: set[NodeSession] = set()
+        self._sessions: set[SessionChannelHandler] = set()
         self._channel: Channel | None = None
         self._loop = asyncio.get_running_loop()
         self._last_active = self._loop.time()
@@ -95,7 +95,7 @@ class NodeConnection:
             event = self.facts.event(SessionRejected, now, reason="max_sessions", max=limit)
             await self._tools.emitter.emit(event)
             return Refusal(f"Your roles allow {limit} sessions on one connection.")
-        session = NodeSession(
+        session = SessionChannelHandler(
             self._tools, self, channel, record=self.permit.record, mfa=_second_factor(self.facts, decision)
         )
         self._sessions.add(session)
@@ -108,7 +108,7 @@ class NodeConnection:
         self.denied("direct-tcpip", "not offered here")
         return Refusal("Port forwarding is not offered here.")
 
-    def left(self, session: NodeSession) -> None:
+    def left(self, session: SessionChannelHandler) -> None:
         """A session is over."""
         self._sessions.discard(session)
 

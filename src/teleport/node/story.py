@@ -1,0 +1,111 @@
+"""What of a session goes on record: the header of its recording, and its events from start to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from teleport.audit.events import Exec as ExecEvent
+from teleport.audit.events import Resize, SessionData, SessionEnd, SessionStart
+from teleport.launcher.values import Exit
+from teleport.node.facts import Facts, SessionEvents
+from teleport.node.programs import Program
+from teleport.node.tools import Tools
+from teleport.recording.format import RecordingHeader
+from teleport.ssh.surface import TerminalRequest, TerminalSize
+
+
+class Story:
+    """One session, as the audit log and its recording tell it. Every call returns once its events are durable."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        facts: Facts,
+        sid: UUID,
+        program: Program,
+        terminal: TerminalRequest | None,
+        *,
+        record: bool,
+        mfa: tuple[str, str] = ("", ""),
+    ) -> None:
+        """`mfa`: the second factor that was proved for the session, and the lease that stood for it."""
+        assert facts.user is not None, "a session belongs to a user"
+        self._clock = tools.clock
+        self._facts = facts
+        self._user = facts.user
+        self._sid = sid
+        self._program = program
+        self._terminal = terminal
+        self._mfa = mfa
+        self._events = SessionEvents(facts, sid, tools.emitter)
+        self.began = tools.clock.now()
+        self._common: dict[str, Any] = {
+            "initial_command": [program.shown] if program.shown else [],
+            "session_recording": tools.config.recording_mode if record else "off",
+            "interactive": terminal is not None,
+        }
+
+    def header(self) -> RecordingHeader:
+        """What the recording begins with."""
+        facts, terminal = self._facts, self._terminal
+        return RecordingHeader(
+            sid=str(self._sid),
+            started=self.began,
+            user=self._user.name,
+            login=facts.login,
+            node_id=str(facts.config.host_id),
+            node_name=facts.config.hostname,
+            cluster=facts.config.cluster,
+            command=self._program.shown,
+            interactive=terminal is not None,
+            terminal=terminal.term if terminal else "",
+            width=terminal.size.columns if terminal else 0,
+            height=terminal.size.rows if terminal else 0,
+            client=str(facts.client),
+        )
+
+    async def started(self) -> None:
+        """The session is about to start its program."""
+        device, lease = self._mfa
+        factor: dict[str, Any] = {"with_mfa": device, "mfa_lease": lease}
+        given = {name: value for name, value in factor.items() if value}
+        size = str(self._terminal.size) if self._terminal else ""
+        serial = self._user.serial
+        await self._events.emit(SessionStart, self.began, size=size, cert_serial=serial, **self._common, **given)
+
+    async def resized(self, size: TerminalSize) -> None:
+        await self._events.emit(Resize, self._clock.now(), size=str(size))
+
+    async def ended(
+        self,
+        ended: Exit | None,
+        reason: str,
+        *,
+        sent: int,
+        received: int,
+        recording_hash: str,
+        participants: Sequence[str] = (),
+    ) -> None:
+        """The session is over. `ended` is None when its program never ran or its end is unknown."""
+        now = self._clock.now()
+        if self._program.command:
+            await self._events.emit(
+                ExecEvent,
+                now,
+                command=self._program.shown,
+                exit_code=str(ended.status) if ended and ended.status is not None else "",
+                exit_error=(f"signal {ended.signal}" if ended and ended.signal else "") or reason,
+            )
+        await self._events.emit(SessionData, now, numbered=False, tx=sent, rx=received)
+        await self._events.emit(
+            SessionEnd,
+            now,
+            participants=list(participants) or [self._user.name],
+            session_start=self.began,
+            session_stop=now,
+            reason=reason,
+            recording_hash=recording_hash,
+            **self._common,
+        )
