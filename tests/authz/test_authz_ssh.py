@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from teleport.authz.channels import ChannelTerms, RoleGrant
 from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode, Policy
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access, why_no_session
 from teleport.identity import UserIdentity
@@ -213,9 +214,6 @@ def test_the_permit_carries_the_terms() -> None:
         user="alice",
         login="root",
         roles=("prod-root",),
-        forward_agent=True,
-        port_forwarding=True,
-        x11_forwarding=False,
         max_sessions=4,
         max_connections=0,
         client_idle_timeout=timedelta(minutes=5),
@@ -223,6 +221,9 @@ def test_the_permit_carries_the_terms() -> None:
         record=True,
         enhanced_recording=("command", "network"),
         mfa_verified=False,
+        channels=ChannelTerms(
+            port_forwarding=True, forward_agent=True, x11_forwarding=False, grants=(RoleGrant.of(ROLES["prod-root"]),)
+        ),
     )
 
 

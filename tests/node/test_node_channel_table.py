@@ -7,10 +7,10 @@ import re
 from asyncssh.channel import SSHServerChannel
 from asyncssh.connection import SSHServerConnection
 
-from teleport.node.channel_table import SURFACE, TABLE, Rule
+from teleport.authz.channel_table import TABLE, AskedKind, Rule
+from teleport.node.channel_table import SURFACE
 from teleport.ssh.channels import ServerSessionChannel
 from teleport.ssh.server import ServerConnection
-from teleport.ssh.surface import AskedKind
 
 SUFFIX = {
     AskedKind.CHANNEL: "_open",

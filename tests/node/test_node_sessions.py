@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from msgspec.structs import replace as replace_fields
 
 from teleport.audit.events import (
     AuthFailed,
@@ -202,6 +203,23 @@ async def test_a_login_that_the_roles_do_not_give_is_refused_with_a_sentence(
     assert isinstance(event, AuthFailed)
     assert (event.user, event.login) == ("alice", ME)
     assert f"does not give the login {ME!r}" in event.error
+
+
+async def test_roles_say_which_commands_may_be_run(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    """A list of commands leaves no shell beside it, and what a shell would understand differently is not on it."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        options = replace_fields(lab.rules.role.options, commands=("echo *",))
+        lab.rules.role = replace_fields(lab.rules.role, spec=replace_fields(lab.rules.role.spec, options=options))
+        line = ssh(lab, tmp_path)
+        allowed = await run_client(*line, "echo hello")
+        refused = [await run_client(*line, command) for command in ("echo hello; id", "echo $(id)", "id")]
+        shell = await run_client(*line, "-T", stdin=b"id\n")
+        events = await lab.events.wait_for("session.request_denied", count=4)
+    assert (allowed.status, allowed.stdout) == (0, b"hello\n")
+    for ran in (*refused, shell):
+        assert (ran.status, ran.stdout) == (255, b"")
+        assert "Your roles do not allow " in ran.stderr
+    assert [getattr(event, "request", "") for event in events] == ["exec", "exec", "exec", "shell"]
 
 
 async def test_a_login_that_is_not_in_the_certificate_is_refused(launcher_end: LauncherEnd, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 
+from teleport.errors import TeleportError
 from teleport.resources.parse import parse_resources, to_yaml
 from teleport.resources.presets import PRESET_NAMES, implicit_role, preset_roles
 from teleport.resources.role import ANY_LABELS, Conditions, Options, Role
@@ -42,6 +44,8 @@ CONDITIONS = """
       roles: [dev]
       claims_to_roles: [{claim: groups, value: x, roles: [dev]}]
       where: equals(reviewer.name, "bob")
+    forward_to: ["*.db.example.com:5432", "unix:/run/*.sock"]
+    listen_on: ["localhost:8000-8100"]
     impersonate:
       users: [jenkins]
       roles: [jenkins]
@@ -69,6 +73,17 @@ spec:
     mfa_lease_ttl: 20m
     pin_source_ip: yes
     lock: strict
+    local_forwarding: yes
+    remote_forwarding: no
+    exec: transfer
+    commands: [uptime, systemctl restart *]
+    file_transfer:
+      download: no
+      upload: no
+      download_paths: [/srv/**]
+      upload_paths: [~/in/*]
+      deny_paths: ["**/.ssh/**"]
+      max_file_size: 1000
   allow:{CONDITIONS}
   deny:{CONDITIONS.replace("      where: equals(impersonate", "      # where: equals(impersonate")}
 """
@@ -130,7 +145,7 @@ def test_fields_whose_feature_comes_later_are_named_with_their_lines() -> None:
     later = [
         field.name
         for field in msgspec.structs.fields(Conditions)
-        if field.name not in ("namespaces", "logins", "node_labels", "rules")
+        if field.name not in ("namespaces", "logins", "node_labels", "rules", "forward_to", "listen_on")
     ]
     paths = {warning.path for warning in role.warnings}
     for part in ("allow", "deny"):
@@ -140,6 +155,31 @@ def test_fields_whose_feature_comes_later_are_named_with_their_lines() -> None:
         f"spec.options.{name}" for name in ("enhanced_recording", "cert_format", "request_access", "request_prompt")
     } <= paths
     assert len(problems.notices) == len(role.warnings)
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ("  options: {commands: ['a  b']}", "spec.options.commands[0]"),
+        ("  options: {commands: ['* x']}", "spec.options.commands[0]"),
+        ("  options: {commands: ['a;b']}", "spec.options.commands[0]"),
+        ("  options: {commands: ['a ** b']}", "spec.options.commands[0]"),
+        ("  options: {exec: some}", "spec.options.exec"),
+        ("  options: {file_transfer: {download_paths: [srv]}}", "spec.options.file_transfer.download_paths[0]"),
+        ("  options: {file_transfer: {deny_paths: [/a/../b]}}", "spec.options.file_transfer.deny_paths[0]"),
+        ("  options: {file_transfer: {max_file_size: -1}}", "spec.options.file_transfer.max_file_size"),
+        ("  allow: {forward_to: [example.com]}", "spec.allow.forward_to[0]"),
+        ("  allow: {forward_to: ['example.com:0']}", "spec.allow.forward_to[0]"),
+        ("  allow: {forward_to: ['example.com:9-8']}", "spec.allow.forward_to[0]"),
+        ("  allow: {forward_to: ['10.0.0.1/8:*']}", "spec.allow.forward_to[0]"),
+        ("  allow: {forward_to: ['::1:22']}", "spec.allow.forward_to[0]"),
+        ("  allow: {forward_to: ['unix:run/x']}", "spec.allow.forward_to[0]"),
+        ("  deny: {listen_on: ['a b:1']}", "spec.deny.listen_on[0]"),
+    ],
+)
+def test_what_is_wrong_with_rules_of_channels_is_named(spec: str, path: str) -> None:
+    with pytest.raises(TeleportError, match=re.escape(path)):
+        parse_role(small(spec))
 
 
 def test_a_role_of_what_works_today_has_no_warnings() -> None:

@@ -17,6 +17,7 @@ import pytest
 from msgspec.structs import replace as replace_fields
 
 from teleport.audit.events import AuthFailed, SessionStart
+from teleport.authz.channel_table import TABLE, AskedKind
 from teleport.authz.decision import ClusterDefaults
 from teleport.errors import SECOND_FACTOR_DUE, TeleportError
 from teleport.launcher import LauncherEnd
@@ -28,7 +29,6 @@ from teleport.resources.metadata import Metadata
 from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
 from teleport.resources.values import Duration
 from teleport.ssh.client import ClientKey, SshClient, connect
-from teleport.ssh.surface import AskedKind
 from teleport.testing.clock import FakeClock
 from teleport.testing.ssh_lab import Lab, LabUser, Ran, run_client, running_lab
 
@@ -82,7 +82,7 @@ def test_everything_that_is_offered_and_leads_to_a_session_has_a_row() -> None:
     known = set(channel_table.SURFACE.global_requests | ssh_router.SURFACE.global_requests)
     assert known == {"keepalive@openssh.com", "no-more-sessions@openssh.com"}, "a global request needs rows, too"
     assert offered - NOTHING_STARTS == set().union(*(path.covers for path in PATHS.values()))
-    assert {row.name for row in channel_table.TABLE if row.kind is AskedKind.CHANNEL} >= {"direct-tcpip", "session"}
+    assert {row.name for row in TABLE if row.kind is AskedKind.CHANNEL} >= {"direct-tcpip", "session"}
 
 
 def _marked(lab: Lab, target: str) -> LabUser:

@@ -19,12 +19,13 @@ from asyncssh.constants import MSG_CHANNEL_OPEN, MSG_CHANNEL_REQUEST, MSG_GLOBAL
 from asyncssh.encryption import GCMEncryption
 from asyncssh.packet import String
 
+from teleport.authz.channel_table import AskedKind
 from teleport.pki.keys import generate_ed25519
 from teleport.pki.sshformat import SSHCertificate, parse_certificate
 from teleport.ssh import channels, packets, server
 from teleport.ssh.handlers import ConnectionHandler
 from teleport.ssh.server import HostKey, SshServer
-from teleport.ssh.surface import CIPHERS, AskedKind, Refusal, ServerLimits, Surface
+from teleport.ssh.surface import CIPHERS, Refusal, ServerLimits, Surface
 from teleport.testing.ssh_lab import Authorities, LabUser, listener
 
 SURFACE = Surface(frozenset({"session"}), frozenset({"exec"}), frozenset({"keepalive@openssh.com"}))

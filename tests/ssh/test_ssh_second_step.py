@@ -15,12 +15,13 @@ import asyncssh
 import pytest
 from asyncssh.connection import SSHServerConnection
 
+from teleport.authz.channel_table import AskedKind
 from teleport.pki.keys import generate_ed25519
 from teleport.pki.sshformat import parse_certificate
 from teleport.ssh import server
 from teleport.ssh.handlers import ConnectionHandler, Question, SecondStep, SessionChannel, SessionHandler
 from teleport.ssh.server import HostKey, SshServer
-from teleport.ssh.surface import AskedKind, Exec, Refusal, ServerLimits, Start, Surface
+from teleport.ssh.surface import Exec, Refusal, ServerLimits, Start, Surface
 from teleport.testing.ssh_lab import Authorities, LabUser, Ran, listener, run_client
 
 ME = getpass.getuser()

@@ -97,9 +97,9 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
     mfa = of(lambda o: o.require_session_mfa) + ((CLUSTER,) if cluster.require_session_mfa else ())
     return (
         Part("login and host", f"{permit.login}, by labels", permit.roles),
-        Part("agent forwarding", _yes(permit.forward_agent), of(lambda o: o.forward_agent)),
-        Part("port forwarding", _yes(permit.port_forwarding), of(lambda o: o.port_forwarding)),
-        Part("X11 forwarding", _yes(permit.x11_forwarding), of(lambda o: o.permit_x11_forwarding)),
+        Part("agent forwarding", _yes(permit.channels.forward_agent), of(lambda o: o.forward_agent)),
+        Part("port forwarding", _yes(permit.channels.port_forwarding), of(lambda o: o.port_forwarding)),
+        Part("X11 forwarding", _yes(permit.channels.x11_forwarding), of(lambda o: o.permit_x11_forwarding)),
         Part("sessions on a connection", _limit(permit.max_sessions), of(lambda o: o.max_sessions)),
         Part("connections", _limit(permit.max_connections), of(lambda o: o.max_connections)),
         Part("idle time", how_long(idle.total_seconds()) if idle else "no limit", idle_sources),

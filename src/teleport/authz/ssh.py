@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from teleport.authz.certificate import certificate_denial, unpinned_denial
+from teleport.authz.channels import ChannelDenies, ChannelTerms, RoleGrant
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
 from teleport.authz.locks import Locked, find_lock, locked_denial, locks_unknown_denial, user_lock_denial
@@ -61,9 +62,6 @@ class SSHAccessPermit:
     user: str
     login: str
     roles: tuple[str, ...]  # those that grant it
-    forward_agent: bool
-    port_forwarding: bool
-    x11_forwarding: bool
     max_sessions: int  # session channels of one connection
     max_connections: int  # connections of the user in the cluster
     client_idle_timeout: timedelta
@@ -72,6 +70,7 @@ class SSHAccessPermit:
     enhanced_recording: tuple[str, ...]
     mfa_verified: bool
     client_idle_timeout_message: str = ""  # told to the user when the idle time has passed
+    channels: ChannelTerms = field(default_factory=ChannelTerms)  # what may be asked for on the connection
     lease: MfaLease | None = None  # what the second factor rests on, where one was asked for and a lease gave it
 
 
@@ -118,7 +117,7 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
         lock = find_lock(request.locks, Locked(mfa_device=given.device), request.now)
         if lock is not None:
             return locked_denial(lock)
-    return _permit(request, policy, roles, granting, given)
+    return _permit(request, policy, roles, granting, given, since)
 
 
 def _leased(request: SSHAccessRequest, granting: Sequence[Role]) -> SecondFactor | None:
@@ -265,7 +264,12 @@ def lease_lifetime(
 
 
 def _permit(
-    request: SSHAccessRequest, policy: Policy, roles: RoleSet, granting: list[Role], given: SecondFactor | None
+    request: SSHAccessRequest,
+    policy: Policy,
+    roles: RoleSet,
+    granting: list[Role],
+    given: SecondFactor | None,
+    since: Sequence[Role],
 ) -> SSHAccessPermit:
     options = roles.options
     cluster = policy.cluster
@@ -280,9 +284,6 @@ def _permit(
         user=request.identity.name,
         login=request.login,
         roles=tuple(role.name for role in granting),
-        forward_agent=options.forward_agent,
-        port_forwarding=options.port_forwarding,
-        x11_forwarding=options.permit_x11_forwarding,
         max_sessions=options.max_sessions,
         max_connections=options.max_connections,
         client_idle_timeout=min(idle, default=timedelta(0)),
@@ -291,7 +292,22 @@ def _permit(
         enhanced_recording=options.enhanced_recording,
         mfa_verified=given is not None,
         client_idle_timeout_message=cluster.client_idle_timeout_message,
+        channels=ChannelTerms(
+            port_forwarding=options.port_forwarding,
+            forward_agent=options.forward_agent,
+            x11_forwarding=options.permit_x11_forwarding,
+            grants=tuple(RoleGrant.of(role) for role in granting),
+            denies=_channel_denies((*roles.roles, *since), request.namespace),
+        ),
         lease=lease,
+    )
+
+
+def _channel_denies(roles: Sequence[Role], namespace: str) -> ChannelDenies:
+    denying = [role.deny for role in roles if _namespace_matches(role.deny, namespace)]
+    return ChannelDenies(
+        forward_to=tuple(entry for deny in denying for entry in deny.forward_to or ()),
+        listen_on=tuple(entry for deny in denying for entry in deny.listen_on or ()),
     )
 
 

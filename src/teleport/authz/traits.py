@@ -14,7 +14,7 @@ import msgspec
 from teleport.resources.lexer import BadSyntax
 from teleport.resources.names import check_text, is_unix_login
 from teleport.resources.role import Conditions, LabelSelector, Role, RoleSpec
-from teleport.resources.role_checks import LABEL_FIELDS, NAME_FIELDS
+from teleport.resources.role_checks import FORWARD_FIELDS, LABEL_FIELDS, NAME_FIELDS
 from teleport.resources.template import Matcher, Template, Transform, is_template, parse_template
 
 Traits = Mapping[str, Sequence[str]]
@@ -96,6 +96,10 @@ class _Filled:
         changes: dict[str, object] = {"logins": expand_all(conditions.logins, self.traits, is_unix_login)}
         for name in NAME_FIELDS:
             changes[name] = expand_all(getattr(conditions, name), self.traits)
+        for name in FORWARD_FIELDS:
+            entries = getattr(conditions, name)
+            if entries is not None:  # a list whose traits are missing allows nothing: absence would allow more
+                changes[name] = expand_all(entries, self.traits)
         for name in LABEL_FIELDS:
             selector = getattr(conditions, name)
             if selector is not None:

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable
 
 from teleport.audit.events import ClientDisconnect, SessionRejected, SessionRequestDenied
+from teleport.authz.channel_table import AskedKind
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessPermit
 from teleport.node.facts import Facts
 from teleport.node.session_channel import SessionChannelHandler
 from teleport.node.tools import Tools
 from teleport.ssh.handlers import Channel, SessionChannel, SessionHandler, StreamHandler
-from teleport.ssh.surface import AskedKind, Refusal
+from teleport.ssh.surface import Refusal
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from teleport.authz.channels import ChannelTerms, why_no_command, why_no_shell
+from teleport.authz.decision import AccessDenial
 from teleport.launcher.values import Kind, Pty
 from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest
 
@@ -42,8 +44,9 @@ class Program:
         return self.command.encode("utf-8", "backslashreplace").decode()
 
 
-def choose(what: Start, *, forced: str) -> Program | Refusal:
-    """The program for what a client starts; `forced` is the command that its certificate allows and nothing else."""
+def choose(what: Start, *, forced: str, terms: ChannelTerms) -> Program | Refusal | AccessDenial:
+    """The program for what a client starts; `forced` is the command that its certificate allows and nothing else,
+    `terms` what the permit says."""
     match what:
         case Shell():
             command = ""
@@ -53,6 +56,6 @@ def choose(what: Start, *, forced: str) -> Program | Refusal:
         case Subsystem(name=command):
             if not forced:
                 return Refusal("Subsystems are not offered here.")
-    if forced:
-        return Program(Kind.EXEC, forced, original=command)
-    return Program(Kind.EXEC if command else Kind.SHELL, command)
+    program = Program(Kind.EXEC if forced or command else Kind.SHELL, forced or command, command if forced else "")
+    denied = why_no_command(terms, program.command) if program.command else why_no_shell(terms)
+    return program if denied is None else denied

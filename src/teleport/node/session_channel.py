@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from teleport.authz.decision import AccessDenial
+from teleport.authz.ssh import SSHAccessPermit
 from teleport.launcher.environment import filter_environment
 from teleport.node import parties
 from teleport.node.parties import Party
@@ -11,11 +13,13 @@ from teleport.node.programs import Asked, choose
 from teleport.node.session import Session
 from teleport.node.tools import Tools
 from teleport.ssh.handlers import SessionChannel
-from teleport.ssh.surface import Refusal, Start, TerminalRequest, TerminalSize
+from teleport.ssh.surface import Refusal, Shell, Start, TerminalRequest, TerminalSize
 
 
 class Connection(parties.Connection, Protocol):
     """What a channel needs of its connection."""
+
+    permit: SSHAccessPermit
 
     def left(self, channel: SessionChannelHandler) -> None:
         """Nothing of the channel, nor of what it started, is left."""
@@ -59,7 +63,12 @@ class SessionChannelHandler:
 
     async def start(self, what: Start) -> Refusal | None:
         user = self._connection.facts.user
-        program = choose(what, forced=user.force_command if user is not None else "")
+        forced = user.force_command if user is not None else ""
+        program = choose(what, forced=forced, terms=self._connection.permit.channels)
+        if isinstance(program, AccessDenial):
+            asked = "shell" if isinstance(what, Shell) else "exec"
+            self._connection.denied(asked, f"{program.code}: {'; '.join(program.reasons)}")
+            return Refusal.told(program.public, program.hint)
         if isinstance(program, Refusal):
             return program
         self._session = Session(

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, new_event
+from teleport.authz.channel_table import AskedKind
 from teleport.authz.decision import AccessDenial
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportError
@@ -38,7 +39,6 @@ from teleport.ssh.listener import Slot
 from teleport.ssh.server import HostKey
 from teleport.ssh.service import SshService
 from teleport.ssh.surface import (
-    AskedKind,
     Exec,
     Peer,
     Refusal,

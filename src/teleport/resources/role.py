@@ -39,6 +39,25 @@ class RoleLocking(StrEnum):
     STRICT = "strict"
 
 
+class ExecMode(StrEnum):
+    """What may be run: anything, file transfers, or nothing."""
+
+    ALL = "all"
+    TRANSFER = "transfer"
+    NONE = "none"
+
+
+class FileTransfer(Value, frozen=True, kw_only=True):
+    """What sftp, scp and rsync may move, and where. Lists of paths that are absent mean every path."""
+
+    download: bool = True
+    upload: bool = True  # and every other change: names, attributes, links, folders
+    download_paths: tuple[str, ...] | None = None
+    upload_paths: tuple[str, ...] | None = None
+    deny_paths: tuple[str, ...] = ()
+    max_file_size: int = 0  # bytes; zero: no limit
+
+
 class Options(Value, frozen=True, kw_only=True):
     max_session_ttl: Duration = DEFAULT_MAX_SESSION_TTL
     forward_agent: bool = False
@@ -56,6 +75,12 @@ class Options(Value, frozen=True, kw_only=True):
     mfa_lease_ttl: Duration = Duration(0)  # zero: plain ssh gets no lease by this role
     lock: RoleLocking = RoleLocking.CLUSTER
     pin_source_ip: bool = False  # certificates hold from the address of the login only
+    # Of those below, each counts for the logins and hosts that its own role gives.
+    local_forwarding: bool | None = None  # to hosts and sockets; absent: as port_forwarding
+    remote_forwarding: bool | None = None  # listening for clients; absent: as port_forwarding
+    exec: ExecMode = ExecMode.ALL
+    commands: tuple[str, ...] = ()  # none: every command
+    file_transfer: FileTransfer = FileTransfer()
 
 
 class Rule(Value, frozen=True, kw_only=True):
@@ -119,6 +144,8 @@ class Conditions(Value, frozen=True, kw_only=True):
     request: AccessRequestConditions | None = None
     review_requests: AccessReviewConditions | None = None
     impersonate: ImpersonateConditions | None = None
+    forward_to: tuple[str, ...] | None = None  # HOST:PORTS and unix:PATH; absent from allow: all that is not reserved
+    listen_on: tuple[str, ...] | None = None  # likewise; absent from allow: loopback
 
     @property
     def effective_namespaces(self) -> tuple[str, ...]:

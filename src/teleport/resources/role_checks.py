@@ -6,9 +6,11 @@ Names that go into certificates, templates, regular expressions and predicates a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from teleport.errors import BadRequest
+from teleport.resources.destinations import UNIX, parse_command_pattern, parse_host_pattern, parse_path_pattern
 from teleport.resources.kinds import WILDCARD, Kind, Verb
 from teleport.resources.lexer import BadSyntax
 from teleport.resources.metadata import FieldWarning, Finding, shown, text_findings
@@ -25,6 +27,8 @@ _T = TypeVar("_T")
 Where = tuple[str | int, ...]
 LABEL_FIELDS = ("node_labels", "app_labels", "kubernetes_labels", "db_labels", "cluster_labels")
 NAME_FIELDS = ("kubernetes_groups", "kubernetes_users", "db_names", "db_users", "aws_role_arns")
+FORWARD_FIELDS = ("forward_to", "listen_on")
+MAX_FILE_SIZE = 2**62  # bytes
 MAX_ENTRIES = 1000  # of any list
 MAX_VALUE = 2048  # characters
 LEAST_LEASE, LONGEST_LEASE = Duration.of(minutes=1), Duration.of(hours=30)
@@ -58,6 +62,12 @@ def role_findings(role: Role) -> Iterator[Finding]:
         allowed = f"0 (none), or {LEAST_LEASE} to {LONGEST_LEASE}"
         yield Finding((*at, "mfa_lease_ttl"), str(options.mfa_lease_ttl), allowed)
     yield from text_findings((*at, "request_prompt"), options.request_prompt)
+    yield from _patterns((*at, "commands"), options.commands, parse_command_pattern)
+    files = options.file_transfer
+    for name in ("download_paths", "upload_paths", "deny_paths"):
+        yield from _patterns((*at, "file_transfer", name), getattr(files, name) or (), parse_path_pattern)
+    if not 0 <= files.max_file_size <= MAX_FILE_SIZE:
+        yield Finding((*at, "file_transfer", "max_file_size"), str(files.max_file_size), "bytes; 0 is no limit")
     yield from _conditions(("spec", "allow"), role.spec.allow, allow=True)
     yield from _conditions(("spec", "deny"), role.spec.deny, allow=False)
 
@@ -75,11 +85,30 @@ def _conditions(at: Where, conditions: Conditions, *, allow: bool) -> Iterator[F
         yield from _names((*at, name), getattr(conditions, name), wildcard=name != "aws_role_arns" or not allow)
     for number, rule in enumerate(_bounded(conditions.rules)):
         yield from _rule((*at, "rules", number), rule)
+    for name in FORWARD_FIELDS:
+        yield from _patterns((*at, name), getattr(conditions, name) or (), _forward)
     yield from _requests(at, conditions)
     yield from _impersonate(at, conditions, allow=allow)
     for name in ("logins", *NAME_FIELDS, "rules"):
         if len(getattr(conditions, name)) > MAX_ENTRIES:
             yield Finding((*at, name), f"{len(getattr(conditions, name))} entries", f"at most {MAX_ENTRIES}")
+
+
+def _patterns(at: Where, entries: Sequence[str], parse: Callable[[str], object]) -> Iterator[Finding]:
+    if len(entries) > MAX_ENTRIES:
+        yield Finding(at, f"{len(entries)} entries", f"at most {MAX_ENTRIES}")
+    for number, entry in enumerate(_bounded(entries)):
+        if at[-1] in FORWARD_FIELDS and is_template(entry):
+            yield from _template((*at, number), entry)
+            continue
+        try:
+            parse(entry)
+        except BadRequest as error:
+            yield Finding((*at, number), shown(entry), f"{error.hint}; this one: {error.message}")
+
+
+def _forward(entry: str) -> object:
+    return parse_path_pattern(entry.removeprefix(UNIX)) if entry.startswith(UNIX) else parse_host_pattern(entry)
 
 
 def _bounded(entries: Sequence[_T]) -> Sequence[_T]:

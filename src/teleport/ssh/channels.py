@@ -17,10 +17,10 @@ from asyncssh.misc import MaybeAwait
 from asyncssh.packet import SSHPacket
 from asyncssh.session import SSHServerSession, SSHSession, SSHTCPSession
 
+from teleport.authz.channel_table import AskedKind
 from teleport.ssh.handlers import SessionHandler, StreamHandler
 from teleport.ssh.packets import STDERR, DataPath
 from teleport.ssh.surface import (
-    AskedKind,
     Exec,
     Refusal,
     Shell,

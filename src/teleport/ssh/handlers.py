@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from teleport.ssh.surface import AskedKind, Refusal, Start, TerminalRequest, TerminalSize
+from teleport.authz.channel_table import AskedKind
+from teleport.ssh.surface import Refusal, Start, TerminalRequest, TerminalSize
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from asyncssh.packet import Boolean, NameList, PacketDecodeError, SSHPacket, Str
 from asyncssh.public_key import KeyImportError, decode_ssh_public_key
 
 from teleport import __version__
+from teleport.authz.channel_table import AskedKind
 from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate
 from teleport.resources.names import peer_address
@@ -47,7 +48,6 @@ from teleport.ssh.surface import (
     CIPHERS,
     MACS,
     SIGNATURES,
-    AskedKind,
     KeepAlive,
     Peer,
     Refusal,

@@ -7,7 +7,8 @@ reported, whether asyncssh could serve it or not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+
+from teleport.authz.channel_table import AskedKind
 
 # AES-GCM first: about twice as fast as ChaCha20-Poly1305 wherever the processor has AES instructions. No CBC and no
 # cipher with a separate MAC that is not encrypt-then-MAC.
@@ -32,15 +33,6 @@ SIGNATURES = (
     "rsa-sha2-256",
     "rsa-sha2-512",
 )
-
-
-class AskedKind(StrEnum):
-    """The ways in which a client can ask for something on a connection (RFC 4254)."""
-
-    CHANNEL = "channel"
-    GLOBAL_REQUEST = "global request"
-    SESSION_REQUEST = "session request"
-    TRAFFIC = "traffic"  # nothing that was asked for: what came went beyond a limit
 
 
 @dataclass(frozen=True, slots=True)

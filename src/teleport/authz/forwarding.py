@@ -1,0 +1,207 @@
+"""Where forwards may lead, and where a client may have something listened for (threat T26).
+
+Addresses are resolved by the caller, once; each is asked about, and only what was allowed is dialled.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from teleport.authz.channels import ChannelTerms, RoleGrant, first_hit, paths_of, refusal
+from teleport.authz.decision import AccessDenial, DenialCode
+from teleport.errors import TeleportError
+from teleport.resources.destinations import (
+    UNIX,
+    Address,
+    HostPattern,
+    host_matches,
+    parse_host_pattern,
+    parse_path_pattern,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a forward is to lead: `host` as the client named it, and one address that this name was resolved to.
+
+    `reserved` says what stands there, where it is a port of the cluster itself.
+    """
+
+    host: str
+    address: Address
+    port: int
+    reserved: str = ""
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def plain_address(text: str) -> Address:
+    """The address that a connection to `text` reaches: embedded IPv4 unwrapped, the unspecified one as loopback.
+
+    `ValueError` when it is no address.
+    """
+    address: Address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_unspecified:
+        return ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return address
+
+
+# Beside the link-local networks: where clouds serve credentials to whoever asks from the host.
+METADATA = frozenset(
+    map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
+)
+_NO_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+
+
+def why_no_forward(terms: ChannelTerms, to: Destination) -> AccessDenial | None:
+    """What forbids a connection from this host to `to`; None: it may be made to that address."""
+    if not terms.port_forwarding:
+        return refusal(f"port forwarding to {to}", "no role allows port forwarding")
+    hit = first_hit(
+        _of_hosts(terms.denies.forward_to), lambda entry: _names_host(parse_host_pattern(entry), to, deny=True)
+    )
+    if hit:
+        return refusal(f"port forwarding to {to}", f"a role denies {hit}", code=DenialCode.DENIED_BY_ROLE)
+    special = _special(to)
+    reasons = []
+    for grant in terms.grants:
+        if not grant.local_forwarding:
+            reasons.append(f"role {grant.role!r} allows no forwarding to hosts")
+        elif grant.forward_to is None:
+            if not special:
+                return None
+            reasons.append(f"role {grant.role!r} does not name it in forward_to, which {special} needs")
+        elif any(_allows(entry, to, special) for entry in _hosts(grant.forward_to)):
+            return None
+        else:
+            needs = f", host and port exactly, which {special} needs" if special else ""
+            reasons.append(f"role {grant.role!r} does not name it in forward_to{needs}")
+    return refusal(f"port forwarding to {to}", *reasons)
+
+
+def _special(to: Destination) -> str:
+    """Why a destination has to be named exactly; empty for others."""
+    if to.reserved:
+        return to.reserved
+    if to.address.is_link_local or to.address in METADATA:
+        return "a link-local or metadata address"
+    return ""
+
+
+def _allows(entry: HostPattern, to: Destination, special: str) -> bool:
+    return (entry.exact or not special) and _names_host(entry, to, deny=False)
+
+
+def _names_host(entry: HostPattern, to: Destination, *, deny: bool) -> bool:
+    if not entry.has_port(to.port):
+        return False
+    if entry.network is not None:
+        return to.address.version == entry.network.version and to.address in entry.network
+    if host_matches(entry.glob, to.host):
+        # Whoever rules a name could point it at this host: a name allows what is inside only where it says so itself.
+        inside = to.address.is_loopback or to.address.is_link_local or to.address in METADATA
+        return deny or not inside or entry.glob == "*" or entry.glob in _NO_NAMES
+    return deny and to.address.is_loopback and entry.glob == "localhost"
+
+
+def why_no_socket(terms: ChannelTerms, path: str, *, home: str = "") -> AccessDenial | None:
+    """What forbids a connection to the Unix socket at an absolute, resolved `path`, which is made as the login."""
+    what = f"forwarding to the socket {path[:200]!r}"
+    return _why_no_path(terms, terms.denies.forward_to, lambda grant: grant.forward_to, what, path, home, local=True)
+
+
+def why_no_listener(terms: ChannelTerms, address: str, port: int) -> AccessDenial | None:
+    """What forbids listening for the client at `address` (empty or `*`: everywhere) and `port` (0: any free one).
+
+    Without a list, loopback is allowed; whether the port may be had is the kernel's to say, to the login.
+    """
+    shown = f"listening on {address or '*'}:{port}"
+    if not terms.port_forwarding:
+        return refusal(shown, "no role allows port forwarding")
+    everywhere = address in {"", "*", "0.0.0.0", "::"}  # noqa: S104 - compared with
+    try:
+        where = plain_address("127.0.0.1" if address.lower() in _NO_NAMES else address) if not everywhere else None
+    except ValueError:
+        return refusal(shown, "it is neither an address, localhost nor *")
+    hit = first_hit(
+        _of_hosts(terms.denies.listen_on), lambda entry: _covers(parse_host_pattern(entry), where, port, deny=True)
+    )
+    if hit:
+        return refusal(shown, f"a role denies {hit}", code=DenialCode.DENIED_BY_ROLE)
+    reasons = []
+    for grant in terms.grants:
+        if not grant.remote_forwarding:
+            reasons.append(f"role {grant.role!r} allows no listening for clients")
+        elif grant.listen_on is None:
+            if where is not None and where.is_loopback:
+                return None
+            reasons.append(f"role {grant.role!r} has no listen_on: only loopback is allowed")
+        elif any(_covers(entry, where, port, deny=False) for entry in _hosts(grant.listen_on)):
+            return None
+        else:
+            reasons.append(f"role {grant.role!r} does not name it in listen_on")
+    return refusal(shown, *reasons)
+
+
+def _covers(entry: HostPattern, where: Address | None, port: int, *, deny: bool) -> bool:
+    """Whether an entry stands for an address to listen on; None is every address, which `*` and, in deny, all cover."""
+    if not entry.has_port(port) and not (deny and port == 0):
+        return False
+    if where is None:
+        return deny or entry.glob == "*"
+    if entry.network is not None:
+        return where.version == entry.network.version and where in entry.network
+    return entry.glob == "*" or (entry.glob in _NO_NAMES and where.is_loopback)
+
+
+def why_no_socket_listener(terms: ChannelTerms, path: str, *, home: str = "") -> AccessDenial | None:
+    """What forbids listening on a Unix socket at an absolute `path`, which is made as the login."""
+    what = f"listening on the socket {path[:200]!r}"
+    return _why_no_path(terms, terms.denies.listen_on, lambda grant: grant.listen_on, what, path, home, local=False)
+
+
+def _why_no_path(
+    terms: ChannelTerms,
+    denied: Sequence[str],
+    allowed: Callable[[RoleGrant], tuple[str, ...] | None],
+    what: str,
+    path: str,
+    home: str,
+    *,
+    local: bool,
+) -> AccessDenial | None:
+    if not terms.port_forwarding:
+        return refusal(what, "no role allows port forwarding")
+    if not path.startswith("/") or "\0" in path or len(path) > 4096:
+        return refusal(what, "it is not an absolute path")
+    sockets = [entry for entry in denied if entry.startswith(UNIX)]
+    if hit := first_hit(sockets, lambda entry: parse_path_pattern(entry.removeprefix(UNIX)).matches(path, home)):
+        return refusal(what, f"a role denies {hit}", code=DenialCode.DENIED_BY_ROLE)
+    reasons = []
+    for grant in terms.grants:
+        entries = allowed(grant)
+        if not (grant.local_forwarding if local else grant.remote_forwarding):
+            reasons.append(f"role {grant.role!r} allows no forwarding in this direction")
+        elif entries is None or any(one.matches(path, home) for one in paths_of(entries, UNIX)):
+            return None
+        else:
+            reasons.append(f"role {grant.role!r} does not name it as {UNIX}PATH")
+    return refusal(what, *reasons)
+
+
+def _of_hosts(entries: Iterable[str]) -> list[str]:
+    return [entry for entry in entries if not entry.startswith(UNIX)]
+
+
+def _hosts(entries: Iterable[str]) -> Iterable[HostPattern]:
+    for entry in _of_hosts(entries):
+        try:
+            yield parse_host_pattern(entry)
+        except TeleportError:
+            continue

@@ -1,0 +1,77 @@
+"""Which files may move, which way, and how large: one answer for sftp, scp and rsync (threat T50).
+
+With `exec: all` the rules are advice, since a shell moves files, too (`channels.exec_is_limited`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from teleport.authz.channels import ChannelTerms, RoleGrant, first_hit, paths_of, refusal
+from teleport.authz.decision import AccessDenial
+from teleport.resources.destinations import parse_path_pattern
+from teleport.resources.role import ExecMode
+
+
+class Direction(StrEnum):
+    """Which way bytes or changes go. `LOOK` reads names and attributes, which every transfer needs."""
+
+    DOWNLOAD = "download"
+    UPLOAD = "upload"
+    LOOK = "look"
+
+
+def why_no_transfer(
+    terms: ChannelTerms, direction: Direction, path: str = "", *, home: str = "", size: int = 0
+) -> AccessDenial | None:
+    """What forbids moving a file. `path` is absolute and resolved by whoever opens it; empty asks whether the direction
+    is allowed for any path at all. `size` is bytes moved so far, or announced."""
+    what = f"{direction} of {path[:200]!r}" if path else f"{direction} of files"
+    reasons = []
+    for grant in terms.grants:
+        why = _why_not_moved(grant, direction, path, home, size)
+        if not why:
+            return None
+        reasons.append(f"role {grant.role!r} {why}")
+    return refusal(what, *reasons)
+
+
+def most_bytes(terms: ChannelTerms, direction: Direction, path: str, *, home: str = "") -> int:
+    """How many bytes of a file may move; 0: no limit. Of several roles that allow it, the largest."""
+    limits = [
+        grant.file_transfer.max_file_size
+        for grant in terms.grants
+        if not _why_not_moved(grant, direction, path, home, 0)
+    ]
+    return 0 if 0 in limits else max(limits, default=0)
+
+
+def _why_not_moved(grant: RoleGrant, direction: Direction, path: str, home: str, size: int) -> str:
+    rules = grant.file_transfer
+    if grant.exec is ExecMode.NONE:
+        return "has exec: none"
+    if grant.exec is ExecMode.ALL and grant.commands:
+        return "allows only the commands that it lists"
+    ways = {
+        Direction.DOWNLOAD: ((rules.download, rules.download_paths),),
+        Direction.UPLOAD: ((rules.upload, rules.upload_paths),),
+        Direction.LOOK: ((rules.download, rules.download_paths), (rules.upload, rules.upload_paths)),
+    }[direction]
+    if not any(allowed for allowed, _ in ways):
+        return f"does not allow {direction}s" if direction is not Direction.LOOK else "allows no transfer"
+    if not path:
+        return ""
+    if rules.deny_paths and (not path.startswith("/") or _denies_path(rules.deny_paths, path, home)):
+        return "denies the path"
+    lists = [paths for allowed, paths in ways if allowed]
+    if not any(paths is None or any(one.matches(path, home) for one in paths_of(paths)) for paths in lists):
+        names = "download_paths or upload_paths" if direction is Direction.LOOK else f"{direction}_paths"
+        return f"does not name the path in {names}"
+    if rules.max_file_size and size > rules.max_file_size:
+        return f"allows files of at most {rules.max_file_size} bytes"
+    return ""
+
+
+def _denies_path(entries: Sequence[str], path: str, home: str) -> bool:
+    return bool(first_hit(entries, lambda entry: parse_path_pattern(entry).matches(path, home)))
