@@ -17,8 +17,9 @@ SOME := tests/cluster/test_cluster_openssh.py tests/cluster/test_cluster_address
 	tests/cluster/test_cluster_join.py::test_a_host_joins_by_its_file_takes_a_session_and_needs_no_token_again \
 	tests/cluster/test_cluster_join.py::test_a_host_joins_through_the_proxy
 
+# end to end tests mostly wait, so that the others run beside them
 test: setup-dev check
-	$(PYTEST) --durations=10
+	@scripts/side_by_side.sh "$(PYTEST) --durations=10 tests/cluster" "$(PYTEST) --durations=10 --ignore=tests/cluster"
 	$(ON_IPV6) $(SOME)
 
 test-long: setup-dev check
