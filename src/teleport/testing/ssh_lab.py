@@ -24,7 +24,7 @@ from teleport.audit.events import Event, event_name
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.ssh import SSHAccessRequest, lease_lifetime, why_second_factor_due
-from teleport.clock import SystemClock
+from teleport.clock import Clock, SystemClock
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.node.needs import Launcher, NodeConfig, Recordings
@@ -191,7 +191,7 @@ class Authorities:
         self.cluster = cluster
         self.user_key = generate_ed25519()
         self.host_key = generate_ed25519()
-        self.clock = SystemClock()
+        self.clock: Clock = SystemClock()
         self.rotated: set[bytes] = set()  # former user keys (blobs) that a rotation let go
 
     @property
