@@ -68,6 +68,9 @@ WHO_MAY: dict[str, str] = {
     "diff_access": "editor admin",
     "sign_host": "admin",
     "sign_server": "admin",
+    "register_openssh": "admin",
+    "openssh_name": "proxy",
+    "sign_openssh": "proxy",
     "list_certs": "editor admin",
     "revoke_cert": "editor admin",
     "revocation_list": "editor node proxy admin",
@@ -197,6 +200,15 @@ class Asking:
                 return m.SignHostRequest(principals=["sshd.example.org"], public_key=public)
             case "sign_server":
                 return m.SignServerRequest(names=["db.example.org"], public_key=public)
+            case "register_openssh":
+                return m.RegisterOpensshRequest(hostname=f"of-{self.name}", addr="192.0.2.9:22", host_key=public)
+            case "openssh_name":
+                return m.OpensshNameRequest(host_id=missing, public_key=public)
+            case "sign_openssh":
+                return m.SignOpensshRequest(
+                    certificate="none", client_addr="192.0.2.7", public_key=public, exchange="", hash_name="sha256",
+                    request="", signature="",
+                )  # fmt: skip
             case "lease_challenge":
                 return m.LeaseChallengeRequest(certificate="none", client_addr="192.0.2.7")
             case "lease_approval":
@@ -564,7 +576,7 @@ async def test_the_first_start_makes_a_cluster_and_later_ones_find_it(tmp_path: 
         ]
         await auth.call(await auth.admin(), routes.STORE["role"], edited := edited_preset(roles.items[2]))
         await auth.events("role.created", wait_for=4)
-    assert sorted(one.kind for one in first.authorities) == ["host", "jwt", "user"]
+    assert sorted(one.kind for one in first.authorities) == ["host", "jwt", "openssh", "user"]
     assert {one.rotation for one in first.authorities} == {"never updated"}
     assert (first.cluster, len(first.ca_pins)) == (CLUSTER, 1)
     async with running_auth(tmp_path, sqlite=True, host_id=auth.host_id, epoch=2) as auth:

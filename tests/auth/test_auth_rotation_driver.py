@@ -10,9 +10,10 @@ from tests.auth.test_auth_rotation import announce
 
 from teleport.api import messages as m
 from teleport.api import routes
+from teleport.auth.rotation import BY_THEMSELVES
 from teleport.auth.rotation_driver import PATIENCE
 from teleport.identity import SystemRole
-from teleport.resources.authority import AuthorityType, Rotation, RotationMode, RotationPhase
+from teleport.resources.authority import Rotation, RotationMode, RotationPhase
 from teleport.testing.auth import RunningAuth, present_clock, running_auth
 
 MINUTE = 60.0
@@ -51,10 +52,10 @@ async def test_the_steps_come_when_they_are_due_and_all_is_on_record(tmp_path: P
             await looked(auth)
             assert (await rotation(auth)).phase is before, "too early"
             clock.advance(1)
-            for kind in AuthorityType:
+            for kind in BY_THEMSELVES:
                 await until(auth, lambda found, phase=phase: found.phase is phase, kind)  # type: ignore[misc]
             await auth.follow_rotation()
-        for kind in AuthorityType:
+        for kind in BY_THEMSELVES:
             spec = (await auth.service.state.authority(kind)).spec
             assert spec.additional_trusted_keys.empty
             assert spec.rotation.last_rotated == clock.now()

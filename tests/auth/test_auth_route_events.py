@@ -7,6 +7,7 @@ with the reason. So neither a route without an event nor an event that is never 
 from __future__ import annotations
 
 import asyncio
+import base64
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ import pytest
 from tests.auth.test_auth_api import Asking, callers, document, server
 from tests.auth.test_auth_factors import Ann
 from tests.auth.test_auth_session_mfa import careful, otp
+from tests.pki.test_pki_live_proof import evidence
 from tests.security.test_security_recordings import _read, _recorded
 
 from teleport.api import messages as m
@@ -24,6 +26,8 @@ from teleport.api import routes
 from teleport.api.routes import ROUTES, Stream
 from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.identity import SystemRole
+from teleport.pki.keys import generate_ed25519, generate_p256
+from teleport.pki.sshformat import parse_certificate_line
 from teleport.resources.cluster import SINGLETONS, setting_name
 from teleport.resources.kinds import Kind
 from teleport.testing.auth import (
@@ -138,6 +142,11 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("sign_host", ask("sign_host"))
         await recorder.call("sign_server", ask("sign_server"))
         await recorder.call("revoke_cert", ask("revoke_cert"))
+        registered, *_ = await recorder.call("register_openssh", ask("register_openssh"))
+        named = m.OpensshNameRequest(host_id=registered.host_id, public_key=generate_ed25519().public.line(""))
+        await recorder.call("openssh_name", ask("openssh_name", named, proxy))
+        entered = await _nobody_connected(auth)
+        await recorder.call("sign_openssh", lambda: refused(ask("sign_openssh", entered, proxy)))
         await recorder.call("login", ask("login", asking=proxy))
         begun = await auth.call(proxy.who, routes.BEGIN_BROWSER_LOGIN, proxy.request("begin_browser_login"))
         answered = m.FinishBrowserLoginRequest(
@@ -275,3 +284,19 @@ async def test_every_refusal_is_on_record(tmp_path: Path, who: str) -> None:
             route = ROUTES[event["route"]]
             assert (event["verb"], event["kind"].lstrip("*")) == (str(route.verb), route.kind.lstrip("*"))
             assert event["user"] or event["host_id"]
+
+
+async def _nobody_connected(auth: RunningAuth) -> m.SignOpensshRequest:
+    """A proof of a connection to a key that speaks for no host."""
+    key = generate_p256()
+    signed = await auth.call(
+        await auth.admin(), routes.SIGN_USER, m.SignUserRequest(name="plain", public_key=key.public.line(), ttl=3600)
+    )
+    given = evidence(certificate=parse_certificate_line(signed.cert).blob, key=key)
+    exchange, request, signature = (
+        base64.b64encode(one).decode() for one in (given.exchange, given.request, given.signature)
+    )
+    return m.SignOpensshRequest(
+        certificate=signed.cert, client_addr="192.0.2.7", public_key=generate_ed25519().public.line(""),
+        exchange=exchange, hash_name=given.hash_name, request=request, signature=signature,
+    )  # fmt: skip

@@ -114,7 +114,7 @@ MATRIX: dict[str, tuple[Identity, set[str]]] = {
         | cells("create update", "event", "ssh_session")
         | cells("list readnosecrets", "oidc", "saml", "github", "auth_connector")
         | cells("read readnosecrets update", "user_token")
-        | cells("create", "mfa_lease")
+        | cells("create", "mfa_lease", "openssh_cert")
         | cells(RO, "node", "tunnel", "static_tokens", "remote_cluster", "app_server", "db_server"),
     ),
     "kube": (

@@ -132,6 +132,19 @@ SIGN_SERVER = _route(
     "sign_server", "POST /certs/server", Verb.CREATE, "host_cert", ("auth.sign", "cert.create"),
     m.SignServerRequest, m.ServerCert,
 )  # fmt: skip
+# --- hosts with a plain sshd, for which proxies speak
+REGISTER_OPENSSH = _route(
+    "register_openssh", "POST /openssh/hosts", Verb.CREATE, "host_cert", ("node.create", "auth.sign", "cert.create"),
+    m.RegisterOpensshRequest, m.OpensshHost,
+)  # fmt: skip
+OPENSSH_NAME = _route(
+    "openssh_name", "POST /openssh/names", Verb.CREATE, "openssh_cert", ("openssh.name_cert",),
+    m.OpensshNameRequest, m.OpensshName,
+)  # fmt: skip
+SIGN_OPENSSH = _route(
+    "sign_openssh", "POST /openssh/certs", Verb.CREATE, "openssh_cert", ("openssh.cert",),
+    m.SignOpensshRequest, m.OpensshCert,
+)  # fmt: skip
 # --- rotation of authorities
 ROTATE = _route(
     "rotate", "POST /authorities/rotate", Verb.ROTATE, "cert_authority", ("authority.rotate",),

@@ -69,16 +69,17 @@ def private_halves(keys: KeySet) -> list[SecretText]:
 def held_elsewhere(
     kind: AuthorityKind, cluster: str, now: datetime, ssh: tuple[PrivateKey, str], tls: tuple[PrivateKey, str] | None
 ) -> Authority:
-    """An authority whose keys are elsewhere, each with the reference that is stored; of `jwt` there is one key."""
+    """An authority whose keys are elsewhere, each with the reference that is stored; of `jwt` and `openssh` there is
+    one key."""
     if kind is AuthorityKind.JWT:
         pair = JWTKeyPair(public_key=ssh[0].public.spki_pem().decode(), private_key=SecretText(ssh[1]))
         return Authority.new(AuthorityType.JWT, cluster, KeySet(jwt=(pair,)))
+    pairs = (SSHKeyPair(public_key=ssh[0].public.line(f"{cluster}-{kind}"), private_key=SecretText(ssh[1])),)
+    if kind is AuthorityKind.OPENSSH:
+        return Authority.new(AuthorityType.OPENSSH, cluster, KeySet(ssh=pairs))
     assert tls is not None
     certificate = pem_of(new_tls_authority(cluster, tls[0], now)).decode()
-    keys = KeySet(
-        ssh=(SSHKeyPair(public_key=ssh[0].public.line(f"{cluster}-{kind}"), private_key=SecretText(ssh[1])),),
-        tls=(TLSKeyPair(cert=certificate, key=SecretText(tls[1])),),
-    )
+    keys = KeySet(ssh=pairs, tls=(TLSKeyPair(cert=certificate, key=SecretText(tls[1])),))
     return Authority.new(AuthorityType(kind.value), cluster, keys)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from teleport.audit.events import AuthorityCreate, RoleCreated
 from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, PutOp, Write
+from teleport.errors import CompareFailed
 from teleport.pki.trust import AuthorityKind
 from teleport.resources.cluster import ClusterName, ClusterNameSpec, Singleton
 from teleport.resources.codec import to_json
@@ -57,6 +59,7 @@ async def bootstrap(state: ClusterState, settings: Sequence[Singleton], given: G
             for authority in authorities
         ]
         await state.commit(writes, events=events, conditions=[Absent(records.CLUSTER + "cluster-name")])
+    await _openssh_authority(state)
     missing = [
         role for role in preset_roles(str(uuid.uuid4())) if await state.backend.get(records.ROLES + role.name) is None
     ]
@@ -68,3 +71,14 @@ async def bootstrap(state: ClusterState, settings: Sequence[Singleton], given: G
         )
     await Settings(state).merge(settings)
     return first
+
+
+async def _openssh_authority(state: ClusterState) -> None:
+    """Makes the authority of hosts with a plain sshd in a cluster that is older than it."""
+    key = records.authority_key(AuthorityKind.OPENSSH, state.cluster)
+    if await state.backend.get(key) is not None:
+        return
+    made = await asyncio.to_thread(state.keys.make, AuthorityKind.OPENSSH, state.cluster, state.clock.now())
+    event = state.event(AuthorityCreate, name=state.cluster, authority=str(made.type), updated_by="teleport start")
+    with suppress(CompareFailed):  # another auth server made it at this moment
+        await state.commit([PutOp(key, to_json(made, with_secrets=True))], events=[event], conditions=[Absent(key)])

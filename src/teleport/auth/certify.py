@@ -7,7 +7,7 @@ Callers have decided who may have what; this module keeps what holds for every c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,6 +25,7 @@ from teleport.pki.sshcert import (
     issue_user_cert,
     new_serial,
 )
+from teleport.pki.sshformat import SSHCertificate
 from teleport.pki.x509cert import (
     HostTLSRequest,
     ServerTLSRequest,
@@ -256,6 +257,14 @@ class Certifier:
             serial=str(ssh.body.serial),
             signed_by=self._host_ssh.public.fingerprint(),
         )
+
+    def sign_host_cert(self, request: HostCertRequest, now: datetime) -> SSHCertificate:
+        """An SSH host certificate that was decided about elsewhere."""
+        return issue_host_cert(request, self._host_ssh, self._cluster, now)
+
+    def sign_for_pin(self, sign: Callable[[PrivateKey], bytes]) -> tuple[bytes, bytes]:
+        """The certificate (PEM) of the authority that CA pins are of, and what `sign` makes with its key."""
+        return self._host_ca, sign(self._host_tls)
 
     def server_cert(
         self, names: Sequence[str], organization: str, public_key: str, ttl: timedelta, now: datetime

@@ -39,6 +39,7 @@ class Announced(msgspec.Struct, frozen=True):
     kind: str
     metadata: _Metadata
     spec: _Spec = _Spec()
+    sub_kind: str = ""
 
     @property
     def host_id(self) -> str:

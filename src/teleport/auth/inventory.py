@@ -275,6 +275,7 @@ class Inventory:
                 )
             case Server(kind="node"):
                 require_administrator(caller, "register a node by hand")
+                await self._check_agentless(resource, former)
                 spec = msgspec.structs.replace(resource.spec, heard=None, silent_for=Duration(0))  # so it is never lost
                 resource = msgspec.structs.replace(resource, spec=spec)
                 return [PutOp(_key(resource), to_json(resource), resource.metadata.expires)], event(
@@ -301,6 +302,18 @@ class Inventory:
                 "a lease is made by proving a second factor", hint="plain ssh through the proxy asks for it"
             )
         raise BadRequest(f"a {resource.kind} is not made by hand", hint="it announces itself when its service starts")
+
+    async def _check_agentless(self, node: Server, former: Item | None) -> None:
+        """Raises `BadRequest` when the id of a host with a plain sshd is, or was, that of a node service."""
+        if not node.agentless:
+            return
+        stored = from_json(former.value) if former is not None else None
+        joined = await self._state.record(records.HOSTS + node.host_id, HostRecord)
+        if (joined is not None and not joined[0].expelled) or (isinstance(stored, Server) and not stored.agentless):
+            raise BadRequest(
+                f"{node.host_id} is the id of a host with a node service",
+                hint="give the host with a plain sshd another one: uuidgen makes one",
+            )
 
     async def _user_written(self, caller: Caller, user: User, stored: User | None) -> tuple[Sequence[Write], Event]:
         """What writes `user`, which takes the place of `stored`.

@@ -94,6 +94,8 @@ class Presence:
         identity = caller.identity
         if not isinstance(identity, HostIdentity) or KIND_OF_ROLE.get(identity.role) != _prefix(kind):
             raise AccessDenied(f"this certificate does not announce a {kind}")
+        if server.sub_kind:
+            raise AccessDenied("a node service does not announce itself as a plain sshd")
         addresses = [HostPort.parse(address, 0).host for address in server.spec.public_addrs]
         await self._joining.check_names(server.host_id, identity.role, [server.hostname], addresses, nodes=False)
         if kind is Kind.NODE:
@@ -109,6 +111,8 @@ class Presence:
         def write(item: Item | None) -> Write | None:
             nonlocal stored
             stored = _server(item)
+            if stored is not None and stored.agentless:
+                raise AccessDenied(f"{server.host_id} is registered as a host with a plain sshd")
             return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
 
         await self._change(key, write)
@@ -126,7 +130,9 @@ class Presence:
 
         def write(item: Item | None) -> Write | None:
             stored = _server(item)
-            return DeleteOp(key) if stored is not None and may_withdraw(request.name, stored) else None
+            if stored is None or stored.agentless:
+                return None
+            return DeleteOp(key) if may_withdraw(request.name, stored) else None
 
         await self._change(key, write)
         return m.Done()

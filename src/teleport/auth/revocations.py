@@ -11,6 +11,7 @@ import asyncio
 import base64
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -25,6 +26,8 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.krl import Revoked, build_krl
 from teleport.resources.kinds import Kind, Verb
 from teleport.store.issued import ISSUED, IssuedCert
+
+SERIALS: Final = ("user", "host")  # authorities whose certificates are in the inventory
 
 
 class Revocations:
@@ -58,7 +61,7 @@ class Revocations:
         items = await self._state.backend.range(ISSUED)
         keys = {
             kind: [PublicKey.parse(line) for line in (await self._state.authority(kind)).trusted_ssh_keys]
-            for kind in ("user", "host")
+            for kind in (*SERIALS, "openssh")
         }
         values = [item.value for item in items]
         return await asyncio.to_thread(_list, keys, values, standing, version, self._state.clock.now())
@@ -68,17 +71,18 @@ def _list(
     keys: dict[str, list[PublicKey]], values: Sequence[bytes], standing: Standing, version: int, now: datetime
 ) -> m.RevocationList:
     """On a thread: there may be many certificates."""
-    serials: dict[str, set[int]] = {"user": set(), "host": set()}
+    serials: dict[str, set[int]] = {kind: set() for kind in SERIALS}
     for value in values:
         one = msgspec.json.decode(value, type=IssuedCert)
         if standing.why_stopped(one, now):
             serials[one.type].add(int(one.serial))
     locks = [lock.spec.target for lock in standing.locks if lock.in_force(now)]
     locked = {int(target.serial) for target in locks if target.serial}
-    key_ids = {"user": {target.user for target in locks if target.user}, "host": set[str]()}
+    users = {target.user for target in locks if target.user}
+    key_ids = {"user": users, "openssh": users}  # what proxies enter plain hosts with names its user, too
     revoked = [
-        Revoked(key, sorted(serials[kind] | locked), sorted(key_ids[kind]))
-        for kind in ("user", "host")
+        Revoked(key, sorted(serials.get(kind, set()) | locked), sorted(key_ids.get(kind, ())))
+        for kind in keys
         for key in keys[kind]
     ]
     made = build_krl(revoked, version=version, made=now, comment=f"teleport cluster {standing.cluster}")

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from teleport.api import messages as m
 from teleport.audit.events import AuthorityRotate
@@ -28,6 +29,9 @@ from teleport.resources.authority import Authority, AuthorityType, KeySet, Rotat
 from teleport.resources.codec import to_json
 from teleport.resources.kinds import Kind, Verb
 from teleport.store import records
+
+BY_THEMSELVES: Final = (AuthorityType.USER, AuthorityType.HOST, AuthorityType.JWT)
+"""The authorities that are rotated when none is named."""
 
 
 class NotFollowed(TeleportError):
@@ -68,7 +72,9 @@ class Rotations:
         """Takes one step for all authorities that are meant, or none. Raises `TeleportError` saying in which phase
         they are, or which services have not followed."""
         target, mode = _phase(request.phase), _mode(request.mode)
-        found = await self._chosen(caller, request.types)
+        # Nobody tells of hosts with a plain sshd that they have followed, so their authority changes when it is named.
+        everything = list(AuthorityType) if target is RotationPhase.ROLLBACK else BY_THEMSELVES
+        found = await self._chosen(caller, request.types, everything)
         if target is RotationPhase.ROLLBACK and not request.types:
             found = [one for one in found if one[0].spec.rotation.state is RotationState.IN_PROGRESS]
             if not found:
@@ -91,10 +97,12 @@ class Rotations:
 
     async def chosen(self, caller: Caller, types: Sequence[str]) -> list[Authority]:
         """The authorities of these types, or all. Raises `AccessDenied` unless the caller may rotate each of them."""
-        return [authority for authority, _ in await self._chosen(caller, types)]
+        return [authority for authority, _ in await self._chosen(caller, types, list(AuthorityType))]
 
-    async def _chosen(self, caller: Caller, types: Sequence[str]) -> list[tuple[Authority, int]]:
-        kinds = _types(types)
+    async def _chosen(
+        self, caller: Caller, types: Sequence[str], everything: Sequence[AuthorityType]
+    ) -> list[tuple[Authority, int]]:
+        kinds = _types(types, everything)
         for one in kinds:
             await self._authorizer.require(caller, Verb.ROTATE, Kind.CERT_AUTHORITY, ca_type=str(one))
         prefix, cluster = records.AUTHORITIES, self._state.cluster
@@ -204,12 +212,13 @@ def _only_in(one: Authority, other: Authority) -> KeySet:
     )
 
 
-def _types(names: Sequence[str]) -> list[AuthorityType]:
+def _types(names: Sequence[str], everything: Sequence[AuthorityType]) -> list[AuthorityType]:
     try:
-        return [AuthorityType(name) for name in dict.fromkeys(names)] or list(AuthorityType)
+        return [AuthorityType(name) for name in dict.fromkeys(names)] or list(everything)
     except ValueError:
         raise BadRequest(
-            f"authorities are user, host and jwt, not {', '.join(repr(name[:20]) for name in names)}",
+            "authorities are user, host and jwt, and openssh for hosts with a plain sshd, not "
+            + ", ".join(repr(name[:20]) for name in names),
             hint="--type=host",
         ) from None
 

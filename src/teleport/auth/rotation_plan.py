@@ -53,6 +53,8 @@ class RotationPlans:
             if authority.type is AuthorityType.HOST:
                 rows += await self._hosts(authority, [one for one in living if one.type == "host"])
                 rows += _files(authority, [one for one in living if one.type == "user"])
+            elif authority.type is AuthorityType.OPENSSH:
+                rows += await self._openssh_hosts(authority)
             elif authority.type is AuthorityType.USER:
                 rows += _users(authority, [one for one in living if one.type == "user"])
                 rows += await self._plain_hosts(authority)
@@ -97,7 +99,23 @@ class RotationPlans:
                 remedy="its TrustedUserCAKeys takes what tctl auth export --type=user prints, from init until standby",
             )
             for one in await self._rotations.followers.all()
-            if one.spec.heard is None
+            if one.spec.heard is None and not one.sub_kind
+        ]
+
+    async def _openssh_hosts(self, authority: Authority) -> list[m.LeftBehind]:
+        """Hosts that proxies reach with certificates of this authority: each has its keys in a file."""
+        return [
+            m.LeftBehind(
+                authority=str(authority.type),
+                type="host",
+                subject=one.host_id,
+                name=one.hostname,
+                role="sshd",
+                why="its sshd trusts the keys in its own file",
+                remedy="run its script anew between init and update_clients: tctl nodes add --type=openssh",
+            )
+            for one in await self._rotations.followers.all()
+            if one.sub_kind
         ]
 
 

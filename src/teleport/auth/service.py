@@ -28,6 +28,7 @@ from teleport.audit.outbox import OutboxPump
 from teleport.audit.shipper import Shipper
 from teleport.audit.sinks import FileSink, MultiSink, Sink, StreamSink
 from teleport.auth.access_diff import AccessDiffs
+from teleport.auth.agentless import Agentless
 from teleport.auth.authority_keys import AuthorityKeys
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.backups import Backups
@@ -154,6 +155,7 @@ class AuthService:
         self.rotation_driver = RotationDriver(state, self.rotations, self._lease)
         self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
         certificates = Certificates(state, self.authorizer)
+        agentless = Agentless(state, self.authorizer)
         self._handlers: Mapping[str, Any] = {
             routes.CLUSTER_CA.name: self.cluster_api.ca,
             routes.JOIN.name: self._joining.join,
@@ -176,6 +178,9 @@ class AuthService:
             routes.SIGN_USER.name: self.cluster_api.sign_user,
             routes.SIGN_HOST.name: self.cluster_api.sign_host,
             routes.SIGN_SERVER.name: self.cluster_api.sign_server,
+            routes.REGISTER_OPENSSH.name: agentless.register,
+            routes.OPENSSH_NAME.name: agentless.name,
+            routes.SIGN_OPENSSH.name: agentless.sign,
             routes.ROTATE.name: self.rotations.rotate,
             routes.ROTATION_PROGRESS.name: self.rotations.progress,
             routes.ROTATION_PLAN.name: RotationPlans(state, self.rotations).plan,

@@ -116,7 +116,8 @@ class TokenKeys:
     def make(self, kind: AuthorityKind, cluster: str, now: datetime) -> Authority:
         """An authority whose keys are made in the token."""
         one = self._generate(f"teleport {cluster} {kind}")
-        two = None if kind is AuthorityKind.JWT else self._generate(f"teleport {cluster} {kind} tls")
+        alone = kind in (AuthorityKind.JWT, AuthorityKind.OPENSSH)
+        two = None if alone else self._generate(f"teleport {cluster} {kind} tls")
         return held_elsewhere(kind, cluster, now, one, two)
 
     def load(self, secret: SecretText) -> PrivateKey:

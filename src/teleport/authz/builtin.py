@@ -79,6 +79,7 @@ BUILTIN: Mapping[SystemRole, Grants] = {
         ((Kind.EVENT, Kind.SSH_SESSION), _ADD),
         ((Kind.OIDC, Kind.SAML, Kind.GITHUB, Kind.AUTH_CONNECTOR), _NO_SECRETS),
         ((Kind.MFA_LEASE,), (Verb.CREATE,)),  # by a certificate that a client proved there, and a code of its user
+        ((Kind.OPENSSH_CERT,), (Verb.CREATE,)),  # for a session that a user has proved at this proxy
         ((Kind.USER_TOKEN,), (Verb.READ, Verb.UPDATE)),  # invitation and reset pages, by the token in the link
         (
             (

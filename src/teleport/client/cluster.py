@@ -49,6 +49,7 @@ class Node(msgspec.Struct, frozen=True):
     metadata: _Metadata
     spec: _Spec = _Spec()
     logins: list[str] | None = None  # that the user may use there; None when auth did not say
+    sub_kind: str = ""  # openssh: a plain sshd, for which the proxy speaks
 
     @property
     def id(self) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "new_authority",
     "parse_known_hosts_line",
     "parse_pin",
+    "trusted_user_keys_line",
 ]
 
 
@@ -118,7 +119,8 @@ def _private(secrets: list[Secret | None], authority: Authority) -> PrivateKey:
 
 
 def new_authority(kind: AuthorityKind, cluster: str, now: datetime, *, jwt_key: PrivateKey | None = None) -> Authority:
-    """A new authority with fresh keys: SSH Ed25519 and TLS P-256, or for `jwt` an RSA key of 2048 bits.
+    """A new authority with fresh keys: SSH Ed25519 and TLS P-256, or for `jwt` an RSA key of 2048 bits; `openssh` signs
+    nothing but SSH certificates.
 
     Making the RSA key takes a tenth of a second and more; `jwt_key` hands in one made elsewhere.
     """
@@ -126,6 +128,9 @@ def new_authority(kind: AuthorityKind, cluster: str, now: datetime, *, jwt_key: 
     if kind is AuthorityKind.JWT:
         key = jwt_key or generate_rsa()
         return Authority(kind, cluster, KeySet(jwt=(TokenPair(key.public.spki_pem(), key.pkcs8_pem()),)))
+    if kind is AuthorityKind.OPENSSH:
+        key = generate_ed25519()
+        return Authority(kind, cluster, KeySet((SSHPair(key.public, key.pkcs8_pem()),)))
     ssh, tls = generate_ed25519(), generate_p256()
     certificate = pem_of(new_tls_authority(cluster, tls, now))
     keys = KeySet((SSHPair(ssh.public, ssh.pkcs8_pem()),), (TLSPair(certificate, tls.pkcs8_pem()),))
@@ -148,6 +153,11 @@ def parse_known_hosts_line(line: str) -> tuple[str, PublicKey]:
 def authorized_keys_line(cluster: str, key: PublicKey) -> str:
     """The line of authorized_keys that trusts a cluster's user authority, without newline (`certificates.md` 8)."""
     return f"cert-authority {key.line('')} clustername={check_cluster_name(cluster)}&type=user"
+
+
+def trusted_user_keys_line(cluster: str, key: PublicKey) -> str:
+    """The line of an sshd's TrustedUserCAKeys that trusts a cluster's `openssh` authority, without newline."""
+    return key.line(f"{check_cluster_name(cluster)}-openssh")
 
 
 def old_user_line(cluster: str, key: PublicKey) -> str:

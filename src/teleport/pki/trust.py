@@ -24,6 +24,7 @@ class AuthorityKind(StrEnum):
     USER = "user"
     HOST = "host"
     JWT = "jwt"
+    OPENSSH = "openssh"  # for proxies alone, towards hosts with a plain sshd
 
 
 def check_cluster_name(cluster: str) -> str:

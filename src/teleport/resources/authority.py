@@ -21,6 +21,7 @@ class AuthorityType(StrEnum):
     USER = "user"
     HOST = "host"
     JWT = "jwt"
+    OPENSSH = "openssh"
 
 
 class SSHKeyPair(Value, frozen=True, kw_only=True):

@@ -92,6 +92,8 @@ def to_document(resource: Resource, *, with_secrets: bool = False) -> dict[str, 
     head: dict[str, Any] = {"kind": resource.kind, "version": resource.version}
     if isinstance(resource, Authority):
         head["sub_kind"] = resource.sub_kind.value
+    elif isinstance(resource, Server) and resource.sub_kind:
+        head["sub_kind"] = resource.sub_kind
     metadata = _encode(resource.metadata, with_secrets=with_secrets)  # written even where it is the default
     return {**head, "metadata": metadata, "spec": document.get("spec", {})}
 

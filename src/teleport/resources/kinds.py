@@ -57,6 +57,7 @@ class Kind(StrEnum):
     MFA_LEASE = "mfa_lease"
     HOST_CERT = "host_cert"
     USER_CERT = "user_cert"
+    OPENSSH_CERT = "openssh_cert"
     JWT = "jwt"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Literal
+from uuid import UUID
 
 import msgspec
 
@@ -51,6 +52,7 @@ class Server(Value, frozen=True, kw_only=True):
     """A live service. `name` is the host's UUID; `metadata.expires` ends its presence."""
 
     kind: Literal["node", "proxy", "auth_server"] = "node"
+    sub_kind: Literal["", "openssh"] = ""  # openssh: a plain sshd, which a person registered and proxies speak for
     version: Literal["v2"] = "v2"
     metadata: Metadata
     spec: ServerSpec = ServerSpec()
@@ -71,6 +73,11 @@ class Server(Value, frozen=True, kw_only=True):
     def all_labels(self) -> Mapping[str, str]:
         """Static and dynamic labels together, as they are matched; a dynamic one wins a clash."""
         return {**self.metadata.labels, **{key: state.result for key, state in self.spec.cmd_labels.items()}}
+
+    @property
+    def agentless(self) -> bool:
+        """Whether it is a plain sshd without a node service."""
+        return self.sub_kind == "openssh"
 
     def lost(self, now: datetime) -> bool:
         """Whether it ended without saying so, or cannot reach auth. What a person registered is never lost."""
@@ -101,6 +108,24 @@ class Server(Value, frozen=True, kw_only=True):
         yield from label_findings(("metadata", "labels"), self.all_labels)
         for name in ("version", "epoch"):
             yield from text_findings(("spec", name), getattr(self.spec, name), 128)
+        if self.agentless:
+            yield from self._agentless_findings()
+
+    def _agentless_findings(self) -> Iterator[Finding]:
+        if self.kind != "node":
+            yield Finding(("sub_kind",), "openssh", "a node's")
+        if not _is_uuid(self.metadata.name):
+            yield Finding(("metadata", "name"), shown(self.metadata.name), "a UUID: uuidgen makes one")
+        if not self.spec.hostname:
+            yield Finding(("spec", "hostname"), "nothing", "the name by which people reach the host")
+        if not self.spec.addr:
+            yield Finding(("spec", "addr"), "nothing", "host:port where proxies reach its sshd")
+        elif _is_address(self.spec.addr) and not HostPort.parse(self.spec.addr, 0).port:
+            yield Finding(("spec", "addr"), shown(self.spec.addr), "an address with its port, such as 192.0.2.7:22")
+        if self.spec.public_addrs:
+            yield Finding(("spec", "public_addrs"), "addresses", "none: a plain sshd has the one in spec.addr")
+        if self.spec.cmd_labels:
+            yield Finding(("spec", "cmd_labels"), "labels", "none: nothing runs commands there")
 
 
 def _is_address(text: str) -> bool:
@@ -109,3 +134,10 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False

@@ -33,6 +33,8 @@ NOBODY = "auth/nobody"  # written where a user would be, so that an unknown one 
 LEASE_APPROVALS = "auth/lease-approvals/"
 BROWSER_LOGINS = "auth/browser-logins/"
 FACTOR_CHALLENGES = "auth/factor-challenges/"
+AGENTLESS_NAMES = "auth/agentless-names/"  # keys with which proxies show the name of a registered host
+AGENTLESS_PROOFS = "auth/agentless-proofs/"  # connections for which a certificate was signed
 KEY_DOMAIN = "auth/key-domain"  # the domain of the first security key, when no setting named one
 INVENTED_CREDENTIALS = "auth/invented-credentials"  # the key by which users without hardware keys seem to have some
 

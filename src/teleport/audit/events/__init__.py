@@ -1,5 +1,6 @@
 """Audit events: one frozen class for each, their common fields, and their form as a line of JSON."""
 
+from teleport.audit.events.agentless import OpensshCertCreate, OpensshNameCreate
 from teleport.audit.events.backups import AuditGap, BackupCreate, BackupRestore
 from teleport.audit.events.base import (
     Actor,
@@ -123,6 +124,8 @@ __all__ = [
     "NetworkingUpdate",
     "NodeCreate",
     "NodeDelete",
+    "OpensshCertCreate",
+    "OpensshNameCreate",
     "Port",
     "ProxyCreate",
     "ProxyDelete",

@@ -37,8 +37,9 @@ auth.add_command(rotate)
 @click.option(
     "--type",
     "kind",
-    type=click.Choice(("user", "host", "tls", "krl")),
-    help="user and host: for SSH; tls: PEM; krl: what OpenSSH must not take any more.",
+    type=click.Choice(("user", "host", "openssh", "tls", "krl")),
+    help="user and host: for SSH; openssh: by which proxies enter a plain sshd; tls: PEM; krl: what OpenSSH must not "
+    "take any more.",
 )
 @click.option("--keys", is_flag=True, help="Print the private keys. Who holds them is the cluster.")
 @click.option("--fingerprint", default="", metavar="SHA256:...", help="Only the key with this fingerprint.")
@@ -56,7 +57,9 @@ def export(ctx: click.Context, kind: str | None, keys: bool, fingerprint: str, c
         return
     if keys and compat:
         raise BadRequest("--compat is a form of public keys", hint="leave --compat or --keys out")
-    kinds = {"user": ["user"], "host": ["host"], "tls": ["host"]}.get(kind or "", ["host", "user"])
+    kinds = {"user": ["user"], "host": ["host"], "tls": ["host"], "openssh": ["openssh"]}.get(
+        kind or "", ["host", "user"]
+    )
     parts: list[str] = []
     with open_auth(flags_of(ctx)) as connected:
         for name in kinds:
@@ -97,6 +100,8 @@ def _line_of(kind: str, *, old: bool) -> Callable[[str, PublicKey], str]:
     """What makes a key the line that trusts it. The old form had users' authorities in known_hosts, too."""
     from teleport.pki import authority
 
+    if kind == "openssh":
+        return authority.trusted_user_keys_line
     if kind != "user":
         return authority.known_hosts_line
     return authority.old_user_line if old else authority.authorized_keys_line

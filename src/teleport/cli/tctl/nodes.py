@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,9 +13,13 @@ from teleport.cli import render
 from teleport.cli.tctl.options import DURATION, Group, comma_list, flags_of, format_option
 from teleport.cli.tctl.outcome import outcome
 from teleport.cli.tctl.tokens import how_many, instructions, label_text, read_token
+from teleport.errors import BadRequest
 
 if TYPE_CHECKING:
     from teleport.resources.server import Server
+
+
+TOKEN_TTL: Final = 1800.0  # seconds
 
 
 @click.group(cls=Group)
@@ -27,15 +31,58 @@ def nodes() -> None:
 @click.option(
     "--roles", multiple=True, default=("node",), show_default=True, metavar="ROLE,..", help="node, proxy, auth."
 )
-@click.option("--ttl", type=DURATION, default="30m", show_default=True, help="Lifetime of the token, at most 48h.")
+@click.option(
+    "--ttl",
+    type=DURATION,
+    help="Lifetime of the token: 30m unless given, at most 48h; with openssh of the certificate.",
+)
 @click.option("--token", default="", metavar="FILE", help="Absolute path of a file that holds the token to use.")
 @click.option("--single-use", is_flag=True, help="The token lets one host in.")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(("node", "openssh")),
+    default="node",
+    show_default=True,
+    help="openssh: a host that keeps its plain sshd; what follows is for those.",
+)
+@click.option("--hostname", default="", metavar="NAME", help="The name by which people reach it.")
+@click.option("--addr", default="", metavar="HOST:PORT", help="Where proxies reach its sshd.")
+@click.option("--host-key", default="", metavar="FILE", help="Its public host key; - reads it from the input.")
+@click.option("--labels", default="", metavar="K=V,..", help="Its labels.")
+@click.option("--host-id", default="", metavar="UUID", help="The registered host, when several have that name.")
 @format_option("text", "json")
 @click.pass_context
-def add(ctx: click.Context, roles: tuple[str, ...], ttl: float, token: str, single_use: bool, form: str) -> None:
-    """Make a token for a new host, and print what to type there. With --format=json: a list that holds the token."""
+def add(
+    ctx: click.Context,
+    roles: tuple[str, ...],
+    ttl: float | None,
+    token: str,
+    single_use: bool,
+    kind: str,
+    hostname: str,
+    addr: str,
+    host_key: str,
+    labels: str,
+    host_id: str,
+    form: str,
+) -> None:
+    """Make a token for a new host, and print what to type there. With --format=json: a list that holds the token.
+    With --type=openssh: register a host that keeps its plain sshd, and print the script that sets it up."""
     from teleport.cli.tctl.connect import open_auth
 
+    if kind == "openssh":
+        from teleport.cli.tctl import openssh_nodes
+
+        wanted = openssh_nodes.Wanted(hostname, addr, host_key, labels, host_id, ttl or 0)
+        openssh_nodes.add(flags_of(ctx), wanted, form)
+        return
+    if hostname or addr or host_key or labels or host_id:
+        raise BadRequest(
+            "--hostname, --addr, --host-key, --labels and --host-id are for hosts that keep their sshd",
+            hint="--type=openssh; a host with a node service says these itself",
+        )
+    ttl = TOKEN_TTL if ttl is None else ttl
     value = read_token(token, "--token")
     request = m.AddTokenRequest(roles=comma_list(roles), ttl=ttl, value=value, single_use=single_use)
     with open_auth(flags_of(ctx)) as auth:
@@ -85,6 +132,8 @@ def server_table(found: Sequence[Server]) -> str:
 def _address(server: Server) -> str:
     if server.spec.use_tunnel:
         return "<- Tunnel"
+    if server.agentless:
+        return f"{server.spec.addr} (openssh)"
     return server.spec.public_addrs[0] if server.spec.public_addrs else server.spec.addr
 
 

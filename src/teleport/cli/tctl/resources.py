@@ -193,7 +193,7 @@ def _store(auth: Auth, kind: str, item: m.Document, *, force: bool, confirm: boo
 
 
 def _title(resource: Resource) -> str:
-    sub_kind = getattr(resource, "sub_kind", "")
+    sub_kind = getattr(resource, "sub_kind", "") if resource.kind == "cert_authority" else ""
     kind = f"{resource.kind}/{sub_kind}" if sub_kind else resource.kind
     return f"{kind} {render.printable(resource.metadata.name)!r}"
 

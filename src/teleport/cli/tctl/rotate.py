@@ -28,7 +28,11 @@ LOOK_EVERY: Final = 0.5  # seconds
 
 @click.command("rotate", cls=Command)
 @click.option(
-    "--type", "types", multiple=True, type=click.Choice(("user", "host", "jwt")), help="Only this authority; else all."
+    "--type",
+    "types",
+    multiple=True,
+    type=click.Choice(("user", "host", "jwt", "openssh")),
+    help="Only this authority; else user, host and jwt.",
 )
 @click.option("--manual", is_flag=True, help="Begin a rotation whose further phases you ask for, one by one.")
 @click.option("--phase", type=click.Choice(PHASES), help="Go into this phase.")

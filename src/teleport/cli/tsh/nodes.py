@@ -83,6 +83,8 @@ def nodes_table(nodes: list[Node], *, verbose: bool) -> str:
     with_logins = any(node.logins is not None for node in nodes)
     for node in nodes:
         address = node.address or "⟵ Tunnel"
+        if node.sub_kind:
+            address += f" ({node.sub_kind})"
         if node.silent_for:
             address += f" (lost, silent for {_whole(node.silent_for)})"
         logins = [_cut(", ".join(node.logins or ()) or "-")] if with_logins else []
