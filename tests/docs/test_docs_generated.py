@@ -13,6 +13,7 @@ import pytest
 from teleport.api.routes import ROUTES
 from teleport.daemon.config.describe import describe_keys
 from teleport.resources import presets
+from teleport.resources.joining import JoinMode, JoinPolicy, RequiredJoin
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import (
@@ -108,6 +109,8 @@ def test_what_the_role_page_calls_without_effect_is_what_the_code_warns_of() -> 
         "request": AccessRequestConditions(roles=("a",)),
         "review_requests": AccessReviewConditions(roles=("a",)),
         "impersonate": ImpersonateConditions(users=("a",), roles=("a",)),
+        "join_sessions": (JoinPolicy(roles=("a",), kinds=("ssh",), modes=(JoinMode.PEER,)),),
+        "require_session_join": (RequiredJoin(kinds=("ssh",)),),
     }
     table = section("`spec.allow` and `spec.deny`").partition("\n### ")[0]
     for name in Conditions.__struct_fields__:

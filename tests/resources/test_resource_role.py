@@ -50,7 +50,13 @@ CONDITIONS = """
       users: [jenkins]
       roles: [jenkins]
       where: equals(impersonate_user.metadata.name, "jenkins")
+    join_sessions: [{name: help, roles: [prod, 'dev-*', '^x$'], kinds: [ssh, k8s], modes: [observer, peer, moderator]}]
+    require_session_join: [{name: eyes, filter: 'contains(user.spec.roles, "x")', kinds: ['*'], modes: [observer],
+      count: 2, on_leave: pause}]
 """
+DENIED = CONDITIONS.partition("    require_session_join")[0].replace(
+    "      where: equals(imp", "      # where: equals(imp"
+)
 FULL = f"""
 kind: role
 version: v4
@@ -85,7 +91,7 @@ spec:
       deny_paths: ["**/.ssh/**"]
       max_file_size: 1000
   allow:{CONDITIONS}
-  deny:{CONDITIONS.replace("      where: equals(impersonate", "      # where: equals(impersonate")}
+  deny:{DENIED}
 """
 
 
@@ -123,6 +129,7 @@ def test_every_field_of_the_language_is_read() -> None:
         "spec.allow.request.thresholds[0].deny",
         "spec.deny.request.thresholds[0].deny",
         "spec.deny.impersonate.where",
+        "spec.deny.require_session_join",
     }
 
 
@@ -146,11 +153,13 @@ def test_fields_whose_feature_comes_later_are_named_with_their_lines() -> None:
         field.name
         for field in msgspec.structs.fields(Conditions)
         if field.name not in ("namespaces", "logins", "node_labels", "rules", "forward_to", "listen_on")
+        and not field.name.endswith(("join_sessions", "session_join"))
     ]
     paths = {warning.path for warning in role.warnings}
     for part in ("allow", "deny"):
         assert {f"spec.{part}.{name}" for name in later} <= paths
         assert f"spec.{part}.rules[0].actions" in paths
+        assert f"spec.{part}.join_sessions[0].kinds" in paths
     assert {
         f"spec.options.{name}" for name in ("enhanced_recording", "cert_format", "request_access", "request_prompt")
     } <= paths
@@ -214,6 +223,16 @@ def test_a_role_of_what_works_today_has_no_warnings() -> None:
         ("  allow: {request: {thresholds: [{approve: 0}]}}", "thresholds[0]"),
         ("  allow: {review_requests: {roles: [a], where: '('}}", "review_requests.where"),
         ("  allow: {namespaces: ['a/b']}", "namespaces[0]"),
+        ("  allow: {join_sessions: [{roles: [a], kinds: [ssh], modes: []}]}", "join_sessions[0].modes"),
+        ("  allow: {join_sessions: [{roles: [a], kinds: [], modes: [peer]}]}", "join_sessions[0].kinds"),
+        ("  allow: {join_sessions: [{roles: [], kinds: [ssh], modes: [peer]}]}", "join_sessions[0].roles"),
+        ("  allow: {join_sessions: [{roles: ['^(a$'], kinds: [ssh], modes: [peer]}]}", "join_sessions[0].roles[0]"),
+        ("  allow: {join_sessions: [{roles: [a], kinds: [web], modes: [peer]}]}", "join_sessions[0].kinds[0]"),
+        ("  allow: {join_sessions: [{roles: [a], kinds: [ssh], modes: [typist]}]}", "join_sessions[0].modes[0]"),
+        ("  allow: {require_session_join: [{kinds: [ssh], count: 0}]}", "require_session_join[0].count"),
+        ("  allow: {require_session_join: [{kinds: [ssh], filter: 'x('}]}", "require_session_join[0].filter"),
+        ("  allow: {require_session_join: [{kinds: [ssh], on_leave: wait}]}", "require_session_join[0].on_leave"),
+        ("  deny: {require_session_join: [{kinds: [ssh]}]}", "deny.require_session_join"),
         ("  allow: {login: [root]}", "allow.login"),
         ("  options: {max_session_ttl: 0s}", "max_session_ttl"),
         ("  options: {max_session_ttl: 8}", "max_session_ttl"),

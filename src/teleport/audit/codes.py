@@ -48,6 +48,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "mfa.delete": _auth("T1007I"),
         "session.rejected": _host("T1006W"),  # shares its digits with mfa.add, as in the reference
         "session.start": _host("T2000I"),
+        "session.join": _host("T2001I"),
         "resize": _host("T2002I"),
         "session.leave": _host("T2003I"),
         "session.end": _host("T2004I"),
@@ -88,6 +89,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "session_recording.access": _auth("T9034I"),
         "user.locked": _auth("T9035W"),
         "user.unlocked": _auth("T9036I"),
+        "session.held": _host("T9200I"),
         "session.mfa": _auth("T9140I", "T9140W"),
         "mfa_lease.created": _auth("T9141I"),
         "mfa_lease.deleted": _auth("T9142I"),

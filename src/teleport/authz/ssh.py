@@ -16,6 +16,7 @@ from types import MappingProxyType
 from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.channels import ChannelDenies, ChannelTerms, RoleGrant
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
+from teleport.authz.joining import Requirement, requirements, without_unattended
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
 from teleport.authz.locks import Locked, find_lock, locked_denial, locks_unknown_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
@@ -71,6 +72,7 @@ class SSHAccessPermit:
     mfa_verified: bool
     client_idle_timeout_message: str = ""  # told to the user when the idle time has passed
     channels: ChannelTerms = field(default_factory=ChannelTerms)  # what may be asked for on the connection
+    required_joins: tuple[Requirement, ...] = ()  # who has to be in a session for anything to be done there
     lease: MfaLease | None = None  # what the second factor rests on, where one was asked for and a lease gave it
 
 
@@ -280,6 +282,14 @@ def _permit(
     end = request.identity.login_expires or request.identity.expires
     if lease is not None:
         end = min(end, lease.spec.expires)
+    channels = ChannelTerms(
+        port_forwarding=options.port_forwarding,
+        forward_agent=options.forward_agent,
+        x11_forwarding=options.permit_x11_forwarding,
+        grants=tuple(RoleGrant.of(role) for role in granting),
+        denies=_channel_denies((*roles.roles, *since), request.namespace),
+    )
+    required = requirements((*roles.own, *since))
     return SSHAccessPermit(
         user=request.identity.name,
         login=request.login,
@@ -292,13 +302,8 @@ def _permit(
         enhanced_recording=options.enhanced_recording,
         mfa_verified=given is not None,
         client_idle_timeout_message=cluster.client_idle_timeout_message,
-        channels=ChannelTerms(
-            port_forwarding=options.port_forwarding,
-            forward_agent=options.forward_agent,
-            x11_forwarding=options.permit_x11_forwarding,
-            grants=tuple(RoleGrant.of(role) for role in granting),
-            denies=_channel_denies((*roles.roles, *since), request.namespace),
-        ),
+        channels=without_unattended(channels) if required else channels,
+        required_joins=required,
         lease=lease,
     )
 

@@ -5,20 +5,42 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from teleport.audit.events import ClientDisconnect, SessionRejected, SessionRequestDenied
 from teleport.authz.channel_table import AskedKind
 from teleport.authz.decision import AccessDenial
+from teleport.authz.joining import JoinPermit, RunningSession
 from teleport.authz.ssh import SSHAccessPermit
+from teleport.identity import UserIdentity
 from teleport.node.facts import Facts
 from teleport.node.session_channel import SessionChannelHandler
 from teleport.node.tools import Tools
+from teleport.resources.joining import JoinMode
 from teleport.ssh.handlers import Channel, SessionChannel, SessionHandler, StreamHandler
 from teleport.ssh.surface import Refusal
 
 log = logging.getLogger(__name__)
 
 _LAST_WORDS_SECONDS = 1.0  # for the sessions of a connection to end and say why, before it is cut
+
+
+class Decisions(Protocol):
+    """Decides anew, by the rules of the moment: a connection may live longer than the certificate it began with."""
+
+    def decide(self, facts: Facts) -> SSHAccessPermit | AccessDenial:
+        """May this connection be?"""
+        ...
+
+    def identity(self, facts: Facts) -> UserIdentity:
+        """What the cluster knows of its user now."""
+        ...
+
+    def decide_join(
+        self, facts: Facts, permit: SSHAccessPermit, session: RunningSession, mode: JoinMode | None
+    ) -> JoinPermit | AccessDenial:
+        """May it, having this permit, take part in a session that runs here?"""
+        ...
 
 
 class NodeConnection:
@@ -31,10 +53,9 @@ class NodeConnection:
         permit: SSHAccessPermit,
         ended: Callable[[NodeConnection], None],
         *,
-        again: Callable[[], SSHAccessPermit | AccessDenial],
+        decisions: Decisions,
     ) -> None:
-        """`again` decides anew: a connection may live longer than the certificate it began with."""
-        self._again = again
+        self._decisions = decisions
         self._tools = tools
         self.facts = facts
         self.permit = permit
@@ -44,6 +65,7 @@ class NodeConnection:
         self._loop = asyncio.get_running_loop()
         self._last_active = self._loop.time()
         self._disconnected = False
+        self._gone = False  # the client is
         self._timers: list[asyncio.TimerHandle] = []
         self._watch()
 
@@ -62,6 +84,17 @@ class NodeConnection:
             permit.disconnect_expired_cert,
         ):
             self._watch()
+        for session in list(self._sessions):
+            session.reconsider()
+
+    @property
+    def identity(self) -> UserIdentity:
+        """Who it is, as the cluster knows them now."""
+        return self._decisions.identity(self.facts)
+
+    def may_join(self, session: RunningSession, mode: JoinMode | None) -> JoinPermit | AccessDenial:
+        """Decides, as rules are now, about joining a session."""
+        return self._decisions.decide_join(self.facts, self.permit, session, mode)
 
     def _watch(self) -> None:
         """Sets the timers that the permit asks for."""
@@ -73,7 +106,7 @@ class NodeConnection:
         if self.permit.disconnect_expired_cert is not None:
             left = (self.permit.disconnect_expired_cert - self._tools.clock.now()).total_seconds()
             self._timers.append(self._loop.call_later(max(left, 0), self.disconnect, "the certificate has expired"))
-        if self.permit.client_idle_timeout:
+        if self.permit.client_idle_timeout and not self._gone:
             self._idle_check(self.permit.client_idle_timeout.total_seconds())
 
     def _idle_check(self, limit: float) -> None:
@@ -85,7 +118,7 @@ class NodeConnection:
             del self._timers[:-2]
 
     async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
-        decision = self._again()
+        decision = self._decisions.decide(self.facts)
         if isinstance(decision, AccessDenial):
             self.denied("session", f"{decision.code}: {'; '.join(decision.reasons)}")
             return Refusal.told(decision.public, decision.hint)
@@ -112,6 +145,7 @@ class NodeConnection:
     def left(self, session: SessionChannelHandler) -> None:
         """A session is over."""
         self._sessions.discard(session)
+        self._perhaps_over()
 
     def denied(self, what: str, reason: str) -> None:
         """Puts a refusal on record."""
@@ -143,11 +177,20 @@ class NodeConnection:
             self._channel.connection_abort(f"disconnected: {told}")
 
     def ended(self, reason: str) -> None:
-        for timer in self._timers:
-            timer.cancel()
+        self._gone = True
         for session in list(self._sessions):
             session.closed()
-        self._ended(self)
+        self._watch()
+        self._perhaps_over()
+
+    def _perhaps_over(self) -> None:
+        """A connection whose client is gone counts on while sessions live on that it began: they are its user's, under
+        its permit, and end with that."""
+        if self._gone and not any(session.lives_on for session in self._sessions):
+            for timer in self._timers:
+                timer.cancel()
+            ended, self._ended = self._ended, lambda _: None
+            ended(self)
 
 
 def _second_factor(facts: Facts, permit: SSHAccessPermit) -> tuple[str, str]:

@@ -69,13 +69,17 @@ class SessionEvents:
         self._turn = asyncio.Lock()
         self._next = 0
 
-    async def emit(self, cls: type[E_], now: datetime, *, numbered: bool = True, **fields: Any) -> None:
-        """Makes the event and waits until it is durable. `numbered` false: its class has an index of its own."""
+    async def emit(
+        self, cls: type[E_], now: datetime, *, numbered: bool = True, facts: Facts | None = None, **fields: Any
+    ) -> None:
+        """Makes the event and waits until it is durable. `numbered` false: its class has an index of its own. `facts`
+        are those of who did it, if that is not who began the session."""
         event: Event
+        facts = facts or self.facts
         async with self._turn:
             if numbered:
-                event = self.facts.event(cls, now, sid=self.sid, ei=self._next, **fields)
+                event = facts.event(cls, now, sid=self.sid, ei=self._next, **fields)
                 self._next += 1
             else:
-                event = self.facts.event(cls, now, sid=self.sid, **fields)
+                event = facts.event(cls, now, sid=self.sid, **fields)
             await self._emitter.emit(event)

@@ -1,18 +1,40 @@
-"""Who is in a session: each party is one channel, with its own back-pressure and its own count of bytes."""
+"""Who is in a session: each party is one channel, with its own back-pressure, its own count of bytes and its part.
+
+Only one party, who may type, ever holds the session up (`Streams.lead`). Another one who does not keep up is left
+behind: output goes past it until it takes some again, and then it is shown the last output anew.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
 
+from teleport.authz.decision import AccessDenial
+from teleport.authz.joining import JoinPermit, RunningSession
+from teleport.authz.ssh import SSHAccessPermit
+from teleport.identity import UserIdentity
 from teleport.launcher.values import Exit
 from teleport.node.facts import Facts
+from teleport.node.scrollback import Replay
+from teleport.recording.sanitise import RESET_TERMINAL, TerminalSanitiser, one_line
+from teleport.resources.joining import JoinMode
 from teleport.ssh.handlers import SessionChannel
+from teleport.ssh.surface import TerminalSize
+
+BACKLOG: Final = 1024 * 1024  # bytes kept for a party that is being shown the last output
 
 
 class Connection(Protocol):
     """What a session needs of a party's connection."""
 
     facts: Facts
+    permit: SSHAccessPermit
+
+    @property
+    def identity(self) -> UserIdentity:
+        """Who it is, as the cluster knows them now."""
+        ...
 
     def active(self) -> None:
         """The client did something."""
@@ -22,30 +44,118 @@ class Connection(Protocol):
         """Puts a refusal on record."""
         ...
 
+    def may_join(self, session: RunningSession, mode: JoinMode | None) -> JoinPermit | AccessDenial:
+        """Decides, as rules are now, about joining a session."""
+        ...
+
 
 class Party:
     """Somebody in a session."""
 
-    def __init__(self, connection: Connection, channel: SessionChannel) -> None:
+    def __init__(self, connection: Connection, channel: SessionChannel, over: Callable[[], None]) -> None:
+        """`over` is called once, when the session has nothing to do with this party any more."""
         self.connection = connection
         self.channel = channel
+        self.over = over
+        self.mode = JoinMode.PEER
+        self.number = 1  # in the order in which they came
+        self.size: TerminalSize | None = None  # of its window
         self.full = False  # the client does not take what was written
         self.received = 0  # bytes from the client
         self.sent = 0  # bytes to the client
+        self._told: set[str] = set()
+        self._filter: TerminalSanitiser | None = None  # between the session and somebody else's terminal
+        self._behind = False  # output went past it
+        self._backlog: list[bytes] | None = None  # output since it began to be shown the last output
+        self._backlog_size = 0
+
+    @property
+    def user(self) -> str:
+        """The name of the user."""
+        found = self.connection.facts.user
+        return found.name if found is not None else ""
+
+    @property
+    def shown(self) -> str:
+        """The user's name as it may be written on another user's terminal."""
+        return one_line(self.user)
+
+    @property
+    def types(self) -> bool:
+        """Whether what it sends is input of the session."""
+        return self.mode is JoinMode.PEER
 
     def write(self, data: bytes, *, stderr: bool = False) -> None:
         """Sends output of the session."""
         self.sent += len(data)
         self.channel.write(data, stderr=stderr)
 
+    # who has joined
+
+    def show(self, data: bytes) -> None:
+        """As `write`, for who does not hold the session up: goes past it while it does not keep up."""
+        if self._backlog is not None:
+            self._backlog.append(data)
+            self._backlog_size += len(data)
+            if self._backlog_size > BACKLOG:
+                self._backlog, self._behind = None, True
+        elif self.full or self._behind:
+            self._behind = True
+        else:
+            self.write(self._filter.feed(data) if self._filter is not None else data)
+
+    @property
+    def wants_replay(self) -> bool:
+        """Whether output went past it, and it takes some again."""
+        return self._behind and not self.full
+
+    def catch_up(self, what: Replay, *, own: bool, anew: bool) -> Coroutine[Any, Any, None]:
+        """Begins to show the last output; the rest is for the coroutine, which shows what came meanwhile as well.
+
+        Of an own session, `own`, the terminal gets every mode; of somebody else's what a viewer's terminal may get
+        (threat T44). `anew`: it was shown something already.
+        """
+        self._behind, self._backlog, self._backlog_size = False, [], 0
+        return self._catch_up(what, own=own, anew=anew)
+
+    async def _catch_up(self, what: Replay, *, own: bool, anew: bool) -> None:
+        cleaner = TerminalSanitiser()
+        # Some tenths of a second of work for a MiB.
+        shown = await asyncio.to_thread(cleaner.feed, what.output)
+        self._filter = None if own else cleaner
+        after = what.after if own else TerminalSanitiser().feed(what.after)
+        self.write((RESET_TERMINAL if anew else b"") + shown + after)
+        backlog, self._backlog = self._backlog, None
+        for data in backlog or ():
+            self.show(data)
+
+    def tell(self, text: str) -> None:
+        """A line from the node, beside the session's output."""
+        self.channel.write(f"\r\n{text}\r\n".encode(), stderr=True)
+
+    def tell_once(self, text: str) -> None:
+        """As `tell`, the first time."""
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(text)
+
+    # the end
+
     def answer(self, ended: Exit | None, reason: str) -> None:
         """Tells the client how the session ended, and closes the channel."""
         if reason:
             told = reason.rstrip(".\n").replace("\n", "\r\n")
-            self.channel.write(f"\r\nThis session was ended: {told}.\r\n".encode(), stderr=True)
+            self.tell(f"This session was ended: {told}.")
         if ended is not None and ended.signal is not None:
             self.channel.exit_with_signal(ended.signal, core_dumped=ended.core_dumped)
         elif ended is not None and ended.status is not None:
             self.channel.exit(ended.status)
         else:
             self.channel.exit_with_signal("KILL", message=reason)
+
+    def dismiss(self, told: str, *, status: int) -> None:
+        """Ends this party's part, and its channel, while the session goes on."""
+        if self.size is not None:
+            self.channel.write(RESET_TERMINAL)
+        self.tell(told)
+        self.channel.exit(status)

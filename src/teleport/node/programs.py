@@ -7,11 +7,20 @@ where the launcher has to start it differently, its own `Kind`; what clients ask
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
 
 from teleport.authz.channels import ChannelTerms, why_no_command, why_no_shell
 from teleport.authz.decision import AccessDenial
+from teleport.errors import TeleportError
 from teleport.launcher.values import Kind, Pty
+from teleport.recording.format import canonical_uuid
+from teleport.resources.joining import JoinMode
+from teleport.resources.values import Duration
 from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest
+
+NODE_VARIABLES: Final = frozenset({"TELEPORT_SESSION", "TELEPORT_JOIN_MODE", "TELEPORT_DETACH"})
+LEAST_LINGER, LONGEST_LINGER = Duration.of(seconds=1), Duration.of(hours=24)
 
 
 @dataclass(slots=True)
@@ -20,6 +29,28 @@ class Asked:
 
     environment: list[tuple[str, str]] = field(default_factory=list)  # what the filter kept
     terminal: TerminalRequest | None = None
+    linger: float = 0.0  # seconds for which the session lives on without anybody who may type
+    join: UUID | None = None  # the session to take part in, instead of a new one
+    mode: JoinMode | None = None  # in which
+
+    def variable(self, name: str, value: str) -> bool:
+        """Takes a variable that is meant for the node; False for one that it does not understand."""
+        try:
+            match name:
+                case "TELEPORT_SESSION":
+                    self.join = UUID(canonical_uuid(value))
+                case "TELEPORT_JOIN_MODE":
+                    self.mode = JoinMode(value)
+                case "TELEPORT_DETACH":
+                    linger = Duration.parse(value)
+                    if not LEAST_LINGER <= linger <= LONGEST_LINGER:
+                        return False
+                    self.linger = linger.timedelta.total_seconds()
+                case _:
+                    return False
+        except (ValueError, TeleportError):
+            return False
+        return True
 
     @property
     def pty(self) -> Pty | None:

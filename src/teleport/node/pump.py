@@ -116,6 +116,12 @@ class Input:
         if not self._pieces:
             self.close()
 
+    def drop(self) -> None:
+        """Forgets what the process has not taken yet."""
+        self._pieces.clear()
+        self._waiting = 0
+        self._flush()
+
     def _flush(self) -> None:
         self._due = False
         if self._fd < 0:

@@ -19,6 +19,7 @@ from msgspec.structs import replace as replace_fields
 
 from teleport.audit.events import AuthFailed
 from teleport.authz.decision import AccessDenial, DenialCode
+from teleport.authz.joining import JoinPermit, LetIn, RunningSession, evaluate_join
 from teleport.authz.session_mfa import may_come
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
 from teleport.clock import Clock
@@ -40,6 +41,7 @@ from teleport.node.needs import (
 from teleport.node.tools import Registry, Tools
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
+from teleport.resources.joining import JoinMode
 from teleport.resources.mfa_lease import MfaLease
 from teleport.ssh.handlers import ConnectionHandler
 from teleport.ssh.listener import Slot
@@ -159,6 +161,18 @@ class NodeService(SshService):
         )
         return evaluate_ssh_access(request, self.rules.policy())
 
+    def identity(self, facts: Facts) -> UserIdentity:
+        """What the cluster knows of the connection's user now; without roles once it knows nothing."""
+        assert facts.user is not None, "only a known user is decided about"
+        return self._present(facts.user) or replace(facts.user, roles=(), denying=())
+
+    def decide_join(
+        self, facts: Facts, permit: SSHAccessPermit, session: RunningSession, mode: JoinMode | None
+    ) -> JoinPermit | AccessDenial:
+        """The decision about taking part in a session that runs here, by the rules of this moment."""
+        who = LetIn(self.identity(facts), facts.login, permit.channels, bool(permit.required_joins))
+        return evaluate_join(who, session, mode, self.rules.policy())
+
     async def decide_with_news(self, facts: Facts) -> SSHAccessPermit | AccessDenial:
         """As `decide`; when a proxy led somebody here whose lease it has seen and this node has not, it waits for it.
 
@@ -174,7 +188,7 @@ class NodeService(SshService):
 
     def connected(self, facts: Facts, permit: SSHAccessPermit) -> NodeConnection:
         """A connection with a permit; it is listed until it ends."""
-        connection = NodeConnection(self.tools, facts, permit, self._left, again=lambda: self.decide(facts))
+        connection = NodeConnection(self.tools, facts, permit, self._left, decisions=self)
         self._connections.add(connection)
         return connection
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import logging
+from typing import Final, Protocol
+from uuid import UUID
 
 from teleport.authz.decision import AccessDenial
-from teleport.authz.ssh import SSHAccessPermit
+from teleport.authz.joining import JoinPermit, unknown_session
+from teleport.errors import TeleportError
 from teleport.launcher.environment import filter_environment
+from teleport.launcher.values import Kind
 from teleport.node import parties
 from teleport.node.parties import Party
-from teleport.node.programs import Asked, choose
+from teleport.node.programs import NODE_VARIABLES, Asked, choose
 from teleport.node.session import Session
 from teleport.node.tools import Tools
 from teleport.ssh.handlers import SessionChannel
 from teleport.ssh.surface import Refusal, Shell, Start, TerminalRequest, TerminalSize
 
+log = logging.getLogger(__name__)
+
+NOT_ALONE: Final = (
+    "Your roles ask for somebody else in your sessions, so only a shell or a command in a terminal is started: ssh -t."
+)
+
 
 class Connection(parties.Connection, Protocol):
     """What a channel needs of its connection."""
-
-    permit: SSHAccessPermit
 
     def left(self, channel: SessionChannelHandler) -> None:
         """Nothing of the channel, nor of what it started, is left."""
@@ -44,24 +52,28 @@ class SessionChannelHandler:
         self._record = record
         self._mfa = mfa
         self._asked = Asked()
-        self.party = Party(connection, channel)
+        self.party = Party(connection, channel, self._left)
         self._session: Session | None = None
         self._over = False
+        self._gone = False
 
     # what the client asks for
 
     def environment(self, name: str, value: str) -> bool:
-        # TELEPORT_SESSION is not taken: who could choose an id could choose that of a stored recording, and the
-        # recording of the new session would have nowhere to go.
+        if name in NODE_VARIABLES:
+            return self._asked.variable(name, value)
         kept, _ = filter_environment([(name, value)])
         self._asked.environment.extend(kept)
         return bool(kept)
 
     def terminal(self, request: TerminalRequest) -> bool:
         self._asked.terminal = request
+        self.party.size = request.size
         return True
 
     async def start(self, what: Start) -> Refusal | None:
+        if self._asked.join is not None and isinstance(what, Shell):
+            return await self._join(self._asked.join)
         user = self._connection.facts.user
         forced = user.force_command if user is not None else ""
         program = choose(what, forced=forced, terms=self._connection.permit.channels)
@@ -71,16 +83,38 @@ class SessionChannelHandler:
             return Refusal.told(program.public, program.hint)
         if isinstance(program, Refusal):
             return program
-        self._session = Session(
-            self._tools,
-            self.party,
-            program,
-            self._asked,
-            record=self._record,
-            mfa=self._mfa,
-            over=self._left,
-        )
+        if self._connection.permit.required_joins:
+            if self._asked.terminal is None or program.kind not in (Kind.SHELL, Kind.EXEC):
+                self._connection.denied("exec", "its user's sessions need others in them, and this has no terminal")
+                return Refusal(NOT_ALONE)
+            self._asked.linger = 0.0
+        if self._asked.terminal is None:
+            self._asked.linger = 0.0  # nobody could come back to it
+        self._session = Session(self._tools, self.party, program, self._asked, record=self._record, mfa=self._mfa)
         return await self._session.start()
+
+    async def _join(self, sid: UUID) -> Refusal | None:
+        """Takes part in a running session, when the rules say so. An id that no session has is refused: who could
+        choose an id could choose that of a stored recording, and the new one would have nowhere to go."""
+        session = self._tools.registry.find(sid)
+        if session is None:
+            decision: JoinPermit | AccessDenial = unknown_session()
+        else:
+            decision = self._connection.may_join(session.about, self._asked.mode)
+        if isinstance(decision, AccessDenial):
+            self._connection.denied("join", f"session {sid}: {'; '.join(decision.reasons)}")
+            return Refusal.told(decision.public, decision.hint)
+        assert session is not None, "what does not exist is not permitted"
+        try:
+            if not await session.join(self.party, decision):
+                return Refusal("This session is over, or as many people are in it as may be.")
+        except TeleportError as error:
+            log.error("joining cannot be put on record sid=%s error=%s", sid, error)
+            return Refusal("This node cannot write its audit log now, so nobody joins a session.")
+        self._session = session
+        if self._gone:
+            session.leave(self.party)
+        return None
 
     # what happens on it once something runs
 
@@ -116,11 +150,26 @@ class SessionChannelHandler:
     # the end
 
     def end(self, reason: str) -> None:
-        """The connection may not go on: what it started ends."""
-        if self._session is not None:
+        """The connection may not go on: what it started ends, and its part in what others started."""
+        if self._session is None:
+            return
+        if self._session.first is self.party:
             self._session.end(reason)
+        else:
+            self._session.leave(self.party, f"This session is over for you: {reason}", status=255)
+
+    def reconsider(self) -> None:
+        """Rules changed, and the connection goes on."""
+        if self._session is not None:
+            self._session.reconsider(self.party)
+
+    @property
+    def lives_on(self) -> bool:
+        """Whether what it started is not over."""
+        return self._session is not None and self._session.first is self.party and self._session.lives_on
 
     def closed(self) -> None:
+        self._gone = True
         if self._session is not None:
             self._session.leave(self.party)
         else:

@@ -7,12 +7,13 @@ from typing import Any
 from uuid import UUID
 
 from teleport.audit.events import Exec as ExecEvent
-from teleport.audit.events import Resize, SessionData, SessionEnd, SessionStart
+from teleport.audit.events import Resize, SessionData, SessionEnd, SessionHeld, SessionJoin, SessionLeave, SessionStart
 from teleport.launcher.values import Exit
 from teleport.node.facts import Facts, SessionEvents
 from teleport.node.programs import Program
 from teleport.node.tools import Tools
 from teleport.recording.format import RecordingHeader
+from teleport.resources.joining import JoinMode
 from teleport.ssh.surface import TerminalRequest, TerminalSize
 
 
@@ -77,6 +78,20 @@ class Story:
 
     async def resized(self, size: TerminalSize) -> None:
         await self._events.emit(Resize, self._clock.now(), size=str(size))
+
+    async def joined(self, facts: Facts, mode: JoinMode, granted_by: str) -> None:
+        """Somebody else, on another connection, is about to take part."""
+        now = self._clock.now()
+        await self._events.emit(SessionJoin, now, facts=facts, mode=str(mode), granted_by=granted_by)
+
+    async def left(self, facts: Facts, mode: JoinMode) -> None:
+        """Somebody takes part no more, and the session goes on."""
+        await self._events.emit(SessionLeave, self._clock.now(), facts=facts, mode=str(mode))
+
+    async def held(self, missing: Sequence[str], *, started: bool) -> None:
+        """The session stands still because of what is missing, or with nothing missing goes on."""
+        now = self._clock.now()
+        await self._events.emit(SessionHeld, now, held=bool(missing), started=started, missing=list(missing))
 
     async def ended(
         self,

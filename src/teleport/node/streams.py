@@ -14,6 +14,7 @@ from teleport.launcher.client import resize_terminal
 from teleport.node.needs import Process, Recording
 from teleport.node.parties import Party
 from teleport.node.pump import Input, Output
+from teleport.node.scrollback import Replay, Scrollback
 from teleport.ssh.surface import TerminalSize
 
 _COPY_SECONDS = 5.0  # without a byte, for output that outlives the process (`protocols.md` 7)
@@ -29,13 +30,16 @@ class Streams:
         parties: Sequence[Party],
         in_background: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
-        """`parties` is the session's own list, which changes."""
+        """`parties` is the session's own list, which changes: `lead` has to be set with it."""
         self._recording = recording
         self._parties = parties
         self._in_background = in_background
         self._recording_full = False
         self._moved = asyncio.Event()
         self._pty = process.pty
+        self._scrollback = Scrollback() if process.pty is not None else None
+        self.lead: Party | None = parties[0]  # who is waited for; None: nobody
+        self._held = False
         self.sent = 0  # bytes of output
         self.received = 0  # bytes of input
         if process.pty is not None:
@@ -64,13 +68,18 @@ class Streams:
     def _pass_on(self, data: bytes, *, stderr: bool) -> None:
         self.sent += len(data)
         self._moved.set()
-        ending = self._recording.failed.done()  # what is not recorded is not sent
+        if self._scrollback is not None:
+            self._scrollback.feed(data)
+        elif self.lead is not None:
+            self.lead.connection.active()
+        if self._recording.failed.done():
+            return  # ending: what is not recorded is not sent
         for party in self._parties:
-            if self._pty is None:
-                party.connection.active()
-            if not ending:
+            if party is self.lead:
                 party.write(data, stderr=stderr)
-        if not ending and self._recording.must_drain and not self._recording_full:
+            else:
+                party.show(data)
+        if self._recording.must_drain and not self._recording_full:
             self._recording_full = True
             self.flow()
             self._in_background(self._drain())
@@ -82,10 +91,10 @@ class Streams:
 
     @property
     def _held_up(self) -> bool:
-        return self._recording_full or any(party.full for party in self._parties)
+        return self._held or self._recording_full or (self.lead is not None and self.lead.full)
 
     def flow(self) -> None:
-        """Reads from the process, or does not while a party or the recording does not keep up."""
+        """Reads from the process, or does not while who is waited for, or the recording, does not keep up."""
         for output in self._outputs:
             if self._held_up:
                 output.pause()
@@ -93,9 +102,21 @@ class Streams:
                 output.resume()
 
     def drained(self) -> None:
-        """A party takes what is written again."""
+        """A party takes what is written again, or another one is waited for."""
         self._moved.set()
         self.flow()
+
+    def hold(self, held: bool) -> None:
+        """Lets nothing through, either way, or does again. What was typed and not taken yet is dropped."""
+        self._held = held
+        if held:
+            self._input.drop()
+        self.drained()
+
+    def replay(self) -> Replay:
+        """The last output of the terminal."""
+        assert self._scrollback is not None, "only terminals are joined"
+        return self._scrollback.replay()
 
     @property
     def open(self) -> bool:
@@ -120,7 +141,9 @@ class Streams:
     # to the process
 
     def typed(self, data: bytes) -> None:
-        """Input of a party."""
+        """Input of a party; dropped while the session is held."""
+        if self._held:
+            return
         self.received += len(data)
         self._input.write(data)
 

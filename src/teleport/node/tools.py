@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from teleport.clock import Clock
 from teleport.node.needs import Emitter, Launcher, NodeConfig, Recordings
+
+if TYPE_CHECKING:
+    from teleport.node.session import Session
 
 
 class Registry:
@@ -16,17 +19,26 @@ class Registry:
 
     def __init__(self, new_id: Callable[[], UUID]) -> None:
         self._new_id = new_id
-        self._held: set[UUID] = set()
+        self._held: dict[UUID, Session] = {}
+        self.changed: Callable[[], None] = lambda: None  # called when what is told of the sessions is not true any more
 
-    def claim(self) -> UUID:
+    def claim(self, session: Session) -> UUID:
         """A new id. Clients have no say in it: recordings and events count by it, over all nodes."""
         sid = self._new_id()
-        self._held.add(sid)
+        self._held[sid] = session
         return sid
 
     def release(self, sid: UUID) -> None:
         """The session is over."""
-        self._held.discard(sid)
+        self._held.pop(sid, None)
+        self.changed()
+
+    def find(self, sid: UUID) -> Session | None:
+        """The session that holds the id now."""
+        return self._held.get(sid)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._held.values()))
 
     def __len__(self) -> int:
         return len(self._held)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Literal
 
 from teleport.resources import role_checks
+from teleport.resources.joining import JoinPolicy, RequiredJoin
 from teleport.resources.metadata import DEFAULT_NAMESPACE, FieldWarning, Finding, Metadata, Value
 from teleport.resources.values import Duration
 
@@ -146,6 +147,8 @@ class Conditions(Value, frozen=True, kw_only=True):
     impersonate: ImpersonateConditions | None = None
     forward_to: tuple[str, ...] | None = None  # HOST:PORTS and unix:PATH; absent from allow: all that is not reserved
     listen_on: tuple[str, ...] | None = None  # likewise; absent from allow: loopback
+    join_sessions: tuple[JoinPolicy, ...] = ()
+    require_session_join: tuple[RequiredJoin, ...] = ()
 
     @property
     def effective_namespaces(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from teleport.errors import BadRequest
 from teleport.resources.destinations import UNIX, parse_command_pattern, parse_host_pattern, parse_path_pattern
+from teleport.resources.joining import join_findings, join_warnings
 from teleport.resources.kinds import WILDCARD, Kind, Verb
 from teleport.resources.lexer import BadSyntax
 from teleport.resources.metadata import FieldWarning, Finding, shown, text_findings
@@ -89,6 +90,7 @@ def _conditions(at: Where, conditions: Conditions, *, allow: bool) -> Iterator[F
         yield from _patterns((*at, name), getattr(conditions, name) or (), _forward)
     yield from _requests(at, conditions)
     yield from _impersonate(at, conditions, allow=allow)
+    yield from join_findings(at, conditions.join_sessions, conditions.require_session_join, allow=allow)
     for name in ("logins", *NAME_FIELDS, "rules"):
         if len(getattr(conditions, name)) > MAX_ENTRIES:
             yield Finding((*at, name), f"{len(getattr(conditions, name))} entries", f"at most {MAX_ENTRIES}")
@@ -260,6 +262,7 @@ def role_warnings(role: Role) -> tuple[FieldWarning, ...]:
         for name, feature in _LATER.items():
             if getattr(conditions, name):
                 found.append(FieldWarning(f"spec.{part}.{name}", f"{feature}: not available yet; kept without effect"))
+        found += join_warnings(f"spec.{part}", conditions.join_sessions, conditions.require_session_join)
         for number, rule in enumerate(conditions.rules):
             if rule.actions:
                 found.append(

@@ -88,6 +88,7 @@ class MemoryRecording:
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     reason: str | None = None
     keep: bool = True
 
@@ -104,6 +105,9 @@ class MemoryRecording:
 
     def resize(self, width: int, height: int) -> None:
         self.sizes.append((width, height))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     @property
     def must_drain(self) -> bool:
@@ -156,13 +160,14 @@ class LabRules:
             metadata=Metadata(name="access"),
             spec=RoleSpec(allow=Conditions(logins=tuple(logins), node_labels={"*": ("*",)})),
         )
+        self.more: dict[str, Role] = {}  # other roles, by name
         self.locked: list[Lock] = []
         self.leased: list[MfaLease] = []
         self.cluster = ClusterDefaults()
         self.age = 0.0
 
     def policy(self) -> Policy:
-        return Policy({"access": self.role}, self.cluster, self.age)
+        return Policy({"access": self.role, **self.more}, self.cluster, self.age)
 
     def locks(self) -> Sequence[Lock]:
         return self.locked

@@ -31,8 +31,25 @@ class SessionRejected(ServerEvent, frozen=True, kw_only=True, tag="session.rejec
     max: int = 0  # the limit
 
 
+class SessionJoin(ServerEvent, frozen=True, kw_only=True, tag="session.join"):
+    """Somebody joins a running session."""
+
+    mode: str = ""  # observer, peer or moderator
+    granted_by: str = ""  # role that allows it, empty in a session of one's own
+
+
 class SessionLeave(ServerEvent, frozen=True, kw_only=True, tag="session.leave"):
-    """A party left a session."""
+    """A party left a session that goes on."""
+
+    mode: str = ""  # observer, peer or moderator
+
+
+class SessionHeld(ServerEvent, frozen=True, kw_only=True, tag="session.held"):
+    """A session stands still, or goes on again: people who have to be in it are missing, or have come."""
+
+    held: bool = False  # whether it stands still from here on
+    started: bool = False  # whether its program had been started
+    missing: list[str] = field(default_factory=list)  # what roles ask for and is missing
 
 
 class Resize(ServerEvent, frozen=True, kw_only=True, tag="resize"):
