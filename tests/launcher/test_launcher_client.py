@@ -301,3 +301,35 @@ async def test_a_missing_home_starts_in_the_root_directory(end: LauncherEnd, per
         os.chmod(person.pw_dir, stat.S_IRWXU)
     assert (out, ended) == (b"/\n", Exit(0))
     assert err.startswith(f"Could not change to the home directory {person.pw_dir}".encode())
+
+
+async def test_whoever_watches_a_session_begins_before_anything_of_it_runs(end: LauncherEnd, tmp_path: Path) -> None:
+    """The process that is named is the parent of all; it has no child yet."""
+    told: list[int] = []
+
+    def held(pid: int) -> None:
+        assert children(pid) == []
+        told.append(pid)
+
+    process = await Launcher(end).spawn(command("echo $PPID"), held=held)
+    try:
+        assert await read(process.stdout) == f"{told[0]}\n".encode()
+        await process.wait()
+    finally:
+        close(process)
+    assert len(told) == 1
+
+
+async def test_a_watcher_that_refuses_stops_the_session_and_not_the_next_one(end: LauncherEnd, tmp_path: Path) -> None:
+    launcher, mark = Launcher(end), tmp_path / "ran"
+
+    def held(pid: int) -> None:
+        raise LauncherRefused(Reason.FAILED, "not watched")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(LauncherRefused, match="not watched"):
+        await launcher.spawn(command(f"touch {mark}"), held=held)
+    assert len(os.listdir("/proc/self/fd")) == before
+    out, _, _ = await run(launcher, command("echo next"))
+    assert out == b"next\n"
+    assert not mark.exists()

@@ -160,9 +160,7 @@ def test_fields_whose_feature_comes_later_are_named_with_their_lines() -> None:
         assert {f"spec.{part}.{name}" for name in later} <= paths
         assert f"spec.{part}.rules[0].actions" in paths
         assert f"spec.{part}.join_sessions[0].kinds" in paths
-    assert {
-        f"spec.options.{name}" for name in ("enhanced_recording", "cert_format", "request_access", "request_prompt")
-    } <= paths
+    assert {f"spec.options.{name}" for name in ("cert_format", "request_access", "request_prompt")} <= paths
     assert len(problems.notices) == len(role.warnings)
 
 

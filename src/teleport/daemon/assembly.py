@@ -309,12 +309,16 @@ class Daemon:
         service: AuthService | None,
     ) -> NodeService:
         from teleport.daemon.node_side import NodeSide
+        from teleport.daemon.watching import open_watcher
 
         config, role = self._config, SystemRole.NODE
         assert config.node is not None
         assert self._launcher_end is not None, "the launcher is forked before the loop starts"
         launcher = Launcher(self._launcher_end)
         self._stack.callback(launcher.close)
+        watcher = open_watcher(config.node.enhanced_recording)
+        if watcher is not None:
+            self._stack.callback(watcher.close)
         view = await self._way.view(host, role, clients[role], held[role].cluster.cluster)
         follower = await self._kept.of_service(role, clients[role], view, service)
         announcers: list[Announcer] = []
@@ -339,6 +343,7 @@ class Daemon:
             web_proxy=str(web[0]) if web else "",
             connections=config.limits,
             changed=changed,
+            watcher=watcher,
         )
         side.look = self._look
         self._stack.callback(side.close)

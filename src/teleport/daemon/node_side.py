@@ -28,6 +28,7 @@ from teleport.daemon.remote import RemoteRecordings
 from teleport.daemon.view import View
 from teleport.errors import TeleportError
 from teleport.identity import SystemRole
+from teleport.kernel.watcher import Watcher
 from teleport.launcher.client import Launcher
 from teleport.node.dynamic_labels import HostLabels
 from teleport.node.needs import NodeConfig
@@ -72,6 +73,7 @@ class NodeSide:
         web_proxy: str,
         connections: ConnectionLimits,
         changed: Callable[[], None],
+        watcher: Watcher | None = None,
     ) -> None:
         self._settings = settings
         self._host = host
@@ -126,6 +128,7 @@ class NodeSide:
             emitter=emitter,
             clock=clock,
             host_keys=[host_key(held)],
+            watcher=watcher,
         )
 
     def lease_changed(self, event: Event) -> None:

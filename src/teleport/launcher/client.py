@@ -17,6 +17,8 @@ import os
 import socket
 import struct
 import termios
+from collections.abc import Callable
+from dataclasses import replace
 
 from teleport.errors import BadRequest
 from teleport.launcher import messages
@@ -44,10 +46,11 @@ class Process:
     stdout: int | None
     stderr: int | None
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, held: Callable[[int], None] | None = None) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._sock = sock
+        self._held = held
         self._ready: asyncio.Future[None] = loop.create_future()
         self._exit: asyncio.Future[Exit] = loop.create_future()
         self._gone: asyncio.Future[None] = loop.create_future()
@@ -127,7 +130,9 @@ class Process:
             self._shut()
             return
         kind, fields = messages.decode(packet)
-        if kind == "started":
+        if kind == "held":
+            self._hold(int(fields["pid"]))
+        elif kind == "started":
             self._started(int(fields["pid"]), fields["tty"], descriptors)
         elif kind == "refused" and not self._ready.done():
             self._ready.set_exception(
@@ -135,6 +140,16 @@ class Process:
             )
         elif kind == "exit" and not self._exit.done():
             self._exit.set_result(Exit(fields["status"], fields["signal"], fields["core_dumped"]))
+
+    def _hold(self, pid: int) -> None:
+        """Nothing of the session runs yet: whoever asked for it prepares, then it goes on."""
+        try:
+            if self._held is not None and not self._ready.done():
+                self._held(pid)
+        except LauncherRefused as refusal:
+            self._ready.set_exception(refusal)
+        else:
+            self._send(messages.encode("go"))
 
     def _started(self, pid: int, tty: str | None, descriptors: list[int]) -> None:
         if self._ready.done():  # nobody waits any more: spawn was cancelled
@@ -196,12 +211,15 @@ class Launcher:
         """Until the launcher has ended, whatever the cause."""
         await asyncio.shield(self._gone)
 
-    async def spawn(self, request: SpawnRequest) -> Process:
+    async def spawn(self, request: SpawnRequest, *, held: Callable[[int], None] | None = None) -> Process:
         """Starts a process and returns once its program runs. `LauncherRefused` says why it does not.
+
+        `held` is called, in the loop, with the process id of the session's monitor before that forks anything; a
+        `LauncherRefused` of it is the outcome.
 
         Cancelled, it leaves nothing running. Give it a time limit: a name service may take its time over an account.
         """
-        packet = messages.encode_request(request)
+        packet = messages.encode_request(request if held is None else replace(request, hold=True))
         if self.failed or not self._open:
             raise _gone()
         try:
@@ -209,7 +227,7 @@ class Launcher:
         except OSError as error:
             raise LauncherRefused(Reason.LIMIT, f"The node cannot take another session: {error.strerror}") from error
         ours.setblocking(False)
-        process = Process(ours)
+        process = Process(ours, held)
         try:
             with theirs:
                 _put(ours, packet)

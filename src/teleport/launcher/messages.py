@@ -4,8 +4,9 @@ Every message is one packet on a SOCK_SEQPACKET socket pair, so it arrives whole
 bytes, in JSON: `[VERSION, kind, {fields}]`. Descriptors ride along as SCM_RIGHTS.
 
     daemon -> launcher   HAND_OVER with one descriptor: a session socket whose queue already holds the request
-    daemon -> monitor    spawn {...}; then signal {name}, kill {}, release {}
-    monitor -> daemon    started {pid, tty} with the descriptors, or refused {reason, message, hint}; then exit {...}
+    daemon -> monitor    spawn {...}; go {} after held; then signal {name}, kill {}, release {}
+    monitor -> daemon    held {pid}, when asked to wait before the first fork; started {pid, tty} with the
+                         descriptors, or refused {reason, message, hint}; then exit {...}
 
 The end of a session socket is a message too. Seen by the monitor it means that the daemon is gone: everything dies.
 Seen by the daemon it means that the monitor is gone, which it is only when no process of the session is left, or when
@@ -89,6 +90,7 @@ def encode_request(request: SpawnRequest) -> bytes:
         session_env=request.session_env,
         pty=None if pty is None else [pty.term, pty.width, pty.height, pty.xpixel, pty.ypixel, pty.modes.hex()],
         permit_user_env=request.permit_user_env,
+        hold=request.hold,
     )
 
 
@@ -110,6 +112,7 @@ def decode_request(packet: bytes) -> SpawnRequest:
             session_env=tuple((name, value) for name, value in fields["session_env"]),
             pty=pty,
             permit_user_env=fields["permit_user_env"],
+            hold=fields["hold"],
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"malformed spawn message: {error}") from error

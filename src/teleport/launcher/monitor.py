@@ -70,7 +70,8 @@ def run(sock: socket.socket, life: int, wake: int, host: session.Host) -> Outcom
             return Outcome.FINISHED
         request = messages.decode_request(packet)
         monitor = _Monitor(sock, life, wake)
-        monitor.start(request, host)
+        if not monitor.start(request, host):
+            return Outcome.FINISHED
     except LauncherRefused as refusal:
         _send(sock, messages.encode_refusal(refusal))
         return Outcome.FINISHED
@@ -156,8 +157,11 @@ class _Monitor:
         self._uid = -1
         self._ending_since = 0.0
 
-    def start(self, request: SpawnRequest, host: session.Host) -> None:
-        """Looks the account up and forks the child; `LauncherRefused`, `OSError` or `termios.error` when it cannot."""
+    def start(self, request: SpawnRequest, host: session.Host) -> bool:
+        """Looks the account up and forks the child; `LauncherRefused`, `OSError` or `termios.error` when it cannot.
+
+        False when the daemon, asked for its word, wanted the session no more.
+        """
         account = accounts.find_account(request.login, now=time.time())
         processes.set_title(f"teleport: session of {account.name}")
         self._uid = account.uid
@@ -167,6 +171,8 @@ class _Monitor:
             theirs: tuple[int, ...] = (slave,)
         else:
             self._ours, theirs = _open_pipes(account.uid, account.gid)
+        if request.hold and not self._held():
+            return False
         self._report, report = os.pipe()
         os.set_blocking(self._report, False)
         processes.set_subreaper(True)
@@ -178,6 +184,16 @@ class _Monitor:
             session.run(account, request, host, session.Streams(theirs, self._tty), report, monitor)
         for descriptor in (*theirs, report):
             os.close(descriptor)
+        return True
+
+    def _held(self) -> bool:
+        """Says which process this is, and waits for the word to go on; False when none comes.
+
+        The launcher's end still ends this process here.
+        """
+        _send(self._sock, messages.encode("held", pid=os.getpid()))
+        packet, _ = messages.receive(self._sock)
+        return bool(packet) and messages.decode(packet)[0] == "go"
 
     def serve(self) -> Outcome:
         """Runs until the session is over and nothing of it is left, or what is left was released."""

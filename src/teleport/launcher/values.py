@@ -68,7 +68,8 @@ class SpawnRequest:
 
     `command` counts for `Kind.EXEC` only. `client_env` is what `filter_environment` kept of what the client sent (it is
     filtered again). `session_env` holds the `SSH_*` names that the node sets. With `permit_user_env`, the account's
-    `~/.tsh/environment` is read as that user.
+    `~/.tsh/environment` is read as that user. With `hold`, the monitor names itself and waits for a word before it
+    forks anything: whoever watches it has begun then.
     """
 
     login: str
@@ -78,6 +79,7 @@ class SpawnRequest:
     session_env: tuple[tuple[str, str], ...] = ()
     pty: Pty | None = None
     permit_user_env: bool = False
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)

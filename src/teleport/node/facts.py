@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -83,3 +84,16 @@ class SessionEvents:
             else:
                 event = facts.event(cls, now, sid=self.sid, **fields)
             await self._emitter.emit(event)
+
+    async def emit_all(self, events: Sequence[tuple[type[ServerEvent], datetime, Mapping[str, Any]]]) -> None:
+        """As `emit` for each (class, time, fields), in this order, made durable together; raises the first failure."""
+        async with self._turn:
+            made: list[Event] = []
+            for cls, now, fields in events:
+                made.append(self.facts.event(cls, now, sid=self.sid, ei=self._next, **fields))
+                self._next += 1
+            # Each is handed over when its task first runs, and tasks run in the order in which they were made.
+            results = await asyncio.gather(*(self._emitter.emit(event) for event in made), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result

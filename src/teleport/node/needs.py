@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -102,7 +102,9 @@ class Process(Protocol):
 class Launcher(Protocol):
     """Starts processes as Unix users; raises `LauncherRefused`."""
 
-    def spawn(self, request: SpawnRequest) -> Awaitable[Process]: ...
+    def spawn(self, request: SpawnRequest, *, held: Callable[[int], None] | None = None) -> Awaitable[Process]:
+        """`held` is called with the process below which everything of the session will run, before anything does."""
+        ...
 
 
 class Summary(Protocol):

@@ -25,8 +25,10 @@ from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_a
 from teleport.clock import Clock
 from teleport.errors import AccessDenied
 from teleport.identity import UserIdentity
+from teleport.kernel.watcher import Watcher
 from teleport.node.channel_table import SURFACE
 from teleport.node.connection import NodeConnection
+from teleport.node.enhanced import Enhanced
 from teleport.node.facts import Facts
 from teleport.node.first_line import FirstLine
 from teleport.node.needs import (
@@ -75,9 +77,11 @@ class NodeService(SshService):
         clock: Clock,
         host_keys: Sequence[HostKey],
         new_id: Callable[[], UUID] = uuid4,
+        watcher: Watcher | None = None,
         present: Callable[[UserIdentity], UserIdentity | None] = lambda identity: identity,
     ) -> None:
-        """`present` gives what of an identity still holds (its user may have lost roles since); None: nothing."""
+        """`present` gives what of an identity still holds (its user may have lost roles since); None: nothing.
+        `watcher` sees what sessions do, for enhanced recording; None: it is off."""
         super().__init__(
             SURFACE, config.limits, host_keys, Slots(config.unproved, "node ssh", limits=config.connections)
         )
@@ -88,7 +92,16 @@ class NodeService(SshService):
         self.labels = labels
         self.clock = clock
         self.emitter = emitter
-        self.tools = Tools(config, launcher, recordings, emitter, clock, Registry(new_id), self.in_background)
+        self.tools = Tools(
+            config,
+            launcher,
+            recordings,
+            emitter,
+            clock,
+            Registry(new_id),
+            Enhanced(watcher, clock, self.in_background),
+            self.in_background,
+        )
         self._seen = vouch.Seen()
         self._strangers = Heard()
         self.users = Users(config.connections)

@@ -91,6 +91,9 @@ class Session:
         self._size_busy = False
         self.sid = tools.registry.claim(self)
         self._story = Story(tools, self._facts, self.sid, program, asked.terminal, record=record, mfa=mfa)
+        self._enhanced = tools.enhanced.session(
+            first.connection.permit.enhanced_recording, self._story.events, self.end
+        )
         self._typed: WhoTyped | None = None
         self.about = RunningSession(
             sid=str(self.sid),
@@ -185,7 +188,8 @@ class Session:
         try:
             async with asyncio.timeout(_SPAWN_SECONDS):
                 request = spawn_request(self._facts, tools.config, self._program, self._asked, self.sid)
-                process = await tools.launcher.spawn(request)
+                held = self._enhanced.begin if self._enhanced is not None else None
+                process = await tools.launcher.spawn(request, held=held)
         except (LauncherRefused, TimeoutError) as error:
             message = error.message if isinstance(error, LauncherRefused) else "The session took too long to start."
             hint = f" Next: {error.hint}" if isinstance(error, LauncherRefused) and error.hint else ""
@@ -504,8 +508,15 @@ class Session:
         try:
             digest = await self._close_recording(reason)
             sent, received = (self._streams.sent, self._streams.received) if self._streams is not None else (0, 0)
+            watched = await self._enhanced.settle() if self._enhanced is not None else False
             await self._story.ended(
-                ended, reason, sent=sent, received=received, recording_hash=digest, participants=list(self._people)
+                ended,
+                reason,
+                sent=sent,
+                received=received,
+                recording_hash=digest,
+                participants=list(self._people),
+                enhanced=watched,
             )
             # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
             if digest:
@@ -513,6 +524,8 @@ class Session:
         except Exception:
             log.exception("session end cannot be put on record sid=%s", self.sid)
         finally:
+            if self._enhanced is not None:
+                self._enhanced.over()
             self._finished()
 
     async def _close_recording(self, reason: str) -> str:

@@ -40,7 +40,7 @@ class Story:
         self._program = program
         self._terminal = terminal
         self._mfa = mfa
-        self._events = SessionEvents(facts, sid, tools.emitter)
+        self.events = SessionEvents(facts, sid, tools.emitter)
         self.began = tools.clock.now()
         self._common: dict[str, Any] = {
             "initial_command": [program.shown] if program.shown else [],
@@ -74,24 +74,24 @@ class Story:
         given = {name: value for name, value in factor.items() if value}
         size = str(self._terminal.size) if self._terminal else ""
         serial = self._user.serial
-        await self._events.emit(SessionStart, self.began, size=size, cert_serial=serial, **self._common, **given)
+        await self.events.emit(SessionStart, self.began, size=size, cert_serial=serial, **self._common, **given)
 
     async def resized(self, size: TerminalSize) -> None:
-        await self._events.emit(Resize, self._clock.now(), size=str(size))
+        await self.events.emit(Resize, self._clock.now(), size=str(size))
 
     async def joined(self, facts: Facts, mode: JoinMode, granted_by: str) -> None:
         """Somebody else, on another connection, is about to take part."""
         now = self._clock.now()
-        await self._events.emit(SessionJoin, now, facts=facts, mode=str(mode), granted_by=granted_by)
+        await self.events.emit(SessionJoin, now, facts=facts, mode=str(mode), granted_by=granted_by)
 
     async def left(self, facts: Facts, mode: JoinMode) -> None:
         """Somebody takes part no more, and the session goes on."""
-        await self._events.emit(SessionLeave, self._clock.now(), facts=facts, mode=str(mode))
+        await self.events.emit(SessionLeave, self._clock.now(), facts=facts, mode=str(mode))
 
     async def held(self, missing: Sequence[str], *, started: bool) -> None:
         """The session stands still because of what is missing, or with nothing missing goes on."""
         now = self._clock.now()
-        await self._events.emit(SessionHeld, now, held=bool(missing), started=started, missing=list(missing))
+        await self.events.emit(SessionHeld, now, held=bool(missing), started=started, missing=list(missing))
 
     async def ended(
         self,
@@ -102,19 +102,23 @@ class Story:
         received: int,
         recording_hash: str,
         participants: Sequence[str] = (),
+        enhanced: bool = False,
     ) -> None:
-        """The session is over. `ended` is None when its program never ran or its end is unknown."""
+        """The session is over. `ended` is None when its program never ran or its end is unknown.
+
+        `enhanced`: whether the kernel's view of it is on record, too.
+        """
         now = self._clock.now()
         if self._program.command:
-            await self._events.emit(
+            await self.events.emit(
                 ExecEvent,
                 now,
                 command=self._program.shown,
                 exit_code=str(ended.status) if ended and ended.status is not None else "",
                 exit_error=(f"signal {ended.signal}" if ended and ended.signal else "") or reason,
             )
-        await self._events.emit(SessionData, now, numbered=False, tx=sent, rx=received)
-        await self._events.emit(
+        await self.events.emit(SessionData, now, numbered=False, tx=sent, rx=received)
+        await self.events.emit(
             SessionEnd,
             now,
             participants=list(participants) or [self._user.name],
@@ -122,5 +126,6 @@ class Story:
             session_stop=now,
             reason=reason,
             recording_hash=recording_hash,
+            enhanced_recording=enhanced,
             **self._common,
         )

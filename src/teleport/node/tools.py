@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from teleport.clock import Clock
+from teleport.node.enhanced import Enhanced
 from teleport.node.needs import Emitter, Launcher, NodeConfig, Recordings
 
 if TYPE_CHECKING:
@@ -54,4 +55,5 @@ class Tools:
     emitter: Emitter
     clock: Clock
     registry: Registry
+    enhanced: Enhanced
     in_background: Callable[[Coroutine[Any, Any, None], str], None]

@@ -280,7 +280,6 @@ def role_warnings(role: Role) -> tuple[FieldWarning, ...]:
         "port_forwarding": options.port_forwarding is True,
         "permit_x11_forwarding": options.permit_x11_forwarding,
         "max_connections": bool(options.max_connections),
-        "enhanced_recording": options.enhanced_recording is not None,
         "cert_format": options.cert_format != "standard",
         "request_access": options.request_access != "optional",
         "request_prompt": bool(options.request_prompt),

@@ -27,6 +27,7 @@ from teleport.authz.ssh import SSHAccessRequest, lease_lifetime, why_second_fact
 from teleport.clock import Clock, SystemClock
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
+from teleport.kernel.watcher import Watcher
 from teleport.node.needs import Launcher, NodeConfig, Recordings
 from teleport.node.service import NodeService
 from teleport.pki import sshsig
@@ -424,6 +425,7 @@ async def running_lab(
     hostname: str = "node1",
     authorities: Authorities | None = None,
     labels: Mapping[str, str] | None = None,
+    watcher: Watcher | None = None,
 ) -> AsyncIterator[Lab]:
     """A node and a proxy in this loop until the context ends."""
     authorities = authorities or Authorities()
@@ -450,6 +452,7 @@ async def running_lab(
         emitter=events,
         clock=clock,
         host_keys=[node_host.host_key],
+        watcher=watcher,
     )
     router = SshRouter(
         RouterConfig(authorities.cluster, proxy_host.host_id, "proxy", limits=limits or ServerLimits()),

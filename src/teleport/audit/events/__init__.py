@@ -41,6 +41,7 @@ from teleport.audit.events.cluster import (
     TokenUsed,
 )
 from teleport.audit.events.codec import MAX_LINE, Registry, UnknownEvent, encode_event, is_canonical
+from teleport.audit.events.enhanced import SessionCommand, SessionDisk, SessionEnhancedGap, SessionNetwork
 from teleport.audit.events.second_factor import MfaLeaseCreated, MfaLeaseDeleted, SessionMfa
 from teleport.audit.events.sessions import (
     AuthFailed,
@@ -144,12 +145,16 @@ __all__ = [
     "ServerEvent",
     "ServiceStart",
     "ServiceStop",
+    "SessionCommand",
     "SessionData",
+    "SessionDisk",
     "SessionEnd",
+    "SessionEnhancedGap",
     "SessionHeld",
     "SessionJoin",
     "SessionLeave",
     "SessionMfa",
+    "SessionNetwork",
     "SessionRecordingAccess",
     "SessionRejected",
     "SessionRequestDenied",

@@ -23,6 +23,7 @@ from teleport.daemon.config.token_source import TokenSource
 from teleport.daemon.config.values import (
     AuthConfig,
     Config,
+    EnhancedRecording,
     JoinMethod,
     KeyToken,
     LogConfig,
@@ -326,7 +327,15 @@ def _node_config(
         permit_user_env=permit_user_env or section.permit_user_env,
         port_forwarding=section.port_forwarding,
         recording_quota=section.recording_quota_mib << 20,
+        enhanced_recording=_enhanced(section),
     )
+
+
+def _enhanced(section: SshSection) -> EnhancedRecording | None:
+    asked = section.enhanced_recording
+    if not asked.enabled:
+        return None
+    return EnhancedRecording(asked.command_buffer_size, asked.disk_buffer_size, asked.network_buffer_size)
 
 
 def _storage_config(document: Document) -> StorageConfig:

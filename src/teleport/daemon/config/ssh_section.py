@@ -41,11 +41,11 @@ class Pam:
 class EnhancedRecording:
     """`ssh_service.enhanced_recording`: what the kernel sees of a session."""
 
-    enabled: bool = key(boolean, False, "record commands, files and connections through BPF")
-    command_buffer_size: int = key(_pages, 8, "buffer for commands, pages")
-    disk_buffer_size: int = key(_pages, 128, "buffer for opened files, pages")
-    network_buffer_size: int = key(_pages, 8, "buffer for connections, pages")
-    cgroup_path: Path = key(forms.path, Path("/cgroup2"), "where the cgroup file system is mounted")
+    enabled: bool = key(boolean, False, "put on record what the kernel sees of sessions: commands, files, connections")
+    command_buffer_size: int = key(_pages, 8, "buffer for commands, pages for each processor")
+    disk_buffer_size: int = key(_pages, 128, "buffer for opened files, pages for each processor")
+    network_buffer_size: int = key(_pages, 8, "buffer for connections, pages for each processor")
+    cgroup_path: Path = key(forms.path, Path("/cgroup2"), "accepted, without use: processes are told apart by descent")
 
 
 @dataclass(frozen=True, slots=True)

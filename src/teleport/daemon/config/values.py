@@ -141,6 +141,15 @@ class ProxyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EnhancedRecording:
+    """Watching sessions in the kernel; buffers in pages for each processor."""
+
+    command_pages: int
+    disk_pages: int
+    network_pages: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """The SSH service of this host."""
 
@@ -150,6 +159,7 @@ class NodeConfig:
     permit_user_env: bool
     port_forwarding: bool
     recording_quota: int  # bytes; 0 is none
+    enhanced_recording: EnhancedRecording | None = None  # None: off
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What the kernel tells of the processes of a session: commands, opened files, network connections."""
