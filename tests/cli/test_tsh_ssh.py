@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
+import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +17,7 @@ import pytest
 from tests.cli.tsh_runner import PROGRAM, Ran, Tsh
 
 from teleport.client import keystore, known_hosts, profile
+from teleport.client.access import from_profile
 from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
@@ -25,7 +29,7 @@ from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.pki.keys import generate_p256
 from teleport.testing.launching import forked_launcher
-from teleport.testing.ssh_lab import Lab, running_lab
+from teleport.testing.ssh_lab import Lab, running_lab, wait_until
 from teleport.testing.terminal import Terminal
 
 ME = getpass.getuser()
@@ -163,6 +167,132 @@ async def test_a_command_gets_a_terminal_only_when_asked(launcher_end: LauncherE
         assert (piped.status, piped.stderr) == (0, "tsh: no terminal is asked for, because stdin is none\n")
 
 
+async def test_escape_sequences_act_here_at_the_start_of_a_line(launcher_end: LauncherEnd, tsh: Tsh) -> None:
+    """Help, the list, a suspended tsh that goes on, the character itself, and the end; nothing of it reaches the host
+    but what is sent."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        log_in(tsh, lab)
+
+        def person() -> None:
+            command = ["sh", "-ic", " ".join(map(shlex.quote, [*PROGRAM, "ssh", f"{ME}@node1"])) + "; fg; echo s=$?"]
+            with Terminal(command, tsh.environment()) as terminal:
+                terminal.type("PS1=ready'> '\n")
+                terminal.expect("ready> ")
+                terminal.type("~?")
+                terminal.expect("Escape sequences, at the start of a line")
+                terminal.type("~#")
+                terminal.expect("Open over this connection:\r\n  0 session\r\n")
+                terminal.type("echo a~.b\n")  # not at the start of a line
+                terminal.expect(r"a~\.b\r\n.*a~\.b\r\n.*ready> ")
+                terminal.type("~~twice\n")
+                terminal.expect("~twice")
+                terminal.expect("ready> ")
+                terminal.type("~\x1a")
+                terminal.type("echo back=$((1+1))\n")
+                terminal.expect("back=2")
+                terminal.expect("ready> ")
+                terminal.type("printf '\\033[?1049h\\033[?25l\\033[?1000h'; sleep 100\n")
+                terminal.expect(r"\x1b\[\?1000h")
+                terminal.type("\n~.")
+                terminal.expect(r"\x1b\[\?1000l.*\x1b\[\?1049l.*\x1b\[\?25h")
+                terminal.expect("s=255")
+                assert terminal.ended() == 0
+
+        await asyncio.to_thread(person)
+        await lab.events.wait_for("session.end")
+
+
+@pytest.mark.parametrize("hop", ["node", "proxy"])
+async def test_a_lost_link_names_the_hop_and_leaves_the_terminal_as_it_was(
+    launcher_end: LauncherEnd, tsh: Tsh, hop: str
+) -> None:
+    """The alternate screen is left, the cursor is there, echo works again."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        log_in(tsh, lab)
+        shown = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        words = [*map(shlex.quote, [*PROGRAM, "ssh", "-t", f"{ME}@node1"])]
+        remote = "'printf \"\\033[?1049h\\033[?25lshown\"; sleep 100'"
+        script = f"{' '.join(words)} {remote}; stty -a; echo s=$?"
+
+        def person() -> bytes:
+            with Terminal(["sh", "-c", script], tsh.environment()) as terminal:
+                terminal.expect(r"\x1b\[\?25lshown")
+                loop.call_soon_threadsafe(shown.set)
+                terminal.expect("s=0")
+                return terminal.shown
+
+        typing = asyncio.create_task(asyncio.to_thread(person))
+        await asyncio.wait([typing, asyncio.create_task(shown.wait())], return_when=asyncio.FIRST_COMPLETED)
+        cut_connections(lab, hop)
+        text = (await typing).decode()
+    said = {
+        "node": f"tsh: the connection between the proxy 127.0.0.1:{lab.proxy_port} and the host node1 was lost",
+        "proxy": f"tsh: the connection to the proxy 127.0.0.1:{lab.proxy_port} was lost",
+    }[hop]
+    assert said in text
+    assert "\x1b[?1049l\x1b[?25h" in text
+    assert text.index("\x1b[?25h") < text.index(said)
+    assert " echo " in text
+    assert " icanon " in text
+
+
+def cut_connections(lab: Lab, hop: str) -> None:
+    """As a network that fails: sockets are closed, nobody says goodbye."""
+    port = lab.node_port if hop == "node" else lab.proxy_port
+    cut = 0
+    for transport in list(asyncio.get_running_loop()._transports.values()):  # type: ignore[attr-defined]
+        name = transport.get_extra_info("sockname")
+        if isinstance(name, tuple) and name[1] == port and transport.get_extra_info("peername"):
+            transport.abort()
+            cut += 1
+    assert cut
+
+
+async def test_a_subsystem_nothing_of_stdin_and_variables(launcher_end: LauncherEnd, tsh: Tsh) -> None:
+    async with running_lab(Launcher(launcher_end)) as lab:
+        log_in(tsh, lab)
+        assert (await run(tsh, "ssh", "-n", f"{ME}@node1", "cat", stdin="lost\n")).stdout == ""
+        ran = await run(tsh, "ssh", "-o", "SetEnv=LC_SEEN=yes", f"{ME}@node1", "echo $LC_SEEN")
+        assert ran.stdout == "yes\n"
+        refused = await run(tsh, "ssh", "-s", f"{ME}@node1", "nonsense")
+    assert refused.status == 255
+    assert refused.stderr
+
+
+async def test_a_command_on_many_hosts_fails_where_it_fails(launcher_end: LauncherEnd, tsh: Tsh) -> None:
+    """Lines behind names, one summary, a status that says so; and an interruption ends what runs."""
+    from teleport.client.many import Host, Many
+
+    async with running_lab(Launcher(launcher_end)) as lab:
+        log_in(tsh, lab)
+        access = from_profile(Home(tsh.home), "", "", "", datetime.now(UTC))
+        lines: list[tuple[str, bytes, bool]] = []
+        hosts = [Host("node1", "node1"), Host("gone", "gone")]
+
+        def show(host: Host, line: bytes, is_stderr: bool) -> None:
+            lines.append((host.shown, line, is_stderr))
+
+        many = Many(hosts, ME, 0, "echo out; echo err >&2; printf end", {}, show)
+        assert await many.run(access, datetime.now(UTC), 2) == 255
+        assert sorted(lines) == [("node1", b"end", False), ("node1", b"err", True), ("node1", b"out", False)]
+        assert many.outcomes[hosts[0]].good
+        assert many.summary().startswith("2 hosts: 1 done, 1 failed: gone (No node gone is registered")
+        both = Many([hosts[0], Host("again", str(lab.node_host.host_id))], ME, 0, "exit 3", {}, show)
+        assert await both.run(access, datetime.now(UTC), 1) == 3
+        assert both.summary() == "2 hosts: 0 done, 2 failed: node1 (exit 3); again (exit 3)"
+
+        lines.clear()
+        long = Many([hosts[0]], ME, 0, "echo begun; exec sleep 1000", {}, show)
+        running = asyncio.create_task(long.run(access, datetime.now(UTC), 2))
+        await wait_until(lambda: bool(lines))
+        os.kill(os.getpid(), signal.SIGINT)
+        await running
+        assert long.interrupted
+        assert not long.outcomes[hosts[0]].good
+        await lab.events.wait_for("session.end", 4)
+
+
 async def test_who_reads_our_output_may_leave(launcher_end: LauncherEnd, tsh: Tsh) -> None:
     async with running_lab(Launcher(launcher_end)) as lab:
         log_in(tsh, lab)
@@ -248,12 +378,25 @@ def test_a_login_that_expired_is_said_before_connecting(tsh: Tsh) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["-L", "1:a:2"], ["-D", "1080"], ["-A"], ["-N"], ["-o", "ForwardAgent=yes"], ["-J", "x"], ["--local"]]
+    ("arguments", "said"),
+    [
+        (["-J", "x"], "is not available yet"),
+        (["-L", "nonsense"], "-L 'nonsense' is not [bind:]port:host:hostport"),
+        (["-D", "1:2:3"], "-D '1:2:3' is not [bind:]port"),
+        (["-A"], "no SSH agent runs here"),
+        (["-o", "ForwardAgent=yes"], "no SSH agent runs here"),
+        (["-X"], "there is no X display here"),
+        (["--local"], "--local needs a command"),
+        (["-s"], "-s needs the name of a subsystem"),
+        (["-t", "-T"], "-t and -T ask for opposite things"),
+        (["-e", "abc"], "is no escape character"),
+        (["-o", "ProxyJump=x"], "is no option of tsh\n  hint: there are AddKeysToAgent, BatchMode, "),
+    ],
 )
-def test_what_is_not_available_yet_is_refused_and_not_ignored(tsh: Tsh, arguments: list[str]) -> None:
+def test_what_cannot_be_meant_is_refused_before_anything_is_asked(tsh: Tsh, arguments: list[str], said: str) -> None:
     ran = tsh("ssh", *arguments, "root@node1")
     assert ran.status == 2
-    assert "is not available yet" in ran.stderr
+    assert said in ran.stderr
 
 
 def test_host_keys_are_always_checked(tsh: Tsh) -> None:

@@ -1,7 +1,8 @@
-"""`tsh ssh`: one command or shell on a node, through the proxy, with this terminal.
+"""`tsh ssh`: one command, shell or set of forwards on a node, through the proxy, with this terminal.
 
 Everything is proved before a byte of the session flows: the proxy by a host certificate of role Proxy, the node by one
-of role Node made out to the name that was asked for, both of the cluster's own authority.
+of role Node made out to the name that was asked for, both of the cluster's own authority. When the link is lost, the
+terminal is put back, and what is said names the hop that failed.
 """
 
 from __future__ import annotations
@@ -10,27 +11,35 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from teleport.client import system, terminal
 from teleport.client.access import Access
+from teleport.client.addresses import join
+from teleport.client.session_input import Typing
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PublicKey
 from teleport.pki.sshverify import verify_host_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.ssh.client import KEEPALIVE as KEEPALIVE
 from teleport.ssh.client import ClientKey, HostCheck, RemoteExit, RemoteSession, SshClient, connect
-from teleport.ssh.surface import TerminalRequest, TerminalSize
+from teleport.ssh.client_forwards import Forwards
+from teleport.ssh.surface import KeepAlive, TerminalRequest, TerminalSize
+from teleport.wire.forward_spec import End, Forward, SocketEnd
+from teleport.wire.screen import Screen
 
 NOT_KNOWN = 255  # what ssh exits with when there is no exit status to pass on
-_CHUNK = 64 * 1024
+CONNECT_SECONDS = 20.0
+_LATE = 0.3  # seconds after the inner connection's end in which the outer one's end, its cause, is told
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to, and what to run there. Port 0 fits any."""
+    """Where to, and what to do there. Port 0 fits any."""
 
     host: str
     login: str
@@ -38,6 +47,19 @@ class Target:
     command: str | None = None  # None: a shell
     with_terminal: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    subsystem: str = ""  # in place of a command
+    no_command: bool = False  # forwards alone
+    no_input: bool = False
+    stream: End | None = None  # stdin and stdout lead there, in place of a session
+    local: Sequence[str] = ()  # a command of this machine, while the forwards stand
+    forwards: Sequence[Forward] = ()
+    forwards_must: bool = True  # one that cannot be had ends it all
+    agent: str = ""  # the socket of the agent that is offered to the host
+    x11: bool = False
+    escape: int | None = ord("~")
+    keepalive: KeepAlive = KEEPALIVE
+    connect_seconds: float = CONNECT_SECONDS
+    quiet: bool = False
 
 
 def trusted_authorities(lines: Sequence[str]) -> dict[str, TrustedSSHAuthority]:
@@ -69,79 +91,249 @@ def host_check(
     return check
 
 
-async def run(access: Access, target: Target, now: datetime) -> int:
-    """Connects, runs, and gives the exit status. Raises `TeleportError` when it does not come to that."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A connection to the proxy, by which hosts are reached."""
+
+    proxy: SshClient
+    access: Access
+    theirs: TrustedSSHAuthority
+    now: datetime
+
+    @property
+    def proxy_name(self) -> str:
+        return f"the proxy {join(*self.access.ssh)}"
+
+    async def to(self, host: str, port: int, login: str) -> SshClient:
+        """A connection to a host. Raises `TeleportError`."""
+        name = host.removesuffix(f".{self.access.cluster}")
+        return await self.proxy.through(
+            name,
+            port,
+            cluster=self.access.cluster,
+            login=login,
+            check=host_check(self.theirs, SystemRole.NODE, name, self.now, f"the host {name}"),
+        )
+
+    async def lost_hop(self, node: SshClient, host: str) -> str:
+        """Which connection was lost, and why; empty when both are there."""
+        if node.lost and not self.proxy.lost:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LATE):
+                    await self.proxy.wait_lost()
+        if not node.lost and not self.proxy.lost:
+            return ""
+        if self.proxy.lost:
+            return _because(f"the connection to {self.proxy_name} was lost", await self.proxy.wait_lost())
+        why = await node.wait_lost()
+        if not await self.proxy.answers():
+            return f"the connection to {self.proxy_name} was lost: it does not answer"
+        return _because(f"the connection between {self.proxy_name} and the host {host} was lost", why)
+
+
+def _because(what: str, why: str) -> str:
+    return f"{what}: {why}" if why and why != "Connection lost" else what
+
+
+@asynccontextmanager
+async def way(
+    access: Access,
+    login: str,
+    now: datetime,
+    *,
+    seconds: float = CONNECT_SECONDS,
+    keepalive: KeepAlive = KEEPALIVE,
+) -> AsyncIterator[Way]:
+    """The proxy, proved. Raises `TeleportError`."""
     credentials = access.credentials
     authorities = trusted_authorities(credentials.known_hosts)
     own, theirs = authorities.get(credentials.cluster), authorities.get(access.cluster)
     if own is None or theirs is None:
         raise BadRequest(f"no authority of {access.cluster} is known here", hint="tsh login")
-    key = ClientKey(credentials.private_key.reveal(), credentials.ssh_certificate)
-    name = target.host.removesuffix(f".{access.cluster}")
     proxy = await connect(
         access.ssh,
-        login=target.login,
-        key=key,
+        login=login,
+        key=ClientKey(credentials.private_key.reveal(), credentials.ssh_certificate),
         check=host_check(own, SystemRole.PROXY, None, now, f"the proxy at {access.ssh[0]}"),
+        seconds=seconds,
+        keepalive=keepalive,
     )
-    connection: SshClient | None = None
     try:
-        connection = await proxy.through(
-            name,
-            target.port,
-            cluster=access.cluster,
-            login=target.login,
-            check=host_check(theirs, SystemRole.NODE, name, now, f"the host {name}"),
-        )
-        return await _session(connection, target)
+        yield Way(proxy, access, theirs, now)
     finally:
-        with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(1):
-                await (connection or proxy).close()
+        await closed(proxy)
 
 
-async def _session(connection: SshClient, target: Target) -> int:
-    request = None
-    if target.with_terminal:
-        columns, rows = terminal.terminal_size(terminal.STDIN)
-        modes = terminal.terminal_modes(terminal.STDIN)
-        request = TerminalRequest(os.environ.get("TERM", "xterm"), TerminalSize(columns, rows), modes)
-    gone = asyncio.Event()  # whoever reads our output has gone
+async def closed(client: SshClient, *, alone: bool = False) -> None:
+    """Closes a connection and, unless `alone`, those it goes through; does not wait for a peer that says nothing."""
+    with contextlib.suppress(TimeoutError, OSError):
+        async with asyncio.timeout(1):
+            await client.close(alone=alone)
 
-    def show(data: bytes, is_stderr: bool) -> None:
+
+async def run(access: Access, target: Target, now: datetime) -> int:
+    """Connects, does what `target` says, and gives the exit status. Raises `TeleportError` when it does not come to
+    that."""
+    async with way(access, target.login, now, seconds=target.connect_seconds, keepalive=target.keepalive) as found:
+        node = await found.to(target.host, target.port, target.login)
         try:
-            terminal.write_all(terminal.STDERR if is_stderr else terminal.STDOUT, data)
-        except OSError:
-            gone.set()
-
-    session = await connection.start(
-        command=target.command, terminal=request, environment=target.environment, on_output=show
-    )
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    system.on_signals(loop, ("SIGTERM", "SIGHUP"), ended.set)
-    if request is not None:
-        system.on_signals(loop, ("SIGWINCH",), functools.partial(_resized, session))
-    with contextlib.ExitStack() as stack:
-        if request is not None and terminal.is_terminal(terminal.STDIN):
-            stack.enter_context(terminal.raw(terminal.STDIN))
-        found = await _until_over(session, gone, ended)
-    return exit_status(found)
+            return await _Run(found, node, target).run()
+        finally:
+            await closed(node, alone=True)
 
 
-async def _until_over(session: RemoteSession, gone: asyncio.Event, ended: asyncio.Event) -> RemoteExit | None:
-    """The session's end; None when it was ended from this side."""
-    typing = asyncio.create_task(_send_input(session), name="tsh input")
-    over = asyncio.create_task(session.wait(), name="tsh session")
-    stops = [asyncio.create_task(event.wait(), name="tsh stop") for event in (gone, ended)]
-    try:
-        await asyncio.wait([over, *stops], return_when=asyncio.FIRST_COMPLETED)
-        return over.result() if over.done() else None
-    finally:
-        session.close()
-        for task in (typing, over, *stops):
-            task.cancel()
-        await asyncio.gather(typing, over, *stops, return_exceptions=True)
+class _Run:
+    """One connection to a node, in use."""
+
+    def __init__(self, way: Way, node: SshClient, target: Target) -> None:
+        self._way = way
+        self._node = node
+        self._target = target
+        self._forwards: Forwards | None = None
+        self._ended = asyncio.Event()  # by a signal, or by the person
+        self._screen = Screen()
+
+    async def run(self) -> int:
+        system.on_signals(asyncio.get_running_loop(), ("SIGTERM", "SIGHUP"), self._ended.set)
+        try:
+            await self._listen()
+            if self._target.local:
+                return await self._here()
+            if self._target.no_command:
+                return await self._wait()
+            return await self._session()
+        finally:
+            if self._forwards is not None:
+                await self._forwards.close()
+
+    def _tell(self, text: str) -> None:
+        if not self._target.quiet:
+            end = "\r\n" if self._target.with_terminal else "\n"
+            terminal.say(f"tsh: {_word(text)}{end}")
+
+    async def _listen(self) -> None:
+        if not self._target.forwards:
+            return
+        self._forwards = self._node.forwards(self._tell)
+        for forward in self._target.forwards:
+            try:
+                port = await self._forwards.add(forward)
+            except TeleportError as error:
+                if self._target.forwards_must:
+                    raise
+                self._tell(error.message)
+                continue
+            if not isinstance(forward.listen, SocketEnd) and not forward.listen.port:
+                self._tell(f"{forward.direction} {forward.listen} is port {port}")
+
+    async def _here(self) -> int:
+        """Runs a command of this machine until it ends, or the link is lost."""
+        import subprocess
+
+        try:
+            process = subprocess.Popen(list(self._target.local))  # noqa: ASYNC220  # starting it waits for nothing
+        except OSError as error:
+            raise BadRequest(
+                f"{self._target.local[0]!r} cannot be run here: {error.strerror}", hint="check the command's name"
+            ) from None
+        over = asyncio.create_task(asyncio.to_thread(process.wait), name="tsh local command")
+        lost = asyncio.create_task(self._node.wait_lost(), name="tsh link")
+        stop = asyncio.create_task(self._ended.wait(), name="tsh stop")
+        try:
+            await asyncio.wait([over, lost, stop], return_when=asyncio.FIRST_COMPLETED)
+            if not over.done():
+                process.terminate()
+                if lost.done():
+                    self._tell(await self._way.lost_hop(self._node, self._target.host))
+                await asyncio.wait([over], timeout=5)
+                return NOT_KNOWN
+            status = over.result()
+            return status if status >= 0 else 128 - status
+        finally:
+            if process.poll() is None:
+                process.kill()
+            for task in (lost, stop):
+                task.cancel()
+            await asyncio.gather(over, lost, stop, return_exceptions=True)
+
+    async def _wait(self) -> int:
+        """Until the link is lost or somebody ends it: what `-N` does."""
+        lost = asyncio.create_task(self._node.wait_lost(), name="tsh link")
+        stop = asyncio.create_task(self._ended.wait(), name="tsh stop")
+        try:
+            await asyncio.wait([lost, stop], return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                self._tell(await self._way.lost_hop(self._node, self._target.host))
+            return NOT_KNOWN
+        finally:
+            for task in (lost, stop):
+                task.cancel()
+            await asyncio.gather(lost, stop, return_exceptions=True)
+
+    async def _session(self) -> int:
+        target, gone = self._target, asyncio.Event()  # whoever reads our output has gone
+        request = None
+        if target.with_terminal:
+            columns, rows = terminal.terminal_size(terminal.STDIN)
+            modes = terminal.terminal_modes(terminal.STDIN)
+            request = TerminalRequest(os.environ.get("TERM", "xterm"), TerminalSize(columns, rows), modes)
+
+        def show(data: bytes, is_stderr: bool) -> None:
+            if request is not None:
+                self._screen.feed(data)
+            try:
+                terminal.write_all(terminal.STDERR if is_stderr else terminal.STDOUT, data)
+            except OSError:
+                gone.set()
+
+        if target.stream is not None:
+            session = await self._node.stream(target.stream, on_output=show)
+        else:
+            session = await self._node.start(
+                command=target.command,
+                subsystem=target.subsystem or None,
+                terminal=request,
+                environment=target.environment,
+                agent=target.agent,
+                x11=target.x11,
+                on_output=show,
+            )
+        if request is not None:
+            system.on_signals(asyncio.get_running_loop(), ("SIGWINCH",), functools.partial(_resized, session))
+        at_terminal = request is not None and terminal.is_terminal(terminal.STDIN)
+        with contextlib.ExitStack() as stack:
+            raw = stack.enter_context(terminal.raw(terminal.STDIN)) if at_terminal else None
+            typing = Typing(session, self._node, raw, target.escape if at_terminal else None, self._ended)
+            found = await self._until_over(session, gone, typing)
+            cut_off = found is None or (found.status is None and not found.signal)
+            if at_terminal and cut_off and (left := self._screen.restore()):
+                with contextlib.suppress(OSError):
+                    terminal.write_all(terminal.STDOUT, left)
+        if target.stream is not None and found is not None and not self._node.lost:
+            return 0
+        return exit_status(found, await self._told(found) if cut_off else "")
+
+    async def _told(self, found: RemoteExit | None) -> str:
+        if found is None:
+            return ""
+        return await self._way.lost_hop(self._node, self._target.host)
+
+    async def _until_over(self, session: RemoteSession, gone: asyncio.Event, typing: Typing) -> RemoteExit | None:
+        """The session's end; None when it was ended from this side."""
+        if self._target.no_input:
+            session.write_eof()
+        work = None if self._target.no_input else asyncio.create_task(typing.run(), name="tsh input")
+        over = asyncio.create_task(session.wait(), name="tsh session")
+        stops = [asyncio.create_task(event.wait(), name="tsh stop") for event in (gone, self._ended)]
+        try:
+            await asyncio.wait([over, *stops], return_when=asyncio.FIRST_COMPLETED)
+            return over.result() if over.done() else None
+        finally:
+            session.close()
+            tasks = [task for task in (work, over, *stops) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _resized(session: RemoteSession) -> None:
@@ -149,36 +341,9 @@ def _resized(session: RemoteSession) -> None:
     session.resize(TerminalSize(columns, rows))
 
 
-async def _send_input(session: RemoteSession) -> None:
-    """Copies stdin to the session until its end."""
-    try:
-        waits = system.has_to_be_waited_for(terminal.STDIN)
-    except OSError:
-        session.write_eof()
-        return
-    while True:
-        if waits and system.LOOPS_TELL:
-            await system.readable(terminal.STDIN)
-        try:
-            if waits and not system.LOOPS_TELL:
-                data = await system.read_in_thread(terminal.STDIN, _CHUNK)
-            else:
-                data = os.read(terminal.STDIN, _CHUNK)
-        except BlockingIOError:
-            continue
-        except OSError:  # the terminal is gone
-            data = b""
-        if not data:
-            session.write_eof()
-            return
-        session.write(data)
-        await session.drain()
-        if not waits:
-            await asyncio.sleep(0)  # a file is always ready; others get their turn
-
-
-def exit_status(found: RemoteExit | None) -> int:
-    """What tsh exits with. A signal or a lost connection is told on stderr and gives 255, as with ssh."""
+def exit_status(found: RemoteExit | None, hop: str = "") -> int:
+    """What tsh exits with. A signal or a lost connection is told on stderr and gives 255, as with ssh; `hop` says
+    which connection was lost."""
     if found is None:
         return NOT_KNOWN
     if found.status is not None:
@@ -187,7 +352,7 @@ def exit_status(found: RemoteExit | None) -> int:
         message = f": {found.message}" if found.message else ""
         terminal.say(f"tsh: the command was ended by signal {_word(found.signal)}{_word(message)}\n")
         return NOT_KNOWN
-    terminal.say(f"tsh: {_word(found.message) or 'the connection was lost'}\n")
+    terminal.say(f"tsh: {_word(hop or found.message) or 'the connection was lost'}\n")
     return NOT_KNOWN
 
 

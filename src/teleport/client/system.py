@@ -190,6 +190,13 @@ def on_signals(loop: asyncio.AbstractEventLoop, names: tuple[str, ...], call: Ca
             signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(call))
 
 
+def suspend() -> None:
+    """Stops this program, as Ctrl-Z does, until its shell continues it."""
+    import signal
+
+    os.kill(os.getpid(), signal.SIGTSTP)
+
+
 def has_to_be_waited_for(descriptor: int) -> bool:
     """Whether reading may wait for somebody: pipes, sockets and terminals; files and what is closed never do."""
     mode = os.fstat(descriptor).st_mode

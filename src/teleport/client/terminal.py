@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from teleport.client.system import HAS_TERMINAL, termios, tty
+from teleport.client.system import HAS_TERMINAL, suspend, termios, tty
 
 # What of our terminal's settings the other side is told (RFC 4254 section 8), by name in `termios`.
 _CHARACTERS = {
@@ -61,12 +61,26 @@ def terminal_size(descriptor: int) -> tuple[int, int]:
     return size.columns or 80, size.lines or 24
 
 
+class Raw:
+    """A terminal whose every key goes through as it is."""
+
+    def __init__(self, descriptor: int, before: object) -> None:
+        self._descriptor = descriptor
+        self._before = before
+
+    def suspend(self) -> None:
+        """Puts the terminal back, stops this program until it is continued, and goes on as before."""
+        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
+        suspend()
+        tty.setraw(self._descriptor, termios.TCSADRAIN)
+
+
 @contextmanager
-def raw(descriptor: int) -> Iterator[None]:
+def raw(descriptor: int) -> Iterator[Raw]:
     """Every key goes through as it is; restored at the end."""
-    with _restored(descriptor):
+    with _restored(descriptor) as before:
         tty.setraw(descriptor, termios.TCSADRAIN)
-        yield
+        yield Raw(descriptor, before)
 
 
 @contextmanager
@@ -78,10 +92,10 @@ def keys_only(descriptor: int) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(descriptor: int) -> Iterator[None]:
+def _restored(descriptor: int) -> Iterator[object]:
     before = termios.tcgetattr(descriptor)
     try:
-        yield
+        yield before
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 

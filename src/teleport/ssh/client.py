@@ -28,8 +28,10 @@ from asyncssh.session import SSHClientSession
 from teleport import __version__
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.pki.sshformat import parse_certificate
+from teleport.ssh.client_forwards import ForwardPath, Forwards, described
 from teleport.ssh.packets import DataPath, PacketPath, key_exchanges
-from teleport.ssh.surface import CIPHERS, MACS, SIGNATURES, TerminalRequest, TerminalSize
+from teleport.ssh.surface import CIPHERS, MACS, SIGNATURES, KeepAlive, TerminalRequest, TerminalSize
+from teleport.wire.forward_spec import End, SocketEnd, TcpEnd
 
 HostCheck = Callable[[bytes], None]  # gets the raw host certificate; raises `TeleportError` when it is not believed
 
@@ -38,8 +40,8 @@ _HOST_CERTIFICATES = tuple(
 )
 _WINDOW = 2 * 1024 * 1024  # bytes
 _PACKET = 32 * 1024
-_KEEPALIVE_SECONDS = 15.0
-_KEEPALIVE_COUNT = 3
+KEEPALIVE = KeepAlive(15.0, 3)
+_ANSWER_SECONDS = 3.0  # in which a proxy that is there answers, whatever became of the host behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class _Owner(SSHClient):
             self.lost.set_result(exc)
 
 
-class _Connection(PacketPath, SSHClientConnection):
+class _Connection(PacketPath, ForwardPath, SSHClientConnection):
     """Believes host certificates by our own check, and nothing else."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: SSHClientConnectionOptions, check: HostCheck) -> None:
@@ -107,11 +109,14 @@ class _SessionChannel(DataPath, SSHClientChannel[bytes]):
 class SshClient:
     """An authenticated connection to a server."""
 
-    def __init__(self, connection: _Connection, owner: _Owner, key: ClientKey, outer: SshClient | None) -> None:
+    def __init__(
+        self, connection: _Connection, owner: _Owner, key: ClientKey, outer: SshClient | None, keepalive: KeepAlive
+    ) -> None:
         self._connection = connection
         self._owner = owner
         self._key = key
         self._outer = outer
+        self._keepalive = keepalive
 
     @property
     def banners(self) -> Sequence[str]:
@@ -134,17 +139,21 @@ class SshClient:
                 what, then = _told(error.reason, f"the proxy does not lead to {host}")
                 raise ConnectionProblem(what, hint=then) from error
 
-        return await _authenticate(open_tunnel, host, login, self._key, check, self)
+        return await _authenticate(open_tunnel, host, login, self._key, check, self, self._keepalive)
 
     async def start(
         self,
         *,
         command: str | None = None,
+        subsystem: str | None = None,
         terminal: TerminalRequest | None = None,
         environment: Mapping[str, str] | None = None,
+        agent: str = "",
+        x11: bool = False,
         on_output: Callable[[bytes, bool], None],
     ) -> RemoteSession:
-        """Starts a command, or a shell. `on_output(data, is_stderr)` gets the output from the event loop.
+        """Starts a command, a subsystem, or a shell. `on_output(data, is_stderr)` gets the output from the event loop.
+        `agent` is the socket of the agent that the host may ask; `x11` offers this machine's display.
 
         Raises `AccessDenied` when the server refuses it, `ConnectionProblem` when the connection is lost.
         """
@@ -154,21 +163,22 @@ class SshClient:
         session = RemoteSession(channel, on_output)
         encoded = {name.encode(): value.encode() for name, value in (environment or {}).items()}
         size = terminal.size if terminal else TerminalSize(0, 0)
+        connection.agent = SocketEnd(agent) if agent else None
         try:
             await channel.create(
                 lambda: session._deliveries,
                 command,
-                None,
+                subsystem,
                 encoded,
                 terminal is not None,
                 terminal.term if terminal else None,
                 (size.columns, size.rows, size.width, size.height),
                 _modes(terminal.modes) if terminal else {},
-                False,
+                x11,
                 None,
                 None,
                 False,
-                False,
+                bool(agent),
             )
         except asyncssh.ChannelOpenError as error:
             if self.lost:
@@ -178,6 +188,46 @@ class SshClient:
         except (asyncssh.Error, OSError) as error:
             raise ConnectionProblem(f"the connection was lost: {error}", hint="try again") from error
         return session
+
+    async def stream(self, end: End, *, on_output: Callable[[bytes, bool], None]) -> RemoteSession:
+        """A connection that the host makes to `end`. Raises `ConnectionProblem`."""
+        connection = self._connection
+        channel: Any = connection.create_tcp_channel() if isinstance(end, TcpEnd) else connection.create_unix_channel()
+        session = RemoteSession(channel, on_output)
+        where = (end.host, end.port, "127.0.0.1", 0) if isinstance(end, TcpEnd) else (end.path,)
+        try:
+            await channel.connect(lambda: session._deliveries, *where)
+        except asyncssh.ChannelOpenError as error:
+            what, then = _told(error.reason, "it is refused")
+            raise ConnectionProblem(f"the host does not lead to {end}: {what}", hint=then) from error
+        return session
+
+    def forwards(self, tell: Callable[[str], None]) -> Forwards:
+        """What listens for this connection, here and there. `tell` gets what a person should know."""
+        self._connection.create_task(self._connection.measure_delay())
+        return Forwards(self._connection, tell)
+
+    @property
+    def delay(self) -> float:
+        """Seconds there and back, 0 as long as nobody has measured it."""
+        return self._connection.delay or 0.0
+
+    def channels(self) -> list[str]:
+        """What is open over this connection, a line each."""
+        return [described(channel) for channel in self._connection._channels.values()]
+
+    def exchange_keys(self) -> None:
+        """Makes new keys for both directions."""
+        self._connection._send_kexinit()
+
+    async def answers(self, seconds: float = _ANSWER_SECONDS) -> bool:
+        """Whether the other end still says something when asked."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._connection._make_global_request(b"keepalive@openssh.com")
+        except TimeoutError:
+            return False
+        return not self.lost
 
     @property
     def lost(self) -> bool:
@@ -189,11 +239,11 @@ class SshClient:
         error = await asyncio.shield(self._owner.lost)
         return str(error) if error is not None else ""
 
-    async def close(self) -> None:
-        """Closes this connection, and the one it goes through."""
+    async def close(self, *, alone: bool = False) -> None:
+        """Closes this connection and, unless `alone`, the one it goes through."""
         self._connection.close()
         await self._connection.wait_closed()
-        if self._outer is not None:
+        if self._outer is not None and not alone:
             await self._outer.close()
 
 
@@ -255,6 +305,11 @@ class RemoteSession:
         if not self._done.done():
             self._channel.change_terminal_size(size.columns, size.rows, size.width, size.height)
 
+    def send_break(self) -> None:
+        """Sends a break, which serial consoles know."""
+        if not self._done.done():
+            self._channel.send_break(1000)
+
     def signal(self, name: str) -> None:
         """Sends a signal (`INT`, `TERM`, ...) to the remote process group."""
         if not self._done.done():
@@ -284,7 +339,13 @@ class RemoteSession:
 
 
 async def connect(
-    address: tuple[str, int], *, login: str, key: ClientKey, check: HostCheck, seconds: float = 20.0
+    address: tuple[str, int],
+    *,
+    login: str,
+    key: ClientKey,
+    check: HostCheck,
+    seconds: float = 20.0,
+    keepalive: KeepAlive = KEEPALIVE,
 ) -> SshClient:
     """Connects and logs in. Raises `ConnectionProblem`, `AccessDenied`, or what `check` raised."""
 
@@ -295,7 +356,7 @@ async def connect(
     name = f"{address[0]}:{address[1]}"
     try:
         async with asyncio.timeout(seconds):
-            return await _authenticate(open_socket, name, login, key, check, None)
+            return await _authenticate(open_socket, name, login, key, check, None, keepalive)
     except TimeoutError as error:
         raise ConnectionProblem(f"{name} does not answer within {seconds:g} s", hint="check the address") from error
 
@@ -307,9 +368,10 @@ async def _authenticate(
     key: ClientKey,
     check: HostCheck,
     outer: SshClient | None,
+    keepalive: KeepAlive,
 ) -> SshClient:
     loop = asyncio.get_running_loop()
-    options = _options(name, login, key)
+    options = _options(name, login, key, keepalive)
     waiter: asyncio.Future[None] = loop.create_future()
     options.waiter = waiter
     connection = _Connection(loop, options, check)
@@ -336,7 +398,7 @@ async def _authenticate(
         if not waiter.done() or waiter.cancelled() or waiter.exception() is not None:
             waiter.cancel()
             connection.abort()
-    return SshClient(connection, cast(_Owner, connection.get_owner()), key, outer)
+    return SshClient(connection, cast(_Owner, connection.get_owner()), key, outer, keepalive)
 
 
 def _told(said: str, otherwise: str) -> tuple[str, str]:
@@ -350,7 +412,7 @@ def _banners(options: Any) -> list[str]:
     return owner.banners if isinstance(owner, _Owner) else []
 
 
-def _options(host: str, login: str, key: ClientKey) -> Any:
+def _options(host: str, login: str, key: ClientKey, keepalive: KeepAlive) -> Any:
     """Everything explicit: asyncssh reads no file, asks no agent and takes no name from the environment."""
     owner = _Owner()
     private = asyncssh.import_private_key(key.private_key)
@@ -379,8 +441,8 @@ def _options(host: str, login: str, key: ClientKey) -> Any:
         gss_host=None,
         pkcs11_provider=None,
         x509_trusted_certs=None,
-        keepalive_interval=_KEEPALIVE_SECONDS,
-        keepalive_count_max=_KEEPALIVE_COUNT,
+        keepalive_interval=keepalive.seconds,
+        keepalive_count_max=keepalive.count,
         login_timeout=0,
     )
     # asyncssh would try the key without its certificate too, which no server of ours takes.

@@ -35,7 +35,7 @@ def ls(flags: Flags, labels: str, verbose: bool, form: str, cluster: str) -> Non
 
     wanted = parse_labels(labels)
     found: Access = access(flags, cluster)
-    _only_own(found)
+    only_own(found)
     with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
         listed = list_nodes(client)
     nodes = [pair for pair in listed if pair[0].matches(wanted)]
@@ -119,7 +119,8 @@ def _cut(text: str) -> str:
     return text if len(text) <= MAX_CELL else text[: MAX_CELL - 1] + "…"
 
 
-def _only_own(found: Access) -> None:
+def only_own(found: Access) -> None:
+    """Raises `NotFound` for a cluster whose hosts this one's auth does not list."""
     if found.cluster != found.credentials.cluster:
         raise NotFound(f"the cluster {found.cluster} is not known here", hint="tsh clusters")
 
