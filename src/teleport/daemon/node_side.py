@@ -23,6 +23,7 @@ from teleport.clock import Clock
 from teleport.daemon.config.values import NodeConfig as NodeSettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
+from teleport.daemon.host_logins import pam_settings
 from teleport.daemon.node_spool import NodeSpool, spool_full
 from teleport.daemon.remote import RemoteRecordings
 from teleport.daemon.view import View
@@ -117,6 +118,7 @@ class NodeSide:
                 address=address,
                 web_proxy=web_proxy,
                 permit_user_env=settings.permit_user_env,
+                pam=pam_settings(settings.pam),
                 connections=connections,
             ),
             certificates=view,

@@ -205,12 +205,16 @@ def build_environment(
     term: str | None,
     tty: str | None,
     file_env: Iterable[tuple[str, str]] = (),
+    pam_env: Iterable[tuple[str, str]] = (),
 ) -> dict[str, str]:
-    """The whole environment of a session. Later rows win: file, client, account, node."""
+    """The whole environment of a session. Later rows win: file, client, PAM, account, node;
+    of the account's only PATH gives way to PAM's, as under sshd."""
     environment = dict(file_env)
     environment.update(filter_environment(client_env)[0])
     environment.pop("TERM", None)  # a terminal brings its own, and without a terminal there is none
-    environment.update(USER=name, LOGNAME=name, HOME=home, SHELL=shell, PATH=path)
+    from_pam = {key: value for key, value in pam_env if _NAME.match(key) and key != "TERM"}
+    environment.update(from_pam)
+    environment.update(USER=name, LOGNAME=name, HOME=home, SHELL=shell, PATH=from_pam.get("PATH") or path)
     environment.update(
         (key, value) for key, value in session_env if key in SESSION_NAMES and _clean(key, value) and value
     )

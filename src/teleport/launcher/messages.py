@@ -21,7 +21,7 @@ import os
 import socket
 from typing import Any
 
-from teleport.launcher.values import Exit, Kind, LauncherRefused, Pty, Reason, SpawnRequest
+from teleport.launcher.values import Exit, Kind, LauncherRefused, PamRequest, Pty, Reason, SpawnRequest
 
 VERSION = 1
 HAND_OVER = b"\x01S"  # version 1, a session
@@ -90,6 +90,8 @@ def encode_request(request: SpawnRequest) -> bytes:
         session_env=request.session_env,
         pty=None if pty is None else [pty.term, pty.width, pty.height, pty.xpixel, pty.ypixel, pty.modes.hex()],
         permit_user_env=request.permit_user_env,
+        pam=None if request.pam is None else [request.pam.service, request.pam.auth, request.pam.environment],
+        client=request.client,
         hold=request.hold,
     )
 
@@ -104,6 +106,10 @@ def decode_request(packet: bytes) -> SpawnRequest:
         if fields["pty"] is not None:
             term, width, height, xpixel, ypixel, modes = fields["pty"]
             pty = Pty(term, width, height, xpixel, ypixel, bytes.fromhex(modes))
+        pam = None
+        if fields["pam"] is not None:
+            service, auth, variables = fields["pam"]
+            pam = PamRequest(service, auth, tuple((name, value) for name, value in variables))
         return SpawnRequest(
             login=fields["login"],
             kind=Kind(fields["kind"]),
@@ -112,6 +118,8 @@ def decode_request(packet: bytes) -> SpawnRequest:
             session_env=tuple((name, value) for name, value in fields["session_env"]),
             pty=pty,
             permit_user_env=fields["permit_user_env"],
+            pam=pam,
+            client=fields["client"],
             hold=fields["hold"],
         )
     except (KeyError, TypeError) as error:

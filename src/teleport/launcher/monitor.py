@@ -11,9 +11,9 @@ reports how it ended. Then it sees to it that nothing outlives what it should:
     ENDING    "kill", or (before KEEPING) the        no process left: finished; not to be killed: stuck
               daemon's or the launcher's end closed
 
-ENDING sends HUP, TERM and CONT to every descendant, waits `GRACE`, then kills until no child is left. PAM, once there
-is a configuration for it, belongs here: `pam_open_session` before the fork, `pam_close_session` before the exit, in the
-one process that is root, is the session's own, and lives as long as the session.
+ENDING sends HUP, TERM and CONT to every descendant, waits `GRACE`, then kills until no child is left. PAM is called
+here: `pam_open_session` before the fork, `pam_close_session` before the exit, in the one process that is root, is the
+session's own, and lives as long as the session. What its modules did to this process stays: it serves no other session.
 """
 
 from __future__ import annotations
@@ -30,16 +30,23 @@ import struct
 import sys
 import termios
 import time
+from dataclasses import replace
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from teleport.launcher import accounts, environment, messages, modes, processes, session
-from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, Pty, Reason, SpawnRequest
+from teleport.launcher.login_records import LoginRecords
+from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, PamRequest, Pty, Reason, SpawnRequest
+
+if TYPE_CHECKING:
+    from teleport.launcher.pam import PamSession as Pam
 
 GRACE = 0.4  # seconds between asking a session's processes to end and killing them
 _ROUND = 0.02  # seconds between two rounds of killing
 _PATIENCE = 5.0  # seconds; a process that cannot be killed (stuck in the kernel) is then left to the launcher
 _PIPE_BYTES = 262_144
+PROMPT_SECONDS = 120  # for an answer to what PAM asks
+_RECORDS = LoginRecords()
 IDLE_TITLE = "teleport: waiting for a session"
 
 
@@ -56,6 +63,7 @@ class Outcome(Enum):
 
     FINISHED = auto()  # no process of it is left: the monitor may serve another
     LET_GO = auto()  # released processes live on, for init to reap
+    SPENT = auto()  # as finished, but modules of PAM have changed this process
     STUCK = auto()  # something could not be killed: the launcher goes on trying
 
 
@@ -64,23 +72,30 @@ def run(sock: socket.socket, life: int, wake: int, host: session.Host) -> Outcom
 
     `life` is a pipe's read end that closes when the launcher ends; `wake` turns readable at each SIGCHLD.
     """
+    monitor = _Monitor(sock, life, wake)
+    try:
+        outcome = _run(monitor, sock, host)
+    finally:
+        monitor.close()
+    return Outcome.SPENT if outcome is Outcome.FINISHED and monitor.used_pam else outcome
+
+
+def _run(monitor: _Monitor, sock: socket.socket, host: session.Host) -> Outcome:
     try:
         packet, _ = messages.receive(sock)
         if not packet:
             return Outcome.FINISHED
-        request = messages.decode_request(packet)
-        monitor = _Monitor(sock, life, wake)
-        if not monitor.start(request, host):
+        if not monitor.start(messages.decode_request(packet), host):
             return Outcome.FINISHED
     except LauncherRefused as refusal:
-        _send(sock, messages.encode_refusal(refusal))
+        monitor.refuse(refusal)
         return Outcome.FINISHED
     except (ValueError, OSError, termios.error) as error:
         code = error.args[0] if isinstance(error, OSError | termios.error) and error.args else None
         scarce = code in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
         reason = Reason.LIMIT if scarce else Reason.BAD_REQUEST if isinstance(error, ValueError) else Reason.FAILED
         text = f"The session could not be prepared: {error}"
-        _send(sock, messages.encode_refusal(LauncherRefused(reason, text, hint="try again; see the node's host")))
+        monitor.refuse(LauncherRefused(reason, text, hint="try again; see the node's host"))
         return Outcome.FINISHED
     return monitor.serve()
 
@@ -153,9 +168,14 @@ class _Monitor:
         self._child = 0
         self._report = -1
         self._ours: tuple[int, ...] = ()
+        self._theirs: tuple[int, ...] = ()
         self._tty: str | None = None
         self._uid = -1
         self._ending_since = 0.0
+        self._told = False  # "started" was sent
+        self._pam: Pam | None = None
+        self._recorded = False  # in utmp
+        self.used_pam = False
 
     def start(self, request: SpawnRequest, host: session.Host) -> bool:
         """Looks the account up and forks the child; `LauncherRefused`, `OSError` or `termios.error` when it cannot.
@@ -165,14 +185,18 @@ class _Monitor:
         account = accounts.find_account(request.login, now=time.time())
         processes.set_title(f"teleport: session of {account.name}")
         self._uid = account.uid
-        if request.pty is not None:
-            master, slave, self._tty = open_terminal(request.pty, account.uid, host.tty_group)
-            self._ours = (master,)
-            theirs: tuple[int, ...] = (slave,)
-        else:
-            self._ours, theirs = _open_pipes(account.uid, account.gid)
         if request.hold and not self._held():
             return False
+        if request.pty is not None:
+            master, slave, self._tty = open_terminal(request.pty, account.uid, host.tty_group)
+            self._ours, self._theirs = (master,), (slave,)
+        else:
+            self._ours, self._theirs = _open_pipes(account.uid, account.gid)
+        opened = session.Opened()
+        if request.pam is not None:
+            account, opened = self._open_pam(request.pam, request.client, account)
+        if self._tty is not None and os.geteuid() == 0:
+            opened = self._record(account, request.client, opened)
         self._report, report = os.pipe()
         os.set_blocking(self._report, False)
         processes.set_subreaper(True)
@@ -181,10 +205,99 @@ class _Monitor:
         monitor = os.getpid()
         self._child = os.fork()
         if self._child == 0:
-            session.run(account, request, host, session.Streams(theirs, self._tty), report, monitor)
-        for descriptor in (*theirs, report):
+            streams = session.Streams(self._theirs, self._tty)
+            session.run(account, request, host, streams, report, monitor, opened)
+        for descriptor in (*self._theirs, report):
             os.close(descriptor)
+        self._theirs = ()
         return True
+
+    def _open_pam(
+        self, request: PamRequest, client: str, account: accounts.Account
+    ) -> tuple[accounts.Account, session.Opened]:
+        """Opens the session of PAM; the account with the groups that modules gave it, and what the child gets."""
+        from teleport.launcher import pam  # only hosts that use it load it
+
+        if os.geteuid() != 0:
+            raise LauncherRefused(Reason.NOT_PRIVILEGED, "PAM is on, and this node does not run as root")
+        pam.check_variables(request.environment)
+        self.used_pam = True
+        os.setgroups(account.groups)  # modules add to them
+        former = os.umask(0o022)
+        ask = pam.nobody_to_ask
+        if request.auth and self._tty is not None:
+            self._tell_started(os.getpid())  # the client sees the terminal, and so what is asked there
+            ask = self._ask
+        self._pam = pam.PamSession(request, user=account.name, tty=self._tty, host=client, ask=ask)
+        self._pam.open()
+        mask = os.umask(former)
+        account = replace(account, groups=tuple(os.getgroups()))
+        return account, session.Opened(self._pam.environment(), mask, self._pam.said, motd=False)
+
+    def _ask(self, prompt: str, shown: bool) -> str | None:
+        """Asks at the terminal: a line of up to 1024 bytes; None when the session is to end."""
+        (terminal,) = self._theirs
+        former = termios.tcgetattr(terminal)
+        attributes = termios.tcgetattr(terminal)
+        attributes[3] = (attributes[3] | termios.ICANON | termios.ISIG) & ~termios.ECHO
+        if shown:
+            attributes[3] |= termios.ECHO
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, attributes)
+        try:
+            os.write(terminal, os.fsencode(prompt))
+            poll = select.poll()
+            for descriptor in (terminal, self._sock.fileno(), self._life):
+                poll.register(descriptor, select.POLLIN)
+            ready = dict(poll.poll(1000 * PROMPT_SECONDS))
+            if terminal not in ready or len(ready) > 1:
+                return None  # nobody answered, or the daemon has a word: it can only be that the session is to end
+            line = os.read(terminal, 1024)
+            if not shown:
+                os.write(terminal, b"\n")
+            return os.fsdecode(line).removesuffix("\n") if line else None
+        finally:
+            termios.tcsetattr(terminal, termios.TCSAFLUSH, former)
+
+    def _record(self, account: accounts.Account, client: str, opened: session.Opened) -> session.Opened:
+        """Puts the login into utmp, wtmp and lastlog."""
+        assert self._tty is not None
+        last = _RECORDS.log_in(account.name, account.uid, self._tty, client, os.getpid(), time.time())
+        self._recorded = True
+        if last is None:
+            return opened
+        when = time.strftime("%a %b %e %H:%M:%S %Y", time.localtime(last.seconds))
+        place = f" from {last.host}" if last.host else ""
+        return replace(opened, greeting=f"{opened.greeting}Last login: {when}{place}\n")
+
+    def close(self) -> None:
+        """Takes back what was opened for the session as a whole. Idempotent."""
+        if self._recorded and self._tty is not None:
+            self._recorded = False
+            _RECORDS.log_out(self._tty, os.getpid(), time.time())
+        if self._pam is not None:
+            closing, self._pam = self._pam, None
+            closing.close()
+
+    def refuse(self, refusal: LauncherRefused) -> None:
+        """Tells the daemon, or the user on a terminal that is shown already."""
+        if not self._told:
+            _send(self._sock, messages.encode_refusal(refusal))
+            return
+        for descriptor in self._theirs:
+            with contextlib.suppress(OSError):
+                os.write(descriptor, os.fsencode(f"{refusal.message}\n"))
+            os.close(descriptor)
+        self._theirs = ()
+        _send(self._sock, messages.encode_exit(Exit(255)))
+
+    def _tell_started(self, pid: int) -> None:
+        if self._told:
+            return
+        self._told = True
+        _send(self._sock, messages.encode("started", pid=pid, tty=self._tty), self._ours)
+        for descriptor in self._ours:
+            os.close(descriptor)
+        self._ours = ()
 
     def _held(self) -> bool:
         """Says which process this is, and waits for the word to go on; False when none comes.
@@ -251,11 +364,9 @@ class _Monitor:
         if refusal:
             with contextlib.suppress(ChildProcessError):  # reaped already
                 os.waitpid(self._child, 0)  # it exits right after its report
-            _send(self._sock, refusal)
+            _send(self._sock, messages.encode_exit(Exit(255)) if self._told else refusal)
             return False
-        _send(self._sock, messages.encode("started", pid=self._child, tty=self._tty), self._ours)
-        for descriptor in self._ours:
-            os.close(descriptor)
+        self._tell_started(self._child)
         if self._state is State.STARTING:
             self._state = State.RUNNING
         return True
@@ -283,6 +394,7 @@ class _Monitor:
             self._end()
         elif kind == "release" and self._state is State.ENDED:
             self._state = State.KEEPING
+            self.close()
             processes.set_title("teleport: left behind by a session")
         elif kind == "signal" and fields.get("name") in SIGNALS and self._state is State.RUNNING:
             with contextlib.suppress(OSError):  # no process for it: a signal is a wish

@@ -21,6 +21,8 @@ from teleport.launcher.values import Kind, LauncherRefused, Reason, SpawnRequest
 
 _UMASK = 0o022
 _OPEN_FILES = 1024  # the soft limit that programs expect (select); the hard limit stays what the service manager gave
+_MOTD = "/etc/motd"
+_MOST_MOTD = 65_536  # bytes
 _OOM_SCORE = "/proc/self/oom_score_adj"
 
 
@@ -37,6 +39,17 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """What the monitor has prepared: variables, file mode mask and greeting. A mask is that of PAM's modules, which
+    then also have a say in how many files may be open."""
+
+    environment: tuple[tuple[str, str], ...] = ()
+    umask: int | None = None
+    greeting: str = ""  # for a login shell on a terminal
+    motd: bool = True  # whether the message of the day is shown there: not where PAM shows it
+
+
+@dataclass(frozen=True, slots=True)
 class Streams:
     """The child's side: a terminal's slave end and name, or three pipe ends."""
 
@@ -44,10 +57,18 @@ class Streams:
     tty: str | None
 
 
-def run(account: Account, request: SpawnRequest, host: Host, streams: Streams, report: int, monitor: int) -> NoReturn:
+def run(
+    account: Account,
+    request: SpawnRequest,
+    host: Host,
+    streams: Streams,
+    report: int,
+    monitor: int,
+    opened: Opened,
+) -> NoReturn:
     """Becomes the user's program, or reports a refusal on `report` and exits."""
     try:
-        _become(account, request, host, streams, report, monitor)
+        _become(account, request, host, streams, report, monitor, opened)
     except LauncherRefused as refusal:
         os.write(report, messages.encode_refusal(refusal))
     except Exception as error:
@@ -64,7 +85,13 @@ def run(account: Account, request: SpawnRequest, host: Host, streams: Streams, r
 
 
 def _become(
-    account: Account, request: SpawnRequest, host: Host, streams: Streams, report: int, monitor: int
+    account: Account,
+    request: SpawnRequest,
+    host: Host,
+    streams: Streams,
+    report: int,
+    monitor: int,
+    opened: Opened,
 ) -> NoReturn:
     if os.geteuid() == 0 and host.oom_score is not None:
         with contextlib.suppress(OSError), open(_OOM_SCORE, "w", encoding="ascii") as file:
@@ -73,10 +100,13 @@ def _become(
     for number in host.signals:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.umask(_UMASK)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if opened.umask is None:
+        os.umask(_UMASK)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    else:
+        os.umask(opened.umask)
     _drop_privileges(account)
     # Set after the change of credentials, which clears it; then the parent is looked at, in case it went before.
     processes.set_death_signal(signal.SIGKILL)
@@ -88,6 +118,8 @@ def _become(
         os.chdir("/")
         text = f"Could not change to the home directory {account.home}: {error.strerror}; starting in /\n"
         os.write(2, text.encode(errors="surrogateescape"))
+    if request.kind is Kind.SHELL and streams.tty is not None:
+        _greet(account.home, opened)
     shell = os.path.basename(account.shell)
     arguments = [f"-{shell}"] if request.kind is Kind.SHELL else [shell, "-c", request.command]
     variables = environment.build_environment(
@@ -99,9 +131,23 @@ def _become(
         session_env=request.session_env,
         term=request.pty.term if request.pty is not None else None,
         tty=streams.tty,
+        pam_env=opened.environment,
         file_env=environment.read_user_file(account.home) if request.permit_user_env else (),
     )
     os.execve(account.shell, arguments, variables)  # noqa: S606 - the shell is from the account, never from the client
+
+
+def _greet(home: str, opened: Opened) -> None:
+    """When the account was last logged in, and the message of the day; nothing with `~/.hushlogin`, as under sshd."""
+    if os.path.exists(os.path.join(home, ".hushlogin")):
+        return
+    text = opened.greeting.encode(errors="surrogateescape")
+    if opened.motd:
+        with contextlib.suppress(OSError), open(_MOTD, "rb") as file:
+            text = file.read(_MOST_MOTD) + text
+    with contextlib.suppress(OSError):
+        while text:
+            text = text[os.write(1, text) :]
 
 
 def _take_streams(streams: Streams, report: int) -> None:

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     NOT_PRIVILEGED = "not_privileged"  # the daemon is an ordinary user, and this is another one's login
     BAD_REQUEST = "bad_request"  # malformed or too long
     LIMIT = "limit"  # the host is out of processes, descriptors or memory
+    PAM = "pam"  # a stack of PAM refused
     FAILED = "failed"  # a step before exec failed
     LAUNCHER_GONE = "launcher_gone"  # the launcher process has ended: no session can be started any more
 
@@ -63,13 +64,22 @@ class Pty:
 
 
 @dataclass(frozen=True, slots=True)
+class PamRequest:
+    """The file of /etc/pam.d that a session goes by, and what its modules see. `auth`: the auth stack, too."""
+
+    service: str
+    auth: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SpawnRequest:
     """One session's process.
 
     `command` counts for `Kind.EXEC` only. `client_env` is what `filter_environment` kept of what the client sent (it is
     filtered again). `session_env` holds the `SSH_*` names that the node sets. With `permit_user_env`, the account's
-    `~/.tsh/environment` is read as that user. With `hold`, the monitor names itself and waits for a word before it
-    forks anything: whoever watches it has begun then.
+    `~/.tsh/environment` is read as that user. `client` is the client's address, for PAM and the records of logins. With
+    `hold`, the monitor names itself and waits for a word before it forks anything: whoever watches it has begun then.
     """
 
     login: str
@@ -79,6 +89,8 @@ class SpawnRequest:
     session_env: tuple[tuple[str, str], ...] = ()
     pty: Pty | None = None
     permit_user_env: bool = False
+    pam: PamRequest | None = None
+    client: str = ""
     hold: bool = False
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from teleport.launcher.values import SpawnRequest
 from teleport.node.facts import Facts
 from teleport.node.needs import NodeConfig
+from teleport.node.pam import pam_request
 from teleport.node.programs import Asked, Program
 
 
@@ -34,4 +35,6 @@ def spawn_request(facts: Facts, config: NodeConfig, program: Program, asked: Ask
         session_env=session_env,
         pty=asked.pty,
         permit_user_env=config.permit_user_env,
+        pam=pam_request(config.pam, facts.user, facts.login) if config.pam is not None else None,
+        client=str(client.host),
     )

@@ -13,6 +13,7 @@ from teleport.authz.decision import Policy
 from teleport.errors import TeleportError
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.launcher.values import Exit, SpawnRequest
+from teleport.node.pam import PamSettings
 from teleport.recording.format import RecordingHeader
 from teleport.resources.lock import Lock
 from teleport.resources.mfa_lease import MfaLease
@@ -31,6 +32,7 @@ class NodeConfig:
     web_proxy: str = ""  # for SSH_SESSION_WEBPROXY_ADDR, host:port
     recording_mode: str = "node"
     permit_user_env: bool = False
+    pam: PamSettings | None = None  # None: off
     unproved: int = 1000  # connections that have not authenticated yet
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     limits: ServerLimits = field(default_factory=ServerLimits)

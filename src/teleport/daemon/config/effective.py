@@ -29,6 +29,7 @@ from teleport.daemon.config.values import (
     LogConfig,
     ManagedResource,
     NodeConfig,
+    Pam,
     ProxyConfig,
     ServiceRole,
     SessionLimits,
@@ -328,6 +329,9 @@ def _node_config(
         port_forwarding=section.port_forwarding,
         recording_quota=section.recording_quota_mib << 20,
         enhanced_recording=_enhanced(section),
+        pam=Pam(section.pam.service_name, section.pam.use_pam_auth, tuple(section.pam.environment.items()))
+        if section.pam.enabled
+        else None,
     )
 
 

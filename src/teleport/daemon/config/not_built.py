@@ -56,7 +56,6 @@ NOT_BUILT: Final = (
     NotBuilt("db_service.enabled", _on, _SERVICE.format("database")),
     NotBuilt("proxy_service.kubernetes.enabled", _on, _SERVICE.format("Kubernetes")),
     NotBuilt("proxy_service.acme.enabled", _on, f"no, and https_keypairs: {_LATER}"),
-    NotBuilt("ssh_service.pam.enabled", _on, f"no: {_LATER}"),
     NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
     NotBuilt("auth_service.session_recording", _in("proxy", "proxy-sync"), f"node, node-sync or off: {_LATER}"),
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),

@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from teleport.daemon.config import forms, ports
+from teleport.resources.lexer import BadSyntax
+from teleport.resources.template import Matcher, is_template, parse_template
 from teleport.resources.values import CommandLabel, HostPort
 from teleport.resources.yaml_document import Node, Problems
-from teleport.resources.yaml_readers import boolean, integer, key, matching, one_of, some_text, text_map
+from teleport.resources.yaml_readers import boolean, integer, key, matching, one_of, text_map
 
 
 def _power_of_two(value: str) -> int:
@@ -22,6 +25,14 @@ def _power_of_two(value: str) -> int:
     return pages
 
 
+def _file_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
+        raise ValueError
+    return value
+
+
+_service: Final = matching("the name of a file, without a path", _file_name)
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _pages: Final = matching("a number of pages that is a power of 2", _power_of_two)
 
 
@@ -30,7 +41,7 @@ class Pam:
     """`ssh_service.pam`."""
 
     enabled: bool = key(boolean, False, "open a PAM session for each SSH session")
-    service_name: str = key(some_text, "sshd", "file under /etc/pam.d")
+    service_name: str = key(_service, "sshd", "file under /etc/pam.d")
     use_pam_auth: bool = key(boolean, False, "run the auth stack too")
     environment: Mapping[str, str] = key(
         text_map, forms.NOTHING, "variables for PAM; values may use {{external.trait}}"
@@ -89,3 +100,14 @@ class SshSection:
 
 def check_ssh(section: SshSection, node: Node, problems: Problems) -> None:
     forms.check_labels(node, problems)
+    pam = node.get("pam")
+    variables = pam.get("environment") if pam is not None else None
+    for name, value in variables.entries() if variables is not None else ():
+        if not _VARIABLE.fullmatch(name):
+            value.problem(problems, "a name of letters, digits and _", found=repr(name))
+        elif is_template(value.value):
+            try:
+                if isinstance(parse_template(value.value), Matcher):
+                    raise BadSyntax("a match has no value")
+            except BadSyntax as error:
+                value.problem(problems, f"text, or a template such as {{{{external.email}}}}: {error}")

@@ -141,6 +141,15 @@ class ProxyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Pam:
+    """Sessions of PAM."""
+
+    service: str
+    auth: bool
+    environment: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EnhancedRecording:
     """Watching sessions in the kernel; buffers in pages for each processor."""
 
@@ -160,6 +169,7 @@ class NodeConfig:
     port_forwarding: bool
     recording_quota: int  # bytes; 0 is none
     enhanced_recording: EnhancedRecording | None = None  # None: off
+    pam: Pam | None = None  # None: off
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,140 @@
+"""Sessions and the accounts of their host, by a real daemon: PAM, the records of logins, `teleport status` (T53)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.cluster.cluster_accounts import UnixAccount
+
+from teleport.testing.cluster import BIN, NODE, Cluster, Person, plain_environment, run, wait_until
+
+USER = """kind: user
+version: v2
+metadata: {{name: paula}}
+spec: {{roles: [paula], traits: {{team: [core, red], empty: []}}}}
+"""
+ROLE = """kind: role
+version: v4
+metadata: {{name: paula}}
+spec: {{allow: {{logins: [{login}, root], node_labels: {{'*': '*'}}}}}}
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    cluster: Cluster
+    person: Person
+    login: str
+    service: Path
+    log: Path
+
+    @property
+    def target(self) -> str:
+        return f"{self.login}@{NODE}.{self.cluster.name}"
+
+
+def allow(host: Host, account: str = "required pam_permit.so") -> None:
+    host.service.write_text(
+        f"account {account}\n"
+        f"session required pam_exec.so {host.log.parent}/tell\n"
+        "session optional pam_echo.so greetings\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory, unix_account: UnixAccount) -> Iterator[Host]:
+    if not Path("/etc/pam.d").is_dir():
+        pytest.skip("this host has no PAM (/etc/pam.d)")
+    service = Path(f"/etc/pam.d/tp-{uuid.uuid4().hex[:8]}")
+    folder = tmp_path_factory.mktemp("accounts")
+    script, log = folder / "tell", folder / "told"
+    script.write_text(f'#!/bin/sh\necho "$PAM_TYPE $PAM_USER $TELEPORT_USERNAME [$TEAM] [$EMPTY] [$FIXED]" >>{log}\n')
+    script.chmod(0o755)
+    cluster = Cluster(folder / "cluster")
+    cluster.config["ssh_service"]["pam"] = {
+        "enabled": True,
+        "service_name": service.name,
+        "environment": {"TEAM": "t-{{external.team}}", "EMPTY": "{{external.empty}}", "FIXED": "as it is"},
+    }
+    cluster.write()
+    try:
+        made = Host(cluster, Person(cluster, "paula", folder / "home"), unix_account.name, service, log)
+        allow(made)
+        with cluster:
+            cluster.tctl("create", "-f", "-", stdin=ROLE.format(login=unix_account.name)).ok()
+            person = cluster.add_person("paula", roles=["paula"], logins=[])
+            cluster.tctl("create", "-f", "-", stdin=USER.format()).ok()
+            person.log_in()
+            yield Host(cluster, person, unix_account.name, service, log)
+    finally:
+        service.unlink(missing_ok=True)
+
+
+def test_a_session_goes_through_the_stacks_with_the_users_traits(host: Host) -> None:
+    allow(host)
+    ran = host.person.ssh(host.target, "echo $TEAM; echo $TELEPORT_ROLES; id -un").ok()
+    assert ran.stdout.splitlines() == ["t-core t-red", "paula", host.login]
+    rest = f"{host.login} paula [t-core t-red] [] [as it is]"
+    wait_until("PAM's session is closed", lambda: len(host.log.read_text().splitlines()) == 2)
+    assert host.log.read_text().splitlines() == [f"open_session {rest}", f"close_session {rest}"]
+
+
+def test_a_refusal_of_pam_is_told_and_on_record(host: Host) -> None:
+    allow(host, "required pam_deny.so")
+    mark = f"m{uuid.uuid4().hex[:8]}"
+    ran = host.person.ssh(host.target, f"touch /tmp/{mark}")
+    assert ran.status != 0
+    assert "PAM refuses the login (account)" in ran.stderr
+    assert not Path(f"/tmp/{mark}").exists()
+    end = wait_until(
+        "the end is on record",
+        lambda: next((e for e in host.cluster.events("--type=session.end") if mark in str(e["initial_command"])), None),
+    )
+    assert end["reason"].startswith("not started: PAM refuses the login (account)")
+
+
+def test_a_shell_is_greeted_and_its_login_is_on_the_hosts_records(host: Host) -> None:
+    allow(host)
+    host.person.ssh("-tt", host.target, "true").ok()  # a login before, where the host keeps lastlog
+    kept = Path("/var/log/lastlog").exists() and Path("/var/log/wtmp").exists() and shutil.which("last")
+    said = host.person.ssh("-tt", host.target, stdin="exit\n").stdout
+    assert "greetings" in said
+    if not kept:
+        pytest.skip("this host keeps no wtmp and lastlog, or has no `last`: the greeting alone was looked at")
+    assert "Last login: " in said
+    last = run("last", "-f", "/var/log/wtmp", host.login, environment=plain_environment(host.cluster.folder))
+    assert len([line for line in last.stdout.splitlines() if line.startswith(host.login[:8])]) == 2
+
+
+def test_teleport_status_names_the_session_that_it_runs_in(host: Host) -> None:
+    """As root, who can read the program wherever it is installed."""
+    allow(host)
+    target = f"root@{NODE}.{host.cluster.name}"
+    text = host.person.ssh(target, f"{BIN / 'teleport'} status; {BIN / 'teleport'} status --format=json").ok().stdout
+    shown, _, rest = text.partition("{")
+    facts = json.loads("{" + rest)
+    (start,) = [e for e in host.cluster.events("--type=session.start") if "status" in str(e["initial_command"])]
+    assert facts["session_id"] == start["sid"]
+    assert (facts["user"], facts["cluster"], facts["login"]) == ("paula", host.cluster.name, "root")
+    for word in ("paula", host.cluster.name, start["sid"]):
+        assert word in shown
+
+
+def test_a_node_without_the_stacks_does_not_start_and_says_so(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    cluster.config["ssh_service"]["pam"] = {"enabled": True, "service_name": "tp-there-is-none"}
+    cluster.write()
+    done = run(BIN / "teleport", "start", "--config", cluster.config_path, environment=plain_environment(tmp_path))
+    assert done.status == 1
+    wanted = (
+        "there is no file of that name in /etc/pam.d" if os.geteuid() == 0 else "only root may open sessions of PAM"
+    )
+    assert wanted in done.stderr
+    assert "Traceback" not in done.stderr
