@@ -147,6 +147,11 @@ WHO_MAY: dict[str, str] = {
     "search_events": "user auditor admin",  # the preset `access` reads events, as the reference says
     "verify_events": "user auditor admin",
     "list_recordings": "user auditor admin",  # a user's list holds the own sessions
+    "track_sessions": "node",
+    "running_sessions": "user editor auditor admin",  # each sees what it may join or list
+    "hold_connection": "node proxy admin",
+    "renew_connections": "node proxy admin",
+    "release_connections": "node proxy admin",
     "read_recording": "auditor admin",  # and a user the own ones, which the missing one here is not
     "recording_offset": HOSTS,
     "append_recording": HOSTS,
@@ -270,6 +275,14 @@ class Asking:
                 return m.ListRecordingsRequest()
             case "read_recording" | "recording_offset":
                 return m.RecordingRequest(sid=str(uuid.uuid4()))
+            case "track_sessions":
+                return m.TrackSessionsRequest(epoch="1", sessions=[])
+            case "hold_connection":
+                return m.HoldConnectionRequest(id=str(uuid.uuid4()), user="person", most=100)
+            case "renew_connections":
+                return m.RenewConnectionsRequest(places=[])
+            case "release_connections":
+                return m.ReleaseConnectionsRequest(places=[])
             case "append_recording":
                 return m.AppendRecordingRequest(sid=str(uuid.uuid4()), offset=0)
             case "create_backup":

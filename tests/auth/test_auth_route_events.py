@@ -44,6 +44,10 @@ CHANGES_WITHOUT_EVENT = {
     "heartbeat": "presence: one every minute of every host; joining and leaving have events",
     "withdraw": "presence of the caller itself, which writes service.stop",
     "intake": "it is the way of events itself",
+    "track_sessions": "what session.start, session.join and their ends told of already; it lapses by itself",
+    "hold_connection": "a count that lapses by itself; who is turned away has session.rejected from the node",
+    "renew_connections": "likewise",
+    "release_connections": "likewise",
     "append_recording": "pieces of a recording; session.upload follows when it is whole",
     "store_mfa_lease": "always refused: leases are made by proving a second factor",
     "store_proxy": "always refused: proxies announce themselves",
@@ -60,6 +64,7 @@ CHANGES_WITHOUT_EVENT = {
     "verify_events": "reads the log and answers; POST because it takes long",
 }
 READS_WITHOUT_EVENT = {
+    "running_sessions",
     "cluster_ca",
     "status",
     "who_am_i",

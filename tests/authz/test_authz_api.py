@@ -90,7 +90,10 @@ MATRIX: dict[str, tuple[Identity, set[str]]] = {
     "admin host": (host(SystemRole.ADMIN), {f"{verb}:{kind}" for kind in Kind for verb in Verb}),
     "node": (
         host(SystemRole.NODE),
-        HOST_RO | cells(RW, "node", "tunnel", "semaphore") | cells("create update", "event", "ssh_session"),
+        HOST_RO
+        | cells(RW, "node", "tunnel", "semaphore")
+        | cells("create update", "event", "ssh_session")
+        | cells("update", "session_tracker"),
     ),
     "auth": (
         host(SystemRole.AUTH),

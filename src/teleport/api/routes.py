@@ -312,6 +312,25 @@ COMPLETE_RECORDING = _route(
     m.CompleteRecordingRequest, m.RecordingOffset,
 )  # fmt: skip
 
+# --- sessions that run
+TRACK_SESSIONS = _route(
+    "track_sessions", "PUT /sessions", Verb.UPDATE, "session_tracker", (), m.TrackSessionsRequest, m.Done
+)
+RUNNING_SESSIONS = _route("running_sessions", "GET /sessions", Verb.LIST, "session", (), m.Empty, m.RunningSessions)
+
+# --- connections that are counted
+HOLD_CONNECTION = _route(
+    "hold_connection", "POST /connections", Verb.CREATE, "semaphore", (), m.HoldConnectionRequest, m.ConnectionHeld
+)
+RENEW_CONNECTIONS = _route(
+    "renew_connections", "PUT /connections", Verb.UPDATE, "semaphore", (),
+    m.RenewConnectionsRequest, m.RenewedConnections,
+)  # fmt: skip
+RELEASE_CONNECTIONS = _route(
+    "release_connections", "POST /connections/release", Verb.DELETE, "semaphore", (),
+    m.ReleaseConnectionsRequest, m.Done,
+)  # fmt: skip
+
 # --- backups
 CREATE_BACKUP = _route(
     "create_backup",

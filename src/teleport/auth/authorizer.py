@@ -52,6 +52,7 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.SESSION_CERT.name,
         routes.READ_RECORDING.name,
         routes.LIST_RECORDINGS.name,
+        routes.RUNNING_SESSIONS.name,
         routes.ADD_USER.name,
         routes.UPDATE_USER.name,
         routes.RESET_USER.name,
@@ -206,6 +207,10 @@ class Authorizer:
 
     async def locks(self) -> Sequence[Lock]:
         return await self._state.locks()
+
+    async def policy(self, identity: UserIdentity) -> Policy:
+        """The roles that decide about a user, and what of the cluster's settings concerns calls."""
+        return await self._policy(identity)
 
     async def _policy(self, identity: Identity) -> Policy:
         if not isinstance(identity, UserIdentity):

@@ -53,8 +53,10 @@ from teleport.auth.rotation import Rotations
 from teleport.auth.rotation_driver import RotationDriver
 from teleport.auth.rotation_plan import RotationPlans
 from teleport.auth.server import Caller, build_app
+from teleport.auth.session_control import SessionControl
 from teleport.auth.session_factor import SessionFactor
 from teleport.auth.session_mfa import SessionSecondFactors
+from teleport.auth.session_trackers import SessionTrackers
 from teleport.auth.settings import Settings
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.auth.tokens import Tokens
@@ -155,6 +157,7 @@ class AuthService:
         self.rotation_driver = RotationDriver(state, self.rotations, self._lease)
         self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
         certificates = Certificates(state, self.authorizer)
+        trackers, control = SessionTrackers(state, self.authorizer), SessionControl(state)
         agentless = Agentless(state, self.authorizer)
         self._handlers: Mapping[str, Any] = {
             routes.CLUSTER_CA.name: self.cluster_api.ca,
@@ -213,6 +216,11 @@ class AuthService:
             routes.RECORDING_OFFSET.name: self._evidence.offset,
             routes.APPEND_RECORDING.name: self._evidence.append,
             routes.COMPLETE_RECORDING.name: self._evidence.complete,
+            routes.TRACK_SESSIONS.name: trackers.track,
+            routes.RUNNING_SESSIONS.name: trackers.running,
+            routes.HOLD_CONNECTION.name: control.hold,
+            routes.RENEW_CONNECTIONS.name: control.renew,
+            routes.RELEASE_CONNECTIONS.name: control.release,
             routes.CREATE_BACKUP.name: Backups(
                 state, self._intake, emitter, self._recordings, config.audit_directory, config.node_name
             ).create,

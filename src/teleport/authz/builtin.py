@@ -59,7 +59,10 @@ BUILTIN: Mapping[SystemRole, Grants] = {
     # Admin is not here: it may do everything, which `api` says in so many words.
     SystemRole.AUTH: _grants(((Kind.AUTH_SERVER,), RW), ((Kind.EVENT, Kind.SSH_SESSION), _ADD), *_AS_NODE_READS),
     SystemRole.NODE: _grants(
-        ((Kind.NODE, Kind.TUNNEL, Kind.SEMAPHORE), RW), ((Kind.EVENT, Kind.SSH_SESSION), _ADD), *_AS_NODE_READS
+        ((Kind.NODE, Kind.TUNNEL, Kind.SEMAPHORE), RW),
+        ((Kind.EVENT, Kind.SSH_SESSION), _ADD),
+        ((Kind.SESSION_TRACKER,), (Verb.UPDATE,)),
+        *_AS_NODE_READS,
     ),
     SystemRole.PROXY: _grants(
         (

@@ -31,6 +31,7 @@ class Locked:
     nodes: Sequence[str] = ()  # UUID and names of one host
     mfa_device: str = ""
     serial: str = ""  # of the certificate shown
+    session: str = ""  # UUID of one that runs
     login_serial: str = ""  # of the login that a certificate for one session came from: what ends that ends this
 
 
@@ -70,6 +71,7 @@ def find_lock(locks: Iterable[Lock], subject: Locked, now: datetime) -> Lock | N
             or (target.login and target.login == subject.login)
             or (target.node and canonical_host(target.node) in nodes)
             or (target.mfa_device and target.mfa_device == subject.mfa_device)
+            or (target.session and target.session == subject.session)
             or (target.serial and target.serial in (subject.serial, subject.login_serial))
         ):
             return lock

@@ -363,6 +363,7 @@ class Daemon:
         announcers.append(announcer)
         self._tasks.start(side.recover_again(), "recovery of recordings")
         self._tasks.start(_labels(side), "labels")
+        self._tasks.start(side.teller.run(), "running sessions")
         self._tasks.start(LockAge(view, side.service.reconsider).run(), "age of locks")
         self._tasks.start(revocations.keep(view, clients[role], host.data_dir), "revocation list")
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))

@@ -21,11 +21,13 @@ from teleport.audit.events import RecordingGap, SessionEnd, new_event
 from teleport.backend.interface import Event, Put
 from teleport.clock import Clock
 from teleport.daemon.config.values import NodeConfig as NodeSettings
+from teleport.daemon.connection_count import RemoteControl
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.host_logins import pam_settings
 from teleport.daemon.node_spool import NodeSpool, spool_full
 from teleport.daemon.remote import RemoteRecordings
+from teleport.daemon.session_telling import SessionTeller
 from teleport.daemon.view import View
 from teleport.errors import TeleportError
 from teleport.identity import SystemRole
@@ -34,6 +36,7 @@ from teleport.launcher.client import Launcher
 from teleport.node.dynamic_labels import HostLabels
 from teleport.node.needs import NodeConfig
 from teleport.node.service import NodeService
+from teleport.node.tracking import tracked
 from teleport.recording import upload_folders
 from teleport.recording.recovery import RecoveredRecording, RecoveryReport, recover
 from teleport.recording.trust import signer
@@ -124,6 +127,7 @@ class NodeSide:
             certificates=view,
             rules=view,
             present=view.present,
+            control=RemoteControl(client),
             labels=self.labels,
             launcher=launcher,
             recordings=self.spool,
@@ -132,6 +136,9 @@ class NodeSide:
             host_keys=[host_key(held)],
             watcher=watcher,
         )
+        registry = self.service.tools.registry
+        self.teller = SessionTeller(client, host.epoch, lambda: tracked(registry))
+        registry.changed = self.teller.changed
 
     def lease_changed(self, event: Event) -> None:
         """A lease of a second factor came into view or went out of it."""

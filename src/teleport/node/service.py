@@ -13,17 +13,19 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 from msgspec.structs import replace as replace_fields
 
-from teleport.audit.events import AuthFailed
+from teleport.audit.events import AuthFailed, SessionRejected
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.authz.joining import JoinPermit, LetIn, RunningSession, evaluate_join
+from teleport.authz.locks import Locked, find_lock
 from teleport.authz.session_mfa import may_come
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
 from teleport.clock import Clock
-from teleport.errors import AccessDenied
+from teleport.errors import AccessDenied, LimitExceeded, TeleportError
 from teleport.identity import UserIdentity
 from teleport.kernel.watcher import Watcher
 from teleport.node.channel_table import SURFACE
@@ -40,6 +42,7 @@ from teleport.node.needs import (
     Recordings,
     Rules,
 )
+from teleport.node.places import Control, NoControl, Place, Places
 from teleport.node.tools import Registry, Tools
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
@@ -79,9 +82,11 @@ class NodeService(SshService):
         new_id: Callable[[], UUID] = uuid4,
         watcher: Watcher | None = None,
         present: Callable[[UserIdentity], UserIdentity | None] = lambda identity: identity,
+        control: Control | None = None,
     ) -> None:
         """`present` gives what of an identity still holds (its user may have lost roles since); None: nothing.
-        `watcher` sees what sessions do, for enhanced recording; None: it is off."""
+        `watcher` sees what sessions do, for enhanced recording; None: it is off.
+        `control` counts the connections of users whose roles limit them; without it those users do not get in."""
         super().__init__(
             SURFACE, config.limits, host_keys, Slots(config.unproved, "node ssh", limits=config.connections)
         )
@@ -106,6 +111,7 @@ class NodeService(SshService):
         self._strangers = Heard()
         self.users = Users(config.connections)
         self._connections: set[NodeConnection] = set()
+        self._places = Places(control or NoControl(), self.in_background)
         self._news = asyncio.Event()  # what decisions rest on has changed
 
     def _protocol(self, peer: Peer, slot: Slot) -> asyncio.Protocol:
@@ -199,15 +205,40 @@ class NodeService(SshService):
                     decision = self.decide(facts)
         return decision
 
-    def connected(self, facts: Facts, permit: SSHAccessPermit) -> NodeConnection:
-        """A connection with a permit; it is listed until it ends."""
-        connection = NodeConnection(self.tools, facts, permit, self._left, decisions=self)
+    def connected(self, facts: Facts, permit: SSHAccessPermit, place: Place | None = None) -> NodeConnection:
+        """A connection with a permit; it is listed until it ends, and holds `place` for so long."""
+        connection = NodeConnection(self.tools, facts, permit, partial(self._left, place), decisions=self)
         self._connections.add(connection)
+        if place is not None:
+            place.gone = connection.disconnect
         return connection
 
-    def _left(self, connection: NodeConnection) -> None:
+    async def count(self, facts: Facts, permit: SSHAccessPermit) -> Place | Refusal | None:
+        """A place for one more connection of the user, None where there is no limit; else why not, which is on record.
+
+        Where nobody can count, nobody with a limit is let in.
+        """
+        if not permit.max_connections:
+            return None
+        try:
+            return await self._places.enter(permit.user, permit.max_connections)
+        except LimitExceeded:
+            now, most = self.clock.now(), permit.max_connections
+            await self.emitter.emit(facts.event(SessionRejected, now, reason="max_connections", max=most))
+            return Refusal(f"Your roles allow {most} connections at the same time. Next: end one of them.")
+        except TeleportError as error:
+            self.failed(facts, f"connections cannot be counted: {error.message}")
+            return Refusal("Your connections are limited, and cannot be counted now. Next: try again later.")
+
+    def uncount(self, place: Place | None) -> None:
+        """A connection that holds a place is over, or did not come to be."""
+        if place is not None:
+            self._places.leave(place)
+
+    def _left(self, place: Place | None, connection: NodeConnection) -> None:
         assert connection.facts.user is not None, "only a known user gets a connection"
         self._connections.discard(connection)
+        self.uncount(place)
         self.users.leave(connection.facts.user.name)
 
     def reconsider(self) -> None:
@@ -218,6 +249,10 @@ class NodeService(SshService):
         The others go on under the terms of the new permit.
         """
         self._tell_who_waits()
+        locks, now = self.rules.locks(), self.clock.now()
+        for session in self.tools.registry:
+            if find_lock(locks, Locked(session=str(session.sid)), now) is not None:
+                session.end("an administrator ended it")
         for connection in list(self._connections):
             self._reconsider(connection)
 
@@ -308,10 +343,20 @@ class _Gate:
         if isinstance(decision, AccessDenial):
             service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")
             return Refusal.told(decision.public, decision.hint)
+        place = await service.count(facts, decision)
+        if isinstance(place, Refusal):
+            return place
+        if place is not None:  # that took time: what has changed meanwhile counts
+            decision = service.decide(facts)
+            if isinstance(decision, AccessDenial):
+                service.uncount(place)
+                service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")
+                return Refusal.told(decision.public, decision.hint)
         if not service.users.enter(identity.name):
+            service.uncount(place)
             service.failed(facts, f"more than {service.users.most} users at the same time")
             return Refusal.told("This node serves as many people as it may.", "try again later")
-        return service.connected(facts, decision)
+        return service.connected(facts, decision, place)
 
     def failed(self, login: str, reason: str) -> None:
         self._service.failed(self._facts(None, login), reason)

@@ -116,6 +116,11 @@ class Session:
         return self._program.shown
 
     @property
+    def missing(self) -> str:
+        """Who has to be in it and is not, for people to read."""
+        return self._moderation.told
+
+    @property
     def held(self) -> bool:
         """Whether it stands still, for want of people who have to be in it."""
         return self._moderation.held

@@ -170,12 +170,6 @@ class NetworkingConfig(Value, frozen=True, kw_only=True):
         spec, default, found = self.spec, NetworkingSpec(), []
         if spec.web_idle_timeout != default.web_idle_timeout:
             found.append(FieldWarning("spec.web_idle_timeout", "browsers have no sessions yet that could be idle"))
-        if spec.session_control_timeout != default.session_control_timeout:
-            found.append(
-                FieldWarning(
-                    "spec.session_control_timeout", "connections of a user are not counted yet (max_connections)"
-                )
-            )
         return tuple(found)
 
 

@@ -49,6 +49,7 @@ class Kind(StrEnum):
     EVENT = "event"
     SESSION = "session"
     SSH_SESSION = "ssh_session"
+    SESSION_TRACKER = "session_tracker"
     WEB_SESSION = "web_session"
     WEB_TOKEN = "web_token"  # noqa: S105 - a kind, not a secret
     APP_SESSION = "app_session"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal
 
 from teleport.resources.metadata import Finding, Metadata, Moment, Value, shown, text_findings
 
-TARGETS = ("user", "role", "login", "node", "mfa_device", "serial")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+TARGETS = ("user", "role", "login", "node", "mfa_device", "serial", "session")
 
 
 class LockTarget(Value, frozen=True, kw_only=True):
@@ -20,6 +22,7 @@ class LockTarget(Value, frozen=True, kw_only=True):
     node: str = ""  # UUID or name
     mfa_device: str = ""
     serial: str = ""  # of a certificate, decimal, as ssh-keygen -L prints it
+    session: str = ""  # UUID of a session that runs
 
     @property
     def kind(self) -> str:
@@ -60,6 +63,9 @@ class Lock(Value, frozen=True, kw_only=True):
         serial = self.spec.target.serial
         if serial and not (serial.isascii() and serial.isdecimal() and str(int(serial[:64])) == serial):
             yield Finding(("spec", "target", "serial"), shown(serial), "a serial number, decimal: tctl certs ls")
+        session = self.spec.target.session
+        if session and not _UUID.fullmatch(session):
+            yield Finding(("spec", "target", "session"), shown(session), "a session's id: tctl sessions ls")
         yield from text_findings(("spec", "message"), self.spec.message)
         if self.spec.expires is not None and self.spec.expires.tzinfo is None:
             yield Finding(("spec", "expires"), str(self.spec.expires), "a time with a zone")

@@ -279,7 +279,6 @@ def role_warnings(role: Role) -> tuple[FieldWarning, ...]:
         "forward_agent": options.forward_agent,
         "port_forwarding": options.port_forwarding is True,
         "permit_x11_forwarding": options.permit_x11_forwarding,
-        "max_connections": bool(options.max_connections),
         "cert_format": options.cert_format != "standard",
         "request_access": options.request_access != "optional",
         "request_prompt": bool(options.request_prompt),

@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from teleport.api.messages.certificates import UserCerts
+from teleport.api.messages.sessions import TrackedSession
 
 USERS = "users/"
 USER_SECRETS = "users-secret/"
@@ -25,6 +26,8 @@ AUTH_SERVERS = "auth_servers/"
 AUTHORITIES = "authorities/"
 LOCKS = "locks/"
 MFA_LEASES = "mfa_leases/"
+CONNECTION_PLACES = "semaphores/connection/"  # <user>: places among the user's connections
+SESSION_TRACKERS = "session_trackers/"  # <host>/<epoch>: what a process of a node tells of its sessions
 CLUSTER = "cluster/"
 USER_TOKENS = "user-tokens/"
 HOSTS = "hosts/"
@@ -65,6 +68,27 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
+
+
+class TrackerRecord(Record, frozen=True, kw_only=True):
+    """What one process of a node told of its sessions; it lapses unless it is told again."""
+
+    host_id: str
+    sessions: list[TrackedSession] = []
+
+
+class HeldPlace(Record, frozen=True, kw_only=True):
+    """A counted connection."""
+
+    id: str
+    host_id: str
+    expires: datetime
+
+
+class HeldPlaces(Record, frozen=True, kw_only=True):
+    """The counted connections of one user."""
+
+    places: list[HeldPlace] = []
 
 
 class FactorDevice(Record, frozen=True, kw_only=True):

@@ -25,10 +25,11 @@ from teleport.authz.certificate import certificate_denial
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.ssh import SSHAccessRequest, lease_lifetime, why_second_factor_due
 from teleport.clock import Clock, SystemClock
-from teleport.errors import AccessDenied, TeleportError
+from teleport.errors import AccessDenied, LimitExceeded, TeleportError
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.kernel.watcher import Watcher
 from teleport.node.needs import Launcher, NodeConfig, Recordings
+from teleport.node.places import Place
 from teleport.node.service import NodeService
 from teleport.pki import sshsig
 from teleport.pki.keys import PrivateKey, generate_ed25519, generate_p256
@@ -362,6 +363,37 @@ class LabLeases:
             self._rules.leased.append(MfaLease(metadata=Metadata(name=name, expires=expires), spec=spec))
 
 
+class LabControl:
+    """Counts connections as auth would, in memory (`node.places.Control`)."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self.seconds = seconds
+        self.held: dict[str, str] = {}  # id of the place: user
+        self.away = False
+        self.renewed = 0
+
+    def _there(self) -> None:
+        if self.away:
+            raise TeleportError("auth cannot be reached")
+
+    async def hold(self, place: Place) -> float:
+        self._there()
+        if list(self.held.values()).count(place.user) >= place.most:
+            raise LimitExceeded("as many connections as the roles allow")
+        self.held[place.id] = place.user
+        return self.seconds
+
+    async def renew(self, places: Sequence[Place]) -> tuple[float, frozenset[str]]:
+        self._there()
+        self.renewed += 1
+        return self.seconds, frozenset(place.id for place in places if place.id not in self.held)
+
+    async def release(self, places: Sequence[Place]) -> None:
+        self._there()
+        for place in places:
+            self.held.pop(place.id, None)
+
+
 def listener() -> socket.socket:
     """A bound loopback socket; serving it is somebody else's part."""
     sock = socket.socket()
@@ -388,6 +420,7 @@ class Lab:
     rules: LabRules
     directory: LabDirectory
     leases: LabLeases
+    control: LabControl
 
     def client_config(self, folder: Path, user: LabUser, login: str) -> Path:
         """Writes an OpenSSH configuration with which `ssh -F` reaches the node through the proxy by its name."""
@@ -437,7 +470,7 @@ async def running_lab(
     node_socket, proxy_socket = listener(), listener()
     node_port, proxy_port = node_socket.getsockname()[1], proxy_socket.getsockname()[1]
     directory.rules = rules
-    leases = LabLeases(rules)
+    leases, control = LabLeases(rules), LabControl()
     directory.registered.append(RegisteredNode(str(node_host.host_id), hostname, f"127.0.0.1:{node_port}"))
     config = NodeConfig(authorities.cluster, node_host.host_id, hostname, f"127.0.0.1:{node_port}")
     if limits is not None:
@@ -453,6 +486,7 @@ async def running_lab(
         clock=clock,
         host_keys=[node_host.host_key],
         watcher=watcher,
+        control=control,
     )
     router = SshRouter(
         RouterConfig(authorities.cluster, proxy_host.host_id, "proxy", limits=limits or ServerLimits()),
@@ -484,6 +518,7 @@ async def running_lab(
             rules,
             directory,
             leases,
+            control,
         )
 
 

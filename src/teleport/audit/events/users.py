@@ -87,7 +87,9 @@ class RoleDeleted(ResourceEvent, frozen=True, kw_only=True, tag="role.deleted"):
 class LockCreated(ResourceEvent, frozen=True, kw_only=True, tag="lock.created"):
     """Somebody or something is locked."""
 
-    target: dict[str, str] = field(default_factory=dict)  # what is locked: user, role, login, node, mfa_device, serial
+    target: dict[str, str] = field(
+        default_factory=dict
+    )  # what is locked: user, role, login, node, mfa_device, serial, session
 
 
 class LockDeleted(ResourceEvent, frozen=True, kw_only=True, tag="lock.deleted"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from teleport.cli.tctl.connect import Auth
     from teleport.resources.lock import LockTarget
 
-_ANY = "--user, --role, --login, --node, --mfa-device, --serial"
+_ANY = "--user, --role, --login, --node, --mfa-device, --serial, --session"
 
 
 @click.command("lock", cls=Command)
@@ -29,6 +29,7 @@ _ANY = "--user, --role, --login, --node, --mfa-device, --serial"
 @click.option("--node", default="", metavar="HOST", help="Stop this host, by UUID or name: no session on it.")
 @click.option("--mfa-device", default="", metavar="UUID", help="Stop what was proved with this second factor.")
 @click.option("--serial", default="", metavar="NUMBER", help="Stop this one certificate; see tctl certs revoke.")
+@click.option("--session", default="", metavar="ID", help="End this session; see tctl sessions ls.")
 @click.option("--message", default="", metavar="TEXT", help="Why; for administrators and the audit log.")
 @click.option("--ttl", type=DURATION, metavar="DURATION", help="How long the lock holds; without it, until removed.")
 @click.option("--expires", default="", metavar="TIME", help="When it ends, instead of --ttl: 2024-05-31T12:00:00Z.")
@@ -43,21 +44,22 @@ def lock(
     node: str,
     mfa_device: str,
     serial: str,
+    session: str,
     message: str,
     ttl: float | None,
     expires: str,
     force: bool,
     form: str,
 ) -> None:
-    """Stop a user, role, login, host, second factor or certificate at once: new sessions, certificates and calls are
-    refused, open sessions end. `tctl get locks` lists locks, `tctl rm lock/NAME` lifts one."""
+    """Stop a user, role, login, host, second factor, certificate or session at once: new sessions, certificates and
+    calls are refused, open sessions end. `tctl get locks` lists locks, `tctl rm lock/NAME` lifts one."""
     from teleport.cli.tctl.certs import serial_of
     from teleport.cli.tctl.connect import open_auth
     from teleport.resources.codec import checked, to_json
     from teleport.resources.lock import Lock, LockSpec, LockTarget
     from teleport.resources.metadata import Metadata
 
-    given = {"user": user, "role": role, "login": login, "node": node, "mfa_device": mfa_device}
+    given = {"user": user, "role": role, "login": login, "node": node, "mfa_device": mfa_device, "session": session}
     given["serial"] = serial_of(serial) if serial else ""
     named = {kind: name for kind, name in given.items() if name}
     if len(named) != 1:
@@ -75,6 +77,17 @@ def lock(
         unknown = _unknown(auth, target)  # afterwards: nothing is in the way of a lock
     if unknown:
         render.note(f"warning: {unknown}: the lock stops nobody now. A mistake? tctl rm lock/{made.name}")
+
+
+def make_lock(kind: str, name: str, message: str, ttl: float) -> tuple[str, m.Document]:
+    """The name and the document of a lock on one thing, which holds for so many seconds."""
+    from teleport.resources.codec import checked, to_json
+    from teleport.resources.lock import Lock, LockSpec, LockTarget
+    from teleport.resources.metadata import Metadata
+
+    spec = LockSpec(target=LockTarget(**{kind: name}), message=message, expires=_end(ttl, ""))
+    made = checked(Lock(metadata=Metadata(name=str(uuid.uuid4())), spec=spec))
+    return made.name, m.Document(to_json(made))
 
 
 def _end(ttl: float | None, expires: str) -> datetime | None:

@@ -21,6 +21,8 @@ COMMANDS = {
     "status": ("teleport.cli.tsh.status:status", "Show who you are logged in as"),
     "ls": ("teleport.cli.tsh.nodes:ls", "List the hosts that you may reach"),
     "ssh": ("teleport.cli.tsh.ssh:ssh", "Open a shell or run a command on a host"),
+    "sessions": ("teleport.cli.tsh.sessions:sessions", "List sessions that run now"),
+    "join": ("teleport.cli.tsh.join:join", "Take part in a running session"),
     "mfa": ("teleport.cli.tsh.mfa:mfa", "Manage your second factors"),
     "play": ("teleport.cli.tsh.play:play", "Play a recorded session"),
     "config": ("teleport.cli.tsh.config:config", "Print configuration for OpenSSH"),

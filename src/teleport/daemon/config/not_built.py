@@ -73,7 +73,6 @@ NOT_BUILT: Final = (
     NotBuilt("auth_service.proxy_protocol", _on, _NO_HEADER, False),
     NotBuilt("proxy_service.proxy_protocol", _on, _NO_HEADER, False),
     NotBuilt("auth_service.web_idle_timeout", _any, "is accepted, but browsers have no sessions yet", False),
-    NotBuilt("auth_service.session_control_timeout", _any, "is accepted, but connections are not counted yet", False),
     NotBuilt("auth_service.proxy_checks_host_keys", _any, "is accepted, but proxies cannot record yet", False),
     NotBuilt("version", _in("v2"), "is read like v1: every listener has a default address", False),
     NotBuilt("proxy_service.kube_listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),

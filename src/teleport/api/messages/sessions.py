@@ -1,0 +1,58 @@
+"""Messages about sessions that run: what nodes tell of theirs, and what people may know of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from teleport.api.messages.base import Message, Request
+
+
+class SessionPartyInfo(Request, frozen=True, kw_only=True):
+    """Somebody in a session."""
+
+    user: str
+    mode: str  # observer, peer or moderator
+
+
+class TrackedSession(Request, frozen=True, kw_only=True):
+    """One session in a terminal, as its node tells of it."""
+
+    sid: str
+    user: str
+    login: str
+    roles: list[str]  # of the user when it began
+    started: datetime
+    state: str  # waiting (for people who have to be there), running, standing still
+    command: str = ""  # empty: a shell
+    parties: list[SessionPartyInfo] = []
+    missing: str = ""  # who has to be there and is not
+
+
+class TrackSessionsRequest(Request, frozen=True, kw_only=True):
+    """Every session in a terminal of one process of the calling node; replaces what it told before."""
+
+    epoch: str  # of the process
+    sessions: list[TrackedSession]
+
+
+class RunningSession(Message, frozen=True, kw_only=True):
+    """A session that runs, and what the caller may do in it."""
+
+    sid: str
+    user: str
+    login: str
+    host_id: str
+    hostname: str
+    started: datetime
+    state: str  # waiting, running, standing still
+    interactive: bool = True
+    command: str = ""
+    parties: list[SessionPartyInfo] = []
+    missing: str = ""
+    modes: list[str] = []  # in which the caller may join
+
+
+class RunningSessions(Message, frozen=True, kw_only=True):
+    """The sessions that the caller may join or see, those that began first first."""
+
+    sessions: list[RunningSession]

@@ -1,0 +1,70 @@
+"""`tsh join`: takes part in a session that runs."""
+
+from __future__ import annotations
+
+import click
+
+from teleport.cli import render
+from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_flags
+from teleport.errors import SECOND_FACTOR_DUE, BadRequest, TeleportError
+
+NOT_KNOWN = 255
+
+
+@click.command()
+@click.argument("session", metavar="ID")
+@click.option(
+    "-m",
+    "--mode",
+    type=click.Choice(["observer", "peer", "moderator"]),
+    default=None,
+    help="what you do there; without it peer in a session of your own, else the least that you may",
+)
+@cluster_option
+@takes_flags
+def join(flags: Flags, session: str, mode: str | None, cluster: str) -> int:
+    """Take part in a running session. ID: as tsh sessions ls shows it.
+
+    An observer watches, a peer types along, a moderator watches and may end it with t. Ctrl-C lets go of a session in
+    which you do not type.
+    """
+    try:
+        return _join(flags, session, mode or "", cluster)
+    except TeleportError as error:
+        render.report(error, "tsh", as_json_object=False)
+        return NOT_KNOWN
+
+
+def _join(flags: Flags, sid: str, mode: str, cluster: str) -> int:
+    import asyncio
+    import gc
+    import sys
+
+    from teleport.client import system
+    from teleport.client.cluster import auth_client
+    from teleport.client.joining import find_session, target_of
+    from teleport.client.session import run
+    from teleport.recording.format import canonical_uuid
+
+    canonical_uuid(sid)
+    if not system.HAS_TERMINAL and sys.stdin.isatty():
+        raise BadRequest(
+            "tsh cannot drive a terminal on this system", hint=f"ssh -t -o SetEnv=TELEPORT_SESSION={sid} HOST"
+        )
+    found = access(flags, cluster)
+    with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
+        target = target_of(find_session(client, sid), mode, with_terminal=sys.stdin.isatty())
+    gc.freeze()
+    gc.enable()
+    sys.stdout.flush()
+    try:
+        return asyncio.run(run(found, target, now()))
+    except TeleportError as error:  # raised before it began
+        if SECOND_FACTOR_DUE not in error.message:
+            raise
+    from teleport.cli.tsh.prompts import second_factor
+    from teleport.client.session_mfa import for_session
+
+    render.note("tsh: joining this session needs a second factor")
+    marked = for_session(found, target.host, 0, target.login, now(), second_factor(found.web))
+    return asyncio.run(run(marked, target, now()))

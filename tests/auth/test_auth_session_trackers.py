@@ -1,0 +1,164 @@
+"""Which running sessions auth knows of, and whom it tells (threats T27, T34, T47)."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.errors import AccessDenied, BadRequest
+from teleport.identity import SystemRole
+from teleport.resources.codec import to_json
+from teleport.resources.joining import JoinMode, JoinPolicy
+from teleport.resources.metadata import Metadata
+from teleport.resources.role import Conditions, Role, RoleSpec, Rule
+from teleport.resources.server import Server, ServerSpec
+from teleport.testing.auth import Credentials, RunningAuth, running_auth
+from teleport.testing.clock import FakeClock
+
+START = datetime(2026, 11, 28, tzinfo=UTC)
+LOGINS = {"logins": ["root"]}
+
+
+def told(user: str = "alice", **changes: object) -> m.TrackedSession:
+    one = m.TrackedSession(
+        sid=str(uuid.uuid4()),
+        user=user,
+        login="root",
+        roles=["access"],
+        started=START,
+        state="running",
+        parties=[m.SessionPartyInfo(user=user, mode="peer")],
+    )
+    return msgspec.structs.replace(one, **changes)
+
+
+async def tell(auth: RunningAuth, node: Credentials, *sessions: m.TrackedSession, epoch: str = "1") -> None:
+    await auth.call(node, routes.TRACK_SESSIONS, m.TrackSessionsRequest(epoch=epoch, sessions=list(sessions)))
+
+
+async def seen(auth: RunningAuth, who: Credentials) -> dict[str, list[str]]:
+    """The sessions that somebody sees, and how they may be joined."""
+    found = await auth.call(who, routes.RUNNING_SESSIONS, m.Empty())
+    return {one.sid: one.modes for one in found.sessions}
+
+
+async def role(auth: RunningAuth, name: str, **conditions: object) -> None:
+    made = Role(metadata=Metadata(name=name), spec=RoleSpec(allow=Conditions(**conditions)))  # type: ignore[arg-type]
+    request = m.StoreRequest(item=m.Document(to_json(made)))
+    await auth.call(await auth.admin(), routes.STORE["role"], request)
+
+
+async def node_named(auth: RunningAuth, name: str) -> Credentials:
+    node = await auth.host(SystemRole.NODE)
+    server = Server(
+        kind="node",
+        metadata=Metadata(name=node.host_id, labels={"env": "prod"}),
+        spec=ServerSpec(addr="192.0.2.1:22", hostname=name, epoch="1"),
+    )
+    await auth.call(node, routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(server))))
+    return node
+
+
+async def test_each_sees_what_they_may_join_or_list(tmp_path: Path) -> None:
+    """Own sessions, those that join_sessions opens on hosts that one may enter, those that a rule shows; else none."""
+    policy = JoinPolicy(roles=("access",), kinds=("ssh",), modes=(JoinMode.OBSERVER,))
+    async with running_auth(tmp_path) as auth:
+        node = await node_named(auth, "web-1")
+        await role(auth, "watch", join_sessions=(policy,))
+        where = 'contains(session.participants, "carol")'
+        await role(auth, "carols", rules=(Rule(resources=("session",), verbs=("list",), where=where),))
+        alice = await auth.user("alice", ["access"], traits=LOGINS)
+        carol_there = [m.SessionPartyInfo(user="alice", mode="peer"), m.SessionPartyInfo(user="carol", mode="observer")]
+        one, two = told(), told(parties=carol_there)
+        await tell(auth, node, one, two)
+        assert await seen(auth, alice) == {sid.sid: ["observer", "peer"] for sid in (one, two)}
+        nobody = {
+            "stranger": await auth.user("mallory", ["access"], traits=LOGINS),
+            "with a join role and no login there": await auth.user("eve", ["watch"], traits=LOGINS),
+        }
+        for who in nobody.values():
+            assert await seen(auth, who) == {}
+        watcher = await auth.user("bob", ["access", "watch"], traits=LOGINS)
+        assert await seen(auth, watcher) == {one.sid: ["observer"], two.sid: ["observer"]}
+        elsewhere = await auth.user("dan", ["access", "watch"], traits={"logins": ["guest"]})
+        assert await seen(auth, elsewhere) == {}, "the session's login is not theirs"
+        by_rule = await auth.user("ruth", ["carols"])
+        assert await seen(auth, by_rule) == {two.sid: []}
+        auditor = await auth.user("audrey", ["auditor"])
+        assert await seen(auth, auditor) == {one.sid: [], two.sid: []}
+        admin = await auth.call(await auth.admin(), routes.RUNNING_SESSIONS, m.Empty())
+        assert [shown.hostname for shown in admin.sessions] == ["web-1", "web-1"], "as presence says, not the teller"
+        for host in (node, await auth.host(SystemRole.PROXY)):
+            with pytest.raises(AccessDenied):
+                await auth.call(host, routes.RUNNING_SESSIONS, m.Empty())
+
+
+async def test_one_process_replaces_what_it_told_and_what_it_does_not_repeat_is_forgotten(tmp_path: Path) -> None:
+    """Keyed by host and epoch: during a restart both processes tell of their own."""
+    async with running_auth(tmp_path) as auth:
+        clock = auth.clock
+        assert isinstance(clock, FakeClock)
+        node, other = await node_named(auth, "a"), await node_named(auth, "b")
+        alice = await auth.user("alice", ["access"], traits=LOGINS)
+        one, two, three, four = told(), told(), told(), told()
+        await tell(auth, node, one, two)
+        await tell(auth, node, three, epoch="2")
+        await tell(auth, other, four)
+        assert set(await seen(auth, alice)) == {sid.sid for sid in (one, two, three, four)}
+        await tell(auth, node, two)
+        await tell(auth, other)
+        assert set(await seen(auth, alice)) == {two.sid, three.sid}
+        clock.advance(90)
+        await tell(auth, node, two)
+        clock.advance(20)
+        assert set(await seen(auth, alice)) == {two.sid}
+
+
+async def test_a_session_that_waits_says_for_whom(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        node = await node_named(auth, "a")
+        await tell(auth, node, told(state="waiting", missing="somebody as moderator (four eyes)"))
+        alice = await auth.user("alice", ["access"], traits=LOGINS)
+        (one,) = (await auth.call(alice, routes.RUNNING_SESSIONS, m.Empty())).sessions
+    assert (one.state, one.missing) == ("waiting", "somebody as moderator (four eyes)")
+    assert one.host_id == node.host_id
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sid": "../../x"}, {"user": "x" * 600}, {"roles": ["r"] * 600}, {"command": "y" * 600}],
+    ids=["id", "user", "roles", "command"],
+)
+async def test_what_no_node_tells_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
+    async with running_auth(tmp_path) as auth:
+        node = await auth.host(SystemRole.NODE)
+        with pytest.raises(BadRequest):
+            await tell(auth, node, msgspec.structs.replace(told(), **wrong))
+        with pytest.raises(BadRequest):
+            await tell(auth, node, told(), epoch="1/../2")
+
+
+async def test_ending_somebodys_session_needs_the_right_to_lock(tmp_path: Path) -> None:
+    """Threat T27: neither the session's own user nor who may see it ends it by its id."""
+    from teleport.resources.lock import Lock, LockSpec, LockTarget
+
+    async with running_auth(tmp_path) as auth:
+        node = await node_named(auth, "a")
+        one = told()
+        await tell(auth, node, one)
+        lock = Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(session=one.sid)))
+        request = m.StoreRequest(item=m.Document(to_json(lock)))
+        for name, roles in (("mallory", ["access"]), ("audrey", ["auditor"])):
+            with pytest.raises(AccessDenied):
+                await auth.call(await auth.user(name, roles), routes.STORE["lock"], request)
+        await auth.call(await auth.user("edith", ["editor"]), routes.STORE["lock"], request)
+        created = await auth.events("lock.created")
+        denied = await auth.events("api.denied", wait_for=2)
+    assert created[0]["target"] == {"session": one.sid}
+    assert {event["route"] for event in denied} == {"store_lock"}
