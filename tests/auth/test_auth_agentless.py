@@ -18,6 +18,9 @@ from tests.pki.test_pki_live_proof import evidence
 
 from teleport.api import messages as m
 from teleport.api import routes
+from teleport.audit.chain import ChainKey, ChainState
+from teleport.audit.events import SessionStart, new_event
+from teleport.backend.interface import PutOp
 from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, PublicKey, generate_ed25519, generate_p256
@@ -28,7 +31,8 @@ from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Options, Role, RoleSpec
 from teleport.resources.server import Server, ServerSpec
-from teleport.testing.auth import Credentials, RunningAuth, present_clock, running_auth
+from teleport.store.records import HOSTS, HostRecord
+from teleport.testing.auth import CLUSTER, Credentials, RunningAuth, present_clock, running_auth
 from teleport.testing.clock import FakeClock
 
 CLIENT = "192.0.2.7"
@@ -378,3 +382,33 @@ async def test_the_authority_is_rotated_when_it_is_named(tmp_path: Path) -> None
             admin, routes.ROTATE, m.RotateRequest(types=[], phase="init", mode="manual", grace_period=3600)
         )
         assert {one.kind for one in reply.authorities} == {"user", "host", "jwt"}
+
+
+async def test_a_proxy_tells_of_hosts_without_a_daemon_and_of_no_others(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        node = await here.auth.host(SystemRole.NODE, name="own")
+        joined = HostRecord(host_id=node.host_id, roles=["Node"], joined=here.auth.clock.now())
+        proxy = HostRecord(host_id=here.proxy.host_id, roles=["Proxy"], joined=here.auth.clock.now())
+        for record in (joined, proxy):
+            await here.auth.service.state.commit([PutOp(HOSTS + record.host_id, record.encode())], events=[])
+
+        def line(emitter: str, epoch: int, server: str) -> m.IntakeRequest:
+            event = new_event(
+                SessionStart,
+                here.auth.clock.now(),
+                str(uuid4()),
+                cluster_name=CLUSTER,
+                sid=str(uuid4()),
+                server_id=server,
+            )
+            chained, _ = ChainState(ChainKey(emitter, epoch)).append(event)
+            return m.IntakeRequest(emitter=emitter, epoch=epoch, lines=[chained.decode()])
+
+        with pytest.raises(AccessDenied, match="another server"):
+            await here.auth.call(here.proxy, routes.INTAKE, line(here.proxy.host_id, 1, node.host_id))
+        with pytest.raises(AccessDenied, match="another server"):
+            await here.auth.call(node, routes.INTAKE, line(node.host_id, 1, here.node))
+        await here.auth.call(here.proxy, routes.INTAKE, line(here.proxy.host_id, 1, here.node))
+        # what comes late, of a host that was removed meanwhile, holds up nothing
+        await here.auth.call(await here.auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=here.node))
+        await here.auth.call(here.proxy, routes.INTAKE, line(here.proxy.host_id, 2, here.node))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import uuid
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from teleport.pki.keys import PrivateKey, generate_ed25519
 from teleport.pki.sshcert import HostCertRequest, issue_host_cert
 from teleport.pki.sshformat import SSHCertificate
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
-from teleport.recording.format import Signature
+from teleport.recording.format import RecordingHeader, Signature
 from teleport.recording.trust import signature_check, signer
 
 CLUSTER = "example.com"
@@ -24,14 +23,15 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 MESSAGE = b"the last hash"
 
 
-def certified(ca: PrivateKey, host_id: str, now: datetime = NOW) -> tuple[PrivateKey, SSHCertificate]:
+def certified(
+    ca: PrivateKey, host_id: str, now: datetime = NOW, role: SystemRole = SystemRole.NODE
+) -> tuple[PrivateKey, SSHCertificate]:
     key = generate_ed25519()
-    return key, issue_host_cert(HostCertRequest(key.public, host_id, SystemRole.NODE, (host_id,)), ca, CLUSTER, now)
+    return key, issue_host_cert(HostCertRequest(key.public, host_id, role, (host_id,)), ca, CLUSTER, now)
 
 
-def header(host_id: str, started: datetime = NOW) -> Any:
-    """What the check reads of a recording's header."""
-    return SimpleNamespace(node_id=host_id, started=started, sid="s1")
+def header(host_id: str, started: datetime = NOW, recorder: str = "") -> RecordingHeader:
+    return RecordingHeader(sid="s1", started=started, user="u", login="l", node_id=host_id, recorder=recorder)
 
 
 def check(ca: PrivateKey, signature: Signature, message: bytes, of: Any) -> None:
@@ -88,3 +88,19 @@ def test_an_impossible_time_in_a_forged_certificate_is_a_refusal_and_no_crash(be
     assert forged.certificate != signature.certificate
     with pytest.raises(TeleportError):
         check(ca, forged, MESSAGE, header(host_id))
+
+
+def test_a_recording_that_a_proxy_made_is_signed_by_that_proxy() -> None:
+    ca, node, proxy = generate_ed25519(), str(uuid.uuid4()), str(uuid.uuid4())
+    made = header(node, recorder=proxy)
+    assert made.made_by == proxy
+    held = certified(ca, proxy, role=SystemRole.PROXY)
+    check(ca, signer(lambda: held)(MESSAGE), MESSAGE, made)
+    other = certified(ca, str(uuid.uuid4()), role=SystemRole.PROXY)
+    a_node = certified(ca, proxy)
+    the_node = certified(ca, node)
+    for wrong in (other, a_node, the_node):
+        with pytest.raises(TeleportError):
+            check(ca, signer(lambda wrong=wrong: wrong)(MESSAGE), MESSAGE, made)  # type: ignore[misc]
+    with pytest.raises(TeleportError):  # nor does a proxy sign in the name of a host's own service
+        check(ca, signer(lambda: held)(MESSAGE), MESSAGE, header(node))

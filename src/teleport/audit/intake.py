@@ -5,7 +5,8 @@ between any two of these steps is repaired by `start` (the store is read on from
 and by the host delivering again. A batch is taken while holding the store's lock: another process of this host may
 take the next one, and what is remembered here is loaded anew when it did. What is refused:
 
-- another emitter than the authenticated host, or an event that names another server (threats T43, T46);
+- another emitter than the authenticated host, or an event that names another server (threats T43, T46), unless that
+  is a plain sshd for which a proxy speaks;
 - an event that only auth can know, from a host (`codes.Origin`);
 - an altered line, another history, a gap (the answer names the expected event), unless a restore lost what is missing;
 - a line that is not written as events are written, has a field of another type, or holds what only auth remarks.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from types import TracebackType
 from typing import Protocol
 
@@ -159,18 +160,28 @@ class Intake:
         return dict(self._heads)
 
     async def intake(
-        self, emitter: str, epoch: int, lines: list[bytes], *, allowed_emitter: str, own: bool = False
+        self,
+        emitter: str,
+        epoch: int,
+        lines: list[bytes],
+        *,
+        allowed_emitter: str,
+        own: bool = False,
+        speaks_for: Collection[str] = (),
     ) -> IntakeAck:
         """Takes lines of one chain in and answers how far it is held; no lines only asks.
 
         `allowed_emitter` is the authenticated host's UUID; `own` is for auth's own emitter, which may write of
-        everything. Raises `AccessDenied` for claims that the host may not make, `BadRequest` for lines that are not
-        events or were altered, `CompareFailed` for a gap or another history; nothing of the batch is kept then.
+        everything; `speaks_for` are servers that have no daemon, of which this host may write. Raises `AccessDenied`
+        for claims that the host may not make, `BadRequest` for lines that are not events or were altered,
+        `CompareFailed` for a gap or another history; nothing of the batch is kept then.
         """
         if emitter != allowed_emitter or not EMITTER_ID.fullmatch(emitter) or not 0 < epoch < 2**63:
             raise AccessDenied(f"host {allowed_emitter} may not deliver events of emitter {emitter[:128]!r}")
         # Once a batch is on its way to the sinks its head must follow, also when the caller hangs up meanwhile.
-        task = asyncio.create_task(self._take(ChainKey(emitter, epoch), lines, own=own), name=f"intake {emitter}")
+        task = asyncio.create_task(
+            self._take(ChainKey(emitter, epoch), lines, own, speaks_for), name=f"intake {emitter}"
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
@@ -180,9 +191,9 @@ class Intake:
         if self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    async def _take(self, key: ChainKey, lines: list[bytes], *, own: bool) -> IntakeAck:
+    async def _take(self, key: ChainKey, lines: list[bytes], own: bool, speaks_for: Collection[str]) -> IntakeAck:
         async with self._locks[key], self._store.lock:
-            head, fresh, lost = self._check(key, lines, own=own)
+            head, fresh, lost = self._check(key, lines, own, speaks_for)
             if fresh:
                 for gap in lost:
                     assert self._gaps is not None, "who knows of a restore tells of what it lost"
@@ -198,7 +209,7 @@ class Intake:
         return IntakeAck(head.seq + 1, head.hash, self.checkpoint, may_skip=self._restored is not None)
 
     def _check(
-        self, key: ChainKey, lines: list[bytes], *, own: bool
+        self, key: ChainKey, lines: list[bytes], own: bool, speaks_for: Collection[str]
     ) -> tuple[Head, list[tuple[Linked, bytes, Event]], list[Lost]]:
         """The head after the batch, its events that are new, and what a restore lost between them."""
         head, restored, lost = self.head(key), self._restored, list[Lost]()
@@ -212,7 +223,7 @@ class Intake:
                 if linked.computed != head.hash:
                     raise CompareFailed(f"{where}: auth holds another event there; the chain has two histories")
                 continue
-            event = self._decode(linked, where, own=own)
+            event = self._decode(linked, where, own, speaks_for)
             gap = restored.gap_before(linked, head, self._heads) if restored is not None and not own else None
             if gap is not None and restored is not None and (not gap.first or restored.may_skip(key, head, event.time)):
                 lost.append(gap)
@@ -237,7 +248,7 @@ class Intake:
             raise BadRequest(f"{where}: altered on its way or on disk, its hash does not fit")
         return linked
 
-    def _decode(self, linked: Linked, where: str, *, own: bool) -> Event:
+    def _decode(self, linked: Linked, where: str, own: bool, speaks_for: Collection[str]) -> Event:
         if not is_canonical(linked.body):
             raise BadRequest(f"{where}: not written as events are written")
         event = REGISTRY.decode(linked.body)
@@ -253,7 +264,7 @@ class Intake:
         server = event.server_id if isinstance(event, ServerEvent) else ""
         if isinstance(event, UnknownEvent):
             server = event.fields.get("server_id", "")
-        if server not in ("", linked.key.emitter):
+        if server not in ("", linked.key.emitter) and server not in speaks_for:
             raise AccessDenied(f"{where}: it names another server")
         return event
 

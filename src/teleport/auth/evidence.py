@@ -7,10 +7,12 @@ permission on that session, decided with its facts, and leaves an event.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from teleport.api import messages as m
 from teleport.audit.checkpoints import verifier
@@ -25,11 +27,12 @@ from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, PutOp
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound
-from teleport.identity import HostIdentity
+from teleport.identity import HostIdentity, SystemRole
 from teleport.recording.format import BrokenPlace, RecordingHeader
 from teleport.recording.player import RecordingReader
 from teleport.recording.storage import MAX_PIECE, FileRecordingStore, HostSink, StoredRecording
 from teleport.resources.kinds import Kind, Verb
+from teleport.store import records
 
 PIECE: Final = 256 * 1024  # bytes of a recording sent at once
 UPLOADS: Final = "audit/uploads/"
@@ -60,13 +63,35 @@ class Evidence:
 
     async def intake(self, caller: Caller, request: m.IntakeRequest) -> m.IntakeReply:
         """A run of a host's chain."""
+        host = _host(caller)
+        lines = [line.encode("utf-8", "surrogatepass") for line in request.lines]
         ack = await self._intake.intake(
             request.emitter,
             request.epoch,
-            [line.encode("utf-8", "surrogatepass") for line in request.lines],
-            allowed_emitter=_host(caller),
+            lines,
+            allowed_emitter=host,
+            speaks_for=await self._speaks_for(host, lines),
         )
         return m.IntakeReply(next_seq=ack.next_seq, head=ack.head, checkpoint=ack.checkpoint, may_skip=ack.may_skip)
+
+    async def _speaks_for(self, host: str, lines: Sequence[bytes]) -> frozenset[str]:
+        """Of the servers that these events name those without a daemon of their own, if the host is a proxy.
+
+        A registered host that was removed since counts, too: what a proxy has to tell of it comes late, perhaps. What
+        has ever joined tells of itself.
+        """
+        named = {_named_server(line) for line in lines} - {"", host}
+        if not named:
+            return frozenset()
+        record = await self._state.record(records.HOSTS + host, records.HostRecord)
+        if record is None or str(SystemRole.PROXY) not in record[0].roles:
+            return frozenset()
+        found = set()
+        for server in named:
+            joined = await self._state.record(records.HOSTS + server, records.HostRecord)
+            if joined is None or joined[0].joined is None:
+                found.add(server)
+        return frozenset(found)
 
     async def search(self, caller: Caller, request: m.SearchEventsRequest) -> m.EventsPage:
         page = await self.searcher.search(
@@ -190,7 +215,7 @@ class Evidence:
             sid=request.sid,
             user=found.user,
             login=found.login,
-            server_id=_host(caller),
+            server_id=found.node_id,
             server_hostname=found.node_name,
             url=f"file:///{request.sid}.rec",
             recording_hash=request.sha256,
@@ -205,6 +230,18 @@ class Evidence:
 
     def _sink(self, caller: Caller) -> HostSink:
         return self._recordings.sink_for(_host(caller))
+
+
+class _Named(msgspec.Struct, frozen=True):
+    server_id: str = ""
+
+
+def _named_server(line: bytes) -> str:
+    """The server that an event names; empty when it names none, or is none."""
+    try:
+        return msgspec.json.decode(line, type=_Named).server_id
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
+        return ""
 
 
 def _host(caller: Caller) -> str:

@@ -46,7 +46,13 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
     command: list[str] = []
     cert_serial: str = ""
     addr: str = ""  # the client's, host:port
+    recorder: str = ""  # UUID of the proxy that tells of it, when the host has no daemon
     cert: IssuedCert | None = None  # what its certificate says, which may end before the session does
+
+    @property
+    def told_by(self) -> str:
+        """UUID of the host whose daemon tells of the session's end."""
+        return self.recorder or self.host_id
 
 
 async def open_sessions(state: ClusterState) -> list[OpenSession]:
@@ -99,6 +105,7 @@ def opened(event: SessionStart, cert: IssuedCert | None = None) -> OpenSession:
         command=event.initial_command,
         cert_serial=event.cert_serial,
         addr=event.addr_remote,
+        recorder=event.emitter if event.emitter != event.server_id else "",
         cert=cert,
     )
 
@@ -152,10 +159,10 @@ class LostHosts:
         ended = 0
         now = self._clock.monotonic()
         sessions = [msgspec.json.decode(item.value, type=OpenSession) for item in await self._backend.range(OPEN)]
-        hosts = {session.host_id for session in sessions}
+        hosts = {session.told_by for session in sessions}
         self._missing = {host: since for host, since in self._missing.items() if host in hosts}
         for host in hosts:
-            item = await self._backend.get(records.NODES + host)
+            item = await self._backend.get(records.NODES + host) or await self._backend.get(records.PROXIES + host)
             if item is not None and not _silent(item.value, self._clock.now()):
                 self._missing.pop(host, None)
                 continue
@@ -163,7 +170,7 @@ class LostHosts:
             if now - since < PRESENCE.total_seconds():
                 continue
             for session in sessions:
-                if session.host_id == host:
+                if session.told_by == host:
                     await self._tell(end_of(session, self._cluster, self._clock.now(), "node lost"))
                     ended += 1
         return ended

@@ -47,12 +47,14 @@ from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.resources.server import Server
-from teleport.store.records import MFA_LEASES
+from teleport.store.records import MFA_LEASES, NODES
 from teleport.transport import tls_buffers
 
 if TYPE_CHECKING:
     from teleport.auth.service import AuthService
     from teleport.daemon.node_side import NodeSide
+    from teleport.daemon.recording_side import RecordingSide
+    from teleport.daemon.view import View
     from teleport.node.service import NodeService
     from teleport.proxy.ssh_router import Accept, SshRouter
 
@@ -287,6 +289,7 @@ class Daemon:
         )
         self._doors.web["proxy web"], self._doors.ssh["proxy ssh"] = side.web.edge, side.router
         follow_keep_alive(view, side.router)
+        recording = await self._start_recording(side.recording, view)
         web_ready, ssh_ready = asyncio.Event(), asyncio.Event()
         await self._tasks.start_ready(
             side.web.run(self._sockets["proxy web"], side.context, web_ready.set), "proxy web", web_ready
@@ -296,8 +299,24 @@ class Daemon:
         )
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
+        self._tasks.start(recording.recorded.uploader.run(), "recording upload of the proxy")
+        self._tasks.start(recording.recorded.recover_again(), "recovery of recordings of the proxy")
         readiness.ready("proxy")
         return side.router
+
+    async def _start_recording(self, side: RecordingSide, view: View) -> RecordingSide:
+        """Recording at the proxy: what an earlier run left is ended before the first session."""
+        side.recorded.look = self._look
+        from teleport.daemon.recording_side import host_of
+
+        self._stack.callback(side.recorded.close)
+        self._doors.settle.append(side.recorded.settle)
+        for prefix in (*DECIDED_BY, MFA_LEASES):
+            view.cache.subscribe(prefix, lambda _: side.service.reconsider())
+        view.cache.subscribe(NODES, lambda event: side.service.host_changed(host_of(event)))
+        await side.recorded.recover()
+        self._tasks.start(LockAge(view, side.service.reconsider).run(), "age of locks at the proxy")
+        return side
 
     async def _start_node(
         self,
@@ -345,23 +364,24 @@ class Daemon:
             changed=changed,
             watcher=watcher,
         )
-        side.look = self._look
-        self._stack.callback(side.close)
+        recorded = side.recorded
+        recorded.look = self._look
+        self._stack.callback(recorded.close)
         self._doors.ssh["node"] = side.service
-        self._doors.settle.append(side.settle)
+        self._doors.settle.append(recorded.settle)
         follow_keep_alive(view, side.service)
         for prefix in DECIDED_BY:
             view.cache.subscribe(prefix, lambda _: side.service.reconsider())
         view.cache.subscribe(MFA_LEASES, side.lease_changed)
-        await side.recover()
+        await recorded.recover()
         await side.labels.first()
         serving = asyncio.Event()
-        self._tasks.start(side.uploader.run(), "recording upload")
+        self._tasks.start(recorded.uploader.run(), "recording upload")
         await self._tasks.start_ready(side.serve(self._sockets["node"], serving.set), "node", serving)
         self._tasks.start(_launcher_lives(launcher), "launcher")
         announcer = await self._announce(clients[role], side.describe, "node", readiness, follower)
         announcers.append(announcer)
-        self._tasks.start(side.recover_again(), "recovery of recordings")
+        self._tasks.start(recorded.recover_again(), "recovery of recordings")
         self._tasks.start(_labels(side), "labels")
         self._tasks.start(side.teller.run(), "running sessions")
         self._tasks.start(LockAge(view, side.service.reconsider).run(), "age of locks")

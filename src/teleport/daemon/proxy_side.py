@@ -23,6 +23,7 @@ from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
 from teleport.daemon.node_side import host_key
+from teleport.daemon.recording_side import RecordingSide
 from teleport.daemon.sockets import ProxyAddresses
 from teleport.daemon.view import View
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
@@ -232,6 +233,9 @@ class ProxySide:
             preference=view.preference,
             vouch=self._vouch_to_auth,
             authorities=view.authorities_now,
+        )
+        self.recording = RecordingSide(
+            host, nodename, view, client, emitter, clock, self.router, held=lambda: self._key.held
         )
         self.context = None if settings.plain_http else self._web_context(settings)
 

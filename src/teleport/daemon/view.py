@@ -94,6 +94,10 @@ class View:
     def nodes(self) -> list[Server]:
         return self._items("nodes/", Server)
 
+    def node(self, host_id: str) -> Server | None:
+        """A registered node."""
+        return next((one for one in self.nodes() if one.host_id == host_id), None)
+
     def preference(self) -> AuthPreference:
         """How people prove themselves; the defaults when nobody decided."""
         return next(iter(self._items("cluster/cluster-auth-preference", AuthPreference)), AuthPreference())
@@ -111,9 +115,13 @@ class View:
         """Whether of several nodes with one name the one that started last is meant."""
         return self.networking().spec.routing_strategy is RoutingStrategy.MOST_RECENT
 
-    def recording_mode(self) -> RecordingMode:
+    def recording(self) -> SessionRecordingConfig:
+        """Whether and where sessions are recorded; the defaults when nobody decided."""
         found = self._items("cluster/session-recording-config", SessionRecordingConfig)
-        return found[0].spec.mode if found else RecordingMode.NODE
+        return found[0] if found else SessionRecordingConfig()
+
+    def recording_mode(self) -> RecordingMode:
+        return self.recording().spec.mode
 
     def policy(self) -> Policy:
         return Policy(roles=self.roles(), cluster=self.defaults(), age=self.cache.age(self.clock.now()))

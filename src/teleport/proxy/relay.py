@@ -40,7 +40,8 @@ class NodeLeg(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=_HIGH_WATER)
-        transport.write(self._first)
+        if self._first:
+            transport.write(self._first)
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)

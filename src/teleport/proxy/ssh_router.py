@@ -25,6 +25,7 @@ from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportE
 from teleport.identity import UserIdentity
 from teleport.pki.sshformat import parse_certificate
 from teleport.proxy.lease_step import LeaseStep
+from teleport.proxy.recording.service import RecordingService
 from teleport.proxy.relay import NodeLeg, RelayHandler
 from teleport.resources.names import canonical_address, not_dialable
 from teleport.ssh.handlers import (
@@ -205,6 +206,7 @@ class SshRouter(SshService):
         self.new_id = new_id
         self.nonce = nonce
         self.beside = beside
+        self.recording: RecordingService | None = None  # for hosts with a plain sshd
         self.strangers = Heard()
         self.users = Users(config.connections)
 
@@ -273,6 +275,10 @@ class SshRouter(SshService):
         due = self.directory.second_factor_due(identity, node, key, peer.host)
         if due is not None:
             raise Forbidden(due)
+        if node.agentless:
+            if self.recording is None:
+                raise ConnectionProblem(f"This proxy does not lead to {node.hostname}.", hint="ask its administrator")
+            return await self.recording.lead(channel, node.host_id, peer, ended)
         line = vouch.encode(
             vouch.Vouch(
                 client_host=peer.host,

@@ -161,7 +161,7 @@ class FileRecordingStore:
         if self._directory.exists(done):
             with os.fdopen(self._directory.open(done), "rb") as file:
                 header, size = _header(file, sid), os.fstat(file.fileno()).st_size
-                if header.node_id != host_id:
+                if header.made_by != host_id:
                     raise AccessDenied(f"session {sid} was not recorded by this host")
                 file.seek(-32, os.SEEK_END)
                 return UploadState(size, file.read().hex())
@@ -231,7 +231,7 @@ class FileRecordingStore:
         )
         if isinstance(found, BrokenPlace):
             return found
-        if found.header.node_id != host_id:
+        if found.header.made_by != host_id:
             return BrokenPlace(None, 0, "it was recorded by another host")
         if found.sha256 != sha256:
             return BrokenPlace(found.chunks - 1, found.size, "its hash is not the one announced")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from teleport.errors import AccessDenied
+from teleport.identity import SystemRole
 from teleport.pki import signing
 from teleport.pki.keys import PrivateKey
 from teleport.pki.sshformat import SSHCertificate, parse_certificate
@@ -57,8 +58,10 @@ def signature_check(
         when = max(header.started, begins)
         then = [authority for authority, ended in former() if begins < ended]
         identity = verify_host_cert(signature.certificate, [*authorities(), *then], when, hostname=None)
-        if identity.host_id != header.node_id:
+        if identity.host_id != header.made_by:
             raise AccessDenied(f"the recording of session {header.sid} is signed by another host than it names")
+        if header.recorder and identity.role is not SystemRole.PROXY:
+            raise AccessDenied(f"the recording of session {header.sid} is signed by a {identity.role}, not by a proxy")
         signing.verify(DOMAIN, message, signature.value, certificate.body.public_key)
 
     return check

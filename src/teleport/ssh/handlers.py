@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from teleport.authz.channel_table import AskedKind
+from teleport.pki.live_proof import Evidence
 from teleport.ssh.surface import Refusal, Start, TerminalRequest, TerminalSize
 
 
@@ -55,6 +56,14 @@ class Gate(Protocol):
 
     def failed(self, login: str, reason: str) -> None:
         """The peer failed to authenticate in a way that never reached `admit` (wrong method, key or signature)."""
+        ...
+
+
+class WantsEvidence(Protocol):
+    """A gate that also has to prove to somebody else who is connected."""
+
+    def proved(self, evidence: Evidence) -> None:
+        """What proves the connection of whoever is asked about next by `admit`."""
         ...
 
 
@@ -179,4 +188,5 @@ __all__ = [
     "SessionChannel",
     "SessionHandler",
     "StreamHandler",
+    "WantsEvidence",
 ]

@@ -17,7 +17,7 @@ from typing import Any, cast
 from weakref import WeakSet
 
 import asyncssh
-from asyncssh import ChannelOpenError, DisconnectError, SSHServer, SSHServerConnectionOptions
+from asyncssh import ChannelOpenError, DisconnectError, KeyExchangeFailed, SSHServer, SSHServerConnectionOptions
 from asyncssh.auth import lookup_server_auth
 from asyncssh.connection import SSHServerConnection
 from asyncssh.constants import (
@@ -35,12 +35,13 @@ from asyncssh.public_key import KeyImportError, decode_ssh_public_key
 
 from teleport import __version__
 from teleport.authz.channel_table import AskedKind
+from teleport.pki.live_proof import Evidence
 from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate
 from teleport.resources.names import peer_address
 from teleport.ssh.channels import ChannelView, ServerSessionChannel, StreamChannel, serve_stream
 from teleport.ssh.guard import Guarded
-from teleport.ssh.handlers import ConnectionHandler, Gate
+from teleport.ssh.handlers import ConnectionHandler, Gate, WantsEvidence
 from teleport.ssh.listener import NoSlot, Slot
 from teleport.ssh.packets import key_exchanges
 from teleport.ssh.second_step import SecondSteps, is_step
@@ -112,6 +113,7 @@ class ServerConnection(Guarded):
         self._failures = 0
         self._refusals = 0
         self._no_more_sessions = False
+        self._exchange: tuple[bytes, str] | None = None  # what the session id is the hash of, for who wants evidence
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = Peer(*peer_address(transport.get_extra_info("peername")))
@@ -131,6 +133,24 @@ class ServerConnection(Guarded):
             return
         self._server_version = b"SSH-2.0-" + self._version
         self.set_extra_info(server_version=self._server_version.decode("ascii"))
+
+    def send_newkeys(self, k: bytes, h: bytes) -> None:
+        if not self._session_id and hasattr(self.gate, "proved"):
+            kex: Any = self._kex
+            hashed = b"".join(
+                (
+                    self.get_hash_prefix(),
+                    String(cast(Any, self.get_server_host_key()).public_data),
+                    kex._format_client_key(),
+                    kex._format_server_key(),
+                    k,
+                )
+            )
+            made = kex._hash_alg(hashed)
+            if made.digest() != h:
+                raise KeyExchangeFailed("the exchange was hashed otherwise than RFC 4253 says")
+            self._exchange = hashed, made.name
+        super().send_newkeys(k, h)
 
     # authentication
 
@@ -222,6 +242,9 @@ class ServerConnection(Guarded):
         if key.verify(String(self._session_id) + msg, signature) is not True:
             self._refused(username, "the signature does not fit the certificate")
             return False
+        if self._exchange is not None:
+            hashed, hash_name = self._exchange
+            cast(WantsEvidence, self.gate).proved(Evidence(hashed, hash_name, msg, signature))
         outcome = await self.gate.admit(username, key_data)
         if isinstance(outcome, Refusal):
             self._on_record = True  # by the gate

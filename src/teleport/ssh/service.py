@@ -16,6 +16,9 @@ from teleport.ssh.surface import KeepAlive, Peer, ServerLimits, Surface
 log = logging.getLogger(__name__)
 
 
+InBackground = Callable[[Coroutine[Any, Any, None], str], None]
+
+
 class SshService(ABC):
     """Serves SSH on sockets that somebody else bound. A service says with `_protocol` what a connection begins with."""
 

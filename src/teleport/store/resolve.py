@@ -35,12 +35,20 @@ class RegisteredNode:
     address: str
     lost: bool = False  # silent for so long that it is rather gone
     started: datetime | None = None  # when its service did
+    agentless: bool = False  # a plain sshd, where the proxy ends and records what leads there
 
     @classmethod
     def of(cls, server: Server, now: datetime) -> RegisteredNode:
         """The node that announced itself so."""
         address = server.spec.public_addrs[0] if server.spec.public_addrs else server.spec.addr
-        return cls(server.host_id, server.hostname, address, lost=server.lost(now), started=server.spec.started)
+        return cls(
+            server.host_id,
+            server.hostname,
+            address,
+            lost=server.lost(now),
+            started=server.spec.started,
+            agentless=server.agentless,
+        )
 
     @property
     def endpoint(self) -> tuple[str, int]:

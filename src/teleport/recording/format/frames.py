@@ -74,7 +74,7 @@ class RecordingHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     started: Annotated[datetime, msgspec.Meta(tz=True)]
     user: str
     login: str
-    node_id: str  # the recording host's UUID
+    node_id: str  # UUID of the host on which the session ran
     node_name: str = ""
     cluster: str = ""
     command: str = ""  # empty: a login shell
@@ -83,6 +83,12 @@ class RecordingHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     width: int = 0  # columns at the start; 0: no terminal
     height: int = 0
     client: str = ""  # the client's address, host:port
+    recorder: str = ""  # UUID of the proxy that recorded it; empty: the node did
+
+    @property
+    def made_by(self) -> str:
+        """UUID of the host that made the recording, and signs it."""
+        return self.recorder or self.node_id
 
 
 class ExecDetail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

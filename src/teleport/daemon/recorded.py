@@ -1,0 +1,173 @@
+"""The recordings that a service of this host makes: where they begin, how they leave, and what a killed run left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import uuid
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from teleport.api.client import AuthClient
+from teleport.audit.emitter import Emitter
+from teleport.audit.events import RecordingGap, SessionEnd, new_event
+from teleport.clock import Clock
+from teleport.daemon.host import Host
+from teleport.daemon.node_spool import NodeSpool, spool_full
+from teleport.daemon.remote import RemoteRecordings
+from teleport.errors import TeleportError
+from teleport.recording import upload_folders
+from teleport.recording.format import SignFunction
+from teleport.recording.recovery import RecoveredRecording, RecoveryReport, recover
+from teleport.recording.upload import Uploader, UploadOutcome, UploadReport
+
+log = logging.getLogger(__name__)
+
+RECOVER_EVERY = 30.0  # seconds
+SETTLE, SETTLE_LOOK = 60.0, 0.1  # seconds
+
+
+class Recorded:
+    """One service's recordings. `recover` before its first session, `close` after the last."""
+
+    def __init__(
+        self,
+        folder: str,
+        host: Host,
+        nodename: str,
+        client: AuthClient,
+        emitter: Emitter,
+        clock: Clock,
+        *,
+        sign: SignFunction,
+        quota: int,
+        mode: str = "node",
+    ) -> None:
+        """`folder` below the log directory; `quota` in bytes, 0 is none; `mode` is what ends of sessions say."""
+        self._host = host
+        self._nodename = nodename
+        self._emitter = emitter
+        self._clock = clock
+        self._mode = mode
+        self._sign = sign
+        self._uploads = _private(host.log_dir / folder)
+        self._upload_dir, self._upload_lock = upload_folders.begin(self._uploads, host.epoch)
+        self.look = asyncio.Event()
+        self._told_lost: set[str] = set()  # recordings that could not be ended, as far as told
+        self.spool = NodeSpool(
+            self._upload_dir,
+            clock=clock,
+            sign=sign,
+            quota=quota,
+            full=spool_full(emitter, clock, host.host_id, nodename),
+        )
+        self.uploader = Uploader(
+            self._upload_dir,
+            RemoteRecordings(client),
+            report=_report,
+            jitter=lambda: random.uniform(0.5, 1.0),  # noqa: S311 - spreads retries, guards nothing
+        )
+        self.spool.begun, self.spool.ended = self.uploader.hold, self.uploader.notify
+
+    async def recover(self) -> None:
+        """Ends what daemons that are gone left, tells of it, and hands it to the uploader. Before the first session.
+
+        What another living process of this host records is left alone (`upload_folders`).
+        """
+        for folder in await asyncio.to_thread(upload_folders.abandoned, self._uploads, self._host.epoch):
+            try:
+                report = await asyncio.to_thread(recover, folder.path, sign=self._sign)
+                await self._tell(report)
+                for sid in await asyncio.to_thread(upload_folders.take_over, folder, self._upload_dir):
+                    self.uploader.notify(sid)
+            finally:
+                folder.close()
+
+    async def recover_again(self) -> None:
+        """As `recover`, when `look` is set and every now and then: the other process of a restart may have died.
+
+        Until cancelled.
+        """
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RECOVER_EVERY):
+                    await self.look.wait()
+            self.look.clear()
+            try:
+                await self.recover()
+            except (TeleportError, OSError) as error:
+                log.error("recordings that an earlier process left could not be looked at: %s", error)
+
+    async def _tell(self, report: RecoveryReport) -> None:
+        for recovered in report.recovered:
+            await self._emitter.emit(self._end_of(recovered, "node lost"))
+        for finished in report.finished:
+            # Perhaps its end event was never written; auth keeps the first one and marks a second as supplement.
+            await self._emitter.emit(self._end_of(finished, "daemon restarted"))
+        for unreadable in (*report.unreadable, *report.failed):
+            if unreadable.sid in self._told_lost:
+                continue
+            self._told_lost.add(unreadable.sid)
+            log.error("the recording of session %s could not be saved: %s", unreadable.sid, unreadable.why)
+            await self._emitter.emit(
+                new_event(
+                    RecordingGap,
+                    self._clock.now(),
+                    str(uuid.uuid4()),
+                    cluster_name=self._emitter.cluster,
+                    sid=unreadable.sid,
+                    server_id=self._host.host_id,
+                    server_hostname=self._nodename,
+                    reason=unreadable.why,
+                )
+            )
+
+    def _end_of(self, recovered: RecoveredRecording, reason: str) -> SessionEnd:
+        header, summary = recovered.header, recovered.summary
+        return new_event(
+            SessionEnd,
+            self._clock.now(),
+            str(uuid.uuid4()),
+            cluster_name=self._emitter.cluster,
+            user=header.user,
+            login=header.login,
+            sid=header.sid,
+            server_id=header.node_id if header.recorder else self._host.host_id,
+            server_hostname=header.node_name if header.recorder else self._nodename,
+            namespace="default",
+            proto="ssh",
+            interactive=header.interactive,
+            participants=[header.user],
+            session_start=header.started,
+            session_stop=header.started + timedelta(seconds=summary.duration),
+            session_recording=self._mode,
+            initial_command=[header.command] if header.command else [],
+            reason=reason,
+            recording_hash=summary.sha256,
+        )
+
+    async def settle(self) -> None:
+        """Waits until auth has every recording; what is left after `SETTLE` is for the next process."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE):
+                while await asyncio.to_thread(upload_folders.holds_any, self._upload_dir):  # noqa: ASYNC110 - files tell nobody
+                    await asyncio.sleep(SETTLE_LOOK)
+
+    def close(self) -> None:
+        """Lets the folder of recordings go; whoever lives on takes what is left in it."""
+        os.close(self._upload_lock)
+
+
+def _private(path: Path) -> Path:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def _report(report: UploadReport) -> None:
+    if report.outcome is UploadOutcome.UPLOADED:
+        log.info("recording of session %s uploaded", report.sid)
+    else:
+        log.warning("recording of session %s: %s: %s", report.sid, report.outcome, report.error)

@@ -1,0 +1,192 @@
+"""Recording at the proxy: hosts that keep their plain sshd are entered by the proxy, for who is connected to it.
+
+The client's connection for the host (inside `ssh -J`, or the subsystem) ends here, at a server that proves the host's
+name (`names`). The user's certificate and signature go to auth, which signs a certificate for a key that is made for
+this one connection and never leaves this memory; with it the proxy connects on. From there on it is as at a node: the
+decision of `authz`, made anew whenever something changes, and each session on record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+from uuid import UUID, uuid4
+
+from teleport.audit.events import AuthFailed
+from teleport.authz.channel_table import AskedKind, names
+from teleport.authz.decision import AccessDenial
+from teleport.authz.ssh import SSHAccessPermit
+from teleport.clock import Clock
+from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
+from teleport.pki.keys import generate_ed25519
+from teleport.pki.live_proof import Evidence
+from teleport.pki.sshformat import parse_certificate
+from teleport.proxy.recording.connection import RecordedConnection
+from teleport.proxy.recording.facts import Facts, held_on
+from teleport.proxy.recording.names import Names
+from teleport.proxy.recording.needs import Auth, Emitter, RecordingConfig, Recordings, Tools, View
+from teleport.proxy.relay import NodeLeg
+from teleport.resources.server import Server
+from teleport.resources.values import HostPort
+from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.handlers import Channel, ConnectionHandler
+from teleport.ssh.service import InBackground
+from teleport.ssh.surface import Peer, Refusal, Surface
+from teleport.transport import memory_pair
+from teleport.transport.limits import Heard
+
+log = logging.getLogger(__name__)
+
+ENTER_SECONDS: Final = 15.0
+SURFACE: Final = Surface(
+    channels=frozenset({"session"}),
+    session_requests=names(AskedKind.SESSION_REQUEST) | {"subsystem"},
+    global_requests=names(AskedKind.GLOBAL_REQUEST) & {"keepalive@openssh.com", "no-more-sessions@openssh.com"},
+)
+
+
+class RecordingService:
+    """Everything of recording at one proxy."""
+
+    def __init__(
+        self,
+        config: RecordingConfig,
+        *,
+        view: View,
+        auth: Auth,
+        recordings: Recordings,
+        emitter: Emitter,
+        clock: Clock,
+        in_background: InBackground,
+        new_id: Callable[[], UUID] = uuid4,
+    ) -> None:
+        self.tools = Tools(config, view, recordings, emitter, clock, new_id, in_background)
+        self._auth = auth
+        self._names = Names(auth, SURFACE, config.limits, clock)
+        self._strangers = Heard()
+        self._connections: set[RecordedConnection] = set()
+
+    async def lead(self, channel: Channel, host_id: str, peer: Peer, ended: Callable[[], None]) -> NodeLeg:
+        """The leg that carries a client's connection for this host, which ends here. Raises `TeleportError`."""
+        node = self.tools.view.node(host_id)
+        if node is None:
+            raise ConnectionProblem("The host is not registered any more.", hint="tsh ls")
+        server = await self._names.server(node.host_id)
+
+        def accept(transport: asyncio.Transport) -> None:
+            protocol = server.connection(lambda _: _Gate(self, node, peer))
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+
+        return memory_pair.connect(lambda: NodeLeg(channel, b"", ended), accept, peername=(peer.host, peer.port))
+
+    async def enter(self, facts: Facts, evidence: Evidence) -> SshClient:
+        """The proxy's own connection to the host, for the client that the evidence proves. Raises `TeleportError`."""
+        node = facts.node
+        key = generate_ed25519()
+        line = await self._auth.certificate(facts.certificate, facts.client.host, evidence, key.public.line(""))
+        address = HostPort.parse(node.spec.addr, 0)
+        try:
+            return await connect(
+                (address.host, address.port),
+                login=facts.login,
+                key=ClientKey(key.openssh_pem().reveal(), line),
+                check=self.tools.view.host_check(node),
+                seconds=ENTER_SECONDS,
+            )
+        except AccessDenied as error:
+            raise ConnectionProblem(
+                f"The sshd of {node.hostname} does not let the cluster's proxies in as {facts.login}.",
+                hint="perhaps there is no such account; else run its script anew: tctl nodes add --type=openssh",
+            ) from error
+        except ConnectionProblem as error:
+            log.warning("host not entered node=%s address=%s error=%s", node.host_id, node.spec.addr, error)
+            raise ConnectionProblem(
+                f"The host {node.hostname} cannot be entered: {error.message.rstrip('.')}.", hint=error.hint
+            ) from error
+
+    def connected(self, facts: Facts, permit: SSHAccessPermit, origin: SshClient) -> RecordedConnection:
+        """A connection with a permit; it is listed until it ends."""
+        connection = RecordedConnection(self.tools, facts, permit, origin, self._connections.discard)
+        self._connections.add(connection)
+        return connection
+
+    def reconsider(self) -> None:
+        """Decides anew about every open connection; to be called when roles, locks, hosts or settings changed."""
+        for connection in list(self._connections):
+            lease = connection.permit.lease
+            lapsed = held_on(lease, self.tools.clock.now())
+            decision = connection.facts.decide(self.tools, opened=True, lapsed=lapsed)
+            if isinstance(decision, AccessDenial):
+                connection.disconnect(f"no longer allowed: {'; '.join(decision.reasons)}", decision.public)
+            else:
+                connection.obey(_as_before(connection, decision, lapsed is not None and decision.lease is lapsed))
+
+    def host_changed(self, host_id: str) -> None:
+        """As `reconsider`, when a registered host changed or is gone: of connections for that host."""
+        if any(connection.facts.node.host_id == host_id for connection in self._connections):
+            self.reconsider()
+
+    def failed(self, facts: Facts, reason: str) -> None:
+        """Puts a failed authentication or a denied access on record; of strangers only so many in a second."""
+        if facts.user is None:
+            told = self._strangers.told(reason, asyncio.get_running_loop().time())
+            if told is None:
+                return
+            reason = told
+        event = facts.event(AuthFailed, self.tools.clock.now(), error=reason)
+        self.tools.in_background(self._emit(event), "audit a failed authentication")
+
+    async def _emit(self, event: AuthFailed) -> None:
+        await self.tools.emitter.emit(event)
+
+
+def _as_before(connection: RecordedConnection, decision: SSHAccessPermit, lapsed: bool) -> SSHAccessPermit:
+    """The permit with the end that the connection had: that of its login or lease, whatever was pretended to decide."""
+    if lapsed:
+        decision = replace(decision, lease=connection.permit.lease)
+    if decision.disconnect_expired_cert is not None:
+        decision = replace(decision, disconnect_expired_cert=connection.facts.end(decision.lease))
+    return decision
+
+
+class _Gate:
+    """Decides about one client (`ssh.handlers.Gate`, and `WantsEvidence`)."""
+
+    def __init__(self, service: RecordingService, node: Server, client: Peer) -> None:
+        self._service = service
+        self._facts = Facts(service.tools.config.cluster, node, client)
+        self._evidence: Evidence | None = None
+
+    def proved(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+
+    async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
+        service, evidence = self._service, self._evidence
+        self._evidence = None
+        facts = replace(self._facts, login=login)
+        try:
+            identity = service.tools.view.verify_user(certificate)
+        except AccessDenied as error:
+            service.failed(facts, f"{error.message} {getattr(error, 'detail', '')}".strip())
+            return Refusal.told(error.message, error.hint)
+        parsed = parse_certificate(certificate)
+        key = parsed.body.public_key.fingerprint()
+        facts = replace(facts, user=identity, signer=parsed.signer, key=key, certificate=certificate)
+        decision = facts.decide(service.tools)
+        if isinstance(decision, AccessDenial):
+            service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")
+            return Refusal.told(decision.public, decision.hint)
+        assert evidence is not None, "a server tells of the proof before it asks"
+        try:
+            origin = await service.enter(facts, evidence)
+        except TeleportError as error:
+            service.failed(facts, error.message)
+            return Refusal.told(error.message, error.hint)
+        return service.connected(facts, decision, origin)
+
+    def failed(self, login: str, reason: str) -> None:
+        self._service.failed(replace(self._facts, login=login), reason)

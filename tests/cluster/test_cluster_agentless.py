@@ -1,0 +1,363 @@
+"""A host that keeps its plain sshd: set up by the printed script, reached through the proxy, recorded there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.cluster.test_cluster_evidence import WRITER, session_of, streams_of
+
+from teleport.recording.format import BrokenRecording, RecordingParser
+from teleport.testing.cluster import LOOPBACK, Cluster, Person, at, free_port, plain_environment, run, wait_until
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+WEB = "web1"
+
+pytestmark = [
+    pytest.mark.skipif(not Path(SSHD).exists(), reason="there is no sshd here (package openssh-server)"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a plain sshd changes to its users' accounts"),
+]
+
+
+@dataclass
+class Sshd:
+    """A plain sshd on a port of its own, with a configuration of its own."""
+
+    folder: Path
+    port: int
+    host_id: str = ""
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "sshd_config"
+
+    @property
+    def public_key(self) -> Path:
+        return self.folder / "ssh_host_ed25519_key.pub"
+
+    def log(self) -> str:
+        return (self.folder / "sshd.log").read_text()
+
+    def start(self) -> None:
+        Path("/run/sshd").mkdir(exist_ok=True)
+        with (self.folder / "sshd.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [SSHD, "-D", "-e", "-f", str(self.config)], stderr=log, stdin=subprocess.DEVNULL
+            )
+        wait_until("sshd answers", self._answers)
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        try:
+            socket.create_connection((LOOPBACK, self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+
+def make_sshd(folder: Path) -> Sshd:
+    made = Sshd(folder, free_port())
+    run(
+        "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", made.public_key.with_suffix(""), environment=os.environ
+    ).ok()
+    made.config.write_text(
+        f"Port {made.port}\nListenAddress {LOOPBACK}\nHostKey {made.public_key.with_suffix('')}\n"
+        f"PidFile {folder}/sshd.pid\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
+        "PermitRootLogin yes\nStrictModes no\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\n"
+    )
+    return made
+
+
+def set_up(cluster: Cluster, sshd: Sshd, name: str = WEB, *options: str) -> str:
+    """As an administrator does: prints the script on the auth server, runs it on the host. Gives the host's UUID."""
+    printed = cluster.tctl(
+        "nodes", "add", "--type=openssh", f"--hostname={name}", f"--addr={at(sshd.port)}", "--host-key=-",
+        "--labels=env=plain", *options, stdin=sshd.public_key.read_text(),
+    ).ok()  # fmt: skip
+    script = sshd.folder / "setup.sh"
+    script.write_bytes(printed.out)
+    environment = {"PATH": os.environ["PATH"], "SSHD_CONFIG": str(sshd.config), "SSHD": SSHD, "SSHD_RELOAD": "true"}
+    run("sh", script, cluster.ca_pin(), environment=environment).ok()
+    words = printed.stderr.split()
+    return words[words.index("as") + 1].rstrip(".")
+
+
+@pytest.fixture(scope="module")
+def sshd(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    made = make_sshd(tmp_path_factory.mktemp("sshd"))
+    made.host_id = set_up(cluster, made)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def host_id(sshd: Sshd) -> str:
+    return sshd.host_id
+
+
+def recording_of(cluster: Cluster, sid: str) -> str:
+    def shown() -> str:
+        done = cluster.tctl("recordings", "download", sid, "--format=text")
+        return done.stdout if done.status == 0 else ""
+
+    return wait_until(f"the recording of {sid}", shown)
+
+
+def on_disk(cluster: Cluster) -> bytes:
+    """What the proxy's recordings that are being made hold by now."""
+    found = b""
+    for path in (cluster.data_dir / "log" / "upload-proxy").glob("*/*.rec*"):
+        with contextlib.suppress(BrokenRecording):
+            parser = RecordingParser(unsealed=True)
+            for chunk in parser.feed(path.read_bytes()):
+                found += b"".join(frame.payload for frame in parser.frames(chunk))
+    return found
+
+
+def test_it_is_listed_like_any_other(cluster: Cluster, alice: Person, sshd: Sshd, host_id: str) -> None:
+    listed = cluster.tctl("nodes", "ls").ok().stdout
+    assert f"{at(sshd.port)} (openssh)" in listed
+    assert host_id in listed
+    assert "env=plain" in listed
+    shown = alice.tsh("ls").ok().stdout
+    assert WEB in shown
+    [found] = [one for one in cluster.tctl("get", f"node/{host_id}", "--format=json").json() if one]
+    assert found["sub_kind"] == "openssh"
+
+
+@pytest.mark.parametrize("client", ["tsh", "ssh"])
+def test_a_command_runs_there_and_is_on_record(
+    cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str, client: str
+) -> None:
+    word = f"seen-{client}-{time.time_ns()}"
+    command = f"cat; echo {word}; echo to-stderr >&2; exit 7"
+    if client == "tsh":
+        done = alice.tsh("ssh", f"{login}@{WEB}", command, stdin=b"in\x00\xff\n")
+    else:
+        done = alice.ssh(f"{login}@{WEB}.{cluster.name}", command, stdin=b"in\x00\xff\n")
+    assert (done.status, done.out) == (7, b"in\x00\xff\n" + f"{word}\n".encode()), done.stderr
+    assert b"to-stderr" in done.err
+    start = cluster.wait_event("session.start", server_id=host_id, initial_command=[command])
+    assert (start["user"], start["login"], start["server_hostname"]) == ("alice", login, WEB)
+    assert start["session_recording"] == "proxy"
+    end = cluster.wait_event("session.end", sid=start["sid"])
+    assert end["recording_hash"]
+    assert end["server_id"] == host_id
+    ran = cluster.wait_event("exec", sid=start["sid"])
+    assert (ran["exitCode"], ran["code"]) == ("7", "T3002E")
+    assert word in recording_of(cluster, start["sid"])
+    cluster.wait_event("session.upload", sid=start["sid"])
+    cluster.wait_event("openssh.cert", server_id=host_id, user="alice", login=login, code="T9241I")
+    assert 'Accepted certificate ID "alice"' in sshd.log()
+
+
+def test_every_byte_of_both_streams_is_in_the_recording(
+    cluster: Cluster, alice: Person, sshd: Sshd, login: str, tmp_path: Path
+) -> None:
+    """Threat T39, at the proxy."""
+    script, digests = tmp_path / "writer.py", tmp_path / "digests"
+    script.write_text(WRITER)
+    command = f"python3 {script} {4 * 1024 * 1024} {digests}"
+    done = alice.ssh(f"{login}@{WEB}.{cluster.name}", command, seconds=60).ok()
+    assert [hashlib.sha256(data).hexdigest() for data in (done.out, done.err)] == digests.read_text().split()
+    sid = cluster.wait_event("session.upload", user="alice", sid=session_of(cluster, command))["sid"]
+    recorded = tmp_path / "recording.json"
+    cluster.tctl("recordings", "download", sid, "--format=json", f"--out={recorded}").ok()
+    assert streams_of(recorded) == [done.out, done.err]
+
+
+def test_a_terminal_is_there_and_its_size_is_on_record(
+    cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str
+) -> None:
+    done = alice.ssh("-tt", f"{login}@{WEB}.{cluster.name}", "tty; stty size; echo done-$TERM")
+    assert done.status == 0, done.stderr
+    assert "/dev/pts/" in done.stdout
+    start = cluster.wait_event("session.start", server_id=host_id, interactive=True)
+    assert cluster.wait_event("session.end", sid=start["sid"])["interactive"] is True
+
+
+def test_a_file_comes_through_sftp(
+    cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str, tmp_path: Path
+) -> None:
+    source, there, back = tmp_path / "a", sshd.folder / "b", tmp_path / "c"
+    source.write_bytes(os.urandom(300_000))
+    options = ["-F", str(alice.ssh_config), "-o", "BatchMode=yes"]
+    for one, other in (
+        (source, f"{login}@{WEB}.{cluster.name}:{there}"),
+        (f"{login}@{WEB}.{cluster.name}:{there}", back),
+    ):
+        run("scp", "-s", *options, one, other, environment=alice.environment).ok()
+    assert back.read_bytes() == source.read_bytes() == there.read_bytes()
+    told = cluster.wait_event("subsystem", server_id=host_id)
+    assert told["name"] == "sftp"
+
+
+def test_what_is_not_offered_is_refused_and_on_record(
+    cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str
+) -> None:
+    target = f"{login}@{WEB}.{cluster.name}"
+    assert alice.ssh("-W", "127.0.0.1:1", target).status != 0
+    cluster.wait_event("session.request_denied", server_id=host_id, request="direct-tcpip")
+    assert alice.ssh("-s", target, "netconf").status == 255
+    cluster.wait_event("session.request_denied", server_id=host_id, request="subsystem netconf")
+
+
+def test_who_may_not_go_there_does_not(cluster: Cluster, sshd: Sshd, host_id: str, login: str) -> None:
+    eve = cluster.add_person("eve", logins=["nobody-here"])
+    eve.log_in()
+    refused = eve.ssh(f"{login}@{WEB}.{cluster.name}", "id")
+    assert refused.status == 255
+    assert "does not hold the login" in refused.stderr
+    cluster.wait_event("auth", server_id=host_id, user="eve")
+    known = eve.ssh(f"nobody-here@{WEB}.{cluster.name}", "id")
+    assert known.status == 255
+    assert "does not let the cluster's proxies in as nobody-here" in known.stderr
+
+
+def test_a_users_key_and_certificate_open_nothing_there(
+    cluster: Cluster, alice: Person, sshd: Sshd, login: str, tmp_path: Path
+) -> None:
+    key = tmp_path / "alice"
+    cluster.tctl("auth", "sign", "--user=alice", "--format=openssh", f"--out={key}").ok()
+    options = [
+        "-F",
+        "none",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+    ]
+    done = run(
+        "ssh", *options, "-o", "IdentitiesOnly=yes", "-i", key, "-p", str(sshd.port), f"{login}@{LOOPBACK}", "id",
+        environment=plain_environment(tmp_path),
+    )  # fmt: skip
+    assert done.status == 255
+    assert "Permission denied" in done.stderr
+    assert "uid=" not in done.stdout
+
+
+def test_a_stolen_proxy_disk_opens_nothing_there(
+    cluster: Cluster, sshd: Sshd, host_id: str, login: str, tmp_path: Path
+) -> None:
+    """Every key on it, with every certificate; and what it may ask auth for by them."""
+    stolen = tmp_path / "stolen"
+    shutil.copytree(cluster.data_dir / "proc", stolen)
+    options = [
+        "-F",
+        "none",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+    ]
+    keys = [path for path in (stolen / "proxy").iterdir() if b"PRIVATE KEY" in path.read_bytes()]
+    assert keys
+    for key in keys:
+        key.chmod(0o600)
+        for certificate in ("", *map(str, (stolen / "proxy").glob("*cert*"))):
+            given = ["-o", f"CertificateFile={certificate}"] if certificate else []
+            done = run(
+                "ssh", *options, "-o", "IdentitiesOnly=yes", "-i", key, *given, "-p", str(sshd.port),
+                f"{login}@{LOOPBACK}", "id", environment=plain_environment(tmp_path),
+            )  # fmt: skip
+            assert done.status == 255, (key, certificate)
+            assert "uid=" not in done.stdout
+
+
+def test_a_lock_ends_the_session_at_once(
+    cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        alice.ssh_arguments(f"{login}@{WEB}.{cluster.name}", "echo begun; sleep 300"),
+        env=alice.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"begun\n"
+        cluster.tctl("lock", f"--node={host_id}", "--message=stop-it", "--ttl=1m").ok()
+        began = time.monotonic()
+        assert process.wait(20) == 255
+        assert time.monotonic() - began < 10  # promised: two seconds
+        assert b"This session was ended: Access is locked" in process.stderr.read()
+        refused = alice.ssh(f"{login}@{WEB}.{cluster.name}", "id")
+        assert refused.status == 255
+    finally:
+        process.kill()
+        process.communicate()
+        for lock in cluster.tctl("get", "locks", "--format=json").json():
+            cluster.tctl("rm", f"lock/{lock['metadata']['name']}").ok()
+    end = cluster.wait_event("session.end", server_id=host_id, initial_command=["echo begun; sleep 300"])
+    assert "lock" in end["reason"].lower()
+
+
+def test_a_host_that_is_another_is_not_entered(cluster: Cluster, alice: Person, login: str, tmp_path: Path) -> None:
+    """Its sshd shows a key that was never certified: somebody else answers at the address."""
+    for name in ("good", "other"):
+        (tmp_path / name).mkdir()
+    good, other = make_sshd(tmp_path / "good"), make_sshd(tmp_path / "other")
+    set_up(cluster, good, "web2")
+    other.config.write_text(other.config.read_text().replace(f"Port {other.port}", f"Port {good.port}"))
+    other.port = good.port
+    other.start()
+    try:
+        done = alice.ssh(f"{login}@web2.{cluster.name}", "id")
+        assert done.status == 255
+        assert "uid=" not in done.stdout
+        assert "cannot be entered" in done.stderr
+        assert "Accepted" not in other.log()
+    finally:
+        other.stop()
+
+
+def test_a_proxy_that_is_killed_loses_no_recording(tmp_path_factory: pytest.TempPathFactory, login: str) -> None:
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "sshd").mkdir()
+    made = make_sshd(folder / "sshd")
+    with Cluster(folder / "cluster") as cluster:
+        host = set_up(cluster, made)
+        made.start()
+        bob = cluster.add_person("bob", logins=[login])
+        bob.log_in()
+        process = subprocess.Popen(
+            bob.ssh_arguments(f"{login}@{WEB}.{cluster.name}", "echo before-the-kill; sleep 300"),
+            env=bob.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"before-the-kill\n"
+            wait_until("the output is on disk", lambda: b"before-the-kill" in on_disk(cluster))
+            cluster.daemon.kill()
+            process.wait(20)
+            cluster.daemon.start()
+            end = cluster.wait_event("session.end", server_id=host)
+            assert end["reason"] == "node lost"
+            assert "before-the-kill" in recording_of(cluster, end["sid"])
+            assert len([one for one in cluster.events("--type=session.end") if one["sid"] == end["sid"]]) == 1
+            cluster.tctl("audit", "verify").ok()
+        finally:
+            process.kill()
+            process.communicate()
+            made.stop()
