@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 
@@ -10,9 +11,8 @@ import pytest
 from tests.cli.tsh_runner import PROGRAM, Tsh
 from tests.recording.recording_samples import SID, header
 
-from teleport.client.playing import SPEEDS, Act, Playing, shown_steps
 from teleport.recording.format import ChunkEncoder, Frame, FrameKind, encode_header, encode_size
-from teleport.recording.player import PlayStep
+from teleport.recording.sanitise import RESET_TERMINAL
 from teleport.testing.terminal import Terminal
 from teleport.testing.web_lab import CODE, PASSWORD, WebLab, running_web_lab
 
@@ -194,6 +194,53 @@ def test_at_a_terminal_space_holds_it_and_q_ends_it(tsh: Tsh) -> None:
     assert terminal.shown.rstrip().endswith(b"\x1b[999H"), "the terminal is put back in order"
 
 
+def test_at_a_terminal_nothing_of_the_attacks_arrives(tsh: Tsh) -> None:
+    """Drawn from a model of the screen: the sequences that arrive are the player's own."""
+    (tsh.folder / "attack.rec").write_bytes(attack())
+    with Terminal([*PROGRAM, "play", str(tsh.folder / "attack.rec")], tsh.environment()) as terminal:
+        terminal.expect("red")
+        assert terminal.ended() == 0
+    shown = terminal.shown.replace(RESET_TERMINAL, b"")
+    assert not [found for found in FORBIDDEN if found in shown]
+    assert set(re.findall(rb"\x1b\[[0-9;?]*([^0-9;?])", shown)) <= {b"m", b"H", b"K", b"h", b"l"}
+    assert set(re.findall(rb"\x1b\[([?0-9]*)[hl]", shown)) <= {b"?25"}
+    assert not re.search(rb"\x1b[^\[]", shown)
+
+
+def test_at_a_terminal_one_searches_goes_to_a_time_and_back(tsh: Tsh) -> None:
+    """Hours of pauses; nobody waits for them."""
+    out = FrameKind.OUTPUT
+    hour = 3_600_000_000
+    steps = [
+        (number * hour, out, f"\x1b[2J\x1b[Hpage-{number}\x1b[31m colou\x1b[32mred".encode()) for number in range(5)
+    ]
+    (tsh.folder / "hours.rec").write_bytes(recording(*steps))
+    with Terminal([*PROGRAM, "play", str(tsh.folder / "hours.rec")], tsh.environment()) as terminal:
+        terminal.expect("page-0")
+        terminal.type("/PAGE-3 coloured\r")
+        terminal.expect("3:00:00  page-3 coloured")
+        terminal.type("g1:00:01\r")
+        terminal.expect("page-1")
+        terminal.type("\x1b[D")
+        terminal.expect("0:59:56.*page-0|page-0.*59:56")
+        terminal.type("/nowhere\r")
+        terminal.expect("not found: nowhere")
+        terminal.type("G")
+        terminal.expect("4:00:00  the end")
+        terminal.type("q")
+        assert terminal.ended() == 0
+    assert terminal.shown.rstrip().endswith(b"\x1b[999H")
+
+
+def test_pauses_are_skipped_where_that_is_asked(tsh: Tsh) -> None:
+    out = FrameKind.OUTPUT
+    (tsh.folder / "idle.rec").write_bytes(recording((0, out, b"first"), (3_600_000_000, out, b"second")))
+    command = [*PROGRAM, "play", "--skip-idle-time", "--speed=100", str(tsh.folder / "idle.rec")]
+    with Terminal(command, tsh.environment()) as terminal:
+        terminal.expect("second")
+        assert terminal.ended() == 0
+
+
 def test_a_torn_recording_plays_up_to_the_break_and_says_so(tsh: Tsh) -> None:
     parts = [encode_header(header())]
     encoder = ChunkEncoder(parts[0][-32:])
@@ -221,37 +268,6 @@ def test_what_is_no_session_is_said_so(tsh: Tsh) -> None:
     odd = tsh("play", "odd")
     assert odd.status == 2
     assert harmless(odd.stderr)
-
-
-# --- the player's state
-
-
-def test_keys_change_speed_within_the_table() -> None:
-    state = Playing()
-    for _ in range(20):
-        state = state.key(b"+")
-    assert state.speed == SPEEDS[-1]
-    for _ in range(20):
-        state = state.key(b"-")
-    assert state.speed == SPEEDS[0]
-    assert Playing().key(b"x\x1b[A").speed == 1.0
-
-
-def test_time_passes_by_speed_and_not_at_all_when_paused() -> None:
-    state = Playing(speed=2.0).before(PlayStep(10.0, b"x"))
-    assert state.wait() == (Act.WAIT, 5.0)
-    state = state.passed(2.0)
-    assert state.remaining == 6.0
-    paused = state.key(b" ")
-    assert paused.wait() == (Act.WAIT, None)
-    assert paused.passed(100.0).remaining == 6.0
-    assert paused.key(b" ").passed(3.0).wait() == (Act.SHOW, None)
-    assert paused.key(b"q").wait() == (Act.STOP, None)
-
-
-def test_steps_without_output_lend_their_delay_to_the_next() -> None:
-    steps = [PlayStep(1.0, b"a"), PlayStep(2.0, b"", (80, 24)), PlayStep(3.0, b"b")]
-    assert [(step.delay, step.data) for step in shown_steps(steps)] == [(1.0, b"a"), (5.0, b"b")]
 
 
 def test_resizes_are_part_of_a_recording_that_plays(tsh: Tsh) -> None:

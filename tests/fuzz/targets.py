@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -33,7 +34,8 @@ from teleport.recording.export import ExportFormat, export
 from teleport.recording.format.chunks import FILE_HEAD, MAGIC, VERSION, encode_header
 from teleport.recording.format.frames import split_frames
 from teleport.recording.format.parser import RecordingParser
-from teleport.recording.sanitise import sanitise_for_terminal, sanitise_to_text
+from teleport.recording.sanitise import TerminalSanitiser, sanitise_for_terminal, sanitise_to_text
+from teleport.recording.screen import Painter, Screen
 from teleport.resources import values
 from teleport.resources.codec import from_json, to_json
 from teleport.resources.lexer import BadSyntax
@@ -156,6 +158,19 @@ def terminal_text(data: bytes) -> None:
     text = sanitise_to_text(data)
     assert "\x1b" not in text
     assert "\x9b" not in text
+
+
+def terminal_screen(data: bytes) -> None:
+    """A screen of any size, from the first two bytes, that is shown the rest."""
+    screen, cleaner = Screen(*(data[:2].ljust(2, b"\0"))), TerminalSanitiser()
+    for at in range(2, len(data), 50):
+        screen.feed(cleaner.feed_text(data[at : at + 50]))
+        if data[at] == 7:
+            screen.resize(data[at - 1], data[at - 2])
+    assert len(screen.lines) == screen.rows
+    assert all(len(row.cells) == screen.columns for row in screen.lines)
+    drawn = Painter(80, 24).draw(screen)
+    assert not re.search(rb"[\x00-\x1a\x1c-\x1f\x7f]|\x1b[^\[]", drawn)
 
 
 def vouch_line(data: bytes) -> None:
@@ -283,6 +298,14 @@ TARGETS: Final = {
         Target("recording_header", recording_header, (BadRequest,), (b"null", b"{", b"[", b'":'), 1024),
         Target("recording_frames", recording_frames, (ValueError,), (b"\x00" * 4,), 1024, runs=4800),
         Target("terminal_text", terminal_text, (), b"\x1b[ \x1b]52; \x9b \xc2\x9b \x07 ?1049h".split(), 400, 1500),
+        Target(
+            "terminal_screen",
+            terminal_screen,
+            (),
+            b"\x1b[ \x1b( \xe6\x97\xa5 ;9999 ?1049h \x1b[2;4r \r\n 9b".split(),
+            300,
+            800,
+        ),
         Target("vouch_line", vouch_line, (BadRequest,), (b"=", b" ", b"\r\n"), 4096, runs=4800),
         Target("invitation", invitation, (BadRequest,), b"https:// [ ] : @ /web/invite/ %2f".split(), 300),
         Target("event_line", event_line, (BadRequest,), b'"event": \\u0000 { [ 1e999 null'.split(), runs=4000),

@@ -36,7 +36,16 @@ def test_raw_is_exact_and_can_be_one_stream() -> None:
 
 
 def test_text_is_plain() -> None:
-    assert b"".join(export(header(), FRAMES, ExportFormat.TEXT)).decode() == "\ufffd\ufffderr\n€\n"
+    """What was shown, and a line for what was not; what was typed is none."""
+    text = b"".join(export(header(), FRAMES, ExportFormat.TEXT)).decode()
+    assert text == "[exec] make\n\ufffd\ufffderr\n€\n[file] not json\\xff\n[note] bye\n"
+    plain = header(interactive=False, width=0, height=0)
+    assert b"".join(export(plain, FRAMES, ExportFormat.TEXT)).decode() == text
+    assert b"".join(export(plain, [Frame(0, FrameKind.STDERR, b"no line end"), FRAMES[-1]], ExportFormat.TEXT)) == (
+        b"no line end\n[note] bye\n"
+    )
+    screen = [Frame(0, FrameKind.OUTPUT, b"a\r\n\r\n  b\x1b[2Jgone" + b"\r\n" * 30)]
+    assert b"".join(export(header(), screen, ExportFormat.TEXT)).startswith(b"a\n  b\n")
 
 
 def test_cast_is_asciicast_version_2() -> None:

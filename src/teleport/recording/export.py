@@ -34,7 +34,7 @@ def export(header: RecordingHeader, frames: Iterable[Frame], form: ExportFormat)
         case ExportFormat.CAST:
             return export_cast(header, frames)
         case ExportFormat.TEXT:
-            return export_text(frames)
+            return export_text(header, frames)
         case ExportFormat.JSON:
             return export_json(header, frames)
         case ExportFormat.RAW:
@@ -48,11 +48,38 @@ def export_raw(frames: Iterable[Frame], streams: frozenset[FrameKind] = SCREEN) 
             yield frame.payload
 
 
-def export_text(frames: Iterable[Frame]) -> Iterator[bytes]:
-    """What was shown, as plain UTF-8 lines; safe to print."""
+def export_text(header: RecordingHeader, frames: Iterable[Frame]) -> Iterator[bytes]:
+    """What was shown, as plain UTF-8 lines; safe to print. Where the session had a terminal these are the lines of its
+    screen, each when it was left; what was not shown (files, forwards, commands, notes) is `[file] ...`."""
+    return _text_of_screen(header, frames) if header.interactive else _text_of_streams(frames)
+
+
+def _text_of_screen(header: RecordingHeader, frames: Iterable[Frame]) -> Iterator[bytes]:
+    from teleport.recording.screen.lines import SCREEN as ON_SCREEN
+    from teleport.recording.screen.lines import shown_lines
+
+    for line in shown_lines(header, frames, once=False):
+        text = line.text if line.kind == ON_SCREEN else f"[{line.kind}] {line.text}"
+        yield f"{text}\n".encode()
+
+
+def _text_of_streams(frames: Iterable[Frame]) -> Iterator[bytes]:
+    from teleport.recording.screen.lines import detail_line
+
     cleaner = TextSanitiser()
+    last = b"\n"
     for frame in frames:
-        if frame.kind in SCREEN and (shown := cleaner.feed(frame.payload)):
+        if frame.kind in SCREEN:
+            shown = cleaner.feed(frame.payload)
+        elif frame.kind in (*BYTE_KINDS, FrameKind.RESIZE):
+            continue
+        else:
+            shown = cleaner.finish()
+            begun = b"" if (shown or last).endswith(b"\n") else b"\n"
+            shown += begun + f"[{frame.kind.name.lower()}] {detail_line(frame)}\n".encode()
+            cleaner = TextSanitiser()
+        if shown:
+            last = shown[-1:]
             yield shown
     if shown := cleaner.finish():
         yield shown

@@ -1,7 +1,7 @@
 """`tsh play`: a recorded session, from the cluster or from a file.
 
 A recording holds what a session printed, and a session may have printed to attack whoever watches it (threat T44):
-everything that is shown passes the sanitiser, and the player never answers.
+everything that is shown passes the sanitiser and is drawn from a model of the screen, and the player never answers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_fla
 from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 
 if TYPE_CHECKING:
-    from teleport.recording.player import PlayStep, RecordingReader
+    from teleport.client.playing import Action, Event, Playing
+    from teleport.recording.player import RecordingReader
+    from teleport.recording.timeline import Timeline
 
+FRAME = 1 / 30  # seconds between two drawings of a session that does not pause
 FORMATS = ["pty", "text", "json", "cast"]
 WHOSE = "with the role access you play sessions that you took part in, with auditor all"
 
@@ -31,19 +34,22 @@ WHOSE = "with the role access you play sessions that you took part in, with audi
 @click.argument("recording", metavar="SID|FILE")
 @click.option("-f", "--format", "form", type=click.Choice(FORMATS), default="pty")
 @click.option("--speed", type=click.FloatRange(0.1, 100), default=1.0, help="times as fast")
+@click.option("--skip-idle-time", is_flag=True, help="wait no longer than a second where nothing happens")
 @cluster_option
 @takes_flags
-def play(flags: Flags, recording: str, form: str, speed: float, cluster: str) -> None:
+def play(flags: Flags, recording: str, form: str, speed: float, skip_idle_time: bool, cluster: str) -> None:
     """Play a recorded session.
 
-    With pty, in a terminal: space pauses, + and - change the speed, q quits. The other formats print it at once.
+    With pty, in a terminal: space pauses, the arrows go 5 seconds back and on, [ and ] a minute, g to a time (1:30), +
+    and - change the speed, i skips pauses, / searches what was shown, n and N go to the next and the last find, . shows
+    one frame, ? shows the keys, q quits. The other formats print it at once.
     """
     from teleport.recording.player import RecordingReader
 
     with _opened(flags, recording, cluster) as file:
         reader = RecordingReader(file, name=recording)
         if form == "pty":
-            play_pty(reader, speed)
+            play_pty(reader, speed, skip_idle=skip_idle_time)
         else:
             _export(reader, form)
 
@@ -106,60 +112,116 @@ def _export(reader: RecordingReader, form: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def play_pty(reader: RecordingReader, speed: float) -> None:
+def play_pty(reader: RecordingReader, speed: float, *, skip_idle: bool = False) -> None:
     """Shows the session as it was timed; where stdout is no terminal nobody watches, and nothing waits."""
     import gc
 
     from teleport.client import system, terminal
-    from teleport.client.playing import Playing, shown_steps
+    from teleport.client.playing import Playing
     from teleport.recording.player import schedule
     from teleport.recording.sanitise import RESET_TERMINAL
+    from teleport.recording.timeline import Timeline
 
     gc.enable()
     sys.stdout.flush()
-    steps = shown_steps(schedule(reader.frames()))
     if not terminal.is_terminal(terminal.STDOUT):
-        for step in steps:
+        for step in schedule(reader.frames()):
             terminal.write_all(terminal.STDOUT, step.data)
         return
     keys = terminal.STDIN if system.HAS_TERMINAL and terminal.is_terminal(terminal.STDIN) else None
+    size = terminal.terminal_size(terminal.STDOUT)
     with ExitStack() as stack:
+        timeline = stack.enter_context(Timeline(reader.header, reader.frames(), size))
         if keys is not None:
             stack.enter_context(terminal.keys_only(keys))
-        # whatever ends it, the viewer gets the terminal back in order
+        # whatever ends it, the viewer gets the terminal back in order, and what was there before scrolled up
         stack.callback(terminal.write_all, terminal.STDOUT, RESET_TERMINAL)
-        _show(steps, Playing(speed), keys)
+        terminal.write_all(terminal.STDOUT, b"\r\n" * size[1])
+        _Player(timeline, size, keys).run(Playing(speed=speed, skip_idle=skip_idle))
     terminal.write_all(terminal.STDOUT, b"\r\n")
+    if timeline.error is not None:
+        raise timeline.error
 
 
-def _pressed(keys: int | None, seconds: float | None) -> bool:
-    """Waits so long, or until a key is pressed; for ever when `seconds` is None."""
-    if keys is None:  # not every system can wait for nothing with select
-        time.sleep(seconds or 0)
-        return False
-    ready, _, _ = select.select([keys], [], [], seconds)
-    return bool(ready)
+class _Player:
+    """Carries out what `plan` says, at a terminal."""
 
+    def __init__(self, timeline: Timeline, size: tuple[int, int], keys: int | None) -> None:
+        import codecs
 
-def _show(steps: Iterator[PlayStep], state: object, keys: int | None) -> None:
-    from teleport.client import terminal
-    from teleport.client.playing import Act, Playing
+        from teleport.recording.screen import Painter
 
-    assert isinstance(state, Playing)
-    for step in steps:
-        state = state.before(step)
+        self._timeline = timeline
+        self._painter = Painter(*size)
+        self._keys = keys
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+        self._status = ""
+        self._drawn = True
+
+    def run(self, state: Playing) -> None:
+        from teleport.client.playing import Keys, Next, Passed, plan
+
+        events: list[Event] = [Next(self._timeline.next_time)]
+        drawn = at = time.monotonic()
         while True:
-            act, seconds = state.wait()
-            if act is Act.STOP:
+            for event in events:
+                state, actions = plan(state, event)
+                # what an action answers is planned before the next event, and before the next action
+                while actions:
+                    answer = self._do(actions.pop(0))
+                    if answer is not None:
+                        state, more = plan(state, answer)
+                        actions = more + actions
+            seconds = 0.0 if state.stopped else state.wait()
+            if not self._drawn and (seconds != 0 or time.monotonic() - drawn > FRAME):
+                self._draw()
+                drawn = time.monotonic()
+            if state.stopped:
+                self._status = ""
+                self._draw()
                 return
-            before = time.monotonic()
-            ready = _pressed(keys, 0 if act is Act.SHOW else seconds)
-            state = state.passed(time.monotonic() - before)
-            if ready and keys is not None:
-                pressed = os.read(keys, 64)
-                keys = keys if pressed else None
-                state = state.key(pressed)
-                continue
-            if act is Act.SHOW:
-                terminal.write_all(terminal.STDOUT, step.data)
-                break
+            if self._keys is None and seconds is None:
+                return  # nobody can go on
+            pressed = self._pressed(seconds)
+            before, at = at, time.monotonic()
+            events = [Passed(at - before)]
+            if pressed:
+                events.append(Keys(pressed))
+
+    def _do(self, action: Action) -> Event | None:
+        from teleport.client.playing import Find, Found, Next, Say, Seek, Show
+
+        self._drawn = False
+        match action:
+            case Show():
+                self._timeline.step()
+                return Next(self._timeline.next_time)
+            case Seek():
+                reached = self._timeline.seek(action.at)
+                return Next(self._timeline.next_time, reached)
+            case Find():
+                self._draw()
+                found = self._timeline.find(action.text, action.after, back=action.back)
+                return Found(found.time, found.text) if found is not None else Found(None)
+            case Say():
+                self._status = action.text
+        return None
+
+    def _draw(self) -> None:
+        from teleport.client import terminal
+
+        terminal.write_all(terminal.STDOUT, self._painter.draw(self._timeline.now.screen, self._status))
+        self._drawn = True
+
+    def _pressed(self, seconds: float | None) -> str:
+        """Waits so long, or until keys are pressed, which are the answer."""
+        if self._keys is None:  # not every system can wait for nothing with select
+            time.sleep(seconds or 0)
+            return ""
+        ready, _, _ = select.select([self._keys], [], [], seconds)
+        if not ready:
+            return ""
+        data = os.read(self._keys, 256)
+        if not data:
+            self._keys = None
+        return self._decoder.decode(data)
