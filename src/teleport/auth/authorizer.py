@@ -35,7 +35,7 @@ from teleport.resources.names import canonical_address
 from teleport.resources.role import IMPLICIT_ROLE_NAME
 from teleport.resources.server import Server
 from teleport.resources.user import User
-from teleport.store.standing import user_present
+from teleport.store.standing import stands_from, user_present
 
 DEFAULT_TTL: Final = timedelta(hours=12)
 MIN_TTL: Final = timedelta(minutes=1)
@@ -301,8 +301,13 @@ class Authorizer:
             )
         return replace(granted, ttl=asked, source_ip=pin)
 
-    async def renewed_grant(self, user: User, permit: RenewalPermit, now: datetime, *, client_ip: str) -> UserGrant:
-        """What a renewed certificate says: as `grant`, within the bounds of the permit."""
+    async def renewed_grant(
+        self, user: User, identity: UserIdentity, permit: RenewalPermit, now: datetime, *, client_ip: str
+    ) -> UserGrant:
+        """What a renewed certificate says: as `grant`, within the bounds of the permit. `user` was read anew: it may be
+        another one of the same name by now, to whom what `identity` holds gives nothing."""
+        if user_present(identity, user, now) is None:
+            raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
         roles = RoleSet.build(permit.roles, await self._state.roles(permit.roles), user.traits)
         if roles.options.pin_source_ip and not permit.source_ip:  # nothing is proved anew, so nothing is bound anew
             raise AccessDenied("your roles bind certificates to the address of the login now", hint="tsh login")
@@ -331,6 +336,7 @@ class Authorizer:
             port_forwarding=options.port_forwarding,
             agent_forwarding=options.forward_agent,
             x11_forwarding=options.permit_x11_forwarding,
+            since=stands_from(user),
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from teleport.api.messages import HostCredentials, HostSigner, ServerCert, UserCerts
@@ -66,6 +66,7 @@ class UserGrant:
     usage: str = ""  # the one use that the certificate is good for; such a one has no SSH certificate
     kube_cluster: str = ""
     for_sshd: bool = False
+    since: datetime | None = None  # no certificate of the user begins earlier (`store.standing.stands_from`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,8 @@ class Certifier:
 
     def user_certs(self, grant: UserGrant, public_key: str, now: datetime) -> UserCerts:
         """SSH and TLS certificates for one public key (OpenSSH line or PEM)."""
+        begin = max(now, grant.since or now)
+        grant, now = replace(grant, ttl=grant.ttl - (begin - now)), begin
         key, serial = _public(public_key), new_serial()
         ssh = "" if grant.usage else self._user_ssh_cert(grant, key, serial, now)
         tls = issue_user_tls(

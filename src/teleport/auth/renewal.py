@@ -99,7 +99,8 @@ class Renewals:
         if found is None:
             raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
         user, revision = found
-        grant = await self._authorizer.renewed_grant(user, decision, now, client_ip=subject.client_ip)
+        assert isinstance(caller.identity, UserIdentity), "only users have a permit to renew"
+        grant = await self._authorizer.renewed_grant(user, caller.identity, decision, now, client_ip=subject.client_ip)
         if grant.ttl < LEAST_LEFT:
             raise AccessDenied("your roles do not give certificates that long any more", hint="tsh login")
         key = certificate_key(shown)

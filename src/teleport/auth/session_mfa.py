@@ -116,7 +116,7 @@ class SessionSecondFactors:
             asked = Asked("session", user.name, caller.address, request.login, node.host_id)
         else:
             asked = Asked("api", user.name, caller.address)
-        grant = await self._authorizer.renewed_grant(user, permit, now, client_ip=address)
+        grant = await self._authorizer.renewed_grant(user, identity, permit, now, client_ip=address)
         logins = tuple(login for login in grant.logins if login == request.login) if request.host else ()
         if grant.ttl < LEAST_LEFT or (request.host and not logins):
             raise AccessDenied("your roles do not give such certificates any more", hint="tsh login")

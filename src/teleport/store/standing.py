@@ -73,18 +73,27 @@ def without_role(record: HostRecord, role: SystemRole) -> HostRecord:
     return replace_fields(record, roles=roles, expelled=not roles, role_request=requests)
 
 
+def stands_from(user: User) -> datetime | None:
+    """From when on a user's certificates count: the first whole second after it was made, so that a certificate of
+    somebody who had the name until that very second is told from those of the new user. None: nobody knows when."""
+    made = user.spec.created_by.time
+    if made is None or not made.microsecond:
+        return made
+    return made.replace(microsecond=0) + timedelta(seconds=1)
+
+
 def user_present(identity: UserIdentity, user: User | None, now: datetime) -> UserIdentity | None:
     """What is left of the identity, `user` being whom the cluster knows by its name; None when nothing is.
 
     Nothing is left when the user is gone or has expired, and when it was made after the certificate was issued:
-    another person may have got the name. A certificate counts in seconds, so one of that very second is let through.
+    another person may have got the name. Certificates count in seconds, and no user has one from before `stands_from`.
 
     Roles allow only what the certificate and the user both have; all that the user has now may deny.
     """
     if user is None or user.expired(now):
         return None
-    made = user.spec.created_by.time
-    if made is not None and (identity.issued is None or identity.issued < made.replace(microsecond=0)):
+    since = stands_from(user)
+    if since is not None and (identity.issued is None or identity.issued < since):
         return None
     return replace(
         identity,
