@@ -81,6 +81,12 @@ def refusals(cluster: Cluster, sid: str) -> set[str]:
     return {event["user"] for event in found if event["request"] == "join" and sid in event["reason"]}
 
 
+def names_in(cluster: Cluster, sid: str) -> list[str]:
+    """Who is in the session, as the administrator sees it."""
+    found = cluster.tctl("sessions", "ls", "--format=json").ok().json()
+    return [party["user"] for one in found if one["sid"] == sid for party in one["parties"]]
+
+
 def listed(person: Person, sid: str) -> list[dict[str, object]]:
     found = person.tsh("sessions", "ls", "--format=json").ok().json()
     return [one for one in found if one["sid"] == sid]
@@ -114,9 +120,7 @@ def test_two_people_share_a_session_and_one_only_watches(
         watching.expect("what you type is not passed on")
         terminal.type("echo se''en; stty size\n")
         watching.expect("seen.*30 100")
-        everything = cluster.tctl("sessions", "ls", "--format=json").ok().json()
-        (there,) = [found for found in everything if found["sid"] == sid]
-        assert [party["user"] for party in there["parties"]] == ["alice", "walter"]
+        wait_until("both are listed", lambda: names_in(cluster, sid) == ["alice", "walter"])
         terminal.type("exit 3\n")
         assert terminal.ended() == 3
         assert watching.ended() == 3

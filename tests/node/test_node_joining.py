@@ -296,6 +296,45 @@ async def test_a_detached_session_waits_for_its_user(launcher_end: LauncherEnd) 
     assert getattr(end, "participants", None) == ["alice"]
 
 
+async def test_a_detached_session_ends_with_the_certificate(launcher_end: LauncherEnd) -> None:
+    """`disconnect_expired_cert` also where nobody is connected."""
+    async with cast(launcher_end) as (lab, those):
+        alice = await those.terminal("alice", command=SHELL, environment={"TELEPORT_DETACH": "1h"})
+        await alice.sees("lives on for 3600 s without you. To come back: tsh join ")
+        await alice.leave()
+        await lab.events.wait_for("session.leave")
+        (theirs,) = lab.node._connections
+        soon = datetime.now(UTC) + timedelta(seconds=0.2)
+        theirs.obey(replace(theirs.permit, disconnect_expired_cert=soon))
+        (end,) = await lab.events.wait_for("session.end")
+        await lab.events.wait_for("client.disconnect")
+        await wait_until(lambda: lab.node.connections == 0)
+    assert getattr(end, "reason", "") == "the certificate has expired"
+
+
+async def test_idle_time_bounds_how_long_a_session_waits(launcher_end: LauncherEnd) -> None:
+    """Who asks for a day gets no more than the idle time of the roles."""
+    async with cast(launcher_end) as (lab, those):
+        lab.rules.cluster = ClusterDefaults(client_idle_timeout=timedelta(seconds=2))
+        alice = await those.terminal("alice", command=SHELL, environment={"TELEPORT_DETACH": "24h"})
+        await alice.sees("lives on for 2 s without you.")
+
+
+async def test_joining_asks_for_a_second_factor_like_a_session(launcher_end: LauncherEnd) -> None:
+    """Threat T35: nobody joins who would get no session of their own."""
+    from teleport.errors import AccessDenied
+
+    async with cast(launcher_end) as (lab, those):
+        _, sid = await begun(those)
+        client = await those.client("bob", "watch")
+        lab.rules.cluster = ClusterDefaults(require_session_mfa=True)
+        with pytest.raises(AccessDenied, match="second factor"):
+            await client.start(environment={"TELEPORT_SESSION": sid}, on_output=lambda data, stderr: None)
+        with pytest.raises(AccessDenied, match="second factor"):
+            await those.joined("bob", "watch", sid=sid)
+        assert not lab.events.named("session.join")
+
+
 async def test_a_detached_session_does_not_wait_for_ever(launcher_end: LauncherEnd) -> None:
     """`linger` is bounded; a lock ends it before."""
     async with cast(launcher_end) as (lab, those):

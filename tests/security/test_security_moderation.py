@@ -188,6 +188,21 @@ async def test_a_moderator_ends_it(launcher_end: LauncherEnd) -> None:
     assert getattr(end, "reason", "") == "mona ended it as moderator"
 
 
+async def test_a_role_that_comes_while_something_runs_counts(launcher_end: LauncherEnd) -> None:
+    """What has no terminal cannot be watched, and ends; a terminal stands still."""
+    async with cast(launcher_end) as (lab, those):
+        command = await those.terminal("alice", command="echo ready; exec sleep 60", size=None)
+        shell = await those.terminal("bob", command="echo ready; exec cat")
+        await command.sees("ready")
+        await shell.sees("ready")
+        require(lab)
+        lab.node.reconsider()
+        await ended(command)
+        await shell.sees("This session stands still")
+        (end,) = await lab.events.wait_for("session.end")
+    assert "others have to be in sessions of its user" in getattr(end, "reason", "")
+
+
 async def test_there_is_no_way_around(launcher_end: LauncherEnd, tmp_path: Path) -> None:
     """Commands without a terminal, subsystems, forwards, a second channel of the connection, and the session of
     somebody who is free to do what they want: none of it works alone."""

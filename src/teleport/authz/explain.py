@@ -107,6 +107,7 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
         Part("bound to the address of the login", _yes(roles.options.pin_source_ip), of(lambda o: o.pin_source_ip)),
         Part("second factor", "given" if permit.mfa_verified else "not asked for", mfa),
         Part("lease of a second factor", how_long(lease.total_seconds()) if lease else "none", of(_lease)),
+        Part("who has to be there", _required(permit), tuple(one.role for one in permit.required_joins)),
         Part("recorded", _yes(permit.record), (CLUSTER,)),
         Part(
             "enhanced recording",
@@ -118,6 +119,10 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
 
 def _lease(options: CombinedOptions) -> timedelta:
     return options.mfa_lease_ttl
+
+
+def _required(permit: SSHAccessPermit) -> str:
+    return " and ".join(str(one) for one in permit.required_joins) or "nobody"
 
 
 def _yes(value: bool) -> str:

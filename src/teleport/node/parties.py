@@ -7,8 +7,8 @@ behind: output goes past it until it takes some again, and then it is shown the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from teleport.authz.decision import AccessDenial
 from teleport.authz.joining import JoinPermit, RunningSession
@@ -109,16 +109,16 @@ class Party:
         """Whether output went past it, and it takes some again."""
         return self._behind and not self.full
 
-    def catch_up(self, what: Replay, *, own: bool, anew: bool) -> Coroutine[Any, Any, None]:
-        """Begins to show the last output; the rest is for the coroutine, which shows what came meanwhile as well.
+    def await_replay(self) -> None:
+        """From now on output waits for `catch_up`."""
+        self._behind, self._backlog, self._backlog_size = False, [], 0
+
+    async def catch_up(self, what: Replay, *, own: bool, anew: bool) -> None:
+        """Shows the last output, as it was when `await_replay` was called, then what came meanwhile.
 
         Of an own session, `own`, the terminal gets every mode; of somebody else's what a viewer's terminal may get
         (threat T44). `anew`: it was shown something already.
         """
-        self._behind, self._backlog, self._backlog_size = False, [], 0
-        return self._catch_up(what, own=own, anew=anew)
-
-    async def _catch_up(self, what: Replay, *, own: bool, anew: bool) -> None:
         cleaner = TerminalSanitiser()
         # Some tenths of a second of work for a MiB.
         shown = await asyncio.to_thread(cleaner.feed, what.output)
@@ -130,7 +130,9 @@ class Party:
             self.show(data)
 
     def tell(self, text: str) -> None:
-        """A line from the node, beside the session's output."""
+        """A line from the node, beside the session's output; not for who takes nothing now."""
+        if self.full:
+            return
         self.channel.write(f"\r\n{text}\r\n".encode(), stderr=True)
 
     def tell_once(self, text: str) -> None:
@@ -145,7 +147,7 @@ class Party:
         """Tells the client how the session ended, and closes the channel."""
         if reason:
             told = reason.rstrip(".\n").replace("\n", "\r\n")
-            self.tell(f"This session was ended: {told}.")
+            self.channel.write(f"\r\nThis session was ended: {told}.\r\n".encode(), stderr=True)
         if ended is not None and ended.signal is not None:
             self.channel.exit_with_signal(ended.signal, core_dumped=ended.core_dumped)
         elif ended is not None and ended.status is not None:
@@ -157,5 +159,5 @@ class Party:
         """Ends this party's part, and its channel, while the session goes on."""
         if self.size is not None:
             self.channel.write(RESET_TERMINAL)
-        self.tell(told)
+        self.channel.write(f"\r\n{told}\r\n".encode(), stderr=True)
         self.channel.exit(status)

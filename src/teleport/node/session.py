@@ -1,10 +1,9 @@
 """One session: a program started by the launcher, recorded and audited, with the parties that see it and type.
 
 Order of a session's life (threat T40): the recording exists on disk, then its start is on record, then those who have
-to be there are (`moderation`), then the process starts; every byte is noted in the recording before it is sent; the
+to be there are (`company`), then the process starts; every byte is noted in the recording before it is sent; the
 recording is closed (a long one: on disk) and the end is on record before the client learns the exit status. What cannot
-be recorded or put on record does not start, and ends when it fails. That somebody joins is on record before they see
-anything.
+be recorded or put on record does not start, and ends when it fails.
 
 A session is its first party's: it runs under that permit, also once that party has left, and ends with it. It ends
 when nobody who may type is left, unless the client asked for it to live on for a while (`linger`).
@@ -14,24 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from enum import StrEnum
 from typing import Any
 
-from teleport.authz.decision import AccessDenial
-from teleport.authz.joining import JoinPermit, Participant, RunningSession, is_own
+from teleport.authz.joining import RunningSession
 from teleport.errors import LimitExceeded, TeleportError
 from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, SessionLost
+from teleport.node.company import Company, State
 from teleport.node.environment import spawn_request
-from teleport.node.moderation import Action, Moderation
 from teleport.node.needs import Process, Recording, Unrecorded
 from teleport.node.parties import Party
 from teleport.node.programs import Asked, Program
 from teleport.node.story import Story
 from teleport.node.streams import Streams
 from teleport.node.tools import Tools
-from teleport.node.who_typed import WhoTyped
-from teleport.resources.joining import JoinMode
-from teleport.ssh.surface import Refusal, TerminalSize
+from teleport.ssh.surface import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +34,6 @@ _SPAWN_SECONDS = 20.0
 _KILL_SECONDS = 15.0
 _CLOSE_SECONDS = 20.0
 _SEAL_SECONDS = 900.0
-MOST_PARTIES = 32
-_INTERRUPT = b"\x03"  # what Ctrl-C sends
-_TERMINATE = b"t"  # of a moderator
-
-
-class State(StrEnum):
-    """A session's life. It only moves down this list."""
-
-    STARTING = "starting"
-    WAITING = "waiting"  # for those who have to be in it
-    RUNNING = "running"
-    ENDED = "ended"
 
 
 class Session:
@@ -74,27 +57,16 @@ class Session:
         self._asked = asked
         self._facts = first.connection.facts
         assert self._facts.user is not None, "a session belongs to a user"
-        self.parties: list[Party] = [first]
-        self._came = 1  # parties so far
-        self._people = {first.user: None}  # who took part, in order
-        self._joining: set[Party] = set()
         self.state = State.STARTING
-        self._moderation = Moderation()
         self._process: Process | None = None
         self._streams: Streams | None = None
         self._recording: Recording = Unrecorded()
-        self._loop = asyncio.get_running_loop()
-        self._stop: asyncio.Future[str] = self._loop.create_future()
-        self._met = asyncio.Event()
-        self._lingering: asyncio.TimerHandle | None = None
-        self._size_waiting: TerminalSize | None = None
-        self._size_busy = False
+        self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.sid = tools.registry.claim(self)
         self._story = Story(tools, self._facts, self.sid, program, asked.terminal, record=record, mfa=mfa)
         self._enhanced = tools.enhanced.session(
             first.connection.permit.enhanced_recording, self._story.events, self.end
         )
-        self._typed: WhoTyped | None = None
         self.about = RunningSession(
             sid=str(self.sid),
             cluster=tools.config.cluster,
@@ -104,6 +76,20 @@ class Session:
             roles=self._facts.user.roles,
             interactive=asked.terminal is not None,
         )
+        self.company = Company(
+            self,
+            first,
+            self.about,
+            self._story,
+            linger=asked.linger,
+            in_background=tools.in_background,
+            changed=tools.registry.changed,
+        )
+
+    @property
+    def lives_on(self) -> bool:
+        """Whether nothing has ended it so far."""
+        return self.state is not State.ENDED and not self._stop.done()
 
     @property
     def began(self) -> Any:
@@ -114,16 +100,6 @@ class Session:
     def command(self) -> str:
         """What it runs, for people to read; empty for a shell."""
         return self._program.shown
-
-    @property
-    def missing(self) -> str:
-        """Who has to be in it and is not, for people to read."""
-        return self._moderation.told
-
-    @property
-    def held(self) -> bool:
-        """Whether it stands still, for want of people who have to be in it."""
-        return self._moderation.held
 
     # the start
 
@@ -150,7 +126,7 @@ class Session:
             why = f": {error.message}" if isinstance(error, LimitExceeded) else ""
             return Refusal(f"This node cannot record sessions now, so none is started{why}. Tell its administrator.")
         if self.about.interactive:
-            self._typed = WhoTyped(self._recording)
+            self.company.recorded(self._recording)
         try:
             await self._story.started()
         except Exception:
@@ -159,16 +135,16 @@ class Session:
                 tools.recordings.on_record(str(self.sid))
             self._finished()
             return Refusal("This node cannot write its audit log now, so no session is started.")
-        if self._moderate() is Action.HOLD:
+        if not self.company.moderate():
             self.state = State.WAITING
             tools.in_background(self._begin_later(), f"wait to start session {self.sid}")
-            self._changed()
+            tools.registry.changed()
             return None
         return await self._begin()
 
     async def _begin_later(self) -> None:
         """Starts the program once those are there who have to be."""
-        met = asyncio.ensure_future(self._met.wait())
+        met = asyncio.ensure_future(self.company.complete.wait())
         try:
             either: set[asyncio.Future[Any]] = {met, self._stop}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -180,12 +156,11 @@ class Session:
         if self._stop.done():
             reason = self._stop.result()
             await self._end(None, f"not started: {reason}")
-            for party in list(self.parties):
-                party.answer(None, reason)
+            self._answer(None, reason)
             return
         refusal = await self._begin()
         if refusal is not None:
-            for party in list(self.parties):
+            for party in list(self.company.parties):
                 party.dismiss(refusal.message, status=255)
 
     async def _begin(self) -> Refusal | None:
@@ -208,247 +183,22 @@ class Session:
         self._streams = Streams(
             process,
             self._recording,
-            self.parties,
+            self.company.parties,
             lambda work: tools.in_background(work, f"drain session {self.sid}"),
         )
-        self._set_lead()
-        for party in self.parties:
-            if party is not self.first:
-                self._replay_to(party, anew=False)
-        self._streams.hold(self._moderation.held)
+        self.company.begun(self._streams)
         self._recording.failed.add_done_callback(lambda _: self.end("the recording failed"))
         tools.in_background(self._run(process, self._streams), f"session {self.sid}")
-        self._changed()
+        tools.registry.changed()
         return None
-
-    # who is in it
-
-    async def join(self, party: Party, permit: JoinPermit) -> bool:
-        """Lets somebody take part, with the permit for that; False when the session is over, or full, instead.
-
-        It is on record before they see anything.
-        """
-        if not self.lives_on or len(self.parties) + len(self._joining) >= MOST_PARTIES:
-            return False
-        self._joining.add(party)
-        try:
-            party.mode = permit.mode
-            await self._story.joined(party.connection.facts, permit.mode, permit.granted_by)
-        finally:
-            self._joining.discard(party)
-        if not self.lives_on:
-            await self._story.left(party.connection.facts, party.mode)
-            return False
-        self._came += 1
-        party.number = self._came
-        self._people[party.user] = None
-        if self._typed is not None:
-            self._typed.joined(party, list(self.parties))
-        if self._lingering is not None and party.types:
-            self._lingering.cancel()
-            self._lingering = None
-        for other in self.parties:
-            other.tell(f"{party.shown} has joined this session as {party.mode}.")
-        self.parties.append(party)
-        self._set_lead()
-        self._replay_to(party, anew=False)
-        if party.types and party.size is not None:
-            self.resized(party, party.size)
-        self._moderate()
-        self._changed()
-        return True
-
-    @property
-    def lives_on(self) -> bool:
-        """Whether nothing has ended it so far."""
-        return self.state is not State.ENDED and not self._stop.done()
-
-    def _replay_to(self, party: Party, *, anew: bool) -> None:
-        if self._streams is None:
-            party.tell(f"This session begins once {self._moderation.told} is there.")
-            return
-        own = is_own(party.connection.identity, self.about)
-        catching_up = party.catch_up(self._streams.replay(), own=own, anew=anew)
-        self._tools.in_background(catching_up, f"last output of session {self.sid}")
-
-    def leave(self, party: Party, told: str = "", *, status: int = 0) -> None:
-        """A party is gone, or has to go: then it is `told` why."""
-        if party not in self.parties:
-            return
-        if self.state is State.ENDED:
-            return
-        others = [one for one in self.parties if one is not party]
-        in_use = any(one.types for one in others) and not (self.state is State.WAITING and party is self.first)
-        goes_on = in_use or (self._asked.linger > 0 and self.state is State.RUNNING)
-        if not goes_on:
-            self.end(told or "the client disconnected")
-            if not others:
-                return
-        self.parties.remove(party)
-        if self._typed is not None:
-            self._typed.left(party)
-        self._tools.in_background(self._story.left(party.connection.facts, party.mode), f"leave session {self.sid}")
-        for other in self.parties:
-            other.tell(f"{party.shown} has left this session.")
-        if told:
-            party.dismiss(told, status=status)
-        if party is not self.first:
-            party.over()
-        self._set_lead()
-        if goes_on and not in_use and self._lingering is None:
-            self._lingering = self._loop.call_later(self._asked.linger, self.end, "nobody came back")
-        self._moderate()
-        self._changed()
-
-    def _set_lead(self) -> None:
-        if self._streams is not None:
-            self._streams.lead = next((party for party in self.parties if party.types), None)
-            self._streams.drained()
-
-    def reconsider(self, party: Party) -> None:
-        """Rules changed, and the party's connection goes on: may it still be in here, and may this go on?"""
-        if party is not self.first:
-            decision = party.connection.may_join(self.about, party.mode)
-            if isinstance(decision, AccessDenial):
-                party.connection.denied("join", f"no longer allowed: {'; '.join(decision.reasons)}")
-                self.leave(party, "You may not be in this session any more.", status=255)
-                return
-        if self.state in (State.WAITING, State.RUNNING):
-            self._moderate()
-
-    def _moderate(self) -> Action:
-        """Asks whether this may go on with who is there, and carries that out."""
-        required = self.first.connection.permit.required_joins
-        if not required and self._moderation.begun and not self._moderation.held:
-            return Action.NOTHING
-        present = [Participant(party.connection.identity, party.mode) for party in self.parties]
-        started = self._moderation.begun
-        action = self._moderation.step(required, self.about, present)
-        match action:
-            case Action.HOLD:
-                self._hold(started=started)
-            case Action.BEGIN:
-                if self.state is State.WAITING:
-                    self._tell("This session begins now.")
-                    self._report_held(started=False)
-                self._met.set()
-            case Action.GO_ON:
-                self._tell("This session goes on.")
-                self._report_held(started=True)
-                if self._streams is not None:
-                    self._streams.hold(False)
-            case Action.END:
-                if self._streams is not None:
-                    self._streams.hold(True)
-                self.end(f"{self._moderation.told} had to be there, and left")
-        return action
-
-    def _hold(self, *, started: bool) -> None:
-        if self._streams is not None:
-            self._streams.hold(True)
-        what = "stands still: it goes on" if started else "waits: it begins"
-        self._tell(f"This session {what} once {self._moderation.told} is there.")
-        self._report_held(started=started)
-
-    def _report_held(self, *, started: bool) -> None:
-        missing = [str(one) for one in self._moderation.missing]
-        self._tools.in_background(self._story.held(missing, started=started), f"moderate session {self.sid}")
-        self._changed()
-
-    def _tell(self, text: str) -> None:
-        for party in self.parties:
-            party.tell(text)
-
-    def _changed(self) -> None:
-        self._tools.registry.changed()
-
-    # what parties do
-
-    def typed(self, party: Party, data: bytes) -> None:
-        """Input of a party."""
-        party.received += len(data)
-        party.connection.active()
-        if not party.types or self._moderation.held:
-            self._not_typed(party, data)
-        elif self._streams is not None:
-            if self._typed is not None:
-                self._typed.typed(party, len(data))
-                for other in self.parties:
-                    if other is self.first or not other.types:
-                        other.connection.active()  # who watches, and whose session it is, is not idle while it is used
-            self._streams.typed(data)
-
-    def _not_typed(self, party: Party, data: bytes) -> None:
-        """What a party sends that is no input: some keys mean something, the rest is dropped."""
-        if not party.types:
-            if data == _TERMINATE and party.mode is JoinMode.MODERATOR:
-                self.end(f"{party.shown} ended it as moderator")
-            elif _INTERRUPT in data:
-                self.leave(party, "You have left this session.")
-            else:
-                keys = "t ends it, Ctrl-C leaves" if party.mode is JoinMode.MODERATOR else "Ctrl-C leaves"
-                party.tell_once(f"You are here as {party.mode}: what you type is not passed on. {keys}.")
-        elif self.state is State.WAITING and _INTERRUPT in data:
-            if party is self.first:
-                self.end("its user did not wait")
-            else:
-                self.leave(party, "You have left this session.")
-        else:
-            party.tell_once("Nothing passes while this session stands still: what you type is dropped.")
-
-    def end_input(self, party: Party) -> None:
-        """A party sends no more."""
-        if self._streams is not None and party is self.first:
-            self._streams.end_input()
-
-    def full(self, party: Party, full: bool) -> None:
-        """A party does not take what is written, or does again."""
-        party.full = full
-        if self._streams is None:
-            return
-        if full:
-            self._streams.flow()
-        else:
-            self._streams.drained()
-            if party.wants_replay:
-                self._replay_to(party, anew=True)
-
-    def resized(self, party: Party, size: TerminalSize) -> None:
-        """A party's window has another size: the terminal follows the latest of those who may type."""
-        party.connection.active()
-        party.size = size
-        if not party.types or self.state is not State.RUNNING or self._streams is None or self._moderation.held:
-            return
-        if not self._streams.resize(size):
-            return
-        self._size_waiting = size
-        if not self._size_busy:
-            self._size_busy = True
-            self._tools.in_background(self._report_sizes(), f"resize session {self.sid}")
-
-    async def _report_sizes(self) -> None:
-        """Events of sizes, one at a time: of many sizes in a row the last one counts."""
-        try:
-            while self._size_waiting is not None:
-                size, self._size_waiting = self._size_waiting, None
-                await self._story.resized(size)
-        finally:
-            self._size_busy = False
-
-    def _may_act(self, party: Party) -> bool:
-        return self.state is State.RUNNING and party.types and not self._moderation.held
 
     def signalled(self, party: Party, name: str) -> bool:
         """A party sends a signal; True when it was delivered."""
-        if not self._may_act(party) or self._process is None or name not in SIGNALS:
+        if not self.company.may_act(party) or self._process is None or name not in SIGNALS:
             return False
         party.connection.active()
         self._process.signal(name)
         return True
-
-    def broke(self, party: Party) -> bool:
-        """A party sends a break; True when it was delivered."""
-        return self._may_act(party) and self._streams is not None and self._streams.send_break()
 
     # the end
 
@@ -505,7 +255,7 @@ class Session:
             await self._end(ended, reason)
 
     def _answer(self, ended: Exit | None, reason: str) -> None:
-        for party in list(self.parties):
+        for party in list(self.company.parties):
             party.answer(ended, reason)
 
     async def _end(self, ended: Exit | None, reason: str) -> None:
@@ -520,7 +270,7 @@ class Session:
                 sent=sent,
                 received=received,
                 recording_hash=digest,
-                participants=list(self._people),
+                participants=self.company.people,
                 enhanced=watched,
             )
             # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
@@ -534,8 +284,7 @@ class Session:
             self._finished()
 
     async def _close_recording(self, reason: str) -> str:
-        if self._typed is not None:
-            self._typed.flush()
+        self.company.note_rest()
         try:
             return (await self._recording.close(reason or "ended")).sha256
         except TeleportError as error:
@@ -545,8 +294,5 @@ class Session:
     def _finished(self) -> None:
         if self.state is not State.ENDED:
             self.state = State.ENDED
-            if self._lingering is not None:
-                self._lingering.cancel()
             self._tools.registry.release(self.sid)
-            for party in {*self.parties, self.first}:
-                party.over()
+            self.company.over()

@@ -90,6 +90,8 @@ class SessionChannelHandler:
             self._asked.linger = 0.0
         if self._asked.terminal is None:
             self._asked.linger = 0.0  # nobody could come back to it
+        if idle := self._connection.permit.client_idle_timeout.total_seconds():
+            self._asked.linger = min(self._asked.linger, idle)
         self._session = Session(self._tools, self.party, program, self._asked, record=self._record, mfa=self._mfa)
         return await self._session.start()
 
@@ -106,25 +108,25 @@ class SessionChannelHandler:
             return Refusal.told(decision.public, decision.hint)
         assert session is not None, "what does not exist is not permitted"
         try:
-            if not await session.join(self.party, decision):
+            if not await session.company.join(self.party, decision):
                 return Refusal("This session is over, or as many people are in it as may be.")
         except TeleportError as error:
             log.error("joining cannot be put on record sid=%s error=%s", sid, error)
             return Refusal("This node cannot write its audit log now, so nobody joins a session.")
         self._session = session
         if self._gone:
-            session.leave(self.party)
+            session.company.leave(self.party)
         return None
 
     # what happens on it once something runs
 
     def data_received(self, data: bytes) -> None:
         if self._session is not None:
-            self._session.typed(self.party, data)
+            self._session.company.typed(self.party, data)
 
     def eof_received(self) -> None:
         if self._session is not None:
-            self._session.end_input(self.party)
+            self._session.company.end_input(self.party)
 
     def pause_writing(self) -> None:
         self._full(True)
@@ -135,17 +137,17 @@ class SessionChannelHandler:
     def _full(self, full: bool) -> None:
         self.party.full = full
         if self._session is not None:
-            self._session.full(self.party, full)
+            self._session.company.full(self.party, full)
 
     def resized(self, size: TerminalSize) -> None:
         if self._session is not None:
-            self._session.resized(self.party, size)
+            self._session.company.resized(self.party, size)
 
     def signalled(self, name: str) -> bool:
         return self._session is not None and self._session.signalled(self.party, name)
 
     def broke(self, milliseconds: int) -> bool:
-        return self._session is not None and self._session.broke(self.party)
+        return self._session is not None and self._session.company.broke(self.party)
 
     # the end
 
@@ -156,12 +158,12 @@ class SessionChannelHandler:
         if self._session.first is self.party:
             self._session.end(reason)
         else:
-            self._session.leave(self.party, f"This session is over for you: {reason}", status=255)
+            self._session.company.leave(self.party, f"This session is over for you: {reason}", status=255)
 
     def reconsider(self) -> None:
         """Rules changed, and the connection goes on."""
         if self._session is not None:
-            self._session.reconsider(self.party)
+            self._session.company.reconsider(self.party)
 
     @property
     def lives_on(self) -> bool:
@@ -171,7 +173,7 @@ class SessionChannelHandler:
     def closed(self) -> None:
         self._gone = True
         if self._session is not None:
-            self._session.leave(self.party)
+            self._session.company.leave(self.party)
         else:
             self._left()
 

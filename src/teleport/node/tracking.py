@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from teleport.api import messages as m
-from teleport.node.session import Session, State
+from teleport.node.company import State
+from teleport.node.session import Session
 
 MOST = 2000
 _LONGEST = 500  # characters
@@ -19,7 +20,7 @@ def tracked(sessions: Iterable[Session]) -> list[m.TrackedSession]:
 
 def _tracked(session: Session) -> m.TrackedSession:
     about = session.about
-    state = "waiting" if session.state is State.WAITING else "standing still" if session.held else "running"
+    state = "waiting" if session.state is State.WAITING else "standing still" if session.company.held else "running"
     return m.TrackedSession(
         sid=about.sid,
         user=about.user,
@@ -28,6 +29,6 @@ def _tracked(session: Session) -> m.TrackedSession:
         started=session.began,
         state=state,
         command=session.command[:_LONGEST],
-        parties=[m.SessionPartyInfo(user=party.user, mode=str(party.mode)) for party in session.parties],
-        missing=session.missing[:_LONGEST],
+        parties=[m.SessionPartyInfo(user=party.user, mode=str(party.mode)) for party in session.company.parties],
+        missing=session.company.missing[:_LONGEST],
     )

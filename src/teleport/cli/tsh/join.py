@@ -6,7 +6,7 @@ import click
 
 from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_flags
-from teleport.errors import SECOND_FACTOR_DUE, BadRequest, TeleportError
+from teleport.errors import BadRequest, TeleportError
 
 NOT_KNOWN = 255
 
@@ -36,14 +36,12 @@ def join(flags: Flags, session: str, mode: str | None, cluster: str) -> int:
 
 
 def _join(flags: Flags, sid: str, mode: str, cluster: str) -> int:
-    import asyncio
-    import gc
     import sys
 
+    from teleport.cli.tsh.ssh import connected
     from teleport.client import system
     from teleport.client.cluster import auth_client
     from teleport.client.joining import find_session, target_of
-    from teleport.client.session import run
     from teleport.recording.format import canonical_uuid
 
     canonical_uuid(sid)
@@ -54,17 +52,5 @@ def _join(flags: Flags, sid: str, mode: str, cluster: str) -> int:
     found = access(flags, cluster)
     with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
         target = target_of(find_session(client, sid), mode, with_terminal=sys.stdin.isatty())
-    gc.freeze()
-    gc.enable()
     sys.stdout.flush()
-    try:
-        return asyncio.run(run(found, target, now()))
-    except TeleportError as error:  # raised before it began
-        if SECOND_FACTOR_DUE not in error.message:
-            raise
-    from teleport.cli.tsh.prompts import second_factor
-    from teleport.client.session_mfa import for_session
-
-    render.note("tsh: joining this session needs a second factor")
-    marked = for_session(found, target.host, 0, target.login, now(), second_factor(found.web))
-    return asyncio.run(run(marked, target, now()))
+    return connected(found, target)

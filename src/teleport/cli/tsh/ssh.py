@@ -42,6 +42,7 @@ PARALLEL = 16  # hosts at once, of a command on many
 @click.option("-s", "--subsystem", is_flag=True, help="the command is the name of a subsystem")
 @click.option("-e", "--escape-char", default="", help="escape character of the terminal: one, ^X, or none")
 @click.option("-q", "--quiet", is_flag=True, help="say less")
+@click.option("--detach", metavar="TIME", default="", help="a shell lives on for so long when the link ends: tsh join")
 @click.option("--local", is_flag=True, help="run the command on this machine, while the forwards stand")
 @click.option("--parallel", type=click.IntRange(1, 48), default=PARALLEL, help="hosts at once, where labels name many")
 @click.option("--serial", is_flag=True, help="one host after another")
@@ -68,6 +69,7 @@ def ssh(
     subsystem: bool,
     escape_char: str,
     quiet: bool,
+    detach: str,
     local: bool,
     parallel: int,
     serial: bool,
@@ -91,6 +93,8 @@ def ssh(
         said.agent = True
     if forward_x11:
         said.x11 = True
+    if detach:
+        said.environment["TELEPORT_DETACH"] = _lingering(detach)
     if no_tty and tty:
         raise BadRequest("-t and -T ask for opposite things", hint="leave one away")
     said.tty = "no" if no_tty else ("yes", "force")[min(tty, 2) - 1] if tty else said.tty
@@ -124,6 +128,19 @@ def ssh(
     except TeleportError as error:
         render.report(error, "tsh", as_json_object=False)
         return NOT_KNOWN
+
+
+def _lingering(text: str) -> str:
+    """The time as nodes take it. Raises `BadRequest`."""
+    from teleport.resources.values import Duration
+
+    try:
+        time = Duration.parse(text)
+    except ValueError:
+        time = Duration(0)
+    if not Duration.of(seconds=1) <= time <= Duration.of(hours=24):
+        raise BadRequest(f"--detach: {text[:40]!r} is no time from 1s to 24h", hint="--detach=30m")
+    return str(time)
 
 
 def _read_options(options: tuple[str, ...]) -> SshOptions:
