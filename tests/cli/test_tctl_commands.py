@@ -85,7 +85,7 @@ async def test_status_names_cluster_version_authorities_and_pin(tmp_path: Path) 
     """Two columns, one row for each pin; the same as JSON."""
     async with administration(tmp_path) as admin:
         rows = dict(re.split(r"  +", line) for line in (await admin.ok("status")).splitlines())
-        assert list(rows) == ["Cluster", "Version", "Host CA", "User CA", "Jwt CA", "CA pin"]
+        assert list(rows) == ["Cluster", "Version", "Host CA", "User CA", "Jwt CA", "Openssh CA", "CA pin"]
         assert rows["Cluster"] == CLUSTER
         assert rows["Host CA"] == "never updated"
         found = await admin.json("status")
@@ -280,7 +280,7 @@ async def test_get_all_is_a_backup_that_can_be_read_again(tmp_path: Path) -> Non
         assert "private keys" in ran.err
         found = parse_resources(ran.out, "backup")
         kinds = [resource.kind for resource in found]
-        assert {kind: kinds.count(kind) for kind in kinds} == {"role": 3, "user": 1, "token": 1, "cert_authority": 3}
+        assert {kind: kinds.count(kind) for kind in kinds} == {"role": 3, "user": 1, "token": 1, "cert_authority": 4}
         assert ran.out.count("PRIVATE KEY-----") >= 6
         assert "$argon2id$" in ran.out
         assert token["token"] not in ran.out
