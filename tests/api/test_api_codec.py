@@ -32,7 +32,8 @@ SAMPLES: dict[str, Any] = {
 def _sample(kind: Any) -> Any:
     for part in (kind, *typing.get_args(kind)):
         if isinstance(part, type) and issubclass(part, msgspec.Struct):
-            return part(**{field.name: _sample(field.type) for field in msgspec.structs.fields(part)})
+            made = part(**{field.name: _sample(field.type) for field in msgspec.structs.fields(part)})
+            return [made] if typing.get_origin(kind) is list else made
     text = str(kind)
     if text.startswith("dict[str, list"):
         return {"k": ["v"]}
