@@ -21,6 +21,11 @@ from teleport.testing.cluster import LOOPBACK, Cluster, Person, at, free_port, p
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 WEB = "web1"
+RECORDING = """kind: session_recording_config
+version: v2
+metadata: {{name: session-recording-config}}
+spec: {{mode: node, proxy_checks_host_keys: {checks}}}
+"""
 
 pytestmark = [
     pytest.mark.skipif(not Path(SSHD).exists(), reason="there is no sshd here (package openssh-server)"),
@@ -332,32 +337,62 @@ def test_a_host_that_is_another_is_not_entered(cluster: Cluster, alice: Person, 
         other.stop()
 
 
-def test_a_proxy_that_is_killed_loses_no_recording(tmp_path_factory: pytest.TempPathFactory, login: str) -> None:
-    folder = tmp_path_factory.mktemp("killed")
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Sshd]]:
+    """A cluster that tests may change and kill, with a host."""
+    folder = tmp_path_factory.mktemp("own")
     (folder / "sshd").mkdir()
     made = make_sshd(folder / "sshd")
     with Cluster(folder / "cluster") as cluster:
-        host = set_up(cluster, made)
+        made.host_id = set_up(cluster, made)
         made.start()
-        bob = cluster.add_person("bob", logins=[login])
-        bob.log_in()
-        process = subprocess.Popen(
-            bob.ssh_arguments(f"{login}@{WEB}.{cluster.name}", "echo before-the-kill; sleep 300"),
-            env=bob.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"before-the-kill\n"
-            wait_until("the output is on disk", lambda: b"before-the-kill" in on_disk(cluster))
-            cluster.daemon.kill()
-            process.wait(20)
-            cluster.daemon.start()
-            end = cluster.wait_event("session.end", server_id=host)
-            assert end["reason"] == "node lost"
-            assert "before-the-kill" in recording_of(cluster, end["sid"])
-            assert len([one for one in cluster.events("--type=session.end") if one["sid"] == end["sid"]]) == 1
-            cluster.tctl("audit", "verify").ok()
-        finally:
-            process.kill()
-            process.communicate()
-            made.stop()
+        yield cluster, made
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def bob(own: tuple[Cluster, Sshd], login: str) -> Person:
+    person = own[0].add_person("bob", logins=[login])
+    person.log_in()
+    return person
+
+
+def test_whether_hosts_prove_themselves_is_a_setting(own: tuple[Cluster, Sshd], bob: Person, login: str) -> None:
+    cluster, sshd = own
+    text = sshd.config.read_text()
+    sshd.stop()
+    sshd.config.write_text("".join(line for line in text.splitlines(True) if "HostCertificate" not in line))
+    sshd.start()
+    try:
+        target = f"{login}@{WEB}.{cluster.name}"
+        assert "cannot be entered" in bob.ssh(target, "id").stderr
+        cluster.tctl("create", "-f", "-", stdin=RECORDING.format(checks="no")).ok()
+        wait_until("it is entered", lambda: bob.ssh(target, "id").status == 0)
+        cluster.tctl("create", "-f", "-", stdin=RECORDING.format(checks="yes")).ok()
+        wait_until("it is not entered any more", lambda: bob.ssh(target, "id").status == 255)
+    finally:
+        sshd.stop()
+        sshd.config.write_text(text)
+        sshd.start()
+
+
+def test_a_proxy_that_is_killed_loses_no_recording(own: tuple[Cluster, Sshd], bob: Person, login: str) -> None:
+    cluster, sshd = own
+    process = subprocess.Popen(
+        bob.ssh_arguments(f"{login}@{WEB}.{cluster.name}", "echo before-the-kill; sleep 300"),
+        env=bob.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"before-the-kill\n"
+        wait_until("the output is on disk", lambda: b"before-the-kill" in on_disk(cluster))
+        cluster.daemon.kill()
+        process.wait(20)
+        cluster.daemon.start()
+        end = cluster.wait_event("session.end", server_id=sshd.host_id, reason="node lost")
+        assert "before-the-kill" in recording_of(cluster, end["sid"])
+        assert len([one for one in cluster.events("--type=session.end") if one["sid"] == end["sid"]]) == 1
+        cluster.tctl("audit", "verify").ok()
+    finally:
+        process.kill()
+        process.communicate()

@@ -52,7 +52,7 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
     "cluster_networking_config.session_control_timeout": (Duration.of(minutes=5),),
     "cluster_networking_config.routing_strategy": "test_of_two_hosts_with_one_name_the_newer_is_meant",
     "session_recording_config.mode": "test_recording_is_turned_off_and_on",
-    "session_recording_config.proxy_checks_host_keys": (False,),
+    "session_recording_config.proxy_checks_host_keys": "tests/cluster/test_cluster_agentless.py",
     "cluster_audit_config.type": "test_the_file_alone_decides_where_the_log_goes",
     "cluster_audit_config.region": "test_the_file_alone_decides_where_the_log_goes",
     "cluster_audit_config.audit_events_uri": "test_the_file_alone_decides_where_the_log_goes",
@@ -62,7 +62,7 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
 PARTLY: dict[str, tuple[object, ...]] = {
     "cluster_auth_preference.allow_local_auth": (False,),
     "cluster_auth_preference.require_session_mfa": (True,),
-    "session_recording_config.mode": (RecordingMode.NODE_SYNC, RecordingMode.PROXY, RecordingMode.PROXY_SYNC),
+    "session_recording_config.mode": (RecordingMode.PROXY, RecordingMode.PROXY_SYNC),
 }
 
 

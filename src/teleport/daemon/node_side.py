@@ -77,6 +77,10 @@ class NodeSide:
         )
         view.own_host = host.host_id
         view.cache.subscribe(HOSTS + host.host_id, lambda _: changed())
+
+        def mode() -> str:
+            return str(view.recording_mode())
+
         self.recorded = Recorded(
             "upload",
             host,
@@ -86,6 +90,7 @@ class NodeSide:
             clock,
             sign=signer(lambda: (self._held.ssh_key, self._held.ssh_cert)),
             quota=settings.recording_quota,
+            mode=mode,
         )
         self.service = NodeService(
             NodeConfig(
@@ -94,6 +99,7 @@ class NodeSide:
                 hostname=nodename,
                 address=address,
                 web_proxy=web_proxy,
+                recording_mode=mode,
                 permit_user_env=settings.permit_user_env,
                 pam=pam_settings(settings.pam),
                 connections=connections,

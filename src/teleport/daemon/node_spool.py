@@ -13,6 +13,7 @@ from teleport.audit.events import RecordingSpoolFull, new_event
 from teleport.clock import Clock
 from teleport.errors import LimitExceeded
 from teleport.recording.format import RecordingHeader, SignFunction
+from teleport.recording.live import LiveStreams
 from teleport.recording.quota import check_quota
 from teleport.recording.writer import Recorder, RecordingSpool
 
@@ -30,12 +31,17 @@ class NodeSpool(RecordingSpool):
         sign: SignFunction,
         quota: int,
         full: Callable[[LimitExceeded], Awaitable[None]],
+        live: LiveStreams | None = None,
+        sync: Callable[[], bool] = lambda: False,
     ) -> None:
         """`quota` in bytes is for all recordings beside `path`, too, those of other processes of this host; 0 is none.
 
-        `full` is called once each time when the quota begins to refuse.
+        `full` is called once each time when the quota begins to refuse. `sync` says whether a recording that begins
+        now is sent while it is made, by `live`.
         """
         super().__init__(path, clock=clock, sign=sign)
+        self._live = live
+        self._sync = sync
         self.begun: Callable[[str], None] = lambda sid: None
         self.ended: Callable[[str], None] = lambda sid: None
         self._root = path.parent
@@ -47,9 +53,19 @@ class NodeSpool(RecordingSpool):
         """As in `RecordingSpool`; raises `LimitExceeded` above the quota."""
         if self._quota:
             await self._check()
+        live = self._live if self._sync() else None
+        if live is not None:
+            await live.check(header.sid)
         recorder = await super().start(header)
         self.begun(header.sid)
+        if live is not None:
+            live.follow(recorder)
         return recorder
+
+    async def close(self, reason: str = "service stopped") -> None:
+        if self._live is not None:
+            await self._live.close()
+        await super().close(reason)
 
     async def _check(self) -> None:
         try:

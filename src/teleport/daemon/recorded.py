@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from teleport.daemon.remote import RemoteRecordings
 from teleport.errors import TeleportError
 from teleport.recording import upload_folders
 from teleport.recording.format import SignFunction
+from teleport.recording.live import LiveStreams
 from teleport.recording.recovery import RecoveredRecording, RecoveryReport, recover
 from teleport.recording.upload import Uploader, UploadOutcome, UploadReport
 
@@ -44,9 +46,10 @@ class Recorded:
         *,
         sign: SignFunction,
         quota: int,
-        mode: str = "node",
+        mode: Callable[[], str],
     ) -> None:
-        """`folder` below the log directory; `quota` in bytes, 0 is none; `mode` is what ends of sessions say."""
+        """`folder` below the log directory; `quota` in bytes, 0 is none; `mode` is what ends of sessions say, and says
+        whether recordings are sent while they are made."""
         self._host = host
         self._nodename = nodename
         self._emitter = emitter
@@ -57,16 +60,19 @@ class Recorded:
         self._upload_dir, self._upload_lock = upload_folders.begin(self._uploads, host.epoch)
         self.look = asyncio.Event()
         self._told_lost: set[str] = set()  # recordings that could not be ended, as far as told
+        sink = RemoteRecordings(client)
         self.spool = NodeSpool(
             self._upload_dir,
             clock=clock,
             sign=sign,
             quota=quota,
             full=spool_full(emitter, clock, host.host_id, nodename),
+            live=LiveStreams(sink),
+            sync=lambda: mode().endswith("-sync"),
         )
         self.uploader = Uploader(
             self._upload_dir,
-            RemoteRecordings(client),
+            sink,
             report=_report,
             jitter=lambda: random.uniform(0.5, 1.0),  # noqa: S311 - spreads retries, guards nothing
         )
@@ -143,7 +149,7 @@ class Recorded:
             participants=[header.user],
             session_start=header.started,
             session_stop=header.started + timedelta(seconds=summary.duration),
-            session_recording=self._mode,
+            session_recording=self._mode(),
             initial_command=[header.command] if header.command else [],
             reason=reason,
             recording_hash=summary.sha256,

@@ -144,6 +144,7 @@ class RecordingSide:
         router: SshRouter,
         held: Callable[[], Credentials],
     ) -> None:
+        seen = RecordingView(view)
         self.recorded = Recorded(
             FOLDER,
             host,
@@ -153,11 +154,11 @@ class RecordingSide:
             clock,
             sign=signer(lambda: (held().ssh_key, held().ssh_cert)),
             quota=0,
-            mode="proxy",
+            mode=seen.mode,
         )
         self.service = RecordingService(
             RecordingConfig(cluster=view.cluster, proxy_id=UUID(host.host_id), limits=ServerLimits()),
-            view=RecordingView(view),
+            view=seen,
             auth=RecordingAuth(client),
             recordings=self.recorded.spool,
             emitter=emitter,

@@ -30,7 +30,7 @@ class NodeConfig:
     hostname: str
     address: str = ""  # as others reach it, host:port
     web_proxy: str = ""  # for SSH_SESSION_WEBPROXY_ADDR, host:port
-    recording_mode: str = "node"
+    recording_mode: Callable[[], str] = lambda: "node"  # as sessions that begin now say it
     permit_user_env: bool = False
     pam: PamSettings | None = None  # None: off
     unproved: int = 1000  # connections that have not authenticated yet

@@ -44,7 +44,7 @@ class Story:
         self.began = tools.clock.now()
         self._common: dict[str, Any] = {
             "initial_command": [program.shown] if program.shown else [],
-            "session_recording": tools.config.recording_mode if record else "off",
+            "session_recording": tools.config.recording_mode() if record else "off",
             "interactive": terminal is not None,
         }
 

@@ -101,6 +101,10 @@ class DirectWriter:
                 raise OSError(errno.EIO, "a write ended within a block")
             at, blocks = at + written, blocks[written:]
 
+    def changed(self) -> None:
+        """What was written was changed in place by somebody else: its last block is read anew."""
+        self._end = -1
+
     def close(self) -> None:
         """Gives the descriptor back; then `write` returns None."""
         if self._descriptor >= 0:

@@ -149,7 +149,25 @@ class SpoolFile:
         """Seals up to `limit` bytes of what was written unsealed."""
         if self._sealed < self.size:
             until = min(self.size, self._sealed + limit)
+            self._bulk.changed()
             self._encoder.head, self._sealed, _ = seal(self._descriptor, self._encoder.head, self._sealed, until)
+
+    def seal_all(self) -> int:
+        """Seals everything that is written, and says how much that is: bytes that never change again."""
+        try:
+            self._cut_padding()
+            self._seal(self.size)
+        except OSError as error:
+            raise self._failure("sealed", error) from error
+        return self._sealed
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A part of the file; nothing once it has ended."""
+        with self._sync_lock:
+            try:
+                return os.pread(self._descriptor, size, offset) if self._descriptor >= 0 else b""
+            except OSError as error:
+                raise self._failure("read back", error) from error
 
     @property
     def backlog(self) -> int:

@@ -221,6 +221,43 @@ class Recorder:
             raise self.failure
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended, or goes no further."""
+        return self._closing is not None or self.failure is not None
+
+    async def sealed(self) -> int:
+        """Bytes of the file that never change again, with all that was recorded before this call.
+
+        Raises `TeleportError` when the recording failed or has ended.
+        """
+        target = self._recorded()[0]
+        self._hand_over()
+        await self._wait_until(lambda: self._written[0] >= target and not self._writing)
+        if self.over:
+            raise self.failure or TeleportError(f"the recording of session {self.sid} has ended")
+        sizes: list[int] = []
+        done = self._loop.create_future()
+
+        def sealed(error: Exception | None) -> None:
+            self._writing = False
+            if error is not None:
+                self._fail(error)
+            if not done.done():
+                done.set_result(None)
+            self._next_step()
+
+        self._writing = True  # sealing and writing are one at a time
+        self._submit(lambda: sizes.append(self._file.seal_all()), sealed)
+        await done
+        if not sizes:
+            raise self.failure or TeleportError(f"the recording of session {self.sid} has ended")
+        return sizes[0]
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """A part of what is in the file; nothing once it has ended."""
+        return await asyncio.to_thread(self._file.read, offset, size)
+
+    @property
     def slow_to_close(self) -> bool:
         """Whether much is left to seal, so that `close` takes seconds and a client had better wait for `sync` only."""
         return self._file.backlog + self._in_thread + self._cost > LONG_SEAL

@@ -196,12 +196,6 @@ class SessionRecordingConfig(Value, frozen=True, kw_only=True):
         found = []
         if self.spec.mode in {RecordingMode.PROXY, RecordingMode.PROXY_SYNC}:
             found.append(FieldWarning("spec.mode", "proxies cannot record yet: nodes do, as with node"))
-        if self.spec.mode is RecordingMode.NODE_SYNC:
-            found.append(FieldWarning("spec.mode", "node-sync works like node in this version"))
-        if not self.spec.proxy_checks_host_keys:
-            found.append(
-                FieldWarning("spec.proxy_checks_host_keys", "proxies cannot record yet, so it concerns nothing")
-            )
         return tuple(found)
 
 
