@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.cluster.cluster_accounts import UnixAccount
 
-from teleport.testing.cluster import BIN, NODE, Cluster, Person, plain_environment, run, wait_until
+from teleport.testing.cluster import BIN, NODE, Cluster, Person, Ran, plain_environment, run, wait_until
 
 USER = """kind: user
 version: v2
@@ -138,3 +139,64 @@ def test_a_node_without_the_stacks_does_not_start_and_says_so(tmp_path: Path) ->
     )
     assert wanted in done.stderr
     assert "Traceback" not in done.stderr
+
+
+MAKES = """kind: role
+version: v4
+metadata: {{name: makes}}
+spec:
+  options: {{create_host_user: {makes}}}
+  allow: {{logins: ['{login}'], host_groups: [{groups}], node_labels: {{'*': '*'}}}}
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("useradd") is None, reason="needs root and useradd")
+def test_an_account_that_is_missing_is_made_by_role_and_goes_again(cluster: Cluster) -> None:
+    """Threat T52, with a real daemon: made, on record, brought up to date, removed; refused without such a role."""
+    login = f"tp{uuid.uuid4().hex[:8]}"
+    target = f"{login}@{NODE}.{cluster.name}"
+
+    def role(makes: str, groups: str) -> None:
+        cluster.tctl("create", "-f", "-", stdin=MAKES.format(makes=makes, login=login, groups=groups)).ok()
+
+    try:
+        role("no", "games")
+        person = cluster.add_person("mary", roles=["makes"], logins=[])
+        person.log_in()
+        ran = person.ssh(target, "true")
+        assert ran.status != 0
+        assert f"There is no Unix account '{login}' on this host" in ran.stderr
+        role("yes", "games")
+        explained = cluster.tctl("access", "explain", "mary", f"{login}@{NODE}").stdout
+        assert "made, in the groups games" in explained
+        said = wait_until(
+            "the role has arrived", lambda: arrived(person.ssh(target, "id -un; id -Gn; pwd; touch kept"))
+        )
+        assert said == [login, f"{login} games", f"/home/{login}"]
+        made = cluster.wait_event("host_user.create", login=login)
+        assert (made["groups"], made["code"], made["error"]) == (["games"], "T9270I", "")
+        assert made["sid"] in {event["sid"] for event in cluster.events("--type=session.start")}
+        cluster.wait_event("host_user.delete", login=login)
+        with pytest.raises(KeyError):
+            pwd.getpwnam(login)
+        role("yes", "")
+        wait_until(
+            "the groups are those of today", lambda: arrived(person.ssh(target, "id -Gn; ls")) == [login, "kept"]
+        )
+    finally:
+        wait_until("the account is gone", lambda: gone(login))
+        for path in ("users", "locks"):
+            Path(f"/var/lib/teleport-host-users/{path}/{login}").unlink(missing_ok=True)
+        shutil.rmtree(f"/home/{login}", ignore_errors=True)
+
+
+def arrived(ran: Ran) -> list[str] | None:
+    return ran.stdout.split("\n")[:-1] if ran.status == 0 else None
+
+
+def gone(login: str) -> bool:
+    try:
+        pwd.getpwnam(login)
+    except KeyError:
+        return True
+    return False

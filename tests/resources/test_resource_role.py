@@ -19,6 +19,7 @@ NO_LOGIN_ID = "12345678-1234-1234-1234-123456789012"
 CONDITIONS = """
     namespaces: [default, '*']
     logins: [root, '{{internal.logins}}', '{{email.local(external.email)}}']
+    host_groups: [developers, '{{external.team}}']
     node_labels: {env: prod, 'region': ['us-*', '^eu-(west|east)$'], '{{external.key}}': '{{external.value}}'}
     app_labels: {'*': '*'}
     kubernetes_labels: {'*': '*'}
@@ -82,6 +83,7 @@ spec:
     local_forwarding: yes
     remote_forwarding: no
     exec: transfer
+    create_host_user: yes
     commands: [uptime, systemctl restart *]
     file_transfer:
       download: no
@@ -152,7 +154,7 @@ def test_fields_whose_feature_comes_later_are_named_with_their_lines() -> None:
     later = [
         field.name
         for field in msgspec.structs.fields(Conditions)
-        if field.name not in ("namespaces", "logins", "node_labels", "rules", "forward_to", "listen_on")
+        if field.name not in ("namespaces", "logins", "host_groups", "node_labels", "rules", "forward_to", "listen_on")
         and not field.name.endswith(("join_sessions", "session_join"))
     ]
     paths = {warning.path for warning in role.warnings}

@@ -108,6 +108,7 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
         Part("second factor", "given" if permit.mfa_verified else "not asked for", mfa),
         Part("lease of a second factor", how_long(lease.total_seconds()) if lease else "none", of(_lease)),
         Part("who has to be there", _required(permit), tuple(one.role for one in permit.required_joins)),
+        Part("account that is missing", _made(permit.host_groups), _makers(permit, roles)),
         Part("recorded", _yes(permit.record), (CLUSTER,)),
         Part(
             "enhanced recording",
@@ -123,6 +124,16 @@ def _lease(options: CombinedOptions) -> timedelta:
 
 def _required(permit: SSHAccessPermit) -> str:
     return " and ".join(str(one) for one in permit.required_joins) or "nobody"
+
+
+def _made(groups: tuple[str, ...] | None) -> str:
+    if groups is None:
+        return "not made"
+    return f"made, in the groups {', '.join(groups)}" if groups else "made, in no further group"
+
+
+def _makers(permit: SSHAccessPermit, roles: RoleSet) -> tuple[str, ...]:
+    return tuple(role.name for role in roles.own if role.name in permit.roles and role.options.create_host_user)
 
 
 def _yes(value: bool) -> str:

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.channels import ChannelDenies, ChannelTerms, RoleGrant
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
+from teleport.authz.host_users import groups_to_make
 from teleport.authz.joining import Requirement, requirements, without_unattended
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
 from teleport.authz.locks import Locked, find_lock, locked_denial, locks_unknown_denial, user_lock_denial
@@ -72,6 +73,7 @@ class SSHAccessPermit:
     mfa_verified: bool
     client_idle_timeout_message: str = ""  # told to the user when the idle time has passed
     channels: ChannelTerms = field(default_factory=ChannelTerms)  # what may be asked for on the connection
+    host_groups: tuple[str, ...] | None = None  # of the account, which is made where it is missing; None: it is not
     required_joins: tuple[Requirement, ...] = ()  # who has to be in a session for anything to be done there
     lease: MfaLease | None = None  # what the second factor rests on, where one was asked for and a lease gave it
 
@@ -303,6 +305,7 @@ def _permit(
         mfa_verified=given is not None,
         client_idle_timeout_message=cluster.client_idle_timeout_message,
         channels=without_unattended(channels) if required else channels,
+        host_groups=groups_to_make(granting, (*roles.roles, *since)),
         required_joins=required,
         lease=lease,
     )

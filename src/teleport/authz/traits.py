@@ -94,6 +94,7 @@ class _Filled:
 
     def conditions(self, conditions: Conditions) -> Conditions:
         changes: dict[str, object] = {"logins": expand_all(conditions.logins, self.traits, is_unix_login)}
+        changes["host_groups"] = expand_all(conditions.host_groups, self.traits, is_unix_login)
         for name in NAME_FIELDS:
             changes[name] = expand_all(getattr(conditions, name), self.traits)
         for name in FORWARD_FIELDS:

@@ -382,6 +382,7 @@ class Daemon:
         announcer = await self._announce(clients[role], side.describe, "node", readiness, follower)
         announcers.append(announcer)
         self._tasks.start(recorded.recover_again(), "recovery of recordings")
+        self._tasks.start(side.tell_host_users(), "accounts made for sessions")
         self._tasks.start(_labels(side), "labels")
         self._tasks.start(side.teller.run(), "running sessions")
         self._tasks.start(LockAge(view, side.service.reconsider).run(), "age of locks")

@@ -16,7 +16,7 @@ from teleport.daemon.config.values import NodeConfig as NodeSettings
 from teleport.daemon.connection_count import RemoteControl
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
-from teleport.daemon.host_logins import pam_settings
+from teleport.daemon.host_logins import pam_settings, tell_host_users
 from teleport.daemon.recorded import Recorded
 from teleport.daemon.session_telling import SessionTeller
 from teleport.daemon.view import View
@@ -65,6 +65,7 @@ class NodeSide:
     ) -> None:
         self._settings = settings
         self._host = host
+        self._emitter = emitter
         self._nodename = nodename
         self._clock = clock
         self._held = held
@@ -77,6 +78,8 @@ class NodeSide:
         )
         view.own_host = host.host_id
         view.cache.subscribe(HOSTS + host.host_id, lambda _: changed())
+        self._host_users = host.log_dir / "host_users"
+        self._host_users.mkdir(mode=0o700, parents=True, exist_ok=True)
 
         def mode() -> str:
             return str(view.recording_mode())
@@ -102,6 +105,7 @@ class NodeSide:
                 recording_mode=mode,
                 permit_user_env=settings.permit_user_env,
                 pam=pam_settings(settings.pam),
+                host_users=str(self._host_users),
                 connections=connections,
             ),
             certificates=view,
@@ -142,6 +146,17 @@ class NodeSide:
                 started=self._clock.now(),
             ),
         )
+
+    async def tell_host_users(self) -> None:
+        """Puts on record which accounts are made and removed for sessions; until cancelled."""
+        facts = {
+            "cluster_name": self._emitter.cluster,
+            "server_id": self._host.host_id,
+            "server_hostname": self._nodename,
+            "server_addr": self._address,
+            "namespace": "default",
+        }
+        await tell_host_users(self._emitter.emit, facts, self._host_users)
 
     async def renewed(self, held: Credentials) -> None:
         """New connections see the renewed certificate."""

@@ -21,7 +21,7 @@ import os
 import socket
 from typing import Any
 
-from teleport.launcher.values import Exit, Kind, LauncherRefused, PamRequest, Pty, Reason, SpawnRequest
+from teleport.launcher.values import Exit, HostUserRequest, Kind, LauncherRefused, PamRequest, Pty, Reason, SpawnRequest
 
 VERSION = 1
 HAND_OVER = b"\x01S"  # version 1, a session
@@ -92,6 +92,7 @@ def encode_request(request: SpawnRequest) -> bytes:
         permit_user_env=request.permit_user_env,
         pam=None if request.pam is None else [request.pam.service, request.pam.auth, request.pam.environment],
         client=request.client,
+        host_user=None if request.host_user is None else [request.host_user.groups, request.host_user.told],
         hold=request.hold,
     )
 
@@ -110,6 +111,10 @@ def decode_request(packet: bytes) -> SpawnRequest:
         if fields["pam"] is not None:
             service, auth, variables = fields["pam"]
             pam = PamRequest(service, auth, tuple((name, value) for name, value in variables))
+        host_user = None
+        if fields["host_user"] is not None:
+            groups, told = fields["host_user"]
+            host_user = HostUserRequest(tuple(groups), told)
         return SpawnRequest(
             login=fields["login"],
             kind=Kind(fields["kind"]),
@@ -120,6 +125,7 @@ def decode_request(packet: bytes) -> SpawnRequest:
             permit_user_env=fields["permit_user_env"],
             pam=pam,
             client=fields["client"],
+            host_user=host_user,
             hold=fields["hold"],
         )
     except (KeyError, TypeError) as error:

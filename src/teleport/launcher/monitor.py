@@ -35,6 +35,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from teleport.launcher import accounts, environment, messages, modes, processes, session
+from teleport.launcher.host_users import Held, HostUsers
 from teleport.launcher.login_records import LoginRecords
 from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, PamRequest, Pty, Reason, SpawnRequest
 
@@ -47,6 +48,7 @@ _PATIENCE = 5.0  # seconds; a process that cannot be killed (stuck in the kernel
 _PIPE_BYTES = 262_144
 PROMPT_SECONDS = 120  # for an answer to what PAM asks
 _RECORDS = LoginRecords()
+_HOST_USERS = HostUsers()
 IDLE_TITLE = "teleport: waiting for a session"
 
 
@@ -77,6 +79,7 @@ def run(sock: socket.socket, life: int, wake: int, host: session.Host) -> Outcom
         outcome = _run(monitor, sock, host)
     finally:
         monitor.close()
+        monitor.let_account_go()
     return Outcome.SPENT if outcome is Outcome.FINISHED and monitor.used_pam else outcome
 
 
@@ -175,6 +178,7 @@ class _Monitor:
         self._told = False  # "started" was sent
         self._pam: Pam | None = None
         self._recorded = False  # in utmp
+        self._host_user: Held | None = None
         self.used_pam = False
 
     def start(self, request: SpawnRequest, host: session.Host) -> bool:
@@ -182,6 +186,9 @@ class _Monitor:
 
         False when the daemon, asked for its word, wanted the session no more.
         """
+        if os.geteuid() == 0:
+            sid = dict(request.session_env).get("SSH_SESSION_ID", "")
+            self._host_user = _HOST_USERS.enter(request.login, request.host_user, sid)
         account = accounts.find_account(request.login, now=time.time())
         processes.set_title(f"teleport: session of {account.name}")
         self._uid = account.uid
@@ -277,6 +284,13 @@ class _Monitor:
         if self._pam is not None:
             closing, self._pam = self._pam, None
             closing.close()
+
+    def let_account_go(self) -> None:
+        """Nothing of the session is left: an account that was made for sessions may go."""
+        if self._host_user is not None:
+            held, self._host_user = self._host_user, None
+            with contextlib.suppress(LauncherRefused, OSError):
+                _HOST_USERS.leave(held)
 
     def refuse(self, refusal: LauncherRefused) -> None:
         """Tells the daemon, or the user on a terminal that is shown already."""

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 from teleport.errors import TeleportError
 from teleport.launcher import environment, messages, monitor, processes, session
+from teleport.launcher.host_users import HostUsers
 from teleport.launcher.values import LauncherRefused, Reason
 
 _IGNORED = (
@@ -178,6 +179,8 @@ class _Server:
         self._life, self._life_end = os.pipe()
         self._wake, _ = _wake_pipe()
         self._host = _read_host()
+        if os.geteuid() == 0:
+            HostUsers().sweep()
         processes.set_title("teleport: launcher")
         processes.set_subreaper(True)
         gc.disable()  # nothing here makes cycles, and a collection after a fork would copy every page

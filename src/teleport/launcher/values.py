@@ -73,12 +73,22 @@ class PamRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class HostUserRequest:
+    """The account of a session is made where it is missing, with these groups; `told` is the folder in which what was
+    done is told to the daemon."""
+
+    groups: tuple[str, ...] = ()
+    told: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SpawnRequest:
     """One session's process.
 
     `command` counts for `Kind.EXEC` only. `client_env` is what `filter_environment` kept of what the client sent (it is
     filtered again). `session_env` holds the `SSH_*` names that the node sets. With `permit_user_env`, the account's
-    `~/.tsh/environment` is read as that user. `client` is the client's address, for PAM and the records of logins. With
+    `~/.tsh/environment` is read as that user. `client` is the client's address, for PAM and the records of logins.
+    `host_user` is there when the account may be made. With
     `hold`, the monitor names itself and waits for a word before it forks anything: whoever watches it has begun then.
     """
 
@@ -91,6 +101,7 @@ class SpawnRequest:
     permit_user_env: bool = False
     pam: PamRequest | None = None
     client: str = ""
+    host_user: HostUserRequest | None = None
     hold: bool = False
 
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from teleport.launcher.values import SpawnRequest
+from teleport.launcher.values import HostUserRequest, SpawnRequest
 from teleport.node.facts import Facts
 from teleport.node.needs import NodeConfig
 from teleport.node.pam import pam_request
 from teleport.node.programs import Asked, Program
 
 
-def spawn_request(facts: Facts, config: NodeConfig, program: Program, asked: Asked, sid: UUID) -> SpawnRequest:
-    """The request for a session's program."""
+def spawn_request(
+    facts: Facts,
+    config: NodeConfig,
+    program: Program,
+    asked: Asked,
+    sid: UUID,
+    host_groups: tuple[str, ...] | None = None,
+) -> SpawnRequest:
+    """The request for a session's program. `host_groups`: of its account, where that has to be made."""
     assert facts.user is not None, "a session belongs to a user"
     client = facts.client
     server_host, _, server_port = config.address.rpartition(":")
@@ -37,4 +44,5 @@ def spawn_request(facts: Facts, config: NodeConfig, program: Program, asked: Ask
         permit_user_env=config.permit_user_env,
         pam=pam_request(config.pam, facts.user, facts.login) if config.pam is not None else None,
         client=str(client.host),
+        host_user=HostUserRequest(host_groups, config.host_users) if host_groups is not None else None,
     )

@@ -33,6 +33,7 @@ class NodeConfig:
     recording_mode: Callable[[], str] = lambda: "node"  # as sessions that begin now say it
     permit_user_env: bool = False
     pam: PamSettings | None = None  # None: off
+    host_users: str = ""  # folder in which is told what accounts are made for sessions
     unproved: int = 1000  # connections that have not authenticated yet
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     limits: ServerLimits = field(default_factory=ServerLimits)

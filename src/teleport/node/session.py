@@ -167,7 +167,14 @@ class Session:
         tools = self._tools
         try:
             async with asyncio.timeout(_SPAWN_SECONDS):
-                request = spawn_request(self._facts, tools.config, self._program, self._asked, self.sid)
+                request = spawn_request(
+                    self._facts,
+                    tools.config,
+                    self._program,
+                    self._asked,
+                    self.sid,
+                    self.first.connection.permit.host_groups,
+                )
                 held = self._enhanced.begin if self._enhanced is not None else None
                 process = await tools.launcher.spawn(request, held=held)
         except (LauncherRefused, TimeoutError) as error:

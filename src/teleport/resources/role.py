@@ -82,6 +82,7 @@ class Options(Value, frozen=True, kw_only=True):
     exec: ExecMode = ExecMode.ALL
     commands: tuple[str, ...] = ()  # none: every command
     file_transfer: FileTransfer = FileTransfer()
+    create_host_user: bool = False  # accounts that a host does not have are made there for sessions
 
 
 class Rule(Value, frozen=True, kw_only=True):
@@ -147,6 +148,7 @@ class Conditions(Value, frozen=True, kw_only=True):
     impersonate: ImpersonateConditions | None = None
     forward_to: tuple[str, ...] | None = None  # HOST:PORTS and unix:PATH; absent from allow: all that is not reserved
     listen_on: tuple[str, ...] | None = None  # likewise; absent from allow: loopback
+    host_groups: tuple[str, ...] = ()  # Unix groups of accounts that are made
     join_sessions: tuple[JoinPolicy, ...] = ()
     require_session_join: tuple[RequiredJoin, ...] = ()
 

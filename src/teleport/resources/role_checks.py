@@ -78,6 +78,7 @@ def _conditions(at: Where, conditions: Conditions, *, allow: bool) -> Iterator[F
         if namespace != WILDCARD and (problem := check_name(namespace)):
             yield Finding((*at, "namespaces", number), shown(namespace), f"a namespace; this one {problem}")
     yield from _logins((*at, "logins"), conditions.logins, allow=allow)
+    yield from _logins((*at, "host_groups"), conditions.host_groups, allow=allow, what="group")
     for name in LABEL_FIELDS:
         selector: LabelSelector | None = getattr(conditions, name)
         if selector is not None:
@@ -91,7 +92,7 @@ def _conditions(at: Where, conditions: Conditions, *, allow: bool) -> Iterator[F
     yield from _requests(at, conditions)
     yield from _impersonate(at, conditions, allow=allow)
     yield from join_findings(at, conditions.join_sessions, conditions.require_session_join, allow=allow)
-    for name in ("logins", *NAME_FIELDS, "rules"):
+    for name in ("logins", "host_groups", *NAME_FIELDS, "rules"):
         if len(getattr(conditions, name)) > MAX_ENTRIES:
             yield Finding((*at, name), f"{len(getattr(conditions, name))} entries", f"at most {MAX_ENTRIES}")
 
@@ -117,15 +118,15 @@ def _bounded(entries: Sequence[_T]) -> Sequence[_T]:
     return entries[:MAX_ENTRIES]
 
 
-def _logins(at: Where, logins: Sequence[str], *, allow: bool) -> Iterator[Finding]:
+def _logins(at: Where, logins: Sequence[str], *, allow: bool, what: str = "account") -> Iterator[Finding]:
     for number, login in enumerate(_bounded(logins)):
         if is_template(login):
             yield from _template((*at, number), login)
         elif login == WILDCARD and allow:
-            yield Finding((*at, number), "'*'", "the name of a Unix account; '*' is refused under allow")
+            yield Finding((*at, number), "'*'", f"the name of a Unix {what}; '*' is refused under allow")
         elif login != WILDCARD and not is_unix_login(login) and not is_no_login(login):
             yield Finding(
-                (*at, number), shown(login), "the name of a Unix account (a-z, 0-9, '_', '.', '-'; at most 32)"
+                (*at, number), shown(login), f"the name of a Unix {what} (a-z, 0-9, '_', '.', '-'; at most 32)"
             )
 
 

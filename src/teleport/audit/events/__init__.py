@@ -42,6 +42,7 @@ from teleport.audit.events.cluster import (
 )
 from teleport.audit.events.codec import MAX_LINE, Registry, UnknownEvent, encode_event, is_canonical
 from teleport.audit.events.enhanced import SessionCommand, SessionDisk, SessionEnhancedGap, SessionNetwork
+from teleport.audit.events.host_users import HostUserCreate, HostUserDelete, HostUserUpdate
 from teleport.audit.events.second_factor import MfaLeaseCreated, MfaLeaseDeleted, SessionMfa
 from teleport.audit.events.sessions import (
     AuthFailed,
@@ -117,6 +118,9 @@ __all__ = [
     "Exec",
     "HostJoin",
     "HostJoinFailed",
+    "HostUserCreate",
+    "HostUserDelete",
+    "HostUserUpdate",
     "LockCreated",
     "LockDeleted",
     "MfaAdd",
