@@ -30,6 +30,14 @@ def test_a_person_sees_what_is_going_on_and_then_only_the_result() -> None:
         assert terminal.ended() == 0
 
 
+def test_of_bytes_the_part_that_is_done_is_shown_where_the_whole_is_known() -> None:
+    script = WAITS.replace('"stones"', '"bytes"').replace("[1]))", "[1]), total=10**7)").replace("(7)", "(2_500_000)")
+    with Terminal([sys.executable, "-c", script, "0"], environment(TERM="xterm")) as terminal:
+        terminal.expect("digging: 25% of 10.0 MB, [0-9.]+ MB/s, [0-9]+ s")
+        terminal.type("\n")
+        assert terminal.ended() == 0
+
+
 def test_what_is_over_soon_shows_nothing() -> None:
     with Terminal([sys.executable, "-c", WAITS, "3600"], environment(TERM="xterm")) as terminal:
         terminal.type("\n")

@@ -17,9 +17,9 @@ EVERY = 0.5  # seconds between changes
 
 
 @contextmanager
-def progress(what: str, unit: str = "", *, after: float = AFTER) -> Iterator[Callable[[int], None]]:
+def progress(what: str, unit: str = "", *, after: float = AFTER, total: int = 0) -> Iterator[Callable[[int], None]]:
     """Shows `what` while the block runs longer than `after` seconds. It is handed a function that takes how many `unit`
-    are done so far: bytes are shown as MB."""
+    are done so far: bytes are shown as MB. With `total`, how many there will be, the part that is done is shown."""
     done = [0]
     if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         yield lambda count: None
@@ -31,7 +31,7 @@ def progress(what: str, unit: str = "", *, after: float = AFTER) -> Iterator[Cal
         wait = after
         while not over.wait(wait):
             wait = EVERY
-            sys.stderr.write(f"\r\x1b[K{_line(what, unit, done[0], time.monotonic() - begun)}")
+            sys.stderr.write(f"\r\x1b[K{_line(what, unit, done[0], time.monotonic() - begun, total)}")
             sys.stderr.flush()
         if time.monotonic() - begun >= after:
             sys.stderr.write("\r\x1b[K")
@@ -49,8 +49,11 @@ def progress(what: str, unit: str = "", *, after: float = AFTER) -> Iterator[Cal
         shower.join()
 
 
-def _line(what: str, unit: str, count: int, seconds: float) -> str:
+def _line(what: str, unit: str, count: int, seconds: float, total: int = 0) -> str:
     counted = ""
     if unit and count:
         counted = f" {count / 1e6:.1f} MB" if unit == "bytes" else f" {count} {unit}"
+        if total and unit == "bytes":
+            part, speed = min(100, 100 * count // total), count / 1e6 / max(seconds, 0.001)
+            counted = f" {part}% of {total / 1e6:.1f} MB, {speed:.1f} MB/s,"
     return f"{what}:{counted} {seconds:.0f} s"

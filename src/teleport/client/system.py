@@ -33,6 +33,8 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _COMMON = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
 READ = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0) | _COMMON
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _COMMON
+REWRITE = os.O_WRONLY | os.O_TRUNC | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0) | _COMMON
+PLAIN = getattr(os, "O_NONBLOCK", 0) | _COMMON  # for paths that the person typed
 
 
 def make_private(descriptor: int) -> None:
@@ -72,6 +74,12 @@ class Folder(Protocol):
     def remove_folder(self, name: str) -> None: ...
 
     def names(self) -> list[str]: ...
+
+    def holds(self, name: str) -> bool: ...
+
+    def set_times(self, name: str, times: tuple[int, int]) -> None: ...
+
+    def finish(self, mode: int | None, times: tuple[int, int] | None) -> None: ...
 
     def close(self) -> None: ...
 
@@ -118,6 +126,22 @@ class _DescriptorFolder:
 
     def names(self) -> list[str]:
         return os.listdir(self._descriptor)
+
+    def holds(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def set_times(self, name: str, times: tuple[int, int]) -> None:
+        os.utime(name, times, dir_fd=self._descriptor, follow_symlinks=False)
+
+    def finish(self, mode: int | None, times: tuple[int, int] | None) -> None:
+        if mode is not None:
+            os.fchmod(self._descriptor, mode & 0o777)
+        if times is not None:
+            os.utime(self._descriptor, times)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -169,8 +193,38 @@ class _PathFolder:
     def names(self) -> list[str]:
         return os.listdir(self._path)
 
+    def holds(self, name: str) -> bool:
+        return os.path.lexists(self._path / name)
+
+    def set_times(self, name: str, times: tuple[int, int]) -> None:
+        os.utime(self._at(name), times)
+
+    def finish(self, mode: int | None, times: tuple[int, int] | None) -> None:
+        if times is not None:
+            os.utime(self._path, times)
+
     def close(self) -> None:
         """Nothing is held."""
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """`size` bytes at `offset`, fewer at the end."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, size)
+
+
+def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """All of `data` at `offset`."""
+    view = memoryview(data)
+    while view:
+        if hasattr(os, "pwrite"):
+            done = os.pwrite(descriptor, view, offset)
+        else:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            done = os.write(descriptor, view)
+        view, offset = view[done:], offset + done
 
 
 # --- signals and input

@@ -38,8 +38,9 @@ def running_sshd(folder: Path, user_authority: str, host: LabHost, *settings: st
         "PermitRootLogin yes",
         "PasswordAuthentication no",
         "StreamLocalBindUnlink yes",
-        "Subsystem sftp /usr/lib/openssh/sftp-server",
     ]
+    if not any(line.startswith("Subsystem sftp ") for line in settings):
+        lines.append("Subsystem sftp /usr/lib/openssh/sftp-server")
     config = folder / "sshd_config"
     config.write_text("\n".join(lines) + "\n")
     Path("/run/sshd").mkdir(exist_ok=True)

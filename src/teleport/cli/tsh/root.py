@@ -23,6 +23,7 @@ COMMANDS = {
     "ssh": ("teleport.cli.tsh.ssh:ssh", "Open a shell or run a command on a host"),
     "sessions": ("teleport.cli.tsh.sessions:sessions", "List sessions that run now"),
     "join": ("teleport.cli.tsh.join:join", "Take part in a running session"),
+    "scp": ("teleport.cli.tsh.scp:scp", "Copy files to, from and between hosts"),
     "mfa": ("teleport.cli.tsh.mfa:mfa", "Manage your second factors"),
     "play": ("teleport.cli.tsh.play:play", "Play a recorded session"),
     "config": ("teleport.cli.tsh.config:config", "Print configuration for OpenSSH"),
