@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -140,6 +141,50 @@ async def test_it_stands_still_at_once_when_the_moderator_is_gone(launcher_end: 
         assert b"slipped" not in alice.shown
         assert b"slipped" not in lab.recordings.all[0].stdout
         assert await held(lab, 4) == [(True, False), (False, False), (True, True), (False, True)]
+
+
+async def test_it_stands_still_when_the_moderators_network_is_gone(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    """Nobody says goodbye then: who has to be there is asked every few seconds whether they are."""
+    async with cast(launcher_end) as (lab, those):
+        require(lab)
+        alice, sid = await waiting(those, "stty -echo; echo ready; exec sh")
+        user = lab.authorities.user([ME], user="mona", roles=("access", "moderator"))
+        config = lab.client_config(tmp_path, user, ME)
+        variables = f"SetEnv=TELEPORT_SESSION={sid} TELEPORT_JOIN_MODE=moderator"
+        client = await asyncio.create_subprocess_exec(
+            *("ssh", "-F", str(config), "-tt", "-o", variables, "direct"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            await alice.sees("ready")
+            client.send_signal(signal.SIGSTOP)
+            await alice.sees("This session stands still")
+        finally:
+            client.kill()
+            await client.wait()
+
+
+async def test_nothing_passes_a_moderator_unseen(launcher_end: LauncherEnd) -> None:
+    """Who has to watch and does not take output holds the session up; an observer does not."""
+    async with cast(launcher_end) as (lab, those):
+        require(lab)
+        alice, sid = await waiting(those, "stty -echo; echo ready; exec sh")
+        mona = await those.joined("mona", "moderator", sid=sid, mode="moderator")
+        observer = await those.joined("olga", "watcher", sid=sid, mode="observer")
+        await mona.sees("ready")
+        await observer.sees("ready")
+        observer.session.pause_output()
+        mona.session.pause_output()
+        alice.type("yes 0123456789012345678901234567890123456789 | head -c 6000000; echo d''one\n")
+        (company,) = [session.company for session in lab.node.tools.registry]
+        await wait_until(lambda: any(party.busy and party.waited_for for party in company.parties))
+        assert b"done" not in alice.shown
+        mona.session.resume_output()
+        await alice.sees("done", 30)
+        await mona.sees("done", 30)
+        assert mona.shown.count(b"0123456789") == alice.shown.count(b"0123456789")
 
 
 async def test_by_default_it_ends_when_the_moderator_is_gone(launcher_end: LauncherEnd) -> None:

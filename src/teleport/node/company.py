@@ -21,7 +21,7 @@ from teleport.node.story import Story
 from teleport.node.streams import Streams
 from teleport.node.who_typed import WhoTyped
 from teleport.resources.joining import JoinMode
-from teleport.ssh.surface import TerminalSize
+from teleport.ssh.surface import KeepAlive, TerminalSize
 
 MOST_PARTIES: Final = 32
 _INTERRUPT: Final = b"\x03"  # what Ctrl-C sends
@@ -63,16 +63,19 @@ class Company:
         story: Story,
         *,
         linger: float,
+        probe: KeepAlive,
         in_background: Callable[[Coroutine[Any, Any, None], str], None],
         changed: Callable[[], None],
     ) -> None:
-        """`linger`: seconds for which the session lives on without anybody who may type. `changed` is called when what
+        """`linger`: seconds for which the session lives on without anybody who may type. `probe`: how often those are
+        asked whether they are there who have to be. `changed` is called when what
         is told of the session is not true any more."""
         self._life = life
         self.first = first
         self._about = about
         self._story = story
         self._linger = linger
+        self._probe = probe
         self._in_background = in_background
         self._changed = changed
         self.parties: list[Party] = [first]
@@ -115,10 +118,10 @@ class Company:
     def begun(self, streams: Streams) -> None:
         """The program runs; its bytes are for these parties."""
         self._streams = streams
-        self._set_lead()
         for party in self.parties:
             if party is not self.first:
                 self._replay_to(party, anew=False)
+        self._set_waited()
         streams.hold(self._moderation.held)
         if self._linger:
             self.first.tell(
@@ -157,8 +160,10 @@ class Company:
             self._lingering = None
         self._tell(f"{party.shown} has joined this session as {party.mode}.")
         self.parties.append(party)
-        self._set_lead()
         self._replay_to(party, anew=False)
+        self._set_waited()
+        if self._counts(party):
+            party.channel.keep_alive(self._probe)  # that they are gone has to be noticed
         if party.types and party.size is not None:
             self.resized(party, party.size)
         self.moderate()
@@ -187,7 +192,7 @@ class Company:
             party.dismiss(told, status=status)
         if party is not self.first:
             party.over()
-        self._set_lead()
+        self._set_waited()
         if goes_on and not in_use and self._lingering is None:
             loop = asyncio.get_running_loop()
             self._lingering = loop.call_later(self._linger, life.end, "nobody came back")
@@ -217,11 +222,27 @@ class Company:
     async def _show_last(self, party: Party, what: Replay, *, own: bool, anew: bool) -> None:
         async with self._replaying:  # it takes the processor for a while: of one session, one after the other
             await party.catch_up(what, own=own, anew=anew)
-
-    def _set_lead(self) -> None:
         if self._streams is not None:
-            self._streams.lead = next((party for party in self.parties if party.types), None)
             self._streams.drained()
+            if party.wants_replay:
+                self._replay_to(party, anew=True)
+
+    def _set_waited(self) -> None:
+        """One who types is waited for, and those who have to be there: nothing passes them unseen."""
+        if self._streams is None:
+            return
+        lead = next((party for party in self.parties if party.types), None)
+        for party in self.parties:
+            party.waited_for = party is lead or self._counts(party)
+            if party.waited_for and party.wants_replay:
+                self._replay_to(party, anew=True)
+        self._streams.wait_for([party for party in self.parties if party.waited_for])
+
+    def _counts(self, party: Party) -> bool:
+        """Whether the party is one of those whom the session needs."""
+        required = self.first.connection.permit.required_joins
+        modes = {mode for one in required for entry in one.entries for mode in entry.modes}
+        return party.mode in modes and not is_own(party.connection.identity, self._about)
 
     def _tell(self, text: str) -> None:
         for party in self.parties:

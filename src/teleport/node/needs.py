@@ -17,7 +17,7 @@ from teleport.node.pam import PamSettings
 from teleport.recording.format import RecordingHeader
 from teleport.resources.lock import Lock
 from teleport.resources.mfa_lease import MfaLease
-from teleport.ssh.surface import ServerLimits
+from teleport.ssh.surface import KeepAlive, ServerLimits
 from teleport.transport.entrance import ConnectionLimits
 
 
@@ -37,6 +37,7 @@ class NodeConfig:
     unproved: int = 1000  # connections that have not authenticated yet
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     limits: ServerLimits = field(default_factory=ServerLimits)
+    probe: KeepAlive = field(default_factory=lambda: KeepAlive(5.0, 3))  # of who has to be in a session
 
 
 class Rules(Protocol):

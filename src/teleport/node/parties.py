@@ -1,7 +1,7 @@
 """Who is in a session: each party is one channel, with its own back-pressure, its own count of bytes and its part.
 
-Only one party, who may type, ever holds the session up (`Streams.lead`). Another one who does not keep up is left
-behind: output goes past it until it takes some again, and then it is shown the last output anew.
+One party who may type holds the session up while it does not keep up, and so do those whom it needs to be watched by.
+Another one is left behind: output goes past it until it takes some again, and then it is shown the last output anew.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Party:
         self.full = False  # the client does not take what was written
         self.received = 0  # bytes from the client
         self.sent = 0  # bytes to the client
+        self.waited_for = False  # whether it holds the session up
         self._told: set[str] = set()
         self._filter: TerminalSanitiser | None = None  # between the session and somebody else's terminal
         self._behind = False  # output went past it
@@ -93,16 +94,22 @@ class Party:
     # who has joined
 
     def show(self, data: bytes) -> None:
-        """As `write`, for who does not hold the session up: goes past it while it does not keep up."""
+        """As `write`, for who has joined: cleaned where it is somebody else's session, and past whom it does not wait
+        for while they do not keep up."""
         if self._backlog is not None:
             self._backlog.append(data)
             self._backlog_size += len(data)
             if self._backlog_size > BACKLOG:
                 self._backlog, self._behind = None, True
-        elif self.full or self._behind:
+        elif self._behind or (self.full and not self.waited_for):
             self._behind = True
         else:
             self.write(self._filter.feed(data) if self._filter is not None else data)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it does not take output now, or has not been shown all there was."""
+        return self.full or self._behind or self._backlog is not None
 
     @property
     def wants_replay(self) -> bool:

@@ -82,6 +82,7 @@ class Session:
             self.about,
             self._story,
             linger=asked.linger,
+            probe=tools.config.probe,
             in_background=tools.in_background,
             changed=tools.registry.changed,
         )
@@ -190,6 +191,7 @@ class Session:
         self._streams = Streams(
             process,
             self._recording,
+            self.first,
             self.company.parties,
             lambda work: tools.in_background(work, f"drain session {self.sid}"),
         )

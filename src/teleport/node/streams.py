@@ -27,18 +27,20 @@ class Streams:
         self,
         process: Process,
         recording: Recording,
+        first: Party,
         parties: Sequence[Party],
         in_background: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
-        """`parties` is the session's own list, which changes: `lead` has to be set with it."""
+        """`parties` is the session's own list, which changes: `wait_for` has to be told then. `first` began it."""
         self._recording = recording
+        self._first = first
         self._parties = parties
         self._in_background = in_background
         self._recording_full = False
         self._moved = asyncio.Event()
         self._pty = process.pty
         self._scrollback = Scrollback() if process.pty is not None else None
-        self.lead: Party | None = parties[0]  # who is waited for; None: nobody
+        self._waited: Sequence[Party] = (first,)
         self._held = False
         self.sent = 0  # bytes of output
         self.received = 0  # bytes of input
@@ -70,12 +72,12 @@ class Streams:
         self._moved.set()
         if self._scrollback is not None:
             self._scrollback.feed(data)
-        elif self.lead is not None:
-            self.lead.connection.active()
+        else:
+            self._first.connection.active()
         if self._recording.failed.done():
             return  # ending: what is not recorded is not sent
         for party in self._parties:
-            if party is self.lead:
+            if party is self._first:
                 party.write(data, stderr=stderr)
             else:
                 party.show(data)
@@ -91,7 +93,12 @@ class Streams:
 
     @property
     def _held_up(self) -> bool:
-        return self._held or self._recording_full or (self.lead is not None and self.lead.full)
+        return self._held or self._recording_full or any(party.busy for party in self._waited)
+
+    def wait_for(self, parties: Sequence[Party]) -> None:
+        """These hold the session up while they do not keep up; output goes past the others."""
+        self._waited = parties
+        self.drained()
 
     def flow(self) -> None:
         """Reads from the process, or does not while who is waited for, or the recording, does not keep up."""

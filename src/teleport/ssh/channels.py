@@ -22,6 +22,7 @@ from teleport.ssh.handlers import SessionHandler, StreamHandler
 from teleport.ssh.packets import STDERR, DataPath
 from teleport.ssh.surface import (
     Exec,
+    KeepAlive,
     Refusal,
     Shell,
     Start,
@@ -125,6 +126,11 @@ class ChannelView:
 
     def connection_abort(self, message: str) -> None:
         self._channel.connection_abort(message)
+
+    def keep_alive(self, every: KeepAlive) -> None:
+        connection = self._channel._conn
+        if connection is not None:
+            cast("ServerConnection", connection).keep_alive(every)
 
     def exit(self, status: int) -> None:
         cast("ServerSessionChannel", self._channel).exit(status)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from teleport.authz.channel_table import AskedKind
 from teleport.pki.live_proof import Evidence
-from teleport.ssh.surface import Refusal, Start, TerminalRequest, TerminalSize
+from teleport.ssh.surface import KeepAlive, Refusal, Start, TerminalRequest, TerminalSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,10 @@ class Channel(Protocol):
 
     def connection_abort(self, message: str) -> None:
         """Ends the whole SSH connection with a disconnect message."""
+        ...
+
+    def keep_alive(self, every: KeepAlive) -> None:
+        """Asks the client of the whole connection so often whether it is there, from now on."""
         ...
 
 

@@ -50,7 +50,7 @@ from teleport.resources.metadata import Metadata
 from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
 from teleport.resources.role import Conditions, Options, Role, RoleSpec
 from teleport.ssh.server import HostKey
-from teleport.ssh.surface import ServerLimits
+from teleport.ssh.surface import KeepAlive, ServerLimits
 from teleport.store.resolve import RegisteredNode
 
 CLUSTER = "lab.test"
@@ -473,6 +473,7 @@ async def running_lab(
     leases, control = LabLeases(rules), LabControl()
     directory.registered.append(RegisteredNode(str(node_host.host_id), hostname, f"127.0.0.1:{node_port}"))
     config = NodeConfig(authorities.cluster, node_host.host_id, hostname, f"127.0.0.1:{node_port}")
+    config = replace(config, probe=KeepAlive(0.2, 2))
     if limits is not None:
         config = replace(config, limits=limits)
     node = NodeService(
