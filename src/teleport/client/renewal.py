@@ -16,6 +16,7 @@ cannot renew goes on with what there is: the proxy says why it refuses.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from dataclasses import dataclass
 from datetime import datetime
@@ -219,3 +220,7 @@ def renew(home: Home, found: Profile, now: datetime) -> None:
     if home.read(*KeyFiles(found.name, found.user).key, private=True) != credentials.private_key.reveal():
         return  # somebody logged in, or out, meanwhile
     store_renewed(home, found, certificates)
+    if os.environ.get("SSH_AUTH_SOCK"):
+        from teleport.client import ssh_agent
+
+        ssh_agent.refresh(os.environ, home, found, now)

@@ -244,6 +244,15 @@ def on_signals(loop: asyncio.AbstractEventLoop, names: tuple[str, ...], call: Ca
             signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(call))
 
 
+def become(arguments: list[str]) -> int:
+    """Goes on as another program; where a process cannot become another one, runs it and gives its status."""
+    if os.name == "posix":
+        os.execvp(arguments[0], arguments)  # noqa: S606 (a list, no shell)
+    import subprocess
+
+    return subprocess.run(arguments, check=False).returncode
+
+
 def suspend() -> None:
     """Stops this program, as Ctrl-Z does, until its shell continues it."""
     import signal

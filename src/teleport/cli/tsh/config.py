@@ -12,7 +12,7 @@ from teleport.cli.tsh.flags import Flags, cluster_option, now, takes_flags
 from teleport.client import keystore, profile, ssh_include, ssh_install
 from teleport.client.addresses import ProxyAddress
 from teleport.client.profile import Profile
-from teleport.client.ssh_config import openssh_arguments, openssh_block, proxy_subsystem
+from teleport.client.ssh_config import openssh_block
 from teleport.client.ssh_hosts import counted
 from teleport.errors import BadRequest
 
@@ -80,16 +80,8 @@ def config_refresh(folder: Path, proxy: str) -> None:
 @click.argument("target")
 @cluster_option
 @takes_flags
-def config_proxy(flags: Flags, target: str, cluster: str) -> None:
+def config_proxy(flags: Flags, target: str, cluster: str) -> int:
     """Become `ssh` to the proxy's subsystem for TARGET, host.cluster:port."""
-    from teleport.client.renewal import keep_fresh
+    from teleport.cli.tsh.proxy import become_ssh
 
-    found = _profile(flags)
-    keep_fresh(flags.home, found.name, now())
-    line = keystore.ssh_certificate_line(flags.home, found)
-    facts = keystore.facts(line)
-    keystore.check_valid(facts, now(), hint=found.login_command)
-    login = flags.login or (facts.logins[0] if facts.logins else found.user)
-    subsystem = proxy_subsystem(target, cluster or found.cluster)
-    arguments = openssh_arguments(found.ssh, login, subsystem, ssh_install.paths(flags.home, found))
-    os.execvp(arguments[0], arguments)  # noqa: S606 (a list, no shell)
+    return become_ssh(flags, flags.login, target, cluster)

@@ -62,8 +62,16 @@ class Flags:
                 "-J is not available yet: the cluster's own proxy is the way to its hosts",
                 hint="leave -J away, or: ssh -J with what tsh config prints",
             )
-        if self.add_keys_to_agent not in ("", "no", "auto"):
-            raise BadRequest("adding keys to an SSH agent is not available yet", hint="--add-keys-to-agent=no")
+        if self.add_keys_to_agent == "only":
+            raise BadRequest(
+                "the key in an agent alone is not available: TLS, by which tsh asks the cluster, needs the key itself",
+                hint="--add-keys-to-agent=yes keeps it in both",
+            )
+        if self.add_keys_to_agent not in ("", "no", "auto", "yes"):
+            raise BadRequest(
+                f"--add-keys-to-agent={self.add_keys_to_agent[:20]!r} is none of auto, no, yes",
+                hint="--add-keys-to-agent=auto",
+            )
         if self.ttl < 0:
             raise BadRequest("--ttl is a number of minutes, above 0", hint="--ttl=60 is an hour")
         return self
@@ -78,7 +86,11 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
     (("--auth",), "TELEPORT_AUTH", {"help": "how to log in: local"}),
     (("--cert-format",), "", {"hidden": True}),
     (("-J", "--jumphost"), "", {"hidden": True}),
-    (("-k", "--add-keys-to-agent"), "TELEPORT_ADD_KEYS_TO_AGENT", {"hidden": True}),
+    (
+        ("-k", "--add-keys-to-agent"),
+        "TELEPORT_ADD_KEYS_TO_AGENT",
+        {"help": "the certificate in the SSH agent that runs here: auto, no, yes"},
+    ),
     (("--insecure",), "", {"is_flag": True, "hidden": True}),
     (("--skip-version-check",), "", {"is_flag": True, "hidden": True}),
     (("-d", "--debug"), "", {"is_flag": True, "help": "show where an error came from"}),

@@ -49,6 +49,7 @@ def login(
     elif known and not flags.ttl and _still_good(home, known, address, user, cluster, pins):
         profiles.save(home, known.with_cluster(cluster or known.cluster))
         _show(home)
+        _to_agent(flags, known)
         _refresh_hosts(flags, known.name)
         return
     _log_in(flags, home, address, known, user, cluster, pins, out, form, browser=browser)
@@ -163,7 +164,22 @@ def _log_in(
         )
     if show:
         _show(home)
+    _to_agent(flags, done.profile)
     _refresh_hosts(flags, done.profile.name)
+
+
+def _to_agent(flags: Flags, found: Profile) -> None:
+    """Adds the certificate to the agent of this machine, where one runs. Raises `TeleportError` where it was asked for
+    and fails; what an agent does not want is no matter else."""
+    if flags.add_keys_to_agent == "no" or (flags.add_keys_to_agent != "yes" and not os.environ.get("SSH_AUTH_SOCK")):
+        return
+    from teleport.client import ssh_agent
+
+    try:
+        ssh_agent.add(os.environ, flags.home, found, now())
+    except TeleportError:
+        if flags.add_keys_to_agent == "yes":
+            raise
 
 
 def _needs_browser(api: WebAPI) -> bool:

@@ -29,6 +29,8 @@ def logout(flags: Flags) -> None:
         render.note(f"{render.printable(flags.user)} is logged out of {flags.proxy}")
         return
     home = flags.home
+    for found in profile.load_all(home):
+        _from_agent(home, found.name, found.user)
     for name in home.names():
         if name.endswith(".yaml") or name in ("keys", hosts_seen.FOLDER, profile.CURRENT, known_hosts.NAME):
             home.remove(name)
@@ -36,7 +38,16 @@ def logout(flags: Flags) -> None:
     render.note("all users are logged out of all proxies")
 
 
+def _from_agent(home: Home, proxy: str, user: str) -> None:
+    """Takes the certificate out of the agent of this machine, where one runs."""
+    if os.environ.get("SSH_AUTH_SOCK"):
+        from teleport.client import ssh_agent
+
+        ssh_agent.remove(os.environ, home, proxy, user)
+
+
 def _one(home: Home, proxy: str, user: str) -> None:
+    _from_agent(home, proxy, user)
     found = profile.load(home, proxy)
     if found is not None and found.user == user:
         from teleport.client.login import log_out

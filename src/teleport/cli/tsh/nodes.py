@@ -12,7 +12,7 @@ import click
 from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_flags
 from teleport.client.addresses import parse_labels
-from teleport.errors import NotFound, TeleportError
+from teleport.errors import BadRequest, NotFound, TeleportError
 
 if TYPE_CHECKING:
     from teleport.client.access import Access
@@ -26,13 +26,20 @@ MAX_CELL = 120  # characters of a host's own words in a table; `-v` and JSON sho
 @click.command()
 @click.argument("labels", default="")
 @click.option("-v", "--verbose", is_flag=True, help="with ids, a line for each host")
-@click.option("-f", "--format", "form", type=click.Choice(["text", "json", "names"]), default="text")
+@click.option("-f", "--format", "form", type=click.Choice(["text", "json", "names", "ansible"]), default="text")
+@click.option("--list", "_list", is_flag=True, hidden=True, help="as Ansible asks an inventory")
+@click.option("--host", "one", default="", hidden=True, help="likewise")
 @cluster_option
 @takes_flags
-def ls(flags: Flags, labels: str, verbose: bool, form: str, cluster: str) -> None:
+def ls(flags: Flags, labels: str, verbose: bool, form: str, _list: bool, one: str, cluster: str) -> None:
     """List the hosts that you may reach. LABELS: k=v[,k=v], all must match."""
     from teleport.client.cluster import auth_client, list_nodes
 
+    if (_list or one) and form != "ansible":
+        raise BadRequest("--list and --host are for Ansible", hint="--format=ansible")
+    if one:
+        render.out("{}\n")  # everything stands in the answer to --list
+        return
     wanted = parse_labels(labels)
     found: Access = access(flags, cluster)
     only_own(found)
@@ -43,6 +50,14 @@ def ls(flags: Flags, labels: str, verbose: bool, form: str, cluster: str) -> Non
         from teleport.cli.tsh.output import json_text
 
         render.out(json_text([document for _, document in nodes]))
+    elif form == "ansible":
+        from teleport.cli.tsh.output import json_text
+        from teleport.client.inventory import inventory
+
+        listing, missing = inventory([node for node, _ in nodes], found.cluster, flags.login)
+        render.out(json_text(listing))
+        if missing:
+            render.note(f"tsh: {missing} hosts are left out: neither their names nor their ids can stand there")
     elif form == "names":
         times = Counter(node.hostname for node, _ in nodes)
         words = [node.hostname if times[node.hostname] == 1 else node.id for node, _ in nodes]

@@ -24,6 +24,7 @@ COMMANDS = {
     "sessions": ("teleport.cli.tsh.sessions:sessions", "List sessions that run now"),
     "join": ("teleport.cli.tsh.join:join", "Take part in a running session"),
     "scp": ("teleport.cli.tsh.scp:scp", "Copy files to, from and between hosts"),
+    "proxy": ("teleport.cli.tsh.proxy:proxy", "Lead a connection of another program through the proxy"),
     "mfa": ("teleport.cli.tsh.mfa:mfa", "Manage your second factors"),
     "play": ("teleport.cli.tsh.play:play", "Play a recorded session"),
     "config": ("teleport.cli.tsh.config:config", "Print configuration for OpenSSH"),

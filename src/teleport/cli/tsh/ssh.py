@@ -189,6 +189,8 @@ def _connect(
 ) -> int:
     found = access(flags, cluster)
     _check_login(found.credentials.ssh_certificate, login)
+    if said.add_keys:
+        add_to_agent(flags)
     wanted = _wanted(login, host, command, said, port, stdio, local)
     sys.stdout.flush()
     return connected(found, wanted, batch=said.batch)
@@ -242,6 +244,20 @@ def _wanted(
     if stdio:
         target = replace(target, stream=parse(Direction.LOCAL, f"0:{stdio}").to)
     return target
+
+
+def add_to_agent(flags: Flags) -> None:
+    """`-o AddKeysToAgent=yes`: a connection does not fail for it."""
+    from teleport.client import profile, ssh_agent
+    from teleport.client.addresses import ProxyAddress
+
+    if flags.identity:
+        return
+    try:
+        found = profile.choose(flags.home, ProxyAddress.parse(flags.proxy).host if flags.proxy else "", flags.user)
+        ssh_agent.add(os.environ, flags.home, found, now())
+    except TeleportError as error:
+        render.note(f"tsh: {render.printable(error.message)}")
 
 
 def connected(found: Access, wanted: Target, *, batch: bool = False) -> int:
