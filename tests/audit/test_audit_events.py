@@ -57,6 +57,7 @@ REFERENCE = {
     "session.data": ("T2006I",),
     "subsystem": ("T3001I", "T3001E"),
     "exec": ("T3002I", "T3002E"),
+    "scp": ("T3005I", "T3005E"),
     "port": ("T3003I", "T3003E"),
     "client.disconnect": ("T3006I",),
     "auth": ("T3007W",),

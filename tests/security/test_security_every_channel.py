@@ -22,7 +22,7 @@ from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
-from teleport.resources.role import ExecMode, Options
+from teleport.resources.role import ExecMode, FileTransfer, Options
 from teleport.testing.clock import FakeClock
 from teleport.testing.ssh_lab import Authorities, Lab, LabUser, Ran, run_client, running_lab
 
@@ -68,6 +68,12 @@ def ssh(*arguments: str, stdin: bytes = b"") -> Attempt:
     return attempt
 
 
+async def sftp(lab: Lab, folder: Path, user: LabUser) -> Ran:
+    (folder / "in").touch()
+    config = lab.client_config(folder, user, ME)
+    return await run_client("sftp", "-F", str(config), "-b", "-", "direct", stdin=f"ls {folder}/in\n".encode())
+
+
 _EXEC = {
     "exec: none": Terms({"exec": ExecMode.NONE}),
     "exec: transfer": Terms({"exec": ExecMode.TRANSFER}),
@@ -76,6 +82,17 @@ _EXEC = {
 
 WAYS: dict[tuple[AskedKind, str], Way] = {
     (AskedKind.SESSION_REQUEST, "shell"): Way(ssh("-T", "direct", stdin=b"echo in\n"), _EXEC),
+    (AskedKind.SESSION_REQUEST, "subsystem"): Way(
+        sftp,
+        {
+            "exec: none": _EXEC["exec: none"],
+            "only commands": _EXEC["another command"],
+            "neither way": Terms(
+                {"exec": ExecMode.TRANSFER, "file_transfer": FileTransfer(download=False, upload=False)}
+            ),
+        },
+        Terms({"exec": ExecMode.TRANSFER}),
+    ),
     (AskedKind.SESSION_REQUEST, "exec"): Way(ssh("direct", "echo", "in"), _EXEC, Terms({"commands": ("echo *",)})),
 }
 

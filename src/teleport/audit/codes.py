@@ -56,6 +56,8 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "session.data": _host("T2006I"),
         "subsystem": _host("T3001I", "T3001E"),
         "exec": _host("T3002I", "T3002E"),
+        "scp": _host("T3005I", "T3005E"),  # of uploads; of downloads: SCP_DOWNLOAD
+        "sftp": _host("T9220I", "T9220W"),
         "port": _host("T3003I", "T3003E"),
         "client.disconnect": _host("T3006I"),
         "auth": _host("T3007W"),
@@ -116,3 +118,5 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "openssh.cert": _auth("T9241I", "T9241W"),
     }
 )
+
+SCP_DOWNLOAD = _host("T3004I", "T3004E")  # the event `scp` has two rows

@@ -71,7 +71,7 @@ TABLE: tuple[Row, ...] = (
     Row(_SESSION, "signal", Rule.SESSION, "to the session's own process group"),
     Row(_SESSION, "break", Rule.SESSION, "to the session's own terminal"),
     Row(_SESSION, "keepalive@openssh.com", Rule.TRANSPORT),
-    Row(_SESSION, "subsystem", Rule.REFUSED, "sftp and others"),
+    Row(_SESSION, "subsystem", Rule.START, "sftp; no other one"),
     Row(_SESSION, "auth-agent-req@openssh.com", Rule.REFUSED, "agent forwarding"),
     Row(_SESSION, "x11-req", Rule.REFUSED, "X11 forwarding"),
     Row(_SESSION, "xon-xoff", Rule.REFUSED, "only servers send it"),

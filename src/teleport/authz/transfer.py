@@ -6,12 +6,13 @@ With `exec: all` the rules are advice, since a shell moves files, too (`channels
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from teleport.authz.channels import ChannelTerms, RoleGrant, first_hit, paths_of, refusal
 from teleport.authz.decision import AccessDenial
 from teleport.resources.destinations import parse_path_pattern
-from teleport.resources.role import ExecMode
+from teleport.resources.role import ExecMode, FileTransfer
 
 
 class Direction(StrEnum):
@@ -45,6 +46,41 @@ def most_bytes(terms: ChannelTerms, direction: Direction, path: str, *, home: st
         if not _why_not_moved(grant, direction, path, home, 0)
     ]
     return 0 if 0 in limits else max(limits, default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """How much of what is done to files the rules have a say in; with neither, nothing needs to be asked."""
+
+    asks: bool = True  # opening, and whatever changes something
+    looks: bool = True  # also looking: the rules are about paths
+
+
+def scope(terms: ChannelTerms) -> Scope:
+    """What has to be asked under `terms`."""
+    free = [
+        one for one in terms.grants if one.exec is not ExecMode.NONE and not (one.exec is ExecMode.ALL and one.commands)
+    ]
+    for rules in (one.file_transfer for one in free):
+        if rules.download and rules.upload and _names_no_path(rules) and not rules.max_file_size:
+            return Scope(asks=False, looks=False)
+    return Scope(looks=not free or not all(_names_no_path(one.file_transfer) for one in free))
+
+
+def _names_no_path(rules: FileTransfer) -> bool:
+    return rules.download_paths is None and rules.upload_paths is None and not rules.deny_paths
+
+
+def why_no_move(terms: ChannelTerms, old: str, new: str, *, home: str = "") -> AccessDenial | None:
+    """What forbids giving the file at `old` the name `new`, too or instead. It changes both; and what may not be
+    downloaded by one name may not get another by which it may."""
+    for path in (old, new):
+        denied = why_no_transfer(terms, Direction.UPLOAD, path, home=home)
+        if denied is not None:
+            return denied
+    if why_no_transfer(terms, Direction.DOWNLOAD, new, home=home) is None:
+        return why_no_transfer(terms, Direction.DOWNLOAD, old, home=home)
+    return None
 
 
 def _why_not_moved(grant: RoleGrant, direction: Direction, path: str, home: str, size: int) -> str:

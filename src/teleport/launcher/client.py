@@ -45,6 +45,7 @@ class Process:
     stdin: int | None
     stdout: int | None
     stderr: int | None
+    control: int | None  # of a process that moves files: a SOCK_SEQPACKET socket over which it asks and tells
 
     def __init__(self, sock: socket.socket, held: Callable[[int], None] | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -58,7 +59,7 @@ class Process:
         for future in (self._ready, self._exit):
             future.add_done_callback(_look_at)
         self.pid = 0
-        self.tty = self.pty = self.stdin = self.stdout = self.stderr = None
+        self.tty = self.pty = self.stdin = self.stdout = self.stderr = self.control = None
         loop.add_reader(sock.fileno(), self._hear)
 
     async def wait(self) -> Exit:
@@ -162,7 +163,8 @@ class Process:
         if len(descriptors) == 1:
             (self.pty,) = descriptors
         else:
-            self.stdin, self.stdout, self.stderr = descriptors
+            self.stdin, self.stdout, self.stderr, *more = descriptors
+            self.control = more[0] if more else None
         self._ready.set_result(None)
 
     async def _wait_ready(self) -> None:
@@ -170,7 +172,7 @@ class Process:
         try:
             await asyncio.shield(self._ready)
         except BaseException:
-            for descriptor in (self.pty, self.stdin, self.stdout, self.stderr):
+            for descriptor in (self.pty, self.stdin, self.stdout, self.stderr, self.control):
                 if descriptor is not None:
                     os.close(descriptor)
             if not self._ready.done():

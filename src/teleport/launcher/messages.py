@@ -19,15 +19,26 @@ import array
 import json
 import os
 import socket
+from dataclasses import asdict
 from typing import Any
 
-from teleport.launcher.values import Exit, HostUserRequest, Kind, LauncherRefused, PamRequest, Pty, Reason, SpawnRequest
+from teleport.launcher.values import (
+    Exit,
+    HostUserRequest,
+    Kind,
+    LauncherRefused,
+    PamRequest,
+    Pty,
+    Reason,
+    SpawnRequest,
+    Transfer,
+)
 
 VERSION = 1
 HAND_OVER = b"\x01S"  # version 1, a session
 # The kernel takes a packet of up to the send buffer (212,992 bytes by default); one argument of exec may be 128 KiB.
 MAX_MESSAGE = 196_608
-MAX_DESCRIPTORS = 3
+MAX_DESCRIPTORS = 4
 
 
 def encode(message: str, /, **fields: object) -> bytes:
@@ -94,6 +105,7 @@ def encode_request(request: SpawnRequest) -> bytes:
         client=request.client,
         host_user=None if request.host_user is None else [request.host_user.groups, request.host_user.told],
         hold=request.hold,
+        transfer=None if request.transfer is None else asdict(request.transfer),
     )
 
 
@@ -127,9 +139,16 @@ def decode_request(packet: bytes) -> SpawnRequest:
             client=fields["client"],
             host_user=host_user,
             hold=fields["hold"],
+            transfer=_transfer(fields["transfer"]),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"malformed spawn message: {error}") from error
+
+
+def _transfer(fields: dict[str, Any] | None) -> Transfer | None:
+    if fields is None:
+        return None
+    return Transfer(**fields)
 
 
 def encode_exit(ended: Exit) -> bytes:

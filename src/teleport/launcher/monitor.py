@@ -199,6 +199,9 @@ class _Monitor:
             self._ours, self._theirs = (master,), (slave,)
         else:
             self._ours, self._theirs = _open_pipes(account.uid, account.gid)
+        if request.transfer is not None:
+            ours, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._ours, self._theirs = (*self._ours, ours.detach()), (*self._theirs, control.detach())
         opened = session.Opened()
         if request.pam is not None:
             account, opened = self._open_pam(request.pam, request.client, account)

@@ -12,7 +12,9 @@ import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 
@@ -34,6 +36,23 @@ def set_subreaper(on: bool) -> None:
 def set_death_signal(number: int) -> None:
     """The kernel sends this process `number` when its parent ends; 0 for none. Lost at a change of credentials."""
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def set_undumpable() -> None:
+    """Nobody but root may trace this process, read its memory or take its descriptors, also not its own user."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def set_no_new_privileges() -> None:
+    """Nothing that this process ever runs gains rights from the file that it is."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def rename_new(old: bytes, new: bytes, old_folder: int, new_folder: int) -> None:
+    """Renames, and `FileExistsError` where there is something by the new name (renameat2(2), RENAME_NOREPLACE)."""
+    if _libc.renameat2(old_folder, old, new_folder, new, 1) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def clear_ambient_capabilities() -> None:

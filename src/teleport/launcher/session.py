@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from teleport.launcher import environment, messages, processes
+from teleport.launcher import environment, messages, processes, transfer
 from teleport.launcher.accounts import Account
 from teleport.launcher.values import Kind, LauncherRefused, Reason, SpawnRequest
 
@@ -51,7 +51,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """The child's side: a terminal's slave end and name, or three pipe ends."""
+    """The child's side: a terminal's slave end and name, or three pipe ends, and perhaps that of a control socket."""
 
     descriptors: tuple[int, ...]
     tty: str | None
@@ -96,7 +96,7 @@ def _become(
     if os.geteuid() == 0 and host.oom_score is not None:
         with contextlib.suppress(OSError), open(_OOM_SCORE, "w", encoding="ascii") as file:
             file.write(host.oom_score)
-    _take_streams(streams, report)
+    control = _take_streams(streams, report)
     for number in host.signals:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -120,6 +120,8 @@ def _become(
         os.write(2, text.encode(errors="surrogateescape"))
     if request.kind is Kind.SHELL and streams.tty is not None:
         _greet(account.home, opened)
+    if request.transfer is not None:
+        transfer.serve(account, request.kind, request.transfer, control, report)
     shell = os.path.basename(account.shell)
     arguments = [f"-{shell}"] if request.kind is Kind.SHELL else [shell, "-c", request.command]
     variables = environment.build_environment(
@@ -150,8 +152,9 @@ def _greet(home: str, opened: Opened) -> None:
             text = text[os.write(1, text) :]
 
 
-def _take_streams(streams: Streams, report: int) -> None:
-    """Puts streams on 0 to 2, as leader of a new session, and closes all other descriptors but the report.
+def _take_streams(streams: Streams, report: int) -> int:
+    """Puts streams on 0 to 2, as leader of a new session, and closes all other descriptors but the report and the
+    control socket, which is returned (-1: there is none).
 
     The report closes at exec, which is how the monitor learns of success. No end lies below 3: a monitor has 0 to 2.
     """
@@ -159,9 +162,11 @@ def _take_streams(streams: Streams, report: int) -> None:
         os.login_tty(streams.descriptors[0])
     else:
         os.setsid()
-        for target, descriptor in enumerate(streams.descriptors):
+        for target, descriptor in enumerate(streams.descriptors[:3]):
             os.dup2(descriptor, target)
-    processes.close_all_but(0, 1, 2, report)
+    control = streams.descriptors[3] if len(streams.descriptors) > 3 else -1
+    processes.close_all_but(0, 1, 2, report, control)
+    return control
 
 
 def _drop_privileges(account: Account) -> None:

@@ -17,6 +17,8 @@ class Kind(StrEnum):
 
     SHELL = "shell"  # the login shell, as a login shell
     EXEC = "exec"  # `shell -c command`
+    # Files are moved, as the user and without a shell (`launcher.transfer`).
+    SFTP = "sftp"  # our own server, in the session's process
 
 
 class Reason(StrEnum):
@@ -82,6 +84,16 @@ class HostUserRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """What a session that moves files is told. While `asks`, nothing is opened or changed that the daemon did not
+    allow when it was asked; `looks` says that names and attributes count, too.
+    """
+
+    asks: bool = True
+    looks: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SpawnRequest:
     """One session's process.
 
@@ -90,6 +102,8 @@ class SpawnRequest:
     `~/.tsh/environment` is read as that user. `client` is the client's address, for PAM and the records of logins.
     `host_user` is there when the account may be made. With
     `hold`, the monitor names itself and waits for a word before it forks anything: whoever watches it has begun then.
+    `transfer` is there for the kinds that move files; their processes have a fourth descriptor, over which they ask and
+    tell (`launcher.transfer.control`).
     """
 
     login: str
@@ -103,6 +117,7 @@ class SpawnRequest:
     client: str = ""
     host_user: HostUserRequest | None = None
     hold: bool = False
+    transfer: Transfer | None = None
 
 
 @dataclass(frozen=True, slots=True)

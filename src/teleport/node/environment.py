@@ -40,9 +40,10 @@ def spawn_request(
         command=program.command,
         client_env=tuple(asked.environment),
         session_env=session_env,
-        pty=asked.pty,
+        pty=asked.pty if program.transfer is None else None,
         permit_user_env=config.permit_user_env,
         pam=pam_request(config.pam, facts.user, facts.login) if config.pam is not None else None,
         client=str(client.host),
         host_user=HostUserRequest(host_groups, config.host_users) if host_groups is not None else None,
+        transfer=program.transfer,
     )

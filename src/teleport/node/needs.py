@@ -14,7 +14,7 @@ from teleport.errors import TeleportError
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.launcher.values import Exit, SpawnRequest
 from teleport.node.pam import PamSettings
-from teleport.recording.format import RecordingHeader
+from teleport.recording.format import FileDetail, RecordingHeader
 from teleport.resources.lock import Lock
 from teleport.resources.mfa_lease import MfaLease
 from teleport.ssh.surface import KeepAlive, ServerLimits
@@ -96,6 +96,10 @@ class Process(Protocol):
     def stdout(self) -> int | None: ...
     @property
     def stderr(self) -> int | None: ...
+    @property
+    def control(self) -> int | None:
+        """The socket of a process that moves files."""
+        ...
 
     async def wait(self) -> Exit: ...
     def signal(self, name: str) -> None: ...
@@ -127,6 +131,7 @@ class Recording(Protocol):
     def record_stderr(self, data: bytes) -> None: ...
     def resize(self, width: int, height: int) -> None: ...
     def note(self, text: str) -> None: ...
+    def file(self, detail: FileDetail) -> None: ...
     @property
     def must_drain(self) -> bool: ...
     async def drain(self) -> None: ...
@@ -169,6 +174,9 @@ class Unrecorded:
         return
 
     def note(self, text: str) -> None:
+        return
+
+    def file(self, detail: FileDetail) -> None:
         return
 
     @property

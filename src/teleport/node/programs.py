@@ -12,8 +12,9 @@ from uuid import UUID
 
 from teleport.authz.channels import ChannelTerms, why_no_command, why_no_shell
 from teleport.authz.decision import AccessDenial
+from teleport.authz.transfer import Direction, Scope, scope, why_no_transfer
 from teleport.errors import TeleportError
-from teleport.launcher.values import Kind, Pty
+from teleport.launcher.values import Kind, Pty, Transfer
 from teleport.recording.format import canonical_uuid
 from teleport.resources.joining import JoinMode
 from teleport.resources.values import Duration
@@ -68,6 +69,8 @@ class Program:
     kind: Kind
     command: str = ""  # of a login shell: none
     original: str = ""
+    transfer: Transfer | None = None  # it moves files, as this says
+    scope: Scope | None = None  # what its process was told to ask about
 
     @property
     def shown(self) -> str:
@@ -86,7 +89,17 @@ def choose(what: Start, *, forced: str, terms: ChannelTerms) -> Program | Refusa
                 return Refusal("The command is empty or contains a zero byte.")
         case Subsystem(name=command):
             if not forced:
-                return Refusal("Subsystems are not offered here.")
+                return _subsystem(command, terms)
     program = Program(Kind.EXEC if forced or command else Kind.SHELL, forced or command, command if forced else "")
     denied = why_no_command(terms, program.command) if program.command else why_no_shell(terms)
     return program if denied is None else denied
+
+
+def _subsystem(name: str, terms: ChannelTerms) -> Program | Refusal | AccessDenial:
+    if name != "sftp":
+        return Refusal(f"There is no subsystem {name[:40]!r} here, only sftp.")
+    denied = why_no_transfer(terms, Direction.LOOK)
+    if denied is not None:
+        return denied
+    rules = scope(terms)
+    return Program(Kind.SFTP, "sftp", transfer=Transfer(asks=rules.asks, looks=rules.looks), scope=rules)

@@ -26,6 +26,7 @@ from teleport.node.programs import Asked, Program
 from teleport.node.story import Story
 from teleport.node.streams import Streams
 from teleport.node.tools import Tools
+from teleport.node.transfers import Transfers
 from teleport.ssh.surface import Refusal
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Session:
         self.state = State.STARTING
         self._process: Process | None = None
         self._streams: Streams | None = None
+        self._transfers: Transfers | None = None
         self._recording: Recording = Unrecorded()
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.sid = tools.registry.claim(self)
@@ -165,13 +167,13 @@ class Session:
                 party.dismiss(refusal.message, status=255)
 
     async def _begin(self) -> Refusal | None:
-        tools = self._tools
+        tools, program = self._tools, self._program
         try:
             async with asyncio.timeout(_SPAWN_SECONDS):
                 request = spawn_request(
                     self._facts,
                     tools.config,
-                    self._program,
+                    program,
                     self._asked,
                     self.sid,
                     self.first.connection.permit.host_groups,
@@ -194,8 +196,21 @@ class Session:
             self.first,
             self.company.parties,
             lambda work: tools.in_background(work, f"drain session {self.sid}"),
+            files=program.transfer is not None,
         )
         self.company.begun(self._streams)
+        if program.transfer is not None:
+            assert process.control is not None
+            self._transfers = Transfers(
+                process.control,
+                program,
+                lambda: self.first.connection.permit.channels,
+                self._story.events,
+                self._recording,
+                tools.clock,
+                in_background=tools.in_background,
+                fail=self.end,
+            )
         self._recording.failed.add_done_callback(lambda _: self.end("the recording failed"))
         tools.in_background(self._run(process, self._streams), f"session {self.sid}")
         tools.registry.changed()
@@ -215,6 +230,12 @@ class Session:
         """Ends the session's processes, whoever asks: a lock, an expiry, a failing recording, the service's stop."""
         if not self._stop.done():
             self._stop.set_result(reason)
+
+    def reconsider(self, party: Party) -> None:
+        """Rules changed, and the connection of a party goes on."""
+        if self._transfers is not None:
+            self._transfers.reconsider()
+        self.company.reconsider(party)
 
     async def _run(self, process: Process, streams: Streams) -> None:
         ended: Exit | None = None
@@ -270,6 +291,8 @@ class Session:
     async def _end(self, ended: Exit | None, reason: str) -> None:
         """Closes the recording and puts the end on record."""
         try:
+            if self._transfers is not None:
+                await self._transfers.settle()
             digest = await self._close_recording(reason)
             sent, received = (self._streams.sent, self._streams.received) if self._streams is not None else (0, 0)
             watched = await self._enhanced.settle() if self._enhanced is not None else False

@@ -17,13 +17,15 @@ from teleport.node.programs import NODE_VARIABLES, Asked, choose
 from teleport.node.session import Session
 from teleport.node.tools import Tools
 from teleport.ssh.handlers import SessionChannel
-from teleport.ssh.surface import Refusal, Shell, Start, TerminalRequest, TerminalSize
+from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize
 
 log = logging.getLogger(__name__)
 
 NOT_ALONE: Final = (
     "Your roles ask for somebody else in your sessions, so only a shell or a command in a terminal is started: ssh -t."
 )
+
+_ASKED: Final = {Shell: "shell", Exec: "exec", Subsystem: "subsystem"}
 
 
 class Connection(parties.Connection, Protocol):
@@ -78,11 +80,14 @@ class SessionChannelHandler:
         forced = user.force_command if user is not None else ""
         program = choose(what, forced=forced, terms=self._connection.permit.channels)
         if isinstance(program, AccessDenial):
-            asked = "shell" if isinstance(what, Shell) else "exec"
+            asked = _ASKED[type(what)]
             self._connection.denied(asked, f"{program.code}: {'; '.join(program.reasons)}")
             return Refusal.told(program.public, program.hint)
         if isinstance(program, Refusal):
+            self._connection.denied(_ASKED[type(what)], program.message)
             return program
+        if program.transfer is not None:
+            self._asked.terminal = None  # bytes of files pass as they are
         if self._connection.permit.required_joins:
             if self._asked.terminal is None or program.kind not in (Kind.SHELL, Kind.EXEC):
                 self._connection.denied("exec", "its user's sessions need others in them, and this has no terminal")
@@ -163,7 +168,7 @@ class SessionChannelHandler:
     def reconsider(self) -> None:
         """Rules changed, and the connection goes on."""
         if self._session is not None:
-            self._session.company.reconsider(self.party)
+            self._session.reconsider(self.party)
 
     @property
     def lives_on(self) -> bool:

@@ -7,8 +7,17 @@ from typing import Any
 from uuid import UUID
 
 from teleport.audit.events import Exec as ExecEvent
-from teleport.audit.events import Resize, SessionData, SessionEnd, SessionHeld, SessionJoin, SessionLeave, SessionStart
-from teleport.launcher.values import Exit
+from teleport.audit.events import (
+    Resize,
+    SessionData,
+    SessionEnd,
+    SessionHeld,
+    SessionJoin,
+    SessionLeave,
+    SessionStart,
+    Subsystem,
+)
+from teleport.launcher.values import Exit, Kind
 from teleport.node.facts import Facts, SessionEvents
 from teleport.node.programs import Program
 from teleport.node.tools import Tools
@@ -109,7 +118,16 @@ class Story:
         `enhanced`: whether the kernel's view of it is on record, too.
         """
         now = self._clock.now()
-        if self._program.command:
+        if self._program.kind is Kind.SFTP:
+            await self.events.emit(
+                Subsystem,
+                now,
+                name=self._program.shown,
+                exit_error=(f"signal {ended.signal}" if ended and ended.signal else "")
+                or reason
+                or (f"exit status {ended.status}" if ended and ended.status else ""),
+            )
+        elif self._program.command:
             await self.events.emit(
                 ExecEvent,
                 now,

@@ -30,13 +30,19 @@ class Streams:
         first: Party,
         parties: Sequence[Party],
         in_background: Callable[[Coroutine[Any, Any, None]], None],
+        *,
+        files: bool = False,
     ) -> None:
-        """`parties` is the session's own list, which changes: `wait_for` has to be told then. `first` began it."""
+        """`parties` is the session's own list, which changes: `wait_for` has to be told then. `first` began it.
+
+        `files`: the output is that of a file transfer, whose operations are recorded instead of its bytes.
+        """
         self._recording = recording
         self._first = first
         self._parties = parties
         self._in_background = in_background
         self._recording_full = False
+        self._files = files
         self._moved = asyncio.Event()
         self._pty = process.pty
         self._scrollback = Scrollback() if process.pty is not None else None
@@ -60,7 +66,8 @@ class Streams:
     # from the process
 
     def _stdout(self, data: bytes) -> None:
-        self._recording.record_output(data)
+        if not self._files:
+            self._recording.record_output(data)
         self._pass_on(data, stderr=False)
 
     def _stderr(self, data: bytes) -> None:

@@ -44,7 +44,7 @@ from teleport.pki.sshformat import SSHCertificate, parse_certificate
 from teleport.pki.sshverify import ENFORCED, verify_host_cert, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
-from teleport.recording.format import RecordingHeader
+from teleport.recording.format import FileDetail, RecordingHeader
 from teleport.resources.lock import Lock
 from teleport.resources.metadata import Metadata
 from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
@@ -91,6 +91,7 @@ class MemoryRecording:
     stderr: bytearray = field(default_factory=bytearray)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    files: list[FileDetail] = field(default_factory=list)
     reason: str | None = None
     keep: bool = True
 
@@ -110,6 +111,9 @@ class MemoryRecording:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def file(self, detail: FileDetail) -> None:
+        self.files.append(detail)
 
     @property
     def must_drain(self) -> bool:

@@ -52,6 +52,7 @@ from teleport.audit.events.sessions import (
     RecordingGap,
     RecordingSpoolFull,
     Resize,
+    Scp,
     SessionData,
     SessionEnd,
     SessionHeld,
@@ -61,6 +62,7 @@ from teleport.audit.events.sessions import (
     SessionRequestDenied,
     SessionStart,
     SessionUpload,
+    Sftp,
     Subsystem,
 )
 from teleport.audit.events.settings import (
@@ -145,6 +147,7 @@ __all__ = [
     "ResourceEvent",
     "RoleCreated",
     "RoleDeleted",
+    "Scp",
     "SecretRevealed",
     "ServerEvent",
     "ServiceStart",
@@ -165,6 +168,7 @@ __all__ = [
     "SessionStart",
     "SessionUpload",
     "SettingsUpdate",
+    "Sftp",
     "StatusEvent",
     "Subsystem",
     "TokenCreate",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from msgspec import UNSET, UnsetType, field
+from msgspec.structs import force_setattr
 
+from teleport.audit.codes import SCP_DOWNLOAD
 from teleport.audit.events.base import ServerEvent
 
 UPLOAD_INDEX = 2147483647  # `ei` of session.upload
@@ -109,6 +111,47 @@ class Subsystem(ServerEvent, frozen=True, kw_only=True, tag="subsystem"):
 
     def failed(self) -> bool:
         return bool(self.exit_error)
+
+
+class Sftp(ServerEvent, frozen=True, kw_only=True, tag="sftp"):
+    """Something was done to a file over SFTP, or was refused or failed. Reads and writes: once, when it is closed."""
+
+    action: str = ""  # read, write, remove, rename, mkdir, rmdir, setstat, symlink or link; of refusals also stat, list
+    path: str = ""  # which file, whole, after links were followed
+    target: str = ""  # new name, where a link leads, or attributes that were set
+    direction: str = ""  # download or upload, which stands for every change; look: names and attributes
+    size: int = 0  # bytes moved
+    sha256: str = ""  # hash of what moved, hex; empty where there is none
+    hash_reason: str = ""  # why there is no hash, or that it is of the whole file
+    error: str = ""  # why it was refused or failed
+
+    def failed(self) -> bool:
+        return bool(self.error)
+
+
+class Scp(ServerEvent, frozen=True, kw_only=True, tag="scp"):
+    """A file was moved by the protocol of scp, or was refused or failed.
+
+    Of downloads the codes are T3004I and T3004E.
+    """
+
+    path: str = ""  # which file, whole, after links were followed
+    size: int = field(default=0, name="len")  # bytes moved
+    action: str = "upload"  # upload or download
+    exit_code: str = field(default="", name="exitCode")  # 0 when the file was moved, else 1
+    command: str = ""  # command of the client
+    operation: str = ""  # read, write, or mkdir of folders
+    sha256: str = ""  # hash of what moved, hex; empty where there is none
+    hash_reason: str = ""  # why there is no hash, or that it is of the whole file
+    error: str = ""  # why it was refused or failed
+
+    def __post_init__(self) -> None:
+        if not self.code and self.action == "download":
+            force_setattr(self, "code", SCP_DOWNLOAD.failed if self.failed() else SCP_DOWNLOAD.ok)
+        super().__post_init__()
+
+    def failed(self) -> bool:
+        return bool(self.error)
 
 
 class Port(ServerEvent, frozen=True, kw_only=True, tag="port"):
