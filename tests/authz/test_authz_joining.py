@@ -250,7 +250,22 @@ def test_a_permit_says_what_is_required_and_takes_forwards_away() -> None:
         assert isinstance(decision, SSHAccessPermit)
         return decision
 
+    nowhere = SSHAccessRequest(
+        identity=user("alice", "plain", "asks"), login="root", cluster="here", now=NOW, node_id="n", joinable=False
+    )
+    refused = evaluate_ssh_access(nowhere, policy)
+    assert isinstance(refused, AccessDenial), "where nobody can be in it, there is no session"
+    assert "somebody else in your sessions" in refused.public
     free = permit(user("alice", "plain"))
+    assert isinstance(
+        evaluate_ssh_access(
+            SSHAccessRequest(
+                identity=user("alice", "plain"), login="root", cluster="here", now=NOW, node_id="n", joinable=False
+            ),
+            policy,
+        ),
+        SSHAccessPermit,
+    )
     assert free.required_joins == ()
     assert free.channels.port_forwarding
     for identity in (user("alice", "plain", "asks"), user("alice", "plain", denying=("asks",))):

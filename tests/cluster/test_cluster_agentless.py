@@ -237,6 +237,56 @@ def test_who_may_not_go_there_does_not(cluster: Cluster, sshd: Sshd, host_id: st
     assert "does not let the cluster's proxies in as nobody-here" in known.stderr
 
 
+TERMS = """kind: role
+version: v4
+metadata: {{name: {name}}}
+spec:
+  options: {{max_connections: {most}}}
+  allow:
+    logins: [{login}]
+    node_labels: {{'*': '*'}}
+    require_session_join: [{need}]
+"""
+
+
+def test_who_needs_others_in_their_sessions_gets_none_there(cluster: Cluster, sshd: Sshd, login: str) -> None:
+    """Nobody can join at a plain sshd, so that would be a way around (threat T48); `access explain` says so."""
+    need = "{kinds: [ssh], modes: [moderator]}"
+    cluster.tctl("create", "-f", "-", stdin=TERMS.format(name="four-eyed", most=0, login=login, need=need)).ok()
+    fay = cluster.add_person("fay", roles=["four-eyed"], logins=[])
+    fay.log_in()
+    for words in (("id",), ("-tt", "id")):
+        refused = fay.ssh(*words[:-1], f"{login}@{WEB}.{cluster.name}", words[-1])
+        assert refused.status == 255
+        assert "on this host nobody can be" in refused.stderr
+    explained = cluster.tctl("access", "explain", "fay", f"{login}@{WEB}")
+    assert explained.status == 5
+    assert "requires somebody as moderator" in explained.stdout
+    assert not [event for event in cluster.events("--type=session.start") if event["user"] == "fay"]
+
+
+def test_connections_there_are_counted_like_others(cluster: Cluster, sshd: Sshd, login: str) -> None:
+    """`max_connections` is for the whole cluster, whoever speaks for the host."""
+    cluster.tctl("create", "-f", "-", stdin=TERMS.format(name="single", most=1, login=login, need="")).ok()
+    sue = cluster.add_person("sue", roles=["single"], logins=[])
+    sue.log_in()
+    where = f"{login}@{WEB}.{cluster.name}"
+    with subprocess.Popen(
+        sue.ssh_arguments(where, "echo in; exec cat"),
+        env=sue.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"in\n"
+        second = sue.ssh(where, "true")
+        assert second.status == 255
+        assert "Your roles allow 1 connections at the same time." in second.stderr
+        first.communicate(b"", timeout=30)
+    wait_until("the first is over", lambda: sue.ssh(where, "true").status == 0)
+    assert cluster.wait_event("session.rejected", user="sue")["reason"] == "max_connections"
+
+
 def test_a_users_key_and_certificate_open_nothing_there(
     cluster: Cluster, alice: Person, sshd: Sshd, login: str, tmp_path: Path
 ) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from teleport.audit.events import AuthFailed, ClientDisconnect, SessionRejected
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
-from teleport.node.places import LAPSED, LOST
 from teleport.testing.people import ended, people
 from teleport.testing.ssh_lab import Lab, run_client, running_lab, wait_until
+from teleport.transport.places import LAPSED, LOST
 
 ME = getpass.getuser()
 

@@ -201,6 +201,7 @@ def _request(facts: _Facts, session: OpenSession) -> SSHAccessRequest | None:
         node_id=node.host_id,
         node_hostname=node.hostname,
         node_labels=node.all_labels,
+        joinable=not node.agentless,
         namespace=node.metadata.namespace,
         client_address=session.addr.rpartition(":")[0].strip("[]"),
         locks=facts.locks,

@@ -298,6 +298,7 @@ class Agentless:
             key=wish.key,
             vouched=True,
             leases=(lease[0],) if lease is not None else (),
+            joinable=False,
         )
         return evaluate_ssh_access(request, policy)
 

@@ -132,6 +132,7 @@ class Explaining:
             node_id=node.host_id,
             node_hostname=node.hostname,
             node_labels=node.all_labels,
+            joinable=not node.agentless,
             namespace=node.metadata.namespace,
             client_address=_WHERE,  # whoever logged in there comes from there
             locks=await self._authorizer.locks(),

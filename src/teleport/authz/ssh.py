@@ -55,6 +55,7 @@ class SSHAccessRequest:
     key: str = ""  # fingerprint of the key that the client proved
     vouched: bool = False  # whether a proxy vouched for `client_address`: leases count only then
     leases: Sequence[MfaLease] = ()
+    joinable: bool = True  # whether others can be in a session there: who needs them gets none where they cannot
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,14 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
             granting.append(role)
     if not granting:
         return _denial(DenialCode.NOT_GRANTED, request, *reasons, *unknown)
+    required = requirements((*roles.own, *since))
+    if required and not request.joinable:
+        return AccessDenial(
+            DenialCode.NOT_GRANTED,
+            "Your roles ask for somebody else in your sessions, and on this host nobody can be.",
+            tuple(f"role {one.role!r} requires {one}" for one in required),
+            "use a host that runs teleport itself: tsh ls",
+        )
     # Only a caller who would otherwise be let in learns that MFA is due.
     given = given_by_certificate(identity, request.node_id)
     if given is None and (asked := demands(granting, policy.cluster)):

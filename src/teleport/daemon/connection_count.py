@@ -1,4 +1,4 @@
-"""A node's count of connections, kept by auth (`node.places.Control`)."""
+"""A node's count of connections, kept by auth (`transport.places.Control`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.client import AuthClient
-from teleport.node.places import Place
+from teleport.transport.places import Place
 
 
 class RemoteControl:

@@ -14,6 +14,7 @@ from teleport.audit.emitter import Emitter
 from teleport.authz.locks import host_lock_denial
 from teleport.backend.interface import Event, Put
 from teleport.clock import Clock
+from teleport.daemon.connection_count import RemoteControl
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.recorded import Recorded
@@ -164,5 +165,6 @@ class RecordingSide:
             emitter=emitter,
             clock=clock,
             in_background=router.in_background,
+            control=RemoteControl(client),
         )
         router.recording = self.service

@@ -42,7 +42,6 @@ from teleport.node.needs import (
     Recordings,
     Rules,
 )
-from teleport.node.places import Control, NoControl, Place, Places
 from teleport.node.tools import Registry, Tools
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
@@ -55,6 +54,7 @@ from teleport.ssh.service import SshService
 from teleport.ssh.surface import Peer, Refusal
 from teleport.transport.entrance import Users
 from teleport.transport.limits import Heard
+from teleport.transport.places import Control, NoControl, Place, Places
 from teleport.transport.slots import Slots
 from teleport.wire import vouch
 

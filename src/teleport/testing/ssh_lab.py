@@ -29,7 +29,6 @@ from teleport.errors import AccessDenied, LimitExceeded, TeleportError
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.kernel.watcher import Watcher
 from teleport.node.needs import Launcher, NodeConfig, Recordings
-from teleport.node.places import Place
 from teleport.node.service import NodeService
 from teleport.pki import sshsig
 from teleport.pki.keys import PrivateKey, generate_ed25519, generate_p256
@@ -52,6 +51,7 @@ from teleport.resources.role import Conditions, Options, Role, RoleSpec
 from teleport.ssh.server import HostKey
 from teleport.ssh.surface import KeepAlive, ServerLimits
 from teleport.store.resolve import RegisteredNode
+from teleport.transport.places import Place
 
 CLUSTER = "lab.test"
 
@@ -368,7 +368,7 @@ class LabLeases:
 
 
 class LabControl:
-    """Counts connections as auth would, in memory (`node.places.Control`)."""
+    """Counts connections as auth would, in memory (`transport.places.Control`)."""
 
     def __init__(self, seconds: float = 60.0) -> None:
         self.seconds = seconds

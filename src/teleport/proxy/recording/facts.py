@@ -98,6 +98,7 @@ class Facts:
             key=self.key,
             vouched=True,  # the client is connected to this very proxy
             leases=leases,
+            joinable=False,
         )
         return evaluate_ssh_access(request, view.policy())
 

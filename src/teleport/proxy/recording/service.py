@@ -12,15 +12,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 from uuid import UUID, uuid4
 
-from teleport.audit.events import AuthFailed
+from teleport.audit.events import AuthFailed, SessionRejected
 from teleport.authz.channel_table import AskedKind, names
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessPermit
 from teleport.clock import Clock
-from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
+from teleport.errors import AccessDenied, ConnectionProblem, LimitExceeded, TeleportError
 from teleport.pki.keys import generate_ed25519
 from teleport.pki.live_proof import Evidence
 from teleport.pki.sshformat import parse_certificate
@@ -37,6 +38,7 @@ from teleport.ssh.service import InBackground
 from teleport.ssh.surface import Peer, Refusal, Surface
 from teleport.transport import memory_pair
 from teleport.transport.limits import Heard
+from teleport.transport.places import Control, NoControl, Place, Places
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +64,15 @@ class RecordingService:
         clock: Clock,
         in_background: InBackground,
         new_id: Callable[[], UUID] = uuid4,
+        control: Control | None = None,
     ) -> None:
+        """`control` counts the connections of users whose roles limit them; without it those users do not get in."""
         self.tools = Tools(config, view, recordings, emitter, clock, new_id, in_background)
         self._auth = auth
         self._names = Names(auth, SURFACE, config.limits, clock)
         self._strangers = Heard()
         self._connections: set[RecordedConnection] = set()
+        self._places = Places(control or NoControl(), in_background)
 
     async def lead(self, channel: Channel, host_id: str, peer: Peer, ended: Callable[[], None]) -> NodeLeg:
         """The leg that carries a client's connection for this host, which ends here. Raises `TeleportError`."""
@@ -108,11 +113,39 @@ class RecordingService:
                 f"The host {node.hostname} cannot be entered: {error.message.rstrip('.')}.", hint=error.hint
             ) from error
 
-    def connected(self, facts: Facts, permit: SSHAccessPermit, origin: SshClient) -> RecordedConnection:
-        """A connection with a permit; it is listed until it ends."""
-        connection = RecordedConnection(self.tools, facts, permit, origin, self._connections.discard)
+    def connected(
+        self, facts: Facts, permit: SSHAccessPermit, origin: SshClient, place: Place | None = None
+    ) -> RecordedConnection:
+        """A connection with a permit; it is listed until it ends, and holds `place` for so long."""
+        connection = RecordedConnection(self.tools, facts, permit, origin, partial(self._left, place))
         self._connections.add(connection)
+        if place is not None:
+            place.gone = connection.disconnect
         return connection
+
+    def _left(self, place: Place | None, connection: RecordedConnection) -> None:
+        self._connections.discard(connection)
+        self.uncount(place)
+
+    async def count(self, facts: Facts, permit: SSHAccessPermit) -> Place | Refusal | None:
+        """A place for one more connection of the user, as at a node: where nobody can count, nobody with a limit is let
+        in."""
+        if not permit.max_connections:
+            return None
+        try:
+            return await self._places.enter(permit.user, permit.max_connections)
+        except LimitExceeded:
+            now, most = self.tools.clock.now(), permit.max_connections
+            await self.tools.emitter.emit(facts.event(SessionRejected, now, reason="max_connections", max=most))
+            return Refusal(f"Your roles allow {most} connections at the same time. Next: end one of them.")
+        except TeleportError as error:
+            self.failed(facts, f"connections cannot be counted: {error.message}")
+            return Refusal("Your connections are limited, and cannot be counted now. Next: try again later.")
+
+    def uncount(self, place: Place | None) -> None:
+        """A connection that holds a place is over, or did not come to be."""
+        if place is not None:
+            self._places.leave(place)
 
     def reconsider(self) -> None:
         """Decides anew about every open connection; to be called when roles, locks, hosts or settings changed."""
@@ -181,12 +214,25 @@ class _Gate:
             service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")
             return Refusal.told(decision.public, decision.hint)
         assert evidence is not None, "a server tells of the proof before it asks"
+        place = await service.count(facts, decision)
+        if isinstance(place, Refusal):
+            return place
         try:
             origin = await service.enter(facts, evidence)
         except TeleportError as error:
+            service.uncount(place)
             service.failed(facts, error.message)
             return Refusal.told(error.message, error.hint)
-        return service.connected(facts, decision, origin)
+        except asyncio.CancelledError:
+            service.uncount(place)
+            raise
+        decision = facts.decide(service.tools)  # that took time: what has changed meanwhile counts
+        if isinstance(decision, AccessDenial):
+            service.uncount(place)
+            origin.abort()
+            service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")
+            return Refusal.told(decision.public, decision.hint)
+        return service.connected(facts, decision, origin, place)
 
     def failed(self, login: str, reason: str) -> None:
         self._service.failed(replace(self._facts, login=login), reason)

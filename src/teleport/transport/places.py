@@ -50,7 +50,7 @@ class Control(Protocol):
 
 
 class NoControl:
-    """For a node that reaches no auth: nobody is counted, so nobody whose roles have a limit gets in."""
+    """For a service that reaches no auth: nobody is counted, so nobody whose roles have a limit gets in."""
 
     async def hold(self, place: Place) -> float:
         raise TeleportError("connections are not counted here")
@@ -63,7 +63,7 @@ class NoControl:
 
 
 class Places:
-    """The places that this node holds."""
+    """The places that this service holds."""
 
     def __init__(self, control: Control, in_background: Callable[[Coroutine[Any, Any, None], str], None]) -> None:
         self._control = control
