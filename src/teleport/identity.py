@@ -48,6 +48,7 @@ class UserIdentity:
     impersonator: str = ""
     serial: str = ""  # decimal, as ssh-keygen -L prints it; the SSH and TLS certificates of one issue share it
     issued: datetime | None = None  # whole seconds
+    recorded_by: str = ""  # UUID of the proxy that ends the user's connection, and records what it begins with this
     force_command: str = ""  # a session of this certificate runs this, whatever was asked for
     denying: tuple[
         str, ...

@@ -27,10 +27,15 @@ from teleport.pki.keys import PrivateKey, PublicKey, generate_ed25519, generate_
 from teleport.pki.live_proof import Evidence
 from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate_line
+from teleport.pki.sshverify import verify_user_cert
+from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.resources.cluster import RecordingMode, RecordingSpec, SessionRecordingConfig
+from teleport.resources.codec import to_json
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Options, Role, RoleSpec
 from teleport.resources.server import Server, ServerSpec
+from teleport.store.records import CLUSTER as CLUSTER_SETTINGS
 from teleport.store.records import HOSTS, HostRecord
 from teleport.testing.auth import CLUSTER, Credentials, RunningAuth, present_clock, running_auth
 from teleport.testing.clock import FakeClock
@@ -248,6 +253,70 @@ async def test_a_second_factor_that_is_due_is_asked_for_first(tmp_path: Path) ->
     async with site(tmp_path, require_session_mfa=True) as here:
         with pytest.raises(AccessDenied):
             await here.sign()
+
+
+async def at_proxies(here: Site) -> None:
+    """The cluster's setting, as if the configuration said so."""
+    config = SessionRecordingConfig(spec=RecordingSpec(mode=RecordingMode.PROXY))
+    key = CLUSTER_SETTINGS + "session-recording-config"
+    await here.auth.service.state.commit([PutOp(key, to_json(config))], events=[])
+
+
+async def own_node(here: Site) -> str:
+    """A host with a node service, labelled as the registered one is."""
+    node = await here.auth.host(SystemRole.NODE, name="own")
+    said = Server(
+        metadata=Metadata(name=node.host_id, labels={"env": "prod"}),
+        spec=ServerSpec(hostname="own", addr="127.0.0.1:3022"),
+    )
+    await here.auth.call(node, routes.HEARTBEAT, m.HeartbeatRequest(item=document(said)))
+    return node.host_id
+
+
+async def test_where_proxies_record_nodes_see_what_the_user_is(tmp_path: Path) -> None:
+    """Threat T06: nothing that the user's certificate is bound to is lost on the way."""
+    async with site(tmp_path) as here:
+        node = await own_node(here)
+        with pytest.raises(NotFound):
+            await here.name(node=node)
+        await at_proxies(here)
+        here.host_key = await here.name(node=node)
+        signed = parse_certificate_line((await here.sign()).ssh_cert)
+        authority = await here.auth.service.state.authority("user")
+        trusted = TrustedSSHAuthority(
+            AuthorityKind.USER, CLUSTER, tuple(PublicKey.parse(line) for line in authority.trusted_ssh_keys)
+        )
+        now = here.auth.clock.now()
+        before = verify_user_cert(parse_certificate_line(here.line).blob, (trusted,), now)
+        after = verify_user_cert(signed.blob, (trusted,), now)
+        assert after.recorded_by == here.proxy.host_id
+        assert after.logins == ("root",)
+        assert (after.expires - now).total_seconds() == 300
+        assert (after.login_expires, after.login_serial) == (before.expires, before.serial)
+        same = ("name", "cluster", "roles", "traits", "route_to_cluster", "source_ip", "mfa_device", "active_requests")
+        assert [getattr(after, name) for name in same] == [getattr(before, name) for name in same]
+        [made] = [one for one in await here.auth.events("cert.create", wait_for=3) if one.get("factor") == "proxy"]
+        assert (made["renewed_from"], made["serial"]) == (before.serial, after.serial)
+        await here.auth.call(
+            await here.auth.admin(), routes.REVOKE_CERT, m.RevokeCertRequest(serial=before.serial, message="stolen")
+        )
+        with pytest.raises(AccessDenied):
+            await here.sign()
+        locks = await here.auth.service.state.locks()
+        assert {lock.spec.target.serial for lock in locks} == {before.serial, after.serial}
+
+
+async def test_what_a_proxy_got_for_a_user_is_no_way_to_auth(tmp_path: Path) -> None:
+    async with site(tmp_path) as here:
+        node = await own_node(here)
+        await at_proxies(here)
+        here.host_key = await here.name(node=node)
+        signed = await here.sign()
+        assert signed.host_id == node
+        assert "BEGIN" not in signed.ssh_cert  # no TLS certificate comes with it
+        again = here.request()
+        with pytest.raises(TeleportError):  # and it is not what a user proves
+            await here.sign(msgspec.structs.replace(again, certificate=signed.ssh_cert))
 
 
 async def test_only_proxies_speak_for_hosts(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ import pytest
 from teleport.resources.cluster import (
     SINGLETONS,
     LockingMode,
-    RecordingMode,
     Singleton,
 )
 from teleport.resources.codec import resource_warnings
@@ -62,7 +61,6 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
 PARTLY: dict[str, tuple[object, ...]] = {
     "cluster_auth_preference.allow_local_auth": (False,),
     "cluster_auth_preference.require_session_mfa": (True,),
-    "session_recording_config.mode": (RecordingMode.PROXY, RecordingMode.PROXY_SYNC),
 }
 
 

@@ -251,7 +251,7 @@ BAD = [
     (ssh("pam: {environment: {A-B: x}}"), 3, "ssh_service.pam.environment.A-B", "A-B", "letters, digits"),
     (ssh("pam: {environment: {A: '{{external}}'}}"), 3, "ssh_service.pam.environment.A", "external", "a template"),
     (ssh("restricted_session: {enabled: yes}"), 3, "ssh_service.restricted_session.enabled", '"yes"', "do that yet"),
-    (auth("session_recording: proxy"), 3, "auth_service.session_recording", '"proxy"', "node-sync or off"),
+    (auth("session_recording: nowhere"), 3, "auth_service.session_recording", '"nowhere"', "node-sync or proxy-sync"),
     (teleport("storage: {audit_sessions_uri: 's3://b/p'}"), 3, "teleport.storage.audit_sessions_uri", "s3", "file:///"),
     ("teleport:\n\tnodename: a\n", 2, "", "a tab", "spaces"),
     ("teleport: {\n", 2, "", "", "well-formed YAML"),

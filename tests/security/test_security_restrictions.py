@@ -65,6 +65,7 @@ ROWS: dict[str, Callable[[object, object], bool]] = {
     "login_serial": same,
     "active_requests": same,
     "impersonator": same,
+    "recorded_by": same,  # which only proxies get certificates with (`test_auth_agentless`)
     "force_command": same,  # which no certificate of ours says
     "serial": lambda before, after: before != after,
     "issued": free,

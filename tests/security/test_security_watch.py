@@ -18,6 +18,7 @@ from teleport.clock import rfc3339
 from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_p256
+from teleport.resources.authority import AuthorityType
 from teleport.resources.codec import to_json
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
@@ -119,7 +120,8 @@ async def test_the_end_of_its_authority_is_the_last_thing_that_a_host_hears(
         try:
             stream = client.watch(m.WatchRequest(kinds=["cert_authority"]))
             before = {item.key: bytes(item.value) for item in (await anext(stream)).put}
-            await auth.call(await auth.admin(), routes.ROTATE, m.RotateRequest(grace_period=0))
+            every = m.RotateRequest(types=[str(one) for one in AuthorityType], grace_period=0)
+            await auth.call(await auth.admin(), routes.ROTATE, every)
             heard = {item.key: bytes(item.value) for item in (await anext(stream)).put}
             assert heard.keys() == before.keys()
             assert all(heard[key] != before[key] for key in heard)

@@ -25,24 +25,26 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NoReturn
 
 from teleport.api import messages as m
-from teleport.audit.events import AuthSign, CertCreate, NodeCreate, OpensshCertCreate, OpensshNameCreate
+from teleport.audit.events import AuthSign, CertCreate, Event, NodeCreate, OpensshCertCreate, OpensshNameCreate
 from teleport.auth.authorizer import Authorizer, Denied, require_administrator
+from teleport.auth.certify import UserGrant, agentless_cert
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, Policy
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
 from teleport.backend.interface import Absent, Condition, Exists, PutOp
-from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound, TeleportError
+from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
-from teleport.pki.agentless import LIFE, AgentlessCertRequest, bundle, issue_agentless_cert, sign_bundle
+from teleport.pki.agentless import LIFE, AgentlessCertRequest, bundle, sign_bundle
 from teleport.pki.keys import PublicKey
 from teleport.pki.live_proof import Evidence, LiveProof, check_evidence
 from teleport.pki.pin import ca_pin
 from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshcert import HOST_LIFETIME, HostCertRequest
-from teleport.pki.sshformat import parse_certificate_line
+from teleport.pki.sshformat import SSHCertificate, parse_certificate_line
 from teleport.pki.sshverify import ENFORCED, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.resources.cluster import RecordingMode
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.metadata import Metadata
 from teleport.resources.mfa_lease import MfaLease, lease_name
@@ -52,6 +54,7 @@ from teleport.resources.values import HostPort
 from teleport.store import records
 from teleport.store.standing import user_present
 
+AT_PROXIES: Final = (RecordingMode.PROXY, RecordingMode.PROXY_SYNC)
 NAME_LIFE: Final = timedelta(minutes=10)  # of a certificate that shows a registered name
 SLACK: Final = timedelta(minutes=5)  # for clocks: what was used is remembered for longer than it could be used again
 
@@ -200,11 +203,30 @@ class Agentless:
         decision = await self._decide(wish)
         if isinstance(decision, AccessDenial):
             await self._refuse(wish, key, f"{decision.code}: {'; '.join(decision.reasons)}", Denied(decision))
-        authority = await self._state.authority(AuthorityKind.OPENSSH)
-        stored = authority.spec.active_keys.ssh[0].private_key
-        if stored is None:
-            raise TeleportError("the openssh authority has no private key here", hint="ask an auth server")
         now = self._state.clock.now()
+        told: list[Event] = []
+        if wish.node.agentless:
+            signed = await self._for_sshd(wish, decision, key, now)
+        else:
+            signed = await self._for_node(wish, decision, key, now)
+            told.append(self._in_inventory(wish, signed, now))
+        used = records.AGENTLESS_PROOFS + hashlib.sha256(wish.proof.session_id).hexdigest()
+        event = self._told(wish, key, serial=str(signed.body.serial), valid_until=now + LIFE)
+        try:
+            # In one transaction with the event: a connection is signed for once, whatever happens at the same moment.
+            await self._state.commit(
+                [PutOp(used, b"{}", wish.name.expires + SLACK + SLACK)],
+                conditions=[Absent(used)],
+                events=[event, *told],
+            )
+        except CompareFailed:
+            await self._refuse(wish, key, "this connection was signed for before", AccessDenied(
+                "a certificate was signed for this connection before", hint="connect again"
+            ))  # fmt: skip
+        return m.OpensshCert(ssh_cert=signed.line(), host_id=wish.node.host_id, expires=now + LIFE)
+
+    async def _for_sshd(self, wish: _Wish, decision: SSHAccessPermit, key: PublicKey, now: datetime) -> SSHCertificate:
+        authority = await self._state.authority(AuthorityKind.OPENSSH)
         asked = AgentlessCertRequest(
             public_key=key,
             user=wish.identity.name,
@@ -214,19 +236,67 @@ class Agentless:
             agent_forwarding=decision.channels.forward_agent,
             x11_forwarding=decision.channels.x11_forwarding,
         )
-        signed = await asyncio.to_thread(lambda: issue_agentless_cert(asked, self._state.keys.load(stored), now))
-        used = records.AGENTLESS_PROOFS + hashlib.sha256(wish.proof.session_id).hexdigest()
-        event = self._told(wish, key, serial=str(signed.body.serial), valid_until=now + LIFE)
-        try:
-            # In one transaction with the event: a connection is signed for once, whatever happens at the same moment.
-            await self._state.commit(
-                [PutOp(used, b"{}", wish.name.expires + SLACK + SLACK)], conditions=[Absent(used)], events=[event]
+        return await asyncio.to_thread(agentless_cert, authority, self._state.keys, asked, now)
+
+    async def _for_node(self, wish: _Wish, decision: SSHAccessPermit, key: PublicKey, now: datetime) -> SSHCertificate:
+        """What the user's own certificate says, for the proxy's key, for minutes and this one account.
+
+        The node decides by it as by the user's own. A second factor counts for this node, also one that a lease stands
+        for, which is for the user's own key; how long the lease lasts is for the proxy to hold to.
+        """
+        identity = wish.identity
+        if identity.force_command:
+            raise AccessDenied(
+                "your certificate is good for one command, which is not done where proxies record",
+                hint="ask an administrator for another certificate",
             )
-        except CompareFailed:
-            await self._refuse(wish, key, "this connection was signed for before", AccessDenied(
-                "a certificate was signed for this connection before", hint="connect again"
-            ))  # fmt: skip
-        return m.OpensshCert(ssh_cert=signed.line(), host_id=wish.node.host_id, expires=now + LIFE)
+        device, target = identity.mfa_device, identity.mfa_target
+        if decision.mfa_verified:
+            device = decision.lease.spec.device if decision.lease is not None else identity.mfa_device
+            target = wish.node.host_id
+        grant = UserGrant(
+            user=identity.name,
+            roles=identity.roles,
+            logins=(decision.login,),
+            traits=identity.traits,
+            ttl=LIFE,
+            route_to_cluster=identity.route_to_cluster,
+            port_forwarding=decision.channels.port_forwarding,
+            agent_forwarding=decision.channels.forward_agent,
+            x11_forwarding=decision.channels.x11_forwarding,
+            client_ip=wish.address,
+            mfa_device=device,
+            mfa_target=target,
+            login_expires=identity.login_expires or identity.expires,
+            login_serial=identity.login_serial or identity.serial,
+            source_ip=identity.source_ip,
+            active_requests=identity.active_requests,
+            impersonator=identity.impersonator,
+            recorded_by=wish.name.proxy,
+        )
+        certifier = await self._state.certifier()
+        return await asyncio.to_thread(certifier.proxied_user_cert, grant, key, now)
+
+    def _in_inventory(self, wish: _Wish, signed: SSHCertificate, now: datetime) -> CertCreate:
+        """Whoever ends the user's certificate ends this one, too."""
+        identity, body = wish.identity, signed.body
+        return self._state.event(
+            CertCreate,
+            user=identity.name,
+            cert_type="user",
+            subject=identity.name,
+            roles=list(identity.roles),
+            logins=list(body.principals),
+            key_fingerprint=body.public_key.fingerprint(),
+            valid_until=now + LIFE,
+            serial=str(body.serial),
+            traits={name: list(values) for name, values in identity.traits.items()},
+            addr=wish.address,
+            factor="proxy",
+            source_ip=identity.source_ip,
+            renewed_from=identity.serial,
+            signed_by=PublicKey.from_blob(signed.signer).fingerprint(),
+        )
 
     async def _wish(self, proxy: HostIdentity, request: m.SignOpensshRequest) -> _Wish:
         """Who is connected, to which host's name, as what account. Raises `AccessDenied`."""
@@ -322,8 +392,9 @@ class Agentless:
         )
 
     async def _node(self, host_id: str) -> Server:
+        """A host for which proxies speak: one with a plain sshd; where the cluster records at proxies, every node."""
         found = await self._state.find(records.NODES, host_id, Server)
-        if found is None or not found[0].agentless:
+        if found is None or not (found[0].agentless or (await self._state.recording()).spec.mode in AT_PROXIES):
             raise NotFound(
                 f"no host with a plain sshd is registered as {host_id[:64]!r}", hint="tctl nodes add --type=openssh"
             )

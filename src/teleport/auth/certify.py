@@ -15,6 +15,7 @@ from teleport.api.messages import HostCredentials, HostSigner, ServerCert, UserC
 from teleport.auth.authority_keys import AuthorityKeys
 from teleport.errors import BadRequest
 from teleport.identity import SystemRole
+from teleport.pki.agentless import AgentlessCertRequest, issue_agentless_cert
 from teleport.pki.keys import PrivateKey, PublicKey
 from teleport.pki.sshcert import (
     HOST_LIFETIME,
@@ -25,7 +26,7 @@ from teleport.pki.sshcert import (
     issue_user_cert,
     new_serial,
 )
-from teleport.pki.sshformat import SSHCertificate
+from teleport.pki.sshformat import SSHCertificate, parse_certificate_line
 from teleport.pki.x509cert import (
     HostTLSRequest,
     ServerTLSRequest,
@@ -63,6 +64,7 @@ class UserGrant:
     source_ip: str = ""
     active_requests: tuple[str, ...] = ()
     impersonator: str = ""
+    recorded_by: str = ""  # such a one has no TLS certificate
     usage: str = ""  # the one use that the certificate is good for; such a one has no SSH certificate
     kube_cluster: str = ""
     for_sshd: bool = False
@@ -199,6 +201,7 @@ class Certifier:
                 source_ip=grant.source_ip,
                 active_requests=grant.active_requests,
                 impersonator=grant.impersonator,
+                recorded_by=grant.recorded_by,
                 permit_port_forwarding=grant.port_forwarding,
                 permit_agent_forwarding=grant.agent_forwarding,
                 permit_x11_forwarding=grant.x11_forwarding,
@@ -261,6 +264,12 @@ class Certifier:
             signed_by=self._host_ssh.public.fingerprint(),
         )
 
+    def proxied_user_cert(self, grant: UserGrant, key: PublicKey, now: datetime) -> SSHCertificate:
+        """For a proxy's key, and a user who is connected to it: an SSH certificate alone."""
+        if not grant.recorded_by:
+            raise ValueError("a user's own certificates are `user_certs`")
+        return parse_certificate_line(self._user_ssh_cert(grant, key, new_serial(), now))
+
     def sign_host_cert(self, request: HostCertRequest, now: datetime) -> SSHCertificate:
         """An SSH host certificate that was decided about elsewhere."""
         return issue_host_cert(request, self._host_ssh, self._cluster, now)
@@ -279,6 +288,13 @@ class Certifier:
         return ServerCert(
             tls_cert=pem_of(tls).decode(), tls_ca_certs=list(self._hosts.trusted_tls_certs), expires=now + ttl
         )
+
+
+def agentless_cert(
+    authority: Authority, keys: AuthorityKeys, request: AgentlessCertRequest, now: datetime
+) -> SSHCertificate:
+    """A certificate of the `openssh` authority, whose key is loaded for each: blocking."""
+    return issue_agentless_cert(request, _private(keys, authority.spec.active_keys.ssh[0].private_key, "openssh"), now)
 
 
 def _public(text: str) -> PublicKey:

@@ -109,8 +109,11 @@ class Recorded:
 
     async def _tell(self, report: RecoveryReport) -> None:
         for recovered in report.recovered:
-            await self._emitter.emit(self._end_of(recovered, "node lost"))
+            if not recovered.header.told_by_node:
+                await self._emitter.emit(self._end_of(recovered, "node lost"))
         for finished in report.finished:
+            if finished.header.told_by_node:
+                continue
             # Perhaps its end event was never written; auth keeps the first one and marks a second as supplement.
             await self._emitter.emit(self._end_of(finished, "daemon restarted"))
         for unreadable in (*report.unreadable, *report.failed):

@@ -80,6 +80,13 @@ class RecordingView:
     def node(self, host_id: str) -> Server | None:
         return self._view.node(host_id)
 
+    @property
+    def everything(self) -> bool:
+        return self._view.recording_mode() in (RecordingMode.PROXY, RecordingMode.PROXY_SYNC)
+
+    def records(self, node: Server) -> bool:
+        return node.agentless or self.everything
+
     def host_check(self, node: Server) -> HostCheck | None:
         """Its sshd shows a certificate of the cluster's host authority, made out to the very host that is meant."""
         if not self._view.recording().spec.proxy_checks_host_keys:
@@ -89,6 +96,8 @@ class RecordingView:
             now = self._view.clock.now()
             trusted = self._view.ssh_authorities(AuthorityKind.HOST)
             identity = verify_host_cert(certificate, trusted, now, hostname=node.host_id)
+            if not node.agentless:
+                self._view.verify_host(certificate)  # whether it still belongs to the cluster
             denial = host_lock_denial(identity, self._view.locks(), now)
             if denial is not None:
                 raise AccessDenied(f"the host {node.hostname} is locked", hint="tctl get lock")
@@ -158,7 +167,7 @@ class RecordingSide:
             mode=seen.mode,
         )
         self.service = RecordingService(
-            RecordingConfig(cluster=view.cluster, proxy_id=UUID(host.host_id), limits=ServerLimits()),
+            RecordingConfig(view.cluster, UUID(host.host_id), nodename, ServerLimits()),
             view=seen,
             auth=RecordingAuth(client),
             recordings=self.recorded.spool,
@@ -166,5 +175,6 @@ class RecordingSide:
             clock=clock,
             in_background=router.in_background,
             control=RemoteControl(client),
+            reach=router.reach,
         )
         router.recording = self.service

@@ -19,8 +19,9 @@ from teleport.recording.format import canonical_uuid
 from teleport.resources.joining import JoinMode
 from teleport.resources.values import Duration
 from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest
+from teleport.wire import vouch
 
-NODE_VARIABLES: Final = frozenset({"TELEPORT_SESSION", "TELEPORT_JOIN_MODE", "TELEPORT_DETACH"})
+NODE_VARIABLES: Final = frozenset({"TELEPORT_SESSION", "TELEPORT_JOIN_MODE", "TELEPORT_DETACH", vouch.RECORDED_AS})
 LEAST_LINGER, LONGEST_LINGER = Duration.of(seconds=1), Duration.of(hours=24)
 
 
@@ -33,6 +34,7 @@ class Asked:
     linger: float = 0.0  # seconds for which the session lives on without anybody who may type
     join: UUID | None = None  # the session to take part in, instead of a new one
     mode: JoinMode | None = None  # in which
+    recorded_as: UUID | None = None  # under which a proxy records it; only from a certificate that names a proxy
 
     def variable(self, name: str, value: str) -> bool:
         """Takes a variable that is meant for the node; False for one that it does not understand."""
@@ -40,6 +42,8 @@ class Asked:
             match name:
                 case "TELEPORT_SESSION":
                     self.join = UUID(canonical_uuid(value))
+                case vouch.RECORDED_AS:
+                    self.recorded_as = UUID(canonical_uuid(value))
                 case "TELEPORT_JOIN_MODE":
                     self.mode = JoinMode(value)
                 case "TELEPORT_DETACH":

@@ -64,8 +64,9 @@ class Session:
         self._transfers: Transfers | None = None
         self._recording: Recording = Unrecorded()
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.sid = tools.registry.claim(self)
-        self._story = Story(tools, self._facts, self.sid, program, asked.terminal, record=record, mfa=mfa)
+        self.sid = tools.registry.claim(self, asked.recorded_as)
+        recorded = record or asked.recorded_as is not None
+        self._story = Story(tools, self._facts, self.sid, program, asked.terminal, record=recorded, mfa=mfa)
         self._enhanced = tools.enhanced.session(
             first.connection.permit.enhanced_recording, self._story.events, self.end
         )

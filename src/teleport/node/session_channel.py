@@ -18,6 +18,7 @@ from teleport.node.session import Session
 from teleport.node.tools import Tools
 from teleport.ssh.handlers import SessionChannel
 from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize
+from teleport.wire import vouch
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,9 @@ class SessionChannelHandler:
     # what the client asks for
 
     def environment(self, name: str, value: str) -> bool:
+        user = self._connection.facts.user
+        if name == vouch.RECORDED_AS and (user is None or not user.recorded_by):
+            return False
         if name in NODE_VARIABLES:
             return self._asked.variable(name, value)
         kept, _ = filter_environment([(name, value)])
@@ -97,7 +101,13 @@ class SessionChannelHandler:
             self._asked.linger = 0.0  # nobody could come back to it
         if idle := self._connection.permit.client_idle_timeout.total_seconds():
             self._asked.linger = min(self._asked.linger, idle)
-        self._session = Session(self._tools, self.party, program, self._asked, record=self._record, mfa=self._mfa)
+        elsewhere = self._asked.recorded_as
+        if elsewhere is not None:
+            self._asked.linger = 0.0  # the proxy would see no more of it
+            if self._tools.registry.find(elsewhere) is not None:
+                return Refusal("A session is recorded under this id already.")
+        record = self._record and elsewhere is None
+        self._session = Session(self._tools, self.party, program, self._asked, record=record, mfa=self._mfa)
         return await self._session.start()
 
     async def _join(self, sid: UUID) -> Refusal | None:

@@ -23,9 +23,10 @@ class Registry:
         self._held: dict[UUID, Session] = {}
         self.changed: Callable[[], None] = lambda: None  # called when what is told of the sessions is not true any more
 
-    def claim(self, session: Session) -> UUID:
-        """A new id. Clients have no say in it: recordings and events count by it, over all nodes."""
-        sid = self._new_id()
+    def claim(self, session: Session, sid: UUID | None = None) -> UUID:
+        """A new id, or the one under which a proxy records already. Clients have no say in it: recordings and events
+        count by it, over all nodes."""
+        sid = sid or self._new_id()
         self._held[sid] = session
         return sid
 

@@ -42,6 +42,7 @@ from teleport.pki.sshverify import (
     PERMIT_PORT_FORWARDING,
     PERMIT_PTY,
     PERMIT_X11_FORWARDING,
+    RECORDED_BY,
     REQUESTS,
     ROLES,
     ROUTE,
@@ -93,6 +94,7 @@ class UserCertRequest:
     client_ip: str = ""  # the address seen at the second factor; information only
     source_ip: str = ""  # the certificate holds from this address only
     impersonator: str = ""
+    recorded_by: str = ""  # the proxy that holds the key, for a user who is connected to it, and records
     permit_port_forwarding: bool = False
     permit_agent_forwarding: bool = False
     permit_x11_forwarding: bool = False
@@ -188,6 +190,7 @@ def _user_extensions(request: UserCertRequest) -> dict[str, bytes]:
         (CLIENT_IP, request.client_ip),
         (IMPERSONATOR, request.impersonator),
         (SOURCE_PIN, request.source_ip),
+        (RECORDED_BY, request.recorded_by),
     ):
         if text:
             extensions[name] = value(text)
@@ -229,9 +232,9 @@ def issue_user_cert(request: UserCertRequest, authority: PrivateKey, cluster: st
     except (CertificateRefused, ValueError, OverflowError) as error:
         raise _not_issued(request.user, error) from error
     asked = (tuple(dict.fromkeys(request.logins)), request.roles, dict(request.traits), request.source_ip)
-    marks = (request.mfa_device, request.mfa_target)
+    marks = (request.mfa_device, request.mfa_target, request.recorded_by)
     said = (identity.logins, identity.roles, dict(identity.traits), identity.source_ip)
-    if asked != said or marks != (identity.mfa_device, identity.mfa_target):
+    if asked != said or marks != (identity.mfa_device, identity.mfa_target, identity.recorded_by):
         raise BadRequest(f"A certificate for {request.user!r} would not say what was asked for; it is not issued.")
     if request.for_sshd and request.source_ip:
         restricted = replace(body, critical_options={SOURCE_ADDRESS: value(request.source_ip)})

@@ -47,6 +47,7 @@ MFA = "mfa-verified"
 MFA_TARGET = "teleport-mfa-target"  # ours: the one target for which `mfa-verified` counts
 LOGIN_EXPIRES = "teleport-login-expires"  # ours: the end of the login, in Unix seconds, in certificates of one session
 LOGIN_SERIAL = "teleport-login-serial"  # ours: the serial number of the login's certificate, likewise
+RECORDED_BY = "teleport-recorded-by"  # ours: UUID of the proxy that records the sessions of this certificate
 CLIENT_IP = "client-ip"
 IMPERSONATOR = "impersonator"
 SOURCE_PIN = "teleport-source-pin"  # ours: checked at proxy and node against the client's true address (trap T-4)
@@ -295,6 +296,7 @@ def check_parsed_user_cert(
         impersonator=_extension(body, IMPERSONATOR),
         serial=str(body.serial),
         issued=datetime.fromtimestamp(body.valid_after, UTC) + BACKDATE,
+        recorded_by=_extension(body, RECORDED_BY),
         force_command=options.get(FORCE_COMMAND, ""),
     )
     return CheckedUserCert(identity, body.public_key, permits, options, _extension(body, CLIENT_IP))

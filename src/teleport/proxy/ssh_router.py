@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, new_event
@@ -72,6 +72,7 @@ _HERE = "127.0.0.1"
 
 
 Accept = Callable[[asyncio.Transport], None]
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class Directory(Protocol):
@@ -275,10 +276,20 @@ class SshRouter(SshService):
         due = self.directory.second_factor_due(identity, node, key, peer.host)
         if due is not None:
             raise Forbidden(due)
-        if node.agentless:
-            if self.recording is None:
-                raise ConnectionProblem(f"This proxy does not lead to {node.hostname}.", hint="ask its administrator")
+        if self.recording is not None and self.recording.records(node.host_id):
             return await self.recording.lead(channel, node.host_id, peer, ended)
+        if node.agentless:
+            raise ConnectionProblem(f"This proxy does not lead to {node.hostname}.", hint="ask its administrator")
+        return await self._reach(node, peer, lambda line: NodeLeg(channel, line, ended))
+
+    async def reach(self, host_id: str, peer: Peer, make: Callable[[bytes], asyncio.Protocol]) -> asyncio.Protocol:
+        """As `lead` connects, with a protocol of the caller's: it gets the line that vouches for the client."""
+        node = next((one for one in self.directory.nodes() if one.host_id == host_id), None)
+        if node is None:
+            raise NotFound("The host is not registered any more.", hint="tsh ls")
+        return await self._reach(node, peer, make)
+
+    async def _reach(self, node: RegisteredNode, peer: Peer, make: Callable[[bytes], P]) -> P:
         line = vouch.encode(
             vouch.Vouch(
                 client_host=peer.host,
@@ -294,20 +305,20 @@ class SshRouter(SshService):
         accept = self.beside(node.host_id)
         if accept is not None:
             # The node asks for the same vouch, certificate and permit as over the network.
-            return memory_pair.connect(lambda: NodeLeg(channel, line, ended), accept, peername=(_HERE, 0))
+            return memory_pair.connect(lambda: make(line), accept, peername=(_HERE, 0))
         host, port = node.endpoint
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_DIAL_SECONDS):
                 await self._check_name(host, port)
-                _, leg = await loop.create_connection(lambda: NodeLeg(channel, line, ended), host, port)
+                _, made = await loop.create_connection(lambda: make(line), host, port)
         except (OSError, TimeoutError) as error:
             log.warning("node unreachable node=%s address=%s error=%s", node.host_id, node.address, error)
             raise ConnectionProblem(
                 f"The node {node.hostname} ({node.host_id}) does not answer.",
                 hint="try again; if it stays so, ask who runs that host whether its node service runs",
             ) from error
-        return leg
+        return made
 
     async def _check_name(self, host: str, port: int) -> None:
         """Raises `OSError` when `host` is a name of something that no node may announce: auth sees names only.

@@ -191,13 +191,6 @@ class SessionRecordingConfig(Value, frozen=True, kw_only=True):
     def findings(self) -> Iterator[Finding]:
         yield from _singleton_findings(self.metadata, "session-recording-config")
 
-    @property
-    def warnings(self) -> tuple[FieldWarning, ...]:
-        found = []
-        if self.spec.mode in {RecordingMode.PROXY, RecordingMode.PROXY_SYNC}:
-            found.append(FieldWarning("spec.mode", "proxies cannot record yet: nodes do, as with node"))
-        return tuple(found)
-
 
 class AuditSpec(Value, frozen=True, kw_only=True):
     """Where audit events and recordings go, as `teleport.storage` of the auth server's file says."""

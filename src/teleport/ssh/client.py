@@ -13,7 +13,7 @@ caller as `AccessDenied` with the server's own sentence.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -392,6 +392,18 @@ async def connect(
             return await _authenticate(open_socket, name, login, key, check, None, keepalive)
     except TimeoutError as error:
         raise ConnectionProblem(f"{name} does not answer within {seconds:g} s", hint="check the address") from error
+
+
+async def connect_by(
+    reach: Callable[[asyncio.Protocol], Awaitable[None]],
+    name: str,
+    *,
+    login: str,
+    key: ClientKey,
+    check: HostCheck | None,
+) -> SshClient:
+    """As `connect`, over a connection that `reach` gives the protocol to; `name` is for messages."""
+    return await _authenticate(reach, name, login, key, check, None, KEEPALIVE)
 
 
 async def _authenticate(

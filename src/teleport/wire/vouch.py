@@ -27,6 +27,7 @@ import msgspec
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded
 from teleport.identity import HostIdentity, SystemRole
 
+RECORDED_AS = "TELEPORT_RECORDED_AS"  # the variable by which a proxy that records says under which session id
 PREFIX = b"TELEPORT-VOUCH-1 "
 MAX_LINE = 8192  # bytes, including the line's end
 VALID = timedelta(seconds=30)  # before and after the node's own time: hosts' clocks differ

@@ -57,7 +57,6 @@ NOT_BUILT: Final = (
     NotBuilt("proxy_service.kubernetes.enabled", _on, _SERVICE.format("Kubernetes")),
     NotBuilt("proxy_service.acme.enabled", _on, f"no, and https_keypairs: {_LATER}"),
     NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
-    NotBuilt("auth_service.session_recording", _in("proxy", "proxy-sync"), f"node, node-sync or off: {_LATER}"),
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
     NotBuilt("teleport.storage.type", lambda value: value not in ("dir", "sqlite", "lite"), f"dir: {_LATER}"),
     NotBuilt("teleport.storage.audit_events_uri", _remote, f"file:///dir: {_LATER}"),

@@ -14,7 +14,7 @@ from teleport.audit.events import Event, ServerEvent, new_event
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
 from teleport.identity import UserIdentity
-from teleport.proxy.recording.needs import Emitter, Tools
+from teleport.proxy.recording.needs import Emitter, RecordingConfig, Tools
 from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.server import Server
 from teleport.ssh.surface import Peer
@@ -27,7 +27,7 @@ CLOCK_SLACK: Final = timedelta(seconds=5)
 class Facts:
     """A client's connection for a host, once its user is known (or as far as it is)."""
 
-    cluster: str
+    proxy: RecordingConfig
     node: Server
     client: Peer
     user: UserIdentity | None = None
@@ -42,9 +42,32 @@ class Facts:
         end = self.user.login_expires or self.user.expires
         return end if lease is None else min(end, lease.spec.expires)
 
+    @property
+    def cluster(self) -> str:
+        return self.proxy.cluster
+
+    @property
+    def told_here(self) -> bool:
+        """Whether nobody but the proxy tells of the host's sessions."""
+        return self.node.agentless
+
     def event(self, cls: type[E_], now: datetime, *, sid: UUID | None = None, **fields: Any) -> E_:
-        """An event of `cls` about this connection: as if the host had a daemon that told of it."""
+        """An event of `cls` about this connection: of a host without a daemon as if it told of it."""
         node = self.node
+        if not self.told_here:
+            return new_event(
+                cls,
+                now,
+                str(uuid4()),
+                cluster_name=self.cluster,
+                user=self.user.name if self.user else "",
+                login=self.login,
+                server_id=str(self.proxy.proxy_id),
+                server_hostname=self.proxy.hostname,
+                addr_remote=str(self.client),
+                proto="ssh",
+                **fields,
+            )
         return new_event(
             cls,
             now,
@@ -72,8 +95,10 @@ class Facts:
         assert self.user is not None, "only a known user is decided about"
         view, now = tools.view, tools.clock.now()
         node = view.node(self.node.host_id)
-        if node is None or not node.agentless:
+        if node is None:
             return _gone("the host is not registered any more", "This host is not registered any more.", "tsh ls")
+        if not opened and not view.records(node):
+            return _gone("the proxy does not record any more", "The cluster's settings have changed.", "connect again")
         if not view.trusts_user_authority(self.signer) and not (opened and view.let_go(self.signer)):
             reason = "the authority that signed the certificate is not trusted any more"
             return _gone(reason, "Your certificate does not count any more.", "tsh login")

@@ -29,6 +29,7 @@ class RecordingConfig:
 
     cluster: str
     proxy_id: UUID
+    hostname: str
     limits: ServerLimits
 
 
@@ -53,6 +54,15 @@ class View(Protocol):
 
     def node(self, host_id: str) -> Server | None:
         """A registered host."""
+        ...
+
+    @property
+    def everything(self) -> bool:
+        """Whether that is so of every host."""
+        ...
+
+    def records(self, node: Server) -> bool:
+        """Whether what leads to this host ends and is recorded here."""
         ...
 
     def host_check(self, node: Server) -> HostCheck | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -32,7 +32,7 @@ from teleport.proxy.recording.needs import Auth, Emitter, RecordingConfig, Recor
 from teleport.proxy.relay import NodeLeg
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
-from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.client import ClientKey, HostCheck, SshClient, connect, connect_by
 from teleport.ssh.handlers import Channel, ConnectionHandler
 from teleport.ssh.service import InBackground
 from teleport.ssh.surface import Peer, Refusal, Surface
@@ -50,6 +50,24 @@ SURFACE: Final = Surface(
 )
 
 
+Reach = Callable[[str, Peer, Callable[[bytes], asyncio.Protocol]], Awaitable[object]]
+"""Connects to a node with the protocol that is made with the line that vouches for a client."""
+
+
+class _Announced(asyncio.Protocol):
+    """Says a line and gives the connection on."""
+
+    def __init__(self, line: bytes, inner: asyncio.Protocol) -> None:
+        self._line = line
+        self._inner = inner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(self._line)
+        transport.set_protocol(self._inner)
+        self._inner.connection_made(transport)
+
+
 class RecordingService:
     """Everything of recording at one proxy."""
 
@@ -63,16 +81,28 @@ class RecordingService:
         emitter: Emitter,
         clock: Clock,
         in_background: InBackground,
+        reach: Reach,
         new_id: Callable[[], UUID] = uuid4,
         control: Control | None = None,
     ) -> None:
         """`control` counts the connections of users whose roles limit them; without it those users do not get in."""
         self.tools = Tools(config, view, recordings, emitter, clock, new_id, in_background)
         self._auth = auth
+        self._reach = reach
         self._names = Names(auth, SURFACE, config.limits, clock)
         self._strangers = Heard()
         self._connections: set[RecordedConnection] = set()
         self._places = Places(control or NoControl(), in_background)
+
+    def records(self, host_id: str) -> bool:
+        """Whether what leads to this host ends and is recorded here."""
+        node = self.tools.view.node(host_id)
+        return node is not None and self.tools.view.records(node)
+
+    @property
+    def everything(self) -> bool:
+        """Whether the proxy records what leads to any host (`recording-proxy@teleport.com`)."""
+        return self.tools.view.everything
 
     async def lead(self, channel: Channel, host_id: str, peer: Peer, ended: Callable[[], None]) -> NodeLeg:
         """The leg that carries a client's connection for this host, which ends here. Raises `TeleportError`."""
@@ -93,16 +123,17 @@ class RecordingService:
         node = facts.node
         key = generate_ed25519()
         line = await self._auth.certificate(facts.certificate, facts.client.host, evidence, key.public.line(""))
-        address = HostPort.parse(node.spec.addr, 0)
+        check = self.tools.view.host_check(node)
+        own = ClientKey(key.openssh_pem().reveal(), line)
         try:
-            return await connect(
-                (address.host, address.port),
-                login=facts.login,
-                key=ClientKey(key.openssh_pem().reveal(), line),
-                check=self.tools.view.host_check(node),
-                seconds=ENTER_SECONDS,
-            )
+            if not node.agentless:
+                return await self._enter_node(node, facts, own, check)
+            address = HostPort.parse(node.spec.addr, 0)
+            where = (address.host, address.port)
+            return await connect(where, login=facts.login, key=own, check=check, seconds=ENTER_SECONDS)
         except AccessDenied as error:
+            if not node.agentless:
+                raise  # the node's own words
             raise ConnectionProblem(
                 f"The sshd of {node.hostname} does not let the cluster's proxies in as {facts.login}.",
                 hint="perhaps there is no such account; else run its script anew: tctl nodes add --type=openssh",
@@ -112,6 +143,18 @@ class RecordingService:
             raise ConnectionProblem(
                 f"The host {node.hostname} cannot be entered: {error.message.rstrip('.')}.", hint=error.hint
             ) from error
+
+    async def _enter_node(self, node: Server, facts: Facts, key: ClientKey, check: HostCheck | None) -> SshClient:
+        """To a node service, which is told by a line before SSH who comes, and from where."""
+
+        async def reach(protocol: asyncio.Protocol) -> None:
+            await self._reach(node.host_id, facts.client, lambda line: _Announced(line, protocol))
+
+        try:
+            async with asyncio.timeout(ENTER_SECONDS):
+                return await connect_by(reach, node.hostname, login=facts.login, key=key, check=check)
+        except TimeoutError as error:
+            raise ConnectionProblem(f"{node.hostname} does not answer", hint="try again") from error
 
     def connected(
         self, facts: Facts, permit: SSHAccessPermit, origin: SshClient, place: Place | None = None
@@ -130,7 +173,7 @@ class RecordingService:
     async def count(self, facts: Facts, permit: SSHAccessPermit) -> Place | Refusal | None:
         """A place for one more connection of the user, as at a node: where nobody can count, nobody with a limit is let
         in."""
-        if not permit.max_connections:
+        if not permit.max_connections or not facts.told_here:  # a node counts by itself
             return None
         try:
             return await self._places.enter(permit.user, permit.max_connections)
@@ -191,7 +234,7 @@ class _Gate:
 
     def __init__(self, service: RecordingService, node: Server, client: Peer) -> None:
         self._service = service
-        self._facts = Facts(service.tools.config.cluster, node, client)
+        self._facts = Facts(service.tools.config, node, client)
         self._evidence: Evidence | None = None
 
     def proved(self, evidence: Evidence) -> None:

@@ -26,6 +26,7 @@ from teleport.recording.format import RecordingHeader
 from teleport.ssh.client import RemoteExit, RemoteSession
 from teleport.ssh.handlers import SessionChannel
 from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize
+from teleport.wire import vouch
 
 if TYPE_CHECKING:
     from teleport.proxy.recording.connection import RecordedConnection
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 _CLOSE_SECONDS = 900.0  # a long recording takes seconds for each GiB
 _CLOSE_REMOTE_SECONDS = 0.4  # for the host to say how what it was told to end has ended
 SFTP: Final = "sftp"
+JOIN: Final = "TELEPORT_SESSION"
 # What a client may set: locale and terminal. The host's sshd has a list of its own (AcceptEnv) beside it.
 _VARIABLE = re.compile(r"LANG|LANGUAGE|LC_[A-Z]+|TERM|COLORTERM|NO_COLOR|GIT_PROTOCOL")
 _VALUE = re.compile(r"[A-Za-z0-9_.:,=@+ -]{0,256}")
@@ -54,7 +56,7 @@ class RecordedSession:
         self._permit = permit
         self._environment: dict[str, str] = {}
         self._terminal: TerminalRequest | None = None
-        self._started = self._over = False
+        self._started = self._over = self._joining = False
         self._remote: RemoteSession | None = None
         self._recording: Recording | None = None
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -70,6 +72,9 @@ class RecordedSession:
     # what the client asks for
 
     def environment(self, name: str, value: str) -> bool:
+        if name == JOIN:
+            self._joining = True
+            return True
         if not _VARIABLE.fullmatch(name) or not _VALUE.fullmatch(value):
             return False
         self._environment[name] = value
@@ -95,6 +100,9 @@ class RecordedSession:
         terms = self._permit.channels
         user = self._facts.user
         denied: AccessDenial | None = None
+        if self._joining:
+            self._connection.denied("join", "sessions are not joined where the proxy records")
+            return Refusal("Sessions are not joined where the proxy records them.")
         match what:
             case Shell():
                 asked, denied = "shell", why_no_shell(terms)
@@ -107,7 +115,7 @@ class RecordedSession:
                 if name != SFTP:
                     self._connection.denied(asked, "not offered here")
                     return Refusal("The only subsystem that is offered here is sftp.")
-                if exec_is_limited(terms):
+                if exec_is_limited(terms) and self._facts.told_here:
                     self._connection.denied(asked, "the roles limit transfers, which a plain sshd does not hold to")
                     return Refusal("Your roles limit which files may move, and this host cannot hold to that.")
         if user is not None and user.force_command:
@@ -139,8 +147,12 @@ class RecordedSession:
                 self._finished()
                 why = f": {error.message}" if isinstance(error, LimitExceeded) else ""
                 return Refusal(f"The proxy cannot record sessions now, so none is started{why}.")
+        environment = dict(self._environment)
         try:
-            await self._events.emit(SessionStart, self._began, **self._start_fields())
+            if self._facts.told_here:
+                await self._events.emit(SessionStart, self._began, **self._start_fields())
+            elif self._recording is not None:
+                environment[vouch.RECORDED_AS] = str(self.sid)  # the node tells of it, under this id
         except Exception:
             log.exception("session start cannot be put on record sid=%s", self.sid)
             if await self._close_recording("not put on record"):
@@ -152,7 +164,7 @@ class RecordedSession:
                 command=self._what.command if isinstance(self._what, Exec) else None,
                 subsystem=self._what.name if isinstance(self._what, Subsystem) else None,
                 terminal=self._terminal,
-                environment=self._environment,
+                environment=environment,
                 on_output=self._output,
                 on_writable=self._input_taken,
             )
@@ -187,6 +199,7 @@ class RecordedSession:
             height=terminal.size.rows if terminal else 0,
             client=str(facts.client),
             recorder=str(self._tools.config.proxy_id),
+            told_by_node=not facts.told_here,
         )
 
     @property
@@ -342,25 +355,8 @@ class RecordedSession:
         """Closes the recording and puts the end on record."""
         try:
             digest = await self._close_recording(reason)
-            now, facts = self._tools.clock.now(), self._facts
-            assert facts.user is not None
-            failed = (f"signal {ended.signal}" if ended and ended.signal else "") or reason
-            if isinstance(self._what, Exec):
-                status = str(ended.status) if ended and ended.status is not None else ""
-                await self._events.emit(ExecEvent, now, command=self._command, exit_code=status, exit_error=failed)
-            elif isinstance(self._what, Subsystem):
-                await self._events.emit(SubsystemEvent, now, name=self._what.name, exit_error=failed)
-            await self._events.emit(SessionData, now, numbered=False, tx=self._sent, rx=self._received)
-            await self._events.emit(
-                SessionEnd,
-                now,
-                participants=[facts.user.name],
-                session_start=self._began,
-                session_stop=now,
-                reason=reason,
-                recording_hash=digest,
-                **self._common,
-            )
+            if self._facts.told_here:
+                await self._tell_end(ended, reason, digest)
             # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
             if digest:
                 self._tools.recordings.on_record(str(self.sid))
@@ -368,6 +364,27 @@ class RecordedSession:
             log.exception("session end cannot be put on record sid=%s", self.sid)
         finally:
             self._finished()
+
+    async def _tell_end(self, ended: RemoteExit | None, reason: str, digest: str) -> None:
+        now, facts = self._tools.clock.now(), self._facts
+        assert facts.user is not None
+        failed = (f"signal {ended.signal}" if ended and ended.signal else "") or reason
+        if isinstance(self._what, Exec):
+            status = str(ended.status) if ended and ended.status is not None else ""
+            await self._events.emit(ExecEvent, now, command=self._command, exit_code=status, exit_error=failed)
+        elif isinstance(self._what, Subsystem):
+            await self._events.emit(SubsystemEvent, now, name=self._what.name, exit_error=failed)
+        await self._events.emit(SessionData, now, numbered=False, tx=self._sent, rx=self._received)
+        await self._events.emit(
+            SessionEnd,
+            now,
+            participants=[facts.user.name],
+            session_start=self._began,
+            session_stop=now,
+            reason=reason,
+            recording_hash=digest,
+            **self._common,
+        )
 
     async def _close_recording(self, reason: str) -> str:
         if self._recording is None:

@@ -85,6 +85,8 @@ class RecordingHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     client: str = ""  # the client's address, host:port
     recorder: str = ""  # UUID of the proxy that recorded it; empty: the node did
 
+    told_by_node: bool = False  # of one that a proxy made: the host has a daemon, which tells of the session
+
     @property
     def made_by(self) -> str:
         """UUID of the host that made the recording, and signs it."""
