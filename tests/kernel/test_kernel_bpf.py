@@ -3,68 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import select
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.kernel.kernel_traced import traced
+from tests.kernel.kernel_traced import traced, until, watched
 
-from teleport.kernel.bpf import BpfWatch, BpfWatcher
+from teleport.kernel.bpf import BpfWatcher
 from teleport.kernel.seen import Command, Connected, Kind, Opened, Seen, Unseen
 from teleport.kernel.watcher import Buffers
 
 PYTHON = os.path.realpath(sys.executable)
-
-
-@dataclass
-class Watched:
-    """A shell that waits, watched; what it and its children do is in `seen`."""
-
-    shell: asyncio.subprocess.Process
-    watch: BpfWatch
-    seen: list[Seen] = field(default_factory=list)
-
-    async def run(self, script: str) -> None:
-        """Runs the script to its end."""
-        assert self.shell.stdin is not None
-        self.shell.stdin.write(script.encode())
-        self.shell.stdin.close()
-        async with asyncio.timeout(20):
-            await self.shell.wait()
-        self.watch.collect()
-
-    @property
-    def commands(self) -> list[tuple[str, ...]]:
-        return [seen.argv for seen in self.seen if isinstance(seen, Command)]
-
-    def of(self, kind: type[Seen]) -> list[Seen]:
-        return [seen for seen in self.seen if isinstance(seen, kind)]
-
-
-@contextlib.asynccontextmanager
-async def watched(watcher: BpfWatcher, kinds: Sequence[Kind] = (Kind.COMMAND,)) -> AsyncIterator[Watched]:
-    """What it is told runs in a child of the watched process, as under a session's monitor."""
-    shell = await asyncio.create_subprocess_exec("/bin/sh", "-s", stdin=asyncio.subprocess.PIPE)
-    seen: list[Seen] = []
-    watch = watcher.watch(shell.pid, kinds, seen.append)
-    try:
-        yield Watched(shell, watch, seen)
-    finally:
-        watch.close()
-        if shell.returncode is None:
-            shell.kill()
-            await shell.wait()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - other processes give no event
-            await asyncio.sleep(0.02)
 
 
 @traced

@@ -7,36 +7,17 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.kernel.kernel_traced import until, watched
 
-from teleport.kernel.proc import ProcWatch, ProcWatcher
+from teleport.kernel.proc import ProcWatcher
 from teleport.kernel.seen import Command, Kind, Seen, Unseen
 from teleport.kernel.watcher import Unavailable
 
 PYTHON = os.path.realpath(sys.executable)
-
-
-@dataclass
-class Watched:
-    shell: asyncio.subprocess.Process
-    watch: ProcWatch
-    seen: list[Seen] = field(default_factory=list)
-
-    async def run(self, script: str) -> None:
-        assert self.shell.stdin is not None
-        self.shell.stdin.write(script.encode())
-        self.shell.stdin.close()
-        async with asyncio.timeout(20):
-            await self.shell.wait()
-        self.watch.collect()
-
-    @property
-    def names(self) -> list[str]:
-        return [os.path.basename(seen.path) for seen in self.seen if isinstance(seen, Command)]
 
 
 @contextlib.asynccontextmanager
@@ -49,26 +30,6 @@ async def watching() -> AsyncIterator[ProcWatcher]:
         yield watcher
     finally:
         watcher.close()
-
-
-@contextlib.asynccontextmanager
-async def watched(watcher: ProcWatcher) -> AsyncIterator[Watched]:
-    shell = await asyncio.create_subprocess_exec("/bin/sh", "-s", stdin=asyncio.subprocess.PIPE)
-    seen: list[Seen] = []
-    watch = watcher.watch(shell.pid, [Kind.COMMAND], seen.append)
-    try:
-        yield Watched(shell, watch, seen)
-    finally:
-        watch.close()
-        if shell.returncode is None:
-            shell.kill()
-            await shell.wait()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - other processes give no event
-            await asyncio.sleep(0.02)
 
 
 async def test_commands_behind_setsid_and_two_forks_are_named_and_no_others() -> None:

@@ -129,6 +129,33 @@ async def test_a_terminal_is_named_and_a_login_shell_shows_what_modules_say(
     assert {line.split()[3] for line in lines(log)} == {process.tty}
 
 
+async def test_a_greeting_that_no_terminal_holds_is_shown_whole(
+    end: LauncherEnd, person: pwd.struct_passwd, stack: Stack, tmp_path: Path
+) -> None:
+    """It is written before the shell runs, and read while it is written."""
+    pam = stack(
+        f"account required pam_permit.so\nsession required pam_permit.so\n"
+        f"session optional pam_motd.so motd={write(tmp_path / 'motd', 'x' * 79 + chr(10), 700)}\n"
+    )
+    process = await Launcher(end).spawn(replace(request(person, "", pam, Pty()), kind=Kind.SHELL))
+    try:
+        assert process.pty is not None
+        os.write(process.pty, b"echo at-the-$((1))-end; exit\n")
+        shown = await read(process.pty)
+        assert (await process.wait()).status == 0
+    finally:
+        close(process)
+    assert shown.count(b"x" * 79) == 700
+    assert b"at-the-1-end" in shown.partition(b"x" * 79)[2]
+
+
+def write(path: Path, line: str, count: int) -> Path:
+    for folder in (path.parent, *path.parent.parents[:2]):  # the module reads it as the user
+        folder.chmod(0o755)
+    path.write_text(line * count)
+    return path
+
+
 async def test_what_a_session_leaves_behind_does_not_hold_it_open(
     end: LauncherEnd, person: pwd.struct_passwd, logging_stack: tuple[PamRequest, Path]
 ) -> None:

@@ -63,7 +63,14 @@ async def main():
         request = launcher.SpawnRequest(sys.argv[1], launcher.Kind.EXEC, "exec ls -l /proc/self/fd", pty=pty)
         process = await client.spawn(request)
         await process.wait()
-        listings.append(os.read(process.stdout if pty is None else process.pty, 65536).decode())
+        descriptor, data = process.stdout if pty is None else process.pty, b""
+        os.set_blocking(descriptor, True)
+        try:
+            while part := os.read(descriptor, 65536):  # a terminal may hand over line by line
+                data += part
+        except OSError:
+            pass  # the end of a terminal
+        listings.append(data.decode())
         process.close()
     client.close()
     await client.wait_closed()

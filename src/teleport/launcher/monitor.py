@@ -30,25 +30,18 @@ import struct
 import sys
 import termios
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from teleport.launcher import accounts, environment, messages, modes, processes, session
-from teleport.launcher.host_users import Held, HostUsers
-from teleport.launcher.login_records import LoginRecords
-from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, PamRequest, Pty, Reason, SpawnRequest
-
-if TYPE_CHECKING:
-    from teleport.launcher.pam import PamSession as Pam
+from teleport.launcher.opening import Opening, ask_at
+from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, Pty, Reason, SpawnRequest
 
 GRACE = 0.4  # seconds between asking a session's processes to end and killing them
 _ROUND = 0.02  # seconds between two rounds of killing
 _PATIENCE = 5.0  # seconds; a process that cannot be killed (stuck in the kernel) is then left to the launcher
 _PIPE_BYTES = 262_144
-PROMPT_SECONDS = 120  # for an answer to what PAM asks
-_RECORDS = LoginRecords()
-_HOST_USERS = HostUsers()
 IDLE_TITLE = "teleport: waiting for a session"
 
 
@@ -78,9 +71,9 @@ def run(sock: socket.socket, life: int, wake: int, host: session.Host) -> Outcom
     try:
         outcome = _run(monitor, sock, host)
     finally:
-        monitor.close()
-        monitor.let_account_go()
-    return Outcome.SPENT if outcome is Outcome.FINISHED and monitor.used_pam else outcome
+        monitor.opening.close()
+        monitor.opening.let_account_go()
+    return Outcome.SPENT if outcome is Outcome.FINISHED and monitor.opening.used_pam else outcome
 
 
 def _run(monitor: _Monitor, sock: socket.socket, host: session.Host) -> Outcome:
@@ -176,20 +169,14 @@ class _Monitor:
         self._uid = -1
         self._ending_since = 0.0
         self._told = False  # "started" was sent
-        self._pam: Pam | None = None
-        self._recorded = False  # in utmp
-        self._host_user: Held | None = None
-        self.used_pam = False
+        self.opening = Opening()
 
     def start(self, request: SpawnRequest, host: session.Host) -> bool:
         """Looks the account up and forks the child; `LauncherRefused`, `OSError` or `termios.error` when it cannot.
 
         False when the daemon, asked for its word, wanted the session no more.
         """
-        if os.geteuid() == 0:
-            sid = dict(request.session_env).get("SSH_SESSION_ID", "")
-            self._host_user = _HOST_USERS.enter(request.login, request.host_user, sid)
-        account = accounts.find_account(request.login, now=time.time())
+        account = self.opening.account(request)
         processes.set_title(f"teleport: session of {account.name}")
         self._uid = account.uid
         if request.hold and not self._held():
@@ -202,11 +189,8 @@ class _Monitor:
         if request.transfer is not None:
             ours, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._ours, self._theirs = (*self._ours, ours.detach()), (*self._theirs, control.detach())
-        opened = session.Opened()
-        if request.pam is not None:
-            account, opened = self._open_pam(request.pam, request.client, account)
-        if self._tty is not None and os.geteuid() == 0:
-            opened = self._record(account, request.client, opened)
+        ask = self._ask if self._tty is not None else None
+        account, opened = self.opening.open(request, account, self._tty, ask)
         self._report, report = os.pipe()
         os.set_blocking(self._report, False)
         processes.set_subreaper(True)
@@ -222,87 +206,21 @@ class _Monitor:
         self._theirs = ()
         return True
 
-    def _open_pam(
-        self, request: PamRequest, client: str, account: accounts.Account
-    ) -> tuple[accounts.Account, session.Opened]:
-        """Opens the session of PAM; the account with the groups that modules gave it, and what the child gets."""
-        from teleport.launcher import pam  # only hosts that use it load it
-
-        if os.geteuid() != 0:
-            raise LauncherRefused(Reason.NOT_PRIVILEGED, "PAM is on, and this node does not run as root")
-        pam.check_variables(request.environment)
-        self.used_pam = True
-        os.setgroups(account.groups)  # modules add to them
-        former = os.umask(0o022)
-        ask = pam.nobody_to_ask
-        if request.auth and self._tty is not None:
-            self._tell_started(os.getpid())  # the client sees the terminal, and so what is asked there
-            ask = self._ask
-        self._pam = pam.PamSession(request, user=account.name, tty=self._tty, host=client, ask=ask)
-        self._pam.open()
-        mask = os.umask(former)
-        account = replace(account, groups=tuple(os.getgroups()))
-        return account, session.Opened(self._pam.environment(), mask, self._pam.said, motd=False)
-
-    def _ask(self, prompt: str, shown: bool) -> str | None:
-        """Asks at the terminal: a line of up to 1024 bytes; None when the session is to end."""
-        (terminal,) = self._theirs
-        former = termios.tcgetattr(terminal)
-        attributes = termios.tcgetattr(terminal)
-        attributes[3] = (attributes[3] | termios.ICANON | termios.ISIG) & ~termios.ECHO
-        if shown:
-            attributes[3] |= termios.ECHO
-        termios.tcsetattr(terminal, termios.TCSAFLUSH, attributes)
-        try:
-            os.write(terminal, os.fsencode(prompt))
-            poll = select.poll()
-            for descriptor in (terminal, self._sock.fileno(), self._life):
-                poll.register(descriptor, select.POLLIN)
-            ready = dict(poll.poll(1000 * PROMPT_SECONDS))
-            if terminal not in ready or len(ready) > 1:
-                return None  # nobody answered, or the daemon has a word: it can only be that the session is to end
-            line = os.read(terminal, 1024)
-            if not shown:
-                os.write(terminal, b"\n")
-            return os.fsdecode(line).removesuffix("\n") if line else None
-        finally:
-            termios.tcsetattr(terminal, termios.TCSAFLUSH, former)
-
-    def _record(self, account: accounts.Account, client: str, opened: session.Opened) -> session.Opened:
-        """Puts the login into utmp, wtmp and lastlog."""
-        assert self._tty is not None
-        last = _RECORDS.log_in(account.name, account.uid, self._tty, client, os.getpid(), time.time())
-        self._recorded = True
-        if last is None:
-            return opened
-        when = time.strftime("%a %b %e %H:%M:%S %Y", time.localtime(last.seconds))
-        place = f" from {last.host}" if last.host else ""
-        return replace(opened, greeting=f"{opened.greeting}Last login: {when}{place}\n")
-
-    def close(self) -> None:
-        """Takes back what was opened for the session as a whole. Idempotent."""
-        if self._recorded and self._tty is not None:
-            self._recorded = False
-            _RECORDS.log_out(self._tty, os.getpid(), time.time())
-        if self._pam is not None:
-            closing, self._pam = self._pam, None
-            closing.close()
-
-    def let_account_go(self) -> None:
-        """Nothing of the session is left: an account that was made for sessions may go."""
-        if self._host_user is not None:
-            held, self._host_user = self._host_user, None
-            with contextlib.suppress(LauncherRefused, OSError):
-                _HOST_USERS.leave(held)
+    def _ask(self) -> Callable[[str, bool], str | None]:
+        """Shows the terminal to the client; what asks there."""
+        self._tell_started(os.getpid())
+        terminal = self._theirs[0]
+        others = (self._sock.fileno(), self._life)
+        return lambda prompt, shown: ask_at(terminal, others, prompt, shown)
 
     def refuse(self, refusal: LauncherRefused) -> None:
         """Tells the daemon, or the user on a terminal that is shown already."""
         if not self._told:
             _send(self._sock, messages.encode_refusal(refusal))
             return
+        with contextlib.suppress(OSError):
+            os.write(self._theirs[0], os.fsencode(f"{refusal.message}\n"))
         for descriptor in self._theirs:
-            with contextlib.suppress(OSError):
-                os.write(descriptor, os.fsencode(f"{refusal.message}\n"))
             os.close(descriptor)
         self._theirs = ()
         _send(self._sock, messages.encode_exit(Exit(255)))
@@ -375,6 +293,11 @@ class _Monitor:
             refusal = os.read(self._report, messages.MAX_MESSAGE)
         except BlockingIOError:
             return True
+        if refusal.startswith(session.GREETING):
+            self._tell_started(self._child)  # so that what it shows is read; the report goes on
+            refusal = refusal.removeprefix(session.GREETING)
+            if not refusal:
+                return True
         poll.unregister(self._report)
         os.close(self._report)
         self._report = -1
@@ -411,7 +334,7 @@ class _Monitor:
             self._end()
         elif kind == "release" and self._state is State.ENDED:
             self._state = State.KEEPING
-            self.close()
+            self.opening.close()
             processes.set_title("teleport: left behind by a session")
         elif kind == "signal" and fields.get("name") in SIGNALS and self._state is State.RUNNING:
             with contextlib.suppress(OSError):  # no process for it: a signal is a wish

@@ -21,6 +21,7 @@ from teleport.launcher.values import Kind, LauncherRefused, Reason, SpawnRequest
 
 _UMASK = 0o022
 _OPEN_FILES = 1024  # the soft limit that programs expect (select); the hard limit stays what the service manager gave
+GREETING = b"G"  # on the report: everything is prepared, and the terminal is about to be written to
 _MOTD = "/etc/motd"
 _MOST_MOTD = 65_536  # bytes
 _OOM_SCORE = "/proc/self/oom_score_adj"
@@ -118,8 +119,6 @@ def _become(
         os.chdir("/")
         text = f"Could not change to the home directory {account.home}: {error.strerror}; starting in /\n"
         os.write(2, text.encode(errors="surrogateescape"))
-    if request.kind is Kind.SHELL and streams.tty is not None:
-        _greet(account.home, opened)
     if request.transfer is not None:
         transfer.serve(account, request.kind, request.transfer, control, report)
     shell = os.path.basename(account.shell)
@@ -136,17 +135,26 @@ def _become(
         pam_env=opened.environment,
         file_env=environment.read_user_file(account.home) if request.permit_user_env else (),
     )
+    greeting = _greeting(account.home, opened) if request.kind is Kind.SHELL and streams.tty is not None else b""
+    if greeting:
+        _greet(greeting, report)
     os.execve(account.shell, arguments, variables)  # noqa: S606 - the shell is from the account, never from the client
 
 
-def _greet(home: str, opened: Opened) -> None:
-    """When the account was last logged in, and the message of the day; nothing with `~/.hushlogin`, as under sshd."""
+def _greeting(home: str, opened: Opened) -> bytes:
+    """The message of the day, and when the account was last logged in; nothing with `~/.hushlogin`, as under sshd."""
     if os.path.exists(os.path.join(home, ".hushlogin")):
-        return
+        return b""
     text = opened.greeting.encode(errors="surrogateescape")
     if opened.motd:
         with contextlib.suppress(OSError), open(_MOTD, "rb") as file:
             text = file.read(_MOST_MOTD) + text
+    return text
+
+
+def _greet(text: bytes, report: int) -> None:
+    """Shows it on the terminal, once somebody reads that: a terminal takes only a few thousand bytes by itself."""
+    os.write(report, GREETING)
     with contextlib.suppress(OSError):
         while text:
             text = text[os.write(1, text) :]
