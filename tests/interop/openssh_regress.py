@@ -35,13 +35,19 @@ RUN: Final = {
     "localcommand": "a LocalCommand",
     "proto-version": "the version that the server names",
     "rekey": "new keys by volume and by time, for every key exchange and cipher, both ways",
+    "sftp": "files both ways with many sizes of buffers and numbers of requests",
+    "sftp-badcmds": "commands of sftp that fail",
+    "sftp-batch": "batches of sftp, and their exit statuses",
+    "sftp-cmds": "the commands of sftp",
+    "sftp-glob": "names with wildcards in sftp",
+    "sftp-uri": "sftp:// addresses",
     "stderr-after-eof": "standard error after the end of output",
     "stderr-data": "standard error whole",
     "transfer": "data both ways in blocks of many sizes",
     "try-ciphers": "every cipher with every MAC",
     "yes-head": "output without end that is cut off",
 }
-QUICK: Final = ("connect", "broken-pipe", "connect-uri", "host-expand", "localcommand", "proto-version", "kextype")
+QUICK: Final = ("connect", "broken-pipe", "localcommand", "proto-version", "sftp-batch")
 
 EDITS: Final = {
     # one of the ciphers that the node offers
@@ -63,7 +69,6 @@ _NOT_YET: Final = "the node does not serve what it asks for yet"
 
 LEFT_OUT: Final = {
     **dict.fromkeys(("dynamic-forward", "forwarding", "multiplex"), _NOT_YET),
-    **dict.fromkeys(("sftp", "sftp-badcmds", "sftp-batch", "sftp-cmds", "sftp-glob", "sftp-uri"), _NOT_YET),
     **dict.fromkeys(("scp", "scp3", "scp-uri"), _NOT_YET),
     "addrmatch": _CONFIG,
     "agent": _KEYS,
