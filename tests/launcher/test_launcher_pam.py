@@ -81,7 +81,10 @@ def logging_stack(stack: Stack, tmp_path: Path) -> tuple[PamRequest, Path]:
         "session required pam_umask.so umask=0027\n"
         "session optional pam_echo.so be welcome\n"
     )
-    (tmp_path / "env").write_text("FROM_PAM DEFAULT=yes\nLANG DEFAULT=C.UTF-8\nHOME DEFAULT=/nowhere\n")
+    (tmp_path / "env").write_text(
+        "FROM_PAM DEFAULT=yes\nLANG DEFAULT=C.UTF-8\nHOME DEFAULT=/nowhere\n"
+        "LD_PRELOAD DEFAULT=/nowhere.so\nBASH_ENV DEFAULT=/nowhere\n"
+    )
     (tmp_path / "limits").write_text("* - nofile 333\n* - core 0\n")
     return replace(request, environment=(("TELEPORT_USERNAME", "alice"), ("MADE_UP", "x y"))), log
 
@@ -95,7 +98,7 @@ async def test_what_modules_set_holds_in_the_session_and_is_closed_after_it(
 ) -> None:
     pam, log = logging_stack
     launcher = Launcher(end)
-    text = "echo $FROM_PAM $LANG $HOME $MADE_UP; ulimit -n; umask; id -u; echo $PPID"
+    text = "echo $FROM_PAM $LANG $HOME $MADE_UP$LD_PRELOAD$BASH_ENV; ulimit -n; umask; id -u; echo $PPID"
     out, _, ended = await run(launcher, request(person, text, pam))
     *said, parent = out.decode().split()
     assert said == ["yes", "C.UTF-8", person.pw_dir, "x", "y", "333", "0027", str(person.pw_uid)]

@@ -79,6 +79,9 @@ _FILE_FORBIDDEN = frozenset(
         *("OPENSSL_ENGINES", "SUDO_ASKPASS", "INPUTRC", "EDITRC", "PKCS11_MODULE_PATH"),
     },
 )
+_PAM_FORBIDDEN = frozenset(
+    {"TERM", "BASH_ENV", "ENV", "IFS", "SHELLOPTS", "BASHOPTS", "PS4", "PROMPT_COMMAND", "GLIBC_TUNABLES", "GCONV_PATH"}
+)
 _FILE_FORBIDDEN_PREFIXES = (
     *(
         "LD_",
@@ -164,6 +167,20 @@ def filter_file(lines: Iterable[str]) -> tuple[Pairs, tuple[str, ...]]:
     return tuple(kept.items()), tuple(refused)
 
 
+def filter_pam(pairs: Iterable[tuple[str, str]]) -> Pairs:
+    """What of PAM's variables a session gets: all but those that make any program or shell load code.
+
+    Modules are the administrator's, but `pam_env` may read a file of the user's (`user_readenv`), and a user whose role
+    allows some commands only must not get others by it.
+    """
+    refused = ("LD_", "DYLD_", "BASH_FUNC_")
+    return tuple(
+        (name, value)
+        for name, value in pairs
+        if _NAME.match(name) and name not in _PAM_FORBIDDEN and not name.startswith(refused)
+    )
+
+
 def read_user_file(home: str) -> Pairs:
     """What `~/.tsh/environment` adds. Called as the user, privileges dropped; a missing or odd file adds nothing."""
     try:
@@ -212,7 +229,7 @@ def build_environment(
     environment = dict(file_env)
     environment.update(filter_environment(client_env)[0])
     environment.pop("TERM", None)  # a terminal brings its own, and without a terminal there is none
-    from_pam = {key: value for key, value in pam_env if _NAME.match(key) and key != "TERM"}
+    from_pam = dict(filter_pam(pam_env))
     environment.update(from_pam)
     environment.update(USER=name, LOGNAME=name, HOME=home, SHELL=shell, PATH=from_pam.get("PATH") or path)
     environment.update(
