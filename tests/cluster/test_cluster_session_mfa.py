@@ -79,6 +79,35 @@ def test_a_wrong_code_opens_nothing(cluster: Cluster, mona: Person, login: str) 
     assert failed["code"] == "T9140W"
 
 
+def test_files_and_commands_on_many_hosts_ask_too(cluster: Cluster, login: str, tmp_path: Path) -> None:
+    """Threat T35: no command of tsh is a way around; each goes on by itself once the factor was given."""
+    mara = careful(cluster, login, "mara")
+    (tmp_path / "file").write_bytes(b"content")
+    words = [str(BIN / "tsh"), "scp", str(tmp_path / "file"), f"{login}@{NODE}:{tmp_path}/copy"]
+    unasked = mara.tsh(*words[1:])
+    assert (unasked.status == 0, (tmp_path / "copy").exists()) == (False, False)
+    assert "there is nobody to ask for: One-time code" in unasked.stderr
+    with Terminal(words, mara.environment, mara.home) as terminal:
+        terminal.expect("the session on alpha needs a second factor")
+        terminal.expect("One-time code: ")
+        assert not (tmp_path / "copy").exists()
+        terminal.type(f"{mara.code()}\n")
+        terminal.expect("1 file, 0.0 MB")
+        assert terminal.ended() == 0
+    assert (tmp_path / "copy").read_bytes() == b"content"
+    many = ["ssh", f"{login}@env=test", "echo in:$((40+2))"]
+    refused = mara.tsh(*many)
+    assert refused.status == 255
+    assert f"alpha ({DUE}" in refused.stderr
+    with Terminal([str(BIN / "tsh"), *many], mara.environment, mara.home) as terminal:
+        terminal.expect("the session on alpha needs a second factor")
+        terminal.expect("One-time code: ")
+        terminal.type(f"{mara.code()}\n")
+        terminal.expect("alpha.* | in:42")
+        terminal.expect("1 host: 1 done")
+        assert terminal.ended() == 0
+
+
 def test_a_recording_is_played_once_a_second_factor_was_given(cluster: Cluster, alice: Person, login: str) -> None:
     """Calls that reveal something ask as sessions do, and the command goes on by itself."""
     rita = careful(cluster, login, "rita", "auditor")

@@ -64,6 +64,19 @@ def test_a_command_runs_with_its_input_and_its_status(away: Elsewhere, login: st
     assert away.tsh("ssh", f"{login}@{host}", "exit 37").status == 37
 
 
+def test_files_are_copied_both_ways(away: Elsewhere, login: str, tmp_path: Path) -> None:
+    host = away.tsh("ls", "--format=names").ok().stdout.split()[0]
+    (tmp_path / "tree" / "inner").mkdir(parents=True)
+    (tmp_path / "tree" / "inner" / "file").write_bytes(b"line\r\n\x1a" * 50_000)
+    away.tsh("scp", "-r", "-p", str(tmp_path / "tree"), f"{login}@{host}:{tmp_path}/up").ok()
+    away.tsh("scp", "-r", "-p", f"{login}@{host}:{tmp_path}/up", str(tmp_path / "back")).ok()
+    assert (tmp_path / "back" / "inner" / "file").read_bytes() == (tmp_path / "tree" / "inner" / "file").read_bytes()
+    (tmp_path / "back" / "inner" / "file").unlink()
+    (tmp_path / "back" / "inner" / "file").symlink_to(tmp_path / "outside")
+    refused = away.tsh("scp", "-r", f"{login}@{host}:{tmp_path}/up/inner", str(tmp_path / "back"))
+    assert (refused.status, (tmp_path / "outside").exists()) == (1, False)
+
+
 def test_configuration_is_printed_and_installed(away: Elsewhere) -> None:
     assert "ProxyCommand ssh" in away.tsh("config").ok().stdout
     away.tsh("config", "--install").ok()

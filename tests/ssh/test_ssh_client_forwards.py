@@ -222,11 +222,19 @@ async def test_an_agent_is_asked_by_the_host_only_while_it_is_offered(tmp_path: 
                     on_output=lambda data, _, got=got: got.extend(data),  # type: ignore[misc]
                 )
                 await session.wait()
+                assert not session.agent_refused
                 assert seen in got
                 assert bool(got) == bool(seen)
     finally:
         process.terminate()
         await process.wait()
+
+
+async def test_an_agent_that_is_not_taken_is_told(tmp_path: Path) -> None:
+    async with connected(tmp_path, "AllowAgentForwarding no") as client:
+        session = await client.start(command="true", agent="/nonexistent", on_output=lambda data, _: None)
+        assert session.agent_refused
+        assert (await session.wait()).status == 0
 
 
 async def test_windows_of_the_host_come_here(tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:

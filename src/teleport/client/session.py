@@ -298,6 +298,8 @@ class _Run:
                 x11=target.x11,
                 on_output=show,
             )
+        if session.agent_refused:
+            self._tell("-A: the host does not take your agent; your roles, or its own settings, do not allow it")
         if request is not None:
             system.on_signals(asyncio.get_running_loop(), ("SIGWINCH",), functools.partial(_resized, session))
         at_terminal = request is not None and terminal.is_terminal(terminal.STDIN)

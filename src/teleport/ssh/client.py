@@ -122,7 +122,17 @@ class _Tunnel(DataPath, SSHTCPChannel[bytes]):
 
 
 class _SessionChannel(DataPath, SSHClientChannel[bytes]):
-    """A session channel of ours."""
+    """A session channel of ours. `agent_answer` tells whether the server takes the agent that it was offered."""
+
+    agent_answer: asyncio.Future[bool] | None = None
+
+    def _send_request(self, request: bytes, *args: bytes, want_reply: bool = False) -> None:
+        if request == b"auth-agent-req@openssh.com" and not want_reply:
+            # asyncssh does not ask for an answer, and whoever offers an agent should hear that nobody takes it
+            self.agent_answer = self._loop.create_future()
+            self._request_waiters.append(self.agent_answer)
+            want_reply = True
+        super()._send_request(request, *args, want_reply=want_reply)
 
 
 class SshClient:
@@ -359,6 +369,12 @@ class RemoteSession:
     async def wait(self) -> RemoteExit:
         """Until the session is over and all its output was delivered."""
         return await asyncio.shield(self._done)
+
+    @property
+    def agent_refused(self) -> bool:
+        """Whether the host does not take the agent that it was offered; it has answered when the session has begun."""
+        answer = self._channel.agent_answer
+        return answer is not None and answer.done() and not answer.cancelled() and not answer.result()
 
     def close(self) -> None:
         """Ends the session from this side."""
