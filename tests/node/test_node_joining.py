@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import itertools
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
 
 from teleport.audit.events import SessionEnd, SessionJoin
 from teleport.authz.decision import ClusterDefaults
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.recording.format.parties import PartyNote, TypedNote, decode_note
+from teleport.recording.sanitise import sanitise_for_terminal
 from teleport.resources.joining import JoinMode, JoinPolicy
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Role, RoleSpec
-from teleport.ssh.surface import TerminalSize
+from teleport.ssh.client import RemoteSession, SshClient
+from teleport.ssh.surface import TerminalRequest, TerminalSize
 from teleport.testing.people import People, Terminal, ended, people
 from teleport.testing.ssh_lab import Lab, running_lab, wait_until
 
@@ -295,3 +302,99 @@ async def test_who_does_not_keep_up_is_left_behind_and_shown_the_end(launcher_en
         bob.session.resume_output()
         await bob.sees("done")
         assert len(bob.shown) < len(alice.shown)
+
+
+@dataclass
+class Guest:
+    """Somebody who joined at random, and what of the session itself they were shown."""
+
+    client: SshClient
+    session: RemoteSession
+    mode: JoinMode
+    shown: bytearray
+    stopped: bool = False  # whether they ever stopped reading
+
+
+async def guest(those: People, sid: str, mode: JoinMode) -> Guest:
+    client, shown = await those.client("bob", "pair"), bytearray()
+    session = await client.start(
+        terminal=TerminalRequest("xterm", TerminalSize(80, 24)),
+        environment={"TELEPORT_SESSION": sid, "TELEPORT_JOIN_MODE": mode},
+        on_output=lambda data, stderr: None if stderr else shown.extend(data),
+    )
+    return Guest(client, session, mode, shown)
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 30))])
+async def test_whatever_people_do_every_byte_is_on_record_once(launcher_end: LauncherEnd, seed: int) -> None:
+    """Threat T39 with company: at random they come in any mode, type, stop reading, read on, leave and drop off.
+
+    The user sees exactly what is recorded; so does, cleaned, whoever watched to the end without stopping; what is noted
+    of the input does not overlap; and there is one end.
+    """
+    chance = random.Random(seed)
+    output, guests, sent = bytearray(), list[Guest](), 0
+    async with cast(launcher_end) as (lab, those):
+        client = await those.client("alice")
+        alice = await client.start(
+            command="stty raw -echo; echo ready; exec cat",
+            terminal=TerminalRequest("xterm", TerminalSize(80, 24)),
+            on_output=lambda data, stderr: None if stderr else output.extend(data),
+        )
+        await wait_until(lambda: b"ready" in output)
+        sid = await those.sid()
+        (running,) = lab.node.tools.registry
+        streams = running._streams
+        assert streams is not None
+
+        def said(most: int) -> bytes:
+            nonlocal sent
+            data = bytes(chance.choices(range(32, 127), k=chance.randint(1, most)))
+            sent += len(data)
+            return data
+
+        for _ in range(60):
+            what = chance.choice(("type", "type", "type", "join", "join", "peer", "pause", "resume", "leave", "drop"))
+            if what == "type":
+                alice.write(said(9000))
+            elif what == "join" and len(guests) < 6:
+                guests.append(await guest(those, sid, chance.choice(EVERY)))
+            elif what == "peer" and (peers := [one for one in guests if one.mode is JoinMode.PEER]):
+                chance.choice(peers).session.write(said(50))
+            elif guests and what in ("pause", "resume"):
+                one = chance.choice(guests)
+                one.stopped = True
+                (one.session.pause_output if what == "pause" else one.session.resume_output)()
+            elif guests and what in ("leave", "drop"):
+                one = guests.pop(chance.randrange(len(guests)))
+                await wait_until(lambda: streams.received == sent)  # what they typed last has arrived
+                one.session.resume_output()
+                if what == "leave" and one.mode is not JoinMode.PEER:
+                    one.session.write(b"\x03")
+                    assert (await one.session.wait()).status == 0
+                await one.client.close()
+        for one in guests:
+            one.session.resume_output()
+        await wait_until(lambda: streams.received == sent)
+        recorded = lab.recordings.all[0].stdout
+        await wait_until(lambda: len(output) == len(recorded) == sent + len(b"ready\n"))
+        assert output == recorded
+        whole = sanitise_for_terminal(bytes(recorded))
+        for one in guests:
+            await wait_until(partial(_shows_end, one, whole))
+            if not one.stopped:
+                assert bytes(one.shown) == whole
+        await client.close()
+        for one in guests:
+            await one.client.close()
+        ends = await lab.events.wait_for("session.end")
+        await wait_until(lambda: lab.recordings.all[0].reason is not None)
+    assert len(ends) == 1
+    notes = [decode_note(note.encode()) for note in lab.recordings.all[0].notes]
+    typed = [note for note in notes if isinstance(note, TypedNote)]
+    assert all(before.offset + before.size <= after.offset for before, after in itertools.pairwise(typed))
+    assert all(note.offset + note.size <= sent for note in typed)
+
+
+def _shows_end(one: Guest, whole: bytes) -> bool:
+    return one.shown.endswith(whole[-100:])
