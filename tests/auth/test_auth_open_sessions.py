@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
-from teleport.audit.events import Event, SessionEnd, SessionStart, encode_event, new_event
+from teleport.audit.events import Event, SessionEnd, SessionJoin, SessionStart, encode_event, new_event
 from teleport.auth.open_sessions import OPEN, LostHosts, SessionTracker
 from teleport.backend.memory import MemoryBackend
 from teleport.store import records
@@ -22,8 +22,9 @@ async def _lease() -> AsyncIterator[None]:
     yield
 
 
-def _line(cls: type[SessionStart] | type[SessionEnd]) -> bytes:
-    return encode_event(new_event(cls, START, "u-" + cls.__name__, sid=SID, server_id=HOST, user="ann", login="root"))
+def _line(cls: type[SessionStart] | type[SessionJoin] | type[SessionEnd], user: str = "ann") -> bytes:
+    uid = f"u-{cls.__name__}-{user}"
+    return encode_event(new_event(cls, START, uid, sid=SID, server_id=HOST, user=user, login="root"))
 
 
 async def test_a_session_is_open_from_its_start_to_its_end() -> None:
@@ -63,3 +64,26 @@ async def test_a_host_that_is_gone_for_ten_minutes_has_its_sessions_ended_once()
     end = told[0]
     assert isinstance(end, SessionEnd)
     assert (end.sid, end.reason, end.user, end.server_id) == (SID, "node lost", "ann", HOST)
+
+
+async def test_the_end_that_auth_writes_names_everybody_who_took_part() -> None:
+    """Also when the joining is heard of together with the start, twice, or of a session that is over."""
+    clock = FakeClock()
+    told: list[Event] = []
+
+    async def tell(event: Event) -> None:
+        told.append(event)
+
+    async with MemoryBackend(clock, sweep_every=None) as backend:
+        tracker = SessionTracker(backend)
+        await tracker.append([_line(SessionJoin, "late"), _line(SessionStart), _line(SessionJoin, "bob")])
+        await tracker.append([_line(SessionJoin, "bob"), _line(SessionJoin, "ann"), _line(SessionJoin, "carol")])
+        lost = LostHosts(backend, clock, "c1", tell, _lease)
+        await lost.step()
+        clock.advance(601)
+        assert await lost.step() == 1
+        await tracker.append([_line(SessionEnd), _line(SessionJoin, "bob")])
+        assert not await backend.range(OPEN)
+    (end,) = told
+    assert isinstance(end, SessionEnd)
+    assert end.participants == ["ann", "bob", "carol"]

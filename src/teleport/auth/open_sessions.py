@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from teleport.audit.events import REGISTRY, Event, SessionEnd, SessionStart, new_event
+from teleport.audit.events import REGISTRY, Event, SessionEnd, SessionJoin, SessionStart, new_event
 from teleport.auth.last_use import Uses
 from teleport.auth.presence import PRESENCE
 from teleport.auth.state import ClusterState
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 OPEN: Final = "audit/open-sessions/"
 LOOK_EVERY: Final = 60.0  # seconds
+_HEARD: Final = (b'"session.start"', b'"session.join"', b'"session.end"')
+_MOST: Final = 100  # others in one session that are remembered
 
 
 class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,7 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
     addr: str = ""  # the client's, host:port
     recorder: str = ""  # UUID of the proxy that tells of it, when the host has no daemon
     cert: IssuedCert | None = None  # what its certificate says, which may end before the session does
+    joined: list[str] = []  # others who took part
 
     @property
     def told_by(self) -> str:
@@ -71,7 +74,7 @@ class SessionTracker:
     async def append(self, lines: Sequence[bytes]) -> None:
         changed: dict[str, Write] = {}
         for line in lines:
-            if b'"session.start"' not in line and b'"session.end"' not in line:
+            if not any(name in line for name in _HEARD):
                 continue
             try:
                 event = REGISTRY.decode(line)
@@ -82,14 +85,31 @@ class SessionTracker:
                     self._uses.note_serial("user", event.cert_serial, event.time)
                 session = opened(event, await self._certificate(event.cert_serial))
                 changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(session))
+            elif isinstance(event, SessionJoin) and event.sid:
+                known = changed.get(event.sid) or await self._known(event.sid)
+                if isinstance(known, PutOp):
+                    changed[event.sid] = PutOp(known.key, with_another(known.value, event.user))
             elif isinstance(event, SessionEnd) and event.sid:
                 changed[event.sid] = DeleteOp(OPEN + event.sid, missing_ok=True)
         if changed:
             await self._backend.commit(list(changed.values()))
 
+    async def _known(self, sid: str) -> Write | None:
+        """What is stored of an open session, to be written again."""
+        item = await self._backend.get(OPEN + sid)
+        return None if item is None else PutOp(OPEN + sid, item.value)
+
     async def _certificate(self, serial: str) -> IssuedCert | None:
         item = await self._backend.get(issued_key("user", serial)) if serial else None
         return None if item is None else msgspec.json.decode(item.value, type=IssuedCert)
+
+
+def with_another(record: bytes, user: str) -> bytes:
+    """The record of an open session in which one more user takes part."""
+    session = msgspec.json.decode(record, type=OpenSession)
+    if user != session.user and user not in session.joined and len(session.joined) < _MOST:
+        session = msgspec.structs.replace(session, joined=[*session.joined, user])
+    return msgspec.json.encode(session)
 
 
 def opened(event: SessionStart, cert: IssuedCert | None = None) -> OpenSession:
@@ -191,7 +211,7 @@ def end_of(session: OpenSession, cluster: str, now: datetime, reason: str) -> Se
         namespace="default",
         proto="ssh",
         interactive=session.interactive,
-        participants=[session.user],
+        participants=[session.user, *session.joined],
         session_start=session.started,
         session_stop=now,
         initial_command=session.command,

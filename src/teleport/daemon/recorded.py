@@ -23,6 +23,7 @@ from teleport.errors import TeleportError
 from teleport.recording import upload_folders
 from teleport.recording.format import SignFunction
 from teleport.recording.live import LiveStreams
+from teleport.recording.people import people_in
 from teleport.recording.recovery import RecoveredRecording, RecoveryReport, recover
 from teleport.recording.upload import Uploader, UploadOutcome, UploadReport
 
@@ -110,12 +111,14 @@ class Recorded:
     async def _tell(self, report: RecoveryReport) -> None:
         for recovered in report.recovered:
             if not recovered.header.told_by_node:
-                await self._emitter.emit(self._end_of(recovered, "node lost"))
+                people = await asyncio.to_thread(people_in, recovered.summary.path, recovered.header)
+                await self._emitter.emit(self._end_of(recovered, people, "node lost"))
         for finished in report.finished:
             if finished.header.told_by_node:
                 continue
             # Perhaps its end event was never written; auth keeps the first one and marks a second as supplement.
-            await self._emitter.emit(self._end_of(finished, "daemon restarted"))
+            people = await asyncio.to_thread(people_in, finished.summary.path, finished.header)
+            await self._emitter.emit(self._end_of(finished, people, "daemon restarted"))
         for unreadable in (*report.unreadable, *report.failed):
             if unreadable.sid in self._told_lost:
                 continue
@@ -134,7 +137,7 @@ class Recorded:
                 )
             )
 
-    def _end_of(self, recovered: RecoveredRecording, reason: str) -> SessionEnd:
+    def _end_of(self, recovered: RecoveredRecording, people: list[str], reason: str) -> SessionEnd:
         header, summary = recovered.header, recovered.summary
         return new_event(
             SessionEnd,
@@ -149,7 +152,7 @@ class Recorded:
             namespace="default",
             proto="ssh",
             interactive=header.interactive,
-            participants=[header.user],
+            participants=people,
             session_start=header.started,
             session_stop=header.started + timedelta(seconds=summary.duration),
             session_recording=self._mode(),
