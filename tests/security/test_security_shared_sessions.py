@@ -11,8 +11,11 @@ from teleport.audit.events import SessionRequestDenied
 from teleport.authz.decision import ClusterDefaults
 from teleport.errors import AccessDenied
 from teleport.launcher import LauncherEnd
+from teleport.node.tracking import tracked
+from teleport.ssh.surface import TerminalRequest, TerminalSize
 from teleport.testing.people import ended
 from teleport.testing.ssh_lab import Authorities, wait_until
+from teleport.wire import vouch
 
 HOSTILE = r"printf '\033]52;c;QUJD\007\033[6n\033]0;title\007\033[31mred\n'"
 DRIVING = (b"]52;", b"[6n", b"title")
@@ -78,6 +81,26 @@ async def test_joining_asks_for_a_second_factor_like_a_session(launcher_end: Lau
         with pytest.raises(AccessDenied, match="second factor"):
             await those.joined("bob", "watch", sid=sid)
         assert not lab.events.named("session.join")
+
+
+async def test_what_a_proxy_records_is_not_joined_past_it(launcher_end: LauncherEnd) -> None:
+    """Who reaches the node by another way would be in a session of which nothing they do is recorded."""
+    async with cast(launcher_end) as (lab, those):
+        client = await those.client("alice", recorded_by=str(lab.proxy_host.host_id))
+        sid, shown = str(uuid4()), bytearray()
+        await client.start(
+            command="echo ready; exec cat",
+            terminal=TerminalRequest("xterm", TerminalSize(80, 24)),
+            environment={vouch.RECORDED_AS: sid},
+            on_output=lambda data, stderr: shown.extend(data),
+        )
+        await wait_until(lambda: b"ready" in shown)
+        for name, roles in (("alice", ()), ("bob", ("pair",))):
+            refused = await those.joined(name, *roles, sid=sid)
+            assert await ended(refused) == 255
+        assert await those.sid() == sid
+        assert not lab.events.named("session.join")
+        assert tracked(lab.node.tools.registry) == []
 
 
 async def test_a_viewers_terminal_is_not_driven(launcher_end: LauncherEnd) -> None:

@@ -77,7 +77,8 @@ class Session:
             user_cluster=self._facts.user.cluster,
             login=self._facts.login,
             roles=self._facts.user.roles,
-            interactive=asked.terminal is not None,
+            # One that a proxy records ends with its connection there: nobody could be in it unrecorded.
+            interactive=asked.terminal is not None and asked.recorded_as is None,
         )
         self.company = Company(
             self,

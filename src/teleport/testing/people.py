@@ -43,9 +43,9 @@ class People:
         self._login = login
         self._stack = stack
 
-    async def client(self, name: str, *roles: str) -> SshClient:
+    async def client(self, name: str, *roles: str, recorded_by: str = "") -> SshClient:
         """A connection of somebody with these roles (`access` is always among them)."""
-        user = self._lab.authorities.user([self._login], user=name, roles=("access", *roles))
+        user = self._lab.authorities.user([self._login], user=name, roles=("access", *roles), recorded_by=recorded_by)
         key = ClientKey(user.key.openssh_pem().reveal(), user.certificate.line())
 
         def check(certificate: bytes) -> None:
