@@ -59,6 +59,7 @@ REFERENCE = {
     "exec": ("T3002I", "T3002E"),
     "scp": ("T3005I", "T3005E"),
     "port": ("T3003I", "T3003E"),
+    "x11-forward": ("T3008I", "T3008W"),
     "client.disconnect": ("T3006I",),
     "auth": ("T3007W",),
     "session.command": ("T4000I",),

@@ -156,10 +156,8 @@ async def test_a_client_does_not_choose_the_id_of_its_session(launcher_end: Laun
     ("arguments", "denied"),
     [
         (["-s", "direct", "netconf"], "subsystem"),
-        (["-W", "127.0.0.1:1", "direct"], "direct-tcpip"),
-        (["-N", "-R", "0:127.0.0.1:1", "-o", "ExitOnForwardFailure=yes", "direct"], "tcpip-forward"),
     ],
-    ids=["subsystem", "direct-tcpip", "remote forward"],
+    ids=["subsystem"],
 )
 async def test_what_the_table_refuses_is_refused_and_on_record(
     launcher_end: LauncherEnd, tmp_path: Path, arguments: list[str], denied: str

@@ -6,14 +6,21 @@ call that reveals a secret, which is offered and has no row, fails the first tes
 
 from __future__ import annotations
 
+import asyncio
 import getpass
+import os
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from asyncssh.constants import MSG_REQUEST_FAILURE
+from asyncssh.packet import String, UInt32
 from msgspec.structs import replace as replace_fields
 
 from teleport.audit.events import AuthFailed, SessionStart
@@ -31,6 +38,7 @@ from teleport.resources.values import Duration
 from teleport.ssh.client import ClientKey, SshClient, connect
 from teleport.testing.clock import FakeClock
 from teleport.testing.ssh_lab import Lab, LabUser, Ran, run_client, running_lab
+from teleport.wire.forward_spec import TcpEnd
 
 ME = getpass.getuser()
 DEVICE = "11111111-aaaa-4bbb-8ccc-222222222222"
@@ -43,12 +51,61 @@ class PathToASession:
 
     attempt: Callable[[Lab, Path, LabUser], Awaitable[Ran]]
     covers: frozenset[tuple[str, str]]
+    session: bool = True  # whether it begins a session, and not a forward
 
 
 def _ssh(*arguments: str, stdin: bytes = b"") -> Callable[[Lab, Path, LabUser], Awaitable[Ran]]:
     async def attempt(lab: Lab, folder: Path, user: LabUser) -> Ran:
         config = lab.client_config(folder, user, ME)
         return await run_client("ssh", "-F", str(config), *arguments, stdin=stdin)
+
+    return attempt
+
+
+def _forward(option: str) -> Callable[[Lab, Path, LabUser], Awaitable[Ran]]:
+    """A forward, at whose other end `in` is to be read."""
+
+    async def attempt(lab: Lab, folder: Path, user: LabUser) -> Ran:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"in")
+            writer.close()
+
+        near, far = folder / "near", folder / "far"
+        near.unlink(missing_ok=True)
+        far.unlink(missing_ok=True)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        unix = await asyncio.start_unix_server(serve, str(far if option == "-L" else folder / "served"))
+        port = server.sockets[0].getsockname()[1]
+        config = str(lab.client_config(folder, user, ME))
+        command = ["ssh", "-F", config, "-o", "ExitOnForwardFailure=yes"]
+        async with server, unix:
+            if option == "-W":
+                return await run_client(*command, "-W", f"127.0.0.1:{port}", "direct")
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                remote = free.getsockname()[1]
+            what = {"-L": f"{near}:{far}", "-R": f"{remote}:{folder / 'served'}", "-R unix": f"{far}:127.0.0.1:{port}"}
+            ssh = await asyncio.create_subprocess_exec(
+                *(*command, "-N", option.split()[0], what[option], "direct"),
+                env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+                stderr=asyncio.subprocess.PIPE,
+            )
+            read = b""
+            while ssh.returncode is None and not read:
+                with suppress(OSError):
+                    way = str(near) if option == "-L" else str(far)
+                    reader, writer = await (
+                        asyncio.open_connection("127.0.0.1", remote)
+                        if option == "-R"
+                        else asyncio.open_unix_connection(way)
+                    )
+                    read = await reader.read()
+                    writer.close()
+                await asyncio.sleep(0.01)
+            if read:
+                ssh.terminate()
+            _, stderr = await ssh.communicate()
+            return Ran(0 if read else ssh.returncode or 0, read, stderr.decode())
 
     return attempt
 
@@ -69,9 +126,24 @@ PATHS: dict[str, PathToASession] = {
     "exec by direct-tcpip of ProxyJump": PathToASession(
         _ssh("jump", "echo", "in"), frozenset({("proxy", "direct-tcpip"), ("node", "exec")})
     ),
+    "forward to a host": PathToASession(_forward("-W"), frozenset({("node", "direct-tcpip")}), session=False),
+    "forward to a socket": PathToASession(
+        _forward("-L"), frozenset({("node", "direct-streamlocal@openssh.com")}), session=False
+    ),
+    "listening at a port": PathToASession(_forward("-R"), frozenset({("node", "tcpip-forward")}), session=False),
+    "listening at a socket": PathToASession(
+        _forward("-R unix"), frozenset({("node", "streamlocal-forward@openssh.com")}), session=False
+    ),
 }
 # what the proxy answers with a sentence and never starts, whoever asks
 NOTHING_STARTS = {("proxy", "shell"), ("proxy", "exec")}
+# global requests that are part of the protocol's housekeeping, or end something
+BEGIN_NOTHING = {
+    "keepalive@openssh.com",
+    "no-more-sessions@openssh.com",
+    "cancel-tcpip-forward",
+    "cancel-streamlocal-forward@openssh.com",
+}
 
 
 def test_everything_that_is_offered_and_leads_to_a_session_has_a_row() -> None:
@@ -79,8 +151,8 @@ def test_everything_that_is_offered_and_leads_to_a_session_has_a_row() -> None:
     offered |= {("node", name) for name in channel_table.SURFACE.session_requests & STARTS}
     offered |= {("proxy", name) for name in ssh_router.SURFACE.channels}
     offered |= {("proxy", name) for name in ssh_router.SURFACE.session_requests & STARTS}
-    known = set(channel_table.SURFACE.global_requests | ssh_router.SURFACE.global_requests)
-    assert known == {"keepalive@openssh.com", "no-more-sessions@openssh.com"}, "a global request needs rows, too"
+    offered |= {("node", name) for name in channel_table.SURFACE.global_requests - BEGIN_NOTHING}
+    offered |= {("proxy", name) for name in ssh_router.SURFACE.global_requests - BEGIN_NOTHING}
     assert offered - NOTHING_STARTS == set().union(*(path.covers for path in PATHS.values()))
     assert {row.name for row in TABLE if row.kind is AskedKind.CHANNEL} >= {"direct-tcpip", "session"}
 
@@ -108,6 +180,10 @@ async def test_a_path_is_closed_without_the_factor_and_open_with_it(
             assert len([text for text in said if text.startswith("mfa_required: ")]) == number + 1
         ran = await path.attempt(lab, tmp_path, _marked(lab, node))
         assert (ran.status, b"in" in ran.stdout) == (0, True), ran.stderr
+        if not path.session:
+            assert not lab.events.named("session.start")
+            await lab.events.wait_for("port")
+            return
         (start,) = await lab.events.wait_for("session.start")
     assert isinstance(start, SessionStart)
     assert start.with_mfa == DEVICE
@@ -132,8 +208,17 @@ async def test_an_open_connection_starts_nothing_once_a_factor_is_due(launcher_e
             await node.start(command="true", on_output=lambda data, stderr: None)
         with pytest.raises(TeleportError, match=SECOND_FACTOR_DUE):
             await proxy.through("node1", 0, login=ME, check=lambda certificate: None)
-        assert not lab.events.named("session.start")
-        await lab.events.wait_for("session.request_denied", 2)
+        with pytest.raises(TeleportError, match=SECOND_FACTOR_DUE):
+            await node.stream(TcpEnd("127.0.0.1", 9), on_output=lambda data, stderr: None)
+        raw: Any = node._connection
+        for request, place in (
+            (b"tcpip-forward", String("localhost") + UInt32(0)),
+            (b"streamlocal-forward@openssh.com", String("/tmp/no-such-folder/socket")),
+        ):
+            kind, _ = await raw._make_global_request(request, place)
+            assert kind == MSG_REQUEST_FAILURE
+        assert not lab.events.named("session.start") + lab.events.named("port")
+        await lab.events.wait_for("session.request_denied", 5)
         await node.close()
         await proxy.close()
 

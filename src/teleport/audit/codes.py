@@ -59,6 +59,9 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "scp": _host("T3005I", "T3005E"),  # of uploads; of downloads: SCP_DOWNLOAD
         "sftp": _host("T9220I", "T9220W"),
         "port": _host("T3003I", "T3003E"),
+        "port.closed": _host("T9210I"),
+        "x11-forward": _host("T3008I", "T3008W"),
+        "agent.forward": _host("T9211I", "T9211W"),
         "client.disconnect": _host("T3006I"),
         "auth": _host("T3007W"),
         "session.command": _host("T4000I"),

@@ -22,7 +22,7 @@ from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.audit.shipper import Shipper
 from teleport.clock import Clock
-from teleport.daemon import identities, revocations, telling
+from teleport.daemon import cluster_ports, identities, revocations, telling
 from teleport.daemon.announce import Announcer
 from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
@@ -46,6 +46,7 @@ from teleport.errors import TeleportError
 from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
+from teleport.node.reserved import ClusterPorts
 from teleport.resources.server import Server
 from teleport.store.records import MFA_LEASES, NODES
 from teleport.transport import tls_buffers
@@ -348,6 +349,7 @@ class Daemon:
                 side.service.reconsider()
 
         web = self._sockets.proxy_addresses().public_web if config.proxy is not None else ()
+        reserved = ClusterPorts(self._sockets.ports)
         side = NodeSide(
             config.node,
             host,
@@ -363,6 +365,7 @@ class Daemon:
             connections=config.limits,
             changed=changed,
             watcher=watcher,
+            reserved=reserved,
         )
         recorded = side.recorded
         recorded.look = self._look
@@ -384,6 +387,7 @@ class Daemon:
         self._tasks.start(recorded.recover_again(), "recovery of recordings")
         self._tasks.start(side.tell_host_users(), "accounts made for sessions")
         self._tasks.start(_labels(side), "labels")
+        self._tasks.start(cluster_ports.keep(reserved, (*config.auth_servers, *web)), "addresses of the cluster")
         self._tasks.start(side.teller.run(), "running sessions")
         self._tasks.start(LockAge(view, side.service.reconsider).run(), "age of locks")
         self._tasks.start(revocations.keep(view, clients[role], host.data_dir), "revocation list")

@@ -25,6 +25,7 @@ from teleport.kernel.watcher import Watcher
 from teleport.launcher.client import Launcher
 from teleport.node.dynamic_labels import HostLabels
 from teleport.node.needs import NodeConfig
+from teleport.node.reserved import Reserved
 from teleport.node.service import NodeService
 from teleport.node.tracking import tracked
 from teleport.recording.trust import signer
@@ -62,6 +63,7 @@ class NodeSide:
         connections: ConnectionLimits,
         changed: Callable[[], None],
         watcher: Watcher | None = None,
+        reserved: Reserved | None = None,
     ) -> None:
         self._settings = settings
         self._host = host
@@ -104,6 +106,7 @@ class NodeSide:
                 web_proxy=web_proxy,
                 recording_mode=mode,
                 permit_user_env=settings.permit_user_env,
+                port_forwarding=settings.port_forwarding,
                 pam=pam_settings(settings.pam),
                 host_users=str(self._host_users),
                 connections=connections,
@@ -119,6 +122,7 @@ class NodeSide:
             clock=clock,
             host_keys=[host_key(held)],
             watcher=watcher,
+            reserved=reserved,
         )
         registry = self.service.tools.registry
         self.teller = SessionTeller(client, host.epoch, lambda: tracked(registry))

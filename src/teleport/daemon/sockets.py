@@ -93,6 +93,10 @@ class Sockets:
         """`service address`, for diagnostics."""
         return [f"{name} {HostPort(*address_of(listener))}" for name, listener in self._bound.items()]
 
+    def ports(self) -> frozenset[int]:
+        """The ports that this daemon listens on."""
+        return frozenset(address_of(listener)[1] for listener in self._bound.values())
+
     def own_address(self, name: str) -> tuple[str, int]:
         """How this host itself reaches a listener, also one that listens on every address."""
         host, port = address_of(self._bound[name])

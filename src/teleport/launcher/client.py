@@ -22,6 +22,7 @@ from dataclasses import replace
 
 from teleport.errors import BadRequest
 from teleport.launcher import messages
+from teleport.launcher.errand_client import Errands
 from teleport.launcher.server import LauncherEnd
 from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, Reason, SessionLost, SpawnRequest
 
@@ -35,8 +36,8 @@ def resize_terminal(master: int, width: int, height: int, xpixel: int = 0, ypixe
 class Process:
     """A session's first process.
 
-    `pty` is the terminal's master end, or `stdin`, `stdout`, `stderr` are pipe ends; all are non-blocking and belong to
-    the caller from the start. Reading a master raises `OSError` with EIO at its end.
+    `pty` is the terminal's master end, or `stdin`, `stdout`, `stderr` are pipe ends, or `errands` is a socket; all are
+    non-blocking and belong to the caller from the start. Reading a master raises `OSError` with EIO at its end.
     """
 
     pid: int
@@ -46,6 +47,7 @@ class Process:
     stdout: int | None
     stderr: int | None
     control: int | None  # of a process that moves files: a SOCK_SEQPACKET socket over which it asks and tells
+    errands: int | None
 
     def __init__(self, sock: socket.socket, held: Callable[[int], None] | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -59,7 +61,7 @@ class Process:
         for future in (self._ready, self._exit):
             future.add_done_callback(_look_at)
         self.pid = 0
-        self.tty = self.pty = self.stdin = self.stdout = self.stderr = self.control = None
+        self.tty = self.pty = self.stdin = self.stdout = self.stderr = self.control = self.errands = None
         loop.add_reader(sock.fileno(), self._hear)
 
     async def wait(self) -> Exit:
@@ -160,7 +162,9 @@ class Process:
         for descriptor in descriptors:
             os.set_blocking(descriptor, False)
         self.pid, self.tty = pid, tty
-        if len(descriptors) == 1:
+        if len(descriptors) == 1 and tty is None:
+            (self.errands,) = descriptors
+        elif len(descriptors) == 1:
             (self.pty,) = descriptors
         else:
             self.stdin, self.stdout, self.stderr, *more = descriptors
@@ -172,7 +176,7 @@ class Process:
         try:
             await asyncio.shield(self._ready)
         except BaseException:
-            for descriptor in (self.pty, self.stdin, self.stdout, self.stderr, self.control):
+            for descriptor in (self.pty, self.stdin, self.stdout, self.stderr, self.control, self.errands):
                 if descriptor is not None:
                     os.close(descriptor)
             if not self._ready.done():
@@ -239,6 +243,10 @@ class Launcher:
             process._shut()
             raise
         return process
+
+    async def errands(self, request: SpawnRequest) -> Errands:
+        """Starts a process of `Kind.ERRANDS`; the caller closes it. `LauncherRefused` as with `spawn`."""
+        return Errands(await self.spawn(request))
 
     async def _hand_over(self, session: socket.socket) -> None:
         while True:

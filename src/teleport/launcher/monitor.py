@@ -36,7 +36,7 @@ from typing import Any
 
 from teleport.launcher import accounts, environment, messages, modes, processes, session
 from teleport.launcher.opening import Opening, ask_at
-from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, Pty, Reason, SpawnRequest
+from teleport.launcher.values import SIGNALS, Exit, Kind, LauncherRefused, Pty, Reason, SpawnRequest
 
 GRACE = 0.4  # seconds between asking a session's processes to end and killing them
 _ROUND = 0.02  # seconds between two rounds of killing
@@ -184,6 +184,9 @@ class _Monitor:
         if request.pty is not None:
             master, slave, self._tty = open_terminal(request.pty, account.uid, host.tty_group)
             self._ours, self._theirs = (master,), (slave,)
+        elif request.kind is Kind.ERRANDS:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._ours, self._theirs = (ours.detach(),), (theirs.detach(),)
         else:
             self._ours, self._theirs = _open_pipes(account.uid, account.gid)
         if request.transfer is not None:

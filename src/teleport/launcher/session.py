@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from teleport.launcher import environment, messages, processes, transfer
+from teleport.launcher import environment, errands, messages, processes, transfer
 from teleport.launcher.accounts import Account
 from teleport.launcher.values import Kind, LauncherRefused, Reason, SpawnRequest
 
@@ -52,7 +52,8 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """The child's side: a terminal's slave end and name, or three pipe ends, and perhaps that of a control socket."""
+    """The child's side: a terminal's slave end and name; three pipe ends, and perhaps that of a control socket; or the
+    socket of errands."""
 
     descriptors: tuple[int, ...]
     tty: str | None
@@ -113,6 +114,8 @@ def _become(
     processes.set_death_signal(signal.SIGKILL)
     if os.getppid() != monitor:
         os._exit(255)
+    if request.kind is Kind.ERRANDS:
+        errands.serve(control, report, account.home)
     try:
         os.chdir(account.home)
     except OSError as error:
@@ -166,13 +169,17 @@ def _take_streams(streams: Streams, report: int) -> int:
 
     The report closes at exec, which is how the monitor learns of success. No end lies below 3: a monitor has 0 to 2.
     """
-    if len(streams.descriptors) == 1:
+    errand = -1
+    if streams.tty is not None:
         os.login_tty(streams.descriptors[0])
+    elif len(streams.descriptors) == 1:
+        os.setsid()
+        (errand,) = streams.descriptors  # the standard streams lead nowhere
     else:
         os.setsid()
         for target, descriptor in enumerate(streams.descriptors[:3]):
             os.dup2(descriptor, target)
-    control = streams.descriptors[3] if len(streams.descriptors) > 3 else -1
+    control = streams.descriptors[3] if len(streams.descriptors) > 3 else errand
     processes.close_all_but(0, 1, 2, report, control)
     return control
 

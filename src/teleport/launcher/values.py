@@ -19,6 +19,7 @@ class Kind(StrEnum):
     EXEC = "exec"  # `shell -c command`
     # Files are moved, as the user and without a shell (`launcher.transfer`).
     SFTP = "sftp"  # our own server, in the session's process
+    ERRANDS = "errands"  # no program: a process that connects and listens for the daemon (`errands.py`)
 
 
 class Reason(StrEnum):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Protocol
+from uuid import uuid4
 
 from teleport.audit.events import ClientDisconnect, SessionRejected, SessionRequestDenied
 from teleport.authz.channel_table import AskedKind
@@ -14,14 +15,16 @@ from teleport.authz.joining import JoinPermit, RunningSession
 from teleport.authz.ssh import SSHAccessPermit
 from teleport.identity import UserIdentity
 from teleport.node.facts import Facts
+from teleport.node.forwards import Forwards
 from teleport.node.session_channel import SessionChannelHandler
 from teleport.node.tools import Tools
 from teleport.resources.joining import JoinMode
-from teleport.ssh.handlers import Channel, SessionChannel, SessionHandler, StreamHandler
-from teleport.ssh.surface import Refusal
+from teleport.ssh.handlers import Channel, Client, SessionChannel, SessionHandler, StreamHandler
+from teleport.ssh.surface import Place, Refusal
 
 log = logging.getLogger(__name__)
 
+_BY_CLIENT = "closed by the client"
 _LAST_WORDS_SECONDS = 1.0  # for the sessions of a connection to end and say why, before it is cut
 
 
@@ -61,7 +64,9 @@ class NodeConnection:
         self.permit = permit
         self._ended = ended
         self._sessions: set[SessionChannelHandler] = set()
-        self._channel: Channel | None = None
+        self.id = uuid4()  # for events of its forwards
+        self.client: Client | None = None
+        self.forwards = Forwards(tools, self)
         self._loop = asyncio.get_running_loop()
         self._last_active = self._loop.time()
         self._disconnected = False
@@ -86,6 +91,7 @@ class NodeConnection:
             self._watch()
         for session in list(self._sessions):
             session.reconsider()
+        self.forwards.reconsider()
 
     @property
     def identity(self) -> UserIdentity:
@@ -117,12 +123,22 @@ class NodeConnection:
             self._timers.append(self._loop.call_later(left, self._idle_check, limit))
             del self._timers[:-2]
 
-    async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
+    def began(self, client: Client) -> None:
+        self.client = client
+
+    def admit(self, what: str) -> Refusal | None:
+        """Decides anew before something begins, whatever the connection was let in with; a refusal is on record."""
         decision = self._decisions.decide(self.facts)
         if isinstance(decision, AccessDenial):
-            self.denied("session", f"{decision.code}: {'; '.join(decision.reasons)}")
+            self.denied(what, f"{decision.code}: {'; '.join(decision.reasons)}")
             return Refusal.told(decision.public, decision.hint)
         self.obey(decision)
+        return None
+
+    async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
+        refused = self.admit("session")
+        if refused is not None:
+            return refused
         limit = self.permit.max_sessions
         if limit and len(self._sessions) >= limit:
             now = self._tools.clock.now()
@@ -130,21 +146,29 @@ class NodeConnection:
             await self._tools.emitter.emit(event)
             return Refusal(f"Your roles allow {limit} sessions on one connection.")
         session = SessionChannelHandler(
-            self._tools, self, channel, record=self.permit.record, mfa=_second_factor(self.facts, decision)
+            self._tools, self, channel, record=self.permit.record, mfa=_second_factor(self.facts, self.permit)
         )
         self._sessions.add(session)
-        self._channel = channel
         return session
 
     async def open_stream(
         self, channel: Channel, host: str, port: int, origin: tuple[str, int]
     ) -> StreamHandler | Refusal:
-        self.denied("direct-tcpip", "not offered here")
-        return Refusal("Port forwarding is not offered here.")
+        return await self.forwards.open_tcp(channel, host, port, origin)
+
+    async def open_socket(self, channel: Channel, path: str) -> StreamHandler | Refusal:
+        return await self.forwards.open_socket(channel, path)
+
+    async def listen(self, place: Place) -> int | Refusal:
+        return await self.forwards.listen(place)
+
+    async def cancel(self, place: Place) -> bool:
+        return await self.forwards.cancel(place)
 
     def left(self, session: SessionChannelHandler) -> None:
         """A session is over."""
         self._sessions.discard(session)
+        self.forwards.release(session)
         self._perhaps_over()
 
     def denied(self, what: str, reason: str) -> None:
@@ -170,16 +194,18 @@ class NodeConnection:
         self._tools.in_background(self._emit(event), "audit a disconnect")
         for session in list(self._sessions):
             session.end(told or reason)
+        self.forwards.end(reason)
         self._loop.call_later(_LAST_WORDS_SECONDS, self._abort, told or reason)
 
     def _abort(self, told: str) -> None:
-        if self._channel is not None:
-            self._channel.connection_abort(f"disconnected: {told}")
+        if self.client is not None:
+            self.client.abort(f"disconnected: {told}")
 
     def ended(self, reason: str) -> None:
         self._gone = True
         for session in list(self._sessions):
             session.closed()
+        self.forwards.end("" if reason == _BY_CLIENT else reason)
         self._watch()
         self._perhaps_over()
 

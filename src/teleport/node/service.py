@@ -42,6 +42,7 @@ from teleport.node.needs import (
     Recordings,
     Rules,
 )
+from teleport.node.reserved import ClusterPorts, Reserved
 from teleport.node.tools import Registry, Tools
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
@@ -83,10 +84,12 @@ class NodeService(SshService):
         watcher: Watcher | None = None,
         present: Callable[[UserIdentity], UserIdentity | None] = lambda identity: identity,
         control: Control | None = None,
+        reserved: Reserved | None = None,
     ) -> None:
         """`present` gives what of an identity still holds (its user may have lost roles since); None: nothing.
         `watcher` sees what sessions do, for enhanced recording; None: it is off.
-        `control` counts the connections of users whose roles limit them; without it those users do not get in."""
+        `control` counts the connections of users whose roles limit them; without it those users do not get in.
+        `reserved` knows the cluster's ports; without it, the one that this node is reached at."""
         super().__init__(
             SURFACE, config.limits, host_keys, Slots(config.unproved, "node ssh", limits=config.connections)
         )
@@ -106,6 +109,7 @@ class NodeService(SshService):
             Registry(new_id),
             Enhanced(watcher, clock, self.in_background),
             self.in_background,
+            reserved or ClusterPorts(lambda: _port_of(config.address)),
         )
         self._seen = vouch.Seen()
         self._strangers = Heard()
@@ -298,6 +302,11 @@ class NodeService(SshService):
 
     async def _emit(self, event: AuthFailed) -> None:
         await self.emitter.emit(event)
+
+
+def _port_of(address: str) -> tuple[int, ...]:
+    _, _, port = address.rpartition(":")
+    return (int(port),) if port.isdigit() else ()
 
 
 def held_on(lease: MfaLease | None, now: datetime) -> MfaLease | None:

@@ -10,6 +10,7 @@ from uuid import UUID
 from teleport.clock import Clock
 from teleport.node.enhanced import Enhanced
 from teleport.node.needs import Emitter, Launcher, NodeConfig, Recordings
+from teleport.node.reserved import Reserved
 
 if TYPE_CHECKING:
     from teleport.node.session import Session
@@ -58,3 +59,4 @@ class Tools:
     registry: Registry
     enhanced: Enhanced
     in_background: Callable[[Coroutine[Any, Any, None], str], None]
+    reserved: Reserved

@@ -278,7 +278,6 @@ def role_warnings(role: Role) -> tuple[FieldWarning, ...]:
     options = role.spec.options
     later = {
         "forward_agent": options.forward_agent,
-        "port_forwarding": options.port_forwarding is True,
         "permit_x11_forwarding": options.permit_x11_forwarding,
         "cert_format": options.cert_format != "standard",
         "request_access": options.request_access != "optional",

@@ -1,24 +1,30 @@
 """The channels our servers open: sessions and streams, each answering only the requests its surface names.
 
 Covers three sharp edges of asyncssh (`tests/ssh/test_ssh_contract.py`): a callback that returns a coroutine counts as
-a permit, so everything that takes time is decided in a task and answered afterwards, with a real bool; agent and X11
-requests act as the daemon's user, so they can only be refused here; variables are taken without a limit.
+a permit, so everything that takes time is decided in a task and answered afterwards, with a real bool; its agent and
+X11 requests act as the daemon's user, so both are replaced; variables are taken without a limit.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh import ChannelOpenError, ProtocolError
 from asyncssh.channel import SSHForwardChannel, SSHServerChannel
-from asyncssh.constants import MSG_CHANNEL_REQUEST, MSG_CHANNEL_WINDOW_ADJUST, OPEN_ADMINISTRATIVELY_PROHIBITED
+from asyncssh.constants import (
+    MSG_CHANNEL_REQUEST,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    OPEN_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_CONNECT_FAILED,
+)
 from asyncssh.misc import MaybeAwait
 from asyncssh.packet import SSHPacket
 from asyncssh.session import SSHServerSession, SSHSession, SSHTCPSession
 
 from teleport.authz.channel_table import AskedKind
-from teleport.ssh.handlers import SessionHandler, StreamHandler
+from teleport.ssh.handlers import Channel, ForwardsSession, SessionHandler, StreamHandler
 from teleport.ssh.packets import STDERR, DataPath
 from teleport.ssh.surface import (
     Exec,
@@ -29,6 +35,7 @@ from teleport.ssh.surface import (
     Subsystem,
     TerminalRequest,
     TerminalSize,
+    X11Request,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +92,7 @@ class _Writer(DataPath):
 
 
 class StreamChannel(_Writer, SSHForwardChannel[bytes]):
-    """A `direct-tcpip` channel."""
+    """A channel that carries bytes and nothing else: a forward, whoever opened it."""
 
     def start_serving(self) -> None:
         """Set limits; called once when the channel is made."""
@@ -222,6 +229,37 @@ class ServerSessionChannel(_Writer, SSHServerChannel[bytes]):
         except UnicodeDecodeError:
             return False
 
+    def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: SSHPacket) -> Any:
+        # Replaces asyncssh's, whose socket is one for the connection, and the daemon's own.
+        packet.check_end()
+        return self._offered(cast(ForwardsSession, self._served).agent())
+
+    def _process_x11_req_request(self, packet: SSHPacket) -> Any:
+        # Replaces asyncssh's, which writes the daemon's own ~/.Xauthority.
+        single, protocol, cookie = packet.get_boolean(), packet.get_string(), packet.get_string()
+        screen = packet.get_uint32()
+        packet.check_end()
+        try:
+            request = X11Request(single, protocol.decode("ascii"), bytes.fromhex(cookie.decode("ascii")), screen)
+        except ValueError:
+            return False
+        if not 0 < len(request.protocol) <= 64 or not 0 < len(request.cookie) <= 256 or screen > 255:
+            return False
+        return self._offered(cast(ForwardsSession, self._served).x11(request))
+
+    def _offered(self, deciding: Coroutine[Any, Any, bool]) -> bool | None:
+        """None: the answer follows from a task. What the client offers counts for what it starts afterwards only."""
+        if self._session_started:
+            deciding.close()
+            return False
+        self._server.create_task(self._answer_offer(deciding))
+        return None
+
+    async def _answer_offer(self, deciding: Coroutine[Any, Any, bool]) -> None:
+        taken = await deciding
+        if self._conn is not None:
+            self._report_response(taken is True)
+
     def _begin(self, what: Start) -> bool | None:
         """None: the answer follows from a task (a coroutine returned here would count as a permit)."""
         if self._session_started:
@@ -273,9 +311,18 @@ class ServerSessionChannel(_Writer, SSHServerChannel[bytes]):
         return self._handler
 
 
-async def serve_stream(handler: MaybeAwait[StreamHandler | Refusal]) -> SSHTCPSession[bytes]:
+async def serve_stream(channel: StreamChannel, handler: MaybeAwait[StreamHandler | Refusal]) -> SSHTCPSession[bytes]:
     """The asyncssh session of a stream; raises `ChannelOpenError` with the refusal's sentence."""
     decided = await handler if asyncio.iscoroutine(handler) else handler
     if isinstance(decided, Refusal):
-        raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, decided.message)
-    return _Deliveries(cast(StreamHandler, decided))
+        code = OPEN_CONNECT_FAILED if decided.tried else OPEN_ADMINISTRATIVELY_PROHIBITED
+        raise ChannelOpenError(code, decided.message)
+    stream = cast(StreamHandler, decided)
+    if channel._conn is None:
+        stream.closed()  # the client went meanwhile: nobody else would tell
+    return _Deliveries(stream)
+
+
+def deliveries(channel: StreamChannel, make: Callable[[Channel], StreamHandler]) -> SSHTCPSession[bytes]:
+    """The asyncssh session of a stream that the server opened."""
+    return _Deliveries(make(ChannelView(channel)))

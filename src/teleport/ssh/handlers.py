@@ -7,13 +7,22 @@ The server calls these methods from the event loop; those that are not coroutine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from teleport.authz.channel_table import AskedKind
 from teleport.pki.live_proof import Evidence
-from teleport.ssh.surface import KeepAlive, Refusal, Start, TerminalRequest, TerminalSize
+from teleport.ssh.surface import (
+    Incoming,
+    KeepAlive,
+    Place,
+    Refusal,
+    Start,
+    TerminalRequest,
+    TerminalSize,
+    X11Request,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +192,66 @@ class ConnectionHandler(Protocol):
         ...
 
 
+class Client(Protocol):
+    """The client of a connection, as far as the server's side begins something."""
+
+    async def open(self, what: Incoming, make: Callable[[Channel], StreamHandler]) -> Refusal | None:
+        """Opens a channel to it; its handler is made once the client took it. Else why there is none."""
+        ...
+
+    def abort(self, message: str) -> None:
+        """Ends the whole connection with a disconnect message."""
+        ...
+
+
+class WantsClient(Protocol):
+    """A connection's handler that begins something by itself."""
+
+    def began(self, client: Client) -> None:
+        """The client is in."""
+        ...
+
+
+class ForwardsConnection(Protocol):
+    """What a connection's handler has besides where the surface offers more forwards than `direct-tcpip`."""
+
+    async def open_socket(self, channel: Channel, path: str) -> StreamHandler | Refusal:
+        """A client opens a `direct-streamlocal@openssh.com` channel to a Unix socket."""
+        ...
+
+    async def listen(self, place: Place) -> int | Refusal:
+        """A client wants something listened for; the port (0 of a Unix socket)."""
+        ...
+
+    async def cancel(self, place: Place) -> bool:
+        """A client wants a listener of its own to end; False when it has none there."""
+        ...
+
+
+class ForwardsSession(Protocol):
+    """What a session's handler has besides where the surface offers agent and X11. Both are asked before a start."""
+
+    async def agent(self) -> bool:
+        """The client offers its agent."""
+        ...
+
+    async def x11(self, request: X11Request) -> bool:
+        """The client offers its display."""
+        ...
+
+
 __all__ = [
     "Channel",
+    "Client",
     "ConnectionHandler",
+    "ForwardsConnection",
+    "ForwardsSession",
     "Gate",
     "Question",
     "SecondStep",
     "SessionChannel",
     "SessionHandler",
     "StreamHandler",
+    "WantsClient",
     "WantsEvidence",
 ]

@@ -39,12 +39,12 @@ from teleport.pki.live_proof import Evidence
 from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate
 from teleport.resources.names import peer_address
-from teleport.ssh.channels import ChannelView, ServerSessionChannel, StreamChannel, serve_stream
-from teleport.ssh.guard import Guarded
-from teleport.ssh.handlers import ConnectionHandler, Gate, WantsEvidence
+from teleport.ssh.channels import ChannelView, ServerSessionChannel, serve_stream
+from teleport.ssh.handlers import ConnectionHandler, Gate, WantsClient, WantsEvidence
 from teleport.ssh.listener import NoSlot, Slot
 from teleport.ssh.packets import key_exchanges
 from teleport.ssh.second_step import SecondSteps, is_step
+from teleport.ssh.server_forwards import ClientView, ForwardRequests
 from teleport.ssh.surface import (
     CIPHERS,
     MACS,
@@ -87,7 +87,7 @@ class _Owner(SSHServer):
             self.connection.ended(exc)
 
 
-class ServerConnection(Guarded):
+class ServerConnection(ForwardRequests):
     """One connection of a client. An asyncio protocol: give it to a transport."""
 
     def __init__(
@@ -282,6 +282,8 @@ class ServerConnection(Guarded):
         self._handler = admitted[1]
         self._slot.proved()
         self.proved()
+        if hasattr(self._handler, "began"):
+            cast(WantsClient, self._handler).began(ClientView(self))
         await super().send_userauth_success()
 
     def report_limit(self, reason: str) -> None:
@@ -340,11 +342,10 @@ class ServerConnection(Guarded):
         if len(host) > 255 or len(origin_host) > 255 or not 0 <= port <= 65535:
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "the address cannot be meant")
         self.create_task(self.measure_delay())
-        channel = StreamChannel(self, self._loop, None, "strict", self.limits.window, self.limits.packet)
-        channel.start_serving()
+        channel = self.stream_channel()
         origin = (origin_host.decode("utf-8", "replace"), origin_port)
         opened = self.handler.open_stream(ChannelView(channel), host.decode("utf-8", "replace"), port, origin)
-        return channel, serve_stream(opened)
+        return channel, serve_stream(channel, opened)
 
     def _process_global_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
         if self.too_often("global request", self.limits.global_requests_per_second):
@@ -352,6 +353,8 @@ class ServerConnection(Guarded):
         peek = SSHPacket(packet.get_remaining_payload())
         name = peek.get_string().decode("ascii", "replace")
         wants_reply = peek.get_boolean()
+        if len(self._global_request_queue) >= self.limits.queued_requests:
+            raise self.gone_too_far("too many global requests at once")
         if self.surface.offers(AskedKind.GLOBAL_REQUEST, name):
             super()._process_global_request(pkttype, pktid, packet)
             return
@@ -367,7 +370,7 @@ class ServerConnection(Guarded):
 
     # asyncssh dispatches by this table of functions, so a method that is only overridden is never called.
     _packet_handlers = {  # noqa: RUF012  # as asyncssh declares it
-        **Guarded._packet_handlers,
+        **ForwardRequests._packet_handlers,
         MSG_GLOBAL_REQUEST: _process_global_request,
         MSG_CHANNEL_OPEN: _process_channel_open,
     }

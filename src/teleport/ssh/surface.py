@@ -110,9 +110,13 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A refusal: one clear sentence for the user. It reveals nothing beyond the proved certificate's own content."""
+    """A refusal: one clear sentence for the user. It reveals nothing beyond the proved certificate's own content.
+
+    `tried`: nothing forbids it, it was tried and did not work.
+    """
 
     message: str
+    tried: bool = False
 
     @classmethod
     def told(cls, what: str, hint: str) -> Refusal:
@@ -163,3 +167,61 @@ class Subsystem:
 
 
 Start = Shell | Exec | Subsystem
+
+
+@dataclass(frozen=True, slots=True)
+class TcpPlace:
+    """Where a client wants something listened for: an address as it says it (empty: everywhere) and a port."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPlace:
+    """Where a client wants something listened for: the path of a Unix socket."""
+
+    path: str
+
+
+Place = TcpPlace | SocketPlace
+
+
+@dataclass(frozen=True, slots=True)
+class X11Request:
+    """A client offers its display (RFC 4254 section 6.3.1): what clients of it have to show, which it replaces."""
+
+    single: bool  # for one connection only
+    protocol: str
+    cookie: bytes
+    screen: int
+
+
+@dataclass(frozen=True, slots=True)
+class FromTcp:
+    """A connection came to a listener of the client's, from `origin`."""
+
+    place: TcpPlace
+    origin: tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FromSocket:
+    """A connection came to a Unix socket of the client's."""
+
+    place: SocketPlace
+
+
+@dataclass(frozen=True, slots=True)
+class FromX11:
+    """A program of the session connected to its display."""
+
+    origin: tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FromAgentSocket:
+    """A program of the session asks the client's agent."""
+
+
+Incoming = FromTcp | FromSocket | FromX11 | FromAgentSocket

@@ -181,6 +181,11 @@ class LabRules:
     def leases(self, user: str, key: str, client_address: str) -> Sequence[MfaLease]:
         return [lease for lease in self.leased if lease.spec.user == user]
 
+    def allow(self, **changes: object) -> None:
+        """Changes what the role allows."""
+        allow = msgspec.structs.replace(self.role.spec.allow, **changes)
+        self.role = msgspec.structs.replace(self.role, spec=msgspec.structs.replace(self.role.spec, allow=allow))
+
     def options(self, **changes: object) -> None:
         """Changes the role's options."""
         spec = msgspec.structs.replace(self.role.spec, options=Options(**changes))  # type: ignore[arg-type]
@@ -463,6 +468,7 @@ async def running_lab(
     authorities: Authorities | None = None,
     labels: Mapping[str, str] | None = None,
     watcher: Watcher | None = None,
+    port_forwarding: bool = True,
 ) -> AsyncIterator[Lab]:
     """A node and a proxy in this loop until the context ends."""
     authorities = authorities or Authorities()
@@ -477,9 +483,7 @@ async def running_lab(
     leases, control = LabLeases(rules), LabControl()
     directory.registered.append(RegisteredNode(str(node_host.host_id), hostname, f"127.0.0.1:{node_port}"))
     config = NodeConfig(authorities.cluster, node_host.host_id, hostname, f"127.0.0.1:{node_port}")
-    config = replace(config, probe=KeepAlive(0.2, 2))
-    if limits is not None:
-        config = replace(config, limits=limits)
+    config = replace(config, probe=KeepAlive(0.2, 2), port_forwarding=port_forwarding, limits=limits or config.limits)
     node = NodeService(
         config,
         certificates=authorities,

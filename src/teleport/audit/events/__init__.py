@@ -42,6 +42,7 @@ from teleport.audit.events.cluster import (
 )
 from teleport.audit.events.codec import MAX_LINE, Registry, UnknownEvent, encode_event, is_canonical
 from teleport.audit.events.enhanced import SessionCommand, SessionDisk, SessionEnhancedGap, SessionNetwork
+from teleport.audit.events.forwards import AgentForward, PortClosed, X11Forward
 from teleport.audit.events.host_users import HostUserCreate, HostUserDelete, HostUserUpdate
 from teleport.audit.events.second_factor import MfaLeaseCreated, MfaLeaseDeleted, SessionMfa
 from teleport.audit.events.sessions import (
@@ -96,6 +97,7 @@ __all__ = [
     "MAX_LINE",
     "REGISTRY",
     "Actor",
+    "AgentForward",
     "ApiDenied",
     "AuditCheckpoint",
     "AuditConfigUpdate",
@@ -136,6 +138,7 @@ __all__ = [
     "OpensshCertCreate",
     "OpensshNameCreate",
     "Port",
+    "PortClosed",
     "ProxyCreate",
     "ProxyDelete",
     "RecordingGap",
@@ -183,6 +186,7 @@ __all__ = [
     "UserPasswordChange",
     "UserUnlocked",
     "UserUpdate",
+    "X11Forward",
     "encode_event",
     "event_name",
     "is_canonical",

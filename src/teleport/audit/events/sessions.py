@@ -157,9 +157,13 @@ class Scp(ServerEvent, frozen=True, kw_only=True, tag="scp"):
 class Port(ServerEvent, frozen=True, kw_only=True, tag="port"):
     """A port forward was asked for."""
 
-    addr: str = ""  # where to
+    addr: str = ""  # where to, as the client said it
     success: bool = True  # whether it was made
     error: str = ""  # why not
+    kind: str = ""  # type of its channel, or of the request for a listener: tcpip-forward, ...
+    resolved: str = ""  # address and port, or socket, that it leads to
+    origin: str = ""  # who connected, as the client says; of a listener's connection, as this host saw it
+    connection: str = ""  # id of the client's connection, the same in all events of its forwards
 
     def failed(self) -> bool:
         return not self.success

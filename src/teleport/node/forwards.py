@@ -1,0 +1,544 @@
+"""The forwards of one connection: decided, put on record, carried, and ended with it.
+
+Each is judged by the permit of the moment (`authz.forwarding`) and by the node's own switch; a name is resolved once,
+and only an address that was judged is dialled (threat T26). `launcher.errands` opens what is opened, as the login.
+That a forward begins is on record before a byte moves (T40); its end tells what it carried (T39). A listener belongs to
+the connection that asked for it: nobody else can cancel it (T27). When the permit changes, everything open is judged
+anew. Users who need others in their sessions get no forwards: nobody could watch those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol
+from uuid import UUID
+
+from teleport.audit.events import Port, PortClosed
+from teleport.authz.channels import ChannelTerms, refusal
+from teleport.authz.decision import AccessDenial
+from teleport.authz.forwarding import (
+    Destination,
+    plain_address,
+    why_no_forward,
+    why_no_listener,
+    why_no_socket,
+    why_no_socket_listener,
+)
+from teleport.authz.ssh import SSHAccessPermit
+from teleport.errors import ConnectionProblem, TeleportError
+from teleport.launcher.values import Kind, LauncherRefused, SpawnRequest
+from teleport.node.facts import Facts
+from teleport.node.listening import Listening
+from teleport.node.needs import Errands
+from teleport.node.pam import pam_request
+from teleport.node.relay import Relay
+from teleport.node.tools import Tools
+from teleport.resources.destinations import Address
+from teleport.ssh.handlers import Channel, Client, StreamHandler
+from teleport.ssh.surface import FromSocket, FromTcp, Incoming, Place, Refusal, TcpPlace
+
+log = logging.getLogger(__name__)
+
+RESOLVE_SECONDS: Final = 10.0
+DIAL_SECONDS: Final = 10.0  # for one address
+_START_SECONDS = 20.0  # for the process that connects and listens: its account may be looked up far away
+MOST_LISTENERS: Final = 32  # of a connection
+_LOCALHOST = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+_NO_LOG = Refusal("This node cannot write its audit log now, so nothing is forwarded.")
+
+Still = Callable[[ChannelTerms], AccessDenial | None]
+
+
+class Connection(Protocol):
+    """What forwards need of their connection."""
+
+    facts: Facts
+    id: UUID
+    client: Client | None
+
+    @property
+    def permit(self) -> SSHAccessPermit: ...
+    def active(self) -> None: ...
+    def admit(self, what: str) -> Refusal | None:
+        """Decides anew whether the connection may begin something, and goes on under the new permit."""
+        ...
+
+
+@dataclass(slots=True)
+class Record:
+    """A forward as events name it, and what keeps it allowed."""
+
+    kind: str
+    addr: str
+    still: Still
+    origin: str = ""
+    resolved: str = ""
+    sent: int = 0  # of a listener: by its connections that are over
+    received: int = 0
+
+
+@dataclass(slots=True)
+class Listener:
+    """A listener of the client's."""
+
+    record: Record
+    listening: Listening
+    token: int = 0  # of the errands, when there is something to take away
+    owner: object = None  # the session that it belongs to, if it is one's
+    relays: set[Relay] = field(default_factory=set)
+
+
+class Forwards:
+    """Owns everything that a connection has open besides its sessions."""
+
+    def __init__(self, tools: Tools, connection: Connection) -> None:
+        self._tools = tools
+        self._connection = connection
+        self._errands: Errands | None = None
+        self._starting = asyncio.Lock()
+        self._relays: dict[Relay, Record] = {}
+        self._places: dict[Place, Listener] = {}
+        self._owned: list[Listener] = []  # of sessions
+        self._incoming = 0  # connections that wait for the client to take them
+        self._ended = False
+
+    # towards hosts and sockets
+
+    async def open_tcp(
+        self, channel: Channel, host: str, port: int, origin: tuple[str, int]
+    ) -> StreamHandler | Refusal:
+        """Connects to a host for the client."""
+        record = Record("direct-tcpip", _shown(host, port), _any_forward, origin=_shown(*origin))
+        if (refused := self._connection.admit(record.kind)) is not None:
+            return refused
+        if (denied := self.why_not(_any_forward)) is not None:
+            return await self._refuse(record, denied)
+        try:
+            errands = await self.errands()
+            allowed: list[Destination] = []
+            for address in await _resolved(errands, host, port):
+                to = Destination(host, address, port, self._tools.reserved(host, address, port))
+                found = self.why_not(partial(_to, to))
+                if found is None:
+                    allowed.append(to)
+                denied = found or denied
+            if not allowed:
+                assert denied is not None, "a name has an address, or cannot be resolved"
+                return await self._refuse(record, denied)
+            sock, to = await _dialled(errands, allowed)
+        except TeleportError as error:
+            return await self._failed(record, error)
+        record.still = partial(_to, to)
+        record.resolved = _shown(str(to.address), port)
+        return await self._begin(record, sock, channel)
+
+    async def open_socket(self, channel: Channel, path: str) -> StreamHandler | Refusal:
+        """Connects to a Unix socket for the client."""
+        record = Record("direct-streamlocal@openssh.com", _readable(path), _any_forward)
+        if (refused := self._connection.admit(record.kind)) is not None:
+            return refused
+        if (denied := self.why_not(_any_forward)) is not None:
+            return await self._refuse(record, denied)
+        try:
+            errands = await self.errands()
+            found = await errands.find(path)
+            try:
+                record.still = lambda terms: why_no_socket(terms, found.path, home=found.home)
+                record.resolved = _readable(found.path)
+                if (denied := self.why_not(record.still)) is not None:
+                    return await self._refuse(record, denied)
+                sock = socket.socket(fileno=await errands.connect_found(found))
+            finally:
+                errands.forget(found.token)
+        except TeleportError as error:
+            return await self._failed(record, error)
+        return await self._begin(record, sock, channel)
+
+    async def _begin(self, record: Record, sock: socket.socket, channel: Channel) -> StreamHandler | Refusal:
+        """Puts it on record, and joins socket and channel. The caller's last step."""
+        try:
+            await self.emit_opened(record)
+        except TeleportError as error:
+            sock.close()
+            log.error("a forward cannot be put on record error=%s", error)
+            return _NO_LOG
+        except BaseException:
+            sock.close()
+            raise
+        if (denied := self.why_not(record.still)) is not None:
+            sock.close()
+            self._emit_closed(record, 0, 0, "; ".join(denied.reasons))
+            return Refusal.told(denied.public, denied.hint)
+        return self.relay(record, sock, channel)
+
+    # listening
+
+    async def listen(self, place: Place) -> int | Refusal:
+        """Listens for the client; the port, 0 of a socket."""
+        tcp = isinstance(place, TcpPlace)
+        record = Record(
+            "tcpip-forward" if isinstance(place, TcpPlace) else "streamlocal-forward@openssh.com",
+            _shown(place.address or "*", place.port) if isinstance(place, TcpPlace) else _readable(place.path),
+            _any_forward,
+        )
+        if (refused := self._connection.admit(record.kind)) is not None:
+            return refused
+        if isinstance(place, TcpPlace):
+            address, port = place.address, place.port
+            record.still = lambda terms: why_no_listener(terms, address, port)
+        if (denied := self.why_not(record.still)) is not None:
+            return await self._refuse(record, denied)
+        token = 0
+        try:
+            if place in self._places:
+                raise ConnectionProblem("this connection listens there already")
+            if len(self._places) >= MOST_LISTENERS:
+                raise ConnectionProblem(f"a connection listens at {MOST_LISTENERS} places at most")
+            errands = await self.errands()
+            if isinstance(place, TcpPlace):
+                descriptors, port = await errands.listen(_addresses(place.address), place.port)
+                place = TcpPlace(place.address, port)
+                record.addr = _shown(place.address or "*", port)
+            else:
+                found = await errands.place(place.path)
+                token = found.token
+                record.still = lambda terms: why_no_socket_listener(terms, found.path, home=found.home)
+                record.resolved = _readable(found.path)
+                if (denied := self.why_not(record.still)) is not None:
+                    errands.forget(token)
+                    return await self._refuse(record, denied)
+                try:
+                    descriptors = (await errands.listen_at(found),)
+                except TeleportError:
+                    errands.forget(token)
+                    raise
+        except TeleportError as error:
+            return await self._failed(record, error)
+        sockets = Listener(record, Listening((), _nothing), token)
+        try:
+            await self.emit_opened(record)
+        except BaseException as error:
+            Listening(descriptors, _nothing).close()
+            self._forget(token)
+            if not isinstance(error, TeleportError):
+                raise
+            log.error("a forward cannot be put on record error=%s", error)
+            return _NO_LOG
+        sockets.listening = Listening(descriptors, partial(self._came, sockets, place))
+        if (denied := self.why_not(record.still)) is not None or place in self._places:
+            self._close(sockets, "; ".join(denied.reasons) if denied is not None else "it was asked for twice")
+            return Refusal("It is not allowed any more.")
+        self._places[place] = sockets
+        return place.port if tcp and isinstance(place, TcpPlace) else 0
+
+    async def cancel(self, place: Place) -> bool:
+        """Ends a listener of this connection; its connections go on, as under sshd."""
+        found = self._places.pop(place, None)
+        if found is not None:
+            self._close(found, "")
+        return found is not None
+
+    def _came(self, listener: Listener, place: Place, sock: socket.socket, origin: tuple[str, int]) -> None:
+        tcp = isinstance(place, TcpPlace)
+        record = Record(
+            "forwarded-tcpip" if tcp else "forwarded-streamlocal@openssh.com",
+            listener.record.addr,
+            listener.record.still,
+            origin=_shown(*origin) if tcp else "",
+        )
+        what = FromTcp(place, origin) if isinstance(place, TcpPlace) else FromSocket(place)
+        self.bring(listener, record, sock, what)
+
+    def bring(
+        self, listener: Listener, record: Record, sock: socket.socket, what: Incoming, *, first: bytes = b""
+    ) -> None:
+        """Brings a connection to the client, in the background."""
+        self._incoming += 1
+        self._throttle()
+        self._tools.in_background(self._bring(listener, record, sock, what, first), f"bring a {record.kind}")
+
+    async def _bring(
+        self, listener: Listener, record: Record, sock: socket.socket, what: Incoming, first: bytes
+    ) -> None:
+        joined = False
+
+        def make(channel: Channel) -> StreamHandler:
+            nonlocal joined
+            joined = True
+            made = self.relay(record, sock, channel, listener=listener, first=first)
+            if self.why_not(record.still) is not None or (not listener.listening.open and listener.owner is not None):
+                made.end("it is not allowed any more")
+            return made
+
+        why = "it is not allowed any more"
+        try:
+            if self._connection.client is not None and self.why_not(record.still) is None:
+                await self.emit_opened(record)
+                refused = await self._connection.client.open(what, make)
+                why = refused.message if refused is not None else ""
+        except TeleportError as error:
+            log.error("a forward cannot be put on record error=%s", error)
+        finally:
+            self._incoming -= 1
+            if not joined:
+                sock.close()
+                self._emit_closed(record, 0, 0, why)
+            self._throttle()
+
+    def _throttle(self) -> None:
+        """Takes connections only while the client could have them: others wait in the kernel."""
+        full = len(self._relays) + self._incoming >= self._tools.config.limits.channels
+        for listener in (*self._places.values(), *self._owned):
+            if full:
+                listener.listening.pause()
+            else:
+                listener.listening.resume()
+
+    def own(self, listener: Listener) -> None:
+        """A session has a listener: it ends with it."""
+        self._owned.append(listener)
+
+    def release(self, owner: object) -> None:
+        """A session is over: what was its own ends."""
+        for listener in [one for one in self._owned if one.owner is owner]:
+            self._owned.remove(listener)
+            self._close(listener, "the session is over")
+
+    def _close(self, listener: Listener, why: str) -> None:
+        listener.listening.close()
+        self._forget(listener.token)
+        record = listener.record
+        if listener.owner is None:
+            self._emit_closed(record, record.sent, record.received, why)
+        else:
+            for relay in list(listener.relays):
+                relay.end(why)
+
+    def _forget(self, token: int) -> None:
+        if token and self._errands is not None:
+            self._errands.forget(token)
+
+    # what all have in common
+
+    async def errands(self) -> Errands:
+        """The process that connects and listens as the login; started by the first who asks. `TeleportError` says why
+        there is none."""
+        async with self._starting:
+            if self._errands is None or self._errands.gone:
+                facts, config = self._connection.facts, self._tools.config
+                assert facts.user is not None, "a forward belongs to a user"
+                request = SpawnRequest(
+                    login=facts.login,
+                    kind=Kind.ERRANDS,
+                    pam=pam_request(config.pam, facts.user, facts.login) if config.pam is not None else None,
+                    client=facts.client.host,
+                )
+                try:
+                    async with asyncio.timeout(_START_SECONDS):
+                        self._errands = await self._tools.launcher.errands(request)
+                except TimeoutError:
+                    raise ConnectionProblem("the login's account could not be looked up in time") from None
+                if self._ended:
+                    self._errands.close()
+            return self._errands
+
+    def why_not(self, still: Still) -> AccessDenial | None:
+        """What forbids a forward now."""
+        permit = self._connection.permit
+        if self._ended:
+            return refusal("anything on a connection that has ended", "the connection has ended")
+        if not self._tools.config.port_forwarding:
+            return refusal("port forwarding on this host", "the node has ssh_service.port_forwarding: no")
+        if permit.required_joins:
+            return refusal("port forwarding", "the user's sessions need others in them, and nobody could watch this")
+        return still(permit.channels)
+
+    def relay(
+        self,
+        record: Record,
+        sock: socket.socket,
+        channel: Channel,
+        *,
+        listener: Listener | None = None,
+        first: bytes = b"",
+    ) -> Relay:
+        """Joins a socket and a channel, until both or the connection end."""
+        made = Relay(sock, channel, active=self._connection.active, over=partial(self._over, listener), first=first)
+        self._relays[made] = record
+        if listener is not None:
+            listener.relays.add(made)
+        return made
+
+    def _over(self, listener: Listener | None, relay: Relay) -> None:
+        record = self._relays.pop(relay)
+        if listener is not None:
+            listener.relays.discard(relay)
+            listener.record.sent += relay.sent
+            listener.record.received += relay.received
+        self._emit_closed(record, relay.sent, relay.received, relay.why)
+        self._throttle()
+
+    def reconsider(self) -> None:
+        """Judges everything that is open by the permit of now."""
+        for relay, record in list(self._relays.items()):
+            if (denied := self.why_not(record.still)) is not None:
+                relay.end("; ".join(denied.reasons))
+        for place, listener in list(self._places.items()):
+            if (denied := self.why_not(listener.record.still)) is not None:
+                del self._places[place]
+                self._close(listener, "; ".join(denied.reasons))
+        for listener in list(self._owned):
+            if (denied := self.why_not(listener.record.still)) is not None:
+                self._owned.remove(listener)
+                self._close(listener, "; ".join(denied.reasons))
+
+    def end(self, why: str) -> None:
+        """The connection is over: so is everything here, now. Idempotent."""
+        self._ended = True
+        for relay in list(self._relays):
+            relay.end(why)
+        for place in list(self._places):
+            self._close(self._places.pop(place), why)
+        while self._owned:
+            self._close(self._owned.pop(), why)
+        if self._errands is not None:
+            self._errands.close()
+
+    # on record
+
+    async def emit_opened(self, record: Record) -> None:
+        await self._tools.emitter.emit(self._port(record))
+
+    def _port(self, record: Record, error: str = "") -> Port:
+        return self._connection.facts.event(
+            Port,
+            self._tools.clock.now(),
+            addr=record.addr,
+            success=not error,
+            error=error,
+            kind=record.kind,
+            resolved=record.resolved,
+            origin=record.origin,
+            connection=str(self._connection.id),
+        )
+
+    async def _refuse(self, record: Record, denied: AccessDenial) -> Refusal:
+        self._in_background(self._tools.emitter.emit(self._port(record, f"{denied.code}: {'; '.join(denied.reasons)}")))
+        return Refusal.told(denied.public, denied.hint)
+
+    async def _failed(self, record: Record, error: TeleportError) -> Refusal:
+        self._in_background(self._tools.emitter.emit(self._port(record, error.message or type(error).__name__)))
+        if isinstance(error, LauncherRefused):
+            return Refusal.told(error.message, error.hint)
+        return Refusal(error.message, tried=True)
+
+    def _emit_closed(self, record: Record, sent: int, received: int, why: str) -> None:
+        event = self._connection.facts.event(
+            PortClosed,
+            self._tools.clock.now(),
+            kind=record.kind,
+            addr=record.addr,
+            tx=sent,
+            rx=received,
+            error=why,
+            connection=str(self._connection.id),
+        )
+        self._in_background(self._tools.emitter.emit(event))
+
+    def _in_background(self, emitting: Awaitable[object]) -> None:
+        async def emit() -> None:
+            await emitting
+
+        self._tools.in_background(emit(), "audit a forward")
+
+
+def _any_forward(terms: ChannelTerms) -> AccessDenial | None:
+    """What forbids every forward: before anything is looked up for one."""
+    return None if terms.port_forwarding else refusal("port forwarding", "no role allows port forwarding")
+
+
+def _to(to: Destination, terms: ChannelTerms) -> AccessDenial | None:
+    return why_no_forward(terms, to)
+
+
+def _nothing(sock: socket.socket, origin: tuple[str, int]) -> None:
+    sock.close()
+
+
+def _shown(host: str, port: int) -> str:
+    host = _readable(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _addresses(address: str) -> list[str]:
+    """Where to listen for what a client says (RFC 4254 section 7.1)."""
+    if address in ("", "*"):
+        return ["0.0.0.0", "::"]  # noqa: S104 - judged before
+    return ["127.0.0.1", "::1"] if address.lower() in _LOCALHOST else [address.partition("%")[0]]
+
+
+async def _resolved(errands: Errands, host: str, port: int) -> list[Address]:
+    """The addresses of a host, each as a connection to it would end."""
+    try:
+        return [plain_address(host)]
+    except ValueError:
+        pass
+    if not host or "\0" in host:
+        raise ConnectionProblem("No host was named.")
+    try:
+        async with asyncio.timeout(RESOLVE_SECONDS):
+            found = await errands.addresses(host, port)
+    except TimeoutError:
+        raise ConnectionProblem(f"{host} could not be resolved within {RESOLVE_SECONDS:g} s") from None
+    return list(dict.fromkeys(plain_address(one) for one in found))
+
+
+async def _dialled(errands: Errands, allowed: list[Destination]) -> tuple[socket.socket, Destination]:
+    """A connection to the first that takes one. The last failure is raised."""
+    failure = TeleportError("no address is left to try")
+    for to in allowed:
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                return await connected(await errands.connect(str(to.address), to.port)), to
+        except TimeoutError:
+            failure = ConnectionProblem(f"connecting to {to} took longer than {DIAL_SECONDS:g} s")
+        except (TeleportError, OSError) as error:
+            said = error.message if isinstance(error, TeleportError) else error.strerror
+            failure = ConnectionProblem(f"connecting to {to} failed: {said}")
+    raise failure
+
+
+async def connected(descriptor: int) -> socket.socket:
+    """The socket, once it is connected. `OSError` when that fails; nothing stays open then."""
+    sock = socket.socket(fileno=descriptor)
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def writable() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    loop.add_writer(sock.fileno(), writable)
+    try:
+        await done
+        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        loop.remove_writer(sock.fileno())
+        sock.close()
+        raise
+    loop.remove_writer(sock.fileno())
+    return sock
+
+
+__all__ = ["Connection", "Forwards", "Listener", "Record"]
