@@ -62,6 +62,13 @@ def _ssh(*arguments: str, stdin: bytes = b"") -> Callable[[Lab, Path, LabUser], 
     return attempt
 
 
+async def _sftp(lab: Lab, folder: Path, user: LabUser) -> Ran:
+    (folder / "listed").mkdir(exist_ok=True)
+    (folder / "listed" / "in").touch()
+    config = lab.client_config(folder, user, ME)
+    return await run_client("sftp", "-F", str(config), "-b", "-", "direct", stdin=f"ls {folder}/listed\n".encode())
+
+
 def _forward(option: str) -> Callable[[Lab, Path, LabUser], Awaitable[Ran]]:
     """A forward, at whose other end `in` is to be read."""
 
@@ -126,6 +133,7 @@ PATHS: dict[str, PathToASession] = {
     "exec by direct-tcpip of ProxyJump": PathToASession(
         _ssh("jump", "echo", "in"), frozenset({("proxy", "direct-tcpip"), ("node", "exec")})
     ),
+    "files by the node's subsystem": PathToASession(_sftp, frozenset({("node", "subsystem")})),
     "forward to a host": PathToASession(_forward("-W"), frozenset({("node", "direct-tcpip")}), session=False),
     "forward to a socket": PathToASession(
         _forward("-L"), frozenset({("node", "direct-streamlocal@openssh.com")}), session=False
