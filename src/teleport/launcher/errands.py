@@ -84,10 +84,19 @@ def serve(control: int, ready: int, home: str) -> NoReturn:
     except (_Stop, OSError):
         pass
     finally:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        errands.tidy()
-        os._exit(0)
+        _finish(errands)
+
+
+def _finish(errands: Errands) -> NoReturn:
+    """Tidies up and ends. Each signal may come once more until it is ignored."""
+    while True:
+        try:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            errands.tidy()
+            os._exit(0)
+        except _Stop:
+            continue
 
 
 def _stop(*_: object) -> None:
