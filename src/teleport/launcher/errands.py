@@ -42,6 +42,7 @@ _MOST_DISPLAYS = 1000
 _X11_PORT = 6000
 _LOOPBACK = (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6))
 _PRIVATE = 0o177
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 _FAMILY_LOCAL, _FAMILY_WILD = 256, 65535  # libXau: a host by its name; any host
 _DELETED = " (deleted)"
 
@@ -77,7 +78,8 @@ def serve(control: int, ready: int, home: str) -> NoReturn:
     sock = socket.socket(fileno=control)
     errands = Errands(sock, home)
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        for number in _ENDS:
             signal.signal(number, _stop)
         os.close(ready)
         errands.run()
@@ -91,7 +93,7 @@ def _finish(errands: Errands) -> NoReturn:
     """Tidies up and ends. Each signal may come once more until it is ignored."""
     while True:
         try:
-            for number in (signal.SIGTERM, signal.SIGHUP):
+            for number in _ENDS:
                 signal.signal(number, signal.SIG_IGN)
             errands.tidy()
             os._exit(0)
@@ -127,10 +129,14 @@ class Errands:
         }
 
     def run(self) -> None:
-        """Until the daemon's end closes."""
+        """Until the daemon's end closes. A signal to end counts between errands only: none is left half done."""
         self._control.setblocking(True)
         while True:
-            packet, descriptors = messages.receive(self._control)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+            try:
+                packet, descriptors = messages.receive(self._control)
+            finally:
+                signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
             for descriptor in descriptors:  # none is ever expected
                 os.close(descriptor)
             if not packet:
@@ -325,9 +331,10 @@ class Errands:
     # the end
 
     def _forget(self, token: int) -> Answer:
-        held = self._held.pop(token, None)
+        held = self._held.get(token)
         if held is not None:
             _take_away(held)
+            del self._held[token]
         return {}, ()
 
     def tidy(self) -> None:
