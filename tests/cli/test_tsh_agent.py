@@ -70,3 +70,13 @@ def test_yes_means_it_and_only_cannot_be(lab: WebLab, tmp_path: Path, agent: str
     assert comments(agent) == ["teleport:127.0.0.1:alice"]
     one = tsh("logout", f"--proxy={lab.address}", "--user=alice", SSH_AUTH_SOCK=agent)
     assert (one.status, comments(agent)) == (0, [])
+
+
+def test_a_damaged_profile_does_not_keep_anybody_logged_in(tmp_path: Path, agent: str) -> None:
+    tsh = Tsh(tmp_path)
+    tsh.home.mkdir(mode=0o700)
+    (tsh.home / "proxy.yaml").write_text("web_proxy_addr: [\n")
+    (tsh.home / "proxy.yaml").chmod(0o600)
+    assert tsh("status", SSH_AUTH_SOCK=agent).status != 0
+    assert tsh("logout", SSH_AUTH_SOCK=agent).status == 0
+    assert not (tsh.home / "proxy.yaml").exists()

@@ -202,6 +202,21 @@ async def test_escape_sequences_act_here_at_the_start_of_a_line(launcher_end: La
         await lab.events.wait_for("session.end")
 
 
+async def test_a_program_that_is_killed_leaves_the_terminal_as_it_was(launcher_end: LauncherEnd, tsh: Tsh) -> None:
+    """Its host ends it, by a lock for example, and it cannot tidy up."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        log_in(tsh, lab)
+
+        def person() -> bytes:
+            remote = r"printf '\033[?1049h\033[?25l'; kill -KILL $$"
+            with Terminal([*PROGRAM, "ssh", "-t", f"{ME}@node1", remote], tsh.environment()) as terminal:
+                assert terminal.ended() == 255
+                return terminal.shown
+
+        shown = await asyncio.to_thread(person)
+    assert shown.index(b"\x1b[?1049l\x1b[?25h") < shown.index(b"ended by signal KILL")
+
+
 @pytest.mark.parametrize("hop", ["node", "proxy"])
 async def test_a_lost_link_names_the_hop_and_leaves_the_terminal_as_it_was(
     launcher_end: LauncherEnd, tsh: Tsh, hop: str

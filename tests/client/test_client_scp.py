@@ -167,6 +167,9 @@ async def test_patterns_are_looked_for_on_the_host(tmp_path: Path) -> None:
         assert sorted(tree(run.mine)) == ["1.log", "2.log", "3.log"]
         await run.down(rf"{run.theirs}/a/x\*y", to=run.mine)
         assert (run.mine / "x*y").exists()
+        (run.theirs / "a" / "[9]").write_bytes(b"")
+        await run.down(f"{run.theirs}/a/[9]", to=run.mine)
+        assert (run.mine / "[9]").exists(), "nothing fits the pattern, and a file is called so"
         with pytest.raises(BadRequest, match="no folder"):
             await run.down(f"{run.theirs}/a/*.log", to=run.mine / "1.log")
         await run.down(f"{run.theirs}/*.none", f"{run.theirs}/missing", to=run.mine)

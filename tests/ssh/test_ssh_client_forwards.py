@@ -193,6 +193,7 @@ async def test_stdin_and_stdout_lead_through_a_stream(tmp_path: Path) -> None:
     got = bytearray()
     async with connected(tmp_path) as client, echo(0) as port:
         session = await client.stream(TcpEnd("127.0.0.1", port), on_output=lambda data, _: got.extend(data))
+        assert not session.agent_refused
         session.write(b"through")
         session.write_eof()
         await session.wait()

@@ -307,8 +307,9 @@ class _Run:
             raw = stack.enter_context(terminal.raw(terminal.STDIN)) if at_terminal else None
             typing = Typing(session, self._node, raw, target.escape if at_terminal else None, self._ended)
             found = await self._until_over(session, gone, typing)
-            cut_off = found is None or (found.status is None and not found.signal)
-            if at_terminal and cut_off and (left := self._screen.restore()):
+            unended = found is None or found.status is None  # what ran there could not tidy up
+            cut_off = unended and not (found is not None and found.signal)
+            if at_terminal and unended and (left := self._screen.restore()):
                 with contextlib.suppress(OSError):
                     terminal.write_all(terminal.STDOUT, left)
         if target.stream is not None and found is not None and not self._node.lost:

@@ -14,7 +14,8 @@ from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportE
 from teleport.recording.sanitise import one_line
 from teleport.ssh.client import RemoteSession, SshClient
 from teleport.wire import sftp_client as wire
-from teleport.wire.sftp_client import Answer, Attributes, Kind, Limits, Status
+from teleport.wire.sftp import Packet, Status
+from teleport.wire.sftp_client import Answer, Attributes, Limits
 
 _T = TypeVar("_T")
 _HELLO_SECONDS = 30.0
@@ -100,7 +101,7 @@ class Sftp:
             raise ConnectionProblem(f"{self._shown} starts no file transfer", hint="try again") from None
         self.extensions = found.extensions
         if b"limits@openssh.com" in found.extensions:
-            answer = await self._ask(Kind.EXTENDED, wire.text(b"limits@openssh.com"))
+            answer = await self._ask(Packet.EXTENDED, wire.text(b"limits@openssh.com"))
             if isinstance(answer, wire.Reply):
                 self.limits = wire.parse_limits(answer.value)
 
@@ -166,28 +167,28 @@ class Sftp:
         self._waiting[self._next] = waiter
         return self._next, waiter, self._session
 
-    async def _ask(self, kind: Kind, *parts: bytes) -> Answer:
+    async def _ask(self, kind: Packet, *parts: bytes) -> Answer:
         number, waiter, session = self._number()
         session.write(wire.request(kind, number, *parts))
         return await waiter
 
-    async def _expect(self, wanted: type[_T], kind: Kind, *parts: bytes) -> _T:
+    async def _expect(self, wanted: type[_T], kind: Packet, *parts: bytes) -> _T:
         return _checked(await self._ask(kind, *parts), wanted)
 
-    async def _done(self, kind: Kind, *parts: bytes) -> None:
+    async def _done(self, kind: Packet, *parts: bytes) -> None:
         _good(await self._ask(kind, *parts))
 
     async def stat(self, path: str, *, follow: bool = True) -> Attributes | None:
         """What is at `path`; None when there is nothing."""
         try:
-            return await self._expect(Attributes, Kind.STAT if follow else Kind.LSTAT, wire.text(encoded(path)))
+            return await self._expect(Attributes, Packet.STAT if follow else Packet.LSTAT, wire.text(encoded(path)))
         except Refused as error:
             if error.status == Status.NO_SUCH_FILE:
                 return None
             raise
 
     async def real_path(self, path: str) -> str:
-        found = await self._expect(wire.Names, Kind.REALPATH, wire.text(encoded(path)))
+        found = await self._expect(wire.Names, Packet.REALPATH, wire.text(encoded(path)))
         if len(found.entries) != 1:
             raise ConnectionProblem(f"{self._shown} does not say what {path[:80]!r} is", hint="give another path")
         return decoded(found.entries[0][0])
@@ -197,18 +198,18 @@ class Sftp:
         if b"expand-path@openssh.com" not in self.extensions:
             raise NotFound(f"{self._shown} does not know {path[:80]!r}", hint="give the path of the folder itself")
         parts = (wire.text(b"expand-path@openssh.com"), wire.text(encoded(path)))
-        found = await self._expect(wire.Names, Kind.EXTENDED, *parts)
+        found = await self._expect(wire.Names, Packet.EXTENDED, *parts)
         if len(found.entries) != 1:
             raise NotFound(f"{self._shown} does not know {path[:80]!r}", hint="give the path of the folder itself")
         return decoded(found.entries[0][0])
 
     async def entries(self, path: str) -> AsyncIterator[tuple[str, Attributes]]:
         """What a folder holds, without `.` and `..`; names are the host's own words."""
-        handle = (await self._expect(wire.Handle, Kind.OPENDIR, wire.text(encoded(path)))).value
+        handle = (await self._expect(wire.Handle, Packet.OPENDIR, wire.text(encoded(path)))).value
         count = 0
         try:
             while True:
-                answer = await self._ask(Kind.READDIR, wire.text(handle))
+                answer = await self._ask(Packet.READDIR, wire.text(handle))
                 if isinstance(answer, wire.Said) and answer.code == Status.EOF:
                     return
                 for name, attributes in _checked(answer, wire.Names).entries:
@@ -220,13 +221,13 @@ class Sftp:
                     yield decoded(name), attributes
         finally:
             if self._over is None:
-                await self._done(Kind.CLOSE, wire.text(handle))
+                await self._done(Packet.CLOSE, wire.text(handle))
 
     async def make_folder(self, path: str, mode: int) -> None:
-        await self._done(Kind.MKDIR, wire.text(encoded(path)), Attributes(mode=mode).encoded())
+        await self._done(Packet.MKDIR, wire.text(encoded(path)), Attributes(mode=mode).encoded())
 
     async def set_attributes(self, path: str, attributes: Attributes) -> None:
-        await self._done(Kind.SETSTAT, wire.text(encoded(path)), attributes.encoded())
+        await self._done(Packet.SETSTAT, wire.text(encoded(path)), attributes.encoded())
 
     async def open(self, path: str, flags: int, mode: int | None = None) -> bytes:
         """A handle."""
@@ -253,10 +254,10 @@ class Sftp:
         _good(await waiter)
 
     async def set_attributes_of(self, handle: bytes, attributes: Attributes) -> None:
-        await self._done(Kind.FSETSTAT, wire.text(handle), attributes.encoded())
+        await self._done(Packet.FSETSTAT, wire.text(handle), attributes.encoded())
 
     async def close_handle(self, handle: bytes) -> None:
-        await self._done(Kind.CLOSE, wire.text(handle))
+        await self._done(Packet.CLOSE, wire.text(handle))
 
 
 def encoded(path: str) -> bytes:

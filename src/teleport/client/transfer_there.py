@@ -9,8 +9,8 @@ from dataclasses import replace
 from teleport.client.sftp import Refused, Sftp
 from teleport.client.transfer import Into, Item, Reading, Writing
 from teleport.errors import BadRequest, NotFound
-from teleport.wire import sftp_client as wire
-from teleport.wire.sftp_client import Attributes, Status
+from teleport.wire.sftp import CREATE, READ, TRUNCATE, WRITE, Status
+from teleport.wire.sftp_client import Attributes
 from teleport.wire.transfer_names import is_pattern, joined, last_name, literal, matches, safe_name
 
 _MAX_MATCHES = 100_000
@@ -78,6 +78,8 @@ class There:
                 if len(here) > _MAX_MATCHES:
                     raise BadRequest(f"fits more than {_MAX_MATCHES} files", hint="use a narrower pattern, or -r")
             found = sorted(here)
+        if not found and await self._sftp.stat(pattern) is not None:
+            return [pattern]  # a file that is called so
         if not found:
             raise NotFound("nothing fits this pattern", hint="quote it for your shell, and check it on the host")
         return found
@@ -97,7 +99,7 @@ class There:
         return f"{here}/".startswith(f"{target.rstrip('/')}/")
 
     async def open(self, item: Item) -> Reading:
-        return _Reading(self._sftp, await self._sftp.open(item.path, wire.OPEN_READ))
+        return _Reading(self._sftp, await self._sftp.open(item.path, READ))
 
     # --- as a sink
 
@@ -116,7 +118,7 @@ class There:
 
 
 async def _writing(sftp: Sftp, path: str, mode: int) -> Writing:
-    return _Writing(sftp, await sftp.open(path, wire.OPEN_WRITE | wire.OPEN_CREATE | wire.OPEN_TRUNCATE, mode))
+    return _Writing(sftp, await sftp.open(path, WRITE | CREATE | TRUNCATE, mode))
 
 
 class _Reading:

@@ -373,7 +373,7 @@ class RemoteSession:
     @property
     def agent_refused(self) -> bool:
         """Whether the host does not take the agent that it was offered; it has answered when the session has begun."""
-        answer = self._channel.agent_answer
+        answer = getattr(self._channel, "agent_answer", None)  # a stream has no agent
         return answer is not None and answer.done() and not answer.cancelled() and not answer.result()
 
     def close(self) -> None:

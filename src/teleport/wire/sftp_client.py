@@ -8,58 +8,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
 
-VERSION = 3
+from teleport.wire.sftp import EXTENDED as MORE
+from teleport.wire.sftp import OWNER, PERMISSIONS, SIZE, TIMES, VERSION, Packet
+
 MAX_PACKET = 1024 * 1024  # bytes; OpenSSH's servers send 256 KiB at most
 _MAX_NAMES = 100_000  # in one answer
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 _READ = struct.Struct(">QI")
-
-
-class Kind(IntEnum):
-    """Types of packets."""
-
-    INIT = 1
-    VERSION = 2
-    OPEN = 3
-    CLOSE = 4
-    READ = 5
-    WRITE = 6
-    LSTAT = 7
-    SETSTAT = 9
-    FSETSTAT = 10
-    OPENDIR = 11
-    READDIR = 12
-    MKDIR = 14
-    REALPATH = 16
-    STAT = 17
-    STATUS = 101
-    HANDLE = 102
-    DATA = 103
-    NAME = 104
-    ATTRS = 105
-    EXTENDED = 200
-    EXTENDED_REPLY = 201
-
-
-class Status(IntEnum):
-    """Codes of a STATUS answer."""
-
-    OK = 0
-    EOF = 1
-    NO_SUCH_FILE = 2
-    PERMISSION_DENIED = 3
-    FAILURE = 4
-    BAD_MESSAGE = 5
-    NO_CONNECTION = 6
-    CONNECTION_LOST = 7
-    OP_UNSUPPORTED = 8
-
-
-OPEN_READ, OPEN_WRITE, OPEN_CREATE, OPEN_TRUNCATE, OPEN_EXCLUSIVE = 0x1, 0x2, 0x8, 0x10, 0x20
-_SIZE, _OWNER, _MODE, _TIMES, _EXTENDED = 0x1, 0x2, 0x4, 0x8, 0x80000000
 
 
 class Broken(Exception):
@@ -78,12 +35,12 @@ class Attributes:
     def encoded(self) -> bytes:
         flags, out = 0, b""
         if self.size is not None:
-            flags, out = flags | _SIZE, out + _U64.pack(self.size)
+            flags, out = flags | SIZE, out + _U64.pack(self.size)
         if self.mode is not None:
-            flags, out = flags | _MODE, out + _U32.pack(self.mode)
+            flags, out = flags | PERMISSIONS, out + _U32.pack(self.mode)
         if self.modified is not None:
             accessed = self.modified if self.accessed is None else self.accessed
-            flags, out = flags | _TIMES, out + _U32.pack(accessed & 0xFFFFFFFF) + _U32.pack(self.modified & 0xFFFFFFFF)
+            flags, out = flags | TIMES, out + _U32.pack(accessed & 0xFFFFFFFF) + _U32.pack(self.modified & 0xFFFFFFFF)
         return _U32.pack(flags) + out
 
 
@@ -134,7 +91,7 @@ class Reply:
 Answer = Said | Handle | Data | Names | Attributes | Reply
 
 
-def packet(kind: Kind, *parts: bytes) -> bytes:
+def packet(kind: Packet, *parts: bytes) -> bytes:
     """A packet with its length."""
     body = b"".join(parts)
     return _U32.pack(len(body) + 1) + bytes((kind,)) + body
@@ -146,26 +103,26 @@ def text(value: bytes) -> bytes:
 
 
 def hello() -> bytes:
-    return packet(Kind.INIT, _U32.pack(VERSION))
+    return packet(Packet.INIT, _U32.pack(VERSION))
 
 
-def request(kind: Kind, number: int, *parts: bytes) -> bytes:
+def request(kind: Packet, number: int, *parts: bytes) -> bytes:
     """A request with its number."""
     return packet(kind, _U32.pack(number), *parts)
 
 
 def read_request(number: int, handle: bytes, offset: int, size: int) -> bytes:
-    return request(Kind.READ, number, text(handle), _READ.pack(offset, size))
+    return request(Packet.READ, number, text(handle), _READ.pack(offset, size))
 
 
 def write_head(number: int, handle: bytes, offset: int, size: int) -> bytes:
     """All of a WRITE but its data, which follows."""
-    head = bytes((Kind.WRITE,)) + _U32.pack(number) + text(handle) + _U64.pack(offset) + _U32.pack(size)
+    head = bytes((Packet.WRITE,)) + _U32.pack(number) + text(handle) + _U64.pack(offset) + _U32.pack(size)
     return _U32.pack(len(head) + size) + head
 
 
 def open_request(number: int, path: bytes, flags: int, attributes: Attributes) -> bytes:
-    return request(Kind.OPEN, number, text(path), _U32.pack(flags), attributes.encoded())
+    return request(Packet.OPEN, number, text(path), _U32.pack(flags), attributes.encoded())
 
 
 class Packets:
@@ -231,12 +188,12 @@ class _Reader:
 
     def attributes(self) -> Attributes:
         flags = self.u32()
-        size = self.u64() if flags & _SIZE else None
-        if flags & _OWNER:
+        size = self.u64() if flags & SIZE else None
+        if flags & OWNER:
             self.take(8)
-        mode = self.u32() if flags & _MODE else None
-        accessed, modified = (self.u32(), self.u32()) if flags & _TIMES else (None, None)
-        if flags & _EXTENDED:
+        mode = self.u32() if flags & PERMISSIONS else None
+        accessed, modified = (self.u32(), self.u32()) if flags & TIMES else (None, None)
+        if flags & MORE:
             for _ in range(min(self.u32(), 1000)):
                 self.string(), self.string()
         return Attributes(size, mode, accessed, modified)
@@ -245,7 +202,7 @@ class _Reader:
 def parse_hello(data: memoryview) -> Hello:
     """The answer to `hello`. Raises `Broken`."""
     reader = _Reader(data[1:])
-    if data[0] != Kind.VERSION:
+    if data[0] != Packet.VERSION:
         raise Broken("the first answer is no version")
     version, extensions = reader.u32(), {}
     if version < VERSION:
@@ -261,18 +218,18 @@ def parse_answer(data: memoryview) -> tuple[int, Answer]:
     kind, reader = data[0], _Reader(data[1:])
     number = reader.u32()
     match kind:
-        case Kind.DATA:
+        case Packet.DATA:
             return number, Data(reader.take(reader.u32()))
-        case Kind.STATUS:
+        case Packet.STATUS:
             code = reader.u32()
             message = reader.string() if reader.more else b""
             return number, Said(code, message[:1000].decode(errors="replace"))
-        case Kind.HANDLE:
+        case Packet.HANDLE:
             handle = reader.string()
             if len(handle) > 256:
                 raise Broken("a handle longer than 256 bytes")
             return number, Handle(handle)
-        case Kind.NAME:
+        case Packet.NAME:
             count = reader.u32()
             if count > _MAX_NAMES:
                 raise Broken(f"{count} names in one answer")
@@ -282,9 +239,9 @@ def parse_answer(data: memoryview) -> tuple[int, Answer]:
                 reader.string()  # a line as `ls -l` shows it: for people, and not to be read
                 entries.append((name, reader.attributes()))
             return number, Names(tuple(entries))
-        case Kind.ATTRS:
+        case Packet.ATTRS:
             return number, reader.attributes()
-        case Kind.EXTENDED_REPLY:
+        case Packet.EXTENDED_REPLY:
             return number, Reply(reader.rest())
     raise Broken(f"an answer of type {kind}")
 

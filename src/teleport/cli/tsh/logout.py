@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import click
 
@@ -29,8 +30,9 @@ def logout(flags: Flags) -> None:
         render.note(f"{render.printable(flags.user)} is logged out of {flags.proxy}")
         return
     home = flags.home
-    for found in profile.load_all(home):
-        _from_agent(home, found.name, found.user)
+    with suppress(TeleportError):  # a damaged profile is a reason to log out, and none to fail
+        for found in profile.load_all(home):
+            _from_agent(home, found.name, found.user)
     for name in home.names():
         if name.endswith(".yaml") or name in ("keys", hosts_seen.FOLDER, profile.CURRENT, known_hosts.NAME):
             home.remove(name)
