@@ -74,7 +74,7 @@ class Watched:
 
 @contextlib.asynccontextmanager
 async def watched(watcher: Watcher, kinds: Sequence[Kind] = (Kind.COMMAND,)) -> AsyncIterator[Watched]:
-    """What it is told runs in a child of the watched process, as under a session's monitor."""
+    """The shell waits for what to do, as a session's first process waits until it is watched."""
     shell = await asyncio.create_subprocess_exec("/bin/sh", "-s", stdin=asyncio.subprocess.PIPE)
     seen: list[Seen] = []
     watch = watcher.watch(shell.pid, kinds, seen.append)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.kernel.kernel_traced import traced, until, watched
 
 from teleport.kernel.bpf import BpfWatcher
-from teleport.kernel.seen import Command, Connected, Kind, Opened, Seen, Unseen
+from teleport.kernel.seen import Command, Connected, Kind, Opened, Unseen
 from teleport.kernel.watcher import Buffers
 
 PYTHON = os.path.realpath(sys.executable)
@@ -114,31 +114,12 @@ async def test_kinds_that_were_not_asked_for_are_not_told(watcher: BpfWatcher) -
 
 
 @traced
-async def test_a_monitor_serves_one_session_at_a_time(watcher: BpfWatcher) -> None:
-    """A process that served one session and now serves another, or none that is watched."""
-    async with watched(watcher) as one:
-        second: list[Seen] = []
-        later = watcher.watch(one.shell.pid, [Kind.COMMAND], second.append)
-        one.watch.let_go()  # late: the process is another's now
-        await one.run("/bin/true second\n")
-        later.collect()
-        later.close()
-        assert [seen.argv for seen in second if isinstance(seen, Command)] == [("/bin/true", "second")]
-        assert one.seen == []
-    async with watched(watcher) as other:
-        watcher.release(other.shell.pid)
-        await other.run("/bin/true nobody\n")
-        assert other.seen == []
-
-
-@traced
 async def test_what_is_left_running_is_still_watched(watcher: BpfWatcher, tmp_path: Path) -> None:
-    """`nohup`: after its monitor has let go, and with it gone."""
+    """`nohup`: with its first process gone."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     async with watched(watcher) as one:
         await one.run(f"setsid sh -c 'read x <{fifo}; /bin/true late' >/dev/null 2>&1 &\n")
-        one.watch.let_go()
         assert one.watch.alive
         await asyncio.to_thread(fifo.write_text, "go\n")
         await until(lambda: not one.watch.alive)

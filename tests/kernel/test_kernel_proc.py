@@ -14,7 +14,7 @@ import pytest
 from tests.kernel.kernel_traced import until, watched
 
 from teleport.kernel.proc import ProcWatcher
-from teleport.kernel.seen import Command, Kind, Seen, Unseen
+from teleport.kernel.seen import Command, Kind, Unseen
 from teleport.kernel.watcher import Unavailable
 
 PYTHON = os.path.realpath(sys.executable)
@@ -72,28 +72,11 @@ async def test_what_is_left_running_is_still_watched(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     async with watching() as watcher, watched(watcher) as one:
         await one.run(f"setsid sh -c 'read x <{fifo}; /bin/date >/dev/null' >/dev/null 2>&1 &\n")
-        one.watch.let_go()
         assert one.watch.alive
         assert "date" not in one.names
         await asyncio.to_thread(fifo.write_text, "go\n")
         await until(lambda: not one.watch.alive)
         assert "date" in one.names
-
-
-async def test_a_monitor_serves_one_session_at_a_time() -> None:
-    async with watching() as watcher, watched(watcher) as one:
-        second: list[Seen] = []
-        later = watcher.watch(one.shell.pid, [Kind.COMMAND], second.append)
-        one.watch.let_go()  # late: the process is another's now
-        await one.run("/bin/date >/dev/null\n")
-        later.collect()
-        later.close()
-        assert [os.path.basename(seen.path) for seen in second if isinstance(seen, Command)] == ["date"]
-        assert one.seen == []
-    async with watching() as watcher, watched(watcher) as other:
-        watcher.release(other.shell.pid)
-        await other.run("/bin/date >/dev/null\n")
-        assert other.seen == []
 
 
 async def test_news_that_were_thrown_away_are_told_and_what_runs_is_found_again() -> None:

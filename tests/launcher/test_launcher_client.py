@@ -304,14 +304,15 @@ async def test_a_missing_home_starts_in_the_root_directory(end: LauncherEnd, per
 
 
 async def test_whoever_watches_a_session_begins_before_anything_of_it_runs(end: LauncherEnd, tmp_path: Path) -> None:
-    """The process that is named is the parent of all; it has no child yet."""
+    """The process that is named is the first one; it has no child and runs nothing yet."""
     told: list[int] = []
 
     def held(pid: int) -> None:
         assert children(pid) == []
+        assert b"echo" not in Path(f"/proc/{pid}/cmdline").read_bytes()
         told.append(pid)
 
-    process = await Launcher(end).spawn(command("echo $PPID"), held=held)
+    process = await Launcher(end).spawn(command("echo $$"), held=held)
     try:
         assert await read(process.stdout) == f"{told[0]}\n".encode()
         await process.wait()

@@ -246,6 +246,34 @@ async def test_the_auth_stack_asks_at_the_terminal(
     assert password.encode() not in before + after
 
 
+@pytest.mark.parametrize("may", [True, False])
+async def test_who_watches_begins_after_the_answer_and_before_the_program(
+    end: LauncherEnd, person: pwd.struct_passwd, stack: Stack, password: str, tmp_path: Path, may: bool
+) -> None:
+    """The terminal is shown already then; a refusal is told there."""
+    open_to_all(tmp_path)
+    told: list[int] = []
+
+    def held(pid: int) -> None:
+        told.append(pid)
+        if not may:
+            raise LauncherRefused(Reason.FAILED, "not watched")
+
+    pam = replace(stack(AUTH), auth=True)
+    process = await Launcher(end).spawn(request(person, f"touch {tmp_path}/ran; echo $$", pam, Pty()), held=held)
+    try:
+        assert process.pty is not None
+        await read(process.pty, b"assword: ")
+        assert told == []
+        os.write(process.pty, f"{password}\n".encode())
+        said = await read(process.pty)
+        ended = await process.wait()
+    finally:
+        close(process)
+    assert exists(tmp_path / "ran") == may
+    assert (ended.status, said.split()) == ((0, [str(told[0]).encode()]) if may else (255, [b"not", b"watched"]))
+
+
 async def test_a_wrong_answer_and_nobody_to_ask_refuse(
     end: LauncherEnd, person: pwd.struct_passwd, stack: Stack, password: str, tmp_path: Path
 ) -> None:

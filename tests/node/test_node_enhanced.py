@@ -38,7 +38,6 @@ class Scripted:
         self.sees = sees
         self.error: Exception | None = None
         self.asked: list[frozenset[Kind]] = []
-        self.released: list[int] = []
         self.open = 0
         self.alive = False
 
@@ -48,10 +47,6 @@ class Scripted:
         self.asked.append(frozenset(kinds))
         self.open += 1
         return ScriptedWatch(self, deliver)
-
-    def release(self, pid: int) -> None:
-        assert pid > 1
-        self.released.append(pid)
 
     def close(self) -> None:
         return
@@ -72,9 +67,6 @@ class ScriptedWatch:
             self._told = True
             for seen in self.watcher.sees:
                 self._deliver(seen)
-
-    def let_go(self) -> None:
-        return
 
     def close(self) -> None:
         self.watcher.open -= 1
@@ -178,7 +170,6 @@ async def test_what_cannot_be_watched_is_not_started(
 async def test_roles_that_ask_for_nothing_get_a_session_that_is_not_watched(
     launcher_end: LauncherEnd, tmp_path: Path
 ) -> None:
-    """The process that guards it may have guarded a watched one before: it is let go."""
     watcher = Scripted()
     async with running_lab(Launcher(launcher_end), watcher=watcher) as lab:
         lab.rules.options(enhanced_recording=())
@@ -187,7 +178,6 @@ async def test_roles_that_ask_for_nothing_get_a_session_that_is_not_watched(
         assert isinstance(end, SessionEnd)
         assert not end.enhanced_recording
         assert watcher.asked == []
-        assert len(watcher.released) == 1
 
 
 async def test_what_cannot_be_put_on_record_ends_the_session(launcher_end: LauncherEnd, tmp_path: Path) -> None:

@@ -45,7 +45,6 @@ class BpfWatcher:
         self._loop = asyncio.get_running_loop()
         self._stack = contextlib.ExitStack()
         self._watches: dict[int, BpfWatch] = {}
-        self._monitors: dict[int, int] = {}  # which session a monitor serves, by its process id
         self._numbers = itertools.count(1)
         self._waiting: dict[Kind, list[tuple[Tracepoint, int]]] = {}  # programs that nobody has needed yet
         self._rings: list[Ring] = []
@@ -152,34 +151,21 @@ class BpfWatcher:
             self._attach(self._waiting.pop(kind, []))
         number = next(self._numbers)
         mask = sum(seen.BITS[kind] for kind in set(kinds))
-        self._sessions.put(struct.pack("=Q", number), struct.pack("=4Q", mask, 0, 0, 0))
-        watch = BpfWatch(self, number, pid, deliver)
+        self._sessions.put(struct.pack("=Q", number), struct.pack("=4Q", mask, 1, 0, 0))
+        watch = BpfWatch(self, number, deliver)
         self._watches[number] = watch
         try:
-            self._tracked.put(struct.pack("=I", pid), struct.pack("=Q", number * 2 + 1))
+            self._tracked.put(struct.pack("=I", pid), struct.pack("=Q", number))
         except BaseException:
             watch.close()
             raise
-        self._monitors[pid] = number
         if self._timer is None:
             self._timer = self._loop.call_later(_LOOK, self._look)
         return watch
 
-    def release(self, pid: int) -> None:
-        number = None if self._closed else self._monitors.pop(pid, None)
-        # Were the monitor gone and its number another process's, the entry would be that one's, and no monitor's.
-        if number is not None and self._tracked.get(struct.pack("=I", pid)) == struct.pack("=Q", number * 2 + 1):
-            self._tracked.delete(struct.pack("=I", pid))
-
-    def let_go(self, watch: BpfWatch) -> None:
-        """Its monitor may serve another session already: then the entry is that one's."""
-        if self._monitors.get(watch.monitor) == watch.number:
-            self.release(watch.monitor)
-
     def forget(self, watch: BpfWatch) -> None:
         if self._closed:
             return
-        self.let_go(watch)
         self._watches.pop(watch.number, None)
         self._sessions.delete(struct.pack("=Q", watch.number))
 
@@ -222,10 +208,9 @@ class BpfWatcher:
 class BpfWatch:
     """One watched session (`watcher.Watch`)."""
 
-    def __init__(self, watcher: BpfWatcher, number: int, monitor: int, deliver: Callable[[Seen], None]) -> None:
+    def __init__(self, watcher: BpfWatcher, number: int, deliver: Callable[[Seen], None]) -> None:
         self._watcher = watcher
         self.number = number
-        self.monitor = monitor
         self.deliver = deliver
         self._told = (0, 0)
 
@@ -245,9 +230,6 @@ class BpfWatch:
         if escaped > self._told[1]:
             self.deliver(Unseen("more processes than can be watched: what some of them do is not seen"))
         self._told = (lost, escaped)
-
-    def let_go(self) -> None:
-        self._watcher.let_go(self)
 
     def close(self) -> None:
         self._watcher.forget(self)

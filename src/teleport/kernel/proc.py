@@ -40,7 +40,6 @@ class _Process:
     watch: ProcWatch
     parent: int
     threads: int = 1
-    monitor: bool = False
 
 
 class ProcWatcher:
@@ -89,27 +88,17 @@ class ProcWatcher:
 
     def watch(self, pid: int, kinds: Collection[Kind], deliver: Callable[[Seen], None]) -> ProcWatch:
         self.read()  # old news of that number are of another process
-        watch = ProcWatch(self, pid, deliver)
+        watch = ProcWatch(self, deliver)
         self._watches.add(watch)
-        self._processes[pid] = _Process(watch, 0, monitor=True)
+        self._processes[pid] = _Process(watch, os.getpid())
         return watch
-
-    def release(self, pid: int) -> None:
-        process = self._processes.get(pid)
-        if process is not None and process.monitor:
-            del self._processes[pid]
-
-    def let_go(self, watch: ProcWatch) -> None:
-        process = self._processes.get(watch.monitor)
-        if process is not None and process.watch is watch:
-            self.release(watch.monitor)
 
     def forget(self, watch: ProcWatch) -> None:
         self._watches.discard(watch)
         self._processes = {pid: process for pid, process in self._processes.items() if process.watch is not watch}
 
     def alive(self, watch: ProcWatch) -> bool:
-        return any(process.watch is watch and not process.monitor for process in self._processes.values())
+        return any(process.watch is watch for process in self._processes.values())
 
     # what is seen
 
@@ -158,7 +147,7 @@ class ProcWatcher:
                     known.threads += 1
             case Executed(process=process):
                 names = self._names(process, latest=latest)
-                if (known := self._processes.get(process)) is not None and not known.monitor:
+                if (known := self._processes.get(process)) is not None:
                     known.watch.deliver(_command(process, known.parent, names, latest=latest))
             case Exited(process=process):
                 known = self._processes.get(process)
@@ -217,9 +206,8 @@ class ProcWatcher:
 class ProcWatch:
     """One watched session (`watcher.Watch`)."""
 
-    def __init__(self, watcher: ProcWatcher, monitor: int, deliver: Callable[[Seen], None]) -> None:
+    def __init__(self, watcher: ProcWatcher, deliver: Callable[[Seen], None]) -> None:
         self._watcher = watcher
-        self.monitor = monitor
         self.deliver = deliver
 
     @property
@@ -228,9 +216,6 @@ class ProcWatch:
 
     def collect(self) -> None:
         self._watcher.read()
-
-    def let_go(self) -> None:
-        self._watcher.let_go(self)
 
     def close(self) -> None:
         self._watcher.forget(self)

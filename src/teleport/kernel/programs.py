@@ -1,13 +1,13 @@
 """The programs that run at the kernel's tracepoints, as instructions. Values in, bytes out.
 
-Which process belongs to which session is kept by descent, in the kernel, in step with what happens: the session's
-monitor is put into the map `tracked` before it forks anything; at each fork a child gets its parent's session before it
+Which process belongs to which session is kept by descent, in the kernel, in step with what happens: the session's first
+process is put into the map `tracked` before it does anything; at each fork a child gets its parent's session before it
 first runs; at each exit the entry goes. So `setsid`, two forks, another cgroup or a reused number change nothing, and
 nothing depends on how fast we read. A thread that executes a program takes over the number of its process's first
 thread, and its entry with it.
 
     map       key                value
-    tracked   thread id (u32)    session number * 2, plus 1 for a monitor (u64)
+    tracked   thread id (u32)    session number (u64)
     sessions  number (u64)       mask of kinds, threads alive, records lost, threads not tracked (4 x u64)
     opening   thread id (u32)    pointer to a path, flags, session number: an open that has not returned (3 x u64)
     scratch   0 (u32)            where a record is put together, one for each processor
@@ -78,9 +78,7 @@ class Programs:
         self._find_session(a)
         a.load(Size.W, R1, R6, fields["child_pid"])
         a.store(Size.W, FP, _CHILD, R1)
-        a.move(R1, R7)
-        a.do(Operation.AND, R1, -2)  # a child is no monitor
-        a.store(Size.D, FP, _VALUE, R1)
+        a.store(Size.D, FP, _VALUE, R7)
         self._update(a, self.maps.tracked, _CHILD, _VALUE)
         a.jump(Jump.NE, R0, 0, "escaped")
         _count(a, LIVE)
@@ -97,9 +95,6 @@ class Programs:
         self._lookup(a, self.maps.tracked, _THREAD)
         a.load(Size.D, R7, R0, 0)
         self._delete(a, self.maps.tracked, _THREAD)
-        a.move(R1, R7)
-        a.do(Operation.AND, R1, 1)
-        a.jump(Jump.NE, R1, 0, "out")
         self._find_row(a)
         _count(a, LIVE, -1)
         return _finish(a)
@@ -220,7 +215,7 @@ class Programs:
         a.store(Size.W, FP, _THREAD, R0)
 
     def _find_session(self, a: Assembler) -> None:
-        """R6: what the program is given; R7: the entry of the running thread; R8: the row of its session.
+        """R6: what the program is given; R7: the session of the running thread; R8: its row.
 
         A thread that the kernel made for a process (of io_uring) is none of its forks: it counts as the process.
         """
@@ -237,10 +232,8 @@ class Programs:
         self._find_row(a)
 
     def _find_row(self, a: Assembler) -> None:
-        """R8: the row of the session whose entry is in R7."""
-        a.move(R1, R7)
-        a.do(Operation.RSH, R1, 1)
-        a.store(Size.D, FP, _SESSION, R1)
+        """R8: the row of the session whose number is in R7."""
+        a.store(Size.D, FP, _SESSION, R7)
         self._lookup(a, self.maps.sessions, _SESSION)
         a.move(R8, R0)
 

@@ -30,15 +30,11 @@ class Watch(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether a thread of the session is left, its monitor aside."""
+        """Whether a thread of the session is left."""
         ...
 
     def collect(self) -> None:
         """Hands over all that was seen until now, and what was lost."""
-        ...
-
-    def let_go(self) -> None:
-        """The monitor serves this session no more. What the session left running is still watched."""
         ...
 
     def close(self) -> None:
@@ -55,14 +51,10 @@ class Watcher(Protocol):
         ...
 
     def watch(self, pid: int, kinds: Collection[Kind], deliver: Callable[[Seen], None]) -> Watch:
-        """Watches everything that the process `pid` starts from now on, and what that starts in turn.
+        """Watches the process `pid`, which does nothing yet, and everything that it starts, and that starts in turn.
 
         `deliver` is called for each thing that is seen, in the loop. `OSError` or `Unavailable` when that cannot be.
         """
-        ...
-
-    def release(self, pid: int) -> None:
-        """The monitor `pid` serves no watched session, whatever it served before."""
         ...
 
     def close(self) -> None: ...

@@ -145,12 +145,12 @@ class Process:
             self._exit.set_result(Exit(fields["status"], fields["signal"], fields["core_dumped"]))
 
     def _hold(self, pid: int) -> None:
-        """Nothing of the session runs yet: whoever asked for it prepares, then it goes on."""
+        """The first process waits: whoever asked for it prepares, then it goes on, or ends with the reason."""
         try:
-            if self._held is not None and not self._ready.done():
+            if self._held is not None:
                 self._held(pid)
         except LauncherRefused as refusal:
-            self._ready.set_exception(refusal)
+            self._send(messages.encode("stop", message=refusal.message, hint=refusal.hint))
         else:
             self._send(messages.encode("go"))
 
@@ -220,7 +220,7 @@ class Launcher:
     async def spawn(self, request: SpawnRequest, *, held: Callable[[int], None] | None = None) -> Process:
         """Starts a process and returns once its program runs. `LauncherRefused` says why it does not.
 
-        `held` is called, in the loop, with the process id of the session's monitor before that forks anything; a
+        `held` is called, in the loop, with the process id of the session's first process, which waits; a
         `LauncherRefused` of it is the outcome.
 
         Cancelled, it leaves nothing running. Give it a time limit: a name service may take its time over an account.

@@ -4,8 +4,8 @@ Every message is one packet on a SOCK_SEQPACKET socket pair, so it arrives whole
 bytes, in JSON: `[VERSION, kind, {fields}]`. Descriptors ride along as SCM_RIGHTS.
 
     daemon -> launcher   HAND_OVER with one descriptor: a session socket whose queue already holds the request
-    daemon -> monitor    spawn {...}; go {} after held; then signal {name}, kill {}, release {}
-    monitor -> daemon    held {pid}, when asked to wait before the first fork; started {pid, tty} with the
+    daemon -> monitor    spawn {...}; go {} or stop {message, hint} after held; then signal {name}, kill {}, release {}
+    monitor -> daemon    held {pid}, when the first process is to wait; started {pid, tty} with the
                          descriptors, or refused {reason, message, hint}; then exit {...}
 
 The end of a session socket is a message too. Seen by the monitor it means that the daemon is gone: everything dies.

@@ -179,8 +179,6 @@ class _Monitor:
         account = self.opening.account(request)
         processes.set_title(f"teleport: session of {account.name}")
         self._uid = account.uid
-        if request.hold and not self._held():
-            return False
         if request.pty is not None:
             master, slave, self._tty = open_terminal(request.pty, account.uid, host.tty_group)
             self._ours, self._theirs = (master,), (slave,)
@@ -200,10 +198,15 @@ class _Monitor:
         # From here on the monitor must outlive the launcher, to end the session: `life` tells it.
         processes.set_death_signal(0)
         monitor = os.getpid()
+        go, say_go = os.pipe() if request.hold else (-1, -1)
         self._child = os.fork()
         if self._child == 0:
+            if request.hold:
+                _wait_for_word(go, say_go)
             streams = session.Streams(self._theirs, self._tty)
             session.run(account, request, host, streams, report, monitor, opened)
+        if request.hold and not self._let_go_on(go, say_go):
+            return False
         for descriptor in (*self._theirs, report):
             os.close(descriptor)
         self._theirs = ()
@@ -237,14 +240,27 @@ class _Monitor:
             os.close(descriptor)
         self._ours = ()
 
-    def _held(self) -> bool:
-        """Says which process this is, and waits for the word to go on; False when none comes.
-
-        The launcher's end still ends this process here.
-        """
-        _send(self._sock, messages.encode("held", pid=os.getpid()))
-        packet, _ = messages.receive(self._sock)
-        return bool(packet) and messages.decode(packet)[0] == "go"
+    def _let_go_on(self, go: int, say_go: int) -> bool:
+        """Says which process waits, and lets it go on at the daemon's word; False when the daemon or the launcher is
+        gone, `LauncherRefused` when the daemon says that it may not: then the process has ended."""
+        _send(self._sock, messages.encode("held", pid=self._child))
+        poll = select.poll()
+        for descriptor in (self._sock.fileno(), self._life):
+            poll.register(descriptor, select.POLLIN)
+        kind, fields = "", dict[str, Any]()
+        if self._life not in dict(poll.poll()):
+            with contextlib.suppress(OSError, ValueError):
+                packet, _ = messages.receive(self._sock)
+                kind, fields = messages.decode(packet) if packet else ("", {})
+        if kind == "go":
+            os.write(say_go, b"g")
+        for descriptor in (go, say_go):
+            os.close(descriptor)
+        if kind != "go":
+            os.waitpid(self._child, 0)  # without the word it ends
+        if kind == "stop":
+            raise LauncherRefused(Reason.FAILED, str(fields["message"]), hint=str(fields["hint"]))
+        return kind == "go"
 
     def serve(self) -> Outcome:
         """Runs until the session is over and nothing of it is left, or what is left was released."""
@@ -367,6 +383,13 @@ class _Monitor:
         self._state = State.ENDING
         self._ending_since = time.monotonic()
         processes.signal_descendants(os.getpid(), signal.SIGHUP, signal.SIGTERM, signal.SIGCONT)
+
+
+def _wait_for_word(go: int, say_go: int) -> None:
+    """In the child: returns at the monitor's word; without it, the child ends."""
+    os.close(say_go)
+    if os.read(go, 1) != b"g":
+        os._exit(255)
 
 
 def describe(status: int) -> Exit:

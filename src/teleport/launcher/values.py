@@ -102,7 +102,7 @@ class SpawnRequest:
     filtered again). `session_env` holds the `SSH_*` names that the node sets. With `permit_user_env`, the account's
     `~/.tsh/environment` is read as that user. `client` is the client's address, for PAM and the records of logins.
     `host_user` is there when the account may be made. With
-    `hold`, the monitor names itself and waits for a word before it forks anything: whoever watches it has begun then.
+    `hold`, the first process is named and waits for a word: whoever watches it has begun then.
     `transfer` is there for the kinds that move files; their processes have a fourth descriptor, over which they ask and
     tell (`launcher.transfer.control`).
     """

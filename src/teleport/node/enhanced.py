@@ -53,13 +53,13 @@ class Enhanced:
     def session(
         self, kinds: Iterable[str], events: SessionEvents, fail: Callable[[str], None]
     ) -> WatchedSession | None:
-        """The watching of a session that is about to start; None on a node that watches none.
+        """The watching of a session that is about to start; None when nothing of it is watched.
 
         `fail` ends the session, with a reason.
         """
-        if self._watcher is None:
-            return None
         wanted = frozenset(Kind(kind) for kind in kinds)
+        if self._watcher is None or not wanted:
+            return None
         return WatchedSession(self._watcher, wanted, events, self._clock, self._in_background, fail)
 
 
@@ -87,8 +87,8 @@ class WatchedSession:
         self._scheduled = False
         self._turn = asyncio.Lock()
 
-    def begin(self, monitor: int) -> None:
-        """Called while nothing of the session runs yet, with the process below which everything will.
+    def begin(self, first: int) -> None:
+        """Called with the session's first process, which waits, and from which everything of it will descend.
 
         `LauncherRefused` when it cannot be watched: then it does not start.
         """
@@ -100,9 +100,7 @@ class WatchedSession:
                 hint="tell its administrator",
             )
         try:
-            self._watcher.release(monitor)  # it may have served a session that is over
-            if self._kinds:
-                self._watch = self._watcher.watch(monitor, self._kinds, self._seen)
+            self._watch = self._watcher.watch(first, self._kinds, self._seen)
         except (OSError, TeleportError) as error:
             log.error("a session cannot be watched: %s", error)
             raise LauncherRefused(
@@ -141,7 +139,6 @@ class WatchedSession:
         if self._watch is None:
             return False
         self._watch.collect()
-        self._watch.let_go()
         await self._write()
         return True
 

@@ -113,7 +113,7 @@ class Launcher(Protocol):
     """Starts processes as Unix users; raises `LauncherRefused`."""
 
     def spawn(self, request: SpawnRequest, *, held: Callable[[int], None] | None = None) -> Awaitable[Process]:
-        """`held` is called with the process below which everything of the session will run, before anything does."""
+        """`held` is called with the session's first process, from which everything of it descends, while it waits."""
         ...
 
     def errands(self, request: SpawnRequest) -> Awaitable[Errands]:
