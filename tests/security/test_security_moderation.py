@@ -84,6 +84,23 @@ async def test_nothing_starts_before_somebody_is_there(launcher_end: LauncherEnd
     assert names.index("SessionHeld") > names.index("SessionStart")
 
 
+async def test_nothing_starts_once_the_recording_has_failed(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    """A disk that fills while a session waits for people: it does not begin when they come."""
+    from teleport.errors import TeleportError
+
+    mark = tmp_path / "mark"
+    async with cast(launcher_end) as (lab, those):
+        require(lab)
+        alice, sid = await waiting(those, f"touch {mark}")
+        lab.recordings.all[0].failed.set_result(TeleportError("the disk is full"))
+        await ended(alice)
+        mona = await those.joined("mona", "moderator", sid=sid, mode="moderator")
+        assert await ended(mona) == 255
+        (end,) = await lab.events.wait_for("session.end")
+    assert getattr(end, "reason", "") == "not started: the recording failed"
+    assert not mark.exists()
+
+
 async def test_the_user_can_give_up_waiting(launcher_end: LauncherEnd, tmp_path: Path) -> None:
     """By Ctrl-C, or by going: then no program is ever started."""
     mark = tmp_path / "mark"

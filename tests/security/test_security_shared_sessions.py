@@ -11,6 +11,7 @@ from teleport.audit.events import SessionRequestDenied
 from teleport.authz.decision import ClusterDefaults
 from teleport.errors import AccessDenied
 from teleport.launcher import LauncherEnd
+from teleport.node.company import MOST_OF_ONE
 from teleport.node.tracking import tracked
 from teleport.ssh.surface import TerminalRequest, TerminalSize
 from teleport.testing.people import ended
@@ -101,6 +102,25 @@ async def test_what_a_proxy_records_is_not_joined_past_it(launcher_end: Launcher
         assert await those.sid() == sid
         assert not lab.events.named("session.join")
         assert tracked(lab.node.tools.registry) == []
+
+
+async def test_nobody_takes_every_place(launcher_end: LauncherEnd) -> None:
+    """One user joins a session so many times; there is room for others."""
+    async with cast(launcher_end) as (_, those):
+        alice, sid = await begun(those)
+        client = await those.client("bob", "watch")
+        terminal = TerminalRequest("xterm", TerminalSize(80, 24))
+        parts = [
+            await client.start(
+                terminal=terminal, environment={"TELEPORT_SESSION": sid}, on_output=lambda data, stderr: None
+            )
+            for _ in range(MOST_OF_ONE + 1)
+        ]
+        assert (await parts[-1].wait()).status == 255
+        own = await those.joined("alice", sid=sid)
+        await own.sees("ready")
+        alice.type("exit 0\n")
+        assert await ended(own) == 0
 
 
 async def test_a_viewers_terminal_is_not_driven(launcher_end: LauncherEnd) -> None:

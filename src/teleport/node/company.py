@@ -24,6 +24,7 @@ from teleport.resources.joining import JoinMode
 from teleport.ssh.surface import KeepAlive, TerminalSize
 
 MOST_PARTIES: Final = 32
+MOST_OF_ONE: Final = 8  # parties of one user: nobody takes every place
 _INTERRUPT: Final = b"\x03"  # what Ctrl-C sends
 _TERMINATE: Final = b"t"  # of a moderator
 
@@ -139,7 +140,8 @@ class Company:
 
     async def join(self, party: Party, permit: JoinPermit) -> bool:
         """Lets somebody take part, with the permit for that; False when the session is over, or full, instead."""
-        if not self._life.lives_on or len(self.parties) + len(self._joining) >= MOST_PARTIES:
+        there = [one.user for one in (*self.parties, *self._joining)]
+        if not self._life.lives_on or len(there) >= MOST_PARTIES or there.count(party.user) >= MOST_OF_ONE:
             return False
         self._joining.add(party)
         try:
@@ -162,8 +164,6 @@ class Company:
         self.parties.append(party)
         self._replay_to(party, anew=False)
         self._set_waited()
-        if self._counts(party):
-            party.channel.keep_alive(self._probe)  # that they are gone has to be noticed
         if party.types and party.size is not None:
             self.resized(party, party.size)
         self.moderate()
@@ -208,11 +208,13 @@ class Company:
                 self.leave(party, "You may not be in this session any more.", status=255)
                 return
         if self._life.state in (State.WAITING, State.RUNNING):
+            self._set_waited()
             self.moderate()
 
     def _replay_to(self, party: Party, *, anew: bool) -> None:
         if self._streams is None:
-            party.tell(f"This session begins once {self._moderation.told} is there.")
+            if self._moderation.missing:
+                party.tell(f"This session begins once {self._moderation.told} is there.")
             return
         own = is_own(party.connection.identity, self._about)
         party.await_replay()
@@ -233,7 +235,11 @@ class Company:
             return
         lead = next((party for party in self.parties if party.types), None)
         for party in self.parties:
-            party.waited_for = party is lead or self._counts(party)
+            counts = self._counts(party)
+            if counts and not party.probed:
+                party.probed = True
+                party.channel.keep_alive(self._probe)  # that they are gone has to be noticed
+            party.waited_for = party is lead or counts
             if party.waited_for and party.wants_replay:
                 self._replay_to(party, anew=True)
         self._streams.wait_for([party for party in self.parties if party.waited_for])

@@ -64,6 +64,7 @@ class Party:
         self.received = 0  # bytes from the client
         self.sent = 0  # bytes to the client
         self.waited_for = False  # whether it holds the session up
+        self.probed = False  # whether its client is asked often whether it is there
         self._told: set[str] = set()
         self._filter: TerminalSanitiser | None = None  # between the session and somebody else's terminal
         self._behind = False  # output went past it

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import datetime
 from typing import Any
 
 from teleport.authz.joining import RunningSession
@@ -97,7 +98,7 @@ class Session:
         return self.state is not State.ENDED and not self._stop.done()
 
     @property
-    def began(self) -> Any:
+    def began(self) -> datetime:
         """When it was begun."""
         return self._story.began
 
@@ -130,6 +131,7 @@ class Session:
             self._finished()
             why = f": {error.message}" if isinstance(error, LimitExceeded) else ""
             return Refusal(f"This node cannot record sessions now, so none is started{why}. Tell its administrator.")
+        self._recording.failed.add_done_callback(lambda _: self.end("the recording failed"))
         if self.about.interactive:
             self.company.recorded(self._recording)
         try:
@@ -213,7 +215,6 @@ class Session:
                 in_background=tools.in_background,
                 fail=self.end,
             )
-        self._recording.failed.add_done_callback(lambda _: self.end("the recording failed"))
         tools.in_background(self._run(process, self._streams), f"session {self.sid}")
         tools.registry.changed()
         return None
