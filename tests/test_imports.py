@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{name: VALUES | PURE | {name} for name in ADAPTERS},
     **dict.fromkeys(SHARED, VALUES | PURE | ADAPTERS | SHARED),
     **{name: VALUES | PURE | ADAPTERS | SHARED | {name} for name in SERVICES},
-    "launcher": {"errors", "clock", "launcher", "wire.sftp", "__init__"},
+    "launcher": {"errors", "clock", "launcher", "wire.sftp", "wire.scp_lines", "__init__"},
     "daemon": VALUES | PURE | ADAPTERS | SHARED | SERVICES | {"daemon", "launcher"},
     "cli": VALUES | PURE | ADAPTERS | SHARED | {"client", "daemon", "cli"},
     "testing": VALUES | PURE | ADAPTERS | SHARED | SERVICES | {"daemon", "launcher", "testing", "cli"},

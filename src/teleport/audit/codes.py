@@ -58,6 +58,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "exec": _host("T3002I", "T3002E"),
         "scp": _host("T3005I", "T3005E"),  # of uploads; of downloads: SCP_DOWNLOAD
         "sftp": _host("T9220I", "T9220W"),
+        "rsync": _host("T9221I", "T9221W"),
         "port": _host("T3003I", "T3003E"),
         "port.closed": _host("T9210I"),
         "x11-forward": _host("T3008I", "T3008W"),

@@ -5,6 +5,7 @@ With `exec: all` the rules are advice, since a shell moves files, too (`channels
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -81,6 +82,31 @@ def why_no_move(terms: ChannelTerms, old: str, new: str, *, home: str = "") -> A
     if why_no_transfer(terms, Direction.DOWNLOAD, new, home=home) is None:
         return why_no_transfer(terms, Direction.DOWNLOAD, old, home=home)
     return None
+
+
+def why_no_tree(terms: ChannelTerms, direction: Direction, path: str, *, home: str = "") -> AccessDenial | None:
+    """What forbids moving everything below a folder, whatever it is called: for who cannot ask about each file."""
+    reasons = []
+    for grant in terms.grants:
+        why = _why_not_moved(grant, direction, path, home, 0)
+        why = why or _why_not_whole(grant.file_transfer, direction, path, home)
+        if not why:
+            return None
+        reasons.append(f"role {grant.role!r} {why}")
+    return refusal(f"{direction} of everything in {path[:200]!r}", *reasons)
+
+
+def _why_not_whole(rules: FileTransfer, direction: Direction, path: str, home: str) -> str:
+    allowed = rules.download_paths if direction is Direction.DOWNLOAD else rules.upload_paths
+    if allowed is not None and not any(
+        text.endswith("/**") and one.matches(path, home) for text in allowed for one in paths_of((text,))
+    ):
+        return f"names no pattern in {direction}_paths that ends with /** and covers it"
+    for text in rules.deny_paths:
+        fixed = re.split(r"[*?]", home + text[1:] if text.startswith("~") else text, maxsplit=1)[0]
+        if fixed.startswith(path.rstrip("/") + "/") or (path.rstrip("/") + "/").startswith(fixed):
+            return "denies paths that may be in it"
+    return ""
 
 
 def _why_not_moved(grant: RoleGrant, direction: Direction, path: str, home: str, size: int) -> str:

@@ -148,7 +148,8 @@ def decode_request(packet: bytes) -> SpawnRequest:
 def _transfer(fields: dict[str, Any] | None) -> Transfer | None:
     if fields is None:
         return None
-    return Transfer(**fields)
+    paths = tuple((how, text) for how, text in fields["paths"])
+    return Transfer(**{**fields, "paths": paths, "options": tuple(fields["options"])})
 
 
 def encode_exit(ended: Exit) -> bytes:

@@ -19,6 +19,8 @@ class Kind(StrEnum):
     EXEC = "exec"  # `shell -c command`
     # Files are moved, as the user and without a shell (`launcher.transfer`).
     SFTP = "sftp"  # our own server, in the session's process
+    SCP = "scp"  # the same for scp's own protocol
+    RSYNC = "rsync"  # the host's program, by its arguments
     ERRANDS = "errands"  # no program: a process that connects and listens for the daemon (`errands.py`)
 
 
@@ -88,10 +90,21 @@ class HostUserRequest:
 class Transfer:
     """What a session that moves files is told. While `asks`, nothing is opened or changed that the daemon did not
     allow when it was asked; `looks` says that names and attributes count, too.
+
+    A path is what a shell would make of a word: how (`~NAME` to begin at a home, `*` to match files, or both) and text.
     """
 
     asks: bool = True
     looks: bool = True
+    # of scp and rsync
+    sink: bool = False  # takes files; else it gives them
+    paths: tuple[tuple[str, str], ...] = ()
+    # of scp
+    recursive: bool = False
+    preserve: bool = False  # times and modes
+    folder: bool = False  # the target has to be a folder
+    # of rsync
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

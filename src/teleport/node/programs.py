@@ -6,11 +6,11 @@ where the launcher has to start it differently, its own `Kind`; what clients ask
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
 
-from teleport.authz.channels import ChannelTerms, why_no_command, why_no_shell
+from teleport.authz.channels import ChannelTerms, exec_is_limited, refusal, why_no_command, why_no_shell
 from teleport.authz.decision import AccessDenial
 from teleport.authz.transfer import Direction, Scope, scope, why_no_transfer
 from teleport.errors import TeleportError
@@ -20,6 +20,7 @@ from teleport.resources.joining import JoinMode
 from teleport.resources.values import Duration
 from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest
 from teleport.wire import vouch
+from teleport.wire.transfer_command import RsyncCommand, ScpCommand, Word, parse
 
 NODE_VARIABLES: Final = frozenset({"TELEPORT_SESSION", "TELEPORT_JOIN_MODE", "TELEPORT_DETACH", vouch.RECORDED_AS})
 LEAST_LINGER, LONGEST_LINGER = Duration.of(seconds=1), Duration.of(hours=24)
@@ -74,6 +75,7 @@ class Program:
     command: str = ""  # of a login shell: none
     original: str = ""
     transfer: Transfer | None = None  # it moves files, as this says
+    rsync: RsyncCommand | None = None  # what of rsync's command is on record
     scope: Scope | None = None  # what its process was told to ask about
 
     @property
@@ -94,6 +96,10 @@ def choose(what: Start, *, forced: str, terms: ChannelTerms) -> Program | Refusa
         case Subsystem(name=command):
             if not forced:
                 return _subsystem(command, terms)
+    if command and not forced:
+        moving = _moving(command, terms)
+        if moving is not None:
+            return moving
     program = Program(Kind.EXEC if forced or command else Kind.SHELL, forced or command, command if forced else "")
     denied = why_no_command(terms, program.command) if program.command else why_no_shell(terms)
     return program if denied is None else denied
@@ -107,3 +113,40 @@ def _subsystem(name: str, terms: ChannelTerms) -> Program | Refusal | AccessDeni
         return denied
     rules = scope(terms)
     return Program(Kind.SFTP, "sftp", transfer=Transfer(asks=rules.asks, looks=rules.looks), scope=rules)
+
+
+def _moving(command: str, terms: ChannelTerms) -> Program | Refusal | AccessDenial | None:
+    """The program for a command that moves files; None: it is none, or one that a role lists by its words."""
+    parsed = parse(command)
+    listed = replace(terms, grants=tuple(grant for grant in terms.grants if grant.commands))
+    if parsed is None or (listed.grants and why_no_command(listed, command) is None):
+        return None
+    rules = scope(terms)
+    if isinstance(parsed, ScpCommand):
+        sink, ways = parsed.sink, [Direction.UPLOAD if parsed.sink else Direction.DOWNLOAD]
+    else:
+        sink, ways = not parsed.sender, [Direction.DOWNLOAD if parsed.sender else Direction.UPLOAD]
+        if parsed.removes:
+            ways.append(Direction.UPLOAD)
+        if not rules.asks and not exec_is_limited(terms):
+            return Program(Kind.EXEC, command, rsync=parsed)  # with the login's shell, which may do all of it anyway
+        if rules.looks and parsed.follows_links:
+            return refusal("rsync with --copy-links, --copy-dirlinks or --keep-dirlinks", "roles name paths")
+    for way in ways:
+        denied = why_no_transfer(terms, way)
+        if denied is not None:
+            return denied
+    paths = tuple(map(_unfolded, parsed.paths))
+    if isinstance(parsed, ScpCommand):
+        transfer = Transfer(
+            rules.asks, rules.looks, sink, paths, parsed.recursive, parsed.preserve, parsed.folder or len(paths) > 1
+        )
+        return Program(Kind.SCP, command, transfer=transfer, scope=rules)
+    transfer = Transfer(rules.asks, rules.looks, sink, paths, options=parsed.options)
+    return Program(Kind.RSYNC, command, transfer=transfer, scope=rules, rsync=parsed)
+
+
+def _unfolded(word: Word) -> tuple[str, str]:
+    """A word as the launcher gets it."""
+    how = "" if word.home is None else f"~{word.home}"
+    return (how, word.text) if word.pattern is None else (f"{how}*", word.pattern)

@@ -213,6 +213,7 @@ class Session:
                 self._recording,
                 tools.clock,
                 in_background=tools.in_background,
+                denied=self.first.connection.denied,
                 fail=self.end,
             )
         tools.in_background(self._run(process, self._streams), f"session {self.sid}")

@@ -9,6 +9,7 @@ from uuid import UUID
 from teleport.audit.events import Exec as ExecEvent
 from teleport.audit.events import (
     Resize,
+    Rsync,
     SessionData,
     SessionEnd,
     SessionHeld,
@@ -24,6 +25,7 @@ from teleport.node.tools import Tools
 from teleport.recording.format import RecordingHeader
 from teleport.resources.joining import JoinMode
 from teleport.ssh.surface import TerminalRequest, TerminalSize
+from teleport.wire.transfer_command import RsyncCommand
 
 
 class Story:
@@ -128,6 +130,8 @@ class Story:
                 or (f"exit status {ended.status}" if ended and ended.status else ""),
             )
         elif self._program.command:
+            if self._program.rsync is not None:
+                await self._moved(self._program.rsync, ended, reason)
             await self.events.emit(
                 ExecEvent,
                 now,
@@ -146,4 +150,19 @@ class Story:
             recording_hash=recording_hash,
             enhanced_recording=enhanced,
             **self._common,
+        )
+
+    async def _moved(self, command: RsyncCommand, ended: Exit | None, reason: str) -> None:
+        """rsync has run: its own protocol, of which no more is known than what it was told to do."""
+        status = str(ended.status) if ended and ended.status is not None else ""
+        error = (f"signal {ended.signal}" if ended and ended.signal else "") or reason
+        await self.events.emit(
+            Rsync,
+            self._clock.now(),
+            action="download" if command.sender else "upload",
+            paths=[path.text if path.home is None else f"~{path.home}/{path.text}" for path in command.paths],
+            command=self._program.shown,
+            exit_code=status,
+            hash_reason="rsync",
+            error=error or (f"exit status {status}" if status not in ("", "0") else ""),
         )

@@ -15,11 +15,12 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Any, Final
 
-from teleport.audit.events import ServerEvent, Sftp
+from teleport.audit.events import Scp, ServerEvent, Sftp
 from teleport.authz.channels import ChannelTerms
 from teleport.authz.decision import AccessDenial
-from teleport.authz.transfer import Direction, most_bytes, scope, why_no_move, why_no_transfer
+from teleport.authz.transfer import Direction, most_bytes, scope, why_no_move, why_no_transfer, why_no_tree
 from teleport.clock import Clock
+from teleport.launcher.values import Kind
 from teleport.node.facts import SessionEvents
 from teleport.node.needs import Recording
 from teleport.node.programs import Program
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _PACKET: Final = 256 * 1024
 _BATCH: Final = 200
+_OF_SCP: Final = ("path", "size", "sha256", "hash_reason", "error")
 _SETTLE_SECONDS: Final = 10.0
 
 
@@ -45,9 +47,10 @@ class Transfers:
         clock: Clock,
         *,
         in_background: Callable[[Coroutine[Any, Any, None], str], None],
+        denied: Callable[[str, str], None],
         fail: Callable[[str], None],
     ) -> None:
-        """Owns `descriptor`. `fail` ends the session, with a reason."""
+        """Owns `descriptor`. `denied` puts a refusal on record, `fail` ends the session with a reason."""
         self._sock = socket.socket(fileno=descriptor)
         self._program = program
         self._terms = terms
@@ -55,6 +58,7 @@ class Transfers:
         self._recording = recording
         self._clock = clock
         self._in_background = in_background
+        self._denied = denied
         self._fail = fail
         self._home = ""
         self._scope = program.scope
@@ -115,6 +119,8 @@ class Transfers:
         for question in questions:
             denied, limit = self._judge(terms, question)
             if denied is not None:
+                if self._program.kind is Kind.RSYNC:
+                    self._denied("rsync", "; ".join(denied.reasons))
                 self._send(["answer", number, denied.public, "; ".join(denied.reasons) or denied.public, 0])
                 return
             most = min((one for one in (most, limit) if one), default=0)
@@ -124,6 +130,8 @@ class Transfers:
         match question:
             case ["move", str(old), str(new)]:
                 return why_no_move(terms, old, new, home=self._home), 0
+            case ["tree", str(way), str(path)]:
+                return why_no_tree(terms, Direction(way), path, home=self._home), 0
             case [str(way), str(path), int(size)]:
                 direction = Direction(way)
                 denied = why_no_transfer(terms, direction, path, home=self._home, size=size)
@@ -168,7 +176,15 @@ class Transfers:
         )
 
     def _event(self, now: datetime, fields: dict[str, Any]) -> tuple[type[ServerEvent], datetime, dict[str, Any]]:
-        return Sftp, now, fields
+        if self._program.kind is not Kind.SCP:
+            return Sftp, now, fields
+        told: dict[str, Any] = {
+            "action": fields.get("direction", ""),
+            "operation": fields["action"],
+            "exit_code": "1" if "error" in fields else "0",
+            "command": self._program.shown,
+        }
+        return Scp, now, {**{name: fields[name] for name in _OF_SCP if name in fields}, **told}
 
     # the end
 

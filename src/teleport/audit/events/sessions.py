@@ -154,6 +154,21 @@ class Scp(ServerEvent, frozen=True, kw_only=True, tag="scp"):
         return bool(self.error)
 
 
+class Rsync(ServerEvent, frozen=True, kw_only=True, tag="rsync"):
+    """rsync has moved files, or failed. Which ones is known to rsync alone."""
+
+    action: str = ""  # upload or download
+    paths: list[str] = field(default_factory=list)  # targets or sources, as the client named them
+    command: str = ""  # command of the client
+    exit_code: str = field(default="", name="exitCode")  # exit status as text, empty when it was ended
+    sha256: str = ""  # always empty
+    hash_reason: str = ""  # why: rsync
+    error: str = ""  # why it failed
+
+    def failed(self) -> bool:
+        return bool(self.error)
+
+
 class Port(ServerEvent, frozen=True, kw_only=True, tag="port"):
     """A port forward was asked for."""
 

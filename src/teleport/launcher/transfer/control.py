@@ -3,7 +3,8 @@
 Every message is one packet of a SOCK_SEQPACKET socket, a JSON list that begins with its kind:
 
     child -> daemon   home PATH                             once: the login's home, resolved
-                      ask NUMBER [[WHAT, PATH, SIZE], ...]  WHAT: download, upload, look; or move with two paths
+                      ask NUMBER [[WHAT, PATH, SIZE], ...]  WHAT: download, upload, look; move with two paths; or
+                                                        tree with a way and a folder: everything below it
                       opened HANDLE DIRECTION PATH          a file is open from now on
                       done NUMBER HANDLE {...}              something was done, or failed; HANDLE 0: no open file
     daemon -> child   answer NUMBER PUBLIC WHY MOST         PUBLIC empty: yes; MOST: bytes that may move, 0: any

@@ -9,8 +9,10 @@ from typing import NoReturn
 
 from teleport.launcher import processes
 from teleport.launcher.accounts import Account
-from teleport.launcher.transfer import sftp
+from teleport.launcher.transfer import rsync, sftp
 from teleport.launcher.transfer.control import Control, Ended, say
+from teleport.launcher.transfer.scp_sink import Sink
+from teleport.launcher.transfer.scp_source import Source
 from teleport.launcher.values import Kind, Transfer
 
 
@@ -27,13 +29,15 @@ def serve(account: Account, kind: Kind, transfer: Transfer, control: int, report
     home = os.path.realpath(".")
     status = 1
     try:
+        os.close(report)  # from here on the daemon knows of this process, and answers
         channel.home(home)
+        if kind is Kind.RSYNC:
+            os._exit(rsync.run(account, transfer, channel, home))  # it returns only when there is no rsync to become
         processes.set_no_new_privileges()
         processes.set_title(f"teleport: {kind} of {account.name}")
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _end)
-        os.close(report)
-        server = sftp.Server(channel, home)
+        server = _server(channel, kind, transfer, home)
         try:
             status = server.run()
         except Ended:
@@ -49,6 +53,12 @@ def serve(account: Account, kind: Kind, transfer: Transfer, control: int, report
         status = 255
     finally:
         os._exit(status)
+
+
+def _server(control: Control, kind: Kind, transfer: Transfer, home: str) -> sftp.Server | Sink | Source:
+    if kind is Kind.SFTP:
+        return sftp.Server(control, home)
+    return Sink(control, transfer, home) if transfer.sink else Source(control, transfer, home)
 
 
 _ending: list[int] = []
