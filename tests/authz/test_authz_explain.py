@@ -112,6 +112,7 @@ def test_each_part_of_a_permit_says_whose_it_is() -> None:
     parts = {part.name: (part.value, part.sources) for part in found.parts}
     assert parts["login and host"] == ("root, by labels", ("prod", "all"))
     assert parts["agent forwarding"] == ("yes", ("all",))
+    assert parts["shell and all commands"] == ("yes", ("prod", "all"))
     assert parts["X11 forwarding"] == ("no", ())
     assert parts["sessions on a connection"] == ("4", ("prod",))
     assert parts["idle time"] == ("10m", ("prod",))
@@ -170,3 +171,33 @@ def test_what_forbids_every_session_is_said_before_a_host_is_named(request_: SSH
         assert refused is not None
         assert word in refused.public
         assert refused.hint
+
+
+def test_what_may_be_run_and_moved_is_said_for_each_role() -> None:
+    """Rules of transfers are called advice where another role gives a shell beside them."""
+    text = """
+kind: role
+version: v4
+metadata: {name: files}
+spec:
+  allow: {logins: [root], node_labels: {env: prod}}
+  options:
+    exec: transfer
+    file_transfer: {upload: no, download_paths: [/srv/**], deny_paths: [/srv/x], max_file_size: 5}
+---
+kind: role
+version: v4
+metadata: {name: runs}
+spec: {allow: {logins: [root], node_labels: {env: prod}}, options: {commands: [/bin/uptime]}}
+"""
+    more = {one.name: one for one in parse_resources(text, "roles") if isinstance(one, Role)}
+    policy = Policy({**ROLES, **more}, ClusterDefaults())
+    held = "download of /srv/**; never /srv/x; files up to 5 bytes"
+    for roles, shell, files in (
+        ("files runs", "no", [held, "none"]),
+        ("files prod", "yes", [f"{held} (advice: the role gives a shell)", "download; upload"]),
+    ):
+        parts = explain_ssh_access(asked(roles), policy).parts
+        assert [part.value for part in parts if part.name == "file transfer"] == files
+        assert [part.value for part in parts if part.name == "shell and all commands"] == [shell]
+        assert [part.value for part in parts if part.name == "commands"] == (["/bin/uptime"] if "runs" in roles else [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -43,7 +44,9 @@ from teleport.resources.parse import parse_resources, to_yaml
 from teleport.resources.pattern import BadPattern, compile_pattern
 from teleport.resources.template import is_template, parse_template
 from teleport.store.resolve import Destination
-from teleport.wire import vouch
+from teleport.wire import scp_lines, sftp, vouch
+from teleport.wire.transfer_command import Word, split_words
+from teleport.wire.transfer_command import parse as parse_transfer
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 REGISTRY: Final = Registry()
@@ -282,6 +285,45 @@ def profile_file(data: bytes) -> None:
 SSH_WORDS: Final = (b"ecdsa-sha2-nistp256-cert-v01@openssh.com", b"ssh-ed25519", b"nistp256", b"teleport-roles")
 YAML_WORDS: Final = (*b"- * &a *a <<: !! ' |".split(), b"kind: ", b"version: v4\n", b"metadata:\n  ")
 
+
+def sftp_packets(data: bytes) -> None:
+    """What splits, comes back the same; every field of every packet is read, in some order."""
+    packets, taken = sftp.split(data, 4096)
+    assert b"".join(len(one).to_bytes(4, "big") + one for one in packets) == data[:taken]
+    for packet in packets:
+        reader = sftp.Reader(packet)
+        for take in (reader.byte, reader.u32, reader.path, reader.attributes, reader.view):
+            if reader.done:
+                break
+            found = take()
+            if isinstance(found, sftp.Attributes):
+                assert sftp.Reader(found.encode()).attributes() == found
+                str(found)
+
+
+def scp_line(data: bytes) -> None:
+    """A name that comes through stays in its folder."""
+    line = scp_lines.parse(data)
+    if isinstance(line, scp_lines.Entry):
+        assert b"/" not in line.name, line
+        assert line.name not in (b".", b".."), line
+        assert scp_lines.parse(scp_lines.entry_line(line)[:-1]) == line
+
+
+def transfer_words(data: bytes) -> None:
+    """What is taken for a transfer has no character that a shell would do something with."""
+    command = argument(data)
+    parsed = parse_transfer(command)
+    words = split_words(command)
+    if parsed is not None:
+        assert words, command
+        assert not set(re.sub(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"|\\.", "", command)) & set(";&|<>$`\n(){}"), command
+    if words is not None:
+        plain = [word.text for word in words if word.pattern is None and word.home is None]
+        if len(plain) == len(words):
+            assert split_words(shlex.join(plain)) == [Word(text) for text in plain], command
+
+
 TARGETS: Final = {
     target.name: target
     for target in (
@@ -305,6 +347,15 @@ TARGETS: Final = {
             b"\x1b[ \x1b( \xe6\x97\xa5 ;9999 ?1049h \x1b[2;4r \r\n 9b".split(),
             300,
             800,
+        ),
+        Target("sftp_packets", sftp_packets, (sftp.Malformed,), (b"\0\0\0\5", b"\x80\0\0\x0f", b"\xff" * 4), 512),
+        Target("scp_line", scp_line, (scp_lines.Malformed,), (b"C0644 ", b"D0755 0 ", b"T1 0 ", b"\x01", b".."), 300),
+        Target(
+            "transfer_words",
+            transfer_words,
+            (),
+            b"scp -t -f -- ' \" \\ ~ * rsync --server . -e.L --sender".split(),
+            300,
         ),
         Target("vouch_line", vouch_line, (BadRequest,), (b"=", b" ", b"\r\n"), 4096, runs=4800),
         Target("invitation", invitation, (BadRequest,), b"https:// [ ] : @ /web/invite/ %2f".split(), 300),

@@ -6,15 +6,17 @@ that a lock does not hide a missing role. What is explained can therefore never 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from teleport.authz.channels import RoleGrant
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.roles import IMPLICIT_ROLE, CombinedOptions, RoleSet
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access, find_session_lock
 from teleport.clock import how_long
 from teleport.resources.names import is_unix_login
+from teleport.resources.role import ExecMode, FileTransfer
 
 CLUSTER = "the cluster's settings"
 _ROUNDS = 1000  # as many locks as may stand in the way of one session
@@ -97,6 +99,7 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
     mfa = of(lambda o: o.require_session_mfa) + ((CLUSTER,) if cluster.require_session_mfa else ())
     return (
         Part("login and host", f"{permit.login}, by labels", permit.roles),
+        *_files_and_commands(permit),
         Part("agent forwarding", _yes(permit.channels.forward_agent), of(lambda o: o.forward_agent)),
         Part("port forwarding", _yes(permit.channels.port_forwarding), of(lambda o: o.port_forwarding)),
         Part("X11 forwarding", _yes(permit.channels.x11_forwarding), of(lambda o: o.permit_x11_forwarding)),
@@ -116,6 +119,35 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
             of(lambda o: o.enhanced_recording),
         ),
     )
+
+
+def _files_and_commands(permit: SSHAccessPermit) -> Iterator[Part]:
+    """What may be run and which files may move: by role, since each counts for itself."""
+    grants = permit.channels.grants
+    shells = tuple(one.role for one in grants if one.exec is ExecMode.ALL and not one.commands)
+    yield Part("shell and all commands", _yes(bool(shells)), shells)
+    for grant in grants:
+        if grant.exec is ExecMode.ALL and grant.commands:
+            yield Part("commands", ", ".join(grant.commands), (grant.role,))
+    for grant in grants:
+        yield Part("file transfer", _files(grant, advice=bool(shells)), (grant.role,))
+
+
+def _files(grant: RoleGrant, *, advice: bool) -> str:
+    rules = grant.file_transfer
+    if grant.exec is ExecMode.NONE or (grant.exec is ExecMode.ALL and grant.commands):
+        return "none"
+    ways = []
+    for way, allowed, paths in (
+        ("download", rules.download, rules.download_paths),
+        ("upload", rules.upload, rules.upload_paths),
+    ):
+        if allowed:
+            ways.append(way if paths is None else f"{way} of {', '.join(paths) or 'nothing'}")
+    text = "; ".join(ways) or "none"
+    text += f"; never {', '.join(rules.deny_paths)}" if rules.deny_paths else ""
+    text += f"; files up to {rules.max_file_size} bytes" if rules.max_file_size else ""
+    return f"{text} (advice: the role gives a shell)" if advice and rules != FileTransfer() else text
 
 
 def _lease(options: CombinedOptions) -> timedelta:

@@ -39,6 +39,7 @@ tctl = app.LazyGroup(
         "tokens": (f"{_HERE}.tokens:tokens", "Make, list and remove join tokens."),
         "auth": (f"{_HERE}.authorities:auth", "Export and rotate authorities, sign certificates for users and hosts."),
         "access": (f"{_HERE}.access:access", "Explain who may reach what, and why."),
+        "roles": (f"{_HERE}.roles:roles", "Look roles over before they are stored."),
         "certs": (f"{_HERE}.certs:certs", "List live certificates, and end one before its time."),
         "lock": (f"{_HERE}.locks:lock", "Stop a user, role, login, host or device at once."),
         "mfa": (f"{_HERE}.mfa:mfa", "List and take away what second factors gave."),
