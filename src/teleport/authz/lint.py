@@ -13,57 +13,13 @@ from teleport.resources.role import ExecMode, FileTransfer, Role
 
 _SHELLS = frozenset(["ash", "bash", "csh", "dash", "fish", "ksh", "sh", "tcsh", "zsh", "busybox"])
 _RUNNERS = frozenset(
-    [
-        "awk",
-        "docker",
-        "env",
-        "expect",
-        "find",
-        "gawk",
-        "gdb",
-        "git",
-        "kubectl",
-        "less",
-        "lua",
-        "man",
-        "more",
-        "mysql",
-        "nano",
-        "nice",
-        "nohup",
-        "nsenter",
-        "perl",
-        "php",
-        "podman",
-        "psql",
-        "python",
-        "python3",
-        "rsync",
-        "ruby",
-        "scp",
-        "screen",
-        "script",
-        "sed",
-        "setsid",
-        "socat",
-        "ssh",
-        "stdbuf",
-        "strace",
-        "su",
-        "sudo",
-        "systemd-run",
-        "tar",
-        "tclsh",
-        "tcpdump",
-        "timeout",
-        "tmux",
-        "unshare",
-        "vi",
-        "vim",
-        "watch",
-        "xargs",
-        "zip",
-    ]
+    name
+    for line in (
+        "awk env expect find gawk gdb git kubectl less lua man more mysql nano nice nohup nsenter perl php podman",
+        "psql python python3 rsync ruby scp screen script sed setsid socat ssh stdbuf strace su sudo systemd-run tar",
+        "tclsh docker tcpdump timeout tmux unshare vi vim watch xargs zip",
+    )
+    for name in line.split()
 )
 _WILD = frozenset({"*", "**"})
 _START_FILES = "~/.ssh, ~/.bashrc and what else is run at a login"
