@@ -3,6 +3,7 @@ cluster's authority; refused by what refuses everybody."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -72,3 +73,26 @@ def test_plink_refuses_a_damaged_key_file_and_an_unknown_host(
     key.write_text(text.replace("Comment: alice", "Comment: clara"))
     damaged = plinked(plink, home, key, cluster, login, "echo", "hello")
     assert (damaged.status != 0, damaged.stdout) == (True, "")
+
+
+@pytest.mark.parametrize("program", ["pscp", "psftp"])
+def test_its_programs_for_files_move_them(
+    plink: str, home: Path, cluster: Cluster, alice: Person, login: str, tmp_path: Path, program: str
+) -> None:
+    """Both speak SFTP; what they moved is on record with its hash."""
+    key, here, there = tmp_path / "alice.ppk", tmp_path / "here", tmp_path / "there"
+    cluster.tctl("auth", "sign", "--user=alice", "--format=ppk", f"--out={key}").ok()
+    here.write_text(program)
+    through = f"{plink} -batch -i {key} -P {cluster.proxy_ssh_port} -nc {NODE}:0 -l {login} {LOOPBACK}"
+    common = ["-batch", "-i", str(key), "-proxycmd", through, "-l", login]
+    environment = {**plain_environment(home), "HOME": str(home)}
+    target = f"{NODE}.{NAME}"
+    if program == "pscp":
+        run("pscp", *common, here, f"{target}:{there}", environment=environment).ok()
+    else:
+        batch = tmp_path / "batch"
+        batch.write_text(f"put {here} {there}\nquit\n")
+        run("psftp", *common, "-b", batch, target, environment=environment).ok()
+    assert there.read_text() == program
+    event = cluster.wait_event("sftp", path=str(there), action="write")
+    assert event["sha256"] == hashlib.sha256(program.encode()).hexdigest()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cluster.cluster_accounts import UnixAccount
 from tests.cluster.cluster_packages import install
 
 from teleport.testing.cluster import NODE, Cluster, Person, Ran, run, wait_until
@@ -133,7 +134,34 @@ def test_a_role_for_one_way_is_the_same_to_every_client(
     assert client(person, "ssh", at, "id").status == 255
 
 
-def test_a_lock_and_a_killed_daemon_end_a_transfer(cluster: Cluster, login: str, tmp_path: Path) -> None:
+def test_an_ordinary_account_moves_files_with_its_own_rights(cluster: Cluster, unix_account: UnixAccount) -> None:
+    """As that account, in its groups; under rules about paths, whose questions need the process's own /proc."""
+    needs("rsync")
+    limited = ROLE.format(name="home-only", login=unix_account.name, upload="yes", download="yes").replace(
+        "{upload: yes", "{upload_paths: ['~/**'], download_paths: ['~/**'], upload: yes"
+    )
+    cluster.tctl("create", "-f", "-", stdin=limited).ok()
+    at, home = f"{unix_account.name}@{host(cluster)}", unix_account.home
+    for name, role in (("free-mover", "access"), ("home-mover", "home-only")):
+        person = cluster.add_person(name, roles=[role], logins=[unix_account.name])
+        person.log_in()
+        here = person.home / "here"
+        here.write_text(name)
+        client(person, "sftp", "-b", "-", at, stdin=f"put {here} {name}\nget {name} {here}2\nmkdir d-{name}\n").ok()
+        client(person, "scp", "-O", here, f"{at}:scp-{name}").ok()
+        client(person, "scp", "-O", f"{at}:~/scp-{name}", f"{here}3").ok()
+        rsync(person, here, f"{at}:d-{name}/").ok()
+        made = [home / name, home / f"scp-{name}", home / f"d-{name}", home / f"d-{name}/here"]
+        assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(unix_account.uid, unix_account.gid)}
+        assert (person.home / "here2").read_text() == name == (person.home / "here3").read_text()
+        for secret in ("/etc/shadow", "/proc/1/environ", "/proc/self/mem"):
+            assert client(person, "scp", "-O", f"{at}:{secret}", f"{here}4").status != 0
+            assert client(person, "scp", f"{at}:{secret}", f"{here}4").status != 0
+        assert client(person, "scp", here, f"{at}:/usr/local/bin/x").status != 0
+        assert (client(person, "scp", f"{at}:/etc/hostname", f"{here}5").status == 0) is (role == "access")
+
+
+def test_a_lock_ends_a_transfer(cluster: Cluster, login: str, tmp_path: Path) -> None:
     """Within two seconds (five times that here); what had moved is on record."""
     person = cluster.add_person("locked-mover", logins=[login])
     person.log_in()

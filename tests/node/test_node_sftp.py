@@ -305,6 +305,13 @@ async def test_paths_are_judged_where_links_lead(launcher_end: LauncherEnd, tmp_
         assert sorted(os.listdir(inside)) == ["dangling", "folder", "link", "mine", "sub"]
 
 
+async def test_where_transfers_are_limited_no_device_is_opened(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    """A device reaches what its path says nothing of, such as the disk below every other path."""
+    async with lab_of(launcher_end, **rules(upload=False)) as lab, raw(lab, tmp_path) as client:
+        name = wire.string(b"/dev/zero")
+        assert await client.status(Packet.OPEN, name, struct.pack(">II", wire.READ, 0)) == Status.PERMISSION_DENIED
+
+
 async def test_sizes_are_kept_to(launcher_end: LauncherEnd, tmp_path: Path) -> None:
     """No way makes or reads a larger file than the role lets move: not at once, in pieces, by its size or by a copy."""
     (tmp_path / "large").write_bytes(b"x" * 1001)
@@ -508,5 +515,5 @@ async def test_no_transfer_at_all_is_refused_at_the_start(launcher_end: Launcher
         async with lab_of(launcher_end, **options) as lab:
             ran = await run_client("ssh", "-F", config_of(lab, tmp_path), "-s", "direct", "sftp")
             assert ran.status == 255
-            assert "Your roles do not allow look of files." in ran.stderr
+            assert "Your roles do not allow looking at files." in ran.stderr
             await lab.events.wait_for("session.request_denied")

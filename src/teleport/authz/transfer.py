@@ -29,7 +29,8 @@ def why_no_transfer(
 ) -> AccessDenial | None:
     """What forbids moving a file. `path` is absolute and resolved by whoever opens it; empty asks whether the direction
     is allowed for any path at all. `size` is bytes moved so far, or announced."""
-    what = f"{direction} of {path[:200]!r}" if path else f"{direction} of files"
+    doing = "looking at" if direction is Direction.LOOK else f"{direction} of"
+    what = f"{doing} {path[:200]!r}" if path else f"{doing} files"
     reasons = []
     for grant in terms.grants:
         why = _why_not_moved(grant, direction, path, home, size)

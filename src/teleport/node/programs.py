@@ -132,6 +132,8 @@ def _moving(command: str, terms: ChannelTerms) -> Program | Refusal | AccessDeni
             return Program(Kind.EXEC, command, rsync=parsed)  # with the login's shell, which may do all of it anyway
         if rules.looks and parsed.follows_links:
             return refusal("rsync with --copy-links, --copy-dirlinks or --keep-dirlinks", "roles name paths")
+        if rules.looks and parsed.removes:
+            return refusal("rsync with --remove-source-files", "roles name paths")
     for way in ways:
         denied = why_no_transfer(terms, way)
         if denied is not None:

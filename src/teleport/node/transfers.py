@@ -71,6 +71,7 @@ class Transfers:
         self._loop.add_reader(self._sock.fileno(), self._hear)
         self.failed = 0  # operations that failed
         self.moved = 0  # bytes
+        self.reconsider()  # rules may have changed since the process was told of them
 
     def reconsider(self) -> None:
         """Rules changed: what is asked from now on goes by them, and what has to be asked may be another."""
@@ -98,7 +99,13 @@ class Transfers:
             if not packet:
                 self._stop_hearing()
                 return
-            self._take(packet)
+            try:
+                self._take(packet)
+            except (ValueError, TypeError, KeyError):
+                log.exception("a file transfer talks nonsense sid=%s", self._events.sid)
+                self._fail("its file transfer failed on the node")
+                self._stop_hearing()
+                return
 
     def _take(self, packet: bytes) -> None:
         match json.loads(packet):

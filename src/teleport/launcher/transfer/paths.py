@@ -92,6 +92,7 @@ def open_file(path: bytes, flags: int, mode: int, judge: Callable[[str], int] | 
         try:
             with pinned(path) as (pin, real):
                 most = judge(real)
+                _regular(pin)
                 if flags & os.O_EXCL and flags & os.O_CREAT:
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
                 return _usable(os.open(through(pin), flags & ~(os.O_CREAT | os.O_EXCL) | _PLAIN), most)
@@ -104,11 +105,23 @@ def open_file(path: bytes, flags: int, mode: int, judge: Callable[[str], int] | 
             except OSError:
                 most = judge(spot.path)
                 descriptor = os.open(spot.name, flags | _PLAIN | os.O_NOFOLLOW, mode, dir_fd=spot.folder)
+                try:
+                    _regular(descriptor)
+                except BaseException:
+                    os.close(descriptor)
+                    raise
                 return _usable(descriptor, most)
             if flags & os.O_EXCL:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             path = os.path.join(os.fsencode(os.path.dirname(spot.path)), link)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _regular(descriptor: int) -> None:
+    """`PermissionError` for a device, which reaches what its path says nothing of."""
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise PermissionError(errno.EPERM, "it is no regular file, and your roles limit transfers")
 
 
 def _usable(descriptor: int, most: int) -> tuple[int, str, int]:
