@@ -54,6 +54,7 @@ REFERENCE = {
     "session.leave": ("T2003I",),
     "session.end": ("T2004I",),
     "session.upload": ("T2005I",),
+    "session_recording.access": ("T2012I",),
     "session.data": ("T2006I",),
     "subsystem": ("T3001I", "T3001E"),
     "exec": ("T3002I", "T3002E"),

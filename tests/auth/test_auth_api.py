@@ -153,6 +153,8 @@ WHO_MAY: dict[str, str] = {
     "renew_connections": "node proxy admin",
     "release_connections": "node proxy admin",
     "read_recording": "auditor admin",  # and a user the own ones, which the missing one here is not
+    "search_recordings": "user auditor admin",  # a user the own ones
+    "verify_recordings": "user auditor admin",
     "recording_offset": HOSTS,
     "append_recording": HOSTS,
     "complete_recording": HOSTS,
@@ -273,6 +275,10 @@ class Asking:
                 return m.SearchEventsRequest(limit=1)
             case "list_recordings":
                 return m.ListRecordingsRequest()
+            case "search_recordings":
+                return m.SearchRecordingsRequest(text="needle")
+            case "verify_recordings":
+                return m.VerifyRecordingsRequest()
             case "read_recording" | "recording_offset":
                 return m.RecordingRequest(sid=str(uuid.uuid4()))
             case "track_sessions":

@@ -61,6 +61,7 @@ CHANGES_WITHOUT_EVENT = {
     "user_token_challenge": "a question for five minutes; finishing the link has events",
     "begin_factor": "what is begun counts for nothing; mfa.add follows when it is finished",
     "diff_access": "compares and answers; POST because roles are too long for a query",
+    "verify_recordings": "reads and answers whether they are whole; nothing of what they hold is told",
     "verify_events": "reads the log and answers; POST because it takes long",
 }
 READS_WITHOUT_EVENT = {
@@ -221,6 +222,8 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         # recordings
         (sid,) = await recorder.call("complete_recording", lambda: _recorded(auth, "plain"))
         await recorder.call("read_recording", lambda: _read(auth, admin.who, sid))
+        needle = m.SearchRecordingsRequest(text="whoami")
+        await recorder.call("search_recordings", ask("search_recordings", needle))
         await recorder.call("create_backup", lambda: _backed_up(auth, admin.who))
         assert recorder.missing == {}
         assert recorder.called == {name for name, route in ROUTES.items() if route.events}

@@ -144,3 +144,46 @@ async def test_a_recording_that_is_not_there_is_not_found(tmp_path: Path, sid: s
         ran = await admin(auth, "recordings", "download", sid, "-o", str(out))
         assert ran.status == 3
         assert not out.exists()
+
+
+async def test_recordings_are_searched_and_verified(tmp_path: Path) -> None:
+    """By what the screen showed, with its time; a flipped bit is named, with status 1."""
+    async with recorded(tmp_path) as auth:
+        found = (await admin(auth, "recordings", "search", "HELLO")).ok()
+        assert found.out.splitlines()[0].startswith(SID)
+        assert "ann as root on db-1" in found.out
+        assert found.out.splitlines()[1].split() == ["0:00", "hello", "\ufffd", "world"] or "world" in found.out
+        assert "\x1b" not in found.out
+        (one,) = json.loads((await admin(auth, "recordings", "search", "hello", "--format=json")).ok().out)
+        assert (one["sid"], one["kind"], one["hits"][0]["kind"]) == (SID, "shell", "screen")
+        nothing = (await admin(auth, "recordings", "search", "hello", "--user=bob")).ok()
+        assert (nothing.out, nothing.err) == ("", "Nothing of the 0 sessions that you may play showed it.\n")
+        assert (await admin(auth, "recordings", "search", "a\nb")).status == 2
+        for arguments in (["--kind=exec"], ["--to=2001-01-01"], ["--user=bob"]):
+            assert json.loads((await admin(auth, "recordings", "ls", "--format=json", *arguments)).ok().out) == []
+
+        assert (await admin(auth, "recordings", "verify", SID)).ok().out == "1 of 1 recordings are whole\n"
+        assert (await admin(auth, "recordings", "verify", "--all")).ok().out == "1 of 1 recordings are whole\n"
+        assert (await admin(auth, "recordings", "verify")).status == 2
+        assert (await admin(auth, "recordings", "verify", SID, "--all")).status == 2
+        assert (await admin(auth, "recordings", "verify", SID.replace("0", "1"))).status == 3
+        (path,) = [path for path in _files(tmp_path) if path.name == f"{SID}.rec"]
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        os.chmod(path, 0o600)
+        path.write_bytes(bytes(data))
+        for arguments in ([SID], ["--all"]):
+            broken = await admin(auth, "recordings", "verify", *arguments)
+            assert broken.status == 1
+            assert f"{SID}  chunk 0" in broken.out
+            assert "0 of 1" in broken.out
+
+
+async def test_an_export_is_on_record_with_its_form(tmp_path: Path) -> None:
+    async with recorded(tmp_path) as auth:
+        for form in ("cast", "text", "json"):
+            assert (await admin(auth, "recordings", "export", SID, f"--format={form}")).ok().out
+        events = await auth.events("session_recording.access", wait_for=3)
+        assert {(event["format"], event["code"]) for event in events} == {
+            ("cast", "T2012I"), ("text", "T2012I"), ("json", "T2012I"),
+        }  # fmt: skip

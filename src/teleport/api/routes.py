@@ -331,6 +331,15 @@ RELEASE_CONNECTIONS = _route(
     m.ReleaseConnectionsRequest, m.Done,
 )  # fmt: skip
 
+SEARCH_RECORDINGS = _route(
+    "search_recordings", "POST /recordings/search", Verb.READ, "session", ("session_recording.search",),
+    m.SearchRecordingsRequest, m.RecordingMatches,
+)  # fmt: skip
+VERIFY_RECORDINGS = _route(
+    "verify_recordings", "POST /recordings/verify", Verb.READ, "session", (),
+    m.VerifyRecordingsRequest, m.RecordingVerdicts,
+)  # fmt: skip
+
 # --- backups
 CREATE_BACKUP = _route(
     "create_backup",

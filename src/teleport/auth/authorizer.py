@@ -52,6 +52,8 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.SESSION_CERT.name,
         routes.READ_RECORDING.name,
         routes.LIST_RECORDINGS.name,
+        routes.SEARCH_RECORDINGS.name,
+        routes.VERIFY_RECORDINGS.name,
         routes.RUNNING_SESSIONS.name,
         routes.ADD_USER.name,
         routes.UPDATE_USER.name,
@@ -196,9 +198,12 @@ class Authorizer:
         kind: Kind,
         facts: Sequence[Mapping[str, object]],
         ca_types: Sequence[str] = (),
+        *,
+        reveals: bool = False,
     ) -> list[bool]:
         """Whether the caller may do it to each thing, by the rules of one moment."""
         request, policy = await self._request(caller, verb, kind), await self._policy(caller.identity)
+        request = replace(request, reveals=reveals)
         types = ca_types or [""] * len(facts)
         return [
             isinstance(evaluate_api_access(replace(request, facts=one, ca_type=ca_type), policy), APIPermit)

@@ -22,6 +22,7 @@ from teleport.audit.search import Query, Searcher
 from teleport.audit.verify import verify_store
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.evidence_store import EvidenceStore
+from teleport.auth.recorded import UPLOADS, Recorded, key_of, wanted
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
@@ -29,13 +30,14 @@ from teleport.backend.interface import Absent, PutOp
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound
 from teleport.identity import HostIdentity, SystemRole
 from teleport.recording.format import BrokenPlace, RecordingHeader
+from teleport.recording.indexing import Indexer
 from teleport.recording.player import RecordingReader
 from teleport.recording.storage import MAX_PIECE, FileRecordingStore, HostSink, StoredRecording
 from teleport.resources.kinds import Kind, Verb
 from teleport.store import records
 
 PIECE: Final = 256 * 1024  # bytes of a recording sent at once
-UPLOADS: Final = "audit/uploads/"
+FORMS: Final = frozenset({"play", "cast", "text", "json", "html"})  # what a recording may be said to be read for
 MAX_RECORDINGS: Final = 1000
 
 
@@ -50,6 +52,8 @@ class Evidence:
         records: EvidenceStore,
         recordings: FileRecordingStore,
         audit_directory: Path,
+        recorded: Recorded,
+        indexer: Indexer,
     ) -> None:
         self._state = state
         self._authorizer = authorizer
@@ -57,6 +61,8 @@ class Evidence:
         self._records = records
         self._recordings = recordings
         self._audit_directory = audit_directory
+        self._recorded = recorded
+        self._indexer = indexer
         self.searcher = Searcher(audit_directory)
 
     # events
@@ -149,11 +155,17 @@ class Evidence:
     # recordings
 
     async def page(self, caller: Caller, request: m.ListRecordingsRequest) -> m.RecordingsPage:
-        """The recordings that the caller may know of, by id."""
+        """The recordings that the caller may know of, by id or newest first."""
         if not 1 <= request.limit <= MAX_RECORDINGS:
             raise BadRequest(f"a page has 1 to {MAX_RECORDINGS} recordings, not {request.limit}")
-        found = await self._recordings.recordings(after=request.start_key, limit=request.limit)
-        next_key = found[-1].sid if len(found) == request.limit else ""
+        if request.newest_first:
+            newest = await self._recorded.permitted(caller, Verb.LIST, await self._recorded.newest(request))
+            found = newest[: request.limit]
+            next_key = key_of(found[-1]) if len(newest) > request.limit else ""
+        else:
+            found = await self._recordings.recordings(after=request.start_key, limit=request.limit)
+            next_key = found[-1].sid if len(found) == request.limit else ""
+            found = [one for one in found if wanted(one, request)]
         may = await self._authorizer.decide_each(caller, Verb.LIST, Kind.SESSION, [_facts(one) for one in found])
         seen = [one for one, allowed in zip(found, may, strict=True) if allowed]
         if not seen:
@@ -176,7 +188,8 @@ class Evidence:
                 hint="a recording arrives after its session ended; tctl recordings ls",
             )
         await self._authorizer.require(caller, Verb.READ, Kind.SESSION, _facts(found), reveals=True)
-        await self._state.tell(self._state.event(SessionRecordingAccess, caller, sid=request.sid, format="raw"))
+        form = request.form if request.form in FORMS else "raw"
+        await self._state.tell(self._state.event(SessionRecordingAccess, caller, sid=request.sid, format=form))
         with await self._recordings.open(request.sid) as file:
             while piece := await asyncio.to_thread(file.read, PIECE):
                 yield piece
@@ -225,6 +238,7 @@ class Evidence:
         key = UPLOADS + request.sid
         with suppress(CompareFailed):
             await self._state.commit([PutOp(key, request.sha256.encode())], conditions=[Absent(key)], events=[event])
+        self._indexer.stored()
         after = await sink.begin(request.sid)
         return m.RecordingOffset(offset=after.offset, complete=after.complete)
 
@@ -266,4 +280,5 @@ def _info(found: StoredRecording) -> m.RecordingInfo:
         interactive=found.interactive,
         command=found.command,
         size=found.size,
+        kind=found.kind,
     )

@@ -47,6 +47,7 @@ from teleport.auth.logins import Logins
 from teleport.auth.mfa_leases import MfaLeases
 from teleport.auth.open_sessions import LostHosts, SessionTracker
 from teleport.auth.presence import Presence
+from teleport.auth.recorded import Recorded
 from teleport.auth.renewal import Renewals
 from teleport.auth.revocations import Revocations
 from teleport.auth.rotation import Rotations
@@ -68,6 +69,7 @@ from teleport.backend.interface import Backend
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
+from teleport.recording.indexing import Indexer
 from teleport.recording.storage import FileRecordingStore
 from teleport.recording.trust import signature_check
 from teleport.resources.cluster import Singleton
@@ -146,8 +148,17 @@ class AuthService:
         mfa_leases = MfaLeases(state, self.authorizer, session_factor, self.cluster_api)
         inventory = Inventory(state, self.authorizer, self._tokens, user_tokens)
         presence = self._presence = Presence(state, self.authorizer, self._joining)
+        self._indexer = Indexer(config.recordings_directory, self._recordings.directory)
+        recorded = Recorded(state, self.authorizer, self._recordings, self._indexer)
         self._evidence = Evidence(
-            state, self.authorizer, self._intake, records, self._recordings, config.audit_directory
+            state,
+            self.authorizer,
+            self._intake,
+            records,
+            self._recordings,
+            config.audit_directory,
+            recorded,
+            self._indexer,
         )
         self._pump = OutboxPump(records, emitter, self._in_store, self._sink.lock)
         self._sink.lock.after_others(self._pump.look_again)
@@ -213,6 +224,8 @@ class AuthService:
             routes.VERIFY_EVENTS.name: self._evidence.verify,
             routes.LIST_RECORDINGS.name: self._evidence.page,
             routes.READ_RECORDING.name: self._evidence.read,
+            routes.SEARCH_RECORDINGS.name: recorded.search,
+            routes.VERIFY_RECORDINGS.name: recorded.verify,
             routes.RECORDING_OFFSET.name: self._evidence.offset,
             routes.APPEND_RECORDING.name: self._evidence.append,
             routes.COMPLETE_RECORDING.name: self._evidence.complete,
@@ -299,6 +312,7 @@ class AuthService:
                 tasks.create_task(checkpointer.run(), name="audit checkpoints")
                 tasks.create_task(self._lost_hosts.run(), name="lost hosts")
                 tasks.create_task(self._presence.run(), name="presence")
+                tasks.create_task(self._indexer.run(), name="searchable recordings")
                 tasks.create_task(self.state.uses.run(), name="last use of certificates")
                 tasks.create_task(self._trust.run(context), name="authorities")
                 tasks.create_task(self.rotation_driver.run(), name="rotation")

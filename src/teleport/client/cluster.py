@@ -135,6 +135,6 @@ def list_nodes(client: SyncAuthClient) -> list[tuple[Node, dict[str, Any]]]:
     return sorted(found, key=lambda pair: (pair[0].hostname, pair[0].id))
 
 
-def download_recording(client: SyncAuthClient, sid: str) -> Iterator[bytes]:
-    """The bytes of a session's recording."""
-    return client.download(routes.READ_RECORDING, m.RecordingRequest(sid=sid))
+def download_recording(client: SyncAuthClient, sid: str, form: str = "") -> Iterator[bytes]:
+    """The bytes of a session's recording. `form`: what they are for, as the event says."""
+    return client.download(routes.READ_RECORDING, m.RecordingRequest(sid=sid, form=form))

@@ -25,6 +25,7 @@ class Suffix(StrEnum):
     PART = ".rec.part"  # being written
     DONE = ".rec"
     TORN = ".torn"  # bytes that recovery cut off, kept for inspection
+    INDEX = ".idx"  # what a stored recording showed, for searching; made anew when it is not there
     BROKEN = ".rec.broken"  # cannot be read at all; never tried again
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -58,6 +60,17 @@ class RecordingSink(Protocol):
         ...
 
 
+class SessionKind(StrEnum):
+    """Sorts of sessions, by which lists of recordings are restricted."""
+
+    SHELL = "shell"  # with a terminal
+    EXEC = "exec"  # a command without one
+    TRANSFER = "transfer"  # sftp, scp, rsync
+
+
+_TRANSFERS = frozenset({"sftp", "internal-sftp", "sftp-server", "scp", "rsync"})
+
+
 @dataclass(frozen=True, slots=True)
 class StoredRecording:
     """One line of a list of recordings."""
@@ -71,6 +84,14 @@ class StoredRecording:
     node_name: str
     command: str
     interactive: bool
+
+    @property
+    def kind(self) -> SessionKind:
+        """What sort of session it was."""
+        if self.interactive:
+            return SessionKind.SHELL
+        program = self.command.split(maxsplit=1)[0].rpartition("/")[2] if self.command.strip() else ""
+        return SessionKind.TRANSFER if program in _TRANSFERS else SessionKind.EXEC
 
 
 class FileRecordingStore:
@@ -89,6 +110,8 @@ class FileRecordingStore:
         self._check_signature = check_signature
         self._require_signature = require_signature
         self._max_size = max_size
+        self._known: dict[str, StoredRecording] = {}
+        self._known_lock = threading.Lock()
 
     def close(self) -> None:
         self._directory.close()
@@ -118,6 +141,25 @@ class FileRecordingStore:
                 )
 
         return await asyncio.to_thread(verify)
+
+    @property
+    def directory(self) -> RecordingDirectory:
+        """Where they lie."""
+        return self._directory
+
+    async def all(self) -> list[StoredRecording]:
+        """Every recording whose header can be read, newest first. Headers are read once: recordings do not change."""
+        return await asyncio.to_thread(self._all)
+
+    def _all(self) -> list[StoredRecording]:
+        ids = set(self._directory.ids(Suffix.DONE))
+        with self._known_lock:
+            for sid in self._known.keys() - ids:
+                del self._known[sid]
+            for sid in ids - self._known.keys():
+                with suppress(TeleportError):
+                    self._known[sid] = self._summary(sid)
+            return sorted(self._known.values(), key=lambda one: (one.started, one.sid), reverse=True)
 
     async def sids(self) -> list[str]:
         """The sessions whose recording is stored whole, in order."""

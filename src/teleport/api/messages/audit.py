@@ -58,6 +58,7 @@ class VerifyReply(Message, frozen=True, kw_only=True):
 
 class RecordingRequest(Request, frozen=True, kw_only=True):
     sid: str
+    form: str = ""  # what it is read for: play, or the form of an export; goes into the event
 
 
 class RecordingOffset(Message, frozen=True, kw_only=True):
@@ -87,13 +88,21 @@ class RecordingInfo(Message, frozen=True, kw_only=True):
     interactive: bool
     command: str
     size: int
+    kind: str = ""  # shell, exec, transfer
 
 
 class ListRecordingsRequest(Request, frozen=True, kw_only=True):
-    """Recordings by id, after `start_key`."""
+    """Recordings by id, after `start_key`; or newest first, after the key that a page gave."""
 
     start_key: str = ""
     limit: int = 100
+    newest_first: bool = False
+    user: str = ""
+    host: str = ""  # name or UUID
+    login: str = ""
+    kind: str = ""
+    start: datetime | None = None  # began not before
+    end: datetime | None = None  # began before
 
 
 class RecordingsPage(Message, frozen=True, kw_only=True):

@@ -189,7 +189,15 @@ class SessionRecordingAccess(UserEvent, frozen=True, kw_only=True, tag="session_
     """A recording was played or downloaded."""
 
     sid: str = ""  # session
-    format: str = ""  # how it was asked for
+    format: str = ""  # what the program said that it was for: play, cast, text, json, html, raw
+
+
+class SessionRecordingSearch(UserEvent, frozen=True, kw_only=True, tag="session_recording.search"):
+    """Recordings were searched for what they showed. A search of many recordings leaves several."""
+
+    query: str = ""  # the text, at most 200 characters
+    searched: int = 0  # sessions that were searched
+    sids: list[str] = field(default_factory=list)  # sessions of which lines were shown
 
 
 class ServiceStart(Event, frozen=True, kw_only=True, tag="service.start"):

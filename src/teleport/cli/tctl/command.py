@@ -49,7 +49,7 @@ tctl = app.LazyGroup(
         "audit": (f"{_HERE}.audit:audit", "Search the audit log, and prove it complete."),
         "backup": (f"{_HERE}.backup:backup", "Back the cluster up, prove a backup, restore it."),
         "sessions": (f"{_HERE}.sessions:sessions", "List sessions that run now, and end them."),
-        "recordings": (f"{_HERE}.recordings:recordings", "List and download recorded sessions."),
+        "recordings": (f"{_HERE}.recordings:recordings", "List, search, export and verify recorded sessions."),
         "completion": (f"{_HERE}.command:completion", "Print the completion for bash, zsh or fish."),
         "man": (f"{_HERE}.command:man", "Print the manual page."),
         "version": (f"{_HERE}.status:version", "Print the version."),

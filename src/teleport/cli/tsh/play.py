@@ -46,7 +46,7 @@ def play(flags: Flags, recording: str, form: str, speed: float, skip_idle_time: 
     """
     from teleport.recording.player import RecordingReader
 
-    with _opened(flags, recording, cluster) as file:
+    with _opened(flags, recording, cluster, form) as file:
         reader = RecordingReader(file, name=recording)
         if form == "pty":
             play_pty(reader, speed, skip_idle=skip_idle_time)
@@ -55,7 +55,7 @@ def play(flags: Flags, recording: str, form: str, speed: float, skip_idle_time: 
 
 
 @contextmanager
-def _opened(flags: Flags, recording: str, cluster: str) -> Iterator[BinaryIO]:
+def _opened(flags: Flags, recording: str, cluster: str, form: str) -> Iterator[BinaryIO]:
     """The recording's bytes: a file's, or what auth has of the session, kept in an unnamed file while it plays."""
     from teleport.recording.format import canonical_uuid
 
@@ -78,7 +78,7 @@ def _opened(flags: Flags, recording: str, cluster: str) -> Iterator[BinaryIO]:
         with auth_client(found.credentials, found.web_api(now()).open, found.web, second_factor(found.web)) as client:
             try:
                 with progress("downloading", "bytes") as so_far:
-                    for piece in download_recording(client, sid):
+                    for piece in download_recording(client, sid, "play" if form == "pty" else form):
                         kept.write(piece)
                         so_far(kept.tell())
             except AccessDenied as denied:
@@ -95,7 +95,7 @@ def _file(name: str) -> BinaryIO:
     except FileNotFoundError:
         raise NotFound(
             f"{name[:200]} is neither a session's id nor a file",
-            hint="tctl recordings ls lists the sessions that you may play",
+            hint="tsh recordings ls lists the sessions that you may play",
         ) from None
     except OSError as error:
         raise BadRequest(

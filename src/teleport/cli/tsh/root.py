@@ -27,6 +27,7 @@ COMMANDS = {
     "proxy": ("teleport.cli.tsh.proxy:proxy", "Lead a connection of another program through the proxy"),
     "mfa": ("teleport.cli.tsh.mfa:mfa", "Manage your second factors"),
     "play": ("teleport.cli.tsh.play:play", "Play a recorded session"),
+    "recordings": ("teleport.cli.tsh.recordings:recordings", "List, search and export recorded sessions"),
     "config": ("teleport.cli.tsh.config:config", "Print configuration for OpenSSH"),
     "config-refresh": ("teleport.cli.tsh.config:config_refresh", ""),
     "config-proxy": ("teleport.cli.tsh.config:config_proxy", ""),

@@ -1,0 +1,259 @@
+"""Finding and proving recorded sessions: lists with filters, search of what the screens showed, verification.
+
+Who may not read a recording finds nothing of it. Rendering is done before, in processes of their own
+(`recording.indexing`); a call searches for a few seconds, in threads, and says where the next one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from teleport.api import messages as m
+from teleport.audit.events import SessionRecordingSearch
+from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState
+from teleport.authz.decision import AccessDenial, DenialCode
+from teleport.errors import BadRequest, NotFound
+from teleport.recording.format import BrokenPlace, canonical_uuid
+from teleport.recording.index import Hits, search_index
+from teleport.recording.indexing import Indexer
+from teleport.recording.storage import FileRecordingStore, SessionKind, StoredRecording
+from teleport.resources.kinds import Kind, Verb
+
+UPLOADS: Final = "audit/uploads/"
+MAX_MATCHES: Final = 100
+MAX_QUERY: Final = 200
+SECONDS: Final = 5.0  # of one call
+BATCH: Final = 20  # sessions searched at a time
+DECIDED_AT_ONCE: Final = 200  # decisions between two turns of the loop
+AT_ONCE: Final = 2  # searches of all callers
+
+Filtered = m.ListRecordingsRequest | m.SearchRecordingsRequest
+
+
+class Recorded:
+    """The handlers of the routes about many recordings."""
+
+    def __init__(
+        self, state: ClusterState, authorizer: Authorizer, recordings: FileRecordingStore, indexer: Indexer
+    ) -> None:
+        self._state = state
+        self._authorizer = authorizer
+        self._recordings = recordings
+        self._indexer = indexer
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def newest(self, request: Filtered) -> list[StoredRecording]:
+        """The recordings that a request is about, newest first, after its key."""
+        if request.kind and request.kind not in set(SessionKind):
+            raise BadRequest(f"there is no kind of session {request.kind[:40]!r}", hint=", ".join(SessionKind))
+        found = [one for one in await self._recordings.all() if wanted(one, request)]
+        if request.start_key:
+            key = parse_key(request.start_key)
+            found = [one for one in found if (one.started, one.sid) < key]
+        return found
+
+    async def permitted(self, caller: Caller, verb: Verb, found: Sequence[StoredRecording]) -> list[StoredRecording]:
+        """Those that the caller may list, or read. Pages are made of these, so that no key tells of another."""
+        allowed: list[StoredRecording] = []
+        for at in range(0, len(found), DECIDED_AT_ONCE):
+            some = found[at : at + DECIDED_AT_ONCE]
+            may = await self._authorizer.decide_each(
+                caller, verb, Kind.SESSION, [facts_of(one) for one in some], reveals=verb is Verb.READ
+            )
+            allowed += [one for one, yes in zip(some, may, strict=True) if yes]
+            await asyncio.sleep(0)
+        return allowed
+
+    async def search(self, caller: Caller, request: m.SearchRecordingsRequest) -> m.RecordingMatches:
+        """The sessions that showed a text; what was searched for and found is on record before it is told."""
+        text = request.text.strip()
+        if not text or len(text) > MAX_QUERY or not text.isprintable():
+            raise BadRequest(f"a search is for 1 to {MAX_QUERY} printable characters in one line")
+        if not 1 <= request.limit <= MAX_MATCHES:
+            raise BadRequest(f"a page has 1 to {MAX_MATCHES} sessions, not {request.limit}")
+        general = await self._authorizer.decide(caller, Verb.READ, Kind.SESSION, own(caller), reveals=True)
+        if isinstance(general, AccessDenial) and general.code is DenialCode.MFA_REQUIRED:
+            raise Denied(general)
+        async with self._slots:
+            found = await self._search(caller, request, text)
+        if isinstance(general, AccessDenial) and not found.searched and not found.next_key and not request.start_key:
+            raise Denied(general)
+        if found.items or not request.start_key:
+            await self._state.tell(
+                self._state.event(
+                    SessionRecordingSearch,
+                    caller,
+                    query=text,
+                    searched=found.searched,
+                    sids=[one.sid for one in found.items],
+                )
+            )
+        return found
+
+    async def _search(self, caller: Caller, request: m.SearchRecordingsRequest, text: str) -> m.RecordingMatches:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SECONDS
+        todo = await self.permitted(caller, Verb.READ, await self.newest(request))
+        matches: list[m.RecordingMatch] = []
+        unsearchable: list[str] = []
+        searched, key = 0, request.start_key
+        while todo:
+            batch = [one.sid for one in todo[:BATCH]]
+            hits = await asyncio.to_thread(self._hits, batch, text)
+            absent = [sid for sid, found in hits.items() if found is None and not self._indexer.failed(sid)]
+            if absent:
+                await self._indexer.ensure(absent, max(0.1, deadline - loop.time()))
+                hits |= await asyncio.to_thread(self._hits, absent, text)
+            for one in todo[:BATCH]:
+                found = hits[one.sid]
+                if found is None and not self._indexer.failed(one.sid):
+                    # it is not prepared yet: the next call goes on with it
+                    return m.RecordingMatches(
+                        items=matches, next_key=key or _before(one), searched=searched, unsearchable=unsearchable
+                    )
+                searched, key, todo = searched + 1, key_of(one), todo[1:]
+                if found is None:
+                    unsearchable.append(one.sid)
+                elif found.count:
+                    matches.append(_match(one, found))
+                    if len(matches) >= request.limit:
+                        break
+            if len(matches) >= request.limit or loop.time() > deadline:
+                break
+        return m.RecordingMatches(
+            items=matches, next_key=key if todo else "", searched=searched, unsearchable=unsearchable
+        )
+
+    def _hits(self, sids: Sequence[str], text: str) -> dict[str, Hits | None]:
+        found: dict[str, Hits | None] = {}
+        for sid in sids:
+            try:
+                found[sid] = search_index(self._recordings.directory, sid, text)
+            except NotFound:
+                found[sid] = Hits(first=[], count=0, whole=True)  # it is gone
+        return found
+
+    async def verify(self, caller: Caller, request: m.VerifyRecordingsRequest) -> m.RecordingVerdicts:
+        """Whether recordings are whole, signed by their hosts, and those that arrived."""
+        known = {one.sid: one for one in await self._recordings.all()}
+        announced = {
+            item.key.removeprefix(UPLOADS): item.value.decode("ascii", "replace")
+            for item in await self._state.backend.range(UPLOADS)
+        }
+        there = set(await self._recordings.sids())
+        if request.sid:
+            sid = canonical_uuid(request.sid)
+            await self._require(caller, known.get(sid))
+            if sid not in there | announced.keys():
+                raise NotFound(f"there is no recording of session {sid}", hint="tctl recordings ls")
+            return m.RecordingVerdicts(items=[await self._verdict(sid, announced.get(sid, ""))])
+        general = await self._authorizer.decide(caller, Verb.READ, Kind.SESSION, {}, reveals=True)
+        own_ones = await self._authorizer.decide(caller, Verb.READ, Kind.SESSION, own(caller), reveals=True)
+        if isinstance(general, AccessDenial) and isinstance(own_ones, AccessDenial):
+            raise Denied(own_ones)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SECONDS
+        items: list[m.RecordingVerdict] = []
+        for sid in sorted(there | announced.keys()):
+            if sid <= request.start_key:
+                continue
+            if loop.time() > deadline or len(items) >= MAX_MATCHES:
+                return m.RecordingVerdicts(items=items, next_key=items[-1].sid if items else request.start_key)
+            one = known.get(sid)
+            if one is None:
+                allowed = not isinstance(general, AccessDenial)
+            else:
+                (allowed,) = await self._authorizer.decide_each(
+                    caller, Verb.READ, Kind.SESSION, [facts_of(one)], reveals=True
+                )
+            if allowed:
+                items.append(await self._verdict(sid, announced.get(sid, "")))
+        return m.RecordingVerdicts(items=items)
+
+    async def _require(self, caller: Caller, one: StoredRecording | None) -> None:
+        facts = facts_of(one) if one is not None else {}
+        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, facts, reveals=True)
+
+    async def _verdict(self, sid: str, announced: str) -> m.RecordingVerdict:
+        try:
+            found = await self._recordings.verify(sid)
+        except NotFound:
+            return m.RecordingVerdict(sid=sid, ok=False, problem="it arrived here, and is here no more")
+        if isinstance(found, BrokenPlace):
+            return m.RecordingVerdict(sid=sid, ok=False, problem=str(found), chunk=found.chunk, offset=found.offset)
+        verdict = m.RecordingVerdict(
+            sid=sid,
+            ok=True,
+            sha256=found.sha256,
+            chunks=found.chunks,
+            size=found.size,
+            signed_by=found.header.node_id if found.signature_checked else "",
+        )
+        if announced and announced != found.sha256:
+            problem = f"it is another recording than the one that arrived, whose last hash is {announced}"
+            return m.RecordingVerdict(sid=sid, ok=False, problem=problem, sha256=found.sha256, size=found.size)
+        return verdict
+
+
+def wanted(one: StoredRecording, request: Filtered) -> bool:
+    """Whether the filters of a request let it pass."""
+    return (
+        request.user in ("", one.user)
+        and request.login in ("", one.login)
+        and request.host in ("", one.node_id, one.node_name)
+        and request.kind in ("", one.kind)
+        and (request.start is None or one.started >= request.start)
+        and (request.end is None or one.started < request.end)
+    )
+
+
+def facts_of(one: StoredRecording) -> dict[str, object]:
+    """What `where` may look at."""
+    return {"session": {"participants": [one.user], "sid": one.sid, "login": one.login}}
+
+
+def own(caller: Caller) -> dict[str, object]:
+    """The facts of a session of the caller."""
+    return {"session": {"participants": [caller.name], "sid": "", "login": ""}}
+
+
+def key_of(one: StoredRecording) -> str:
+    return f"{one.started.isoformat()}|{one.sid}"
+
+
+def _before(one: StoredRecording) -> str:
+    """A key behind which `one` is the first."""
+    return f"{one.started.isoformat()}|{one.sid}~"
+
+
+def parse_key(text: str) -> tuple[datetime, str]:
+    """The place that a key names. Raises `BadRequest`."""
+    when, _, sid = text.partition("|")
+    try:
+        started = datetime.fromisoformat(when)
+    except ValueError:
+        started = None
+    if started is None or started.tzinfo is None:
+        raise BadRequest("this is no key that a page of recordings ends with", hint="leave start_key empty")
+    return started, sid
+
+
+def _match(one: StoredRecording, found: Hits) -> m.RecordingMatch:
+    return m.RecordingMatch(
+        sid=one.sid,
+        started=one.started,
+        user=one.user,
+        login=one.login,
+        node=one.node_id,
+        hostname=one.node_name,
+        kind=one.kind,
+        command=one.command,
+        hits=[m.RecordingHit(time=hit.time, kind=hit.kind, text=hit.text) for hit in found.first],
+        count=found.count,
+        whole=found.whole,
+    )

@@ -1,0 +1,212 @@
+"""What a stored recording showed, as text beside it, so that it can be searched without being played again.
+
+`<sid>.idx` lies in the folder of the recordings, 0600 like them: a JSON line about what it was made of, then one zstd
+frame of lines `time TAB kind TAB text`. It is no evidence and never uploaded or backed up: when it is absent, of
+another recording or another version, it is made anew. A recording that was broken later is searched up to the break.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import BinaryIO, Final
+
+import msgspec
+import zstandard
+
+from teleport.errors import NotFound, TeleportError
+from teleport.recording.directory import RecordingDirectory, Suffix, file_name
+from teleport.recording.format import HASH_SIZE, BrokenRecording
+from teleport.recording.player import RecordingReader
+from teleport.recording.screen import Shown, shown_lines
+
+VERSION: Final = 1
+MAX_TEXT: Final = 64 * 1024 * 1024  # bytes of lines of one recording
+MAX_SECONDS: Final = 300.0  # of processor time for one recording
+MAX_HITS: Final = 5  # lines that are shown of one recording
+MAX_COUNT: Final = 1000  # ... and counted
+MAX_CONTEXT: Final = 200  # characters of a line around what was found
+_HEAD_LINE: Final = 4096
+_BLOCK: Final = 256 * 1024
+_MAX_LINE: Final = 64 * 1024
+
+
+class IndexHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line."""
+
+    version: int
+    head: str  # hex of the recording's last hash
+    whole: bool = True  # false: what the session showed after `until` is not in it
+    until: int = 0  # microseconds; of the last line
+
+
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """A line that holds what was searched for."""
+
+    time: int  # microseconds since the session's start
+    kind: str  # screen, exec, file, forward, note, ...
+    text: str  # the line, or the part of it around the find
+
+
+class Hits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one recording has of it."""
+
+    first: list[Hit]
+    count: int  # lines that hold it, up to MAX_COUNT
+    whole: bool  # whether all of what the session showed was searched
+
+
+def build_index(
+    directory: RecordingDirectory,
+    sid: str,
+    *,
+    clock: Callable[[], float] = time.process_time,
+    max_text: int = MAX_TEXT,
+    max_seconds: float = MAX_SECONDS,
+) -> None:
+    """Makes the index of a stored recording, in place of one that is there. Raises `NotFound`, `BrokenRecording` when
+    not even the header can be read, `OSError`."""
+    name = file_name(sid, Suffix.INDEX)
+    with os.fdopen(directory.open(file_name(sid, Suffix.DONE)), "rb") as file:
+        head = _last_hash(file)
+        file.seek(0)
+        reader = RecordingReader(file, name=sid)
+        directory.remove(f"{name}.new")
+        with os.fdopen(directory.create(f"{name}.new"), "wb") as out:
+            out.write(bytes(_HEAD_LINE))  # its place; what belongs there is known at the end
+            whole, until, size = True, 0, 0
+            deadline = clock() + max_seconds
+            with (
+                zstandard.ZstdCompressor(level=3).stream_writer(out, closefd=False) as packed,
+                suppress(BrokenRecording),
+            ):
+                whole = False
+                for line in shown_lines(reader.header, reader.frames()):
+                    written = f"{line.time}\t{line.kind}\t{line.text[:_MAX_LINE]}\n".encode(errors="replace")
+                    size += len(written)
+                    if size > max_text or clock() > deadline:
+                        break
+                    packed.write(written)
+                    until = max(until, line.time)
+                else:
+                    whole = True
+            first = msgspec.json.encode(IndexHead(version=VERSION, head=head, whole=whole, until=until))
+            out.seek(0)
+            out.write(first.ljust(_HEAD_LINE - 1) + b"\n")
+        directory.replace(f"{name}.new", name)
+
+
+def index_head(directory: RecordingDirectory, sid: str) -> IndexHead | None:
+    """What is there; None when the index has to be made."""
+    try:
+        with os.fdopen(directory.open(file_name(sid, Suffix.INDEX)), "rb") as file:
+            return _head(directory, sid, file)
+    except NotFound:
+        return None
+
+
+def search_index(directory: RecordingDirectory, sid: str, text: str) -> Hits | None:
+    """The lines that hold `text`, whatever the case; None when the index has to be made first."""
+    wanted = text.casefold()
+    try:
+        file = os.fdopen(directory.open(file_name(sid, Suffix.INDEX)), "rb")
+    except NotFound:
+        return None
+    with file:
+        head = _head(directory, sid, file)
+        if head is None:
+            return None
+        first: list[Hit] = []
+        count = 0
+        try:
+            for block in _blocks(file):
+                if wanted not in block.casefold():
+                    continue
+                for line in block.split("\n"):
+                    found = _hit(line, wanted)
+                    if found is None:
+                        continue
+                    count += 1
+                    if len(first) < MAX_HITS:
+                        first.append(found)
+                if count >= MAX_COUNT:
+                    break
+        except (zstandard.ZstdError, ValueError):
+            return None
+        return Hits(first=sorted(first, key=lambda hit: hit.time), count=min(count, MAX_COUNT), whole=head.whole)
+
+
+def _hit(line: str, wanted: str) -> Hit | None:
+    when, _, rest = line.partition("\t")
+    kind, _, shown = rest.partition("\t")
+    folded = shown.casefold()
+    at = folded.find(wanted)
+    if at < 0:
+        return None
+    if len(shown) > MAX_CONTEXT:
+        # folding may change the length, so the place is only about right where it does
+        start = max(0, min(at - (MAX_CONTEXT - len(wanted)) // 2, len(shown) - MAX_CONTEXT))
+        shown = f"{'…' if start else ''}{shown[start : start + MAX_CONTEXT]}…"
+    return Hit(time=int(when), kind=kind, text=shown)
+
+
+def _head(directory: RecordingDirectory, sid: str, file: BinaryIO) -> IndexHead | None:
+    try:
+        found = msgspec.json.decode(file.read(_HEAD_LINE), type=IndexHead)
+    except msgspec.MsgspecError:
+        return None
+    if found.version != VERSION:
+        return None
+    with os.fdopen(directory.open(file_name(sid, Suffix.DONE)), "rb") as recording:
+        return found if _last_hash(recording) == found.head else None
+
+
+def _last_hash(file: BinaryIO) -> str:
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(0, size - HASH_SIZE))
+    return file.read(HASH_SIZE).hex()
+
+
+def _blocks(file: BinaryIO) -> Iterator[str]:
+    """The lines, many at a time, in pieces of bounded size."""
+    rest = ""
+    total = 0
+    with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file, closefd=False) as unpacked:
+        decoder = _Decoder()
+        while piece := unpacked.read(_BLOCK):
+            total += len(piece)
+            text = rest + decoder.text(piece)
+            block, newline, rest = text.rpartition("\n")
+            if newline:
+                yield block
+            if len(rest) > 2 * _MAX_LINE or total > 2 * MAX_TEXT:
+                raise ValueError("the index is not one that was made here")
+    if rest:
+        yield rest
+
+
+class _Decoder:
+    def __init__(self) -> None:
+        import codecs
+
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def text(self, data: bytes) -> str:
+        return self._decoder.decode(data)
+
+
+def missing_indexes(directory: RecordingDirectory) -> list[str]:
+    """The sessions whose index has to be made."""
+    return [sid for sid in directory.ids(Suffix.DONE) if not _is_there(directory, sid)]
+
+
+def _is_there(directory: RecordingDirectory, sid: str) -> bool:
+    try:
+        return index_head(directory, sid) is not None
+    except (TeleportError, OSError):
+        return False
+
+
+__all__ = ["Hit", "Hits", "IndexHead", "Shown", "build_index", "index_head", "missing_indexes", "search_index"]

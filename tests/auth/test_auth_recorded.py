@@ -1,0 +1,164 @@
+"""Searching and proving recordings over the API: complete for who may, silent for who may not, on record, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.security.test_security_recordings import _recorded, _reviewer, _rule
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.auth import recorded
+from teleport.errors import AccessDenied, BadRequest, NotFound
+from teleport.testing.auth import Credentials, RunningAuth, present_clock, running_auth
+
+
+def stored(auth: RunningAuth, sid: str) -> Path:
+    """The file of a recording that auth keeps."""
+    (found,) = [path for path in auth.directory.rglob(f"{sid}.rec") if path.parent.name == "records"]
+    return found
+
+
+async def search(auth: RunningAuth, who: Credentials, text: str, **asked: Any) -> list[m.RecordingMatch]:
+    """All pages."""
+    found: list[m.RecordingMatch] = []
+    key = ""
+    for _ in range(200):
+        request = m.SearchRecordingsRequest(text=text, start_key=key, **asked)
+        page = await auth.call(who, routes.SEARCH_RECORDINGS, request)
+        found += page.items
+        if not page.next_key:
+            return found
+        key = page.next_key
+    raise AssertionError("it does not end")
+
+
+async def test_sessions_are_found_by_what_they_showed_newest_first(tmp_path: Path) -> None:
+    clock = present_clock()
+    async with running_auth(tmp_path, sqlite=True, clock=clock) as auth:
+        admin = await auth.admin()
+        first = await _recorded(auth, "ann", text=b"pass\x1b[31mword\x1b[0m accepted\n")
+        clock.advance(60)
+        second = await _recorded(auth, "ann", text=b"Password refused\n")
+        clock.advance(60)
+        third = await _recorded(auth, "bob", text=b"nothing\n")
+        found = await search(auth, admin, "password")
+        assert [(one.sid, one.hits[0].text, one.user) for one in found] == [
+            (second, "Password refused", "ann"), (first, "password accepted", "ann"),
+        ]  # fmt: skip
+        assert [one.sid for one in await search(auth, admin, "password", limit=1)] == [second, first], "in pages"
+        assert [one.sid for one in await search(auth, admin, "nothing", user="bob", host="node", kind="exec")] == [
+            third
+        ]
+        for nobody in ({"user": "eve"}, {"host": "x"}, {"login": "x"}, {"kind": "shell"}, {"end": found[1].started}):
+            assert await search(auth, admin, "password", **nobody) == []
+        assert [one.sid for one in await search(auth, admin, "password", start=found[0].started)] == [second]
+        events = await auth.events("session_recording.search", wait_for=2)
+        told = {(event["query"], tuple(event["sids"]), event["code"]) for event in events}
+        assert ("password", (second, first), "T9250I") in told
+        for request in ({"text": ""}, {"text": "x" * 201}, {"text": "a\x1bb"}, {"text": "x", "kind": "y"},
+                        {"text": "x", "start_key": "z"}, {"text": "x", "limit": 0}):  # fmt: skip
+            with pytest.raises(BadRequest):
+                await auth.call(admin, routes.SEARCH_RECORDINGS, m.SearchRecordingsRequest(**request))
+
+
+async def test_nothing_is_found_of_sessions_that_one_may_not_read(tmp_path: Path) -> None:
+    """Neither lines nor ids, nor keys of pages; and a user has the own sessions."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        boss = await _recorded(auth, "boss", text=b"the needle\n")
+        joe = await _recorded(auth, "joe", text=b"my needle\n")
+        rita = await _reviewer(auth, allow={"rules": [_rule('!contains(session.participants, "boss")')]})
+        page = await auth.call(rita, routes.SEARCH_RECORDINGS, m.SearchRecordingsRequest(text="needle"))
+        assert [one.sid for one in page.items] == [joe]
+        assert boss not in str(page)
+        assert [one.sid for one in await search(auth, await auth.user("joe", ["access"]), "needle")] == [joe]
+        assert await search(auth, await auth.user("eve", ["access"]), "needle") == []
+        with pytest.raises(AccessDenied):
+            await search(auth, await auth.user("zoe", ["editor"]), "needle")
+        listed = m.ListRecordingsRequest(newest_first=True, limit=1)
+        page2 = await auth.call(rita, routes.LIST_RECORDINGS, listed)
+        assert [one.sid for one in page2.items] == [joe]
+        assert page2.next_key == ""
+
+
+async def test_lists_are_restricted_and_paged_newest_first(tmp_path: Path) -> None:
+    clock = present_clock()
+    async with running_auth(tmp_path, sqlite=True, clock=clock) as auth:
+        admin = await auth.admin()
+        sids = []
+        for user in ("ann", "bob", "ann"):
+            sids.append(await _recorded(auth, user))
+            clock.advance(60)
+        keys, seen = "", []
+        for _ in range(3):
+            request = m.ListRecordingsRequest(newest_first=True, limit=1, start_key=keys)
+            page = await auth.call(admin, routes.LIST_RECORDINGS, request)
+            seen += [one.sid for one in page.items]
+            keys = page.next_key
+        assert (seen, keys) == (sids[::-1], "")
+        of_ann = m.ListRecordingsRequest(user="ann", kind="exec")
+        assert {one.sid for one in (await auth.call(admin, routes.LIST_RECORDINGS, of_ann)).items} == {sids[0], sids[2]}
+
+
+async def test_a_search_goes_on_where_its_time_was_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call ends, and all of them together see everything."""
+    monkeypatch.setattr(recorded, "SECONDS", 0.0)
+    monkeypatch.setattr(recorded, "BATCH", 1)
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        sids = {await _recorded(auth, "ann", text=b"needle\n") for _ in range(3)}
+        admin = await auth.admin()
+        found: set[str] = set()
+        key, calls = "", 0
+        async with asyncio.timeout(60):
+            while True:
+                page = await auth.call(
+                    admin, routes.SEARCH_RECORDINGS, m.SearchRecordingsRequest(text="needle", start_key=key)
+                )
+                found |= {one.sid for one in page.items}
+                key, calls = page.next_key, calls + 1
+                if not key:
+                    break
+        assert found == sids
+        assert calls >= 3
+
+
+async def test_verification_names_what_is_damaged_gone_or_exchanged(tmp_path: Path) -> None:
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        admin = await auth.admin()
+        good, flipped, gone, cut = [await _recorded(auth, "ann", text=b"x" * 3000) for _ in range(4)]
+        files = {sid: stored(auth, sid) for sid in (good, flipped, gone, cut)}
+        data = bytearray(files[flipped].read_bytes())
+        data[len(data) // 2] ^= 4
+        files[flipped].write_bytes(data)
+        files[gone].unlink()
+        files[cut].write_bytes(files[cut].read_bytes()[:-10])
+        page = await auth.call(admin, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest())
+        verdicts = {one.sid: one for one in page.items}
+        assert {sid: one.ok for sid, one in verdicts.items()} == {good: True, flipped: False, gone: False, cut: False}
+        assert verdicts[good].signed_by
+        assert verdicts[flipped].chunk is not None
+        assert "no more" in verdicts[gone].problem
+        one = await auth.call(admin, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest(sid=flipped))
+        assert one.items == [verdicts[flipped]]
+        with pytest.raises(NotFound):
+            await auth.call(admin, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest(sid=str(uuid.uuid4())))
+        with pytest.raises(BadRequest):
+            await auth.call(admin, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest(sid="../x"))
+        joe = await auth.user("joe", ["access"])
+        assert (await auth.call(joe, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest())).items == []
+        with pytest.raises(AccessDenied):
+            await auth.call(joe, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest(sid=good))
+
+
+async def test_a_recording_that_was_put_in_place_of_another_is_found_out(tmp_path: Path) -> None:
+    """Signed by a host of the cluster, under the right id, and still not what arrived."""
+    async with running_auth(tmp_path / "one", sqlite=True) as auth:
+        sid = await _recorded(auth, "ann")
+        await auth.service.state.backend.put(f"{recorded.UPLOADS}{sid}", b"0" * 64)
+        page = await auth.call(await auth.admin(), routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest(sid=sid))
+        assert not page.items[0].ok
+        assert "another recording than the one that arrived" in page.items[0].problem

@@ -1,0 +1,187 @@
+"""The text beside a recording: right, private, bounded, and made anew whenever it does not fit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.recording.recording_samples import OTHER_SID, SID, recording
+
+from teleport.errors import BadRequest, NotFound
+from teleport.recording import index
+from teleport.recording.directory import RecordingDirectory
+from teleport.recording.format import BrokenRecording, Frame, FrameKind
+from teleport.recording.index import Hit, build_index, index_head, missing_indexes, search_index
+from teleport.recording.indexing import Indexer
+
+OUT = FrameKind.OUTPUT
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[RecordingDirectory]:
+    found = RecordingDirectory(tmp_path / "records")
+    yield found
+    found.close()
+
+
+def keep(directory: RecordingDirectory, *texts: bytes, sid: str = SID) -> Path:
+    frames = [Frame(number * 1_000_000, OUT, text) for number, text in enumerate(texts)]
+    path = directory.path / f"{sid}.rec"
+    path.write_bytes(recording(frames, sid=sid))
+    return path
+
+
+def test_lines_are_found_with_their_time_whatever_their_case(directory: RecordingDirectory) -> None:
+    keep(directory, b"$ make\r\n", b"ER\x1b[31mROR\x1b[0m: Stra\xc3\x9fe\r\n", b"error 2\r\n")
+    assert search_index(directory, SID, "error") is None
+    build_index(directory, SID)
+    found = search_index(directory, SID, "eRRor")
+    assert found is not None
+    assert found.first == [
+        Hit(time=1_000_000, kind="screen", text="ERROR: Straße"),
+        Hit(time=2_000_000, kind="screen", text="error 2"),
+    ]
+    assert (found.count, found.whole) == (2, True)
+    strasse = search_index(directory, SID, "STRASSE")
+    assert strasse is not None
+    assert strasse.count == 1
+    for absent in ("screen", "2000000", "\t", "1000000"):
+        nothing = search_index(directory, SID, absent)
+        assert nothing is not None
+        assert nothing.count == 0, "only text counts"
+
+
+def test_it_is_as_private_as_the_recording_and_no_recording_itself(directory: RecordingDirectory) -> None:
+    keep(directory, b"x")
+    assert missing_indexes(directory) == [SID]
+    build_index(directory, SID)
+    assert missing_indexes(directory) == []
+    path = directory.path / f"{SID}.idx"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sorted(os.listdir(directory.path)) == [f"{SID}.idx", f"{SID}.rec"]
+
+
+def test_an_index_of_another_recording_or_a_spoilt_one_is_made_anew(directory: RecordingDirectory) -> None:
+    keep(directory, b"first")
+    build_index(directory, SID)
+    path = directory.path / f"{SID}.idx"
+    keep(directory, b"second")
+    assert search_index(directory, SID, "first") is None, "the recording is another one"
+    build_index(directory, SID)
+    assert search_index(directory, SID, "second") is not None
+    whole = path.read_bytes()
+    for spoilt in (b"", whole[:100], b"{}" + whole[2:], whole[:-5], b"\0" * 5000, whole[:4096] + b"junk"):
+        path.write_bytes(spoilt)
+        found = search_index(directory, SID, "second")
+        assert found is None or found.count <= 1
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    assert search_index(directory, SID, "root") is None, "no other file is read"
+    build_index(directory, SID)
+    assert not path.is_symlink()
+    (directory.path / f"{SID}.idx.new").symlink_to(directory.path / "elsewhere")
+    build_index(directory, SID)
+    assert not (directory.path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("sid", ["../x", "/etc/passwd", "x\0", SID.upper(), "a" * 5000])
+def test_ids_never_lead_elsewhere(directory: RecordingDirectory, sid: str) -> None:
+    for call in (build_index, index_head):
+        with pytest.raises(BadRequest):
+            call(directory, sid)
+    with pytest.raises(BadRequest):
+        search_index(directory, sid, "x")
+    with pytest.raises(NotFound):
+        build_index(directory, OTHER_SID)
+
+
+def test_a_broken_recording_is_searched_up_to_the_break(directory: RecordingDirectory) -> None:
+    path = keep(directory, b"before\r\n" * 3, os.urandom(100_000).hex().encode())
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 20_000])
+    build_index(directory, SID)
+    found = search_index(directory, SID, "before")
+    assert found is None or not found.whole
+    path.write_bytes(b"nothing")
+    with pytest.raises(BrokenRecording):
+        build_index(directory, SID)
+
+
+def test_the_work_is_bounded_and_what_was_left_out_is_said(directory: RecordingDirectory) -> None:
+    keep(directory, *(b"line %d of many\r\n" % number for number in range(2000)))
+    build_index(directory, SID, max_text=10_000)
+    found = search_index(directory, SID, "line")
+    assert found is not None
+    assert (found.whole, 200 < found.count < 500) == (False, True)
+    ticks = iter(range(10**6))
+    build_index(directory, SID, clock=lambda: float(next(ticks)), max_seconds=50)
+    head = index_head(directory, SID)
+    assert head is not None
+    assert not head.whole
+    build_index(directory, SID)
+    found = search_index(directory, SID, "line")
+    assert found is not None
+    assert (len(found.first), found.count, found.whole) == (index.MAX_HITS, index.MAX_COUNT, True)
+
+
+def test_a_file_that_unpacks_to_more_than_was_ever_written_is_refused(
+    directory: RecordingDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(directory, b"x")
+    build_index(directory, SID)
+    path = directory.path / f"{SID}.idx"
+    head = path.read_bytes()[:4096]
+    path.write_bytes(head + zstandard.compress(b"x" * 10_000_000))
+    assert search_index(directory, SID, "y") is None
+
+
+def test_a_long_line_is_shown_around_the_find(directory: RecordingDirectory) -> None:
+    keep(directory, b"a" * 3000 + b"needle" + b"b" * 3000)
+    build_index(directory, SID)
+    found = search_index(directory, SID, "NEEDLE")
+    assert found is not None
+    assert "needle" in found.first[0].text
+    assert len(found.first[0].text) <= index.MAX_CONTEXT + 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30), max_size=10))
+def test_what_is_found_is_a_line_that_drives_nothing(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    directory = RecordingDirectory(tmp_path_factory.mktemp("records"))
+    try:
+        keep(directory, *((text + "\r\nmark\r\n").encode() for text in texts))
+        build_index(directory, SID)
+        found = search_index(directory, SID, "")
+        assert found is not None
+        for hit in found.first:
+            assert "\n" not in hit.text
+            assert all(ord(char) >= 32 and not 0x7F <= ord(char) < 0xA0 for char in hit.text)
+    finally:
+        directory.close()
+
+
+async def test_the_indexer_makes_what_is_waited_for_in_a_process_of_its_own(directory: RecordingDirectory) -> None:
+    """A recording that cannot be read holds up no other."""
+    keep(directory, b"one needle\r\n")
+    keep(directory, b"two", sid=OTHER_SID).write_bytes(b"not a recording")
+    indexer = Indexer(directory.path, directory)
+    task = asyncio.create_task(indexer.run(), name="indexer")
+    try:
+        await indexer.ensure([OTHER_SID, SID], 60)
+        assert indexer.failed(OTHER_SID)
+        assert not indexer.failed(SID)
+        found = search_index(directory, SID, "needle")
+        assert found is not None
+        assert found.count == 1
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
