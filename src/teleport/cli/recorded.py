@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 PAGE: Final = 500  # recordings of one call
 DEFAULT_LIMIT: Final = 500  # of a table
 DEFAULT_MATCHES: Final = 20
-EXPORTS: Final = ("cast", "text", "json")
+EXPORTS: Final = ("cast", "text", "json", "html")
 KINDS: Final = ("shell", "exec", "transfer")
 _COMMAND: Final = 60  # characters of a command in the table
 

@@ -1,4 +1,4 @@
-"""Recordings in forms that other programs read: raw, text, asciicast v2, JSON lines.
+"""Recordings in forms that other programs read: raw, text, asciicast v2, JSON lines, an HTML page.
 
 The recording itself is the truth; these are views of it. Only `raw` gives the exact bytes. asciicast and text are
 made for screens and pass the sanitiser; asciicast cannot hold bytes that are not UTF-8.
@@ -25,6 +25,7 @@ class ExportFormat(StrEnum):
     CAST = "cast"
     TEXT = "text"
     JSON = "json"
+    HTML = "html"
     RAW = "raw"
 
 
@@ -37,6 +38,10 @@ def export(header: RecordingHeader, frames: Iterable[Frame], form: ExportFormat)
             return export_text(header, frames)
         case ExportFormat.JSON:
             return export_json(header, frames)
+        case ExportFormat.HTML:
+            from teleport.recording.page import export_html
+
+            return export_html(header, frames)
         case ExportFormat.RAW:
             return export_raw(frames)
 

@@ -64,8 +64,8 @@ def search(ctx: click.Context, /, text: str, limit: int, form: str, **options: A
 @format_option(*recorded.EXPORTS)
 @click.pass_context
 def export(ctx: click.Context, sid: str, out: str, overwrite: bool, form: str) -> None:
-    """Write the recording of the session SID as asciicast, as text (what the screen showed), or as JSON lines.
-    The recording is verified on the way."""
+    """Write the recording of the session SID as asciicast, as text (what the screen showed), as JSON lines, or as
+    one HTML page that plays it in a browser without any network. The recording is verified on the way."""
     from teleport.cli.tctl.connect import open_auth
 
     with open_auth(flags_of(ctx)) as auth:
@@ -76,7 +76,7 @@ def export(ctx: click.Context, sid: str, out: str, overwrite: bool, form: str) -
 @click.argument("sid")
 @click.option("-o", "--out", default="", metavar="FILE", help="Write to this file (0600) instead of stdout.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
-@format_option("cast", "text", "json", "raw")
+@format_option(*recorded.EXPORTS, "raw")
 @click.pass_context
 def download(ctx: click.Context, sid: str, out: str, overwrite: bool, form: str) -> None:
     """As export; also raw: the exact bytes that the session put out."""

@@ -92,7 +92,7 @@ def search(flags: Flags, cluster: str, text: str, limit: int, form: str, **optio
 @cluster_option
 @takes_flags
 def export(flags: Flags, cluster: str, sid: str, out: str, overwrite: bool, form: str) -> None:
-    """Write a session as asciicast, text or JSON lines."""
+    """Write a session as asciicast, text, JSON lines, or one HTML page that plays it without any network."""
     from teleport.recording.format import canonical_uuid
 
     try:

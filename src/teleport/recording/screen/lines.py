@@ -15,7 +15,6 @@ from teleport.recording.sanitise import TerminalSanitiser, one_line
 from teleport.recording.screen.model import Screen
 
 SCREEN: Final = "screen"
-_PIECE: Final = 64 * 1024
 _WITHOUT_TERMINAL: Final = (1000, 50)
 _REMEMBERED: Final = 512  # lines that are not told again while they are among the last so many
 _MAX_DETAIL: Final = 4096
@@ -30,13 +29,50 @@ class Shown(NamedTuple):
     text: str
 
 
-def screen_of(header: RecordingHeader) -> Screen:
-    """The screen that a session began with."""
-    return Screen(*_size(header), newline=not header.interactive)
+class LineReader:
+    """Frames in, lines out. `size`: the screen's, where it is not the session's own."""
 
+    def __init__(self, header: RecordingHeader, *, once: bool, size: tuple[int, int] | None = None) -> None:
+        own = (header.width or 80, header.height or 24) if header.interactive else _WITHOUT_TERMINAL
+        self._interactive = header.interactive
+        self._once = once
+        self._found: list[Shown] = []
+        self._told: OrderedDict[str, None] = OrderedDict()
+        self._cleaner = TerminalSanitiser()
+        self.screen = Screen(*(size or own), newline=not header.interactive, report=self._report, blanks=not once)
 
-def _size(header: RecordingHeader) -> tuple[int, int]:
-    return (header.width or 80, header.height or 24) if header.interactive else _WITHOUT_TERMINAL
+    def take(self, frame: Frame) -> list[Shown]:
+        """What came of a frame."""
+        if frame.kind in (FrameKind.OUTPUT, FrameKind.STDERR):
+            self.screen.time = frame.time
+            self.screen.feed(self._cleaner.feed_text(frame.payload))
+        elif frame.kind is FrameKind.RESIZE:
+            if self._interactive:
+                self.screen.resize(*decode_size(frame.payload))
+        elif frame.kind not in BYTE_KINDS:
+            self.screen.report_all()
+            self._found.append(Shown(frame.time, frame.kind.name.lower(), detail_line(frame)))
+        return self._taken()
+
+    def finish(self) -> list[Shown]:
+        """What is on the screen at the end, if it was not told."""
+        self.screen.feed(self._cleaner.finish_text())
+        self.screen.report_all()
+        return self._taken()
+
+    def _taken(self) -> list[Shown]:
+        found, self._found = self._found, []
+        return found
+
+    def _report(self, time: int, text: str) -> None:
+        if self._once:  # then there are no blank ones
+            if text in self._told:
+                self._told.move_to_end(text)
+                return
+            self._told[text] = None
+            if len(self._told) > _REMEMBERED:
+                self._told.popitem(last=False)
+        self._found.append(Shown(time, SCREEN, text))
 
 
 def shown_lines(header: RecordingHeader, frames: Iterable[Frame], *, once: bool = True) -> Iterator[Shown]:
@@ -44,39 +80,10 @@ def shown_lines(header: RecordingHeader, frames: Iterable[Frame], *, once: bool 
 
     What the user typed is none of it: it may be a password; where it was echoed, the screen has it.
     """
-    found: list[Shown] = []
-    told: OrderedDict[str, None] = OrderedDict()
-
-    def report(time: int, text: str) -> None:
-        if once:  # then there are no blank ones
-            if text in told:
-                told.move_to_end(text)
-                return
-            told[text] = None
-            if len(told) > _REMEMBERED:
-                told.popitem(last=False)
-        found.append(Shown(time, SCREEN, text))
-
-    screen = Screen(*_size(header), newline=not header.interactive, report=report, blanks=not once)
-    cleaner = TerminalSanitiser()
+    reader = LineReader(header, once=once)
     for frame in frames:
-        if frame.kind in (FrameKind.OUTPUT, FrameKind.STDERR):
-            screen.time = frame.time
-            for at in range(0, len(frame.payload), _PIECE):
-                screen.feed(cleaner.feed_text(frame.payload[at : at + _PIECE]))
-                yield from found
-                found.clear()
-        elif frame.kind is FrameKind.RESIZE:
-            if header.interactive:
-                screen.resize(*decode_size(frame.payload))
-        elif frame.kind not in BYTE_KINDS:
-            screen.report_all()
-            found.append(Shown(frame.time, frame.kind.name.lower(), detail_line(frame)))
-        yield from found
-        found.clear()
-    screen.feed(cleaner.finish_text())
-    screen.report_all()
-    yield from found
+        yield from reader.take(frame)
+    yield from reader.finish()
 
 
 def detail_line(frame: Frame) -> str:
