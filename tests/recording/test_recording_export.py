@@ -97,3 +97,9 @@ def test_lines_are_ascii_so_that_printing_them_is_harmless(form: ExportFormat) -
 def test_nested_records_of_a_hostile_node_do_not_break_the_export() -> None:
     frames = [Frame(0, FrameKind.EXEC, b"[" * 100_000)]
     assert len(list(export(header(), frames, ExportFormat.JSON))) == 2
+
+
+def test_notes_for_programs_are_objects_in_json() -> None:
+    note = Frame(1, FrameKind.NOTE, b'{"about":"typed","party":2,"offset":0,"size":3}')
+    (_, found) = [json.loads(line) for line in b"".join(export(header(), [note], ExportFormat.JSON)).splitlines()]
+    assert found == {"time": 1, "kind": "note", "detail": {"about": "typed", "party": 2, "offset": 0, "size": 3}}

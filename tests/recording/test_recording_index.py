@@ -18,7 +18,7 @@ from teleport.errors import BadRequest, NotFound
 from teleport.recording import index
 from teleport.recording.directory import RecordingDirectory
 from teleport.recording.format import BrokenRecording, Frame, FrameKind
-from teleport.recording.index import Hit, build_index, index_head, missing_indexes, search_index
+from teleport.recording.index import Hit, build_index, index_head, missing_indexes, remove_orphans, search_index
 from teleport.recording.indexing import Indexer
 
 OUT = FrameKind.OUTPUT
@@ -91,6 +91,16 @@ def test_an_index_of_another_recording_or_a_spoilt_one_is_made_anew(directory: R
     assert not (directory.path / "elsewhere").exists()
 
 
+def test_what_a_deleted_recording_showed_is_deleted_too(directory: RecordingDirectory) -> None:
+    keep(directory, b"kept")
+    gone = keep(directory, b"secret", sid=OTHER_SID)
+    for sid in (SID, OTHER_SID):
+        build_index(directory, sid)
+    gone.unlink()
+    remove_orphans(directory)
+    assert sorted(os.listdir(directory.path)) == [f"{SID}.idx", f"{SID}.rec"]
+
+
 @pytest.mark.parametrize("sid", ["../x", "/etc/passwd", "x\0", SID.upper(), "a" * 5000])
 def test_ids_never_lead_elsewhere(directory: RecordingDirectory, sid: str) -> None:
     for call in (build_index, index_head):
@@ -125,6 +135,11 @@ def test_the_work_is_bounded_and_what_was_left_out_is_said(directory: RecordingD
     head = index_head(directory, SID)
     assert head is not None
     assert not head.whole
+    keep(directory, *[b"\x1b[H"] * 1000)  # frames that show nothing count as well
+    ticks = iter(range(10**6))
+    build_index(directory, SID, clock=lambda: float(next(ticks)), max_seconds=50)
+    assert next(ticks) < 100
+    keep(directory, *(b"line %d of many\r\n" % number for number in range(2000)))
     build_index(directory, SID)
     found = search_index(directory, SID, "line")
     assert found is not None

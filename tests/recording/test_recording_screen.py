@@ -244,6 +244,33 @@ def test_every_other_kind_of_frame_is_a_line_and_typed_text_is_none() -> None:
     ]
 
 
+def test_who_was_there_and_whose_input_it_is_is_told_and_cuts_no_line() -> None:
+    def note(text: str) -> bytes:
+        return text.encode()
+
+    frames = [
+        Frame(0, FrameKind.NOTE, note('{"about":"party","party":1,"action":"there","user":"ann","mode":"peer"}')),
+        Frame(
+            1,
+            FrameKind.NOTE,
+            note('{"about":"party","party":2,"action":"joined","user":"b\\u001bob","mode":"observer"}'),
+        ),
+        Frame(2, FrameKind.OUTPUT, b"$ l"),
+        Frame(3, FrameKind.NOTE, note('{"about":"typed","party":1,"offset":0,"size":1}')),
+        Frame(4, FrameKind.OUTPUT, b"s"),
+        Frame(5, FrameKind.NOTE, note('{"about":"typed","party":1,"offset":1,"size":1}')),
+        Frame(6, FrameKind.OUTPUT, b"\r\n"),
+        Frame(7, FrameKind.NOTE, note('{"about":"typed","party":2,"offset":2,"size":1}')),
+        Frame(8, FrameKind.NOTE, note('{"about":"weather"}')),
+        Frame(9, FrameKind.NOTE, b"a sentence"),
+    ]
+    assert [(line.kind, line.text) for line in shown_lines(header(), frames)] == [
+        ("party", "ann is there as peer"), ("party", "b<U+001B>ob joined as observer"),
+        ("typed", "by ann from here on"),
+        ("typed", "by b<U+001B>ob from here on"), ("screen", "$ ls"), ("note", "a sentence"),
+    ]  # fmt: skip
+
+
 def test_reports_stay_in_proportion_to_what_was_printed() -> None:
     """Writing over a wide line, letter by letter, does not multiply."""
     noisy = "".join(f"\r{chr(97 + number % 26)}{'z' * (number % 3)}" for number in range(200_000))

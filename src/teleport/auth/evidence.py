@@ -22,7 +22,7 @@ from teleport.audit.search import Query, Searcher
 from teleport.audit.verify import verify_store
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.evidence_store import EvidenceStore
-from teleport.auth.recorded import UPLOADS, Recorded, key_of, wanted
+from teleport.auth.recorded import UPLOADS, Recorded, facts_of, key_of, own, wanted
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
@@ -166,7 +166,7 @@ class Evidence:
             found = await self._recordings.recordings(after=request.start_key, limit=request.limit)
             next_key = found[-1].sid if len(found) == request.limit else ""
             found = [one for one in found if wanted(one, request)]
-        may = await self._authorizer.decide_each(caller, Verb.LIST, Kind.SESSION, [_facts(one) for one in found])
+        may = await self._authorizer.decide_each(caller, Verb.LIST, Kind.SESSION, [facts_of(one) for one in found])
         seen = [one for one, allowed in zip(found, may, strict=True) if allowed]
         if not seen:
             general = await self._authorizer.decide(caller, Verb.LIST, Kind.SESSION, {})
@@ -187,7 +187,7 @@ class Evidence:
                 f"there is no recording of session {request.sid[:64]!r}",
                 hint="a recording arrives after its session ended; tctl recordings ls",
             )
-        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, _facts(found), reveals=True)
+        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, facts_of(found), reveals=True)
         form = request.form if request.form in FORMS else "raw"
         await self._state.tell(self._state.event(SessionRecordingAccess, caller, sid=request.sid, format=form))
         with await self._recordings.open(request.sid) as file:
@@ -199,8 +199,7 @@ class Evidence:
             return (await asyncio.to_thread(RecordingReader, file)).header
 
     async def _may_some(self, caller: Caller) -> bool:
-        facts = {"session": {"participants": [caller.name], "sid": "", "login": ""}}
-        decision = await self._authorizer.decide(caller, Verb.LIST, Kind.SESSION, facts)
+        decision = await self._authorizer.decide(caller, Verb.LIST, Kind.SESSION, own(caller))
         return not isinstance(decision, AccessDenial)
 
     async def offset(self, caller: Caller, request: m.RecordingRequest) -> m.RecordingOffset:
@@ -262,11 +261,6 @@ def _host(caller: Caller) -> str:
     if not isinstance(caller.identity, HostIdentity):
         raise AccessDenied("only hosts deliver events and recordings")
     return caller.identity.host_id
-
-
-def _facts(found: StoredRecording | RecordingHeader) -> dict[str, object]:
-    """What `where` may look at: always those of the recording asked for, or a condition would be asked of nothing."""
-    return {"session": {"participants": [found.user], "sid": found.sid, "login": found.login}}
 
 
 def _info(found: StoredRecording) -> m.RecordingInfo:

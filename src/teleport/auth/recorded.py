@@ -18,7 +18,7 @@ from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.errors import BadRequest, NotFound
-from teleport.recording.format import BrokenPlace, canonical_uuid
+from teleport.recording.format import BrokenPlace, RecordingHeader, canonical_uuid
 from teleport.recording.index import Hits, search_index
 from teleport.recording.indexing import Indexer
 from teleport.recording.storage import FileRecordingStore, SessionKind, StoredRecording
@@ -212,8 +212,8 @@ def wanted(one: StoredRecording, request: Filtered) -> bool:
     )
 
 
-def facts_of(one: StoredRecording) -> dict[str, object]:
-    """What `where` may look at."""
+def facts_of(one: StoredRecording | RecordingHeader) -> dict[str, object]:
+    """What `where` may look at: always those of the recording asked for, or a condition would be asked of nothing."""
     return {"session": {"participants": [one.user], "sid": one.sid, "login": one.login}}
 
 

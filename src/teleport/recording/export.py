@@ -16,6 +16,7 @@ from teleport.recording.format import BYTE_KINDS, Frame, FrameKind, RecordingHea
 from teleport.recording.sanitise import TerminalSanitiser, TextSanitiser
 
 SCREEN = frozenset({FrameKind.OUTPUT, FrameKind.STDERR})
+FOR_PROGRAMS = b'{"about":'  # how a note begins that is JSON
 _KIND_NAMES = {kind: kind.name.lower() for kind in FrameKind}
 
 
@@ -76,8 +77,8 @@ def _text_of_streams(frames: Iterable[Frame]) -> Iterator[bytes]:
     for frame in frames:
         if frame.kind in SCREEN:
             shown = cleaner.feed(frame.payload)
-        elif frame.kind in (*BYTE_KINDS, FrameKind.RESIZE):
-            continue
+        elif frame.kind in (*BYTE_KINDS, FrameKind.RESIZE) or frame.payload.startswith(FOR_PROGRAMS):
+            continue  # of parties, which sessions with a terminal have
         else:
             shown = cleaner.finish()
             begun = b"" if (shown or last).endswith(b"\n") else b"\n"
@@ -154,7 +155,7 @@ def export_json(header: RecordingHeader, frames: Iterable[Frame]) -> Iterator[by
         line: dict[str, object] = {"time": frame.time, "kind": _KIND_NAMES[frame.kind]}
         if frame.kind is FrameKind.RESIZE:
             line["width"], line["height"] = decode_size(frame.payload)
-        elif frame.kind in BYTE_KINDS or frame.kind is FrameKind.NOTE:
+        elif frame.kind in BYTE_KINDS or (frame.kind is FrameKind.NOTE and not frame.payload.startswith(FOR_PROGRAMS)):
             try:
                 line["data"] = frame.payload.decode()
             except UnicodeDecodeError:

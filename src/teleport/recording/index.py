@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final
 
 import msgspec
@@ -18,9 +17,9 @@ import zstandard
 
 from teleport.errors import NotFound, TeleportError
 from teleport.recording.directory import RecordingDirectory, Suffix, file_name
-from teleport.recording.format import HASH_SIZE, BrokenRecording
+from teleport.recording.format import HASH_SIZE, BrokenRecording, Frame
 from teleport.recording.player import RecordingReader
-from teleport.recording.screen import Shown, shown_lines
+from teleport.recording.screen import shown_lines
 
 VERSION: Final = 1
 MAX_TEXT: Final = 64 * 1024 * 1024  # bytes of lines of one recording
@@ -76,26 +75,46 @@ def build_index(
         directory.remove(f"{name}.new")
         with os.fdopen(directory.create(f"{name}.new"), "wb") as out:
             out.write(bytes(_HEAD_LINE))  # its place; what belongs there is known at the end
-            whole, until, size = True, 0, 0
-            deadline = clock() + max_seconds
-            with (
-                zstandard.ZstdCompressor(level=3).stream_writer(out, closefd=False) as packed,
-                suppress(BrokenRecording),
-            ):
-                whole = False
-                for line in shown_lines(reader.header, reader.frames()):
+            work = _Work(clock, clock() + max_seconds)
+            until = size = 0
+            with zstandard.ZstdCompressor(level=3).stream_writer(out, closefd=False) as packed:
+                for line in shown_lines(reader.header, work.within(reader.frames())):
                     written = f"{line.time}\t{line.kind}\t{line.text[:_MAX_LINE]}\n".encode(errors="replace")
                     size += len(written)
-                    if size > max_text or clock() > deadline:
+                    if size > max_text:
+                        work.whole = False
                         break
                     packed.write(written)
                     until = max(until, line.time)
-                else:
-                    whole = True
-            first = msgspec.json.encode(IndexHead(version=VERSION, head=head, whole=whole, until=until))
+            first = msgspec.json.encode(IndexHead(version=VERSION, head=head, whole=work.whole, until=until))
             out.seek(0)
             out.write(first.ljust(_HEAD_LINE - 1) + b"\n")
         directory.replace(f"{name}.new", name)
+
+
+class _Work:
+    """Frames, until the time for them is over or the recording breaks off; then it is not `whole`."""
+
+    def __init__(self, clock: Callable[[], float], deadline: float) -> None:
+        self.whole = True
+        self._clock = clock
+        self._deadline = deadline
+
+    def within(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        try:
+            for frame in frames:
+                if self._clock() > self._deadline:
+                    self.whole = False
+                    return
+                yield frame
+        except BrokenRecording:
+            self.whole = False
+
+
+def remove_orphans(directory: RecordingDirectory) -> None:
+    """Removes indexes of recordings that are there no more: who deletes a recording deletes what it showed."""
+    for sid in set(directory.ids(Suffix.INDEX)) - set(directory.ids(Suffix.DONE)):
+        directory.remove(file_name(sid, Suffix.INDEX))
 
 
 def index_head(directory: RecordingDirectory, sid: str) -> IndexHead | None:
@@ -207,6 +226,3 @@ def _is_there(directory: RecordingDirectory, sid: str) -> bool:
         return index_head(directory, sid) is not None
     except (TeleportError, OSError):
         return False
-
-
-__all__ = ["Hit", "Hits", "IndexHead", "Shown", "build_index", "index_head", "missing_indexes", "search_index"]

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Final
 
 from teleport.recording.directory import RecordingDirectory
-from teleport.recording.index import MAX_SECONDS, build_index, missing_indexes
+from teleport.recording.index import MAX_SECONDS, build_index, missing_indexes, remove_orphans
 
 log = logging.getLogger(__name__)
 
 CALM: Final = 30.0  # seconds without a new recording before indexes are made of their own accord
+LOOK_AGAIN: Final = 3600.0  # seconds until indexes whose recording was deleted are looked for again
 AT_ONCE: Final = 50  # recordings of one process
 MEMORY: Final = 2 * 1024**3
 
@@ -57,25 +58,30 @@ class Indexer:
 
     async def run(self) -> None:
         """Works until cancelled."""
-        looked = False
+        looked: float | None = None  # when nothing was left to do
         while True:
             if self._wanted:
                 await self._make(list(self._wanted)[:AT_ONCE])
                 continue
             left = self._last + CALM - time.monotonic()
-            if left <= 0 and not looked:
-                found = await asyncio.to_thread(missing_indexes, self._directory)
+            if left <= 0 and (looked is None or time.monotonic() - looked > LOOK_AGAIN):
+                found = await asyncio.to_thread(self._look)
                 missing = [sid for sid in found if sid not in self._failed]
-                looked = not missing
                 if missing:
                     await self._make(missing[:AT_ONCE])
+                else:
+                    looked = time.monotonic()
                 continue
             self._wake.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(left if left > 0 else CALM):
                     await self._wake.wait()
             if time.monotonic() - self._last < CALM:
-                looked = False
+                looked = None
+
+    def _look(self) -> list[str]:
+        remove_orphans(self._directory)
+        return missing_indexes(self._directory)
 
     async def _make(self, sids: Sequence[str]) -> None:
         done: set[str] = set()

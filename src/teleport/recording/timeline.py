@@ -20,6 +20,7 @@ from teleport.recording.screen import Screen, Shown, shown_lines
 _IN_MEMORY = 32 * 1024 * 1024
 _APART = 512 * 1024  # bytes of the recording between two screens that are kept
 _MOST_KEPT = 400
+_MOST_TEXT = 256 * 1024 * 1024  # of lines that are searched
 
 
 @dataclass(slots=True)
@@ -132,7 +133,7 @@ class Timeline:
     def find(self, text: str, time: int, *, back: bool = False) -> Shown | None:
         """The next line after `time` (or the last one before) that holds `text`, whatever the case."""
         if self._lines is None:
-            self._lines = sorted(shown_lines(self.header, self._all()))
+            self._lines = sorted(self._shown())
         wanted = text.casefold()
         times = [line.time for line in self._lines]
         if back:
@@ -140,6 +141,14 @@ class Timeline:
         else:
             candidates = self._lines[bisect_right(times, time) :]
         return next((line for line in candidates if wanted in line.text.casefold()), None)
+
+    def _shown(self) -> Iterator[Shown]:
+        size = 0
+        for line in shown_lines(self.header, self._all()):
+            size += len(line.text) + 100
+            if size > _MOST_TEXT:
+                return
+            yield line
 
     def _all(self) -> Iterator[Frame]:
         index = 0

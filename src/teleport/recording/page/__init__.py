@@ -131,10 +131,13 @@ class _Steps:
                 yield self._step(last)
                 begun = None
             self._take(self._reader.take(frame))
-            if frame.kind in (FrameKind.OUTPUT, FrameKind.STDERR, FrameKind.RESIZE) and begun is None:
-                begun = frame.time
-            last = frame.time
-            self.end = max(self.end, -(-last // 1000))
+            if frame.kind in (FrameKind.OUTPUT, FrameKind.STDERR, FrameKind.RESIZE):
+                begun = frame.time if begun is None else begun
+                last = frame.time
+            if self.text_size > MAX_DATA:
+                self.problem = TOO_LONG
+                break
+            self.end = -(-frame.time // 1000)
         self._take(self._reader.finish())
         if begun is not None:
             yield self._step(last)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from teleport.recording.format import BYTE_KINDS, Frame, FrameKind, RecordingHeader, decode_size
+from teleport.recording.format.parties import PartyNote, TypedNote, decode_note
 from teleport.recording.sanitise import TerminalSanitiser, one_line
 from teleport.recording.screen.model import Screen
 
@@ -18,6 +19,8 @@ SCREEN: Final = "screen"
 _WITHOUT_TERMINAL: Final = (1000, 50)
 _REMEMBERED: Final = 512  # lines that are not told again while they are among the last so many
 _MAX_DETAIL: Final = 4096
+FOR_PROGRAMS: Final = b'{"about":'  # how a note begins that is JSON
+_ACTIONS: Final = {"there": "is there", "joined": "joined", "left": "left"}
 
 
 class Shown(NamedTuple):
@@ -39,6 +42,8 @@ class LineReader:
         self._found: list[Shown] = []
         self._told: OrderedDict[str, None] = OrderedDict()
         self._cleaner = TerminalSanitiser()
+        self._users: dict[int, str] = {}  # of the parties that notes told of
+        self._typing = 0
         self.screen = Screen(*(size or own), newline=not header.interactive, report=self._report, blanks=not once)
 
     def take(self, frame: Frame) -> list[Shown]:
@@ -49,10 +54,28 @@ class LineReader:
         elif frame.kind is FrameKind.RESIZE:
             if self._interactive:
                 self.screen.resize(*decode_size(frame.payload))
+        elif (note := decode_note(frame.payload) if frame.kind is FrameKind.NOTE else None) is not None:
+            self._about(frame.time, note)
+        elif frame.kind is FrameKind.NOTE and frame.payload.startswith(FOR_PROGRAMS):
+            pass  # of a later version
         elif frame.kind not in BYTE_KINDS:
             self.screen.report_all()
             self._found.append(Shown(frame.time, frame.kind.name.lower(), detail_line(frame)))
         return self._taken()
+
+    def _about(self, time: int, note: PartyNote | TypedNote) -> None:
+        """Who comes and goes, and whose input it is from here on; the line that is being typed is not cut by it."""
+        match note:
+            case PartyNote():
+                self._users[note.party] = note.user
+                origin = f" from {note.client}" if note.client else ""
+                text = f"{note.user} {_ACTIONS[note.action]} as {note.mode}{origin}"
+                self._found.append(Shown(time, "party", one_line(text, _MAX_DETAIL)))
+            case TypedNote():
+                if note.party != self._typing:
+                    self._typing = note.party
+                    user = self._users.get(note.party, f"party {note.party}")
+                    self._found.append(Shown(time, "typed", one_line(f"by {user} from here on", _MAX_DETAIL)))
 
     def finish(self) -> list[Shown]:
         """What is on the screen at the end, if it was not told."""
