@@ -126,6 +126,24 @@ async def test_a_search_goes_on_where_its_time_was_over(tmp_path: Path, monkeypa
         assert calls >= 3
 
 
+async def test_all_recordings_are_verified_however_many_calls_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "SECONDS", 0.0)
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        sids = sorted([await _recorded(auth, user) for user in ("ann", "joe", "ann", "joe")])
+        admin, seen, key = await auth.admin(), [], ""
+        for _ in sids:
+            page = await auth.call(admin, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest(start_key=key))
+            seen += [one.sid for one in page.items]
+            key = page.next_key
+        assert (seen, key) == (sids, "")
+        joe = await auth.user("joe", ["access"])
+        first = await auth.call(joe, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest())
+        rest = await auth.call(joe, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest(start_key=first.next_key))
+        assert [len(first.items), len(rest.items), rest.next_key] == [1, 1, ""]
+
+
 async def test_verification_names_what_is_damaged_gone_or_exchanged(tmp_path: Path) -> None:
     async with running_auth(tmp_path, sqlite=True) as auth:
         admin = await auth.admin()

@@ -52,7 +52,17 @@ def modules(tsh: Tsh, *arguments: str, stdin: str = "", status: int = 0) -> set[
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["status"], ["version"], ["env"], ["login", "--help"], ["ssh", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["status"],
+        ["version"],
+        ["env"],
+        ["login", "--help"],
+        ["ssh", "--help"],
+        ["play", "--help"],
+        ["recordings", "search", "--help"],
+    ],
 )
 def test_what_asks_nobody_imports_nothing_heavy(tsh: Tsh, arguments: list[str]) -> None:
     assert not HEAVY & modules(tsh, *arguments)
