@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,20 @@ def test_what_a_deleted_recording_showed_is_deleted_too(directory: RecordingDire
     for sid in (SID, OTHER_SID):
         build_index(directory, sid)
     gone.unlink()
+    (directory.path / f"{OTHER_SID}.idx.new").write_bytes(b"a part of it, of a maker that was killed")
     remove_orphans(directory)
+    assert sorted(os.listdir(directory.path)) == [f"{SID}.idx", f"{SID}.rec"]
+
+
+def test_two_makers_of_an_index_do_not_spoil_it(directory: RecordingDirectory) -> None:
+    """As the old and the new process of a restart may be: each writes a file that nobody else writes."""
+    keep(directory, *(b"line %d needle\r\n" % number for number in range(300)))
+    with ThreadPoolExecutor(4) as pool:
+        for made in [pool.submit(build_index, directory, SID) for _ in range(20)]:
+            made.result()
+    found = search_index(directory, SID, "needle")
+    assert found is not None
+    assert (found.count, found.whole) == (300, True)
     assert sorted(os.listdir(directory.path)) == [f"{SID}.idx", f"{SID}.rec"]
 
 

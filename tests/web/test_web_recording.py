@@ -77,7 +77,7 @@ def test_the_page_plays_without_any_network(tmp_path: Path, dark: bool) -> None:
         window.wait("return document.querySelector('#found').textContent.includes('[file] write /tmp/x')", "the file")
 
         window.click("#copy")
-        assert window.wait("return document.getElementById('note').textContent", "an answer") == "Copied."
+        window.wait("return document.getElementById('note').textContent === 'Copied.'", "the copy")
         window.click("#theme")
         assert window.run("return document.documentElement.dataset.theme") == ("light" if dark else "dark")
         red = "[...document.querySelectorAll('#screen span')].find(s => s.textContent === 'er')"

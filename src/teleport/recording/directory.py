@@ -26,6 +26,7 @@ class Suffix(StrEnum):
     DONE = ".rec"
     TORN = ".torn"  # bytes that recovery cut off, kept for inspection
     INDEX = ".idx"  # what a stored recording showed, for searching; made anew when it is not there
+    INDEX_NEW = ".idx.new"  # that text while it is made; its maker holds an flock
     BROKEN = ".rec.broken"  # cannot be read at all; never tried again
 
 

@@ -7,6 +7,7 @@ another recording or another version, it is made anew. A recording that was brok
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -67,13 +68,12 @@ def build_index(
 ) -> None:
     """Makes the index of a stored recording, in place of one that is there. Raises `NotFound`, `BrokenRecording` when
     not even the header can be read, `OSError`."""
-    name = file_name(sid, Suffix.INDEX)
+    name, scratch = file_name(sid, Suffix.INDEX), file_name(sid, Suffix.INDEX_NEW)
     with os.fdopen(directory.open(file_name(sid, Suffix.DONE)), "rb") as file:
         head = _last_hash(file)
         file.seek(0)
         reader = RecordingReader(file, name=sid)
-        directory.remove(f"{name}.new")
-        with os.fdopen(directory.create(f"{name}.new"), "wb") as out:
+        with os.fdopen(_alone(directory, scratch), "wb") as out:
             out.write(bytes(_HEAD_LINE))  # its place; what belongs there is known at the end
             work = _Work(clock, clock() + max_seconds)
             until = size = 0
@@ -89,7 +89,29 @@ def build_index(
             first = msgspec.json.encode(IndexHead(version=VERSION, head=head, whole=work.whole, until=until))
             out.seek(0)
             out.write(first.ljust(_HEAD_LINE - 1) + b"\n")
-        directory.replace(f"{name}.new", name)
+            out.flush()
+            directory.replace(scratch, name)
+
+
+def _alone(directory: RecordingDirectory, name: str) -> int:
+    """An empty file of that name, that nobody else writes: after a restart two processes may make indexes for a while.
+
+    The lock lives as long as the descriptor, and the file has its final name before that is closed.
+    """
+    while True:
+        try:
+            descriptor = directory.create(name)
+        except FileExistsError:
+            try:
+                descriptor = directory.open(name, write=True)
+            except NotFound:  # it is gone again, or no file
+                directory.remove(name)
+                continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if directory.same_file(name, descriptor):
+            os.ftruncate(descriptor, 0)
+            return descriptor
+        os.close(descriptor)
 
 
 class _Work:
@@ -113,8 +135,9 @@ class _Work:
 
 def remove_orphans(directory: RecordingDirectory) -> None:
     """Removes indexes of recordings that are there no more: who deletes a recording deletes what it showed."""
-    for sid in set(directory.ids(Suffix.INDEX)) - set(directory.ids(Suffix.DONE)):
-        directory.remove(file_name(sid, Suffix.INDEX))
+    for suffix in (Suffix.INDEX, Suffix.INDEX_NEW):
+        for sid in set(directory.ids(suffix)) - set(directory.ids(Suffix.DONE)):
+            directory.remove(file_name(sid, suffix))
 
 
 def index_head(directory: RecordingDirectory, sid: str) -> IndexHead | None:

@@ -184,7 +184,7 @@
       item.append(button);
       return item;
     }));
-    $("note").textContent = wanted ? `${hits.length} lines` : "";
+    $("note").textContent = wanted ? `${hits.length} ${hits.length === 1 ? "line" : "lines"}` : "";
   };
 
   const pick = (number) => {
