@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -213,16 +214,51 @@ def test_a_file_comes_through_sftp(
     assert back.read_bytes() == source.read_bytes() == there.read_bytes()
     told = cluster.wait_event("subsystem", server_id=host_id)
     assert told["name"] == "sftp"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    for action, direction in (("write", "upload"), ("read", "download")):
+        moved = cluster.wait_event("sftp", server_id=host_id, action=action, direction=direction)
+        assert (moved["path"], moved["size"], moved["sha256"]) == (str(there), 300_000, digest)
 
 
 def test_what_is_not_offered_is_refused_and_on_record(
     cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str
 ) -> None:
     target = f"{login}@{WEB}.{cluster.name}"
-    assert alice.ssh("-W", "127.0.0.1:1", target).status != 0
-    cluster.wait_event("session.request_denied", server_id=host_id, request="direct-tcpip")
+    assert alice.ssh("-W", "169.254.169.254:80", target).status != 0
+    denied = cluster.wait_event("port", server_id=host_id, addr="169.254.169.254:80")
+    assert (denied["code"], denied["success"]) == ("T3003E", False)
+    assert alice.ssh("-R", "0:localhost:1", "-o", "ExitOnForwardFailure=yes", target, "true").status == 255
+    cluster.wait_event("session.request_denied", server_id=host_id, request="tcpip-forward")
     assert alice.ssh("-s", target, "netconf").status == 255
     cluster.wait_event("session.request_denied", server_id=host_id, request="subsystem netconf")
+
+
+def test_a_forward_leads_where_it_may(cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str) -> None:
+    """Both directions, in full, and each ends by itself."""
+    listening = socket.create_server((LOOPBACK, 0))
+    port = listening.getsockname()[1]
+    data = os.urandom(2_000_000)
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            got = b""
+            while piece := connection.recv(65536):
+                got += piece
+            connection.sendall(hashlib.sha256(got).digest() + data)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        done = alice.ssh("-W", f"localhost:{port}", f"{login}@{WEB}.{cluster.name}", stdin=data).ok()
+    finally:
+        listening.close()
+        thread.join(10)
+    assert done.out == hashlib.sha256(data).digest() + data
+    told = cluster.wait_event("port", server_id=host_id, addr=f"localhost:{port}")
+    assert (told["code"], told["user"]) == ("T3003I", "alice")
+    over = cluster.wait_event("port.closed", server_id=host_id, addr=f"localhost:{port}")
+    assert (over["rx"], over["tx"], over["connection"]) == (len(data), len(data) + 32, told["connection"])
 
 
 def test_who_may_not_go_there_does_not(cluster: Cluster, sshd: Sshd, host_id: str, login: str) -> None:

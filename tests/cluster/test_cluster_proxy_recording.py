@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +62,32 @@ def test_status_terminal_and_signals_come_through(proxied: Cluster, ann: Person,
     assert ann.ssh(target, "kill -KILL $$").status == 255
     done = ann.ssh("-tt", target, "tty; stty size")
     assert "/dev/pts/" in done.stdout
+
+
+def test_files_and_forwards_come_through_and_the_node_tells_of_them(
+    proxied: Cluster, ann: Person, login: str, tmp_path: Path
+) -> None:
+    source, there = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"x" * 100_000)
+    options = ["-F", str(ann.ssh_config), "-o", "BatchMode=yes"]
+    target = f"{login}@{NODE}.{proxied.name}"
+    run("scp", "-s", *options, source, f"{target}:{there}", environment=ann.environment).ok()
+    assert there.read_bytes() == source.read_bytes()
+    moved = proxied.wait_event("sftp", action="write")
+    assert moved["size"] == 100_000
+    with socket.create_server((LOOPBACK, 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def serve() -> None:
+            with listening.accept()[0] as connection:
+                connection.sendall(b"from there")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert ann.ssh("-W", f"localhost:{port}", target, stdin=b"").out == b"from there"
+        thread.join(10)
+    assert proxied.wait_event("port", addr=f"localhost:{port}")["user"] == "ann"
+    assert len(proxied.events("--type=port")) == 1
 
 
 def test_the_node_still_decides(proxied: Cluster, ann: Person, login: str) -> None:

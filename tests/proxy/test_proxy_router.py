@@ -6,7 +6,9 @@ import getpass
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
+import asyncssh
 import pytest
 
 from teleport.audit.events import AuthFailed, SessionRequestDenied
@@ -150,3 +152,25 @@ async def test_a_node_of_the_same_process_that_is_leaving_is_dialled(launcher_en
         assert beside(str(lab.node_host.host_id)) is None
         await lab.node.resume()
         assert beside(str(lab.node_host.host_id)) == lab.node.accepted
+
+
+class Records:
+    """What says whether the proxy records."""
+
+    def __init__(self, everything: bool) -> None:
+        self.everything = everything
+
+
+@pytest.mark.parametrize("records", [True, False, None])
+async def test_a_client_may_ask_whether_the_proxy_records(launcher_end: LauncherEnd, records: bool | None) -> None:
+    async with running_lab(Launcher(launcher_end)) as lab:
+        lab.router.recording = None if records is None else cast(Any, Records(records))
+        user = lab.authorities.user([ME])
+        key = asyncssh.import_private_key(user.key.openssh_pem().reveal())
+        certificate = asyncssh.import_certificate(user.certificate.line())
+        async with asyncssh.connect(
+            "127.0.0.1", lab.proxy_port, config=None, username=ME, client_keys=[(key, certificate)], known_hosts=None
+        ) as connection:
+            kind, packet = await connection._make_global_request(b"recording-proxy@teleport.com")
+            assert (kind, packet.get_remaining_payload()) == (81, b"true" if records else b"false")
+    assert not lab.events.named("session.request_denied")

@@ -151,6 +151,7 @@ BEGIN_NOTHING = {
     "no-more-sessions@openssh.com",
     "cancel-tcpip-forward",
     "cancel-streamlocal-forward@openssh.com",
+    "recording-proxy@teleport.com",
 }
 
 

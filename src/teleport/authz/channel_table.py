@@ -57,6 +57,7 @@ TABLE: tuple[Row, ...] = (
     Row(_CHANNEL, "auth-agent@openssh.com", Rule.REFUSED, "only servers open it"),
     Row(_GLOBAL, "keepalive@openssh.com", Rule.TRANSPORT),
     Row(_GLOBAL, "no-more-sessions@openssh.com", Rule.TRANSPORT, "takes a right away"),
+    Row(_GLOBAL, "recording-proxy@teleport.com", Rule.TRANSPORT, "a question"),
     Row(_GLOBAL, "tcpip-forward", Rule.REMOTE_FORWARD, "listening for the client"),
     Row(_GLOBAL, "cancel-tcpip-forward", Rule.OWN_FORWARD),
     Row(_GLOBAL, "streamlocal-forward@openssh.com", Rule.REMOTE_FORWARD),

@@ -65,7 +65,9 @@ SURFACE = Surface(
     # `env` is taken off the wire and dropped: OpenSSH's usual configuration sends LANG with every session.
     # `shell` and `exec` are answered with a sentence and refused.
     session_requests=frozenset({"subsystem", "shell", "exec", "env", "keepalive@openssh.com"}),
-    global_requests=frozenset({"keepalive@openssh.com", "no-more-sessions@openssh.com"}),
+    global_requests=frozenset(
+        {"keepalive@openssh.com", "no-more-sessions@openssh.com", "recording-proxy@teleport.com"}
+    ),
 )
 _DIAL_SECONDS = 10.0
 _HERE = "127.0.0.1"
@@ -409,6 +411,11 @@ class _Connection:
         self._key = parse_certificate(certificate).body.public_key.fingerprint()
         self._login = login
         self._peer = peer
+
+    @property
+    def records(self) -> bool:
+        """Whether sessions of every host end and are recorded here."""
+        return self._router.recording is not None and self._router.recording.everything
 
     async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
         return _SubsystemSession(self, channel)

@@ -220,11 +220,19 @@ class SshClient:
             raise ConnectionProblem(f"the connection was lost: {error}", hint="try again") from error
         return session
 
-    async def stream(self, end: End, *, on_output: Callable[[bytes, bool], None]) -> RemoteSession:
-        """A connection that the host makes to `end`. Raises `ConnectionProblem`."""
+    async def stream(
+        self,
+        end: End,
+        *,
+        on_output: Callable[[bytes, bool], None],
+        on_writable: Callable[[bool], None] | None = None,
+        on_eof: Callable[[], None] | None = None,
+    ) -> RemoteSession:
+        """A connection that the host makes to `end`; `on_eof` hears that no more output follows, while input still may.
+        Raises `ConnectionProblem`."""
         connection = self._connection
         channel: Any = connection.create_tcp_channel() if isinstance(end, TcpEnd) else connection.create_unix_channel()
-        session = RemoteSession(channel, on_output)
+        session = RemoteSession(channel, on_output, on_writable, on_eof)
         where = (end.host, end.port, "127.0.0.1", 0) if isinstance(end, TcpEnd) else (end.path,)
         try:
             await channel.connect(lambda: session._deliveries, *where)
@@ -292,6 +300,7 @@ class _Deliveries(SSHClientSession[bytes]):
         self._session._on_output(data, datatype is not None)
 
     def eof_received(self) -> bool:
+        self._session._on_eof()
         return True  # our own direction stays open until the channel is closed
 
     def exit_status_received(self, status: int) -> None:
@@ -320,10 +329,12 @@ class RemoteSession:
         channel: _SessionChannel,
         on_output: Callable[[bytes, bool], None],
         on_writable: Callable[[bool], None] | None = None,
+        on_eof: Callable[[], None] | None = None,
     ) -> None:
         self._channel = channel
         self._on_output = on_output
         self._on_writable = on_writable or (lambda writable: None)
+        self._on_eof = on_eof or (lambda: None)
         self._exit: RemoteExit | None = None
         self._writable = asyncio.Event()
         self._writable.set()

@@ -368,6 +368,12 @@ class ServerConnection(ForwardRequests):
         self._no_more_sessions = True
         self._report_global_response(True)
 
+    def _process_recording_proxy_at_teleport_dot_com_global_request(self, packet: SSHPacket) -> None:
+        """Whether sessions end and are recorded here (`protocols.md` 3): the word `true` or `false`."""
+        packet.check_end()
+        records = bool(getattr(self.handler, "records", False))
+        self._report_global_response(b"true" if records else b"false")
+
     # asyncssh dispatches by this table of functions, so a method that is only overridden is never called.
     _packet_handlers = {  # noqa: RUF012  # as asyncssh declares it
         **ForwardRequests._packet_handlers,

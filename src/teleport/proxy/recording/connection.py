@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from weakref import WeakSet
 
-from teleport.audit.events import ClientDisconnect, Event, SessionRejected, SessionRequestDenied
+from teleport.audit.events import ClientDisconnect, Event, Port, PortClosed, SessionRejected, SessionRequestDenied
 from teleport.authz.channel_table import AskedKind
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessPermit
+from teleport.errors import TeleportError
 from teleport.proxy.recording.facts import Facts
 from teleport.proxy.recording.needs import Tools
 from teleport.proxy.recording.session import RecordedSession
+from teleport.proxy.recording.streams import RecordedStream, allowed
 from teleport.ssh.client import SshClient
 from teleport.ssh.handlers import Channel, SessionChannel, SessionHandler, StreamHandler
 from teleport.ssh.surface import Refusal
+from teleport.wire.forward_spec import TcpEnd
 
 _LAST_WORDS_SECONDS = 1.0  # for the sessions of a connection to end and say why, before it is cut
 
@@ -36,7 +40,9 @@ class RecordedConnection:
         self.permit = permit
         self.origin = origin
         self._ended = ended
+        self._id = str(tools.new_id())
         self._sessions: set[RecordedSession] = set()
+        self._streams: WeakSet[RecordedStream] = WeakSet()
         self._channel: Channel | None = None
         self._loop = asyncio.get_running_loop()
         self._last_active = self._loop.time()
@@ -47,6 +53,11 @@ class RecordedConnection:
         self._losing = asyncio.ensure_future(origin.wait_lost())
         self._losing.add_done_callback(self._lost)
 
+    @property
+    def records(self) -> bool:
+        """What a client asks for by `recording-proxy@teleport.com`."""
+        return True
+
     def active(self) -> None:
         """The client did something: the idle time begins anew."""
         self._last_active = self._loop.time()
@@ -54,6 +65,8 @@ class RecordedConnection:
     def obey(self, permit: SSHAccessPermit) -> None:
         """Goes on under a newer permit. A session that is being recorded, or is not, stays so until it ends."""
         self.permit = permit
+        for stream in list(self._streams):
+            stream.obey(permit.channels)
         self._watch()
 
     def _watch(self) -> None:
@@ -102,8 +115,57 @@ class RecordedConnection:
     async def open_stream(
         self, channel: Channel, host: str, port: int, origin: tuple[str, int]
     ) -> StreamHandler | Refusal:
-        self.denied("direct-tcpip", "not offered here")
-        return Refusal("Port forwarding is not offered at hosts with a plain sshd.")
+        decision = self.facts.decide(self.tools)
+        if isinstance(decision, AccessDenial):
+            self.denied("direct-tcpip", f"{decision.code}: {'; '.join(decision.reasons)}")
+            return Refusal.told(decision.public, decision.hint)
+        self.obey(decision)
+        end = TcpEnd(host, port)
+        stream = RecordedStream(channel)
+        try:
+            if self.facts.told_here:
+                to = await allowed(decision.channels, host, port)
+                if isinstance(to, AccessDenial):
+                    await self._forwarded(str(end), origin, error=f"{to.code}: {'; '.join(to.reasons)}")
+                    return Refusal.told(to.public, to.hint)
+                stream.to, end = to, TcpEnd(str(to.address), port)
+                await self._forwarded(str(to), origin, str(end))  # on record before the host connects
+                stream.over = self._forward_over
+            await stream.connect(self.origin, end)
+        except TeleportError as error:
+            if self.facts.told_here:
+                await self._forwarded(str(TcpEnd(host, port)), origin, error=error.message)
+            return Refusal.told(error.message, error.hint)
+        self._streams.add(stream)
+        self._channel = channel
+        return stream
+
+    async def _forwarded(self, where: str, origin: tuple[str, int], resolved: str = "", error: str = "") -> None:
+        await self._emit(
+            self.facts.event(
+                Port,
+                self.tools.clock.now(),
+                addr=where,
+                success=not error,
+                error=error,
+                kind="direct-tcpip",
+                resolved=resolved,
+                origin=str(TcpEnd(*origin)),
+                connection=self._id,
+            )
+        )
+
+    def _forward_over(self, stream: RecordedStream) -> None:
+        event = self.facts.event(
+            PortClosed,
+            self.tools.clock.now(),
+            kind="direct-tcpip",
+            addr=str(stream.to),
+            tx=stream.sent,
+            rx=stream.received,
+            connection=self._id,
+        )
+        self.tools.in_background(self._emit(event), "audit the end of a forward")
 
     def left(self, session: RecordedSession) -> None:
         """A session is over."""

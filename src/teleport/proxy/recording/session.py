@@ -21,6 +21,7 @@ from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessPermit
 from teleport.errors import LimitExceeded, TeleportError
 from teleport.proxy.recording.facts import SessionEvents
+from teleport.proxy.recording.files import Files
 from teleport.proxy.recording.needs import Recording
 from teleport.recording.format import RecordingHeader
 from teleport.ssh.client import RemoteExit, RemoteSession
@@ -68,6 +69,7 @@ class RecordedSession:
         self._events = SessionEvents(self._facts, self.sid, self._tools.emitter)
         self._began = self._tools.clock.now()
         self._what: Start = Shell()
+        self._files: Files | None = None  # of an sftp session
 
     # what the client asks for
 
@@ -147,6 +149,8 @@ class RecordedSession:
                 self._finished()
                 why = f": {error.message}" if isinstance(error, LimitExceeded) else ""
                 return Refusal(f"The proxy cannot record sessions now, so none is started{why}.")
+        if isinstance(self._what, Subsystem):
+            self._files = Files(self._connection, self._events, self._recording, self.end, self._flow)
         environment = dict(self._environment)
         try:
             if self._facts.told_here:
@@ -229,8 +233,10 @@ class RecordedSession:
                 return  # ending: what is not recorded is not sent
             if is_stderr:
                 recording.record_stderr(data)
-            else:
+            elif self._files is None:
                 recording.record_output(data)
+        if self._files is not None and not is_stderr and not self._files.server_sends(data):
+            return
         self._sent += len(data)
         if self._terminal is None:
             self._connection.active()
@@ -248,7 +254,7 @@ class RecordedSession:
     def _flow(self) -> None:
         if self._remote is None:
             return
-        if self._client_full or self._recording_full:
+        if self._client_full or self._recording_full or (self._files is not None and self._files.behind):
             self._remote.pause_output()
         else:
             self._remote.resume_output()
@@ -262,6 +268,8 @@ class RecordedSession:
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         self._connection.active()
+        if self._files is not None and not self._files.client_sends(data):
+            return
         if self._remote is not None:
             self._remote.write(data)
 
@@ -354,6 +362,8 @@ class RecordedSession:
     async def _end(self, ended: RemoteExit | None, reason: str) -> None:
         """Closes the recording and puts the end on record."""
         try:
+            if self._files is not None:
+                await self._files.ended()
             digest = await self._close_recording(reason)
             if self._facts.told_here:
                 await self._tell_end(ended, reason, digest)
