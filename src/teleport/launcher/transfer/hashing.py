@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 
 from teleport.launcher.transfer.paths import through
 
@@ -37,7 +38,8 @@ class Passing:
 
     def result(self, descriptor: int, *, written: bool, hurry: bool = False) -> tuple[str, str]:
         """(hash in hex, why there is none or of what it is). `hurry`: nothing is read again."""
-        size = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        size = found.st_size if stat.S_ISREG(found.st_mode) else self._at
         if self._in_order and (not written or self._at == size):
             return self._hash.hexdigest(), ""
         if hurry:

@@ -80,10 +80,25 @@ def place(path: bytes) -> Iterator[Place]:
         yield Place(folder, name, os.path.join(real, os.fsdecode(name)) if name != b"." else real)
 
 
+def presumed(path: bytes) -> str:
+    """Where something that is not there would be: the real path of what is there of it, and the rest by its name."""
+    head, rest = path or b".", b""
+    while True:
+        try:
+            with pinned(head) as (_, real):
+                return os.path.normpath(os.path.join(real, os.fsdecode(rest)))
+        except OSError:
+            parent, name = os.path.split(head.rstrip(b"/"))
+            if not name:
+                raise
+            head, rest = parent or b".", os.path.join(name, rest)
+
+
 def open_file(path: bytes, flags: int, mode: int, judge: Callable[[str], int] | None) -> tuple[int, str, int]:
     """Opens a file: (descriptor, real path, what `judge` returned).
 
-    `judge` is asked about the real path before anything is read, created or cut short. None: there is no need to.
+    `judge` is asked about the real path before anything is read, created or cut short; of what is not there it is the
+    presumed one. None: there is no need to.
     """
     if judge is None:
         descriptor = os.open(path, flags | _PLAIN, mode)
@@ -96,8 +111,10 @@ def open_file(path: bytes, flags: int, mode: int, judge: Callable[[str], int] | 
                 if flags & os.O_EXCL and flags & os.O_CREAT:
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
                 return _usable(os.open(through(pin), flags & ~(os.O_CREAT | os.O_EXCL) | _PLAIN), most)
-        except FileNotFoundError:
-            if not flags & os.O_CREAT:
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError) and os.path.isdir(os.path.dirname(path) or b".")
+            if not gone or not flags & os.O_CREAT:
+                judge(presumed(path))  # who may not have it does not learn whether it is there
                 raise
         with place(path) as spot:
             try:

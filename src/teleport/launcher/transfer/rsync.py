@@ -17,7 +17,7 @@ from typing import NoReturn
 from teleport.launcher import processes
 from teleport.launcher.accounts import Account
 from teleport.launcher.transfer.control import Control, Refused, say
-from teleport.launcher.transfer.paths import pinned, place
+from teleport.launcher.transfer.paths import pinned, place, presumed
 from teleport.launcher.transfer.scp import expand
 from teleport.launcher.values import Transfer
 
@@ -89,8 +89,7 @@ def _taking(control: Control, path: bytes) -> tuple[list[bytes], int]:
             most = control.ask(("tree", "upload", real), ("upload", real, 0))
             os.fchdir(pin)
     except (FileNotFoundError, NotADirectoryError):
-        with place(path) as spot:
-            control.ask(("upload", spot.path, 0))
+        control.ask(("upload", presumed(path), 0))
         raise PermissionError(
             errno.EPERM, "your roles name paths, so the target of rsync has to be a folder that exists"
         ) from None
@@ -98,6 +97,8 @@ def _taking(control: Control, path: bytes) -> tuple[list[bytes], int]:
 
 
 def _giving(control: Control, path: bytes) -> bytes:
+    if not os.path.exists(path):
+        control.ask(("download", presumed(path), 0))
     with pinned(path) as (pin, real):
         folder = stat.S_ISDIR(os.fstat(pin).st_mode)
         most = control.ask(("tree", "download", real)) if folder else 0

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import teleport.wire.scp_lines as lines
 from teleport.launcher.transfer.control import Control, Done, Ended, Refused
-from teleport.launcher.transfer.paths import PIN, open_file, place, real_path, through
+from teleport.launcher.transfer.paths import PIN, open_file, place, presumed, real_path, through
 from teleport.launcher.transfer.scp import End, expand
 from teleport.launcher.values import Transfer
 from teleport.wire.scp_lines import EndOfFolder, Entry, Times, Trouble
@@ -39,7 +39,11 @@ class Sink(End):
             self._folders.append(os.open(target or b".", PIN | os.O_DIRECTORY))
         except OSError as error:
             if self.transfer.folder:
-                self.failed(os.fsdecode(target), error)
+                try:
+                    self.control.ask(("upload", presumed(target), 0))
+                    self.failed(os.fsdecode(target), error)
+                except Refused as refused:
+                    self.failed(os.fsdecode(target), refused)
                 return 1
         self.stream.write(b"\0")
         depth, times = len(self._folders), None

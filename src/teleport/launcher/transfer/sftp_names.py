@@ -9,16 +9,18 @@ import os
 import pwd
 import stat
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import TypeVar
 
 import teleport.wire.sftp as wire
 from teleport.launcher import processes
 from teleport.launcher.transfer.handles import OpenFile, OpenFolder
-from teleport.launcher.transfer.paths import PIN, Place, pinned, place, through
+from teleport.launcher.transfer.paths import PIN, Place, pinned, place, presumed, through
 from teleport.launcher.transfer.sftp_work import Work, attributes_of
 from teleport.wire.sftp import Attributes, Packet, Reader, Status
 
+_T = TypeVar("_T")
 _ENTRIES = 100  # to one reply
 _HALF_A_YEAR = 182 * 86_400
 
@@ -63,50 +65,67 @@ class NameRequests:
             self._control.look(real)
             self._work.attempt = None
 
-    def _stat(self, number: int, reader: Reader) -> bytes:
-        path = reader.path()
-        if not self._looks("stat", path):
-            return wire.attrs(number, attributes_of(os.stat(path or b".")))
+    @contextmanager
+    def _pinned(self, action: str, path: bytes) -> Iterator[tuple[int, str]]:
+        """What may be seen, held open; who may not see it does not learn whether it is there."""
+        asks = self._looks(action, path)
         try:
             with pinned(path) as (descriptor, real):
-                self._seen(real)
-                return wire.attrs(number, attributes_of(os.fstat(descriptor)))
+                if asks:
+                    self._seen(real)
+                yield descriptor, real
         except OSError:
+            if asks and self._work.attempt is not None:
+                self._seen(presumed(path))
             self._work.attempt = None
-            self._hidden(path)
             raise
+
+    @contextmanager
+    def _there(self, path: bytes, held: AbstractContextManager[_T]) -> Iterator[_T]:
+        """What is to be changed, held open; who may not change it does not learn whether it is there."""
+        with ExitStack() as stack:
+            try:
+                found = stack.enter_context(held)
+            except OSError:
+                if self._control.asks:
+                    self._control.ask(("upload", presumed(path), 0))
+                raise
+            yield found
+
+    def _stat(self, number: int, reader: Reader) -> bytes:
+        path = reader.path()
+        if not self._control.asks or not self._control.looks:
+            return wire.attrs(number, attributes_of(os.stat(path or b".")))
+        with self._pinned("stat", path) as (descriptor, _):
+            return wire.attrs(number, attributes_of(os.fstat(descriptor)))
 
     def _lstat(self, number: int, reader: Reader) -> bytes:
         path = reader.path()
         if not self._looks("stat", path):
             return wire.attrs(number, attributes_of(os.lstat(path or b".")))
+        with self._seen_place(path) as spot:
+            return wire.attrs(number, attributes_of(spot.status()))
+
+    @contextmanager
+    def _seen_place(self, path: bytes) -> Iterator[Place]:
         try:
             with place(path) as spot:
                 self._seen(spot.path)
-                return wire.attrs(number, attributes_of(spot.status()))
+                yield spot
         except OSError:
+            if self._work.attempt is not None:
+                self._seen(presumed(path))
             self._work.attempt = None
             raise
-
-    def _hidden(self, path: bytes) -> None:
-        """What may not be seen is refused before it is said that it does not exist."""
-        with suppress(OSError), place(path) as spot:
-            self._work.trying("stat", spot.path, direction="look")
-            self._control.look(spot.path)
-        self._work.attempt = None
 
     def _fstat(self, number: int, reader: Reader) -> bytes:
         return wire.attrs(number, attributes_of(os.fstat(self._work.handles.any(reader.string()).descriptor)))
 
     def _opendir(self, number: int, reader: Reader) -> bytes:
         path = reader.path()
-        asks = self._looks("list", path)
         self._work.handles.room()
-        with pinned(path) as (descriptor, real):
-            if asks:
-                self._seen(real)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            opened = os.open(through(descriptor), flags)
+        with self._pinned("list", path) as (descriptor, real):
+            opened = os.open(through(descriptor), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return wire.handle(number, self._work.handles.add(OpenFolder(opened, real)))
 
     def _readdir(self, number: int, reader: Reader) -> bytes:
@@ -136,11 +155,11 @@ class NameRequests:
 
     def _readlink(self, number: int, reader: Reader) -> bytes:
         path = reader.path()
-        asks = self._looks("stat", path)
-        with place(path) as spot:
-            if asks:
-                self._seen(spot.path)
-            target = os.readlink(spot.name, dir_fd=spot.folder)
+        if not self._looks("stat", path):
+            target = os.readlink(path or b".")
+        else:
+            with self._seen_place(path) as spot:
+                target = os.readlink(spot.name, dir_fd=spot.folder)
         return wire.names(number, [(target, target, Attributes())])
 
     # changing
@@ -148,7 +167,7 @@ class NameRequests:
     def _setstat(self, number: int, reader: Reader) -> bytes:
         path, attributes = reader.path(), reader.attributes()
         self._work.trying("setstat", self._work.shown(path), str(attributes))
-        with pinned(path) as (descriptor, real):
+        with self._there(path, pinned(path)) as (descriptor, real):
             self._work.trying("setstat", real, str(attributes))
             _within(self._control.ask(("upload", real, attributes.size or 0)), attributes)
             set_attributes(through(descriptor), attributes)
@@ -175,7 +194,7 @@ class NameRequests:
         """As `_setstat`, of a link itself (lsetstat@openssh.com)."""
         path, attributes = reader.path(), reader.attributes()
         self._work.trying("setstat", self._work.shown(path), str(attributes))
-        with place(path) as spot:
+        with self._there(path, place(path)) as spot:
             self._work.trying("setstat", spot.path, str(attributes))
             _within(self._control.ask(("upload", spot.path, attributes.size or 0)), attributes)
             pin = os.open(spot.name, PIN | os.O_NOFOLLOW, dir_fd=spot.folder)
@@ -197,7 +216,7 @@ class NameRequests:
     def _unlink(self, number: int, reader: Reader, action: str) -> bytes:
         path = reader.path()
         self._work.trying(action, self._work.shown(path))
-        with place(path) as spot:
+        with self._there(path, place(path)) as spot:
             self._work.trying(action, spot.path)
             self._control.ask(("upload", spot.path, 0))
             if action == "rmdir":
@@ -209,7 +228,7 @@ class NameRequests:
     def _mkdir(self, number: int, reader: Reader) -> bytes:
         path, attributes = reader.path(), reader.attributes()
         self._work.trying("mkdir", self._work.shown(path))
-        with place(path) as spot:
+        with self._there(path, place(path)) as spot:
             self._work.trying("mkdir", spot.path)
             self._control.ask(("upload", spot.path, 0))
             mode = 0o777 if attributes.permissions is None else attributes.permissions & 0o7777
@@ -223,7 +242,7 @@ class NameRequests:
         """Gives a file another name; `replace`: also one that another has (posix-rename@openssh.com)."""
         old, new = reader.path(), reader.path()
         self._work.trying("rename", self._work.shown(old), self._work.shown(new))
-        with place(old) as source, place(new) as target:
+        with self._there(old, place(old)) as source, self._there(new, place(new)) as target:
             self._work.trying("rename", source.path, target.path)
             self._ask_move(source, target)
             if replace:
@@ -243,7 +262,7 @@ class NameRequests:
     def _symlink(self, number: int, reader: Reader) -> bytes:
         text, path = reader.path(), reader.path()  # in the order of OpenSSH, which is not that of the draft
         self._work.trying("symlink", self._work.shown(path), os.fsdecode(text))
-        with place(path) as spot:
+        with self._there(path, place(path)) as spot:
             self._work.trying("symlink", spot.path, os.fsdecode(text))
             self._control.ask(("upload", spot.path, 0))
             os.symlink(text, spot.name, dir_fd=spot.folder)
@@ -253,7 +272,7 @@ class NameRequests:
         """A second name for a file (hardlink@openssh.com)."""
         old, new = reader.path(), reader.path()
         self._work.trying("link", self._work.shown(new), self._work.shown(old))
-        with place(old) as source, place(new) as target:
+        with self._there(old, place(old)) as source, self._there(new, place(new)) as target:
             self._work.trying("link", target.path, source.path)
             if self._control.asks:
                 self._control.ask(("move", source.path, target.path))
