@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.recording.recording_samples import OTHER_SID, SID, recording
 
-from teleport.errors import BadRequest, NotFound
+from teleport.errors import BadRequest, LimitExceeded, NotFound
 from teleport.recording import index
 from teleport.recording.directory import RecordingDirectory
 from teleport.recording.format import BrokenRecording, Frame, FrameKind
@@ -101,6 +101,25 @@ def test_what_a_deleted_recording_showed_is_deleted_too(directory: RecordingDire
     (directory.path / f"{OTHER_SID}.idx.new").write_bytes(b"a part of it, of a maker that was killed")
     remove_orphans(directory)
     assert sorted(os.listdir(directory.path)) == [f"{SID}.idx", f"{SID}.rec"]
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_room_that_is_kept_for_events_is_left_to_them(
+    directory: RecordingDirectory, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """Before it begins and while it writes; nothing stays of what was begun."""
+    keep(directory, *(b"%d %d of many\r\n" % (number, number**8) for number in range(30_000)))
+    room = [0] * calls
+
+    def check_room(sid: str, what: str, *, part: int = 1) -> None:
+        if not room:
+            raise LimitExceeded("no room")
+        room.pop()
+
+    monkeypatch.setattr(directory, "check_room", check_room)
+    with pytest.raises(LimitExceeded):
+        build_index(directory, SID)
+    assert os.listdir(directory.path) == [f"{SID}.rec"]
 
 
 def test_two_makers_of_an_index_do_not_spoil_it(directory: RecordingDirectory) -> None:

@@ -31,6 +31,8 @@ MAX_CONTEXT: Final = 200  # characters of a line around what was found
 _HEAD_LINE: Final = 4096
 _BLOCK: Final = 256 * 1024
 _MAX_LINE: Final = 64 * 1024
+_ROOM: Final = "made searchable"
+_ROOM_EVERY: Final = 1024 * 1024  # bytes of text after which the room on the disk is looked at again
 
 
 class IndexHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,30 +69,42 @@ def build_index(
     max_seconds: float = MAX_SECONDS,
 ) -> None:
     """Makes the index of a stored recording, in place of one that is there. Raises `NotFound`, `BrokenRecording` when
-    not even the header can be read, `OSError`."""
+    not even the header can be read, `LimitExceeded` where what is free on the disk is kept for events, `OSError`."""
     name, scratch = file_name(sid, Suffix.INDEX), file_name(sid, Suffix.INDEX_NEW)
     with os.fdopen(directory.open(file_name(sid, Suffix.DONE)), "rb") as file:
         head = _last_hash(file)
         file.seek(0)
         reader = RecordingReader(file, name=sid)
+        directory.check_room(sid, _ROOM)
         with os.fdopen(_alone(directory, scratch), "wb") as out:
-            out.write(bytes(_HEAD_LINE))  # its place; what belongs there is known at the end
-            work = _Work(clock, clock() + max_seconds)
-            until = size = 0
-            with zstandard.ZstdCompressor(level=3).stream_writer(out, closefd=False) as packed:
-                for line in shown_lines(reader.header, work.within(reader.frames())):
-                    written = f"{line.time}\t{line.kind}\t{line.text[:_MAX_LINE]}\n".encode(errors="replace")
-                    size += len(written)
-                    if size > max_text:
-                        work.whole = False
-                        break
-                    packed.write(written)
-                    until = max(until, line.time)
-            first = msgspec.json.encode(IndexHead(version=VERSION, head=head, whole=work.whole, until=until))
-            out.seek(0)
-            out.write(first.ljust(_HEAD_LINE - 1) + b"\n")
-            out.flush()
+            try:
+                _write(out, reader, head, _Work(clock, clock() + max_seconds), max_text, directory)
+            except BaseException:
+                directory.remove(scratch)  # it may be the disk that is full
+                raise
             directory.replace(scratch, name)
+
+
+def _write(
+    out: BinaryIO, reader: RecordingReader, head: str, work: _Work, max_text: int, directory: RecordingDirectory
+) -> None:
+    out.write(bytes(_HEAD_LINE))  # its place; what belongs there is known at the end
+    until = size = 0
+    with zstandard.ZstdCompressor(level=3).stream_writer(out, closefd=False) as packed:
+        for line in shown_lines(reader.header, work.within(reader.frames())):
+            written = f"{line.time}\t{line.kind}\t{line.text[:_MAX_LINE]}\n".encode(errors="replace")
+            if size // _ROOM_EVERY != (size + len(written)) // _ROOM_EVERY:
+                directory.check_room(reader.header.sid, _ROOM)
+            size += len(written)
+            if size > max_text:
+                work.whole = False
+                break
+            packed.write(written)
+            until = max(until, line.time)
+    first = msgspec.json.encode(IndexHead(version=VERSION, head=head, whole=work.whole, until=until))
+    out.seek(0)
+    out.write(first.ljust(_HEAD_LINE - 1) + b"\n")
+    out.flush()
 
 
 def _alone(directory: RecordingDirectory, name: str) -> int:

@@ -65,6 +65,9 @@ class Indexer:
                 continue
             left = self._last + CALM - time.monotonic()
             if left <= 0 and (looked is None or time.monotonic() - looked > LOOK_AGAIN):
+                if looked is not None:
+                    looked = None
+                    self._failed.clear()  # a disk that was full may have room again
                 found = await asyncio.to_thread(self._look)
                 missing = [sid for sid in found if sid not in self._failed]
                 if missing:

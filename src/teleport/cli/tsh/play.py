@@ -120,7 +120,6 @@ def play_pty(reader: RecordingReader, speed: float, *, skip_idle: bool = False) 
     from teleport.client.playing import Playing
     from teleport.recording.player import schedule
     from teleport.recording.sanitise import RESET_TERMINAL
-    from teleport.recording.timeline import Timeline
 
     gc.enable()
     sys.stdout.flush()
@@ -128,6 +127,8 @@ def play_pty(reader: RecordingReader, speed: float, *, skip_idle: bool = False) 
         for step in schedule(reader.frames()):
             terminal.write_all(terminal.STDOUT, step.data)
         return
+    from teleport.recording.timeline import Timeline
+
     keys = terminal.STDIN if system.HAS_TERMINAL and terminal.is_terminal(terminal.STDIN) else None
     size = terminal.terminal_size(terminal.STDOUT)
     with ExitStack() as stack:
