@@ -29,6 +29,8 @@ NOT_LATE = {
     "auth/token_keys.py",  # when it is made, where keys are in a token: `_library` loads all
     "auth/bootstrap.py",  # while it starts, before anything is served
     "daemon/auth_side.py",  # while it starts, before anything is served
+    "daemon/watching.py",  # likewise
+    "recording/export.py",  # of commands
     "daemon/assembly.py",  # the services of this host, loaded before the loop runs (`import_services`)
 }
 

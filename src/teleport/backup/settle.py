@@ -74,6 +74,8 @@ TABLE: Final = (
     Row("user-tokens/", Fate.LEFT_OUT, "links", "links of invitations and resets"),
     Row("mfa_leases/", Fate.LEFT_OUT, "leases of second factors", "leases of second factors"),
     Row("nodes/", Fate.CHANGED, "nodes; those that people registered are kept", "nodes that announced themselves"),
+    Row("session_trackers/", Fate.LEFT_OUT, "sessions that run, as hosts tell of them"),
+    Row("semaphores/connection/", Fate.LEFT_OUT, "connections that are counted"),
     Row("proxies/", Fate.LEFT_OUT, "proxies", "proxies that announced themselves"),
     Row("auth_servers/", Fate.LEFT_OUT, "auth servers", "auth servers that announced themselves"),
     Row(HEADS, Fate.CHANGED, "how far the log holds each chain; with what the log has beyond the state"),
