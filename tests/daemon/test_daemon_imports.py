@@ -35,7 +35,7 @@ NOT_LATE = {
 }
 
 
-ONLY_OF = {"pki/webauthn.py": "auth"}  # one service's, wherever they lie
+ONLY_OF = {"pki/webauthn.py": "auth", "recording/screen/row.py": "auth"}  # one service's, wherever they lie
 LOADED = {"datetime", "asyncio", "cryptography", "yarl"}  # by every daemon
 
 

@@ -46,7 +46,6 @@ from teleport.errors import TeleportError
 from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
-from teleport.node.reserved import ClusterPorts
 from teleport.resources.server import Server
 from teleport.store.records import MFA_LEASES, NODES
 from teleport.transport import tls_buffers
@@ -330,6 +329,7 @@ class Daemon:
     ) -> NodeService:
         from teleport.daemon.node_side import NodeSide
         from teleport.daemon.watching import open_watcher
+        from teleport.node.reserved import ClusterPorts
 
         config, role = self._config, SystemRole.NODE
         assert config.node is not None

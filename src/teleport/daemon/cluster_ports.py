@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from teleport.node.reserved import ClusterPorts
 from teleport.resources.values import HostPort
+
+if TYPE_CHECKING:
+    from teleport.node.reserved import ClusterPorts
 
 _EVERY_SECONDS = 300.0
 
