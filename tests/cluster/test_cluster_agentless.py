@@ -404,6 +404,15 @@ def test_a_lock_ends_the_session_at_once(
     assert "lock" in end["reason"].lower()
 
 
+def test_an_sshd_that_dies_ends_the_session(cluster: Cluster, alice: Person, sshd: Sshd, login: str) -> None:
+    began = time.monotonic()
+    done = alice.ssh(f"{login}@{WEB}.{cluster.name}", "kill -KILL $PPID; sleep 60")
+    assert done.status == 255
+    assert time.monotonic() - began < 25
+    end = cluster.wait_event("session.end", initial_command=["kill -KILL $PPID; sleep 60"])
+    assert "connection" in end["reason"].lower()
+
+
 def test_a_host_that_is_another_is_not_entered(cluster: Cluster, alice: Person, login: str, tmp_path: Path) -> None:
     """Its sshd shows a key that was never certified: somebody else answers at the address."""
     for name in ("good", "other"):

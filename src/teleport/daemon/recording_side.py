@@ -21,6 +21,8 @@ from teleport.daemon.recorded import Recorded
 from teleport.daemon.view import View
 from teleport.errors import AccessDenied
 from teleport.pki.live_proof import Evidence
+from teleport.pki.names import canonical_host
+from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate
 from teleport.pki.sshverify import verify_host_cert
 from teleport.pki.trust import AuthorityKind
@@ -95,7 +97,13 @@ class RecordingView:
         def check(certificate: bytes) -> None:
             now = self._view.clock.now()
             trusted = self._view.ssh_authorities(AuthorityKind.HOST)
-            identity = verify_host_cert(certificate, trusted, now, hostname=node.host_id)
+            try:
+                identity = verify_host_cert(certificate, trusted, now, hostname=node.host_id)
+            except CertificateRefused:
+                if not node.agentless:
+                    raise
+                # one that was signed by hand: tctl auth sign --host=NAME
+                identity = verify_host_cert(certificate, trusted, now, hostname=canonical_host(node.hostname))
             if not node.agentless:
                 self._view.verify_host(certificate)  # whether it still belongs to the cluster
             denial = host_lock_denial(identity, self._view.locks(), now)

@@ -280,6 +280,7 @@ class ServerConnection(ForwardRequests):
         if admitted is None or admitted[0] != self._username:
             raise DisconnectError(DISC_PROTOCOL_ERROR, "authentication ended without a proof")
         self._handler = admitted[1]
+        self._exchange = None  # nobody else is told of it
         self._slot.proved()
         self.proved()
         if hasattr(self._handler, "began"):

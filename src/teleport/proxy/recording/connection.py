@@ -16,7 +16,7 @@ from teleport.proxy.recording.needs import Tools
 from teleport.proxy.recording.session import RecordedSession
 from teleport.proxy.recording.streams import RecordedStream, allowed
 from teleport.ssh.client import SshClient
-from teleport.ssh.handlers import Channel, SessionChannel, SessionHandler, StreamHandler
+from teleport.ssh.handlers import Channel, Client, SessionChannel, SessionHandler, StreamHandler
 from teleport.ssh.surface import Refusal
 from teleport.wire.forward_spec import TcpEnd
 
@@ -43,7 +43,7 @@ class RecordedConnection:
         self._id = str(tools.new_id())
         self._sessions: set[RecordedSession] = set()
         self._streams: WeakSet[RecordedStream] = WeakSet()
-        self._channel: Channel | None = None
+        self._client: Client | None = None
         self._loop = asyncio.get_running_loop()
         self._last_active = self._loop.time()
         self._disconnected = False
@@ -57,6 +57,10 @@ class RecordedConnection:
     def records(self) -> bool:
         """What a client asks for by `recording-proxy@teleport.com`."""
         return True
+
+    def began(self, client: Client) -> None:
+        """The client is in (`ssh.handlers.WantsClient`)."""
+        self._client = client
 
     def active(self) -> None:
         """The client did something: the idle time begins anew."""
@@ -109,7 +113,6 @@ class RecordedConnection:
             return Refusal(f"Your roles allow {limit} sessions on one connection.")
         session = RecordedSession(self, channel, decision)
         self._sessions.add(session)
-        self._channel = channel
         return session
 
     async def open_stream(
@@ -137,7 +140,6 @@ class RecordedConnection:
                 await self._forwarded(str(TcpEnd(host, port)), origin, error=error.message)
             return Refusal.told(error.message, error.hint)
         self._streams.add(stream)
-        self._channel = channel
         return stream
 
     async def _forwarded(self, where: str, origin: tuple[str, int], resolved: str = "", error: str = "") -> None:
@@ -198,8 +200,8 @@ class RecordedConnection:
         self._loop.call_later(_LAST_WORDS_SECONDS, self._abort, told or reason)
 
     def _abort(self, told: str) -> None:
-        if self._channel is not None:
-            self._channel.connection_abort(f"disconnected: {told}")
+        if self._client is not None:
+            self._client.abort(f"disconnected: {told}")
         self.origin.abort()
 
     def _lost(self, _: object) -> None:
