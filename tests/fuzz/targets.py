@@ -24,6 +24,8 @@ from teleport.client import addresses, profile
 from teleport.client.accept import InvitationLink
 from teleport.daemon.config.file import load_config
 from teleport.errors import BadRequest, TeleportError
+from teleport.node.programs import NODE_VARIABLES, Asked
+from teleport.node.scrollback import Scrollback, TerminalState
 from teleport.pki.authority import parse_known_hosts_line
 from teleport.pki.identity_file import read_identity_file, write_identity_file
 from teleport.pki.keys import PublicKey
@@ -35,6 +37,7 @@ from teleport.recording.export import ExportFormat, export
 from teleport.recording.format.chunks import FILE_HEAD, MAGIC, VERSION, encode_header
 from teleport.recording.format.frames import split_frames
 from teleport.recording.format.parser import RecordingParser
+from teleport.recording.format.parties import decode_note, encode_note
 from teleport.recording.sanitise import TerminalSanitiser, sanitise_for_terminal, sanitise_to_text
 from teleport.recording.screen import Painter, Screen
 from teleport.resources import values
@@ -161,6 +164,44 @@ def terminal_text(data: bytes) -> None:
     text = sanitise_to_text(data)
     assert "\x1b" not in text
     assert "\x9b" not in text
+
+
+def last_output(data: bytes) -> None:
+    """What a session's terminal shows who comes later, whatever pieces it came in."""
+    whole, cut = TerminalState.initial(), TerminalState.initial()
+    whole.feed(data)
+    for at in range(0, len(data), 3):
+        cut.feed(data[at : at + 3])
+    assert vars(cut) == vars(whole)
+    scrollback = Scrollback(limit=64, block=16)
+    for at in range(0, len(data), 7):
+        scrollback.feed(data[at : at + 7])
+    replay = scrollback.replay()
+    assert replay.output.endswith(data[-64:])
+    again = TerminalState.initial()
+    again.feed(replay.after)
+    assert not again.pending
+
+
+def party_note(data: bytes) -> None:
+    """A note of a recording: a program's, or a sentence."""
+    note = decode_note(data)
+    if note is None:
+        if not data.startswith(b'{"about":'):
+            return
+        raise BadRequest("it is meant for programs, and is none that this one knows")
+    assert decode_note(encode_note(note).encode()) == note
+
+
+def session_variables(data: bytes) -> None:
+    """What clients say to the node by variables."""
+    name, _, value = data.decode("utf-8", "replace").partition("=")
+    asked = Asked()
+    if not asked.variable(name, value):
+        assert asked == Asked()
+        raise BadRequest("it is not taken")
+    assert name in NODE_VARIABLES
+    assert 0 <= asked.linger <= 24 * 3600
 
 
 def terminal_screen(data: bytes) -> None:
@@ -357,6 +398,11 @@ TARGETS: Final = {
             b"scp -t -f -- ' \" \\ ~ * rsync --server . -e.L --sender".split(),
             300,
         ),
+        Target(
+            "last_output", last_output, (), b"\x1b[ \x1b( \x1b]0; \x07 ?1049h ;1m \x1bc \x1b[!p \x0e".split(), 300, 800
+        ),
+        Target("party_note", party_note, (BadRequest,), b'{"about": "party" "typed" "offset": 1e999 null'.split(), 300),
+        Target("session_variables", session_variables, (BadRequest,), b"TELEPORT_DETACH= 24h ms -".split(), 200),
         Target("vouch_line", vouch_line, (BadRequest,), (b"=", b" ", b"\r\n"), 4096, runs=4800),
         Target("invitation", invitation, (BadRequest,), b"https:// [ ] : @ /web/invite/ %2f".split(), 300),
         Target("event_line", event_line, (BadRequest,), b'"event": \\u0000 { [ 1e999 null'.split(), runs=4000),

@@ -39,6 +39,8 @@ PIECES = [
     b"\x1b]0;a title with [?25l in it\x1b\\",
     b"\x1bP+q544e\x1b\\",
     b"\x1b]never ended \x1b[?6h",
+    b"\x1b]52;c\x0eQUJD\x1b\\",
+    b"\x1bP\x0e aborted \x0f\x1b[?7h",
     b"\x1b[" + b"1;" * 80 + b"m",
     b"\x1b[6n",
     b"\xff\xfe\x9b?25l",

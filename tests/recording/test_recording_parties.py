@@ -40,6 +40,7 @@ def test_the_form_of_notes(note: Note, text: str) -> None:
         b'{"about":"typed","party":1}',
         b'{"about":"typed","party":"x","offset":0,"size":1}',
         b'{"about":\xff',
+        b'{"about":"party","party":2,"action":"joined","user":"\xaf","mode":"peer"}',
     ],
 )
 def test_what_is_no_such_note_is_passed_over(payload: bytes) -> None:

@@ -272,16 +272,21 @@ async def test_there_is_no_way_around(launcher_end: LauncherEnd, tmp_path: Path)
     async with cast(launcher_end) as (lab, those):
         free = Role(metadata=Metadata(name="free"), spec=RoleSpec(allow=lab.rules.role.allow))
         lab.rules.more["free"] = free
-        require(lab)
         config = lab.client_config(tmp_path, lab.authorities.user([ME]), ME)
         ssh = ["ssh", "-F", str(config)]
+        server = await asyncio.start_server(_say_hello, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        into = ["-W", f"127.0.0.1:{port}", "direct"]
+        back = ["-N", "-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:0:127.0.0.1:{port}", "direct"]
+        assert (await run_client(*ssh, *into)).stdout == b"hello", "whoever may do things alone forwards"
+        require(lab)
         plain = await run_client(*ssh, "direct", f"touch {mark}")
         assert plain.status == 255
         assert "only a shell or a command in a terminal is started: ssh -t" in plain.stderr
-        for arguments in (["-s", "direct", "sftp"], ["-W", f"127.0.0.1:{lab.node_port}", "direct"]):
+        for arguments in (["-s", "direct", "sftp"], into, back):
             refused = await run_client(*ssh, *arguments)
-            assert refused.status != 0
-            assert b"SSH-2.0" not in refused.stdout
+            assert refused.status != 0, arguments
+            assert refused.stdout == b""
         alice, _ = await waiting(those, f"touch {mark}")
         second = await alice.client.start(command=f"touch {mark}", on_output=lambda data, stderr: None)
         assert (await second.wait()).status == 255
@@ -289,5 +294,13 @@ async def test_there_is_no_way_around(launcher_end: LauncherEnd, tmp_path: Path)
         starts = await lab.events.wait_for("session.start", 2)
         assert len(starts) == 2
         denied = {getattr(event, "request", "") for event in await lab.events.wait_for("session.request_denied", 3)}
+        server.close()
+        await server.wait_closed()
     assert "exec" in denied
     assert not mark.exists()
+
+
+async def _say_hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"hello")
+    writer.close()
+    await writer.wait_closed()

@@ -26,7 +26,7 @@ _SEQUENCE = re.compile(
     rb"\[([0-?]{0,100})([ -/]{0,4})([@-~])"  # 1 parameters, 2 intermediates, 3 final
     rb"|([()])([0-~])"  # 4, 5: character sets
     rb"|([=>c])"  # 6: keypad, full reset
-    rb"|[\]PX^_k][^\x07\x18\x1a\x1b]*(?:\x07|\x18|\x1a|\x1b\\)"  # strings, whole
+    rb"|[\]PX^_k][^\x07\x18\x1a\x1b]*(?:\x07|\x18|\x1a|\x1b\\|(?=\x1b)|\Z)"  # strings, to their end or what aborts them
     rb")|([\x0e\x0f])"  # 7: shift out, shift in
 )
 _UNFINISHED = re.compile(rb"\x1b(?:\[[0-?]{0,100}[ -/]{0,4}|[()]|[\]PX^_k][^\x07\x18\x1a\x1b]*\x1b?)?\Z")
@@ -59,10 +59,11 @@ class TerminalState:
     def feed(self, data: bytes) -> None:
         """Output, in any pieces."""
         data = self.pending + data
-        self.pending = b""
-        end = 0
-        for found in _SEQUENCE.finditer(data):
-            end = found.end()
+        rest = _UNFINISHED.search(data)
+        self.pending = rest[0] if rest is not None else b""
+        if self.pending[1:2] in _STRINGS:
+            self.pending = self.pending[:2] + (b"\x1b" if self.pending.endswith(b"\x1b") else b"")
+        for found in _SEQUENCE.finditer(data, 0, rest.start() if rest is not None else len(data)):
             if found[3] is not None:
                 self._control(found[1], found[2], found[3])
             elif found[4] is not None:
@@ -74,11 +75,6 @@ class TerminalState:
                 self.keypad = found[6] == b"="
             elif found[7] is not None:
                 self.shifted = found[7] == b"\x0e"
-        rest = _UNFINISHED.search(data, end)
-        if rest is not None:
-            self.pending = rest[0]
-            if self.pending[1:2] in _STRINGS:
-                self.pending = self.pending[:2] + (b"\x1b" if self.pending.endswith(b"\x1b") else b"")
 
     def _control(self, parameters: bytes, intermediates: bytes, final: bytes) -> None:
         if final in b"hl" and not intermediates:
@@ -115,6 +111,7 @@ class TerminalState:
 
     def _reset(self) -> None:
         fresh = TerminalState.initial()
+        fresh.pending = self.pending  # what follows the reset
         self.__dict__.update(fresh.__dict__)
 
     def restore(self, *, screens: bool = True) -> bytes:

@@ -49,6 +49,6 @@ def decode_note(payload: bytes) -> Note | None:
         return None
     try:
         note: Note = _decoder.decode(payload)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return note
