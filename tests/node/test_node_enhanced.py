@@ -12,6 +12,7 @@ from tests.kernel.kernel_traced import open_watcher
 from tests.node.test_node_sessions import ssh
 
 from teleport.audit.events import (
+    Event,
     SessionCommand,
     SessionDisk,
     SessionEnd,
@@ -139,6 +140,43 @@ async def test_more_than_the_log_takes_is_a_gap(launcher_end: LauncherEnd, tmp_p
         (gap,) = lab.events.named("session.enhanced_gap")
         assert isinstance(gap, SessionEnhancedGap)
         assert gap.lost == 50
+
+
+async def test_a_flood_of_what_is_left_running_does_not_hold_the_end_up(
+    launcher_end: LauncherEnd, tmp_path: Path
+) -> None:
+    """More is seen than can ever be written, from the session's end on: the end is on record all the same."""
+    watcher = Scripted()
+    watcher.alive = True
+    began: list[Callable[[Seen], None]] = []
+    plain = watcher.watch
+
+    def watch(pid: int, kinds: Collection[Kind], deliver: Callable[[Seen], None]) -> ScriptedWatch:
+        began.append(deliver)
+        return plain(pid, kinds, deliver)
+
+    watcher.watch = watch  # type: ignore[method-assign]
+    async with running_lab(Launcher(launcher_end), watcher=watcher) as lab:
+        emit, over = lab.events.emit, False
+
+        async def flooded(event: Event) -> None:
+            nonlocal over
+            await emit(event)
+            over = over or isinstance(event, SessionEnd)
+            await asyncio.sleep(0)
+            if began and not over:
+                for _ in range(3):
+                    began[0](Opened(BY, "/f", 0, 3))
+
+        lab.events.emit = flooded  # type: ignore[method-assign]
+        began_at = asyncio.get_running_loop().time()
+        running = asyncio.ensure_future(run_client(*ssh(lab, tmp_path), "true"))
+        await wait_until(lambda: bool(began))
+        began[0](Opened(BY, "/f", 0, 3))
+        assert (await running).status == 0
+        assert len(await lab.events.wait_for("session.end", seconds=15)) == 1
+        print(f"on record after {asyncio.get_running_loop().time() - began_at:.2f} s")
+        watcher.alive = False
 
 
 @pytest.mark.parametrize(

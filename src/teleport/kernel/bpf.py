@@ -31,6 +31,8 @@ THREADS: Final = 131_072  # of all watched sessions together
 SESSIONS: Final = 16_384
 _LEAST_RING: Final = 256 * 1024  # bytes
 _LOOK: Final = 1.0  # seconds between two looks at what was lost
+_MANY: Final = 1000  # records at once, after which there is a pause
+_PAUSE: Final = 0.1  # seconds
 _ALL_PROCESSES: Final = 4026531836  # inode of the first pid namespace (PROC_PID_INIT_INO)
 _TYPES: Final = Path("/sys/kernel/btf/vmlinux")
 _OPENS: Final = ("open", "openat", "openat2", "creat")
@@ -49,6 +51,8 @@ class BpfWatcher:
         self._waiting: dict[Kind, list[tuple[Tracepoint, int]]] = {}  # programs that nobody has needed yet
         self._rings: list[Ring] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
+        self._listen_to: list[int] = []
         self._closed = False
 
     @classmethod
@@ -101,9 +105,23 @@ class BpfWatcher:
                 members,
             )
         )
-        for made in rings:
-            self._loop.add_reader(made.descriptor, self.read)
-            self._stack.callback(self._loop.remove_reader, made.descriptor)
+        self._listen_to = [made.descriptor for made in rings]
+        self._listen(True)
+        self._stack.callback(self._listen, False)
+
+    def _listen(self, on: bool) -> None:
+        for descriptor in self._listen_to:
+            if on:
+                self._loop.add_reader(descriptor, self._ready)
+            else:
+                self._loop.remove_reader(descriptor)
+
+    def _ready(self) -> None:
+        """There are records. After many of them others have their turn: a session that does all it can must not take
+        the daemon's time; what does not fit meanwhile is counted."""
+        if self.read() > _MANY:
+            self._listen(False)
+            self._pause = self._loop.call_later(_PAUSE, self._listen, True)
 
     def _load(self, made: programs.Programs) -> None:
         """Descent is followed at once; what costs something at each opened file waits until a session needs it."""
@@ -141,14 +159,17 @@ class BpfWatcher:
         self._attach(first)
 
     def _attach(self, loaded: list[tuple[Tracepoint, int]]) -> None:
-        for point, program in loaded:
+        """Each is taken off the list once it is attached: what failed is tried again for the next session."""
+        while loaded:
+            point, program = loaded[-1]
             self._stack.callback(os.close, syscalls.attach(point.number, program))
+            loaded.pop()
 
     # sessions
 
     def watch(self, pid: int, kinds: Collection[Kind], deliver: Callable[[Seen], None]) -> BpfWatch:
         for kind in kinds:
-            self._attach(self._waiting.pop(kind, []))
+            self._attach(self._waiting.get(kind, []))
         number = next(self._numbers)
         mask = sum(seen.BITS[kind] for kind in set(kinds))
         self._sessions.put(struct.pack("=Q", number), struct.pack("=4Q", mask, 1, 0, 0))
@@ -179,10 +200,12 @@ class BpfWatcher:
 
     # what is seen
 
-    def read(self) -> None:
-        """Hands over everything that is in the rings."""
+    def read(self) -> int:
+        """Hands over everything that is in the rings; how many records that was."""
+        count = 0
         for ring in self._rings:
             for record in ring.read():
+                count += 1
                 watch = self._watches.get(seen.session_of(record))
                 if watch is None:
                     continue
@@ -191,6 +214,7 @@ class BpfWatcher:
                 except ValueError as error:
                     log.error("a record of the kernel's programs cannot be read: %s", error)
                     watch.deliver(Unseen(f"a record could not be read: {error}", 1))
+        return count
 
     def _look(self) -> None:
         for watch in list(self._watches.values()):
@@ -199,8 +223,9 @@ class BpfWatcher:
 
     def close(self) -> None:
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._pause):
+            if timer is not None:
+                timer.cancel()
         self._stack.close()
         self._rings.clear()
 

@@ -17,6 +17,7 @@ _ADD, _FILESYSTEM = 0x1, 0x100
 _OPEN_EXEC: Final = 0x1000
 _HERE: Final = -100  # AT_FDCWD
 _EVENT = struct.Struct("=IBBHQii")  # length, version, reserved, metadata length, mask, descriptor, process
+_READS: Final = 4  # of 64 KiB
 _NO_FILES: Final = frozenset(
     {"proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "debugfs", "tracefs", "bpf", "securityfs", "autofs"}
 )
@@ -55,8 +56,8 @@ class Executables:
         )
 
     def read(self) -> Iterator[tuple[int, str]]:
-        """(process, path) of what was opened since, oldest first."""
-        while True:
+        """(process, path) of what was opened since, oldest first; up to a bound, the rest is for the next time."""
+        for _ in range(_READS):
             try:
                 data = os.read(self.descriptor, 65_536)
             except BlockingIOError:

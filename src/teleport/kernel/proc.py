@@ -27,6 +27,8 @@ from teleport.kernel.watcher import Unavailable
 _RCVBUFFORCE: Final = 33  # SO_RCVBUFFORCE
 _ROOM: Final = 16 * 1024 * 1024  # bytes of news that may wait
 _ALL_PROCESSES: Final = 4026531836  # inode of the first pid namespace (PROC_PID_INIT_INO)
+_MANY: Final = 2000  # news that are taken in at once
+_ROUNDS: Final = 100
 _NAMES: Final = 8  # files that a process may open for execution between two programs
 _STRANGERS: Final = 4096  # processes whose files are remembered until the news tell whose they are
 _LOST: Final = Unseen("the kernel threw away news of processes: commands of that moment are missing")
@@ -87,7 +89,11 @@ class ProcWatcher:
     # sessions
 
     def watch(self, pid: int, kinds: Collection[Kind], deliver: Callable[[Seen], None]) -> ProcWatch:
-        self.read()  # old news of that number are of another process
+        for _ in range(_ROUNDS):  # old news of that number are of another process
+            if not self.read():
+                break
+        else:
+            raise Unavailable("this host starts more processes than the news of them can be read")
         watch = ProcWatch(self, deliver)
         self._watches.add(watch)
         self._processes[pid] = _Process(watch, os.getpid())
@@ -102,10 +108,10 @@ class ProcWatcher:
 
     # what is seen
 
-    def read(self) -> None:
-        """Takes in everything that waits."""
+    def read(self) -> bool:
+        """Takes in what waits, up to a bound; True when there may be more."""
         if self._closed:
-            return
+            return False
         # News first into a list: what they tell of a program was opened before, so that its name is there then.
         news, lost = self._read_news()
         for process, path in self._executables.read():
@@ -119,11 +125,12 @@ class ProcWatcher:
             self._walk()
             for watch in list(self._watches):
                 watch.deliver(_LOST)
+        return len(news) >= _MANY
 
     def _read_news(self) -> tuple[list[News], bool]:
         news: list[News] = []
         lost = False
-        while True:
+        while len(news) < _MANY:
             try:
                 packet, sender = self._news.recvfrom(65_536)
             except BlockingIOError:
@@ -135,6 +142,7 @@ class ProcWatcher:
                 continue
             if sender[0] == 0:  # the kernel, and nobody who only says so
                 news += connector.parse(packet)
+        return news, lost
 
     def _take(self, news: News, *, latest: bool) -> None:
         match news:

@@ -30,10 +30,13 @@ class Ring:
         self._written = memoryview(self._theirs)[:8].cast("Q")
 
     def read(self) -> Iterator[bytes]:
-        """The records that are there; each is taken when the next one is asked for."""
+        """The records that are there now; each is taken when the next one is asked for.
+
+        What comes meanwhile is left for the next time: whoever writes faster than this reads must not hold it for ever.
+        """
         page = mmap.PAGESIZE
-        at = self._position[0]
-        while at < self._written[0]:
+        at, end = self._position[0], self._written[0]
+        while at < end:
             start = page + at % self._size
             (head,) = struct.unpack_from("=I", self._theirs, start)
             if head & _BUSY:

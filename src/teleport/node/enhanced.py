@@ -32,7 +32,7 @@ from teleport.node.facts import SessionEvents
 log = logging.getLogger(__name__)
 
 _WAITING: Final = 20_000  # events of one session that may wait for the audit log
-_BATCH: Final = 200
+_BATCH: Final = 500
 _MOST_ARGUMENTS: Final = 1000  # of one event (`audit.events.text`)
 _LOOK: Final = 5.0  # seconds between two looks whether what a session left behind is still there
 
@@ -84,6 +84,7 @@ class WatchedSession:
         self._watch: Watch | None = None
         self._waiting: deque[tuple[datetime, Seen]] = deque()
         self._dropped = 0
+        self._written = 0
         self._scheduled = False
         self._turn = asyncio.Lock()
 
@@ -119,19 +120,24 @@ class WatchedSession:
             self._in_background(self._write(), f"enhanced recording of session {self._events.sid}")
 
     async def _write(self) -> None:
+        while self._waiting:
+            await self._write_some()
+        self._scheduled = False
+
+    async def _write_some(self) -> None:
+        """One batch; others have their turn between two."""
         async with self._turn:
-            self._scheduled = False
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+            if self._dropped:
+                batch.append((self._clock.now(), Unseen("more was done than could be written", self._dropped)))
+                self._dropped = 0
             try:
-                while self._waiting:
-                    batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
-                    if not self._waiting and self._dropped:
-                        batch.append((self._clock.now(), Unseen("more was done than could be written", self._dropped)))
-                        self._dropped = 0
-                    await self._events.emit_all([_event(seen, now) for now, seen in batch])
+                await self._events.emit_all([_event(seen, now) for now, seen in batch])
             except Exception:
                 log.exception("what was seen of session %s cannot be put on record", self._events.sid)
                 self._waiting.clear()
                 self._fail("what it does cannot be put on record")
+            self._written += len(batch)
 
     async def settle(self) -> bool:
         """The first process has ended: returns when all that was seen until now is on record. False: nothing was
@@ -139,8 +145,12 @@ class WatchedSession:
         if self._watch is None:
             return False
         self._watch.collect()
-        await self._write()
-        return True
+        # What comes meanwhile, of processes that are left, does not hold the session's end up.
+        until = self._written + len(self._waiting) + _BATCH + 1  # a batch may be under way
+        while self._waiting and self._written < until:
+            await self._write_some()
+        async with self._turn:
+            return True
 
     def over(self) -> None:
         """The session's end is on record: only what it left running is still watched."""
