@@ -180,11 +180,11 @@ async def test_agent_forwarding_is_refused_while_the_command_runs(launcher_end: 
         server = await asyncio.start_unix_server(lambda reader, writer: writer.close(), str(agent))
         command = ssh(lab, tmp_path, "-o", f"IdentityAgent={agent}", "-o", f"ForwardAgent={agent}")
         ran = await run_client(*command, "echo agent:$SSH_AUTH_SOCK")
-        event = (await lab.events.wait_for("session.request_denied"))[0]
+        event = (await lab.events.wait_for("agent.forward"))[0]
         server.close()
         await server.wait_closed()
     assert ran.stdout == b"agent:\n"
-    assert getattr(event, "request", "") == "auth-agent-req@openssh.com"
+    assert (event.code, getattr(event, "error", "")) == ("T9211W", "no role has forward_agent: yes")
 
 
 async def test_a_login_that_the_roles_do_not_give_is_refused_with_a_sentence(

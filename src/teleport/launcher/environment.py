@@ -48,6 +48,7 @@ SESSION_NAMES = frozenset(
         "SSH_AUTH_SOCK",
         "SSH_ORIGINAL_COMMAND",
         "DISPLAY",
+        "XAUTHORITY",
     },
 )
 

@@ -8,8 +8,8 @@ Rules it keeps:
 - the user's other processes can neither trace it nor read its memory (it is not dumpable);
 - a path is opened once; what is reported of it is what the kernel says of that descriptor, and what is connected to is
   that descriptor, so that nothing can be put in its place between the decision and the connection;
-- no path is ever chowned, and what it made in the file system is taken away again when it ends, also when the daemon or
-  the monitor is killed: then its socket closes, or it gets TERM;
+- no path is ever chowned, and what it made in the file system is taken away again when it ends, also when the daemon is
+  killed: then its socket closes. (Only where its monitor is killed, all that ran below that is killed at once.)
 - it never waits: connections are handed over while they are being made, names are looked up in threads.
 
     daemon -> errands    [1, errand, {id, ...}]
@@ -63,7 +63,7 @@ class Held:
 
     descriptor: int = -1  # O_PATH: a socket, or the directory that `name` lies in
     name: str = ""
-    made: tuple[int, int] | None = None  # device and inode of the socket or file made there
+    made: int = -1  # O_PATH: what was made there; while it is open, nothing else gets its inode
     folder: str = ""  # a directory that was made for it, with what lies in it
 
 
@@ -182,7 +182,7 @@ class Errands:
 
     def _connect(self, address: str, port: int) -> Answer:
         """A connection that is being made to an address, never a name."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        family = _family(address)
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -265,8 +265,7 @@ class Errands:
         former = os.umask(_PRIVATE)
         try:
             sock.bind(f"/proc/self/fd/{held.descriptor}/{held.name}")
-            there = os.stat(held.name, dir_fd=held.descriptor, follow_symlinks=False)
-            held.made = (there.st_dev, there.st_ino)
+            held.made = os.open(held.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=held.descriptor)
             sock.listen(_BACKLOG)
         except BaseException:
             sock.close()
@@ -316,8 +315,7 @@ class Errands:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             file = os.open(held.name, flags, 0o600, dir_fd=held.descriptor)
             try:
-                found = os.fstat(file)
-                held.made = (found.st_dev, found.st_ino)
+                held.made = os.open(held.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=held.descriptor)
                 os.write(file, entries)
             finally:
                 os.close(file)
@@ -361,6 +359,16 @@ def _path_of(descriptor: int) -> str:
     return path
 
 
+def _family(address: str) -> socket.AddressFamily:
+    """That of an address. A name is none, and is looked up by nobody here."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.inet_pton(family, address)
+    except OSError:
+        raise Failed(f"{address!r} is not an address") from None
+    return family
+
+
 def _begun(sock: socket.socket, address: Any) -> int:
     """Begins to connect; the descriptor."""
     try:
@@ -376,7 +384,7 @@ def _begun(sock: socket.socket, address: Any) -> int:
 
 
 def _listening(address: str, port: int) -> tuple[int, int]:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    family = _family(address)
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -428,14 +436,15 @@ def _runtime_directory() -> str:
 def _take_away(held: Held) -> None:
     """Removes what was made, unless something else lies there now, and lets the pinned descriptor go."""
     with contextlib.suppress(OSError):
-        if held.made is not None:
-            there = os.stat(held.name, dir_fd=held.descriptor, follow_symlinks=False)
-            if (there.st_dev, there.st_ino) == held.made:
-                os.unlink(held.name, dir_fd=held.descriptor)
+        if held.made >= 0 and os.path.samestat(
+            os.fstat(held.made), os.stat(held.name, dir_fd=held.descriptor, follow_symlinks=False)
+        ):
+            os.unlink(held.name, dir_fd=held.descriptor)
     if held.folder:
         with contextlib.suppress(OSError):
             os.rmdir(held.folder)
-    if held.descriptor >= 0:
-        with contextlib.suppress(OSError):
-            os.close(held.descriptor)
-        held.descriptor = -1
+    for descriptor in (held.descriptor, held.made):
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+    held.descriptor = held.made = -1

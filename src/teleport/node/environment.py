@@ -33,6 +33,7 @@ def spawn_request(
         ("SSH_CLIENT", f"{client.host} {client.port} {server_port or 0}"),
         ("SSH_CONNECTION", f"{client.host} {client.port} {server}"),
         *((("SSH_ORIGINAL_COMMAND", program.original),) if program.original else ()),
+        *asked.offered,
     )
     return SpawnRequest(
         login=facts.login,

@@ -13,13 +13,13 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
-from teleport.audit.events import Port, PortClosed
+from teleport.audit.events import Port, PortClosed, ServerEvent
 from teleport.authz.channels import ChannelTerms, refusal
 from teleport.authz.decision import AccessDenial
 from teleport.authz.forwarding import (
@@ -32,7 +32,7 @@ from teleport.authz.forwarding import (
 )
 from teleport.authz.ssh import SSHAccessPermit
 from teleport.errors import ConnectionProblem, TeleportError
-from teleport.launcher.values import Kind, LauncherRefused, SpawnRequest
+from teleport.launcher.values import HostUserRequest, Kind, LauncherRefused, SpawnRequest
 from teleport.node.facts import Facts
 from teleport.node.listening import Listening
 from teleport.node.needs import Errands
@@ -81,6 +81,7 @@ class Record:
     resolved: str = ""
     sent: int = 0  # of a listener: by its connections that are over
     received: int = 0
+    ports: bool = True  # whether the switches for port forwarding are about it
 
 
 @dataclass(slots=True)
@@ -88,7 +89,7 @@ class Listener:
     """A listener of the client's."""
 
     record: Record
-    listening: Listening
+    listening: Listening | None
     token: int = 0  # of the errands, when there is something to take away
     owner: object = None  # the session that it belongs to, if it is one's
     relays: set[Relay] = field(default_factory=set)
@@ -220,12 +221,11 @@ class Forwards:
                     raise
         except TeleportError as error:
             return await self._failed(record, error)
-        sockets = Listener(record, Listening((), _nothing), token)
+        sockets = Listener(record, None, token)
         try:
             await self.emit_opened(record)
         except BaseException as error:
-            Listening(descriptors, _nothing).close()
-            self._forget(token)
+            self.drop(descriptors, token)
             if not isinstance(error, TeleportError):
                 raise
             log.error("a forward cannot be put on record error=%s", error)
@@ -256,32 +256,49 @@ class Forwards:
         self.bring(listener, record, sock, what)
 
     def bring(
-        self, listener: Listener, record: Record, sock: socket.socket, what: Incoming, *, first: bytes = b""
+        self,
+        listener: Listener,
+        record: Record,
+        sock: socket.socket,
+        what: Incoming,
+        *,
+        prepare: Callable[[socket.socket], Awaitable[bytes]] | None = None,
     ) -> None:
-        """Brings a connection to the client, in the background."""
+        """Brings a connection to the client, in the background. `prepare` has a look first: what it read already goes
+        to the client, too; a `ConnectionProblem` of it says why nothing does."""
         self._incoming += 1
         self._throttle()
-        self._tools.in_background(self._bring(listener, record, sock, what, first), f"bring a {record.kind}")
+        self._tools.in_background(self._bring(listener, record, sock, what, prepare), f"bring a {record.kind}")
 
     async def _bring(
-        self, listener: Listener, record: Record, sock: socket.socket, what: Incoming, first: bytes
+        self,
+        listener: Listener,
+        record: Record,
+        sock: socket.socket,
+        what: Incoming,
+        prepare: Callable[[socket.socket], Awaitable[bytes]] | None,
     ) -> None:
         joined = False
+        first = b""
 
         def make(channel: Channel) -> StreamHandler:
             nonlocal joined
             joined = True
             made = self.relay(record, sock, channel, listener=listener, first=first)
-            if self.why_not(record.still) is not None or (not listener.listening.open and listener.owner is not None):
+            if self.why_not(record) is not None or (listener.owner is not None and listener not in self._owned):
                 made.end("it is not allowed any more")
             return made
 
         why = "it is not allowed any more"
         try:
-            if self._connection.client is not None and self.why_not(record.still) is None:
+            if prepare is not None:
+                first = await prepare(sock)
+            if self._connection.client is not None and self.why_not(record) is None:
                 await self.emit_opened(record)
                 refused = await self._connection.client.open(what, make)
                 why = refused.message if refused is not None else ""
+        except ConnectionProblem as problem:
+            why = problem.message
         except TeleportError as error:
             log.error("a forward cannot be put on record error=%s", error)
         finally:
@@ -295,14 +312,21 @@ class Forwards:
         """Takes connections only while the client could have them: others wait in the kernel."""
         full = len(self._relays) + self._incoming >= self._tools.config.limits.channels
         for listener in (*self._places.values(), *self._owned):
-            if full:
-                listener.listening.pause()
-            else:
-                listener.listening.resume()
+            if listener.listening is not None:
+                (listener.listening.pause if full else listener.listening.resume)()
 
     def own(self, listener: Listener) -> None:
         """A session has a listener: it ends with it."""
         self._owned.append(listener)
+
+    def has(self, owner: object, kind: str) -> bool:
+        """Whether a session has a listener of that kind already."""
+        return any(one.owner is owner and one.record.kind == kind for one in self._owned)
+
+    def drop(self, descriptors: Sequence[int], token: int) -> None:
+        """Takes back what was made and is not used."""
+        Listening(descriptors, _nothing).close()
+        self._forget(token)
 
     def release(self, owner: object) -> None:
         """A session is over: what was its own ends."""
@@ -311,7 +335,8 @@ class Forwards:
             self._close(listener, "the session is over")
 
     def _close(self, listener: Listener, why: str) -> None:
-        listener.listening.close()
+        if listener.listening is not None:
+            listener.listening.close()
         self._forget(listener.token)
         record = listener.record
         if listener.owner is None:
@@ -333,11 +358,14 @@ class Forwards:
             if self._errands is None or self._errands.gone:
                 facts, config = self._connection.facts, self._tools.config
                 assert facts.user is not None, "a forward belongs to a user"
+                groups = self._connection.permit.host_groups
                 request = SpawnRequest(
                     login=facts.login,
                     kind=Kind.ERRANDS,
                     pam=pam_request(config.pam, facts.user, facts.login) if config.pam is not None else None,
                     client=facts.client.host,
+                    host_user=HostUserRequest(groups, config.host_users) if groups is not None else None,
+                    session_env=(("SSH_SESSION_ID", str(self._connection.id)),),
                 )
                 try:
                     async with asyncio.timeout(_START_SECONDS):
@@ -348,11 +376,14 @@ class Forwards:
                     self._errands.close()
             return self._errands
 
-    def why_not(self, still: Still) -> AccessDenial | None:
+    def why_not(self, what: Still | Record) -> AccessDenial | None:
         """What forbids a forward now."""
+        still, ports = (what.still, what.ports) if isinstance(what, Record) else (what, True)
         permit = self._connection.permit
         if self._ended:
             return refusal("anything on a connection that has ended", "the connection has ended")
+        if not ports:
+            return still(permit.channels)
         if not self._tools.config.port_forwarding:
             return refusal("port forwarding on this host", "the node has ssh_service.port_forwarding: no")
         if permit.required_joins:
@@ -387,14 +418,14 @@ class Forwards:
     def reconsider(self) -> None:
         """Judges everything that is open by the permit of now."""
         for relay, record in list(self._relays.items()):
-            if (denied := self.why_not(record.still)) is not None:
+            if (denied := self.why_not(record)) is not None:
                 relay.end("; ".join(denied.reasons))
         for place, listener in list(self._places.items()):
             if (denied := self.why_not(listener.record.still)) is not None:
                 del self._places[place]
                 self._close(listener, "; ".join(denied.reasons))
         for listener in list(self._owned):
-            if (denied := self.why_not(listener.record.still)) is not None:
+            if (denied := self.why_not(listener.record)) is not None:
                 self._owned.remove(listener)
                 self._close(listener, "; ".join(denied.reasons))
 
@@ -414,6 +445,11 @@ class Forwards:
 
     async def emit_opened(self, record: Record) -> None:
         await self._tools.emitter.emit(self._port(record))
+
+    async def emit(self, cls: type[ServerEvent], **fields: Any) -> None:
+        """Puts something about this connection on record."""
+        now, connection = self._tools.clock.now(), str(self._connection.id)
+        await self._tools.emitter.emit(self._connection.facts.event(cls, now, connection=connection, **fields))
 
     def _port(self, record: Record, error: str = "") -> Port:
         return self._connection.facts.event(

@@ -31,6 +31,9 @@ class Asked:
     """What a client asked of its channel before it started something."""
 
     environment: list[tuple[str, str]] = field(default_factory=list)  # what the filter kept
+    offered: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # variables that tell of the client's agent and display
     terminal: TerminalRequest | None = None
     linger: float = 0.0  # seconds for which the session lives on without anybody who may type
     join: UUID | None = None  # the session to take part in, instead of a new one

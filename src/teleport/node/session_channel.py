@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Final, Protocol
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from teleport.authz.decision import AccessDenial
@@ -12,12 +13,14 @@ from teleport.errors import TeleportError
 from teleport.launcher.environment import filter_environment
 from teleport.launcher.values import Kind
 from teleport.node import parties
+from teleport.node.forwards import Forwards
+from teleport.node.offers import Variables, take_agent, take_display
 from teleport.node.parties import Party
 from teleport.node.programs import NODE_VARIABLES, Asked, choose
 from teleport.node.session import Session
 from teleport.node.tools import Tools
 from teleport.ssh.handlers import SessionChannel
-from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize
+from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize, X11Request
 from teleport.wire import vouch
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,9 @@ _ASKED: Final = {Shell: "shell", Exec: "exec", Subsystem: "subsystem"}
 
 class Connection(parties.Connection, Protocol):
     """What a channel needs of its connection."""
+
+    @property
+    def forwards(self) -> Forwards: ...
 
     def left(self, channel: SessionChannelHandler) -> None:
         """Nothing of the channel, nor of what it started, is left."""
@@ -75,6 +81,21 @@ class SessionChannelHandler:
     def terminal(self, request: TerminalRequest) -> bool:
         self._asked.terminal = request
         self.party.size = request.size
+        return True
+
+    async def agent(self) -> bool:
+        return await self._offered(take_agent(self._connection.forwards, self))
+
+    async def x11(self, request: X11Request) -> bool:
+        return await self._offered(take_display(self._connection.forwards, self, request))
+
+    async def _offered(self, taking: Coroutine[Any, Any, Variables | None]) -> bool:
+        variables = await taking
+        if variables is None:
+            return False
+        self._asked.offered.extend(variables)
+        if self._over:
+            self._connection.forwards.release(self)
         return True
 
     async def start(self, what: Start) -> Refusal | None:

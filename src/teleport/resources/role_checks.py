@@ -277,8 +277,6 @@ def role_warnings(role: Role) -> tuple[FieldWarning, ...]:
                 )
     options = role.spec.options
     later = {
-        "forward_agent": options.forward_agent,
-        "permit_x11_forwarding": options.permit_x11_forwarding,
         "cert_format": options.cert_format != "standard",
         "request_access": options.request_access != "optional",
         "request_prompt": bool(options.request_prompt),
