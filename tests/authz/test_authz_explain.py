@@ -45,6 +45,20 @@ version: v4
 metadata: {name: dev}
 spec: {allow: {logins: [dev], node_labels: {env: dev}}}
 """
+ROLES_TEXT += """
+---
+kind: role
+version: v4
+metadata: {name: db}
+spec:
+  options: {remote_forwarding: no}
+  allow: {logins: [root], node_labels: {env: prod}, forward_to: ['db:5432', 'localhost:*']}
+---
+kind: role
+version: v4
+metadata: {name: no-net}
+spec: {deny: {forward_to: ['10.0.0.0/8:*']}}
+"""
 ROLES: Mapping[str, Role] = {one.name: one for one in parse_resources(ROLES_TEXT, "roles") if isinstance(one, Role)}
 ID = "0d6a3f0e-6a3c-4a09-9c2b-1f6f4d7a0a01"
 
@@ -201,3 +215,18 @@ spec: {allow: {logins: [root], node_labels: {env: prod}}, options: {commands: [/
         assert [part.value for part in parts if part.name == "file transfer"] == files
         assert [part.value for part in parts if part.name == "shell and all commands"] == [shell]
         assert [part.value for part in parts if part.name == "commands"] == (["/bin/uptime"] if "runs" in roles else [])
+
+
+def test_forwards_are_explained_role_by_role() -> None:
+    """What each granting role allows by itself, and what is denied whichever grants."""
+    found = explain_ssh_access(asked("prod db no-net", node_labels={"env": "prod"}), Policy(ROLES))
+    parts = [
+        (part.name, part.value, part.sources) for part in found.parts if "lead" in part.name or "listen" in part.name
+    ]
+    assert parts == [
+        ("forwards lead to", "anywhere but reserved ports", ("prod",)),
+        ("forwards lead to", "db:5432, localhost:*", ("db",)),
+        ("listens for the client at", "loopback", ("prod",)),
+        ("listens for the client at", "nowhere", ("db",)),
+        ("forwards never lead to", "10.0.0.0/8:*", ("no-net",)),
+    ]

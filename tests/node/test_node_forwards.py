@@ -17,6 +17,7 @@ import pytest
 from asyncssh import ChannelOpenError
 from asyncssh.constants import MSG_REQUEST_FAILURE
 from asyncssh.packet import String, UInt32
+from tests.security.test_security_mfa_leases import forced
 
 from teleport.audit.events import Port, PortClosed
 from teleport.errors import TeleportError
@@ -277,6 +278,16 @@ async def test_a_name_is_resolved_once_and_only_what_was_judged_is_dialled(
             ran = await w(lab, tmp_path, "rebound.example.com:80")
             assert "Your roles do not allow" in ran.stderr
             assert (len(rebinding.asked), rebinding.dialled) == (count, ["192.0.2.1"])
+
+
+async def test_a_forced_command_is_all_there_is(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    """A socket of the host may be as good as a shell."""
+    async with running_lab(Launcher(launcher_end)) as lab, answering() as port:
+        config = lab.client_config(tmp_path, forced(lab, tmp_path, "id"), ME)
+        ran = await run_client("ssh", "-F", str(config), "-W", f"127.0.0.1:{port}", "direct")
+        assert "Your roles do not allow anything but the command of your certificate" in ran.stderr
+        (event,) = ports(lab, "direct-tcpip")
+        assert "the certificate forces a command" in event.error
 
 
 async def test_failures_say_what_failed(launcher_end: LauncherEnd, tmp_path: Path) -> None:

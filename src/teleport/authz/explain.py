@@ -102,6 +102,7 @@ def _parts(request: SSHAccessRequest, policy: Policy, permit: SSHAccessPermit) -
         *_files_and_commands(permit),
         Part("agent forwarding", _yes(permit.channels.forward_agent), of(lambda o: o.forward_agent)),
         Part("port forwarding", _yes(permit.channels.port_forwarding), of(lambda o: o.port_forwarding)),
+        *_forwards(permit, roles),
         Part("X11 forwarding", _yes(permit.channels.x11_forwarding), of(lambda o: o.permit_x11_forwarding)),
         Part("sessions on a connection", _limit(permit.max_sessions), of(lambda o: o.max_sessions)),
         Part("connections", _limit(permit.max_connections), of(lambda o: o.max_connections)),
@@ -148,6 +149,31 @@ def _files(grant: RoleGrant, *, advice: bool) -> str:
     text += f"; never {', '.join(rules.deny_paths)}" if rules.deny_paths else ""
     text += f"; files up to {rules.max_file_size} bytes" if rules.max_file_size else ""
     return f"{text} (advice: the role gives a shell)" if advice and rules != FileTransfer() else text
+
+
+def _forwards(permit: SSHAccessPermit, roles: RoleSet) -> tuple[Part, ...]:
+    """Where forwards may lead and where a client may have something listened for: what one role allows is allowed."""
+    terms = permit.channels
+    if not terms.port_forwarding:
+        return ()
+    found: dict[tuple[str, str], list[str]] = {}
+    for grant in terms.grants:
+        to = "anywhere but reserved ports" if grant.forward_to is None else ", ".join(grant.forward_to) or "nowhere"
+        at = "loopback" if grant.listen_on is None else ", ".join(grant.listen_on) or "nowhere"
+        for name, value, on in (
+            ("forwards lead to", to, grant.local_forwarding),
+            ("listens for the client at", at, grant.remote_forwarding),
+        ):
+            found.setdefault((name, value if on else "nowhere"), []).append(grant.role)
+    parts = [Part(name, value, tuple(whose)) for (name, value), whose in sorted(found.items())]
+    for name, denied, field in (
+        ("forwards never lead to", terms.denies.forward_to, "forward_to"),
+        ("never listens at", terms.denies.listen_on, "listen_on"),
+    ):
+        if denied:
+            whose = tuple(role.name for role in roles.own if getattr(role.deny, field))
+            parts.append(Part(name, ", ".join(denied), whose))
+    return tuple(parts)
 
 
 def _lease(options: CombinedOptions) -> timedelta:

@@ -382,6 +382,9 @@ class Forwards:
         permit = self._connection.permit
         if self._ended:
             return refusal("anything on a connection that has ended", "the connection has ended")
+        user = self._connection.facts.user
+        if user is not None and user.force_command:
+            return refusal("anything but the command of your certificate", "the certificate forces a command")
         if not ports:
             return still(permit.channels)
         if not self._tools.config.port_forwarding:

@@ -81,7 +81,7 @@ class SshSection:
     labels: Mapping[str, str] = key(forms.labels, forms.NOTHING, "labels of this host")
     commands: tuple[CommandLabel, ...] = key(forms.commands, (), "labels whose values commands find out")
     permit_user_env: bool = key(boolean, False, "read ~/.tsh/environment for sessions")
-    port_forwarding: bool = key(boolean, True, "allow TCP forwarding")
+    port_forwarding: bool = key(boolean, True, "forward ports and sockets where roles allow it")
     recording_quota_mib: int = key(
         integer(0, 1 << 30),
         0,
