@@ -408,6 +408,16 @@ async def test_listening_for_the_client_at_a_free_port(launcher_end: LauncherEnd
         assert not _listens(remote)
 
 
+async def test_what_a_client_asks_for_first_is_there_first(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    """A command counts on the listener that was asked for before it."""
+    async with running_lab(Launcher(launcher_end)) as lab, answering() as port:
+        remotes = [free_port() for _ in range(5)]
+        listens = [word for remote in remotes for word in ("-R", f"{remote}:127.0.0.1:{port}")]
+        script = f"exec 3<>/dev/tcp/127.0.0.1/{remotes[-1]} || exit 9"
+        ran = await run_client(*ssh(lab, tmp_path, *listens), f"bash -c '{script}'")
+        assert ran.status == 0, ran.stderr
+
+
 @pytest.mark.parametrize(
     ("bind", "rules", "taken"),
     [

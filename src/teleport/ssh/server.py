@@ -334,7 +334,7 @@ class ServerConnection(ForwardRequests):
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "the client asked for no more sessions")
         self.create_task(self.measure_delay())
         channel = ServerSessionChannel(self, self._loop)
-        return channel, channel.serve(self.handler.open_session(ChannelView(channel)))
+        return channel, channel.serve(self.after_requests(self.handler.open_session(ChannelView(channel))))
 
     def _process_direct_tcpip_open(self, packet: SSHPacket) -> Any:
         host, port = packet.get_string(), packet.get_uint32()
@@ -346,7 +346,7 @@ class ServerConnection(ForwardRequests):
         channel = self.stream_channel()
         origin = (origin_host.decode("utf-8", "replace"), origin_port)
         opened = self.handler.open_stream(ChannelView(channel), host.decode("utf-8", "replace"), port, origin)
-        return channel, serve_stream(channel, opened)
+        return channel, serve_stream(channel, self.after_requests(opened))
 
     def _process_global_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
         if self.too_often("global request", self.limits.global_requests_per_second):

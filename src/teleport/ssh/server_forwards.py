@@ -1,16 +1,19 @@
 """Forwards on a server's connection: what clients ask for besides `direct-tcpip`, and the channels we open to them.
 
 asyncssh's own ways to listen, connect and serve agents act as the daemon's user and ask nobody: each is replaced here,
-takes the request apart and asks the connection's handler. The answers come later, in the order of the requests.
+takes the request apart and asks the connection's handler. The answers come later, in the order of the requests, and
+what is opened after a request waits for its answer: `ssh -R 8080:... host COMMAND` counts on the port being there.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asyncssh import ChannelOpenError
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
+from asyncssh.misc import MaybeAwait
 from asyncssh.packet import SSHPacket, String, UInt32
 
 from teleport.ssh.channels import ChannelView, StreamChannel, deliveries, serve_stream
@@ -30,12 +33,35 @@ from teleport.ssh.surface import (
 if TYPE_CHECKING:
     from teleport.ssh.server import ServerConnection
 
+T = TypeVar("T")
 _MAX_PATH = 4096  # bytes
 _BY_APPLICATION = 11  # RFC 4253 section 11.1
 
 
 class ForwardRequests(Guarded):
     """The part of a server's connection that is about forwards."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._answered = asyncio.Event()  # no global request waits for its answer
+        self._answered.set()
+
+    def after_requests(self, opening: MaybeAwait[T]) -> MaybeAwait[T]:
+        """What is opened, once every global request that came before it has its answer."""
+        return opening if self._answered.is_set() else self._after(opening)
+
+    async def _after(self, opening: MaybeAwait[T]) -> T:
+        await self._answered.wait()
+        return cast(T, await opening if asyncio.iscoroutine(opening) else opening)
+
+    def _report_global_response(self, result: bool | bytes) -> None:
+        super()._report_global_response(result)
+        if not self._global_request_queue:
+            self._answered.set()
+
+    def _cleanup(self, exc: Exception | None) -> None:
+        self._answered.set()
+        super()._cleanup(exc)
 
     def stream_channel(self) -> StreamChannel:
         """A channel for a stream, not open yet."""
@@ -58,7 +84,7 @@ class ForwardRequests(Guarded):
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "the path cannot be meant")
         channel = self.stream_channel()
         opened = self._forwards.open_socket(ChannelView(channel), path.decode("utf-8", "surrogateescape"))
-        return channel, serve_stream(channel, opened)
+        return channel, serve_stream(channel, self.after_requests(opened))
 
     def _process_tcpip_forward_global_request(self, packet: SSHPacket) -> None:
         self._listen(_tcp_place(packet))
@@ -92,6 +118,8 @@ class ForwardRequests(Guarded):
             self._answer_later(self._forwards.cancel(place))
 
     def _answer_later(self, deciding: Coroutine[Any, Any, bool | bytes]) -> None:
+        self._answered.clear()
+
         async def answer() -> None:
             result = await deciding
             if self._transport is not None:
