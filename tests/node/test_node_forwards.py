@@ -408,9 +408,24 @@ async def test_listening_for_the_client_at_a_free_port(launcher_end: LauncherEnd
         assert not _listens(remote)
 
 
+class Slow(Rebinding):
+    """A host on which it takes a while until something listens."""
+
+    async def errands(self, request: SpawnRequest) -> Any:
+        errands = await self.launcher.errands(request)
+        listen = errands.listen
+
+        async def later(addresses: list[str], port: int) -> tuple[tuple[int, ...], int]:
+            await asyncio.sleep(0.2)
+            return await listen(addresses, port)
+
+        errands.listen = later  # type: ignore[method-assign]
+        return errands
+
+
 async def test_what_a_client_asks_for_first_is_there_first(launcher_end: LauncherEnd, tmp_path: Path) -> None:
     """A command counts on the listener that was asked for before it."""
-    async with running_lab(Launcher(launcher_end)) as lab, answering() as port:
+    async with running_lab(cast(Launcher, Slow(Launcher(launcher_end), []))) as lab, answering() as port:
         remotes = [free_port() for _ in range(5)]
         listens = [word for remote in remotes for word in ("-R", f"{remote}:127.0.0.1:{port}")]
         script = f"exec 3<>/dev/tcp/127.0.0.1/{remotes[-1]} || exit 9"
