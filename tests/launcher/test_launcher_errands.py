@@ -234,6 +234,21 @@ async def test_a_display_has_a_file_with_its_cookie(end: LauncherEnd) -> None:
         await wait_until(lambda: not file.parent.exists())
 
 
+async def test_a_process_that_was_stopped_holds_nobody_up(end: LauncherEnd) -> None:
+    """Its user may send it signals. What comes after all is closed."""
+    async with errands(end) as made:
+        made.patience = 0.3
+        os.kill(pid_of(made), signal.SIGSTOP)
+        with pytest.raises(ErrandFailed, match="did not answer"):
+            await made.listen(["127.0.0.1"], 0)
+        os.kill(pid_of(made), signal.SIGCONT)
+        made.patience = 15.0
+        before = len(os.listdir("/proc/self/fd"))
+        descriptors, _ = await made.listen(["127.0.0.1"], 0)
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+        close(*descriptors)
+
+
 async def test_accounts_that_take_no_logins_get_no_errands(
     end: LauncherEnd, person: pwd.struct_passwd, shut_account: Callable[..., None]
 ) -> None:

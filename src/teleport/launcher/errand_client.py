@@ -59,6 +59,7 @@ class Errands:
         self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], tuple[int, ...]]]] = {}
         self._next = 0
         self.gone = False  # it ended, or was closed
+        self.patience = 15.0  # seconds: the process is the login's, whose user can stop it, and file systems may hang
         self._loop.add_reader(self._sock.fileno(), self._hear)
 
     async def connect(self, address: str, port: int) -> int:
@@ -124,7 +125,10 @@ class Errands:
                 raise ErrandFailed("too much is asked of the host at once") from None
             except OSError as error:
                 raise _lost() from error
-            return await waiter
+            async with asyncio.timeout(self.patience):
+                return await waiter
+        except TimeoutError:
+            raise ErrandFailed(f"the host did not answer within {self.patience:g} s") from None
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 for descriptor in waiter.result()[1]:

@@ -11,13 +11,16 @@ import asyncio
 import hmac
 import logging
 import socket
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from teleport.audit.events import AgentForward, X11Forward
 from teleport.authz.channels import why_no_agent, why_no_x11
 from teleport.errors import ConnectionProblem, TeleportError
+from teleport.launcher.errand_client import Made
 from teleport.node.forwards import Forwards, Listener, Record
 from teleport.node.listening import Listening
+from teleport.node.needs import Errands
 from teleport.ssh.surface import FromAgentSocket, FromX11, X11Request
 from teleport.wire import x11
 
@@ -30,15 +33,8 @@ _SETUP_SECONDS = 10.0  # for a program to show the cookie
 async def take_agent(forwards: Forwards, session: object) -> Variables | None:
     """A socket for the session that leads to the client's agent: the variables that tell of it; None: it is refused."""
     record = Record("auth-agent@openssh.com", "", why_no_agent, ports=False)
-    denied = forwards.why_not(record)
-    if denied is not None or forwards.has(session, record.kind):
-        reason = "; ".join(denied.reasons) if denied is not None else "the session has it already"
-        await _told(forwards, AgentForward, success=False, error=reason)
-        return None
-    try:
-        made = await (await forwards.errands()).agent()
-    except TeleportError as error:
-        await _told(forwards, AgentForward, success=False, error=error.message)
+    made = await _made(forwards, session, record, AgentForward, lambda errands: errands.agent())
+    if made is None:
         return None
     record.addr = made.path
     listener = Listener(record, None, made.token, session)
@@ -59,15 +55,9 @@ def _agent_came(forwards: Forwards, listener: Listener, sock: socket.socket, ori
 async def take_display(forwards: Forwards, session: object, request: X11Request) -> Variables | None:
     """A display for the session that leads to the client's: the variables that tell of it; None: it is refused."""
     record = Record("x11", "", why_no_x11, ports=False)
-    denied = forwards.why_not(record)
-    if denied is not None or forwards.has(session, record.kind):
-        reason = "; ".join(denied.reasons) if denied is not None else "the session has one already"
-        await _told(forwards, X11Forward, success=False, error=reason)
-        return None
-    try:
-        made = await (await forwards.errands()).x11(request.protocol, request.cookie)
-    except TeleportError as error:
-        await _told(forwards, X11Forward, success=False, error=error.message)
+    make = partial(_display, request)
+    made = await _made(forwards, session, record, X11Forward, make)
+    if made is None:
         return None
     record.addr = f"localhost:{made.display}.{request.screen}"
     listener = Listener(record, None, made.token, session)
@@ -108,6 +98,32 @@ async def _checked(listener: Listener, request: X11Request, sock: socket.socket)
             raise ConnectionProblem("the display was for one connection")
         listener.listening.close()
     return data
+
+
+def _display(request: X11Request, errands: Errands) -> Awaitable[Made]:
+    return errands.x11(request.protocol, request.cookie)
+
+
+async def _made(
+    forwards: Forwards,
+    session: object,
+    record: Record,
+    cls: type[AgentForward] | type[X11Forward],
+    make: Callable[[Errands], Awaitable[Made]],
+) -> Made | None:
+    """What listens for the session, if it may have it; otherwise why not is on record."""
+    denied = forwards.why_not(record)
+    if denied is not None:
+        reason = "; ".join(denied.reasons)
+    elif forwards.has(session, record.kind):
+        reason = "the session has it already"
+    else:
+        try:
+            return await make(await forwards.errands())
+        except TeleportError as error:
+            reason = error.message
+    await _told(forwards, cls, success=False, error=reason)
+    return None
 
 
 async def _told(forwards: Forwards, cls: type[AgentForward] | type[X11Forward], **fields: object) -> bool:
