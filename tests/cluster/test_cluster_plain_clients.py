@@ -8,6 +8,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from teleport.testing.cluster import (
     Host,
     Person,
     Ran,
+    free_port,
     plain_environment,
     processes_with,
     run,
@@ -112,11 +114,9 @@ def test_scp_both_ways(fleet: Fleet, file: Path, tmp_path: Path, mode: str) -> N
     fleet.run("scp", mode, "-q", "-F", fleet.config, file, f"{fleet.at}:{there}/up").ok()
     fleet.run("scp", mode, "-q", "-F", fleet.config, f"{fleet.at}:{there}/up", back).ok()
     assert back.read_bytes() == CONTENT
-    if mode == "-O":
-        fleet.on_record("exec", command=f"scp -f {there}/up")
-        return
-    for action in ("write", "read"):
-        assert fleet.on_record("sftp", action=action, path=f"{there}/up")["sha256"] == SHA256
+    kind, actions = ("sftp", ("write", "read")) if mode == "-s" else ("scp", ("upload", "download"))
+    for action in actions:
+        assert fleet.on_record(kind, action=action, path=f"{there}/up")["sha256"] == SHA256
 
 
 def test_sftp_in_a_batch(fleet: Fleet, file: Path, tmp_path: Path) -> None:
@@ -140,11 +140,10 @@ def test_rsync(fleet: Fleet, file: Path, tmp_path: Path) -> None:
     fleet.run(rsync, "-a", "-e", fleet.shell(), f"{fleet.at}:{tmp_path}/rsync-up/tree/", f"{tmp_path}/rsync-back").ok()
     assert (tmp_path / "rsync-back" / "a").read_bytes() == CONTENT
 
-    def ran() -> bool:
-        commands = [event["command"] for event in fleet.cluster.events("--type=exec")]
-        return sum(str(command).startswith("rsync --server") for command in commands) >= 2
-
-    wait_until("rsync's programs on the host are on record", ran)
+    for action in ("upload", "download"):
+        moved = fleet.on_record("rsync", action=action)
+        assert moved["exitCode"] == "0"
+        assert moved["hash_reason"] == "rsync", "it alone knows which files it moved"
 
 
 def test_git_clones_and_pushes(fleet: Fleet, tmp_path: Path) -> None:
@@ -262,6 +261,44 @@ def test_paramiko(fleet: Fleet, file: Path, tmp_path: Path) -> None:
     assert fleet.on_record("sftp", action="write", path=f"{tmp_path}/paramiko")["sha256"] == SHA256
 
 
+@contextlib.contextmanager
+def running(fleet: Fleet, *words: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs beside the test, ended by its own number."""
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([str(word) for word in words], env=dict(fleet.person.environment), **quiet)  # type: ignore[call-overload]
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_what_editors_do(fleet: Fleet, tmp_path: Path) -> None:
+    """As VS Code's remote: one connection for many sessions, a server that runs on, and forwards to it."""
+    port, here, socks = free_port(), free_port(), free_port()
+    control, served = Path(f"/tmp/tsh-{os.getpid()}.mux"), tmp_path / "served"
+    served.mkdir()
+    (served / "page").write_bytes(b"from the host")
+    curl = need("curl", "curl")
+    mux = ["ssh", "-F", "none", "-S", str(control)]
+    with running(fleet, *fleet.person.ssh_arguments("-M", "-N", "-S", control, "-o", "ControlPersist=no", fleet.at)):
+        wait_until("the master listens", control.exists)
+        server = f"exec python3 -m http.server --bind 127.0.0.1 --directory {served} {port}"
+        with running(fleet, *mux, "any", server):
+            fleet.run(*mux, "-O", "forward", "-L", f"{here}:127.0.0.1:{port}", "any").ok()
+            fleet.run(*mux, "-O", "forward", "-D", f"127.0.0.1:{socks}", "any").ok()
+
+            def page() -> bytes:
+                return fleet.run(curl, "-sS", f"http://127.0.0.1:{here}/page").out
+
+            wait_until("the page comes through the forward", lambda: page() == b"from the host")
+            by_socks = ("--proxy", f"socks5h://127.0.0.1:{socks}", f"http://127.0.0.1:{port}/page")
+            assert fleet.run(curl, "-sS", *by_socks).ok().out == b"from the host"
+            assert fleet.run(*mux, "any", "echo beside").ok().stdout == "beside\n"
+    wait_until("the server on the host ends with its session", lambda: not processes_with(str(served)))
+    fleet.on_record("port", addr=f"127.0.0.1:{port}")
+
+
 # --- tsh
 
 
@@ -300,3 +337,42 @@ def test_tsh_copies_to_from_and_between_hosts(fleet: Fleet, file: Path, tmp_path
     missing = tsh("scp", f"{fleet.login}@{NODE}:{tmp_path}/none", f"{fleet.login}@{NODE}:{there}/none/", ".")
     assert missing.status == 1
     assert missing.stderr.count("no such file or folder") == 2
+
+
+def test_tsh_forwards_both_ways(fleet: Fleet, tmp_path: Path) -> None:
+    """`--local`, `-L`, `-R`, `-D`, `-W`, `-N` and sockets; what is not allowed is refused in words, and on record."""
+    (tmp_path / "page").write_bytes(b"seen from the host")
+    port, here, there, socks = (free_port() for _ in range(4))
+    curl, tsh = need("curl", "curl"), fleet.person.tsh
+    url = f"http://127.0.0.1:{port}/page"
+    with running(fleet, "python3", "-m", "http.server", "--bind", "127.0.0.1", "--directory", tmp_path, str(port)):
+        wait_until("there is a page", lambda: fleet.run(curl, "-sS", url).status == 0)
+        local = ("ssh", "--local", "-L", f"{here}:127.0.0.1:{port}", "-D", str(socks), fleet.at, curl, "-sS")
+        assert tsh(*local, f"http://127.0.0.1:{here}/page").ok().out == b"seen from the host"
+        assert tsh(*local, "--proxy", f"socks5h://127.0.0.1:{socks}", url).ok().out == b"seen from the host"
+        back = tsh("ssh", "-R", f"{there}:127.0.0.1:{port}", fleet.at, f"{curl} -sS http://127.0.0.1:{there}/page")
+        assert back.ok().out == b"seen from the host"
+        piped = tsh("ssh", "-W", f"127.0.0.1:{port}", fleet.at, stdin=b"GET /page HTTP/1.0\r\n\r\n").ok()
+        assert piped.out.endswith(b"seen from the host")
+        by_socket = Path(f"/tmp/tsh-{os.getpid()}.sock")
+        with running(fleet, BIN / "tsh", "ssh", "-N", "-L", f"{by_socket}:127.0.0.1:{port}", fleet.at):
+            wait_until("the socket is there", by_socket.exists)
+            assert fleet.run(curl, "-sS", "--unix-socket", by_socket, "http://x/page").ok().out == b"seen from the host"
+        by_socket.unlink(missing_ok=True)
+        refused = tsh("ssh", "-W", "169.254.169.254:80", fleet.at)
+        assert refused.status == 255
+        assert "does not lead to 169.254.169.254:80" in refused.stderr
+    fleet.on_record("port", addr=f"127.0.0.1:{port}")
+    assert fleet.on_record("port", addr="169.254.169.254:80")["success"] is False
+
+
+def test_the_agent_is_there_while_it_is_offered(fleet: Fleet, tmp_path: Path) -> None:
+    path = f"/tmp/tsh-{os.getpid()}.agent"
+    with running(fleet, "ssh-agent", "-D", "-a", path):
+        wait_until("the agent listens", Path(path).exists)
+        here = {"SSH_AUTH_SOCK": path}
+        fleet.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "seen-there", "-f", tmp_path / "key").ok()
+        fleet.run("ssh-add", "-q", tmp_path / "key", more=here).ok()
+        asked = fleet.run(BIN / "tsh", "ssh", "-A", fleet.at, "ssh-add -l", more=here).ok()
+        assert "seen-there" in asked.stdout
+        assert fleet.run(BIN / "tsh", "ssh", fleet.at, "ssh-add -l", more=here).status == 2, "no agent there"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, access, now
 from teleport.cli.tsh.nodes import only_own
 from teleport.cli.tsh.ssh import _check_login, connected, with_factor
-from teleport.errors import SECOND_FACTOR_DUE, BadRequest, NotFound
+from teleport.errors import SECOND_FACTOR_DUE, BadRequest, NotFound, TeleportError
 
 if TYPE_CHECKING:
-    from teleport.client.many import Host
+    from teleport.client.access import Access
+    from teleport.client.many import Host, Many
     from teleport.client.ssh_options import SshOptions
 
 NOT_KNOWN = 255
@@ -79,14 +81,21 @@ def run_on_labels(
         if SECOND_FACTOR_DUE not in outcome.problem or said.batch or many.interrupted or not _somebody():
             continue
         alone = Many([host], login, port, " ".join(command), said.variables(os.environ), _lines(hosts))
-        with_factor(
-            found, host.reach, port, login,
-            lambda way, alone=alone: asyncio.run(alone.run(way, now(), 1, strict=True)),  # type: ignore[misc]
-        )  # fmt: skip
+        try:
+            with_factor(found, host.reach, port, login, partial(_alone, alone))
+        except TeleportError as error:  # the next host may have a better answer
+            alone.outcomes[host] = Outcome(problem=error.message)
         many.outcomes[host] = alone.outcomes.get(host, Outcome(problem="no answer"))
         status = many.status()
     render.note(f"tsh: {render.printable(many.summary())}")
     return INTERRUPTED if many.interrupted else status
+
+
+def _alone(one: Many, way: Access) -> int:
+    """Runs on one host. Raises `TeleportError` when it needs a second factor."""
+    import asyncio
+
+    return asyncio.run(one.run(way, now(), 1, strict=True))
 
 
 def _somebody() -> bool:
