@@ -9,6 +9,7 @@ import shlex
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from tests.fuzz.client_targets import CLIENT_TARGETS
 from tests.fuzz.engine import Target
 
 from teleport.api import routes
@@ -368,6 +369,7 @@ def transfer_words(data: bytes) -> None:
 TARGETS: Final = {
     target.name: target
     for target in (
+        *CLIENT_TARGETS,
         Target("configuration", configuration, (TeleportError,), YAML_WORDS, runs=1600),
         Target("resource_yaml", resource_yaml, (TeleportError,), YAML_WORDS, runs=1600),
         Target("resource_json", resource_json, (TeleportError,), (b'"kind":', b"{", b"[", b"null", b'"1h"'), runs=3200),
