@@ -161,6 +161,27 @@ def test_an_ordinary_account_moves_files_with_its_own_rights(cluster: Cluster, u
         assert (client(person, "scp", f"{at}:/etc/hostname", f"{here}5").status == 0) is (role == "access")
 
 
+def test_a_home_that_is_not_there_is_not_the_whole_host(cluster: Cluster, unix_account: UnixAccount) -> None:
+    """A session starts in `/` then; rules about `~` still mean the home."""
+    limited = ROLE.format(name="no-home", login=unix_account.name, upload="yes", download="yes").replace(
+        "{upload: yes", "{upload_paths: ['~/**'], download_paths: ['~/**'], upload: yes"
+    )
+    cluster.tctl("create", "-f", "-", stdin=limited).ok()
+    person = cluster.add_person("no-home", roles=["no-home"], logins=[])
+    person.log_in()
+    at, moved = f"{unix_account.name}@{host(cluster)}", unix_account.home.with_name(f"{unix_account.name}-moved")
+    unix_account.home.rename(moved)
+    try:
+        for options in ([], ["-O"]):
+            for path in ("etc/hostname", "/etc/hostname"):
+                ran = client(person, "scp", *options, f"{at}:{path}", person.home / "got")
+                assert ran.status != 0
+                assert "Your roles do not allow" in ran.stderr
+        assert not (person.home / "got").exists()
+    finally:
+        moved.rename(unix_account.home)
+
+
 def test_a_lock_ends_a_transfer(cluster: Cluster, login: str, tmp_path: Path) -> None:
     """Within two seconds (five times that here); what had moved is on record."""
     person = cluster.add_person("locked-mover", logins=[login])

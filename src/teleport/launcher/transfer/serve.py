@@ -26,18 +26,19 @@ def serve(account: Account, kind: Kind, transfer: Transfer, control: int, report
     signal.set_wakeup_fd(-1)  # the monitor's, which was closed: its number may be a file's by now
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     channel = Control(control, transfer)
-    home = os.path.realpath(".")
+    start = os.path.realpath(".")
     status = 1
     try:
         os.close(report)  # from here on the daemon knows of this process, and answers
-        channel.home(home)
+        # Of the account, not where this starts: what cannot be entered must not make `~` of rules stand for `/`.
+        channel.home(os.path.realpath(account.home))
         if kind is Kind.RSYNC:
-            os._exit(rsync.run(account, transfer, channel, home))  # it returns only when there is no rsync to become
+            os._exit(rsync.run(account, transfer, channel, start))  # it returns only when there is no rsync to become
         processes.set_no_new_privileges()
         processes.set_title(f"teleport: {kind} of {account.name}")
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _end)
-        server = _server(channel, kind, transfer, home)
+        server = _server(channel, kind, transfer, start)
         try:
             status = server.run()
         except Ended:
