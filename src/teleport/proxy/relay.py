@@ -29,6 +29,8 @@ class NodeLeg(asyncio.Protocol):
         self._collected = 0
         self._flush_due = False
         self._client_done = False
+        self._closed_to_node = False  # the node was told that the client sends no more
+        self._node_done = False
         self._gone = False
         self._loop = asyncio.get_running_loop()
         self.sent = 0  # bytes towards the node
@@ -49,7 +51,10 @@ class NodeLeg(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._channel.write_eof()
-        return True
+        self._node_done = True
+        # Nothing passes any more once both sides have ended, but nobody would close: a client that was killed leaves
+        # its `ssh -W` behind, which waits for that.
+        return not self._closed_to_node
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -87,6 +92,9 @@ class NodeLeg(asyncio.Protocol):
             # A node killed this very moment: asyncio's `write_eof` raises, `connection_lost` follows by itself.
             with suppress(OSError):
                 self._transport.write_eof()
+            self._closed_to_node = True
+            if self._node_done:
+                self._transport.close()
 
     def client_eof(self) -> None:
         """The client sends no more."""
