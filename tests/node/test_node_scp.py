@@ -14,7 +14,7 @@ from tests.node.test_node_sftp import config_of, lab_of, rules, sha
 from teleport.audit.events import Exec, Rsync, Scp, SessionRequestDenied, Sftp
 from teleport.launcher import LauncherEnd
 from teleport.resources.role import ExecMode
-from teleport.testing.ssh_lab import Lab, Ran, run_client
+from teleport.testing.ssh_lab import Lab, Ran, run_client, wait_until
 
 RSYNC = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 
@@ -286,6 +286,7 @@ async def test_a_stopped_client_leaves_an_event_of_what_came(launcher_end: Launc
         assert process.stdout is not None
         process.stdin.write(b"C0644 1000 x\nabc")
         assert await process.stdout.readexactly(2) == b"\0\0"
+        await wait_until(lambda: (tmp_path / "x").stat().st_size == 3)
         process.kill()
         await process.communicate()
         (event,) = await lab.events.wait_for("scp")
