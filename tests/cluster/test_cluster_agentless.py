@@ -227,6 +227,9 @@ def test_what_is_not_offered_is_refused_and_on_record(
     assert alice.ssh("-W", "169.254.169.254:80", target).status != 0
     denied = cluster.wait_event("port", server_id=host_id, addr="169.254.169.254:80")
     assert (denied["code"], denied["success"]) == ("T3003E", False)
+    for port in (3025, sshd.port):  # of the cluster, and the host's own sshd, past which nothing is recorded
+        assert alice.ssh("-W", f"localhost:{port}", target).status != 0
+        assert cluster.wait_event("port", server_id=host_id, addr=f"localhost:{port}")["success"] is False
     assert alice.ssh("-R", "0:localhost:1", "-o", "ExitOnForwardFailure=yes", target, "true").status == 255
     cluster.wait_event("session.request_denied", server_id=host_id, request="tcpip-forward")
     assert alice.ssh("-s", target, "netconf").status == 255

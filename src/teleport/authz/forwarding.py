@@ -39,6 +39,9 @@ class Destination:
         return f"{host}:{self.port}"
 
 
+USUAL_PORTS = frozenset({3022, 3023, 3024, 3025})  # nodes, proxies for SSH and tunnels, auth servers: on every host
+
+
 def plain_address(text: str) -> Address:
     """The address that a connection to `text` reaches: embedded IPv4 unwrapped, the unspecified one as loopback.
 

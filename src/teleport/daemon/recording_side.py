@@ -11,6 +11,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
+from teleport.authz.forwarding import USUAL_PORTS
 from teleport.authz.locks import host_lock_denial
 from teleport.backend.interface import Event, Put
 from teleport.clock import Clock
@@ -30,6 +31,7 @@ from teleport.proxy.recording.needs import RecordingConfig
 from teleport.proxy.recording.service import RecordingService
 from teleport.recording.trust import signer
 from teleport.resources.cluster import RecordingMode
+from teleport.resources.values import HostPort
 from teleport.ssh.client import HostCheck
 from teleport.ssh.surface import ServerLimits
 from teleport.store.records import NODES
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from teleport.authz.decision import Policy
     from teleport.identity import UserIdentity
     from teleport.proxy.ssh_router import SshRouter
+    from teleport.resources.destinations import Address
     from teleport.resources.lock import Lock
     from teleport.resources.mfa_lease import MfaLease
     from teleport.resources.server import Server
@@ -111,6 +114,20 @@ class RecordingView:
                 raise AccessDenied(f"the host {node.hostname} is locked", hint="tctl get lock")
 
         return check
+
+    def reserved(self, node: Server, host: str, address: Address, port: int) -> str:
+        if port in USUAL_PORTS:
+            return "a usual port of the cluster's services"
+        if address.is_loopback:
+            own = HostPort.parse(node.spec.addr, 0).port if node.spec.addr else 0
+            return "the host's own sshd" if port == own else ""
+        names = {str(address), canonical_host(host.rstrip("."))}
+        for other in self._view.nodes():
+            for text in (other.spec.addr, *other.spec.public_addrs):
+                place = HostPort.parse(text, 0) if text else HostPort("", 0)
+                if place.port == port and canonical_host(place.host) in names:
+                    return "a port of the cluster's services"
+        return ""
 
     def mode(self) -> str:
         """No node service is there to record, so it is the proxy that does, whatever the mode."""

@@ -7,9 +7,8 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from teleport.authz.forwarding import USUAL_PORTS
 from teleport.resources.destinations import Address
-
-USUAL_PORTS = frozenset({3022, 3023, 3024, 3025})  # nodes, proxies for SSH and tunnels, auth servers: on every host
 
 
 class Reserved(Protocol):

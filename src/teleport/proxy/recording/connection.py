@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from weakref import WeakSet
 
 from teleport.audit.events import ClientDisconnect, Event, Port, PortClosed, SessionRejected, SessionRequestDenied
@@ -127,7 +128,8 @@ class RecordedConnection:
         stream = RecordedStream(channel)
         try:
             if self.facts.told_here:
-                to = await allowed(decision.channels, host, port)
+                reserved = partial(self.tools.view.reserved, self.facts.node)
+                to = await allowed(decision.channels, host, port, reserved)
                 if isinstance(to, AccessDenial):
                     await self._forwarded(str(end), origin, error=f"{to.code}: {'; '.join(to.reasons)}")
                     return Refusal.told(to.public, to.hint)

@@ -16,6 +16,7 @@ from teleport.errors import TeleportError
 from teleport.identity import UserIdentity
 from teleport.pki.live_proof import Evidence
 from teleport.recording.format import FileDetail, RecordingHeader
+from teleport.resources.destinations import Address
 from teleport.resources.lock import Lock
 from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.server import Server
@@ -67,6 +68,10 @@ class View(Protocol):
 
     def host_check(self, node: Server) -> HostCheck | None:
         """What believes the host key of this host; None where the cluster says that nobody looks."""
+        ...
+
+    def reserved(self, node: Server, host: str, address: Address, port: int) -> str:
+        """What of the cluster stands at an address, which `host` led to, as seen from `node`; empty for nothing."""
         ...
 
     def mode(self) -> str:

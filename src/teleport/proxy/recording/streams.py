@@ -16,6 +16,7 @@ from teleport.authz.channels import ChannelTerms
 from teleport.authz.decision import AccessDenial
 from teleport.authz.forwarding import Destination, plain_address, why_no_forward
 from teleport.errors import ConnectionProblem
+from teleport.resources.destinations import Address
 from teleport.ssh.client import RemoteSession, SshClient
 from teleport.ssh.handlers import Channel
 from teleport.wire.forward_spec import TcpEnd
@@ -23,11 +24,16 @@ from teleport.wire.forward_spec import TcpEnd
 RESOLVE_SECONDS: Final = 5.0
 
 
-async def allowed(terms: ChannelTerms, host: str, port: int) -> Destination | AccessDenial:
+Reserved = Callable[[str, Address, int], str]
+"""What of the cluster stands at an address and a port (with the name that led there); empty for nothing."""
+
+
+async def allowed(terms: ChannelTerms, host: str, port: int, reserved: Reserved) -> Destination | AccessDenial:
     """Where the host may connect to for `host`, or why to none of its addresses. Raises `ConnectionProblem`."""
     denied: AccessDenial | None = None
     for text in await _addresses(host, port):
-        to = Destination(host, plain_address(text), port)
+        address = plain_address(text)
+        to = Destination(host, address, port, reserved(host, address, port))
         denied = why_no_forward(terms, to)
         if denied is None:
             return to
