@@ -7,9 +7,12 @@ left behind fails it. Slow callbacks are not asserted (machines are noisy); bloc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
+import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +36,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
     asyncio.run(_run_and_check(pyfuncitem.obj(**arguments)))
     return True
+
+
+# Sessions of the tests are the login's own shells, with its start-up files. Where those run `pyenv init`, a shell that
+# a test kills at that moment leaves a lock behind, for which every later shell would wait a minute.
+_SHELLS_LOCK = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "shims" / ".pyenv-shim"
+_LOCK_SECONDS = 2.0  # a living shell holds it for less
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    with contextlib.suppress(OSError):
+        if time.time() - _SHELLS_LOCK.stat().st_mtime > _LOCK_SECONDS:
+            _SHELLS_LOCK.unlink()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

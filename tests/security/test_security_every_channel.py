@@ -6,8 +6,12 @@ the role that allows it, and roles that do not. What refuses the connection refu
 
 from __future__ import annotations
 
+import asyncio
 import getpass
-from collections.abc import Awaitable, Callable, Mapping
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as replace_fields
 
+from teleport.audit.events import AgentForward, Port, X11Forward
 from teleport.authz.channel_table import TABLE, AskedKind, Rule
 from teleport.authz.decision import ClusterDefaults
 from teleport.launcher import LauncherEnd
@@ -52,7 +57,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Way:
-    """`attempt` prints `in` and ends with 0 when it was let through. `record` is the event of a refusal."""
+    """`attempt` prints a line `in` and ends with 0 when it was let through. `record` is the event of a refusal."""
 
     attempt: Attempt
     denied: Mapping[str, Terms]
@@ -74,11 +79,134 @@ async def sftp(lab: Lab, folder: Path, user: LabUser) -> Ran:
     return await run_client("sftp", "-F", str(config), "-b", "-", "direct", stdin=f"ls {folder}/in\n".encode())
 
 
+@asynccontextmanager
+async def serving(path: str = "") -> AsyncIterator[int]:
+    """Something that says `in` to whoever connects; its port, or 0 of a Unix socket."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"in\n")
+        writer.close()
+
+    server = await (asyncio.start_unix_server(serve, path) if path else asyncio.start_server(serve, "127.0.0.1", 0))
+    async with server:
+        yield 0 if path else int(server.sockets[0].getsockname()[1])
+
+
+async def to_port(lab: Lab, folder: Path, user: LabUser) -> Ran:
+    async with serving() as port:
+        return await ssh("-W", f"127.0.0.1:{port}", "direct")(lab, folder, user)
+
+
+async def listened(lab: Lab, folder: Path, user: LabUser, forward: list[str], where: str) -> Ran:
+    """Keeps `ssh -N` with a forward, and reads from `where` it listens: a path, or what `ssh` says of a port."""
+    config = lab.client_config(folder, user, ME)
+    process = await asyncio.create_subprocess_exec(
+        *("ssh", "-F", str(config), "-N", "-o", "ExitOnForwardFailure=yes", *forward, "direct"),
+        stderr=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+    )
+    assert process.stderr is not None
+    said = got = b""
+    try:
+        async with asyncio.timeout(20):
+            while process.returncode is None:
+                if where and os.path.exists(where):  # noqa: ASYNC240 - it does not block
+                    got = await read_all(asyncio.open_unix_connection(where))
+                    break
+                if not where:
+                    said += await process.stderr.readline()
+                    if found := re.search(rb"Allocated port (\d+)", said):
+                        got = await read_all(asyncio.open_connection("127.0.0.1", int(found[1])))
+                        break
+                await asyncio.sleep(0.02)  # for ssh to listen, or to give up
+    finally:
+        if process.returncode is None:
+            process.kill()
+    said += (await process.communicate())[1]
+    return Ran(0 if got else 255, got, said.decode(errors="replace"))
+
+
+async def read_all(opening: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> bytes:
+    """What comes until the end; nothing where nobody listens any more."""
+    try:
+        reader, writer = await opening
+    except OSError:
+        return b""
+    try:
+        return await reader.read()
+    except OSError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def to_socket(lab: Lab, folder: Path, user: LabUser) -> Ran:
+    there, here = folder / "there", folder / "here"
+    here.unlink(missing_ok=True)
+    there.unlink(missing_ok=True)
+    async with serving(str(there)):
+        return await listened(lab, folder, user, ["-L", f"{here}:{there}"], str(here))
+
+
+async def from_port(lab: Lab, folder: Path, user: LabUser) -> Ran:
+    async with serving() as port:
+        return await listened(lab, folder, user, ["-R", f"127.0.0.1:0:127.0.0.1:{port}"], "")
+
+
+async def from_socket(lab: Lab, folder: Path, user: LabUser) -> Ran:
+    there = folder / "far"
+    there.unlink(missing_ok=True)
+    async with serving() as port:
+        return await listened(lab, folder, user, ["-R", f"{there}:127.0.0.1:{port}"], str(there))
+
+
+async def lent(lab: Lab, folder: Path, user: LabUser, variable: str, *options: str, **environment: str) -> Ran:
+    """Whether a session has a variable that leads to something of the client's."""
+    config = lab.client_config(folder, user, ME)
+    process = await asyncio.create_subprocess_exec(
+        *("ssh", "-F", str(config), *options, "direct", f'test -n "${variable}" && echo in'),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment},
+    )
+    async with asyncio.timeout(30):
+        stdout, stderr = await process.communicate()
+    return Ran(process.returncode or 0, stdout, stderr.decode(errors="replace"))
+
+
+async def agent(lab: Lab, folder: Path, user: LabUser) -> Ran:
+    path = folder / "agent"
+    path.unlink(missing_ok=True)
+    async with serving(str(path)):
+        options = ("-o", f"IdentityAgent={path}", "-o", f"ForwardAgent={path}")
+        return await lent(lab, folder, user, "SSH_AUTH_SOCK", *options)
+
+
+async def x11(lab: Lab, folder: Path, user: LabUser) -> Ran:
+    return await lent(lab, folder, user, "DISPLAY", "-Y", DISPLAY=":99")
+
+
+_NO_FORWARDS = {"port_forwarding: no": Terms({"port_forwarding": False})}
+_TO = {
+    **_NO_FORWARDS,
+    "local_forwarding: no": Terms({"local_forwarding": False}),
+    "another destination": Terms(allow={"forward_to": ("10.0.0.0/8:*", "unix:/nowhere/*")}),
+    "denied": Terms(deny={"forward_to": ("127.0.0.0/8:*", "unix:/**")}),
+}
+_FROM = {
+    **_NO_FORWARDS,
+    "remote_forwarding: no": Terms({"remote_forwarding": False}),
+    "another place": Terms(allow={"listen_on": ("10.0.0.0/8:*", "unix:/nowhere/*")}),
+    "denied": Terms(deny={"listen_on": ("127.0.0.0/8:*", "unix:/**")}),
+}
 _EXEC = {
     "exec: none": Terms({"exec": ExecMode.NONE}),
     "exec: transfer": Terms({"exec": ExecMode.TRANSFER}),
     "another command": Terms({"commands": ("uptime",)}),
 }
+
+_C, _G = AskedKind.CHANNEL, AskedKind.GLOBAL_REQUEST
 
 WAYS: dict[tuple[AskedKind, str], Way] = {
     (AskedKind.SESSION_REQUEST, "shell"): Way(ssh("-T", "direct", stdin=b"echo in\n"), _EXEC),
@@ -94,6 +222,16 @@ WAYS: dict[tuple[AskedKind, str], Way] = {
         Terms({"exec": ExecMode.TRANSFER}),
     ),
     (AskedKind.SESSION_REQUEST, "exec"): Way(ssh("direct", "echo", "in"), _EXEC, Terms({"commands": ("echo *",)})),
+    (AskedKind.SESSION_REQUEST, "auth-agent-req@openssh.com"): Way(
+        agent, {"forward_agent: no": Terms()}, Terms({"forward_agent": True}), "agent.forward"
+    ),
+    (AskedKind.SESSION_REQUEST, "x11-req"): Way(
+        x11, {"permit_x11_forwarding: no": Terms()}, Terms({"permit_x11_forwarding": True}), "x11-forward"
+    ),
+    (_C, "direct-tcpip"): Way(to_port, _TO, Terms(allow={"forward_to": ("127.0.0.1:*",)}), "port"),
+    (_C, "direct-streamlocal@openssh.com"): Way(to_socket, _TO, Terms(allow={"forward_to": ("unix:/**",)}), "port"),
+    (_G, "tcpip-forward"): Way(from_port, _FROM, Terms(allow={"listen_on": ("127.0.0.1:*",)}), "port"),
+    (_G, "streamlocal-forward@openssh.com"): Way(from_socket, _FROM, Terms(allow={"listen_on": ("unix:/**",)}), "port"),
 }
 
 
@@ -111,15 +249,26 @@ async def test_a_way_is_open_to_a_role_that_allows_it_and_closed_to_others(
         user, former = lab.authorities.user([ME]), lab.rules.role
         way.allowed.put(lab)
         ran = await way.attempt(lab, tmp_path, user)
-        assert (ran.status, b"in" in ran.stdout) == (0, True), ran.stderr
+        assert (ran.status, b"in\n" in ran.stdout) == (0, True), ran.stderr
         for number, (name, terms) in enumerate(way.denied.items(), 1):
             lab.rules.role = former
             terms.put(lab)
             ran = await way.attempt(lab, tmp_path, user)
-            assert b"in" not in ran.stdout, name
+            assert b"in\n" not in ran.stdout, name
             assert ran.status != 0, name
             assert "Traceback" not in ran.stderr, name
-            await lab.events.wait_for(way.record, number)
+            await refusals(lab, way, number)
+
+
+async def refusals(lab: Lab, way: Way, count: int) -> None:
+    """Waits until so many refusals are on record."""
+
+    def refused(event: object) -> bool:
+        return not (isinstance(event, Port | X11Forward | AgentForward) and event.success)
+
+    async with asyncio.timeout(10):
+        while len([one for one in lab.events.named(way.record) if refused(one)]) < count:
+            await lab.events.wait_for(way.record, len(lab.events.named(way.record)) + 1)
 
 
 def _wrong_label(lab: Lab) -> None:
@@ -173,7 +322,7 @@ async def test_what_refuses_a_connection_refuses_every_way(
         CONDITIONS[condition](lab)
         ran = await way.attempt(lab, tmp_path, user)
         assert ran.status == 255
-        assert b"in" not in ran.stdout
+        assert b"in\n" not in ran.stdout
         assert "Traceback" not in ran.stderr
         await lab.events.wait_for("auth")
         assert lab.node.connections == 0
