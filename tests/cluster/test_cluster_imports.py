@@ -49,7 +49,11 @@ def test_teleport_needs_no_ssh_library_for(tmp_path: Path, arguments: list[str])
 
 @pytest.mark.parametrize(
     ("side", "foreign"),
-    [("node_side", ("auth", "proxy", "web")), ("auth_side", ("node", "proxy", "web")), ("proxy_side", ("auth",))],
+    [
+        ("node_side", ("auth", "proxy", "web")),
+        ("auth_side", ("node", "proxy", "web")),
+        ("proxy_side", ("auth", "node")),
+    ],
     ids=["node", "auth", "proxy"],
 )
 def test_a_daemon_loads_nothing_of_services_that_it_does_not_run(

@@ -31,12 +31,13 @@ NOT_LATE = {
     "daemon/auth_side.py",  # while it starts, before anything is served
     "daemon/watching.py",  # likewise
     "recording/export.py",  # of commands
+    "recording/indexing.py",  # a process of its own
     "daemon/assembly.py",  # the services of this host, loaded before the loop runs (`import_services`)
 }
 
 
 ONLY_OF = {"pki/webauthn.py": "auth", "recording/screen/row.py": "auth"}  # one service's, wherever they lie
-LOADED = {"datetime", "asyncio", "cryptography", "yarl"}  # by every daemon
+LOADED = {"codecs", "datetime", "asyncio", "cryptography", "yarl"}  # by every daemon
 
 
 def late(path: Path) -> set[str]:

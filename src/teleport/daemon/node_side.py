@@ -19,6 +19,7 @@ from teleport.daemon.host import Host
 from teleport.daemon.host_logins import pam_settings, tell_host_users
 from teleport.daemon.recorded import Recorded
 from teleport.daemon.session_telling import SessionTeller
+from teleport.daemon.ssh_proof import host_key
 from teleport.daemon.view import View
 from teleport.identity import SystemRole
 from teleport.kernel.watcher import Watcher
@@ -31,16 +32,10 @@ from teleport.node.tracking import tracked
 from teleport.recording.trust import signer
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
-from teleport.ssh.server import HostKey
 from teleport.store.records import HOSTS
 from teleport.transport.entrance import ConnectionLimits
 
 log = logging.getLogger(__name__)
-
-
-def host_key(held: Credentials) -> HostKey:
-    """What an SSH server of this host proves itself with."""
-    return HostKey(held.ssh_key.openssh_pem().reveal(), held.server_ssh_cert.line())
 
 
 class NodeSide:

@@ -22,9 +22,9 @@ from teleport.clock import Clock
 from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
-from teleport.daemon.node_side import host_key
 from teleport.daemon.recording_side import RecordingSide
 from teleport.daemon.sockets import ProxyAddresses
+from teleport.daemon.ssh_proof import host_key
 from teleport.daemon.view import View
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import UserIdentity
