@@ -128,6 +128,61 @@ def test_what_was_refused_is_told_and_does_not_count() -> None:
     assert (left.size, left.sha256, left.error) == (0, "", NOT_CLOSED)
 
 
+def on(kind: Packet, handle: bytes = b"h", number: int = 9) -> bytes:
+    """A request that uses a handle."""
+    rest = {
+        Packet.READ: bytes(12),
+        Packet.WRITE: bytes(8) + sftp.string(b"x"),
+        Packet.FSETSTAT: bytes(4),
+        Packet.CLOSE: b"",
+    }
+    return sftp.packet(kind, number, sftp.string(handle), rest[kind])
+
+
+def copied(source: bytes, target: bytes) -> bytes:
+    return sftp.packet(
+        Packet.EXTENDED, 9, sftp.string(b"copy-data"), sftp.string(source), bytes(16), sftp.string(target), bytes(8)
+    )
+
+
+USES = {
+    **{kind.name: on(kind) for kind in (Packet.READ, Packet.WRITE, Packet.FSETSTAT, Packet.CLOSE)},
+    "copy from": copied(b"h", b"other"),
+    "copy to": copied(b"other", b"h"),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("state", ["not given", "to be closed"])
+def test_a_guessed_handle_does_not_pass(use: bytes, state: str) -> None:
+    """OpenSSH counts its handles: what is sent on one before it is given, or after its end, is of a file unknown."""
+    watch = SftpWatch()
+    other = sftp.packet(Packet.OPEN, 2, sftp.string(b"/o"), sftp.WRITE.to_bytes(4, "big"), bytes(4))
+    watch.client_sends(other)
+    watch.server_sends(sftp.handle(2, b"other"))
+    if state == "to be closed":
+        opened(watch)
+        watch.client_sends(on(Packet.CLOSE, number=3))
+    else:
+        watch.client_sends(sftp.packet(Packet.OPEN, 1, sftp.string(b"/a"), sftp.WRITE.to_bytes(4, "big"), bytes(4)))
+    with pytest.raises(Malformed, match="handle"):
+        watch.client_sends(use)
+
+
+def test_a_handle_is_given_again_after_its_end() -> None:
+    watch = SftpWatch()
+    watch.client_sends(sftp.packet(Packet.OPENDIR, 1, sftp.string(b"/")))
+    watch.server_sends(sftp.handle(1, b"h"))
+    watch.client_sends(on(Packet.CLOSE))
+    assert watch.server_sends(sftp.status(9, sftp.Status.OK)) == []
+    for _ in range(2):
+        opened(watch)
+        watch.client_sends(write(2, 0, b"abc") + on(Packet.CLOSE))
+        [done] = watch.server_sends(sftp.status(2, sftp.Status.OK) + sftp.status(9, sftp.Status.OK))
+        assert (done.path, done.size) == ("/a", 3)
+    assert watch.ended() == []
+
+
 @pytest.mark.parametrize(
     "answer",
     [sftp.status(9, sftp.Status.OK), b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x01\x65"],

@@ -77,11 +77,15 @@ class _Flow:
 class _File:
     path: str
     changes: bool
+    directory: bool = False
+    closing: bool = False  # the client has asked to close it: soon its handle may be another file's
     read: _Flow = field(default_factory=_Flow)
     written: _Flow = field(default_factory=_Flow)
 
     def actions(self, error: str = "") -> list[FileAction]:
-        found = []
+        found: list[FileAction] = []
+        if self.directory:
+            return found
         if self.read.size or not self.changes:
             found.append(self.read.action("read", self.path, error))
         if self.changes:
@@ -141,23 +145,21 @@ class SftpWatch:
                 return lambda kind, answer, error: self._opened(path, bool(flags & _CHANGES), kind, answer, error)
             case Packet.OPENDIR:
                 path = _text(reader)
-                return lambda kind, answer, error: [FileAction("list", path, error=error)] if error else []
+                return lambda kind, answer, error: self._listed(path, kind, answer, error)
             case Packet.READ:
-                name, offset = reader.string(), reader.u64()
-                return lambda kind, answer, error: self._gave(name, offset, kind, answer)
+                return self._reads(self._held(reader.string()), reader.u64())
             case Packet.WRITE:
-                return self._wrote(reader.string(), reader.u64(), reader.view())
+                return self._wrote(self._held(reader.string()), reader.u64(), reader.view())
             case Packet.CLOSE:
-                name = reader.string()
-                return lambda kind, answer, error: self._closed(name, error)
+                return self._closes(reader.string())
             case Packet.REMOVE | Packet.MKDIR | Packet.RMDIR:
                 return _told(_PATHS[Packet(kind)], _text(reader))
             case Packet.SETSTAT:
                 path = _text(reader)
                 return _told("setstat", path, str(reader.attributes()))
             case Packet.FSETSTAT:
-                file = self._files.get(reader.string())
-                return _told("setstat", file.path if file is not None else "", str(reader.attributes()))
+                file = self._held(reader.string())
+                return _told("setstat", file.path, str(reader.attributes()))
             case Packet.RENAME:
                 path = _text(reader)
                 return _told("rename", path, _text(reader))
@@ -177,19 +179,42 @@ class SftpWatch:
             path = _text(reader)
             return _told("setstat", path, str(reader.attributes()))
         if name == b"copy-data":
-            source = self._files.get(reader.string())
+            source = self._held(reader.string())
             reader.u64()
             reader.u64()
-            target = self._files.get(reader.string())
-            if target is not None:
-                target.written.spoil()
-            return _told("write", target.path if target else "", source.path if source else "")
+            target = self._held(reader.string())
+            target.written.spoil()
+            return _told("write", target.path, source.path)
         return None if name in _LOOKS else _told("extended", "", name.decode("utf-8", "backslashreplace"))
 
-    def _wrote(self, name: bytes, offset: int, data: memoryview) -> _Answered | None:
+    def _held(self, name: bytes) -> _File:
+        """What a handle is of. Hosts give handles that can be guessed: one that is used before the host gave it, or
+        after it was to be closed, may be of a file that nobody here knows."""
         file = self._files.get(name)
-        if file is None:
-            return None
+        if file is None or file.closing:
+            raise Malformed("a handle of nothing that is open")
+        return file
+
+    def _reads(self, file: _File, offset: int) -> _Answered:
+        def answered(kind: int, answer: Reader, error: str) -> list[FileAction]:
+            if kind == Packet.DATA:
+                file.read.add(offset, answer.view())
+            return []
+
+        return answered
+
+    def _closes(self, name: bytes) -> _Answered:
+        file = self._held(name)
+        file.closing = True
+
+        def answered(kind: int, answer: Reader, error: str) -> list[FileAction]:
+            if self._files.get(name) is file:
+                del self._files[name]
+            return file.actions(error)
+
+        return answered
+
+    def _wrote(self, file: _File, offset: int, data: memoryview) -> _Answered:
         file.written.add(offset, data)
         flow, size = file.written, len(data)
 
@@ -222,20 +247,21 @@ class SftpWatch:
     def _opened(self, path: str, changes: bool, kind: int, answer: Reader, error: str) -> list[FileAction]:
         if kind != Packet.HANDLE:
             return [FileAction("write" if changes else "read", path, error=error or "not opened")]
+        self._gave(answer.string(), _File(path, changes))
+        return []
+
+    def _listed(self, path: str, kind: int, answer: Reader, error: str) -> list[FileAction]:
+        if kind == Packet.HANDLE:
+            self._gave(answer.string(), _File(path, changes=False, directory=True))
+        return [FileAction("list", path, error=error)] if error else []
+
+    def _gave(self, name: bytes, file: _File) -> None:
         if len(self._files) >= MAX_OPEN:
             raise Malformed("too many files are open")
-        self._files[answer.string()] = _File(path, changes)
-        return []
-
-    def _gave(self, name: bytes, offset: int, kind: int, answer: Reader) -> list[FileAction]:
-        file = self._files.get(name)
-        if file is not None and kind == Packet.DATA:
-            file.read.add(offset, answer.view())
-        return []
-
-    def _closed(self, name: bytes, error: str) -> list[FileAction]:
-        file = self._files.pop(name, None)
-        return file.actions(error) if file is not None else []
+        former = self._files.get(name)
+        if former is not None and not former.closing:
+            raise Malformed("one handle for two files")
+        self._files[name] = file
 
 
 def _nothing(kind: int, answer: Reader, error: str) -> list[FileAction]:
