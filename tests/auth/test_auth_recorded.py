@@ -66,6 +66,16 @@ async def test_sessions_are_found_by_what_they_showed_newest_first(tmp_path: Pat
                 await auth.call(admin, routes.SEARCH_RECORDINGS, m.SearchRecordingsRequest(**request))
 
 
+async def test_a_search_that_begins_in_the_middle_is_on_record(tmp_path: Path) -> None:
+    """Also one that finds nothing: that a text was never shown is an answer, too."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        await _recorded(auth, "ann", text=b"nothing of that\n")
+        asked = m.SearchRecordingsRequest(text="needle", start_key="2999-01-01T00:00:00+00:00|x")
+        assert (await auth.call(await auth.admin(), routes.SEARCH_RECORDINGS, asked)).searched == 1
+        [event] = await auth.events("session_recording.search", wait_for=1)
+        assert (event["query"], event["searched"]) == ("needle", 1)
+
+
 async def test_nothing_is_found_of_sessions_that_one_may_not_read(tmp_path: Path) -> None:
     """Neither lines nor ids, nor keys of pages; and a user has the own sessions."""
     async with running_auth(tmp_path, sqlite=True) as auth:

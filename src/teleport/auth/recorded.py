@@ -83,7 +83,7 @@ class Recorded:
             found = await self._search(caller, request, text)
         if isinstance(general, AccessDenial) and not found.searched and not found.next_key and not request.start_key:
             raise Denied(general)
-        if found.items or not request.start_key:
+        if found.searched or not request.start_key:
             await self._state.tell(
                 self._state.event(
                     SessionRecordingSearch,
