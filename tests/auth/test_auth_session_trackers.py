@@ -11,6 +11,8 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
+from teleport.auth.open_sessions import OPEN, OpenSession
+from teleport.backend.interface import DeleteOp, PutOp
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import SystemRole
 from teleport.resources.codec import to_json
@@ -118,6 +120,27 @@ async def test_one_process_replaces_what_it_told_and_what_it_does_not_repeat_is_
         await tell(auth, node, two)
         clock.advance(20)
         assert set(await seen(auth, alice)) == {two.sid}
+
+
+async def test_no_host_tells_of_a_session_that_began_on_another(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        alice = await auth.user("alice", ["access"], traits=LOGINS)
+        nodes = [await node_named(auth, name) for name in ("a", "b")]
+        for node, other in (nodes, nodes[::-1]):
+            sid = str(uuid.uuid4())
+            start = OpenSession(
+                sid=sid, host_id=node.host_id, hostname="x", user="alice", login="root", started=START, interactive=True
+            )
+            await auth.service.state.backend.commit([PutOp(OPEN + sid, msgspec.json.encode(start))])
+            await tell(auth, other, told("mallory", sid=sid))
+            (one,) = (await auth.call(alice, routes.RUNNING_SESSIONS, m.Empty())).sessions
+            assert (one.user, one.host_id) == ("alice", node.host_id)
+            await tell(auth, node, told(sid=sid, command="of its own"))
+            (one,) = (await auth.call(alice, routes.RUNNING_SESSIONS, m.Empty())).sessions
+            assert (one.host_id, one.command) == (node.host_id, "of its own")
+            for host in nodes:
+                await tell(auth, host)
+            await auth.service.state.backend.commit([DeleteOp(OPEN + sid)])
 
 
 async def test_a_session_that_waits_says_for_whom(tmp_path: Path) -> None:

@@ -91,6 +91,9 @@ class SessionTrackers:
                 continue
             record = msgspec.json.decode(item.value, type=TrackerRecord)
             for told in record.sessions:
+                known = found.get(told.sid)
+                if known is not None and known[0].host_id != record.host_id:
+                    continue  # a session of another host: ids are known to more than its own host
                 about = self._about(told.sid, told.user, told.login, tuple(told.roles), True)
                 found[told.sid] = (_of_tracker(told, record.host_id), about)
         return list(found.values())
