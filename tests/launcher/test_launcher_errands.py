@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from teleport.launcher import Kind, LauncherEnd, LauncherRefused, SpawnRequest
+from teleport.launcher import Kind, LauncherEnd, LauncherRefused, SpawnRequest, messages
 from teleport.launcher.client import Launcher
 from teleport.launcher.errand_client import ErrandFailed, Errands
+from teleport.launcher.errands import Errands as Served
 from teleport.testing.ssh_lab import wait_until
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -256,3 +257,15 @@ async def test_accounts_that_take_no_logins_get_no_errands(
     with pytest.raises(LauncherRefused, match="takes no logins"):
         async with errands(end, person.pw_name):
             pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"), [("connect_found", {"token": 99}), ("connect", {"address": "127.0.0.1", "port": 2**70})]
+)
+def test_an_errand_that_makes_no_sense_is_answered(kind: str, fields: dict[str, object]) -> None:
+    """It takes nothing else of the connection with it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        Served(theirs, "/").do(kind, {"id": 1, **fields})
+        answer, _ = messages.decode(messages.receive(ours)[0])
+        assert answer == "failed"

@@ -154,7 +154,7 @@ class Errands:
             answer = errand(number=number, **fields) if kind == "addresses" else errand(**fields)
         except Failed as failure:
             self._answer("failed", {"id": number, "error": str(failure)}, ())
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, OverflowError, KeyError) as error:
             self._answer("failed", {"id": number, "error": _said(error)}, ())
         else:
             if answer is not None:
