@@ -14,6 +14,7 @@ import pytest
 
 from teleport.launcher import Kind, LauncherEnd, SpawnRequest
 from teleport.launcher.client import Launcher
+from teleport.launcher.transfer.paths import open_file
 from teleport.launcher.values import Transfer
 from teleport.testing.launching import forked_launcher
 
@@ -46,3 +47,12 @@ async def test_it_ends_when_the_daemon_lets_go_of_its_socket(launcher_end: Launc
         process.close()
     launcher.close()
     await launcher.wait_closed()
+
+
+@pytest.mark.parametrize("path", ["/proc/self/mem", f"/proc/{os.getppid()}/environ", "/proc/version"])
+def test_nothing_of_processes_is_opened_also_without_rules(path: str) -> None:
+    """Who writes the memory of another process of the account runs what they like."""
+    with pytest.raises(PermissionError):
+        open_file(path.encode(), os.O_RDONLY, 0, None)
+    with pytest.raises(PermissionError):
+        open_file(path.encode(), os.O_RDONLY, 0, lambda _: 0)

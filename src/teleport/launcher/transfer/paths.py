@@ -42,6 +42,12 @@ def own(path: str) -> bool:
     return path == f"/proc/{os.getpid()}" or path.startswith(f"/proc/{os.getpid()}/")
 
 
+def not_of_processes(descriptor: int, real: str) -> None:
+    """`PermissionError` for what lies on procfs: through a process's memory there, files become commands."""
+    if real == "/proc" or real.startswith("/proc/") or os.fstat(descriptor).st_dev == os.stat("/proc").st_dev:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A name in a folder that is held open."""
@@ -149,8 +155,7 @@ def _usable(descriptor: int, most: int) -> tuple[int, str, int]:
         if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
             raise OSError(errno.EINVAL, "it is neither a file nor a device")
         real = real_path(descriptor)
-        if own(real):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        not_of_processes(descriptor, real)
     except BaseException:
         os.close(descriptor)
         raise

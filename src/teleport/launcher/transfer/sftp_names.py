@@ -16,7 +16,7 @@ from typing import TypeVar
 import teleport.wire.sftp as wire
 from teleport.launcher import processes
 from teleport.launcher.transfer.handles import OpenFile, OpenFolder
-from teleport.launcher.transfer.paths import PIN, Place, pinned, place, presumed, through
+from teleport.launcher.transfer.paths import PIN, Place, not_of_processes, pinned, place, presumed, through
 from teleport.launcher.transfer.sftp_work import Work, attributes_of
 from teleport.wire.sftp import Attributes, Packet, Reader, Status
 
@@ -170,6 +170,7 @@ class NameRequests:
         with self._there(path, pinned(path)) as (descriptor, real):
             self._work.trying("setstat", real, str(attributes))
             _within(self._control.ask(("upload", real, attributes.size or 0)), attributes)
+            not_of_processes(descriptor, real)
             set_attributes(through(descriptor), attributes)
         return self._work.did(number)
 
@@ -197,6 +198,7 @@ class NameRequests:
         with self._there(path, place(path)) as spot:
             self._work.trying("setstat", spot.path, str(attributes))
             _within(self._control.ask(("upload", spot.path, attributes.size or 0)), attributes)
+            not_of_processes(spot.folder, spot.path)
             pin = os.open(spot.name, PIN | os.O_NOFOLLOW, dir_fd=spot.folder)
             try:
                 if not stat.S_ISLNK(os.fstat(pin).st_mode):
