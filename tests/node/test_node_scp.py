@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.node.test_node_sftp import config_of, lab_of, rules, sha
@@ -17,6 +18,11 @@ from teleport.resources.role import ExecMode
 from teleport.testing.ssh_lab import Lab, Ran, run_client, wait_until
 
 RSYNC = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
+
+
+def advice(**fields: Any) -> dict[str, Any]:
+    """Rules about transfers of a role that gives a shell, too."""
+    return {**rules(**fields), "exec": ExecMode.ALL}
 
 
 def scp_events(lab: Lab) -> list[Scp]:
@@ -185,7 +191,34 @@ async def test_one_way_is_open_and_the_other_is_not_whatever_the_client_speaks(
 
 
 @RSYNC
-async def test_rsync_under_path_rules_stays_in_what_they_name(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["download_paths", "upload_paths", "deny_paths"])
+async def test_rsync_is_refused_where_roles_name_paths(launcher_end: LauncherEnd, tmp_path: Path, way: str) -> None:
+    """Its protocol names files that nobody could judge: filters that merge any file, links."""
+    (tmp_path / "f").write_text("f")
+    async with lab_of(launcher_end, **rules(**{way: (f"{tmp_path}/x/**",)})) as lab:
+        for arguments in ((f"direct:{tmp_path}/f", f"{tmp_path}/got"), (f"{tmp_path}/f", f"direct:{tmp_path}/got")):
+            ran = await rsync(lab, tmp_path, "-a", *arguments)
+            assert ran.status != 0
+            assert "rsync cannot be held to the paths that your roles name; use sftp or scp" in ran.stderr
+        assert not (tmp_path / "got").exists()
+        denied = [event.reason for event in lab.events.all if isinstance(event, SessionRequestDenied)]
+        assert len([why for why in denied if "cannot be held to the paths" in why]) == 2
+
+
+@RSYNC
+async def test_rsync_writes_in_place_only_where_there_is_a_shell(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    """Else what it writes to might be a process's memory."""
+    (tmp_path / "f").write_text("f")
+    async with lab_of(launcher_end, exec=ExecMode.TRANSFER) as lab:
+        for option in ("--inplace", "--append", "--append-verify", "--delay-updates"):
+            ran = await rsync(lab, tmp_path, option, f"{tmp_path}/f", f"direct:{tmp_path}/got")
+            assert "Your roles do not allow rsync with --inplace" in ran.stderr
+        assert not (tmp_path / "got").exists()
+        assert (await rsync(lab, tmp_path, f"{tmp_path}/f", f"direct:{tmp_path}/got")).status == 0
+
+
+@RSYNC
+async def test_rsync_with_a_shell_stays_in_the_paths_that_rules_name(launcher_end: LauncherEnd, tmp_path: Path) -> None:
     inside, outside = tmp_path / "in", tmp_path / "out"
     for folder in (inside / "sub", outside):
         folder.mkdir(parents=True)
@@ -194,7 +227,7 @@ async def test_rsync_under_path_rules_stays_in_what_they_name(launcher_end: Laun
     (inside / "folder").symlink_to(outside)
     (inside / "link").symlink_to(outside / "secret")
     paths = (f"{inside}/**",)
-    async with lab_of(launcher_end, **rules(download_paths=paths, upload_paths=paths)) as lab:
+    async with lab_of(launcher_end, **advice(download_paths=paths, upload_paths=paths)) as lab:
         ran = await rsync(lab, tmp_path, "-a", f"direct:{inside}/sub/", str(tmp_path / "got"))
         assert (ran.status, os.listdir(tmp_path / "got")) == (0, ["f"]), ran.stderr
         ran = await rsync(lab, tmp_path, "-a", f"{tmp_path}/got/", f"direct:{inside}/sub")
@@ -209,11 +242,9 @@ async def test_rsync_under_path_rules_stays_in_what_they_name(launcher_end: Laun
         for target in (outside, f"{inside}/folder", f"{inside}/folder/new", f"{inside}/none"):
             ran = await rsync(lab, tmp_path, "-a", f"{tmp_path}/got/", f"direct:{target}")
             assert ran.status != 0, target
-        ran = await rsync(lab, tmp_path, "-a", "--rsync-path=id; rsync", f"direct:{inside}/sub/", str(tmp_path / "bad"))
-        assert ran.status != 0
         assert not (tmp_path / "bad").exists()
         assert os.listdir(outside) == ["secret"]
-    denied = rules(download_paths=paths, upload_paths=paths, deny_paths=("**/.ssh/**",))
+    denied = advice(download_paths=paths, upload_paths=paths, deny_paths=("**/.ssh/**",))
     async with lab_of(launcher_end, **denied) as lab:
         ran = await rsync(lab, tmp_path, "-a", f"direct:{inside}/sub/", str(tmp_path / "bad"))
         assert ran.status != 0

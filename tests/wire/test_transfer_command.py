@@ -53,6 +53,7 @@ def test_what_clients_send_is_understood(command: str, parsed: object) -> None:
         "rsync --server -re.L --link-dest=/x . y", "rsync --server -re.L --partial-dir=/x . y",
         "rsync --server -esh . y", "rsync --server --rsh=sh . y", "rsync --server -re.L --rsync-path=x . y",
         "rsync --server -re.L . -esh", "rsync --server -re.L . a b", "rsync --server -re.L . --log-file=x",
+        "rsync --server -re.L --debug=ALL . y",
         "rsync --server --log-format=%m/../x -re.L . a", "rsync --server --sender -re.L --info=FLIST2,;id . a",
     ],
 )  # fmt: skip

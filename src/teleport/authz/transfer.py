@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from teleport.authz.channels import ChannelTerms, RoleGrant, first_hit, paths_of, refusal
-from teleport.authz.decision import AccessDenial
+from teleport.authz.channels import ChannelTerms, RoleGrant, exec_is_limited, first_hit, paths_of, refusal
+from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.resources.destinations import parse_path_pattern
 from teleport.resources.role import ExecMode, FileTransfer
 
@@ -71,6 +71,17 @@ def scope(terms: ChannelTerms) -> Scope:
 
 def _names_no_path(rules: FileTransfer) -> bool:
     return rules.download_paths is None and rules.upload_paths is None and not rules.deny_paths
+
+
+def why_no_rsync(terms: ChannelTerms) -> AccessDenial | None:
+    """What forbids rsync altogether: its protocol names further files, by filters and by links, which nobody judges."""
+    if not scope(terms).looks or not exec_is_limited(terms):
+        return None
+    return AccessDenial(
+        DenialCode.NOT_GRANTED,
+        "rsync cannot be held to the paths that your roles name; use sftp or scp.",
+        ("rsync cannot be held to the paths that roles name",),
+    )
 
 
 def why_no_move(terms: ChannelTerms, old: str, new: str, *, home: str = "") -> AccessDenial | None:

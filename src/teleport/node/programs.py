@@ -12,7 +12,7 @@ from uuid import UUID
 
 from teleport.authz.channels import ChannelTerms, exec_is_limited, refusal, why_no_command, why_no_shell
 from teleport.authz.decision import AccessDenial
-from teleport.authz.transfer import Direction, Scope, scope, why_no_transfer
+from teleport.authz.transfer import Direction, Scope, scope, why_no_rsync, why_no_transfer
 from teleport.errors import TeleportError
 from teleport.launcher.values import Kind, Pty, Transfer
 from teleport.recording.format import canonical_uuid
@@ -23,6 +23,7 @@ from teleport.wire import vouch
 from teleport.wire.transfer_command import RsyncCommand, ScpCommand, Word, parse
 
 NODE_VARIABLES: Final = frozenset({"TELEPORT_SESSION", "TELEPORT_JOIN_MODE", "TELEPORT_DETACH", vouch.RECORDED_AS})
+_IN_PLACE: Final = frozenset({"--inplace", "--append", "--append-verify", "--delay-updates"})
 LEAST_LINGER, LONGEST_LINGER = Duration.of(seconds=1), Duration.of(hours=24)
 
 
@@ -133,6 +134,10 @@ def _moving(command: str, terms: ChannelTerms) -> Program | Refusal | AccessDeni
             ways.append(Direction.UPLOAD)
         if not rules.asks and not exec_is_limited(terms):
             return Program(Kind.EXEC, command, rsync=parsed)  # with the login's shell, which may do all of it anyway
+        if (denied := why_no_rsync(terms)) is not None:
+            return denied
+        if exec_is_limited(terms) and _IN_PLACE & set(parsed.options):
+            return refusal("rsync with --inplace, --append or --delay-updates", "in place it may write to a process")
         if rules.looks and parsed.follows_links:
             return refusal("rsync with --copy-links, --copy-dirlinks or --keep-dirlinks", "roles name paths")
         if rules.looks and parsed.removes:

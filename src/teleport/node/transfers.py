@@ -18,7 +18,15 @@ from typing import Any, Final
 from teleport.audit.events import Scp, ServerEvent, Sftp
 from teleport.authz.channels import ChannelTerms
 from teleport.authz.decision import AccessDenial
-from teleport.authz.transfer import Direction, most_bytes, scope, why_no_move, why_no_transfer, why_no_tree
+from teleport.authz.transfer import (
+    Direction,
+    most_bytes,
+    scope,
+    why_no_move,
+    why_no_rsync,
+    why_no_transfer,
+    why_no_tree,
+)
 from teleport.clock import Clock
 from teleport.launcher.values import Kind
 from teleport.node.facts import SessionEvents
@@ -134,6 +142,8 @@ class Transfers:
         self._send(["answer", number, "", "", most])
 
     def _judge(self, terms: ChannelTerms, question: list[Any]) -> tuple[AccessDenial | None, int]:
+        if self._program.kind is Kind.RSYNC and (denied := why_no_rsync(terms)) is not None:
+            return denied, 0  # rules have changed since it was started
         match question:
             case ["move", str(old), str(new)]:
                 return why_no_move(terms, old, new, home=self._home), 0

@@ -183,7 +183,7 @@ _LONG = re.compile(
     "|remove-source-files|specials|no-specials|devices|no-devices|ignore-times|use-qsort"
     f"|(?:timeout|bwlimit|block-size|modify-window|compress-level|zl|max-delete|max-size|min-size){_NUMBER}"
     "|modify-window=-1"
-    f"|(?:compress-choice|zc|checksum-choice|cc|info|debug){_WORDY}"
+    f"|(?:compress-choice|zc|checksum-choice|cc|info){_WORDY}"
     "|log-format=(?:X|%i|%i%I|%o)|out-format=(?:X|%i)"
     ")"
 )
