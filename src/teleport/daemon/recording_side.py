@@ -21,9 +21,10 @@ from teleport.daemon.host import Host
 from teleport.daemon.recorded import Recorded
 from teleport.daemon.view import View
 from teleport.errors import AccessDenied
+from teleport.identity import SystemRole
 from teleport.pki.live_proof import Evidence
 from teleport.pki.names import canonical_host
-from teleport.pki.refusal import CertificateRefused
+from teleport.pki.refusal import CertificateRefused, Refusal
 from teleport.pki.sshformat import parse_certificate
 from teleport.pki.sshverify import verify_host_cert
 from teleport.pki.trust import AuthorityKind
@@ -102,11 +103,21 @@ class RecordingView:
             trusted = self._view.ssh_authorities(AuthorityKind.HOST)
             try:
                 identity = verify_host_cert(certificate, trusted, now, hostname=node.host_id)
+                own = identity.host_id == node.host_id  # or it is one with which a proxy shows the name
             except CertificateRefused:
                 if not node.agentless:
                     raise
+                own = False
+            if not own and node.agentless:
                 # one that was signed by hand: tctl auth sign --host=NAME
                 identity = verify_host_cert(certificate, trusted, now, hostname=canonical_host(node.hostname))
+                own = identity.role is SystemRole.NODE and not self._view.knows_host(identity.host_id)
+            if not own:
+                raise CertificateRefused(
+                    Refusal.WRONG_HOST,
+                    f"The certificate for {node.hostname!a} is another host's.",
+                    detail=identity.host_id,
+                )
             if not node.agentless:
                 self._view.verify_host(certificate)  # whether it still belongs to the cluster
             denial = host_lock_denial(identity, self._view.locks(), now)

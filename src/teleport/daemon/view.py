@@ -98,6 +98,10 @@ class View:
         """A registered node."""
         return next((one for one in self.nodes() if one.host_id == host_id), None)
 
+    def knows_host(self, host_id: str) -> bool:
+        """Whether it is a host that joined, in whatever role, or one that was registered."""
+        return self.cache.get(HOSTS + host_id) is not None or self.node(host_id) is not None
+
     def preference(self) -> AuthPreference:
         """How people prove themselves; the defaults when nobody decided."""
         return next(iter(self._items("cluster/cluster-auth-preference", AuthPreference)), AuthPreference())
