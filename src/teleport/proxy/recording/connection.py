@@ -55,6 +55,11 @@ class RecordedConnection:
         self._losing.add_done_callback(self._lost)
 
     @property
+    def over(self) -> bool:
+        """Whether the connection was told to end, or has."""
+        return self._disconnected
+
+    @property
     def records(self) -> bool:
         """What a client asks for by `recording-proxy@teleport.com`."""
         return True
@@ -119,6 +124,12 @@ class RecordedConnection:
     async def open_stream(
         self, channel: Channel, host: str, port: int, origin: tuple[str, int]
     ) -> StreamHandler | Refusal:
+        if self._disconnected:
+            return Refusal("The connection has ended.")
+        user = self.facts.user
+        if user is not None and user.force_command:
+            self.denied("direct-tcpip", "the certificate forces a command")
+            return Refusal("Your certificate is good for one command, and for no forwards.")
         decision = self.facts.decide(self.tools)
         if isinstance(decision, AccessDenial):
             self.denied("direct-tcpip", f"{decision.code}: {'; '.join(decision.reasons)}")
@@ -142,6 +153,9 @@ class RecordedConnection:
                 await self._forwarded(str(TcpEnd(host, port)), origin, error=error.message)
             return Refusal.told(error.message, error.hint)
         self._streams.add(stream)
+        if self._disconnected or not stream.allowed(self.permit.channels):  # changed while the host connected
+            stream.closed()
+            return Refusal("It is not allowed any more.")
         return stream
 
     async def _forwarded(self, where: str, origin: tuple[str, int], resolved: str = "", error: str = "") -> None:

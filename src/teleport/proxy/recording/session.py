@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from teleport.audit.events import Exec as ExecEvent
@@ -99,6 +100,18 @@ class RecordedSession:
             raise
 
     def _refused(self, what: Start) -> Refusal | None:
+        """Decides by what is so at this moment, and takes the permit that holds now."""
+        if self._connection.over:
+            return Refusal("The connection has ended.")
+        decision = self._facts.decide(self._tools)
+        if isinstance(decision, AccessDenial):
+            self._connection.denied("session", f"{decision.code}: {'; '.join(decision.reasons)}")
+            return Refusal.told(decision.public, decision.hint)
+        if self._started:
+            if decision.record and not self._permit.record:
+                return Refusal("Sessions are recorded since a moment ago: begin it again.")
+            decision = replace(decision, record=self._permit.record)
+        self._permit = decision
         terms = self._permit.channels
         user = self._facts.user
         denied: AccessDenial | None = None
@@ -163,6 +176,10 @@ class RecordedSession:
                 tools.recordings.on_record(str(self.sid))
             self._finished()
             return Refusal("The proxy cannot write its audit log now, so no session is started.")
+        refused = self._refused(self._what)  # what changed meanwhile counts
+        if refused is not None:
+            await self._end(None, f"not started: {refused.message}")
+            return refused
         try:
             remote = await self._connection.origin.start(
                 command=self._what.command if isinstance(self._what, Exec) else None,

@@ -79,8 +79,12 @@ class RecordedStream:
 
     def obey(self, terms: ChannelTerms) -> None:
         """Goes on under newer terms, or does not."""
-        if self.to is not None and why_no_forward(terms, self.to) is not None:
+        if not self.allowed(terms):
             self._channel.abort()
+
+    def allowed(self, terms: ChannelTerms) -> bool:
+        """Whether it may be; what a node decides about is not asked here."""
+        return self.to is None or why_no_forward(terms, self.to) is None
 
     async def _until_over(self, remote: RemoteSession) -> None:
         await remote.wait()
