@@ -136,6 +136,38 @@ async def test_paths_are_judged_where_links_lead(launcher_end: LauncherEnd, tmp_
         assert (outside / "secret").read_text() == "secret"
 
 
+async def test_folders_that_are_there_are_asked_about_and_told(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    """Threat T49, T50: a link does not lead modes and times to a folder that the rules leave out."""
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    (inside / "sub").mkdir(parents=True)
+    outside.mkdir(mode=0o755)
+    (inside / "folder").symlink_to(outside)
+    paths = (f"{inside}/**",)
+    async with lab_of(launcher_end, **rules(download_paths=paths, upload_paths=paths)) as lab:
+        before = outside.stat()
+        ran = await talk(lab, tmp_path, f"scp -r -p -t {inside}", b"T1 0 1 0\nD0777 0 folder\nE\n")
+        assert ran.status == 1
+        assert (outside.stat().st_mode, outside.stat().st_mtime) == (before.st_mode, before.st_mtime)
+        ran = await talk(lab, tmp_path, f"scp -r -p -t {inside}", b"T1 0 1 0\nD0700 0 sub\nE\n")
+        assert ran.status == 0
+        assert (await talk(lab, tmp_path, f"scp -d -t {inside}", b"")).status == 0
+        ran = await talk(lab, tmp_path, f"scp -d -t {outside}", b"")
+        assert ran.status == 1
+        assert b"Your roles do not allow" in ran.stdout
+        ran = await talk(lab, tmp_path, f"scp -d -t {tmp_path}/none", b"")
+        assert ran.status == 1
+        ran = await talk(lab, tmp_path, f"scp -f {outside}", b"\0")
+        assert ran.status == 1
+        assert b"Your roles do not allow" in ran.stdout
+        assert [(event.operation, event.path, event.error != "") for event in scp_events(lab)] == [
+            ("mkdir", str(outside), True),
+            ("setstat", str(inside / "sub"), False),
+            ("write", str(outside), True),
+            ("write", f"{tmp_path}/none", True),
+            ("read", str(outside), True),
+        ]
+
+
 async def sftp_put(lab: Lab, folder: Path, source: Path, target: Path) -> Ran:
     return await run_client(
         "sftp", "-F", config_of(lab, folder), "-b", "-", "direct", stdin=f"put {source} {target}\n".encode()

@@ -290,6 +290,11 @@ async def test_paths_are_judged_where_links_lead(launcher_end: LauncherEnd, tmp_
             for gone in (outside, outside / "secret", outside / "absent", outside / "absent" / "x"):
                 status = await client.status(asked, wire.string(os.fsencode(gone)), more)
                 assert status == Status.PERMISSION_DENIED, (asked, gone)
+        for gone in (outside, outside / "absent"):
+            before = len(told(lab))
+            extended = wire.string(b"statvfs@openssh.com"), wire.string(os.fsencode(gone))
+            assert await client.status(Packet.EXTENDED, *extended) == Status.PERMISSION_DENIED, gone
+            assert [(event.action, event.path) for event in told(lab)[before:]] == [("stat", str(gone))]
         handle = await client.open(mine, wire.READ)
         kind, reader = await client.ask(Packet.READ, wire.string(handle), struct.pack(">QI", 0, 100))
         assert (kind, reader.string()) == (Packet.DATA, b"mine")

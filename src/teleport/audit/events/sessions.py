@@ -140,7 +140,7 @@ class Scp(ServerEvent, frozen=True, kw_only=True, tag="scp"):
     action: str = "upload"  # upload or download
     exit_code: str = field(default="", name="exitCode")  # 0 when the file was moved, else 1
     command: str = ""  # command of the client
-    operation: str = ""  # read, write, or mkdir of folders
+    operation: str = ""  # read, write, or of folders mkdir and setstat
     sha256: str = ""  # hash of what moved, hex; empty where there is none
     hash_reason: str = ""  # why there is no hash, or that it is of the whole file
     error: str = ""  # why it was refused or failed

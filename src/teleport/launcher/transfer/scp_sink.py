@@ -9,13 +9,16 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from dataclasses import replace
 
 import teleport.wire.scp_lines as lines
 from teleport.launcher.transfer.control import Control, Done, Ended, Refused
 from teleport.launcher.transfer.paths import PIN, open_file, place, presumed, real_path, through
 from teleport.launcher.transfer.scp import End, expand
+from teleport.launcher.transfer.sftp_names import set_attributes
 from teleport.launcher.values import Transfer
 from teleport.wire.scp_lines import EndOfFolder, Entry, Times, Trouble
+from teleport.wire.sftp import Attributes
 
 _DEEPEST = 256  # folders in one another
 
@@ -27,7 +30,8 @@ class Sink(End):
         super().__init__(control, transfer)
         self._home = home
         self._folders: list[int] = []  # held open, the innermost last
-        self._times: list[tuple[Times | None, int]] = []  # times and mode that a folder gets when it is over
+        # Times and mode that a folder gets when it is over, and whether it was made.
+        self._times: list[tuple[Times | None, int, bool]] = []
         umask = os.umask(0o022)
         os.umask(umask)
         self._umask = umask
@@ -39,11 +43,21 @@ class Sink(End):
             self._folders.append(os.open(target or b".", PIN | os.O_DIRECTORY))
         except OSError as error:
             if self.transfer.folder:
+                shown = os.fsdecode(target)
                 try:
-                    self.control.ask(("upload", presumed(target), 0))
+                    shown = presumed(target)
+                    self.control.ask(("upload", shown, 0))
                     self.failed(os.fsdecode(target), error)
-                except Refused as refused:
-                    self.failed(os.fsdecode(target), refused)
+                except (OSError, Refused) as refused:
+                    self._refused(shown, refused)
+                return 1
+        if self.transfer.folder:
+            shown = os.fsdecode(target)
+            try:
+                shown = real_path(self._folders[0])
+                self.control.ask(("upload", shown, 0))
+            except (OSError, Refused) as refused:
+                self._refused(shown, refused)
                 return 1
         self.stream.write(b"\0")
         depth, times = len(self._folders), None
@@ -79,6 +93,10 @@ class Sink(End):
             self._leave(answer=False)
         return int(self.errors > 0)
 
+    def _refused(self, path: str, error: OSError | Refused) -> None:
+        self.tell(Done("write", path, direction="upload", error=_why(error)))
+        self.failed(path, error)
+
     def _at(self, name: bytes, target: bytes) -> bytes:
         """Where an entry goes: into the folder of the moment, or it is the target itself."""
         return os.fsencode(through(self._folders[-1])) + b"/" + name if self._folders else target
@@ -95,27 +113,43 @@ class Sink(End):
                     os.mkdir(spot.name, (entry.mode & 0o777) | 0o700, dir_fd=spot.folder)
                     made = True
             descriptor = os.open(path, PIN | os.O_DIRECTORY | (os.O_NOFOLLOW if made else 0))
-            if made:
-                self.tell(Done("mkdir", real_path(descriptor), direction="upload"))
+            try:
+                shown = real_path(descriptor)
+                if made:
+                    self.tell(Done("mkdir", shown, direction="upload"))
+                else:  # links were followed
+                    self.control.ask(("upload", shown, 0))
+            except BaseException:
+                os.close(descriptor)
+                raise
         except (OSError, Refused) as error:
             self.tell(Done("mkdir", shown, direction="upload", error=_why(error)))
             self.failed(shown, error)
             return False
         self._folders.append(descriptor)
         mode = entry.mode & 0o7777 if self.transfer.preserve else entry.mode & 0o777 & ~self._umask
-        self._times.append((times, mode if made or self.transfer.preserve else -1))
+        self._times.append((times, mode if made or self.transfer.preserve else -1, made))
         self.stream.write(b"\0")
         return True
 
     def _leave(self, *, answer: bool = True) -> None:
         descriptor = self._folders.pop()
-        times, mode = self._times.pop()
+        times, mode, made = self._times.pop()
+        set_ = Attributes(
+            permissions=mode if mode >= 0 else None,
+            accessed=times.accessed if times is not None else None,
+            modified=times.modified if times is not None else None,
+        )
+        done = None
         try:
-            if mode >= 0:
-                os.chmod(through(descriptor), mode)
-            if times is not None:
-                os.utime(through(descriptor), (times.accessed, times.modified))
+            if str(set_) and not (made and times is None):  # the mode of a new folder is part of making it
+                done = Done("setstat", real_path(descriptor), str(set_), direction="upload")
+            set_attributes(through(descriptor), set_)
+            if done is not None:
+                self.tell(done)
         except OSError as error:
+            if done is not None:
+                self.tell(replace(done, error=_why(error)))
             if answer:
                 self.failed(os.readlink(through(descriptor)), error)
                 answer = False

@@ -116,12 +116,12 @@ class Source(End):
             return
 
     def _folder(self, path: bytes, shown: str, depth: int) -> None:
-        if not self.transfer.recursive:
-            raise Failed("not a regular file")
-        if depth >= _DEEPEST:
-            raise Failed("too many folders in one another")
         with pinned(path) as (pin, real):
             self.control.look(real)
+            if not self.transfer.recursive:
+                raise Failed("not a regular file")
+            if depth >= _DEEPEST:
+                raise Failed("too many folders in one another")
             names = _names(pin)
             try:
                 self._announce(Entry(True, os.fstat(pin).st_mode, 0, _name(path, real)), os.fstat(pin))

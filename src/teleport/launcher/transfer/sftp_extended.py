@@ -9,7 +9,6 @@ import struct
 from collections.abc import Callable
 
 import teleport.wire.sftp as wire
-from teleport.launcher.transfer.paths import pinned
 from teleport.launcher.transfer.sftp_names import NameRequests, group_name, user_name
 from teleport.launcher.transfer.sftp_work import Work
 from teleport.wire.sftp import Attributes, Packet, Reader, Status
@@ -22,7 +21,7 @@ class Extended:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        names = NameRequests(work)
+        self._names = names = NameRequests(work)
         self._serve: dict[bytes, Callable[[int, Reader], bytes]] = {
             b"posix-rename@openssh.com": lambda number, reader: names.rename(number, reader, replace=True),
             b"statvfs@openssh.com": self._statvfs,
@@ -48,8 +47,7 @@ class Extended:
 
     def _statvfs(self, number: int, reader: Reader) -> bytes:
         path = reader.path()
-        with pinned(path) as (descriptor, real):
-            self._work.control.look(real)
+        with self._names.seen("stat", path) as (descriptor, _):
             return _space(number, os.fstatvfs(descriptor))
 
     def _fstatvfs(self, number: int, reader: Reader) -> bytes:

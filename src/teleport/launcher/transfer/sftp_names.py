@@ -66,7 +66,7 @@ class NameRequests:
             self._work.attempt = None
 
     @contextmanager
-    def _pinned(self, action: str, path: bytes) -> Iterator[tuple[int, str]]:
+    def seen(self, action: str, path: bytes) -> Iterator[tuple[int, str]]:
         """What may be seen, held open; who may not see it does not learn whether it is there."""
         asks = self._looks(action, path)
         try:
@@ -96,7 +96,7 @@ class NameRequests:
         path = reader.path()
         if not self._control.asks or not self._control.looks:
             return wire.attrs(number, attributes_of(os.stat(path or b".")))
-        with self._pinned("stat", path) as (descriptor, _):
+        with self.seen("stat", path) as (descriptor, _):
             return wire.attrs(number, attributes_of(os.fstat(descriptor)))
 
     def _lstat(self, number: int, reader: Reader) -> bytes:
@@ -124,7 +124,7 @@ class NameRequests:
     def _opendir(self, number: int, reader: Reader) -> bytes:
         path = reader.path()
         self._work.handles.room()
-        with self._pinned("list", path) as (descriptor, real):
+        with self.seen("list", path) as (descriptor, real):
             opened = os.open(through(descriptor), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return wire.handle(number, self._work.handles.add(OpenFolder(opened, real)))
 
