@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from teleport.authz.channels import ChannelTerms, RoleGrant, first_hit, paths_of, refusal
+from teleport.authz.channels import ChannelTerms, RoleGrant, exec_is_limited, first_hit, paths_of, refusal
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.errors import TeleportError
 from teleport.resources.destinations import (
@@ -56,10 +56,33 @@ def plain_address(text: str) -> Address:
 
 
 # Beside the link-local networks: where clouds serve credentials to whoever asks from the host.
-METADATA = frozenset(
-    map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"))
+METADATA = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"),  # Alibaba, Azure, Oracle
+            *("fd00:ec2::/32", "fd20:ce::/32", "fd00:c1::/32", "fd00:42::/32"),  # AWS, Google, Oracle, Scaleway
+        ),
+    )
 )
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator (RFC 6052)
 _NO_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+
+
+def _all_of(address: Address) -> tuple[Address, ...]:
+    """The address, and the IPv4 address to which a network may translate it."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return (address,)
+    if address in _TRANSLATED or (int(address) >> 32 == 0 and int(address) > 1):
+        return address, ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return (address,) if address.sixtofour is None else (address, address.sixtofour)
+
+
+def _is_metadata(address: Address) -> bool:
+    return any(
+        one.is_link_local or any(one.version == network.version and one in network for network in METADATA)
+        for one in _all_of(address)
+    )
 
 
 def why_no_forward(terms: ChannelTerms, to: Destination) -> AccessDenial | None:
@@ -92,7 +115,7 @@ def _special(to: Destination) -> str:
     """Why a destination has to be named exactly; empty for others."""
     if to.reserved:
         return to.reserved
-    if to.address.is_link_local or to.address in METADATA:
+    if _is_metadata(to.address):
         return "a link-local or metadata address"
     return ""
 
@@ -105,10 +128,11 @@ def _names_host(entry: HostPattern, to: Destination, *, deny: bool) -> bool:
     if not entry.has_port(to.port):
         return False
     if entry.network is not None:
-        return to.address.version == entry.network.version and to.address in entry.network
+        named = _all_of(to.address) if deny else (to.address,)
+        return any(one.version == entry.network.version and one in entry.network for one in named)
     if host_matches(entry.glob, to.host):
         # Whoever rules a name could point it at this host: a name allows what is inside only where it says so itself.
-        inside = to.address.is_loopback or to.address.is_link_local or to.address in METADATA
+        inside = any(one.is_loopback for one in _all_of(to.address)) or _is_metadata(to.address)
         return deny or not inside or entry.glob == "*" or entry.glob in _NO_NAMES
     return deny and to.address.is_loopback and entry.glob == "localhost"
 
@@ -119,6 +143,21 @@ def why_no_socket(terms: ChannelTerms, path: str, *, home: str = "") -> AccessDe
     return _why_no_path(terms, terms.denies.forward_to, lambda grant: grant.forward_to, what, path, home, local=True)
 
 
+def listening_address(text: str) -> Address | None:
+    """The address to listen on that a client means (RFC 4254 section 7.1); None: all of them. `ValueError` when it is
+    neither an address nor a name of loopback: what is judged is what is listened on."""
+    if text in {"", "*"}:
+        return None
+    if text.lower() in _NO_NAMES:
+        return ipaddress.ip_address("127.0.0.1")
+    if "%" in text:
+        raise ValueError("an address with a zone is not listened on")
+    address: Address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return None if address.is_unspecified else address
+
+
 def why_no_listener(terms: ChannelTerms, address: str, port: int) -> AccessDenial | None:
     """What forbids listening for the client at `address` (empty or `*`: everywhere) and `port` (0: any free one).
 
@@ -127,9 +166,8 @@ def why_no_listener(terms: ChannelTerms, address: str, port: int) -> AccessDenia
     shown = f"listening on {address or '*'}:{port}"
     if not terms.port_forwarding:
         return refusal(shown, "no role allows port forwarding")
-    everywhere = address in {"", "*", "0.0.0.0", "::"}  # noqa: S104 - compared with
     try:
-        where = plain_address("127.0.0.1" if address.lower() in _NO_NAMES else address) if not everywhere else None
+        where = listening_address(address)
     except ValueError:
         return refusal(shown, "it is neither an address, localhost nor *")
     hit = first_hit(
@@ -191,6 +229,9 @@ def _why_no_path(
         entries = allowed(grant)
         if not (grant.local_forwarding if local else grant.remote_forwarding):
             reasons.append(f"role {grant.role!r} allows no forwarding in this direction")
+        elif entries is None and exec_is_limited(terms):
+            # the login's own bus, or its service manager, would run whatever it is asked to
+            reasons.append(f"role {grant.role!r} gives no shell, and names no socket as {UNIX}PATH")
         elif entries is None or any(one.matches(path, home) for one in paths_of(entries, UNIX)):
             return None
         else:

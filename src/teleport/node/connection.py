@@ -123,11 +123,18 @@ class NodeConnection:
             self._timers.append(self._loop.call_later(left, self._idle_check, limit))
             del self._timers[:-2]
 
+    @property
+    def second_factor(self) -> tuple[str, str]:
+        """The device and the lease on which the permit rests, each empty when there is none."""
+        return _second_factor(self.facts, self.permit)
+
     def began(self, client: Client) -> None:
         self.client = client
 
     def admit(self, what: str) -> Refusal | None:
         """Decides anew before something begins, whatever the connection was let in with; a refusal is on record."""
+        if self._disconnected:
+            return Refusal("This connection is over.")
         decision = self._decisions.decide(self.facts)
         if isinstance(decision, AccessDenial):
             self.denied(what, f"{decision.code}: {'; '.join(decision.reasons)}")
@@ -145,9 +152,7 @@ class NodeConnection:
             event = self.facts.event(SessionRejected, now, reason="max_sessions", max=limit)
             await self._tools.emitter.emit(event)
             return Refusal(f"Your roles allow {limit} sessions on one connection.")
-        session = SessionChannelHandler(
-            self._tools, self, channel, record=self.permit.record, mfa=_second_factor(self.facts, self.permit)
-        )
+        session = SessionChannelHandler(self._tools, self, channel)
         self._sessions.add(session)
         return session
 
@@ -188,6 +193,8 @@ class NodeConnection:
         The audit log gets `reason`, the user `told` (or the reason, when it reveals nothing).
         """
         if self._disconnected:
+            for session in list(self._sessions):
+                session.end(told or reason)
             return
         self._disconnected = True
         event = self.facts.event(ClientDisconnect, self._tools.clock.now(), reason=reason)

@@ -24,6 +24,7 @@ from teleport.authz.channels import ChannelTerms, refusal
 from teleport.authz.decision import AccessDenial
 from teleport.authz.forwarding import (
     Destination,
+    listening_address,
     plain_address,
     why_no_forward,
     why_no_listener,
@@ -521,9 +522,10 @@ def _readable(text: str) -> str:
 
 def _addresses(address: str) -> list[str]:
     """Where to listen for what a client says (RFC 4254 section 7.1)."""
-    if address in ("", "*"):
-        return ["0.0.0.0", "::"]  # noqa: S104 - judged before
-    return ["127.0.0.1", "::1"] if address.lower() in _LOCALHOST else [address.partition("%")[0]]
+    where = listening_address(address)
+    if where is None:
+        return ["0.0.0.0", "::"] if address in ("", "*") else [address]  # noqa: S104 - judged before
+    return ["127.0.0.1", "::1"] if address.lower() in _LOCALHOST else [str(where)]
 
 
 async def _resolved(errands: Errands, host: str, port: int) -> list[Address]:

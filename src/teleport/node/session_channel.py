@@ -38,6 +38,15 @@ class Connection(parties.Connection, Protocol):
     @property
     def forwards(self) -> Forwards: ...
 
+    @property
+    def second_factor(self) -> tuple[str, str]:
+        """What was proved for its sessions, and the lease that stood for it."""
+        ...
+
+    def admit(self, what: str) -> Refusal | None:
+        """Decides anew before something begins; a refusal is on record."""
+        ...
+
     def left(self, channel: SessionChannelHandler) -> None:
         """Nothing of the channel, nor of what it started, is left."""
         ...
@@ -51,15 +60,9 @@ class SessionChannelHandler:
         tools: Tools,
         connection: Connection,
         channel: SessionChannel,
-        *,
-        record: bool,
-        mfa: tuple[str, str] = ("", ""),
     ) -> None:
-        """`mfa`: the second factor that was proved for the session, and the lease that stood for it."""
         self._tools = tools
         self._connection = connection
-        self._record = record
-        self._mfa = mfa
         self._asked = Asked()
         self.party = Party(connection, channel, self._left)
         self._session: Session | None = None
@@ -99,6 +102,9 @@ class SessionChannelHandler:
         return True
 
     async def start(self, what: Start) -> Refusal | None:
+        # The channel may be open for long: what counts is what the rules say now, of recording, too.
+        if (refused := self._connection.admit(_ASKED[type(what)])) is not None:
+            return refused
         if self._asked.join is not None and isinstance(what, Shell):
             return await self._join(self._asked.join)
         user = self._connection.facts.user
@@ -127,8 +133,9 @@ class SessionChannelHandler:
             self._asked.linger = 0.0  # the proxy would see no more of it
             if self._tools.registry.find(elsewhere) is not None:
                 return Refusal("A session is recorded under this id already.")
-        record = self._record and elsewhere is None
-        self._session = Session(self._tools, self.party, program, self._asked, record=record, mfa=self._mfa)
+        record = self._connection.permit.record and elsewhere is None
+        mfa = self._connection.second_factor
+        self._session = Session(self._tools, self.party, program, self._asked, record=record, mfa=mfa)
         return await self._session.start()
 
     async def _join(self, sid: UUID) -> Refusal | None:

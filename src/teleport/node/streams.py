@@ -40,6 +40,7 @@ class Streams:
         self._recording = recording
         self._first = first
         self._parties = parties
+        self._stopped = False  # whether nobody who types is read
         self._in_background = in_background
         self._recording_full = False
         self._files = files
@@ -105,6 +106,8 @@ class Streams:
     def wait_for(self, parties: Sequence[Party]) -> None:
         """These hold the session up while they do not keep up; output goes past the others."""
         self._waited = parties
+        if self._stopped:
+            self._stop_reading()
         self.drained()
 
     def flow(self) -> None:
@@ -167,10 +170,14 @@ class Streams:
             self._input.end()
 
     def _stop_reading(self) -> None:
+        """The process takes no more. Who only watches goes on being heard: a moderator's keys are not input."""
+        self._stopped = True
         for party in self._parties:
-            party.channel.pause_reading()
+            if party.types:
+                party.channel.pause_reading()
 
     def _read_on(self) -> None:
+        self._stopped = False
         for party in self._parties:
             party.channel.resume_reading()
 
