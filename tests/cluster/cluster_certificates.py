@@ -96,7 +96,8 @@ class Mint:
             type=USER,
             key_id=user,
             principals=tuple(logins or (login,)),
-            valid_after=seconds(now() - timedelta(minutes=1)) if after is None else after,
+            # a second later than now: no certificate of a user begins before the first whole one of the user's
+            valid_after=seconds(now() - timedelta(minutes=1)) + 1 if after is None else after,
             valid_before=seconds(now() + timedelta(hours=1)) if before is None else before,
             critical_options=dict(critical or {}),
             extensions={

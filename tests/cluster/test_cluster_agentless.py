@@ -34,6 +34,15 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_host_stays(cluster: Cluster) -> Iterator[None]:
+    """Registered hosts do not withdraw by themselves."""
+    yield
+    for name in cluster.tctl("nodes", "ls", "--format=json").ok().json():
+        if name.get("sub_kind") == "openssh":
+            cluster.tctl("nodes", "rm", name["metadata"]["name"]).ok()
+
+
 @dataclass
 class Sshd:
     """A plain sshd on a port of its own, with a configuration of its own."""

@@ -119,6 +119,9 @@ def forwarding(person: Person, login: str, to: str, *options: str) -> Iterator[s
             yield client
         finally:
             client.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                client.wait(5)
+            client.kill()  # OpenSSH may miss a signal that comes just before it waits
 
 
 def test_a_session_asks_an_agent_far_away(cluster: Cluster, login: str, tmp_path: Path) -> None:

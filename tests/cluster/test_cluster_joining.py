@@ -133,7 +133,8 @@ def test_two_people_share_a_session_and_one_only_watches(
     cluster.wait_event("session.upload", sid=sid)
     text = cluster.tctl("recordings", "download", sid, "--format=json").ok().stdout
     lines = [json.loads(line) for line in text.splitlines()]
-    decoded = [(line["time"], decode_note(line["data"].encode())) for line in lines if line["kind"] == "note"]
+    told = [line for line in lines if line["kind"] == "note" and "detail" in line]
+    decoded = [(line["time"], decode_note(json.dumps(line["detail"], separators=(",", ":")).encode())) for line in told]
     notes = [(when, note) for when, note in decoded if note is not None]
     parties = [(note.party, note.action, note.user) for _, note in notes if isinstance(note, PartyNote)]
     assert parties[:2] == [(1, "there", "alice"), (2, "joined", "walter")]

@@ -13,6 +13,14 @@ from teleport.testing.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
+def alice(cluster: Cluster, login: str) -> Person:
+    """Somebody whose only session is the one below."""
+    person = cluster.add_person("recorded", logins=[login])
+    person.log_in()
+    return person
+
+
+@pytest.fixture(scope="module")
 def sid(cluster: Cluster, alice: Person, login: str) -> str:
     """A session at a terminal that showed a text in pieces and colours, and wiped it."""
     typed = "printf 'the \\033[31mrare\\033[0m wor'; printf 'd is %s\\n' zebra; printf 'gone-%s\\r\\033[K' soon\r"
@@ -21,7 +29,7 @@ def sid(cluster: Cluster, alice: Person, login: str) -> str:
         terminal.expect("is zebra")
         terminal.type("exit\r")
         terminal.ended()
-    found = str(cluster.wait_event("session.end", user="alice", interactive=True)["sid"])
+    found = str(cluster.wait_event("session.end", user="recorded", interactive=True)["sid"])
     cluster.wait_event("session.upload", sid=found)
     return found
 
@@ -34,13 +42,13 @@ def test_a_session_is_found_by_what_its_screen_showed(cluster: Cluster, alice: P
         assert found["hits"][0]["text"].lower() == text.lower()
     shown = alice.tsh("recordings", "search", "rare word is zebra").ok().stdout
     assert sid in shown
-    cluster.wait_event("session_recording.search", user="alice", sids=[sid])
+    cluster.wait_event("session_recording.search", user="recorded", sids=[sid])
     assert sid in alice.tsh("recordings", "ls", "--kind=shell", "--from=-1h").ok().stdout
     assert alice.tsh("recordings", "search", "no such words").ok().stdout == ""
 
 
 def test_nobody_finds_what_others_saw(cluster: Cluster, login: str, sid: str) -> None:
-    person = cluster.add_person("dora", logins=[login])
+    person = cluster.add_person("curious", logins=[login])
     person.log_in()
     assert sid not in person.tsh("recordings", "search", "rare word").ok().stdout
     assert sid not in person.tsh("recordings", "ls", "--format=json").ok().stdout
@@ -61,7 +69,7 @@ def test_the_exported_page_plays_in_a_browser_without_network(
     page = tmp_path / "session.html"
     alice.tsh("recordings", "export", sid, "--format=html", f"--out={page}").ok()
     assert page.stat().st_mode & 0o777 == 0o600
-    cluster.wait_event("session_recording.access", user="alice", sid=sid, format="html")
+    cluster.wait_event("session_recording.access", user="recorded", sid=sid, format="html")
     with browser(tmp_path / "browser") as window:
         window.go(page.as_uri())
         window.click("#skip")

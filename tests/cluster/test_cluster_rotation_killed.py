@@ -53,7 +53,8 @@ def test_a_killed_auth_service_comes_back_in_each_phase_and_the_rotation_goes_on
             auth.tctl("auth", "rotate", f"--phase={phase}").ok()
         killed(auth)
         found = authorities(auth)
-        assert {one["phase"] for one in found.values()} == {phase}
+        # that of hosts with a plain sshd changes when it is named
+        assert {one["phase"] for kind, one in found.items() if kind != "openssh"} == {phase}
     (after,) = found["host"]["ca_pins"]
 
     auth.tctl("auth", "rotate", "--type=host", "--manual").ok()

@@ -35,7 +35,7 @@ def test_a_daemon_signs_with_a_token_and_gives_no_private_key_away(tokens: Path,
     with host:
         stored = host.tctl("get", "cert_authority", "--with-secrets").ok().stdout
         assert "PRIVATE KEY" not in stored
-        assert stored.count("pkcs11:token=one;object=teleport%20example.test%20") == 5
+        assert stored.count("pkcs11:token=one;object=teleport%20example.test%20") == 6
         refused = host.tctl("auth", "export", "--type=user", "--keys")
         assert refused.status == 2
         assert "it is in a PKCS#11 token" in refused.stderr

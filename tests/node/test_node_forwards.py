@@ -67,7 +67,12 @@ async def client(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
     finally:
         if process.returncode is None:
             process.terminate()
-        await process.communicate()
+        try:
+            async with asyncio.timeout(5):
+                await process.communicate()
+        except TimeoutError:  # OpenSSH may miss a signal that comes just before it waits
+            process.kill()
+            await process.communicate()
 
 
 def free_port() -> int:

@@ -304,3 +304,20 @@ async def _say_hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     writer.write(b"hello")
     writer.close()
     await writer.wait_closed()
+
+
+async def test_a_moderator_is_heard_while_the_program_takes_no_input(launcher_end: LauncherEnd) -> None:
+    """What whoever types fills up stops them, and not those who watch over them."""
+    async with cast(launcher_end) as (lab, those):
+        require(lab, action=OnLeave.TERMINATE)
+        alice, sid = await waiting(those, "stty raw -echo; echo ready; exec sleep 60")
+        moderator = await those.joined("mo", "moderator", sid=sid, mode=JoinMode.MODERATOR)
+        await alice.sees("ready")
+        for _ in range(40):
+            alice.session.write(b"A" * 65536)
+        (session,) = lab.node.tools.registry
+        await wait_until(lambda: session._streams is not None and session._streams._stopped)
+        moderator.type("t")
+        (end,) = await lab.events.wait_for("session.end")
+        assert isinstance(end, SessionEnd)
+        assert "ended it as moderator" in end.reason

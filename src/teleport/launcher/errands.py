@@ -26,7 +26,6 @@ import signal
 import socket
 import stat
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -113,6 +112,8 @@ class Errands:
         self._home = home
         self._held: dict[int, Held] = {}
         self._next = 1
+        import threading  # the launcher itself has no use for it
+
         self._lookups = threading.BoundedSemaphore(MOST_LOOKUPS)
         self._turn = threading.Lock()  # answers of threads do not mix with ours
         self._errands: dict[str, Callable[..., Answer | None]] = {
@@ -192,7 +193,9 @@ class Errands:
         """The addresses of a name, looked up in a thread: a slow name server holds up nothing else."""
         if not self._lookups.acquire(blocking=False):
             raise Failed("too many names are being looked up for one connection")
-        threading.Thread(target=self._look_up, args=(number, host, port), daemon=True).start()
+        from threading import Thread
+
+        Thread(target=self._look_up, args=(number, host, port), daemon=True).start()
 
     def _look_up(self, number: int, host: str, port: int) -> None:
         try:

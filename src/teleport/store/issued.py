@@ -6,7 +6,7 @@ certificate of ours without the event, and so none without the record. The backe
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -63,7 +63,8 @@ class IssuedCert(Record, frozen=True, kw_only=True):
             mfa_device=self.mfa_device,
             mfa_target=self.mfa_target,
             serial=self.serial,
-            issued=self.issued,
+            # the event's time; what it says begins at a whole second, at the latest at the next one
+            issued=self.issued.replace(microsecond=0) + timedelta(seconds=bool(self.issued.microsecond)),
         )
 
     def host(self, cluster: str) -> HostIdentity:
