@@ -38,6 +38,9 @@ RUN: Final = {
     "multiplex": "many sessions, transfers and forwards over one connection",
     "proto-version": "the version that the server names",
     "rekey": "new keys by volume and by time, for every key exchange and cipher, both ways",
+    "scp": "files and folders both ways, by scp's own protocol and by SFTP",
+    "scp-uri": "scp:// addresses",
+    "scp3": "from host to host through the client",
     "sftp": "files both ways with many sizes of buffers and numbers of requests",
     "sftp-badcmds": "commands of sftp that fail",
     "sftp-batch": "batches of sftp, and their exit statuses",
@@ -73,10 +76,7 @@ _CLIENT: Final = "it is about the client or a tool alone; no server is asked"
 _KEYS: Final = "it is about authorized_keys or keys without certificates, which the node does not accept"
 _CERTS: Final = "its certificates hold no identity of a cluster: the node refuses them, as tests/ssh and tests/pki say"
 
-_NOT_YET: Final = "the node does not serve what it asks for yet"
-
 LEFT_OUT: Final = {
-    **dict.fromkeys(("scp", "scp3", "scp-uri"), _NOT_YET),
     "addrmatch": _CONFIG,
     "agent": _KEYS,
     "agent-getpeereid": _CLIENT,
