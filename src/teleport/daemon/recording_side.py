@@ -117,6 +117,7 @@ class RecordingView:
                     Refusal.WRONG_HOST,
                     f"The certificate for {node.hostname!a} is another host's.",
                     detail=identity.host_id,
+                    hint="run the host's script anew: tctl nodes add --type=openssh",
                 )
             if not node.agentless:
                 self._view.verify_host(certificate)  # whether it still belongs to the cluster
