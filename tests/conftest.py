@@ -11,11 +11,14 @@ import contextlib
 import inspect
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from teleport.launcher import LauncherEnd
 
 
 async def _run_and_check(test: Coroutine[Any, Any, None]) -> None:
@@ -57,6 +60,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     selected = [item for item in items if item.get_closest_marker("long") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     items[:] = selected
+
+
+@pytest.fixture
+def launcher_end() -> Iterator[LauncherEnd]:
+    """Forked before the test's loop; ended with every session when the test is over."""
+    from teleport.testing.launching import forked_launcher  # most tests need none
+
+    with forked_launcher() as end:
+        yield end
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it acts as several Unix users")

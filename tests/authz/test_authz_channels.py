@@ -244,7 +244,7 @@ DOWN = {"exec": ExecMode.TRANSFER, "file_transfer": FileTransfer(upload=False, d
             "/home/bob/.ssh/x",
             False,
         ),
-        (terms({"file_transfer": FileTransfer(deny_paths=("/root/**",))}), Direction.LOOK, "/root", False),
+        (terms({"file_transfer": FileTransfer(deny_paths=("/srv/shut/**",))}), Direction.LOOK, "/srv/shut", False),
         (terms({"file_transfer": FileTransfer(deny_paths=("nonsense",))}), Direction.LOOK, "/x", False),
         (terms({"file_transfer": FileTransfer(download=False, upload=False)}), Direction.LOOK, "", False),
     ],

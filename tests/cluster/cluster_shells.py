@@ -12,6 +12,12 @@ from teleport.testing.cluster import NODE, Person
 PROMISED = 2.0  # seconds until a lock ends an open session ...
 SLACK = 5  # ... times this, on a busy machine
 
+# for ssh to a host that nothing is known of, without any configuration
+ANY_HOST = (
+    *("-F", "none", "-o", "BatchMode=yes"),
+    *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
+)
+
 
 @dataclass
 class OpenShell:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.cluster.cluster_shells import ANY_HOST
 from tests.cluster.test_cluster_evidence import WRITER, session_of, streams_of
 
 from teleport.recording.format import BrokenRecording, RecordingParser
@@ -340,18 +341,8 @@ def test_a_users_key_and_certificate_open_nothing_there(
 ) -> None:
     key = tmp_path / "alice"
     cluster.tctl("auth", "sign", "--user=alice", "--format=openssh", f"--out={key}").ok()
-    options = [
-        "-F",
-        "none",
-        "-o",
-        "BatchMode=yes",
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        "UserKnownHostsFile=/dev/null",
-    ]
     done = run(
-        "ssh", *options, "-o", "IdentitiesOnly=yes", "-i", key, "-p", str(sshd.port), f"{login}@{LOOPBACK}", "id",
+        "ssh", *ANY_HOST, "-o", "IdentitiesOnly=yes", "-i", key, "-p", str(sshd.port), f"{login}@{LOOPBACK}", "id",
         environment=plain_environment(tmp_path),
     )  # fmt: skip
     assert done.status == 255
@@ -365,16 +356,6 @@ def test_a_stolen_proxy_disk_opens_nothing_there(
     """Every key on it, with every certificate; and what it may ask auth for by them."""
     stolen = tmp_path / "stolen"
     shutil.copytree(cluster.data_dir / "proc", stolen)
-    options = [
-        "-F",
-        "none",
-        "-o",
-        "BatchMode=yes",
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        "UserKnownHostsFile=/dev/null",
-    ]
     keys = [path for path in (stolen / "proxy").iterdir() if b"PRIVATE KEY" in path.read_bytes()]
     assert keys
     for key in keys:
@@ -382,7 +363,7 @@ def test_a_stolen_proxy_disk_opens_nothing_there(
         for certificate in ("", *map(str, (stolen / "proxy").glob("*cert*"))):
             given = ["-o", f"CertificateFile={certificate}"] if certificate else []
             done = run(
-                "ssh", *options, "-o", "IdentitiesOnly=yes", "-i", key, *given, "-p", str(sshd.port),
+                "ssh", *ANY_HOST, "-o", "IdentitiesOnly=yes", "-i", key, *given, "-p", str(sshd.port),
                 f"{login}@{LOOPBACK}", "id", environment=plain_environment(tmp_path),
             )  # fmt: skip
             assert done.status == 255, (key, certificate)

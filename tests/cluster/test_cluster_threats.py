@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.cluster_accounts import UnixAccount
+from tests.cluster.cluster_shells import ANY_HOST
 
 from teleport.api import messages as m
 from teleport.api import routes
@@ -231,18 +232,8 @@ def test_an_account_that_does_not_exist_is_refused_in_a_sentence(cluster: Cluste
 def test_the_node_s_own_port_wants_a_certificate(cluster: Cluster, alice: Person, login: str, tmp_path: Path) -> None:
     key = tmp_path / "stranger"
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key, environment=alice.environment).ok()
-    options = [
-        "-F",
-        "none",
-        "-o",
-        "BatchMode=yes",
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        "UserKnownHostsFile=/dev/null",
-    ]
     done = run(
-        *("ssh", *options, "-o", "IdentitiesOnly=yes", "-i", str(key), "-p", str(cluster.node_port)),
+        *("ssh", *ANY_HOST, "-o", "IdentitiesOnly=yes", "-i", str(key), "-p", str(cluster.node_port)),
         *(f"{login}@{LOOPBACK}", "id"),
         environment=alice.environment,
     )

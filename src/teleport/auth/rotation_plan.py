@@ -88,35 +88,17 @@ class RotationPlans:
 
     async def _plain_hosts(self, authority: Authority) -> list[m.LeftBehind]:
         """Hosts that a person registered: their sshd trusts what somebody once wrote into a file of theirs."""
-        return [
-            m.LeftBehind(
-                authority=str(authority.type),
-                type="host",
-                subject=one.host_id,
-                name=one.hostname,
-                role="sshd",
-                why="registered by hand: its sshd trusts the keys in its own file",
-                remedy="its TrustedUserCAKeys takes what tctl auth export --type=user prints, from init until standby",
-            )
-            for one in await self._rotations.followers.all()
-            if one.spec.heard is None and not one.sub_kind
-        ]
+        found = [one for one in await self._rotations.followers.all() if one.spec.heard is None and not one.sub_kind]
+        why = "registered by hand: its sshd trusts the keys in its own file"
+        remedy = "its TrustedUserCAKeys takes what tctl auth export --type=user prints, from init until standby"
+        return [_sshd(authority, one, why, remedy) for one in found]
 
     async def _openssh_hosts(self, authority: Authority) -> list[m.LeftBehind]:
         """Hosts that proxies reach with certificates of this authority: each has its keys in a file."""
-        return [
-            m.LeftBehind(
-                authority=str(authority.type),
-                type="host",
-                subject=one.host_id,
-                name=one.hostname,
-                role="sshd",
-                why="its sshd trusts the keys in its own file",
-                remedy="run its script anew between init and update_clients: tctl nodes add --type=openssh",
-            )
-            for one in await self._rotations.followers.all()
-            if one.sub_kind
-        ]
+        found = [one for one in await self._rotations.followers.all() if one.sub_kind]
+        why = "its sshd trusts the keys in its own file"
+        remedy = "run its script anew between init and update_clients: tctl nodes add --type=openssh"
+        return [_sshd(authority, one, why, remedy) for one in found]
 
 
 def ending_keys(authority: Authority) -> frozenset[str]:
@@ -181,6 +163,18 @@ def _files(authority: Authority, certs: Sequence[IssuedCert]) -> Iterator[m.Left
         if one.factor == ADMINISTRATOR and (begun is None or one.issued < begun):
             why = "a file of tctl auth sign, which trusts hosts of the old keys only"
             yield _row(authority, one, why, f"tctl auth sign --user={one.subject} --out=FILE")
+
+
+def _sshd(authority: Authority, host: Announced, why: str, remedy: str) -> m.LeftBehind:
+    return m.LeftBehind(
+        authority=str(authority.type),
+        type="host",
+        subject=host.host_id,
+        name=host.hostname,
+        role="sshd",
+        why=why,
+        remedy=remedy,
+    )
 
 
 def _row(authority: Authority, one: IssuedCert, why: str, remedy: str, role: str = "") -> m.LeftBehind:

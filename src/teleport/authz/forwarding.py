@@ -42,14 +42,19 @@ class Destination:
 USUAL_PORTS = frozenset({3022, 3023, 3024, 3025})  # nodes, proxies for SSH and tunnels, auth servers: on every host
 
 
+def _unwrapped(text: str) -> Address:
+    address: Address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
 def plain_address(text: str) -> Address:
     """The address that a connection to `text` reaches: embedded IPv4 unwrapped, the unspecified one as loopback.
 
     `ValueError` when it is no address.
     """
-    address: Address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    address = _unwrapped(text.partition("%")[0])
     if address.is_unspecified:
         return ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     return address
@@ -152,9 +157,7 @@ def listening_address(text: str) -> Address | None:
         return ipaddress.ip_address("127.0.0.1")
     if "%" in text:
         raise ValueError("an address with a zone is not listened on")
-    address: Address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    address = _unwrapped(text)
     return None if address.is_unspecified else address
 
 

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections import deque
 from collections.abc import Callable
+
+from teleport.node.backlog import Backlog
 
 _READ = 256 * 1024  # bytes
 _PIPE = 1024 * 1024  # bytes a pipe may hold: fewer wake-ups of both sides; the kernel's limit for ordinary users
 _INPUT_HIGH_WATER = 1024 * 1024  # bytes waiting for the process before the client is stopped
 _INPUT_LOW_WATER = 256 * 1024
-_PIECES = 64  # to one writev
 
 
 def _widen(fd: int) -> None:
@@ -85,8 +85,7 @@ class Input:
         self._stop = stop
         self._go_on = go_on
         self._loop = asyncio.get_running_loop()
-        self._pieces: deque[memoryview | bytes] = deque()
-        self._waiting = 0
+        self._backlog = Backlog()
         self._stopped = False
         self._writing = False
         self._due = False
@@ -101,25 +100,23 @@ class Input:
         """Takes `data`; dropped when the process no longer reads."""
         if self._fd < 0 or self._end_asked:
             return
-        self._pieces.append(data)
-        self._waiting += len(data)
+        self._backlog.push(data)
         if not self._due and not self._writing:
             self._due = True
             self._loop.call_soon(self._flush)
-        if self._waiting > _INPUT_HIGH_WATER and not self._stopped:
+        if self._backlog.size > _INPUT_HIGH_WATER and not self._stopped:
             self._stopped = True
             self._stop()
 
     def end(self) -> None:
         """Closes the descriptor once everything has been written."""
         self._end_asked = True
-        if not self._pieces:
+        if not self._backlog:
             self.close()
 
     def drop(self) -> None:
         """Forgets what the process has not taken yet."""
-        self._pieces.clear()
-        self._waiting = 0
+        self._backlog.clear()
         self._flush()
 
     def _flush(self) -> None:
@@ -127,9 +124,7 @@ class Input:
         if self._fd < 0:
             return
         try:
-            while self._pieces:
-                batch = [self._pieces[i] for i in range(min(len(self._pieces), _PIECES))]
-                self._written(os.writev(self._fd, batch))
+            self._backlog.write_to(self._fd)
         except BlockingIOError:
             if not self._writing:
                 self._writing = True
@@ -137,29 +132,18 @@ class Input:
         except OSError:  # EPIPE, EIO: nobody reads any more; the process's end is seen elsewhere
             self.close()
             return
-        if not self._pieces and self._writing:
+        if not self._backlog and self._writing:
             self._writing = False
             self._loop.remove_writer(self._fd)
-        if self._stopped and self._waiting <= _INPUT_LOW_WATER:
+        if self._stopped and self._backlog.size <= _INPUT_LOW_WATER:
             self._stopped = False
             self._go_on()
-        if self._end_asked and not self._pieces:
+        if self._end_asked and not self._backlog:
             self.close()
-
-    def _written(self, count: int) -> None:
-        self._waiting -= count
-        while count:
-            piece = self._pieces[0]
-            if count < len(piece):
-                self._pieces[0] = memoryview(piece)[count:]
-                return
-            count -= len(piece)
-            self._pieces.popleft()
 
     def close(self) -> None:
         """Drops what was not written and closes the descriptor."""
-        self._pieces.clear()
-        self._waiting = 0
+        self._backlog.clear()
         if self._fd < 0:
             return
         if self._writing:

@@ -11,15 +11,14 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections import deque
 from collections.abc import Callable
 
+from teleport.node.backlog import Backlog
 from teleport.ssh.handlers import Channel
 
 _READ = 256 * 1024  # bytes
 _HIGH_WATER = 1024 * 1024  # bytes waiting for the socket before the client is stopped
 _LOW_WATER = 256 * 1024
-_PIECES = 64  # to one writev
 _REST_SECONDS = 10.0  # for the socket to take what the client sent before it closed the channel
 
 
@@ -44,14 +43,12 @@ class Relay:
         self._over = over
         self._first = first
         self._loop = asyncio.get_running_loop()
-        self._pieces: deque[bytes | memoryview] = deque()
-        self._waiting = 0  # bytes
+        self._backlog = Backlog()
         self._due = self._writing = self._reading = self._stopped = False
         self._full = False  # the client does not take more now
         self._local_done = self._client_done = self._deaf = self._channel_gone = False
         self._rest: asyncio.TimerHandle | None = None
         self.sent = 0  # bytes to the client
-        self.received = 0  # bytes from it
         self.why = ""  # it was ended, when neither side did it
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):
@@ -104,18 +101,22 @@ class Relay:
         if self._deaf or not self.open:
             return
         self._active()
-        self._pieces.append(data)
-        self._waiting += len(data)
+        self._backlog.push(data)
         if not self._due and not self._writing:
             self._due = True
             self._loop.call_soon(self._flush)
-        if self._waiting > _HIGH_WATER and not self._stopped:
+        if self._backlog.size > _HIGH_WATER and not self._stopped:
             self._stopped = True
             self._channel.pause_reading()
 
     def eof_received(self) -> None:
         self._client_done = True
         self._settle()
+
+    @property
+    def received(self) -> int:
+        """Bytes from the client that the socket took."""
+        return self._backlog.written
 
     def pause_writing(self) -> None:
         self._full = True
@@ -131,7 +132,7 @@ class Relay:
             return
         self._channel_gone = self._client_done = True
         self._read_on()
-        if self.open and self._pieces:
+        if self.open and self._backlog:
             self._rest = self._loop.call_later(_REST_SECONDS, self._shut)
         else:
             self._shut()
@@ -141,30 +142,27 @@ class Relay:
         if not self.open:
             return
         try:
-            while self._pieces:
-                batch = [self._pieces[i] for i in range(min(len(self._pieces), _PIECES))]
-                self._written(os.writev(self._fd, batch))
+            self._backlog.write_to(self._fd)
         except (BlockingIOError, InterruptedError):
             if not self._writing:
                 self._writing = True
                 self._loop.add_writer(self._fd, self._flush)
         except OSError:  # it takes no more; what it still sends is read
             self._deaf = True
-            self._pieces.clear()
-            self._waiting = 0
+            self._backlog.clear()
         self._settle()
 
     def _settle(self) -> None:
         """What follows from how much is left to be written."""
         if not self.open:
             return
-        if not self._pieces and self._writing:
+        if not self._backlog and self._writing:
             self._writing = False
             self._loop.remove_writer(self._fd)
-        if self._stopped and self._waiting <= _LOW_WATER:
+        if self._stopped and self._backlog.size <= _LOW_WATER:
             self._stopped = False
             self._channel.resume_reading()
-        if self._client_done and not self._pieces:
+        if self._client_done and not self._backlog:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_WR)
             if self._channel_gone:
@@ -172,21 +170,10 @@ class Relay:
             else:
                 self._close_when_done()
 
-    def _written(self, count: int) -> None:
-        self._waiting -= count
-        self.received += count
-        while count:
-            piece = self._pieces[0]
-            if count < len(piece):
-                self._pieces[0] = memoryview(piece)[count:]
-                return
-            count -= len(piece)
-            self._pieces.popleft()
-
     # the end
 
     def _close_when_done(self) -> None:
-        if self._local_done and (self._deaf or (self._client_done and not self._pieces)):
+        if self._local_done and (self._deaf or (self._client_done and not self._backlog)):
             self._channel.close()
             self._shut()
 
@@ -206,7 +193,7 @@ class Relay:
             if watched:
                 unwatch(self._fd)
         self._reading = self._writing = False
-        self._pieces.clear()
+        self._backlog.clear()
         self._fd = -1
         self._sock.close()
         self._over(self)
