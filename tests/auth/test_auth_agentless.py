@@ -295,7 +295,7 @@ async def test_where_proxies_record_nodes_see_what_the_user_is(tmp_path: Path) -
         assert (after.login_expires, after.login_serial) == (before.expires, before.serial)
         same = ("name", "cluster", "roles", "traits", "route_to_cluster", "source_ip", "mfa_device", "active_requests")
         assert [getattr(after, name) for name in same] == [getattr(before, name) for name in same]
-        [made] = [one for one in await here.auth.events("cert.create", wait_for=3) if one.get("factor") == "proxy"]
+        [made] = await here.auth.events("cert.create", where=lambda event: event.get("factor") == "proxy")
         assert (made["renewed_from"], made["serial"]) == (before.serial, after.serial)
         await here.auth.call(
             await here.auth.admin(), routes.REVOKE_CERT, m.RevokeCertRequest(serial=before.serial, message="stolen")

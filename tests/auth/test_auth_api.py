@@ -555,7 +555,7 @@ async def test_only_the_administrator_says_on_whose_behalf_it_acts(tmp_path: Pat
             m.AddUserRequest(name="ann", roles=["access"]),
             headers={"X-Teleport-Unix-User": "root"},
         )
-        created = [event for event in await auth.events("user.create", wait_for=2) if event["name"] == "ann"]
+        created = await auth.events("user.create", where=lambda event: event["name"] == "ann")
         assert [(event["user"], event.get("actor")) for event in created] == [("edith", None)]
 
 

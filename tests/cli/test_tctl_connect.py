@@ -97,7 +97,7 @@ async def test_a_login_reaches_auth_through_the_proxy(tmp_path: Path) -> None:
         denied = await run("auth", "sign", "--user=ann", f"--out={tmp_path / 'id'}", home=tmp_path / "home")
         assert denied.status == 5
         assert not (tmp_path / "id").exists()
-        created = [event for event in await auth.events("user.create", wait_for=2) if event["name"] == "ann"]
+        created = await auth.events("user.create", where=lambda event: event["name"] == "ann")
         assert created[0]["user"] == "edith"
 
 

@@ -80,7 +80,7 @@ async def test_a_renewed_certificate_is_for_the_same_key_and_ends_at_the_same_se
             assert (ssh.valid_before, ssh.public_key) == (ssh_before.valid_before, key.public)
             assert ssh.serial != ssh_before.serial
             who = auth.keep(key, new.tls_cert)
-        created = [event for event in await auth.events("cert.create", wait_for=4) if event.get("subject") == "ann"]
+        created = await auth.events("cert.create", wait_for=2, where=lambda event: event.get("subject") == "ann")
         assert created[-1]["user"] == "ann"
         assert created[-1]["key_fingerprint"] == key.public.fingerprint()
 

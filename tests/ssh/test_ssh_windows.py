@@ -87,3 +87,15 @@ def test_a_window_grows_only_when_the_path_fills_it(delay: float | None, seconds
 def test_the_memory_of_a_connection_bounds_its_windows() -> None:
     """A connection that has used up its room grows no more."""
     assert receive(0.1, 0.005, 64, room=2 * MIB)._init_recv_window == 4 * MIB
+
+
+@pytest.mark.parametrize(
+    ("delay", "part"),
+    [(0.1, 256 * 1024), (0.001, MIB)],
+    ids=["long", "near"],
+)
+def test_over_a_long_path_the_window_is_renewed_in_small_parts(delay: float, part: int) -> None:
+    """The sender never stands still for half of a window; near by, fewer messages are worth more."""
+    receiver = receive(delay, 1.0, 8)
+    assert receiver.adjusted
+    assert all(part < size <= part + 32768 for size in receiver.adjusted)

@@ -18,10 +18,10 @@ from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[att
 from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh.channel import SSHChannel
-from asyncssh.constants import EXTENDED_DATA_STDERR, MSG_CHANNEL_EOF, MSG_IGNORE
+from asyncssh.constants import EXTENDED_DATA_STDERR, MSG_CHANNEL_EOF, MSG_CHANNEL_WINDOW_ADJUST, MSG_IGNORE
 from asyncssh.encryption import GCMEncryption
 from asyncssh.kex import get_kex_algs
-from asyncssh.packet import String
+from asyncssh.packet import String, UInt32
 
 from teleport.ssh.incoming import AMPLE_WINDOW, IncomingPath
 from teleport.ssh.sealing import Sealer
@@ -40,6 +40,7 @@ _MUCH = 64 * 1024  # bytes of data that are worth a write of their own ...
 _LEAST_OF_MUCH = 4 * 1024  # ... in packets of at least so many
 _WINDOW_MAX = 16 * 1024 * 1024  # bytes to which a channel's receive window may grow
 _LONG_PATH = 0.02  # seconds there and back; below, 2 MiB carry 100 MiB/s and more
+_PARTS = 8  # in which a window is renewed on a long path
 _GROWN_MAX = 32 * 1024 * 1024  # bytes by which the windows of one connection may grow together
 _DATA_HEADER = struct.Struct(">BBII")
 _EXTENDED_HEADER = struct.Struct(">BBIII")
@@ -196,7 +197,8 @@ class DataPath(SSHChannel[bytes]):
     """The data half of a channel on a `PacketPath`: no copies before encryption, back-pressure from the socket."""
 
     _largest = _LARGEST_PACKET
-    _adjusted = 0.0  # loop time of the last window adjustment
+    _measured = 0.0  # loop time at which half of the receive window was last renewed
+    _renewed = 0  # bytes of it renewed since
 
     def write(self, data: Any, datatype: int | None = None) -> None:
         if self._send_state != "open":
@@ -247,24 +249,33 @@ class DataPath(SSHChannel[bytes]):
                 self._close_send()
 
     def _deliver_data(self, data: bytes, datatype: int | None) -> None:
-        # Where asyncssh is about to renew the window: double it first when the path would have carried more. What
-        # arrives within one delay fills the window then; on short paths it never does, and a large window would only
-        # make OpenSSH clients stall.
-        if self._recv_window < self._init_recv_window / 2:
-            connection = cast("PacketPath | None", self._conn)
+        connection = cast("PacketPath | None", self._conn)
+        delay = (connection.delay or 0.0) if connection is not None else 0.0
+        if delay > _LONG_PATH and (self._init_recv_window - self._recv_window) * _PARTS > self._init_recv_window:
+            self._renew_early(delay)
+        super()._deliver_data(data, datatype)
+
+    def _renew_early(self, delay: float) -> None:
+        """Renews the receive window before asyncssh would, and doubles it first when the path would have carried more.
+
+        asyncssh waits until half of it is used: over a long path the sender then stands still for that half. On short
+        paths nothing is gained, and a large window would only make OpenSSH clients stall.
+        """
+        self._renewed += self._init_recv_window - self._recv_window
+        if self._renewed * 2 > self._init_recv_window:
+            connection = cast("PacketPath", self._conn)
             now = self._loop.time()
-            taken, since = self._init_recv_window - self._recv_window, now - self._adjusted
+            # what arrives within one delay fills half of the window: the window is the limit, not the path
             if (
-                connection is not None
-                and (connection.delay or 0.0) > _LONG_PATH
-                and self._adjusted
+                self._measured
                 and self._init_recv_window < _WINDOW_MAX
-                and taken * (connection.delay or 0.0) > since * self._init_recv_window / 2
+                and self._renewed * delay > (now - self._measured) * self._init_recv_window / 2
                 and connection.grant(self._init_recv_window)
             ):
                 self._init_recv_window *= 2
-            self._adjusted = now
-        super()._deliver_data(data, datatype)
+            self._measured, self._renewed = now, 0
+        self.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._init_recv_window - self._recv_window))
+        self._recv_window = self._init_recv_window
 
 
 def key_exchanges() -> list[str]:

@@ -218,15 +218,21 @@ class RunningAuth:
 
     # evidence
 
-    async def events(self, *types: str, wait_for: int = 1, seconds: float = 10) -> list[dict[str, Any]]:
-        """The audit events of some types, oldest first, once there are `wait_for` of them."""
+    async def events(
+        self,
+        *types: str,
+        wait_for: int = 1,
+        seconds: float = 10,
+        where: Callable[[dict[str, Any]], bool] = lambda event: True,
+    ) -> list[dict[str, Any]]:
+        """The audit events of some types for which `where` is true, oldest first, once there are `wait_for` of them."""
         admin = await self.admin()
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
             page = await self.call(
                 admin, routes.SEARCH_EVENTS, m.SearchEventsRequest(types=list(types), oldest_first=True, limit=10_000)
             )
-            found = [json.loads(line) for line in page.lines]
+            found = [event for event in map(json.loads, page.lines) if where(event)]
             if len(found) >= wait_for:
                 return found
             if asyncio.get_running_loop().time() > deadline:
