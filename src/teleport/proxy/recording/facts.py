@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -157,3 +158,16 @@ class SessionEvents:
                 fields["ei"], self._next = self._next, self._next + 1
             event: Event = self._facts.event(cls, now, sid=self._sid, **fields)
             await self._emitter.emit(event)
+
+    async def emit_all(self, events: Sequence[tuple[type[ServerEvent], datetime, Mapping[str, Any]]]) -> None:
+        """As `emit` for each (class, time, fields), in this order, made durable together; raises the first failure."""
+        async with self._turn:
+            made: list[Event] = []
+            for cls, now, fields in events:
+                made.append(self._facts.event(cls, now, sid=self._sid, ei=self._next, **fields))
+                self._next += 1
+            # Each is handed over when its task first runs, and tasks run in the order in which they were made.
+            results = await asyncio.gather(*(self._emitter.emit(event) for event in made), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from teleport.audit.events import Sftp
 from teleport.proxy.recording.facts import SessionEvents
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_UNTOLD: Final = 500  # things that wait to be put on record
+_BATCH: Final = 200  # that are made durable together
 
 
 class Files:
@@ -44,6 +45,7 @@ class Files:
         self._waiting: deque[FileAction] = deque()
         self._telling: asyncio.Task[None] | None = None
         self._over = False
+        self._failure: Exception | None = None  # why things cannot be put on record
 
     def client_sends(self, data: bytes) -> bool:
         """Whether these bytes may go on to the host."""
@@ -88,35 +90,52 @@ class Files:
                 )
         if self._connection.facts.told_here:  # a node tells of it itself
             self._waiting.extend(actions)
-        if self._waiting and self._telling is None:
+        if self._waiting and self._telling is None and self._failure is None:
             self._telling = asyncio.ensure_future(self._tell())
 
     async def _tell(self) -> None:
         try:
             while self._waiting:
-                one = self._waiting[0]
-                await self._events.emit(
-                    Sftp,
-                    self._connection.tools.clock.now(),
-                    action=one.action,
-                    path=one.path,
-                    target=one.target,
-                    direction=one.direction,
-                    size=one.size,
-                    sha256=one.sha256,
-                    hash_reason=one.hash_reason,
-                    error=one.error,
-                )
-                self._waiting.popleft()
+                now = self._connection.tools.clock.now()
+                batch = [self._waiting[number] for number in range(min(len(self._waiting), _BATCH))]
+                await self._events.emit_all([(Sftp, now, _fields(one)) for one in batch])
+                for _ in batch:
+                    self._waiting.popleft()
                 self._flow()
-        except Exception:
+        except Exception as error:
             log.exception("what was done to files cannot be put on record")
+            self._failure = error
             self._end("the audit log cannot be written")
         finally:
             self._telling = None
+
+    @property
+    def untold(self) -> bool:
+        """Whether something that was done is not on record yet."""
+        return bool(self._waiting)
+
+    async def told(self) -> None:
+        """Returns when all that was done is on record; raises what prevents it."""
+        while self._telling is not None:
+            await asyncio.shield(self._telling)
+        if self._failure is not None:
+            raise self._failure
 
     async def ended(self) -> None:
         """The session is over: what was left open is told of, too. Returns when all is on record, or cannot be."""
         self._done(self._watch.ended())
         if self._telling is not None:
             await self._telling
+
+
+def _fields(one: FileAction) -> dict[str, Any]:
+    return {
+        "action": one.action,
+        "path": one.path,
+        "target": one.target,
+        "direction": one.direction,
+        "size": one.size,
+        "sha256": one.sha256,
+        "hash_reason": one.hash_reason,
+        "error": one.error,
+    }

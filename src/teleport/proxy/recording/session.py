@@ -24,6 +24,7 @@ from teleport.errors import LimitExceeded, TeleportError
 from teleport.proxy.recording.facts import SessionEvents
 from teleport.proxy.recording.files import Files
 from teleport.proxy.recording.needs import Recording
+from teleport.proxy.recording.outgoing import Outgoing
 from teleport.recording.format import RecordingHeader
 from teleport.ssh.client import RemoteExit, RemoteSession
 from teleport.ssh.handlers import SessionChannel
@@ -71,6 +72,14 @@ class RecordedSession:
         self._began = self._tools.clock.now()
         self._what: Start = Shell()
         self._files: Files | None = None  # of an sftp session
+        self._sync = self._tools.view.mode().endswith("-sync")
+        self._outgoing = Outgoing(
+            lambda data, stderr: self._channel.write(data, stderr=stderr),
+            self._kept,
+            in_background=lambda work: self._tools.in_background(work, f"release session {self.sid}"),
+            flow=self._flow,
+            failed=lambda: self.end("what it did cannot be put on record"),
+        )
 
     # what the client asks for
 
@@ -257,11 +266,20 @@ class RecordedSession:
         self._sent += len(data)
         if self._terminal is None:
             self._connection.active()
-        self._channel.write(data, stderr=is_stderr)
+        recorded = recording is not None and self._sync and (is_stderr or self._files is None)
+        hold = recorded or (self._files is not None and self._files.untold)
+        self._outgoing.send(data, is_stderr, hold=hold)
         if recording is not None and recording.must_drain and not self._recording_full:
             self._recording_full = True
             self._flow()
             self._tools.in_background(self._drain(recording), f"drain session {self.sid}")
+
+    async def _kept(self) -> None:
+        """Returns when all that was noted so far is where it outlives this process."""
+        if self._files is not None:
+            await self._files.told()
+        if self._sync and self._recording is not None and not self._over:
+            await self._recording.sync()
 
     async def _drain(self, recording: Recording) -> None:
         await recording.drain()
@@ -271,7 +289,8 @@ class RecordedSession:
     def _flow(self) -> None:
         if self._remote is None:
             return
-        if self._client_full or self._recording_full or (self._files is not None and self._files.behind):
+        files_behind = self._files is not None and self._files.behind
+        if self._client_full or self._recording_full or files_behind or self._outgoing.behind:
             self._remote.pause_output()
         else:
             self._remote.resume_output()
@@ -374,6 +393,8 @@ class RecordedSession:
             waiting.cancel()
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._end(ended, reason)
+            if self._outgoing.lost:  # it did not end well for a client that lacks some of what was said
+                ended, reason = None, reason or self._stop.result()
             self._answer(ended, reason)
 
     async def _end(self, ended: RemoteExit | None, reason: str) -> None:
@@ -381,6 +402,7 @@ class RecordedSession:
         try:
             if self._files is not None:
                 await self._files.ended()
+            await self._outgoing.release()
             digest = await self._close_recording(reason)
             if self._facts.told_here:
                 await self._tell_end(ended, reason, digest)
