@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,13 @@ def test_what_is_imported_late_is_imported_ahead(service: str) -> None:
     for name, only in ONLY_OF.items():
         if only == service:
             assert late(SOURCE / name) <= ahead, f"{name}: daemon/imports.py must name it"
+
+
+def test_the_daemon_of_a_node_does_not_load_what_its_launcher_runs() -> None:
+    """The launcher is another process: what only it needs would lie in the daemon's memory unused."""
+    program = (
+        "import sys, teleport.launcher.client, teleport.node.service, teleport.daemon.node_side; print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    ours = {name.removeprefix("teleport.launcher.") for name in loaded if name.startswith("teleport.launcher.")}
+    assert ours == {"client", "environment", "errand_client", "messages", "starting", "values"}

@@ -166,6 +166,7 @@ async def test_masks_limits_and_place_are_the_usual_ones(end: LauncherEnd, perso
 
 UNPRIVILEGED = """
 import asyncio, json, os, sys
+import teleport.launcher.server  # while its files can be read: they may lie in a folder of root's
 from teleport import launcher
 from teleport.launcher.client import Launcher
 

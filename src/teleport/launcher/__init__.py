@@ -5,7 +5,7 @@
 """
 
 from teleport.launcher.environment import filter_environment
-from teleport.launcher.server import LauncherEnd, start
+from teleport.launcher.starting import LauncherEnd, start
 from teleport.launcher.values import Exit, Kind, LauncherRefused, Pty, Reason, SpawnRequest
 
 __all__ = [

@@ -23,7 +23,7 @@ from dataclasses import replace
 from teleport.errors import BadRequest
 from teleport.launcher import messages
 from teleport.launcher.errand_client import Errands
-from teleport.launcher.server import LauncherEnd
+from teleport.launcher.starting import LauncherEnd
 from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, Reason, SessionLost, SpawnRequest
 
 

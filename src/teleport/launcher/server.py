@@ -21,12 +21,8 @@ import pwd
 import select
 import signal
 import socket
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-from teleport.errors import TeleportError
 from teleport.launcher import environment, messages, monitor, processes, session
 from teleport.launcher.host_users import HostUsers
 from teleport.launcher.values import LauncherRefused, Reason
@@ -49,57 +45,9 @@ _OOM_SCORE = "/proc/self/oom_score_adj"
 _OOM_PROTECTED = "-900"
 
 
-@dataclass(frozen=True, slots=True)
-class LauncherEnd:
-    """The daemon's end: hand it to `teleport.launcher.client.Launcher`. Closing the socket ends every session."""
-
-    socket: socket.socket
-    pid: int
-
-
-def start(*, spares: int = 1, close: Sequence[int] = ()) -> LauncherEnd:
-    """Forks the launcher. To be called first in a daemon's main: `TeleportError` when there are threads or a loop.
-
-    `spares` is how many monitors wait forked for the next session; `close` are descriptors of the daemon that no
-    session may have: the fork would keep them.
-    """
-    if _loop_runs():
-        raise TeleportError(
-            "The launcher must be started before the event loop: a process forked inside one hangs",
-            hint="call teleport.launcher.start() first in the daemon's main",
-        )
-    if len(os.listdir("/proc/self/task")) != 1:
-        raise TeleportError(
-            "The launcher must be started before any thread: forking a process with threads can lock up",
-            hint="call teleport.launcher.start() first in the daemon's main",
-        )
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            ours.close()
-            for descriptor in close:
-                os.close(descriptor)
-            _Server(theirs, spares).run()
-            status = 0
-        except BaseException:
-            monitor.excepted()
-        finally:
-            os._exit(status)
-    theirs.close()
-    return LauncherEnd(ours, pid)
-
-
-def _loop_runs() -> bool:
-    asyncio = sys.modules.get("asyncio")  # never imported here
-    if asyncio is None:
-        return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+def serve(control: socket.socket, spares: int) -> None:
+    """The whole life of the launcher's process, in a fresh fork: until the daemon's end of `control` closes."""
+    _Server(control, spares).run()
 
 
 def _quiet(*descriptors: int) -> None:
