@@ -44,11 +44,12 @@ from teleport.recording.screen import Painter, Screen
 from teleport.resources import values
 from teleport.resources.codec import from_json, to_json
 from teleport.resources.lexer import BadSyntax
+from teleport.resources.names import canonical_address
 from teleport.resources.parse import parse_resources, to_yaml
 from teleport.resources.pattern import BadPattern, compile_pattern
 from teleport.resources.template import is_template, parse_template
 from teleport.store.resolve import Destination
-from teleport.wire import scp_lines, sftp, vouch
+from teleport.wire import client_hello, proxy_protocol, scp_lines, sftp, vouch
 from teleport.wire.transfer_command import Word, split_words
 from teleport.wire.transfer_command import parse as parse_transfer
 
@@ -366,6 +367,27 @@ def transfer_words(data: bytes) -> None:
             assert split_words(shlex.join(plain)) == [Word(text) for text in plain], command
 
 
+def proxy_header(data: bytes) -> None:
+    """What is taken is taken whole, whatever follows, and names an address in its one spelling."""
+    header = proxy_protocol.parse(data)
+    if header is None:
+        return
+    assert header.size <= min(len(data), proxy_protocol.MAX_HEADER)
+    assert proxy_protocol.parse(data[: header.size]) == header
+    if header.client is not None:
+        assert values.HostPort(*header.client).host == canonical_address(header.client[0])
+
+
+def hello(data: bytes) -> None:
+    """A ClientHello is decided in bounded bytes, and not otherwise when more follow it."""
+    found = client_hello.parse(data)
+    if found is not None:
+        assert client_hello.parse(data + b"\x17\x03\x03") == found
+        assert found.server_name == found.server_name.lower()
+    else:
+        assert len(data) < client_hello.MAX_BYTES
+
+
 TARGETS: Final = {
     target.name: target
     for target in (
@@ -405,6 +427,20 @@ TARGETS: Final = {
         ),
         Target("party_note", party_note, (BadRequest,), b'{"about": "party" "typed" "offset": 1e999 null'.split(), 300),
         Target("session_variables", session_variables, (BadRequest,), b"TELEPORT_DETACH= 24h ms -".split(), 200),
+        Target(
+            "proxy_header",
+            proxy_header,
+            (proxy_protocol.Malformed,),
+            (proxy_protocol.SIGNATURE, b"\x21\x11\x00\x0c", b"PROXY TCP4 ", b"UNKNOWN", b" 1.2.3.4", b"::1", b"\r\n"),
+            300,
+        ),
+        Target(
+            "client_hello",
+            hello,
+            (client_hello.Malformed,),
+            (b"\x16\x03\x01", b"\x01\x00", b"\x00\x10\x00", b"\x00\x00\x00", b"\xff\xff", b"\x00\x02"),
+            700,
+        ),
         Target("vouch_line", vouch_line, (BadRequest,), (b"=", b" ", b"\r\n"), 4096, runs=4800),
         Target("invitation", invitation, (BadRequest,), b"https:// [ ] : @ /web/invite/ %2f".split(), 300),
         Target("event_line", event_line, (BadRequest,), b'"event": \\u0000 { [ 1e999 null'.split(), runs=4000),

@@ -207,6 +207,8 @@ class Daemon:
             own, admin = [await self._kept.of_auth(service, role) for role in (SystemRole.AUTH, SystemRole.ADMIN)]
             context = await auth_side.api_context(service, held[SystemRole.AUTH])
             self._doors.auth["auth"] = service.edge
+            if config.auth is not None:
+                service.edge.begin_with(auth_side.headers(config.auth))
             await self._tasks.start_ready(service.run(self._sockets["auth"], context, serving.set), "auth", serving)
             announcer = await self._announce(
                 clients[SystemRole.AUTH], lambda: self._describe_auth(host), "auth", readiness, own

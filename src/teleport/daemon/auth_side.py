@@ -31,6 +31,9 @@ from teleport.identity import SystemRole
 from teleport.resources.codec import Resource
 from teleport.resources.secret import SecretText
 from teleport.resources.token import Token, TokenRole
+from teleport.resources.values import HostPort
+from teleport.transport.balancers import Address, Balancers, Headers
+from teleport.transport.limits import Heard
 from teleport.transport.tls import mutual_server_context
 
 log = logging.getLogger(__name__)
@@ -76,6 +79,18 @@ def read_bootstrap(path: Path) -> list[Resource]:
             hint="use tctl backup create and tctl backup restore",
         )
     return parse_resources(content, str(path))
+
+
+def headers(settings: AuthSettings) -> Headers:
+    """What balancers in front of the auth API say of who comes."""
+
+    def refused(peer: Address, why: str) -> None:
+        told = forged.told(why, asyncio.get_running_loop().time())
+        if told is not None:
+            log.warning("auth API: connection refused peer=%s: %s", HostPort(*peer), told)
+
+    forged = Heard(rate=1.0, burst=20.0)
+    return Headers(Balancers.of(settings.balancers, "auth_service.proxy_protocol_from"), refused)
 
 
 async def open_auth(

@@ -16,6 +16,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
+from teleport.audit.events import AuthFailed
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessRequest, lease_lifetime, why_no_session, why_out_of_reach, why_second_factor_due
 from teleport.clock import Clock
@@ -37,8 +38,12 @@ from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.metadata import Metadata
 from teleport.resources.names import canonical_address
 from teleport.resources.server import Server, ServerSpec
+from teleport.resources.values import HostPort
+from teleport.ssh.surface import Peer
 from teleport.store.resolve import RegisteredNode
+from teleport.transport.balancers import Address, Balancers, Headers
 from teleport.transport.entrance import ConnectionLimits
+from teleport.transport.limits import Heard
 from teleport.transport.tls import web_server_context
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import WebConfig, WebService
@@ -207,6 +212,7 @@ class ProxySide:
         self._addresses = addresses
         self._key = ProxyKey(held)
         self._pinned: ssl.SSLContext | None = None
+        self._forged = Heard(rate=1.0, burst=20.0)
         self.router = SshRouter(
             RouterConfig(cluster=view.cluster, host_id=UUID(host.host_id), hostname=nodename, connections=connections),
             certificates=view,
@@ -217,6 +223,8 @@ class ProxySide:
             clock=clock,
             leases=ProxyLeases(view, client),
         )
+        headers = Headers(Balancers.of(settings.balancers, "proxy_service.proxy_protocol_from"), self._refused)
+        self.router.begin_with(headers)
         self.web = WebService(
             WebConfig(
                 cluster=view.cluster,
@@ -233,6 +241,7 @@ class ProxySide:
             preference=view.preference,
             vouch=self._vouch_to_auth,
             authorities=view.authorities_now,
+            headers=headers,
         )
         self.recording = RecordingSide(
             host, nodename, view, client, emitter, clock, self.router, held=lambda: self._key.held
@@ -253,6 +262,13 @@ class ProxySide:
                 started=self._clock.now(),
             ),
         )
+
+    def _refused(self, peer: Address, why: str) -> None:
+        """A PROXY header was forged or missing: in the log, and on record as a failed authentication."""
+        told = self._forged.told(why, asyncio.get_running_loop().time())
+        if told is not None:
+            log.warning("connection refused peer=%s: %s", HostPort(*peer), told)
+            self.router.put_on_record(AuthFailed, None, "", Peer(*peer), error=told)
 
     def _vouch_to_auth(self, host: str, port: int) -> bytes:
         """The line for a client that this proxy relays to auth. Raises `BadRequest` when its address is not known."""

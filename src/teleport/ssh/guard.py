@@ -31,6 +31,7 @@ from asyncssh.packet import PacketDecodeError, SSHPacket
 
 from teleport.ssh.packets import PacketPath
 from teleport.ssh.surface import ServerLimits
+from teleport.wire import proxy_protocol
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,11 @@ class Guarded(PacketPath, SSHServerConnection):
     # what comes
 
     def data_received(self, data: bytes, datatype: Any = None) -> None:
+        if not self._received and proxy_protocol.begins(data):
+            reason = "it begins with a PROXY header, taken only from what proxy_service.proxy_protocol_from lists"
+            log.warning("connection refused peer=%s: %s", self._peer_addr, reason)
+            self.end(reason)
+            return
         self._received += len(data)
         if self._received > self._may_receive:
             self.end(f"more than {self.limits.unproved_bytes} bytes before authentication")

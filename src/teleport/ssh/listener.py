@@ -30,8 +30,8 @@ class Slot(Protocol):
         """The peer has authenticated."""
         ...
 
-    def over(self) -> None:
-        """The connection has ended (may be called again)."""
+    def over(self, *, blamed: bool = True) -> None:
+        """The connection has ended (may be called again); it counts against its address when `blamed`."""
         ...
 
 
@@ -44,7 +44,7 @@ class NoSlot:
     def proved(self) -> None:
         return
 
-    def over(self) -> None:
+    def over(self, *, blamed: bool = True) -> None:
         return
 
 
@@ -56,6 +56,23 @@ class Slots(Protocol):
         ...
 
 
+Address = tuple[str, int]
+
+
+class Before(Protocol):
+    """What stands before SSH on a connection and says who the client is: a balancer's header."""
+
+    def read(
+        self,
+        transport: asyncio.Transport,
+        peer: Address,
+        go: Callable[[asyncio.Transport, Address, bytes], None],
+        lost: Callable[[], None],
+    ) -> bool:
+        """Whether something is to be read first; then `go` is called with the client and what follows, or `lost`."""
+        ...
+
+
 class _Accepted(asyncio.Protocol):
     """The first protocol of a connection: finds a slot, then hands the transport to the real one."""
 
@@ -64,7 +81,7 @@ class _Accepted(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._listener.accepted(transport)
+        self._listener.accepted(transport, before=self._listener.before)
 
 
 class Listener:
@@ -75,6 +92,7 @@ class Listener:
     """
 
     def __init__(self, make: Callable[[Peer, Slot], asyncio.Protocol | None], *, slots: Slots) -> None:
+        self.before: Before | None = None  # on connections accepted here
         self._make = make
         self._slots = slots
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
@@ -119,11 +137,30 @@ class Listener:
         """How many connections there are, authenticated or not."""
         return sum(not transport.is_closing() for transport in self._transports)
 
-    def accepted(self, transport: asyncio.Transport) -> None:
-        """Takes over a connection that was accepted here or elsewhere (a port shared with other protocols)."""
-        peer = Peer(*peer_address(transport.get_extra_info("peername")))
+    def accepted(
+        self,
+        transport: asyncio.Transport,
+        client: Address | None = None,
+        data: bytes = b"",
+        *,
+        before: Before | None = None,
+    ) -> None:
+        """Takes over a connection that was accepted here or elsewhere (a port shared with other protocols).
+
+        `client` is who comes, where that is not the transport's other end, and `data` what was read already.
+        """
+        peer = Peer(*(client or peer_address(transport.get_extra_info("peername"))))
         slot = self._slots.take(peer.host, transport.abort)
         self._transports.add(transport)
+
+        def go(transport: asyncio.Transport, client: Address, data: bytes) -> None:
+            self._begin(transport, Peer(*client), slot, data)
+
+        # a balancer looks whether the listener is there by connecting and leaving: that blames nobody
+        if before is None or not before.read(transport, (peer.host, peer.port), go, lambda: slot.over(blamed=False)):
+            self._begin(transport, peer, slot, data)
+
+    def _begin(self, transport: asyncio.Transport, peer: Peer, slot: Slot, data: bytes) -> None:
         protocol = self._make(peer, slot)
         if protocol is None:
             slot.over()
@@ -131,3 +168,5 @@ class Listener:
             return
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+        if data:
+            protocol.data_received(data)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from teleport.ssh.listener import Listener, Slot, Slots
+from teleport.ssh.listener import Address, Before, Listener, Slot, Slots
 from teleport.ssh.server import HostKey, SshServer
 from teleport.ssh.surface import KeepAlive, Peer, ServerLimits, Surface
 
@@ -53,6 +53,10 @@ class SshService(ABC):
         if self._running is not None:
             self._running.keep_alive(every)
 
+    def begin_with(self, before: Before) -> None:
+        """What stands before SSH on each connection that is accepted here."""
+        self._listener.before = before
+
     def pause(self) -> None:
         """Accepts nothing more; what is open goes on."""
         self._listener.pause()
@@ -71,9 +75,9 @@ class SshService(ABC):
         """How many connections there are, authenticated or not."""
         return self._listener.open
 
-    def accepted(self, transport: asyncio.Transport) -> None:
+    def accepted(self, transport: asyncio.Transport, client: Address | None = None, data: bytes = b"") -> None:
         """Takes over a connection accepted elsewhere: on a shared port, through a tunnel, or from this very process."""
-        self._listener.accepted(transport)
+        self._listener.accepted(transport, client, data)
 
     def in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Runs `work`, owned by `run`; its failure is logged and ends nothing else."""

@@ -22,9 +22,11 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from teleport.resources.names import peer_address
+from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.first_bytes import Address, Believe, FirstBytes, feed
 from teleport.transport.slots import Slot, Slots
+from teleport.wire import proxy_protocol
 
 SECONDS = 15.0  # from the connection to the end of the first request's head, TLS included
 KEPT_ALIVE = 75.0  # from the end of a request to the end of the next one's head; clients of ours hang up sooner
@@ -53,11 +55,19 @@ _log.addFilter(_NoNoise())
 class _TLS(sslproto.SSLProtocol):
     max_size = BUFFER
     lost: Callable[[], None] = staticmethod(lambda: None)
+    forged: Callable[[], None] | None = None  # hears of a PROXY header in place of TLS
     _extra: dict[str, Any]
+    _ssl_buffer_view: memoryview
 
     def vouched(self, client: Address, via: tuple[str, ...]) -> None:
         """Whoever asks for the peer gets the client; `vouched_by` are the addresses of the proxies."""
         self._extra |= {"peername": client, "vouched_by": via}
+
+    def buffer_updated(self, nbytes: int) -> None:
+        forged, self.forged = self.forged, None
+        if forged is not None and proxy_protocol.begins(bytes(self._ssl_buffer_view[: min(nbytes, 16)])):
+            forged()  # TLS then refuses it as it refuses everything else that is none
+        super().buffer_updated(nbytes)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)  # which tells aiohttp nothing of a connection that ended in the handshake
@@ -98,12 +108,15 @@ class HTTPListener:
         kept_alive: float = KEPT_ALIVE,
         limits: ConnectionLimits | None = None,
         believe: Believe | None = None,
+        headers: Headers | None = None,
     ) -> None:
         """`what` names the listener in the log; `limits` hold for each client address.
 
         With `believe`, proxies may say before TLS whom they relay (`first_bytes`): everything else then sees that
-        client's address as the peer's, and the proxies' as the transport's extra information `vouched_by`.
+        client's address as the peer's, and the proxies' as the transport's extra information `vouched_by`. With
+        `headers`, balancers say so before everything else (`balancers`).
         """
+        self._headers = headers
         self._believe = believe
         self._first: set[asyncio.Transport] = set()  # of which it is not known yet whose they are
         self._slots = Slots(silent, what, limits=limits, rated=False)
@@ -115,6 +128,10 @@ class HTTPListener:
         self._resume: Callable[[], Awaitable[asyncio.Server]] | None = None
         self._server: asyncio.Server | None = None
         self._leaving = False
+
+    def begin_with(self, headers: Headers) -> None:
+        """What balancers say before everything else."""
+        self._headers = headers
 
     @property
     def silent(self) -> int:
@@ -235,6 +252,8 @@ class HTTPListener:
         peer = peer_address(transport.get_extra_info("peername"))
         slot = self._slots.take(peer[0], transport.abort)
         timer = asyncio.get_running_loop().call_later(self._seconds, transport.abort)
+        self._first.add(transport)
+        blamed = False  # a balancer looks whether the listener is there by connecting and leaving
 
         def go(transport: asyncio.Transport, client: Address, via: tuple[str, ...], data: bytes) -> None:
             self._first.discard(transport)
@@ -243,16 +262,23 @@ class HTTPListener:
         def lost() -> None:
             self._first.discard(transport)
             timer.cancel()
-            slot.over()
+            slot.over(blamed=blamed)
 
-        if self._believe is None:
-            go(transport, peer, (), b"")
-            return
-        assert context is not None, "only TLS is told from a line"
-        first = FirstBytes(peer, self._believe, go, lost)
-        self._first.add(transport)
-        transport.set_protocol(first)
-        first.connection_made(transport)
+        def known(transport: asyncio.Transport, client: Address, data: bytes) -> None:
+            """It is known for whom a balancer connected, if one did."""
+            nonlocal blamed
+            blamed = True
+            if self._believe is None:
+                go(transport, client, (), data)
+                return
+            assert context is not None, "only TLS is told from a line"
+            first = FirstBytes(client, self._believe, go, lost)
+            transport.set_protocol(first)
+            first.connection_made(transport)
+            feed(first, data)
+
+        if self._headers is None or not self._headers.read(transport, peer, known, lost):
+            known(transport, peer, b"")
 
     def _begin(
         self,
@@ -267,7 +293,8 @@ class HTTPListener:
     ) -> None:
         """It is known who the client is; `data` was read already."""
         assert runner.server is not None, "the runner is set up"
-        loop = asyncio.get_running_loop()
+        loop, headers = asyncio.get_running_loop(), self._headers
+        peer = peer_address(transport.get_extra_info("peername"))
         if not slot.arrived(client[0]):
             timer.cancel()
             slot.over()
@@ -281,8 +308,12 @@ class HTTPListener:
             waiter.add_done_callback(_fetched)
             protocol = _TLS(loop, http, context, waiter, server_side=True)
             protocol.lost = lambda: self._lost(http)
-            if via:
+            if via or client != peer:
                 protocol.vouched(client, via)
+            if headers is not None and client == peer:
+                protocol.forged = lambda: headers.forged(peer)
+        elif client != peer:
+            transport._extra["peername"] = client  # type: ignore[attr-defined]  # aiohttp asks the transport who the client is
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         feed(protocol, data)

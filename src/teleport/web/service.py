@@ -32,6 +32,7 @@ from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, T
 from teleport.resources.cluster import AuthPreference
 from teleport.resources.names import peer_address
 from teleport.resources.values import HostPort
+from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.http_listener import HTTPListener
 from teleport.transport.limits import Patience, RateLimit, is_own, who_tries
@@ -96,10 +97,11 @@ class WebService:
         preference: Callable[[], AuthPreference] = AuthPreference,
         vouch: Callable[[str, int], bytes] = lambda host, port: b"",
         authorities: Callable[[], tuple[str, bool]] = lambda: ("", False),
+        headers: Headers | None = None,
     ) -> None:
         """`preference`: how people prove themselves, as it is now. `vouch` makes the line that tells auth who comes by
         the tunnel (`wire.vouch`), from address and port. `authorities`: the digest of the authorities as they are, and
-        whether they are being rotated."""
+        whether they are being rotated. `headers`: what balancers say before TLS."""
         self._config = config
         self._preference = preference
         self._vouch = vouch
@@ -110,7 +112,7 @@ class WebService:
         self._passwords = RateLimit()
         self._patience = Patience(free=FREE_FAILURES, forgiven=1 / 60, longest=60)  # with a user, from an address
         self._with_address = Patience(free=FREE_OF_ADDRESS, forgiven=1 / 10, longest=10)
-        self.edge = HTTPListener("proxy web", limits=config.connections)
+        self.edge = HTTPListener("proxy web", limits=config.connections, headers=headers)
         self._tunnels: Counter[str] = Counter()  # open ones, by address
 
     def build_app(self) -> web.Application:

@@ -23,6 +23,7 @@ from teleport.resources.yaml_readers import (
     key,
     matching,
     one_of,
+    one_or_many,
     secret_text,
     some_text,
     text,
@@ -168,7 +169,10 @@ class AuthSection:
     public_addr: tuple[HostPort, ...] = key(
         forms.public_addresses(ports.AUTH), (), "further names in the auth server's certificate"
     )
-    proxy_protocol: bool = key(boolean, True, "take HAProxy's PROXY header")
+    proxy_protocol: bool = key(boolean, True, "take HAProxy's PROXY header from those listed in proxy_protocol_from")
+    proxy_protocol_from: tuple[str, ...] = key(
+        one_or_many(forms.network), (), "balancers that must send a PROXY header", default_text="nobody"
+    )
     cluster_name: str | None = key(
         forms.host_name, None, "name of the cluster; can never be changed", default_text="the nodename"
     )

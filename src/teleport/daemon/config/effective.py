@@ -286,7 +286,7 @@ def _auth_config(
         ),
         routing_strategy=section.routing_strategy,
         message_of_the_day=section.message_of_the_day,
-        proxy_protocol=section.proxy_protocol,
+        balancers=section.proxy_protocol_from if section.proxy_protocol else (),
         managed=frozenset(resource for path, resource in _MANAGED_BY.items() if path in present),
         key_token=_key_token(section),
     )
@@ -313,7 +313,7 @@ def _proxy_config(
         tunnel_public_addrs=section.tunnel_public_addr
         or tuple(HostPort(host, section.tunnel_listen_addr.port) for host in hosts),
         keypairs=section.keypairs,
-        proxy_protocol=section.proxy_protocol,
+        balancers=section.proxy_protocol_from if section.proxy_protocol else (),
         plain_http=plain_http,
     )
 

@@ -65,6 +65,14 @@ def _existing_file(value: str) -> Path:
     return Path(value)
 
 
+def _network(value: str) -> str:
+    found = ipaddress.ip_network(value)
+    if found.prefixlen == 0:
+        raise ValueError  # everybody would say who they are
+    return str(found)
+
+
+network: Final = matching("an IP address, or a network such as 10.0.0.0/24 (not of everybody)", _network)
 path: Final = matching("a path", _path)
 existing_file: Final = matching("an existing file that can be read", _existing_file)
 

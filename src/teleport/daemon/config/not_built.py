@@ -46,7 +46,6 @@ def _remote(value: str) -> bool:
 
 _SERVICE: Final = "no: this version does not have the {} service yet"
 _LISTENER: Final = "is accepted, but {} are not served by this version: nothing will listen there"
-_NO_HEADER: Final = "is accepted, but this version reads no PROXY header"
 _OWN_LIST: Final = "is accepted, but this version negotiates a list of its own"
 _LATER: Final = "this version cannot do that yet"
 
@@ -68,8 +67,6 @@ NOT_BUILT: Final = (
     NotBuilt("teleport.mac_algos", _any, _OWN_LIST, False),
     NotBuilt("teleport.ciphersuites", _any, _OWN_LIST, False),
     NotBuilt("teleport.cache", _any, "is accepted: the copy of auth's data is kept in memory so far", False),
-    NotBuilt("auth_service.proxy_protocol", _on, _NO_HEADER, False),
-    NotBuilt("proxy_service.proxy_protocol", _on, _NO_HEADER, False),
     NotBuilt("auth_service.web_idle_timeout", _any, "is accepted, but browsers have no sessions yet", False),
     NotBuilt("version", _in("v2"), "is read like v1: every listener has a default address", False),
     NotBuilt("proxy_service.kube_listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),

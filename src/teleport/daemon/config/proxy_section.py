@@ -11,7 +11,7 @@ from typing import Final
 from teleport.daemon.config import forms, ports
 from teleport.resources.values import HostPort
 from teleport.resources.yaml_document import Node, Problems
-from teleport.resources.yaml_readers import ListOf, boolean, key, matching, some_text, url
+from teleport.resources.yaml_readers import ListOf, boolean, key, matching, one_or_many, some_text, url
 
 _LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 
@@ -95,7 +95,10 @@ class ProxySection:
     mongo_public_addr: tuple[HostPort, ...] = key(
         forms.public_addresses(ports.MONGO), (), "advertised MongoDB addresses"
     )
-    proxy_protocol: bool = key(boolean, True, "take HAProxy's PROXY header")
+    proxy_protocol: bool = key(boolean, True, "take HAProxy's PROXY header from those listed in proxy_protocol_from")
+    proxy_protocol_from: tuple[str, ...] = key(
+        one_or_many(forms.network), (), "balancers that must send a PROXY header", default_text="nobody"
+    )
     https_keypairs: tuple[KeyPair, ...] = key(
         ListOf(forms.section(KeyPair)), (), "keys and certificates for HTTPS", default_text="a self-signed pair"
     )

@@ -112,7 +112,7 @@ class AuthConfig:
     session_limits: SessionLimits
     routing_strategy: RoutingStrategy
     message_of_the_day: str
-    proxy_protocol: bool
+    balancers: tuple[str, ...]  # networks that must send a PROXY header
     managed: frozenset[ManagedResource]
     key_token: KeyToken | None = None  # None: private keys of authorities are in the storage
 
@@ -136,7 +136,7 @@ class ProxyConfig:
     ssh_public_addrs: tuple[HostPort, ...]
     tunnel_public_addrs: tuple[HostPort, ...]
     keypairs: tuple[KeyPair, ...]  # none: a self-signed pair is generated
-    proxy_protocol: bool
+    balancers: tuple[str, ...]  # networks that must send a PROXY header
     plain_http: bool  # TLS ends at a balancer in front of the proxy
 
 
