@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth import recorded
 from teleport.errors import AccessDenied, BadRequest, NotFound
+from teleport.recording import indexing
+from teleport.recording.directory import RecordingDirectory
+from teleport.recording.index import build_index
 from teleport.testing.auth import Credentials, RunningAuth, present_clock, running_auth
 
 
@@ -134,6 +139,66 @@ async def test_a_search_goes_on_where_its_time_was_over(tmp_path: Path, monkeypa
                     break
         assert found == sids
         assert calls >= 3
+
+
+async def test_a_search_names_what_it_could_not_look_into_and_finds_what_is_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording whose preparation takes long hides no other; and who may not read it learns nothing of it."""
+    monkeypatch.setattr(recorded, "SECONDS", 0.0)
+    monkeypatch.setattr(indexing.Indexer.__init__, "__kwdefaults__", {"patience": 0.2})
+    clock = present_clock()
+    async with running_auth(tmp_path, sqlite=True, clock=clock) as auth:
+        admin = await auth.admin()
+        old = await _recorded(auth, "ann", text=b"the needle\n")
+        directory = RecordingDirectory(stored(auth, old).parent)
+        try:
+            build_index(directory, old)
+            clock.advance(60)
+            slow = await _recorded(auth, "ann", text=b"the needle\n")
+            with os.fdopen(directory.create(f"{slow}.idx.new"), "wb") as held:
+                fcntl.flock(held.fileno(), fcntl.LOCK_EX)
+                left_out: dict[str, str] = {}
+                found, key = [], ""
+                async with asyncio.timeout(60):
+                    while True:
+                        asked = m.SearchRecordingsRequest(text="needle", start_key=key)
+                        page = await auth.call(admin, routes.SEARCH_RECORDINGS, asked)
+                        found += [one.sid for one in page.items]
+                        left_out |= {one.sid: one.why for one in page.left_out}
+                        if not (key := page.next_key):
+                            break
+                assert old in found
+                assert slow not in found
+                assert left_out[slow] == "preparing"
+                eve = await auth.call(
+                    await auth.user("eve", ["access"]),
+                    routes.SEARCH_RECORDINGS,
+                    m.SearchRecordingsRequest(text="needle"),
+                )
+                assert (eve.items, eve.left_out) == ([], [])
+            for _ in range(5000):
+                if slow in [one.sid for one in await search(auth, admin, "needle")]:
+                    break
+            else:
+                raise AssertionError("it is not found when its turn has come")
+        finally:
+            directory.close()
+
+
+async def test_what_was_cut_off_is_named_also_where_nothing_is_found(tmp_path: Path) -> None:
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        admin = await auth.admin()
+        sid = await _recorded(auth, "ann", text=b"the needle\nand much more\n")
+        directory = RecordingDirectory(stored(auth, sid).parent)
+        try:
+            build_index(directory, sid, max_text=30)
+        finally:
+            directory.close()
+        page = await auth.call(admin, routes.SEARCH_RECORDINGS, m.SearchRecordingsRequest(text="much more"))
+        assert (page.items, [(one.sid, one.why) for one in page.left_out]) == ([], [(sid, "size")])
+        page = await auth.call(admin, routes.SEARCH_RECORDINGS, m.SearchRecordingsRequest(text="needle"))
+        assert [one.sid for one in page.items] == [sid], "up to the cut it is found"
 
 
 async def test_all_recordings_are_verified_however_many_calls_it_takes(

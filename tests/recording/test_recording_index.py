@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +20,7 @@ from tests.recording.recording_samples import OTHER_SID, SID, recording
 from teleport.errors import BadRequest, LimitExceeded, NotFound
 from teleport.recording import index
 from teleport.recording.directory import RecordingDirectory
-from teleport.recording.format import BrokenRecording, Frame, FrameKind
+from teleport.recording.format import BrokenRecording, Frame, FrameKind, encode_size
 from teleport.recording.index import Hit, build_index, index_head, missing_indexes, remove_orphans, search_index
 from teleport.recording.indexing import Indexer
 
@@ -230,6 +232,89 @@ async def test_the_indexer_makes_what_is_waited_for_in_a_process_of_its_own(dire
         found = search_index(directory, SID, "needle")
         assert found is not None
         assert found.count == 1
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+_FLOODS = {
+    "alignment": b"\x1b#8",
+    "alternate screen": b"\x1b[?1049h\x1b[?1049l",
+    "alternate screen with text": b"\x1b[?1049hx\x1b[?1049l",
+    "coloured erasing": b"\x1b[41m\x1b[2Jx",
+    "scrolling": b"\x1b[500S",
+    "tabs": b"\r\x1b[999I",
+}
+
+
+def keep_flood(directory: RecordingDirectory, flood: bytes, size: int) -> None:
+    """One frame, on the largest screen there is, between two lines."""
+    every_column = b"".join(b"\x1b[%dG\x1bH" % column for column in range(1, 1001))
+    frames = [
+        Frame(0, FrameKind.RESIZE, encode_size(1000, 500)),
+        Frame(1, OUT, b"before it\r\n" + every_column),
+        Frame(2, OUT, flood * (size // len(flood))),
+        Frame(3, OUT, b"\x1b[H\r\nafter it\r\n"),
+    ]
+    (directory.path / f"{SID}.rec").write_bytes(recording(frames, interactive=True))
+
+
+@pytest.mark.parametrize("flood", _FLOODS.values(), ids=_FLOODS)
+def test_what_costs_much_for_few_bytes_is_cut_off_by_the_bytes_and_found_up_to_there(
+    directory: RecordingDirectory, flood: bytes
+) -> None:
+    """Also within one frame. The time is the real one, with five times the slack."""
+    keep_flood(directory, flood, 1024 * 1024)
+    began = time.process_time()
+    build_index(directory, SID, base_seconds=0.2, seconds_per_mib=0.2)
+    assert time.process_time() - began < 5 * 0.4
+    before, after = (search_index(directory, SID, text) for text in ("before it", "after it"))
+    assert before is not None
+    assert after is not None
+    assert before.count == 1
+    assert (after.count == 1) == after.whole
+    head = index_head(directory, SID)
+    assert head is not None
+    assert head.cut == ("" if head.whole else "time")
+
+
+def test_the_work_on_a_frame_is_looked_at_within_it(directory: RecordingDirectory) -> None:
+    """Whatever its size, time counts by what was seen of it: 10 s, and so many for each MiB."""
+    keep(directory, b"needle\r\n" + b"y" * 2_000_000)
+    ticks = iter(range(10**6))
+    build_index(directory, SID, clock=lambda: float(next(ticks)), base_seconds=10, seconds_per_mib=4)
+    assert next(ticks) < 20
+    found = search_index(directory, SID, "needle")
+    assert found is not None
+    assert (found.count, found.whole, found.cut) == (1, False, "time")
+    ticks = iter(range(10**6))
+    build_index(directory, SID, clock=lambda: next(ticks) / 1000, base_seconds=10, seconds_per_mib=4)
+    found = search_index(directory, SID, "needle")
+    assert found is not None
+    assert (found.whole, found.cut) == (True, ""), "an honest session has all the time it needs"
+
+
+async def test_nobody_waits_long_for_a_recording_that_takes_long_nor_for_those_behind_it(
+    directory: RecordingDirectory,
+) -> None:
+    """Another maker holds the first one's index, so its turn does not end; then it ends, and both are made."""
+    keep(directory, b"one\r\n")
+    keep(directory, b"two\r\n", sid=OTHER_SID)
+    indexer = Indexer(directory.path, directory, patience=0.2)
+    task = asyncio.create_task(indexer.run(), name="indexer")
+    try:
+        with os.fdopen(directory.create(f"{SID}.idx.new"), "wb") as held:
+            fcntl.flock(held.fileno(), fcntl.LOCK_EX)
+            await indexer.ensure([SID], 0.3)
+            assert indexer.overdue(SID)
+            async with asyncio.timeout(5):
+                await indexer.ensure([OTHER_SID], 60)
+            assert indexer.overdue(OTHER_SID), "it is behind one that takes long"
+            assert missing_indexes(directory) == sorted([SID, OTHER_SID])
+        async with asyncio.timeout(60):
+            while missing_indexes(directory):
+                await indexer.ensure([SID, OTHER_SID], 0.1)
+                await asyncio.to_thread(missing_indexes, directory)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -81,7 +81,8 @@ class Recorded:
             raise Denied(general)
         async with self._slots:
             found = await self._search(caller, request, text)
-        if isinstance(general, AccessDenial) and not found.searched and not found.next_key and not request.start_key:
+        nothing = not found.searched and not found.left_out and not found.next_key
+        if isinstance(general, AccessDenial) and nothing and not request.start_key:
             raise Denied(general)
         if found.searched or not request.start_key:
             await self._state.tell(
@@ -100,8 +101,8 @@ class Recorded:
         deadline = loop.time() + SECONDS
         todo = await self.permitted(caller, Verb.READ, await self.newest(request))
         matches: list[m.RecordingMatch] = []
-        unsearchable: list[str] = []
-        searched, key = 0, request.start_key
+        left_out: list[m.RecordingLeftOut] = []
+        searched, key, waits = 0, request.start_key, False
         while todo:
             batch = [one.sid for one in todo[:BATCH]]
             hits = await asyncio.to_thread(self._hits, batch, text)
@@ -112,21 +113,30 @@ class Recorded:
             for one in todo[:BATCH]:
                 found = hits[one.sid]
                 if found is None and not self._indexer.failed(one.sid):
-                    # it is not prepared yet: the next call goes on with it
-                    return m.RecordingMatches(
-                        items=matches, next_key=key or _before(one), searched=searched, unsearchable=unsearchable
-                    )
+                    if not self._indexer.overdue(one.sid):
+                        key, waits = key or _before(one), True  # the next call goes on with it
+                        break
+                    left_out.append(m.RecordingLeftOut(sid=one.sid, why="preparing"))
+                    key, todo = key_of(one), todo[1:]
+                    continue
                 searched, key, todo = searched + 1, key_of(one), todo[1:]
                 if found is None:
-                    unsearchable.append(one.sid)
-                elif found.count:
+                    left_out.append(m.RecordingLeftOut(sid=one.sid, why="unreadable"))
+                    continue
+                if not found.whole:
+                    left_out.append(m.RecordingLeftOut(sid=one.sid, why=found.cut or "size", until=found.until))
+                if found.count:
                     matches.append(_match(one, found))
                     if len(matches) >= request.limit:
                         break
-            if len(matches) >= request.limit or loop.time() > deadline:
+            if waits or len(matches) >= request.limit or loop.time() > deadline:
                 break
         return m.RecordingMatches(
-            items=matches, next_key=key if todo else "", searched=searched, unsearchable=unsearchable
+            items=matches,
+            next_key=key if todo else "",
+            searched=searched,
+            unsearchable=[one.sid for one in left_out if one.why == "unreadable"],
+            left_out=left_out,
         )
 
     def _hits(self, sids: Sequence[str], text: str) -> dict[str, Hits | None]:

@@ -31,6 +31,7 @@ DEFAULT_MATCHES: Final = 20
 EXPORTS: Final = ("cast", "text", "json", "html")
 KINDS: Final = ("shell", "exec", "transfer")
 _COMMAND: Final = 60  # characters of a command in the table
+_LEFT_OUT: Final = 20  # sessions that were not searched, of which each gets a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def search_recordings(client: SyncAuthClient, text: str, filters: Filters, limit
     from teleport.cli.progress import progress
 
     found: list[m.RecordingMatch] = []
-    unsearchable: list[str] = []
+    left_out: list[m.RecordingLeftOut] = []
     key, searched, more = "", 0, False
     with progress("searching recordings", "sessions") as so_far:
         while True:
@@ -137,7 +138,7 @@ def search_recordings(client: SyncAuthClient, text: str, filters: Filters, limit
             request = m.SearchRecordingsRequest(text=text, start_key=key, limit=size, **filters.as_fields())
             page = client.call(routes.SEARCH_RECORDINGS, request)
             found += page.items
-            unsearchable += page.unsearchable
+            left_out += page.left_out or [m.RecordingLeftOut(sid=sid, why="unreadable") for sid in page.unsearchable]
             searched += page.searched
             so_far(searched)
             key, more = page.next_key, bool(page.next_key)
@@ -156,8 +157,27 @@ def search_recordings(client: SyncAuthClient, text: str, filters: Filters, limit
         render.note(f"Nothing of the {searched} sessions that you may play showed it.")
     if more:
         render.note(f"Only the newest {len(found)} sessions are shown: --limit=N shows more.")
-    for sid in unsearchable:
-        render.note(f"The recording of session {sid} cannot be read: tctl recordings verify {sid}")
+    for other in left_out[:_LEFT_OUT]:
+        render.note(render.printable(_why_left_out(other)))
+    if len(left_out) > _LEFT_OUT:
+        render.note(f"So it is with {len(left_out) - _LEFT_OUT} sessions more; --from and --to narrow the search.")
+
+
+def _why_left_out(one: m.RecordingLeftOut) -> str:
+    from teleport.client.playing import clock
+
+    match one.why:
+        case "preparing":
+            return f"Session {one.sid} was not searched: its recording is still being prepared. Search again later."
+        case "unreadable":
+            return f"The recording of session {one.sid} cannot be read: tctl recordings verify {one.sid}"
+        case "broken":
+            why, hint = "its recording breaks off", f"tctl recordings verify {one.sid}"
+        case "time":
+            why, hint = "drawing more of it costs too much", f"tsh play {one.sid}"
+        case _:
+            why, hint = "it showed more than is made searchable", f"tsh play {one.sid}"
+    return f"Session {one.sid} was searched up to {clock(one.until)} only, for {why}: {hint}"
 
 
 def _show_match(one: m.RecordingMatch) -> None:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 from typing import BinaryIO, Final
 
 import msgspec
@@ -18,21 +19,34 @@ import zstandard
 
 from teleport.errors import NotFound, TeleportError
 from teleport.recording.directory import RecordingDirectory, Suffix, file_name
-from teleport.recording.format import HASH_SIZE, BrokenRecording, Frame
+from teleport.recording.format import HASH_SIZE, BrokenRecording, Frame, FrameKind
 from teleport.recording.player import RecordingReader
 from teleport.recording.screen import shown_lines
 
 VERSION: Final = 1
 MAX_TEXT: Final = 64 * 1024 * 1024  # bytes of lines of one recording
-MAX_SECONDS: Final = 300.0  # of processor time for one recording
+BASE_SECONDS: Final = 10.0  # of processor time for any recording
+SECONDS_PER_MIB: Final = 4.0  # ... and for each MiB that was seen of it; eight times what slow ones need
+MAX_SECONDS: Final = 300.0  # ... and at most
 MAX_HITS: Final = 5  # lines that are shown of one recording
 MAX_COUNT: Final = 1000  # ... and counted
 MAX_CONTEXT: Final = 200  # characters of a line around what was found
 _HEAD_LINE: Final = 4096
 _BLOCK: Final = 256 * 1024
 _MAX_LINE: Final = 64 * 1024
+_PIECE: Final = 4096  # bytes of output between two looks at the time
+_MIB: Final = 1024 * 1024
 _ROOM: Final = "made searchable"
 _ROOM_EVERY: Final = 1024 * 1024  # bytes of text after which the room on the disk is looked at again
+
+
+class Cut(StrEnum):
+    """Why an index holds less than the session showed."""
+
+    NOT = ""
+    TIME = "time"  # it would have cost too much
+    SIZE = "size"  # it is too long
+    BROKEN = "broken"  # the recording breaks off
 
 
 class IndexHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +56,7 @@ class IndexHead(msgspec.Struct, frozen=True, kw_only=True):
     head: str  # hex of the recording's last hash
     whole: bool = True  # false: what the session showed after `until` is not in it
     until: int = 0  # microseconds; of the last line
+    cut: Cut = Cut.NOT
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +73,8 @@ class Hits(msgspec.Struct, frozen=True, kw_only=True):
     first: list[Hit]
     count: int  # lines that hold it, up to MAX_COUNT
     whole: bool  # whether all of what the session showed was searched
+    until: int = 0  # microseconds; what was searched ends there
+    cut: Cut = Cut.NOT
 
 
 def build_index(
@@ -67,8 +84,13 @@ def build_index(
     clock: Callable[[], float] = time.process_time,
     max_text: int = MAX_TEXT,
     max_seconds: float = MAX_SECONDS,
+    base_seconds: float = BASE_SECONDS,
+    seconds_per_mib: float = SECONDS_PER_MIB,
 ) -> None:
-    """Makes the index of a stored recording, in place of one that is there. Raises `NotFound`, `BrokenRecording` when
+    """Makes the index of a stored recording, in place of one that is there.
+
+    `base_seconds` and `seconds_per_mib` (of what was seen so far) bound the time on `clock`, `max_seconds` in any case;
+    the index ends where it is over. Raises `NotFound`, `BrokenRecording` when
     not even the header can be read, `LimitExceeded` where what is free on the disk is kept for events, `OSError`."""
     name, scratch = file_name(sid, Suffix.INDEX), file_name(sid, Suffix.INDEX_NEW)
     with os.fdopen(directory.open(file_name(sid, Suffix.DONE)), "rb") as file:
@@ -76,9 +98,10 @@ def build_index(
         file.seek(0)
         reader = RecordingReader(file, name=sid)
         directory.check_room(sid, _ROOM)
+        work = _Work(clock, base_seconds, seconds_per_mib, max_seconds)
         with os.fdopen(_alone(directory, scratch), "wb") as out:
             try:
-                _write(out, reader, head, _Work(clock, clock() + max_seconds), max_text, directory)
+                _write(out, reader, head, work, max_text, directory)
             except BaseException:
                 directory.remove(scratch)  # it may be the disk that is full
                 raise
@@ -97,11 +120,11 @@ def _write(
                 directory.check_room(reader.header.sid, _ROOM)
             size += len(written)
             if size > max_text:
-                work.whole = False
+                work.cut = Cut.SIZE
                 break
             packed.write(written)
             until = max(until, line.time)
-    first = msgspec.json.encode(IndexHead(version=VERSION, head=head, whole=work.whole, until=until))
+    first = msgspec.json.encode(IndexHead(version=VERSION, head=head, whole=not work.cut, until=until, cut=work.cut))
     out.seek(0)
     out.write(first.ljust(_HEAD_LINE - 1) + b"\n")
     out.flush()
@@ -129,22 +152,38 @@ def _alone(directory: RecordingDirectory, name: str) -> int:
 
 
 class _Work:
-    """Frames, until the time for them is over or the recording breaks off; then it is not `whole`."""
+    """Frames, until the time for them is over or the recording breaks off; then it is `cut`.
 
-    def __init__(self, clock: Callable[[], float], deadline: float) -> None:
-        self.whole = True
+    What a session prints may cost much for few bytes, and a frame may be large: the time counts by the bytes that were
+    seen, and output is handed on in small pieces.
+    """
+
+    def __init__(self, clock: Callable[[], float], base: float, per_mib: float, most: float) -> None:
+        self.cut = Cut.NOT
         self._clock = clock
-        self._deadline = deadline
+        self._began = clock()
+        self._base, self._per_mib, self._most = base, per_mib, most
+        self._seen = 0
 
     def within(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         try:
             for frame in frames:
-                if self._clock() > self._deadline:
-                    self.whole = False
-                    return
-                yield frame
+                for piece in _pieces(frame):
+                    if self._clock() - self._began > min(self._base + self._per_mib * self._seen / _MIB, self._most):
+                        self.cut = Cut.TIME
+                        return
+                    self._seen += len(piece.payload)
+                    yield piece
         except BrokenRecording:
-            self.whole = False
+            self.cut = Cut.BROKEN
+
+
+def _pieces(frame: Frame) -> Iterator[Frame]:
+    if frame.kind not in (FrameKind.OUTPUT, FrameKind.STDERR) or len(frame.payload) <= _PIECE:
+        yield frame
+        return
+    for at in range(0, len(frame.payload), _PIECE):
+        yield frame._replace(payload=frame.payload[at : at + _PIECE])
 
 
 def remove_orphans(directory: RecordingDirectory) -> None:
@@ -191,7 +230,13 @@ def search_index(directory: RecordingDirectory, sid: str, text: str) -> Hits | N
                     break
         except (zstandard.ZstdError, ValueError):
             return None
-        return Hits(first=sorted(first, key=lambda hit: hit.time), count=min(count, MAX_COUNT), whole=head.whole)
+        return Hits(
+            first=sorted(first, key=lambda hit: hit.time),
+            count=min(count, MAX_COUNT),
+            whole=head.whole,
+            until=head.until,
+            cut=head.cut,
+        )
 
 
 def _hit(line: str, wanted: str) -> Hit | None:

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 CALM: Final = 30.0  # seconds without a new recording before indexes are made of their own accord
 LOOK_AGAIN: Final = 3600.0  # seconds until indexes whose recording was deleted are looked for again
+PATIENCE: Final = 10.0  # seconds for which a search waits for a recording; then it goes on without it
 AT_ONCE: Final = 50  # recordings of one process
 MEMORY: Final = 2 * 1024**3
 
@@ -31,7 +32,10 @@ MEMORY: Final = 2 * 1024**3
 class Indexer:
     """Keeps indexes made, in the background, and sooner when somebody waits for one."""
 
-    def __init__(self, path: Path, directory: RecordingDirectory) -> None:
+    def __init__(self, path: Path, directory: RecordingDirectory, *, patience: float = PATIENCE) -> None:
+        self._patience = patience
+        self._since: dict[str, float] = {}  # when somebody began to wait for it (monotonic)
+        self._progress: float | None = None  # when the working process began or finished one; None: it works not
         self._path = path.absolute()
         self._directory = directory
         self._wanted: dict[str, asyncio.Event] = {}
@@ -47,14 +51,31 @@ class Indexer:
         """Whether no index can be made of it."""
         return sid in self._failed
 
+    def overdue(self, sid: str) -> bool:
+        """Whether it is waited for so long, or behind one that takes so long, that nobody should go on waiting."""
+        now = time.monotonic()
+        stuck = self._progress is not None and now - self._progress > self._patience
+        return sid in self._wanted and (stuck or now - self._since[sid] > self._patience)
+
     async def ensure(self, sids: Sequence[str], seconds: float) -> None:
-        """Has the indexes of `sids` made, in this order, and waits until they are, at most so long."""
-        waiting = [self._wanted.setdefault(sid, asyncio.Event()) for sid in sids if sid not in self._failed]
+        """Has the indexes of `sids` made, in this order, and waits until they are, at most so long, and for none that
+        is overdue."""
+        for sid in sids:
+            if sid not in self._failed and sid not in self._wanted:
+                self._wanted[sid] = asyncio.Event()
+                self._since[sid] = time.monotonic()
+        waiting = [self._wanted[sid] for sid in sids if sid in self._wanted and not self.overdue(sid)]
         self._wake.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 for one in waiting:
                     await one.wait()
+
+    def _made(self, sid: str) -> None:
+        """Nobody waits for it any more."""
+        self._since.pop(sid, None)
+        if waiter := self._wanted.pop(sid, None):
+            waiter.set()
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -88,6 +109,7 @@ class Indexer:
 
     async def _make(self, sids: Sequence[str]) -> None:
         done: set[str] = set()
+        self._progress = time.monotonic()
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-m", __name__, str(self._path), *sids,
@@ -97,16 +119,18 @@ class Indexer:
         except OSError as error:
             log.warning("recordings cannot be made searchable: %s", error)
             await asyncio.sleep(CALM)
+            self._progress = None
             return
         assert process.stdout is not None
         try:
             while line := await process.stdout.readline():
                 sid = line.decode("ascii", "replace").strip()
                 done.add(sid)
-                if waiter := self._wanted.pop(sid, None):
-                    waiter.set()
+                self._progress = time.monotonic()
+                self._made(sid)
             await process.wait()
         finally:
+            self._progress = None
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.send_signal(signal.SIGKILL)
@@ -115,8 +139,7 @@ class Indexer:
         if lost:  # the first is the one that it ended over; the others get their turn
             self._failed.add(lost[0])
             log.warning("the recording of session %s cannot be made searchable", lost[0])
-            if waiter := self._wanted.pop(lost[0], None):
-                waiter.set()
+            self._made(lost[0])
 
 
 def main(arguments: Sequence[str]) -> int:

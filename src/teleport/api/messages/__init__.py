@@ -86,6 +86,7 @@ from teleport.api.messages.inventory import (
 )
 from teleport.api.messages.recordings import (
     RecordingHit,
+    RecordingLeftOut,
     RecordingMatch,
     RecordingMatches,
     RecordingVerdict,
@@ -227,6 +228,7 @@ __all__ = [
     "ProxyAddresses",
     "RecordingHit",
     "RecordingInfo",
+    "RecordingLeftOut",
     "RecordingMatch",
     "RecordingMatches",
     "RecordingOffset",

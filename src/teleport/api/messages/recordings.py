@@ -45,11 +45,20 @@ class RecordingMatch(Message, frozen=True, kw_only=True):
     whole: bool = True  # false: the session showed more than was searched
 
 
+class RecordingLeftOut(Message, frozen=True, kw_only=True):
+    """A session that was not searched, or not all of it."""
+
+    sid: str
+    why: str  # preparing (ask again later), unreadable; or searched up to `until` only: time, size, broken
+    until: int = 0  # microseconds since its start
+
+
 class RecordingMatches(Message, frozen=True, kw_only=True):
     items: list[RecordingMatch]
     next_key: str = ""  # empty: everything was searched. The same as before: ask again, it is being prepared
     searched: int = 0  # sessions of this call
     unsearchable: list[str] = []  # sessions whose recordings cannot be read
+    left_out: list[RecordingLeftOut] = []  # these, and others that were not searched, or only in part
 
 
 class VerifyRecordingsRequest(Request, frozen=True, kw_only=True):

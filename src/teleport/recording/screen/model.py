@@ -262,6 +262,7 @@ class Screen:
 
     def _combine(self, mark: str) -> None:
         at = self.x - 1
+        self.lines[self.y].own()
         cells = self.lines[self.y].cells
         if at > 0 and cells[at] == "":
             at -= 1
@@ -291,6 +292,7 @@ class Screen:
                 old = "".join(row.cells[x:end])
                 if not old.isspace() and old != "".join(piece):
                     self._before_loss(self.y)
+        row.own()
         row.cells[x:end] = piece
         if row.wide:
             row.mend(x, end)
@@ -364,15 +366,13 @@ class Screen:
 
     def _tab(self, count: int) -> None:
         x = min(self.x, self.columns - 1)
-        for _ in range(min(count, self.columns)):
-            x = min((stop for stop in self._tabs if stop > x), default=self.columns - 1)
-        self.x = x
+        stops = sorted(stop for stop in self._tabs if stop > x)
+        self.x = stops[count - 1] if count <= len(stops) else self.columns - 1
 
     def _back_tab(self, count: int) -> None:
         x = min(self.x, self.columns - 1)
-        for _ in range(min(count, self.columns)):
-            x = max((stop for stop in self._tabs if stop < x), default=0)
-        self.x = x
+        stops = sorted((stop for stop in self._tabs if stop < x), reverse=True)
+        self.x = stops[count - 1] if count <= len(stops) else 0
 
     def _escape(self, sequence: str) -> None:
         match sequence:
@@ -402,9 +402,7 @@ class Screen:
         self._top, self._bottom, self.x, self.y = 0, self.rows - 1, 0, 0
         for y, row in enumerate(self.lines):
             self._before_loss(y)
-            row.erase(0, self.columns, PLAIN)
-            row.cells = ["E"] * self.columns
-            row.used, row.changed = self.columns, True
+            row.fill("E")
 
     def _save(self) -> None:
         self._buffer.saved = (self.x, self.y, self._style, self._origin, self._drawing, bool(self._shifted))
@@ -606,8 +604,7 @@ class Screen:
         self._number += 1
         row = Row(self.columns, self._number)
         if style:
-            row.paint(0, self.columns, style)
-            row.changed = True
+            row.erase(0, self.columns, style)
         return row
 
     def _fresh_buffer(self) -> _Buffer:

@@ -45,14 +45,43 @@ def background_only(style: int) -> int:
     return style & (_COLOUR << _BACKGROUND)
 
 
-class Row:
-    """The cells of one line. The second half of a wide character is an empty text."""
+_cells: dict[tuple[str, int], list[str]] = {}
+_styles: dict[tuple[int, int], list[int]] = {}
+_KEPT: Final = 64  # lists of one content
 
-    __slots__ = ("cells", "changed", "fresh", "number", "styles", "time", "used", "wide", "wrapped")
+
+def _cells_of(char: str, size: int) -> list[str]:
+    """As many cells, the same list for every row that shows nothing else."""
+    found = _cells.get((char, size))
+    if found is None:
+        if len(_cells) >= _KEPT:
+            _cells.clear()
+        found = _cells[char, size] = [char] * size
+    return found
+
+
+def _styles_of(style: int, size: int) -> list[int]:
+    found = _styles.get((style, size))
+    if found is None:
+        if len(_styles) >= _KEPT:
+            _styles.clear()
+        found = _styles[style, size] = [style] * size
+    return found
+
+
+class Row:
+    """The cells of one line. The second half of a wide character is an empty text.
+
+    Rows with the same content may share its lists, so filling a screen costs little whatever its width: who changes
+    `cells` or `styles` in place calls `own` first.
+    """
+
+    __slots__ = ("cells", "changed", "fresh", "number", "shared", "styles", "time", "used", "wide", "wrapped")
 
     def __init__(self, columns: int, number: int) -> None:
-        self.cells: list[str] = [" "] * columns
+        self.cells: list[str] = _cells_of(" ", columns)
         self.styles: list[int] | None = None  # None: plain everywhere
+        self.shared = True  # its lists may be those of other rows as well
         self.used = 0  # nothing was written from this column on
         self.wrapped = False  # the text goes on in the next row
         self.wide = False  # holds characters of two columns
@@ -63,11 +92,24 @@ class Row:
 
     def copy(self) -> Row:
         twin = Row(0, self.number)
-        twin.cells = self.cells.copy()
-        twin.styles = None if self.styles is None else self.styles.copy()
+        twin.cells, twin.styles = self.cells, self.styles
+        self.shared = True
         for name in ("used", "wrapped", "wide", "fresh", "changed", "time"):
             setattr(twin, name, getattr(self, name))
         return twin
+
+    def own(self) -> None:
+        """Its lists are its own from here on."""
+        if self.shared:
+            self.cells = self.cells.copy()
+            self.styles = None if self.styles is None else self.styles.copy()
+            self.shared = False
+
+    def fill(self, char: str) -> None:
+        """The same plain character in every cell."""
+        size = len(self.cells)
+        self.cells, self.styles, self.shared = _cells_of(char, size), None, True
+        self.used, self.wide, self.wrapped, self.fresh, self.changed = size, False, False, False, True
 
     def text(self) -> str:
         """What can be read, without the blanks at the end."""
@@ -81,6 +123,7 @@ class Row:
         """Gives the cells from `start` to before `end` a style."""
         if style == PLAIN and self.styles is None:
             return
+        self.own()
         if self.styles is None:
             self.styles = [PLAIN] * len(self.cells)
         self.styles[start:end] = [style] * (end - start)
@@ -90,12 +133,13 @@ class Row:
         size = len(self.cells)
         if start <= 0 and end >= size:
             if self.used or self.styles is not None or style:
-                self.cells = [" "] * size
-                self.styles = [style] * size if style else None
-                self.changed = True
+                self.cells = _cells_of(" ", size)
+                self.styles = _styles_of(style, size) if style else None
+                self.shared = self.changed = True
             self.used, self.wide, self.wrapped, self.fresh = 0, False, False, False
             return
         if start < self.used or style or self.styles is not None:
+            self.own()
             self.cells[start:end] = [" "] * (end - start)
             self.paint(start, end, style)
             self.changed = True
@@ -109,6 +153,7 @@ class Row:
         """Blanks what is left of wide characters that were cut at either edge of what was written."""
         if not self.wide:
             return
+        self.own()
         cells = self.cells
         if 0 < start <= len(cells) and cells[start - 1 : start] != [""] and start < len(cells):
             first = cells[start - 1]
@@ -120,6 +165,7 @@ class Row:
     def shift(self, at: int, count: int, style: int) -> None:
         """Moves the cells from `at` on by `count` columns: to the right (blanks come in), or to the left."""
         size = len(self.cells)
+        self.own()
         if count > 0:
             count = min(count, size - at)
             self.cells[at:] = [" "] * count + self.cells[at : size - count]
@@ -141,6 +187,7 @@ class Row:
 
     def resize(self, columns: int) -> None:
         size = len(self.cells)
+        self.own()
         if columns < size:
             del self.cells[columns:]
             if self.styles is not None:
