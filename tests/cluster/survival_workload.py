@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import http.client
 import json
+import os
 import socket
 import ssl
 import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import pytest
+from tests.cluster.cluster_accounts import unix_account
 
 from teleport.api import messages as m
 from teleport.api import routes
@@ -35,7 +41,6 @@ from teleport.testing.cluster import (
     PASSWORD,
     Cluster,
     Host,
-    Person,
     at,
     free_port,
     processes_with,
@@ -55,13 +60,31 @@ TICKER = (
 )
 
 
+@pytest.fixture(scope="module")
+def survivor(login: str) -> Iterator[str]:
+    """Whose sessions are killed: another account's where that is possible. Killing what a person's own shell runs when
+    it starts can leave that person's files locked."""
+    if os.geteuid() != 0:
+        yield login
+        return
+    with unix_account() as made:
+        # a plain sshd without PAM lets nobody into an account that is locked
+        subprocess.run(["usermod", "--password", "*", made.name], check=True)
+        yield made.name
+
+
 class Worked:
     """Auth, proxy and node, in one daemon or in three, and one person who may enter."""
 
-    def __init__(self, folder: Path, login: str, *, apart: bool) -> None:
+    def __init__(self, folder: Path, login: str, *, apart: bool, mode: str = "node", disk: Path | None = None) -> None:
+        """`mode` says where sessions are recorded. `disk`: where the data of node and proxy lies, when they are daemons
+        of their own."""
         self.login = login
         self.folder = folder
-        self.auth = Cluster(folder / "auth", authentication={"type": "local", "second_factor": "off"})
+        self.mode = mode
+        self.disk = disk
+        authentication = {"type": "local", "second_factor": "off"}
+        self.auth = Cluster(folder / "auth", authentication=authentication, session_recording=mode)
         self.hosts: dict[str, Host] = {"auth": self.auth}
         self._stack = contextlib.ExitStack()
         self._apart = apart
@@ -84,6 +107,8 @@ class Worked:
                     config = self.auth.node_config(NODE if name == "node" else "gate", **joining)
                     config["ssh_service"] = {"enabled": False}
                     config[key] = section
+                    if self.disk is not None:
+                        config["teleport"]["data_dir"] = str(self.disk / name)
                     self.hosts[name] = stack.enter_context(Host(self.folder / name, config, diag_port=free_port()))
             self.person = self.auth.add_person("erin", logins=[self.login])
             self.person.log_in()
@@ -103,23 +128,35 @@ class Worked:
 
     @property
     def data_dirs(self) -> list[Path]:
-        return [host.data_dir for host in self.hosts.values()]
+        return [Path(host.config["teleport"]["data_dir"]) for host in self.hosts.values()]
+
+    @property
+    def proxy(self) -> Host:
+        """The host that leads to the others."""
+        return self.hosts.get("proxy", self.auth)
 
 
 class Workload:
     """The threads. `marker` stands in the command line of every process of every session."""
 
-    def __init__(self, worked: Worked, ledger: Ledger) -> None:
+    def __init__(self, worked: Worked, ledger: Ledger, more: Sequence[Callable[[Workload], None]] = ()) -> None:
+        """`more`: works beside those that are here."""
         self.marker = f"marker-{uuid.uuid4()}"
         self.ledger = ledger
+        self.folder = worked.folder
         self._worked = worked
         self._stop = threading.Event()
         self._broken: list[BaseException] = []
-        self.node_killed: list[float] = []  # when sessions were cut off
+        self.cuts: defaultdict[str, list[float]] = defaultdict(list)  # host: when its sessions were cut off or held up
         self._clients: set[subprocess.Popen[bytes]] = set()
-        works = (self._write, self._log_in, self._join, self._short_session, self._long_session)
+        works = [
+            *((work.__name__, work) for work in (self._write, self._log_in, self._join)),
+            ("_short_session", lambda: self.short_session(NODE)),
+            ("_long_session", lambda: self.long_session(NODE)),
+            *((work.__name__, functools.partial(work, self)) for work in more),
+        ]
         self._threads = [
-            threading.Thread(target=self._repeat, args=(work,), name=work.__name__, daemon=True) for work in works
+            threading.Thread(target=self._repeat, args=(name, work), name=name, daemon=True) for name, work in works
         ]
         auth = worked.auth
         self._context = ssl.create_default_context(cadata=auth.authority())
@@ -154,12 +191,12 @@ class Workload:
 
     # one after another, each in its thread
 
-    def _repeat(self, work: Callable[[], None]) -> None:
+    def _repeat(self, name: str, work: Callable[[], None]) -> None:
         while not self._stop.wait(PAUSE):
             try:
                 work()
             except (TeleportError, OSError, ssl.SSLError, http.client.HTTPException):
-                self.ledger.failed(work.__name__.strip("_").replace("_", " "))
+                self.ledger.failed(name.strip("_").replace("_", " "))
                 self._stop.wait(0.2)
             except BaseException as error:  # shown by the test that runs the workload
                 self._broken.append(error)
@@ -225,26 +262,46 @@ class Workload:
         self.ledger.joined(host_id)
         self._stop.wait(0.7)
 
-    def _session(self, command: str, output: Path) -> tuple[int, float]:
-        """Runs a session until it ends or the work does; its status, and when it ended."""
-        person: Person = self._worked.person
-        arguments = person.ssh_arguments(f"{self._worked.login}@{NODE}.{self._worked.auth.name}", command)
+    def target(self, host: str) -> str:
+        """The login at a host, as clients of OpenSSH take it."""
+        return f"{self._worked.login}@{host}.{self._worked.auth.name}"
+
+    def ssh(self, *arguments: str | Path) -> list[str]:
+        """The words of a plain ssh."""
+        return self._worked.person.ssh_arguments(*arguments)
+
+    def copier(self, program: str, *arguments: str | Path) -> list[str]:
+        """The words of a plain sftp or scp."""
+        return [program, *self.ssh()[1:], *(str(word) for word in arguments)]
+
+    def rest(self, seconds: float) -> None:
+        """Waits, at most until the work ends."""
+        self._stop.wait(seconds)
+
+    def client(self, arguments: Sequence[str], output: Path) -> int:
+        """Runs a client until it ends or the work does; its status. What it prints goes to a file."""
         with output.open("wb") as file:
             client = subprocess.Popen(
-                arguments, env=person.environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL
+                arguments,
+                env=self._worked.person.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.DEVNULL,
             )
             self._clients.add(client)
             try:
                 if self._stop.is_set():
                     client.terminate()
-                return client.wait(), time.time()
+                return client.wait()
             finally:
                 self._clients.discard(client)
 
-    def _short_session(self) -> None:
+    def short_session(self, host: str) -> None:
+        """A command that ends."""
         tag = f"short-{uuid.uuid4()}"
-        output = self._worked.folder / f"{tag}.out"
-        status, _ = self._session(f"seq 1 300; echo {tag} {self.marker}", output)
+        output = self.folder / f"{tag}.out"
+        marker = self.marker if host == NODE else ""
+        status = self.client(self.ssh(self.target(host), f"seq 1 300; echo {tag} {marker}"), output)
         if status == 0:
             self.ledger.ran(Ran(tag, output.read_bytes(), finished=True))
         else:
@@ -252,20 +309,26 @@ class Workload:
             self._stop.wait(0.2)
         output.unlink()
 
-    def _long_session(self) -> None:
+    def long_session(self, host: str) -> None:
+        """A command that prints until it is cut off."""
         tag = f"long-{uuid.uuid4()}"
-        output = self._worked.folder / f"{tag}.out"
+        output = self.folder / f"{tag}.out"
         began = time.time()
-        ticker = f"{TICKER} {tag} {self.marker}"
-        # one process in the background, out of the session's process group and without its streams
-        _, ended = self._session(f"setsid {ticker} >/dev/null 2>&1 </dev/null & exec {ticker}", output)
-        cut = min([ended, *(when for when in self.node_killed if when > began)])
-        self.ledger.ran(Ran(tag, output.read_bytes(), finished=False, acknowledged=cut - ON_DISK - SLACK))
+        if host == NODE:
+            ticker = f"{TICKER} {tag} {self.marker}"
+            # one process in the background, out of the session's process group and without its streams
+            command = f"setsid {ticker} >/dev/null 2>&1 </dev/null & exec {ticker}"
+        else:
+            command = f"exec {TICKER} {tag}"
+        self.client(self.ssh(self.target(host), command), output)
+        cut = min([time.time(), *(when for when in self.cuts[host] if when > began)])
+        kept = float("inf") if self._worked.mode == "proxy-sync" else cut - ON_DISK - SLACK
+        self.ledger.ran(Ran(tag, output.read_bytes(), finished=False, acknowledged=kept))
         output.unlink()
 
 
 def _is_client(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ssh\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith((b"ssh\0", b"/usr/bin/ssh\0", b"sftp\0", b"scp\0"))
     except OSError:
         return False

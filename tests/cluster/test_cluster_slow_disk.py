@@ -58,7 +58,8 @@ class SlowDisk:
 
 
 @contextmanager
-def slow_disk(folder: Path) -> Iterator[SlowDisk]:
+def slow_disk(folder: Path, size: int = 1 << 30) -> Iterator[SlowDisk]:
+    """Of `size` bytes."""
     if os.geteuid() != 0:
         pytest.skip("needs root: it makes a file system on a loop device")
     root = Path("/sys/fs/cgroup/blkio")
@@ -66,8 +67,8 @@ def slow_disk(folder: Path) -> Iterator[SlowDisk]:
         pytest.skip(f"the kernel offers no {root}/blkio.throttle.write_bps_device to slow a disk with")
     image, path, group = folder / "disk.img", folder / "disk", root / f"teleport-test-{uuid.uuid4().hex[:8]}"
     with image.open("wb") as file:
-        file.truncate(1 << 30)
-    must("mkfs.ext4", "-q", "-F", "-O", "^has_journal", image)
+        file.truncate(size)
+    must("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", image)
     with ExitStack() as stack:
         device = must("losetup", "--find", "--show", image)
         stack.callback(lambda: subprocess.run(["losetup", "--detach", device], check=True))

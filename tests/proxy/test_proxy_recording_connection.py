@@ -106,6 +106,8 @@ class World:
     def reserved(self, *_: object) -> str:
         return ""
 
+    async def unrecorded(self, header: RecordingHeader) -> None: ...
+
     def on_record(self, sid: str) -> None: ...
 
     async def start(self, header: RecordingHeader | None = None, **asked: Any) -> Stub:

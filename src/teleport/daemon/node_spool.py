@@ -11,7 +11,8 @@ from pathlib import Path
 from teleport.audit.emitter import Emitter
 from teleport.audit.events import RecordingSpoolFull, new_event
 from teleport.clock import Clock
-from teleport.errors import LimitExceeded
+from teleport.errors import LimitExceeded, TeleportError
+from teleport.recording import unrecorded
 from teleport.recording.format import RecordingHeader, SignFunction
 from teleport.recording.live import LiveStreams
 from teleport.recording.quota import check_quota
@@ -48,6 +49,7 @@ class NodeSpool(RecordingSpool):
         self._quota = quota
         self._full = full
         self._is_full = False
+        self._noted: set[str] = set()  # sessions that are not recorded here
 
     async def start(self, header: RecordingHeader) -> Recorder:
         """As in `RecordingSpool`; raises `LimitExceeded` above the quota."""
@@ -83,9 +85,25 @@ class NodeSpool(RecordingSpool):
             self._is_full = False
             log.info("sessions start again: recordings use less than their quota")
 
+    async def unrecorded(self, header: RecordingHeader) -> None:
+        """A session that is not recorded here is about to begin: should this process be killed, the next one tells its
+        end. Raises `TeleportError` when that cannot be kept."""
+        try:
+            await asyncio.to_thread(unrecorded.note, self.directory, header)
+        except OSError as error:
+            raise TeleportError(
+                f"the session {header.sid} cannot be noted in {self.directory.path}: {error.strerror}",
+                hint=f"make room on the disk of {self.directory.path} (df {self.directory.path})",
+            ) from error
+        self._noted.add(header.sid)
+
     def on_record(self, sid: str) -> None:
         """The end of the session is on record: whoever sends its recording may do so."""
-        self.ended(sid)
+        if sid in self._noted:
+            self._noted.discard(sid)
+            unrecorded.forget(self.directory.path, sid)
+        else:
+            self.ended(sid)
 
 
 def spool_full(

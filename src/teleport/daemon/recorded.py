@@ -9,7 +9,7 @@ import random
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from teleport.api.client import AuthClient
@@ -20,8 +20,8 @@ from teleport.daemon.host import Host
 from teleport.daemon.node_spool import NodeSpool, spool_full
 from teleport.daemon.remote import RemoteRecordings
 from teleport.errors import TeleportError
-from teleport.recording import upload_folders
-from teleport.recording.format import SignFunction
+from teleport.recording import unrecorded, upload_folders
+from teleport.recording.format import RecordingHeader, SignFunction
 from teleport.recording.live import LiveStreams
 from teleport.recording.people import people_in
 from teleport.recording.recovery import RecoveredRecording, RecoveryReport, recover
@@ -86,6 +86,7 @@ class Recorded:
         """
         for folder in await asyncio.to_thread(upload_folders.abandoned, self._uploads, self._host.epoch):
             try:
+                await self._end_unrecorded(folder.path)
                 report = await asyncio.to_thread(recover, folder.path, sign=self._sign)
                 await self._tell(report)
                 for sid in await asyncio.to_thread(upload_folders.take_over, folder, self._upload_dir):
@@ -107,6 +108,12 @@ class Recorded:
                 await self.recover()
             except (TeleportError, OSError) as error:
                 log.error("recordings that an earlier process left could not be looked at: %s", error)
+
+    async def _end_unrecorded(self, folder: Path) -> None:
+        """Sessions that a process which is gone did not record, and of which it told no end."""
+        for header in await asyncio.to_thread(lambda: list(unrecorded.noted(folder))):
+            await self._emitter.emit(self._end(header, [header.user], "node lost", self._clock.now(), ""))
+            unrecorded.forget(folder, header.sid)
 
     async def _tell(self, report: RecoveryReport) -> None:
         for recovered in report.recovered:
@@ -139,6 +146,10 @@ class Recorded:
 
     def _end_of(self, recovered: RecoveredRecording, people: list[str], reason: str) -> SessionEnd:
         header, summary = recovered.header, recovered.summary
+        stop = header.started + timedelta(seconds=summary.duration)
+        return self._end(header, people, reason, stop, summary.sha256)
+
+    def _end(self, header: RecordingHeader, people: list[str], reason: str, stop: datetime, digest: str) -> SessionEnd:
         return new_event(
             SessionEnd,
             self._clock.now(),
@@ -154,11 +165,11 @@ class Recorded:
             interactive=header.interactive,
             participants=people,
             session_start=header.started,
-            session_stop=header.started + timedelta(seconds=summary.duration),
+            session_stop=stop,
             session_recording=self._mode(),
             initial_command=[header.command] if header.command else [],
             reason=reason,
-            recording_hash=summary.sha256,
+            recording_hash=digest,
         )
 
     async def settle(self) -> None:

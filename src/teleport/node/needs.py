@@ -177,6 +177,11 @@ class Recordings(Protocol):
 
     async def start(self, header: RecordingHeader) -> Recording: ...
 
+    async def unrecorded(self, header: RecordingHeader) -> None:
+        """A session that is told of and not recorded here is about to begin: should this process be killed, the next
+        one tells its end. Raises `TeleportError` when that cannot be kept."""
+        ...
+
     def on_record(self, sid: str) -> None:
         """The end of the session is on record, or its beginning never was: its recording may leave this host."""
         ...

@@ -125,6 +125,8 @@ class Session:
         try:
             if self._record:
                 self._recording = await tools.recordings.start(self._story.header())
+            else:
+                await tools.recordings.unrecorded(self._story.header())
         except TeleportError as error:
             what = "exec" if program.command else "shell"
             self.first.connection.denied(what, f"cannot be recorded: {error.message}")
@@ -138,7 +140,7 @@ class Session:
             await self._story.started()
         except Exception:
             log.exception("session start cannot be put on record sid=%s", self.sid)
-            if await self._close_recording("not put on record"):
+            if await self._close_recording("not put on record") or not self._record:
                 tools.recordings.on_record(str(self.sid))
             self._finished()
             return Refusal("This node cannot write its audit log now, so no session is started.")
@@ -310,7 +312,7 @@ class Session:
                 enhanced=watched,
             )
             # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
-            if digest:
+            if digest or not self._record:
                 self._tools.recordings.on_record(str(self.sid))
         except Exception:
             log.exception("session end cannot be put on record sid=%s", self.sid)

@@ -27,6 +27,7 @@ class Suffix(StrEnum):
     TORN = ".torn"  # bytes that recovery cut off, kept for inspection
     INDEX = ".idx"  # what a stored recording showed, for searching; made anew when it is not there
     INDEX_NEW = ".idx.new"  # that text while it is made; its maker holds an flock
+    OPEN = ".open"  # note of a session that runs and is not recorded here (`unrecorded`)
     BROKEN = ".rec.broken"  # cannot be read at all; never tried again
 
 

@@ -67,7 +67,7 @@ def take_over(folder: AbandonedFolder, own: Path) -> list[str]:
     What recovery could not end or remove stays, and is tried again.
     """
     for name in _recordings(folder.path):
-        if not name.endswith((Suffix.NEW, Suffix.PART)):
+        if not name.endswith((Suffix.NEW, Suffix.PART, Suffix.OPEN)):
             (folder.path / name).rename(own / name)
     directory = RecordingDirectory(own)
     try:

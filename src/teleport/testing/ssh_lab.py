@@ -154,6 +154,8 @@ class MemoryRecordings:
         self.all.append(recording)
         return recording
 
+    async def unrecorded(self, header: RecordingHeader) -> None: ...
+
     def on_record(self, sid: str) -> None:
         self.on_record_of.append(sid)
 

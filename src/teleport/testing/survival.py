@@ -7,6 +7,7 @@ and names each thing that is missing or half done. It is shown to find planted l
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 import threading
@@ -21,6 +22,7 @@ from teleport.backend.sqlite_file import FILE_NAME
 from teleport.recording.format import BrokenPlace, BrokenRecording, FrameKind
 from teleport.recording.player import RecordingReader
 from teleport.recording.verify import verify_recording
+from teleport.testing.survival_moves import Forwarded, Moved, forwarded_wrongly, moved_wrongly
 
 ROLE = "roles/"
 HOST = "hosts/"
@@ -45,6 +47,8 @@ class Ledger:
         self.logins: set[str] = set()  # fingerprints of the certified keys
         self.joins: set[str] = set()  # host UUIDs
         self.sessions: list[Ran] = []
+        self.moves: list[Moved] = []
+        self.forwards: list[Forwarded] = []
         self.failures: Counter[str] = Counter()  # what was asked and not acknowledged, for the report
 
     def wrote(self, name: str, description: str) -> None:
@@ -63,6 +67,14 @@ class Ledger:
         with self._lock:
             self.sessions.append(session)
 
+    def moved(self, move: Moved) -> None:
+        with self._lock:
+            self.moves.append(move)
+
+    def forwarded(self, forward: Forwarded) -> None:
+        with self._lock:
+            self.forwards.append(forward)
+
     def failed(self, what: str) -> None:
         with self._lock:
             self.failures[what] += 1
@@ -71,7 +83,10 @@ class Ledger:
         finished = sum(session.finished for session in self.sessions)
         return (
             f"{len(self.writes)} writes, {len(self.logins)} logins, {len(self.joins)} joins, "
-            f"{len(self.sessions)} sessions ({finished} to their end) acknowledged; not acknowledged: "
+            f"{len(self.sessions)} sessions ({finished} to their end), "
+            f"{sum(move.told for move in self.moves)} of {len(self.moves)} operations on files, "
+            f"{sum(forward.told for forward in self.forwards)} of {len(self.forwards)} forwards acknowledged; "
+            "not acknowledged: "
             + (", ".join(f"{count} {what}" for what, count in sorted(self.failures.items())) or "nothing")
         )
 
@@ -96,8 +111,8 @@ class Evidence:
         for path in sorted((auth / "log" / "records").glob("*.rec")):
             found.recordings[path.stem] = recorded_output(path)
         for host in {auth, *hosts}:
-            found.left += [str(path) for path in sorted((host / "log" / "upload").glob("*.rec*"))]
-            found.left += [str(path) for path in sorted((host / "log" / "upload").glob("*.torn"))]
+            for folder, end in itertools.product(("upload", "upload-proxy"), ("*.rec*", "*.torn", "*.open")):
+                found.left += [str(path) for path in sorted((host / "log" / folder).rglob(end))]
         return found
 
 
@@ -124,6 +139,8 @@ def problems(ledger: Ledger, evidence: Evidence) -> list[str]:
         *_lost_events(ledger, named),
         *_broken_chains(evidence.events),
         *_sessions(ledger, evidence, named),
+        *moved_wrongly(ledger.moves, named),
+        *forwarded_wrongly(ledger.forwards, named),
         *(f"left behind: {path}" for path in evidence.left),
         *(f"left in the outbox: {key}" for key in evidence.items if key.startswith("audit/outbox/")),
     ]
@@ -184,6 +201,9 @@ def _sessions(ledger: Ledger, evidence: Evidence, named: _Named) -> Iterator[str
     uploads = Counter(event["sid"] for event in named.get("session.upload", ()))
     for gap in named.get("recording.gap", ()):
         yield f"lost recording: of session {gap['sid']}: {gap['reason']}"
+    for sid, count in ends.items():
+        if count > 1 and sid not in starts:
+            yield f"doubled event: session {sid}, of which no start is known, has {count} ends"
     for sid in starts:
         if ends[sid] != 1:
             yield f"lost event: session {sid} started and has {ends[sid]} ends"

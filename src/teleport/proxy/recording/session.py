@@ -60,6 +60,9 @@ class RecordedSession:
         self._environment: dict[str, str] = {}
         self._terminal: TerminalRequest | None = None
         self._started = self._over = self._joining = False
+        self._noted = (
+            False  # whether its end is told by the next process, should this one be killed, without a recording
+        )
         self._remote: RemoteSession | None = None
         self._recording: Recording | None = None
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -163,9 +166,13 @@ class RecordedSession:
 
     async def _start(self) -> Refusal | None:
         tools = self._tools
-        if self._permit.record:
+        self._noted = not self._permit.record and self._facts.told_here
+        if self._permit.record or self._noted:
             try:
-                self._recording = await tools.recordings.start(self._header())
+                if self._noted:
+                    await tools.recordings.unrecorded(self._header())
+                else:
+                    self._recording = await tools.recordings.start(self._header())
             except TeleportError as error:
                 self._connection.denied("session", f"cannot be recorded: {error.message}")
                 self._finished()
@@ -181,7 +188,7 @@ class RecordedSession:
                 environment[vouch.RECORDED_AS] = str(self.sid)  # the node tells of it, under this id
         except Exception:
             log.exception("session start cannot be put on record sid=%s", self.sid)
-            if await self._close_recording("not put on record"):
+            if await self._close_recording("not put on record") or self._noted:
                 tools.recordings.on_record(str(self.sid))
             self._finished()
             return Refusal("The proxy cannot write its audit log now, so no session is started.")
@@ -407,7 +414,7 @@ class RecordedSession:
             if self._facts.told_here:
                 await self._tell_end(ended, reason, digest)
             # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
-            if digest:
+            if digest or self._noted:
                 self._tools.recordings.on_record(str(self.sid))
         except Exception:
             log.exception("session end cannot be put on record sid=%s", self.sid)
