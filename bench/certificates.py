@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from bench.measure import Row, Table, in_turns
-from teleport.auth.bootstrap import as_resource
-from teleport.auth.certify import Certifier, UserGrant
+from teleport.auth.authorities.certify import Certifier, UserGrant
+from teleport.auth.cluster.bootstrap import as_resource
 from teleport.pki.authority import new_authority
 from teleport.pki.keys import generate_ed25519, generate_p256
 from teleport.pki.sshcert import UserCertRequest, issue_user_cert

@@ -411,7 +411,7 @@ async def test_a_key_that_is_none_is_not_certified(tmp_path: Path) -> None:
 
 
 async def test_an_older_cluster_gets_the_authority_at_its_next_start(tmp_path: Path) -> None:
-    from teleport.auth.bootstrap import bootstrap
+    from teleport.auth.cluster.bootstrap import bootstrap
     from teleport.backend.interface import DeleteOp
     from teleport.store import records
 

@@ -11,8 +11,8 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.certificates import renewed_from
-from teleport.auth.open_sessions import OPEN, OpenSession
+from teleport.auth.certificates.live import renewed_from
+from teleport.auth.sessions.opened import OPEN, OpenSession
 from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256

@@ -15,8 +15,8 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth import passwords
-from teleport.auth.factors import CHALLENGE_BURST, MAX_FAILURES
+from teleport.auth.factors import passwords
+from teleport.auth.factors.checking import CHALLENGE_BURST, MAX_FAILURES
 from teleport.backend.interface import PutOp
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.identity import SystemRole

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from teleport.auth.authority_keys import StoredKeys
-from teleport.auth.bootstrap import bootstrap
-from teleport.auth.from_file import BY, given
+from teleport.auth.authorities.keys import StoredKeys
+from teleport.auth.cluster.bootstrap import bootstrap
+from teleport.auth.cluster.from_file import BY, given
 from teleport.auth.service import AuthConfig, _given
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.backend.memory import MemoryBackend

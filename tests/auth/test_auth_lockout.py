@@ -9,7 +9,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.lockout import (
+from teleport.auth.factors.lockout import (
     LOCK_TIME,
     MAX_FAILURES,
     MOST_PLACES,

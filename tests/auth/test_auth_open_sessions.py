@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 from teleport.audit.events import Event, SessionEnd, SessionJoin, SessionStart, encode_event, new_event
-from teleport.auth.open_sessions import OPEN, LostHosts, SessionTracker
+from teleport.auth.sessions.opened import OPEN, LostHosts, SessionTracker
 from teleport.backend.memory import MemoryBackend
 from teleport.store import records
 from teleport.testing.clock import FakeClock

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from argon2 import extract_parameters
 
-from teleport.auth import passwords
+from teleport.auth.factors import passwords
 from teleport.errors import BadRequest
 
 RFC_SECRET = base64.b32encode(b"12345678901234567890").decode()

@@ -14,7 +14,7 @@ from tests.security.test_security_recordings import _recorded, _reviewer, _rule
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth import recorded
+from teleport.auth.evidence import recorded
 from teleport.errors import AccessDenied, BadRequest, NotFound
 from teleport.recording import indexing
 from teleport.recording.directory import RecordingDirectory

@@ -10,8 +10,8 @@ from tests.auth.test_auth_rotation import announce
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.rotation import BY_THEMSELVES
-from teleport.auth.rotation_driver import PATIENCE
+from teleport.auth.authorities.driver import PATIENCE
+from teleport.auth.authorities.rotation import BY_THEMSELVES
 from teleport.identity import SystemRole
 from teleport.resources.authority import Rotation, RotationMode, RotationPhase
 from teleport.testing.auth import RunningAuth, present_clock, running_auth

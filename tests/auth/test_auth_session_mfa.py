@@ -12,7 +12,7 @@ from tests.auth.test_auth_api import document, server
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.lockout import MAX_FAILURES
+from teleport.auth.factors.lockout import MAX_FAILURES
 from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 from teleport.identity import MFA_API, SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256

@@ -11,7 +11,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.open_sessions import OPEN, OpenSession
+from teleport.auth.sessions.opened import OPEN, OpenSession
 from teleport.backend.interface import DeleteOp, PutOp
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import SystemRole

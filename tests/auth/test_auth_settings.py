@@ -8,7 +8,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.settings import AT_START, Settings, changed_fields, decide_reset, decide_start, decide_write
+from teleport.auth.cluster.settings import AT_START, Settings, changed_fields, decide_reset, decide_start, decide_write
 from teleport.auth.state import ClusterState
 from teleport.backend.memory import MemoryBackend
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, TeleportError

@@ -13,7 +13,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.succession import KEPT, may_announce, may_withdraw, replaced
+from teleport.auth.hosts.succession import KEPT, may_announce, may_withdraw, replaced
 from teleport.identity import SystemRole
 from teleport.resources.codec import from_json, to_json
 from teleport.resources.metadata import Metadata

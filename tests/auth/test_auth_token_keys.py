@@ -17,7 +17,7 @@ from tests.auth.test_auth_rotation import FORWARD, step, who_am_i
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.authority_keys import StoredKeys, private_halves
+from teleport.auth.authorities.keys import StoredKeys, private_halves
 from teleport.errors import BadRequest, CompareFailed, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_p256
@@ -63,7 +63,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def token_keys(label: str = "one", **other: Any) -> Any:
-    from teleport.auth.token_keys import TokenKeys, TokenSettings
+    from teleport.auth.authorities.token_keys import TokenKeys, TokenSettings
 
     assert MODULE is not None
     return TokenKeys(TokenSettings(**{"module": MODULE, "label": label, "pin": PIN, **other}))
@@ -212,7 +212,8 @@ def test_a_token_that_cannot_be_used_says_what_is_wrong(tokens: Path, other: dic
 def test_a_wrong_pin_is_named_and_not_shown(tokens: Path) -> None:
     """In a process of its own: one process logs in to a token once."""
     code = (
-        "import sys; from pathlib import Path; from teleport.auth.token_keys import TokenKeys, TokenSettings\n"
+        "import sys; from pathlib import Path\n"
+        "from teleport.auth.authorities.token_keys import TokenKeys, TokenSettings\n"
         f"TokenKeys(TokenSettings(Path({str(MODULE)!r}), 'one', pin='99887766'))"
     )
     failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -13,8 +13,8 @@ import teleport
 from teleport.audit.chain import ChainKey, ChainState, Head
 from teleport.audit.events import AuditCheckpoint, Event, SessionEnd, SessionStart, UserLogin, new_event
 from teleport.audit.outbox import outbox_write
-from teleport.auth.evidence_store import EvidenceStore
-from teleport.auth.open_sessions import opened
+from teleport.auth.evidence.store import EvidenceStore
+from teleport.auth.sessions.opened import opened
 from teleport.backend.memory import MemoryBackend
 from teleport.backup.archive import Manifest, StoredItem
 from teleport.backup.settle import TABLE, LogEnd, Settled, outbox_uids, row_of, settle

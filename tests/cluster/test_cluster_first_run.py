@@ -19,7 +19,7 @@ import pytest
 import yaml
 from tests.cluster.cluster_accounts import UnixAccount, programs_for_everyone
 
-from teleport.auth.passwords import TOTP_PERIOD, TOTP_SKEW, totp_code
+from teleport.auth.factors.passwords import TOTP_PERIOD, TOTP_SKEW, totp_code
 from teleport.testing.cluster import BIN, LOOPBACK, PASSWORD, PUBLIC, Ran, at, plain_environment, run, wait_until
 from teleport.testing.terminal import Terminal
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.web import chromium
 
-from teleport.auth import passwords
+from teleport.auth.factors import passwords
 from teleport.client.hardware_keys import KeyQuestion
 from teleport.testing.authenticator import SoftwareKeys
 from teleport.testing.cluster import BIN, LOOPBACK, NODE, PASSWORD, Cluster, Person, Ran

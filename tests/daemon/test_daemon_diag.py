@@ -94,7 +94,7 @@ HOSTILE = [
 
 def record(message: str, *arguments: object, error: BaseException | None = None) -> logging.LogRecord:
     info = (type(error), error, error.__traceback__) if error is not None else None
-    return logging.LogRecord("teleport.auth.logins", logging.WARNING, __file__, 7, message, arguments, info)
+    return logging.LogRecord("teleport.auth.people.logins", logging.WARNING, __file__, 7, message, arguments, info)
 
 
 def raised(text: str) -> BaseException:

@@ -28,8 +28,8 @@ NOT_LATE = {
     "ssh/channels.py",  # likewise
     "daemon/config/hints.py",  # of the process that reads the configuration
     "daemon/config/__init__.py",  # likewise
-    "auth/token_keys.py",  # when it is made, where keys are in a token: `_library` loads all
-    "auth/bootstrap.py",  # while it starts, before anything is served
+    "auth/authorities/token_keys.py",  # when it is made, where keys are in a token: `_library` loads all
+    "auth/cluster/bootstrap.py",  # while it starts, before anything is served
     "daemon/auth_side.py",  # while it starts, before anything is served
     "daemon/watching.py",  # likewise
     "recording/export.py",  # of commands

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from teleport.auth.authority_keys import StoredKeys
+from teleport.auth.authorities.keys import StoredKeys
 from teleport.pki.rotation import (
     KEPT_GENERATIONS,
     NEXT,

@@ -12,7 +12,7 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth import server
-from teleport.auth.user_tokens import UserTokens
+from teleport.auth.people.invitations import UserTokens
 from teleport.errors import BadRequest, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.x509cert import auth_server_name

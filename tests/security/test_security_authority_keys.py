@@ -12,7 +12,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "teleport"
 PLACES = ("auth", "backup", "daemon", "store", "proxy", "node", "web", "tunnel")  # where authorities are at hand
 PRIVATE_HALF = re.compile(r"\bpair\.private_key\b|\.ssh\[\d+\]\.private_key\b|\bpair\.key\b|\.tls\[\d+\]\.key\b")
 LOADING = re.compile(r"\bkeys\.load\(")
-KEEPS, SIGNS = "auth/authority_keys.py", "auth/certify.py"
+KEEPS, SIGNS = "auth/authorities/keys.py", "auth/authorities/certify.py"
 
 
 def mentioning(pattern: re.Pattern[str]) -> set[str]:

@@ -12,7 +12,8 @@ from tests.web.test_web_tunnel import TUNNEL, tunnel_to_target, websocket
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth import joining, server
+from teleport.auth import server
+from teleport.auth.hosts import joining
 from teleport.auth.server import Caller
 from teleport.errors import AccessDenied, LimitExceeded
 from teleport.identity import Anonymous, SystemRole

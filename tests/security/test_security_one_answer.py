@@ -16,7 +16,7 @@ from tests.web.web_rig import login_body, web_before
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth import passwords
+from teleport.auth.factors import passwords
 from teleport.auth.state import ClusterState
 from teleport.errors import AccessDenied
 from teleport.identity import SystemRole

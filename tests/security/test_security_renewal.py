@@ -14,7 +14,7 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.sync_client import direct
-from teleport.auth.certify import UserGrant
+from teleport.auth.authorities.certify import UserGrant
 from teleport.errors import AccessDenied, CompareFailed, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256

@@ -14,7 +14,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.certify import UserGrant
+from teleport.auth.authorities.certify import UserGrant
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import UserIdentity
 from teleport.pki.keys import PublicKey, generate_p256

@@ -15,7 +15,7 @@ from tests.security.test_security_watch import _watching
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.renewal import RENEWAL_BURST
+from teleport.auth.certificates.renewal import RENEWAL_BURST
 from teleport.daemon.view import View
 from teleport.errors import AccessDenied, LimitExceeded, NotFound, TeleportError
 from teleport.identity import SystemRole

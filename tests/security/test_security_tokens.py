@@ -15,7 +15,7 @@ from tests.auth.test_auth_joining import announcement, join_request, new_token
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.tokens import MAX_TTL
+from teleport.auth.hosts.tokens import MAX_TTL
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256

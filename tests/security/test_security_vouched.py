@@ -22,8 +22,8 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.routes import ROUTES, Route
 from teleport.api.sync_client import SyncAuthClient, through_proxy
-from teleport.auth.certify import UserGrant
-from teleport.auth.joining import JOIN_BURST
+from teleport.auth.authorities.certify import UserGrant
+from teleport.auth.hosts.joining import JOIN_BURST
 from teleport.errors import AccessDenied, ConnectionProblem, LimitExceeded, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki import sshsig

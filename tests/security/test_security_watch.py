@@ -13,7 +13,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth import presence
+from teleport.auth.hosts import presence
 from teleport.clock import rfc3339
 from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.identity import SystemRole

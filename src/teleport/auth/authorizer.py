@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from teleport.api import routes
 from teleport.api.routes import Route
-from teleport.auth.certify import UserGrant
-from teleport.auth.joining import Joining
+from teleport.auth.authorities.certify import UserGrant
+from teleport.auth.hosts.joining import Joining
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access

@@ -32,15 +32,15 @@ from teleport.audit.events import (
     UserDelete,
     UserUpdate,
 )
-from teleport.auth import local_auth
-from teleport.auth.administrators import Administrators, Change
 from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
-from teleport.auth.lockout import locked_until
-from teleport.auth.mfa_leases import leases_of
+from teleport.auth.factors.leases import leases_of
+from teleport.auth.factors.lockout import locked_until
+from teleport.auth.hosts.tokens import Tokens, check_life
+from teleport.auth.people import local_auth
+from teleport.auth.people.administrators import Administrators, Change
+from teleport.auth.people.invitations import UserTokens
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document, giving_roles
-from teleport.auth.tokens import Tokens, check_life
-from teleport.auth.user_tokens import UserTokens
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, Item, PutOp, Write
 from teleport.errors import AlreadyExists, BadRequest, CompareFailed, NotFound

@@ -27,42 +27,42 @@ from teleport.audit.intake import Intake, LocalDelivery
 from teleport.audit.outbox import OutboxPump
 from teleport.audit.shipper import Shipper
 from teleport.audit.sinks import FileSink, MultiSink, Sink, StreamSink
-from teleport.auth.access_diff import AccessDiffs
-from teleport.auth.agentless import Agentless
-from teleport.auth.authority_keys import AuthorityKeys
+from teleport.auth.access.diff import AccessDiffs
+from teleport.auth.access.explain import Explaining
+from teleport.auth.authorities.driver import RotationDriver
+from teleport.auth.authorities.keys import AuthorityKeys
+from teleport.auth.authorities.plan import RotationPlans
+from teleport.auth.authorities.rotation import Rotations
+from teleport.auth.authorities.trusting import LivingTrust
 from teleport.auth.authorizer import Authorizer, Denied
-from teleport.auth.backups import Backups
-from teleport.auth.bootstrap import bootstrap
-from teleport.auth.browser_login import BrowserLogins
-from teleport.auth.certificates import Certificates
-from teleport.auth.cluster_api import ClusterAPI
-from teleport.auth.devices import Devices
-from teleport.auth.evidence import Evidence
-from teleport.auth.evidence_store import EvidenceStore, Lease, signer
-from teleport.auth.explaining import Explaining
-from teleport.auth.factors import Factors
+from teleport.auth.certificates.live import Certificates
+from teleport.auth.certificates.renewal import Renewals
+from teleport.auth.certificates.revocations import Revocations
+from teleport.auth.cluster.api import ClusterAPI
+from teleport.auth.cluster.backups import Backups
+from teleport.auth.cluster.bootstrap import bootstrap
+from teleport.auth.cluster.settings import Settings
+from teleport.auth.evidence.api import Evidence
+from teleport.auth.evidence.recorded import Recorded
+from teleport.auth.evidence.store import EvidenceStore, Lease, signer
+from teleport.auth.factors.checking import Factors
+from teleport.auth.factors.leases import MfaLeases
+from teleport.auth.factors.one_use import SessionFactor
+from teleport.auth.factors.session import SessionSecondFactors
+from teleport.auth.hosts.agentless import Agentless
+from teleport.auth.hosts.joining import Joining
+from teleport.auth.hosts.presence import Presence
+from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.inventory import Inventory
-from teleport.auth.joining import Joining
-from teleport.auth.logins import Logins
-from teleport.auth.mfa_leases import MfaLeases
-from teleport.auth.open_sessions import LostHosts, SessionTracker
-from teleport.auth.presence import Presence
-from teleport.auth.recorded import Recorded
-from teleport.auth.renewal import Renewals
-from teleport.auth.revocations import Revocations
-from teleport.auth.rotation import Rotations
-from teleport.auth.rotation_driver import RotationDriver
-from teleport.auth.rotation_plan import RotationPlans
+from teleport.auth.people.browser import BrowserLogins
+from teleport.auth.people.devices import Devices
+from teleport.auth.people.invitations import UserTokens
+from teleport.auth.people.logins import Logins
 from teleport.auth.server import Caller, build_app
-from teleport.auth.session_control import SessionControl
-from teleport.auth.session_factor import SessionFactor
-from teleport.auth.session_mfa import SessionSecondFactors
-from teleport.auth.session_trackers import SessionTrackers
-from teleport.auth.settings import Settings
+from teleport.auth.sessions.control import SessionControl
+from teleport.auth.sessions.opened import LostHosts, SessionTracker
+from teleport.auth.sessions.trackers import SessionTrackers
 from teleport.auth.state import ClusterState, stored_cluster_name
-from teleport.auth.tokens import Tokens
-from teleport.auth.trusting import LivingTrust
-from teleport.auth.user_tokens import UserTokens
 from teleport.auth.vouched import Vouched
 from teleport.authz.locks import Locked, find_lock
 from teleport.backend.interface import Backend
@@ -80,7 +80,7 @@ from teleport.store.records import HOSTS, USERS, HostRecord
 from teleport.transport.http_listener import HTTPListener
 
 if TYPE_CHECKING:
-    from teleport.auth.from_file import Given
+    from teleport.auth.cluster.from_file import Given
 
 log = logging.getLogger(__name__)
 
@@ -406,7 +406,7 @@ def _given(config: AuthConfig, stored: str | None) -> Given | None:
     """What `--bootstrap` gives to a new cluster. Raises `TeleportError` when that is another cluster's."""
     if config.bootstrap is None:
         return None
-    from teleport.auth.from_file import given
+    from teleport.auth.cluster.from_file import given
 
     if stored is not None:
         log.warning("--bootstrap is ignored: the storage holds the cluster %s already", stored)

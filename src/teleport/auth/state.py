@@ -18,9 +18,9 @@ from teleport.api.messages import Document, UserCerts
 from teleport.audit.events import CertCreate, Event, new_event
 from teleport.audit.events.base import Actor
 from teleport.audit.outbox import outbox_write
-from teleport.auth.authority_keys import AuthorityKeys, StoredKeys
-from teleport.auth.certify import Certifier, UserGrant
-from teleport.auth.last_use import Uses
+from teleport.auth.authorities.certify import Certifier, UserGrant
+from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
+from teleport.auth.certificates.last_use import Uses
 from teleport.auth.server import Caller
 from teleport.backend.interface import Backend, Condition, Exists, PutOp, Write
 from teleport.clock import Clock

@@ -13,9 +13,9 @@ from typing import Final
 
 from teleport.api import messages as m
 from teleport.audit.emitter import Emitter
-from teleport.auth.authority_keys import AuthorityKeys, StoredKeys
+from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
+from teleport.auth.authorities.trusting import whenever_authorities_change
 from teleport.auth.service import AuthConfig, AuthService
-from teleport.auth.trusting import whenever_authorities_change
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import refuse_migration
 from teleport.clock import Clock
@@ -45,7 +45,7 @@ def authority_keys(token: KeyToken | None) -> AuthorityKeys:
     """Where private keys of authorities are made and found. Raises `TeleportError` for a token that cannot be used."""
     if token is None:
         return StoredKeys()
-    from teleport.auth.token_keys import TokenKeys, TokenSettings
+    from teleport.auth.authorities.token_keys import TokenKeys, TokenSettings
 
     pin = token.pin
     if token.pin_path is not None:

@@ -15,7 +15,7 @@ BY_SERVICE: Final = {
     "auth": (
         "teleport.api.routes",
         "teleport.resources.user",
-        *("teleport.auth.from_file", "teleport.backup", "teleport.backup.archive"),
+        *("teleport.auth.cluster.from_file", "teleport.backup", "teleport.backup.archive"),
         *("fido2", "fido2.attestation.base", "fido2.cbor", "fido2.cose", "fido2.server", "fido2.webauthn", "json"),
         "unicodedata",
     ),

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from teleport.auth.repair import Findings, Repair
+from teleport.auth.cluster.repair import Findings, Repair
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import FILE_NAME, refuse_migration

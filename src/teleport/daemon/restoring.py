@@ -23,7 +23,7 @@ from teleport.audit.events import REGISTRY, BackupRestore, Event, SessionEnd, Se
 from teleport.audit.events.base import Actor
 from teleport.audit.outbox import outbox_write
 from teleport.audit.sinks import FILE_MODE, day_files
-from teleport.auth.open_sessions import OpenSession, end_of, opened
+from teleport.auth.sessions.opened import OpenSession, end_of, opened
 from teleport.backend.interface import MAX_WRITES, PutOp
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backup.archive import (

@@ -30,8 +30,8 @@ from teleport.api.client import AuthClient
 from teleport.api.routes import Route
 from teleport.api.sync_client import SyncAuthClient, direct
 from teleport.audit.emitter import Emitter
-from teleport.auth import passwords
-from teleport.auth.authority_keys import AuthorityKeys
+from teleport.auth.authorities.keys import AuthorityKeys
+from teleport.auth.factors import passwords
 from teleport.auth.service import AuthConfig, AuthService
 from teleport.backend.interface import Backend, PutOp
 from teleport.backend.memory import MemoryBackend

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from teleport.auth import passwords
+from teleport.auth.factors import passwords
 from teleport.testing.loopback import LOOPBACK, PUBLIC
 from teleport.testing.processes import BIN, Ran, plain_environment, run, wait_until
 

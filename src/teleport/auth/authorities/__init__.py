@@ -1,0 +1,1 @@
+"""The cluster's authorities: their private keys, the one module that signs with them, and their rotation."""

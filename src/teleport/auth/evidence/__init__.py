@@ -1,0 +1,1 @@
+"""Audit events and recordings: taken in, kept, found, proved."""

@@ -1,0 +1,185 @@
+"""A second factor for one session: certificates that live for a minute and are marked for one target.
+
+Rules it keeps (threat T06): what is issued says what the shown certificate says, without a restriction less, a login
+more or a second more; who would be refused anyway is refused before a factor is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from teleport.api import messages as m
+from teleport.auth.authorities.certify import UserGrant
+from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.factors.one_use import Asked, SessionFactor
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState
+from teleport.authz.decision import AccessDenial, DenialCode, Policy
+from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal
+from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, why_out_of_reach
+from teleport.backend.interface import Condition, Exists
+from teleport.errors import AccessDenied, BadRequest
+from teleport.identity import MFA_API, UserIdentity
+from teleport.pki.keys import PublicKey
+from teleport.pki.x509subject import decode_user
+from teleport.pki.x509verify import certificate_key, load_certificate
+from teleport.resources.cluster import RoutingStrategy
+from teleport.resources.codec import from_json
+from teleport.resources.lock import Lock
+from teleport.resources.server import Server
+from teleport.resources.user import User
+from teleport.store import records
+from teleport.store.issued import IssuedCert, issued_key
+from teleport.store.resolve import Destination, RegisteredNode, resolve
+
+LIFE: Final = timedelta(minutes=1)  # of a certificate for one session (`certificates.md` 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Certificates for one session, but for the second factor."""
+
+    asked: Asked
+    grant: UserGrant
+    key: PublicKey
+    login_expires: datetime
+    serial: str  # of the login's certificate
+    conditions: tuple[Condition, ...]
+
+
+class SessionSecondFactors:
+    """The handlers of marked certificates."""
+
+    def __init__(self, state: ClusterState, authorizer: Authorizer, factor: SessionFactor) -> None:
+        self._state = state
+        self._authorizer = authorizer
+        self._factor = factor
+
+    async def challenge(self, caller: Caller, request: m.SessionChallengeRequest) -> m.FactorChallenge:
+        """What the caller's devices are asked, for the one session that is meant. Raises `AccessDenied`."""
+        wanted = await self._wanted(caller, request)
+        return await self._factor.challenge(wanted.asked)
+
+    async def session_cert(self, caller: Caller, request: m.SessionCertRequest) -> m.UserCerts:
+        """Certificates for the caller's own key, good for a minute and one target. Raises `AccessDenied`."""
+        wanted = await self._wanted(caller, request)
+        asked, grant = wanted.asked, wanted.grant
+        proof = await self._factor.prove(asked, request.factor)
+        grant = replace(
+            grant,
+            ttl=LIFE,
+            mfa_device=proof.device.id,
+            mfa_target=asked.server_id or MFA_API,
+            login_expires=wanted.login_expires,
+            login_serial=wanted.serial,
+        )
+        now = self._state.clock.now()
+        certifier = await self._state.certifier()
+        certs = await asyncio.to_thread(certifier.user_certs, grant, wanted.key.line(""), now)
+        told = self._state.certified(
+            caller, grant, wanted.key, certs, factor=proof.device.kind, renewed_from=wanted.serial
+        )
+        await self._factor.commit(asked, proof, [], wanted.conditions, [told])
+        return certs
+
+    async def _wanted(self, caller: Caller, request: m.SessionChallengeRequest) -> Wanted:
+        """What the certificate will say once a second factor was proved; raises `AccessDenied` for whoever would be
+        refused with one, too."""
+        now = self._state.clock.now()
+        serial = caller.identity.serial if isinstance(caller.identity, UserIdentity) else ""
+        former = await self._state.record(issued_key("user", serial), IssuedCert)  # read before the locks are
+        address = _host(caller.address)
+        locks = await self._authorizer.locks()
+        permit = evaluate_renewal(
+            caller.identity, cluster=self._state.cluster, now=now, client_address=address, locks=locks
+        )
+        if isinstance(permit, AccessDenial):
+            raise Denied(permit)
+        identity = caller.identity
+        assert isinstance(identity, UserIdentity), "only users have a permit to renew"
+        shown = load_certificate(caller.certificate)
+        subject = decode_user(shown.subject)
+        if subject.usage or subject.kube_cluster:
+            raise BadRequest("a certificate that is limited to one use gives none for a session", hint="tsh login")
+        user, revision = await self._state.need(records.USERS, permit.user, User)
+        policy = Policy(
+            roles=await self._state.roles([*identity.roles, *identity.denying]),
+            cluster=await self._authorizer.cluster_defaults(),
+        )
+        if request.host:
+            node = await self._node(identity, policy, request)
+            self._allowed(identity, policy, node, request.login, address, now, locks)
+            asked = Asked("session", user.name, caller.address, request.login, node.host_id)
+        else:
+            asked = Asked("api", user.name, caller.address)
+        grant = await self._authorizer.renewed_grant(user, identity, permit, now, client_ip=address)
+        logins = tuple(login for login in grant.logins if login == request.login) if request.host else ()
+        if grant.ttl < LEAST_LEFT or (request.host and not logins):
+            raise AccessDenied("your roles do not give such certificates any more", hint="tsh login")
+        conditions: list[Condition] = [Exists(records.USERS + user.name, revision)]
+        if former is not None:  # what ends the login's certificate writes this record, and ends what comes of it
+            conditions.append(Exists(former[0].key, former[1]))
+        return Wanted(
+            asked, replace(grant, logins=logins), certificate_key(shown), identity.expires, serial, tuple(conditions)
+        )
+
+    async def _node(self, identity: UserIdentity, policy: Policy, request: m.SessionChallengeRequest) -> Server:
+        """The host that is meant, found as the proxy finds it among those that the user may see."""
+        now = self._state.clock.now()
+        found = [from_json(item.value) for item in await self._state.backend.range(records.NODES)]
+        nodes = {server.host_id: server for server in found if isinstance(server, Server)}
+
+        def may_see(node: RegisteredNode) -> bool:
+            server = nodes[node.host_id]
+            return not why_out_of_reach(
+                identity,
+                policy,
+                cluster=self._state.cluster,
+                now=now,
+                node_id=server.host_id,
+                node_labels=server.all_labels,
+                namespace=server.metadata.namespace,
+            )
+
+        registered = [RegisteredNode.of(server, now) for server in nodes.values()]
+        destination = Destination(request.host, request.port, identity.route_to_cluster)
+        strategy = (await self._state.networking()).spec.routing_strategy
+        recent = strategy is RoutingStrategy.MOST_RECENT
+        return nodes[resolve(destination, registered, self._state.cluster, may_see, most_recent=recent).host_id]
+
+    def _allowed(
+        self,
+        identity: UserIdentity,
+        policy: Policy,
+        node: Server,
+        login: str,
+        address: str,
+        now: datetime,
+        locks: Sequence[Lock],
+    ) -> None:
+        """Raises `Denied` unless nothing but the second factor is missing for the session."""
+        decision = evaluate_ssh_access(
+            SSHAccessRequest(
+                identity=identity,
+                login=login,
+                cluster=self._state.cluster,
+                now=now,
+                node_id=node.host_id,
+                node_hostname=node.hostname,
+                node_labels=node.all_labels,
+                namespace=node.metadata.namespace,
+                client_address=address,
+                locks=locks,
+            ),
+            policy,
+        )
+        if isinstance(decision, AccessDenial) and decision.code is not DenialCode.MFA_REQUIRED:
+            raise Denied(decision)
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")

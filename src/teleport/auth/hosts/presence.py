@@ -1,0 +1,307 @@
+"""Who is here: heartbeats of hosts, and the watches that keep the caches of services filled.
+
+A host announces only itself, in the role of its certificate. A watch sends hosts what they may list, never a secret,
+one JSON value a line; silence is broken every 15 s so that a dead stream is noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from teleport.api import messages as m
+from teleport.audit.events import NodeDelete, new_event
+from teleport.auth.authorizer import Authorizer
+from teleport.auth.hosts.joining import KIND_OF_ROLE, Joining
+from teleport.auth.hosts.succession import KEPT, may_announce, may_withdraw, replaced
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState, document
+from teleport.authz.locks import Locked, find_lock
+from teleport.backend.follow import follow
+from teleport.backend.interface import (
+    Absent,
+    Changes,
+    Condition,
+    DeleteOp,
+    Exists,
+    Item,
+    Put,
+    PutOp,
+    Snapshot,
+    Write,
+)
+from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
+from teleport.identity import HostIdentity
+from teleport.resources.authority import Authority
+from teleport.resources.codec import checked, from_json, to_json
+from teleport.resources.forced_labels import with_forced
+from teleport.resources.kinds import Kind, Verb
+from teleport.resources.names import is_loopback, not_dialable
+from teleport.resources.server import Server
+from teleport.resources.values import Duration, HostPort
+from teleport.store import records
+
+log = logging.getLogger(__name__)
+
+PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
+TIDY_EVERY: Final = 60.0  # seconds
+TRIES: Final = 8  # at a record that two processes write
+HEARTBEAT: Final = 15.0  # seconds of silence on a watch
+RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it
+WATCHABLE: Final = frozenset(
+    {
+        Kind.ROLE,
+        Kind.USER,
+        Kind.NODE,
+        Kind.PROXY,
+        Kind.AUTH_SERVER,
+        Kind.CERT_AUTHORITY,
+        Kind.LOCK,
+        Kind.MFA_LEASE,
+        Kind.HOST_CERT,
+        Kind.CLUSTER_NAME,
+        Kind.CLUSTER_AUTH_PREFERENCE,
+        Kind.CLUSTER_NETWORKING_CONFIG,
+        Kind.SESSION_RECORDING_CONFIG,
+        Kind.CLUSTER_AUDIT_CONFIG,
+    }
+)
+
+
+class Presence:
+    """The handlers of heartbeats and watches, and the care for what was left behind."""
+
+    def __init__(self, state: ClusterState, authorizer: Authorizer, joining: Joining) -> None:
+        self._state = state
+        self._joining = joining
+        self._authorizer = authorizer
+        self._since = state.clock.monotonic()  # nobody counts as lost before all had the time to be heard again
+
+    async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Done:
+        """Announces the caller; what is silent after that is listed as lost, for a week."""
+        server = from_json(bytes(request.item))
+        if not isinstance(server, Server):
+            raise BadRequest(f"a {server.kind} does not announce itself")
+        kind = Kind(server.kind)
+        await self._authorizer.require(caller, Verb.UPDATE, kind, {"resource": {"metadata": {"name": server.host_id}}})
+        identity = caller.identity
+        if not isinstance(identity, HostIdentity) or KIND_OF_ROLE.get(identity.role) != _prefix(kind):
+            raise AccessDenied(f"this certificate does not announce a {kind}")
+        if server.sub_kind:
+            raise AccessDenied("a node service does not announce itself as a plain sshd")
+        addresses = [HostPort.parse(address, 0).host for address in server.spec.public_addrs]
+        await self._joining.check_names(server.host_id, identity.role, [server.hostname], addresses, nodes=False)
+        if kind is Kind.NODE:
+            _check_dialable(server, caller)
+        now = self._state.clock.now()
+        metadata = msgspec.structs.replace(server.metadata, expires=now + PRESENCE)
+        spec = msgspec.structs.replace(server.spec, heard=now, silent_for=Duration(0))
+        forced = await self._joining.forced_labels(identity)
+        said = checked(with_forced(msgspec.structs.replace(server, metadata=metadata, spec=spec), forced))
+        key = _prefix(kind) + server.host_id
+        stored: Server | None = None
+
+        def write(item: Item | None) -> Write | None:
+            nonlocal stored
+            stored = _server(item)
+            if stored is not None and stored.agentless:
+                raise AccessDenied(f"{server.host_id} is registered as a host with a plain sshd")
+            return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
+
+        await self._change(key, write)
+        if kind is Kind.NODE and stored is None and self._state.clock.monotonic() - self._since >= TIDY_EVERY:
+            await self.tidy()
+        return m.Done()
+
+    async def withdraw(self, caller: Caller, request: m.Named) -> m.Done:
+        """The caller stops; `request.name` is the epoch that stops, so that a newer one stays."""
+        identity = caller.identity
+        prefix = KIND_OF_ROLE.get(identity.role) if isinstance(identity, HostIdentity) else None
+        if prefix is None or not isinstance(identity, HostIdentity):
+            raise AccessDenied("only a host withdraws its presence")
+        key = prefix + identity.host_id
+
+        def write(item: Item | None) -> Write | None:
+            stored = _server(item)
+            if stored is None or stored.agentless:
+                return None
+            return DeleteOp(key) if may_withdraw(request.name, stored) else None
+
+        await self._change(key, write)
+        return m.Done()
+
+    async def _change(self, key: str, write: Callable[[Item | None], Write | None]) -> None:
+        """Writes what `write` makes of the record that is there; asked anew when that changed meanwhile, since two
+        processes of one host may speak at the same time."""
+        for _ in range(TRIES):
+            item = await self._state.backend.get(key)
+            change = write(item)
+            if change is None:
+                return
+            condition: Condition = Absent(key) if item is None else Exists(key, item.revision)
+            with suppress(CompareFailed):
+                await self._state.commit([change], conditions=[condition], events=[])
+                return
+        raise CompareFailed("presence of this host is being changed from elsewhere", hint="it is tried again")
+
+    async def run(self) -> None:
+        """Tidies every minute until cancelled."""
+        while True:
+            await asyncio.sleep(TIDY_EVERY)
+            try:
+                await self.tidy()
+            except TeleportError as error:
+                log.warning("presence could not be tidied: %s", error)
+
+    async def tidy(self) -> None:
+        """Removes lost nodes whose name and address a new host has taken; their certificates stay good."""
+        items = {item.key: item for item in await self._state.backend.range(records.NODES)}
+        nodes = [server for item in items.values() if (server := _server(item)) is not None]
+        for gone in replaced(nodes, self._state.clock.now()):
+            item = items[records.NODES + gone.host_id]
+            event = new_event(
+                NodeDelete,
+                self._state.clock.now(),
+                str(uuid.uuid4()),
+                cluster_name=self._state.cluster,
+                user="system",
+                name=gone.host_id,
+                hostname=gone.hostname,
+                keep_identity=True,
+            )
+            with suppress(CompareFailed):  # it has come back
+                await self._state.commit(
+                    [DeleteOp(item.key)], conditions=[Exists(item.key, item.revision)], events=[event]
+                )
+
+    async def watch(self, caller: Caller, request: m.WatchRequest) -> AsyncIterator[bytes]:
+        """A snapshot of some kinds, then every change. For services only: a list shows each user what it may see of a
+        kind, and a watch would have to decide that for every item and change."""
+        if not isinstance(caller.identity, HostIdentity):
+            raise AccessDenied("only services of the cluster watch", hint="list instead")
+        if not request.kinds:
+            raise BadRequest(f"a watch names kinds: {', '.join(sorted(WATCHABLE))}")
+        kinds = []
+        for name in request.kinds:
+            try:
+                kinds.append(Kind(name))
+            except ValueError:
+                raise BadRequest(f"{name[:64]!r} is no kind of resource") from None
+            if kinds[-1] not in WATCHABLE:
+                raise BadRequest(f"{kinds[-1]} cannot be watched")
+        await self._require(caller, kinds)
+        checked_at = self._state.clock.monotonic()
+        prefixes = tuple(_watched_prefix(kind) for kind in kinds)
+        # the authorities are followed whatever was asked for: they decide whether the caller's certificate counts
+        followed = [*prefixes, *(() if records.AUTHORITIES in prefixes else (records.AUTHORITIES,))]
+        async with aclosing(follow(self._state.backend, followed, heartbeat=HEARTBEAT)) as stream:
+            async for change in stream:
+                now = self._state.clock.monotonic()
+                turned = isinstance(change, Changes) and any(_of_authority(event.key) for event in change.events)
+                if now - checked_at >= RECHECK or (isinstance(change, Changes) and not change.events):
+                    checked_at = now
+                    if not await self._still(caller) or not (turned or await self._believed(caller)):
+                        return
+                if isinstance(change, Snapshot):
+                    items, gone = [item for item in change.items if item.key.startswith(prefixes)], list[str]()
+                else:
+                    events = [event for event in change.events if event.key.startswith(prefixes)]
+                    items = [event.item for event in events if isinstance(event, Put)]
+                    gone = [event.key for event in events if not isinstance(event, Put)]
+                line = m.WatchLine(
+                    revision=change.revision,
+                    snapshot=isinstance(change, Snapshot),
+                    put=[_watched(item, caller.identity) for item in items],
+                    deleted=gone,
+                )
+                yield msgspec.json.encode(line) + b"\n"
+                if turned and not await self._believed(caller):
+                    return  # that its authority ended is the last thing it hears: it must not trust those keys either
+
+    async def _require(self, caller: Caller, kinds: Sequence[Kind]) -> None:
+        for kind in dict.fromkeys(kinds):
+            await self._authorizer.require(caller, Verb.LIST, kind)
+            await self._authorizer.require(caller, Verb.READ_NO_SECRETS, kind)
+
+    async def _still(self, caller: Caller) -> bool:
+        """Whether the caller still belongs here: a watch must not outlive its right.
+
+        Locks on the host are left out on purpose: one that is locked has to hear of it, to end its sessions.
+        """
+        identity = caller.identity
+        if not isinstance(identity, HostIdentity) or identity.expires <= self._state.clock.now():
+            return False
+        if await self._revoked(identity):
+            return False
+        return await self._authorizer.counts(identity)
+
+    async def _believed(self, caller: Caller) -> bool:
+        """Whether the authority that signed the caller's certificate still counts."""
+        try:
+            await self._state.tls_identity(caller.certificate)
+        except AccessDenied:
+            return False
+        return True
+
+    async def _revoked(self, identity: HostIdentity) -> bool:
+        """Whether this very certificate was ended: whoever holds it is perhaps not the host."""
+        subject = Locked(serial=identity.serial)
+        return find_lock(await self._state.locks(), subject, self._state.clock.now()) is not None
+
+
+def _of_authority(key: str) -> bool:
+    return key.startswith(records.AUTHORITIES)
+
+
+def _server(item: Item | None) -> Server | None:
+    found = from_json(item.value) if item is not None else None
+    return found if isinstance(found, Server) else None
+
+
+def _check_dialable(node: Server, caller: Caller) -> None:
+    """Proxies connect to what nodes announce, so it must not be what only the proxy's own machine can reach.
+
+    Any other address stays possible, since a node behind NAT is reached by one that auth never sees (`advertise_ip`):
+    a proxy can be made to open a connection, and to send a line that is signed for this node, but no more.
+    """
+    local = all(is_loopback(address) for address in (caller.host, *caller.vouched_by))
+    for address in (node.spec.addr, *node.spec.public_addrs):
+        host = HostPort.parse(address, 0).host if address else ""
+        if problem := not_dialable(host, loopback=local) if host else "":
+            raise AccessDenied(
+                f"the address {address!r} of the node {node.host_id} {problem}, so proxies do not connect to it",
+                hint="set teleport.advertise_ip or ssh_service.public_addr to where this host is reached",
+            )
+
+
+def _watched_prefix(kind: Kind) -> str:
+    """Where the things of a kind are; singletons share a folder, and only the one asked for is meant."""
+    prefix = _prefix(kind)
+    return prefix + str(kind).replace("_", "-") if prefix == records.CLUSTER else prefix
+
+
+def _prefix(kind: Kind) -> str:
+    return records.PREFIX_OF_KIND[kind]
+
+
+def _watched(item: Item, watcher: HostIdentity) -> m.WatchItem:
+    """A stored item as it may leave auth: authorities without their private keys, of other hosts only what decides
+    whether their certificates count."""
+    value = m.Document(item.value)
+    if item.key.startswith(records.HOSTS):
+        host = msgspec.json.decode(item.value, type=records.HostRecord)
+        if host.host_id != watcher.host_id:
+            host = msgspec.structs.replace(host, labels={}, role_labels={})
+        value = m.Document(msgspec.structs.replace(host, node_name="").encode())
+    if item.key.startswith(records.AUTHORITIES):
+        authority = from_json(item.value)
+        assert isinstance(authority, Authority)
+        value = document(authority)
+    return m.WatchItem(key=item.key, value=value, revision=item.revision, expires=item.expires)

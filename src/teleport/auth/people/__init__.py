@@ -1,0 +1,1 @@
+"""Users: logging in, invitations, their devices, and that one administrator remains."""

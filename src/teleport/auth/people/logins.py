@@ -1,0 +1,209 @@
+"""Logging in: password and second factor, then certificates. Every failure reads the same and costs the same.
+
+What happens on a failure for a user that does not exist is what happens for one that does: the hash is computed, the
+codes are compared, an event is written. Five failures lock the user for a while (`lockout`).
+A used code is refused, also in parallel: accepting one is a compare-and-swap (threats T22, T36).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from msgspec import UNSET
+
+from teleport.api import messages as m
+from teleport.audit.events import UserLogin
+from teleport.auth.authorities.certify import UserGrant
+from teleport.auth.factors import passwords
+from teleport.auth.factors.checking import LOGIN, Checked, Factors, event_device
+from teleport.auth.factors.lockout import locked_at, logged_in, place_of
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState
+from teleport.authz.locks import Locked, describe, find_lock
+from teleport.authz.second_factor import FactorKind, factor_rule
+from teleport.backend.interface import Exists, PutOp
+from teleport.errors import AccessDenied, CompareFailed
+from teleport.pki.keys import PublicKey
+from teleport.resources.lock import Lock
+from teleport.resources.names import address_of
+from teleport.resources.user import User
+from teleport.store import records
+from teleport.store.records import FactorDevice, UserSecret
+
+MAX_USER_AGENT: Final = 256  # characters of what a program says of itself
+PARALLEL_HASHES: Final = 4  # argon2 takes 19 MiB and a core; more at once only slow one another
+NO_SECRET: Final = UserSecret()
+
+
+class Granter(Protocol):
+    """Decides what a user's certificates may say."""
+
+    async def grant(self, user: User, ttl: float, *, route_to_cluster: str, client_address: str) -> UserGrant: ...
+
+    async def locks(self) -> Sequence[Lock]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What checking found; `reason` is for the audit log only."""
+
+    reason: str
+    user: User | None = None
+    secret: UserSecret = NO_SECRET
+    revision: int = 0
+    checked: Checked | None = None
+    factor_due: bool = False
+    user_revision: int = 0
+
+
+def refused() -> AccessDenied:
+    """The one answer to every failed login."""
+    return AccessDenied(
+        "the user name, the password or the code is wrong",
+        hint="after several failures a user is locked for 20 minutes; an administrator can end that: tctl users unlock",
+    )
+
+
+class Logins:
+    """Checks what people prove, and has certificates signed."""
+
+    def __init__(self, state: ClusterState, granter: Granter, factors: Factors) -> None:
+        self._state = state
+        self._factors = factors
+        self._granter = granter
+        self._hashing = asyncio.Semaphore(PARALLEL_HASHES)
+
+    async def hashed(self, work: Callable[[], bool | None]) -> bool:
+        """Runs password work on a thread; the loop goes on serving."""
+        async with self._hashing:
+            return bool(await asyncio.to_thread(work))
+
+    async def challenge(self, caller: Caller, request: m.LoginChallengeRequest) -> m.FactorChallenge:
+        """A challenge for the second factor of a login, whoever the user may be."""
+        return await self._factors.challenge_anybody(request.user)
+
+    async def login(self, caller: Caller, request: m.LoginRequest) -> m.UserCerts:
+        """Certificates for `request.public_key`; raises the one `AccessDenied` for everything that is not right."""
+        PublicKey.parse(request.public_key)
+        outcome = await self._check(request)
+        if outcome.reason or outcome.user is None:
+            await self._failed(request, outcome)
+            raise refused()
+        grant = await self._granter.grant(
+            outcome.user,
+            request.ttl,
+            route_to_cluster=request.route_to_cluster or self._state.cluster,
+            client_address=address_of(request.client_addr),
+        )
+        now = self._state.clock.now()
+        certifier = await self._state.certifier()
+        certs = await asyncio.to_thread(certifier.user_certs, grant, request.public_key, now)
+        checked = outcome.checked if outcome.factor_due else None
+        former = checked.secret if checked is not None else outcome.secret
+        secret = logged_in(former, now, place_of(request.client_addr))
+        try:
+            await self._state.commit(
+                [
+                    PutOp(records.USER_SECRETS + request.user, secret.encode()),
+                    *(checked.spent if checked is not None else ()),
+                ],
+                conditions=[
+                    Exists(records.USER_SECRETS + request.user, outcome.revision),
+                    Exists(records.USERS + request.user, outcome.user_revision),  # it names the roles of this moment
+                    *(checked.conditions if checked is not None else ()),
+                ],
+                events=[
+                    self._event(request, "", checked.device if checked is not None else None),
+                    self._state.certified(
+                        None,
+                        grant,
+                        PublicKey.parse(request.public_key),
+                        certs,
+                        addr=request.client_addr,
+                        factor=proved_by(checked.device if checked is not None else None),
+                    ),
+                ],
+            )
+        except CompareFailed:
+            await self._failed(request, _Outcome("the second factor was used at the same moment, or the user changed"))
+            raise refused() from None
+        return certs
+
+    async def _check(self, request: m.LoginRequest) -> _Outcome:
+        now = self._state.clock.now()
+        # What is read, and in which order, is the same whether there is such a user or not.
+        name = request.user if _may_be_name(request.user) else "-"
+        held = await self._state.find(records.USERS, name, User)
+        user, user_revision = held if held is not None else (None, 0)
+        found = await self._state.record(records.USER_SECRETS + name, UserSecret)
+        secret, revision = found if found is not None else (UserSecret(), 0)
+        preference = await self._state.preference()
+        roles = user.roles if user is not None else ()
+        lock = find_lock(await self._granter.locks(), Locked(user=name, roles=roles), now)
+        answer = request.factor or m.FactorResponse(totp_code=request.otp_token)
+        stored = secret.password_hash
+        right = await self.hashed(
+            (lambda: passwords.verify_password(stored, request.password))
+            if stored
+            else (lambda: passwords.verify_nothing(request.password))
+        )
+        right = right and bool(stored)
+        checked = await self._factors.check(request.user, secret, answer, LOGIN)
+        due = factor_rule(preference.spec).due(device.kind for device in secret.devices)
+        reason = ""
+        if user is None:
+            reason = "there is no such user"
+        elif user.expired(now):
+            reason = "the user has expired"
+        elif lock is not None:
+            reason = describe(lock)
+        elif not preference.spec.allow_local_auth:
+            reason = "local users may not log in to this cluster"
+        elif not stored:
+            reason = "the user has no password yet"
+        elif locked_at(secret, place_of(request.client_addr), now):
+            reason = "the user is locked after too many failures"
+        elif not right:
+            reason = "wrong password"
+        elif due:
+            reason = checked.reason
+        return _Outcome(reason, user, secret, revision, checked, due, user_revision)
+
+    async def _failed(self, request: m.LoginRequest, outcome: _Outcome) -> None:
+        """Counts the failure and writes the event, in one transaction; the challenge that was answered is used up."""
+        await self._factors.failed(
+            request.user,
+            known=outcome.user is not None,
+            events=[self._event(request, outcome.reason)],
+            spent=outcome.checked.spent if outcome.checked is not None else (),
+            place=place_of(request.client_addr),
+        )
+
+    def _event(self, request: m.LoginRequest, reason: str, device: FactorDevice | None = None) -> UserLogin:
+        return self._state.event(
+            UserLogin,
+            user=request.user,
+            method="local",
+            success=not reason,
+            error=reason,
+            addr=request.client_addr,
+            user_agent=request.user_agent[:MAX_USER_AGENT],
+            message=f"answered in a browser at {request.answered_from}" if request.answered_from else "",
+            mfa_device=event_device(device) if device is not None else UNSET,
+        )
+
+
+def proved_by(device: FactorDevice | None) -> str:
+    """What was proved, as lists of certificates name it."""
+    if device is None:
+        return "password"
+    return "password+otp" if device.kind == FactorKind.TOTP else f"password+{device.kind}"
+
+
+def _may_be_name(name: str) -> bool:
+    from teleport.resources.names import check_name
+
+    return not check_name(name)
