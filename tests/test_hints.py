@@ -21,9 +21,12 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "teleport"
 PLACES = ("cli", "client", "daemon", "api", "transport/blocking.py", "ssh/client.py", "store/resolve.py")
 # (file, function): why an error there needs no hint of its own
 WITHOUT = {
-    ("daemon/handover.py", "take"): "what a daemon hands to its own child; no person wrote it, and the log names both",
-    ("daemon/restart.py", "start_child"): "the parent serves on, and its log says why the child could not start",
-    ("daemon/restart.py", "_spawn"): "the parent serves on, and its log says why the child could not start",
+    (
+        "daemon/restarts/handover.py",
+        "take",
+    ): "what a daemon hands to its own child; no person wrote it, and the log names both",
+    ("daemon/restarts/child.py", "start_child"): "the parent serves on, and its log says why the child could not start",
+    ("daemon/restarts/child.py", "_spawn"): "the parent serves on, and its log says why the child could not start",
 }
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from teleport.client import transfer as engine
-from teleport.client.sftp import Flight, Sftp
-from teleport.client.transfer import Copier, Ways
-from teleport.client.transfer_here import Here
-from teleport.client.transfer_there import There
+from teleport.client.transfer import copying as engine
+from teleport.client.transfer.copying import Copier, Ways
+from teleport.client.transfer.here import Here
+from teleport.client.transfer.sftp import Flight, Sftp
+from teleport.client.transfer.there import There
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
 from teleport.ssh.client import ClientKey, connect
@@ -287,7 +287,7 @@ async def test_a_file_without_an_end_ends(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_a_folder_without_an_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from teleport.client import sftp
+    from teleport.client.transfer import sftp
 
     monkeypatch.setattr(sftp, "_MAX_ENTRIES", 500)
     async with hostile(tmp_path, endless=True, names=[f"n{number}/" for number in range(100)]) as run:

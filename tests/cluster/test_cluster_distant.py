@@ -28,10 +28,10 @@ import teleport.ssh.packets as packets
 from teleport.client.access import from_profile
 from teleport.client.home import Home
 from teleport.client.session import way
-from teleport.client.sftp import Sftp
-from teleport.client.transfer import Copier, Ways
-from teleport.client.transfer_here import Here
-from teleport.client.transfer_there import There
+from teleport.client.transfer.sftp import Sftp
+from teleport.client.transfer.copying import Copier, Ways
+from teleport.client.transfer.here import Here
+from teleport.client.transfer.there import There
 
 home, proxy, login, host, there, back, *directions = sys.argv[1:]
 if directions[0] == "fixed":

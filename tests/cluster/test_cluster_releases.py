@@ -27,7 +27,7 @@ sys.path.insert(0, os.path.realpath("{current}"))
 from teleport.cli.teleport import main
 sys.exit(main())
 """
-HANDOVER, RESTART = "daemon/handover.py", "daemon/restart.py"
+HANDOVER, RESTART = "daemon/restarts/handover.py", "daemon/restarts/child.py"
 LATER = {  # one that hands over more, and reads this one
     HANDOVER: [
         ("FORMAT: Final = 1", "FORMAT: Final = 2"),

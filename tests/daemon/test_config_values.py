@@ -43,7 +43,7 @@ def test_a_configuration_survives_the_way_to_the_daemon(tmp_path: Path) -> None:
 def test_who_takes_a_configuration_loads_no_parser() -> None:
     code = (
         "import sys, pickle; from teleport.daemon.config.values import Config, NodeConfig, SshAlgorithms, LogConfig\n"
-        "import teleport.cli.teleport.daemon, teleport.daemon.logs, teleport.daemon.handover\n"
+        "import teleport.cli.teleport.daemon, teleport.daemon.logs, teleport.daemon.restarts.handover\n"
         "print(*sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from teleport.daemon import handover
-from teleport.daemon.handover import VARIABLE, Handed, Inherited, describe, take
 from teleport.daemon.host import open_host
-from teleport.daemon.restart import Child, start_child
+from teleport.daemon.restarts import handover
+from teleport.daemon.restarts.child import Child, start_child
+from teleport.daemon.restarts.handover import VARIABLE, Handed, Inherited, describe, take
 from teleport.errors import AlreadyExists, BadRequest, TeleportError
 from teleport.transport.listeners import address_of, bind
 
@@ -46,7 +46,7 @@ def never(child: Child) -> None:
 async def test_a_child_that_is_not_ready_is_an_error_that_says_why(
     lock: int, script: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teleport.daemon.restart.KILL_AFTER", 1.0)
+    monkeypatch.setattr("teleport.daemon.restarts.child.KILL_AFTER", 1.0)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(TeleportError, match=reason):
         await start_child([sys.executable, "-c", script], [], lock, never, seconds=1.0)

@@ -30,16 +30,16 @@ from teleport.daemon.descriptors import raise_limit
 from teleport.daemon.diag import Readiness, diagnostics, serve_diagnostics
 from teleport.daemon.followers import Followers, of_client, of_listener, with_rotation
 from teleport.daemon.following import Follower
-from teleport.daemon.handover import Inherited
 from teleport.daemon.host import Host, open_host
 from teleport.daemon.imports import import_ahead
-from teleport.daemon.leaving import Doors
 from teleport.daemon.live_settings import follow_keep_alive
 from teleport.daemon.lock_age import LockAge
 from teleport.daemon.reaching import WayToAuth
 from teleport.daemon.remote import RemoteDelivery
+from teleport.daemon.restarts.handover import Inherited
+from teleport.daemon.restarts.leaving import Doors
+from teleport.daemon.restarts.succession import Request, Succession
 from teleport.daemon.sockets import Sockets
-from teleport.daemon.succession import Request, Succession
 from teleport.daemon.tasks import Tasks
 from teleport.daemon.welcome import Welcome
 from teleport.errors import TeleportError

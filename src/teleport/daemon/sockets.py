@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from teleport.daemon.config.values import Config
-from teleport.daemon.handover import Inherited
+from teleport.daemon.restarts.handover import Inherited
 from teleport.errors import TeleportError
 from teleport.resources.names import peer_address
 from teleport.resources.values import HostPort

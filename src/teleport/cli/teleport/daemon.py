@@ -21,7 +21,7 @@ from teleport.errors import TeleportError
 
 if TYPE_CHECKING:
     from teleport.daemon.config.values import Config
-    from teleport.daemon.handover import Inherited
+    from teleport.daemon.restarts.handover import Inherited
     from teleport.daemon.welcome import Welcome
     from teleport.launcher import LauncherEnd
 
@@ -90,7 +90,8 @@ def _read_and_hand_over(pipe: int) -> NoReturn:
 
 def run(order: Order) -> None:
     """Serves as the order says, until told to stop. Raises `TeleportError`."""
-    from teleport.daemon import handover, logs
+    from teleport.daemon import logs
+    from teleport.daemon.restarts import handover
 
     inherited = handover.take(os.environ)
     try:
@@ -118,7 +119,7 @@ def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None
     import teleport.transport.quick_aiohttp  # noqa: F401 (must come before all that imports aiohttp)
     from teleport.clock import SystemClock
     from teleport.daemon.assembly import Daemon, import_services
-    from teleport.daemon.succession import Request
+    from teleport.daemon.restarts.succession import Request
     from teleport.daemon.welcome import welcome_text
 
     def welcome(facts: Welcome) -> None:

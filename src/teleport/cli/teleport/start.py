@@ -60,8 +60,8 @@ def start(
     fips: bool,
 ) -> None:
     """Start the services of this host: auth, proxy, node, or some of them."""
-    from teleport.daemon import handover
     from teleport.daemon.config.effective import StartFlags
+    from teleport.daemon.restarts import handover
 
     inherited = handover.take(os.environ)
     flags = StartFlags(

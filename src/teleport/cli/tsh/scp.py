@@ -16,7 +16,7 @@ from teleport.errors import BadRequest, TeleportError
 
 if TYPE_CHECKING:
     from teleport.client.access import Access
-    from teleport.client.scp import Transfer
+    from teleport.client.transfer.scp import Transfer
     from teleport.wire.transfer_names import Place
 
 
@@ -64,7 +64,7 @@ def scp(
     for place in places:
         if place.host:
             _check_login(found.credentials.ssh_certificate, place.user)
-    from teleport.client.scp import KEEPALIVE, Transfer, Ways
+    from teleport.client.transfer.scp import KEEPALIVE, Transfer, Ways
     from teleport.ssh.surface import KeepAlive
 
     keepalive = KeepAlive(
@@ -81,7 +81,7 @@ def _copied(found: Access, transfer: Transfer, *, quiet: bool, batch: bool) -> i
     import gc
 
     from teleport.cli.progress import progress
-    from teleport.client.scp import FactorDue, run, total_size
+    from teleport.client.transfer.scp import FactorDue, run, total_size
 
     gc.freeze()
     gc.enable()

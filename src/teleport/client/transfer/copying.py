@@ -1,5 +1,5 @@
 """Copying files from one side to another: this machine, a host, or a host and another host. Knows neither paths nor
-protocols (`transfer_here.py`, `transfer_there.py`); blocks of a file are under way together, and so are small files.
+protocols (`here.py`, `there.py`); blocks of a file are under way together, and so are small files.
 
 A file's failure concerns that file: it is told, and the others go on. A lost connection ends it all.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from teleport.client.sftp import Flight
+from teleport.client.transfer.sftp import Flight
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.wire.sftp_client import Attributes
 

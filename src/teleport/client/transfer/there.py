@@ -6,8 +6,8 @@ import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
-from teleport.client.sftp import Refused, Sftp
-from teleport.client.transfer import Into, Item, Reading, Writing
+from teleport.client.transfer.copying import Into, Item, Reading, Writing
+from teleport.client.transfer.sftp import Refused, Sftp
 from teleport.errors import BadRequest, NotFound
 from teleport.wire.sftp import CREATE, READ, TRUNCATE, WRITE, Status
 from teleport.wire.sftp_client import Attributes

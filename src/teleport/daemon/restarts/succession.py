@@ -25,10 +25,10 @@ from pathlib import Path
 from teleport.audit import spool
 from teleport.daemon import dump
 from teleport.daemon.announce import Announcer
-from teleport.daemon.handover import Inherited
 from teleport.daemon.host import Host, last_epoch, write_private
-from teleport.daemon.leaving import Doors, hand_over, leave_alone
-from teleport.daemon.restart import Child, own_command, start_child
+from teleport.daemon.restarts.child import Child, own_command, start_child
+from teleport.daemon.restarts.handover import Inherited
+from teleport.daemon.restarts.leaving import Doors, hand_over, leave_alone
 from teleport.daemon.sockets import Sockets
 from teleport.errors import TeleportError
 

@@ -3,7 +3,7 @@
 `TELEPORT_OS_FILES` in the child's environment is a JSON list of `{"addr", "type", "fd", "fileName"}`; descriptors are
 numbered from 3 on: the listeners, then `teleport-signal-pipe`, to which the child writes its pid when every service
 takes connections (or why it cannot start), then two of our own: the lock on data_dir, and a pipe that stays open for as
-long as the parent serves. Only values and descriptors are handled here; `restart` starts and follows the child.
+long as the parent serves. Only values and descriptors are handled here; `child` starts and follows it.
 
 The two may be of different releases, either one the newer. The entry of the ready pipe also has `format`, which the
 parent writes, `needs`, the oldest format whose readers can take over from it, and `version`, its release. A reader

@@ -13,11 +13,11 @@ from teleport.client import system
 from teleport.client.access import Access
 from teleport.client.session import CONNECT_SECONDS, Way, closed, way
 from teleport.client.session import KEEPALIVE as KEEPALIVE
-from teleport.client.sftp import Sftp
-from teleport.client.transfer import Copier
-from teleport.client.transfer import Ways as Ways
-from teleport.client.transfer_here import Here
-from teleport.client.transfer_there import There
+from teleport.client.transfer.copying import Copier
+from teleport.client.transfer.copying import Ways as Ways
+from teleport.client.transfer.here import Here
+from teleport.client.transfer.sftp import Sftp
+from teleport.client.transfer.there import There
 from teleport.errors import SECOND_FACTOR_DUE, ConnectionProblem, TeleportError
 from teleport.ssh.client import SshClient
 from teleport.ssh.surface import KeepAlive

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from teleport.daemon.handover import (
+from teleport.daemon.restarts.handover import (
     FIRST_DESCRIPTOR,
     GUARD_PIPE,
     LOCK,

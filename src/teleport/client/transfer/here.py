@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from teleport.client import system
-from teleport.client.transfer import Into, Item, Reading, Writing
+from teleport.client.transfer.copying import Into, Item, Reading, Writing
 from teleport.errors import BadRequest, NotFound, TeleportError
 from teleport.wire.sftp_client import MOST, Attributes
 from teleport.wire.transfer_names import last_name, safe_name

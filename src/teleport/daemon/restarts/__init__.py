@@ -1,0 +1,1 @@
+"""Two processes of one host: what is handed over, who does what meanwhile, and leaving gracefully."""
