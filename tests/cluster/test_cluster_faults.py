@@ -202,6 +202,33 @@ def test_recordings_leave_the_last_room_to_events(tmp_path: Path, disk: Path, lo
         at.check()
 
 
+def test_a_session_that_ends_on_a_full_disk_is_no_success_and_has_its_end_when_there_is_room(
+    tmp_path: Path, disk: Path, login: str
+) -> None:
+    """Once, without a restart; the client is not told that all is well when the recording lacks what it saw."""
+    at = OnDisk(tmp_path / "cluster", disk, login)
+    with at.cluster:
+        person = at.person()
+        command = "echo begun; read line; seq 1 30000"
+        arguments = person.ssh_arguments(f"{login}@{NODE}.{at.cluster.name}", command)
+        running = subprocess.Popen(
+            arguments, env=person.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            assert running.stdout is not None
+            assert running.stdout.readline() == b"begun\n"
+            with filled(disk):
+                _, said = running.communicate(b"go on\n", timeout=30)
+            assert (running.returncode, b"This session was ended" in said) == (255, True), said
+        finally:
+            running.kill()
+            running.wait()
+        end = at.cluster.wait_event("session.end", initial_command=[command])
+        at.cluster.wait_event("session.upload", sid=end["sid"])
+        assert [one["sid"] for one in at.cluster.events("--type=session.end")].count(end["sid"]) == 1
+        at.works(person)
+
+
 def test_above_the_quota_of_recordings_no_session_starts_and_that_is_on_record_once(
     tmp_path: Path, disk: Path, login: str
 ) -> None:

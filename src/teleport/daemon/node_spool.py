@@ -50,6 +50,8 @@ class NodeSpool(RecordingSpool):
         self._full = full
         self._is_full = False
         self._noted: set[str] = set()  # sessions that are not recorded here
+        self.without_end: set[str] = set()  # sessions that are over and have no end yet
+        self.look: Callable[[], None] = lambda: None  # called when there is another one
 
     async def start(self, header: RecordingHeader) -> Recorder:
         """As in `RecordingSpool`; raises `LimitExceeded` above the quota."""
@@ -97,8 +99,14 @@ class NodeSpool(RecordingSpool):
             ) from error
         self._noted.add(header.sid)
 
+    def unended(self, sid: str) -> None:
+        """The session is over, and its recording could not be closed or its end not be put on record."""
+        self.without_end.add(sid)
+        self.look()
+
     def on_record(self, sid: str) -> None:
         """The end of the session is on record: whoever sends its recording may do so."""
+        self.without_end.discard(sid)
         if sid in self._noted:
             self._noted.discard(sid)
             unrecorded.forget(self.directory.path, sid)

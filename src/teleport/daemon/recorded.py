@@ -30,6 +30,8 @@ from teleport.recording.upload import Uploader, UploadOutcome, UploadReport
 log = logging.getLogger(__name__)
 
 RECOVER_EVERY = 30.0  # seconds
+AGAIN = 5.0  # seconds after which ends that could not be kept are tried again
+UNKEPT = "the recording failed"
 SETTLE, SETTLE_LOOK = 60.0, 0.1  # seconds
 
 
@@ -77,6 +79,7 @@ class Recorded:
             report=_report,
             jitter=lambda: random.uniform(0.5, 1.0),  # noqa: S311 - spreads retries, guards nothing
         )
+        self.spool.look = self.look.set
         self.spool.begun, self.spool.ended = self.uploader.hold, self.uploader.notify
 
     async def recover(self) -> None:
@@ -97,17 +100,39 @@ class Recorded:
     async def recover_again(self) -> None:
         """As `recover`, when `look` is set and every now and then: the other process of a restart may have died.
 
-        Until cancelled.
+        Ends that this process could not keep (the disk was full) are tried again, too. Until cancelled.
         """
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(RECOVER_EVERY):
+                async with asyncio.timeout(AGAIN if self.spool.without_end else RECOVER_EVERY):
                     await self.look.wait()
             self.look.clear()
             try:
                 await self.recover()
             except (TeleportError, OSError) as error:
                 log.error("recordings that an earlier process left could not be looked at: %s", error)
+            try:
+                await self._end_own()
+            except (TeleportError, OSError) as error:
+                log.error("ends of sessions cannot be kept now: %s", error)
+
+    async def _end_own(self) -> None:
+        """Ends what this process began and could not end."""
+        without = set(self.spool.without_end)
+        if not without:
+            return
+        for header in await asyncio.to_thread(lambda: list(unrecorded.noted(self._upload_dir))):
+            if header.sid in without:
+                await self._emitter.emit(self._end(header, [header.user], UNKEPT, self._clock.now(), ""))
+                self.spool.on_record(header.sid)
+        found = await asyncio.to_thread(recover, self._upload_dir, sign=self._sign, reason=UNKEPT)
+        # what waits here to be uploaded has its end; what could not be ended this time is tried again
+        finished = tuple(one for one in found.finished if one.header.sid in without)
+        await self._tell(RecoveryReport(found.recovered, finished, found.unreadable), lost=UNKEPT, left=UNKEPT)
+        for one in (*found.recovered, *finished):
+            self.spool.on_record(one.header.sid)
+        for unreadable in found.unreadable:
+            self.spool.without_end.discard(unreadable.sid)
 
     async def _end_unrecorded(self, folder: Path) -> None:
         """Sessions that a process which is gone did not record, and of which it told no end."""
@@ -115,17 +140,18 @@ class Recorded:
             await self._emitter.emit(self._end(header, [header.user], "node lost", self._clock.now(), ""))
             unrecorded.forget(folder, header.sid)
 
-    async def _tell(self, report: RecoveryReport) -> None:
+    async def _tell(self, report: RecoveryReport, *, lost: str = "node lost", left: str = "daemon restarted") -> None:
+        """Ends with the reason `lost` of those who had no end, and `left` of those who perhaps had one on record."""
         for recovered in report.recovered:
             if not recovered.header.told_by_node:
                 people = await asyncio.to_thread(people_in, recovered.summary.path, recovered.header)
-                await self._emitter.emit(self._end_of(recovered, people, "node lost"))
+                await self._emitter.emit(self._end_of(recovered, people, lost))
         for finished in report.finished:
             if finished.header.told_by_node:
                 continue
             # Perhaps its end event was never written; auth keeps the first one and marks a second as supplement.
             people = await asyncio.to_thread(people_in, finished.summary.path, finished.header)
-            await self._emitter.emit(self._end_of(finished, people, "daemon restarted"))
+            await self._emitter.emit(self._end_of(finished, people, left))
         for unreadable in (*report.unreadable, *report.failed):
             if unreadable.sid in self._told_lost:
                 continue

@@ -186,6 +186,10 @@ class Recordings(Protocol):
         """The end of the session is on record, or its beginning never was: its recording may leave this host."""
         ...
 
+    def unended(self, sid: str) -> None:
+        """The session is over, and its recording could not be closed or its end not be put on record: tried again."""
+        ...
+
 
 class Unrecorded:
     """The recording of a session that the cluster does not record."""

@@ -36,6 +36,8 @@ _SPAWN_SECONDS = 20.0
 _KILL_SECONDS = 15.0
 _CLOSE_SECONDS = 20.0
 _SEAL_SECONDS = 900.0
+_UNRECORDED = "the recording failed"
+_UNTOLD = "its end cannot be put on record"
 
 
 class Session:
@@ -192,7 +194,7 @@ class Session:
             await self._end(None, f"not started: {message}")
             return Refusal(message + hint)
         except BaseException:
-            tools.in_background(self._end(None, "not started"), f"end session {self.sid}")
+            tools.in_background(self._end_unstarted(), f"end session {self.sid}")
             raise
         self._process = process
         self.state = State.RUNNING
@@ -271,21 +273,21 @@ class Session:
             await self._conclude(ended, reason)
 
     async def _conclude(self, ended: Exit | None, reason: str) -> None:
-        """Closes the recording, puts the end on record, tells the parties.
+        """Closes the recording, puts the end on record, tells the parties: of a good end only when both succeeded.
 
         A long recording takes seconds for each GiB to close: there they wait for the bytes to be on disk only.
         """
         if not self._recording.slow_to_close:
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._end(ended, reason)
-            self._answer(ended, reason)
+                unkept = await self._end(ended, reason)
+            self._answer(*((None, reason or unkept) if unkept else (ended, reason)))
             return
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._recording.sync()
         except (TeleportError, TimeoutError) as error:
             log.error("recording not on disk sid=%s error=%r", self.sid, error)
-            reason = reason or "the recording failed"
+            ended, reason = None, reason or _UNRECORDED
         self._answer(ended, reason)
         async with asyncio.timeout(_SEAL_SECONDS):
             await self._end(ended, reason)
@@ -294,32 +296,46 @@ class Session:
         for party in list(self.company.parties):
             party.answer(ended, reason)
 
-    async def _end(self, ended: Exit | None, reason: str) -> None:
-        """Closes the recording and puts the end on record."""
+    async def _end(self, ended: Exit | None, reason: str) -> str:
+        """Closes the recording and puts the end on record; which of them failed, or nothing."""
+        recordings, sid = self._tools.recordings, str(self.sid)
+        digest, kept = "", False
         try:
             if self._transfers is not None:
                 await self._transfers.settle()
             digest = await self._close_recording(reason)
+            unrecorded = self._record and (not digest or self._recording.failed.done())
             sent, received = (self._streams.sent, self._streams.received) if self._streams is not None else (0, 0)
             watched = await self._enhanced.settle() if self._enhanced is not None else False
             await self._story.ended(
                 ended,
-                reason,
+                reason or (_UNRECORDED if unrecorded else ""),
                 sent=sent,
                 received=received,
                 recording_hash=digest,
                 participants=self.company.people,
                 enhanced=watched,
             )
-            # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
-            if digest or not self._record:
-                self._tools.recordings.on_record(str(self.sid))
+            kept = bool(digest) or not self._record
+            return _UNRECORDED if unrecorded else ""
+        except TeleportError as error:
+            log.error("session end cannot be put on record sid=%s error=%s", self.sid, error)
+            return _UNTOLD
         except Exception:
             log.exception("session end cannot be put on record sid=%s", self.sid)
+            return _UNTOLD
         finally:
+            # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
+            if kept:
+                recordings.on_record(sid)
+            else:
+                recordings.unended(sid)
             if self._enhanced is not None:
                 self._enhanced.over()
             self._finished()
+
+    async def _end_unstarted(self) -> None:
+        await self._end(None, "not started")
 
     async def _close_recording(self, reason: str) -> str:
         self.company.note_rest()

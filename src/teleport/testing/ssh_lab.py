@@ -145,6 +145,7 @@ class MemoryRecordings:
         self.all: list[MemoryRecording] = []
         self.failing = False
         self.on_record_of: list[str] = []  # sessions whose end is on record
+        self.unended_of: list[str] = []  # sessions whose end could not be kept
         self._keep = keep
 
     async def start(self, header: RecordingHeader) -> MemoryRecording:
@@ -155,6 +156,9 @@ class MemoryRecordings:
         return recording
 
     async def unrecorded(self, header: RecordingHeader) -> None: ...
+
+    def unended(self, sid: str) -> None:
+        self.unended_of.append(sid)
 
     def on_record(self, sid: str) -> None:
         self.on_record_of.append(sid)

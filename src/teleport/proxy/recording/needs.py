@@ -134,6 +134,10 @@ class Recordings(Protocol):
         """The end of the session is on record, or its beginning never was: its recording may leave this host."""
         ...
 
+    def unended(self, sid: str) -> None:
+        """The session is over, and its recording could not be closed or its end not be put on record: tried again."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Tools:

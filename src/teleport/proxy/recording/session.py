@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 900.0  # a long recording takes seconds for each GiB
+_UNRECORDED = "the recording failed"
+_UNTOLD = "its end cannot be put on record"
 _CLOSE_REMOTE_SECONDS = 0.4  # for the host to say how what it was told to end has ended
 SFTP: Final = "sftp"
 JOIN: Final = "TELEPORT_SESSION"
@@ -209,7 +211,7 @@ class RecordedSession:
             await self._end(None, f"not started: {error.message}")
             return Refusal.told(f"The host did not start it: {error.message.rstrip('.')}.", "")
         except BaseException:
-            tools.in_background(self._end(None, "not started"), f"end session {self.sid}")
+            tools.in_background(self._end_unstarted(), f"end session {self.sid}")
             raise
         self._remote = remote
         if self._recording is not None:
@@ -399,26 +401,39 @@ class RecordedSession:
         finally:
             waiting.cancel()
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._end(ended, reason)
+                unkept = await self._end(ended, reason)
             if self._outgoing.lost:  # it did not end well for a client that lacks some of what was said
-                ended, reason = None, reason or self._stop.result()
+                unkept = unkept or self._stop.result()
+            if unkept:
+                ended, reason = None, reason or unkept
             self._answer(ended, reason)
 
-    async def _end(self, ended: RemoteExit | None, reason: str) -> None:
-        """Closes the recording and puts the end on record."""
+    async def _end(self, ended: RemoteExit | None, reason: str) -> str:
+        """Closes the recording and puts the end on record; which of them failed, or nothing."""
+        digest, kept = "", False
         try:
             if self._files is not None:
                 await self._files.ended()
             await self._outgoing.release()
             digest = await self._close_recording(reason)
+            recording = self._recording
+            unrecorded = recording is not None and (not digest or recording.failed.done())
             if self._facts.told_here:
-                await self._tell_end(ended, reason, digest)
-            # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
-            if digest or self._noted:
-                self._tools.recordings.on_record(str(self.sid))
+                await self._tell_end(ended, reason or (_UNRECORDED if unrecorded else ""), digest)
+            kept = bool(digest) or recording is None
+            return _UNRECORDED if unrecorded else ""
+        except TeleportError as error:
+            log.error("session end cannot be put on record sid=%s error=%s", self.sid, error)
+            return _UNTOLD
         except Exception:
             log.exception("session end cannot be put on record sid=%s", self.sid)
+            return _UNTOLD
         finally:
+            # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
+            if not kept:
+                self._tools.recordings.unended(str(self.sid))
+            elif digest or self._noted:
+                self._tools.recordings.on_record(str(self.sid))
             self._finished()
 
     async def _tell_end(self, ended: RemoteExit | None, reason: str, digest: str) -> None:
@@ -441,6 +456,9 @@ class RecordedSession:
             recording_hash=digest,
             **self._common,
         )
+
+    async def _end_unstarted(self) -> None:
+        await self._end(None, "not started")
 
     async def _close_recording(self, reason: str) -> str:
         if self._recording is None:
