@@ -6,8 +6,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
+import msgspec
+
 from teleport.audit.events import Event, SessionEnd, SessionJoin, SessionStart, encode_event, new_event
-from teleport.auth.sessions.opened import OPEN, LostHosts, SessionTracker
+from teleport.auth.sessions.opened import OPEN, LostHosts, OpenSession, SessionTracker
+from teleport.auth.sessions.participants import ended_on, people_of
 from teleport.backend.memory import MemoryBackend
 from teleport.store import records
 from teleport.testing.clock import FakeClock
@@ -22,7 +25,10 @@ async def _lease() -> AsyncIterator[None]:
     yield
 
 
-def _line(cls: type[SessionStart] | type[SessionJoin] | type[SessionEnd], user: str = "ann") -> bytes:
+_Told = type[SessionStart] | type[SessionJoin] | type[SessionEnd]
+
+
+def _line(cls: _Told, user: str = "ann") -> bytes:
     uid = f"u-{cls.__name__}-{user}"
     return encode_event(new_event(cls, START, uid, sid=SID, server_id=HOST, user=user, login="root"))
 
@@ -87,3 +93,30 @@ async def test_the_end_that_auth_writes_names_everybody_who_took_part() -> None:
     (end,) = told
     assert isinstance(end, SessionEnd)
     assert end.participants == ["ann", "bob", "carol"]
+
+
+async def test_what_another_host_tells_of_a_session_changes_nothing() -> None:
+    """Neither whose it is, nor who took part, nor that it ended; also after its end, or without naming a server."""
+    other = "33333333-3333-4333-8333-333333333333"
+
+    def line(cls: _Told, server: str, user: str) -> bytes:
+        event = new_event(cls, START, f"u-{cls.__name__}-{user}-{server}", sid=SID, server_id=server, user=user)
+        return encode_event(msgspec.structs.replace(event, emitter=other))
+
+    async with MemoryBackend(FakeClock(START), sweep_every=None) as backend:
+        tracker = SessionTracker(backend)
+        forged = [
+            line(cls, server, "mallory") for cls in (SessionStart, SessionJoin, SessionEnd) for server in (other, "")
+        ]
+        await tracker.append([_line(SessionStart), *forged])
+        await tracker.append(forged)
+        (item,) = await backend.range(OPEN)
+        session = msgspec.json.decode(item.value, type=OpenSession)
+        assert (session.host_id, session.user, session.joined) == (HOST, "ann", [])
+        assert await people_of(backend, SID) is None
+        await tracker.append([_line(SessionJoin, "bob"), _line(SessionEnd)])
+        await tracker.append(forged)
+        assert not await backend.range(OPEN), "it is over, and nobody begins it again"
+        found = await people_of(backend, SID)
+        assert found is not None
+        assert (found.host_id, found.people, await ended_on(backend, SID)) == (HOST, ["ann", "bob"], HOST)

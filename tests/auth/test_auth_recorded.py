@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.security.test_security_recordings import _recorded, _reviewer, _rule
+from tests.security.test_security_recordings import _read, _recorded, _reviewer, _rule
 
 from teleport.api import messages as m
 from teleport.api import routes
+from teleport.audit.events import SessionEnd, SessionJoin, SessionStart, encode_event, new_event
 from teleport.auth.evidence import recorded
+from teleport.auth.evidence.store import EvidenceStore
+from teleport.auth.sessions.opened import SessionTracker
 from teleport.errors import AccessDenied, BadRequest, NotFound
 from teleport.recording import indexing
 from teleport.recording.directory import RecordingDirectory
 from teleport.recording.index import build_index
 from teleport.testing.auth import Credentials, RunningAuth, present_clock, running_auth
+
+_Told = type[SessionStart] | type[SessionJoin] | type[SessionEnd]
 
 
 def stored(auth: RunningAuth, sid: str) -> Path:
@@ -184,6 +189,63 @@ async def test_a_search_names_what_it_could_not_look_into_and_finds_what_is_olde
                 raise AssertionError("it is not found when its turn has come")
         finally:
             directory.close()
+
+
+async def test_who_joined_a_session_took_part_in_its_recording(tmp_path: Path) -> None:
+    """As its own host told: they may play it, conditions about them hold, and another host's word lets nobody in."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        admin = await auth.admin()
+        sid, other = await _recorded(auth, "ann", text=b"needle\n"), await _recorded(auth, "ann", text=b"needle\n")
+        listed = (await auth.call(admin, routes.LIST_RECORDINGS, m.ListRecordingsRequest())).items
+        hosts = {one.sid: one.node for one in listed}
+        tracker = SessionTracker(auth.service.state.backend)
+
+        def line(
+            cls: type[SessionStart] | type[SessionJoin] | type[SessionEnd], of: str, host: str, user: str
+        ) -> bytes:
+            uid = str(uuid.uuid4())
+            return encode_event(new_event(cls, auth.clock.now(), uid, sid=of, server_id=host, user=user))
+
+        await tracker.append(
+            [
+                line(SessionStart, sid, hosts[sid], "ann"),
+                line(SessionJoin, sid, hosts[sid], "boss"),
+                line(SessionEnd, sid, hosts[sid], "ann"),
+                *(line(cls, other, hosts[sid], "boss") for cls in (SessionStart, SessionJoin, SessionEnd)),
+            ]
+        )
+        for newest_first in (True, False):
+            request = m.ListRecordingsRequest(newest_first=newest_first)
+            page = await auth.call(admin, routes.LIST_RECORDINGS, request)
+            assert {one.sid: one.participants for one in page.items} == {sid: ["ann", "boss"], other: ["ann"]}
+        boss = await auth.user("boss", ["access"])
+        assert [one.sid for one in await search(auth, boss, "needle")] == [sid]
+        assert await _read(auth, boss, sid)
+        with pytest.raises(AccessDenied):
+            await _read(auth, boss, other)
+        rita = await _reviewer(auth, allow={"rules": [_rule('!contains(session.participants, "boss")')]})
+        assert [one.sid for one in await search(auth, rita, "needle")] == [other]
+        with pytest.raises(AccessDenied):
+            await _read(auth, rita, sid)
+        for who, of in ((boss, other), (rita, sid)):
+            with pytest.raises(AccessDenied):
+                await auth.call(who, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest(sid=of))
+
+
+async def test_no_host_puts_a_recording_or_an_end_in_the_place_of_anothers(tmp_path: Path) -> None:
+    """While the session runs, and after it: a recording is never replaced, so the true one would be lost."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        backend, sid, host = auth.service.state.backend, str(uuid.uuid4()), str(uuid.uuid4())
+        tracker, store = SessionTracker(backend), EvidenceStore(backend, auth.clock)
+        for cls in (SessionStart, SessionEnd):
+            event = new_event(cls, auth.clock.now(), str(uuid.uuid4()), sid=sid, server_id=host, user="ann")
+            await tracker.append([encode_event(event)])
+            with pytest.raises(AccessDenied, match="did not run on this host"):
+                await _recorded(auth, "mallory", sid=sid)
+            assert await store.claim_end(sid, "forged", str(uuid.uuid4())) == ""
+            assert await store.claim_end(sid, "forged", "") == ""
+        assert await store.claim_end(sid, "true", host) == "true"
+        assert (await auth.call(await auth.admin(), routes.LIST_RECORDINGS, m.ListRecordingsRequest())).items == []
 
 
 async def test_what_was_cut_off_is_named_also_where_nothing_is_found(tmp_path: Path) -> None:

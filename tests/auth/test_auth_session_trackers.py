@@ -11,7 +11,8 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.sessions.opened import OPEN, OpenSession
+from teleport.audit.events import SessionEnd, SessionStart, encode_event, new_event
+from teleport.auth.sessions.opened import OPEN, OpenSession, SessionTracker
 from teleport.backend.interface import DeleteOp, PutOp
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import SystemRole
@@ -141,6 +142,30 @@ async def test_no_host_tells_of_a_session_that_began_on_another(tmp_path: Path) 
             for host in nodes:
                 await tell(auth, host)
             await auth.service.state.backend.commit([DeleteOp(OPEN + sid)])
+
+
+async def test_of_a_session_without_a_start_that_two_hosts_claim_neither_is_believed(tmp_path: Path) -> None:
+    """In whatever order, until the start says whose it is; and an ended one is claimed by nobody else."""
+    async with running_auth(tmp_path) as auth:
+        alice = await auth.user("alice", ["access"], traits=LOGINS)
+        nodes = [await node_named(auth, name) for name in ("a", "b")]
+        backend = auth.service.state.backend
+        tracker = SessionTracker(backend)
+        for node, other in (nodes, nodes[::-1]):
+            one = told()
+            await tell(auth, node, one)
+            assert set(await seen(auth, alice)) == {one.sid}
+            await tell(auth, other, one, told("alice", sid=(another := str(uuid.uuid4()))))
+            assert set(await seen(auth, alice)) == {another}, "it hides no other one"
+            event = {"sid": one.sid, "server_id": node.host_id, "user": "alice", "login": "root"}
+            start = new_event(SessionStart, START, "u-1", interactive=True, **event)
+            await tracker.append([encode_event(start)])
+            shown = (await auth.call(alice, routes.RUNNING_SESSIONS, m.Empty())).sessions
+            assert [found.host_id for found in shown if found.sid == one.sid] == [node.host_id]
+            await tracker.append([encode_event(new_event(SessionEnd, auth.clock.now(), "u-2", **event))])
+            await tell(auth, node)
+            assert set(await seen(auth, alice)) == {another}
+            await tell(auth, other)
 
 
 async def test_a_session_that_waits_says_for_whom(tmp_path: Path) -> None:

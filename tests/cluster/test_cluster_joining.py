@@ -131,6 +131,9 @@ def test_two_people_share_a_session_and_one_only_watches(
     end = cluster.wait_event("session.end", sid=sid)
     assert end["participants"] == ["alice", "walter"]
     cluster.wait_event("session.upload", sid=sid)
+    for command in (cluster.tctl, alice.tsh):
+        found = json.loads(command("recordings", "ls", "--format=json").ok().stdout)
+        assert [one["participants"] for one in found if one["sid"] == sid] == [["alice", "walter"]]
     text = cluster.tctl("recordings", "download", sid, "--format=json").ok().stdout
     lines = [json.loads(line) for line in text.splitlines()]
     told = [line for line in lines if line["kind"] == "note" and "detail" in line]

@@ -50,8 +50,9 @@ class IntakeStore(Protocol):
         """Durably sets these heads and the position."""
         ...
 
-    async def claim_end(self, sid: str, uid: str) -> str:
-        """Makes `uid` the end of session `sid` unless there is one; answers the uid of the one that counts."""
+    async def claim_end(self, sid: str, uid: str, host_id: str) -> str:
+        """Makes `uid` the end of session `sid` on `host_id` unless there is one; answers the uid of the one that
+        counts, or nothing when the session is known to run on another host."""
         ...
 
 
@@ -274,7 +275,7 @@ class Intake:
         line = mark_received(line, self._clock.now())
         if not isinstance(event, SessionEnd) or not event.sid:
             return line
-        counts = await self._records.claim_end(event.sid, linked.uid)
+        counts = await self._records.claim_end(event.sid, linked.uid, event.server_id)
         return line if counts == linked.uid else mark_supplement(line)
 
 

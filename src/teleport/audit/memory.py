@@ -28,7 +28,7 @@ class MemoryRecords:
         self.kept_heads.update(changed)
         self.position = position
 
-    async def claim_end(self, sid: str, uid: str) -> str:
+    async def claim_end(self, sid: str, uid: str, host_id: str) -> str:
         return self.ends.setdefault(sid, uid)
 
     async def load_checkpoint(self) -> SavedCheckpoint | None:

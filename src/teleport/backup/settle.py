@@ -81,6 +81,8 @@ TABLE: Final = (
     Row(HEADS, Fate.CHANGED, "how far the log holds each chain; with what the log has beyond the state"),
     Row(ENDS, Fate.KEPT, "sessions that ended"),
     Row(OPEN, Fate.LEFT_OUT, "sessions that were open: each is ended"),
+    Row("audit/session-people/", Fate.KEPT, "who took part in recorded sessions"),
+    Row("audit/session-hosts/", Fate.KEPT, "where sessions ran that ended lately"),
     Row("audit/uploads/", Fate.KEPT, "recordings that were told of"),
     Row("audit/checkpoint-key", Fate.KEPT, "key of the checkpoints"),
     Row(CHECKPOINT, Fate.CHANGED, "last checkpoint, of the log if that has a later one"),

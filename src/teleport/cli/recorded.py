@@ -111,7 +111,8 @@ def list_recordings(client: SyncAuthClient, filters: Filters, limit: int | None,
 
 def _row(one: m.RecordingInfo) -> list[str]:
     host = one.hostname or one.node
-    return [one.sid, render.when(one.started), one.user, one.login, host, _what(one.command), str(one.size)]
+    people = ", ".join(one.participants) or one.user
+    return [one.sid, render.when(one.started), people, one.login, host, _what(one.command), str(one.size)]
 
 
 def _what(command: str) -> str:

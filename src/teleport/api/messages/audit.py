@@ -89,6 +89,7 @@ class RecordingInfo(Message, frozen=True, kw_only=True):
     command: str
     size: int
     kind: str = ""  # shell, exec, transfer
+    participants: list[str] = []  # its user, and who joined
 
 
 class ListRecordingsRequest(Request, frozen=True, kw_only=True):

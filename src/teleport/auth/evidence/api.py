@@ -24,12 +24,14 @@ from teleport.auth.authorizer import Authorizer
 from teleport.auth.evidence.recorded import UPLOADS, Recorded, facts_of, key_of, own, wanted
 from teleport.auth.evidence.store import EvidenceStore
 from teleport.auth.server import Caller
+from teleport.auth.sessions.opened import host_of
+from teleport.auth.sessions.participants import Participants, all_people, participants, people_of
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, PutOp
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound
 from teleport.identity import HostIdentity, SystemRole
-from teleport.recording.format import BrokenPlace, RecordingHeader
+from teleport.recording.format import BrokenPlace, RecordingHeader, canonical_uuid
 from teleport.recording.indexing import Indexer
 from teleport.recording.player import RecordingReader
 from teleport.recording.storage import MAX_PIECE, FileRecordingStore, HostSink, StoredRecording
@@ -89,8 +91,7 @@ class Evidence:
         named = {_named_server(line) for line in lines} - {"", host}
         if not named:
             return frozenset()
-        record = await self._state.record(records.HOSTS + host, records.HostRecord)
-        if record is None or str(SystemRole.PROXY) not in record[0].roles:
+        if not await self._is_proxy(host):
             return frozenset()
         found = set()
         for server in named:
@@ -166,14 +167,16 @@ class Evidence:
             found = await self._recordings.recordings(after=request.start_key, limit=request.limit)
             next_key = found[-1].sid if len(found) == request.limit else ""
             found = [one for one in found if wanted(one, request)]
-        may = await self._authorizer.decide_each(caller, Verb.LIST, Kind.SESSION, [facts_of(one) for one in found])
+        people = await all_people(self._state.backend)
+        facts = [facts_of(one, people.get(one.sid)) for one in found]
+        may = await self._authorizer.decide_each(caller, Verb.LIST, Kind.SESSION, facts)
         seen = [one for one, allowed in zip(found, may, strict=True) if allowed]
         if not seen:
             general = await self._authorizer.decide(caller, Verb.LIST, Kind.SESSION, {})
             if isinstance(general, AccessDenial) and not await self._may_some(caller):
                 raise AccessDenied(general.public, hint=general.hint)
         found = seen
-        return m.RecordingsPage(items=[_info(one) for one in found], next_key=next_key)
+        return m.RecordingsPage(items=[_info(one, people.get(one.sid)) for one in found], next_key=next_key)
 
     async def read(self, caller: Caller, request: m.RecordingRequest) -> AsyncIterator[bytes]:
         """The recording's bytes, as they are stored; the event is written before the first of them is sent."""
@@ -187,7 +190,8 @@ class Evidence:
                 f"there is no recording of session {request.sid[:64]!r}",
                 hint="a recording arrives after its session ended; tctl recordings ls",
             )
-        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, facts_of(found), reveals=True)
+        facts = facts_of(found, await people_of(self._state.backend, found.sid))
+        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, facts, reveals=True)
         form = request.form if request.form in FORMS else "raw"
         await self._state.tell(self._state.event(SessionRecordingAccess, caller, sid=request.sid, format=form))
         with await self._recordings.open(request.sid) as file:
@@ -203,7 +207,7 @@ class Evidence:
         return not isinstance(decision, AccessDenial)
 
     async def offset(self, caller: Caller, request: m.RecordingRequest) -> m.RecordingOffset:
-        state = await self._sink(caller).begin(request.sid)
+        state = await (await self._sink(caller, request.sid)).begin(request.sid)
         return m.RecordingOffset(offset=state.offset, complete=state.complete)
 
     async def append(
@@ -215,11 +219,12 @@ class Evidence:
             piece += part
             if len(piece) > MAX_PIECE:
                 raise BadRequest(f"a piece of a recording has at most {MAX_PIECE} bytes")
-        return m.RecordingOffset(offset=await self._sink(caller).append(request.sid, request.offset, bytes(piece)))
+        sink = await self._sink(caller, request.sid)
+        return m.RecordingOffset(offset=await sink.append(request.sid, request.offset, bytes(piece)))
 
     async def complete(self, caller: Caller, request: m.CompleteRecordingRequest) -> m.RecordingOffset:
         """The upload is whole: it is verified, kept, and told of."""
-        sink = self._sink(caller)
+        sink = await self._sink(caller, request.sid)
         await sink.complete(request.sid, request.sha256)
         found = await self._header(request.sid)
         event = self._state.event(
@@ -241,8 +246,18 @@ class Evidence:
         after = await sink.begin(request.sid)
         return m.RecordingOffset(offset=after.offset, complete=after.complete)
 
-    def _sink(self, caller: Caller) -> HostSink:
-        return self._recordings.sink_for(_host(caller))
+    async def _sink(self, caller: Caller, sid: str) -> HostSink:
+        """Where the caller uploads. A recording is never replaced, so no host may put one in the place of another's:
+        its own sessions only, but for proxies, which record for other hosts and say so."""
+        host = _host(caller)
+        owner = await host_of(self._state.backend, sid)
+        if owner not in ("", host) and not await self._is_proxy(host):
+            raise AccessDenied(f"session {canonical_uuid(sid)} did not run on this host")
+        return self._recordings.sink_for(host)
+
+    async def _is_proxy(self, host: str) -> bool:
+        record = await self._state.record(records.HOSTS + host, records.HostRecord)
+        return record is not None and str(SystemRole.PROXY) in record[0].roles
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -263,7 +278,7 @@ def _host(caller: Caller) -> str:
     return caller.identity.host_id
 
 
-def _info(found: StoredRecording) -> m.RecordingInfo:
+def _info(found: StoredRecording, joined: Participants | None) -> m.RecordingInfo:
     return m.RecordingInfo(
         sid=found.sid,
         started=found.started,
@@ -275,4 +290,5 @@ def _info(found: StoredRecording) -> m.RecordingInfo:
         command=found.command,
         size=found.size,
         kind=found.kind,
+        participants=participants(found, joined),
     )

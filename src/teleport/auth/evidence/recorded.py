@@ -15,6 +15,7 @@ from teleport.api import messages as m
 from teleport.audit.events import SessionRecordingSearch
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.server import Caller
+from teleport.auth.sessions.participants import Participants, all_people, participants, people_of
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.errors import BadRequest, NotFound
@@ -60,10 +61,15 @@ class Recorded:
     async def permitted(self, caller: Caller, verb: Verb, found: Sequence[StoredRecording]) -> list[StoredRecording]:
         """Those that the caller may list, or read. Pages are made of these, so that no key tells of another."""
         allowed: list[StoredRecording] = []
+        people = await all_people(self._state.backend)
         for at in range(0, len(found), DECIDED_AT_ONCE):
             some = found[at : at + DECIDED_AT_ONCE]
             may = await self._authorizer.decide_each(
-                caller, verb, Kind.SESSION, [facts_of(one) for one in some], reveals=verb is Verb.READ
+                caller,
+                verb,
+                Kind.SESSION,
+                [facts_of(one, people.get(one.sid)) for one in some],
+                reveals=verb is Verb.READ,
             )
             allowed += [one for one, yes in zip(some, may, strict=True) if yes]
             await asyncio.sleep(0)
@@ -181,7 +187,7 @@ class Recorded:
         return m.RecordingVerdicts(items=items)
 
     async def _require(self, caller: Caller, one: StoredRecording | None) -> None:
-        facts = facts_of(one) if one is not None else {}
+        facts = facts_of(one, await people_of(self._state.backend, one.sid)) if one is not None else {}
         await self._authorizer.require(caller, Verb.READ, Kind.SESSION, facts, reveals=True)
 
     async def _verdict(self, sid: str, announced: str) -> m.RecordingVerdict:
@@ -217,9 +223,9 @@ def wanted(one: StoredRecording, request: Filtered) -> bool:
     )
 
 
-def facts_of(one: StoredRecording | RecordingHeader) -> dict[str, object]:
+def facts_of(one: StoredRecording | RecordingHeader, joined: Participants | None) -> dict[str, object]:
     """What `where` may look at: always those of the recording asked for, or a condition would be asked of nothing."""
-    return {"session": {"participants": [one.user], "sid": one.sid, "login": one.login}}
+    return {"session": {"participants": participants(one, joined), "sid": one.sid, "login": one.login}}
 
 
 def own(caller: Caller) -> dict[str, object]:

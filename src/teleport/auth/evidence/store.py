@@ -16,6 +16,7 @@ from teleport.audit.checkpoints import LeaseElsewhere, SavedCheckpoint
 from teleport.audit.events import AuditGap, new_event
 from teleport.audit.outbox import outbox_write
 from teleport.audit.restored import Lost, Restored
+from teleport.auth.sessions.opened import host_of
 from teleport.backend.interface import Absent, Backend, DeleteOp, PutOp
 from teleport.clock import Clock
 from teleport.errors import AlreadyExists, CompareFailed, NotFound, TeleportError
@@ -77,7 +78,9 @@ class EvidenceStore:
         ]
         await self._backend.commit([*writes, PutOp(POSITION, position.encode())])
 
-    async def claim_end(self, sid: str, uid: str) -> str:
+    async def claim_end(self, sid: str, uid: str, host_id: str) -> str:
+        if await host_of(self._backend, sid) not in ("", host_id):
+            return ""
         key = ENDS + sid
         try:
             await self._backend.create(key, uid.encode(), expires=self._clock.now() + ENDS_KEPT)

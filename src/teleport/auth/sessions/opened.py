@@ -20,6 +20,7 @@ import msgspec
 from teleport.audit.events import REGISTRY, Event, SessionEnd, SessionJoin, SessionStart, new_event
 from teleport.auth.certificates.last_use import Uses
 from teleport.auth.hosts.presence import PRESENCE
+from teleport.auth.sessions.participants import ended_on, put_host, put_people
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Backend, DeleteOp, PutOp, Write
 from teleport.clock import Clock
@@ -63,6 +64,14 @@ async def open_sessions(state: ClusterState) -> list[OpenSession]:
     return [msgspec.json.decode(item.value, type=OpenSession) for item in await state.backend.range(OPEN)]
 
 
+async def host_of(backend: Backend, sid: str) -> str:
+    """The host on which a session runs, or ran lately, as its own events say; empty when none have arrived."""
+    item = await backend.get(OPEN + sid)
+    if item is None:
+        return await ended_on(backend, sid)
+    return msgspec.json.decode(item.value, type=OpenSession).host_id
+
+
 class SessionTracker:
     """A sink beside the store: notes starts and ends (`audit.sinks.Sink`). Lines may come twice, in order."""
 
@@ -72,7 +81,7 @@ class SessionTracker:
         self._uses = uses or Uses(backend)
 
     async def append(self, lines: Sequence[bytes]) -> None:
-        changed: dict[str, Write] = {}
+        batch = _Batch(self._backend)
         for line in lines:
             if not any(name in line for name in _HEARD):
                 continue
@@ -83,33 +92,75 @@ class SessionTracker:
             if isinstance(event, SessionStart) and event.sid:
                 if event.cert_serial:
                     self._uses.note_serial("user", event.cert_serial, event.time)
-                session = opened(event, await self._certificate(event.cert_serial))
-                changed[event.sid] = PutOp(OPEN + event.sid, msgspec.json.encode(session))
+                await batch.started(event, opened(event, await self._certificate(event.cert_serial)))
             elif isinstance(event, SessionJoin) and event.sid:
-                known = changed.get(event.sid) or await self._known(event.sid)
-                if isinstance(known, PutOp):
-                    changed[event.sid] = PutOp(known.key, with_another(known.value, event.user))
+                await batch.joined(event)
             elif isinstance(event, SessionEnd) and event.sid:
-                changed[event.sid] = DeleteOp(OPEN + event.sid, missing_ok=True)
-        if changed:
-            await self._backend.commit(list(changed.values()))
-
-    async def _known(self, sid: str) -> Write | None:
-        """What is stored of an open session, to be written again."""
-        item = await self._backend.get(OPEN + sid)
-        return None if item is None else PutOp(OPEN + sid, item.value)
+                await batch.ended(event)
+        if batch.writes:
+            await self._backend.commit(list(batch.writes.values()))
 
     async def _certificate(self, serial: str) -> IssuedCert | None:
         item = await self._backend.get(issued_key("user", serial)) if serial else None
         return None if item is None else msgspec.json.decode(item.value, type=IssuedCert)
 
 
-def with_another(record: bytes, user: str) -> bytes:
-    """The record of an open session in which one more user takes part."""
-    session = msgspec.json.decode(record, type=OpenSession)
-    if user != session.user and user not in session.joined and len(session.joined) < _MOST:
-        session = msgspec.structs.replace(session, joined=[*session.joined, user])
-    return msgspec.json.encode(session)
+class _Batch:
+    """What lines of events change. A session is its host's: what another host tells of it changes nothing.
+
+    Hosts tell of themselves only (`audit.intake`), auth of all.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.writes: dict[str, Write] = {}
+        self._backend = backend
+        self._open: dict[str, OpenSession | None] = {}
+
+    async def _known(self, sid: str) -> OpenSession | None:
+        if sid not in self._open:
+            item = await self._backend.get(OPEN + sid)
+            self._open[sid] = None if item is None else msgspec.json.decode(item.value, type=OpenSession)
+        return self._open[sid]
+
+    def _keep(self, session: OpenSession) -> None:
+        self._open[session.sid] = session
+        self._write(PutOp(OPEN + session.sid, msgspec.json.encode(session)))
+
+    def _write(self, write: PutOp | DeleteOp) -> None:
+        self.writes[write.key] = write
+
+    async def started(self, event: SessionStart, session: OpenSession) -> None:
+        known = await self._known(event.sid)
+        host = known.host_id if known is not None else await ended_on(self._backend, event.sid)
+        if (known is not None and not _is_of(event, known)) or (host and host != event.server_id):
+            log.warning("host %s tells of the start of session %s of another", session.told_by, event.sid)
+            return
+        self._keep(session)
+
+    async def joined(self, event: SessionJoin) -> None:
+        known = await self._known(event.sid)
+        if known is None or not _is_of(event, known):
+            return
+        if event.user != known.user and event.user not in known.joined and len(known.joined) < _MOST:
+            known = msgspec.structs.replace(known, joined=[*known.joined, event.user])
+            self._keep(known)
+            self._write(put_people(known.sid, known.host_id, [known.user, *known.joined]))
+
+    async def ended(self, event: SessionEnd) -> None:
+        known = await self._known(event.sid)
+        if known is None or not _is_of(event, known):
+            return
+        self._open[event.sid] = None
+        self._write(DeleteOp(OPEN + event.sid, missing_ok=True))
+        self._write(put_host(known.sid, known.host_id, event.time))
+        others = [*known.joined, *event.participants]
+        if any(one != known.user for one in others):
+            self._write(put_people(known.sid, known.host_id, [known.user, *others]))
+
+
+def _is_of(event: SessionStart | SessionJoin | SessionEnd, session: OpenSession) -> bool:
+    """Whether the event is of the host on which the session runs, or written by auth about it."""
+    return event.server_id == session.host_id and (bool(event.server_id) or event.emitter == session.told_by)
 
 
 def opened(event: SessionStart, cert: IssuedCert | None = None) -> OpenSession:

@@ -9,6 +9,7 @@ node decides about joining itself.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
@@ -19,6 +20,7 @@ from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.server import Caller
 from teleport.auth.sessions.opened import OpenSession, open_sessions
+from teleport.auth.sessions.participants import ended_on
 from teleport.auth.state import ClusterState
 from teleport.authz import joining
 from teleport.authz.decision import Policy
@@ -33,6 +35,8 @@ from teleport.resources.kinds import Kind, Verb
 from teleport.resources.server import Server
 from teleport.store import records
 from teleport.store.records import SESSION_TRACKERS, TrackerRecord
+
+log = logging.getLogger(__name__)
 
 KEPT: Final = timedelta(seconds=100)
 MOST: Final = 2000  # sessions of one process
@@ -79,6 +83,11 @@ class SessionTrackers:
         return m.RunningSessions(sessions=sorted(shown, key=lambda one: (one.started, one.sid)))
 
     async def _all(self) -> list[tuple[m.RunningSession, joining.RunningSession]]:
+        """Those that began on record, and those that one host tells of before its events have arrived.
+
+        A session is the host's that told of its start, also after its end. Of an id without a start that several hosts
+        claim none is believed: it is told again when the start has come.
+        """
         now = self._state.clock.now()
         found: dict[str, tuple[m.RunningSession, joining.RunningSession]] = {}
         for opened in await open_sessions(self._state):
@@ -86,16 +95,24 @@ class SessionTrackers:
                 _of_event(opened),
                 self._about(opened.sid, opened.user, opened.login, (), opened.interactive),
             )
+        claims: dict[str, list[tuple[str, m.TrackedSession]]] = {}
         for item in await self._state.backend.range(SESSION_TRACKERS):
             if item.expires is not None and item.expires <= now:
                 continue
             record = msgspec.json.decode(item.value, type=TrackerRecord)
             for told in record.sessions:
-                known = found.get(told.sid)
-                if known is not None and known[0].host_id != record.host_id:
-                    continue  # a session of another host: ids are known to more than its own host
-                about = self._about(told.sid, told.user, told.login, tuple(told.roles), True)
-                found[told.sid] = (_of_tracker(told, record.host_id), about)
+                claims.setdefault(told.sid, []).append((record.host_id, told))
+        for sid, claimed in claims.items():
+            hosts = {host_id for host_id, _ in claimed}
+            known = found.get(sid)
+            owner = known[0].host_id if known is not None else await ended_on(self._state.backend, sid)
+            if not owner and len(hosts) > 1:
+                log.warning("hosts %s all claim session %s", " and ".join(sorted(hosts)), sid)
+                continue
+            for host_id, told in claimed:
+                if owner in ("", host_id):  # ids are known to more than the session's own host
+                    about = self._about(told.sid, told.user, told.login, tuple(told.roles), True)
+                    found[sid] = (_of_tracker(told, host_id), about)
         return list(found.values())
 
     def _about(
