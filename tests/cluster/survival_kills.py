@@ -155,8 +155,12 @@ def strike(worked: Worked, work: Workload, victim: str, disk: SlowDisk | None, t
     left = {*below, *sessions}
     wait_until(f"nothing of the killed {victim} is left", lambda: not any(map(alive, left)), GONE)
     start_again(hosts, worked, disk)
-    for host in hosts:
-        wait_until(f"ready again after the kill of {victim}", host.daemon.ready, 40.0)
+    try:
+        for host in hosts:
+            wait_until(f"ready again after the kill of {victim}", host.daemon.ready, 40.0)
+    except AssertionError as error:
+        said = "\n".join(f"{host.folder.name}: {host.daemon.log()[-2000:]}" for host in worked.hosts.values())
+        raise AssertionError(f"{error}\n{said}") from None
 
 
 def start_again(hosts: Sequence[Host], worked: Worked, disk: SlowDisk | None) -> None:

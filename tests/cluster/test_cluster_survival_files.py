@@ -89,7 +89,7 @@ def test_the_checker_finds_a_second_end_and_a_chunk_that_is_gone(short: Survived
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["node", "proxy", "proxy-sync"])
+@pytest.mark.parametrize("mode", ["node-sync", "proxy", "proxy-sync"])
 def test_kills_while_files_move_on_disks_that_are_full_or_slow(tmp_path: Path, survivor: str, mode: str) -> None:
     seed = random.randrange(2**32)
     ledger, evidence = survive(

@@ -37,7 +37,6 @@ _KILL_SECONDS = 15.0
 _CLOSE_SECONDS = 20.0
 _SEAL_SECONDS = 900.0
 _UNRECORDED = "the recording failed"
-_UNTOLD = "its end cannot be put on record"
 
 
 class Session:
@@ -205,6 +204,7 @@ class Session:
             self.company.parties,
             lambda work: tools.in_background(work, f"drain session {self.sid}"),
             files=program.transfer is not None,
+            sync=self._record and tools.config.recording_mode().endswith("-sync"),
         )
         self.company.begun(self._streams)
         if program.transfer is not None:
@@ -273,7 +273,7 @@ class Session:
             await self._conclude(ended, reason)
 
     async def _conclude(self, ended: Exit | None, reason: str) -> None:
-        """Closes the recording, puts the end on record, tells the parties: of a good end only when both succeeded.
+        """Closes the recording, puts the end on record, tells the parties: of a good end only with a whole recording.
 
         A long recording takes seconds for each GiB to close: there they wait for the bytes to be on disk only.
         """
@@ -284,6 +284,8 @@ class Session:
             return
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
+                if self._streams is not None:
+                    await self._streams.release()
                 await self._recording.sync()
         except (TeleportError, TimeoutError) as error:
             log.error("recording not on disk sid=%s error=%r", self.sid, error)
@@ -297,12 +299,15 @@ class Session:
             party.answer(ended, reason)
 
     async def _end(self, ended: Exit | None, reason: str) -> str:
-        """Closes the recording and puts the end on record; which of them failed, or nothing."""
+        """Closes the recording and puts the end on record; why the recording is not whole, or nothing. An end that
+        cannot be put on record now is made up for."""
         recordings, sid = self._tools.recordings, str(self.sid)
-        digest, kept = "", False
+        digest, kept, unrecorded = "", False, False
         try:
             if self._transfers is not None:
                 await self._transfers.settle()
+            if self._streams is not None:
+                await self._streams.release()
             digest = await self._close_recording(reason)
             unrecorded = self._record and (not digest or self._recording.failed.done())
             sent, received = (self._streams.sent, self._streams.received) if self._streams is not None else (0, 0)
@@ -317,13 +322,10 @@ class Session:
                 enhanced=watched,
             )
             kept = bool(digest) or not self._record
-            return _UNRECORDED if unrecorded else ""
         except TeleportError as error:
             log.error("session end cannot be put on record sid=%s error=%s", self.sid, error)
-            return _UNTOLD
         except Exception:
             log.exception("session end cannot be put on record sid=%s", self.sid)
-            return _UNTOLD
         finally:
             # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
             if kept:
@@ -333,6 +335,7 @@ class Session:
             if self._enhanced is not None:
                 self._enhanced.over()
             self._finished()
+        return _UNRECORDED if unrecorded else ""
 
     async def _end_unstarted(self) -> None:
         await self._end(None, "not started")

@@ -1,6 +1,7 @@
 """The bytes of a session: from its process into the recording and on to the parties, and from the parties to it.
 
-Every byte is noted in the recording before it is sent; what is not recorded is not sent.
+Every byte is noted in the recording before it is sent; what is not recorded is not sent. Where recordings are sent
+while they are made, it is on disk before.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from teleport.node.needs import Process, Recording
 from teleport.node.parties import Party
 from teleport.node.pump import Input, Output
 from teleport.node.scrollback import Replay, Scrollback
+from teleport.recording.outgoing import Outgoing
 from teleport.ssh.surface import TerminalSize
 
 _COPY_SECONDS = 5.0  # without a byte, for output that outlives the process (`protocols.md` 7)
@@ -32,10 +34,12 @@ class Streams:
         in_background: Callable[[Coroutine[Any, Any, None]], None],
         *,
         files: bool = False,
+        sync: bool = False,
     ) -> None:
         """`parties` is the session's own list, which changes: `wait_for` has to be told then. `first` began it.
 
-        `files`: the output is that of a file transfer, whose operations are recorded instead of its bytes.
+        `files`: the output is that of a file transfer, whose operations are recorded instead of its bytes. `sync`:
+        nobody sees what is not on disk.
         """
         self._recording = recording
         self._first = first
@@ -44,6 +48,10 @@ class Streams:
         self._in_background = in_background
         self._recording_full = False
         self._files = files
+        self._sync = sync
+        self._outgoing = Outgoing(
+            self._show, recording.sync, in_background=in_background, flow=self.flow, failed=lambda: None
+        )  # that nothing goes on then is the recording's own failure, which ends the session
         self._moved = asyncio.Event()
         self._pty = process.pty
         self._scrollback = Scrollback() if process.pty is not None else None
@@ -69,30 +77,37 @@ class Streams:
     def _stdout(self, data: bytes) -> None:
         if not self._files:
             self._recording.record_output(data)
-        self._pass_on(data, stderr=False)
+        self._pass_on(data, stderr=False, recorded=not self._files)
 
     def _stderr(self, data: bytes) -> None:
         self._recording.record_stderr(data)
-        self._pass_on(data, stderr=True)
+        self._pass_on(data, stderr=True, recorded=True)
 
-    def _pass_on(self, data: bytes, *, stderr: bool) -> None:
-        self.sent += len(data)
+    def _pass_on(self, data: bytes, *, stderr: bool, recorded: bool) -> None:
         self._moved.set()
-        if self._scrollback is not None:
-            self._scrollback.feed(data)
-        else:
+        if self._scrollback is None:
             self._first.connection.active()
         if self._recording.failed.done():
             return  # ending: what is not recorded is not sent
+        self._outgoing.send(data, stderr, hold=self._sync and recorded)
+        if self._recording.must_drain and not self._recording_full:
+            self._recording_full = True
+            self.flow()
+            self._in_background(self._drain())
+
+    def _show(self, data: bytes, stderr: bool) -> None:
+        self.sent += len(data)
+        if self._scrollback is not None:
+            self._scrollback.feed(data)
         for party in self._parties:
             if party is self._first:
                 party.write(data, stderr=stderr)
             else:
                 party.show(data)
-        if self._recording.must_drain and not self._recording_full:
-            self._recording_full = True
-            self.flow()
-            self._in_background(self._drain())
+
+    async def release(self) -> None:
+        """Returns when all that came went on to the parties, or cannot be kept."""
+        await self._outgoing.release()
 
     async def _drain(self) -> None:
         await self._recording.drain()
@@ -101,7 +116,8 @@ class Streams:
 
     @property
     def _held_up(self) -> bool:
-        return self._held or self._recording_full or any(party.busy for party in self._waited)
+        behind = self._recording_full or self._outgoing.behind
+        return self._held or behind or any(party.busy for party in self._waited)
 
     def wait_for(self, parties: Sequence[Party]) -> None:
         """These hold the session up while they do not keep up; output goes past the others."""

@@ -24,8 +24,8 @@ from teleport.errors import LimitExceeded, TeleportError
 from teleport.proxy.recording.facts import SessionEvents
 from teleport.proxy.recording.files import Files
 from teleport.proxy.recording.needs import Recording
-from teleport.proxy.recording.outgoing import Outgoing
 from teleport.recording.format import RecordingHeader
+from teleport.recording.outgoing import Outgoing
 from teleport.ssh.client import RemoteExit, RemoteSession
 from teleport.ssh.handlers import SessionChannel
 from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 900.0  # a long recording takes seconds for each GiB
 _UNRECORDED = "the recording failed"
-_UNTOLD = "its end cannot be put on record"
 _CLOSE_REMOTE_SECONDS = 0.4  # for the host to say how what it was told to end has ended
 SFTP: Final = "sftp"
 JOIN: Final = "TELEPORT_SESSION"
@@ -409,8 +408,9 @@ class RecordedSession:
             self._answer(ended, reason)
 
     async def _end(self, ended: RemoteExit | None, reason: str) -> str:
-        """Closes the recording and puts the end on record; which of them failed, or nothing."""
-        digest, kept = "", False
+        """Closes the recording and puts the end on record; why the recording is not whole, or nothing. An end that
+        cannot be put on record now is made up for."""
+        digest, kept, unrecorded = "", False, False
         try:
             if self._files is not None:
                 await self._files.ended()
@@ -421,13 +421,10 @@ class RecordedSession:
             if self._facts.told_here:
                 await self._tell_end(ended, reason or (_UNRECORDED if unrecorded else ""), digest)
             kept = bool(digest) or recording is None
-            return _UNRECORDED if unrecorded else ""
         except TeleportError as error:
             log.error("session end cannot be put on record sid=%s error=%s", self.sid, error)
-            return _UNTOLD
         except Exception:
             log.exception("session end cannot be put on record sid=%s", self.sid)
-            return _UNTOLD
         finally:
             # Not before: a recording that has left tells the next process nothing of an end that is still to be told.
             if not kept:
@@ -435,6 +432,7 @@ class RecordedSession:
             elif digest or self._noted:
                 self._tools.recordings.on_record(str(self.sid))
             self._finished()
+        return _UNRECORDED if unrecorded else ""
 
     async def _tell_end(self, ended: RemoteExit | None, reason: str, digest: str) -> None:
         now, facts = self._tools.clock.now(), self._facts

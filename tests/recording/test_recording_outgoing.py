@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from teleport.proxy.recording.outgoing import MOST_HELD, Outgoing
+from teleport.recording.outgoing import MOST_HELD, Outgoing
 
 
 class Told:
