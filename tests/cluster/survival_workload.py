@@ -322,8 +322,7 @@ class Workload:
             command = f"exec {TICKER} {tag}"
         self.client(self.ssh(self.target(host), command), output)
         cut = min([time.time(), *(when for when in self.cuts[host] if when > began)])
-        at_once = self._worked.mode == "proxy-sync" or (self._worked.mode == "node-sync" and host == NODE)
-        kept = float("inf") if at_once else cut - ON_DISK - SLACK
+        kept = float("inf") if self._worked.mode.endswith("-sync") else cut - ON_DISK - SLACK
         self.ledger.ran(Ran(tag, output.read_bytes(), finished=False, acknowledged=kept))
         output.unlink()
 
