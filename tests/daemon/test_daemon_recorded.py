@@ -112,6 +112,13 @@ async def test_an_end_that_could_not_be_put_on_record_is_told_of_that_session_al
         await made.close("ended")
 
 
+async def test_a_session_of_which_nothing_is_left_is_not_looked_for_for_ever(tmp_path: Path) -> None:
+    async with kept(tmp_path) as at:
+        at.recorded.spool.unended(str(uuid.uuid4()))
+        await until(lambda: not at.recorded.spool.without_end)
+        assert at.ends() == []
+
+
 async def test_a_session_that_is_not_recorded_has_its_end_told_too(tmp_path: Path) -> None:
     async with kept(tmp_path) as at:
         over, runs = at.header(), at.header()

@@ -21,6 +21,7 @@ from teleport.daemon.node_spool import NodeSpool, spool_full
 from teleport.daemon.remote import RemoteRecordings
 from teleport.errors import TeleportError
 from teleport.recording import unrecorded, upload_folders
+from teleport.recording.directory import Suffix, file_name
 from teleport.recording.format import RecordingHeader, SignFunction
 from teleport.recording.live import LiveStreams
 from teleport.recording.people import people_in
@@ -131,8 +132,13 @@ class Recorded:
         await self._tell(RecoveryReport(found.recovered, finished, found.unreadable), lost=UNKEPT, left=UNKEPT)
         for one in (*found.recovered, *finished):
             self.spool.on_record(one.header.sid)
-        for unreadable in found.unreadable:
-            self.spool.without_end.discard(unreadable.sid)
+        gone = await asyncio.to_thread(lambda: {sid for sid in without if not self._lies_here(sid)})
+        self.spool.without_end -= gone
+
+    def _lies_here(self, sid: str) -> bool:
+        """Whether something of a session still waits for its end."""
+        waiting = (Suffix.PART, Suffix.DONE, Suffix.OPEN)
+        return any((self._upload_dir / file_name(sid, suffix)).exists() for suffix in waiting)
 
     async def _end_unrecorded(self, folder: Path) -> None:
         """Sessions that a process which is gone did not record, and of which it told no end."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from teleport.errors import NotFound
 from teleport.recording.directory import RecordingDirectory, Suffix, file_name, write_all
 from teleport.recording.format import RecordingHeader
 
@@ -44,8 +45,11 @@ def noted(path: Path) -> Iterator[RecordingHeader]:
     try:
         for sid in directory.ids(Suffix.OPEN):
             name = file_name(sid, Suffix.OPEN)
-            with os.fdopen(directory.open(name), "rb") as file:
-                data = file.read()
+            try:
+                with os.fdopen(directory.open(name), "rb") as file:
+                    data = file.read()
+            except NotFound:
+                continue  # not a file, or its session has just ended
             try:
                 header = msgspec.json.decode(data, type=RecordingHeader)
             except msgspec.DecodeError:
