@@ -214,3 +214,37 @@ def test_all_services_disabled_is_an_error() -> None:
     with pytest.raises(BadRequest, match="no service is left to run"):
         config(text)
     assert config(text, flags=StartFlags(roles="node")).roles == (ServiceRole.NODE,)
+
+
+def test_version_v2_serves_everything_on_the_web_port_and_v1_nothing_more_than_before() -> None:
+    """Without an SSH listener in the file there is none; with it both; who is announced follows."""
+    text = "version: v2\nproxy_service: {public_addr: [a.test:443, b.test:443]}\n"
+    alone = config(text).proxy
+    assert alone is not None
+    assert (alone.one_port, alone.listen_addr) == (True, None)
+    assert alone.ssh_public_addrs == alone.public_addrs == (HostPort("a.test", 443), HostPort("b.test", 443))
+    both = config(text.replace("{", "{listen_addr: 0.0.0.0:3023, ssh_public_addr: c.test, ")).proxy
+    assert both is not None
+    assert (both.one_port, both.listen_addr) == (True, HostPort("0.0.0.0", 3023))
+    assert both.ssh_public_addrs == (HostPort("c.test", 3023),)
+    hinted = config("auth_service: {proxy_listener_mode: multiplex}\n").proxy
+    assert hinted is not None
+    assert (hinted.one_port, hinted.listen_addr) == (True, HostPort("0.0.0.0", 3023))
+    plain = config("version: v1\n").proxy
+    assert plain is not None
+    assert not plain.one_port
+
+
+def test_proxy_headers_are_taken_from_listed_sources_only() -> None:
+    """On by default, from nobody; off takes none from those listed either; everybody cannot be listed."""
+    for text, listed in (
+        ("proxy_service: {}\n", ()),
+        ("proxy_service: {proxy_protocol_from: [10.0.0.5, 10.1.0.0/24]}\n", ("10.0.0.5/32", "10.1.0.0/24")),
+        ("proxy_service: {proxy_protocol_from: 10.0.0.5, proxy_protocol: off}\n", ()),
+    ):
+        made = config(text).proxy
+        assert made is not None
+        assert made.balancers == listed
+    for wrong in ("0.0.0.0/0", "::/0", "10.0.0.1/24", "balancer.test"):
+        with pytest.raises(BadRequest, match="proxy_protocol_from"):
+            config(f"proxy_service: {{proxy_protocol_from: ['{wrong}']}}\n")

@@ -407,7 +407,6 @@ def test_every_type_of_storage_has_its_keys(line: str, kind: type, value: object
         (auth("license_file: /x"), "auth_service.license_file: is ignored"),
         (teleport("kex_algos: [diffie-hellman-group14-sha1]"), "rests on SHA-1"),
         (ssh("labels: {a: b}\n  commands: [{name: a, command: [b]}]"), "ssh_service.labels.a: is also a dynamic label"),
-        ("version: v2\n\n\n", "teleport.yaml:1: version: is read like v1"),
     ],
 )
 def test_what_has_no_effect_is_accepted_with_a_warning_that_names_it(text: str, warning: str) -> None:

@@ -28,6 +28,7 @@ class Access:
     trust: ProxyTrust
     cluster: str  # the chosen one
     credentials: Credentials
+    tls_routing: str = ""  # how SSH goes by the web port (`one_port`); empty: it does not
 
     def web_api(self, now: datetime) -> WebAPI:
         """The proxy's web API; imported when it is asked for, which `tsh ssh` never does."""
@@ -53,7 +54,8 @@ def from_profile(home: Home, proxy: str, user: str, cluster: str, now: datetime)
         )
     credentials = keystore.credentials_of(home, found, now)
     ssh = (found.ssh[0], address.ssh_port) if address and address.ssh_port else found.ssh
-    return Access(found.web, ssh, profile_trust(home, found), cluster or found.cluster, credentials)
+    routing = found.tls_routing if ssh == found.ssh else ""
+    return Access(found.web, ssh, profile_trust(home, found), cluster or found.cluster, credentials, routing)
 
 
 def from_identity(path: Path, proxy: str, cluster: str, now: datetime) -> Access:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ssl
 from datetime import UTC, datetime, timedelta
 
 from teleport.client.addresses import join
@@ -29,25 +30,31 @@ def fingerprint(certificate: bytes) -> str:
     return "sha256:" + hashlib.sha256(certificate).hexdigest()
 
 
-def open_web(host: str, port: int, trust: ProxyTrust, *, timeout: float = TIMEOUT) -> TLSStream:
-    """A TLS session with the proxy's web address, proved as `trust` says.
+def open_web(host: str, port: int, trust: ProxyTrust, *, timeout: float = TIMEOUT, protocol: str = "") -> TLSStream:
+    """A TLS session with the proxy's web address, proved as `trust` says, in which `protocol` is asked for (ALPN).
 
     Raises `Untrusted` when it proves nothing, `ConnectionProblem` when it cannot be reached.
     """
     connection = dial_tcp(host, port, timeout)
+
+    def asking(context: ssl.SSLContext) -> ssl.SSLContext:
+        if protocol:
+            context.set_alpn_protocols([protocol])
+        return context
+
     try:
         match trust:
             case PublicTrust():
-                return TLSStream(connection, public_client_context(), host)
+                return TLSStream(connection, asking(public_client_context()), host)
             case ClusterTrust(ca_pems=pems):
                 if not pems:
                     raise Untrusted(
                         "no authority of the cluster is known here",
                         hint="tsh login --ca-pin=sha256:..., which tctl status prints",
                     )
-                return TLSStream(connection, cluster_client_context(pems), INTERNAL_NAME)
+                return TLSStream(connection, asking(cluster_client_context(pems)), INTERNAL_NAME)
             case CertificateTrust(fingerprint=known):
-                stream = TLSStream(connection, unproved_client_context(), host)
+                stream = TLSStream(connection, asking(unproved_client_context()), host)
                 shown = fingerprint(stream.peer_certificate())
                 if not hmac.compare_digest(shown, known):
                     raise Untrusted(

@@ -202,6 +202,7 @@ def _login(
         cluster=route,
         root_cluster=ping.cluster,
         proxy_trust=str(api.trust),
+        tls_routing=_way_of_ssh(api, address, ping),
     )
     return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now))
 
@@ -229,6 +230,15 @@ def second_factor(api: WebAPI, setting: str, user: str, asking: Asking) -> tuple
         if setting != "optional":
             raise
         return "", None  # somebody without devices: the key at this machine is for something else
+
+
+def _way_of_ssh(api: WebAPI, address: ProxyAddress, ping: Ping) -> str:
+    """How SSH goes by the web port, where the proxy says that it does and nobody typed another port."""
+    if not ping.tls_routing or address.ssh_port:
+        return ""
+    from teleport.client.one_port import found_way
+
+    return found_way(api.host, api.port, api.trust)
 
 
 def ssh_address(address: ProxyAddress, ping: Ping) -> str:

@@ -25,6 +25,7 @@ _KEYS = {
     "cluster": "cluster",
     "root_cluster": "root_cluster",
     "proxy_trust": "proxy_trust",
+    "tls_routing_enabled": "tls_routing",
 }
 CURRENT = "current-profile"
 
@@ -44,6 +45,7 @@ class Profile:
     kube_proxy_addr: str = ""
     postgres_proxy_addr: str = ""
     mysql_proxy_addr: str = ""
+    tls_routing: str = ""  # how SSH goes by the web port (`one_port`); empty: it has a port of its own
 
     @property
     def web(self) -> tuple[str, int]:

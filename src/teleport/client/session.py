@@ -150,6 +150,8 @@ async def way(
     own, theirs = authorities.get(credentials.cluster), authorities.get(access.cluster)
     if own is None or theirs is None:
         raise BadRequest(f"no authority of {access.cluster} is known here", hint="tsh login")
+    from teleport.client.one_port import reach
+
     proxy = await connect(
         access.ssh,
         login=login,
@@ -157,6 +159,7 @@ async def way(
         check=host_check(own, SystemRole.PROXY, None, now, f"the proxy at {access.ssh[0]}"),
         seconds=seconds,
         keepalive=keepalive,
+        reach=reach(access.tls_routing, access.web, access.trust) if access.tls_routing else None,
     )
     try:
         yield Way(proxy, access, theirs, now)

@@ -23,12 +23,15 @@ class OpenSSHPaths:
     certificate: Path
 
 
-def openssh_block(proxy: str, ssh: tuple[str, int], cluster: str, paths: OpenSSHPaths, refresh: str = "") -> str:
+def openssh_block(
+    proxy: str, ssh: tuple[str, int], cluster: str, paths: OpenSSHPaths, refresh: str = "", way: str = ""
+) -> str:
     """Two Host blocks: (a) the cluster's hosts and the proxy, (b) the hosts without the proxy. Before them, with
-    `refresh`, what runs that command for a shell before ssh connects to a host."""
+    `refresh`, what runs that command for a shell before ssh connects to a host. `way` is the ProxyCommand, where it
+    is not OpenSSH's own client."""
     host = check_host(ssh[0])
     known, key, certificate = (quoted_path(path) for path in (paths.known_hosts, paths.key, paths.certificate))
-    inner = proxy_command(ssh, cluster, paths)
+    inner = way or proxy_command(ssh, cluster, paths)
     first = f'Match host *.{cluster},!{host} exec "{refresh}"\n\n' if refresh else ""
     return f"""\
 # Begin: tsh config, proxy {proxy}, cluster {cluster}

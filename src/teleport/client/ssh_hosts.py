@@ -46,6 +46,7 @@ class Section:
     hosts: tuple[tuple[str, str], ...]  # name, UUID
     logins: tuple[str, ...] = ()
     refresh: str = ""  # the command that renews certificates, for a shell; empty: none
+    way: str = ""  # the ProxyCommand, where it is not OpenSSH's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,5 +145,6 @@ def _way(section: Section, proxy_hosts: Set[str]) -> str:
     ]
     if len(section.logins) == 1 and _LOGIN.fullmatch(section.logins[0]):
         lines.append(f"    User {section.logins[0]}")
-    lines += [f"    Port {NODE_PORT}", f"    ProxyCommand {proxy_command(section.ssh, section.cluster, paths)}"]
+    command = section.way or proxy_command(section.ssh, section.cluster, paths)
+    lines += [f"    Port {NODE_PORT}", f"    ProxyCommand {command}"]
     return "\n".join(lines) + "\n"

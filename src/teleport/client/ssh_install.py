@@ -19,7 +19,7 @@ from teleport.client.home import Home
 from teleport.client.profile import Profile
 from teleport.client.ssh_config import OpenSSHPaths
 from teleport.client.ssh_hosts import Section, Written
-from teleport.errors import TeleportError
+from teleport.errors import BadRequest, TeleportError
 
 NAME = "ssh_config"
 REFRESH = "config-refresh"
@@ -87,7 +87,8 @@ def _section(home: Home, name: str, environment: Mapping[str, str]) -> Section |
     seen = hosts_seen.recall(home, name)
     hosts = seen.hosts if seen is not None and seen.cluster == found.cluster else ()
     command = refresh_command(home, name, environment)
-    return Section(name, found.ssh, found.cluster, paths(home, found), hosts, logins, command)
+    way = way_by_tsh(home, found, environment)
+    return Section(name, found.ssh, found.cluster, paths(home, found), hosts, logins, command, way)
 
 
 def refresh_command(home: Home, proxy: str, environment: Mapping[str, str]) -> str:
@@ -99,6 +100,21 @@ def refresh_command(home: Home, proxy: str, environment: Mapping[str, str]) -> s
     if not all(_QUOTABLE.fullmatch(word) and not word.startswith("-") for word in words):
         return ""
     return " ".join(word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in words)
+
+
+def way_by_tsh(home: Home, found: profile.Profile, environment: Mapping[str, str]) -> str:
+    """The ProxyCommand where OpenSSH alone cannot reach the proxy's SSH, because a balancer ends TLS; else empty.
+
+    Raises `BadRequest` when it cannot be written so that every shell reads it alike.
+    """
+    if found.tls_routing != "upgrade":
+        return ""
+    words = [str(_own_program(environment)), "proxy", "ssh", f"--proxy={found.web_proxy_addr}", f"--user={found.user}"]
+    words += [f"--cluster={found.cluster}"]
+    if not all(_QUOTABLE.fullmatch(word) for word in words):
+        raise BadRequest("the path of tsh cannot stand in OpenSSH's configuration", hint="tsh ssh")
+    written = " ".join(word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in words)
+    return f"{written} %r@%h:%p"
 
 
 def _own_program(environment: Mapping[str, str]) -> Path:

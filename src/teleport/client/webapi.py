@@ -57,6 +57,7 @@ class Ping:
     ssh_public_addr: str
     ssh_listen_addr: str
     server_version: str
+    tls_routing: bool = False  # its web port serves everything
     has_motd: bool = False  # there is something to read before logging in
     time: datetime | None = None  # what the proxy's clock said, by its Date header
 
@@ -176,6 +177,7 @@ class WebAPI:
             ssh_public_addr=ssh.text("ssh_public_addr"),
             ssh_listen_addr=ssh.text("listen_addr"),
             server_version=found.text("server_version"),
+            tls_routing=found.part("proxy").flag("tls_routing_enabled"),
             has_motd=auth.flag("has_motd"),
             time=found.time,
         )

@@ -297,7 +297,9 @@ class Daemon:
             side.web.run(self._sockets["proxy web"], side.context, web_ready.set), "proxy web", web_ready
         )
         await self._tasks.start_ready(
-            side.router.run([self._sockets["proxy ssh"]], ssh_ready.set), "proxy ssh", ssh_ready
+            side.router.run([self._sockets[name] for name in ("proxy ssh",) if name in self._sockets], ssh_ready.set),
+            "proxy ssh",
+            ssh_ready,
         )
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))

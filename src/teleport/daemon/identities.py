@@ -33,7 +33,8 @@ def names_of(config: Config, role: SystemRole) -> tuple[str, ...]:
     if role is SystemRole.AUTH and config.auth is not None:
         addresses = [config.auth.listen_addr, *config.auth.public_addrs]
     elif role is SystemRole.PROXY and config.proxy is not None:
-        addresses = [config.proxy.listen_addr, *config.proxy.public_addrs, *config.proxy.ssh_public_addrs]
+        listener = config.proxy.listen_addr or config.proxy.web_listen_addr
+        addresses = [listener, *config.proxy.public_addrs, *config.proxy.ssh_public_addrs]
     elif role is SystemRole.NODE and config.node is not None:
         addresses = [config.node.listen_addr, *config.node.public_addrs]
     hosts = [address.host for address in addresses]

@@ -44,10 +44,11 @@ from teleport.store.resolve import RegisteredNode
 from teleport.transport.balancers import Address, Balancers, Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.limits import Heard
-from teleport.transport.tls import web_server_context
+from teleport.transport.one_port import Contexts, Ending, Port
+from teleport.transport.tls import one_port_context, web_server_context
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import WebConfig, WebService
-from teleport.wire import vouch
+from teleport.wire import alpn, vouch
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +212,8 @@ class ProxySide:
         self._clock = clock
         self._addresses = addresses
         self._key = ProxyKey(held)
-        self._pinned: ssl.SSLContext | None = None
+        self._pinned: list[ssl.SSLContext] = []  # that show the host certificate
+        self._pair: tuple[Path, Path] | None = None
         self._forged = Heard(rate=1.0, burst=20.0)
         self.router = SshRouter(
             RouterConfig(cluster=view.cluster, host_id=UUID(host.host_id), hostname=nodename, connections=connections),
@@ -233,6 +235,7 @@ class ProxySide:
                     public_addr=str(addresses.public_web[0]),
                     ssh_public_addr=str(addresses.public_ssh[0]),
                 ),
+                one_port=settings.one_port,
                 auth_servers=tuple(auth_servers),
                 connections=connections,
             ),
@@ -247,6 +250,8 @@ class ProxySide:
             host, nodename, view, client, emitter, clock, self.router, held=lambda: self._key.held
         )
         self.context = None if settings.plain_http else self._web_context(settings)
+        if settings.one_port:
+            self.web.edge.port = self._one_port(settings)
 
     def describe(self) -> Server:
         """This proxy as presence carries it: its first public address is where links lead."""
@@ -291,22 +296,21 @@ class ProxySide:
         """New connections see the renewed certificates."""
         self._key.held = held
         await self.router.reload([host_key(held)])
-        if self._pinned is not None:
-            self._pinned.load_cert_chain(held.server_tls_cert_file, held.tls_key_file)
+        for context in self._pinned:
+            context.load_cert_chain(held.server_tls_cert_file, held.tls_key_file)
 
     def _web_context(self, settings: ProxySettings) -> ssl.SSLContext:
         """The public pair; and for clients that ask for the cluster by its pin, the host certificate.
 
         Both contexts ask for no client certificate, so that choosing between them by name lets nobody in (T-3).
         """
-        pairs = [(pair.cert_file, pair.key_file) for pair in settings.keypairs]
-        cert, key = pairs[0] if pairs else self._self_signed()
+        cert, key = self._public_pair(settings)
         public = web_server_context(cert, key)
         held = self._key.held
         pinned = web_server_context(held.server_tls_cert_file, held.tls_key_file)
         pinned.num_tickets = 0
         pinned.options |= ssl.OP_NO_TICKET
-        self._pinned = pinned
+        self._pinned.append(pinned)
 
         def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
             if name == INTERNAL_NAME:
@@ -314,6 +318,26 @@ class ProxySide:
 
         public.sni_callback = choose
         return public
+
+    def _one_port(self, settings: ProxySettings) -> Port:
+        """Who is reached by the web listener, each by contexts of its own."""
+        cert, key = self._public_pair(settings)
+
+        def contexts(protocol: str) -> Contexts:
+            held = self._key.held
+            pinned = one_port_context(held.server_tls_cert_file, held.tls_key_file, protocol)
+            self._pinned.append(pinned)
+            return Contexts(one_port_context(cert, key, protocol), {INTERNAL_NAME: pinned})
+
+        accept = self.router.accepted
+        return Port(accept, contexts(alpn.HTTP), {alpn.PROXY_SSH: Ending(contexts(alpn.PROXY_SSH), accept)})
+
+    def _public_pair(self, settings: ProxySettings) -> tuple[Path, Path]:
+        """Files of the certificate that browsers see, and of its key."""
+        if self._pair is None:
+            pairs = [(pair.cert_file, pair.key_file) for pair in settings.keypairs]
+            self._pair = pairs[0] if pairs else self._self_signed()
+        return self._pair
 
     def _self_signed(self) -> tuple[Path, Path]:
         """The pair that is made when none is configured, kept between runs while its names fit."""

@@ -45,7 +45,8 @@ class Sockets:
         if config.auth is not None:
             wanted.append(("auth", config.auth.listen_addr, "auth_service.listen_addr"))
         if config.proxy is not None:
-            wanted.append(("proxy ssh", config.proxy.listen_addr, "proxy_service.listen_addr"))
+            if config.proxy.listen_addr is not None:
+                wanted.append(("proxy ssh", config.proxy.listen_addr, "proxy_service.listen_addr"))
             wanted.append(("proxy web", config.proxy.web_listen_addr, "proxy_service.web_listen_addr"))
         if config.node is not None:
             wanted.append(("node", config.node.listen_addr, "ssh_service.listen_addr"))
@@ -80,7 +81,8 @@ class Sockets:
 
     def close_one(self, name: str) -> None:
         """Refuses clients of one service from here on, unless another process has the listener, too."""
-        self._bound[name].close()
+        if name in self._bound:  # one port may serve more than one of them
+            self._bound[name].close()
 
     def handed(self) -> list[tuple[str, str, int]]:
         """Type, address and descriptor of each, for a child."""
@@ -118,7 +120,12 @@ class Sockets:
         """Where the proxy listens and is reached; a public port 0 stands for the one that is bound."""
         proxy = self._config.proxy
         assert proxy is not None
-        ssh, web = (HostPort(*address_of(self._bound[name])) for name in ("proxy ssh", "proxy web"))
+        web = HostPort(*address_of(self._bound["proxy web"]))
+        ssh = (
+            HostPort(*address_of(self._bound["proxy ssh"]))
+            if "proxy ssh" in self._bound and not proxy.one_port
+            else web
+        )
         return ProxyAddresses(
             ssh=ssh,
             web=web,

@@ -406,10 +406,17 @@ async def connect(
     check: HostCheck | None,
     seconds: float = 20.0,
     keepalive: KeepAlive = KEEPALIVE,
+    reach: Callable[[asyncio.Protocol], Awaitable[None]] | None = None,
 ) -> SshClient:
-    """Connects and logs in. Raises `ConnectionProblem`, `AccessDenied`, or what `check` raised; None checks nothing."""
+    """Connects and logs in. Raises `ConnectionProblem`, `AccessDenied`, or what `check` raised; None checks nothing.
+
+    `reach` connects the protocol that it gets, where that is not by TCP to `address`.
+    """
 
     async def open_socket(protocol: _Connection) -> None:
+        if reach is not None:
+            await reach(protocol)
+            return
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: protocol, *address)
 

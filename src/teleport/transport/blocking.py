@@ -93,6 +93,10 @@ class TLSStream:
                 ) from None
         self._flush()
 
+    def protocol(self) -> str:
+        """The protocol that both ends agreed on (ALPN); empty when none."""
+        return self._tls.selected_alpn_protocol() or ""
+
     def peer_certificate(self) -> bytes:
         """The far end's certificate, DER."""
         return self._tls.getpeercert(True) or b""

@@ -25,6 +25,7 @@ from teleport.resources.names import peer_address
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.first_bytes import Address, Believe, FirstBytes, feed
+from teleport.transport.one_port import Port, Sorter, Turns
 from teleport.transport.slots import Slot, Slots
 from teleport.wire import proxy_protocol
 
@@ -117,6 +118,7 @@ class HTTPListener:
         `headers`, balancers say so before everything else (`balancers`).
         """
         self._headers = headers
+        self.port: Port | None = None  # who else is reached by this listener
         self._believe = believe
         self._first: set[asyncio.Transport] = set()  # of which it is not known yet whose they are
         self._slots = Slots(silent, what, limits=limits, rated=False)
@@ -268,6 +270,9 @@ class HTTPListener:
             """It is known for whom a balancer connected, if one did."""
             nonlocal blamed
             blamed = True
+            if self.port is not None and context is not None:
+                self._sort(transport, slot, timer, client, data, runner)
+                return
             if self._believe is None:
                 go(transport, client, (), data)
                 return
@@ -279,6 +284,52 @@ class HTTPListener:
 
         if self._headers is None or not self._headers.read(transport, peer, known, lost):
             known(transport, peer, b"")
+
+    def _sort(
+        self,
+        transport: asyncio.Transport,
+        slot: Slot,
+        timer: asyncio.TimerHandle,
+        client: Address,
+        data: bytes,
+        runner: web.AppRunner,
+    ) -> None:
+        """Finds out whose the connection is."""
+        assert self.port is not None
+
+        def over(*, blamed: bool) -> None:
+            self._first.discard(transport)
+            timer.cancel()
+            slot.over(blamed=blamed)
+
+        def to_web(transport: asyncio.Transport, context: ssl.SSLContext, data: bytes) -> None:
+            self._first.discard(transport)
+            self._begin(transport, slot, timer, client, (), data, runner, context)
+
+        def forged() -> None:
+            if self._headers is not None:
+                self._headers.forged(client)
+
+        turns = Turns(to_web, lambda: over(blamed=False), lambda: over(blamed=True), forged)
+        slot.moved(client[0])
+        sorter = Sorter(self.port, client, turns)
+        transport.set_protocol(sorter)
+        sorter.connection_made(transport)
+        if data:
+            sorter.data_received(data)
+
+    def inside(self, transport: asyncio.Transport, client: Address) -> None:
+        """Takes a connection that came within a request. It leads to everybody but the web, which has it already."""
+        assert self.port is not None
+        timer = asyncio.get_running_loop().call_later(self._seconds, transport.abort)
+
+        def no_web(transport: asyncio.Transport, _: ssl.SSLContext, data: bytes) -> None:
+            timer.cancel()
+            transport.abort()
+
+        sorter = Sorter(self.port, client, Turns(no_web, timer.cancel, timer.cancel))
+        transport.set_protocol(sorter)
+        sorter.connection_made(transport)
 
     def _begin(
         self,

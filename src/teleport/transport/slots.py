@@ -36,6 +36,10 @@ class Slot:
         """The client's true address is known, by itself or because a proxy vouched; False: it may not come in."""
         return self._slots._arrived(self, who_tries(address))
 
+    def moved(self, address: str) -> None:
+        """It counts for this address from here on; whether it may come in is asked later."""
+        self._slots._move(self, who_tries(address))
+
     def released(self) -> None:
         """The connection needs no slot any more, though its peer has proved nothing."""
         self._slots._release(self)
@@ -128,12 +132,7 @@ class Slots:
         log.warning("%s: connections %s count=%d last=%s", self._what, why, count + 1, address)
 
     def _arrived(self, slot: Slot, address: str) -> bool:
-        if slot._waiting and address != slot.address:
-            self._unhold(slot)
-            slot.address = address
-            if self._waiting.get(address):
-                self._make_room(address)
-            self._waiting.setdefault(address, {})[slot] = None
+        self._move(slot, address)
         if self._entrance is not None:
             reason = self._entrance.enter(address, self._now() if self._rated else None)
             if reason:
@@ -141,6 +140,14 @@ class Slots:
                 return False
             slot._inside = True
         return True
+
+    def _move(self, slot: Slot, address: str) -> None:
+        if slot._waiting and address != slot.address:
+            self._unhold(slot)
+            slot.address = address
+            if self._waiting.get(address):
+                self._make_room(address)
+            self._waiting.setdefault(address, {})[slot] = None
 
     def _over(self, slot: Slot, blamed: bool) -> None:
         if slot._inside and self._entrance is not None:

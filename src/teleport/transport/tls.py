@@ -53,6 +53,15 @@ def web_server_context(cert_file: Path, key_file: Path) -> ssl.SSLContext:
     return context
 
 
+def one_port_context(cert_file: Path, key_file: Path, protocol: str) -> ssl.SSLContext:
+    """As `web_server_context`, for one protocol (ALPN) of a port that many share: nothing is resumed there (T-3)."""
+    context = web_server_context(cert_file, key_file)
+    context.set_alpn_protocols([protocol])
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
+    return context
+
+
 def cluster_client_context(
     ca_pems: Sequence[str], cert_file: Path | None = None, key_file: Path | None = None
 ) -> ssl.SSLContext:

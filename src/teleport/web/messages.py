@@ -233,6 +233,7 @@ class KubeAddresses(msgspec.Struct, frozen=True, kw_only=True):
 class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     kube: KubeAddresses
     ssh: SSHAddresses
+    tls_routing_enabled: bool | msgspec.UnsetType = msgspec.UNSET  # one port serves everything
 
 
 class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):

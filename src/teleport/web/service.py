@@ -37,7 +37,8 @@ from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.http_listener import HTTPListener
 from teleport.transport.limits import Patience, RateLimit, is_own, who_tries
 from teleport.web import messages as wm
-from teleport.web.tunnel import relay_to_auth
+from teleport.web.tunnel import peer_of, relay_inside, relay_to_auth
+from teleport.wire.alpn import UPGRADE_PATH
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class WebConfig:
     ssh: wm.SSHAddresses
     auth_servers: tuple[tuple[str, int], ...]
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    one_port: bool = False  # everything is reached by the web listener
 
 
 class WebService:
@@ -138,6 +140,7 @@ class WebService:
             add("GET", f"{prefix}/webapi/users/password/token/{{token}}", self._password_token)
             add("PUT", f"{prefix}/webapi/users/password/token", self._finish_password_token)
             add("GET", f"{prefix}/webapi/auth/tunnel", self._tunnel)
+            add("GET", f"{prefix}{UPGRADE_PATH}", self._upgrade)
         add("GET", "/", self._to_web)
         add("GET", "/web", self._landing)
         add("GET", "/web/invite/{token}", self._invite_page)
@@ -213,7 +216,9 @@ class WebService:
     # what clients ask first
 
     def _settings(self) -> wm.ProxySettings:
-        return wm.ProxySettings(kube=wm.KubeAddresses(), ssh=self._config.ssh)
+        return wm.ProxySettings(
+            kube=wm.KubeAddresses(), ssh=self._config.ssh, tls_routing_enabled=self._config.one_port or msgspec.UNSET
+        )
 
     def _ping_reply(self, auth: wm.AuthSettings | None) -> web.Response:
         major = int(__version__.split(".")[0])
@@ -436,18 +441,33 @@ class WebService:
     # the way to auth for clients with certificates, and for joining hosts
 
     async def _tunnel(self, request: web.Request) -> web.StreamResponse:
+        client = peer_of(request)
+        return await self._relayed(
+            request, lambda: relay_to_auth(request, self._config.auth_servers, lambda: self._vouch(*client))
+        )
+
+    async def _upgrade(self, request: web.Request) -> web.StreamResponse:
+        """A connection to this port within a request, for clients behind a balancer that ends TLS."""
+        if self.edge.port is None:
+            raise NotFound("this proxy does not serve everything on one port")
+        client = peer_of(request)
+        return await self._relayed(request, lambda: relay_inside(request, lambda far: self.edge.inside(far, client)))
+
+    async def _relayed(
+        self, request: web.Request, relay: Callable[[], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Relays, within the bounds of what one address and all of them may have."""
         if "Origin" in request.headers:
-            raise AccessDenied("browsers have no business with the tunnel to auth")
+            raise AccessDenied("browsers have no business with tunnels")
         address = who_tries(request.remote or "")
         if self._tunnels[address] >= TUNNELS_OF_ONE:
-            raise LimitExceeded("this proxy relays as many connections to auth from one address as it may; close some")
+            raise LimitExceeded("this proxy relays as many connections from one address as it may; close some")
         if self._tunnels.total() >= self._max_tunnels:
-            raise LimitExceeded("this proxy relays as many connections to auth as it may; try again")
+            raise LimitExceeded("this proxy relays as many connections as it may; try again")
         self._tunnels[address] += 1
         try:
             with self.edge.endless(request):
-                client = peer_address(request.transport.get_extra_info("peername") if request.transport else None)
-                return await relay_to_auth(request, self._config.auth_servers, lambda: self._vouch(*client))
+                return await relay()
         finally:
             self._tunnels[address] -= 1
             if not self._tunnels[address]:

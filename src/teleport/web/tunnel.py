@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from aiohttp import WSMsgType, web
 
 from teleport.errors import BadRequest, ConnectionProblem
+from teleport.resources.names import peer_address
+from teleport.transport import memory_pair
 
 CHUNK = 65536  # bytes
 MAX_MESSAGE = 1024 * 1024  # bytes of one websocket message
@@ -82,3 +84,44 @@ async def _down(reader: asyncio.StreamReader, socket: web.WebSocketResponse) -> 
         pass  # either end went away without a word
     finally:
         await socket.close()  # wakes the other direction
+
+
+async def relay_inside(request: web.Request, take: Callable[[asyncio.Transport], None]) -> web.StreamResponse:
+    """Answers `request` with a websocket that carries a connection to this very port; `take` gets that connection.
+
+    For clients behind balancers that end TLS: what they cannot ask for by ALPN, they say inside.
+    """
+    socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, heartbeat=30, timeout=2)
+    if not socket.can_prepare(request):
+        raise BadRequest("a connection within a request is a websocket")
+    await socket.prepare(request)
+    reader = asyncio.StreamReader(limit=CHUNK)
+    near = memory_pair.connect(lambda: _Near(reader), take, peername=peer_of(request))
+    assert near.transport is not None
+    writer = asyncio.StreamWriter(near.transport, near, reader, asyncio.get_running_loop())
+    down = asyncio.create_task(_down(reader, socket), name="connection within a request, down")
+    try:
+        await _up(socket, writer)
+    finally:
+        down.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            await down
+        writer.close()
+        await socket.close()
+    return socket
+
+
+class _Near(asyncio.StreamReaderProtocol):
+    """This end of a connection within the process."""
+
+    transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        super().connection_made(transport)
+
+
+def peer_of(request: web.Request) -> tuple[str, int]:
+    """Who asks, as far as the listener knows."""
+    return peer_address(request.transport.get_extra_info("peername") if request.transport else None)

@@ -44,7 +44,8 @@ def config(flags: Flags, wish: str | None, cluster: str) -> None:
     found = _profile(flags).with_cluster(cluster) if cluster else _profile(flags)
     keystore.ssh_certificate_line(flags.home, found)
     refresh = ssh_install.refresh_command(flags.home, found.name, os.environ)
-    render.out(openssh_block(found.name, found.ssh, found.cluster, ssh_install.paths(flags.home, found), refresh))
+    way = ssh_install.way_by_tsh(flags.home, found, os.environ)
+    render.out(openssh_block(found.name, found.ssh, found.cluster, ssh_install.paths(flags.home, found), refresh, way))
 
 
 def _install(flags: Flags, cluster: str) -> None:

@@ -36,7 +36,7 @@ def ssh(flags: Flags, target: str, cluster: str) -> int:
         raise BadRequest(f"{target[:80]!r} names no host", hint="ProxyCommand tsh proxy ssh %r@%h:%p")
     if ":" not in where.rpartition("]")[2]:
         where = f"{where}:{NODE_PORT}"
-    if not flags.identity and shutil.which("ssh"):
+    if not flags.identity and shutil.which("ssh") and not _balancer_ends_tls(flags):
         return become_ssh(flags, login or flags.login, where, cluster)
     from teleport.cli import render
 
@@ -45,6 +45,12 @@ def ssh(flags: Flags, target: str, cluster: str) -> int:
     except TeleportError as error:
         render.report(error, "tsh", as_json_object=False)
         return NOT_KNOWN
+
+
+def _balancer_ends_tls(flags: Flags) -> bool:
+    """Whether OpenSSH cannot reach the proxy's SSH: it speaks no websocket."""
+    host = ProxyAddress.parse(flags.proxy).host if flags.proxy else ""
+    return profile.choose(flags.home, host, flags.user).tls_routing == "upgrade"
 
 
 def become_ssh(flags: Flags, login: str, where: str, cluster: str) -> int:

@@ -14,7 +14,6 @@ from typing import Final, TypeVar
 from teleport.daemon.config import forms, ports
 from teleport.daemon.config.auth_section import AuthSection
 from teleport.daemon.config.file import Document, FileConfig
-from teleport.daemon.config.proxy_section import ProxySection
 from teleport.daemon.config.ssh_section import SshSection
 from teleport.daemon.config.storage import DirStorage, StorageUri
 from teleport.daemon.config.teleport_section import ConnectionLimits as LimitsSection
@@ -198,7 +197,7 @@ def effective_config(file: FileConfig | None, flags: StartFlags, hostname: str) 
         data_dir=global_section.data_dir,
         nodename=name,
         auth=auth if ServiceRole.AUTH in enabled else None,
-        proxy=_proxy_config(document.proxy_service, name, bound, plain_http=flags.insecure_no_tls)
+        proxy=_proxy_config(document, present, name, bound, plain_http=flags.insecure_no_tls)
         if ServiceRole.PROXY in enabled
         else None,
         node=_node_config(document.ssh_service, labels, bound, permit_user_env=flags.permit_user_env)
@@ -300,21 +299,31 @@ def _key_token(section: AuthSection) -> KeyToken | None:
 
 
 def _proxy_config(
-    section: ProxySection, nodename: str, bound: Callable[[HostPort], HostPort], *, plain_http: bool
+    document: Document,
+    present: frozenset[str],
+    nodename: str,
+    bound: Callable[[HostPort], HostPort],
+    *,
+    plain_http: bool,
 ) -> ProxyConfig:
+    section = document.proxy_service
+    one_port = document.version == "v2" or document.auth_service.proxy_listener_mode == "multiplex"
+    alone = document.version == "v2" and "proxy_service.listen_addr" not in present
     web = section.public_addr or (HostPort(nodename, section.web_listen_addr.port),)
     hosts = [address.host for address in web]
     return ProxyConfig(
-        listen_addr=bound(section.listen_addr),
+        listen_addr=None if alone else bound(section.listen_addr),
         web_listen_addr=bound(section.web_listen_addr),
         tunnel_listen_addr=bound(section.tunnel_listen_addr),
         public_addrs=web,
-        ssh_public_addrs=section.ssh_public_addr or tuple(HostPort(host, section.listen_addr.port) for host in hosts),
+        ssh_public_addrs=section.ssh_public_addr
+        or (web if one_port else tuple(HostPort(host, section.listen_addr.port) for host in hosts)),
         tunnel_public_addrs=section.tunnel_public_addr
         or tuple(HostPort(host, section.tunnel_listen_addr.port) for host in hosts),
         keypairs=section.keypairs,
         balancers=section.proxy_protocol_from if section.proxy_protocol else (),
         plain_http=plain_http,
+        one_port=one_port,
     )
 
 

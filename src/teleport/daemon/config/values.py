@@ -129,7 +129,7 @@ class AuthConfig:
 class ProxyConfig:
     """The proxy service. Port 0 in a public address stands for the port that its listener gets."""
 
-    listen_addr: HostPort
+    listen_addr: HostPort | None  # None: SSH is reached by the web listener alone
     web_listen_addr: HostPort
     tunnel_listen_addr: HostPort
     public_addrs: tuple[HostPort, ...]
@@ -138,6 +138,7 @@ class ProxyConfig:
     keypairs: tuple[KeyPair, ...]  # none: a self-signed pair is generated
     balancers: tuple[str, ...]  # networks that must send a PROXY header
     plain_http: bool  # TLS ends at a balancer in front of the proxy
+    one_port: bool = False  # the web listener serves everything, by first bytes
 
 
 @dataclass(frozen=True, slots=True)

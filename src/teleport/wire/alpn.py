@@ -1,0 +1,11 @@
+"""The names of what is inside TLS on the proxy's one port (`protocols.md` 12): ALPN, RFC 7301."""
+
+from __future__ import annotations
+
+from typing import Final
+
+HTTP: Final = "http/1.1"
+PROXY_SSH: Final = "teleport-proxy-ssh"
+REVERSE_TUNNEL: Final = "teleport-reversetunnel"
+UPGRADE_PATH: Final = "/webapi/connectionupgrade"
+"""Where a websocket carries the bytes of the one port through balancers that end TLS."""

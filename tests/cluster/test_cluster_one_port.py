@@ -1,0 +1,185 @@
+"""Everything through one port, as people use it: straight, behind haproxy, and behind haproxy that ends TLS."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.cluster.cluster_haproxy import SOURCE, Front, haproxy, needs_haproxy
+from tests.cluster.cluster_restarting import Restarting
+from tests.cluster.cluster_sessions import Sessions
+
+from teleport.testing.cluster import (
+    LOOPBACK,
+    NODE,
+    PASSWORD,
+    PUBLIC,
+    Cluster,
+    Host,
+    Person,
+    at,
+    free_port,
+    run,
+    wait_until,
+)
+
+C = TypeVar("C", bound=Cluster)
+FORGED = b"PROXY TCP4 203.0.113.66 127.0.0.1 4000 443\r\n"
+
+
+def one_port(cluster: C, public: int = 0, **proxy: Any) -> C:
+    """Has the proxy listen on one port alone; `public` is where clients reach it."""
+    cluster.config["version"] = "v2"
+    section = cluster.config["proxy_service"]
+    del section["listen_addr"], section["ssh_public_addr"]
+    section |= {"public_addr": at(public or cluster.web_port, PUBLIC), **proxy}
+    cluster.proxy_ssh_port = public or cluster.web_port
+    cluster.write()
+    return cluster
+
+
+def uses_it(cluster: Cluster, person: Person, login: str, folder: Path) -> None:
+    """ls, ssh, scp, proxy ssh, and plain ssh with the printed configuration."""
+    there = f"{login}@{NODE}"
+    assert NODE in person.tsh("ls").ok().stdout
+    assert person.tsh("ssh", there, "echo", "ssh").ok().stdout == "ssh\n"
+    (folder / "sent").write_bytes(b"\0\xff" * 100_000)
+    person.tsh("scp", str(folder / "sent"), f"{there}:{folder / 'arrived'}").ok()
+    assert (folder / "arrived").read_bytes() == b"\0\xff" * 100_000
+
+
+def plain_ssh(person: Person, cluster: Cluster, login: str) -> None:
+    done = run(
+        *(
+            "ssh",
+            "-F",
+            str(person.ssh_config),
+            "-o",
+            "BatchMode=yes",
+            f"{login}@{NODE}.{cluster.name}",
+            "echo",
+            "plain",
+        ),
+        environment=person.environment,
+    ).ok()
+    assert done.stdout == "plain\n"
+
+
+def test_one_port_serves_people_hosts_and_restarts(login: str, tmp_path: Path) -> None:
+    """`version: v2`: nothing else of the proxy listens; a host joins by that port; HUP keeps it."""
+    cluster = one_port(Restarting(tmp_path / "one"))
+    with cluster:
+        bob = cluster.add_person("bob", logins=[login])
+        bob.log_in(f"--proxy={at(cluster.web_port, PUBLIC)}")
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection((LOOPBACK, cluster.web_port)) as raw, context.wrap_socket(raw) as made:
+            made.sendall(b"GET /webapi/find HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            heard = b""
+            while data := made.recv(65536):
+                heard += data
+        said = json.loads(heard.partition(b"\r\n\r\n")[2])["proxy"]
+        assert said["tls_routing_enabled"] is True
+        assert said["ssh"]["ssh_public_addr"] == at(cluster.web_port, PUBLIC)
+        assert 'tls_routing_enabled: "true"' in (bob.home / ".tsh" / f"{PUBLIC}.yaml").read_text()
+        uses_it(cluster, bob, login, tmp_path)
+        plain_ssh(bob, cluster, login)
+
+        token = cluster.tctl("tokens", "add", "--type=node", "--format=json").json()["token"]
+        config = cluster.node_config("joined", auth_token=token, ca_pin=cluster.ca_pin())
+        config["teleport"]["auth_servers"] = [at(cluster.web_port)]
+        with Host(tmp_path / "joined", config):
+            assert bob.tsh("ssh", f"{login}@joined", "echo", "here").ok().stdout == "here\n"
+
+        with Sessions(cluster, bob, login).open(2) as held:
+            cluster.signal(signal.SIGHUP)
+            cluster.wait_successor()
+            assert bob.tsh("ssh", f"{login}@{NODE}", "echo", "after").ok().stdout == "after\n"
+            plain_ssh(bob, cluster, login)
+            held.go_on()
+            held.end()
+        assert cluster.daemon.ended() == 0
+
+
+def test_everything_goes_through_one_port_behind_a_balancer(login: str, tmp_path: Path) -> None:
+    """Done-when 4: PROXY headers of both versions, events with the true address, forged headers refused."""
+    needs_haproxy()
+    first, second = free_port(), free_port()
+    cluster = one_port(Cluster(tmp_path / "behind"), first, proxy_protocol_from=SOURCE)
+    fronts = [Front(cluster.web_port, "send-proxy-v2", port=first), Front(cluster.web_port, "send-proxy", port=second)]
+    with haproxy(tmp_path / "haproxy", fronts), cluster:
+        bob, eve = cluster.add_person("bob", logins=[login]), cluster.add_person("eve", logins=[login])
+        bob.log_in(f"--proxy={at(first, PUBLIC)}")
+        uses_it(cluster, bob, login, tmp_path)
+        plain_ssh(bob, cluster, login)
+        eve.log_in(f"--proxy={at(second, PUBLIC)}")
+        assert eve.tsh("ssh", f"{login}@{NODE}", "echo", "v1").ok().stdout == "v1\n"
+        cluster.wait_event("session.end", user="eve")
+        seen = {event["addr.remote"].rpartition(":")[0] for event in cluster.events() if event.get("addr.remote")}
+        assert LOOPBACK in seen
+        assert SOURCE not in seen
+        for first_bytes in (FORGED, FORGED + b"SSH-2.0-eve\r\n"):
+            with socket.create_connection((LOOPBACK, cluster.web_port), timeout=20) as connection:
+                connection.sendall(first_bytes)
+                assert _nothing_from(connection)
+        wait_until("the refusal is on record", lambda: _on_record(cluster), 20)
+
+
+def test_a_balancer_that_ends_tls_is_passed_by_a_websocket(login: str, tmp_path: Path) -> None:
+    """What people do works all the same, and events show who they are."""
+    needs_haproxy()
+    public = free_port()
+    cluster = one_port(Cluster(tmp_path / "ended"), public, proxy_protocol_from=SOURCE)
+    cluster.write()
+    with cluster:
+        pair = tmp_path / "balancer.pem"
+        names = ("webproxy_cert.pem", "webproxy_key.pem")
+        pair.write_text("".join((cluster.data_dir / name).read_text() for name in names))
+        fronts = [
+            Front(
+                cluster.web_port,
+                "send-proxy-v2 ssl verify none",
+                bind=f"ssl crt {pair} alpn http/1.1",
+                mode="http",
+                port=public,
+            )
+        ]
+        with haproxy(tmp_path / "haproxy", fronts):
+            bob = Trusting(cluster, "bob", tmp_path / "homes" / "bob")
+            bob.believed = pair
+            added = cluster.tctl("users", "add", "bob", "--roles=access", f"--logins={login}", "--format=json").json()
+            bob.accept(added["url"])
+            typed = f"{PASSWORD}\n{bob.code()}\n"
+            bob.tsh("login", f"--proxy={at(public, PUBLIC)}", "--user=bob", stdin=typed).ok()
+            assert 'tls_routing_enabled: "upgrade"' in (bob.home / ".tsh" / f"{PUBLIC}.yaml").read_text()
+            uses_it(cluster, bob, login, tmp_path)
+            bob.ssh_config.write_text(bob.tsh("config").ok().stdout)
+            plain_ssh(bob, cluster, login)
+            cluster.wait_event("session.end", user="bob")
+            seen = {event["addr.remote"].rpartition(":")[0] for event in cluster.events() if event.get("addr.remote")}
+            assert SOURCE not in seen
+
+
+class Trusting(Person):
+    """Somebody whose machine believes one more certificate."""
+
+    believed = Path()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**super().environment, "SSL_CERT_FILE": str(self.believed)}
+
+
+def _nothing_from(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(100) == b""
+    except ConnectionError:
+        return True
+
+
+def _on_record(cluster: Cluster) -> bool:
+    return any("is not listed" in str(event.get("error", "")) for event in cluster.events("--type=auth"))
