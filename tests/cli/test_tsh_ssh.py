@@ -29,7 +29,8 @@ from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.pki.keys import generate_p256
 from teleport.testing.launching import forked_launcher
-from teleport.testing.ssh_lab import Lab, running_lab, wait_until
+from teleport.testing.running import wait_until
+from teleport.testing.ssh_lab import Lab, running_lab
 from teleport.testing.terminal import Terminal
 
 ME = getpass.getuser()
@@ -377,7 +378,7 @@ async def test_a_host_that_is_not_the_one_asked_for_is_refused(launcher_end: Lau
 def test_a_login_that_expired_is_said_before_connecting(tsh: Tsh) -> None:
     """Exit status as for every failed connection, and the command that helps."""
     from teleport.pki.sshcert import UserCertRequest, issue_user_cert
-    from teleport.testing.ssh_lab import Authorities
+    from teleport.testing.lab_certificates import Authorities
 
     authorities, key = Authorities(), generate_p256()
     request = UserCertRequest(key.public, "alice", (ME,), ("access",), timedelta(hours=1))

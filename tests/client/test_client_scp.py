@@ -22,8 +22,9 @@ from teleport.client.transfer.there import There
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
 from teleport.ssh.client import ClientKey, connect
+from teleport.testing.lab_certificates import Authorities
 from teleport.testing.openssh_server import running_sshd
-from teleport.testing.ssh_lab import Authorities, wait_until
+from teleport.testing.running import wait_until
 from teleport.wire.sftp_client import Limits
 
 ME = getpass.getuser()

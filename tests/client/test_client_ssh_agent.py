@@ -22,9 +22,9 @@ from teleport.client.profile import Profile
 from teleport.errors import ConnectionProblem
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256
+from teleport.testing.lab_certificates import Authorities
 from teleport.testing.openssh_server import running_sshd
 from teleport.testing.processes import wait_until
-from teleport.testing.ssh_lab import Authorities
 
 ME = getpass.getuser()
 

@@ -21,7 +21,7 @@ from teleport.launcher import Kind, LauncherEnd, LauncherRefused, SpawnRequest, 
 from teleport.launcher.client import Launcher
 from teleport.launcher.errand_client import ErrandFailed, Errands
 from teleport.launcher.errands import Errands as Served
-from teleport.testing.ssh_lab import wait_until
+from teleport.testing.running import wait_until
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 

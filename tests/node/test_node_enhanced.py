@@ -24,7 +24,8 @@ from teleport.errors import TeleportError
 from teleport.kernel.seen import Acted, Command, Connected, Kind, Opened, Seen, Unseen
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
-from teleport.testing.ssh_lab import run_client, running_lab, wait_until
+from teleport.testing.running import run_client, wait_until
+from teleport.testing.ssh_lab import running_lab
 
 ME = getpass.getuser()
 BY = Acted(20, 10, 5, "true")

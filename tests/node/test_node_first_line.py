@@ -15,7 +15,8 @@ from teleport.audit.events import AuthFailed
 from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
-from teleport.testing.ssh_lab import Lab, LabHost, running_lab
+from teleport.testing.lab_certificates import LabHost
+from teleport.testing.ssh_lab import Lab, running_lab
 from teleport.wire import vouch
 
 

@@ -30,7 +30,8 @@ from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.values import Duration
 from teleport.ssh.client import ClientKey, connect
-from teleport.testing.ssh_lab import Lab, Ran, run_client, running_lab, wait_until
+from teleport.testing.running import Ran, run_client, wait_until
+from teleport.testing.ssh_lab import Lab, running_lab
 
 ME = getpass.getuser()
 

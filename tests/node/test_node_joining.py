@@ -27,7 +27,8 @@ from teleport.resources.role import Conditions, Role, RoleSpec
 from teleport.ssh.client import RemoteSession, SshClient
 from teleport.ssh.surface import TerminalRequest, TerminalSize
 from teleport.testing.people import People, Terminal, ended, people
-from teleport.testing.ssh_lab import Lab, running_lab, wait_until
+from teleport.testing.running import wait_until
+from teleport.testing.ssh_lab import Lab, running_lab
 
 ME = getpass.getuser()
 EVERY = (JoinMode.OBSERVER, JoinMode.PEER, JoinMode.MODERATOR)

@@ -15,7 +15,8 @@ from pathlib import Path
 from teleport.audit.events import AgentForward, PortClosed, X11Forward
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
-from teleport.testing.ssh_lab import Lab, Ran, running_lab, wait_until
+from teleport.testing.running import Ran, wait_until
+from teleport.testing.ssh_lab import Lab, running_lab
 from teleport.wire.x11 import Setup, parse_setup
 
 ME = getpass.getuser()

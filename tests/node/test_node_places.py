@@ -9,7 +9,8 @@ from teleport.audit.events import AuthFailed, ClientDisconnect, SessionRejected
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.testing.people import ended, people
-from teleport.testing.ssh_lab import Lab, run_client, running_lab, wait_until
+from teleport.testing.running import run_client, wait_until
+from teleport.testing.ssh_lab import Lab, running_lab
 from teleport.transport.places import LAPSED, LOST
 
 ME = getpass.getuser()

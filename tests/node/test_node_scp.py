@@ -15,7 +15,8 @@ from tests.node.test_node_sftp import config_of, lab_of, rules, sha
 from teleport.audit.events import Exec, Rsync, Scp, SessionRequestDenied, Sftp
 from teleport.launcher import LauncherEnd
 from teleport.resources.role import ExecMode
-from teleport.testing.ssh_lab import Lab, Ran, run_client, wait_until
+from teleport.testing.running import Ran, run_client, wait_until
+from teleport.testing.ssh_lab import Lab
 
 RSYNC = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 

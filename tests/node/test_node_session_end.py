@@ -14,7 +14,9 @@ from teleport.errors import TeleportError
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.recording.format import RecordingHeader
-from teleport.testing.ssh_lab import MemoryRecording, MemoryRecordings, run_client, running_lab
+from teleport.testing.memory import MemoryRecording, MemoryRecordings
+from teleport.testing.running import run_client
+from teleport.testing.ssh_lab import running_lab
 
 ME = getpass.getuser()
 

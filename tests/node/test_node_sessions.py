@@ -30,7 +30,8 @@ from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
-from teleport.testing.ssh_lab import Lab, run_client, running_lab, wait_until
+from teleport.testing.running import run_client, wait_until
+from teleport.testing.ssh_lab import Lab, running_lab
 
 ME = getpass.getuser()
 

@@ -21,7 +21,8 @@ from teleport.launcher.client import Launcher
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import ExecMode, FileTransfer
-from teleport.testing.ssh_lab import Lab, Ran, run_client, running_lab
+from teleport.testing.running import Ran, run_client
+from teleport.testing.ssh_lab import Lab, running_lab
 from teleport.wire import sftp as wire
 from teleport.wire.sftp import Packet, Reader, Status
 

@@ -15,7 +15,9 @@ from teleport.audit.events import AuthFailed, SessionRequestDenied
 from teleport.daemon.assembly import _node_beside
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
-from teleport.testing.ssh_lab import CLUSTER, Authorities, run_client, running_lab
+from teleport.testing.lab_certificates import CLUSTER, Authorities
+from teleport.testing.running import run_client
+from teleport.testing.ssh_lab import running_lab
 
 ME = getpass.getuser()
 

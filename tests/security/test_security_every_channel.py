@@ -29,7 +29,9 @@ from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import ExecMode, FileTransfer, Options
 from teleport.testing.clock import FakeClock
-from teleport.testing.ssh_lab import Authorities, Lab, LabUser, Ran, run_client, running_lab
+from teleport.testing.lab_certificates import Authorities, LabUser
+from teleport.testing.running import Ran, run_client
+from teleport.testing.ssh_lab import Lab, running_lab
 
 ME = getpass.getuser()
 ASKED_OF_ROLES = {Rule.START, Rule.LOCAL_FORWARD, Rule.REMOTE_FORWARD, Rule.AGENT, Rule.X11}

@@ -17,7 +17,8 @@ from teleport.launcher.client import Launcher
 from teleport.node.service import NodeService
 from teleport.pki.keys import generate_p256
 from teleport.pki.x509cert import pem_of, self_signed_web_pair
-from teleport.testing.ssh_lab import run_client, running_lab
+from teleport.testing.running import run_client
+from teleport.testing.ssh_lab import running_lab
 from teleport.transport.entrance import ConnectionLimits, Rate, Users
 from teleport.transport.http_listener import KEPT_ALIVE, HTTPListener
 from teleport.transport.limits import who_tries

@@ -18,7 +18,10 @@ from teleport.launcher.client import Launcher
 from teleport.pki.keys import PublicKey
 from teleport.pki.sshformat import parse_certificate_line
 from teleport.resources.values import Duration
-from teleport.testing.ssh_lab import CODE, Lab, LabUser, Ran, run_client, running_lab
+from teleport.testing.lab_certificates import LabUser
+from teleport.testing.lab_rules import CODE
+from teleport.testing.running import Ran, run_client
+from teleport.testing.ssh_lab import Lab, running_lab
 
 ME = getpass.getuser()
 

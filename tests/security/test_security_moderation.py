@@ -19,7 +19,8 @@ from teleport.resources.joining import JoinMode, JoinPolicy, OnLeave, RequiredJo
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Role, RoleSpec
 from teleport.testing.people import People, Terminal, ended, people
-from teleport.testing.ssh_lab import Lab, run_client, running_lab, wait_until
+from teleport.testing.running import run_client, wait_until
+from teleport.testing.ssh_lab import Lab, running_lab
 
 ME = getpass.getuser()
 FILTER = 'contains(user.spec.roles, "moderator")'

@@ -17,7 +17,8 @@ from teleport.launcher.client import Launcher
 from teleport.ssh.surface import ServerLimits
 from teleport.testing import raw_ssh
 from teleport.testing.raw_ssh import RawSsh, framed, number, text
-from teleport.testing.ssh_lab import Lab, run_client, running_lab, wait_until
+from teleport.testing.running import run_client, wait_until
+from teleport.testing.ssh_lab import Lab, running_lab
 
 ME = getpass.getuser()
 GROWTH = 64  # MiB that one hostile connection may make this process grow by, test and servers together

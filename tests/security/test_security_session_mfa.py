@@ -37,7 +37,9 @@ from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
 from teleport.resources.values import Duration
 from teleport.ssh.client import ClientKey, SshClient, connect
 from teleport.testing.clock import FakeClock
-from teleport.testing.ssh_lab import Lab, LabUser, Ran, run_client, running_lab
+from teleport.testing.lab_certificates import LabUser
+from teleport.testing.running import Ran, run_client
+from teleport.testing.ssh_lab import Lab, running_lab
 from teleport.wire.forward_spec import TcpEnd
 
 ME = getpass.getuser()

@@ -14,8 +14,9 @@ from teleport.launcher import LauncherEnd
 from teleport.node.company import MOST_OF_ONE
 from teleport.node.tracking import tracked
 from teleport.ssh.surface import TerminalRequest, TerminalSize
+from teleport.testing.lab_certificates import Authorities
 from teleport.testing.people import ended
-from teleport.testing.ssh_lab import Authorities, wait_until
+from teleport.testing.running import wait_until
 from teleport.wire import vouch
 
 HOSTILE = r"printf '\033]52;c;QUJD\007\033[6n\033]0;title\007\033[31mred\n'"

@@ -17,8 +17,9 @@ import pytest
 from teleport.errors import BadRequest, ConnectionProblem
 from teleport.identity import SystemRole
 from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.testing.lab_certificates import Authorities
 from teleport.testing.openssh_server import running_sshd
-from teleport.testing.ssh_lab import Authorities, wait_until
+from teleport.testing.running import wait_until
 from teleport.wire.forward_spec import Direction, Forward, SocketEnd, TcpEnd, parse
 
 ME = getpass.getuser()

@@ -26,7 +26,8 @@ from teleport.ssh import channels, packets, server
 from teleport.ssh.handlers import ConnectionHandler
 from teleport.ssh.server import HostKey, SshServer
 from teleport.ssh.surface import CIPHERS, Refusal, ServerLimits, Surface
-from teleport.testing.ssh_lab import Authorities, LabUser, listener
+from teleport.testing.lab_certificates import Authorities, LabUser
+from teleport.testing.running import listener
 
 SURFACE = Surface(frozenset({"session"}), frozenset({"exec"}), frozenset({"keepalive@openssh.com"}))
 
@@ -219,7 +220,7 @@ def test_no_file_of_the_user_is_read(tmp_path: Path) -> None:
     (tmp_path / ".ssh" / "config").write_text("Ciphers none\nThisIsNoOption x\n")
     script = (
         "import asyncio\nfrom teleport.ssh.client import _options, ClientKey, KeepAlive\n"
-        "from teleport.testing.ssh_lab import Authorities\n"
+        "from teleport.testing.lab_certificates import Authorities\n"
         "u=Authorities().user(['root'])\n"
         "async def main():\n"
         "  o=_options('h','root',ClientKey(u.key.openssh_pem().reveal(),u.certificate.line()),KeepAlive(1,1))\n"

@@ -20,7 +20,8 @@ from teleport.pki.sshformat import parse_certificate
 from teleport.ssh.handlers import ConnectionHandler
 from teleport.ssh.server import HostKey, SshServer
 from teleport.ssh.surface import KEY_EXCHANGES, Refusal, Surface
-from teleport.testing.ssh_lab import Authorities, Ran, listener, run_client
+from teleport.testing.lab_certificates import Authorities
+from teleport.testing.running import Ran, listener, run_client
 
 ME = getpass.getuser()
 SURFACE = Surface(frozenset({"session"}), frozenset({"exec"}), frozenset())

@@ -22,7 +22,8 @@ from teleport.ssh import server
 from teleport.ssh.handlers import ConnectionHandler, Question, SecondStep, SessionChannel, SessionHandler
 from teleport.ssh.server import HostKey, SshServer
 from teleport.ssh.surface import Exec, Refusal, ServerLimits, Start, Surface
-from teleport.testing.ssh_lab import Authorities, LabUser, Ran, listener, run_client
+from teleport.testing.lab_certificates import Authorities, LabUser
+from teleport.testing.running import Ran, listener, run_client
 
 ME = getpass.getuser()
 SURFACE = Surface(frozenset({"session"}), frozenset({"exec"}), frozenset({"keepalive@openssh.com"}))

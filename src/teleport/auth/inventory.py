@@ -479,7 +479,7 @@ class Inventory:
         for name in routes.LIST:
             kind = Kind(name)
             if kind in SINGLETONS:
-                continue  # `auth.settings`
+                continue  # `auth.cluster.settings`
             table[routes.LIST[name].name] = _bind(self.page, kind)
             table[routes.GET[name].name] = _bind(self.get, kind)
             table[routes.STORE[name].name] = _bind(self.store, kind)

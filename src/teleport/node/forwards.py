@@ -11,78 +11,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol
-from uuid import UUID
+from typing import Final
 
-from teleport.audit.events import Port, PortClosed, ServerEvent
 from teleport.authz.channels import ChannelTerms, refusal
 from teleport.authz.decision import AccessDenial
 from teleport.authz.forwarding import (
     Destination,
-    listening_address,
-    plain_address,
     why_no_forward,
     why_no_listener,
     why_no_socket,
     why_no_socket_listener,
 )
-from teleport.authz.ssh import SSHAccessPermit
 from teleport.errors import ConnectionProblem, TeleportError
-from teleport.launcher.values import HostUserRequest, Kind, LauncherRefused, SpawnRequest
-from teleport.node.facts import Facts
+from teleport.launcher.values import HostUserRequest, Kind, SpawnRequest
+from teleport.node.dialling import addresses, dialled, resolved
+from teleport.node.forward_story import Connection, ForwardStory, Record, Still, readable, shown
 from teleport.node.listening import Listening
 from teleport.node.needs import Errands
 from teleport.node.pam import pam_request
 from teleport.node.relay import Relay
 from teleport.node.tools import Tools
-from teleport.resources.destinations import Address
-from teleport.ssh.handlers import Channel, Client, StreamHandler
+from teleport.ssh.handlers import Channel, StreamHandler
 from teleport.ssh.surface import FromSocket, FromTcp, Incoming, Place, Refusal, TcpPlace
 
 log = logging.getLogger(__name__)
 
-RESOLVE_SECONDS: Final = 10.0
-DIAL_SECONDS: Final = 10.0  # for one address
 _START_SECONDS = 20.0  # for the process that connects and listens: its account may be looked up far away
 MOST_LISTENERS: Final = 32  # of a connection
-_LOCALHOST = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _NO_LOG = Refusal("This node cannot write its audit log now, so nothing is forwarded.")
-
-Still = Callable[[ChannelTerms], AccessDenial | None]
-
-
-class Connection(Protocol):
-    """What forwards need of their connection."""
-
-    facts: Facts
-    id: UUID
-    client: Client | None
-
-    @property
-    def permit(self) -> SSHAccessPermit: ...
-    def active(self) -> None: ...
-    def admit(self, what: str) -> Refusal | None:
-        """Decides anew whether the connection may begin something, and goes on under the new permit."""
-        ...
-
-
-@dataclass(slots=True)
-class Record:
-    """A forward as events name it, and what keeps it allowed."""
-
-    kind: str
-    addr: str
-    still: Still
-    origin: str = ""
-    resolved: str = ""
-    sent: int = 0  # of a listener: by its connections that are over
-    received: int = 0
-    ports: bool = True  # whether the switches for port forwarding are about it
 
 
 @dataclass(slots=True)
@@ -102,6 +62,7 @@ class Forwards:
     def __init__(self, tools: Tools, connection: Connection) -> None:
         self._tools = tools
         self._connection = connection
+        self.story = ForwardStory(tools, connection)
         self._errands: Errands | None = None
         self._starting = asyncio.Lock()
         self._relays: dict[Relay, Record] = {}
@@ -116,15 +77,15 @@ class Forwards:
         self, channel: Channel, host: str, port: int, origin: tuple[str, int]
     ) -> StreamHandler | Refusal:
         """Connects to a host for the client."""
-        record = Record("direct-tcpip", _shown(host, port), _any_forward, origin=_shown(*origin))
+        record = Record("direct-tcpip", shown(host, port), _any_forward, origin=shown(*origin))
         if (refused := self._connection.admit(record.kind)) is not None:
             return refused
         if (denied := self.why_not(_any_forward)) is not None:
-            return await self._refuse(record, denied)
+            return await self.story.refused(record, denied)
         try:
             errands = await self.errands()
             allowed: list[Destination] = []
-            for address in await _resolved(errands, host, port):
+            for address in await resolved(errands, host, port):
                 to = Destination(host, address, port, self._tools.reserved(host, address, port))
                 found = self.why_not(partial(_to, to))
                 if found is None:
@@ -132,40 +93,40 @@ class Forwards:
                 denied = found or denied
             if not allowed:
                 assert denied is not None, "a name has an address, or cannot be resolved"
-                return await self._refuse(record, denied)
-            sock, to = await _dialled(errands, allowed)
+                return await self.story.refused(record, denied)
+            sock, to = await dialled(errands, allowed)
         except TeleportError as error:
-            return await self._failed(record, error)
+            return await self.story.failed(record, error)
         record.still = partial(_to, to)
-        record.resolved = _shown(str(to.address), port)
+        record.resolved = shown(str(to.address), port)
         return await self._begin(record, sock, channel)
 
     async def open_socket(self, channel: Channel, path: str) -> StreamHandler | Refusal:
         """Connects to a Unix socket for the client."""
-        record = Record("direct-streamlocal@openssh.com", _readable(path), _any_forward)
+        record = Record("direct-streamlocal@openssh.com", readable(path), _any_forward)
         if (refused := self._connection.admit(record.kind)) is not None:
             return refused
         if (denied := self.why_not(_any_forward)) is not None:
-            return await self._refuse(record, denied)
+            return await self.story.refused(record, denied)
         try:
             errands = await self.errands()
             found = await errands.find(path)
             try:
                 record.still = lambda terms: why_no_socket(terms, found.path, home=found.home)
-                record.resolved = _readable(found.path)
+                record.resolved = readable(found.path)
                 if (denied := self.why_not(record.still)) is not None:
-                    return await self._refuse(record, denied)
+                    return await self.story.refused(record, denied)
                 sock = socket.socket(fileno=await errands.connect_found(found))
             finally:
                 errands.forget(found.token)
         except TeleportError as error:
-            return await self._failed(record, error)
+            return await self.story.failed(record, error)
         return await self._begin(record, sock, channel)
 
     async def _begin(self, record: Record, sock: socket.socket, channel: Channel) -> StreamHandler | Refusal:
         """Puts it on record, and joins socket and channel. The caller's last step."""
         try:
-            await self.emit_opened(record)
+            await self.story.opened(record)
         except TeleportError as error:
             sock.close()
             log.error("a forward cannot be put on record error=%s", error)
@@ -175,7 +136,7 @@ class Forwards:
             raise
         if (denied := self.why_not(record.still)) is not None:
             sock.close()
-            self._emit_closed(record, 0, 0, "; ".join(denied.reasons))
+            self.story.closed(record, 0, 0, "; ".join(denied.reasons))
             return Refusal.told(denied.public, denied.hint)
         return self.relay(record, sock, channel)
 
@@ -186,7 +147,7 @@ class Forwards:
         tcp = isinstance(place, TcpPlace)
         record = Record(
             "tcpip-forward" if isinstance(place, TcpPlace) else "streamlocal-forward@openssh.com",
-            _shown(place.address or "*", place.port) if isinstance(place, TcpPlace) else _readable(place.path),
+            shown(place.address or "*", place.port) if isinstance(place, TcpPlace) else readable(place.path),
             _any_forward,
         )
         if (refused := self._connection.admit(record.kind)) is not None:
@@ -195,7 +156,7 @@ class Forwards:
             address, port = place.address, place.port
             record.still = lambda terms: why_no_listener(terms, address, port)
         if (denied := self.why_not(record.still)) is not None:
-            return await self._refuse(record, denied)
+            return await self.story.refused(record, denied)
         token = 0
         try:
             if place in self._places:
@@ -204,27 +165,27 @@ class Forwards:
                 raise ConnectionProblem(f"a connection listens at {MOST_LISTENERS} places at most")
             errands = await self.errands()
             if isinstance(place, TcpPlace):
-                descriptors, port = await errands.listen(_addresses(place.address), place.port)
+                descriptors, port = await errands.listen(addresses(place.address), place.port)
                 place = TcpPlace(place.address, port)
-                record.addr = _shown(place.address or "*", port)
+                record.addr = shown(place.address or "*", port)
             else:
                 found = await errands.place(place.path)
                 token = found.token
                 record.still = lambda terms: why_no_socket_listener(terms, found.path, home=found.home)
-                record.resolved = _readable(found.path)
+                record.resolved = readable(found.path)
                 if (denied := self.why_not(record.still)) is not None:
                     errands.forget(token)
-                    return await self._refuse(record, denied)
+                    return await self.story.refused(record, denied)
                 try:
                     descriptors = (await errands.listen_at(found),)
                 except TeleportError:
                     errands.forget(token)
                     raise
         except TeleportError as error:
-            return await self._failed(record, error)
+            return await self.story.failed(record, error)
         sockets = Listener(record, None, token)
         try:
-            await self.emit_opened(record)
+            await self.story.opened(record)
         except BaseException as error:
             self.drop(descriptors, token)
             if not isinstance(error, TeleportError):
@@ -251,7 +212,7 @@ class Forwards:
             "forwarded-tcpip" if tcp else "forwarded-streamlocal@openssh.com",
             listener.record.addr,
             listener.record.still,
-            origin=_shown(*origin) if tcp else "",
+            origin=shown(*origin) if tcp else "",
         )
         what = FromTcp(place, origin) if isinstance(place, TcpPlace) else FromSocket(place)
         self.bring(listener, record, sock, what)
@@ -295,7 +256,7 @@ class Forwards:
             if prepare is not None:
                 first = await prepare(sock)
             if self._connection.client is not None and self.why_not(record) is None:
-                await self.emit_opened(record)
+                await self.story.opened(record)
                 refused = await self._connection.client.open(what, make)
                 why = refused.message if refused is not None else ""
         except ConnectionProblem as problem:
@@ -306,7 +267,7 @@ class Forwards:
             self._incoming -= 1
             if not joined:
                 sock.close()
-                self._emit_closed(record, 0, 0, why)
+                self.story.closed(record, 0, 0, why)
             self._throttle()
 
     def _throttle(self) -> None:
@@ -341,7 +302,7 @@ class Forwards:
         self._forget(listener.token)
         record = listener.record
         if listener.owner is None:
-            self._emit_closed(record, record.sent, record.received, why)
+            self.story.closed(record, record.sent, record.received, why)
         else:
             for relay in list(listener.relays):
                 relay.end(why)
@@ -416,7 +377,7 @@ class Forwards:
             listener.relays.discard(relay)
             listener.record.sent += relay.sent
             listener.record.received += relay.received
-        self._emit_closed(record, relay.sent, relay.received, relay.why)
+        self.story.closed(record, relay.sent, relay.received, relay.why)
         self._throttle()
 
     def reconsider(self) -> None:
@@ -445,58 +406,6 @@ class Forwards:
         if self._errands is not None:
             self._errands.close()
 
-    # on record
-
-    async def emit_opened(self, record: Record) -> None:
-        await self._tools.emitter.emit(self._port(record))
-
-    async def emit(self, cls: type[ServerEvent], **fields: Any) -> None:
-        """Puts something about this connection on record."""
-        now, connection = self._tools.clock.now(), str(self._connection.id)
-        await self._tools.emitter.emit(self._connection.facts.event(cls, now, connection=connection, **fields))
-
-    def _port(self, record: Record, error: str = "") -> Port:
-        return self._connection.facts.event(
-            Port,
-            self._tools.clock.now(),
-            addr=record.addr,
-            success=not error,
-            error=error,
-            kind=record.kind,
-            resolved=record.resolved,
-            origin=record.origin,
-            connection=str(self._connection.id),
-        )
-
-    async def _refuse(self, record: Record, denied: AccessDenial) -> Refusal:
-        self._in_background(self._tools.emitter.emit(self._port(record, f"{denied.code}: {'; '.join(denied.reasons)}")))
-        return Refusal.told(denied.public, denied.hint)
-
-    async def _failed(self, record: Record, error: TeleportError) -> Refusal:
-        self._in_background(self._tools.emitter.emit(self._port(record, error.message or type(error).__name__)))
-        if isinstance(error, LauncherRefused):
-            return Refusal.told(error.message, error.hint)
-        return Refusal(error.message, tried=True)
-
-    def _emit_closed(self, record: Record, sent: int, received: int, why: str) -> None:
-        event = self._connection.facts.event(
-            PortClosed,
-            self._tools.clock.now(),
-            kind=record.kind,
-            addr=record.addr,
-            tx=sent,
-            rx=received,
-            error=why,
-            connection=str(self._connection.id),
-        )
-        self._in_background(self._tools.emitter.emit(event))
-
-    def _in_background(self, emitting: Awaitable[object]) -> None:
-        async def emit() -> None:
-            await emitting
-
-        self._tools.in_background(emit(), "audit a forward")
-
 
 def _any_forward(terms: ChannelTerms) -> AccessDenial | None:
     """What forbids every forward: before anything is looked up for one."""
@@ -509,77 +418,3 @@ def _to(to: Destination, terms: ChannelTerms) -> AccessDenial | None:
 
 def _nothing(sock: socket.socket, origin: tuple[str, int]) -> None:
     sock.close()
-
-
-def _shown(host: str, port: int) -> str:
-    host = _readable(host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _readable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _addresses(address: str) -> list[str]:
-    """Where to listen for what a client says (RFC 4254 section 7.1)."""
-    where = listening_address(address)
-    if where is None:
-        return ["0.0.0.0", "::"] if address in ("", "*") else [address]  # noqa: S104 - judged before
-    return ["127.0.0.1", "::1"] if address.lower() in _LOCALHOST else [str(where)]
-
-
-async def _resolved(errands: Errands, host: str, port: int) -> list[Address]:
-    """The addresses of a host, each as a connection to it would end."""
-    try:
-        return [plain_address(host)]
-    except ValueError:
-        pass
-    if not host or "\0" in host:
-        raise ConnectionProblem("No host was named.")
-    try:
-        async with asyncio.timeout(RESOLVE_SECONDS):
-            found = await errands.addresses(host, port)
-    except TimeoutError:
-        raise ConnectionProblem(f"{host} could not be resolved within {RESOLVE_SECONDS:g} s") from None
-    return list(dict.fromkeys(plain_address(one) for one in found))
-
-
-async def _dialled(errands: Errands, allowed: list[Destination]) -> tuple[socket.socket, Destination]:
-    """A connection to the first that takes one. The last failure is raised."""
-    failure = TeleportError("no address is left to try")
-    for to in allowed:
-        try:
-            async with asyncio.timeout(DIAL_SECONDS):
-                return await connected(await errands.connect(str(to.address), to.port)), to
-        except TimeoutError:
-            failure = ConnectionProblem(f"connecting to {to} took longer than {DIAL_SECONDS:g} s")
-        except (TeleportError, OSError) as error:
-            said = error.message if isinstance(error, TeleportError) else error.strerror
-            failure = ConnectionProblem(f"connecting to {to} failed: {said}")
-    raise failure
-
-
-async def connected(descriptor: int) -> socket.socket:
-    """The socket, once it is connected. `OSError` when that fails; nothing stays open then."""
-    sock = socket.socket(fileno=descriptor)
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def writable() -> None:
-        if not done.done():
-            done.set_result(None)
-
-    loop.add_writer(sock.fileno(), writable)
-    try:
-        await done
-        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            raise OSError(code, os.strerror(code))
-    except BaseException:
-        loop.remove_writer(sock.fileno())
-        sock.close()
-        raise
-    loop.remove_writer(sock.fileno())
-    return sock
-
-
-__all__ = ["Connection", "Forwards", "Listener", "Record"]

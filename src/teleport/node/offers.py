@@ -18,7 +18,8 @@ from teleport.audit.events import AgentForward, X11Forward
 from teleport.authz.channels import why_no_agent, why_no_x11
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.launcher.errand_client import Made
-from teleport.node.forwards import Forwards, Listener, Record
+from teleport.node.forward_story import Record
+from teleport.node.forwards import Forwards, Listener
 from teleport.node.listening import Listening
 from teleport.node.needs import Errands
 from teleport.ssh.surface import FromAgentSocket, FromX11, X11Request
@@ -129,7 +130,7 @@ async def _made(
 async def _told(forwards: Forwards, cls: type[AgentForward] | type[X11Forward], **fields: object) -> bool:
     """Puts the outcome on record; False when that fails, and then nothing may be given."""
     try:
-        await forwards.emit(cls, **fields)
+        await forwards.story.tell(cls, **fields)
     except TeleportError as error:
         log.error("an offer of the client cannot be put on record error=%s", error)
         return False

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from teleport.testing.ssh_lab import LabHost
+from teleport.testing.lab_certificates import LabHost
 
 SSHD = "/usr/sbin/sshd"
 

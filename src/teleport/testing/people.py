@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from teleport.ssh.client import ClientKey, RemoteSession, SshClient, connect
 from teleport.ssh.surface import TerminalRequest, TerminalSize
-from teleport.testing.ssh_lab import Lab, wait_until
+from teleport.testing.running import wait_until
+from teleport.testing.ssh_lab import Lab
 
 
 @dataclass

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from teleport.pki import sshsig
-from teleport.testing.ssh_lab import LabUser
+from teleport.testing.lab_certificates import LabUser
 
 SECONDS = 20.0  # for every wait
 DISCONNECT, IGNORE, UNIMPLEMENTED, DEBUG, SERVICE_REQUEST, SERVICE_ACCEPT = range(1, 7)
