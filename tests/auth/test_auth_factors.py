@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +25,7 @@ from teleport.pki.webauthn import encode
 from teleport.store import records
 from teleport.testing.auth import PASSWORD, Credentials, RunningAuth, present_clock, running_auth
 from teleport.testing.authenticator import Authenticator, Maker
+from teleport.testing.counting import Calls
 
 KEY = generate_p256().public.line()
 
@@ -582,17 +582,7 @@ async def test_every_challenge_and_every_wrong_key_costs_the_same_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T22: records read, transactions written and signatures checked, whoever is asked about."""
-    done: Counter[str] = Counter()
-
-    def counted(owner: Any, name: str) -> None:
-        real = getattr(owner, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            done[name] += 1
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, call)
-
+    done = Calls(monkeypatch)
     async with running_auth(tmp_path, clock=present_clock()) as auth:
         await auth.set_second_factor("on")
         ann = await ann_in(auth)
@@ -601,7 +591,7 @@ async def test_every_challenge_and_every_wrong_key_costs_the_same_work(
         stranger = _lent(Authenticator())
         await ann.challenge("nobody")  # makes the secret of invented credentials
         for owner, name in ((auth.service.state, "record"), (auth.service.state, "commit"), (webauthn, "_checked")):
-            counted(owner, name)
+            done.count(owner, name)
         asking, failing = {}, {}
         for user in ("ann", "codeless", "nobody", "../users/ann"):
             done.clear()

@@ -12,13 +12,7 @@ import pytest
 from tests.cli.tsh_runner import Tsh
 
 from teleport.testing.processes import wait_until
-from teleport.testing.web_lab import CODE, PASSWORD, WebLab, running_web_lab
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebLab]:
-    with running_web_lab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
+from teleport.testing.web_lab import CODE, PASSWORD, WebLab
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.cli.tsh_runner import Tsh
 
-from teleport.testing.web_lab import CODE, PASSWORD, WebLab, running_web_lab
+from teleport.testing.web_lab import CODE, PASSWORD, WebLab
 
 HEAVY = {"asyncssh", "aiohttp", "cryptography", "msgspec", "yaml", "ssl", "asyncio", "argon2", "zstandard", "segno"}
 REPORT = """
@@ -21,20 +20,6 @@ atexit.register(lambda: open(os.environ["MODULES"], "w").write("\\n".join(sys.mo
 from teleport.cli.tsh import main
 main()
 """
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebLab]:
-    with running_web_lab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tsh(tmp_path_factory: pytest.TempPathFactory, lab: WebLab) -> Tsh:
-    runner = Tsh(tmp_path_factory.mktemp("user"))
-    login = ["login", f"--proxy={lab.address}", "--user=alice", f"--ca-pin={lab.cluster.pin}"]
-    assert runner(*login, stdin=f"{PASSWORD}\n{CODE}\n").status == 0
-    return runner
 
 
 def modules(tsh: Tsh, *arguments: str, stdin: str = "", status: int = 0) -> set[str]:

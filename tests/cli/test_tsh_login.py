@@ -6,7 +6,6 @@ import json
 import re
 import stat
 import subprocess
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,15 +15,9 @@ from tests.cli.tsh_runner import PROGRAM, Tsh
 from teleport.pki.keys import generate_p256
 from teleport.pki.sshcert import UserCertRequest, issue_user_cert
 from teleport.testing.terminal import Terminal
-from teleport.testing.web_lab import CODE, PASSWORD, TOKEN, TOTP_SECRET, WebLab, running_web_lab
+from teleport.testing.web_lab import CODE, PASSWORD, TOKEN, TOTP_SECRET, WebLab
 
 ANSWERS = f"{PASSWORD}\n{CODE}\n"
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebLab]:
-    with running_web_lab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from tests.cli.tsh_runner import PROGRAM, Tsh
@@ -14,7 +14,7 @@ from tests.recording.recording_samples import SID, header
 from teleport.recording.format import ChunkEncoder, Frame, FrameKind, encode_header, encode_size
 from teleport.recording.sanitise import RESET_TERMINAL
 from teleport.testing.terminal import Terminal
-from teleport.testing.web_lab import CODE, PASSWORD, WebLab, running_web_lab
+from teleport.testing.web_lab import WebLab
 
 HOSTILE = "evil\x1b]52;c;cm0gLXJmIH4=\x07\x1b[2J\n\r\x9b31m\u202etxt\u200b"
 NODES = [
@@ -25,20 +25,6 @@ NODES = [
     },
     {"kind": "node", "metadata": {"name": "id-a"}, "spec": {"hostname": "alpha", "use_tunnel": True}},
 ]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebLab]:
-    with running_web_lab(tmp_path_factory.mktemp("lab")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tsh(tmp_path_factory: pytest.TempPathFactory, lab: WebLab) -> Tsh:
-    runner = Tsh(tmp_path_factory.mktemp("user"))
-    login = ["login", f"--proxy={lab.address}", "--user=alice", f"--ca-pin={lab.cluster.pin}"]
-    assert runner(*login, stdin=f"{PASSWORD}\n{CODE}\n").status == 0
-    return runner
 
 
 def harmless(text: str) -> bool:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.cluster_shells import ANY_HOST
-from tests.cluster.test_cluster_evidence import WRITER, session_of, streams_of
+from tests.cluster.cluster_streams import TwoStreams, streams_of
+from tests.cluster.test_cluster_evidence import session_of
 
 from teleport.recording.format import BrokenRecording, RecordingParser
 from teleport.testing.cluster import LOOPBACK, Cluster, Person, at, free_port, plain_environment, run, wait_until
@@ -189,11 +190,10 @@ def test_every_byte_of_both_streams_is_in_the_recording(
     cluster: Cluster, alice: Person, sshd: Sshd, login: str, tmp_path: Path
 ) -> None:
     """Threat T39, at the proxy."""
-    script, digests = tmp_path / "writer.py", tmp_path / "digests"
-    script.write_text(WRITER)
-    command = f"python3 {script} {4 * 1024 * 1024} {digests}"
+    streams = TwoStreams(tmp_path, 4 * 1024 * 1024)
+    command = streams.command
     done = alice.ssh(f"{login}@{WEB}.{cluster.name}", command, seconds=60).ok()
-    assert [hashlib.sha256(data).hexdigest() for data in (done.out, done.err)] == digests.read_text().split()
+    streams.check(done)
     sid = cluster.wait_event("session.upload", user="alice", sid=session_of(cluster, command))["sid"]
     recorded = tmp_path / "recording.json"
     cluster.tctl("recordings", "download", sid, "--format=json", f"--out={recorded}").ok()

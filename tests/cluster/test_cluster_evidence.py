@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from tests.cluster.cluster_streams import TwoStreams, streams_of
 
 from teleport.testing.cluster import BIN, NODE, Cluster, Person, at, plain_environment, run, wait_until
-
-# Writes `size` bytes in random pieces to two streams, and the digest of each stream to a file.
-WRITER = """\
-import hashlib, os, random, sys
-size, digests = int(sys.argv[1]), sys.argv[2]
-random.seed(39)
-sums = {1: hashlib.sha256(), 2: hashlib.sha256()}
-while size:
-    piece = os.urandom(min(size, random.choice([1, 7, 100, 4096, 65536, 300000])))
-    size -= len(piece)
-    stream = random.choice([1, 2])
-    sums[stream].update(piece)
-    while piece:
-        piece = piece[os.write(stream, piece):]
-open(digests, "w").write(" ".join(sums[n].hexdigest() for n in (1, 2)))
-"""
 
 
 def session_of(cluster: Cluster, command: str) -> str:
@@ -111,16 +95,14 @@ def test_every_byte_of_both_streams_is_in_the_recording(
     cluster: Cluster, alice: Person, login: str, tmp_path: Path, client: str
 ) -> None:
     """Threat T39: what the client received, what the program wrote and what was recorded are the same bytes."""
-    script, digests = tmp_path / "writer.py", tmp_path / "digests"
-    script.write_text(WRITER)
-    command = f"python3 {script} {16 * 1024 * 1024} {digests}"
+    streams = TwoStreams(tmp_path, 16 * 1024 * 1024)
+    command = streams.command
     if client == "ssh":
         done = alice.ssh(f"{login}@{NODE}.{cluster.name}", command, seconds=90).ok()
     else:
         done = alice.tsh("ssh", f"{login}@{NODE}", command, seconds=90).ok()
     assert len(done.out) + len(done.err) == 16 * 1024 * 1024
-    wrote = digests.read_text().split()
-    assert [hashlib.sha256(data).hexdigest() for data in (done.out, done.err)] == wrote
+    streams.check(done)
     sid = session_of(cluster, command)
     raw = tmp_path / "raw"
     cluster.tctl("recordings", "download", sid, "--format=raw", f"--out={raw}", seconds=60).ok()
@@ -143,20 +125,6 @@ def test_every_session_of_one_connection_is_recorded(cluster: Cluster, alice: Pe
             assert played == f"{word} of one connection\n"
     finally:
         alice.ssh(*control, "-O", "exit", host)
-
-
-def streams_of(path: Path) -> list[bytes]:
-    """stdout and stderr from an export as JSON lines."""
-    import base64
-
-    found = {"output": bytearray(), "stderr": bytearray()}
-    with path.open() as file:
-        for line in file:
-            frame = json.loads(line)
-            if frame["kind"] in found:
-                text = frame.get("data")
-                found[frame["kind"]] += base64.b64decode(frame["base64"]) if text is None else text.encode()
-    return [bytes(found["output"]), bytes(found["stderr"])]
 
 
 @pytest.fixture(scope="module")

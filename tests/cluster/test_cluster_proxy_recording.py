@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import socket
 import subprocess
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.test_cluster_evidence import WRITER, streams_of
+from tests.cluster.cluster_streams import TwoStreams, streams_of
 
 from teleport.testing.cluster import LOOPBACK, NODE, Cluster, Person, plain_environment, run, wait_until
 
@@ -33,14 +32,13 @@ def ann(proxied: Cluster, login: str) -> Person:
 def test_the_proxy_records_and_the_node_tells(
     proxied: Cluster, ann: Person, login: str, tmp_path: Path, client: str
 ) -> None:
-    script, digests = tmp_path / "writer.py", tmp_path / "digests"
-    script.write_text(WRITER)
-    command = f"python3 {script} {1024 * 1024} {digests}"
+    streams = TwoStreams(tmp_path, 1024 * 1024)
+    command = streams.command
     if client == "ssh":
         done = ann.ssh(f"{login}@{NODE}.{proxied.name}", command, seconds=60).ok()
     else:
         done = ann.tsh("ssh", f"{login}@{NODE}", command, seconds=60).ok()
-    assert [hashlib.sha256(data).hexdigest() for data in (done.out, done.err)] == digests.read_text().split()
+    streams.check(done)
     start = proxied.wait_event("session.start", initial_command=[command])
     assert (start["session_recording"], start["user"], start["login"]) == ("proxy", "ann", login)
     end = proxied.wait_event("session.end", sid=start["sid"])

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.daemon.test_daemon_view import until
 from tests.recording.recording_samples import sign
 
 from teleport.api.client import AuthClient
@@ -24,6 +23,7 @@ from teleport.daemon.host import open_host
 from teleport.daemon.recorded import Recorded
 from teleport.errors import TeleportError
 from teleport.recording.format import RecordingHeader, Signature
+from teleport.testing.running import wait_until
 
 
 class Kept:
@@ -92,8 +92,8 @@ async def test_a_recording_that_could_not_be_closed_is_ended_without_a_restart(t
             await recorder.close("ended")
         assert at.files() == [f"{header.sid}.rec.part"]
         at.recorded.spool.unended(header.sid)
-        await until(lambda: at.files() == [f"{header.sid}.rec"])
-        await until(lambda: not at.recorded.spool.without_end)
+        await wait_until(lambda: at.files() == [f"{header.sid}.rec"])
+        await wait_until(lambda: not at.recorded.spool.without_end)
         [end] = at.ends()
         assert (end["sid"], end["reason"]) == (header.sid, "the recording failed")
         assert end["recording_hash"]
@@ -106,7 +106,7 @@ async def test_an_end_that_could_not_be_put_on_record_is_told_of_that_session_al
         await told.close("ended")
         await untold.close("ended")
         at.recorded.spool.unended(untold.sid)
-        await until(lambda: not at.recorded.spool.without_end)
+        await wait_until(lambda: not at.recorded.spool.without_end)
         assert [end["sid"] for end in at.ends()] == [untold.sid]
         assert f"{made.sid}.rec.part" in at.files()
         await made.close("ended")
@@ -115,7 +115,7 @@ async def test_an_end_that_could_not_be_put_on_record_is_told_of_that_session_al
 async def test_a_session_of_which_nothing_is_left_is_not_looked_for_for_ever(tmp_path: Path) -> None:
     async with kept(tmp_path) as at:
         at.recorded.spool.unended(str(uuid.uuid4()))
-        await until(lambda: not at.recorded.spool.without_end)
+        await wait_until(lambda: not at.recorded.spool.without_end)
         assert at.ends() == []
 
 
@@ -125,7 +125,7 @@ async def test_a_session_that_is_not_recorded_has_its_end_told_too(tmp_path: Pat
         for header in (over, runs):
             await at.recorded.spool.unrecorded(header)
         at.recorded.spool.unended(over.sid)
-        await until(lambda: not at.recorded.spool.without_end)
+        await wait_until(lambda: not at.recorded.spool.without_end)
         assert [end["sid"] for end in at.ends()] == [over.sid]
         assert at.files() == [f"{runs.sid}.open"]
         at.recorded.spool.on_record(runs.sid)

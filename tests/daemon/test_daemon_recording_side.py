@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.daemon.test_daemon_view import filled, until
+from tests.daemon.test_daemon_view import filled
 
 from teleport.api import messages as m
 from teleport.api import routes
@@ -20,6 +20,7 @@ from teleport.pki.sshformat import parse_certificate_line
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server
 from teleport.testing.auth import RunningAuth, running_auth
+from teleport.testing.running import wait_until
 
 
 async def checks(view: View, node: Server, line: str) -> None:
@@ -34,7 +35,7 @@ async def registered(auth: RunningAuth, view: View, hostname: str) -> tuple[Serv
         hostname=hostname, addr="192.0.2.9:22", host_key=generate_ed25519().public.line(""), labels={}
     )
     made = await auth.call(await auth.admin(), routes.REGISTER_OPENSSH, asked)
-    await until(lambda: view.node(made.host_id) is not None)
+    await wait_until(lambda: view.node(made.host_id) is not None)
     node = view.node(made.host_id)
     assert node is not None
     [line] = [line for line in made.bundle.splitlines() if line.startswith("host-cert ")]
@@ -62,7 +63,7 @@ async def test_the_name_that_a_proxy_shows_is_not_the_host(tmp_path: Path, agent
         proxy = await auth.host(SystemRole.PROXY, name="elsewhere")
         asked = m.OpensshNameRequest(host_id=node.host_id, public_key=generate_ed25519().public.line(""))
         line = (await auth.call(proxy, routes.OPENSSH_NAME, asked)).ssh_cert
-        await until(lambda: view.knows_host(proxy.host_id))
+        await wait_until(lambda: view.knows_host(proxy.host_id))
         meant = node if agentless else Server(metadata=node.metadata, spec=node.spec)
         with pytest.raises(CertificateRefused, match="another host's"):
             await checks(view, meant, line)
@@ -75,6 +76,6 @@ async def test_a_proxy_called_like_a_host_is_not_the_host(tmp_path: Path) -> Non
         for role in (SystemRole.PROXY, SystemRole.NODE):
             host_id = str(uuid.uuid4())
             given = await auth.service.local_host(host_id, "web", role, ["web"], key, tls)
-            await until(partial(view.knows_host, host_id))
+            await wait_until(partial(view.knows_host, host_id))
             with pytest.raises(CertificateRefused):
                 await checks(view, node, given.ssh_cert)

@@ -15,8 +15,7 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.daemon.proxy_side import Directory
-from teleport.daemon.remote import watch
-from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
+from teleport.daemon.view import View
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.identity import SystemRole, UserIdentity
 from teleport.pki.keys import generate_ed25519, generate_p256
@@ -29,6 +28,8 @@ from teleport.resources.server import Server, ServerSpec
 from teleport.store.cache import Cache
 from teleport.testing.auth import CLUSTER, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
+from teleport.testing.running import wait_until
+from teleport.testing.views import filled_view
 
 HOST = "7f1f8c3e-6f0a-4a3c-8a56-0d2f7b9c1e11"
 
@@ -40,28 +41,12 @@ def empty_cache(clock: FakeClock) -> Cache:
     return Cache("test", clock, jitter=lambda: 0.0, sleep=soon)
 
 
-async def until(found: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not found():  # noqa: ASYNC110 - auth makes it true
-            await asyncio.sleep(0.005)
-
-
 @asynccontextmanager
 async def filled(auth: RunningAuth, role: SystemRole = SystemRole.PROXY) -> AsyncIterator[View]:
     """A view over the API, as a daemon has it."""
     assert isinstance(auth.clock, FakeClock)
-    cache, ready = empty_cache(auth.clock), asyncio.Event()
-    kinds = PROXY_KINDS if role is SystemRole.PROXY else NODE_KINDS
-    async with auth.async_client(await auth.host(role, name=role.value.lower())) as client:
-        running = asyncio.create_task(cache.run(lambda: watch(client, kinds), ready.set), name="cache")
-        try:
-            async with asyncio.timeout(10):
-                await ready.wait()
-            yield View(cache, auth.clock, CLUSTER)
-        finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+    async with filled_view(auth, empty_cache(auth.clock), role, role.value.lower()) as view:
+        yield view
 
 
 async def signed(auth: RunningAuth, name: str, roles: list[str]) -> bytes:
@@ -103,7 +88,7 @@ async def test_what_the_cluster_holds_is_read_typed(tmp_path: Path) -> None:
 
 async def _known(auth: RunningAuth, view: View) -> bytes:
     certificate = await signed(auth, "alice", ["access"])
-    await until(lambda: any(item.key == "users/alice" for item in view.cache.range("users/")))
+    await wait_until(lambda: any(item.key == "users/alice" for item in view.cache.range("users/")))
     return certificate
 
 
@@ -112,7 +97,7 @@ async def test_a_removed_user_and_a_foreign_certificate_are_refused(tmp_path: Pa
         certificate = await _known(auth, view)
         view.verify_user(certificate)
         await auth.call(await auth.admin(), routes.REMOVE["user"], m.ExpelRequest(name="alice"))
-        await until(lambda: view.cache.get("users/alice") is None)
+        await wait_until(lambda: view.cache.get("users/alice") is None)
         with pytest.raises(TeleportError, match="does not exist any more"):
             view.verify_user(certificate)
         with pytest.raises(TeleportError):
@@ -128,11 +113,11 @@ async def test_a_locked_proxy_vouches_for_nobody(tmp_path: Path) -> None:
         proxy, tls = generate_ed25519(), generate_p256().public.spki_pem().decode()
         given = await auth.service.local_host(HOST, "front", SystemRole.PROXY, [], proxy.public.line(), tls)
         certificate = parse_certificate_line(given.ssh_cert).blob
-        await until(lambda: view.cache.get(f"hosts/{HOST}") is not None)
+        await wait_until(lambda: view.cache.get(f"hosts/{HOST}") is not None)
         assert view.verify_host(certificate).host_id == HOST
         lock = Lock(metadata=Metadata(name="stop"), spec=LockSpec(target=LockTarget(node=HOST)))
         await auth.call(await auth.admin(), routes.STORE["lock"], m.StoreRequest(item=m.Document(to_json(lock))))
-        await until(lambda: bool(view.locks()))
+        await wait_until(lambda: bool(view.locks()))
         with pytest.raises(TeleportError, match="locked"):
             view.verify_host(certificate)
         view.own_host = HOST
@@ -140,7 +125,7 @@ async def test_a_locked_proxy_vouches_for_nobody(tmp_path: Path) -> None:
         serial = str(view.verify_host(certificate).serial)
         ended = Lock(metadata=Metadata(name="ended"), spec=LockSpec(target=LockTarget(serial=serial)))
         await auth.call(await auth.admin(), routes.STORE["lock"], m.StoreRequest(item=m.Document(to_json(ended))))
-        await until(lambda: len(view.locks()) == 2)
+        await wait_until(lambda: len(view.locks()) == 2)
         with pytest.raises(TeleportError, match="locked"):
             view.verify_host(certificate)
 
@@ -149,15 +134,15 @@ async def test_nodes_come_change_and_go(tmp_path: Path) -> None:
     async with running_auth(tmp_path) as auth, filled(auth) as view:
         assert view.nodes() == []
         await announce(auth, env="prod")
-        await until(lambda: bool(view.nodes()))
+        await wait_until(lambda: bool(view.nodes()))
         first = view.nodes()[0]
         assert view.nodes()[0] is first, "parsed once, while it does not change"
         node = next(iter(Directory(view).nodes()))
         assert (node.hostname, str(node.address)) == ("alpha", "alpha.example.com:22")
         await announce(auth, env="test")
-        await until(lambda: view.nodes()[0].all_labels.get("env") == "test")
+        await wait_until(lambda: view.nodes()[0].all_labels.get("env") == "test")
         await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=HOST))
-        await until(lambda: view.nodes() == [])
+        await wait_until(lambda: view.nodes() == [])
         assert not view._parsed["nodes/"], "what is gone is forgotten"
 
 
@@ -165,18 +150,18 @@ async def test_people_see_the_nodes_that_a_role_lets_them_into(tmp_path: Path) -
     async with running_auth(tmp_path) as auth, filled(auth) as view:
         await announce(auth, env="prod")
         certificate = await _known(auth, view)
-        await until(lambda: bool(view.nodes()))
+        await wait_until(lambda: bool(view.nodes()))
         directory = Directory(view)
         node = next(iter(directory.nodes()))
         alice = view.verify_user(certificate)
         assert isinstance(alice, UserIdentity)
         assert not directory.why_hidden(alice, node)
         await signed(auth, "bob", ["auditor"])
-        await until(lambda: view.cache.get("users/bob") is not None)
+        await wait_until(lambda: view.cache.get("users/bob") is not None)
         assert directory.why_hidden(replace(alice, name="bob", roles=("auditor",)), node)
         assert directory.why_hidden(replace(alice, name="nobody"), node)
         await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=HOST))
-        await until(lambda: view.nodes() == [])
+        await wait_until(lambda: view.nodes() == [])
         assert directory.why_hidden(alice, node), "a node that is gone is nobody's"
 
 
@@ -186,7 +171,7 @@ async def test_the_last_view_stays_when_auth_is_away(tmp_path: Path, caplog: pyt
             view = await outlives.enter_async_context(filled(auth))
             certificate = await _known(auth, view)
             roles = set(view.roles())
-        await until(lambda: "cache lost its source" in caplog.text)
+        await wait_until(lambda: "cache lost its source" in caplog.text)
         assert set(view.roles()) == roles
         assert view.verify_user(certificate).name == "alice"
 
@@ -195,5 +180,5 @@ async def test_a_node_does_not_watch_other_nodes(tmp_path: Path) -> None:
     async with running_auth(tmp_path) as auth, filled(auth, SystemRole.NODE) as view:
         await announce(auth)
         await signed(auth, "alice", ["access"])
-        await until(lambda: view.cache.get("users/alice") is not None)
+        await wait_until(lambda: view.cache.get("users/alice") is not None)
         assert view.nodes() == []

@@ -142,21 +142,32 @@ async def test_the_file_stays_until_the_sink_has_verified_it(tmp_path: Path) -> 
     uploader.close()
 
 
+class Refusing:
+    """A sink that begins nothing."""
+
+    def __init__(self, why: TeleportError) -> None:
+        self._why = why
+
+    async def begin(self, sid: str) -> UploadState:
+        raise self._why
+
+    async def append(self, sid: str, offset: int, data: bytes) -> int:
+        raise AssertionError
+
+    async def complete(self, sid: str, sha256: str) -> None:
+        raise AssertionError
+
+
 async def test_pauses_grow_to_a_limit_and_are_spread(tmp_path: Path) -> None:
-    class Away:
-        async def begin(self, sid: str) -> UploadState:
-            raise ConnectionProblem("auth is away")
-
-        async def append(self, sid: str, offset: int, data: bytes) -> int:
-            raise AssertionError
-
-        async def complete(self, sid: str, sha256: str) -> None:
-            raise AssertionError
-
     write_recording(tmp_path)
     reports: list[UploadReport] = []
     uploader = Uploader(
-        tmp_path, Away(), report=reports.append, jitter=lambda: 0.5, first_pause=1.0, longest_pause=10.0
+        tmp_path,
+        Refusing(ConnectionProblem("auth is away")),
+        report=reports.append,
+        jitter=lambda: 0.5,
+        first_pause=1.0,
+        longest_pause=10.0,
     )
     for _ in range(6):
         await uploader.upload_all()
@@ -231,19 +242,9 @@ async def test_two_processes_with_one_spool_send_it_once(tmp_path: Path) -> None
 
 
 async def test_a_sink_that_knows_nothing_of_the_session_does_not_count_as_uploaded(tmp_path: Path) -> None:
-    class Ignorant:
-        async def begin(self, sid: str) -> UploadState:
-            raise NotFound("no such session")
-
-        async def append(self, sid: str, offset: int, data: bytes) -> int:
-            raise AssertionError
-
-        async def complete(self, sid: str, sha256: str) -> None:
-            raise AssertionError
-
     write_recording(tmp_path)
     reports: list[UploadReport] = []
-    uploader = Uploader(tmp_path, Ignorant(), report=reports.append)
+    uploader = Uploader(tmp_path, Refusing(NotFound("no such session")), report=reports.append)
     assert not await uploader.upload_all()
     assert [one.outcome for one in reports] == [UploadOutcome.RETRY]
     uploader.close()

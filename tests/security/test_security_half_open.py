@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import getpass
 import socket
+import ssl
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
@@ -40,6 +43,28 @@ class Counted:
     def fail(self, address: str, times: int) -> None:
         for _ in range(times):
             self.take(address).over()
+
+
+@contextlib.asynccontextmanager
+async def served_by(
+    edge: HTTPListener, method: str, answer: Handler, context: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[str, int]]:
+    """An application behind this edge until the context ends: where it listens."""
+    app = web.Application()
+    app.router.add_route(method, "/", answer)
+    runner = edge.runner(app)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    try:
+        async with edge.serve(runner, listener, context):
+            yield listener.getsockname()[:2]
+    finally:
+        await runner.cleanup()
+
+
+async def hello(_: web.Request) -> web.Response:
+    return web.Response(text="hello")
 
 
 def test_the_address_with_most_silent_connections_loses_its_oldest() -> None:
@@ -169,70 +194,43 @@ async def test_silent_connections_above_the_bound_do_not_keep_a_user_out(
 
 async def test_web_connections_without_a_request_end_and_are_few(tmp_path: Path) -> None:
     """aiohttp would wait for the first request for ever, plain and in TLS."""
-
-    async def hello(_: web.Request) -> web.Response:
-        return web.Response(text="hello")
-
     key = generate_p256()
     (tmp_path / "key").write_bytes(key.pkcs8_pem().reveal())
     (tmp_path / "crt").write_bytes(pem_of(self_signed_web_pair(["localhost"], key, datetime.now(UTC))))
     for context in (None, web_server_context(tmp_path / "crt", tmp_path / "key")):
         edge = HTTPListener(silent=5, seconds=0.5)
-        app = web.Application()
-        app.router.add_get("/", hello)
-        runner = edge.runner(app)
-        await runner.setup()
-        listener = socket.create_server(("127.0.0.1", 0))
-        listener.setblocking(False)
-        address = listener.getsockname()[:2]
-        try:
-            async with edge.serve(runner, listener, context):
-                silent = [await asyncio.open_connection(*address) for _ in range(10)]
-                tls = unproved_client_context() if context else None
-                reader, writer = await asyncio.open_connection(*address, ssl=tls)
-                assert edge.silent <= 5
-                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert b"hello" in await asyncio.wait_for(reader.readuntil(b"hello"), 5)
-                for other, _ in silent:
-                    with contextlib.suppress(ConnectionResetError):
-                        assert await asyncio.wait_for(other.read(), 5) == b""
-                assert edge.silent == 0
-                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # one that asked stays
-                assert b"hello" in await asyncio.wait_for(reader.readuntil(b"hello"), 5)
-                for one in (writer, *(other for _, other in silent)):
-                    one.close()
-        finally:
-            await runner.cleanup()
+        async with served_by(edge, "GET", hello, context) as address:
+            silent = [await asyncio.open_connection(*address) for _ in range(10)]
+            tls = unproved_client_context() if context else None
+            reader, writer = await asyncio.open_connection(*address, ssl=tls)
+            assert edge.silent <= 5
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"hello" in await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+            for other, _ in silent:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.wait_for(other.read(), 5) == b""
+            assert edge.silent == 0
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # one that asked stays
+            assert b"hello" in await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+            for one in (writer, *(other for _, other in silent)):
+                one.close()
 
 
 async def test_the_head_of_a_second_request_has_to_come_in_time(tmp_path: Path) -> None:
     """A connection that asked once could otherwise stay for an hour, sending a byte now and then."""
-
-    async def hello(_: web.Request) -> web.Response:
-        return web.Response(text="hello")
-
     edge = HTTPListener(kept_alive=0.5)
-    app = web.Application()
-    app.router.add_get("/", hello)
-    runner = edge.runner(app)
-    await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    try:
-        async with edge.serve(runner, listener, None):
-            reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
-            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            await asyncio.wait_for(reader.readuntil(b"hello"), 5)
-            writer.write(b"GET / HTTP/1.1\r\nX-Slow: ")
-            ending = asyncio.create_task(reader.read(), name="until the end")
-            while not ending.done():
-                writer.write(b"a")
-                await asyncio.wait([ending], timeout=0.05)
-            with contextlib.suppress(ConnectionResetError):
-                assert ending.result() == b""
-            writer.close()
-    finally:
-        await runner.cleanup()
+    async with served_by(edge, "GET", hello) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+        writer.write(b"GET / HTTP/1.1\r\nX-Slow: ")
+        ending = asyncio.create_task(reader.read(), name="until the end")
+        while not ending.done():
+            writer.write(b"a")
+            await asyncio.wait([ending], timeout=0.05)
+        with contextlib.suppress(ConnectionResetError):
+            assert ending.result() == b""
+        writer.close()
     assert HTTPListener().runner(web.Application())._kwargs["keepalive_timeout"] == KEPT_ALIVE
 
 
@@ -244,36 +242,27 @@ async def test_a_body_that_drips_holds_a_slot_and_a_connection_that_only_waits_i
         return web.Response(text="hello")
 
     edge = HTTPListener(silent=4, waiting=4)
-    app = web.Application()
-    app.router.add_post("/", read)
-    runner = edge.runner(app)
-    await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
-    try:
-        async with edge.serve(runner, listener, None):
-            opened = [await asyncio.open_connection(*listener.getsockname()[:2]) for _ in range(6)]
-            for _, writer in opened:
-                writer.write(head + b"ab")
-            for reader, _ in opened[:4]:  # two slots are the share of one address
-                with contextlib.suppress(ConnectionResetError):
-                    assert await asyncio.wait_for(reader.read(), 5) == b""
-            assert edge.silent == 2
-            for reader, writer in opened[4:]:
-                writer.write(b"cd")
-                await asyncio.wait_for(reader.readuntil(b"hello"), 5)
-            assert edge.silent == 0
-            kept = []
-            for _ in range(4):
-                reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
-                writer.write(head + b"abcd")
-                await asyncio.wait_for(reader.readuntil(b"hello"), 5)
-                kept.append(writer)
-            for reader, _ in opened[4:]:  # waited longest for a next request
-                with contextlib.suppress(ConnectionResetError):
-                    assert await asyncio.wait_for(reader.read(), 5) == b""
-            for writer in (*kept, *(writer for _, writer in opened)):
-                writer.transport.abort()
-    finally:
-        await runner.cleanup()
+    async with served_by(edge, "POST", read) as address:
+        opened = [await asyncio.open_connection(*address) for _ in range(6)]
+        for _, writer in opened:
+            writer.write(head + b"ab")
+        for reader, _ in opened[:4]:  # two slots are the share of one address
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert edge.silent == 2
+        for reader, writer in opened[4:]:
+            writer.write(b"cd")
+            await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+        assert edge.silent == 0
+        kept = []
+        for _ in range(4):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(head + b"abcd")
+            await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+            kept.append(writer)
+        for reader, _ in opened[4:]:  # waited longest for a next request
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+        for writer in (*kept, *(writer for _, writer in opened)):
+            writer.transport.abort()

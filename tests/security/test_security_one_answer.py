@@ -6,10 +6,8 @@ import getpass
 import random
 import statistics
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.web.web_rig import login_body, web_before
@@ -25,6 +23,7 @@ from teleport.launcher.client import Launcher
 from teleport.pki.keys import generate_p256
 from teleport.testing import raw_ssh
 from teleport.testing.auth import PASSWORD, RunningAuth, present_clock, running_auth
+from teleport.testing.counting import Calls
 from teleport.testing.raw_ssh import RawSsh, text
 from teleport.testing.ssh_lab import running_lab
 
@@ -105,17 +104,7 @@ async def locked_again(auth: RunningAuth, attempt: Attempt, tries: Mapping[str, 
 
 async def test_every_kind_of_failure_costs_the_same_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashes computed, codes made, records read and transactions written."""
-    done: Counter[str] = Counter()
-
-    def counted(owner: Any, name: str) -> None:
-        real = getattr(owner, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            done[name] += 1
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(owner, name, call)
-
+    done = Calls(monkeypatch)
     async with running_auth(tmp_path, clock=present_clock()) as auth:
         tries = await people(auth)
         attempt = await api_attempt(auth)
@@ -128,7 +117,7 @@ async def test_every_kind_of_failure_costs_the_same_work(tmp_path: Path, monkeyp
                 (ClusterState, "user"),
                 (ClusterState, "commit"),
             ):
-                counted(owner, name)
+                done.count(owner, name)
             work = {}
             for kind in KINDS:
                 done.clear()

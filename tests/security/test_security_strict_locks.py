@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.daemon.test_daemon_view import filled, signed, until
+from tests.daemon.test_daemon_view import filled, signed
 from tests.security.test_security_open_connections import _connect as open_connection
 
 from teleport.api import messages as m
@@ -26,6 +26,7 @@ from teleport.resources.role import Conditions, Options, Role, RoleLocking, Role
 from teleport.store.records import CLUSTER as SETTINGS
 from teleport.testing.auth import CLUSTER, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
+from teleport.testing.running import wait_until
 from teleport.testing.ssh_lab import running_lab
 
 OLD = LOCKS_HOLD + 1
@@ -93,7 +94,7 @@ async def test_a_node_that_is_cut_off_refuses_after_five_minutes_or_goes_on(tmp_
         if strict:
             await _set_strict(auth)
         async with filled(auth, SystemRole.NODE) as view:
-            await until(lambda: view.defaults().strict_locks is strict)
+            await wait_until(lambda: view.defaults().strict_locks is strict)
         # from here on nobody fills the cache
         ended: list[str] = []
         ages = LockAge(view, lambda: ended.append("reconsidered"))
@@ -129,7 +130,7 @@ async def test_locks_that_were_heard_of_last_count_while_cut_off(tmp_path: Path)
         lock = Lock(metadata=Metadata(name="stop"), spec=LockSpec(target=LockTarget(user="ann")))
         await auth.call(await auth.admin(), routes.STORE["lock"], m.StoreRequest(item=m.Document(to_json(lock))))
         async with filled(auth, SystemRole.NODE) as view:
-            await until(lambda: len(view.locks()) == 1)
+            await wait_until(lambda: len(view.locks()) == 1)
         auth.clock.advance(1000)
         identity = view.verify_user(certificate)
         refused = Directory(view).why_no_session(identity, "")
@@ -148,7 +149,7 @@ async def test_locks_are_known_again_when_the_cache_is_filled_again(tmp_path: Pa
             ages = LockAge(view, lambda: ended.append("x"))
             ages.look()
             await auth.backend.put("roles/another", to_json(_role("another")))
-            await until(lambda: view.policy().age <= LOCKS_HOLD)
+            await wait_until(lambda: view.policy().age <= LOCKS_HOLD)
             ages.look()
             assert ended == ["x"]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -19,8 +17,7 @@ from teleport.authz.api import APIAccessRequest, evaluate_api_access
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, why_out_of_reach
 from teleport.backend.interface import DeleteOp, PutOp
-from teleport.daemon.remote import watch
-from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
+from teleport.daemon.view import View
 from teleport.errors import AccessDenied
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki.keys import generate_p256
@@ -38,29 +35,15 @@ from teleport.store.records import HostRecord
 from teleport.store.standing import CLOCK_SLACK, host_counts, user_present, with_role, without_role
 from teleport.testing.auth import CLUSTER, Credentials, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
-
-
-async def _until(found: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not found():  # noqa: ASYNC110 - auth makes it true
-            await asyncio.sleep(0.005)
+from teleport.testing.running import wait_until
+from teleport.testing.views import filled_view
 
 
 @asynccontextmanager
 async def _view(auth: RunningAuth, role: SystemRole = SystemRole.NODE) -> AsyncIterator[View]:
     """What a service of another host knows of the cluster."""
-    cache, ready = Cache("test", auth.clock, jitter=lambda: 0.5), asyncio.Event()
-    kinds = PROXY_KINDS if role is SystemRole.PROXY else NODE_KINDS
-    async with auth.async_client(await auth.host(role, name="watcher")) as client:
-        running = asyncio.create_task(cache.run(lambda: watch(client, kinds), ready.set), name="cache")
-        try:
-            async with asyncio.timeout(10):
-                await ready.wait()
-            yield View(cache, auth.clock, CLUSTER)
-        finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+    async with filled_view(auth, Cache("test", auth.clock, jitter=lambda: 0.5), role, "watcher") as view:
+        yield view
 
 
 async def _host_certificate(auth: RunningAuth, role: SystemRole, host_id: str) -> bytes:
@@ -88,25 +71,25 @@ async def test_services_refuse_the_certificate_of_an_expelled_host(tmp_path: Pat
         ):
             host = await auth.host(held, host_id=host_id, name="gate")
             await auth.call(host, routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(server))))
-        await _until(lambda: _roles(view, host_id) == ["Node", "Proxy"])
+        await wait_until(lambda: _roles(view, host_id) == ["Node", "Proxy"])
         assert view.verify_host(certificate).role is SystemRole.PROXY
         admin = await auth.admin()
         await auth.call(admin, routes.REMOVE["node"], m.ExpelRequest(name=host_id))
-        await _until(lambda: _roles(view, host_id) == ["Proxy"])
+        await wait_until(lambda: _roles(view, host_id) == ["Proxy"])
         assert view.verify_host(certificate).role is SystemRole.PROXY, "another service of the host stays"
         await auth.call(admin, routes.REMOVE["proxy"], m.ExpelRequest(name=host_id))
-        await _until(lambda: not _roles(view, host_id))
+        await wait_until(lambda: not _roles(view, host_id))
         with pytest.raises(AccessDenied, match="does not belong to the cluster any more"):
             view.verify_host(certificate)
         await auth.host(SystemRole.PROXY, host_id=host_id, name="gate")
-        await _until(lambda: _roles(view, host_id) == ["Proxy"])
+        await wait_until(lambda: _roles(view, host_id) == ["Proxy"])
 
 
 async def test_what_services_hear_of_hosts_is_only_whether_their_certificates_count(tmp_path: Path) -> None:
     async with running_auth(tmp_path) as auth, _view(auth) as view:
         record = HostRecord(host_id="h", node_name="vault", roles=["Node"], labels={"owner": "treasury"})
         await auth.backend.commit([records_put("h", record)])
-        await _until(lambda: view.cache.get("hosts/h") is not None)
+        await wait_until(lambda: view.cache.get("hosts/h") is not None)
         found = view.cache.get("hosts/h")
         assert found is not None
         assert b"vault" not in found.value
@@ -135,7 +118,7 @@ async def _made(auth: RunningAuth, view: View, name: str, *roles: str, by_docume
         )
     stored = await auth.backend.get(records.USERS + name)
     assert stored is not None
-    await _until(lambda: _revision(view, records.USERS + name) == stored.revision)
+    await wait_until(lambda: _revision(view, records.USERS + name) == stored.revision)
     return stored.revision
 
 
@@ -210,7 +193,7 @@ async def test_a_role_given_later_denies_at_once_and_allows_only_after_the_next_
             await auth.call(admin, routes.UPDATE_USER, m.UpdateUserRequest(name="alice", roles=list(roles)))
             stored = await auth.backend.get("users/alice")
             assert stored is not None
-            await _until(lambda: _revision(view, "users/alice") == stored.revision)
+            await wait_until(lambda: _revision(view, "users/alice") == stored.revision)
 
         assert reach()
         await give("access", "reader")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from teleport.audit.events import Event, event_name
 from teleport.errors import TeleportError
+from teleport.node.needs import Unrecorded
 from teleport.recording.format import FileDetail, RecordingHeader
 
 
@@ -37,7 +38,7 @@ class Events:
 
 
 @dataclass
-class MemoryRecording:
+class MemoryRecording(Unrecorded):
     """Keeps a recording's bytes."""
 
     header: RecordingHeader
@@ -50,7 +51,8 @@ class MemoryRecording:
     keep: bool = True
 
     def __post_init__(self) -> None:
-        self.failed: asyncio.Future[TeleportError] = asyncio.get_running_loop().create_future()
+        super().__init__()
+        self.sha256 = "00" * 32
 
     def record_output(self, data: bytes) -> None:
         if self.keep:
@@ -69,27 +71,9 @@ class MemoryRecording:
     def file(self, detail: FileDetail) -> None:
         self.files.append(detail)
 
-    @property
-    def must_drain(self) -> bool:
-        return False
-
-    async def drain(self) -> None:
-        return
-
-    @property
-    def slow_to_close(self) -> bool:
-        return False
-
-    async def sync(self) -> None:
-        return
-
     async def close(self, reason: str) -> MemoryRecording:
         self.reason = reason
         return self
-
-    @property
-    def sha256(self) -> str:
-        return "00" * 32
 
 
 class MemoryRecordings:
