@@ -501,10 +501,12 @@ def test_the_names_of_a_host_are_those_it_is_reached_by() -> None:
         "teleport:\n  advertise_ip: 10.0.0.5\n"
         "ssh_service:\n  listen_addr: '[::]:3022'\n  public_addr: ['N1.example.com.:22', 'n1.example.com:2222']\n"
         "proxy_service:\n  public_addr: 'p.example.com:443'\n  ssh_public_addr: ['s.example.com']\n"
+        "  tunnel_public_addr: [t.example.com, p.example.com]\n  kube_public_addr: k.example.com\n"
         "auth_service:\n  listen_addr: '10.0.0.6:3025'\n"
     )
     made = effective_config(load_config(text, "t.yaml"), StartFlags(), "alpha")
     assert identities.names_of(made, SystemRole.NODE) == ("n1.example.com", "10.0.0.5")
-    assert identities.names_of(made, SystemRole.PROXY) == ("p.example.com", "s.example.com", "10.0.0.5")
+    reached_by = ("p.example.com", "s.example.com", "t.example.com", "k.example.com", "10.0.0.5")
+    assert identities.names_of(made, SystemRole.PROXY) == reached_by
     assert identities.names_of(made, SystemRole.AUTH)[0] == "10.0.0.6"
     assert identities.names_of(made, SystemRole.ADMIN) == ("10.0.0.5",)

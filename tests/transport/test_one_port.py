@@ -104,6 +104,7 @@ async def serving(folder: Path, *, seconds: float = 10.0, balancers: tuple[str, 
         accept("ssh"),
         contexts(HTTP),
         {PROXY_SSH: Ending(contexts(PROXY_SSH), accept("inside")), OTHER: Ending(contexts(OTHER), accept("other"))},
+        {b"Special_": accept("special")},
     )
     app = web.Application()
     app.router.add_get("/", page)
@@ -157,8 +158,12 @@ async def test_the_protocol_asked_for_decides(
         assert public != pinned
 
 
-async def test_ssh_is_told_from_its_first_bytes(tmp_path: Path) -> None:
+async def test_ssh_is_told_from_its_first_line(tmp_path: Path) -> None:
+    """And which SSH, by the client's software."""
     async with serving(tmp_path) as served:
+        assert (await served.plain(b"SSH-2.0-Spec", b"ial_1\r\n")).startswith(b"special 127.0.0.1 SSH-2.0-Special_1")
+        assert (await served.plain(b"SSH-2.0-NotSpecial_1\r\n")).startswith(b"ssh ")
+        assert (await served.plain(b"SSH-" + b"x" * 300)).startswith(b"ssh ")
         for pieces in ((b"SSH-2.0-x\r\n",), (b"S", b"SH", b"-2.0-x\r\n")):
             assert (await served.plain(*pieces)).startswith(b"ssh 127.0.0.1 SSH-")
         assert served.listener.silent == 0

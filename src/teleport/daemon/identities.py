@@ -34,7 +34,8 @@ def names_of(config: Config, role: SystemRole) -> tuple[str, ...]:
         addresses = [config.auth.listen_addr, *config.auth.public_addrs]
     elif role is SystemRole.PROXY and config.proxy is not None:
         listener = config.proxy.listen_addr or config.proxy.web_listen_addr
-        addresses = [listener, *config.proxy.public_addrs, *config.proxy.ssh_public_addrs]
+        public = (config.proxy.public_addrs, config.proxy.ssh_public_addrs, config.proxy.tunnel_public_addrs)
+        addresses = [listener, *(one for family in (*public, config.proxy.kube_public_addrs) for one in family)]
     elif role is SystemRole.NODE and config.node is not None:
         addresses = [config.node.listen_addr, *config.node.public_addrs]
     hosts = [address.host for address in addresses]

@@ -39,6 +39,21 @@ _MOVES_NOTHING = frozenset({MSG_IGNORE, MSG_UNIMPLEMENTED, MSG_DEBUG})
 _NEEDS_STRICT_EXCHANGE = b"chacha20-poly1305@openssh.com"
 
 
+_EACH_SECONDS = 10.0  # between two lines in the log about PROXY headers, which strangers may send at will
+_told = dict[str, float]()
+
+
+def _tell_of_header(peer: str, reason: str, now: float) -> None:
+    if now >= _told.get("until", now):
+        _told["until"] = now + _EACH_SECONDS
+        log.warning(
+            "connection refused peer=%s: %s (more of these in the next %g s are on record only)",
+            peer,
+            reason,
+            _EACH_SECONDS,
+        )
+
+
 class Guarded(PacketPath, SSHServerConnection):
     """The server's end of a connection, with bounds on what its peer may send."""
 
@@ -89,7 +104,7 @@ class Guarded(PacketPath, SSHServerConnection):
     def data_received(self, data: bytes, datatype: Any = None) -> None:
         if not self._received and proxy_protocol.begins(data):
             reason = "it begins with a PROXY header, taken only from what proxy_service.proxy_protocol_from lists"
-            log.warning("connection refused peer=%s: %s", self._peer_addr, reason)
+            _tell_of_header(self._peer_addr, reason, self._loop.time())
             self.end(reason)
             return
         self._received += len(data)

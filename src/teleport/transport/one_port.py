@@ -24,6 +24,7 @@ from teleport.wire import client_hello, proxy_protocol
 from teleport.wire.alpn import HTTP
 
 SSH: Final = b"SSH-"
+MAX_LINE: Final = 255  # bytes of the line that SSH begins with (RFC 4253 section 4.2)
 _TLS: Final = b"\x16"
 BUFFER: Final = 16 * 1024  # bytes that TLS reads at once
 
@@ -60,6 +61,14 @@ class Port:
     ssh: Accept
     web: Contexts
     within: dict[str, Ending] = field(default_factory=dict)
+    software: dict[bytes, Accept] = field(default_factory=dict)  # SSH of clients that begin so, after `SSH-2.0-`
+
+    def ssh_of(self, line: bytes) -> Accept:
+        """Who takes SSH that begins with this line, which proves nothing: each asks for certificates of its own."""
+        for name, accept in self.software.items():
+            if line.startswith(SSH + b"2.0-" + name):
+                return accept
+        return self.ssh
 
     def chosen(self, hello: client_hello.ClientHello) -> tuple[ssl.SSLContext, Accept | None]:
         """The context for a ClientHello, and who takes what is inside; None: the web."""
@@ -106,9 +115,11 @@ class Sorter(asyncio.Protocol):
             return
         self._buffer += data
         if self._buffer.startswith(SSH):
+            if b"\n" not in self._buffer and len(self._buffer) < MAX_LINE:
+                return
             transport = self._forget()
             self._turns.handed()
-            self._port.ssh(transport, self._client, self._buffer)
+            self._port.ssh_of(self._buffer)(transport, self._client, self._buffer)
         elif self._buffer.startswith(_TLS):
             self._hello()
         elif not SSH.startswith(self._buffer) and (header := proxy_protocol.begins(self._buffer)) is not None:

@@ -320,6 +320,7 @@ def _proxy_config(
         or (web if one_port else tuple(HostPort(host, section.listen_addr.port) for host in hosts)),
         tunnel_public_addrs=section.tunnel_public_addr
         or tuple(HostPort(host, section.tunnel_listen_addr.port) for host in hosts),
+        kube_public_addrs=section.kube_public_addr,
         keypairs=section.keypairs,
         balancers=section.proxy_protocol_from if section.proxy_protocol else (),
         plain_http=plain_http,

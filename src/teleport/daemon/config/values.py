@@ -135,6 +135,7 @@ class ProxyConfig:
     public_addrs: tuple[HostPort, ...]
     ssh_public_addrs: tuple[HostPort, ...]
     tunnel_public_addrs: tuple[HostPort, ...]
+    kube_public_addrs: tuple[HostPort, ...]
     keypairs: tuple[KeyPair, ...]  # none: a self-signed pair is generated
     balancers: tuple[str, ...]  # networks that must send a PROXY header
     plain_http: bool  # TLS ends at a balancer in front of the proxy
