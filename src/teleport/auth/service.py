@@ -53,11 +53,11 @@ from teleport.auth.hosts.agentless import Agentless
 from teleport.auth.hosts.joining import Joining
 from teleport.auth.hosts.presence import Presence
 from teleport.auth.hosts.tokens import Tokens
-from teleport.auth.inventory import Inventory
 from teleport.auth.people.browser import BrowserLogins
 from teleport.auth.people.devices import Devices
 from teleport.auth.people.invitations import UserTokens
 from teleport.auth.people.logins import Logins
+from teleport.auth.resources.inventory import Inventory
 from teleport.auth.server import Caller, build_app
 from teleport.auth.sessions.control import SessionControl
 from teleport.auth.sessions.opened import LostHosts, SessionTracker

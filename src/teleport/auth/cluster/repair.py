@@ -21,11 +21,11 @@ from teleport.auth.factors.checking import Factors
 from teleport.auth.factors.lockout import locked_until
 from teleport.auth.hosts.joining import Joining
 from teleport.auth.hosts.tokens import Tokens
-from teleport.auth.inventory import Inventory
 from teleport.auth.people.administrators import Standing
 from teleport.auth.people.devices import Devices
 from teleport.auth.people.invitations import UserTokens
 from teleport.auth.people.logins import Logins
+from teleport.auth.resources.inventory import Inventory
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
 from teleport.authz.locks import describe

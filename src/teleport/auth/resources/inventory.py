@@ -1,0 +1,277 @@
+"""Resources over the API: list, get, store, remove, for each kind that `api.routes` declares.
+
+What a caller may do can depend on the resource itself (`where`), so the decision is taken here, with the resource at
+hand; a caller who may not ask learns nothing about what exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from teleport.api import messages as m
+from teleport.audit.events import (
+    SecretRevealed,
+)
+from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
+from teleport.auth.factors.lockout import locked_until
+from teleport.auth.hosts.tokens import Tokens
+from teleport.auth.people import local_auth
+from teleport.auth.people.administrators import Administrators
+from teleport.auth.people.invitations import UserTokens
+from teleport.auth.resources.removing import Removing
+from teleport.auth.resources.storing import Storing, key_of
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState, document, giving_roles
+from teleport.authz.decision import AccessDenial
+from teleport.backend.interface import Absent, Condition, Exists
+from teleport.errors import AlreadyExists, BadRequest, CompareFailed, NotFound
+from teleport.resources.authority import Authority
+from teleport.resources.cluster import SINGLETONS
+from teleport.resources.codec import Resource, checked, from_json
+from teleport.resources.kinds import Kind, Verb
+from teleport.resources.secret import SecretText
+from teleport.resources.server import Server
+from teleport.resources.token import token_id
+from teleport.resources.user import User
+from teleport.store import records
+from teleport.store.records import UserSecret
+
+MAX_PAGE: Final = 1000
+WITH_SECRETS: Final = frozenset({Kind.USER, Kind.CERT_AUTHORITY})
+Bound = Callable[[Caller, m.Request], Awaitable[m.Message]]
+
+
+class Inventory:
+    """The handlers of the resource routes."""
+
+    def __init__(self, state: ClusterState, authorizer: Authorizer, tokens: Tokens, user_tokens: UserTokens) -> None:
+        self._state = state
+        self._authorizer = authorizer
+        self._tokens = tokens
+        administrators = Administrators(state)
+        self._storing = Storing(state, administrators)
+        self._removing = Removing(state, administrators, tokens, user_tokens)
+
+    # list and get
+
+    async def page(self, kind: Kind, caller: Caller, request: m.ListRequest) -> m.Page:
+        """A page of what the caller may see of `kind`, ordered by key."""
+        general = await self._authorizer.decide(caller, Verb.LIST, kind, {})
+        if request.with_secrets:
+            await self._authorizer.require(caller, Verb.READ, kind)
+            self._may_see_secrets(caller, kind)
+        if not 1 <= request.limit <= MAX_PAGE:
+            raise BadRequest(f"a page has 1 to {MAX_PAGE} items, not {request.limit}")
+        prefix = records.PREFIX_OF_KIND[kind]
+        start = prefix + request.start_key if request.start_key else ""
+        items = await self._state.backend.range(prefix, start=start, limit=request.limit)
+        next_key = items[-1].key.removeprefix(prefix) if len(items) == request.limit else ""
+        every = [from_json(item.value) for item in items]
+        if kind is Kind.TOKEN and not request.start_key:
+            every = [*every, *self._tokens.static]
+        found = await self._authorizer.listable(caller, kind, every)
+        if isinstance(general, AccessDenial) and not found and not next_key and not request.start_key:
+            raise Denied(general)
+        if kind is Kind.NODE:
+            found = list(
+                await self._authorizer.visible_nodes(caller, [node for node in found if isinstance(node, Server)])
+            )
+        if request.with_secrets and kind in WITH_SECRETS:
+            await self._revealed(caller, kind, "")
+        shown = [await self._with_status(resource, secrets=request.with_secrets) for resource in found]
+        nodes = [node for node in found if isinstance(node, Server)] if kind is Kind.NODE else []
+        return m.Page(
+            items=[document(resource, with_secrets=request.with_secrets) for resource in shown],
+            next_key=next_key,
+            logins=await self._authorizer.logins_on(caller, nodes) if nodes else [],
+        )
+
+    async def get(self, kind: Kind, caller: Caller, request: m.GetRequest) -> m.One:
+        """One resource by name; for authorities the name is `type/cluster` or `type`."""
+        resource = await self._find(kind, request.name, caller)
+        verb = Verb.READ if request.with_secrets else Verb.READ_NO_SECRETS
+        await self._require(caller, verb, kind, resource, request.name)
+        if request.with_secrets:
+            self._may_see_secrets(caller, kind)
+        if resource is None:
+            raise _missing(kind, request.name)
+        if (
+            isinstance(resource, Server)
+            and resource.kind == "node"
+            and not await self._authorizer.visible_nodes(caller, [resource])
+        ):
+            raise _missing(kind, request.name)
+        if request.with_secrets and kind in WITH_SECRETS:
+            await self._revealed(caller, kind, request.name)
+        resource = await self._with_status(resource, secrets=request.with_secrets)
+        return m.One(item=document(resource, with_secrets=request.with_secrets))
+
+    def _may_see_secrets(self, caller: Caller, kind: Kind) -> None:
+        """Password hashes, second factors and private keys make their reader anybody: no role grants them."""
+        if kind in WITH_SECRETS:
+            require_administrator(caller, f"read the secrets of a {kind}")
+
+    async def _require(
+        self,
+        caller: Caller,
+        verb: Verb,
+        kind: Kind,
+        resource: Resource | None,
+        name: str = "",
+        *,
+        reveals: bool = False,
+    ) -> None:
+        """Raises `AccessDenied`; about what does not exist, only its name is known."""
+        facts = facts_of(resource) if resource is not None else {"resource": {"metadata": {"name": name}}}
+        ca_type = str(resource.type) if isinstance(resource, Authority) else ""
+        await self._authorizer.require(caller, verb, kind, facts, ca_type=ca_type, reveals=reveals)
+
+    async def _find(self, kind: Kind, name: str, caller: Caller) -> Resource | None:
+        if kind is Kind.TOKEN:
+            name = name if len(name) == 8 else token_id(SecretText(name))
+            static = [token for token in self._tokens.static if token.name == name]
+            if static:
+                return static[0]
+        if kind is Kind.CERT_AUTHORITY and "/" not in name:
+            name = f"{name}/{self._state.cluster}"
+        if kind is Kind.NODE:
+            return await self._node(caller, name)
+        item = await self._state.backend.get(records.PREFIX_OF_KIND[kind] + name)
+        return None if item is None else from_json(item.value)
+
+    async def _node(self, caller: Caller, name: str) -> Resource | None:
+        """A node by UUID, else by a host name that only one node has, of those that the caller may know of."""
+        item = await self._state.backend.get(records.NODES + name)
+        if item is not None:
+            return from_json(item.value)
+        nodes = [from_json(item.value) for item in await self._state.backend.range(records.NODES)]
+        named = [node for node in nodes if isinstance(node, Server) and node.hostname == name]
+        if len(named) > 1:
+            named = await self._authorizer.visible_nodes(caller, named)
+        if len(named) > 1:
+            ids = ", ".join(node.host_id for node in named)
+            raise BadRequest(f"{len(named)} nodes are called {name!r}: {ids}", hint="name one by its UUID")
+        return named[0] if named else None
+
+    async def _with_status(self, resource: Resource, *, secrets: bool) -> Resource:
+        """A user with the state of its login lock, and its secrets when those are asked for; how long a service that is
+        lost has been silent."""
+        if isinstance(resource, Server):
+            return resource.as_of(self._state.clock.now())
+        if not isinstance(resource, User):
+            return resource
+        found = await self._state.record(records.USER_SECRETS + resource.name, UserSecret)
+        if found is None:
+            return resource
+        from teleport.resources.user import UserStatus
+
+        record, _ = found
+        until = locked_until(record, self._state.clock.now())
+        status = UserStatus(is_locked=until is not None, lock_expires=until)
+        spec = msgspec.structs.replace(resource.spec, status=status if status.is_locked else UserStatus())
+        if secrets:
+            spec = msgspec.structs.replace(spec, local_auth=local_auth.to_document(record))
+        return msgspec.structs.replace(resource, spec=spec)
+
+    async def _revealed(self, caller: Caller, kind: Kind, name: str) -> None:
+        await self._state.tell(
+            self._state.event(SecretRevealed, caller, kind=str(kind), name=name, what="the resource with its secrets")
+        )
+
+    # store
+
+    async def store(self, kind: Kind, caller: Caller, request: m.StoreRequest) -> m.Done:
+        """Creates a resource, or replaces it with `force`."""
+        resource = from_json(bytes(request.item))
+        if resource.kind != kind:
+            raise BadRequest(f"this stores a {kind}, the document is a {resource.kind}")
+        key = key_of(resource)
+        item = await self._state.backend.get(key)
+        # whoever stores a token knows its secret, and could let in a host with it: as if it had been revealed
+        await self._require(caller, Verb.CREATE, kind, resource, reveals=kind is Kind.TOKEN)
+        if item is not None:
+            await self._require(caller, Verb.UPDATE, kind, from_json(item.value))
+            if not request.force:
+                raise AlreadyExists(f"{kind} {resource.name!r} exists already", hint="tctl create -f replaces it")
+        guarded = await self._storing.guarded(resource, confirmed=request.confirm)
+        written, event = await self._storing.written(caller, resource, item)
+        writes = [*written, *guarded[0]]
+        conditions: list[Condition] = [Exists(key, item.revision) if item is not None else Absent(key), *guarded[1]]
+        if isinstance(resource, User):
+            conditions += giving_roles(resource.roles)[1]
+        try:
+            await self._state.commit(writes, conditions=conditions, events=[event])
+        except CompareFailed:
+            raise CompareFailed(
+                f"{kind} {resource.name!r} was changed by somebody else at this moment", hint="look at it and try again"
+            ) from None
+        return m.Done()
+
+    async def update_roles(self, caller: Caller, request: m.UpdateUserRequest) -> m.Done:
+        """Sets a user's roles."""
+        found = await self._state.find(records.USERS, request.name, User)
+        await self._require(caller, Verb.UPDATE, Kind.USER, found[0] if found else None, request.name)
+        if found is None:
+            raise _missing(Kind.USER, request.name)
+        user, revision = found
+        spec = msgspec.structs.replace(user.spec, roles=tuple(request.roles))
+        changed = checked(msgspec.structs.replace(user, spec=spec))
+        await self._require(caller, Verb.UPDATE, Kind.USER, changed)
+        along, unchanged = await self._storing.guarded(changed, confirmed=request.force)
+        written, event = await self._storing.user_written(caller, changed, user)
+        writes = [*written, *along]
+        conditions = [Exists(records.USERS + request.name, revision), *giving_roles(changed.roles)[1], *unchanged]
+        await self._state.commit(writes, conditions=conditions, events=[event])
+        return m.Done()
+
+    # remove
+
+    async def remove(self, kind: Kind, caller: Caller, request: m.ExpelRequest) -> m.Done:
+        """Removes a resource; a node or proxy is expelled unless it keeps its identity, also when it is not here."""
+        resource = await self._find(kind, request.name, caller)
+        silent = resource is None and not request.keep_identity
+        if silent:
+            resource = await self._removing.silent_host(kind, request.name)
+        await self._require(caller, Verb.DELETE, kind, resource, request.name)
+        if resource is None:
+            raise _missing(kind, request.name)
+        writes, conditions, gone = await self._removing.taken_along(caller, resource, request, silent=silent)
+        try:
+            await self._state.commit(writes, conditions=conditions, events=[gone])
+        except CompareFailed:
+            raise CompareFailed(
+                f"a user was given roles while the {kind} {resource.name!r} was being removed", hint="try again"
+            ) from None
+        return m.Done()
+
+    # by route name
+
+    def handlers(self) -> dict[str, Bound]:
+        """The handler of each resource route."""
+        from teleport.api import routes
+
+        table: dict[str, Bound] = {}
+        for name in routes.LIST:
+            kind = Kind(name)
+            if kind in SINGLETONS:
+                continue  # `auth.cluster.settings`
+            table[routes.LIST[name].name] = _bind(self.page, kind)
+            table[routes.GET[name].name] = _bind(self.get, kind)
+            table[routes.STORE[name].name] = _bind(self.store, kind)
+            table[routes.REMOVE[name].name] = _bind(self.remove, kind)
+        return table
+
+
+def _bind(method: Callable[..., Awaitable[m.Message]], kind: Kind) -> Bound:
+    async def handler(caller: Caller, request: m.Request) -> m.Message:
+        return await method(kind, caller, request)
+
+    return handler
+
+
+def _missing(kind: Kind, name: str) -> NotFound:
+    shown = "with this id" if kind is Kind.TOKEN else repr(name)
+    return NotFound(f"there is no {kind} {shown}", hint=f"tctl get {kind} lists them")

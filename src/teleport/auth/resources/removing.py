@@ -1,0 +1,151 @@
+"""What goes along when a resource is removed: what belonged to it, and whose certificates do not count any more."""
+
+from __future__ import annotations
+
+from teleport.api import messages as m
+from teleport.audit.events import (
+    AuthorityDelete,
+    AuthServerDelete,
+    Event,
+    LockDeleted,
+    MfaLeaseDeleted,
+    NodeDelete,
+    ProxyDelete,
+    RoleDeleted,
+    TokenDelete,
+    UserDelete,
+)
+from teleport.auth.authorizer import require_administrator
+from teleport.auth.factors.leases import leases_of
+from teleport.auth.hosts.tokens import Tokens
+from teleport.auth.people.administrators import Administrators, Change
+from teleport.auth.people.invitations import UserTokens
+from teleport.auth.resources.storing import key_of
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState
+from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
+from teleport.errors import BadRequest
+from teleport.identity import SystemRole
+from teleport.resources.authority import Authority
+from teleport.resources.codec import Resource, from_json
+from teleport.resources.kinds import Kind
+from teleport.resources.lock import Lock
+from teleport.resources.metadata import Metadata
+from teleport.resources.mfa_lease import MfaLease
+from teleport.resources.role import Role
+from teleport.resources.server import Server, ServerSpec
+from teleport.resources.token import Token
+from teleport.resources.user import User
+from teleport.store import records
+from teleport.store.records import HostRecord
+from teleport.store.standing import without_role
+
+
+class Removing:
+    """Works out what is removed; whoever asked for it has been judged before."""
+
+    def __init__(
+        self, state: ClusterState, administrators: Administrators, tokens: Tokens, user_tokens: UserTokens
+    ) -> None:
+        self._state = state
+        self._administrators = administrators
+        self._tokens = tokens
+        self._user_tokens = user_tokens
+
+    async def taken_along(
+        self, caller: Caller, resource: Resource, request: m.ExpelRequest, *, silent: bool
+    ) -> tuple[list[Write], list[Condition], Event]:
+        """The writes, what must still hold, and the event. `silent`: it may be gone already. Raises `BadRequest`."""
+        writes: list[Write] = [DeleteOp(key_of(resource), missing_ok=silent)]
+        conditions: list[Condition] = []
+        event = self._state.event
+        gone: Event
+        match resource:
+            case Role():
+                conditions.append(await self._check_unused(resource.name))
+                gone = event(RoleDeleted, caller, name=resource.name)
+            case User():
+                change = Change(user=resource.name)
+                along, unchanged = await self._administrators.guard(change, confirmed=request.force)
+                writes += along
+                conditions += unchanged
+                links = await self._user_tokens.remove_links(resource.name)
+                writes += [DeleteOp(records.USER_SECRETS + resource.name, missing_ok=True), *links]
+                writes += await leases_of(self._state, resource.name)
+                gone = event(UserDelete, caller, name=resource.name)
+            case Token():
+                if any(token.name == resource.name for token in self._tokens.static):
+                    raise BadRequest(
+                        f"the token {resource.name} is static", hint="remove it from auth_service.tokens and restart"
+                    )
+                gone = event(TokenDelete, caller, name=resource.name)
+            case Lock():
+                gone = event(LockDeleted, caller, name=resource.name)
+            case MfaLease():
+                gone = event(
+                    MfaLeaseDeleted,
+                    caller,
+                    name=resource.name,
+                    lease_user=resource.spec.user,
+                    key_fingerprint=resource.spec.key,
+                    client_addr=resource.spec.client_address,
+                )
+            case Server(kind="node"):
+                if not request.keep_identity:
+                    writes += await self._expel(resource.host_id, SystemRole.NODE)
+                gone = event(
+                    NodeDelete,
+                    caller,
+                    name=resource.name,
+                    hostname=resource.hostname,
+                    keep_identity=request.keep_identity,
+                )
+            case Server(kind="proxy"):
+                if not request.keep_identity:
+                    writes += await self._expel(resource.host_id, SystemRole.PROXY)
+                gone = event(ProxyDelete, caller, name=resource.name)
+            case Server():
+                gone = event(AuthServerDelete, caller, name=resource.name)
+            case Authority():
+                require_administrator(caller, "remove an authority")
+                if resource.name == self._state.cluster:
+                    raise BadRequest(
+                        f"the authority {resource.type}/{resource.name} is the cluster's own and cannot be removed"
+                    )
+                gone = event(AuthorityDelete, caller, name=resource.name, authority=str(resource.type))
+            case _:
+                raise BadRequest(f"a {resource.kind} cannot be removed")
+        return writes, conditions, gone
+
+    async def silent_host(self, kind: Kind, name: str) -> Server | None:
+        """A host of this UUID that belongs to the cluster and announces nothing now: one that was stopped."""
+        role = {Kind.NODE: SystemRole.NODE, Kind.PROXY: SystemRole.PROXY}.get(kind)
+        found = await self._state.record(records.HOSTS + name, HostRecord) if role is not None else None
+        if found is None or found[0].expelled or str(role) not in found[0].roles:
+            return None
+        metadata = Metadata(name=found[0].host_id, labels=found[0].labels)
+        spec = ServerSpec(hostname=found[0].node_name)
+        return Server(kind="node" if kind is Kind.NODE else "proxy", metadata=metadata, spec=spec)
+
+    async def _expel(self, host_id: str, role: SystemRole) -> list[Write]:
+        """Its certificates for this role do not count any more; services of other roles on that host stay."""
+        key = records.HOSTS + host_id
+        found = await self._state.record(key, HostRecord)
+        record = found[0] if found is not None else HostRecord(host_id=host_id)
+        return [PutOp(key, without_role(record, role).encode())]
+
+    async def _check_unused(self, role: str) -> Condition:
+        """Raises `BadRequest` when a user has the role; else what must hold so that none was given it meanwhile.
+
+        A role that is missing grants nothing, but what it denies would be allowed: users must not be left with one.
+        """
+        given = await self._state.backend.get(records.GIVEN_ROLES)
+        users = [from_json(item.value) for item in await self._state.backend.range(records.USERS)]
+        holders = [user.name for user in users if isinstance(user, User) and role in user.roles]
+        if holders:
+            shown = ", ".join(holders[:10]) + (" ..." if len(holders) > 10 else "")
+            raise BadRequest(
+                f"the role {role!r} is held by {shown}",
+                hint="take it from them first: tctl users update NAME --set-roles=...",
+            )
+        return Absent(records.GIVEN_ROLES) if given is None else Exists(records.GIVEN_ROLES, given.revision)
