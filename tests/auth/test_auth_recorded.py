@@ -248,6 +248,24 @@ async def test_no_host_puts_a_recording_or_an_end_in_the_place_of_anothers(tmp_p
         assert (await auth.call(await auth.admin(), routes.LIST_RECORDINGS, m.ListRecordingsRequest())).items == []
 
 
+async def test_no_page_of_a_list_tells_the_id_of_a_session_that_one_may_not_list(tmp_path: Path) -> None:
+    """In neither order: keys are made of what is shown, pages are full, and all of them together are complete."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        of_joe = sorted([await _recorded(auth, user) for user in ("boss", "joe") * 2 if user == "joe"])
+        of_boss = [await _recorded(auth, "boss", sid=f"{sid[:-1]}{'1' if sid[-1] == '0' else '0'}") for sid in of_joe]
+        joe = await auth.user("joe", ["access"])
+        for newest_first in (True, False):
+            key, seen = "", []
+            for _ in range(5):
+                request = m.ListRecordingsRequest(newest_first=newest_first, limit=1, start_key=key)
+                page = await auth.call(joe, routes.LIST_RECORDINGS, request)
+                assert not any(sid in str(page) for sid in of_boss)
+                seen += [one.sid for one in page.items]
+                if not (key := page.next_key):
+                    break
+            assert sorted(seen) == of_joe
+
+
 async def test_what_was_cut_off_is_named_also_where_nothing_is_found(tmp_path: Path) -> None:
     async with running_auth(tmp_path, sqlite=True) as auth:
         admin = await auth.admin()

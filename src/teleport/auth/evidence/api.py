@@ -160,22 +160,20 @@ class Evidence:
         if not 1 <= request.limit <= MAX_RECORDINGS:
             raise BadRequest(f"a page has 1 to {MAX_RECORDINGS} recordings, not {request.limit}")
         if request.newest_first:
-            newest = await self._recorded.permitted(caller, Verb.LIST, await self._recorded.newest(request))
-            found = newest[: request.limit]
-            next_key = key_of(found[-1]) if len(newest) > request.limit else ""
+            asked = await self._recorded.newest(request)
         else:
-            found = await self._recordings.recordings(after=request.start_key, limit=request.limit)
-            next_key = found[-1].sid if len(found) == request.limit else ""
-            found = [one for one in found if wanted(one, request)]
-        people = await all_people(self._state.backend)
-        facts = [facts_of(one, people.get(one.sid)) for one in found]
-        may = await self._authorizer.decide_each(caller, Verb.LIST, Kind.SESSION, facts)
-        seen = [one for one, allowed in zip(found, may, strict=True) if allowed]
-        if not seen:
+            known = sorted(await self._recordings.all(), key=lambda one: one.sid)
+            asked = [one for one in known if one.sid > request.start_key and wanted(one, request)]
+        permitted = await self._recorded.permitted(caller, Verb.LIST, asked)
+        found = permitted[: request.limit]
+        next_key = ""
+        if len(permitted) > request.limit:
+            next_key = key_of(found[-1]) if request.newest_first else found[-1].sid
+        if not found:
             general = await self._authorizer.decide(caller, Verb.LIST, Kind.SESSION, {})
             if isinstance(general, AccessDenial) and not await self._may_some(caller):
                 raise AccessDenied(general.public, hint=general.hint)
-        found = seen
+        people = await all_people(self._state.backend)
         return m.RecordingsPage(items=[_info(one, people.get(one.sid)) for one in found], next_key=next_key)
 
     async def read(self, caller: Caller, request: m.RecordingRequest) -> AsyncIterator[bytes]:
