@@ -55,6 +55,7 @@ proxy_service:
   enabled: yes
   listen_addr: 127.0.0.1:{ssh}
   web_listen_addr: 127.0.0.1:{web}
+  tunnel_listen_addr: 127.0.0.1:0
   public_addr: localhost:{web}
   ssh_public_addr: localhost:{ssh}
 ssh_service:

@@ -21,6 +21,7 @@ LISTENERS = {  # key in the file: usual port
     "ssh_service": 3022,
     "proxy_ssh": 3023,
     "proxy_web": 3080,
+    "proxy_tunnel": 3024,
 }
 
 
@@ -59,6 +60,7 @@ proxy_service:
   enabled: yes
   listen_addr: "{AT}:{ports["proxy_ssh"]}"
   web_listen_addr: "{AT}:{ports["proxy_web"]}"
+  tunnel_listen_addr: "{AT}:{ports["proxy_tunnel"]}"
   public_addr: "{PUBLIC}:{ports["proxy_web"]}"
   ssh_public_addr: "{PUBLIC}:{ports["proxy_ssh"]}"
 ssh_service:

@@ -36,6 +36,7 @@ class Middleman:
         self.passed = bytearray()  # what he relayed without being able to read it
         self.intercepts = True  # whether he breaks open the inner session of the way through a proxy
         self.port = 0
+        self.tunnel_address = ""  # what he says of where tunnels end
         self._auth_port = auth_port
         self._context = _context(folder, cluster, authority_pem)
 
@@ -57,6 +58,7 @@ class Middleman:
         """Stands where a host expects the proxy's web address."""
         app = web.Application()
         app.router.add_get(TUNNEL_PATH, self._tunnel)
+        app.router.add_get("/webapi/ping", self._ping)
         app.router.add_route("*", "/{tail:.*}", self._other)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
@@ -69,6 +71,9 @@ class Middleman:
             await runner.cleanup()
 
     _tasks: set[asyncio.Task[None]]
+
+    async def _ping(self, _: web.Request) -> web.Response:
+        return web.json_response({"proxy": {"ssh": {"ssh_tunnel_public_addr": self.tunnel_address}}})
 
     async def _auth_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

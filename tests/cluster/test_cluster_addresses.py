@@ -54,6 +54,7 @@ def test_a_listener_of_both_families_knows_clients_by_their_plain_address(login:
         ("auth_service", "listen_addr"),
         ("proxy_service", "listen_addr"),
         ("proxy_service", "web_listen_addr"),
+        ("proxy_service", "tunnel_listen_addr"),
         ("ssh_service", "listen_addr"),
     ):
         cluster.config[section][key] = f"[::]:{free_port()}"

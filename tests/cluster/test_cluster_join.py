@@ -179,6 +179,7 @@ async def test_a_proxy_that_keeps_what_it_relays_never_has_the_token(
 ) -> None:
     middleman = Middleman(tmp_path, cluster.name, cluster.authority(), cluster.auth_port)
     middleman.intercepts = False
+    middleman.tunnel_address = at(cluster.tunnel_port)
     config = cluster.node_config("hotel", auth_token=str(token_file), ca_pin=cluster.ca_pin())
     async with middleman.before_proxy():
         config["teleport"]["auth_servers"] = [at(middleman.port)]

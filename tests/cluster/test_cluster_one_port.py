@@ -36,6 +36,7 @@ def one_port(cluster: C, public: int = 0, **proxy: Any) -> C:
     cluster.config["version"] = "v2"
     section = cluster.config["proxy_service"]
     del section["listen_addr"], section["ssh_public_addr"]
+    del section["tunnel_listen_addr"], section["tunnel_public_addr"]
     section |= {"public_addr": at(public or cluster.web_port, PUBLIC), **proxy}
     cluster.proxy_ssh_port = public or cluster.web_port
     cluster.write()

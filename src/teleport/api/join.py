@@ -25,7 +25,8 @@ from teleport.pki.pin import check_pin, parse_pin
 from teleport.pki.trust import AuthorityKind, check_cluster_name
 from teleport.pki.x509cert import auth_server_name
 from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
-from teleport.transport.blocking import ByteStream, TLSStream, WebSocketStream, dial_tcp, shown_address
+from teleport.transport.blocking import ByteStream, TLSStream, WebSocketStream, shown_address
+from teleport.transport.site_proxy import dial_out
 from teleport.transport.tls import cluster_client_context, unproved_client_context
 
 WEB_PORTS = frozenset({443, 3080})  # an auth_servers entry with one of these is a proxy (`certificates.md` 6)
@@ -52,7 +53,7 @@ class Door:
 
     def open(self) -> ByteStream:
         """Bytes to auth, over which TLS is to be spoken. Raises `ConnectionProblem`."""
-        connection = dial_tcp(self.host, self.port, TIMEOUT)
+        connection = dial_out(self.host, self.port, TIMEOUT)
         if not self.through_proxy:
             return connection
         # The outer TLS hides the tunnel from onlookers and proves nothing: what matters is proved inside.

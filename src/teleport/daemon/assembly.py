@@ -53,6 +53,7 @@ from teleport.transport import tls_buffers
 if TYPE_CHECKING:
     from teleport.auth.service import AuthService
     from teleport.daemon.node_side import NodeSide
+    from teleport.daemon.proxy_side import ProxySide
     from teleport.daemon.recording_side import RecordingSide
     from teleport.daemon.view import View
     from teleport.node.service import NodeService
@@ -67,6 +68,7 @@ DECIDED_BY = (
     "cluster/",
     "authorities/",
 )  # what open sessions are decided anew for when it changes
+FIRST_TUNNEL = 10.0  # seconds that a node waits for a tunnel before it announces itself
 LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stops
 
 
@@ -115,7 +117,7 @@ class Daemon:
             inherited = self._inherited
             host = open_host(config.data_dir, inherited.take_lock() if inherited is not None else None)
             self._stack.callback(os.close, host.lock)
-            self._sockets = Sockets(config, inherited)
+            self._sockets = Sockets(config, inherited, tunnels=identities.by_tunnel(host, config))
             self._stack.callback(self._sockets.close)
             readiness = Readiness([role.value for role in config.roles])
             if "diag" in self._sockets:
@@ -197,6 +199,7 @@ class Daemon:
             emitter = open_emitter(next(iter(held.values())).cluster.cluster)
             self._stack.callback(emitter.close)
         assert emitter is not None
+        self._sockets.settle(tunnels=identities.by_tunnel(host, config))  # joining showed the way to auth
 
         servers = await self._way.servers(host, self._sockets)
         clients = {role: self._way.client(held, role, servers) for role in wanted}
@@ -290,6 +293,7 @@ class Daemon:
             config.limits,
         )
         self._doors.web["proxy web"], self._doors.ssh["proxy ssh"] = side.web.edge, side.router
+        self._doors.ssh["proxy tunnel"] = side.tunnels
         follow_keep_alive(view, side.router)
         recording = await self._start_recording(side.recording, view)
         web_ready, ssh_ready = asyncio.Event(), asyncio.Event()
@@ -301,12 +305,19 @@ class Daemon:
             "proxy ssh",
             ssh_ready,
         )
+        await self._start_tunnels(side)
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         self._tasks.start(recording.recorded.uploader.run(), "recording upload of the proxy")
         self._tasks.start(recording.recorded.recover_again(), "recovery of recordings of the proxy")
         readiness.ready("proxy")
         return side.router
+
+    async def _start_tunnels(self, side: ProxySide) -> None:
+        """The proxy's end of reverse tunnels; without a listener of its own it is handed connections by the web's."""
+        listeners = [self._sockets["proxy tunnel"]] if "proxy tunnel" in self._sockets else []
+        serving = asyncio.Event()
+        await self._tasks.start_ready(side.tunnels.run(listeners, serving.set), "proxy tunnel", serving)
 
     async def _start_recording(self, side: RecordingSide, view: View) -> RecordingSide:
         """Recording at the proxy: what an earlier run left is ended before the first session."""
@@ -352,6 +363,7 @@ class Daemon:
                 announcer.changed()
                 side.service.reconsider()
 
+        listeners = [self._sockets["node"]] if "node" in self._sockets else []
         web = self._sockets.proxy_addresses().public_web if config.proxy is not None else ()
         reserved = ClusterPorts(self._sockets.ports)
         side = NodeSide(
@@ -364,7 +376,7 @@ class Daemon:
             self._clock,
             launcher,
             held[role],
-            address=str(self._sockets.advertised("node", config.node.public_addrs)),
+            address=str(self._sockets.advertised("node", config.node.public_addrs)) if listeners else "",
             web_proxy=str(web[0]) if web else "",
             connections=config.limits,
             changed=changed,
@@ -384,8 +396,10 @@ class Daemon:
         await side.labels.first()
         serving = asyncio.Event()
         self._tasks.start(recorded.uploader.run(), "recording upload")
-        await self._tasks.start_ready(side.serve(self._sockets["node"], serving.set), "node", serving)
+        await self._tasks.start_ready(side.serve(listeners, serving.set), "node", serving)
         self._tasks.start(_launcher_lives(launcher), "launcher")
+        if not listeners:
+            await self._start_agent(side, host, view, held, changed, readiness)
         announcer = await self._announce(clients[role], side.describe, "node", readiness, follower)
         announcers.append(announcer)
         self._tasks.start(recorded.recover_again(), "recovery of recordings")
@@ -398,6 +412,26 @@ class Daemon:
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         readiness.ready("node")
         return side.service
+
+    async def _start_agent(
+        self,
+        side: NodeSide,
+        host: Host,
+        view: View,
+        held: dict[SystemRole, Credentials],
+        changed: Callable[[], None],
+        readiness: Readiness,
+    ) -> None:
+        """Keeps tunnels to the proxies; the node is announced once one stands, or cannot be made for now."""
+        from teleport.daemon.tunnel_side import keep_tunnels
+
+        proxies = [(server.host, server.port) for server in self._config.auth_servers]
+        agent = keep_tunnels(side, host, view, lambda: held[SystemRole.NODE], changed, proxies)
+        self._doors.ssh["node tunnel"] = agent
+        self._tasks.start(agent.run(), "tunnels")
+        readiness.watch("tunnels", lambda: "" if agent.tunnels else "no proxy is reached by a tunnel")
+        if not await agent.wait_first(FIRST_TUNNEL):
+            log.warning("no proxy is reached by a tunnel yet; the node is announced, and tried again")
 
     def _describe_auth(self, host: Host) -> Server:
         assert self._config.auth is not None

@@ -144,6 +144,13 @@ def through_proxy(host: Host, config: Config) -> bool:
     return first.port in WEB_PORTS
 
 
+def by_tunnel(host: Host, config: Config) -> bool:
+    """Whether the node service of this host is reached by tunnels: it reaches auth through a proxy, and is none."""
+    if config.node is None or config.auth is not None or config.proxy is not None:
+        return False
+    return through_proxy(host, config)
+
+
 def renewal(client: AuthClient, config: Config, role: SystemRole) -> credentials.Ask:
     """Asks auth for fresh certificates of a role that this host has, with those that it has."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from teleport import __version__
@@ -34,6 +35,9 @@ from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
 from teleport.store.records import HOSTS
 from teleport.transport.entrance import ConnectionLimits
+
+if TYPE_CHECKING:
+    from teleport.tunnel.agent import TunnelAgent
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +71,7 @@ class NodeSide:
         self._clock = clock
         self._held = held
         self._address = address
+        self.agent: TunnelAgent | None = None  # where proxies reach this host by tunnels
         self.labels = HostLabels(
             settings.labels.static,
             settings.labels.dynamic,
@@ -140,6 +145,8 @@ class NodeSide:
                 public_addrs=(),
                 hostname=self._nodename,
                 cmd_labels=self.labels.command_states(),
+                use_tunnel=self.agent is not None,
+                proxy_ids=self.agent.proxies if self.agent is not None else (),
                 version=__version__,
                 epoch=str(self._host.epoch),
                 started=self._clock.now(),
@@ -161,10 +168,12 @@ class NodeSide:
         """New connections see the renewed certificate."""
         self._held = held
         await self.service.reload([host_key(held)])
+        if self.agent is not None:
+            self.agent.renewed()
 
-    async def serve(self, listener: socket.socket, started: Callable[[], None]) -> None:
+    async def serve(self, listeners: Sequence[socket.socket], started: Callable[[], None]) -> None:
         """Serves sessions until cancelled; then the spool ends what still records."""
         try:
-            await self.service.run([listener], started)
+            await self.service.run(listeners, started)
         finally:
             await self.recorded.spool.close()

@@ -40,12 +40,15 @@ from teleport.resources.names import canonical_address
 from teleport.resources.server import Server, ServerSpec
 from teleport.resources.values import HostPort
 from teleport.ssh.surface import Peer
+from teleport.store.records import HOSTS, PROXIES
 from teleport.store.resolve import RegisteredNode
 from teleport.transport.balancers import Address, Balancers, Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.limits import Heard
 from teleport.transport.one_port import Contexts, Ending, Port
 from teleport.transport.tls import one_port_context, web_server_context
+from teleport.tunnel.messages import SOFTWARE, KnownProxy
+from teleport.tunnel.server import TunnelConfig, TunnelServer
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import WebConfig, WebService
 from teleport.wire import alpn, vouch
@@ -227,6 +230,17 @@ class ProxySide:
         )
         headers = Headers(Balancers.of(settings.balancers, "proxy_service.proxy_protocol_from"), self._refused)
         self.router.begin_with(headers)
+        self.router.begin_with(headers)
+        self.tunnels = TunnelServer(
+            TunnelConfig(view.cluster, UUID(host.host_id), host.epoch, nodename, connections=connections),
+            hosts=view,
+            host_keys=[host_key(held)],
+            emitter=emitter,
+            clock=clock,
+        )
+        self.tunnels.begin_with(headers)
+        self.router.tunnels = self.tunnels
+        self._follow_hosts(view)
         self.web = WebService(
             WebConfig(
                 cluster=view.cluster,
@@ -234,6 +248,8 @@ class ProxySide:
                     listen_addr=str(addresses.ssh),
                     public_addr=str(addresses.public_web[0]),
                     ssh_public_addr=str(addresses.public_ssh[0]),
+                    tunnel_listen_addr=str(addresses.tunnel or addresses.web),
+                    ssh_tunnel_public_addr=str(addresses.public_tunnel[0]),
                 ),
                 one_port=settings.one_port,
                 auth_servers=tuple(auth_servers),
@@ -261,6 +277,7 @@ class ProxySide:
             spec=ServerSpec(
                 addr=str(self._addresses.web),
                 public_addrs=tuple(str(address) for address in self._addresses.public_web),
+                tunnel_addrs=tuple(str(address) for address in self._addresses.public_tunnel),
                 hostname=self._nodename,
                 version=__version__,
                 epoch=str(self._host.epoch),
@@ -274,6 +291,25 @@ class ProxySide:
         if told is not None:
             log.warning("connection refused peer=%s: %s", HostPort(*peer), told)
             self.router.put_on_record(AuthFailed, None, "", Peer(*peer), error=told)
+
+    def _follow_hosts(self, view: View) -> None:
+        """Tells hosts which proxies there are, and ends the tunnels of those that may not be here any more."""
+
+        def tell() -> None:
+            now = self._clock.now()
+            self.tunnels.set_proxies(
+                [
+                    KnownProxy(host_id=one.host_id, addresses=one.spec.tunnel_addrs)
+                    for one in view.proxies()
+                    if not one.lost(now)
+                ]
+            )
+
+        view.cache.subscribe(PROXIES, lambda _: tell())
+        view.cache.subscribe(HOSTS, lambda event: self.tunnels.host_changed(event.key.removeprefix(HOSTS)))
+        for prefix in ("locks/", "authorities/"):
+            view.cache.subscribe(prefix, lambda _: self.tunnels.reconsider())
+        tell()
 
     def _vouch_to_auth(self, host: str, port: int) -> bytes:
         """The line for a client that this proxy relays to auth. Raises `BadRequest` when its address is not known."""
@@ -296,6 +332,7 @@ class ProxySide:
         """New connections see the renewed certificates."""
         self._key.held = held
         await self.router.reload([host_key(held)])
+        await self.tunnels.reload([host_key(held)])
         for context in self._pinned:
             context.load_cert_chain(held.server_tls_cert_file, held.tls_key_file)
 
@@ -329,8 +366,12 @@ class ProxySide:
             self._pinned.append(pinned)
             return Contexts(one_port_context(cert, key, protocol), {INTERNAL_NAME: pinned})
 
-        accept = self.router.accepted
-        return Port(accept, contexts(alpn.HTTP), {alpn.PROXY_SSH: Ending(contexts(alpn.PROXY_SSH), accept)})
+        accept, tunnel = self.router.accepted, self.tunnels.accepted
+        within = {
+            alpn.PROXY_SSH: Ending(contexts(alpn.PROXY_SSH), accept),
+            alpn.REVERSE_TUNNEL: Ending(contexts(alpn.REVERSE_TUNNEL), tunnel),
+        }
+        return Port(accept, contexts(alpn.HTTP), within, {SOFTWARE: tunnel})
 
     def _public_pair(self, settings: ProxySettings) -> tuple[Path, Path]:
         """Files of the certificate that browsers see, and of its key."""

@@ -28,16 +28,19 @@ class ProxyAddresses:
     web: HostPort
     public_web: tuple[HostPort, ...]
     public_ssh: tuple[HostPort, ...]
+    tunnel: HostPort | None  # None: tunnels come by the web listener
+    public_tunnel: tuple[HostPort, ...]
 
 
 class Sockets:
     """The listening sockets of one daemon, by service."""
 
-    def __init__(self, config: Config, inherited: Inherited | None = None) -> None:
+    def __init__(self, config: Config, inherited: Inherited | None = None, *, tunnels: bool = False) -> None:
         """Takes every listener that a parent handed over for the same service and address, and binds the others; or
         none, and raises `TeleportError` that names each one that cannot be bound.
 
-        What was inherited and is not configured any more is closed here: the parent still has it.
+        What was inherited and is not configured any more is closed here: the parent still has it. With `tunnels` the
+        node is reached by those that it keeps, and listens nowhere.
         """
         self._config = config
         self._bound: dict[str, socket.socket] = {}
@@ -48,7 +51,9 @@ class Sockets:
             if config.proxy.listen_addr is not None:
                 wanted.append(("proxy ssh", config.proxy.listen_addr, "proxy_service.listen_addr"))
             wanted.append(("proxy web", config.proxy.web_listen_addr, "proxy_service.web_listen_addr"))
-        if config.node is not None:
+            if config.proxy.tunnel_listen_addr != config.proxy.web_listen_addr:
+                wanted.append(("proxy tunnel", config.proxy.tunnel_listen_addr, "proxy_service.tunnel_listen_addr"))
+        if config.node is not None and not tunnels:
             wanted.append(("node", config.node.listen_addr, "ssh_service.listen_addr"))
         if config.diag_addr is not None:
             wanted.append(("diag", config.diag_addr, "teleport.diag_addr"))
@@ -83,6 +88,21 @@ class Sockets:
         """Refuses clients of one service from here on, unless another process has the listener, too."""
         if name in self._bound:  # one port may serve more than one of them
             self._bound[name].close()
+
+    def drop(self, name: str) -> None:
+        """Gives a listener up that is not needed after all."""
+        if name in self._bound:
+            self._bound.pop(name).close()
+
+    def settle(self, *, tunnels: bool) -> None:
+        """The node listens unless it is reached by tunnels, which is certain only once the host has joined."""
+        if self._config.node is None:
+            return
+        if tunnels:
+            self.drop("node")
+        elif "node" not in self._bound:
+            address = self._config.node.listen_addr
+            self._bound["node"] = bind(address.host, address.port, "the node service", "ssh_service.listen_addr")
 
     def handed(self) -> list[tuple[str, str, int]]:
         """Type, address and descriptor of each, for a child."""
@@ -126,7 +146,11 @@ class Sockets:
             if "proxy ssh" in self._bound and not proxy.one_port
             else web
         )
+        tunnel = HostPort(*address_of(self._bound["proxy tunnel"])) if "proxy tunnel" in self._bound else None
+        tunnel_port = (tunnel or web).port
         return ProxyAddresses(
+            tunnel=tunnel,
+            public_tunnel=tuple(replace(one, port=one.port or tunnel_port) for one in proxy.tunnel_public_addrs),
             ssh=ssh,
             web=web,
             public_web=tuple(replace(one, port=one.port or web.port) for one in proxy.public_addrs),

@@ -38,7 +38,7 @@ from teleport.resources.role import Role
 from teleport.resources.server import Server
 from teleport.resources.user import User
 from teleport.store.cache import Cache
-from teleport.store.records import HOSTS, MFA_LEASES, HostRecord
+from teleport.store.records import HOSTS, MFA_LEASES, PROXIES, HostRecord
 from teleport.store.standing import forced_labels, host_counts, user_present
 
 NODE_KINDS = (
@@ -52,7 +52,7 @@ NODE_KINDS = (
     "cluster_networking_config",
     "session_recording_config",
 )
-PROXY_KINDS = (*NODE_KINDS, "node")
+PROXY_KINDS = (*NODE_KINDS, "node", "proxy")
 R = TypeVar("R")
 
 
@@ -93,6 +93,9 @@ class View:
 
     def nodes(self) -> list[Server]:
         return self._items("nodes/", Server)
+
+    def proxies(self) -> list[Server]:
+        return self._items(PROXIES, Server)
 
     def node(self, host_id: str) -> Server | None:
         """A registered node."""

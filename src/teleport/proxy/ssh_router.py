@@ -26,7 +26,6 @@ from teleport.identity import UserIdentity
 from teleport.pki.sshformat import parse_certificate
 from teleport.proxy.lease_step import LeaseStep
 from teleport.proxy.recording.service import RecordingService
-from teleport.proxy.relay import NodeLeg, RelayHandler
 from teleport.resources.names import canonical_address, not_dialable
 from teleport.ssh.handlers import (
     Channel,
@@ -37,6 +36,7 @@ from teleport.ssh.handlers import (
     StreamHandler,
 )
 from teleport.ssh.listener import Slot
+from teleport.ssh.relay import NodeLeg, RelayHandler
 from teleport.ssh.server import HostKey
 from teleport.ssh.service import SshService
 from teleport.ssh.surface import (
@@ -99,6 +99,21 @@ class Directory(Protocol):
     ) -> AccessDenial | None:
         """The refusal when the user may go to this node with a second factor only, which was not given by whoever
         proved the key with this fingerprint; None when nothing is due."""
+        ...
+
+
+class Tunnels(Protocol):
+    """The tunnels that hosts keep to this proxy."""
+
+    def holds(self, host_id: str) -> bool:
+        """Whether one leads to the host now."""
+        ...
+
+    async def connect(self, host_id: str, make: Callable[[], P]) -> P:
+        """Connects a protocol with the node service of a host; waits a while for a tunnel that is made anew.
+
+        Raises `ConnectionProblem`.
+        """
         ...
 
 
@@ -209,6 +224,7 @@ class SshRouter(SshService):
         self.new_id = new_id
         self.nonce = nonce
         self.beside = beside
+        self.tunnels: Tunnels | None = None
         self.recording: RecordingService | None = None  # for hosts with a plain sshd
         self.strangers = Heard()
         self.users = Users(config.connections)
@@ -308,6 +324,8 @@ class SshRouter(SshService):
         if accept is not None:
             # The node asks for the same vouch, certificate and permit as over the network.
             return memory_pair.connect(lambda: make(line), accept, peername=(_HERE, 0))
+        if node.tunnel or (self.tunnels is not None and self.tunnels.holds(node.host_id)):
+            return await self._through_tunnel(node, lambda: make(line))
         host, port = node.endpoint
         loop = asyncio.get_running_loop()
         try:
@@ -321,6 +339,18 @@ class SshRouter(SshService):
                 hint="try again; if it stays so, ask who runs that host whether its node service runs",
             ) from error
         return made
+
+    async def _through_tunnel(self, node: RegisteredNode, make: Callable[[], P]) -> P:
+        try:
+            if self.tunnels is None:
+                raise ConnectionProblem("this proxy takes no tunnels")
+            return await self.tunnels.connect(node.host_id, make)
+        except ConnectionProblem as error:
+            log.warning("node unreachable node=%s by tunnel error=%s", node.host_id, error)
+            raise ConnectionProblem(
+                f"The node {node.hostname} ({node.host_id}) keeps no tunnel to this proxy now.",
+                hint="try again; if it stays so, ask who runs that host whether it reaches the proxy's tunnel port",
+            ) from error
 
     async def _check_name(self, host: str, port: int) -> None:
         """Raises `OSError` when `host` is a name of something that no node may announce: auth sees names only.

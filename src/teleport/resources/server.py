@@ -39,12 +39,14 @@ class ServerSpec(Value, frozen=True, kw_only=True):
     public_addrs: tuple[str, ...] = ()  # where clients reach it, `host:port`
     hostname: str = ""
     cmd_labels: Mapping[str, CommandLabelState] = {}
-    use_tunnel: bool = False
+    use_tunnel: bool = False  # of a node: proxies reach it by the tunnels that it keeps to them
     version: str = ""
     epoch: str = ""  # this run of the daemon; a newer run of the same host replaces an older one
     started: Moment | None = None
     rotation: Mapping[AuthorityType, ReachedPhase] = {}  # empty: it says nothing (of an older version)
     heard: Moment | None = None  # when auth heard of it last
+    proxy_ids: tuple[str, ...] = ()  # of a node behind a tunnel: the proxies that it keeps one to
+    tunnel_addrs: tuple[str, ...] = ()  # of a proxy: where hosts reach its tunnel listener, `host:port`
     silent_for: Duration = Duration(0)  # in lists, of a service that is lost: the time since then
 
 
@@ -104,6 +106,15 @@ class Server(Value, frozen=True, kw_only=True):
         for number, address in enumerate(self.spec.public_addrs):
             if not _is_address(address):
                 yield Finding(("spec", "public_addrs", number), shown(address), "host:port")
+        for name in ("tunnel_addrs", "proxy_ids"):
+            if len(getattr(self.spec, name)) > MAX_ADDRESSES * 2:
+                yield Finding(("spec", name), f"{len(getattr(self.spec, name))}", f"at most {MAX_ADDRESSES * 2}")
+        for number, address in enumerate(self.spec.tunnel_addrs):
+            if not _is_address(address):
+                yield Finding(("spec", "tunnel_addrs", number), shown(address), "host:port")
+        for number, proxy in enumerate(self.spec.proxy_ids):
+            if not _is_uuid(proxy):
+                yield Finding(("spec", "proxy_ids", number), shown(proxy), "the UUID of a proxy")
         yield from label_findings(("spec", "cmd_labels"), {k: s.result for k, s in self.spec.cmd_labels.items()})
         yield from label_findings(("metadata", "labels"), self.all_labels)
         for name in ("version", "epoch"):

@@ -448,14 +448,16 @@ async def _authenticate(
     check: HostCheck | None,
     outer: SshClient | None,
     keepalive: KeepAlive,
+    make: Callable[..., _Connection] = _Connection,
 ) -> SshClient:
+    """`make` gets loop, options and check."""
     loop = asyncio.get_running_loop()
     options = _options(name, login, key, keepalive)
     if check is None:
         options.server_host_key_algs = [*_HOST_CERTIFICATES, *_HOST_KEYS]
     waiter: asyncio.Future[None] = loop.create_future()
     options.waiter = waiter
-    connection = _Connection(loop, options, check)
+    connection = make(loop, options, check)
     try:
         await open_transport(connection)
         await waiter

@@ -199,8 +199,20 @@ class Client(Protocol):
         """Opens a channel to it; its handler is made once the client took it. Else why there is none."""
         ...
 
+    def tell(self, name: str, data: bytes) -> None:
+        """Sends it a global request of ours, which it does not answer."""
+        ...
+
     def abort(self, message: str) -> None:
         """Ends the whole connection with a disconnect message."""
+        ...
+
+
+class TakesTunnels(Protocol):
+    """What a connection's handler has besides where the surface offers tunnels."""
+
+    def register(self, data: bytes) -> bytes | None:
+        """The host at the other end says what its tunnel is for; the reply, None when it is refused."""
         ...
 
 
@@ -252,6 +264,7 @@ __all__ = [
     "SessionChannel",
     "SessionHandler",
     "StreamHandler",
+    "TakesTunnels",
     "WantsClient",
     "WantsEvidence",
 ]

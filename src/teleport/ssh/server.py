@@ -40,7 +40,7 @@ from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate
 from teleport.resources.names import peer_address
 from teleport.ssh.channels import ChannelView, ServerSessionChannel, serve_stream
-from teleport.ssh.handlers import ConnectionHandler, Gate, WantsClient, WantsEvidence
+from teleport.ssh.handlers import ConnectionHandler, Gate, TakesTunnels, WantsClient, WantsEvidence
 from teleport.ssh.listener import NoSlot, Slot
 from teleport.ssh.packets import key_exchanges
 from teleport.ssh.second_step import SecondSteps, is_step
@@ -374,6 +374,11 @@ class ServerConnection(ForwardRequests):
         packet.check_end()
         records = bool(getattr(self.handler, "records", False))
         self._report_global_response(b"true" if records else b"false")
+
+    def _process_tunnel_register_at_teleport_global_request(self, packet: SSHPacket) -> None:
+        data = packet.get_string()
+        packet.check_end()
+        self._report_global_response(cast(TakesTunnels, self.handler).register(data) or False)
 
     # asyncssh dispatches by this table of functions, so a method that is only overridden is never called.
     _packet_handlers = {  # noqa: RUF012  # as asyncssh declares it

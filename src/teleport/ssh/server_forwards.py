@@ -28,6 +28,7 @@ from teleport.ssh.surface import (
     Refusal,
     SocketPlace,
     TcpPlace,
+    ToHost,
 )
 
 if TYPE_CHECKING:
@@ -154,6 +155,11 @@ class ClientView:
         if self._connection._transport is not None:
             self._connection.disconnect(_BY_APPLICATION, message)
 
+    def tell(self, name: str, data: bytes) -> None:
+        """Sends a global request of ours with one string, to which no answer is wanted."""
+        if self._connection._transport is not None:
+            self._connection._send_global_request(name.encode(), String(data))
+
     async def open(self, what: Incoming, make: Callable[[Channel], StreamHandler]) -> Refusal | None:
         connection = self._connection
         if len(connection._channels) >= connection.limits.channels:
@@ -179,6 +185,8 @@ def _open_request(what: Incoming) -> tuple[bytes, tuple[bytes, ...]]:
             return b"x11", (String(host), UInt32(port))
         case FromAgentSocket():
             return b"auth-agent@openssh.com", ()
+        case ToHost(data=data):
+            return b"teleport-transport", (String(data),)
 
 
 __all__ = ["ClientView", "ForwardRequests"]

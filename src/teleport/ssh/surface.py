@@ -224,4 +224,11 @@ class FromAgentSocket:
     """A program of the session asks the client's agent."""
 
 
-Incoming = FromTcp | FromSocket | FromX11 | FromAgentSocket
+@dataclass(frozen=True, slots=True)
+class ToHost:
+    """A proxy leads a client through the tunnel that the host at its other end keeps; `data` says whom to."""
+
+    data: bytes
+
+
+Incoming = FromTcp | FromSocket | FromX11 | FromAgentSocket | ToHost

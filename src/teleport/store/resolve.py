@@ -36,11 +36,14 @@ class RegisteredNode:
     lost: bool = False  # silent for so long that it is rather gone
     started: datetime | None = None  # when its service did
     agentless: bool = False  # a plain sshd, where the proxy ends and records what leads there
+    tunnel: bool = False  # it has no address: tunnels lead there
 
     @classmethod
     def of(cls, server: Server, now: datetime) -> RegisteredNode:
         """The node that announced itself so."""
         address = server.spec.public_addrs[0] if server.spec.public_addrs else server.spec.addr
+        if server.spec.use_tunnel:
+            address = ""
         return cls(
             server.host_id,
             server.hostname,
@@ -48,6 +51,7 @@ class RegisteredNode:
             lost=server.lost(now),
             started=server.spec.started,
             agentless=server.agentless,
+            tunnel=server.spec.use_tunnel,
         )
 
     @property

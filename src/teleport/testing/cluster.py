@@ -57,7 +57,9 @@ class Cluster(Host):
         """`auth_service`: further keys of that section."""
         self.name = name
         self._pin = self._authority = ""
-        self.auth_port, self.proxy_ssh_port, self.web_port, self.node_port = (free_port() for _ in range(4))
+        self.auth_port, self.proxy_ssh_port, self.web_port, self.node_port, self.tunnel_port = (
+            free_port() for _ in range(5)
+        )
         config = {
             "teleport": {"nodename": NODE, "auth_servers": [at(self.auth_port)]},
             "auth_service": {
@@ -70,6 +72,8 @@ class Cluster(Host):
                 "enabled": True,
                 "listen_addr": at(self.proxy_ssh_port),
                 "web_listen_addr": at(self.web_port),
+                "tunnel_listen_addr": at(self.tunnel_port),
+                "tunnel_public_addr": at(self.tunnel_port),
                 "public_addr": at(self.web_port, PUBLIC),
                 "ssh_public_addr": at(self.proxy_ssh_port, PUBLIC),
             },

@@ -14,8 +14,10 @@ from typing import Self
 
 import aiohttp
 
+from teleport.errors import BadRequest
 from teleport.transport.blocking import shown_address
 from teleport.transport.problems import said
+from teleport.transport.site_proxy import for_aiohttp
 from teleport.transport.tls import unproved_client_context
 
 log = logging.getLogger(__name__)
@@ -84,14 +86,16 @@ class AuthRelay:
         for host, port in self._proxies:
             shown = shown_address(host, port)
             try:
-                return await self._session.ws_connect(
+                tunnel: aiohttp.ClientWebSocketResponse = await self._session.ws_connect(
                     f"wss://{shown}{TUNNEL_PATH}",
                     ssl=unproved_client_context(),
                     max_msg_size=1 << 20,
                     heartbeat=30,
                     compress=0,
+                    **for_aiohttp(host, port),
                 )
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                return tunnel
+            except (aiohttp.ClientError, TimeoutError, OSError, BadRequest) as error:
                 log.warning("the proxy %s opens no way to auth: %s", shown, said(error))
         return None
 

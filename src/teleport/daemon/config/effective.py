@@ -307,19 +307,25 @@ def _proxy_config(
     plain_http: bool,
 ) -> ProxyConfig:
     section = document.proxy_service
-    one_port = document.version == "v2" or document.auth_service.proxy_listener_mode == "multiplex"
+    one_port = (
+        document.version == "v2"
+        or document.auth_service.proxy_listener_mode == "multiplex"
+        or section.tunnel_listen_addr == section.web_listen_addr
+    )
     alone = document.version == "v2" and "proxy_service.listen_addr" not in present
+    tunnels_alone = one_port and "proxy_service.tunnel_listen_addr" not in present
+    tunnel = section.web_listen_addr if tunnels_alone else section.tunnel_listen_addr
     web = section.public_addr or (HostPort(nodename, section.web_listen_addr.port),)
     hosts = [address.host for address in web]
     return ProxyConfig(
         listen_addr=None if alone else bound(section.listen_addr),
         web_listen_addr=bound(section.web_listen_addr),
-        tunnel_listen_addr=bound(section.tunnel_listen_addr),
+        tunnel_listen_addr=bound(tunnel),
         public_addrs=web,
         ssh_public_addrs=section.ssh_public_addr
         or (web if one_port else tuple(HostPort(host, section.listen_addr.port) for host in hosts)),
         tunnel_public_addrs=section.tunnel_public_addr
-        or tuple(HostPort(host, section.tunnel_listen_addr.port) for host in hosts),
+        or (web if tunnel == section.web_listen_addr else tuple(HostPort(host, tunnel.port) for host in hosts)),
         kube_public_addrs=section.kube_public_addr,
         keypairs=section.keypairs,
         balancers=section.proxy_protocol_from if section.proxy_protocol else (),

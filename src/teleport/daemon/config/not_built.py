@@ -71,7 +71,6 @@ NOT_BUILT: Final = (
     NotBuilt("proxy_service.mysql_listen_addr", _any, _LISTENER.format("MySQL clients"), False),
     NotBuilt("proxy_service.postgres_listen_addr", _any, _LISTENER.format("PostgreSQL clients"), False),
     NotBuilt("proxy_service.mongo_listen_addr", _any, _LISTENER.format("MongoDB clients"), False),
-    NotBuilt("proxy_service.tunnel_listen_addr", _any, _LISTENER.format("reverse tunnels"), False),
     NotBuilt("proxy_service.kubernetes.listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
     NotBuilt("kubernetes_service.listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
 )

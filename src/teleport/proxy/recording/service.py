@@ -29,11 +29,11 @@ from teleport.proxy.recording.connection import RecordedConnection
 from teleport.proxy.recording.facts import Facts, held_on
 from teleport.proxy.recording.names import Names
 from teleport.proxy.recording.needs import Auth, Emitter, RecordingConfig, Recordings, Tools, View
-from teleport.proxy.relay import NodeLeg
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
 from teleport.ssh.client import ClientKey, HostCheck, SshClient, connect, connect_by
 from teleport.ssh.handlers import Channel, ConnectionHandler
+from teleport.ssh.relay import NodeLeg
 from teleport.ssh.service import InBackground
 from teleport.ssh.surface import Peer, Refusal, Surface
 from teleport.transport import memory_pair

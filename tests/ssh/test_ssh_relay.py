@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import Any
 
-from teleport.proxy.relay import NodeLeg
+from teleport.ssh.relay import NodeLeg
 
 
 class Channel:

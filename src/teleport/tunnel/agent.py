@@ -1,0 +1,340 @@
+"""The end of reverse tunnels that dials out: carries out what `pool` decides, and hands clients to the node service.
+
+A proxy is believed by its host certificate alone: role Proxy of this cluster. Addresses come from the configuration,
+from what a proxy's web page says, and from proxies; none is trusted to lead to the right place. What a proxy may ask is
+one thing, the node service of this very host; whoever comes is judged there, as at its listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+from uuid import UUID
+
+from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
+from teleport.identity import HostIdentity, SystemRole
+from teleport.ssh.client import ClientKey
+from teleport.ssh.handlers import Channel, StreamHandler
+from teleport.ssh.relay import NodeLeg, RelayHandler
+from teleport.ssh.surface import KeepAlive, Refusal
+from teleport.ssh.tunnel_client import TunnelClient, connect_tunnel
+from teleport.transport import memory_pair
+from teleport.transport.probes import probe
+from teleport.transport.site_proxy import connect_out
+from teleport.tunnel import messages as m
+from teleport.tunnel import pool
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest pause
+LOGIN_SECONDS: Final = 15.0  # for all that follows
+PING: Final = KeepAlive(15.0, 2)
+
+Connect = Callable[[asyncio.Protocol, str, int], Awaitable[None]]
+Seeds = Callable[[], Awaitable[Sequence[str]]]
+
+
+class Hosts(Protocol):
+    """Who belongs to the cluster now."""
+
+    def verify_host(self, certificate: bytes) -> HostIdentity:
+        """Raises `AccessDenied`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What the agent is told once. `epoch` is of this process."""
+
+    cluster: str
+    host_id: UUID
+    epoch: int
+
+
+class TunnelAgent:
+    """Keeps the tunnels of this process while it runs. A `Door` of the daemon: paused, it makes no new ones."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        hosts: Hosts,
+        key: Callable[[], ClientKey],
+        seeds: Seeds,
+        accept: Callable[[asyncio.Transport], None],
+        changed: Callable[[], None],
+        connect: Connect = connect_out,
+    ) -> None:
+        """`key` gives the host's key and certificate as they are now; `seeds` the addresses to begin with; `accept`
+        takes a client as a listener would; `changed` hears that `proxies` are others now."""
+        self.config = config
+        self._hosts = hosts
+        self._key = key
+        self._seeds = seeds
+        self._accept = accept
+        self._changed = changed
+        self._connect = connect
+        self._state = pool.State()
+        self._events: asyncio.Queue[Callable[[float, float], pool.Event]] = asyncio.Queue()
+        self._links: dict[int, _Link] = {}
+        self._wake: asyncio.TimerHandle | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._first = asyncio.Event()
+        self._said: dict[str, str] = {}  # by address, why it was not reached
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """The proxies that lead here now."""
+        return self._state.announced
+
+    @property
+    def tunnels(self) -> int:
+        """How many stand."""
+        return len(self._state.held)
+
+    async def wait_first(self, seconds: float) -> bool:
+        """Waits a while for the first tunnel; whether there has been one."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._first.wait()
+        return self._first.is_set()
+
+    # a door
+
+    @property
+    def open(self) -> int:
+        """Whoever is led here counts at the node service."""
+        return 0
+
+    def pause(self) -> None:
+        """Another process of this host makes new tunnels; those that stand serve on."""
+        self._put(pool.Halted)
+
+    async def resume(self) -> None:
+        self._put(pool.Begun)
+
+    def renewed(self) -> None:
+        """The host has new certificates."""
+        self._put(pool.Renewed)
+
+    # the loop
+
+    async def run(self) -> None:
+        """Keeps tunnels until cancelled; then all of them end."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._put(pool.Begun)
+                while True:
+                    make = await self._events.get()
+                    event = make(loop.time(), random.random())  # noqa: S311 - spreads attempts, guards nothing
+                    self._state, actions = pool.plan(self._state, event)
+                    for action in actions:
+                        self._do(action)
+        finally:
+            if self._wake is not None:
+                self._wake.cancel()
+            for link in list(self._links.values()):
+                link.abort()
+
+    def _put(self, make: Callable[[float, float], pool.Event]) -> None:
+        self._events.put_nowait(make)
+
+    def _do(self, action: pool.Action) -> None:
+        match action:
+            case pool.Dial(number, addresses):
+                link = self._links[number] = _Link(self, number)
+                assert self._tasks is not None, "actions are carried out in `run`"
+                self._tasks.create_task(self._keep(link, addresses), name=f"tunnel {number}")
+            case pool.Close(number):
+                if number in self._links:
+                    self._links[number].abort()
+            case pool.Finish(number):
+                if number in self._links:
+                    self._links[number].finish()
+            case pool.Announce(proxies):
+                if proxies:
+                    self._first.set()
+                log.info("tunnels to %d proxies: %s", len(proxies), ", ".join(proxies) or "none")
+                self._changed()
+            case pool.Wake(at):
+                if self._wake is not None:
+                    self._wake.cancel()
+                self._wake = asyncio.get_running_loop().call_at(at, self._put, pool.Woke)
+
+    async def _keep(self, link: _Link, addresses: Sequence[str]) -> None:
+        """One attempt, and the tunnel that comes of it."""
+        number = link.number
+        try:
+            try:
+                host_id, epoch = await self._reach(link, addresses or await self._seeds())
+            except (TeleportError, OSError):
+                self._put(lambda now, draw: pool.Failed(now, draw, number))
+                return
+            self._put(lambda now, draw: pool.Reached(now, draw, number, host_id, epoch))
+            link.stands()
+            assert link.tunnel is not None
+            reason = await link.tunnel.wait_lost()
+            log.info("the tunnel to the proxy %s ended: %s", host_id, reason or "closed")
+            self._put(lambda now, draw: pool.Lost(now, draw, number))
+        finally:
+            link.abort()
+            self._links.pop(number, None)
+
+    async def _reach(self, link: _Link, addresses: Sequence[str]) -> tuple[str, int]:
+        """UUID and epoch of the proxy that answered first. Raises the last problem."""
+        problem: Exception = ConnectionProblem("no proxy has said where its tunnels end")
+        for address in addresses:
+            try:
+                async with asyncio.timeout(LOGIN_SECONDS):
+                    found = await self._log_in(link, address)
+            except (TeleportError, OSError, TimeoutError) as error:
+                problem = ConnectionProblem(f"{address}: nothing came") if isinstance(error, TimeoutError) else error
+                if self._said.get(address) != str(problem):
+                    log.warning("no tunnel to %s: %s", address, problem)
+                self._said = {**self._said, address: str(problem)} if len(self._said) < 256 else {}
+                link.abort()
+            else:
+                self._said.pop(address, None)
+                return found
+        raise problem
+
+    async def _log_in(self, link: _Link, address: str) -> tuple[str, int]:
+        name, _, port = address.rpartition(":")
+        host = name.strip("[]")
+        proved: list[HostIdentity] = []
+
+        async def reach(protocol: asyncio.Protocol) -> None:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._connect(_Noted(protocol, link), host, int(port))
+
+        def check(certificate: bytes) -> None:
+            identity = self._hosts.verify_host(certificate)
+            if identity.role is not SystemRole.PROXY:
+                raise AccessDenied(f"what answers at {address} is a {identity.role} of the cluster, no proxy")
+            proved[:] = [identity]
+
+        link.tunnel = await connect_tunnel(
+            reach,
+            address,
+            login=m.server_id(str(self.config.host_id), self.config.cluster),
+            key=self._key(),
+            check=check,
+            handler=link,
+            keepalive=PING,
+            software=m.SOFTWARE,
+        )
+        reply = await link.tunnel.ask("tunnel-register@teleport", m.encode(m.Register(epoch=self.config.epoch)))
+        return proved[0].host_id, m.decode(reply, m.Registered).epoch
+
+    # for the links
+
+    def told(self, number: int, news: m.News) -> None:
+        proxies = pool.proxies_of([(one.host_id, one.addresses) for one in news.proxies])
+        self._put(lambda now, draw: pool.Told(now, draw, number, proxies, news.leaving))
+
+    def take(self, channel: Channel, peer: tuple[str, int], arrival: _Arrival) -> None:
+        """Hands the client behind `channel` to the node service."""
+        leg = NodeLeg(channel, b"", channel.close)
+        memory_pair.connect(lambda: leg, self._accept, peername=peer)
+        arrival.leg = leg
+
+
+class _Noted(asyncio.Protocol):
+    """The first protocol of a tunnel: sets the kernel's probes, notes where the proxy is, hands over."""
+
+    def __init__(self, protocol: asyncio.Protocol, link: _Link) -> None:
+        self._protocol = protocol
+        self._link = link
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        probe(transport)
+        peer = transport.get_extra_info("peername")
+        if peer:
+            self._link.peer = (str(peer[0]), int(peer[1]))
+        transport.set_protocol(self._protocol)
+        self._protocol.connection_made(transport)
+
+
+class _Link:
+    """One attempt and its tunnel (`ssh.tunnel_client.TunnelHandler`)."""
+
+    def __init__(self, agent: TunnelAgent, number: int) -> None:
+        self._agent = agent
+        self.number = number
+        self.tunnel: TunnelClient | None = None
+        self.peer = ("127.0.0.1", 0)
+        self._stands = False
+        self._news: m.News | None = None  # that came before the tunnel stood
+        self._finishing = False
+        self._carried = 0
+
+    def stands(self) -> None:
+        """The pool knows of it."""
+        self._stands = True
+        if self._news is not None:
+            self._agent.told(self.number, self._news)
+
+    def news(self, data: bytes) -> None:
+        try:
+            news = m.decode(data, m.News)
+        except BadRequest as error:
+            log.warning("%s", error)
+            return
+        if self._stands:
+            self._agent.told(self.number, news)
+        else:
+            self._news = news
+
+    async def arrive(self, data: bytes, channel: Channel) -> StreamHandler | Refusal:
+        try:
+            dial = m.decode(data, m.Dial)
+        except BadRequest as error:
+            return Refusal(error.message)
+        own = m.server_id(str(self._agent.config.host_id), self._agent.config.cluster)
+        if dial.version != m.VERSION or dial.conn_type != m.NODE or dial.server_id != own:
+            return Refusal("This host takes connections to its own node service, and no others.")
+        self._carried += 1
+        arrival = _Arrival(self)
+        # only in the next turn is the channel open, and the node service speaks first
+        asyncio.get_running_loop().call_soon(arrival.begin, self._agent, channel, self.peer)
+        return arrival
+
+    def let_go(self) -> None:
+        self._carried -= 1
+        if self._finishing and not self._carried:
+            self.abort()
+
+    def finish(self) -> None:
+        """Ends when it carries nobody."""
+        self._finishing = True
+        if not self._carried:
+            self.abort()
+
+    def abort(self) -> None:
+        if self.tunnel is not None:
+            self.tunnel.abort()
+
+
+class _Arrival(RelayHandler):
+    """A client that a proxy leads here."""
+
+    def __init__(self, link: _Link) -> None:
+        super().__init__()
+        self._link = link
+        self._gone = False
+
+    def begin(self, agent: TunnelAgent, channel: Channel, peer: tuple[str, int]) -> None:
+        if not self._gone:
+            agent.take(channel, peer, self)
+
+    def closed(self) -> None:
+        self._gone = True
+        super().closed()
+        self._link.let_go()

@@ -1,0 +1,75 @@
+"""Where the tunnels of a cluster end, as the web page of a configured proxy says (`protocols.md` 2.1).
+
+The page is fetched over TLS that proves nothing: what it says is where to try, and whoever answers there still has to
+prove that it is a proxy of the cluster (`agent`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from teleport.transport.blocking import shown_address
+from teleport.transport.problems import said
+from teleport.transport.site_proxy import for_aiohttp
+from teleport.transport.tls import unproved_client_context
+
+log = logging.getLogger(__name__)
+
+SECONDS: Final = 5.0  # for one page
+MAX_PAGE: Final = 64 * 1024  # bytes
+
+
+class _SSH(msgspec.Struct):
+    tunnel_listen_addr: str = ""
+    ssh_tunnel_public_addr: str = ""
+
+
+class _Proxy(msgspec.Struct):
+    ssh: _SSH = msgspec.field(default_factory=_SSH)
+
+
+class _Page(msgspec.Struct):
+    proxy: _Proxy = msgspec.field(default_factory=_Proxy)
+
+
+def addresses_of(page: bytes, host: str) -> list[str]:
+    """Where to try, in order: what the proxy at `host` advertises, then its own listener at the address by which it was
+    reached (a public address is often not set). Raises `ValueError` for what is no such page."""
+    try:
+        ssh = msgspec.json.decode(page, type=_Page).proxy.ssh
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from None
+    found = [ssh.ssh_tunnel_public_addr] if _usable(ssh.ssh_tunnel_public_addr) else []
+    if _usable(ssh.tunnel_listen_addr):
+        found.append(shown_address(host, int(ssh.tunnel_listen_addr.rpartition(":")[2])))
+    return list(dict.fromkeys(found))
+
+
+def _usable(address: str) -> bool:
+    host, colon, port = address.rpartition(":")
+    return bool(host and colon and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536)
+
+
+async def tunnel_addresses(proxies: Sequence[tuple[str, int]]) -> list[str]:
+    """Where the first of the configured proxies that answers says that tunnels end; nothing when none does."""
+    timeout = aiohttp.ClientTimeout(total=SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
+        for host, port in proxies:
+            shown = shown_address(host, port)
+            try:
+                async with session.get(
+                    f"https://{shown}/webapi/ping", ssl=unproved_client_context(), **for_aiohttp(host, port)
+                ) as reply:
+                    page = await reply.content.read(MAX_PAGE)
+                    found = addresses_of(page, host)
+            except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+                log.warning("the proxy %s does not say where tunnels end: %s", shown, said(error))
+                continue
+            if found:
+                return found
+    return []

@@ -1,0 +1,401 @@
+"""The proxy's end of reverse tunnels: hosts log in with their host certificates, and clients are led to them.
+
+Rules it keeps:
+- Only certificates of role Node of this cluster, which still count (`verify_host`), and only under the host's own id:
+  the user name is `<uuid>.<cluster>` of the certificate, so that nobody stands for another host.
+- A host may open nothing: no channel, no forward, no session. Nothing that it says makes the proxy connect anywhere.
+- What is carried for a client begins with the line of `wire.vouch`, as on a direct connection, and is judged as there.
+- A host that is locked or expelled loses its tunnels at once; one whose certificate ended keeps what is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
+from uuid import UUID, uuid4
+
+from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, new_event
+from teleport.authz.channel_table import AskedKind
+from teleport.clock import Clock
+from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
+from teleport.identity import HostIdentity, SystemRole
+from teleport.pki.refusal import CertificateRefused
+from teleport.ssh.handlers import Channel, Client, ConnectionHandler, SessionChannel, SessionHandler, StreamHandler
+from teleport.ssh.listener import Slot
+from teleport.ssh.relay import NodeLeg, RelayHandler
+from teleport.ssh.server import HostKey
+from teleport.ssh.service import SshService
+from teleport.ssh.surface import Peer, Refusal, ServerLimits, Surface, ToHost
+from teleport.transport import memory_pair
+from teleport.transport.entrance import ConnectionLimits
+from teleport.transport.limits import Heard
+from teleport.transport.probes import Probed
+from teleport.transport.slots import Slots
+from teleport.tunnel import messages as m
+from teleport.tunnel.registry import Registry
+
+log = logging.getLogger(__name__)
+
+SURFACE: Final = Surface(
+    channels=frozenset(),
+    session_requests=frozenset(),
+    global_requests=frozenset({"keepalive@openssh.com", "tunnel-register@teleport"}),
+)
+LIMITS: Final = ServerLimits(channels=4096, keepalive_seconds=15.0, keepalive_count=2)
+REGISTER_SECONDS: Final = 30.0  # for a host to say which process it is
+OPEN_SECONDS: Final = 10.0  # for a host to take a client
+ON_ITS_WAY: Final = 8.0  # seconds that a client waits for a tunnel which is made anew
+LEAVE_SECONDS: Final = 15.0  # for hosts to reach another process before this one ends
+AT_ONCE: Final = 50  # tunnels looked at in one turn of the loop
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+class Hosts(Protocol):
+    """Who belongs to the cluster now."""
+
+    def verify_host(self, certificate: bytes) -> HostIdentity:
+        """Raises `CertificateRefused`, or `AccessDenied` for a host that is locked or was expelled."""
+        ...
+
+
+class Emitter(Protocol):
+    """Puts an event on record: when it returns, the event is durable."""
+
+    async def emit(self, event: Event) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelConfig:
+    """What the tunnel server is told once. `epoch` is of this process."""
+
+    cluster: str
+    host_id: UUID
+    epoch: int
+    hostname: str
+    unproved: int = 1000  # connections that have not authenticated yet
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    limits: ServerLimits = LIMITS
+
+
+class TunnelServer(SshService):
+    """Serves the tunnel listener; `accepted` takes connections of a port that is shared."""
+
+    def __init__(
+        self,
+        config: TunnelConfig,
+        *,
+        hosts: Hosts,
+        host_keys: Sequence[HostKey],
+        emitter: Emitter,
+        clock: Clock,
+    ) -> None:
+        super().__init__(
+            SURFACE, config.limits, host_keys, Slots(config.unproved, "proxy tunnel", limits=config.connections)
+        )
+        self.config = config
+        self.hosts = hosts
+        self.emitter = emitter
+        self.clock = clock
+        self.registry: Registry[Tunnel] = Registry()
+        self.strangers = Heard()
+        self._all: set[Tunnel] = set()  # also those that take nobody any more
+        self._proxies: tuple[m.KnownProxy, ...] = ()
+        self._leaving_since: float | None = None
+        self._check_due = False
+
+    def _protocol(self, peer: Peer, slot: Slot) -> asyncio.Protocol | None:
+        if not slot.arrived(peer.host):
+            return None
+        return Probed(self._server.connection(lambda _: _Gate(self, peer), slot))
+
+    # leading clients
+
+    def holds(self, host_id: str) -> bool:
+        """Whether a host can be reached by a tunnel of this proxy now."""
+        return self.registry.newest(host_id) is not None
+
+    async def connect(self, host_id: str, make: Callable[[], P]) -> P:
+        """Connects the protocol that `make` gives with the node service of a host. Raises `ConnectionProblem`."""
+        tunnel = await self.registry.wait_newest(host_id, ON_ITS_WAY)
+        if tunnel is None:
+            raise ConnectionProblem(f"no tunnel of {host_id} leads here")
+        return await tunnel.connect(make)
+
+    # news
+
+    def set_proxies(self, proxies: Sequence[m.KnownProxy]) -> None:
+        """The proxies of the cluster, as hosts are told of them."""
+        known = tuple(sorted(proxies, key=lambda one: one.host_id))
+        if known != self._proxies:
+            self._proxies = known
+            self._tell_all()
+
+    def news(self) -> bytes:
+        """What hosts are told now."""
+        return m.encode(m.News(proxies=self._proxies, leaving=self._leaving_since is not None))
+
+    def _tell_all(self) -> None:
+        news = self.news()
+        for tunnel in self._all:
+            tunnel.tell(news)
+
+    # two processes of this proxy
+
+    def pause(self) -> None:
+        """Accepts nothing more, and asks the hosts to go to another process; clients are still led through."""
+        super().pause()
+        self._leaving_since = asyncio.get_running_loop().time()
+        self._tell_all()
+
+    async def resume(self) -> None:
+        """Accepts again."""
+        await super().resume()
+        self._leaving_since = None
+        self._tell_all()
+
+    @property
+    def open(self) -> int:
+        """How many tunnels are in use; while hosts are asked to go elsewhere also, for a while, those that are not."""
+        since = self._leaving_since
+        if since is not None and asyncio.get_running_loop().time() - since < LEAVE_SECONDS:
+            return len(self._all)
+        return sum(1 for tunnel in self._all if tunnel.carried)
+
+    @property
+    def tunnels(self) -> int:
+        """How many there are."""
+        return len(self._all)
+
+    # who may stay
+
+    def reconsider(self) -> None:
+        """Looks at every host anew, soon; to be called when locks, hosts or authorities changed."""
+        if self._tasks is None or self._check_due:
+            return
+        self._check_due = True
+        self.in_background(self._check_all(), "look at the hosts behind tunnels")
+
+    def host_changed(self, host_id: str) -> None:
+        """The same for one host."""
+        for tunnel in list(self._all):
+            if tunnel.host_id == host_id:
+                tunnel.reconsider()
+
+    async def _check_all(self) -> None:
+        await asyncio.sleep(0)  # changes come in groups
+        self._check_due = False
+        for number, tunnel in enumerate(list(self._all)):
+            tunnel.reconsider()
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
+
+    # for the tunnels
+
+    def entered(self, tunnel: Tunnel) -> None:
+        self._all.add(tunnel)
+
+    def left(self, tunnel: Tunnel) -> None:
+        self._all.discard(tunnel)
+        self.registry.remove(tunnel)
+
+    def put_on_record(self, cls: type[ServerEvent], login: str, peer: Peer, **fields: Any) -> None:
+        """Emits an event about a host's connection."""
+        event = new_event(
+            cls,
+            self.clock.now(),
+            str(uuid4()),
+            cluster_name=self.config.cluster,
+            user="",
+            login=login,
+            server_id=str(self.config.host_id),
+            server_hostname=self.config.hostname,
+            addr_remote=str(peer),
+            proto="ssh",
+            **fields,
+        )
+        self.in_background(self._emit(event), "audit")
+
+    async def _emit(self, event: Event) -> None:
+        await self.emitter.emit(event)
+
+    def stranger_failed(self, login: str, peer: Peer, reason: str) -> None:
+        """Puts a refusal on record; of strangers only so many in a second."""
+        told = self.strangers.told(reason, asyncio.get_running_loop().time())
+        if told is not None:
+            self.put_on_record(AuthFailed, login[:200], peer, error=told)
+
+
+class _Gate:
+    """Lets host certificates of role Node in."""
+
+    def __init__(self, server: TunnelServer, peer: Peer) -> None:
+        self._server = server
+        self._peer = peer
+
+    async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
+        server = self._server
+        try:
+            identity = server.hosts.verify_host(certificate)
+            if identity.role is not SystemRole.NODE:
+                raise AccessDenied(f"a certificate of the role {identity.role} keeps no tunnel")
+            if login != m.server_id(identity.host_id, server.config.cluster):
+                raise AccessDenied(f"the host {identity.host_id} logs in as {login[:200]!r}, which is not itself")
+        except AccessDenied as error:
+            detail = getattr(error, "detail", "")
+            server.stranger_failed(login, self._peer, f"{error.message} {detail}".strip())
+            return Refusal.told(error.message, error.hint)
+        return Tunnel(server, identity, certificate, login, self._peer)
+
+    def failed(self, login: str, reason: str) -> None:
+        self._server.stranger_failed(login, self._peer, reason)
+
+
+class Tunnel:
+    """One host's connection (`ssh.handlers.ConnectionHandler`)."""
+
+    def __init__(
+        self, server: TunnelServer, identity: HostIdentity, certificate: bytes, login: str, peer: Peer
+    ) -> None:
+        self._server = server
+        self._certificate = certificate
+        self._login = login
+        self._peer = peer
+        self._client: Client | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._retired = False
+        self._expires = identity.expires
+        self.host_id = identity.host_id
+        self.epoch = 0
+        self.carried = 0  # clients
+
+    def began(self, client: Client) -> None:
+        self._client = client
+        self._server.entered(self)
+        self._timer = asyncio.get_running_loop().call_later(REGISTER_SECONDS, self._abort, "nothing was registered")
+
+    def register(self, data: bytes) -> bytes | None:
+        """The process at the other end says which one it is: from here on clients are led to it."""
+        loop, server = asyncio.get_running_loop(), self._server
+        try:
+            said = m.decode(data, m.Register)
+        except BadRequest as error:
+            self.refused(AskedKind.GLOBAL_REQUEST, "tunnel-register@teleport", error.message)
+            return None
+        if self.epoch or self._retired or not 0 < said.epoch < 2**53:
+            self.refused(AskedKind.GLOBAL_REQUEST, "tunnel-register@teleport", "not once, or not with an epoch")
+            return None
+        self.epoch = said.epoch
+        if not server.registry.add(self):
+            self.refused(AskedKind.GLOBAL_REQUEST, "tunnel-register@teleport", "the host has too many tunnels")
+            loop.call_soon(self._abort, "too many tunnels")
+            return None
+        self._stop_timer()
+        left = (self._expires - server.clock.now()).total_seconds()
+        self._timer = loop.call_later(max(left, 0), self.retire)
+        loop.call_soon(lambda: self.tell(server.news()))
+        log.info("tunnel of the host %s (process %d) from %s", self.host_id, self.epoch, self._peer)
+        return m.encode(m.Registered(epoch=server.config.epoch))
+
+    def tell(self, news: bytes) -> None:
+        if self._client is not None and self.epoch:
+            self._client.tell("tunnel-news@teleport", news)
+
+    async def connect(self, make: Callable[[], P]) -> P:
+        """As `TunnelServer.connect`, by this tunnel."""
+        made: list[P] = []
+
+        def begin(channel: Channel) -> StreamHandler:
+            leg = NodeLeg(channel, b"", channel.close)
+
+            def accept(transport: asyncio.Transport) -> None:
+                transport.set_protocol(leg)
+                leg.connection_made(transport)
+
+            made.append(memory_pair.connect(make, accept, peername=(self._peer.host, self._peer.port)))
+            self.carried += 1
+            return _Carried(self, leg)
+
+        refused: Refusal | None = Refusal("it is gone")
+        if self._client is not None:
+            dial = m.Dial(server_id=m.server_id(self.host_id, self._server.config.cluster))
+            try:
+                async with asyncio.timeout(OPEN_SECONDS):
+                    refused = await self._client.open(ToHost(m.encode(dial)), begin)
+            except TimeoutError:
+                refused = Refusal(f"nothing came for {OPEN_SECONDS:g} s")
+        if refused is not None or not made:
+            raise ConnectionProblem(
+                f"the host {self.host_id} did not take the client: {refused.message if refused else 'it is gone'}"
+            )
+        return made[0]
+
+    def let_go(self) -> None:
+        """A client is gone."""
+        self.carried -= 1
+        if self._retired and not self.carried:
+            self._abort("its certificate does not count any more")
+
+    def reconsider(self) -> None:
+        """Ends at once for a host that may not be here; takes nobody new once its certificate does not count."""
+        try:
+            self._server.hosts.verify_host(self._certificate)
+        except CertificateRefused:
+            self.retire()
+        except TeleportError as error:
+            log.warning("tunnel of the host %s ended: %s", self.host_id, error.message)
+            self.refused(AskedKind.TRAFFIC, "tunnel", error.message)
+            self._abort(error.message)
+
+    def retire(self) -> None:
+        """Takes nobody new; ends when it carries nobody."""
+        self._retired = True
+        self._server.registry.remove(self)
+        if not self.carried:
+            self._abort("its certificate does not count any more")
+
+    def _abort(self, reason: str) -> None:
+        self._server.registry.remove(self)
+        if self._client is not None:
+            self._client.abort(reason)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # as every connection: nothing is offered
+
+    async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
+        return Refusal("A tunnel takes nothing from its host.")
+
+    async def open_stream(
+        self, channel: Channel, host: str, port: int, origin: tuple[str, int]
+    ) -> StreamHandler | Refusal:
+        return Refusal("A tunnel takes nothing from its host.")
+
+    def refused(self, kind: AskedKind, name: str, reason: str) -> None:
+        self._server.put_on_record(
+            SessionRequestDenied, self._login, self._peer, request=name, reason=f"{kind}: {reason}"
+        )
+
+    def ended(self, reason: str) -> None:
+        self._stop_timer()
+        self._client = None
+        self._server.left(self)
+        if self.epoch:
+            log.info("tunnel of the host %s (process %d) ended: %s", self.host_id, self.epoch, reason)
+
+
+class _Carried(RelayHandler):
+    """A client's channel."""
+
+    def __init__(self, tunnel: Tunnel, leg: NodeLeg) -> None:
+        super().__init__(leg)
+        self._tunnel = tunnel
+
+    def closed(self) -> None:
+        super().closed()
+        self._tunnel.let_go()

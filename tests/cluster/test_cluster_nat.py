@@ -1,0 +1,221 @@
+"""A node behind a NAT that drops whatever comes in, with only the proxy's web and tunnel ports reachable, outbound.
+
+Three network namespaces, made here: `wan` has the cluster and its users (this process moves there for as long as the
+test runs), `nat` translates and drops, `lan` has the node, whose own firewall drops, too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.cluster import cluster_packages
+
+from teleport.testing.cluster import BIN, Cluster, DaemonProcess, Host, Person, run, wait_until
+
+CLONE_NEWNET = 0x40000000
+BACK = 10.0  # seconds within which the node is back
+PREFIXES = {4: ("203.0.113.1", "203.0.113.2", 24, "10.99.0.1", "10.99.0.2", 24)}
+PREFIXES[6] = ("fd01::1", "fd01::2", 64, "fd02::1", "fd02::2", 64)
+RULES = """
+table inet guard {{
+  chain translate {{ type nat hook postrouting priority 100; oifname "out" masquerade; }}
+  chain pass {{
+    type filter hook forward priority 0; policy drop;
+    ct state established accept
+    iifname "in" oifname "out" tcp dport {{ {ports} }} accept
+  }}
+  chain own {{
+    type filter hook input priority 0; policy drop;
+    meta l4proto {{ icmp, ipv6-icmp }} accept
+  }}
+}}
+"""
+LAN_RULES = """
+table inet guard {
+  chain own {
+    type filter hook input priority 0; policy drop;
+    iifname "lo" accept
+    meta l4proto ipv6-icmp accept
+    ct state established accept
+  }
+}
+"""
+
+
+def command(*words: str, stdin: str = "") -> None:
+    """Runs one; `AssertionError` with what it said when it fails."""
+    run(*words, environment=cluster_packages.ENVIRONMENT, stdin=stdin).ok()
+
+
+def why_not() -> str:
+    """Why there can be no namespaces with a NAT here; empty when there can."""
+    if os.geteuid() != 0:
+        return "needs root: it makes network namespaces"
+    if shutil.which("ip") is None and (why := cluster_packages.install("iproute2", "ip")):
+        return why
+    if shutil.which("nft") is None and (why := cluster_packages.install("nftables", "nft")):
+        return why
+    script = "ip link add name one type veth peer name two && nft -f -"
+    done = run(
+        *("unshare", "--net", "sh", "-c", script),
+        environment=cluster_packages.ENVIRONMENT,
+        stdin=RULES.format(ports="1"),
+    )
+    return f"this kernel makes no NAT: {done.stderr.strip()[-200:]}" if done.status else ""
+
+
+@dataclass(frozen=True)
+class Net:
+    """The namespaces, by the names that the kernel has for them."""
+
+    wan: str
+    nat: str
+    lan: str
+    version: int
+
+    @property
+    def outer(self) -> str:
+        """The cluster's address, as the node reaches it."""
+        return PREFIXES[self.version][0]
+
+    def only(self, *ports: int) -> None:
+        """The ports of the cluster that the node may reach; everything else is dropped."""
+        rules = RULES.format(ports=", ".join(map(str, ports)))
+        command("ip", "netns", "exec", self.nat, "nft", "-f", "-", stdin=rules)
+
+    def link(self, state: str) -> None:
+        """Pulls the node's cable, or puts it back."""
+        command("ip", "-n", self.nat, "link", "set", "in", state)
+
+
+@contextmanager
+def net(version: int) -> Iterator[Net]:
+    """Makes the namespaces and moves to `wan`; back and away with them at the end."""
+    mark = uuid.uuid4().hex[:8]
+    made = Net(f"wan{mark}", f"nat{mark}", f"lan{mark}", version)
+    wan, nat_out, out_bits, nat_in, lan, in_bits = PREFIXES[version]
+    libc = ctypes.CDLL(None, use_errno=True)
+    with ExitStack() as stack:
+        for name in (made.wan, made.nat, made.lan):
+            command("ip", "netns", "add", name)
+            stack.callback(command, "ip", "netns", "del", name)
+            command("ip", "-n", name, "link", "set", "lo", "up")
+            for what in ("all", "default"):
+                keep = f"net.ipv6.conf.{what}.keep_addr_on_down=1"
+                dad = f"net.ipv6.conf.{what}.accept_dad=0"
+                command("ip", "netns", "exec", name, "sysctl", "-q", "-w", keep, dad)
+        for one, end, other, far in ((made.wan, "eth", made.nat, "out"), (made.nat, "in", made.lan, "eth")):
+            command("ip", "link", "add", "name", end, "netns", one, "type", "veth", "peer", "name", far, "netns", other)
+        for name, end, address, bits in (
+            (made.wan, "eth", wan, out_bits),
+            (made.nat, "out", nat_out, out_bits),
+            (made.nat, "in", nat_in, in_bits),
+            (made.lan, "eth", lan, in_bits),
+        ):
+            extra = ["nodad"] if version == 6 else []
+            command("ip", "-n", name, "addr", "add", f"{address}/{bits}", "dev", end, *extra)
+            command("ip", "-n", name, "link", "set", end, "up")
+        command("ip", "-n", made.lan, f"-{version}", "route", "add", "default", "via", nat_in)
+        forward = "net.ipv4.ip_forward=1" if version == 4 else "net.ipv6.conf.all.forwarding=1"
+        command("ip", "netns", "exec", made.nat, "sysctl", "-q", "-w", forward)
+        command("ip", "netns", "exec", made.lan, "nft", "-f", "-", stdin=LAN_RULES)
+        with open("/proc/thread-self/ns/net") as former, open(f"/run/netns/{made.wan}") as here:
+            if libc.setns(here.fileno(), CLONE_NEWNET) != 0:
+                pytest.skip(f"this process cannot move to another network: {os.strerror(ctypes.get_errno())}")
+            try:
+                yield made
+            finally:
+                assert libc.setns(former.fileno(), CLONE_NEWNET) == 0
+
+
+class Inside(DaemonProcess):
+    """A daemon in another network, which nobody here can ask whether it is ready."""
+
+    def ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log()
+        return "is ready: node" in self.log()
+
+
+def inside(network: Net, cluster: Cluster, folder: Path) -> Host:
+    """The node, which joins through the proxy."""
+    token = folder.parent / "inside-token"
+    cluster.tctl("tokens", "add", "--type=node", f"--out={token}").ok()
+    config = cluster.node_config("inside", auth_token=str(token), ca_pin=cluster.ca_pin())
+    web = f"[{network.outer}]" if network.version == 6 else network.outer
+    config["teleport"]["auth_servers"] = [f"{web}:{cluster.web_port}"]
+    host = Host(folder, config)
+    program = folder / "in-lan"
+    program.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{network.lan} {BIN}/teleport "$@"\n')
+    program.chmod(0o755)
+    host.daemon = Inside(folder, ["--config", host.config_path], program=program)
+    return host
+
+
+def says(person: Person, login: str) -> str:
+    done = person.tsh("ssh", f"{login}@inside", "echo here", seconds=60)
+    return done.stdout.strip() if done.status == 0 else ""
+
+
+@pytest.mark.parametrize(
+    ("version", "outage"),
+    [
+        pytest.param(4, 5.0, id="ipv4"),
+        pytest.param(4, 60.0, id="ipv4-long", marks=pytest.mark.long),
+        pytest.param(6, 60.0, id="ipv6-long", marks=pytest.mark.long),
+    ],
+)
+def test_a_node_behind_a_nat_takes_sessions_and_is_back_after_its_cable_was_pulled(
+    login: str, tmp_path: Path, version: int, outage: float
+) -> None:
+    if why := why_not():
+        pytest.skip(why)
+    with net(version) as network:
+        cluster = Cluster(tmp_path / "cluster")
+        everywhere = "0.0.0.0" if version == 4 else "[::]"
+        proxy = cluster.config["proxy_service"]
+        proxy["web_listen_addr"] = f"{everywhere}:{cluster.web_port}"
+        proxy["tunnel_listen_addr"] = f"{everywhere}:{cluster.tunnel_port}"
+        shown = network.outer if version == 4 else f"[{network.outer}]"
+        proxy["tunnel_public_addr"] = f"{shown}:{cluster.tunnel_port}"
+        cluster.write()
+        network.only(cluster.web_port, cluster.tunnel_port)
+        with cluster:
+            alice = cluster.add_person("alice", logins=[login])
+            alice.log_in()
+            with inside(network, cluster, tmp_path / "inside"):
+                assert says(alice, login) == "here"
+                assert alice.ssh(f"{login}@inside.{cluster.name}", "echo", "plain").ok().stdout == "plain\n"
+                data = os.urandom(2_000_000)
+                (tmp_path / "sent").write_bytes(data)
+                alice.tsh("scp", tmp_path / "sent", f"{login}@inside:{tmp_path}/there").ok()
+                assert (tmp_path / "there").read_bytes() == data
+                with subprocess.Popen(
+                    alice.ssh_arguments(f"{login}@inside.{cluster.name}", "cat"),
+                    env=alice.environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                ) as session:
+                    network.link("down")
+                    end = time.monotonic() + outage
+                    wait_until("the cable is out long enough", lambda: time.monotonic() > end, outage + 5)
+                    network.link("up")
+                    began = time.monotonic()
+                    wait_until("the node is back", lambda: says(alice, login) == "here", 5 * BACK)
+                    took = time.monotonic() - began
+                    if outage < 20:  # no tunnel dies of that
+                        told, _ = session.communicate(b"through\n", timeout=20)
+                        assert told == b"through\n", "an open session outlives a short outage"
+                    session.kill()
+                assert took < BACK, f"back after {took:.1f} s"

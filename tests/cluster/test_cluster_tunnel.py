@@ -1,0 +1,153 @@
+"""A host that is reached by a tunnel only: what leads to it, its restart and its end, and a proxy that is killed.
+
+The network that drops what comes in is `test_cluster_nat.py`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from teleport.testing.cluster import LOOPBACK, Cluster, DaemonProcess, Host, Person, at, wait_until
+
+BACK = 10.0  # seconds within which a host is back
+
+
+class TunnelHost(Host):
+    """A host whose configuration names the proxy, in a daemon with a pid file."""
+
+    def __init__(self, folder: Path, cluster: Cluster, name: str) -> None:
+        token = folder.parent / f"{name}-token"
+        cluster.tctl("tokens", "add", "--type=node", f"--out={token}").ok()
+        config = cluster.node_config(name, auth_token=str(token), ca_pin=cluster.ca_pin())
+        config["teleport"]["auth_servers"] = [at(cluster.web_port)]
+        self.listen_port = int(config["ssh_service"]["listen_addr"].rpartition(":")[2])
+        super().__init__(folder, config)
+        self.pid_file = folder / "teleport.pid"
+        self.daemon = DaemonProcess(
+            folder, ["--config", self.config_path, "--pid-file", self.pid_file], diag_port=self.diag_port
+        )
+
+    @property
+    def host_id(self) -> str:
+        return (self.data_dir / "host_uuid").read_text().strip()
+
+
+@pytest.fixture
+def behind(cluster: Cluster, tmp_path: Path) -> Iterator[TunnelHost]:
+    with TunnelHost(tmp_path / "inner", cluster, "inner") as host:
+        yield host
+
+
+def says(person: Person, login: str, name: str) -> str:
+    """What a session at the host prints, as `tsh ssh` shows it; empty when there was none."""
+    done = person.tsh("ssh", f"{login}@{name}", "echo $SSH_TELEPORT_HOST_UUID")
+    return done.stdout.strip() if done.status == 0 else ""
+
+
+def registered(cluster: Cluster, name: str) -> dict[str, object]:
+    """What auth knows of a node."""
+    (found,) = [
+        node for node in cluster.tctl("get", "nodes", "--format=json").json() if node["spec"]["hostname"] == name
+    ]
+    return dict(found["spec"])
+
+
+def test_a_host_behind_a_tunnel_takes_every_kind_of_session(
+    cluster: Cluster, alice: Person, login: str, tmp_path: Path, behind: TunnelHost
+) -> None:
+    spec = registered(cluster, "inner")
+    assert spec["use_tunnel"] is True
+    assert spec["proxy_ids"] == [(cluster.data_dir / "host_uuid").read_text().strip()]
+    assert "addr" not in spec
+    with socket.socket() as probe:
+        assert probe.connect_ex((LOOPBACK, behind.listen_port)) != 0, "it listens nowhere"
+    (line,) = [line for line in alice.tsh("ls").ok().stdout.splitlines() if "inner" in line]
+    assert "unnel" in line
+    assert says(alice, login, "inner") == behind.host_id
+    assert alice.ssh(f"{login}@inner.{cluster.name}", "echo", "plain").ok().stdout == "plain\n"
+    data = os.urandom(3_000_000)
+    (tmp_path / "sent").write_bytes(data)
+    alice.tsh("scp", tmp_path / "sent", f"{login}@inner:{tmp_path}/there").ok()
+    assert (tmp_path / "there").read_bytes() == data
+    back = alice.ssh(f"{login}@inner.{cluster.name}", "cat", tmp_path / "there", seconds=60)
+    assert back.status == 0
+    assert len(back.stdout) > 0
+    event = cluster.wait_event("session.start", server_id=behind.host_id)
+    assert event["addr.remote"].startswith(f"{LOOPBACK}:"), "the client's own address, by the proxy's word"
+
+
+def test_a_host_that_restarts_keeps_its_sessions_on_the_old_tunnel(
+    cluster: Cluster, alice: Person, login: str, tmp_path: Path, behind: TunnelHost
+) -> None:
+    client = subprocess.Popen(
+        alice.ssh_arguments(f"{login}@inner.{cluster.name}", "cat"),
+        env=alice.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert client.stdin is not None
+    assert client.stdout is not None
+    try:
+        client.stdin.write(b"before\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == b"before\n"
+        first = behind.daemon.pid
+        os.kill(first, signal.SIGHUP)
+        wait_until("the next process serves", lambda: int(behind.pid_file.read_text()) != first, 40)
+        assert says(alice, login, "inner") == behind.host_id
+        client.stdin.write(b"after\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == b"after\n", "the old session lives on the old tunnel"
+        assert client.communicate(timeout=10)[0] == b""
+        assert client.returncode == 0
+        second = int(behind.pid_file.read_text())
+        os.kill(second, signal.SIGTERM)
+        assert behind.daemon.ended() == 0
+        assert "Traceback" not in behind.daemon.log()
+        wait_until("a clean stop withdraws its presence", lambda: "inner" not in alice.tsh("ls").ok().stdout)
+    finally:
+        client.kill()
+        client.communicate()
+    behind.daemon.start()  # for the fixture
+
+
+def test_a_host_that_is_killed_is_not_led_to_any_more(
+    cluster: Cluster, alice: Person, login: str, behind: TunnelHost
+) -> None:
+    assert says(alice, login, "inner") == behind.host_id
+    behind.daemon.kill()
+    wait_until(
+        "its tunnel is gone at once",
+        lambda: f"tunnel of the host {behind.host_id} (process 1) ended" in cluster.daemon.log(),
+        5,
+    )
+    done = alice.tsh("ssh", f"{login}@inner", "true")
+    assert done.status != 0
+    assert "keeps no tunnel" in done.stderr
+    behind.daemon.start()
+    assert says(alice, login, "inner") == behind.host_id
+
+
+@pytest.mark.long
+def test_a_host_is_back_soon_after_its_proxy_was_killed(login: str, tmp_path: Path) -> None:
+    """Also when the proxy restarts gracefully: then nobody who comes meanwhile is refused."""
+    with Cluster(tmp_path / "cluster") as cluster:
+        alice = cluster.add_person("alice", logins=[login])
+        alice.log_in()
+        with TunnelHost(tmp_path / "inner", cluster, "inner") as host:
+            assert says(alice, login, "inner") == host.host_id
+            cluster.daemon.kill()
+            cluster.daemon.start()
+            began = time.monotonic()
+            wait_until("the host is back", lambda: says(alice, login, "inner") == host.host_id, 5 * BACK)
+            assert time.monotonic() - began < BACK
+            cluster.tctl("status").ok()
