@@ -25,7 +25,7 @@ from teleport.authz.forwarding import (
     why_no_socket,
     why_no_socket_listener,
 )
-from teleport.authz.transfer import Direction, most_bytes, why_no_transfer
+from teleport.authz.transfer import Direction, most_bytes, why_no_link, why_no_transfer
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, ExecMode, FileTransfer, Options, Role, RoleSpec
 
@@ -293,3 +293,28 @@ def test_the_caller_reads_what_was_refused_and_the_log_why() -> None:
     hit = why_no_forward(terms({}, forward_to=("10.0.0.1:*",)), to("10.0.0.1", 80))
     assert hit is not None
     assert hit.code is DenialCode.DENIED_BY_ROLE
+
+
+@pytest.mark.parametrize(
+    ("denied", "path", "refused"),
+    [
+        ("/srv/app/key", "/srv/app", True),
+        ("/srv/app/key", "/srv", True),
+        ("/srv/app/key", "/srv/other", False),
+        ("/srv/*/key", "/srv/x", True),
+        ("/srv/**/key", "/srv/x/y", True),
+        ("/srv/a**/key", "/srv/ab/c", True),
+        ("**/.ssh/**", "/home/a/.ssh", True),
+        ("**/.ssh/**", "/home/a", False),
+        ("**/a/b", "/x/a", True),
+        ("~/.ssh/keys", "/home/a/.ssh", True),
+        ("~/.ssh/keys", "/home/a", True),
+        ("~/.ssh/keys", "/home", True),
+        ("~/.ssh/keys", "/home/a/x", False),
+        ("~/.*", "/home/a", True),
+    ],
+)
+def test_no_link_leads_around_what_is_denied(denied: str, path: str, refused: bool) -> None:
+    """In place of a folder above a denied path, a link would give that path to a file of another name."""
+    held = terms({"file_transfer": FileTransfer(deny_paths=(denied,))})
+    assert (why_no_link(held, path, home="/home/a") is not None) is refused

@@ -223,6 +223,26 @@ def test_an_account_with_a_process_left_stays_until_it_has_ended(lab: Lab) -> No
     assert not exists(name)
 
 
+@pytest.mark.parametrize("how", ["ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)", "0"], ids=["undumpable", "setuid"])
+def test_a_process_that_root_seems_to_own_is_one_of_the_account_all_the_same(lab: Lab, how: str) -> None:
+    """One that may not be dumped, as an SSH agent; one that runs a program with root's rights, as sudo."""
+    name = lab.name()
+    held = lab.enter(name)
+    assert held is not None
+    uid = pwd.getpwnam(name).pw_uid
+    become = f"os.setresuid({uid}, {0 if how == '0' else uid}, {0 if how == '0' else uid})"
+    code = f"import ctypes, os, sys; {become}; {how}; print('x', flush=True); sys.stdin.read()"
+    with subprocess.Popen(["/usr/bin/python3", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as left:
+        assert left.stdout is not None
+        assert left.stdout.readline() == b"x\n"
+        lab.users.leave(held)
+        lab.users.sweep()
+        assert exists(name)
+        left.communicate()
+    lab.users.sweep()
+    assert not exists(name)
+
+
 def test_many_sessions_that_begin_at_once_make_one_account(lab: Lab) -> None:
     name, others = lab.name(), [lab.name() for _ in range(3)]
     with ThreadPoolExecutor(6) as pool:

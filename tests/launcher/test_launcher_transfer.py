@@ -8,7 +8,10 @@ import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +59,30 @@ def test_nothing_of_processes_is_opened_also_without_rules(path: str) -> None:
         open_file(path.encode(), os.O_RDONLY, 0, None)
     with pytest.raises(PermissionError):
         open_file(path.encode(), os.O_RDONLY, 0, lambda _: 0)
+
+
+def test_nothing_of_processes_is_opened_by_a_second_mount_of_procfs(tmp_path: Path) -> None:
+    """Chroots and containers have one of their own: what lies on it counts, not where it is or its device."""
+    code = (
+        "import os, sys\n"
+        "from teleport.launcher.transfer.paths import open_file, pinned\n"
+        "for name in ('version', f'{os.getppid()}/mem', f'{os.getpid()}/fd'):\n"
+        "    try:\n"
+        "        open_file(os.fsencode(f'{sys.argv[1]}/{name}'), os.O_RDONLY, 0, None)\n"
+        "    except (PermissionError, IsADirectoryError):\n"
+        "        continue\n"
+        "    sys.exit(f'{name} was opened')\n"
+        "try:\n"
+        "    with pinned(os.fsencode(f'{sys.argv[1]}/{os.getpid()}/fd')):\n"
+        "        sys.exit('its own descriptors were listed')\n"
+        "except PermissionError:\n"
+        "    print('refused')\n"
+    )
+    script = 'mount -t proc proc "$1" || exit 77; exec "$2" -c "$3" "$1"'
+    ran = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", tmp_path, sys.executable, code],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    if ran.returncode == 77 or "unshare failed" in ran.stderr:
+        pytest.skip(f"no procfs can be mounted here: {ran.stderr.strip()}")
+    assert ran.stdout == "refused\n", ran.stderr

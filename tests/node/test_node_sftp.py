@@ -520,3 +520,95 @@ async def test_no_transfer_at_all_is_refused_at_the_start(launcher_end: Launcher
             assert ran.status == 255
             assert "Your roles do not allow looking at files." in ran.stderr
             await lab.events.wait_for("session.request_denied")
+
+
+@pytest.mark.parametrize("way", ["upload", "download"])
+async def test_what_is_open_moves_no_further_when_its_permission_is_taken_away(
+    launcher_end: LauncherEnd, tmp_path: Path, way: str
+) -> None:
+    """Threat T50: a role that changes also holds for what was opened before, both ways, and for folders."""
+    (tmp_path / "old").write_bytes(b"secret")
+    async with lab_of(launcher_end) as lab, raw(lab, tmp_path) as client:
+        handle = await client.open(tmp_path / ("new" if way == "upload" else "old"),
+                                   wire.WRITE | wire.CREATE if way == "upload" else wire.READ)  # fmt: skip
+        other = await client.open(tmp_path / ("old" if way == "upload" else "new"),
+                                  wire.READ if way == "upload" else wire.WRITE | wire.CREATE)  # fmt: skip
+        kind, reader = await client.ask(Packet.OPENDIR, wire.string(os.fsencode(tmp_path)))
+        assert kind == Packet.HANDLE
+        folder = reader.string()
+        name = wire.string(handle)
+        write, read = struct.pack(">Q", 0) + wire.string(b"abc"), struct.pack(">QI", 0, 3)
+        if way == "upload":
+            assert await client.status(Packet.WRITE, name, write) == Status.OK
+        else:
+            assert (await client.ask(Packet.READ, name, read))[0] == Packet.DATA
+        lab.rules.options(**rules(**{way: False}, deny_paths=(str(tmp_path),)))
+        lab.node.reconsider()
+        more = (Packet.WRITE, struct.pack(">Q", 3) + wire.string(b"def")) if way == "upload" else (Packet.READ, read)
+        assert await client.status(more[0], name, more[1]) == Status.PERMISSION_DENIED
+        assert await client.status(Packet.FSTAT, name) == Status.PERMISSION_DENIED
+        assert await client.status(Packet.READDIR, wire.string(folder)) == Status.PERMISSION_DENIED
+        (event,) = told(lab)
+        assert (event.code, event.size, event.error) == ("T9220W", 3, f"role 'access' does not allow {way}s")
+        if way == "upload":
+            assert (tmp_path / "new").read_bytes() == b"abc"
+            assert (await client.ask(Packet.READ, wire.string(other), read))[0] == Packet.DATA
+        else:
+            assert await client.status(Packet.WRITE, wire.string(other), write) == Status.OK
+        assert await client.status(Packet.CLOSE, name) == Status.PERMISSION_DENIED
+        assert await client.status(Packet.CLOSE, wire.string(other)) == Status.OK
+        assert await client.end() == 0
+
+
+async def test_a_smaller_limit_holds_for_what_is_open(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    async with lab_of(launcher_end) as lab, raw(lab, tmp_path) as client:
+        name = wire.string(await client.open(tmp_path / "new", wire.WRITE | wire.CREATE))
+        lab.rules.options(**rules(max_file_size=5))
+        lab.node.reconsider()
+        for offset, status in ((0, Status.OK), (3, Status.PERMISSION_DENIED)):
+            data = struct.pack(">Q", offset) + wire.string(b"abc")
+            assert await client.status(Packet.WRITE, name, data) == status
+        lab.rules.options(**rules(max_file_size=2))
+        lab.node.reconsider()
+        assert await client.status(Packet.FSTAT, name) == Status.PERMISSION_DENIED
+        assert await client.end() == 0
+
+
+async def test_no_link_takes_the_place_of_a_folder_above_what_is_denied(
+    launcher_end: LauncherEnd, tmp_path: Path
+) -> None:
+    """Threat T49: `deny_paths` name a file; neither its folder nor one further up becomes a link to another folder."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "ready").symlink_to(other)
+    denied = f"{tmp_path}/app/conf/keys"
+    async with lab_of(launcher_end, **rules(deny_paths=(denied,))) as lab, raw(lab, tmp_path) as client:
+        for place in (tmp_path / "app", tmp_path / "app" / "conf"):
+            for old in (tmp_path / "ready", other):
+                both = wire.string(os.fsencode(old)), wire.string(os.fsencode(place))
+                assert await client.status(Packet.SYMLINK, *both) == Status.PERMISSION_DENIED
+                assert await client.status(Packet.RENAME, *both) == Status.PERMISSION_DENIED
+                for name in (b"posix-rename@openssh.com", b"hardlink@openssh.com"):
+                    assert await client.status(Packet.EXTENDED, wire.string(name), *both) == Status.PERMISSION_DENIED
+            place.mkdir()
+            away = wire.string(os.fsencode(place)), wire.string(os.fsencode(tmp_path / "away"))
+            assert await client.status(Packet.RENAME, *away) == Status.PERMISSION_DENIED
+        free = wire.string(b"other"), wire.string(os.fsencode(tmp_path / "free"))
+        assert await client.status(Packet.SYMLINK, *free) == Status.OK
+        assert sorted(os.listdir(tmp_path)) == ["app", "client", "free", "other", "ready"]
+        assert await client.end() == 0
+
+
+async def test_where_paths_are_named_no_other_account_is_told(launcher_end: LauncherEnd, tmp_path: Path) -> None:
+    """Neither where its home is nor whether there is such an account."""
+    async with lab_of(launcher_end, **rules(download_paths=(f"{tmp_path}/**",))) as lab, raw(lab, tmp_path) as client:
+        answers = set()
+        for account in (b"daemon", b"nobody-of-that-name"):
+            for name, of in ((b"expand-path@openssh.com", b"~" + account + b"/x"), (b"home-directory", account)):
+                kind, reader = await client.ask(Packet.EXTENDED, wire.string(name), wire.string(of))
+                assert kind == Packet.STATUS
+                answers.add((reader.u32(), bytes(reader.string())))
+        assert len(answers) == 1
+        kind, _ = await client.ask(Packet.EXTENDED, wire.string(b"home-directory"), wire.string(ME.encode()))
+        assert kind == Packet.NAME
+        assert await client.end() == 0

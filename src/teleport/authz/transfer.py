@@ -86,14 +86,42 @@ def why_no_rsync(terms: ChannelTerms) -> AccessDenial | None:
 
 def why_no_move(terms: ChannelTerms, old: str, new: str, *, home: str = "") -> AccessDenial | None:
     """What forbids giving the file at `old` the name `new`, too or instead. It changes both; and what may not be
-    downloaded by one name may not get another by which it may."""
+    downloaded by one name may not get another by which it may. What is moved may be a folder, or a link to one, by the
+    time that it is moved: so neither name may be one of a folder above a denied path."""
     for path in (old, new):
-        denied = why_no_transfer(terms, Direction.UPLOAD, path, home=home)
+        denied = why_no_link(terms, path, home=home)
         if denied is not None:
             return denied
     if why_no_transfer(terms, Direction.DOWNLOAD, new, home=home) is None:
         return why_no_transfer(terms, Direction.DOWNLOAD, old, home=home)
     return None
+
+
+def why_no_link(terms: ChannelTerms, path: str, *, home: str = "") -> AccessDenial | None:
+    """What forbids that `path` leads elsewhere from now on. A link in place of a folder above a denied path would give
+    that path to what is written under another name."""
+    reasons = []
+    for grant in terms.grants:
+        why = _why_not_moved(grant, Direction.UPLOAD, path, home, 0)
+        if not why and any(_may_be_above(path, entry, home) for entry in grant.file_transfer.deny_paths):
+            why = "denies paths that may be below it"
+        if not why:
+            return None
+        reasons.append(f"role {grant.role!r} {why}")
+    return refusal(f"upload of {path[:200]!r}", *reasons)
+
+
+def _may_be_above(path: str, entry: str, home: str) -> bool:
+    """Whether something below `path` may match `entry` for what is above it, so that it would not match elsewhere.
+
+    That is so where a part of the pattern that ends before a slash, or within a `**`, matches `path`. A `**` at the
+    very start matches wherever a folder is moved to.
+    """
+    if entry.startswith("~") and f"{home}/".startswith(path.rstrip("/") + "/"):
+        return True
+    ends = {found.start() for found in re.finditer("/", entry)} | {found.end() for found in re.finditer(r"\*\*", entry)}
+    parts = {entry[:end] for end in ends if end < len(entry) or entry.endswith("**")} - {"", "**"}
+    return any(parse_path_pattern(part).matches(path, home) for part in parts)
 
 
 def why_no_tree(terms: ChannelTerms, direction: Direction, path: str, *, home: str = "") -> AccessDenial | None:

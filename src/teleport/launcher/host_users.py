@@ -342,9 +342,14 @@ def _shell() -> str:
 
 
 def _processes_of(uid: int) -> bool:
+    """Whether any process has `uid` as any of its four uids (proc(5)): /proc/PID belongs to the effective one, which is
+    another's while a program with the rights of its file runs."""
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError):
-                if os.stat(f"/proc/{name}").st_uid == uid:
-                    return True
+            with contextlib.suppress(OSError), open(f"/proc/{name}/status", "rb") as file:
+                for line in file:
+                    if line.startswith(b"Uid:"):
+                        if str(uid).encode() in line.split()[1:]:
+                            return True
+                        break
     return False

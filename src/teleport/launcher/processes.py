@@ -48,6 +48,18 @@ def set_no_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
+_PROC_SUPER_MAGIC = 0x9FA0
+
+
+def on_procfs(descriptor: int) -> bool:
+    """Whether what is open lies on any procfs, wherever that is mounted (statfs(2), f_type)."""
+    found = (ctypes.c_uint * 64)()  # struct statfs is shorter; f_type is its first field, and these 32 bits of it count
+    if _libc.fstatfs(descriptor, found) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(found[0]) == _PROC_SUPER_MAGIC
+
+
 def rename_new(old: bytes, new: bytes, old_folder: int, new_folder: int) -> None:
     """Renames, and `FileExistsError` where there is something by the new name (renameat2(2), RENAME_NOREPLACE)."""
     if _libc.renameat2(old_folder, old, new_folder, new, 1) != 0:

@@ -22,6 +22,7 @@ from teleport.authz.transfer import (
     Direction,
     most_bytes,
     scope,
+    why_no_link,
     why_no_move,
     why_no_rsync,
     why_no_transfer,
@@ -70,7 +71,10 @@ class Transfers:
         self._fail = fail
         self._home = ""
         self._scope = program.scope
-        self._open: dict[int, tuple[str, str]] = {}  # direction and path of files that are open
+        # Files that are open: the terms that they were judged by, direction, path, how many bytes may move (0: any).
+        self._open: dict[int, tuple[ChannelTerms, str, str, int]] = {}
+        self._judged: ChannelTerms | None = None  # what the process was told of last
+        self._answered: tuple[ChannelTerms | None, int] = (None, 0)  # what its last question was answered by, and how
         self._waiting: deque[tuple[int, datetime, dict[str, Any]]] = deque()
         self._scheduled = False
         self._turn = asyncio.Lock()
@@ -82,11 +86,29 @@ class Transfers:
         self.reconsider()  # rules may have changed since the process was told of them
 
     def reconsider(self) -> None:
-        """Rules changed: what is asked from now on goes by them, and what has to be asked may be another."""
-        now = scope(self._terms())
-        if now != self._scope:
-            self._scope = now
+        """Rules changed: what is asked from now on goes by them, what has to be asked may be another, and what is open
+        and may be so no longer moves no further."""
+        terms = self._terms()
+        now = scope(terms)
+        if now != self._scope or (self._judged is not None and terms != self._judged):
             self._send(["terms", now.asks, now.looks])
+        self._scope, self._judged = now, terms
+        for handle, (judged, direction, path, most) in self._open.items():
+            if judged != terms:
+                self._open[handle] = (terms, direction, path, self._judge_open(handle, terms, direction, path, most))
+
+    def _judge_open(self, handle: int, terms: ChannelTerms, direction: str, path: str, before: int) -> int:
+        """Rules as they are now, for what was opened by others; how many bytes may move, which were `before`."""
+        most = 0
+        for way in direction.split("+"):
+            denied, limit = self._judge(terms, [way, path, 0])
+            if denied is not None:
+                self._send(["stop", handle, denied.public, "; ".join(denied.reasons) or denied.public, 0])
+                return before
+            most = min((one for one in (most, limit) if one), default=0)
+        if most != before:
+            self._send(["stop", handle, "", "", most])
+        return most
 
     def _send(self, message: list[Any]) -> None:
         try:
@@ -122,7 +144,10 @@ class Transfers:
             case ["ask", int(number), list(questions)]:
                 self._answer(number, questions)
             case ["opened", int(handle), str(direction), str(path)]:
-                self._open[handle] = (direction, path)
+                terms, (answered, most) = self._terms(), self._answered
+                if terms != answered:  # it was not asked about, or rules changed since
+                    most = self._judge_open(handle, terms, direction, path, most)
+                self._open[handle] = (terms, direction, path, most)
             case ["done", int(number), int(handle), dict(fields)]:
                 self._open.pop(handle, None)
                 self._put(number, fields)
@@ -131,6 +156,7 @@ class Transfers:
 
     def _answer(self, number: int, questions: list[Any]) -> None:
         terms, most = self._terms(), 0
+        self._answered = (terms, 0)
         for question in questions:
             denied, limit = self._judge(terms, question)
             if denied is not None:
@@ -139,6 +165,7 @@ class Transfers:
                 self._send(["answer", number, denied.public, "; ".join(denied.reasons) or denied.public, 0])
                 return
             most = min((one for one in (most, limit) if one), default=0)
+        self._answered = (terms, most)
         self._send(["answer", number, "", "", most])
 
     def _judge(self, terms: ChannelTerms, question: list[Any]) -> tuple[AccessDenial | None, int]:
@@ -147,6 +174,8 @@ class Transfers:
         match question:
             case ["move", str(old), str(new)]:
                 return why_no_move(terms, old, new, home=self._home), 0
+            case ["link", str(path), int()]:
+                return why_no_link(terms, path, home=self._home), 0
             case ["tree", str(way), str(path)]:
                 return why_no_tree(terms, Direction(way), path, home=self._home), 0
             case [str(way), str(path), int(size)]:
@@ -217,7 +246,7 @@ class Transfers:
         if not self._ended.done():
             await asyncio.wait({self._ended}, timeout=_SETTLE_SECONDS)
         self._stop_hearing()
-        for direction, path in self._open.values():
+        for _, direction, path, _ in self._open.values():
             action = "write" if "upload" in direction else "read"
             why = "the process that moved it was killed"
             fields = {"action": action, "path": path, "direction": direction.rpartition("+")[2]}

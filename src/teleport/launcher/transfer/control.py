@@ -9,7 +9,8 @@ Every message is one packet of a SOCK_SEQPACKET socket, a JSON list that begins 
                       done NUMBER HANDLE {...}              something was done, or failed; HANDLE 0: no open file
     daemon -> child   answer NUMBER PUBLIC WHY MOST         PUBLIC empty: yes; MOST: bytes that may move, 0: any
                       kept NUMBER                           everything up to there is on record
-                      terms ASKS LOOKS                      what has to be asked from now on
+                      terms ASKS LOOKS                      rules changed: what has to be asked from now on
+                      stop HANDLE PUBLIC WHY MOST           of an open file; PUBLIC empty: MOST bytes of it may move
 
 The end of the socket is the end of the daemon, or its wish.
 """
@@ -41,6 +42,14 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """What changed rules mean for a file that is open: it may move no further, or `most` bytes of it (0: any)."""
+
+    refused: Refused | None
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Something that was done to a file, or was tried (`error`). Paths are whole; sizes are bytes."""
 
@@ -65,6 +74,8 @@ class Control:
         self._answer: tuple[int, str, str, int] | None = None
         self._told = 0
         self._kept = 0
+        self.stops: dict[int, Stop] = {}  # by handle; whoever has the files open takes them out
+        self.changed = False  # whether rules changed; whoever has folders open asks again, and sets it back
         self._replies: deque[tuple[int, bytes]] = deque()
 
     def fileno(self) -> int:
@@ -154,7 +165,9 @@ class Control:
             case ["kept", int(number)]:
                 self._kept = number
             case ["terms", bool(asks), bool(looks)]:
-                self.asks, self.looks = asks, looks
+                self.asks, self.looks, self.changed = asks, looks, True
+            case ["stop", int(handle), str(public), str(why), int(most)]:
+                self.stops[handle] = Stop(Refused(public, why) if public else None, most)
         return True
 
 

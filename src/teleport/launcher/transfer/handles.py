@@ -8,7 +8,7 @@ import resource
 from collections.abc import Iterator
 
 import teleport.wire.sftp as wire
-from teleport.launcher.transfer.control import Control, Done
+from teleport.launcher.transfer.control import Control, Done, Refused
 from teleport.launcher.transfer.hashing import Passing
 
 MOST_HANDLES = 512
@@ -68,13 +68,14 @@ class Handles:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._open: dict[bytes, OpenFile | OpenFolder] = {}
+        self._stopped: dict[bytes, Refused] = {}  # what the client has open, and rules have closed
         self._last = 0
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.most = min(MOST_HANDLES, max(soft - 32, 8))
 
     def room(self) -> None:
         """`OSError` when nothing more may be open."""
-        if len(self._open) >= self.most:
+        if len(self._open) + len(self._stopped) >= self.most:
             raise OSError(24, f"{self.most} files are open, which is as many as may be")
 
     def add(self, opened: OpenFile | OpenFolder) -> bytes:
@@ -89,22 +90,60 @@ class Handles:
 
     def file(self, name: bytes) -> OpenFile:
         """An open file; `KeyError` when there is none by that name."""
-        found = self._open[name]
+        found = self.any(name)
         if not isinstance(found, OpenFile):
             raise KeyError(name)
         return found
 
     def folder(self, name: bytes) -> OpenFolder:
-        found = self._open[name]
+        found = self.any(name)
         if not isinstance(found, OpenFolder):
             raise KeyError(name)
         return found
 
     def any(self, name: bytes) -> OpenFile | OpenFolder:
+        if (refused := self._stopped.get(name)) is not None:
+            raise Refused(str(refused), refused.why)
         return self._open[name]
 
+    def obey(self) -> None:
+        """Does what the daemon said since about what is open: of changed rules, closes what they take away."""
+        if self._control.changed:
+            self._control.changed = False
+            for name, opened in list(self._open.items()):
+                if isinstance(opened, OpenFolder):
+                    try:
+                        self._control.look(opened.path)
+                    except Refused as error:
+                        self._stop(name, error)
+        while self._control.stops:
+            handle, stop = self._control.stops.popitem()
+            name = handle.to_bytes(4, "big")
+            file = self._open.get(name)
+            if not isinstance(file, OpenFile):
+                continue  # it was closed meanwhile
+            file.most = stop.most
+            refused = stop.refused
+            if refused is None:
+                try:
+                    file.within(os.fstat(file.descriptor).st_size)
+                except OSError as too_large:
+                    why = too_large.strerror or "it is too large"
+                    refused = Refused(why, why)
+            if refused is not None:
+                self._stop(name, refused)
+
+    def _stop(self, name: bytes, refused: Refused) -> None:
+        self._stopped[name] = refused
+        self.close(name, refused.why, hurry=True)
+
     def close(self, name: bytes, error: str = "", *, hurry: bool = False) -> int:
-        """Closes it, and tells what went by; the number under which that will be on record, 0: nothing to tell."""
+        """Closes it, and tells what went by; the number under which that will be on record, 0: nothing to tell.
+
+        `Refused` for what changed rules have closed already.
+        """
+        if name not in self._open and (refused := self._stopped.pop(name, None)) is not None:
+            raise Refused(str(refused), refused.why)
         opened, number = self._open.pop(name), 0
         try:
             if isinstance(opened, OpenFile):

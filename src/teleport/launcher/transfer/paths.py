@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from teleport.launcher import processes
+
 PIN = os.O_PATH | os.O_CLOEXEC
 _PLAIN = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a FIFO or a device never holds this process up
 _MOST_LINKS = 40
@@ -37,14 +39,14 @@ def real_path(descriptor: int) -> str:
     return path
 
 
-def own(path: str) -> bool:
-    """Whether a real path is about this very process: its memory, its descriptors."""
-    return path == f"/proc/{os.getpid()}" or path.startswith(f"/proc/{os.getpid()}/")
+def own(descriptor: int, path: str) -> bool:
+    """Whether what is open is about this very process: its memory, its descriptors, on whichever procfs."""
+    return str(os.getpid()) in path.split("/") and processes.on_procfs(descriptor)
 
 
 def not_of_processes(descriptor: int, real: str) -> None:
     """`PermissionError` for what lies on procfs: through a process's memory there, files become commands."""
-    if real == "/proc" or real.startswith("/proc/") or os.fstat(descriptor).st_dev == os.stat("/proc").st_dev:
+    if real == "/proc" or real.startswith("/proc/") or processes.on_procfs(descriptor):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
@@ -67,7 +69,7 @@ def pinned(path: bytes, *, follow: bool = True) -> Iterator[tuple[int, str]]:
     descriptor = os.open(path or b".", PIN if follow else PIN | os.O_NOFOLLOW)
     try:
         real = real_path(descriptor)
-        if own(real):
+        if own(descriptor, real):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         yield descriptor, real
     finally:

@@ -10,6 +10,7 @@ import teleport.wire.scp_lines as lines
 from teleport.launcher.transfer.control import Control, Done, Ended, Refused
 from teleport.launcher.transfer.hashing import Passing
 from teleport.launcher.transfer.paths import pinned
+from teleport.launcher.transfer.sftp_names import user_name
 from teleport.launcher.values import Transfer
 
 _PIECE = 256 * 1024
@@ -69,6 +70,7 @@ class End:
         self.stream = Stream()
         self.errors = 0
         self._handle = 0
+        self._most = 0  # bytes of the file that moves that may move, 0: any
         self._open: tuple[int, Done, Passing, int] | None = None  # handle, what is told, what went by, descriptor
 
     def failed(self, path: str, error: Exception) -> None:
@@ -96,10 +98,21 @@ class End:
     def began(self, done: Done, descriptor: int) -> Passing:
         """A file is open and begins to move."""
         self._handle += 1
-        passing = Passing()
+        passing, self._most = Passing(), 0
         self._open = (self._handle, done, passing, descriptor)
         self.control.opened(self._handle, done.direction, done.path)
         return passing
+
+    def stopped(self) -> str:
+        """Why the file that moves may move no longer, for the client; empty: it may."""
+        self.control.hear()
+        stop = self.control.stops.pop(self._handle, None)
+        if stop is None or self._open is None:
+            return ""
+        if stop.refused is not None:
+            return str(stop.refused)
+        self._most = stop.most
+        return ""
 
     def ended(self, error: str = "", *, hurry: bool = False) -> None:
         """It has moved, or not: closes it; returns once that is on record."""
@@ -137,6 +150,8 @@ def expand(control: Control, home: str, word: tuple[str, str]) -> list[bytes]:
     if how.startswith("~"):
         name = how[1:].rstrip("*")
         try:
+            if name and control.asks and control.looks and name != user_name(os.getuid()):
+                raise KeyError(name)  # where roles name paths, it is not told whether there is such an account
             base = pwd.getpwnam(name).pw_dir if name else home
         except (KeyError, UnicodeEncodeError):
             base = f"~{name}"

@@ -177,17 +177,22 @@ class Sink(End):
             return
         passing = self.began(Done("write", real, direction="upload"), descriptor)
         self.stream.write(b"\0")
-        trouble = ""
-        while passing.size < entry.size:
-            piece = self.stream.piece(entry.size - passing.size)
+        trouble, arrived = "", 0
+        while arrived < entry.size:
+            piece = self.stream.piece(entry.size - arrived)
             if not piece:
                 self.ended("the client stopped sending")
                 raise Ended
-            at = passing.size
+            trouble = trouble or self.stopped()
+            if self._most and entry.size > self._most:
+                trouble = trouble or f"your roles allow files of at most {self._most} bytes"
+            at, arrived = arrived, arrived + len(piece)
+            if trouble:
+                continue  # its length was announced; nothing more of it is written
             passing.add(at, piece)
             try:
                 done = 0
-                while done < len(piece) and not trouble:
+                while done < len(piece):
                     done += os.pwrite(descriptor, piece[done:], at + done)
             except OSError as failed:
                 trouble = failed.strerror or "writing failed"

@@ -80,6 +80,9 @@ class Source(End):
         left = found.st_size
         while left:
             count = 0
+            trouble = trouble or self.stopped()
+            if self._most and found.st_size > self._most:
+                trouble = trouble or f"your roles allow files of at most {self._most} bytes"
             if not trouble:
                 try:
                     count = os.preadv(descriptor, [self._page[: min(left, _PIECE)]], passing.size)

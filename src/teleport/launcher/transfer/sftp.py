@@ -82,6 +82,7 @@ class Server:
             ready = dict(poll.poll())
             if self._control.fileno() in ready:
                 self._control.hear()
+                self._handles.obey()
                 self._reply(*self._control.replies())
             if 0 in ready and listening:
                 if len(buffer) - end < wire.MAX_PACKET + 4:
@@ -227,6 +228,8 @@ class Server:
             self._reply(wire.status(number, _STATUS.get(error.errno or 0, Status.FAILURE), why))
         except KeyError:
             self._reply(wire.status(number, Status.NO_SUCH_FILE, "no such handle"))
+        except Refused as error:
+            self._reply(wire.status(number, Status.PERMISSION_DENIED, str(error)))
         else:
             if count == 0:
                 self._reply(wire.status(number, Status.EOF))

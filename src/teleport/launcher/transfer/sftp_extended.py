@@ -65,14 +65,24 @@ class Extended:
         path = reader.path()
         if path.startswith(b"~"):
             name, _, rest = path[1:].partition(b"/")
-            path = os.path.join(_home_of(name) if name else os.fsencode(self._work.home), rest)
+            path = os.path.join(self._home_of(name), rest)
         whole = os.path.normpath(os.path.join(os.fsencode(self._work.home), path))
         return wire.names(number, [(whole, whole, Attributes())])
 
     def _home(self, number: int, reader: Reader) -> bytes:
         name = reader.string()
-        home = _home_of(name) if name else os.fsencode(self._work.home)
+        home = self._home_of(name)
         return wire.names(number, [(home, home, Attributes())])
+
+    def _home_of(self, name: bytes) -> bytes:
+        """The home of an account, empty: of this one. Where roles name paths no other account's is told, nor whether
+        there is such an account."""
+        if not name:
+            return os.fsencode(self._work.home)
+        control = self._work.control
+        if control.asks and control.looks and os.fsdecode(name) != user_name(os.getuid()):
+            raise PermissionError(errno.EACCES, "your roles name paths, so only this account's home is told")
+        return _home_of(name)
 
     def _by_id(self, number: int, reader: Reader) -> bytes:
         parts = []
@@ -87,9 +97,11 @@ class Extended:
         return wire.packet(Packet.EXTENDED_REPLY, number, *parts)
 
     def _copy(self, number: int, reader: Reader) -> bytes:
-        source = self._work.handles.file(reader.string())
+        first = reader.string()
+        source = self._work.handles.file(first)
         start, length = reader.u64(), reader.u64()
-        target = self._work.handles.file(reader.string())
+        second = reader.string()
+        target = self._work.handles.file(second)
         to = reader.u64()
         if source.read is None or target.written is None:
             raise OSError(errno.EBADF, "the files were not opened for it")
@@ -97,6 +109,10 @@ class Extended:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         left = length or 2**62
         while left and (data := os.pread(source.descriptor, min(_PIECE, left), start)):
+            self._work.control.hear()
+            self._work.handles.obey()
+            if self._work.handles.file(first) is not source or self._work.handles.file(second) is not target:
+                raise KeyError(first)
             target.within(to + len(data))
             source.read.add(start, data)
             view = memoryview(data)

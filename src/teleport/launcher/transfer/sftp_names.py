@@ -256,17 +256,17 @@ class NameRequests:
     def _ask_move(self, source: Place, target: Place) -> None:
         if not self._control.asks:
             return
+        self._control.ask(("move", source.path, target.path))
         if self._control.looks and stat.S_ISDIR(source.status().st_mode):
             # With a folder everything in it gets another path, and rules are about paths.
             raise PermissionError(errno.EPERM, "your roles name paths, so folders cannot be renamed")
-        self._control.ask(("move", source.path, target.path))
 
     def _symlink(self, number: int, reader: Reader) -> bytes:
         text, path = reader.path(), reader.path()  # in the order of OpenSSH, which is not that of the draft
         self._work.trying("symlink", self._work.shown(path), os.fsdecode(text))
         with self._there(path, place(path)) as spot:
             self._work.trying("symlink", spot.path, os.fsdecode(text))
-            self._control.ask(("upload", spot.path, 0))
+            self._control.ask(("link", spot.path, 0))
             os.symlink(text, spot.name, dir_fd=spot.folder)
         return self._work.did(number)
 
