@@ -22,7 +22,8 @@ from teleport.pki.sshformat import parse_certificate_line
 from teleport.testing.auth import CLUSTER, PASSWORD, RunningAuth, present_clock, running_auth
 from teleport.testing.authenticator import Authenticator
 from teleport.testing.clock import FakeClock
-from teleport.web.service import CSRF_COOKIE, MAX_BODY
+from teleport.web.pages import CSRF_COOKIE
+from teleport.web.service import MAX_BODY
 
 CERTS = "/webapi/ssh/certs"
 TOKEN = "/webapi/users/password/token"
@@ -150,7 +151,7 @@ async def test_who_fails_waits_and_who_shares_the_address_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T23: growing, bounded, by user and address; a success clears it; known and unknown users are treated alike."""
-    monkeypatch.setattr("teleport.web.service.is_own", lambda address: False)
+    monkeypatch.setattr("teleport.web.attempts.is_own", lambda address: False)
     key = generate_p256()
     calls = Calls(AccessDenied("the user name, the password or the code is wrong"))
     async with running_web(tmp_path, calls, ()) as web:
@@ -178,7 +179,7 @@ async def test_who_fails_waits_and_who_shares_the_address_does_not(
 
 
 async def test_many_names_from_one_address_wait_a_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("teleport.web.service.is_own", lambda address: False)
+    monkeypatch.setattr("teleport.web.attempts.is_own", lambda address: False)
     key = generate_p256()
     async with running_web(tmp_path, Calls(AccessDenied("wrong")), ()) as web:
         answers = []
@@ -198,7 +199,7 @@ async def test_a_login_that_a_stranger_began_does_not_shorten_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, path: str
 ) -> None:
     """Anybody can begin one and ask for it: that proves nothing, so what failed from there still counts."""
-    monkeypatch.setattr("teleport.web.service.is_own", lambda address: False)
+    monkeypatch.setattr("teleport.web.attempts.is_own", lambda address: False)
     key = generate_p256()
 
     class Begun(Calls):

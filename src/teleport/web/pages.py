@@ -1,0 +1,109 @@
+"""The pages for browsers, what every answer says to them, and how a page proves that a request is its own."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from importlib import resources
+
+from aiohttp import web
+
+from teleport.errors import AccessDenied, NotFound
+
+CSRF_COOKIE = "__Host-grv_csrf"
+CSRF_HEADER = "X-CSRF-Token"
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",  # invitation links carry a secret
+    "Strict-Transport-Security": "max-age=31536000",
+    "Cache-Control": "no-store",
+    "Server": "teleport",  # which library serves is nobody's business
+}
+
+
+async def secure(_: web.Request, response: web.StreamResponse) -> None:
+    """Every answer carries these, also an error and the opening of a tunnel."""
+    response.headers.update(SECURITY_HEADERS)
+
+
+def check_csrf(request: web.Request) -> None:
+    """The page proves itself by repeating its cookie in a header, which no other site can read. Programs send neither.
+
+    A browser names an `Origin` with every request that could come from another site, so without a cookie that is
+    refused too.
+    """
+    cookie, header = request.cookies.get(CSRF_COOKIE), request.headers.get(CSRF_HEADER, "")
+    if cookie is None and "Origin" not in request.headers:
+        return
+    if not cookie or not hmac.compare_digest(cookie.encode(), header.encode(errors="surrogateescape")):
+        raise AccessDenied("this request did not come from the page of this proxy; load the page again")
+
+
+async def lease_page(request: web.Request) -> web.Response:
+    """Where a hardware key approves a lease."""
+    return _page(request, "lease.html")
+
+
+async def invite_page(request: web.Request) -> web.Response:
+    """Where a password and a second factor are set."""
+    return _page(request, "invite.html")
+
+
+def _page(request: web.Request, name: str) -> web.Response:
+    """A page that sends something: with the cookie that it repeats."""
+    response = web.Response(body=_file(name), content_type="text/html", charset="utf-8")
+    value = request.cookies.get(CSRF_COOKIE) or secrets.token_urlsafe(24)
+    response.set_cookie(CSRF_COOKIE, value, secure=True, samesite="Strict", path="/")
+    return response
+
+
+async def landing(_: web.Request) -> web.Response:
+    """What is here."""
+    return web.Response(body=_file("index.html"), content_type="text/html", charset="utf-8")
+
+
+async def to_web(_: web.Request) -> web.Response:
+    """From the bare address to what is here."""
+    return web.Response(status=302, headers={"Location": "/web"})
+
+
+async def static(request: web.Request) -> web.Response:
+    """Scripts, styles and pictures of the pages."""
+    name = request.match_info["name"]
+    kinds = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+    if name not in _static_names():
+        raise NotFound("there is no such page")
+    kind = kinds["." + name.rpartition(".")[2]]
+    return web.Response(body=_file(name), content_type=kind, charset="utf-8")
+
+
+async def login_page(request: web.Request) -> web.Response:
+    """Where a login of a tsh elsewhere is answered."""
+    return _page(request, "login.html")
+
+
+def qr_png(text: str) -> str:
+    """A QR code as PNG in base64."""
+    import base64
+    import io
+
+    import segno
+
+    image = io.BytesIO()
+    segno.make(text, error="m").save(image, kind="png", scale=5)
+    return base64.b64encode(image.getvalue()).decode()
+
+
+def _static_names() -> frozenset[str]:
+    folder = resources.files("teleport.web") / "static"
+    return frozenset(entry.name for entry in folder.iterdir() if entry.name.endswith((".js", ".css", ".svg")))
+
+
+def _file(name: str) -> bytes:
+    return (resources.files("teleport.web") / "static" / name).read_bytes()
