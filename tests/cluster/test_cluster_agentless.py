@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cluster.cluster_shells import ANY_HOST
@@ -98,7 +100,10 @@ def make_sshd(folder: Path) -> Sshd:
         f"Port {made.port}\nListenAddress {LOOPBACK}\nHostKey {made.public_key.with_suffix('')}\n"
         f"PidFile {folder}/sshd.pid\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
         "PermitRootLogin yes\nStrictModes no\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\n"
+        f"X11Forwarding yes\nXAuthLocation {folder}/xauth\n"
     )
+    (folder / "xauth").write_text(f'#!/bin/sh\nexec xauth -f {folder}/Xauthority "$@"\n')
+    (folder / "xauth").chmod(0o755)
     return made
 
 
@@ -128,6 +133,16 @@ def sshd(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def host_id(sshd: Sshd) -> str:
     return sshd.host_id
+
+
+def forward_event(cluster: Cluster, name: str, **fields: object) -> dict[str, Any]:
+    """The latest such event about a forward."""
+
+    def found() -> dict[str, Any] | None:
+        events = cluster.events(f"--type={name}")
+        return next((one for one in events if all(one.get(key) == value for key, value in fields.items())), None)
+
+    return wait_until(f"{name} with {fields}", found)
 
 
 def recording_of(cluster: Cluster, sid: str) -> str:
@@ -240,8 +255,8 @@ def test_what_is_not_offered_is_refused_and_on_record(
     for port in (3025, sshd.port):  # of the cluster, and the host's own sshd, past which nothing is recorded
         assert alice.ssh("-W", f"localhost:{port}", target).status != 0
         assert cluster.wait_event("port", server_id=host_id, addr=f"localhost:{port}")["success"] is False
-    assert alice.ssh("-R", "0:localhost:1", "-o", "ExitOnForwardFailure=yes", target, "true").status == 255
-    cluster.wait_event("session.request_denied", server_id=host_id, request="tcpip-forward")
+    assert alice.ssh("-R", "*:0:localhost:1", "-o", "ExitOnForwardFailure=yes", target, "true").status == 255
+    assert forward_event(cluster, "port", server_id=host_id, kind="tcpip-forward", success=False)["addr"] == "*:0"
     assert alice.ssh("-s", target, "netconf").status == 255
     cluster.wait_event("session.request_denied", server_id=host_id, request="subsystem netconf")
 
@@ -260,7 +275,7 @@ def test_a_forward_leads_where_it_may(cluster: Cluster, alice: Person, sshd: Ssh
                 got += piece
             connection.sendall(hashlib.sha256(got).digest() + data)
 
-    thread = threading.Thread(target=serve)
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
         done = alice.ssh("-W", f"localhost:{port}", f"{login}@{WEB}.{cluster.name}", stdin=data).ok()
@@ -272,6 +287,222 @@ def test_a_forward_leads_where_it_may(cluster: Cluster, alice: Person, sshd: Ssh
     assert (told["code"], told["user"]) == ("T3003I", "alice")
     over = cluster.wait_event("port.closed", server_id=host_id, addr=f"localhost:{port}")
     assert (over["rx"], over["tx"], over["connection"]) == (len(data), len(data) + 32, told["connection"])
+
+
+def test_the_host_listens_for_the_client(
+    cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str, tmp_path: Path
+) -> None:
+    """`-R`, of ports and of Unix sockets: what comes there reaches the client, and is counted."""
+    data, there = os.urandom(1_000_000), tmp_path / "there"
+    with socket.create_server((LOOPBACK, 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.sendall(data)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        client = subprocess.Popen(
+            alice.ssh_arguments(
+                "-N", "-R", f"0:localhost:{port}", "-R", f"{there}:localhost:{port}", "-o", "ExitOnForwardFailure=yes",
+                f"{login}@{WEB}.{cluster.name}",
+            ),
+            env=alice.environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert client.stderr is not None
+            said = b""
+            while not (found := re.search(rb"Allocated port (\d+)", said)):
+                line = client.stderr.readline()
+                assert line, said
+                said += line
+            wait_until("the socket is there", there.exists)
+            for family, where in ((socket.AF_INET, (LOOPBACK, int(found[1]))), (socket.AF_UNIX, str(there))):
+                with socket.socket(family) as coming:
+                    coming.connect(where)
+                    got = b""
+                    while piece := coming.recv(65536):
+                        got += piece
+                assert got == data
+        finally:
+            client.terminate()
+            client.communicate()
+            thread.join(10)
+    for kind, addr in (("tcpip-forward", f"*:{int(found[1])}"), ("streamlocal-forward@openssh.com", str(there))):
+        told = forward_event(cluster, "port", server_id=host_id, kind=kind, success=True)
+        assert told["addr"].rpartition(":")[2] == addr.rpartition(":")[2]
+        over = forward_event(cluster, "port.closed", server_id=host_id, kind=kind, connection=told["connection"])
+        assert (over["tx"], over["rx"]) == (0, len(data))
+        one = forward_event(cluster, "port.closed", server_id=host_id, kind=_COMES[kind])
+        assert one["rx"] == len(data)
+
+
+_COMES = {
+    "tcpip-forward": "forwarded-tcpip",
+    "streamlocal-forward@openssh.com": "forwarded-streamlocal@openssh.com",
+}
+
+
+def test_a_forward_leads_to_a_socket_there(
+    cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str, tmp_path: Path
+) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(there))
+        listening.listen()
+        client = subprocess.Popen(
+            alice.ssh_arguments("-N", "-L", f"{here}:{there}", f"{login}@{WEB}.{cluster.name}"),
+            env=alice.environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            wait_until("ssh listens", here.exists)
+            with socket.socket(socket.AF_UNIX) as coming:
+                coming.connect(str(here))
+                coming.sendall(b"question")
+                taken, _ = listening.accept()
+                with taken:
+                    assert taken.recv(100) == b"question"
+                    taken.sendall(b"answer")
+                assert coming.recv(100) == b"answer"
+        finally:
+            client.terminate()
+            client.communicate()
+    told = forward_event(cluster, "port", server_id=host_id, kind="direct-streamlocal@openssh.com", addr=str(there))
+    over = cluster.wait_event("port.closed", server_id=host_id, addr=str(there), connection=told["connection"])
+    assert (over["rx"], over["tx"]) == (8, 6)
+
+
+LENDS = """kind: role
+version: v4
+metadata: {{name: lends}}
+spec:
+  options: {{forward_agent: true, permit_x11_forwarding: true}}
+  allow: {{logins: [{login}], node_labels: {{'*': '*'}}}}
+"""
+NAMED = """kind: role
+version: v4
+metadata: {{name: named}}
+spec:
+  allow:
+    logins: [{login}]
+    node_labels: {{'*': '*'}}
+    forward_to: ['unix:/run/some/*']
+    listen_on: ['unix:/run/some/*']
+"""
+
+
+@pytest.fixture(scope="module")
+def lou(cluster: Cluster, login: str) -> Person:
+    cluster.tctl("create", "-f", "-", stdin=LENDS.format(login=login)).ok()
+    person = cluster.add_person("lou", roles=["lends"], logins=[])
+    person.log_in()
+    return person
+
+
+@pytest.fixture(scope="module")
+def ned(cluster: Cluster, login: str) -> Person:
+    cluster.tctl("create", "-f", "-", stdin=NAMED.format(login=login)).ok()
+    person = cluster.add_person("ned", roles=["named"], logins=[])
+    person.log_in()
+    return person
+
+
+DRAWS = """python3 -c '
+import os, socket, struct, subprocess
+host, number = os.environ["DISPLAY"].split(":")
+listed = subprocess.run(["xauth", "-f", os.environ["SHOWN"], "list"], capture_output=True, text=True).stdout
+cookie = bytes.fromhex(listed.split()[-1])
+at = socket.create_connection((host, 6000 + int(number.partition(".")[0])))
+name = b"MIT-MAGIC-COOKIE-1"
+at.sendall(struct.pack("<BxHHHHxx", 0x6C, 11, 0, len(name), len(cookie)) + name + bytes(-len(name) % 4) + cookie)
+print(at.recv(100))
+'"""
+
+
+@pytest.mark.skipif(shutil.which("xauth") is None, reason="there is no xauth here, which sshd and ssh use for X11")
+def test_a_display_is_lent_to_whom_roles_allow_it(
+    cluster: Cluster, alice: Person, lou: Person, sshd: Sshd, host_id: str, login: str
+) -> None:
+    """A program at the host shows the cookie that sshd has from the client, whose `ssh` puts the true one there."""
+    with socket.socket() as listening:
+        for number in range(200, 300):
+            with contextlib.suppress(OSError):
+                listening.bind((LOOPBACK, 6000 + number))
+                break
+        listening.listen()
+        shown: list[bytes] = []
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                shown.append(connection.recv(100))
+                connection.sendall(b"a screen")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        where = f"{login}@{WEB}.{cluster.name}"
+        command = DRAWS.replace('os.environ["SHOWN"]', f'"{sshd.folder}/Xauthority"')
+        display = {"DISPLAY": f"{LOOPBACK}:{number}"}
+        try:
+            done = run(*lou.ssh_arguments("-Y", where, command), environment={**lou.environment, **display})
+            assert done.stdout.strip() == "b'a screen'", done.stderr
+            asked = alice.ssh_arguments("-Y", where, "echo [$DISPLAY]")
+            assert run(*asked, environment={**alice.environment, **display}).stdout.strip() == "[]"
+        finally:
+            if not shown:
+                socket.create_connection((LOOPBACK, 6000 + number)).close()
+            thread.join(10)
+    assert b"MIT-MAGIC-COOKIE-1" in shown[0]
+    lent = cluster.wait_event("x11-forward", server_id=host_id, user="lou")
+    over = forward_event(cluster, "port.closed", server_id=host_id, user="lou", kind="x11")
+    assert (over["connection"], over["rx"]) == (lent["connection"], len(b"a screen"))
+    denied = cluster.wait_event("x11-forward", server_id=host_id, user="alice", success=False)
+    assert "permit_x11_forwarding" in denied["error"]
+
+
+def test_an_agent_is_lent_to_whom_roles_allow_it(
+    cluster: Cluster, ned: Person, lou: Person, sshd: Sshd, host_id: str, login: str, tmp_path: Path
+) -> None:
+    """The real `ssh-agent`; without the roles there is none."""
+    key, path = tmp_path / "key", tmp_path / "agent"
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key, environment=os.environ).ok()
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until("the agent is there", path.exists)
+        run("ssh-add", "-q", key, environment={**os.environ, "SSH_AUTH_SOCK": str(path)}).ok()
+        where = f"{login}@{WEB}.{cluster.name}"
+        offered = ("-o", f"IdentityAgent={path}", "-o", f"ForwardAgent={path}", where)
+        listed = lou.ssh(*offered, "ssh-add -L").ok().stdout
+        assert key.with_suffix(".pub").read_text().split()[1] in listed
+        refused = ned.ssh(*offered, "echo [$SSH_AUTH_SOCK]")
+        assert refused.stdout.strip() == "[]"
+    finally:
+        agent.terminate()
+        agent.wait(10)
+    lent = cluster.wait_event("agent.forward", server_id=host_id, user="lou")
+    assert lent["success"] is True
+    told = forward_event(cluster, "port", server_id=host_id, user="lou", kind="auth-agent@openssh.com")
+    over = forward_event(cluster, "port.closed", server_id=host_id, user="lou", kind="auth-agent@openssh.com")
+    assert over["connection"] == told["connection"] == lent["connection"]
+    assert over["tx"] > 0
+    assert over["rx"] > 0
+    denied = cluster.wait_event("agent.forward", server_id=host_id, user="ned", success=False)
+    assert "forward_agent" in denied["error"]
+
+
+def test_sockets_that_roles_name_are_refused_where_links_are_not_seen(
+    cluster: Cluster, ned: Person, sshd: Sshd, host_id: str, login: str, tmp_path: Path
+) -> None:
+    """Whoever can make a link could lead a path that is allowed to a socket that is not."""
+    done = ned.ssh(
+        "-R", "/run/some/socket:localhost:1", "-o", "ExitOnForwardFailure=yes", f"{login}@{WEB}.{cluster.name}", "true"
+    )
+    assert done.status == 255
+    denied = cluster.wait_event("port", server_id=host_id, user="ned", addr="/run/some/socket")
+    assert "where links of this host lead is not seen" in denied["error"]
 
 
 def test_who_may_not_go_there_does_not(cluster: Cluster, sshd: Sshd, host_id: str, login: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -86,6 +87,42 @@ def test_files_and_forwards_come_through_and_the_node_tells_of_them(
         thread.join(10)
     assert proxied.wait_event("port", addr=f"localhost:{port}")["user"] == "ann"
     assert len(proxied.events("--type=port")) == 1
+
+
+def test_the_node_listens_for_the_client_through_the_proxy(proxied: Cluster, ann: Person, login: str) -> None:
+    with socket.create_server((LOOPBACK, 0)) as listening:
+
+        def serve() -> None:
+            with listening.accept()[0] as connection:
+                connection.sendall(b"from the client")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        client = subprocess.Popen(
+            ann.ssh_arguments(
+                "-N", "-R", f"0:localhost:{listening.getsockname()[1]}", f"{login}@{NODE}.{proxied.name}"
+            ),
+            env=ann.environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert client.stderr is not None
+            said = b""
+            while not (found := re.search(rb"Allocated port (\d+)", said)):
+                line = client.stderr.readline()
+                assert line, said
+                said += line
+            with socket.create_connection((LOOPBACK, int(found[1]))) as coming:
+                got = b""
+                while piece := coming.recv(100):
+                    got += piece
+            assert got == b"from the client"
+        finally:
+            client.terminate()
+            client.communicate()
+            thread.join(10)
+    over = proxied.wait_event("port.closed", rx=len(got))
+    assert over["kind"] in ("forwarded-tcpip", "tcpip-forward")
+    assert over["user"] == "ann"
 
 
 def test_the_node_still_decides(proxied: Cluster, ann: Person, login: str) -> None:

@@ -16,6 +16,7 @@ from teleport.audit.events import Event, PortClosed, SessionEnd, SessionStart
 from teleport.authz.channels import ChannelTerms, RoleGrant
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.authz.ssh import SSHAccessPermit
+from teleport.errors import ConnectionProblem
 from teleport.identity import UserIdentity
 from teleport.proxy.recording.connection import RecordedConnection
 from teleport.proxy.recording.facts import Facts
@@ -25,7 +26,7 @@ from teleport.recording.format import RecordingHeader
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import ExecMode
 from teleport.resources.server import Server, ServerSpec
-from teleport.ssh.surface import Exec, Peer, Refusal, ServerLimits
+from teleport.ssh.surface import Exec, Peer, Refusal, ServerLimits, TcpPlace
 from teleport.testing.clock import FakeClock
 
 START = datetime(2026, 11, 28, tzinfo=UTC)
@@ -206,3 +207,87 @@ async def test_a_forward_obeys_what_changed_while_the_host_connected(
         closed = [type(event) for event in world.told].count(PortClosed)
         assert (refused, "close" in world.remote.called, closed) == (bool(change), bool(change), int(bool(change)))
         assert world.started == ["192.0.2.50:80"]
+
+
+class Listening(Stub):
+    """What listens at the host."""
+
+    port = 4711
+
+    async def close(self) -> None:
+        self.called.append("close")
+
+
+async def test_a_listener_of_the_host_ends_with_the_right_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told the place that was decided about; nobody else cancels it; connections are asked about one by one."""
+    async with connected(monkeypatch, ANN) as world:
+        came: list[Any] = []
+        made = Listening()
+
+        async def listen(place: object, asked: object) -> Listening:
+            world.started.append(str(place))
+            came.append(asked)
+            return made
+
+        monkeypatch.setattr(world, "listen", listen, raising=False)
+        connection = world.connection
+        assert isinstance(await connection.listen(TcpPlace("0.0.0.0", 0)), Refusal)
+        assert isinstance(await connection.listen(TcpPlace("127.1", 0)), Refusal)
+        assert world.started == []
+        assert await connection.listen(TcpPlace("::ffff:127.0.0.1", 0)) == 4711
+        assert world.started == [str(TcpPlace("127.0.0.1", 0))]
+        assert not await connection.cancel(TcpPlace("localhost", 4711))
+        connection.obey(replace(PERMIT, channels=ChannelTerms()))
+        assert await came[0](("192.0.2.9", 5)) is None
+        await asyncio.sleep(0)
+        assert made.called == ["close"]
+        assert not await connection.cancel(TcpPlace("::ffff:127.0.0.1", 4711))
+
+
+async def test_nothing_listens_that_cannot_be_put_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(monkeypatch, ANN) as world:
+        made = Listening()
+
+        async def listen(place: object, asked: object) -> Listening:
+            return made
+
+        async def emit(event: Event) -> None:
+            raise ConnectionProblem("the disk is full")
+
+        monkeypatch.setattr(world, "listen", listen, raising=False)
+        monkeypatch.setattr(world, "emit", emit)
+        assert isinstance(await world.connection.listen(TcpPlace("localhost", 0)), Refusal)
+        assert isinstance(await world.forward(), Refusal)
+        assert world.started == []
+        await asyncio.sleep(0)
+        assert made.called == ["close"]
+
+
+@pytest.mark.parametrize("kind", ["agent", "x11"])
+async def test_an_agent_or_display_is_reached_while_a_session_has_it(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Not before it is lent, not after the session, not once roles take it away."""
+    lends = replace(PERMIT, channels=replace(OPEN, forward_agent=True, x11_forwarding=True))
+
+    class Client:
+        async def open(self, what: object, make: Callable[[Any], object]) -> None:
+            make(Stub())
+
+    async with connected(monkeypatch, ANN) as world:
+        forwards = world.connection.forwards
+        world.connection.began(cast("Any", Client()))
+        came = forwards.agent_came() if kind == "agent" else forwards.display_came()
+        one = object()
+        assert not await forwards.lend(one, kind)
+        assert await came(("", 0)) is None
+        world.connection.obey(lends)
+        assert await came(("", 0)) is None
+        assert await forwards.lend(one, kind)
+        assert await forwards.lending(one, kind)
+        assert await came(("", 0)) is not None
+        world.connection.obey(PERMIT)
+        assert await came(("", 0)) is None
+        world.connection.obey(lends)
+        forwards.release(one)
+        assert await came(("", 0)) is None

@@ -39,6 +39,7 @@ class Destination:
         return f"{host}:{self.port}"
 
 
+EVERY_SOCKET = f"{UNIX}/**"
 USUAL_PORTS = frozenset({3022, 3023, 3024, 3025})  # nodes, proxies for SSH and tunnels, auth servers: on every host
 
 
@@ -208,6 +209,25 @@ def why_no_socket_listener(terms: ChannelTerms, path: str, *, home: str = "") ->
     """What forbids listening on a Unix socket at an absolute `path`, which is made as the login."""
     what = f"listening on the socket {path[:200]!r}"
     return _why_no_path(terms, terms.denies.listen_on, lambda grant: grant.listen_on, what, path, home, local=False)
+
+
+def why_no_unseen_socket(terms: ChannelTerms, path: str, *, local: bool) -> AccessDenial | None:
+    """As `why_no_socket` or, with `local` false, `why_no_socket_listener`, at a host where nobody of ours can see where
+    links lead: what holds for some paths alone denies there, and never allows."""
+    denial = why_no_socket(terms, path) if local else why_no_socket_listener(terms, path)
+    if denial is not None:
+        return denial
+    denied, what = (terms.denies.forward_to, "to") if local else (terms.denies.listen_on, "on")
+    what = f"forwards {what} the socket {path[:200]!r}"
+    if any(entry.startswith(UNIX) for entry in denied):
+        return refusal(what, "a role denies sockets by path, and where links of this host lead is not seen")
+    for grant in terms.grants:
+        entries = grant.forward_to if local else grant.listen_on
+        if (grant.local_forwarding if local else grant.remote_forwarding) and (
+            EVERY_SOCKET in entries if entries is not None else not exec_is_limited(terms)
+        ):
+            return None
+    return refusal(what, f"no role allows every socket ({EVERY_SOCKET}), and where links of this host lead is not seen")
 
 
 def _why_no_path(

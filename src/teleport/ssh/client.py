@@ -28,9 +28,19 @@ from asyncssh.session import SSHClientSession
 from teleport import __version__
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.pki.sshformat import parse_certificate
+from teleport.ssh.brought import Came, Listened, Taker, listen
 from teleport.ssh.client_forwards import ForwardPath, Forwards, described
 from teleport.ssh.packets import DataPath, PacketPath, key_exchanges
-from teleport.ssh.surface import CIPHERS, MACS, SIGNATURES, KeepAlive, TerminalRequest, TerminalSize
+from teleport.ssh.surface import (
+    CIPHERS,
+    MACS,
+    SIGNATURES,
+    KeepAlive,
+    Place,
+    TerminalRequest,
+    TerminalSize,
+    X11Request,
+)
 from teleport.wire.forward_spec import End, SocketEnd, TcpEnd
 
 HostCheck = Callable[[bytes], None]  # gets the raw host certificate; raises `TeleportError` when it is not believed
@@ -82,6 +92,14 @@ class _Owner(SSHClient):
 class _Connection(PacketPath, ForwardPath, SSHClientConnection):
     """Believes host certificates by our own check, and nothing else."""
 
+    async def attach_x11_listener(
+        self, chan: Any, display: str | None, auth_path: str | None, single_connection: bool
+    ) -> tuple[bytes, bytes, int]:
+        handed: X11Request | None = getattr(chan, "display", None)
+        if handed is None:
+            return await super().attach_x11_listener(chan, display, auth_path, single_connection)
+        return handed.protocol.encode(), handed.cookie, handed.screen
+
     def __init__(
         self, loop: asyncio.AbstractEventLoop, options: SSHClientConnectionOptions, check: HostCheck | None
     ) -> None:
@@ -125,6 +143,14 @@ class _SessionChannel(DataPath, SSHClientChannel[bytes]):
     """A session channel of ours. `agent_answer` tells whether the server takes the agent that it was offered."""
 
     agent_answer: asyncio.Future[bool] | None = None
+    display: X11Request | None = None  # of somebody else, that is handed on
+    display_taken = False
+
+    async def _make_request(self, request: bytes, *args: bytes) -> bool | None:
+        answer = await super()._make_request(request, *args)
+        if request == b"x11-req":
+            self.display_taken = bool(answer)
+        return answer
 
     def _send_request(self, request: bytes, *args: bytes, want_reply: bool = False) -> None:
         if request == b"auth-agent-req@openssh.com" and not want_reply:
@@ -179,12 +205,15 @@ class SshClient:
         environment: Mapping[str, str] | None = None,
         agent: str = "",
         x11: bool = False,
+        agent_came: Came | None = None,
+        display: X11Request | None = None,
         on_output: Callable[[bytes, bool], None],
         on_writable: Callable[[bool], None] | None = None,
     ) -> RemoteSession:
         """Starts a command, a subsystem, or a shell. `on_output(data, is_stderr)` gets the output from the event loop,
         `on_writable` whether input is taken, whenever that changes.
-        `agent` is the socket of the agent that the host may ask; `x11` offers this machine's display.
+        `agent` is the socket of the agent that the host may ask; `x11` offers this machine's display. `agent_came`
+        offers an agent that somebody else has, and `display` such a display; `display_for` says who takes what comes.
 
         Raises `AccessDenied` when the server refuses it, `ConnectionProblem` when the connection is lost.
         """
@@ -195,6 +224,9 @@ class SshClient:
         encoded = {name.encode(): value.encode() for name, value in (environment or {}).items()}
         size = terminal.size if terminal else TerminalSize(0, 0)
         connection.agent = SocketEnd(agent) if agent else None
+        if agent_came is not None:
+            connection.agent_came = agent_came
+        channel.display = display
         try:
             await channel.create(
                 lambda: session._deliveries,
@@ -205,11 +237,11 @@ class SshClient:
                 terminal.term if terminal else None,
                 (size.columns, size.rows, size.width, size.height),
                 _modes(terminal.modes) if terminal else {},
-                x11,
+                "ignore_failure" if display is not None else x11,
                 None,
                 None,
-                False,
-                bool(agent),
+                display is not None and display.single,
+                bool(agent) or agent_came is not None,
             )
         except asyncssh.ChannelOpenError as error:
             if self.lost:
@@ -240,6 +272,14 @@ class SshClient:
             what, then = _told(error.reason, "it is refused")
             raise ConnectionProblem(f"the host does not lead to {end}: {what}", hint=then) from error
         return session
+
+    async def listen(self, place: Place, came: Came) -> Listened:
+        """Has the host listen; `came` is asked about each connection. Raises `ConnectionProblem`."""
+        return await listen(self._connection, place, came)
+
+    def display_for(self, came: Came) -> None:
+        """`came` is asked about each connection to a display that was handed on to the host."""
+        self._connection.display_came = came
 
     def forwards(self, tell: Callable[[str], None]) -> Forwards:
         """What listens for this connection, here and there. `tell` gets what a person should know."""
@@ -387,6 +427,11 @@ class RemoteSession:
         answer = getattr(self._channel, "agent_answer", None)  # a stream has no agent
         return answer is not None and answer.done() and not answer.cancelled() and not answer.result()
 
+    @property
+    def display_taken(self) -> bool:
+        """Whether the host took the display that was handed on to it."""
+        return bool(getattr(self._channel, "display_taken", False))
+
     def close(self) -> None:
         """Ends the session from this side."""
         self._channel.close()
@@ -396,6 +441,26 @@ class RemoteSession:
         if not self._done.done():
             lost = RemoteExit(None, message=str(exc) if exc else "the connection was closed without an exit status")
             self._done.set_result(self._exit or lost)
+
+
+class _Brought(_Deliveries):
+    """What asyncssh tells about a channel that the server opened."""
+
+    def __init__(self, session: RemoteSession, taker: Taker) -> None:
+        super().__init__(session)
+        self._taker = taker
+
+    def connection_made(self, chan: Any) -> None:
+        self._session._channel = chan
+        self._taker.joined(self._session)
+
+
+def brought_session(taker: Taker) -> SSHClientSession[bytes]:
+    """The session of a channel that the server opens, for whoever takes it."""
+    nothing_yet = cast(_SessionChannel, None)  # `connection_made` brings it, before anything else happens
+    session = RemoteSession(nothing_yet, taker.output, taker.input_taken, taker.no_more_output)
+    session._deliveries = _Brought(session, taker)
+    return session._deliveries
 
 
 async def connect(

@@ -21,6 +21,7 @@ from asyncssh.constants import OPEN_CONNECT_FAILED
 from asyncssh.session import SSHTCPSession
 
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
+from teleport.ssh.brought import Came, brought
 from teleport.ssh.packets import DataPath
 from teleport.wire.forward_spec import Direction, End, Forward, SocketEnd, TcpEnd
 from teleport.wire.socks import NotSocks, SocksRequest, Wanted
@@ -47,6 +48,8 @@ class ForwardPath(SSHClientConnection):
 
     agent: End | None = None  # the socket of this machine's agent, while it is offered
     tell: Tell | None = None
+    agent_came: Came | None = None  # who takes what comes for an agent, or a display, that somebody else has
+    display_came: Came | None = None
 
     def create_tcp_channel(self, *_: Any, **__: Any) -> SSHTCPChannel[bytes]:
         return TcpStream(self, self._loop, None, "strict", _WINDOW, _PACKET)
@@ -56,9 +59,18 @@ class ForwardPath(SSHClientConnection):
 
     def _process_auth_agent_at_openssh_dot_com_open(self, packet: Any) -> Any:
         packet.check_end()
+        if self.agent_came is not None:
+            return self.create_unix_channel(), brought(self.agent_came, ("", 0))
         if self.agent is None:
             raise ChannelOpenError(OPEN_CONNECT_FAILED, "no agent is offered")
         return self.create_unix_channel(), _dial(self.agent, self.tell)
+
+    def _process_x11_open(self, packet: Any) -> Any:
+        if self.display_came is None:
+            return super()._process_x11_open(packet)
+        host, port = packet.get_string(), packet.get_uint32()
+        packet.check_end()
+        return self.create_tcp_channel(), brought(self.display_came, (host.decode("utf-8", "replace"), port))
 
 
 class _Channel(SSHTCPSession[bytes]):

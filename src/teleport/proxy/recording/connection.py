@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
-from weakref import WeakSet
 
-from teleport.audit.events import ClientDisconnect, Event, Port, PortClosed, SessionRejected, SessionRequestDenied
+from teleport.audit.events import ClientDisconnect, Event, SessionRejected, SessionRequestDenied
 from teleport.authz.channel_table import AskedKind
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessPermit
-from teleport.errors import TeleportError
 from teleport.proxy.recording.facts import Facts
+from teleport.proxy.recording.forwards import Forwards
 from teleport.proxy.recording.needs import Tools
 from teleport.proxy.recording.session import RecordedSession
-from teleport.proxy.recording.streams import RecordedStream, allowed
 from teleport.ssh.client import SshClient
 from teleport.ssh.handlers import Channel, Client, SessionChannel, SessionHandler, StreamHandler
-from teleport.ssh.surface import Refusal
-from teleport.wire.forward_spec import TcpEnd
+from teleport.ssh.surface import Place, Refusal
 
 _LAST_WORDS_SECONDS = 1.0  # for the sessions of a connection to end and say why, before it is cut
 
@@ -41,10 +37,10 @@ class RecordedConnection:
         self.permit = permit
         self.origin = origin
         self._ended = ended
-        self._id = str(tools.new_id())
+        self.id = str(tools.new_id())
         self._sessions: set[RecordedSession] = set()
-        self._streams: WeakSet[RecordedStream] = WeakSet()
-        self._client: Client | None = None
+        self.client: Client | None = None
+        self.forwards = Forwards(self)
         self._loop = asyncio.get_running_loop()
         self._last_active = self._loop.time()
         self._disconnected = False
@@ -66,7 +62,7 @@ class RecordedConnection:
 
     def began(self, client: Client) -> None:
         """The client is in (`ssh.handlers.WantsClient`)."""
-        self._client = client
+        self.client = client
 
     def active(self) -> None:
         """The client did something: the idle time begins anew."""
@@ -75,8 +71,7 @@ class RecordedConnection:
     def obey(self, permit: SSHAccessPermit) -> None:
         """Goes on under a newer permit. A session that is being recorded, or is not, stays so until it ends."""
         self.permit = permit
-        for stream in list(self._streams):
-            stream.obey(permit.channels)
+        self.forwards.reconsider()
         self._watch()
 
     def _watch(self) -> None:
@@ -113,88 +108,53 @@ class RecordedConnection:
         self.obey(decision)
         limit = self.permit.max_sessions
         if limit and len(self._sessions) >= limit:
-            await self._emit(
-                self.facts.event(SessionRejected, self.tools.clock.now(), reason="max_sessions", max=limit)
-            )
+            await self.emit(self.facts.event(SessionRejected, self.tools.clock.now(), reason="max_sessions", max=limit))
             return Refusal(f"Your roles allow {limit} sessions on one connection.")
         session = RecordedSession(self, channel, decision)
         self._sessions.add(session)
         return session
 
-    async def open_stream(
-        self, channel: Channel, host: str, port: int, origin: tuple[str, int]
-    ) -> StreamHandler | Refusal:
+    def admit(self, what: str) -> Refusal | None:
+        """Decides anew whether the connection may begin something, and goes on under the new permit."""
         if self._disconnected:
             return Refusal("The connection has ended.")
         user = self.facts.user
         if user is not None and user.force_command:
-            self.denied("direct-tcpip", "the certificate forces a command")
+            self.denied(what, "the certificate forces a command")
             return Refusal("Your certificate is good for one command, and for no forwards.")
         decision = self.facts.decide(self.tools)
         if isinstance(decision, AccessDenial):
-            self.denied("direct-tcpip", f"{decision.code}: {'; '.join(decision.reasons)}")
+            self.denied(what, f"{decision.code}: {'; '.join(decision.reasons)}")
             return Refusal.told(decision.public, decision.hint)
         self.obey(decision)
-        end = TcpEnd(host, port)
-        stream = RecordedStream(channel)
-        try:
-            if self.facts.told_here:
-                reserved = partial(self.tools.view.reserved, self.facts.node)
-                to = await allowed(decision.channels, host, port, reserved)
-                if isinstance(to, AccessDenial):
-                    await self._forwarded(str(end), origin, error=f"{to.code}: {'; '.join(to.reasons)}")
-                    return Refusal.told(to.public, to.hint)
-                stream.to, end = to, TcpEnd(str(to.address), port)
-                await self._forwarded(str(to), origin, str(end))  # on record before the host connects
-                stream.over = self._forward_over
-            await stream.connect(self.origin, end)
-        except TeleportError as error:
-            if self.facts.told_here:
-                await self._forwarded(str(TcpEnd(host, port)), origin, error=error.message)
-            return Refusal.told(error.message, error.hint)
-        self._streams.add(stream)
-        if self._disconnected or not stream.allowed(self.permit.channels):  # changed while the host connected
-            stream.closed()
-            return Refusal("It is not allowed any more.")
-        return stream
+        return None
 
-    async def _forwarded(self, where: str, origin: tuple[str, int], resolved: str = "", error: str = "") -> None:
-        await self._emit(
-            self.facts.event(
-                Port,
-                self.tools.clock.now(),
-                addr=where,
-                success=not error,
-                error=error,
-                kind="direct-tcpip",
-                resolved=resolved,
-                origin=str(TcpEnd(*origin)),
-                connection=self._id,
-            )
-        )
+    async def open_stream(
+        self, channel: Channel, host: str, port: int, origin: tuple[str, int]
+    ) -> StreamHandler | Refusal:
+        return await self.forwards.open_tcp(channel, host, port, origin)
 
-    def _forward_over(self, stream: RecordedStream) -> None:
-        event = self.facts.event(
-            PortClosed,
-            self.tools.clock.now(),
-            kind="direct-tcpip",
-            addr=str(stream.to),
-            tx=stream.sent,
-            rx=stream.received,
-            connection=self._id,
-        )
-        self.tools.in_background(self._emit(event), "audit the end of a forward")
+    async def open_socket(self, channel: Channel, path: str) -> StreamHandler | Refusal:
+        return await self.forwards.open_socket(channel, path)
+
+    async def listen(self, place: Place) -> int | Refusal:
+        return await self.forwards.listen(place)
+
+    async def cancel(self, place: Place) -> bool:
+        return await self.forwards.cancel(place)
 
     def left(self, session: RecordedSession) -> None:
         """A session is over."""
         self._sessions.discard(session)
+        self.forwards.release(session)
 
     def denied(self, what: str, reason: str) -> None:
         """Puts a refusal on record."""
         event = self.facts.event(SessionRequestDenied, self.tools.clock.now(), request=what, reason=reason)
-        self.tools.in_background(self._emit(event), "audit a refusal")
+        self.tools.in_background(self.emit(event), "audit a refusal")
 
-    async def _emit(self, event: Event) -> None:
+    async def emit(self, event: Event) -> None:
+        """Returns when the event is durable."""
         await self.tools.emitter.emit(event)
 
     def refused(self, kind: AskedKind, name: str, reason: str) -> None:
@@ -210,14 +170,15 @@ class RecordedConnection:
         self._disconnected = True
         self._cancel_timers()
         event = self.facts.event(ClientDisconnect, self.tools.clock.now(), reason=reason)
-        self.tools.in_background(self._emit(event), "audit a disconnect")
+        self.tools.in_background(self.emit(event), "audit a disconnect")
+        self.forwards.end(reason)
         for session in list(self._sessions):
             session.end(told or reason)
         self._loop.call_later(_LAST_WORDS_SECONDS, self._abort, told or reason)
 
     def _abort(self, told: str) -> None:
-        if self._client is not None:
-            self._client.abort(f"disconnected: {told}")
+        if self.client is not None:
+            self.client.abort(f"disconnected: {told}")
         self.origin.abort()
 
     def _lost(self, _: object) -> None:
@@ -225,6 +186,7 @@ class RecordedConnection:
         if not self._disconnected and not self._losing.cancelled():
             self._disconnected = True
             self._cancel_timers()
+            self.forwards.end("the host ended the connection")
             for session in list(self._sessions):
                 session.end("the host ended the connection")
             self._loop.call_later(_LAST_WORDS_SECONDS, self._abort, "the host ended the connection")
@@ -233,6 +195,7 @@ class RecordedConnection:
         self._disconnected = True
         self._cancel_timers()
         self._losing.cancel()
+        self.forwards.end("")
         for session in list(self._sessions):
             session.closed()
         # What the sessions still tell the host goes first.

@@ -43,15 +43,10 @@ from teleport.transport.places import Control, NoControl, Place, Places
 log = logging.getLogger(__name__)
 
 ENTER_SECONDS: Final = 15.0
-# Of what nodes serve: no agent and no display is forwarded through a proxy that records.
-SERVED: Final = frozenset(
-    ("shell", "exec", "subsystem", "pty-req", "env", "window-change", "signal", "break", "keepalive@openssh.com")
-)
 SURFACE: Final = Surface(
-    channels=frozenset({"session", "direct-tcpip"}),
-    session_requests=names(AskedKind.SESSION_REQUEST) & SERVED,
-    global_requests=names(AskedKind.GLOBAL_REQUEST) & {"keepalive@openssh.com", "no-more-sessions@openssh.com"}
-    | {"recording-proxy@teleport.com"},
+    channels=names(AskedKind.CHANNEL),
+    session_requests=names(AskedKind.SESSION_REQUEST),
+    global_requests=names(AskedKind.GLOBAL_REQUEST),
 )
 
 

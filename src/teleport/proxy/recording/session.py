@@ -28,7 +28,7 @@ from teleport.recording.format import RecordingHeader
 from teleport.recording.outgoing import Outgoing
 from teleport.ssh.client import RemoteExit, RemoteSession
 from teleport.ssh.handlers import SessionChannel
-from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize
+from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize, X11Request
 from teleport.wire import vouch
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class RecordedSession:
         self._permit = permit
         self._environment: dict[str, str] = {}
         self._terminal: TerminalRequest | None = None
+        self._display: X11Request | None = None  # of the client's
         self._started = self._over = self._joining = False
         self._noted = (
             False  # whether its end is told by the next process, should this one be killed, without a recording
@@ -98,6 +99,17 @@ class RecordedSession:
 
     def terminal(self, request: TerminalRequest) -> bool:
         self._terminal = request
+        return True
+
+    async def agent(self) -> bool:
+        """The client offers its agent (`ssh.handlers.ForwardsSession`)."""
+        return await self._connection.forwards.lend(self, "agent")
+
+    async def x11(self, request: X11Request) -> bool:
+        """The client offers its display."""
+        if not await self._connection.forwards.lend(self, "x11"):
+            return False
+        self._display = request
         return True
 
     async def start(self, what: Start) -> Refusal | None:
@@ -193,16 +205,22 @@ class RecordedSession:
                 tools.recordings.on_record(str(self.sid))
             self._finished()
             return Refusal("The proxy cannot write its audit log now, so no session is started.")
+        forwards, origin = self._connection.forwards, self._connection.origin
+        agent, x11 = await forwards.lending(self, "agent"), await forwards.lending(self, "x11")
         refused = self._refused(self._what)  # what changed meanwhile counts
         if refused is not None:
             await self._end(None, f"not started: {refused.message}")
             return refused
+        if x11:
+            origin.display_for(forwards.display_came())
         try:
-            remote = await self._connection.origin.start(
+            remote = await origin.start(
                 command=self._what.command if isinstance(self._what, Exec) else None,
                 subsystem=self._what.name if isinstance(self._what, Subsystem) else None,
                 terminal=self._terminal,
                 environment=environment,
+                agent_came=forwards.agent_came() if agent else None,
+                display=self._display if x11 else None,
                 on_output=self._output,
                 on_writable=self._input_taken,
             )
@@ -213,6 +231,10 @@ class RecordedSession:
             tools.in_background(self._end_unstarted(), f"end session {self.sid}")
             raise
         self._remote = remote
+        if agent and remote.agent_refused:
+            forwards.not_lent(self, "agent", "the host does not take an agent")
+        if x11 and not remote.display_taken:
+            forwards.not_lent(self, "x11", "the host does not take a display")
         if self._recording is not None:
             self._recording.failed.add_done_callback(lambda _: self.end("the recording failed"))
         self._flow()

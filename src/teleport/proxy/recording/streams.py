@@ -1,4 +1,4 @@
-"""Forwards through the proxy (`ssh -L`, `-W`, `-D`): decided, made by the host, relayed, on record.
+"""Where forwards through the proxy (`ssh -L`, `-W`, `-D`) may lead, and the bytes of all of them.
 
 The host makes the connection, but not by the name that the client gave: that is resolved here, once, each address is
 asked about, and the host is told the address that was allowed (threat T26). A node service decides by itself, and gets
@@ -19,7 +19,7 @@ from teleport.errors import ConnectionProblem
 from teleport.resources.destinations import Address
 from teleport.ssh.client import RemoteSession, SshClient
 from teleport.ssh.handlers import Channel
-from teleport.wire.forward_spec import TcpEnd
+from teleport.wire.forward_spec import End
 
 RESOLVE_SECONDS: Final = 5.0
 
@@ -59,53 +59,77 @@ async def _addresses(host: str, port: int) -> list[str]:
 
 
 class RecordedStream:
-    """One forward (`ssh.handlers.StreamHandler`)."""
+    """One forward: the client's channel (`ssh.handlers.StreamHandler`) and the host's (`ssh.brought.Taker`)."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, active: Callable[[], None] = lambda: None) -> None:
+        """`active` is called whenever bytes move."""
         self._channel = channel
-        self.to: Destination | None = None  # that was decided here
-        self.over: Callable[[RecordedStream], None] = lambda stream: None
+        self._active = active
+        self.over: Callable[[RecordedStream], None] = lambda stream: None  # called once, at the end
         self._remote: RemoteSession | None = None
         self._waiting: asyncio.Task[None] | None = None
+        self._early: list[bytes] = []  # from the client, while the host's channel is not open yet
+        self._early_eof = self._gone = False
         self.sent = 0  # bytes to the client
         self.received = 0  # bytes from the client
+        self.why = ""  # it was ended, when neither side did it
 
-    async def connect(self, origin: SshClient, end: TcpEnd) -> None:
+    async def connect(self, origin: SshClient, end: End) -> None:
         """Has the host connect. Raises `ConnectionProblem`."""
-        self._remote = await origin.stream(
-            end, on_output=self._output, on_writable=self._input_taken, on_eof=self._channel.write_eof
+        self.joined(
+            await origin.stream(
+                end, on_output=self.output, on_writable=self.input_taken, on_eof=self._channel.write_eof
+            )
         )
-        self._waiting = asyncio.ensure_future(self._until_over(self._remote))
 
-    def obey(self, terms: ChannelTerms) -> None:
-        """Goes on under newer terms, or does not."""
-        if not self.allowed(terms):
-            self._channel.abort()
-
-    def allowed(self, terms: ChannelTerms) -> bool:
-        """Whether it may be; what a node decides about is not asked here."""
-        return self.to is None or why_no_forward(terms, self.to) is None
+    def joined(self, remote: RemoteSession) -> None:
+        """The host's side is there."""
+        if self._gone:
+            remote.close()
+            return
+        self._remote = remote
+        self._waiting = asyncio.ensure_future(self._until_over(remote))
+        for data in self._early:
+            remote.write(data)
+        self._early.clear()
+        if self._early_eof:
+            remote.write_eof()
 
     async def _until_over(self, remote: RemoteSession) -> None:
         await remote.wait()
         self._channel.close()
 
-    def _output(self, data: bytes, is_stderr: bool) -> None:
+    def end(self, why: str) -> None:
+        """Ends it now: what was not sent is dropped."""
+        self.why = self.why or why
+        self._channel.abort()
+        if self._remote is not None:
+            self._remote.close()
+
+    def output(self, data: bytes, is_stderr: bool) -> None:
+        self._active()
         self.sent += len(data)
         self._channel.write(data)
 
-    def _input_taken(self, writable: bool) -> None:
+    def no_more_output(self) -> None:
+        self._channel.write_eof()
+
+    def input_taken(self, writable: bool) -> None:
         if writable:
             self._channel.resume_reading()
         else:
             self._channel.pause_reading()
 
     def data_received(self, data: bytes) -> None:
+        self._active()
         self.received += len(data)
         if self._remote is not None:
             self._remote.write(data)
+        else:
+            self._early.append(data)  # no more than the window that the client has
 
     def eof_received(self) -> None:
+        self._early_eof = True
         if self._remote is not None:
             self._remote.write_eof()
 
@@ -118,8 +142,11 @@ class RecordedStream:
             self._remote.resume_output()
 
     def closed(self) -> None:
+        if self._gone:
+            return
+        self._gone = True
         if self._waiting is not None:
             self._waiting.cancel()
         if self._remote is not None:
             self._remote.close()
-            self.over(self)
+        self.over(self)
