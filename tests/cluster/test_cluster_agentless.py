@@ -505,6 +505,31 @@ def test_sockets_that_roles_name_are_refused_where_links_are_not_seen(
     assert "where links of this host lead is not seen" in denied["error"]
 
 
+MOVES = """kind: role
+version: v4
+metadata: {{name: moves}}
+spec:
+  options: {{exec: transfer, file_transfer: {{upload: no, download_paths: ['/srv/**']}}}}
+  allow: {{logins: [{login}], node_labels: {{'*': '*'}}}}
+"""
+
+
+def test_rules_of_transfers_are_not_got_around_there(
+    cluster: Cluster, sshd: Sshd, host_id: str, login: str, tmp_path: Path
+) -> None:
+    """Neither by sftp, which a plain sshd does not hold to them, nor by a command."""
+    cluster.tctl("create", "-f", "-", stdin=MOVES.format(login=login)).ok()
+    moe = cluster.add_person("moe", roles=["moves"], logins=[])
+    moe.log_in()
+    where = f"{login}@{WEB}.{cluster.name}"
+    done = run("sftp", "-F", moe.ssh_config, "-b", "-", where, environment=moe.environment, stdin="get /etc/hostname\n")
+    assert done.status != 0
+    told = cluster.wait_event("session.request_denied", server_id=host_id, user="moe", request="subsystem sftp")
+    assert "a plain sshd does not hold to" in told["reason"]
+    assert moe.ssh(where, "cat /etc/hostname").status == 255
+    assert not [event for event in cluster.events("--type=session.start") if event["user"] == "moe"]
+
+
 def test_who_may_not_go_there_does_not(cluster: Cluster, sshd: Sshd, host_id: str, login: str) -> None:
     eve = cluster.add_person("eve", logins=["nobody-here"])
     eve.log_in()

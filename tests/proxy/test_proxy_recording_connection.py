@@ -91,6 +91,11 @@ class World:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def settled(self) -> None:
+        """Until nothing is done in the background any more."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
+
     async def emit(self, event: Event) -> None:
         self.told.append(event)
         if isinstance(event, SessionStart):
