@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -95,6 +96,14 @@ def test_one_port_serves_people_hosts_and_restarts(login: str, tmp_path: Path) -
         config["teleport"]["auth_servers"] = [at(cluster.web_port)]
         with Host(tmp_path / "joined", config):
             assert bob.tsh("ssh", f"{login}@joined", "echo", "here").ok().stdout == "here\n"
+            (spec,) = [
+                node["spec"]
+                for node in cluster.tctl("get", "nodes", "--format=json").json()
+                if node["spec"]["hostname"] == "joined"
+            ]
+            assert spec["use_tunnel"] is True
+            others = {cluster.auth_port, cluster.node_port, cluster.diag_port}
+            assert _listening(cluster.daemon.pid) == {cluster.web_port, *others}
 
         with Sessions(cluster, bob, login).open(2) as held:
             cluster.signal(signal.SIGHUP)
@@ -173,6 +182,16 @@ class Trusting(Person):
     @property
     def environment(self) -> dict[str, str]:
         return {**super().environment, "SSL_CERT_FILE": str(self.believed)}
+
+
+def _listening(pid: int) -> set[int]:
+    """The ports that a process listens on."""
+    sockets = set()
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sockets.add(one.readlink().name.removeprefix("socket:[").rstrip("]"))
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(line[1].rpartition(":")[2], 16) for line in lines if line[3] == "0A" and line[9] in sockets}
 
 
 def _nothing_from(connection: socket.socket) -> bool:

@@ -46,6 +46,7 @@ class RunningWeb:
     session: aiohttp.ClientSession
     trust: ssl.SSLContext
     clock: FakeClock
+    service: WebService
 
     @property
     def url(self) -> str:
@@ -94,7 +95,7 @@ async def running_web(
         async with asyncio.timeout(10):
             await started.wait()
         async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            yield RunningWeb(listener.getsockname()[:2], session, trust, clock)
+            yield RunningWeb(listener.getsockname()[:2], session, trust, clock, service)
     finally:
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -150,8 +150,11 @@ async def way(
     own, theirs = authorities.get(credentials.cluster), authorities.get(access.cluster)
     if own is None or theirs is None:
         raise BadRequest(f"no authority of {access.cluster} is known here", hint="tsh login")
-    from teleport.client.one_port import reach
+    reach = None
+    if access.tls_routing:
+        from teleport.client import one_port
 
+        reach = one_port.reach(access.tls_routing, access.web, access.trust)
     proxy = await connect(
         access.ssh,
         login=login,
@@ -159,7 +162,7 @@ async def way(
         check=host_check(own, SystemRole.PROXY, None, now, f"the proxy at {access.ssh[0]}"),
         seconds=seconds,
         keepalive=keepalive,
-        reach=reach(access.tls_routing, access.web, access.trust) if access.tls_routing else None,
+        reach=reach,
     )
     try:
         yield Way(proxy, access, theirs, now)

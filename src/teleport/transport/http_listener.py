@@ -127,6 +127,7 @@ class HTTPListener:
         self._kept_alive = kept_alive
         self._connections: dict[Any, _Connection] = {}
         self._endless: set[asyncio.Transport] = set()
+        self._staying = set[Any]()  # requests in which somebody's session goes on
         self._resume: Callable[[], Awaitable[asyncio.Server]] | None = None
         self._server: asyncio.Server | None = None
         self._leaving = False
@@ -220,7 +221,7 @@ class HTTPListener:
         just connected gets an answer first. What never ends by itself is for `end_endless`."""
         self._leaving = True
         for http, connection in list(self._connections.items()):
-            if not connection.asked:
+            if not connection.asked or http in self._staying:
                 continue
             idle = http._waiter is not None  # it waits for a request
             http.close()
@@ -243,6 +244,18 @@ class HTTPListener:
         finally:
             if transport is not None:
                 self._endless.discard(transport)
+
+    @contextmanager
+    def staying(self, request: web.Request) -> Iterator[None]:
+        """Marks a request as one that ends by itself and may take long: `leave` lets it be.
+
+        aiohttp, told to close, reads nothing more of a websocket.
+        """
+        self._staying.add(request.protocol)
+        try:
+            yield
+        finally:
+            self._staying.discard(request.protocol)
 
     @property
     def open(self) -> int:

@@ -373,10 +373,13 @@ class WebService:
         if self.edge.port is None:
             raise NotFound("this proxy does not serve everything on one port")
         client = peer_of(request)
-        return await self._relayed(request, lambda: relay_inside(request, lambda far: self.edge.inside(far, client)))
+        # A session inside ends by itself: a daemon that leaves waits for it, as for one at a port of SSH's own.
+        return await self._relayed(
+            request, lambda: relay_inside(request, lambda far: self.edge.inside(far, client)), endless=False
+        )
 
     async def _relayed(
-        self, request: web.Request, relay: Callable[[], Awaitable[web.StreamResponse]]
+        self, request: web.Request, relay: Callable[[], Awaitable[web.StreamResponse]], *, endless: bool = True
     ) -> web.StreamResponse:
         """Relays, within the bounds of what one address and all of them may have."""
         if "Origin" in request.headers:
@@ -388,7 +391,7 @@ class WebService:
             raise LimitExceeded("this proxy relays as many connections as it may; try again")
         self._tunnels[address] += 1
         try:
-            with self.edge.endless(request):
+            with self.edge.endless(request) if endless else self.edge.staying(request):
                 return await relay()
         finally:
             self._tunnels[address] -= 1
