@@ -6,8 +6,10 @@ import json
 import os
 import pwd
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +103,29 @@ def test_a_refusal_of_pam_is_told_and_on_record(host: Host) -> None:
     assert end["reason"].startswith("not started: PAM refuses the login (account)")
 
 
+@pytest.mark.parametrize("account", ["required pam_permit.so", "required pam_deny.so"], ids=["allowed", "refused"])
+def test_a_forward_without_a_session_goes_through_the_stacks(host: Host, account: str) -> None:
+    """Threat T53: who may not log in by PAM reaches nothing either; what was opened is closed."""
+    allow(host, account)
+    host.log.unlink(missing_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
+        server.settimeout(20)
+        ran = threads.submit(host.person.ssh, "-W", f"127.0.0.1:{server.getsockname()[1]}", host.target)
+        if "deny" in account:
+            assert ran.result().status != 0
+            server.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                server.accept()
+            assert not host.log.exists()
+            return
+        with server.accept()[0] as peer:
+            peer.sendall(b"by the forward")
+        assert ran.result().stdout == "by the forward"
+    rest = f"{host.login} paula [t-core t-red] [] [as it is]"
+    wait_until("PAM's session is closed", lambda: len(host.log.read_text().splitlines()) == 2)
+    assert host.log.read_text().splitlines() == [f"open_session {rest}", f"close_session {rest}"]
+
+
 def test_a_shell_is_greeted_and_its_login_is_on_the_hosts_records(host: Host) -> None:
     allow(host)
     host.person.ssh("-tt", host.target, "true").ok()  # a login before, where the host keeps lastlog
@@ -183,6 +208,34 @@ def test_an_account_that_is_missing_is_made_by_role_and_goes_again(cluster: Clus
         wait_until(
             "the groups are those of today", lambda: arrived(person.ssh(target, "id -Gn; ls")) == [login, "kept"]
         )
+    finally:
+        wait_until("the account is gone", lambda: gone(login))
+        for path in ("users", "locks"):
+            Path(f"/var/lib/teleport-host-users/{path}/{login}").unlink(missing_ok=True)
+        shutil.rmtree(f"/home/{login}", ignore_errors=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("useradd") is None, reason="needs root and useradd")
+def test_an_account_is_made_for_a_forward_alone_and_goes_again(cluster: Cluster) -> None:
+    """Threat T52: what connects for its user does so as the account that a role makes, and the account ends with it."""
+    login = f"tp{uuid.uuid4().hex[:8]}"
+    target = f"{login}@{NODE}.{cluster.name}"
+    role = f"forwards{uuid.uuid4().hex[:6]}"
+    try:
+        text = MAKES.format(makes="yes", login=login, groups="games").replace("name: makes", f"name: {role}")
+        cluster.tctl("create", "-f", "-", stdin=text).ok()
+        person = cluster.add_person(role, roles=[role], logins=[])
+        person.log_in()
+        with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
+            server.settimeout(20)
+            ran = threads.submit(person.ssh, "-W", f"127.0.0.1:{server.getsockname()[1]}", target)
+            with server.accept()[0] as peer:
+                assert pwd.getpwnam(login).pw_name == login
+                peer.sendall(b"by the forward")
+            assert ran.result().stdout == "by the forward"
+        made = cluster.wait_event("host_user.create", login=login)
+        assert (made["groups"], made["error"]) == (["games"], "")
+        cluster.wait_event("host_user.delete", login=login)
     finally:
         wait_until("the account is gone", lambda: gone(login))
         for path in ("users", "locks"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import hashlib
 import json
 import os
 import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 
 from teleport.launcher import Kind, LauncherEnd, SpawnRequest
 from teleport.launcher.client import Launcher
+from teleport.launcher.transfer.hashing import Hashing, Passing
 from teleport.launcher.transfer.paths import open_file
 from teleport.launcher.values import Transfer
 from teleport.testing.launching import forked_launcher
@@ -86,3 +89,56 @@ def test_nothing_of_processes_is_opened_by_a_second_mount_of_procfs(tmp_path: Pa
     if ran.returncode == 77 or "unshare failed" in ran.stderr:
         pytest.skip(f"no procfs can be mounted here: {ran.stderr.strip()}")
     assert ran.stdout == "refused\n", ran.stderr
+
+
+def test_hashes_are_exact_however_much_goes_by_and_of_however_many_files(tmp_path: Path) -> None:
+    """Large files are hashed by threads: of the bytes as they were, whole when it is asked for, and nothing stays."""
+    before = threading.active_count()
+    buffer, wanted = bytearray(200_000), hashlib.sha256()
+    path = tmp_path / "file"
+    passing = [Passing() for _ in range(12)]
+    with path.open("wb") as file:
+        for number in range(20):
+            buffer[:] = bytes((number,)) * len(buffer)  # memory that is used again
+            wanted.update(buffer)
+            file.write(buffer)
+            for one in passing:
+                one.add(number * len(buffer), memoryview(buffer))
+    assert before < threading.active_count() <= before + 8
+    passing[1].add(0, b"again")
+    passing[2].spoiled()
+    with path.open("rb") as file:
+        found = [one.result(file.fileno(), written=True) for one in passing]
+        assert passing[0].result(file.fileno(), written=True) == found[0]
+    assert {digest for digest, _ in found} == {wanted.hexdigest()}
+    assert [bool(reason) for _, reason in found] == [False, True, True] + [False] * 9
+    assert threading.active_count() == before
+
+
+def test_no_more_waits_for_its_hash_than_a_few_pieces() -> None:
+    """Memory stays bounded: who moves waits for who hashes."""
+    held = threading.Event()
+
+    class Slow:
+        def update(self, piece: bytes) -> None:
+            held.wait()
+
+    hashing = Hashing(Slow())
+    put: list[int] = []
+
+    def move() -> None:
+        for number in range(100):
+            hashing.put(b"x")
+            put.append(number)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        mover.join(0.2)
+        assert mover.is_alive()
+        assert len(put) <= 17
+    finally:
+        held.set()
+        mover.join()
+        hashing.end()
+    assert len(put) == 100
