@@ -5,17 +5,21 @@ The network that drops what comes in is `test_cluster_nat.py`'s.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.cluster.cluster_restarting import Restarting
 
-from teleport.testing.cluster import LOOPBACK, Cluster, DaemonProcess, Host, Person, at, wait_until
+from teleport.testing.cluster import LOOPBACK, Cluster, DaemonProcess, Host, Person, at, plain_environment, wait_until
 
 BACK = 10.0  # seconds within which a host is back
 
@@ -40,10 +44,16 @@ class TunnelHost(Host):
         return (self.data_dir / "host_uuid").read_text().strip()
 
 
-@pytest.fixture
-def behind(cluster: Cluster, tmp_path: Path) -> Iterator[TunnelHost]:
-    with TunnelHost(tmp_path / "inner", cluster, "inner") as host:
+@pytest.fixture(scope="module")
+def behind(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TunnelHost]:
+    with TunnelHost(tmp_path_factory.mktemp("behind") / "inner", cluster, "inner") as host:
         yield host
+
+
+def ended(cluster: Cluster, host: TunnelHost) -> int:
+    """How many tunnels of a host have ended so far."""
+    said = (line for line in cluster.daemon.log().splitlines() if f"tunnel of the host {host.host_id} (process" in line)
+    return sum(") ended: " in line for line in said)
 
 
 def says(person: Person, login: str, name: str) -> str:
@@ -58,6 +68,27 @@ def registered(cluster: Cluster, name: str) -> dict[str, object]:
         node for node in cluster.tctl("get", "nodes", "--format=json").json() if node["spec"]["hostname"] == name
     ]
     return dict(found["spec"])
+
+
+@contextmanager
+def open_session(person: Person, login: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`ssh` to the host, where `cat` runs and has answered once."""
+    with subprocess.Popen(
+        person.ssh_arguments(f"{login}@inner.{person.cluster.name}", "cat"),
+        env=person.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        try:
+            client.stdin.write(b"before\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == b"before\n"
+            yield client
+        finally:
+            client.kill()
 
 
 def test_a_host_behind_a_tunnel_takes_every_kind_of_session(
@@ -87,49 +118,29 @@ def test_a_host_behind_a_tunnel_takes_every_kind_of_session(
 def test_a_host_that_restarts_keeps_its_sessions_on_the_old_tunnel(
     cluster: Cluster, alice: Person, login: str, tmp_path: Path, behind: TunnelHost
 ) -> None:
-    client = subprocess.Popen(
-        alice.ssh_arguments(f"{login}@inner.{cluster.name}", "cat"),
-        env=alice.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert client.stdin is not None
-    assert client.stdout is not None
-    try:
-        client.stdin.write(b"before\n")
-        client.stdin.flush()
-        assert client.stdout.readline() == b"before\n"
+    with open_session(alice, login) as client:
         first = behind.daemon.pid
         os.kill(first, signal.SIGHUP)
         wait_until("the next process serves", lambda: int(behind.pid_file.read_text()) != first, 40)
         assert says(alice, login, "inner") == behind.host_id
-        client.stdin.write(b"after\n")
-        client.stdin.flush()
-        assert client.stdout.readline() == b"after\n", "the old session lives on the old tunnel"
-        assert client.communicate(timeout=10)[0] == b""
+        told, _ = client.communicate(b"after\n", timeout=20)
+        assert told == b"after\n", "the old session lives on the old tunnel"
         assert client.returncode == 0
         second = int(behind.pid_file.read_text())
         os.kill(second, signal.SIGTERM)
         assert behind.daemon.ended() == 0
         assert "Traceback" not in behind.daemon.log()
         wait_until("a clean stop withdraws its presence", lambda: "inner" not in alice.tsh("ls").ok().stdout)
-    finally:
-        client.kill()
-        client.communicate()
-    behind.daemon.start()  # for the fixture
+    behind.daemon.start()  # for the other tests
 
 
 def test_a_host_that_is_killed_is_not_led_to_any_more(
     cluster: Cluster, alice: Person, login: str, behind: TunnelHost
 ) -> None:
     assert says(alice, login, "inner") == behind.host_id
+    before = ended(cluster, behind)
     behind.daemon.kill()
-    wait_until(
-        "its tunnel is gone at once",
-        lambda: f"tunnel of the host {behind.host_id} (process 1) ended" in cluster.daemon.log(),
-        5,
-    )
+    wait_until("its tunnel is gone at once", lambda: ended(cluster, behind) > before, 5)
     done = alice.tsh("ssh", f"{login}@inner", "true")
     assert done.status != 0
     assert "keeps no tunnel" in done.stderr
@@ -137,10 +148,23 @@ def test_a_host_that_is_killed_is_not_led_to_any_more(
     assert says(alice, login, "inner") == behind.host_id
 
 
+def test_a_locked_host_loses_its_tunnel_and_is_back_when_the_lock_is_gone(
+    cluster: Cluster, alice: Person, login: str, behind: TunnelHost
+) -> None:
+    assert says(alice, login, "inner") == behind.host_id
+    before = ended(cluster, behind)
+    (made,) = cluster.tctl("lock", f"--node={behind.host_id}", "--format=json").json()
+    try:
+        wait_until("its tunnel is gone", lambda: ended(cluster, behind) > before, 10)
+    finally:
+        cluster.tctl("rm", f"lock/{made['name']}").ok()
+    wait_until("it is back", lambda: says(alice, login, "inner") == behind.host_id, 5 * BACK)
+
+
 @pytest.mark.long
 def test_a_host_is_back_soon_after_its_proxy_was_killed(login: str, tmp_path: Path) -> None:
-    """Also when the proxy restarts gracefully: then nobody who comes meanwhile is refused."""
-    with Cluster(tmp_path / "cluster") as cluster:
+    """Also when the proxy restarts gracefully: then nobody who comes meanwhile is refused, and sessions go on."""
+    with Restarting(tmp_path / "cluster") as cluster:
         alice = cluster.add_person("alice", logins=[login])
         alice.log_in()
         with TunnelHost(tmp_path / "inner", cluster, "inner") as host:
@@ -150,4 +174,76 @@ def test_a_host_is_back_soon_after_its_proxy_was_killed(login: str, tmp_path: Pa
             began = time.monotonic()
             wait_until("the host is back", lambda: says(alice, login, "inner") == host.host_id, 5 * BACK)
             assert time.monotonic() - began < BACK
-            cluster.tctl("status").ok()
+            with open_session(alice, login) as client:
+                cluster.signal(signal.SIGHUP)
+                cluster.wait_successor()
+                for _ in range(5):
+                    assert says(alice, login, "inner") == host.host_id
+                assert client.communicate(b"after\n", timeout=20)[0] == b"after\n"
+
+
+@pytest.mark.long
+def test_a_host_joins_and_is_reached_through_the_http_proxy_of_its_site(login: str, tmp_path: Path) -> None:
+    """Its only way out: the cluster's name is known to that proxy alone."""
+    cluster = Cluster(tmp_path / "cluster")
+    cluster.config["proxy_service"]["tunnel_public_addr"] = f"cluster.invalid:{cluster.tunnel_port}"
+    cluster.write()
+    with cluster, _site() as (url, asked):
+        alice = cluster.add_person("alice", logins=[login])
+        alice.log_in()
+        host = TunnelHost(tmp_path / "inner", cluster, "inner")
+        host.config["teleport"]["auth_servers"] = [f"cluster.invalid:{cluster.web_port}"]
+        host.write()
+        host.daemon = DaemonProcess(
+            host.folder,
+            ["--config", host.config_path],
+            diag_port=host.diag_port,
+            environment={**plain_environment(host.folder), "HTTPS_PROXY": url},
+        )
+        with host:
+            assert says(alice, login, "inner") == host.host_id
+            assert {f"cluster.invalid:{port}" for port in (cluster.web_port, cluster.tunnel_port)} == set(asked)
+
+
+@contextmanager
+def _site() -> Iterator[tuple[str, list[str]]]:
+    """An HTTP proxy that leads every CONNECT to the loopback, and where was asked for."""
+    asked: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head.split(b" ")[1].decode())
+        far_reader, far_writer = await asyncio.open_connection(LOOPBACK, int(asked[-1].rpartition(":")[2]))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            try:
+                while data := await source.read(65536):
+                    target.write(data)
+                    await target.drain()
+            except ConnectionError:
+                pass  # either end went
+            finally:
+                target.close()
+
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(asyncio.start_server(serve, LOOPBACK, 0), loop).result(10)
+
+    async def end() -> None:
+        server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    try:
+        yield f"http://{at(server.sockets[0].getsockname()[1])}", asked
+    finally:
+        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
