@@ -150,6 +150,8 @@ def test_an_address_is_taken_for_what_a_connection_reaches(text: str, means: str
         (terms({"listen_on": ("10.0.0.0/8:*",)}), "localhost", 9, False),
         (terms({}, listen_on=("localhost:22",)), "localhost", 22, False),
         (terms({}, listen_on=("localhost:22",)), "localhost", 23, True),
+        (terms({}, listen_on=("[::1]:22",)), "localhost", 22, False),  # sshd listens there, too
+        (terms({}, listen_on=("[::1]:22",)), "127.0.0.1", 22, True),
         (terms({}, listen_on=("localhost:22",)), "localhost", 0, False),
         (terms({"listen_on": ("*:*",)}, listen_on=("10.0.0.1:*",)), "", 80, False),
         (terms({}, forwarding=False), "localhost", 8080, False),

@@ -173,6 +173,21 @@ async def test_socks_leads_to_names_and_addresses(launcher_end: LauncherEnd, tmp
         assert ports(lab, "direct-tcpip")[0].addr == f"localhost:{port}"
 
 
+@pytest.mark.parametrize("name", ["local\u00adhost", "\uff4cocalhost", "local host"])
+async def test_a_name_that_a_resolver_reads_as_another_is_refused(
+    launcher_end: LauncherEnd, tmp_path: Path, name: str
+) -> None:
+    """Roles are asked about what the client wrote; what is resolved has to be the same."""
+    came: list[asyncio.StreamWriter] = []
+    async with running_lab(Launcher(launcher_end)) as lab:
+        server = await asyncio.start_server(lambda _, writer: came.append(writer), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            ran = await run_client(*ssh(lab, tmp_path, "-W", f"{name}:{port}"))
+        assert (ran.status, came) == (255, [])
+        assert "ASCII" in ran.stderr
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0

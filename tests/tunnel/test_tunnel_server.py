@@ -328,6 +328,24 @@ async def test_an_agent_believes_proxies_only() -> None:
         assert server.tunnels == 0
 
 
+async def test_addresses_that_are_none_neither_end_the_agent_nor_keep_it_from_the_next_one() -> None:
+    """They come from a page that anybody on the way could have written, and from proxies."""
+    strange = [
+        "a..b:3024",
+        "x" * 70 + ":3024",
+        "proxy:port",
+        "127.0.0.1:99999",
+        "127.0.0.1\0:3024",
+        "proxy",
+        ":",
+        "\u00ad:1",
+    ]
+    async with tunnels() as lab:
+        seeds = [*strange, f"{lab.address[0]}:{lab.address[1]}"]
+        agent = await lab.agent(lab.hosts.host(SystemRole.NODE, "node"), seeds=seeds)
+        await wait_until(lambda: bool(agent.proxies))
+
+
 async def test_a_proxy_leads_to_the_node_service_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     async with tunnels() as lab:
         host, other = lab.hosts.host(SystemRole.NODE, "node"), lab.hosts.host(SystemRole.NODE, "other")

@@ -73,6 +73,7 @@ METADATA = tuple(
 )
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator (RFC 6052)
 _NO_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+_LOOPBACK_6 = ipaddress.ip_address("::1")
 
 
 def _all_of(address: Address) -> tuple[Address, ...]:
@@ -174,8 +175,11 @@ def why_no_listener(terms: ChannelTerms, address: str, port: int) -> AccessDenia
         where = listening_address(address)
     except ValueError:
         return refusal(shown, "it is neither an address, localhost nor *")
+    # sshd listens for this name on both of its addresses
+    meant = (where, _LOOPBACK_6) if address.lower() in _NO_NAMES else (where,)
     hit = first_hit(
-        _of_hosts(terms.denies.listen_on), lambda entry: _covers(parse_host_pattern(entry), where, port, deny=True)
+        _of_hosts(terms.denies.listen_on),
+        lambda entry: any(_covers(parse_host_pattern(entry), one, port, deny=True) for one in meant),
     )
     if hit:
         return refusal(shown, f"a role denies {hit}", code=DenialCode.DENIED_BY_ROLE)

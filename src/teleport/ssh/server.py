@@ -342,6 +342,11 @@ class ServerConnection(ForwardRequests):
         packet.check_end()
         if len(host) > 255 or len(origin_host) > 255 or not 0 <= port <= 65535:
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "the address cannot be meant")
+        if not all(0x20 < byte < 0x7F for byte in host):
+            # what a resolver would turn into another name than the one that roles are asked about
+            reason = "a host is an address or a name of ASCII letters (write an international one as xn--...)"
+            self.report(AskedKind.CHANNEL, "direct-tcpip", reason)
+            raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, reason)
         self.create_task(self.measure_delay())
         channel = self.stream_channel()
         origin = (origin_host.decode("utf-8", "replace"), origin_port)

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
+from teleport.recording.sanitise import one_line
 from teleport.ssh.client import ClientKey
 from teleport.ssh.handlers import Channel, StreamHandler
 from teleport.ssh.relay import NodeLeg, RelayHandler
@@ -177,6 +178,10 @@ class TunnelAgent:
             except (TeleportError, OSError):
                 self._put(lambda now, draw: pool.Failed(now, draw, number))
                 return
+            except Exception:  # what answers is a stranger: a mistake of ours in hearing it must not end the daemon
+                log.exception("no tunnel by %s", ", ".join(addresses) or "the addresses that proxies tell")
+                self._put(lambda now, draw: pool.Failed(now, draw, number))
+                return
             self._put(lambda now, draw: pool.Reached(now, draw, number, host_id, epoch))
             link.stands()
             assert link.tunnel is not None
@@ -194,8 +199,12 @@ class TunnelAgent:
             try:
                 async with asyncio.timeout(LOGIN_SECONDS):
                     found = await self._log_in(link, address)
-            except (TeleportError, OSError, TimeoutError) as error:
-                problem = ConnectionProblem(f"{address}: nothing came") if isinstance(error, TimeoutError) else error
+            except (TeleportError, OSError, TimeoutError, ValueError, OverflowError) as error:
+                problem = error
+                if isinstance(error, TimeoutError):
+                    problem = ConnectionProblem(f"{address}: nothing came")
+                elif isinstance(error, ValueError | OverflowError):  # strangers tell addresses
+                    problem = BadRequest(f"{one_line(address, 100)} is no address: {one_line(str(error), 100)}")
                 if self._said.get(address) != str(problem):
                     log.warning("no tunnel to %s: %s", address, problem)
                 self._said = {**self._said, address: str(problem)} if len(self._said) < 256 else {}

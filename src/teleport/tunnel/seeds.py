@@ -52,7 +52,7 @@ def addresses_of(page: bytes, host: str) -> list[str]:
 
 def _usable(address: str) -> bool:
     host, colon, port = address.rpartition(":")
-    return bool(host and colon and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536)
+    return bool(host and colon and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536)
 
 
 async def tunnel_addresses(proxies: Sequence[tuple[str, int]]) -> list[str]:

@@ -17,7 +17,7 @@ from teleport.backend.interface import Backend, PutOp
 
 PEOPLE: Final = "audit/session-people/"  # of sessions that others joined
 HOSTS: Final = "audit/session-hosts/"  # of sessions that ended
-HOSTS_KEPT: Final = timedelta(days=7)
+HOSTS_KEPT: Final = timedelta(days=400)  # as long as ends are told apart
 MOST: Final = 100  # people of one session that are remembered
 
 

@@ -22,7 +22,9 @@ class OpenFile:
         self.descriptor = descriptor
         self.path = path
         self.read = Passing() if flags & wire.READ else None
-        self.written = Passing() if flags & wire.WRITE else None
+        # who makes or empties a file changes it, though nothing can be written
+        self.written = Passing() if flags & (wire.WRITE | wire.CREATE | wire.TRUNCATE) else None
+        self.takes = bool(flags & wire.WRITE)
         self.appends = bool(flags & wire.APPEND)
         self.most = most
         self.changed: list[str] = []  # attributes that were set, in words

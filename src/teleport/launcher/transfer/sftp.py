@@ -69,6 +69,7 @@ class Server:
 
     def run(self) -> int:
         """Serves until the client has no more to ask; the exit status."""
+        os.set_blocking(1, False)  # a client that does not read holds up its own answers, not the daemon's words
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)
         poll.register(0, select.POLLIN)
@@ -81,8 +82,7 @@ class Server:
                 poll.modify(0, select.POLLIN if listening else 0)
             ready = dict(poll.poll())
             if self._control.fileno() in ready:
-                self._control.hear()
-                self._handles.obey()
+                self._heed()
                 self._reply(*self._control.replies())
             if 0 in ready and listening:
                 if len(buffer) - end < wire.MAX_PACKET + 4:
@@ -95,6 +95,7 @@ class Server:
                 try:
                     packets, taken = wire.split(buffer[start:end])
                     for packet in packets:
+                        self._heed()  # what is taken away goes before what the client has sent ahead
                         self._take(packet)
                 except wire.Malformed as error:
                     say(f"SFTP: {error}")
@@ -124,12 +125,29 @@ class Server:
 
     def _flush(self) -> None:
         while self._out:
-            count = os.writev(1, self._out[:512])
+            try:
+                count = os.writev(1, self._out[:512])
+            except BlockingIOError:
+                self._wait_for_client()
+                continue
             while self._out and count >= len(self._out[0]):
                 count -= len(self._out.pop(0))
             if count:
                 self._out[0] = memoryview(self._out[0])[count:]
         self._waiting = 0
+
+    def _wait_for_client(self) -> None:
+        """Until it reads on. What the daemon says meanwhile is heeded at once."""
+        poll = select.poll()
+        poll.register(1, select.POLLOUT)
+        poll.register(self._control.fileno(), select.POLLIN)
+        while 1 not in dict(poll.poll()):
+            self._heed()
+
+    def _heed(self) -> None:
+        """Does what the daemon has said since."""
+        self._control.hear()
+        self._handles.obey()
 
     # requests
 
@@ -242,7 +260,7 @@ class Server:
     def _write(self, number: int, reader: Reader) -> bytes:
         opened = self._handles.file(reader.string())
         offset, data = reader.u64(), reader.view()
-        if opened.written is None:
+        if opened.written is None or not opened.takes:
             raise OSError(errno.EBADF, "it was not opened to be written")
         if offset + len(data) >= 2**63:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))

@@ -103,7 +103,7 @@ class Extended:
         second = reader.string()
         target = self._work.handles.file(second)
         to = reader.u64()
-        if source.read is None or target.written is None:
+        if source.read is None or target.written is None or not target.takes:
             raise OSError(errno.EBADF, "the files were not opened for it")
         if source is target or max(start, to, length) >= 2**62:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -113,13 +113,17 @@ class Extended:
             self._work.handles.obey()
             if self._work.handles.file(first) is not source or self._work.handles.file(second) is not target:
                 raise KeyError(first)
-            target.within(to + len(data))
+            target.within((os.fstat(target.descriptor).st_size if target.appends else to) + len(data))
             source.read.add(start, data)
             view = memoryview(data)
             done = 0
             while done < len(data):
                 done += os.pwrite(target.descriptor, view[done:], to + done)
-            target.written.add(to, data)
+            if target.appends:  # the kernel puts it at the end, whatever place is named
+                target.written.size += len(data)
+                target.written.spoiled()
+            else:
+                target.written.add(to, data)
             start, to, left = start + len(data), to + len(data), left - len(data)
         return wire.status(number, Status.OK)
 
