@@ -397,7 +397,7 @@ spec:
 @pytest.fixture(scope="module")
 def lou(cluster: Cluster, login: str) -> Person:
     cluster.tctl("create", "-f", "-", stdin=LENDS.format(login=login)).ok()
-    person = cluster.add_person("lou", roles=["lends"], logins=[])
+    person = cluster.add_person("lender", roles=["lends"], logins=[])
     person.log_in()
     return person
 
@@ -456,8 +456,8 @@ def test_a_display_is_lent_to_whom_roles_allow_it(
                 socket.create_connection((LOOPBACK, 6000 + number)).close()
             thread.join(10)
     assert b"MIT-MAGIC-COOKIE-1" in shown[0]
-    lent = cluster.wait_event("x11-forward", server_id=host_id, user="lou")
-    over = forward_event(cluster, "port.closed", server_id=host_id, user="lou", kind="x11")
+    lent = cluster.wait_event("x11-forward", server_id=host_id, user="lender")
+    over = forward_event(cluster, "port.closed", server_id=host_id, user="lender", kind="x11")
     assert (over["connection"], over["rx"]) == (lent["connection"], len(b"a screen"))
     denied = cluster.wait_event("x11-forward", server_id=host_id, user="alice", success=False)
     assert "permit_x11_forwarding" in denied["error"]
@@ -482,10 +482,10 @@ def test_an_agent_is_lent_to_whom_roles_allow_it(
     finally:
         agent.terminate()
         agent.wait(10)
-    lent = cluster.wait_event("agent.forward", server_id=host_id, user="lou")
+    lent = cluster.wait_event("agent.forward", server_id=host_id, user="lender")
     assert lent["success"] is True
-    told = forward_event(cluster, "port", server_id=host_id, user="lou", kind="auth-agent@openssh.com")
-    over = forward_event(cluster, "port.closed", server_id=host_id, user="lou", kind="auth-agent@openssh.com")
+    told = forward_event(cluster, "port", server_id=host_id, user="lender", kind="auth-agent@openssh.com")
+    over = forward_event(cluster, "port.closed", server_id=host_id, user="lender", kind="auth-agent@openssh.com")
     assert over["connection"] == told["connection"] == lent["connection"]
     assert over["tx"] > 0
     assert over["rx"] > 0

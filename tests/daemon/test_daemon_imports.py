@@ -38,7 +38,11 @@ NOT_LATE = {
 }
 
 
-ONLY_OF = {"pki/webauthn.py": "auth", "recording/screen/row.py": "auth"}  # one service's, wherever they lie
+ONLY_OF = {
+    "pki/webauthn.py": "auth",
+    "recording/screen/row.py": "auth",
+    "ssh/brought.py": "proxy",
+}  # one service's, wherever they lie
 LOADED = {"codecs", "datetime", "asyncio", "cryptography", "yarl"}  # by every daemon
 
 

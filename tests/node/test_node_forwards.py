@@ -426,7 +426,7 @@ async def test_listening_for_the_client_at_a_free_port(launcher_end: LauncherEnd
             assert ports(lab, "forwarded-tcpip")[0].origin.startswith("127.0.0.1:")
         *_, last = await closed(lab, 2)
         assert (last.kind, last.addr, last.tx, last.rx) == ("tcpip-forward", event.addr, 13, 13)
-        assert not _listens(remote)
+        await wait_until(lambda: not _listens(remote))
 
 
 class Slow(Rebinding):

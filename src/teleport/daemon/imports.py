@@ -19,7 +19,7 @@ BY_SERVICE: Final = {
         *("fido2", "fido2.attestation.base", "fido2.cbor", "fido2.cose", "fido2.server", "fido2.webauthn", "json"),
         "unicodedata",
     ),
-    "proxy": ("segno", "base64", "io"),
+    "proxy": ("segno", "base64", "io", "teleport.ssh.client"),
 }
 
 
