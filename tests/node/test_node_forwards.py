@@ -30,6 +30,7 @@ from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.values import Duration
 from teleport.ssh.client import ClientKey, connect
+from teleport.testing.loopback import free_port
 from teleport.testing.running import Ran, run_client, wait_until
 from teleport.testing.ssh_lab import Lab, running_lab
 
@@ -74,12 +75,6 @@ async def client(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
         except TimeoutError:  # OpenSSH may miss a signal that comes just before it waits
             process.kill()
             await process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def exchange(port: int, data: bytes, *, path: str = "") -> bytes:

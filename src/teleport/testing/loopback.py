@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 
 from teleport.resources.values import HostPort
 
 LOOPBACK = os.environ.get("TELEPORT_TEST_LOOPBACK") or "127.0.0.1"  # where every listener and every client is
 PUBLIC = "localhost" if LOOPBACK == "127.0.0.1" else LOOPBACK  # what proxies call themselves
+_CHANCE = random.SystemRandom()
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with loopback_socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback address that nobody listens on now, and that is given out once.
+
+    It is below those that Linux gives to connections by itself (32768 and up, ip(7)): any connection could take one of
+    these before who asked here listens.
+    """
+    while True:
+        port = _CHANCE.randrange(12_000, 32_000)
+        if port in _given:
+            continue
+        _given.add(port)
+        with loopback_socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+        return port
 
 
 def loopback_socket() -> socket.socket:
