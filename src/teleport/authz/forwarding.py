@@ -150,12 +150,17 @@ def why_no_socket(terms: ChannelTerms, path: str, *, home: str = "") -> AccessDe
     return _why_no_path(terms, terms.denies.forward_to, lambda grant: grant.forward_to, what, path, home, local=True)
 
 
+def names_loopback(text: str) -> bool:
+    """Whether a client's word for where to listen is a name of loopback."""
+    return text.lower() in _NO_NAMES
+
+
 def listening_address(text: str) -> Address | None:
     """The address to listen on that a client means (RFC 4254 section 7.1); None: all of them. `ValueError` when it is
     neither an address nor a name of loopback: what is judged is what is listened on."""
     if text in {"", "*"}:
         return None
-    if text.lower() in _NO_NAMES:
+    if names_loopback(text):
         return ipaddress.ip_address("127.0.0.1")
     if "%" in text:
         raise ValueError("an address with a zone is not listened on")
@@ -176,7 +181,7 @@ def why_no_listener(terms: ChannelTerms, address: str, port: int) -> AccessDenia
     except ValueError:
         return refusal(shown, "it is neither an address, localhost nor *")
     # sshd listens for this name on both of its addresses
-    meant = (where, _LOOPBACK_6) if address.lower() in _NO_NAMES else (where,)
+    meant = (where, _LOOPBACK_6) if names_loopback(address) else (where,)
     hit = first_hit(
         _of_hosts(terms.denies.listen_on),
         lambda entry: any(_covers(parse_host_pattern(entry), one, port, deny=True) for one in meant),

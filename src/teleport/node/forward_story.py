@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
-from teleport.audit.events import Port, PortClosed, ServerEvent
-from teleport.authz.channels import ChannelTerms
+from teleport.audit.events import Port, ServerEvent
+from teleport.audit.forwards import Forward, readable, why_denied, why_failed
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessPermit
 from teleport.errors import TeleportError
@@ -17,8 +17,6 @@ from teleport.node.facts import Facts
 from teleport.node.tools import Tools
 from teleport.ssh.handlers import Client
 from teleport.ssh.surface import Refusal
-
-Still = Callable[[ChannelTerms], AccessDenial | None]
 
 
 class Connection(Protocol):
@@ -37,14 +35,9 @@ class Connection(Protocol):
 
 
 @dataclass(slots=True)
-class Record:
-    """A forward as events name it, and what keeps it allowed."""
+class Record(Forward):
+    """A forward of a node."""
 
-    kind: str
-    addr: str
-    still: Still
-    origin: str = ""
-    resolved: str = ""
     sent: int = 0  # of a listener: by its connections that are over
     received: int = 0
     ports: bool = True  # whether the switches for port forwarding are about it
@@ -67,42 +60,25 @@ class ForwardStory:
         await self._tools.emitter.emit(self._connection.facts.event(cls, now, connection=connection, **fields))
 
     def _port(self, record: Record, error: str = "") -> Port:
-        return self._connection.facts.event(
-            Port,
-            self._tools.clock.now(),
-            addr=record.addr,
-            success=not error,
-            error=error,
-            kind=record.kind,
-            resolved=record.resolved,
-            origin=record.origin,
-            connection=str(self._connection.id),
-        )
+        connection = self._connection
+        return record.opened(connection.facts, self._tools.clock.now(), str(connection.id), error)
 
     async def refused(self, record: Record, denied: AccessDenial) -> Refusal:
         """That somebody may not have it, and what the client is told."""
-        self._in_background(self._tools.emitter.emit(self._port(record, f"{denied.code}: {'; '.join(denied.reasons)}")))
+        self._in_background(self._tools.emitter.emit(self._port(record, why_denied(denied))))
         return Refusal.told(denied.public, denied.hint)
 
     async def failed(self, record: Record, error: TeleportError) -> Refusal:
         """That it was tried and did not work, and what the client is told."""
-        self._in_background(self._tools.emitter.emit(self._port(record, error.message or type(error).__name__)))
+        self._in_background(self._tools.emitter.emit(self._port(record, why_failed(error))))
         if isinstance(error, LauncherRefused):
             return Refusal.told(error.message, error.hint)
         return Refusal(error.message, tried=True)
 
     def closed(self, record: Record, sent: int, received: int, why: str) -> None:
         """That it ended, with the bytes that it carried each way and why; in the background."""
-        event = self._connection.facts.event(
-            PortClosed,
-            self._tools.clock.now(),
-            kind=record.kind,
-            addr=record.addr,
-            tx=sent,
-            rx=received,
-            error=why,
-            connection=str(self._connection.id),
-        )
+        connection = self._connection
+        event = record.closed(connection.facts, self._tools.clock.now(), str(connection.id), sent, received, why)
         self._in_background(self._tools.emitter.emit(event))
 
     def _in_background(self, emitting: Awaitable[object]) -> None:
@@ -116,8 +92,3 @@ def shown(host: str, port: int) -> str:
     """Host and port as events have them."""
     host = readable(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def readable(text: str) -> str:
-    """A client's words as text that every reader of the log can show."""
-    return text.encode("utf-8", "backslashreplace").decode()

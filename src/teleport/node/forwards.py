@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from teleport.audit.forwards import Still, readable
 from teleport.authz.channels import ChannelTerms, refusal
 from teleport.authz.decision import AccessDenial
 from teleport.authz.forwarding import (
@@ -29,7 +30,7 @@ from teleport.authz.forwarding import (
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.launcher.values import HostUserRequest, Kind, SpawnRequest
 from teleport.node.dialling import addresses, dialled, resolved
-from teleport.node.forward_story import Connection, ForwardStory, Record, Still, readable, shown
+from teleport.node.forward_story import Connection, ForwardStory, Record, shown
 from teleport.node.listening import Listening
 from teleport.node.needs import Errands
 from teleport.node.pam import pam_request

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from teleport.audit.events import AgentForward, Event, Port, PortClosed, X11Forward
+from teleport.audit.events import AgentForward, Event, Port, X11Forward
+from teleport.audit.forwards import Forward, Still, readable, why_denied, why_failed
 from teleport.authz.channels import ChannelTerms, why_no_agent, why_no_x11
 from teleport.authz.decision import AccessDenial
 from teleport.authz.forwarding import (
     Destination,
     listening_address,
+    names_loopback,
     why_no_forward,
     why_no_listener,
     why_no_unseen_socket,
@@ -53,25 +55,12 @@ _NO_LOG = Refusal("The proxy cannot write its audit log now, so nothing is forwa
 _NOT_ANY_MORE: Final = "it is not allowed any more"
 _LENT: Final[dict[str, type[AgentForward] | type[X11Forward]]] = {"agent": AgentForward, "x11": X11Forward}
 
-Still = Callable[[ChannelTerms], AccessDenial | None]
-
-
-@dataclass(slots=True)
-class Record:
-    """A forward as events name it, and what keeps it allowed."""
-
-    kind: str
-    addr: str
-    still: Still
-    origin: str = ""
-    resolved: str = ""
-
 
 @dataclass(slots=True)
 class Listener:
     """What listens at the host for the client."""
 
-    record: Record
+    record: Forward
     ready: asyncio.Future[bool]  # whether it is on record, and connections may come
     listened: Listened | None = None
     sent: int = 0  # by its connections that are over
@@ -85,7 +74,7 @@ class Forwards:
         self._connection = connection
         self._tools = connection.tools
         self._told = connection.facts.told_here
-        self._streams: dict[RecordedStream, Record] = {}
+        self._streams: dict[RecordedStream, Forward] = {}
         self._places: dict[Place, Listener] = {}
         self._asked: set[Place] = set()  # to listen at, and not answered yet
         self._coming = 0  # channels that wait for the client to take them
@@ -98,7 +87,7 @@ class Forwards:
         self, channel: Channel, host: str, port: int, origin: tuple[str, int]
     ) -> StreamHandler | Refusal:
         """Has the host connect to a host."""
-        record = Record("direct-tcpip", str(TcpEnd(host, port)), _anything, str(TcpEnd(*origin)))
+        record = Forward("direct-tcpip", str(TcpEnd(host, port)), _anything, str(TcpEnd(*origin)))
         if (refused := self._connection.admit(record.kind)) is not None:
             return refused
         end = TcpEnd(host, port)
@@ -111,23 +100,23 @@ class Forwards:
             if isinstance(to, AccessDenial):
                 return self._refuse(record, to)
             end = TcpEnd(str(to.address), port)
-            record = Record(record.kind, str(to), partial(_to, to), record.origin, str(end))
+            record = Forward(record.kind, str(to), partial(_to, to), record.origin, str(end))
         return await self._connect(channel, record, end)
 
     async def open_socket(self, channel: Channel, path: str) -> StreamHandler | Refusal:
         """Has the host connect to a Unix socket."""
-        record = Record("direct-streamlocal@openssh.com", _readable(path), _anything)
+        record = Forward("direct-streamlocal@openssh.com", readable(path), _anything)
         if (refused := self._connection.admit(record.kind)) is not None:
             return refused
         if self._told:
             record.still = lambda terms: why_no_unseen_socket(terms, path, local=True)
             if (denied := record.still(self._connection.permit.channels)) is not None:
                 return self._refuse(record, denied)
-        if _readable(path) != path:
+        if readable(path) != path:
             return self._failed(record, BadRequest("the path of the socket is not UTF-8"))
         return await self._connect(channel, record, SocketEnd(path))
 
-    async def _connect(self, channel: Channel, record: Record, end: End) -> StreamHandler | Refusal:
+    async def _connect(self, channel: Channel, record: Forward, end: End) -> StreamHandler | Refusal:
         stream = RecordedStream(channel, active=self._connection.active)
         try:
             await self._open(record)  # on record before the host connects
@@ -153,9 +142,9 @@ class Forwards:
     async def listen(self, place: Place) -> int | Refusal:
         """Has the host listen for the client; the port, 0 of a socket."""
         tcp = isinstance(place, TcpPlace)
-        record = Record(
+        record = Forward(
             "tcpip-forward" if tcp else "streamlocal-forward@openssh.com",
-            str(TcpEnd(place.address or "*", place.port)) if isinstance(place, TcpPlace) else _readable(place.path),
+            str(TcpEnd(place.address or "*", place.port)) if isinstance(place, TcpPlace) else readable(place.path),
             _anything,
         )
         if (refused := self._connection.admit(record.kind)) is not None:
@@ -171,7 +160,7 @@ class Forwards:
         finally:
             self._asked.discard(place)
 
-    async def _listen(self, place: Place, record: Record) -> int | Refusal:
+    async def _listen(self, place: Place, record: Forward) -> int | Refusal:
         listener = Listener(record, asyncio.get_running_loop().create_future())
         known = place  # with the port that the host chose
         try:
@@ -179,7 +168,7 @@ class Forwards:
                 raise ConnectionProblem("this connection listens there already")
             if len(self._places) + len(self._asked) > MOST_LISTENERS:
                 raise ConnectionProblem(f"a connection listens at {MOST_LISTENERS} places at most")
-            if isinstance(place, SocketPlace) and _readable(place.path) != place.path:
+            if isinstance(place, SocketPlace) and readable(place.path) != place.path:
                 raise BadRequest("the path of the socket is not UTF-8")
 
             async def came(origin: tuple[str, int]) -> RecordedStream | None:
@@ -188,7 +177,7 @@ class Forwards:
                 what = FromTcp(known, origin) if isinstance(known, TcpPlace) else FromSocket(known)
                 kind = "forwarded-tcpip" if isinstance(known, TcpPlace) else "forwarded-streamlocal@openssh.com"
                 at = str(TcpEnd(*origin)) if isinstance(known, TcpPlace) else ""
-                return await self._bring(Record(kind, record.addr, record.still, at), what, listener)
+                return await self._bring(Forward(kind, record.addr, record.still, at), what, listener)
 
             where = _plainly(place) if self._told else place
             listener.listened = listened = await self._connection.origin.listen(where, came)
@@ -228,7 +217,7 @@ class Forwards:
         await found.listened.close()
         return True
 
-    async def _bring(self, record: Record, what: Incoming, listener: Listener | None) -> RecordedStream | None:
+    async def _bring(self, record: Forward, what: Incoming, listener: Listener | None) -> RecordedStream | None:
         """Brings a channel that the host wants to open to the client; None: it is refused."""
         client, made = self._connection.client, list[RecordedStream]()
 
@@ -317,7 +306,7 @@ class Forwards:
         """Takes what asks the client's agent."""
 
         async def came(origin: tuple[str, int]) -> RecordedStream | None:
-            return await self._borrowed("agent", Record("auth-agent@openssh.com", "", why_no_agent), FromAgentSocket())
+            return await self._borrowed("agent", Forward("auth-agent@openssh.com", "", why_no_agent), FromAgentSocket())
 
         return came
 
@@ -325,11 +314,11 @@ class Forwards:
         """Takes what comes to the client's display. Whoever comes shows the client's own cookie, which it checks."""
 
         async def came(origin: tuple[str, int]) -> RecordedStream | None:
-            return await self._borrowed("x11", Record("x11", "", why_no_x11, str(TcpEnd(*origin))), FromX11(origin))
+            return await self._borrowed("x11", Forward("x11", "", why_no_x11, str(TcpEnd(*origin))), FromX11(origin))
 
         return came
 
-    async def _borrowed(self, kind: str, record: Record, what: Incoming) -> RecordedStream | None:
+    async def _borrowed(self, kind: str, record: Forward, what: Incoming) -> RecordedStream | None:
         if not any(kind in lent for lent in self._lent.values()):
             return None
         return await self._bring(record, what, None)
@@ -344,7 +333,7 @@ class Forwards:
 
     # what all have in common
 
-    def _why_not(self, record: Record) -> str | None:
+    def _why_not(self, record: Forward) -> str | None:
         """What forbids a forward now."""
         if self._ended or self._connection.over:
             return "the connection has ended"
@@ -354,7 +343,7 @@ class Forwards:
         denied = record.still(self._connection.permit.channels)
         return "; ".join(denied.reasons) if denied is not None else None
 
-    def _keep(self, stream: RecordedStream, record: Record, listener: Listener | None) -> None:
+    def _keep(self, stream: RecordedStream, record: Forward, listener: Listener | None) -> None:
         self._streams[stream] = record
         stream.over = partial(self._over, listener)
 
@@ -389,45 +378,27 @@ class Forwards:
 
     # on record; of a node's forwards it tells itself
 
-    async def _open(self, record: Record) -> None:
+    async def _open(self, record: Forward) -> None:
         if self._told:
             await self._tools.emitter.emit(self._port(record))
 
-    def _port(self, record: Record, error: str = "") -> Port:
-        return self._connection.facts.event(
-            Port,
-            self._tools.clock.now(),
-            addr=record.addr,
-            success=not error,
-            error=error,
-            kind=record.kind,
-            resolved=record.resolved,
-            origin=record.origin,
-            connection=self._connection.id,
-        )
+    def _port(self, record: Forward, error: str = "") -> Port:
+        return record.opened(self._connection.facts, self._tools.clock.now(), self._connection.id, error)
 
-    def _refuse(self, record: Record, denied: AccessDenial) -> Refusal:
-        self._emit(self._port(record, f"{denied.code}: {'; '.join(denied.reasons)}"), "audit a refused forward")
+    def _refuse(self, record: Forward, denied: AccessDenial) -> Refusal:
+        self._emit(self._port(record, why_denied(denied)), "audit a refused forward")
         return Refusal.told(denied.public, denied.hint)
 
-    def _failed(self, record: Record, error: TeleportError) -> Refusal:
+    def _failed(self, record: Forward, error: TeleportError) -> Refusal:
         if self._told:
-            self._emit(self._port(record, error.message or type(error).__name__), "audit a failed forward")
+            self._emit(self._port(record, why_failed(error)), "audit a failed forward")
         return Refusal.told(error.message, error.hint)
 
-    def _emit_closed(self, record: Record, sent: int, received: int, why: str) -> None:
+    def _emit_closed(self, record: Forward, sent: int, received: int, why: str) -> None:
         if not self._told:
             return
-        event = self._connection.facts.event(
-            PortClosed,
-            self._tools.clock.now(),
-            kind=record.kind,
-            addr=record.addr,
-            tx=sent,
-            rx=received,
-            error=why,
-            connection=self._connection.id,
-        )
+        connection = self._connection
+        event = record.closed(connection.facts, self._tools.clock.now(), connection.id, sent, received, why)
         self._emit(event, "audit the end of a forward")
 
     def _emit(self, event: Event, what: str) -> None:
@@ -449,8 +420,8 @@ def _to(to: Destination, terms: ChannelTerms) -> AccessDenial | None:
     return why_no_forward(terms, to)
 
 
-def _lent(kind: str) -> Record:
-    return Record(kind, "", why_no_agent if kind == "agent" else why_no_x11)
+def _lent(kind: str) -> Forward:
+    return Forward(kind, "", why_no_agent if kind == "agent" else why_no_x11)
 
 
 def _listening(place: Place) -> Still:
@@ -466,11 +437,4 @@ def _plainly(place: Place) -> Place:
     where = listening_address(place.address)
     if where is None:
         return TcpPlace("", place.port)
-    return TcpPlace("localhost" if place.address.lower().endswith(_NAMES) else str(where), place.port)
-
-
-_NAMES: Final = ("localhost", "ip6-loopback")
-
-
-def _readable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return TcpPlace("localhost" if names_loopback(place.address) else str(where), place.port)
