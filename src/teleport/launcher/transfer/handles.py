@@ -108,8 +108,9 @@ class Handles:
             raise Refused(str(refused), refused.why)
         return self._open[name]
 
-    def obey(self) -> None:
-        """Does what the daemon said since about what is open: of changed rules, closes what they take away."""
+    def heed(self) -> None:
+        """Does what the daemon has said since about what is open: of changed rules, closes what they take away."""
+        self._control.hear()
         if self._control.changed:
             self._control.changed = False
             for name, opened in list(self._open.items()):

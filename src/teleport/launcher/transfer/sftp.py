@@ -82,7 +82,7 @@ class Server:
                 poll.modify(0, select.POLLIN if listening else 0)
             ready = dict(poll.poll())
             if self._control.fileno() in ready:
-                self._heed()
+                self._handles.heed()
                 self._reply(*self._control.replies())
             if 0 in ready and listening:
                 if len(buffer) - end < wire.MAX_PACKET + 4:
@@ -95,7 +95,7 @@ class Server:
                 try:
                     packets, taken = wire.split(buffer[start:end])
                     for packet in packets:
-                        self._heed()  # what is taken away goes before what the client has sent ahead
+                        self._handles.heed()  # what is taken away goes before what the client has sent ahead
                         self._take(packet)
                 except wire.Malformed as error:
                     say(f"SFTP: {error}")
@@ -142,12 +142,7 @@ class Server:
         poll.register(1, select.POLLOUT)
         poll.register(self._control.fileno(), select.POLLIN)
         while 1 not in dict(poll.poll()):
-            self._heed()
-
-    def _heed(self) -> None:
-        """Does what the daemon has said since."""
-        self._control.hear()
-        self._handles.obey()
+            self._handles.heed()
 
     # requests
 

@@ -109,8 +109,7 @@ class Extended:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         left = length or 2**62
         while left and (data := os.pread(source.descriptor, min(_PIECE, left), start)):
-            self._work.control.hear()
-            self._work.handles.obey()
+            self._work.handles.heed()
             if self._work.handles.file(first) is not source or self._work.handles.file(second) is not target:
                 raise KeyError(first)
             target.within((os.fstat(target.descriptor).st_size if target.appends else to) + len(data))
