@@ -45,13 +45,7 @@ async def relay_to_auth(
     try:
         writer.write(first())
         await socket.prepare(request)
-        down = asyncio.create_task(_down(reader, socket), name="auth tunnel down")
-        try:
-            await _up(socket, writer)
-        finally:
-            down.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-                await down
+        await _both_ways(socket, reader, writer)
     finally:
         writer.close()
         with contextlib.suppress(OSError):
@@ -59,6 +53,17 @@ async def relay_to_auth(
         if socket.prepared:
             await socket.close()
     return socket
+
+
+async def _both_ways(socket: web.WebSocketResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until either end has gone."""
+    down = asyncio.create_task(_down(reader, socket), name="a websocket, down")
+    try:
+        await _up(socket, writer)
+    finally:
+        down.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            await down
 
 
 async def _up(socket: web.WebSocketResponse, writer: asyncio.StreamWriter) -> None:
@@ -99,13 +104,9 @@ async def relay_inside(request: web.Request, take: Callable[[asyncio.Transport],
     near = memory_pair.connect(lambda: _Near(reader), take, peername=peer_of(request))
     assert near.transport is not None
     writer = asyncio.StreamWriter(near.transport, near, reader, asyncio.get_running_loop())
-    down = asyncio.create_task(_down(reader, socket), name="connection within a request, down")
     try:
-        await _up(socket, writer)
+        await _both_ways(socket, reader, writer)
     finally:
-        down.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-            await down
         writer.close()
         await socket.close()
     return socket
