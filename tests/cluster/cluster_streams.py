@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+import subprocess
 from pathlib import Path
 
 from teleport.testing.cluster import Ran
@@ -50,3 +52,14 @@ def streams_of(path: Path) -> list[bytes]:
                 text = frame.get("data")
                 found[frame["kind"]] += base64.b64decode(frame["base64"]) if text is None else text.encode()
     return [bytes(found["output"]), bytes(found["stderr"])]
+
+
+def allocated_port(client: subprocess.Popen[bytes]) -> int:
+    """The port that the server chose for `-R 0:...`, as OpenSSH's client says on standard error."""
+    assert client.stderr is not None
+    said = b""
+    while not (found := re.search(rb"Allocated port (\d+)", said)):
+        line = client.stderr.readline()
+        assert line, said
+        said += line
+    return int(found[1])

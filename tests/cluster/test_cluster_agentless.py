@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 from tests.cluster.cluster_shells import ANY_HOST
-from tests.cluster.cluster_streams import TwoStreams, streams_of
+from tests.cluster.cluster_streams import TwoStreams, allocated_port, streams_of
 from tests.cluster.test_cluster_evidence import session_of
 
 from teleport.recording.format import BrokenRecording, RecordingParser
@@ -313,14 +312,9 @@ def test_the_host_listens_for_the_client(
             env=alice.environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
-            assert client.stderr is not None
-            said = b""
-            while not (found := re.search(rb"Allocated port (\d+)", said)):
-                line = client.stderr.readline()
-                assert line, said
-                said += line
+            port_there = allocated_port(client)
             wait_until("the socket is there", there.exists)
-            for family, where in ((socket.AF_INET, (LOOPBACK, int(found[1]))), (socket.AF_UNIX, str(there))):
+            for family, where in ((socket.AF_INET, (LOOPBACK, port_there)), (socket.AF_UNIX, str(there))):
                 with socket.socket(family) as coming:
                     coming.connect(where)
                     got = b""
@@ -331,7 +325,7 @@ def test_the_host_listens_for_the_client(
             client.terminate()
             client.communicate()
             thread.join(10)
-    for kind, addr in (("tcpip-forward", f"*:{int(found[1])}"), ("streamlocal-forward@openssh.com", str(there))):
+    for kind, addr in (("tcpip-forward", f"*:{port_there}"), ("streamlocal-forward@openssh.com", str(there))):
         told = forward_event(cluster, "port", server_id=host_id, kind=kind, success=True)
         assert told["addr"].rpartition(":")[2] == addr.rpartition(":")[2]
         over = forward_event(cluster, "port.closed", server_id=host_id, kind=kind, connection=told["connection"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import socket
 import subprocess
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.cluster_streams import TwoStreams, streams_of
+from tests.cluster.cluster_streams import TwoStreams, allocated_port, streams_of
 
 from teleport.testing.cluster import LOOPBACK, NODE, Cluster, Person, plain_environment, run, wait_until
 
@@ -105,13 +104,8 @@ def test_the_node_listens_for_the_client_through_the_proxy(proxied: Cluster, ann
             env=ann.environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
-            assert client.stderr is not None
-            said = b""
-            while not (found := re.search(rb"Allocated port (\d+)", said)):
-                line = client.stderr.readline()
-                assert line, said
-                said += line
-            with socket.create_connection((LOOPBACK, int(found[1]))) as coming:
+            port_there = allocated_port(client)
+            with socket.create_connection((LOOPBACK, port_there)) as coming:
                 got = b""
                 while piece := coming.recv(100):
                     got += piece

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from tests.interop.openssh_regress import HOST, LEFT_OUT, QUICK, RUN, SUITE, Sui
 
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
+from teleport.testing.loopback import free_port
 from teleport.testing.ssh_lab import running_lab
 
 SECONDS = 600.0
@@ -26,12 +26,6 @@ def test_every_script_of_the_suite_is_run_or_left_out_for_a_reason() -> None:
     assert not RUN.keys() & LEFT_OUT.keys()
     assert {path.stem for path in SUITE.glob("*.sh")} <= RUN.keys() | LEFT_OUT.keys()
     assert set(QUICK) <= RUN.keys()
-
-
-def free_port() -> int:
-    """A port for the relay: the suite has to be told one."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 @pytest.mark.timeout(SECONDS + 60)

@@ -46,6 +46,7 @@ from teleport.pki.sshcert import (
 from teleport.pki.trust import AuthorityKind
 from teleport.pki.x509cert import UserTLSRequest, identity_from_tls, issue_user_tls, pem_of
 from teleport.pki.x509subject import UserSubject
+from teleport.testing.loopback import free_port
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 CLUSTER = "example.com"
@@ -233,13 +234,6 @@ def sshd(folder: Path) -> Iterator[int]:
     finally:
         server.terminate()
         server.wait(10)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def answers(port: int) -> bool:

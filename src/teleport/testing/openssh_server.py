@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from teleport.testing.lab_certificates import LabHost
+from teleport.testing.loopback import free_port
 
 SSHD = "/usr/sbin/sshd"
 
@@ -21,9 +22,7 @@ def running_sshd(folder: Path, user_authority: str, host: LabHost, *settings: st
     (folder / "host_key").chmod(0o600)
     (folder / "host_key-cert.pub").write_text(host.host_key.certificate + "\n")
     (folder / "user_ca.pub").write_text(user_authority + "\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     lines = [
         *settings,
         f"ListenAddress 127.0.0.1:{port}",
