@@ -24,7 +24,8 @@ from teleport.resources.joining import JoinMode, JoinPolicy
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Role, RoleSpec
-from teleport.ssh.client import RemoteSession, SshClient
+from teleport.ssh.client import SshClient
+from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.surface import TerminalRequest, TerminalSize
 from teleport.testing.people import People, Terminal, ended, people
 from teleport.testing.running import wait_until

@@ -17,7 +17,7 @@ from teleport.client.access import Access
 from teleport.client.session import Way, closed, way
 from teleport.errors import SECOND_FACTOR_DUE, TeleportError
 from teleport.recording.sanitise import one_line
-from teleport.ssh.client import RemoteExit, RemoteSession
+from teleport.ssh.client_session import RemoteExit, RemoteSession
 
 MAX_LINE = 64 * 1024  # bytes; a longer line is shown in pieces
 NOT_KNOWN = 255

@@ -26,8 +26,9 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.sshverify import verify_host_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.ssh.client import KEEPALIVE as KEEPALIVE
-from teleport.ssh.client import ClientKey, HostCheck, RemoteExit, RemoteSession, SshClient, connect
+from teleport.ssh.client import ClientKey, HostCheck, SshClient, connect
 from teleport.ssh.client_forwards import Forwards
+from teleport.ssh.client_session import RemoteExit, RemoteSession
 from teleport.ssh.surface import KeepAlive, TerminalRequest, TerminalSize
 from teleport.wire.forward_spec import End, Forward, SocketEnd
 from teleport.wire.screen import Screen

@@ -6,7 +6,8 @@ import asyncio
 import os
 
 from teleport.client import system, terminal
-from teleport.ssh.client import RemoteSession, SshClient
+from teleport.ssh.client import SshClient
+from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.surface import TerminalSize
 from teleport.wire.escapes import Command, Escapes, Send
 

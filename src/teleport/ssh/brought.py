@@ -15,10 +15,10 @@ from asyncssh import ChannelOpenError
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
 
 from teleport.errors import ConnectionProblem
+from teleport.ssh.client_session import RemoteSession, brought_session
 from teleport.ssh.surface import Place, TcpPlace
 
 if TYPE_CHECKING:
-    from teleport.ssh.client import RemoteSession
     from teleport.ssh.client_forwards import ForwardPath
 
 CANCEL_SECONDS = 10.0  # for the server to say that it listens no more
@@ -76,8 +76,6 @@ async def listen(connection: ForwardPath, place: Place, came: Came) -> Listened:
 
 async def brought(came: Came, origin: tuple[str, int]) -> Any:
     """The session of a channel that the server wants to open."""
-    from teleport.ssh.client import brought_session  # it imports this module
-
     taker = await came(origin)
     if taker is None:
         raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "it is not taken")

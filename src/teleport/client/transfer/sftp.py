@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportError
 from teleport.recording.sanitise import one_line
-from teleport.ssh.client import RemoteSession, SshClient
+from teleport.ssh.client import SshClient
+from teleport.ssh.client_session import RemoteSession
 from teleport.wire import sftp_client as wire
 from teleport.wire.sftp import Packet, Status
 from teleport.wire.sftp_client import Answer, Attributes, Limits

@@ -26,7 +26,7 @@ from teleport.proxy.recording.files import Files
 from teleport.proxy.recording.needs import Recording
 from teleport.recording.format import RecordingHeader
 from teleport.recording.outgoing import Outgoing
-from teleport.ssh.client import RemoteExit, RemoteSession
+from teleport.ssh.client_session import RemoteExit, RemoteSession
 from teleport.ssh.handlers import SessionChannel
 from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize, X11Request
 from teleport.wire import vouch

@@ -17,7 +17,8 @@ from teleport.authz.decision import AccessDenial
 from teleport.authz.forwarding import Destination, plain_address, why_no_forward
 from teleport.errors import ConnectionProblem
 from teleport.resources.destinations import Address
-from teleport.ssh.client import RemoteSession, SshClient
+from teleport.ssh.client import SshClient
+from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.handlers import Channel
 from teleport.wire.forward_spec import End
 
