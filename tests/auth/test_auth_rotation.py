@@ -91,7 +91,7 @@ async def test_every_phase_signs_with_the_active_keys_at_once_and_old_certificat
     are refused after it with the reason and the way on."""
     async with running_auth(tmp_path) as auth:
         old_user = await auth.user("alice", ["access"])
-        old_node = await auth.host(SystemRole.NODE)
+        old_node, old_proxy = await auth.host(SystemRole.NODE), await auth.host(SystemRole.PROXY)
         old = {kind: (await keys(auth, kind))[0] for kind in ("user", "host")}
         for phase in FORWARD:
             reply = await step(auth, phase, "user", "host")
@@ -112,6 +112,10 @@ async def test_every_phase_signs_with_the_active_keys_at_once_and_old_certificat
         with pytest.raises(AccessDenied, match="host authority that a rotation ended on") as host_refused:
             await who_am_i(auth, old_node)
         assert f"tctl nodes rm {old_node.host_id}" in host_refused.value.hint
+        with pytest.raises(AccessDenied, match="certificate of this proxy is of a host authority") as proxy_refused:
+            await who_am_i(auth, old_proxy)
+        assert "tsh login" in proxy_refused.value.hint, "for whoever asked the proxy, which passes it on"
+        assert f"tctl rm proxy/{old_proxy.host_id}" in proxy_refused.value.hint
         assert await who_am_i(auth, await auth.user("alice", ["access"])) == "alice"
 
 

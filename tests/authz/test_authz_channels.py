@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,6 +38,18 @@ def terms(*grants: dict[str, Any], forwarding: bool = True, **denies: tuple[str,
 
 def to(host: str, port: int, address: str = "", reserved: str = "") -> Destination:
     return Destination(host, plain_address(address or host), port, reserved)
+
+
+def test_a_deny_of_a_name_holds_by_every_name_that_the_resolver_may_have_meant() -> None:
+    """Search domains and aliases; what allows wants the name as the client says it."""
+    denied = terms({}, forward_to=("*.db.example.com:5432",))
+    plain = to("one", 5432, "192.0.2.7")
+    for also in (("one.db.example.com",), ("one.corp", "ONE.DB.example.com.")):
+        assert why_no_forward(denied, replace(plain, also=also)) is not None
+    assert why_no_forward(denied, replace(plain, also=("one.corp",))) is None
+    assert why_no_forward(denied, replace(plain, port=80, also=("one.db.example.com",))) is None
+    allowed = terms({"forward_to": ("*.db.example.com:5432",)})
+    assert why_no_forward(allowed, replace(plain, also=("one.db.example.com",))) is not None
 
 
 def test_without_terms_nothing_is_allowed() -> None:

@@ -167,7 +167,9 @@ async def test_ports_and_names(end: LauncherEnd) -> None:
         assert port > 0
         descriptor = await made.connect("127.0.0.1", port)
         close(descriptor, *listeners)
-        assert set(await made.addresses("localhost", 80)) <= {"127.0.0.1", "::1"}
+        addresses, canonical = await made.addresses("localhost", 80)
+        assert set(addresses) <= {"127.0.0.1", "::1"}
+        assert canonical, "the name that it led to"
         with pytest.raises(ErrandFailed, match="cannot be resolved"):
             await made.addresses("no-such-name.invalid", 80)
         with pytest.raises(ErrandFailed):

@@ -33,6 +33,7 @@ from teleport.ssh.client import ClientKey, connect
 from teleport.testing.loopback import free_port
 from teleport.testing.running import Ran, run_client, wait_until
 from teleport.testing.ssh_lab import Lab, running_lab
+from teleport.transport import search_domains
 
 ME = getpass.getuser()
 
@@ -267,9 +268,9 @@ class Rebinding:
     async def errands(self, request: SpawnRequest) -> Any:
         errands = await self.launcher.errands(request)
 
-        async def addresses(host: str, port: int) -> list[str]:
+        async def addresses(host: str, port: int) -> tuple[list[str], str]:
             self.asked.append(host)
-            return next(self.answers)
+            return next(self.answers), ""
 
         async def dial(address: str, port: int) -> int:
             self.dialled.append(address)
@@ -294,6 +295,26 @@ async def test_a_name_is_resolved_once_and_only_what_was_judged_is_dialled(
             ran = await w(lab, tmp_path, "rebound.example.com:80")
             assert "Your roles do not allow" in ran.stderr
             assert (len(rebinding.asked), rebinding.dialled) == (count, ["192.0.2.1"])
+
+
+async def test_what_the_resolver_completes_does_not_get_around_a_deny(
+    launcher_end: LauncherEnd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T26: a client that leaves the end of a name to the host's search domains means the name that is denied."""
+    resolver = tmp_path / "resolv.conf"
+    resolver.write_text("nameserver 192.0.2.53\nsearch corp.example.com example.com\n")
+    monkeypatch.setattr(search_domains, "RESOLVER", resolver)
+    rebinding = Rebinding(Launcher(launcher_end), [["192.0.2.1"]] * 6)
+    async with running_lab(cast(Launcher, rebinding)) as lab:
+        lab.rules.allow(forward_to=("*:*",))
+        lab.rules.deny(forward_to=("secret.corp.example.com:*",))
+        for name in ("secret", "secret.corp", "SECRET", "secret.corp.example.com", "secret.corp.example.com."):
+            ran = await w(lab, tmp_path, f"{name}:80")
+            assert "Your roles do not allow" in ran.stderr, name
+        assert rebinding.dialled == []
+        ran = await w(lab, tmp_path, "secret.:80")
+        assert "Connection refused" in ran.stderr, "a name that ends in a dot is whole"
+        assert rebinding.dialled == ["192.0.2.1"]
 
 
 async def test_a_forced_command_is_all_there_is(launcher_end: LauncherEnd, tmp_path: Path) -> None:

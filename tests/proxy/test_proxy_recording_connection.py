@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -139,12 +139,22 @@ class World:
         return await self.connection.open_stream(cast("Any", Stub()), "192.0.2.50", 80, ("192.0.2.7", 5))
 
 
+AnyWorld = TypeVar("AnyWorld", bound=World)
+
+
 @asynccontextmanager
 async def connected(
     monkeypatch: pytest.MonkeyPatch, user: UserIdentity, *, agentless: bool = True
 ) -> AsyncIterator[World]:
     """A world, and nothing of it afterwards."""
-    yield World(monkeypatch, user, agentless=agentless)
+    async with alone(World(monkeypatch, user, agentless=agentless)) as world:
+        yield world
+
+
+@asynccontextmanager
+async def alone(world: AnyWorld) -> AsyncIterator[AnyWorld]:
+    """That world, and nothing of it afterwards."""
+    yield world
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()

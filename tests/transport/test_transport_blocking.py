@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from tests.transport.transport_peers import peer, read_request, reply, server_context, tls_pair, trusting, websocket_to
 
+from teleport.api import routes
+from teleport.api.messages import Empty
+from teleport.api.sync_client import SyncAuthClient
 from teleport.errors import ConnectionProblem
 from teleport.transport.blocking import (
     ByteStream,
@@ -167,6 +170,19 @@ def test_a_far_end_that_closes_during_the_handshake_is_a_broken_connection(
         with pytest.raises(OSError, match="before TLS was set up"):
             TLSStream(raw, trusting(pair), NAME)
         assert raw.closed
+
+
+def test_a_call_whose_far_end_hangs_up_at_once_names_the_login_as_well(pair: tuple[Path, Path]) -> None:
+    """A proxy whose own certificate a rotation ended a moment ago can tell nothing more."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+
+    with peer(serve) as address:
+        client = SyncAuthClient(lambda: TLSStream(dial_tcp(*address, 10), trusting(pair), NAME), NAME)
+        with pytest.raises(ConnectionProblem, match="before TLS was set up") as refused:
+            client.call(routes.WHO_AM_I, Empty())
+    assert "after a rotation of the cluster's authorities: tsh login" in refused.value.hint
 
 
 def test_a_far_end_that_speaks_something_else_proves_nothing(pair: tuple[Path, Path]) -> None:

@@ -12,7 +12,18 @@ from teleport.api.codec import MAX_BODY, decode_error, decode_reply, encode_call
 from teleport.api.messages import Message, Request
 from teleport.api.routes import Route
 from teleport.errors import CALL_FACTOR_DUE, AccessDenied, ConnectionProblem, TeleportError
-from teleport.transport.blocking import AGAIN, ByteStream, HTTPOver, TLSStream, check_whole, dial_tcp, read_body, said
+from teleport.transport.blocking import (
+    AGAIN,
+    AGAIN_OR_LOGIN,
+    ByteStream,
+    HTTPOver,
+    NotBegun,
+    TLSStream,
+    check_whole,
+    dial_tcp,
+    read_body,
+    said,
+)
 
 Req = TypeVar("Req", bound=Request)
 Rep = TypeVar("Rep", bound=Message)
@@ -72,7 +83,8 @@ class SyncAuthClient:
             return self._connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise ConnectionProblem(f"{self._host} did not answer {route.name}: {said(error)}", hint=AGAIN) from None
+            hint = AGAIN_OR_LOGIN if isinstance(error, NotBegun) else AGAIN
+            raise ConnectionProblem(f"{self._host} did not answer {route.name}: {said(error)}", hint=hint) from None
         except BaseException:
             self.close()
             raise

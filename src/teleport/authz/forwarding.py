@@ -26,13 +26,15 @@ from teleport.resources.destinations import (
 class Destination:
     """Where a forward is to lead: `host` as the client named it, and one address that this name was resolved to.
 
-    `reserved` says what stands there, where it is a port of the cluster itself.
+    `reserved` says what stands there, where it is a port of the cluster itself. `also` are names that the resolver may
+    have taken it for, by its search domains, or led to: what denies one of them denies it.
     """
 
     host: str
     address: Address
     port: int
     reserved: str = ""
+    also: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -141,6 +143,8 @@ def _names_host(entry: HostPattern, to: Destination, *, deny: bool) -> bool:
         # Whoever rules a name could point it at this host: a name allows what is inside only where it says so itself.
         inside = any(one.is_loopback for one in _all_of(to.address)) or _is_metadata(to.address)
         return deny or not inside or entry.glob == "*" or entry.glob in _NO_NAMES
+    if deny and any(host_matches(entry.glob, name) for name in to.also):
+        return True
     return deny and to.address.is_loopback and entry.glob == "localhost"
 
 

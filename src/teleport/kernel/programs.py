@@ -16,6 +16,8 @@ thread, and its entry with it.
 Arguments are read from the new program's own stack after the kernel put them there, and its path from the kernel's
 copy: nothing that runs in the session can change either between what is done and what is told. The path of an opened
 file is read from the program's memory when the call returns.
+
+These programs may also be used under the MIT license or the GNU GPL, version 2 (`syscalls`, docs/decisions.md).
 """
 
 from __future__ import annotations

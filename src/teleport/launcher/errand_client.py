@@ -67,9 +67,10 @@ class Errands:
         (descriptor,) = (await self._ask("connect", address=address, port=port))[1]
         return descriptor
 
-    async def addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of a name."""
-        return list((await self._ask("addresses", host=host, port=port))[0]["addresses"])
+    async def addresses(self, host: str, port: int) -> tuple[list[str], str]:
+        """The addresses of a name, and the name that it led to (empty when it is not known)."""
+        fields = (await self._ask("addresses", host=host, port=port))[0]
+        return list(fields["addresses"]), str(fields["canonical"])
 
     async def find(self, path: str) -> Found:
         """Pins the Unix socket at an absolute path."""

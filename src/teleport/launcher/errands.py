@@ -199,12 +199,14 @@ class Errands:
 
     def _look_up(self, number: int, host: str, port: int) -> None:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+            flags = socket.AI_ADDRCONFIG | socket.AI_CANONNAME
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
         except (OSError, UnicodeError) as error:
             self._answer("failed", {"id": number, "error": f"the name cannot be resolved: {_said(error)}"}, ())
         else:
             addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))[:MOST_ADDRESSES]
-            self._answer("done", {"id": number, "addresses": addresses}, ())
+            canonical = next((entry[3] for entry in found if entry[3]), "")
+            self._answer("done", {"id": number, "addresses": addresses, "canonical": canonical}, ())
         finally:
             self._lookups.release()
 

@@ -15,6 +15,7 @@ from teleport.authz.forwarding import (
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.node.needs import Errands
 from teleport.resources.destinations import Address
+from teleport.transport.search_domains import other_names
 
 RESOLVE_SECONDS: Final = 10.0
 DIAL_SECONDS: Final = 10.0  # for one address
@@ -29,20 +30,20 @@ def addresses(address: str) -> list[str]:
     return ["127.0.0.1", "::1"] if address.lower() in _LOCALHOST else [str(where)]
 
 
-async def resolved(errands: Errands, host: str, port: int) -> list[Address]:
-    """The addresses of a host, each as a connection to it would end."""
+async def resolved(errands: Errands, host: str, port: int) -> tuple[list[Address], tuple[str, ...]]:
+    """The addresses of a host, each as a connection to it would end, and which other names it may have stood for."""
     try:
-        return [plain_address(host)]
+        return [plain_address(host)], ()
     except ValueError:
         pass
     if not host or "\0" in host:
         raise ConnectionProblem("No host was named.")
     try:
         async with asyncio.timeout(RESOLVE_SECONDS):
-            found = await errands.addresses(host, port)
+            found, canonical = await errands.addresses(host, port)
     except TimeoutError:
         raise ConnectionProblem(f"{host} could not be resolved within {RESOLVE_SECONDS:g} s") from None
-    return list(dict.fromkeys(plain_address(one) for one in found))
+    return list(dict.fromkeys(plain_address(one) for one in found)), other_names(host, canonical)
 
 
 async def dialled(errands: Errands, allowed: list[Destination]) -> tuple[socket.socket, Destination]:

@@ -86,8 +86,9 @@ class Forwards:
         try:
             errands = await self.errands()
             allowed: list[Destination] = []
-            for address in await resolved(errands, host, port):
-                to = Destination(host, address, port, self._tools.reserved(host, address, port))
+            addresses, also = await resolved(errands, host, port)
+            for address in addresses:
+                to = Destination(host, address, port, self._tools.reserved(host, address, port), also)
                 found = self.why_not(partial(_to, to))
                 if found is None:
                     allowed.append(to)

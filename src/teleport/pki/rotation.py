@@ -259,6 +259,13 @@ def retired_refusal(identity: UserIdentity | HostIdentity, ended: datetime) -> C
     if isinstance(identity, UserIdentity):
         message = f"This certificate is of a user authority that a rotation ended on {when}."
         hint = f"tsh login; for a file of its own: tctl auth sign --user={identity.name} --out=FILE"
+    elif identity.role is SystemRole.PROXY:
+        # read by whoever asked the proxy for something, too, while the proxy has not followed yet
+        message = f"The certificate of this proxy is of a host authority that a rotation ended on {when}."
+        hint = (
+            "the proxy may follow within seconds: then tsh login, as certificates of before do not count either. "
+            f"Where it stays so, {join_again(identity)}"
+        )
     else:
         message = f"The certificate of this host is of a host authority that a rotation ended on {when}."
         hint = join_again(identity)

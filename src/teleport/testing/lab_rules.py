@@ -52,6 +52,11 @@ class LabRules:
         allow = msgspec.structs.replace(self.role.spec.allow, **changes)
         self.role = msgspec.structs.replace(self.role, spec=msgspec.structs.replace(self.role.spec, allow=allow))
 
+    def deny(self, **changes: object) -> None:
+        """Changes what the role denies."""
+        deny = msgspec.structs.replace(self.role.spec.deny, **changes)
+        self.role = msgspec.structs.replace(self.role, spec=msgspec.structs.replace(self.role.spec, deny=deny))
+
     def options(self, **changes: object) -> None:
         """Changes the role's options."""
         spec = msgspec.structs.replace(self.role.spec, options=Options(**changes))  # type: ignore[arg-type]

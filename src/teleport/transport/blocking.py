@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from wsproto.events import Event
 
 AGAIN = "try again; if it stays so, the log of the far end says why"
+AGAIN_OR_LOGIN = f"after a rotation of the cluster's authorities: tsh login; else {AGAIN}"
 CHUNK = 65536  # bytes asked for at once
+
+
+class NotBegun(ConnectionResetError):
+    """The far end hung up before it proved who it is: so does a proxy that auth does not let in, for a moment after its
+    authority was replaced."""
 
 
 class ByteStream(Protocol):
@@ -83,7 +89,7 @@ class TLSStream:
                 self._flush()
                 self._fill()
             except ssl.SSLEOFError:
-                raise ConnectionResetError(errno.ECONNRESET, "it closed the connection before TLS was set up") from None
+                raise NotBegun(errno.ECONNRESET, "it closed the connection before TLS was set up") from None
             except ssl.SSLError as error:
                 with contextlib.suppress(OSError, ConnectionProblem):
                     self._flush()  # the far end learns why

@@ -46,6 +46,8 @@ class Files:
         self._telling: asyncio.Task[None] | None = None
         self._over = False
         self._failure: Exception | None = None  # why things cannot be put on record
+        self.noted = 0  # things that were done, as far as the recording has them
+        self.kept = 0  # of them, how many outlive this process
 
     def client_sends(self, data: bytes) -> bool:
         """Whether these bytes may go on to the host."""
@@ -88,6 +90,7 @@ class Files:
                         error=one.error,
                     )
                 )
+                self.noted += 1
         if self._connection.facts.told_here:  # a node tells of it itself
             self._waiting.extend(actions)
         if self._waiting and self._telling is None and self._failure is None:

@@ -296,20 +296,31 @@ class RecordedSession:
         self._sent += len(data)
         if self._terminal is None:
             self._connection.active()
-        recorded = recording is not None and self._sync and (is_stderr or self._files is None)
-        hold = recorded or (self._files is not None and self._files.untold)
-        self._outgoing.send(data, is_stderr, hold=hold)
+        self._outgoing.send(data, is_stderr, hold=self._is_held(is_stderr))
         if recording is not None and recording.must_drain and not self._recording_full:
             self._recording_full = True
             self._flow()
             self._tools.in_background(self._drain(recording), f"drain session {self.sid}")
 
+    def _is_held(self, is_stderr: bool) -> bool:
+        """Whether what the host just said tells the client of something that may not outlive this process yet."""
+        files = self._files
+        if files is not None and files.untold:
+            return True
+        if self._recording is None or not self._sync:
+            return False
+        return is_stderr or files is None or files.noted > files.kept
+
     async def _kept(self) -> None:
         """Returns when all that was noted so far is where it outlives this process."""
-        if self._files is not None:
-            await self._files.told()
+        files = self._files
+        if files is not None:
+            await files.told()
         if self._sync and self._recording is not None and not self._over:
+            noted = files.noted if files is not None else 0
             await self._recording.sync()
+            if files is not None:
+                files.kept = noted
 
     async def _drain(self, recording: Recording) -> None:
         await recording.drain()

@@ -20,6 +20,7 @@ from teleport.resources.destinations import Address
 from teleport.ssh.client import SshClient
 from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.handlers import Channel
+from teleport.transport.search_domains import other_names
 from teleport.wire.forward_spec import End
 
 RESOLVE_SECONDS: Final = 5.0
@@ -32,9 +33,10 @@ Reserved = Callable[[str, Address, int], str]
 async def allowed(terms: ChannelTerms, host: str, port: int, reserved: Reserved) -> Destination | AccessDenial:
     """Where the host may connect to for `host`, or why to none of its addresses. Raises `ConnectionProblem`."""
     denied: AccessDenial | None = None
-    for text in await _addresses(host, port):
+    addresses, also = await _addresses(host, port)
+    for text in addresses:
         address = plain_address(text)
-        to = Destination(host, address, port, reserved(host, address, port))
+        to = Destination(host, address, port, reserved(host, address, port), also)
         denied = why_no_forward(terms, to)
         if denied is None:
             return to
@@ -42,21 +44,26 @@ async def allowed(terms: ChannelTerms, host: str, port: int, reserved: Reserved)
     return denied
 
 
-async def _addresses(host: str, port: int) -> list[str]:
+async def _addresses(host: str, port: int) -> tuple[list[str], tuple[str, ...]]:
+    """The addresses, and which other names the host may have stood for."""
     try:
-        return [str(plain_address(host))]
+        return [str(plain_address(host))], ()
     except ValueError:
         pass
     if host.lower().rstrip(".") in ("localhost", "ip6-localhost"):
-        return ["127.0.0.1", "::1"]  # of the host, whatever this one calls so
+        return ["127.0.0.1", "::1"], ()  # of the host, whatever this one calls so
     try:
         async with asyncio.timeout(RESOLVE_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME
+            )
     except (OSError, TimeoutError, UnicodeError) as error:
         raise ConnectionProblem(
             f"the proxy does not know the host {host[:200]}", hint="name it by its address"
         ) from error
-    return list(dict.fromkeys(str(address[0]) for *_, address in found)) or [host]
+    canonical = next((entry[3] for entry in found if entry[3]), "")
+    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    return addresses or [host], other_names(host, canonical)
 
 
 class RecordedStream:

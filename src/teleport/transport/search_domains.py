@@ -1,0 +1,56 @@
+"""What else a resolver may take a name for: with the domains that it tries behind names (resolv.conf(5)).
+
+A rule that denies a name denies it also where a client leaves the end of it to the resolver. So all that the resolver
+could make of it counts, whichever it tries first, and whichever exists.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+RESOLVER: Final = Path("/etc/resolv.conf")
+_NO_COMPLETION: Final = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+
+
+def search_domains(config: str, host_name: str, override: str = "") -> tuple[str, ...]:
+    """Every domain that a resolver with this configuration may try: `config` is the text of resolv.conf, `host_name`
+    this host's name, and `override` what LOCALDOMAIN says.
+
+    The last line of several counts for the resolver; here all of them do. Without any it is the domain of the host.
+    """
+    found: list[str] = override.split()
+    for line in config.splitlines():
+        words = line.split()
+        if words and words[0] in ("search", "domain"):
+            found += words[1:]
+    domains = dict.fromkeys(one for word in found if (one := _bare(word)))
+    if not domains and (own := _bare(host_name.partition(".")[2])):
+        domains[own] = None
+    return tuple(domains)
+
+
+def completed(host: str, domains: Iterable[str]) -> tuple[str, ...]:
+    """What `host` may stand for besides itself; nothing for a name that ends in a dot, which is whole."""
+    if not host or host.endswith(".") or host.lower() in _NO_COMPLETION:
+        return ()
+    return tuple(f"{host}.{domain}" for domain in domains)
+
+
+def other_names(host: str, canonical: str = "") -> tuple[str, ...]:
+    """What this host's resolver may take `host` for, and the name `canonical` that it led to."""
+    try:
+        config = RESOLVER.read_text("utf-8", "replace")
+    except OSError:
+        config = ""  # the resolver then has its defaults
+    domains = search_domains(config, socket.gethostname(), os.environ.get("LOCALDOMAIN", ""))
+    names = dict.fromkeys((*completed(host, domains), *((canonical,) if canonical else ())))
+    names.pop(host, None)
+    return tuple(names)
+
+
+def _bare(domain: str) -> str:
+    return domain.strip(".").lower()
