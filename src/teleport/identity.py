@@ -29,6 +29,15 @@ class SystemRole(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteOrigin:
+    """Who somebody is in the cluster that they come from: what their certificate says."""
+
+    cluster: str  # whose authority signed
+    name: str
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class UserIdentity:
     """A person or a program that logged in, as its certificate says."""
 
@@ -53,6 +62,7 @@ class UserIdentity:
     denying: tuple[
         str, ...
     ] = ()  # roles that the user was given since: what they deny counts, what they allow does not
+    origin: RemoteOrigin | None = None  # of a user of another cluster, who was mapped to what stands here
 
 
 @dataclass(frozen=True, slots=True)

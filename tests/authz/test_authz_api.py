@@ -55,6 +55,7 @@ IMPLICIT = cells(
 ) | cells("list readnosecrets", "cert_authority")  # fmt: skip
 HOST_RO = cells("list readnosecrets", "cert_authority", "user", "host_cert") | cells(
     RO, "proxy", "role", "namespace", "auth_server", "tunnel_connection", "lock", "mfa_lease", "network_restrictions",
+    "trusted_cluster",
     "cluster_name", "cluster_config", "cluster_auth_preference", "cluster_networking_config",
     "session_recording_config", "cluster_audit_config",
 )  # fmt: skip

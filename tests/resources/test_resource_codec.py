@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teleport.errors import BadRequest
-from teleport.resources.authority import Authority, AuthorityType, JWTKeyPair, KeySet, Rotation, SSHKeyPair, TLSKeyPair
+from teleport.resources.authority import (
+    Authority,
+    AuthorityType,
+    JWTKeyPair,
+    KeySet,
+    RoleMapping,
+    Rotation,
+    SSHKeyPair,
+    TLSKeyPair,
+)
 from teleport.resources.cluster import (
     AuditConfig,
     AuditSpec,
@@ -39,6 +48,14 @@ from teleport.resources.presets import preset_roles
 from teleport.resources.secret import SecretText
 from teleport.resources.server import CommandLabelState, Server, ServerSpec
 from teleport.resources.token import Token, TokenRole
+from teleport.resources.trusted_cluster import (
+    RemoteCluster,
+    RemoteClusterSpec,
+    RemoteClusterStatus,
+    TrustedCluster,
+    TrustedClusterSpec,
+    TrustedClusterStatus,
+)
 from teleport.resources.user import CreatedBy, Creator, LocalAuth, User, UserSpec, UserStatus
 from teleport.resources.values import Duration
 
@@ -87,6 +104,22 @@ RESOURCES: list[Resource] = [
         spec=MfaLeaseSpec(
             user="bob", key="SHA256:x", client_address="192.0.2.1", device="d", granted=WHEN, expires=WHEN
         ),
+    ),
+    TrustedCluster(
+        metadata=Metadata(name="root.example.com"),
+        spec=TrustedClusterSpec(
+            enabled=True,
+            web_proxy_addr="root.example.com:443",
+            tunnel_addr="root.example.com:3024",
+            role_map=(RoleMapping(remote="^admin-(.*)$", local=("access-$1", "guest")),),
+            ca_pins=("sha256:" + "0" * 64,),
+        ),
+        status=TrustedClusterStatus(last_exchange=WHEN),
+    ),
+    RemoteCluster(
+        metadata=Metadata(name="leaf.example.com", labels={"env": "prod"}),
+        spec=RemoteClusterSpec(removed=WHEN),
+        status=RemoteClusterStatus(connection="offline", last_heartbeat=WHEN),
     ),
     AuthPreference(),
     NetworkingConfig(spec=NetworkingSpec(client_idle_timeout=Duration.of(minutes=10))),

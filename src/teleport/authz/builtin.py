@@ -48,6 +48,7 @@ _AS_NODE_READS = (
             Kind.TUNNEL_CONNECTION,
             Kind.LOCK,
             Kind.MFA_LEASE,
+            Kind.TRUSTED_CLUSTER,  # whose users come, and as what
             Kind.NETWORK_RESTRICTIONS,
             *_CONFIGS,
         ),

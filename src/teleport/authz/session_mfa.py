@@ -13,7 +13,7 @@ from datetime import datetime
 
 from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode
 from teleport.errors import CALL_FACTOR_DUE, SECOND_FACTOR_DUE
-from teleport.identity import MFA_API, UserIdentity
+from teleport.identity import MFA_API, RemoteOrigin, UserIdentity
 from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.names import canonical_address
 from teleport.resources.role import Role
@@ -86,9 +86,21 @@ def may_come(denial: AccessDenial) -> bool:
     return denial.code is DenialCode.MFA_REQUIRED and denial.hint == BY_LEASE
 
 
-def due_denial(reasons: tuple[str, ...], *, leases: bool) -> AccessDenial:
-    """The refusal, of its own code; `leases`: whether plain ssh can get one."""
+def due_denial(identity: UserIdentity, reasons: tuple[str, ...], *, leases: bool) -> AccessDenial:
+    """The refusal, of its own code; `leases`: whether plain ssh can get one. Who is of another cluster has no second
+    factor here, and is refused for good."""
+    if identity.origin is not None:
+        return _cannot_prove(identity.origin, reasons)
     return AccessDenial(DenialCode.MFA_REQUIRED, SECOND_FACTOR_DUE, reasons, BY_LEASE if leases else BY_TSH)
+
+
+def _cannot_prove(origin: RemoteOrigin, reasons: tuple[str, ...]) -> AccessDenial:
+    return AccessDenial(
+        DenialCode.NOT_GRANTED,
+        f"A second factor is asked for here, and users of the cluster {origin.cluster} cannot give one here.",
+        reasons,
+        "ask an administrator of this cluster to map your role to one without require_session_mfa",
+    )
 
 
 def call_denial(identity: UserIdentity, roles: Sequence[Role], cluster: ClusterDefaults) -> AccessDenial | None:
@@ -97,4 +109,6 @@ def call_denial(identity: UserIdentity, roles: Sequence[Role], cluster: ClusterD
     asked = demands(roles, cluster)
     if not asked or given_by_certificate(identity, MFA_API) is not None:
         return None
+    if identity.origin is not None:
+        return _cannot_prove(identity.origin, asked)
     return AccessDenial(DenialCode.MFA_REQUIRED, CALL_FACTOR_DUE, asked, "run it in a terminal, where it is asked for")

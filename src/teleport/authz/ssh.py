@@ -126,7 +126,7 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
     if given is None and (asked := demands(granting, policy.cluster)):
         given = _leased(request, granting)
         if given is None:
-            return due_denial(asked, leases=can_lease(granting, policy.cluster))
+            return due_denial(identity, asked, leases=can_lease(granting, policy.cluster))
         lock = find_lock(request.locks, Locked(mfa_device=given.device), request.now)
         if lock is not None:
             return locked_denial(lock)

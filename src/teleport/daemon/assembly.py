@@ -67,6 +67,7 @@ DECIDED_BY = (
     "locks/",
     "cluster/",
     "authorities/",
+    "trusted_clusters/",
 )  # what open sessions are decided anew for when it changes
 FIRST_TUNNEL = 10.0  # seconds that a node waits for a tunnel before it announces itself
 LAST_DELIVERY = 5.0  # seconds for what waits in the spools when the daemon stops

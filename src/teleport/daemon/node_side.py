@@ -21,7 +21,7 @@ from teleport.daemon.host_logins import pam_settings, tell_host_users
 from teleport.daemon.recorded import Recorded
 from teleport.daemon.session_telling import SessionTeller
 from teleport.daemon.ssh_proof import host_key
-from teleport.daemon.view import View
+from teleport.daemon.view import AnyUsers, View
 from teleport.identity import SystemRole
 from teleport.kernel.watcher import Watcher
 from teleport.launcher.client import Launcher
@@ -111,7 +111,7 @@ class NodeSide:
                 host_users=str(self._host_users),
                 connections=connections,
             ),
-            certificates=view,
+            certificates=AnyUsers(view),
             rules=view,
             present=view.present,
             control=RemoteControl(client),

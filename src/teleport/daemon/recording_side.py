@@ -75,7 +75,7 @@ class RecordingView:
         return self._view.present(identity)
 
     def verify_user(self, certificate: bytes) -> UserIdentity:
-        return self._view.verify_user(certificate)
+        return self._view.verify_any_user(certificate)
 
     def trusts_user_authority(self, signer: bytes) -> bool:
         return self._view.trusts_user_authority(signer)

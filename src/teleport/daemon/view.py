@@ -12,8 +12,9 @@ import msgspec
 
 from teleport.authz.decision import ClusterDefaults, Policy
 from teleport.authz.locks import host_lock_denial
+from teleport.authz.role_map import map_user, still_mapped
 from teleport.clock import Clock
-from teleport.errors import AccessDenied
+from teleport.errors import AccessDenied, NotFound
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki.keys import PublicKey
 from teleport.pki.refusal import CertificateRefused, Refusal
@@ -36,9 +37,18 @@ from teleport.resources.mfa_lease import MfaLease, lease_name
 from teleport.resources.names import canonical_address
 from teleport.resources.role import Role
 from teleport.resources.server import Server
+from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 from teleport.resources.user import User
 from teleport.store.cache import Cache
-from teleport.store.records import HOSTS, MFA_LEASES, PROXIES, HostRecord
+from teleport.store.records import (
+    HOSTS,
+    MFA_LEASES,
+    PROXIES,
+    REMOTE_CLUSTERS,
+    TRUSTED_CLUSTERS,
+    HostRecord,
+    authority_key,
+)
 from teleport.store.standing import forced_labels, host_counts, user_present
 
 NODE_KINDS = (
@@ -47,12 +57,13 @@ NODE_KINDS = (
     "cert_authority",
     "lock",
     "mfa_lease",
+    "trusted_cluster",
     "host_cert",
     "cluster_auth_preference",
     "cluster_networking_config",
     "session_recording_config",
 )
-PROXY_KINDS = (*NODE_KINDS, "node", "proxy")
+PROXY_KINDS = (*NODE_KINDS, "node", "proxy", "remote_cluster")
 R = TypeVar("R")
 
 
@@ -151,10 +162,7 @@ class View:
     def _retired(self, kind: AuthorityKind, signer: bytes) -> RetiredKeys | None:
         """The generation of keys that a rotation ended and that this key (SSH blob) belongs to."""
         authority = self.authorities().get(AuthorityType(kind))
-        for generation in reversed(authority.spec.retired_keys) if authority is not None else ():
-            if any(PublicKey.parse(line).blob == signer for line in generation.ssh):
-                return generation
-        return None
+        return _generation(authority, signer) if authority is not None else None
 
     def ssh_authorities(self, kind: AuthorityKind) -> list[TrustedSSHAuthority]:
         """The authorities of this cluster whose SSH certificates of a kind are believed."""
@@ -166,9 +174,80 @@ class View:
             if authority.spec.cluster_name == self.cluster
         ]
 
+    # other clusters
+
+    def trusted_clusters(self) -> list[TrustedCluster]:
+        """The clusters whose users are let in here: those that are enabled."""
+        return [one for one in self._items(TRUSTED_CLUSTERS, TrustedCluster) if one.spec.enabled]
+
+    def trusted_cluster(self, name: str) -> TrustedCluster | None:
+        """The one of this name; None also when it is disabled."""
+        return next((one for one in self.trusted_clusters() if one.name == name), None)
+
+    def remote_clusters(self) -> list[RemoteCluster]:
+        """The clusters whose hosts are reached from here, also those that have said goodbye (`removed`). Only proxies
+        see them."""
+        return self._items(REMOTE_CLUSTERS, RemoteCluster)
+
+    def remote_cluster(self, name: str) -> RemoteCluster | None:
+        return next((one for one in self.remote_clusters() if one.name == name), None)
+
+    def authority_of(self, kind: AuthorityKind, cluster: str) -> Authority | None:
+        """An authority of another cluster as it was exchanged last, whether or not it is trusted; its public halves."""
+        item = self.cache.get(authority_key(kind, cluster))
+        found = from_json(item.value) if item is not None else None
+        return found if isinstance(found, Authority) else None
+
+    def _keys_of(self, kind: AuthorityKind, cluster: str) -> list[TrustedSSHAuthority]:
+        authority = self.authority_of(kind, cluster)
+        if authority is None or cluster == self.cluster:
+            return []
+        keys = tuple(PublicKey.parse(line) for line in authority.trusted_ssh_keys)
+        return [TrustedSSHAuthority(kind, cluster, keys)] if keys else []
+
+    def remote_user_authorities(self) -> list[TrustedSSHAuthority]:
+        """The authorities of other clusters whose users are let in here."""
+        return [found for one in self.trusted_clusters() for found in self._keys_of(AuthorityKind.USER, one.name)]
+
+    def verify_remote_user(self, certificate: bytes) -> UserIdentity:
+        """Who somebody of a trusted cluster is here: with the roles that its role map gives.
+
+        Raises `CertificateRefused`, and `AccessDenied` when no role is mapped.
+        """
+        authorities = self.remote_user_authorities()
+        identity = verify_user_cert(certificate, authorities, self.clock.now(), enforced_critical_options=ENFORCED)
+        trusted = self.trusted_cluster(identity.cluster)
+        if trusted is None:  # the key said which
+            raise AccessDenied(f"Users of the cluster {identity.cluster} are not let in here.")
+        return map_user(identity, trusted.role_map, self.cluster)
+
+    def verify_any_user(self, certificate: bytes) -> UserIdentity:
+        """Who the user is: one of this cluster, or one of a trusted cluster, mapped. The key that signed decides."""
+        signer = parse_certificate(certificate).signer
+        own = any(key.blob == signer for one in self.ssh_authorities(AuthorityKind.USER) for key in one.keys)
+        if not own and any(key.blob == signer for one in self.remote_user_authorities() for key in one.keys):
+            return self.verify_remote_user(certificate)
+        return self.verify_user(certificate)
+
+    def verify_host_of(self, cluster: str, certificate: bytes, role: SystemRole) -> HostIdentity:
+        """Which host of another cluster it is, that has this role there: of one whose hosts are reached from here, or
+        one whose users are let in. Raises `NotFound` for any other cluster, and `AccessDenied`."""
+        remote = self.remote_cluster(cluster)
+        if (remote is None or remote.removed) and self.trusted_cluster(cluster) is None:
+            raise NotFound(f"The cluster {cluster[:80]!a} is not known here.", hint="tctl get rc,tc")
+        authorities = self._keys_of(AuthorityKind.HOST, cluster)
+        identity = verify_host_cert(certificate, authorities, self.clock.now(), hostname=None)
+        if identity.role is not role:
+            raise AccessDenied(f"The host {identity.host_id} of {cluster} is no {role}: its role is {identity.role}.")
+        denial = host_lock_denial(identity, self.locks(), self.clock.now())
+        if denial is not None:
+            raise AccessDenied(f"The host {identity.host_id} of {cluster} is locked.", hint="tctl get lock")
+        return identity
+
     # node.needs.Certificates and Rules, proxy.ssh_router.UserCertificates
 
     def verify_user(self, certificate: bytes) -> UserIdentity:
+        """Who the user of this cluster is; those of other clusters are refused."""
         authorities = self.ssh_authorities(AuthorityKind.USER)
         try:
             identity = verify_user_cert(certificate, authorities, self.clock.now(), enforced_critical_options=ENFORCED)
@@ -183,7 +262,14 @@ class View:
         """Raises what says that a rotation ended the authority of this certificate, if that is why it is refused."""
         if refused.reason is not Refusal.UNKNOWN_AUTHORITY:
             return
-        retired = self._retired(AuthorityKind.USER, parse_certificate(certificate).signer)
+        signer = parse_certificate(certificate).signer
+        retired = self._retired(AuthorityKind.USER, signer)
+        for one in self.remote_user_authorities():
+            if retired is None and any(key.blob == signer for key in one.keys):
+                raise AccessDenied(
+                    f"Your certificate is of the cluster {one.cluster}: its users come in through its own proxy.",
+                    hint=f"connect through a proxy of {one.cluster}; tsh clusters lists where that leads",
+                ) from None
         if retired is None:
             return
         keys = tuple(PublicKey.parse(line) for line in retired.ssh)
@@ -192,16 +278,24 @@ class View:
         raise retired_refusal(identity, retired.retired) from None
 
     def trusts_user_authority(self, signer: bytes) -> bool:
-        return any(key.blob == signer for one in self.ssh_authorities(AuthorityKind.USER) for key in one.keys)
+        everyone = (*self.ssh_authorities(AuthorityKind.USER), *self.remote_user_authorities())
+        return any(key.blob == signer for one in everyone for key in one.keys)
 
     def let_go(self, signer: bytes) -> bool:
         """Whether a rotation that went through its phases ended this key (SSH blob) of the user authority: what was
         begun before may go on. A key that was replaced at once is taken for stolen."""
         retired = self._retired(AuthorityKind.USER, signer)
+        for one in self.trusted_clusters() if retired is None else ():
+            authority = self.authority_of(AuthorityKind.USER, one.name)
+            retired = _generation(authority, signer) if authority is not None and retired is None else retired
         return retired is not None and not retired.at_once
 
     def present(self, identity: UserIdentity) -> UserIdentity | None:
-        """What is left of the identity (`auth.standing.user_present`); None when nothing is."""
+        """What is left of the identity (`auth.standing.user_present`); None when nothing is. Of a user of another
+        cluster it is what the trust and its role map still give."""
+        if identity.origin is not None:
+            trusted = self.trusted_cluster(identity.origin.cluster)
+            return still_mapped(identity, trusted.role_map if trusted is not None else (), self.cluster)
         found = self._items(f"users/{identity.name}", User)
         user = next((user for user in found if user.name == identity.name), None)
         return user_present(identity, user, self.clock.now())
@@ -231,3 +325,22 @@ class View:
                 f"The host {identity.host_id} is locked: {'; '.join(denial.reasons)}", hint="tctl get lock"
             )
         return identity
+
+
+class AnyUsers:
+    """The same view for those who judge users of this cluster and of trusted ones alike: nodes, and proxies where they
+    record (`node.needs.Certificates`)."""
+
+    def __init__(self, view: View) -> None:
+        self.verify_user = view.verify_any_user
+        self.verify_host = view.verify_host
+        self.trusts_user_authority = view.trusts_user_authority
+        self.let_go = view.let_go
+
+
+def _generation(authority: Authority, signer: bytes) -> RetiredKeys | None:
+    """The generation of an authority's retired keys that this key (SSH blob) belongs to."""
+    for generation in reversed(authority.spec.retired_keys):
+        if any(PublicKey.parse(line).blob == signer for line in generation.ssh):
+            return generation
+    return None

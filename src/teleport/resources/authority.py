@@ -176,5 +176,9 @@ class Authority(Value, frozen=True, kw_only=True):
 
     @property
     def warnings(self) -> tuple[FieldWarning, ...]:
-        later = [name for name in ("roles", "role_map", "signing_alg") if getattr(self.spec, name)]
-        return tuple(FieldWarning(f"spec.{name}", "trusted clusters are not available yet") for name in later)
+        later = {"roles": "a trusted_cluster", "role_map": "a trusted_cluster", "signing_alg": "the kind of key"}
+        return tuple(
+            FieldWarning(f"spec.{name}", f"kept without effect: {what} decides")
+            for name, what in later.items()
+            if getattr(self.spec, name)
+        )

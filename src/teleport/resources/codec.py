@@ -36,6 +36,7 @@ from teleport.resources.role import Role
 from teleport.resources.secret import SecretText
 from teleport.resources.server import Server
 from teleport.resources.token import Token
+from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 from teleport.resources.user import User
 from teleport.resources.values import Duration
 
@@ -50,6 +51,8 @@ Resource = (
     | Authority
     | Lock
     | MfaLease
+    | TrustedCluster
+    | RemoteCluster
     | AuthPreference
     | NetworkingConfig
     | SessionRecordingConfig
@@ -66,6 +69,8 @@ TYPES: Mapping[Kind, type[Resource]] = {
     Kind.CERT_AUTHORITY: Authority,
     Kind.LOCK: Lock,
     Kind.MFA_LEASE: MfaLease,
+    Kind.TRUSTED_CLUSTER: TrustedCluster,
+    Kind.REMOTE_CLUSTER: RemoteCluster,
     Kind.CLUSTER_AUTH_PREFERENCE: AuthPreference,
     Kind.CLUSTER_NETWORKING_CONFIG: NetworkingConfig,
     Kind.SESSION_RECORDING_CONFIG: SessionRecordingConfig,
@@ -95,7 +100,8 @@ def to_document(resource: Resource, *, with_secrets: bool = False) -> dict[str, 
     elif isinstance(resource, Server) and resource.sub_kind:
         head["sub_kind"] = resource.sub_kind
     metadata = _encode(resource.metadata, with_secrets=with_secrets)  # written even where it is the default
-    return {**head, "metadata": metadata, "spec": document.get("spec", {})}
+    tail = {"status": document["status"]} if document.get("status") else {}
+    return {**head, "metadata": metadata, "spec": document.get("spec", {}), **tail}
 
 
 def _encode(value: object, *, with_secrets: bool) -> object:
@@ -191,6 +197,9 @@ def without_secrets(resource: _R) -> _R:
         return cast(_R, resource.without_secrets())
     if isinstance(resource, User):
         return cast(_R, msgspec.structs.replace(resource, spec=msgspec.structs.replace(resource.spec, local_auth=None)))
+    if isinstance(resource, TrustedCluster):
+        spec = msgspec.structs.replace(resource.spec, token=None)
+        return cast(_R, msgspec.structs.replace(resource, spec=spec))
     return resource
 
 

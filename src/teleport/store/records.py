@@ -26,6 +26,9 @@ AUTH_SERVERS = "auth_servers/"
 AUTHORITIES = "authorities/"
 LOCKS = "locks/"
 MFA_LEASES = "mfa_leases/"
+TRUSTED_CLUSTERS = "trusted_clusters/"
+REMOTE_CLUSTERS = "remote_clusters/"
+CLUSTER_LINKS = "auth/cluster-links/"  # <cluster>: how the exchange of authorities with it stands
 CONNECTION_PLACES = "semaphores/connection/"  # <user>: places among the user's connections
 SESSION_TRACKERS = "session_trackers/"  # <host>/<epoch>: what a process of a node tells of its sessions
 CLUSTER = "cluster/"
@@ -51,6 +54,8 @@ PREFIX_OF_KIND = {
     "cert_authority": AUTHORITIES,
     "lock": LOCKS,
     "mfa_lease": MFA_LEASES,
+    "trusted_cluster": TRUSTED_CLUSTERS,
+    "remote_cluster": REMOTE_CLUSTERS,
     "host_cert": HOSTS,
     "cluster_name": CLUSTER,
     "cluster_auth_preference": CLUSTER,
@@ -187,6 +192,18 @@ class BrowserLoginRecord(Record, frozen=True, kw_only=True):
     route_to_cluster: str = ""
     tries: int = 0  # wrong codes
     certs: UserCerts | None = None  # once it was answered
+
+
+class ClusterLink(Record, frozen=True, kw_only=True):
+    """How the exchange of authorities with another cluster stands. Nobody watches it: it is written every minute."""
+
+    taken: int = 0  # when the last statement that was believed was issued, in milliseconds, by the other's clock
+    sent: int = 0  # when the last one of ours was, by ours
+    holds: list[str] = []  # fingerprints of our authorities' SSH keys that the other cluster says it believes
+    exchanged: datetime | None = None
+    problem: str = ""  # why the last try failed
+    heard: datetime | None = None  # when a proxy last held a tunnel of that cluster
+    turning: bool = False  # a rotation is under way there
 
 
 class InventedCredentials(Record, frozen=True, kw_only=True):

@@ -100,6 +100,11 @@ class RunningAuth:
         self._contexts.clear()
         self._admin = None
 
+    @property
+    def cluster(self) -> str:
+        """Its name."""
+        return self.service.state.cluster
+
     # callers
 
     async def host(
@@ -153,12 +158,12 @@ class RunningAuth:
 
     def client(self, who: Credentials, *, headers: Mapping[str, str] | None = None) -> SyncAuthClient:
         """A blocking client, for a thread."""
-        connect = direct(*self.address, self.context(who), auth_server_name(CLUSTER))
+        connect = direct(*self.address, self.context(who), auth_server_name(self.cluster))
         return SyncAuthClient(connect, f"{self.address[0]}:{self.address[1]}", headers=headers)
 
     def async_client(self, who: Credentials) -> AuthClient:
         """A client as services have it."""
-        return AuthClient([self.address], lambda: self.context(who), auth_server_name(CLUSTER))
+        return AuthClient([self.address], lambda: self.context(who), auth_server_name(self.cluster))
 
     async def call(
         self, who: Credentials, route: Route[Any, Any], request: m.Request, *, headers: Mapping[str, str] | None = None
@@ -251,7 +256,7 @@ class RunningAuth:
         (proc / "admin" / "tls.crt").write_bytes(admin.cert.read_bytes())
         (proc / "admin" / "tls.key").write_bytes(admin.key.read_bytes())
         (proc / "admin" / "tls.key").chmod(0o600)
-        cas = {"cluster": CLUSTER, "tls_ca_certs": self.tls_cas, "ssh_ca_keys": self.ssh_cas}
+        cas = {"cluster": self.cluster, "tls_ca_certs": self.tls_cas, "ssh_ca_keys": self.ssh_cas}
         (proc / "cas.json").write_bytes(msgspec.json.encode(cas))
         path = self.directory / "teleport.yaml"
         path.write_text(
@@ -270,6 +275,7 @@ async def running_auth(
     static_tokens: Sequence[Token] = (),
     epoch: int = 1,
     keys: AuthorityKeys | None = None,
+    cluster: str = CLUSTER,
 ) -> AsyncIterator[RunningAuth]:
     """A first start in `directory` (a later one with the same directory, `sqlite` and another epoch)."""
     clock = clock or present_clock()
@@ -280,13 +286,13 @@ async def running_auth(
     log.mkdir(parents=True, exist_ok=True)
     emitters: list[Emitter] = []
 
-    def open_emitter(cluster: str) -> Emitter:
-        emitters.append(Emitter.open(log / "spool", host_id, epoch, clock, cluster=cluster))
+    def open_emitter(name: str) -> Emitter:
+        emitters.append(Emitter.open(log / "spool", host_id, epoch, clock, cluster=name))
         return emitters[0]
 
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(backend.close)
-        config = AuthConfig(CLUSTER, host_id, "auth", log, log / "records", static_tokens=tuple(static_tokens))
+        config = AuthConfig(cluster, host_id, "auth", log, log / "records", static_tokens=tuple(static_tokens))
         service = await AuthService.open(config, backend, clock, open_emitter, keys=keys)
         stack.callback(emitters[0].close)
         key = generate_p256()

@@ -11,7 +11,7 @@ from teleport.daemon.remote import watch
 from teleport.daemon.view import NODE_KINDS, PROXY_KINDS, View
 from teleport.identity import SystemRole
 from teleport.store.cache import Cache
-from teleport.testing.auth import CLUSTER, RunningAuth
+from teleport.testing.auth import RunningAuth
 
 
 @asynccontextmanager
@@ -24,7 +24,7 @@ async def filled_view(auth: RunningAuth, cache: Cache, role: SystemRole, name: s
         try:
             async with asyncio.timeout(10):
                 await ready.wait()
-            yield View(cache, auth.clock, CLUSTER)
+            yield View(cache, auth.clock, auth.cluster)
         finally:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):

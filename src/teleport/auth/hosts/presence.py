@@ -65,6 +65,8 @@ WATCHABLE: Final = frozenset(
         Kind.CERT_AUTHORITY,
         Kind.LOCK,
         Kind.MFA_LEASE,
+        Kind.TRUSTED_CLUSTER,
+        Kind.REMOTE_CLUSTER,
         Kind.HOST_CERT,
         Kind.CLUSTER_NAME,
         Kind.CLUSTER_AUTH_PREFERENCE,
