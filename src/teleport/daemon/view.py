@@ -218,7 +218,7 @@ class View:
         identity = verify_user_cert(certificate, authorities, self.clock.now(), enforced_critical_options=ENFORCED)
         trusted = self.trusted_cluster(identity.cluster)
         if trusted is None:  # the key said which
-            raise AccessDenied(f"Users of the cluster {identity.cluster} are not let in here.")
+            raise AccessDenied(f"Users of the cluster {identity.cluster} are not let in here.", hint="tctl get tc")
         return map_user(identity, trusted.role_map, self.cluster)
 
     def verify_any_user(self, certificate: bytes) -> UserIdentity:
@@ -238,7 +238,10 @@ class View:
         authorities = self._keys_of(AuthorityKind.HOST, cluster)
         identity = verify_host_cert(certificate, authorities, self.clock.now(), hostname=None)
         if identity.role is not role:
-            raise AccessDenied(f"The host {identity.host_id} of {cluster} is no {role}: its role is {identity.role}.")
+            raise AccessDenied(
+                f"The host {identity.host_id} of {cluster} is no {role}: its role is {identity.role}.",
+                hint="check which address the other cluster's proxies are told to use",
+            )
         denial = host_lock_denial(identity, self.locks(), self.clock.now())
         if denial is not None:
             raise AccessDenied(f"The host {identity.host_id} of {cluster} is locked.", hint="tctl get lock")
