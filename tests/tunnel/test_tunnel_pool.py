@@ -13,6 +13,7 @@ from teleport.tunnel.pool import (
     Begun,
     Close,
     Dial,
+    Distrusted,
     Event,
     Failed,
     Finish,
@@ -158,6 +159,74 @@ def test_what_is_said_about_a_tunnel_that_is_gone_changes_nothing() -> None:
     for event in (Lost(100, 0, 9), Failed(100, 0, 9), Told(100, 0, 9, (), True)):
         assert plan(state, event) == (state, [])
     assert plan(state, Reached(100, 0, 9, "aaaa", 7)) == (state, [Close(9)])
+
+
+def test_what_one_proxy_says_takes_nothing_away_from_another() -> None:
+    """A hostile proxy, or one behind the times, says that there is nobody but itself, when A is away for a moment."""
+    state, actions = played(connected(), Told(100, 0, 2, (B,), False), Lost(101, 0.5, 1))
+    assert Wake(101.5) in actions
+    state, actions = plan(state, Woke(101.5, 0))
+    assert actions == [Dial(3, ("a:3024",))], "by A's own word, which B cannot take back"
+    state, _ = plan(state, Reached(102, 0, 3, "aaaa", 8))
+    assert state.reached_by == ("aaaa", "bbbb")
+
+
+def test_where_a_proxy_was_reached_and_its_own_word_come_before_what_others_say_of_it() -> None:
+    lies = Proxy("aaaa", tuple(f"lie{number}:1" for number in range(9)))
+    _, actions = played(
+        State(),
+        Begun(0, 0),
+        Reached(1, 0, 1, "aaaa", 7, "seed:3024"),
+        Told(1, 0, 1, (A, B), False),
+        Reached(2, 0, 2, "bbbb", 4, "b:3024"),
+        Told(2, 0, 2, (lies, B), False),
+        Lost(100, 0, 1),
+    )
+    (dial,) = [action for action in actions if isinstance(action, Dial)]
+    assert dial.addresses == ("a:3024", "seed:3024", "lie0:1", "lie1:1")
+
+
+def test_one_proxy_names_only_so_many_and_they_are_forgotten_with_it() -> None:
+    """Addresses that others choose are knocked at: few, seldom, and no longer than whoever named them is heard."""
+    many = tuple(Proxy(f"x{number:03}", ("x:1",)) for number in range(500))
+    state, actions = played(connected(), Told(100, 0, 2, (A, B, *many), False))
+    assert len(state.known) == pool.MOST
+    assert {"aaaa", "bbbb"} <= set(state.known)
+    assert len([one for one in actions if isinstance(one, Dial)]) == pool.MOST - 2
+    state, _ = plan(state, Lost(101, 0, 2))
+    assert set(state.known) == {"aaaa", "bbbb"}
+
+
+def test_a_proxy_that_nobody_names_is_tried_seldom_and_then_forgotten() -> None:
+    state, _ = played(connected(), Told(100, 1, 1, (A,), False), Lost(101, 1, 2))
+    began: list[float] = []
+    for second in range(102, 500):
+        state, actions = plan(state, Woke(second, 1))
+        for action in actions:
+            if isinstance(action, Dial):
+                began.append(second)
+                state, _ = plan(state, Failed(second, 1, action.tunnel))
+    assert 5 < len(began) < 15
+    assert began[-1] < 101 + pool.REMEMBERED
+    assert set(state.known) == {"aaaa"}
+
+
+def test_a_proxy_that_may_not_be_here_is_left_at_once_and_what_it_said_is_forgotten() -> None:
+    evil = Proxy("evil", ("e:1",))
+    state, _ = played(connected(), Told(100, 0, 2, (A, B, evil), False))
+    assert "evil" in state.known
+    state, actions = plan(state, Distrusted(101, 0, 2, at_once=True))
+    assert Close(2) in actions
+    assert "evil" not in state.known
+    assert plan(state, Distrusted(101, 0, 77, at_once=True))[1] == []
+
+
+def test_a_tunnel_by_a_certificate_that_ended_is_replaced_before_it_ends() -> None:
+    state, actions = plan(connected(), Distrusted(100, 0, 1, at_once=False))
+    assert actions == [Finish(1), Dial(3, ("a:3024",))], "another proxy leads here already"
+    state, actions = plan(state, Told(101, 0, 1, (A, B), False))
+    assert state.held[1].leaving, "what it says does not make it count again"
+    assert plan(state, Reached(102, 0, 3, "aaaa", 7))[1] == []
 
 
 PROXIES = st.lists(st.sampled_from([A, B, Proxy("cccc", ("lb:1",)), Proxy("dddd", ("lb:1", "d:2"))]), unique=True)

@@ -89,8 +89,16 @@ class Tunnels:
     address: tuple[str, int]
     events: Events
     stack: AsyncExitStack = field(repr=False)
+    ended: list[tuple[str, str]] = field(default_factory=list)  # tunnels that agents ended: the proxy, and why
 
-    async def agent(self, host: LabHost, epoch: int = 1, *, seeds: list[str] | None = None) -> TunnelAgent:
+    async def agent(
+        self,
+        host: LabHost,
+        epoch: int = 1,
+        *,
+        seeds: list[str] | None = None,
+        configured: tuple[str, ...] = ("127.0.0.1",),
+    ) -> TunnelAgent:
         """An agent of `host` that runs until the test ends, with a tunnel."""
 
         def accept(transport: asyncio.Transport) -> None:
@@ -102,12 +110,14 @@ class Tunnels:
             return seeds or [f"{self.address[0]}:{self.address[1]}"]
 
         agent = TunnelAgent(
-            AgentConfig(CLUSTER, host.host_id, epoch),
+            AgentConfig(CLUSTER, host.host_id, epoch, configured),
             hosts=self.hosts,
             key=lambda: client_key(host),
             seeds=found,
             accept=accept,
             changed=lambda: None,
+            clock=SystemClock(),
+            ended=lambda proxy, peer, reason: self.ended.append((proxy.host_id, reason)),
         )
         task = asyncio.create_task(agent.run(), name="agent")
 

@@ -99,6 +99,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "auth.sign": _auth("T9031I"),
         "session.request_denied": _host("T9032W"),
         "api.denied": _host("T9033W"),
+        "tunnel.ended": _host("T9300W"),
         "session_recording.access": _auth("T2012I"),
         "session_recording.search": _auth("T9250I"),
         "user.locked": _auth("T9035W"),

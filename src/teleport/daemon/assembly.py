@@ -427,7 +427,7 @@ class Daemon:
         from teleport.daemon.tunnel_side import keep_tunnels
 
         proxies = [(server.host, server.port) for server in self._config.auth_servers]
-        agent = keep_tunnels(side, host, view, lambda: held[SystemRole.NODE], changed, proxies)
+        agent = keep_tunnels(side, host, view, lambda: held[SystemRole.NODE], changed, proxies, side.emitter)
         self._doors.ssh["node tunnel"] = agent
         self._tasks.start(agent.run(), "tunnels")
         readiness.watch("tunnels", lambda: "" if agent.tunnels else "no proxy is reached by a tunnel")

@@ -66,7 +66,7 @@ class NodeSide:
     ) -> None:
         self._settings = settings
         self._host = host
-        self._emitter = emitter
+        self.emitter = emitter
         self._nodename = nodename
         self._clock = clock
         self._held = held
@@ -156,13 +156,13 @@ class NodeSide:
     async def tell_host_users(self) -> None:
         """Puts on record which accounts are made and removed for sessions; until cancelled."""
         facts = {
-            "cluster_name": self._emitter.cluster,
+            "cluster_name": self.emitter.cluster,
             "server_id": self._host.host_id,
             "server_hostname": self._nodename,
             "server_addr": self._address,
             "namespace": "default",
         }
-        await tell_host_users(self._emitter.emit, facts, self._host_users)
+        await tell_host_users(self.emitter.emit, facts, self._host_users)
 
     async def renewed(self, held: Credentials) -> None:
         """New connections see the renewed certificate."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -48,6 +49,7 @@ from teleport.transport.limits import Heard
 from teleport.transport.one_port import Contexts, Ending, Port
 from teleport.transport.tls import one_port_context, web_server_context
 from teleport.tunnel.messages import SOFTWARE, KnownProxy
+from teleport.tunnel.reaching import tunnel_address
 from teleport.tunnel.server import TunnelConfig, TunnelServer
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import WebConfig, WebService
@@ -299,7 +301,7 @@ class ProxySide:
             now = self._clock.now()
             self.tunnels.set_proxies(
                 [
-                    KnownProxy(host_id=one.host_id, addresses=one.spec.tunnel_addrs)
+                    KnownProxy(host_id=one.host_id, addresses=tuple(_told(one.spec.tunnel_addrs)))
                     for one in view.proxies()
                     if not one.lost(now)
                 ]
@@ -395,6 +397,13 @@ class ProxySide:
             "--ca-pin, for browsers set proxy_service.https_keypairs"
         )
         return cert, key
+
+
+def _told(addresses: Iterable[str]) -> Iterator[str]:
+    """Addresses of tunnel listeners as hosts are told them: each with a port."""
+    for address in addresses:
+        with suppress(BadRequest):
+            yield str(tunnel_address(address))
 
 
 def _still_good(cert: Path, hosts: Sequence[str], now: datetime) -> bool:

@@ -94,9 +94,34 @@ class _Writer(DataPath):
 class StreamChannel(_Writer, SSHForwardChannel[bytes]):
     """A channel that carries bytes and nothing else: a forward, whoever opened it."""
 
+    _given_up = False
+    answered: Callable[[], None] = staticmethod(lambda: None)  # called once the peer has nothing more to say of an open
+
     def start_serving(self) -> None:
         """Set limits; called once when the channel is made."""
         self._set_up()
+
+    def give_up(self) -> None:
+        """Nobody waits for the peer to open it any more. Until the peer has answered its number is not free; a channel
+        that it opens then is closed at once, and nothing that comes by it is kept."""
+        self._given_up = True
+        if self._conn is not None and self._send_state == "open":
+            self.abort()
+
+    def process_open_confirmation(self, send_chan: int, send_window: int, send_pktsize: int, packet: SSHPacket) -> None:
+        super().process_open_confirmation(send_chan, send_window, send_pktsize, packet)
+        if self._given_up:
+            self.abort()
+        else:
+            self._told()
+
+    def _cleanup(self, exc: Exception | None = None) -> None:
+        super()._cleanup(exc)
+        self._told()
+
+    def _told(self) -> None:
+        answered, self.answered = self.answered, lambda: None
+        answered()
 
     _packet_handlers = {  # noqa: RUF012  # as asyncssh declares it
         **SSHForwardChannel._packet_handlers,

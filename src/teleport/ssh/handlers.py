@@ -195,8 +195,14 @@ class ConnectionHandler(Protocol):
 class Client(Protocol):
     """The client of a connection, as far as the server's side begins something."""
 
-    async def open(self, what: Incoming, make: Callable[[Channel], StreamHandler]) -> Refusal | None:
-        """Opens a channel to it; its handler is made once the client took it. Else why there is none."""
+    async def open(
+        self, what: Incoming, make: Callable[[Channel], StreamHandler], *, seconds: float | None = None
+    ) -> Refusal | None:
+        """Opens a channel to it; its handler is made once the client took it. Else why there is none.
+
+        A client that does not answer within `seconds` is not waited for; of those only so many (`ServerLimits`) may
+        be outstanding, also when whoever waits is cancelled.
+        """
         ...
 
     def tell(self, name: str, data: bytes) -> None:

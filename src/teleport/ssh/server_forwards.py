@@ -46,6 +46,7 @@ class ForwardRequests(Guarded):
         super().__init__(*args)
         self._answered = asyncio.Event()  # no global request waits for its answer
         self._answered.set()
+        self.unanswered: set[StreamChannel] = set()  # that the client was asked to open
 
     def after_requests(self, opening: MaybeAwait[T]) -> MaybeAwait[T]:
         """What is opened, once every global request that came before it has its answer."""
@@ -160,16 +161,33 @@ class ClientView:
         if self._connection._transport is not None:
             self._connection._send_global_request(name.encode(), String(data))
 
-    async def open(self, what: Incoming, make: Callable[[Channel], StreamHandler]) -> Refusal | None:
+    async def open(
+        self, what: Incoming, make: Callable[[Channel], StreamHandler], *, seconds: float | None = None
+    ) -> Refusal | None:
         connection = self._connection
-        if len(connection._channels) >= connection.limits.channels:
-            return Refusal(f"there are {connection.limits.channels} channels on the connection already", tried=True)
+        limits, unanswered = connection.limits, connection.unanswered
+        if len(connection._channels) >= limits.channels:
+            return Refusal(f"there are {limits.channels} channels on the connection already", tried=True)
+        if len(unanswered) >= limits.unanswered:
+            return Refusal(f"{limits.unanswered} channels wait for an answer of it already", tried=True)
         kind, arguments = _open_request(what)
+        channel = connection.stream_channel()
+        unanswered.add(channel)
+        channel.answered = lambda: unanswered.discard(channel)
         try:
-            channel = connection.stream_channel()
-            await channel._open_forward(lambda: deliveries(channel, make), kind, *arguments)
-        except (ChannelOpenError, OSError) as error:
+            async with asyncio.timeout(seconds):
+                await channel._open_forward(lambda: deliveries(channel, make), kind, *arguments)
+        except (ChannelOpenError, ConnectionError) as error:
             return Refusal(f"the client does not take it: {error}", tried=True)
+        except TimeoutError:
+            channel.give_up()
+            return Refusal(f"it said nothing for {seconds:g} s", tried=True)
+        except OSError as error:
+            channel.give_up()
+            return Refusal(f"the client does not take it: {error}", tried=True)
+        except asyncio.CancelledError:
+            channel.give_up()
+            raise
         return None
 
 

@@ -64,6 +64,7 @@ class ServerLimits:
     answer_seconds: float = 180.0  # for a second step, once the key was proved
     authentication_attempts: int = 8
     channels: int = 64
+    unanswered: int = 64  # channels that we asked the peer to open and that it neither opened nor refused yet
     refusals: int = 64  # refused requests after which the connection ends, so that they cannot flood the audit log
     global_requests_per_second: int = 50
     queued_requests: int = 64  # requests waiting on one channel while another is being decided

@@ -1,8 +1,10 @@
 """The end of reverse tunnels that dials out: carries out what `pool` decides, and hands clients to the node service.
 
-A proxy is believed by its host certificate alone: role Proxy of this cluster. Addresses come from the configuration,
-from what a proxy's web page says, and from proxies; none is trusted to lead to the right place. What a proxy may ask is
-one thing, the node service of this very host; whoever comes is judged there, as at its listener.
+A proxy is believed by its host certificate alone: role Proxy of this cluster, and asked about again whenever locks,
+hosts or authorities change, as long as its tunnel stands. Addresses come from the configuration, from what a proxy's
+web page says, and from proxies; none is trusted to lead to the right place, and only some are dialled at all
+(`reaching`). What a proxy may ask is one thing, the node service of this very host; whoever comes is judged there, as
+at its listener.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
 
+from teleport.clock import Clock
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
+from teleport.pki.refusal import CertificateRefused
 from teleport.recording.sanitise import one_line
 from teleport.ssh.client import ClientKey
 from teleport.ssh.handlers import Channel, StreamHandler
@@ -26,9 +30,9 @@ from teleport.ssh.surface import KeepAlive, Refusal
 from teleport.ssh.tunnel_client import TunnelClient, connect_tunnel
 from teleport.transport import memory_pair
 from teleport.transport.probes import probe
-from teleport.transport.site_proxy import connect_out
 from teleport.tunnel import messages as m
 from teleport.tunnel import pool
+from teleport.tunnel.reaching import Ways, tunnel_address
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +40,6 @@ CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest p
 LOGIN_SECONDS: Final = 15.0  # for all that follows
 PING: Final = KeepAlive(15.0, 2)
 
-Connect = Callable[[asyncio.Protocol, str, int], Awaitable[None]]
 Seeds = Callable[[], Awaitable[Sequence[str]]]
 
 
@@ -50,11 +53,13 @@ class Hosts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """What the agent is told once. `epoch` is of this process."""
+    """What the agent is told once. `epoch` is of this process; `configured` are hosts at which proxies are configured:
+    those are dialled wherever their names lead."""
 
     cluster: str
     host_id: UUID
     epoch: int
+    configured: tuple[str, ...] = ()
 
 
 class TunnelAgent:
@@ -69,17 +74,22 @@ class TunnelAgent:
         seeds: Seeds,
         accept: Callable[[asyncio.Transport], None],
         changed: Callable[[], None],
-        connect: Connect = connect_out,
+        clock: Clock,
+        ended: Callable[[HostIdentity, tuple[str, int], str], None] = lambda proxy, peer, reason: None,
     ) -> None:
         """`key` gives the host's key and certificate as they are now; `seeds` the addresses to begin with; `accept`
-        takes a client as a listener would; `changed` hears that `proxies` are others now."""
+        takes a client as a listener would; `changed` hears that `proxies` are others now; `ended` that the tunnel to a
+        proxy which may not be here any more was ended, with that proxy, where it was, and why."""
         self.config = config
         self._hosts = hosts
         self._key = key
         self._seeds = seeds
         self._accept = accept
         self._changed = changed
-        self._connect = connect
+        self.clock = clock
+        self._ended = ended
+        self._ways = Ways(config.configured)
+        self._check_due = False
         self._state = pool.State()
         self._events: asyncio.Queue[Callable[[float, float], pool.Event]] = asyncio.Queue()
         self._links: dict[int, _Link] = {}
@@ -122,6 +132,18 @@ class TunnelAgent:
     def renewed(self) -> None:
         """The host has new certificates."""
         self._put(pool.Renewed)
+
+    def reconsider(self) -> None:
+        """Looks at the proxies anew, soon; to be called when locks, hosts or authorities changed."""
+        if self._tasks is None or self._check_due:
+            return
+        self._check_due = True
+        asyncio.get_running_loop().call_soon(self._check_all)  # changes come in groups
+
+    def _check_all(self) -> None:
+        self._check_due = False
+        for link in list(self._links.values()):
+            link.reconsider()
 
     # the loop
 
@@ -174,7 +196,7 @@ class TunnelAgent:
         number = link.number
         try:
             try:
-                host_id, epoch = await self._reach(link, addresses or await self._seeds())
+                host_id, epoch, address = await self._reach(link, addresses or await self._seeds())
             except (TeleportError, OSError):
                 self._put(lambda now, draw: pool.Failed(now, draw, number))
                 return
@@ -182,23 +204,24 @@ class TunnelAgent:
                 log.exception("no tunnel by %s", ", ".join(addresses) or "the addresses that proxies tell")
                 self._put(lambda now, draw: pool.Failed(now, draw, number))
                 return
-            self._put(lambda now, draw: pool.Reached(now, draw, number, host_id, epoch))
+            self._put(lambda now, draw: pool.Reached(now, draw, number, host_id, epoch, address))
             link.stands()
+            link.reconsider()  # what changed while it was made was told to nobody
             assert link.tunnel is not None
             reason = await link.tunnel.wait_lost()
             log.info("the tunnel to the proxy %s ended: %s", host_id, reason or "closed")
             self._put(lambda now, draw: pool.Lost(now, draw, number))
         finally:
-            link.abort()
+            link.over()
             self._links.pop(number, None)
 
-    async def _reach(self, link: _Link, addresses: Sequence[str]) -> tuple[str, int]:
-        """UUID and epoch of the proxy that answered first. Raises the last problem."""
+    async def _reach(self, link: _Link, addresses: Sequence[str]) -> tuple[str, int, str]:
+        """UUID and epoch of the proxy that answered first, and where. Raises the last problem."""
         problem: Exception = ConnectionProblem("no proxy has said where its tunnels end")
         for address in addresses:
             try:
                 async with asyncio.timeout(LOGIN_SECONDS):
-                    found = await self._log_in(link, address)
+                    host_id, epoch = await self._log_in(link, address)
             except (TeleportError, OSError, TimeoutError, ValueError, OverflowError) as error:
                 problem = error
                 if isinstance(error, TimeoutError):
@@ -211,23 +234,20 @@ class TunnelAgent:
                 link.abort()
             else:
                 self._said.pop(address, None)
-                return found
+                return host_id, epoch, address
         raise problem
 
     async def _log_in(self, link: _Link, address: str) -> tuple[str, int]:
-        name, _, port = address.rpartition(":")
-        host = name.strip("[]")
+        place = tunnel_address(address)
         proved: list[HostIdentity] = []
 
         async def reach(protocol: asyncio.Protocol) -> None:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await self._connect(_Noted(protocol, link), host, int(port))
+                await self._ways.connect(_Noted(protocol, link), place.host, place.port)
 
         def check(certificate: bytes) -> None:
-            identity = self._hosts.verify_host(certificate)
-            if identity.role is not SystemRole.PROXY:
-                raise AccessDenied(f"what answers at {address} is a {identity.role} of the cluster, no proxy")
-            proved[:] = [identity]
+            proved[:] = [self.believed(certificate, address)]
+            link.certificate = certificate
 
         link.tunnel = await connect_tunnel(
             reach,
@@ -240,9 +260,25 @@ class TunnelAgent:
             software=m.SOFTWARE,
         )
         reply = await link.tunnel.ask("tunnel-register@teleport", m.encode(m.Register(epoch=self.config.epoch)))
-        return proved[0].host_id, m.decode(reply, m.Registered).epoch
+        epoch = m.decode(reply, m.Registered).epoch
+        link.proved(proved[0])
+        return proved[0].host_id, epoch
 
     # for the links
+
+    def believed(self, certificate: bytes, where: str) -> HostIdentity:
+        """The proxy that showed this certificate. Raises `CertificateRefused`, or `AccessDenied` for one that may not
+        be here."""
+        identity = self._hosts.verify_host(certificate)
+        if identity.role is not SystemRole.PROXY:
+            raise AccessDenied(f"what answers at {where} is a {identity.role} of the cluster, no proxy")
+        return identity
+
+    def distrusted(self, number: int, *, at_once: bool) -> None:
+        self._put(lambda now, draw: pool.Distrusted(now, draw, number, at_once))
+
+    def put_on_record(self, proxy: HostIdentity, peer: tuple[str, int], reason: str) -> None:
+        self._ended(proxy, peer, reason)
 
     def told(self, number: int, news: m.News) -> None:
         proxies = pool.proxies_of([(one.host_id, one.addresses) for one in news.proxies])
@@ -279,10 +315,38 @@ class _Link:
         self.number = number
         self.tunnel: TunnelClient | None = None
         self.peer = ("127.0.0.1", 0)
+        self.certificate = b""  # by which the proxy proved itself
+        self._proxy: HostIdentity | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._trusted = True
         self._stands = False
         self._news: m.News | None = None  # that came before the tunnel stood
         self._finishing = False
         self._carried = 0
+
+    def proved(self, proxy: HostIdentity) -> None:
+        """The proxy at the other end; its certificate lasts as long as it says."""
+        self._proxy = proxy
+        left = (proxy.expires - self._agent.clock.now()).total_seconds()
+        self._expiry = asyncio.get_running_loop().call_later(max(left, 0) + 1, self.reconsider)
+
+    def reconsider(self) -> None:
+        """Ends at once when the proxy may not be here; takes nobody new once its certificate does not count."""
+        if self._proxy is None:
+            return  # that is checked as it logs in
+        try:
+            self._agent.believed(self.certificate, str(self.peer[0]))
+        except CertificateRefused:
+            if self._trusted:
+                self._trusted = False
+                self._agent.distrusted(self.number, at_once=False)
+        except TeleportError as error:
+            log.warning("the tunnel to the proxy %s ended: %s", self._proxy.host_id, error.message)
+            proxy, self._proxy = self._proxy, None
+            self._trusted = False
+            self._agent.put_on_record(proxy, self.peer, error.message)
+            self._agent.distrusted(self.number, at_once=True)
+            self.abort()
 
     def stands(self) -> None:
         """The pool knows of it."""
@@ -309,6 +373,8 @@ class _Link:
         own = m.server_id(str(self._agent.config.host_id), self._agent.config.cluster)
         if dial.version != m.VERSION or dial.conn_type != m.NODE or dial.server_id != own:
             return Refusal("This host takes connections to its own node service, and no others.")
+        if not self._trusted:
+            return Refusal("This host does not believe the certificate of this proxy any more.")
         self._carried += 1
         arrival = _Arrival(self)
         # only in the next turn is the channel open, and the node service speaks first
@@ -329,6 +395,13 @@ class _Link:
     def abort(self) -> None:
         if self.tunnel is not None:
             self.tunnel.abort()
+
+    def over(self) -> None:
+        """It came to nothing, or is gone."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._proxy = None
+        self.abort()
 
 
 class _Arrival(RelayHandler):

@@ -8,6 +8,10 @@ Rules it keeps:
   from the attempt's beginning, so that a host is back at most that long after its network is.
 - A proxy that says it leaves is left for another process of it, or another proxy, and only when one has been reached:
   then its tunnel is *finished*, which ends it when nothing uses it any more.
+- What a proxy says of others adds to what is known and takes nothing away: a proxy that proved itself is known while it
+  is held and for `REMEMBERED` afterwards, whatever others say; where it was reached, and its own word about that, come
+  before theirs. So one that is hostile, or behind the times, makes nobody leave the others. What one said counts while
+  its tunnel stands (while none does, what all of them said last), within `MOST` proxies and `MOST_ADDRESSES` of each.
 - The addresses of the configuration (`SEEDS`) are asked only while no proxy is known that could be reached.
 
 Times are seconds of a monotonic clock; `draw` is a random number from 0 to 1, for pauses that spread.
@@ -15,6 +19,7 @@ Times are seconds of a monotonic clock; `draw` is a random number from 0 to 1, f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar, assert_never
@@ -24,7 +29,10 @@ FIRST: Final = 0.5  # seconds of the first pause
 LONGEST: Final = 8.0  # seconds (`ours.md`)
 SPREAD: Final = 1.0  # seconds within which a tunnel that lived is made anew
 LIVED: Final = 10.0  # seconds after which the end of a tunnel says nothing against its proxy
-MOST: Final = 64  # proxies that are listened to
+MOST: Final = 64  # proxies that are known at once, and that one of them may name
+MOST_ADDRESSES: Final = 4  # of one proxy, by its own word and by the others' together
+REMEMBERED: Final = 300.0  # seconds for which a proxy that was held is known though nobody names it ...
+SELDOM: Final = 60.0  # ... and tried after pauses of up to so many seconds
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -63,11 +71,12 @@ class Woke(_Event):
 
 @dataclass(frozen=True, slots=True)
 class Reached(_Event):
-    """The attempt `tunnel` has become a tunnel to this process of a proxy."""
+    """The attempt `tunnel` has become a tunnel to this process of a proxy, by that address."""
 
     tunnel: int
     host_id: str
     epoch: int
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,16 @@ class Renewed(_Event):
     """The host has new certificates: tunnels that were made with the former ones are replaced."""
 
 
-Event = Begun | Halted | Woke | Reached | Failed | Lost | Told | Renewed
+@dataclass(frozen=True, slots=True)
+class Distrusted(_Event):
+    """The certificate by which the proxy proved itself does not count any more; or, `at_once`, that proxy may not be
+    here (it is locked, or was expelled)."""
+
+    tunnel: int
+    at_once: bool
+
+
+Event = Begun | Halted | Woke | Reached | Failed | Lost | Told | Renewed | Distrusted
 
 
 # actions
@@ -114,7 +132,7 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """End the tunnel now: there is another one to the same process."""
+    """End the tunnel now: there is another one to the same process, or its proxy may not be here."""
 
     tunnel: int
 
@@ -154,7 +172,7 @@ class Held:
     epoch: int
     since: float
     leaving: bool = False
-    stale: bool = False  # it leaves because its certificate is a former one
+    stale: bool = False  # it leaves because a certificate, ours or the proxy's, is a former one
     finished: bool = False
 
 
@@ -171,7 +189,10 @@ class State:
     """All that the pool knows."""
 
     running: bool = False
-    known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # addresses by proxy
+    known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # addresses by proxy; follows from the others
+    told: Mapping[str, tuple[Proxy, ...]] = field(default_factory=dict)  # by the proxy that said so last
+    proved: Mapping[str, float] = field(default_factory=dict)  # proxies that were held, and since when they are not
+    reached_at: Mapping[str, str] = field(default_factory=dict)  # addresses of those that are or were held
     held: Mapping[int, Held] = field(default_factory=dict)
     attempts: Mapping[int, tuple[str, float]] = field(default_factory=dict)  # target, and when it began
     pauses: Mapping[str, Pause] = field(default_factory=dict)
@@ -191,6 +212,7 @@ class State:
 def plan(state: State, event: Event) -> tuple[State, list[Action]]:
     """What follows from an event. What is said about tunnels that are gone changes nothing."""
     state, actions = _after(state, event)
+    state = _reckoned(state, event.now)
     state, more = _settle(state, event)
     return state, [*actions, *more]
 
@@ -214,6 +236,8 @@ def _after(state: State, event: Event) -> tuple[State, list[Action]]:
         case Renewed():
             held = {number: replace(one, leaving=True, stale=True) for number, one in state.held.items()}
             return replace(state, held=held), []
+        case Distrusted():
+            return _distrusted(state, event)
         case _:
             assert_never(event)
 
@@ -234,8 +258,10 @@ def _reached(state: State, event: Reached) -> tuple[State, list[Action]]:
     if twice:
         return state, [Close(event.tunnel)]
     made = Held(event.host_id, event.epoch, event.now)
-    known = state.known if event.host_id in state.known else {**state.known, event.host_id: ()}
-    return replace(state, held={**state.held, event.tunnel: made}, known=known), []
+    if event.address:
+        state = replace(state, reached_at={**state.reached_at, event.host_id: event.address})
+    proved = _without(state.proved, event.host_id)
+    return replace(state, held={**state.held, event.tunnel: made}, proved=proved), []
 
 
 def _failed(state: State, event: Failed) -> State:
@@ -250,6 +276,8 @@ def _lost(state: State, event: Lost) -> State:
     if gone is None:
         return _failed(state, Failed(event.now, event.draw, event.tunnel))
     state = replace(state, held=_without(state.held, event.tunnel))
+    if gone.host_id not in state.reached_by:
+        state = replace(state, proved={**state.proved, gone.host_id: event.now})
     if gone.finished or state.serving(gone.host_id):
         return state
     target = gone.host_id if state.known.get(gone.host_id) else SEEDS
@@ -262,14 +290,63 @@ def _told(state: State, event: Told) -> State:
     teller = state.held.get(event.tunnel)
     if teller is None:
         return state
-    known = {one.host_id: one.addresses for one in event.proxies[:MOST] if one.host_id}
-    if teller.host_id not in known:  # it leads here, whatever it says of itself
-        known[teller.host_id] = state.known.get(teller.host_id, ())
-    pauses = {target: pause for target, pause in state.pauses.items() if target == SEEDS or target in known}
+    said = tuple(one for one in event.proxies if one.host_id)[:MOST]
+    pauses = state.pauses
     if event.leaving and not teller.leaving:
-        pauses.pop(teller.host_id, None)  # its next process is tried at once
+        pauses = _without(pauses, teller.host_id)  # its next process is tried at once
     held = {**state.held, event.tunnel: replace(teller, leaving=event.leaving or teller.stale)}
-    return replace(state, known=known, held=held, pauses=pauses)
+    return replace(state, told={**state.told, teller.host_id: said}, held=held, pauses=pauses)
+
+
+def _distrusted(state: State, event: Distrusted) -> tuple[State, list[Action]]:
+    one = state.held.get(event.tunnel)
+    if one is None:
+        return state, []
+    if not event.at_once:
+        return replace(state, held={**state.held, event.tunnel: replace(one, leaving=True, stale=True)}), []
+    return replace(state, told=_without(state.told, one.host_id)), [Close(event.tunnel)]
+
+
+def _heard(state: State) -> Mapping[str, tuple[Proxy, ...]]:
+    """What counts of what was said."""
+    heard = {teller: said for teller, said in state.told.items() if teller in state.reached_by}
+    return heard or state.told
+
+
+def _reckoned(state: State, now: float) -> State:
+    """With what is known now: who is held, was held a short while ago, or is named by those who are heard."""
+    proved = {host_id: since for host_id, since in state.proved.items() if now - since < REMEMBERED or not state.held}
+    proved = dict(sorted(proved.items(), key=lambda one: -one[1])[:MOST])
+    held = state.reached_by
+    told = {teller: said for teller, said in state.told.items() if teller in held or teller in proved}
+    at = {host_id: address for host_id, address in state.reached_at.items() if host_id in held or host_id in proved}
+    state = replace(state, proved=proved, told=told, reached_at=at)
+    heard = _heard(state)
+    named = Counter(host_id for said in heard.values() for host_id in {one.host_id for one in said})
+    others = sorted((host_id for host_id in named if host_id not in held), key=lambda one: (-named[one], one))
+    known = dict.fromkeys((*held, *others, *proved))
+    addresses = {host_id: _addresses(state, heard, host_id) for host_id in list(known)[:MOST]}
+    pauses = {target: pause for target, pause in state.pauses.items() if target == SEEDS or target in addresses}
+    return replace(state, known=addresses, pauses=pauses)
+
+
+def _addresses(state: State, heard: Mapping[str, tuple[Proxy, ...]], host_id: str) -> tuple[str, ...]:
+    """Of a proxy: where it was reached and its own word first, with room for what the others say of one that has moved.
+    What nobody says any more is remembered."""
+    own = [address for one in state.told.get(host_id, ()) if one.host_id == host_id for address in one.addresses]
+    others = [
+        address
+        for teller in sorted(heard)
+        for one in heard[teller]
+        if one.host_id == host_id != teller
+        for address in one.addresses
+    ]
+    at = state.reached_at.get(host_id, "")
+    if at and at not in own and (own or others):  # by a configured address, that is, or before it moved
+        own = [*own[:1], at, *own[1:]]
+    first = MOST_ADDRESSES // 2
+    found = dict.fromkeys((*own[:first], *others[:first], *own[first:], *others[first:]))
+    return tuple(found)[:MOST_ADDRESSES] or state.known.get(host_id, ())
 
 
 def _settle(state: State, event: Event) -> tuple[State, list[Action]]:
@@ -292,7 +369,7 @@ def _settle(state: State, event: Event) -> tuple[State, list[Action]]:
         actions.append(Announce(state.announced))
     waited = [state.pauses[target].until for target in _wanted(state) if target in state.pauses]
     if state.running and waited:
-        actions.append(Wake(min(waited)))
+        actions.append(Wake(min(*waited, event.now + LONGEST)))
     return state, actions
 
 
@@ -316,7 +393,8 @@ def _wanted(state: State) -> Iterator[str]:
 def _paused(state: State, target: str, began: float, draw: float) -> State:
     """The target is let alone for a while after an attempt that began then and gave nothing."""
     former = state.pauses.get(target, Pause(0, 0.0))
-    length = min(LONGEST, FIRST * 2 ** min(former.failures, 16)) * (0.5 + 0.5 * draw)
+    named = target == SEEDS or any(one.host_id == target for said in _heard(state).values() for one in said)
+    length = min(LONGEST if named else SELDOM, FIRST * 2 ** min(former.failures, 16)) * (0.5 + 0.5 * draw)
     return replace(state, pauses={**state.pauses, target: Pause(former.failures + 1, began + length)})
 
 

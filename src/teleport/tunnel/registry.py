@@ -8,7 +8,7 @@ the former one has not been noticed dead): the one that came last is taken.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, Protocol, TypeVar
 
 MOST_OF_HOST: Final = 16  # tunnels
@@ -54,16 +54,15 @@ class Registry(dict[str, list[T]]):
         if not beside:
             self.pop(tunnel.host_id, None)
 
-    def newest(self, host_id: str) -> T | None:
-        """The tunnel by which new clients are led to a host; None when there is none."""
-        beside = self.get(host_id)
-        return beside[-1] if beside else None
+    def newest(self, host_id: str, but: Collection[T] = ()) -> T | None:
+        """The tunnel by which new clients are led to a host, none of `but`; None when there is none."""
+        return next((one for one in reversed(self.get(host_id, ())) if one not in but), None)
 
-    async def wait_newest(self, host_id: str, seconds: float) -> T | None:
+    async def wait_newest(self, host_id: str, seconds: float, but: Collection[T] = ()) -> T | None:
         """The same; waits a while for one that may be on its way."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        while (found := self.newest(host_id)) is None and loop.time() < until:
+        while (found := self.newest(host_id, but)) is None and loop.time() < until:
             come = loop.create_future()
             self._waiting.setdefault(host_id, []).append(come)
             try:
@@ -77,7 +76,7 @@ class Registry(dict[str, list[T]]):
                     waiting.remove(come)
                 if not waiting:
                     self._waiting.pop(host_id, None)
-        return found if found is not None else self.newest(host_id)
+        return found if found is not None else self.newest(host_id, but)
 
     def every(self) -> Iterator[T]:
         """All of them, of every process."""

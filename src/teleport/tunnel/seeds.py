@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import aiohttp
 import msgspec
 
+from teleport.errors import BadRequest
 from teleport.transport.blocking import shown_address
 from teleport.transport.problems import said
 from teleport.transport.site_proxy import for_aiohttp
 from teleport.transport.tls import unproved_client_context
+from teleport.tunnel.reaching import tunnel_address
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +47,12 @@ def addresses_of(page: bytes, host: str) -> list[str]:
         ssh = msgspec.json.decode(page, type=_Page).proxy.ssh
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from None
-    found = [ssh.ssh_tunnel_public_addr] if _usable(ssh.ssh_tunnel_public_addr) else []
-    if _usable(ssh.tunnel_listen_addr):
-        found.append(shown_address(host, int(ssh.tunnel_listen_addr.rpartition(":")[2])))
+    found = []
+    with suppress(BadRequest):
+        found.append(str(tunnel_address(ssh.ssh_tunnel_public_addr)))
+    with suppress(BadRequest):
+        found.append(shown_address(host, tunnel_address(ssh.tunnel_listen_addr).port))
     return list(dict.fromkeys(found))
-
-
-def _usable(address: str) -> bool:
-    host, colon, port = address.rpartition(":")
-    return bool(host and colon and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536)
 
 
 async def tunnel_addresses(proxies: Sequence[tuple[str, int]]) -> list[str]:

@@ -6,18 +6,21 @@ Rules it keeps:
 - A host may open nothing: no channel, no forward, no session. Nothing that it says makes the proxy connect anywhere.
 - What is carried for a client begins with the line of `wire.vouch`, as on a direct connection, and is judged as there.
 - A host that is locked or expelled loses its tunnels at once; one whose certificate ended keeps what is open.
+- What one host may cost is bounded: connections on which it has said nothing yet, tunnels, opens that it does not
+  answer, and records about it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID, uuid4
 
-from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, new_event
+from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, TunnelEnded, new_event
 from teleport.authz.channel_table import AskedKind
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
@@ -45,7 +48,9 @@ SURFACE: Final = Surface(
     global_requests=frozenset({"keepalive@openssh.com", "tunnel-register@teleport"}),
 )
 LIMITS: Final = ServerLimits(channels=4096, keepalive_seconds=15.0, keepalive_count=2)
-REGISTER_SECONDS: Final = 30.0  # for a host to say which process it is
+REGISTER_SECONDS: Final = 10.0  # for a host to say which process it is
+UNREGISTERED: Final = 8  # connections of one host that have not said so yet
+WRONG: Final = 8  # registrations that cannot be read, after which a connection ends
 OPEN_SECONDS: Final = 10.0  # for a host to take a client
 ON_ITS_WAY: Final = 8.0  # seconds that a client waits for a tunnel which is made anew
 LEAVE_SECONDS: Final = 15.0  # for hosts to reach another process before this one ends
@@ -101,6 +106,8 @@ class TunnelServer(SshService):
         self.clock = clock
         self.registry: Registry[Tunnel] = Registry()
         self.strangers = Heard()
+        self.denied = Heard()  # what hosts ask for and do not get
+        self.unregistered = Counter[str]()  # connections by host, from when it has proved itself
         self._all: set[Tunnel] = set()  # also those that take nobody any more
         self._proxies: tuple[m.KnownProxy, ...] = ()
         self._leaving_since: float | None = None
@@ -119,10 +126,16 @@ class TunnelServer(SshService):
 
     async def connect(self, host_id: str, make: Callable[[], P]) -> P:
         """Connects the protocol that `make` gives with the node service of a host. Raises `ConnectionProblem`."""
-        tunnel = await self.registry.wait_newest(host_id, ON_ITS_WAY)
-        if tunnel is None:
-            raise ConnectionProblem(f"no tunnel of {host_id} leads here")
-        return await tunnel.connect(make)
+        loop = asyncio.get_running_loop()
+        until, tried = loop.time() + ON_ITS_WAY, list[Tunnel]()
+        problem = ConnectionProblem(f"no tunnel of {host_id} leads here")
+        while (tunnel := await self.registry.wait_newest(host_id, until - loop.time(), tried)) is not None:
+            tried.append(tunnel)
+            try:
+                return await tunnel.connect(make)
+            except _Gone as error:  # it has heard nothing of the client, so another may
+                problem = error
+        raise problem
 
     # news
 
@@ -162,7 +175,7 @@ class TunnelServer(SshService):
         since = self._leaving_since
         if since is not None and asyncio.get_running_loop().time() - since < LEAVE_SECONDS:
             return len(self._all)
-        return sum(1 for tunnel in self._all if tunnel.carried)
+        return sum(1 for tunnel in self._all if tunnel.in_use)
 
     @property
     def tunnels(self) -> int:
@@ -228,6 +241,10 @@ class TunnelServer(SshService):
             self.put_on_record(AuthFailed, login[:200], peer, error=told)
 
 
+class _Gone(ConnectionProblem):
+    """A tunnel ended before its host had answered."""
+
+
 class _Gate:
     """Lets host certificates of role Node in."""
 
@@ -243,6 +260,10 @@ class _Gate:
                 raise AccessDenied(f"a certificate of the role {identity.role} keeps no tunnel")
             if login != m.server_id(identity.host_id, server.config.cluster):
                 raise AccessDenied(f"the host {identity.host_id} logs in as {login[:200]!r}, which is not itself")
+            if server.unregistered[identity.host_id] >= UNREGISTERED:
+                raise AccessDenied(
+                    f"the host {identity.host_id} has {UNREGISTERED} connections that have not become tunnels yet"
+                )
         except AccessDenied as error:
             detail = getattr(error, "detail", "")
             server.stranger_failed(login, self._peer, f"{error.message} {detail}".strip())
@@ -270,6 +291,24 @@ class Tunnel:
         self.host_id = identity.host_id
         self.epoch = 0
         self.carried = 0  # clients
+        self.opening = 0  # clients whom the host has not taken yet
+        self._wrong = 0  # registrations
+        self._counted = True
+        server.unregistered[self.host_id] += 1
+
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody is led through, or about to be."""
+        return bool(self.carried or self.opening)
+
+    def _known(self) -> None:
+        """It counts no more for those that have said nothing."""
+        if self._counted:
+            self._counted = False
+            unregistered = self._server.unregistered
+            unregistered[self.host_id] -= 1
+            if not unregistered[self.host_id]:
+                del unregistered[self.host_id]
 
     def began(self, client: Client) -> None:
         self._client = client
@@ -279,19 +318,26 @@ class Tunnel:
     def register(self, data: bytes) -> bytes | None:
         """The process at the other end says which one it is: from here on clients are led to it."""
         loop, server = asyncio.get_running_loop(), self._server
+        if self.epoch or self._retired:
+            self._refuse("a tunnel is registered once")
+            loop.call_soon(self._abort, "a tunnel is registered once")
+            return None
         try:
             said = m.decode(data, m.Register)
+            if not 0 < said.epoch < 2**53:
+                raise BadRequest("a process has an epoch above 0")
         except BadRequest as error:
-            self.refused(AskedKind.GLOBAL_REQUEST, "tunnel-register@teleport", error.message)
-            return None
-        if self.epoch or self._retired or not 0 < said.epoch < 2**53:
-            self.refused(AskedKind.GLOBAL_REQUEST, "tunnel-register@teleport", "not once, or not with an epoch")
+            self._wrong += 1
+            self._refuse(error.message)
+            if self._wrong >= WRONG:
+                loop.call_soon(self._abort, "what it registers cannot be read")
             return None
         self.epoch = said.epoch
         if not server.registry.add(self):
-            self.refused(AskedKind.GLOBAL_REQUEST, "tunnel-register@teleport", "the host has too many tunnels")
+            self._refuse("the host has too many tunnels")
             loop.call_soon(self._abort, "too many tunnels")
             return None
+        self._known()
         self._stop_timer()
         left = (self._expires - server.clock.now()).total_seconds()
         self._timer = loop.call_later(max(left, 0), self.retire)
@@ -306,6 +352,9 @@ class Tunnel:
     async def connect(self, make: Callable[[], P]) -> P:
         """As `TunnelServer.connect`, by this tunnel."""
         made: list[P] = []
+        client = self._client
+        if client is None:
+            raise _Gone(f"the tunnel of the host {self.host_id} has ended")
 
         def begin(channel: Channel) -> StreamHandler:
             leg = NodeLeg(channel, b"", channel.close)
@@ -318,15 +367,16 @@ class Tunnel:
             self.carried += 1
             return _Carried(self, leg)
 
-        refused: Refusal | None = Refusal("it is gone")
-        if self._client is not None:
-            dial = m.Dial(server_id=m.server_id(self.host_id, self._server.config.cluster))
-            try:
-                async with asyncio.timeout(OPEN_SECONDS):
-                    refused = await self._client.open(ToHost(m.encode(dial)), begin)
-            except TimeoutError:
-                refused = Refusal(f"nothing came for {OPEN_SECONDS:g} s")
+        dial = m.Dial(server_id=m.server_id(self.host_id, self._server.config.cluster))
+        self.opening += 1
+        try:
+            refused = await client.open(ToHost(m.encode(dial)), begin, seconds=OPEN_SECONDS)
+        finally:
+            self.opening -= 1
+            self._end_if_unused()
         if refused is not None or not made:
+            if self._client is None:
+                raise _Gone(f"the tunnel of the host {self.host_id} ended before it took the client")
             raise ConnectionProblem(
                 f"the host {self.host_id} did not take the client: {refused.message if refused else 'it is gone'}"
             )
@@ -335,7 +385,10 @@ class Tunnel:
     def let_go(self) -> None:
         """A client is gone."""
         self.carried -= 1
-        if self._retired and not self.carried:
+        self._end_if_unused()
+
+    def _end_if_unused(self) -> None:
+        if self._retired and not self.in_use:
             self._abort("its certificate does not count any more")
 
     def reconsider(self) -> None:
@@ -346,15 +399,16 @@ class Tunnel:
             self.retire()
         except TeleportError as error:
             log.warning("tunnel of the host %s ended: %s", self.host_id, error.message)
-            self.refused(AskedKind.TRAFFIC, "tunnel", error.message)
+            self._server.put_on_record(
+                TunnelEnded, self._login, self._peer, host=self.host_id, role="Node", reason=error.message
+            )
             self._abort(error.message)
 
     def retire(self) -> None:
         """Takes nobody new; ends when it carries nobody."""
         self._retired = True
         self._server.registry.remove(self)
-        if not self.carried:
-            self._abort("its certificate does not count any more")
+        self._end_if_unused()
 
     def _abort(self, reason: str) -> None:
         self._server.registry.remove(self)
@@ -376,12 +430,16 @@ class Tunnel:
     ) -> StreamHandler | Refusal:
         return Refusal("A tunnel takes nothing from its host.")
 
+    def _refuse(self, reason: str) -> None:
+        self.refused(AskedKind.GLOBAL_REQUEST, "tunnel-register@teleport", reason)
+
     def refused(self, kind: AskedKind, name: str, reason: str) -> None:
-        self._server.put_on_record(
-            SessionRequestDenied, self._login, self._peer, request=name, reason=f"{kind}: {reason}"
-        )
+        told = self._server.denied.told(f"{kind}: {reason}", asyncio.get_running_loop().time())
+        if told is not None:
+            self._server.put_on_record(SessionRequestDenied, self._login, self._peer, request=name, reason=told)
 
     def ended(self, reason: str) -> None:
+        self._known()
         self._stop_timer()
         self._client = None
         self._server.left(self)

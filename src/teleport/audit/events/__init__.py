@@ -75,6 +75,7 @@ from teleport.audit.events.settings import (
     RecordingUpdate,
     SettingsUpdate,
 )
+from teleport.audit.events.tunnels import TunnelEnded
 from teleport.audit.events.users import (
     LockCreated,
     LockDeleted,
@@ -181,6 +182,7 @@ __all__ = [
     "TokenCreate",
     "TokenDelete",
     "TokenUsed",
+    "TunnelEnded",
     "UnknownEvent",
     "UserCreate",
     "UserDelete",

@@ -1,0 +1,106 @@
+"""Where a host lets itself be led: the addresses of tunnels that web pages and proxies tell, and those nobody dials.
+
+An address that a stranger chose is a way to make this host knock at doors that only it reaches. So only the
+administrator's own words are dialled as they stand: every other address is refused when it leads to the link (where
+clouds answer with a machine's secrets), to such a service elsewhere, to many or to nobody, and to this very host unless
+the configuration leads there itself. Names are resolved once, and what is checked is what is dialled; where the site
+has an HTTP proxy, that one resolves them and may go where it lets itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+from typing import Final
+
+from teleport.errors import AccessDenied, BadRequest
+from teleport.resources.names import canonical_address
+from teleport.resources.values import HostPort
+from teleport.transport.site_proxy import connect_out, site_proxy
+
+PORT: Final = 3024  # of an address that names none (`protocols.md` 1)
+_METADATA: Final = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"})
+_IPV4_INSIDE: Final = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+
+
+def tunnel_address(text: str) -> HostPort:
+    """The address of a tunnel listener; without a port that is `PORT`. Raises `BadRequest`."""
+    try:
+        found = HostPort.parse(text, PORT)
+    except ValueError as error:
+        raise BadRequest(f"{text[:100]!a} is no address of a tunnel listener: {error}") from None
+    if not found.port:
+        raise BadRequest(f"{text[:100]!a} is no address of a tunnel listener: the port is 0")
+    return found
+
+
+def why_not(address: str, *, loopback: bool) -> str:
+    """Why this IP address is not dialled on a stranger's word; empty when it is. `loopback`: whether this host is."""
+    found = ipaddress.ip_address(canonical_address(address) or address)
+    if isinstance(found, ipaddress.IPv6Address):
+        inside = found.sixtofour or (found.teredo or (None, None))[1]
+        if found in _IPV4_INSIDE:
+            inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inside is not None:
+            return why_not(str(inside), loopback=False)
+    if found.is_link_local or str(found) in _METADATA:
+        return "it is of the link, or a cloud's own service"
+    if found.is_multicast or found.is_unspecified or found == ipaddress.IPv4Address("255.255.255.255"):
+        return "it is nobody's address"
+    if found.is_loopback and not loopback:
+        return "it is this very host, and auth_servers leads elsewhere"
+    return ""
+
+
+class Ways:
+    """Dials for tunnels. `configured` are the hosts that the configuration names."""
+
+    def __init__(self, configured: Iterable[str] = ()) -> None:
+        self._configured = frozenset(host.lower() for host in configured)
+        self._loopback = any(host == "localhost" or _is_loopback(host) for host in self._configured)
+
+    async def connect(self, protocol: asyncio.Protocol, host: str, port: int) -> None:
+        """Connects the protocol. The caller bounds the time. Raises `OSError`, `ConnectionProblem`, `BadRequest`, and
+        `AccessDenied` for an address that nobody dials."""
+        if host.lower() in self._configured:
+            await connect_out(protocol, host, port)
+            return
+        literal = canonical_address(host)
+        if literal:
+            self._check(host, literal)
+            await connect_out(protocol, literal, port)
+        elif site_proxy(host, port) is not None:
+            await connect_out(protocol, host, port)
+        else:
+            await self._resolved(protocol, host, port)
+
+    def _check(self, host: str, address: str) -> None:
+        if reason := why_not(address, loopback=self._loopback):
+            raise AccessDenied(
+                f"{host} ({address}) is not dialled: {reason}",
+                hint="if a proxy is reached there, name that host in auth_servers, or correct tunnel_public_addr",
+            )
+
+    async def _resolved(self, protocol: asyncio.Protocol, host: str, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        places = dict.fromkeys(str(place[4][0]) for place in found)
+        problem: Exception = OSError(f"{host} has no address")
+        for address in places:
+            try:
+                self._check(host, address.partition("%")[0])
+                await loop.create_connection(lambda: protocol, address, port)
+                return
+            except (OSError, AccessDenied) as error:
+                problem = error
+        raise problem
+
+
+def _is_loopback(host: str) -> bool:
+    literal = canonical_address(host)
+    return bool(literal) and ipaddress.ip_address(literal).is_loopback
+
+
+__all__ = ["PORT", "Ways", "tunnel_address", "why_not"]
