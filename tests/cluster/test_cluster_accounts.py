@@ -7,9 +7,11 @@ import os
 import pwd
 import shutil
 import socket
+import subprocess
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 from tests.cluster.cluster_accounts import UnixAccount
 
 from teleport.testing.cluster import BIN, NODE, Cluster, Person, Ran, plain_environment, run, wait_until
+from teleport.testing.loopback import free_port
 
 USER = """kind: user
 version: v2
@@ -122,6 +125,51 @@ def test_a_forward_without_a_session_goes_through_the_stacks(host: Host, account
             peer.sendall(b"by the forward")
         assert ran.result().stdout == "by the forward"
     rest = f"{host.login} paula [t-core t-red] [] [as it is]"
+    wait_until("PAM's session is closed", lambda: len(host.log.read_text().splitlines()) == 2)
+    assert host.log.read_text().splitlines() == [f"open_session {rest}", f"close_session {rest}"]
+
+
+@contextmanager
+def held(person: Person, folder: Path, *arguments: str) -> Iterator[None]:
+    """A connection of plain `ssh -N`, from when it is let in; ended at the end."""
+    control = folder / "c"
+    command = person.ssh_arguments("-N", "-M", "-S", control, "-o", "ControlPersist=no", *arguments)
+    process = subprocess.Popen(command, env=person.environment, stdin=subprocess.DEVNULL)
+    try:
+        wait_until("ssh is let in", lambda: control.exists() and process.poll() is None)
+        yield
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def meet(local: int, server: socket.socket) -> None:
+    """A connection to a forwarded port arrives at `server`, and ends."""
+    with socket.create_connection(("127.0.0.1", local), 20) as near, server.accept()[0] as far:
+        far.sendall(b"there")
+        assert near.recv(16) == b"there"
+
+
+def test_forwards_alone_keep_one_session_of_pam_while_the_connection_lives(host: Host, tmp_path: Path) -> None:
+    """`ssh -N`: opened with what is first asked of the host, closed with the connection. An agent is lent to sessions:
+    without one, `-A` asks for nothing."""
+    allow(host)
+    host.log.unlink(missing_ok=True)
+    local = free_port()
+    rest = f"{host.login} paula [t-core t-red] [] [as it is]"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as agent:
+        server.settimeout(20)
+        agent.bind(str(tmp_path / "agent"))
+        lent = ("-o", f"ForwardAgent={tmp_path}/agent")
+        with held(host.person, tmp_path, *lent, host.target):
+            pass
+        way = f"{local}:127.0.0.1:{server.getsockname()[1]}"
+        with held(host.person, tmp_path, *lent, "-L", way, host.target):
+            assert not host.log.exists(), "nor of the connection before"
+            for _ in range(2):
+                meet(local, server)
+                assert host.log.read_text().splitlines() == [f"open_session {rest}"]
     wait_until("PAM's session is closed", lambda: len(host.log.read_text().splitlines()) == 2)
     assert host.log.read_text().splitlines() == [f"open_session {rest}", f"close_session {rest}"]
 
@@ -236,6 +284,39 @@ def test_an_account_is_made_for_a_forward_alone_and_goes_again(cluster: Cluster)
         made = cluster.wait_event("host_user.create", login=login)
         assert (made["groups"], made["error"]) == (["games"], "")
         cluster.wait_event("host_user.delete", login=login)
+    finally:
+        wait_until("the account is gone", lambda: gone(login))
+        for path in ("users", "locks"):
+            Path(f"/var/lib/teleport-host-users/{path}/{login}").unlink(missing_ok=True)
+        shutil.rmtree(f"/home/{login}", ignore_errors=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("useradd") is None, reason="needs root and useradd")
+def test_an_account_lives_as_long_as_a_connection_that_only_forwards(cluster: Cluster, tmp_path: Path) -> None:
+    """Threat T52: `ssh -N -A` makes none; the first forward does, and it stays between forwards."""
+    login = f"tp{uuid.uuid4().hex[:8]}"
+    role = f"keeps{uuid.uuid4().hex[:6]}"
+    local = free_port()
+
+    def told(kind: str) -> int:
+        return len([event for event in cluster.events(f"--type=host_user.{kind}") if event["login"] == login])
+
+    try:
+        text = MAKES.format(makes="yes", login=login, groups="").replace("name: makes", f"name: {role}")
+        cluster.tctl("create", "-f", "-", stdin=text).ok()
+        person = cluster.add_person(role, roles=[role], logins=[])
+        person.log_in()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.settimeout(20)
+            way = f"{local}:127.0.0.1:{server.getsockname()[1]}"
+            with held(person, tmp_path, "-A", "-L", way, f"{login}@{NODE}.{cluster.name}"):
+                assert gone(login)
+                for _ in range(2):
+                    meet(local, server)
+                    assert not gone(login)
+                assert told("delete") == 0
+        cluster.wait_event("host_user.delete", login=login)
+        assert (told("create"), told("delete")) == (1, 1)
     finally:
         wait_until("the account is gone", lambda: gone(login))
         for path in ("users", "locks"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -14,7 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import teleport.wire.sftp as wire
+from teleport.launcher.transfer.control import Control, Ended
+from teleport.launcher.values import Transfer
 from teleport.wire.sftp import Packet, Status
 
 PROGRAM = """
@@ -23,12 +28,20 @@ from teleport.launcher.transfer.control import Control, Ended
 from teleport.launcher.transfer.sftp import Server
 from teleport.launcher.values import Transfer
 
-control = Control(int(sys.argv[1]), Transfer(asks=True, looks=False))
+class Counted(Control):
+    asked = 0
+
+    def _receive(self, flags):
+        self.asked += 1
+        return super()._receive(flags)
+
+control = Counted(int(sys.argv[1]), Transfer(asks=True, looks=False))
 try:
     server = Server(control, sys.argv[2])
     server.run()
 except Ended:
     server.close()
+print(control.asked, file=sys.stderr)
 """
 
 
@@ -42,6 +55,7 @@ class Client:
         self._most = most
         self._number = 0
         self.done: list[dict[str, object]] = []
+        self.asked = 0  # how often the server has asked the kernel what the daemon says; known at its end
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
 
@@ -97,7 +111,9 @@ def serving(home: Path, most: int = 0) -> Iterator[Client]:
     client, its_end = socket.socketpair()
     daemon, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     words = [sys.executable, "-c", PROGRAM, str(control.fileno()), str(home)]
-    started = subprocess.Popen(words, stdin=its_end.fileno(), stdout=its_end.fileno(), pass_fds=[control.fileno()])
+    started = subprocess.Popen(
+        words, stdin=its_end.fileno(), stdout=its_end.fileno(), stderr=subprocess.PIPE, pass_fds=[control.fileno()]
+    )
     with client, daemon, started as process:
         its_end.close()
         control.close()
@@ -108,6 +124,8 @@ def serving(home: Path, most: int = 0) -> Iterator[Client]:
         finally:
             ends.close()
             assert process.wait(20) == 0
+            assert process.stderr is not None
+            ends.asked = int(process.stderr.read().split()[-1])
 
 
 def test_what_was_asked_ahead_is_refused_once_the_permission_is_taken_away(tmp_path: Path) -> None:
@@ -129,6 +147,41 @@ def test_what_was_asked_ahead_is_refused_once_the_permission_is_taken_away(tmp_p
     assert served < 100, "what had left before, and no more"
     assert kinds[served:] == [Packet.STATUS] * (asked - served)
     assert (client.done[0]["action"], client.done[0]["error"]) == ("read", "a role changed")
+
+
+def test_requests_cost_no_question_to_a_silent_daemon(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.write_bytes(b"x")
+    with serving(tmp_path) as client:
+        handle = client.open(small, wire.READ)
+        place = wire.string(handle) + struct.pack(">QI", 0, 1)
+        client.send_together(*((Packet.READ, place) for _ in range(1000)))
+        assert {client.answer()[0] for _ in range(1000)} == {Packet.DATA}
+    assert 0 < client.asked < 100
+
+
+def test_what_the_daemon_says_is_heard_with_the_next_word_about_it() -> None:
+    """Without a loop that would see it: the signal came when the daemon had spoken, and what came before it counts."""
+    before = signal.getsignal(signal.SIGIO)
+    daemon, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control = Control(end.detach(), Transfer(asks=True, looks=False))
+    try:
+        daemon.send(json.dumps(["stop", 1, "no more", "a role", 0]).encode())
+        control.ring()
+        control.hear()
+        assert set(control.stops) == {1}
+        for handle in (2, 3):
+            control.hear()
+            daemon.send(json.dumps(["stop", handle, "no more", "a role", 0]).encode())
+            control.hear()
+            assert handle in control.stops
+        daemon.close()
+        with pytest.raises(Ended):
+            control.hear()
+    finally:
+        control.close()
+        daemon.close()
+        signal.signal(signal.SIGIO, before)
 
 
 def test_a_copy_to_the_end_of_a_file_keeps_to_the_largest_size(tmp_path: Path) -> None:

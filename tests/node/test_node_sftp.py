@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import grp
 import hashlib
 import os
+import pwd
 import random
 import struct
 from collections.abc import AsyncIterator
@@ -611,4 +613,39 @@ async def test_where_paths_are_named_no_other_account_is_told(launcher_end: Laun
         assert len(answers) == 1
         kind, _ = await client.ask(Packet.EXTENDED, wire.string(b"home-directory"), wire.string(ME.encode()))
         assert kind == Packet.NAME
+        assert await client.end() == 0
+
+
+async def names_by_id(client: Raw, *ids: int) -> tuple[list[str], list[str]]:
+    """What `users-groups-by-id@openssh.com` answers, for the same numbers as users and as groups."""
+    packed = b"".join(struct.pack(">I", one) for one in ids)
+    name = wire.string(b"users-groups-by-id@openssh.com")
+    kind, reader = await client.ask(Packet.EXTENDED, name, wire.string(packed), wire.string(packed))
+    assert kind == Packet.EXTENDED_REPLY
+    found: list[list[str]] = []
+    for _ in range(2):
+        names = Reader(reader.string())
+        found.append([])
+        while not names.done:
+            found[-1].append(bytes(names.string()).decode())
+    return found[0], found[1]
+
+
+async def test_where_paths_are_named_owners_are_told_of_what_was_shown(
+    launcher_end: LauncherEnd, tmp_path: Path
+) -> None:
+    """By counting up nobody gets the list of accounts; elsewhere any number has its name, as with OpenSSH."""
+    own, daemon = os.getuid(), pwd.getpwnam("daemon")
+    (tmp_path / "one").touch()
+    path = wire.string(os.fsencode(tmp_path / "one"))
+    async with lab_of(launcher_end) as lab, raw(lab, tmp_path) as client:
+        users, groups = await names_by_id(client, daemon.pw_uid, 3_999_999)
+        assert (users, groups) == (["daemon", ""], [grp.getgrgid(daemon.pw_uid).gr_name, ""])
+        assert await client.end() == 0
+    async with lab_of(launcher_end, **rules(download_paths=(f"{tmp_path}/**",))) as lab, raw(lab, tmp_path) as client:
+        assert await names_by_id(client, daemon.pw_uid, own) == (["", ME], ["", grp.getgrgid(own).gr_name])
+        if own == 0:
+            os.chown(tmp_path / "one", daemon.pw_uid, daemon.pw_gid)
+            assert (await client.ask(Packet.STAT, path))[0] == Packet.ATTRS
+            assert (await names_by_id(client, daemon.pw_uid))[0] == ["daemon"], "its file was shown"
         assert await client.end() == 0

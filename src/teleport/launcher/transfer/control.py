@@ -17,9 +17,12 @@ The end of the socket is the end of the daemon, or its wish.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import socket
+import types
 from collections import deque
 from dataclasses import dataclass
 
@@ -77,6 +80,8 @@ class Control:
         self.stops: dict[int, Stop] = {}  # by handle; whoever has the files open takes them out
         self.changed = False  # whether rules changed; whoever has folders open asks again, and sets it back
         self._replies: deque[tuple[int, bytes]] = deque()
+        self._rings = False  # whether the kernel says when the daemon has spoken
+        self._rung = True  # whether it has since `hear`
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -134,8 +139,28 @@ class Control:
         """Whether so much is not on record that no more should be begun."""
         return self._told - self._kept >= MOST_UNKEPT
 
+    def ring(self) -> None:
+        """From now on a signal tells when the daemon has spoken (O_ASYNC, fcntl(2)), so that `hear` asks the kernel for
+        nothing while it is silent. Where that cannot be had, it asks each time."""
+        descriptor = self._sock.fileno()
+        try:
+            signal.signal(signal.SIGIO, self._spoken)
+            signal.siginterrupt(signal.SIGIO, False)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGIO])
+            fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+        except (OSError, ValueError):
+            return
+        self._rings = self._rung = True  # what came before did not ring
+
+    def _spoken(self, number: int, frame: types.FrameType | None) -> None:
+        self._rung = True
+
     def hear(self) -> None:
         """Takes what the daemon has said; returns at once."""
+        if self._rings and not self._rung:
+            return
+        self._rung = False  # first: who speaks meanwhile rings again
         while self._receive(socket.MSG_DONTWAIT):
             pass
 

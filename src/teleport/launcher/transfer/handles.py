@@ -8,7 +8,7 @@ import resource
 from collections.abc import Iterator
 
 import teleport.wire.sftp as wire
-from teleport.launcher.transfer.control import Control, Done, Refused
+from teleport.launcher.transfer.control import Control, Done, Refused, say
 from teleport.launcher.transfer.hashing import Passing
 
 MOST_HANDLES = 512
@@ -29,11 +29,16 @@ class OpenFile:
         self.most = most
         self.changed: list[str] = []  # attributes that were set, in words
         self.cut = False  # whether its size was set
+        self._too_large = False  # whether the person at the client knows why it moves no further
 
     def within(self, size: int) -> None:
         """`OSError` for a file of `size` bytes that the rules do not let move."""
         if self.most and size > self.most:
-            raise PermissionError(1, f"your roles allow files of at most {self.most} bytes")
+            why = f"your roles allow files of at most {self.most} bytes"
+            if not self._too_large:  # programs show "Permission denied" alone, for each packet
+                self._too_large = True
+                say(f"{os.path.basename(self.path)}: {why}")
+            raise PermissionError(1, why)
 
     def told(self, error: str = "", *, hurry: bool = False) -> Iterator[Done]:
         """What happened to it."""

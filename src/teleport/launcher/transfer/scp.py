@@ -7,7 +7,7 @@ import os
 import pwd
 
 import teleport.wire.scp_lines as lines
-from teleport.launcher.transfer.control import Control, Done, Ended, Refused
+from teleport.launcher.transfer.control import Control, Done, Ended, Refused, say
 from teleport.launcher.transfer.hashing import Passing
 from teleport.launcher.transfer.paths import pinned
 from teleport.launcher.transfer.sftp_names import user_name
@@ -18,6 +18,10 @@ _PIECE = 256 * 1024
 
 class Failed(Exception):
     """One file could not be moved; the others may be."""
+
+
+class Withdrawn(Exception):
+    """What moves may move no further: rules changed. It has been told; `str()` is for the client."""
 
 
 class Stream:
@@ -103,16 +107,32 @@ class End:
         self.control.opened(self._handle, done.direction, done.path)
         return passing
 
-    def stopped(self) -> str:
-        """Why the file that moves may move no longer, for the client; empty: it may."""
+    def run(self) -> int:
+        """Serves the client until it has no more, or may have no more; the exit status."""
+        try:
+            return self.serve()
+        except Withdrawn as withdrawn:
+            say(str(withdrawn))
+            return 1
+
+    def serve(self) -> int:
+        """Serves the client until it has no more; the exit status."""
+        raise NotImplementedError
+
+    def heed(self) -> None:
+        """Does what the daemon has said about the file that moves: `Withdrawn` when it may move no further.
+
+        Nothing stands in for the bytes whose number was announced: a client with a whole file, half of it zeros, would
+        be worse off than one that lost its connection.
+        """
         self.control.hear()
         stop = self.control.stops.pop(self._handle, None)
         if stop is None or self._open is None:
-            return ""
+            return
         if stop.refused is not None:
-            return str(stop.refused)
+            self.ended(stop.refused.why)
+            raise Withdrawn(str(stop.refused))
         self._most = stop.most
-        return ""
 
     def ended(self, error: str = "", *, hurry: bool = False) -> None:
         """It has moved, or not: closes it; returns once that is on record."""

@@ -36,8 +36,8 @@ class Sink(End):
         os.umask(umask)
         self._umask = umask
 
-    def run(self) -> int:
-        """Serves until the client has no more; the exit status."""
+    def serve(self) -> int:
+        """The exit status."""
         (target, *_) = expand(self.control, self._home, self.transfer.paths[0])
         try:
             self._folders.append(os.open(target or b".", PIN | os.O_DIRECTORY))
@@ -183,7 +183,7 @@ class Sink(End):
             if not piece:
                 self.ended("the client stopped sending")
                 raise Ended
-            trouble = trouble or self.stopped()
+            self.heed()
             if self._most and entry.size > self._most:
                 trouble = trouble or f"your roles allow files of at most {self._most} bytes"
             at, arrived = arrived, arrived + len(piece)

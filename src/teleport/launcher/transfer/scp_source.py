@@ -24,8 +24,8 @@ class Source(End):
         self._home = home
         self._page = memoryview(bytearray(_PIECE))
 
-    def run(self) -> int:
-        """Serves; the exit status."""
+    def serve(self) -> int:
+        """The exit status."""
         self.answered()
         for word in self.transfer.paths:
             for path in expand(self.control, self._home, word):
@@ -80,7 +80,7 @@ class Source(End):
         left = found.st_size
         while left:
             count = 0
-            trouble = trouble or self.stopped()
+            self.heed()
             if self._most and found.st_size > self._most:
                 trouble = trouble or f"your roles allow files of at most {self._most} bytes"
             if not trouble:

@@ -69,6 +69,7 @@ class Server:
 
     def run(self) -> int:
         """Serves until the client has no more to ask; the exit status."""
+        self._control.ring()
         os.set_blocking(1, False)  # a client that does not read holds up its own answers, not the daemon's words
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)

@@ -86,12 +86,12 @@ class Extended:
 
     def _by_id(self, number: int, reader: Reader) -> bytes:
         parts = []
-        for look in (user_name, group_name):
+        for look, group in ((user_name, False), (group_name, True)):
             ids = Reader(reader.string())
             found = b""
             while not ids.done:
                 one = ids.u32()
-                name = look(one)
+                name = look(one) if self._work.may_name(one, group=group) else str(one)
                 found += wire.string(b"" if name == str(one) else name.encode("utf-8", "replace"))
             parts.append(wire.string(found))
         return wire.packet(Packet.EXTENDED_REPLY, number, *parts)

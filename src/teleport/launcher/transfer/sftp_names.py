@@ -17,7 +17,7 @@ import teleport.wire.sftp as wire
 from teleport.launcher import processes
 from teleport.launcher.transfer.handles import OpenFile, OpenFolder
 from teleport.launcher.transfer.paths import PIN, Place, not_of_processes, pinned, place, presumed, through
-from teleport.launcher.transfer.sftp_work import Work, attributes_of
+from teleport.launcher.transfer.sftp_work import Work
 from teleport.wire.sftp import Attributes, Packet, Reader, Status
 
 _T = TypeVar("_T")
@@ -95,16 +95,16 @@ class NameRequests:
     def _stat(self, number: int, reader: Reader) -> bytes:
         path = reader.path()
         if not self._control.asks or not self._control.looks:
-            return wire.attrs(number, attributes_of(os.stat(path or b".")))
+            return wire.attrs(number, self._work.attributes(os.stat(path or b".")))
         with self.seen("stat", path) as (descriptor, _):
-            return wire.attrs(number, attributes_of(os.fstat(descriptor)))
+            return wire.attrs(number, self._work.attributes(os.fstat(descriptor)))
 
     def _lstat(self, number: int, reader: Reader) -> bytes:
         path = reader.path()
         if not self._looks("stat", path):
-            return wire.attrs(number, attributes_of(os.lstat(path or b".")))
+            return wire.attrs(number, self._work.attributes(os.lstat(path or b".")))
         with self._seen_place(path) as spot:
-            return wire.attrs(number, attributes_of(spot.status()))
+            return wire.attrs(number, self._work.attributes(spot.status()))
 
     @contextmanager
     def _seen_place(self, path: bytes) -> Iterator[Place]:
@@ -119,7 +119,7 @@ class NameRequests:
             raise
 
     def _fstat(self, number: int, reader: Reader) -> bytes:
-        return wire.attrs(number, attributes_of(os.fstat(self._work.handles.any(reader.string()).descriptor)))
+        return wire.attrs(number, self._work.attributes(os.fstat(self._work.handles.any(reader.string()).descriptor)))
 
     def _opendir(self, number: int, reader: Reader) -> bytes:
         path = reader.path()
@@ -136,7 +136,7 @@ class NameRequests:
                 status = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
             except OSError:
                 continue  # it went meanwhile
-            found.append((name, long_line(name, status), attributes_of(status)))
+            found.append((name, long_line(name, status), self._work.attributes(status)))
             if len(found) >= _ENTRIES:
                 break
         return wire.names(number, found) if found else wire.status(number, Status.EOF)
