@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.cluster.survival_traffic import traffic
+from tests.cluster.survival_traffic import shared_session, traffic
 from tests.cluster.survival_workload import Worked, Workload
 from tests.cluster.test_cluster_agentless import WEB, Sshd, make_sshd, set_up
 from tests.cluster.test_cluster_faults import filled
@@ -57,12 +57,14 @@ def survive(
                 disk.add(host.daemon.pid)
         files = files_of(folder, login)
         more = traffic(NODE, files, scp=True)
+        if mode.startswith("node"):
+            more.append(shared_session)  # proxies that record refuse who wants to join
         if plain:
             plain_host(stack, worked)
             more += [*traffic(WEB, files, scp=False), short_there, long_there]
         victims = victims or ["auth", "node", "launcher", "proxy", "all"] if apart else ["auth", "launcher"]
         with Workload(worked, ledger, more) as work:
-            wait_until("each sort of work succeeds", lambda: under_way(ledger), 60.0)
+            wait_until("each sort of work succeeds", lambda: under_way(ledger, shared=shared_session in more), 60.0)
             for number in range(kills):
                 victim = victims[number % len(victims)] if number < len(victims) else dice.choice(victims)
                 time.sleep(dice.choice((dice.uniform(0, 0.5), dice.uniform(0, 1.2), dice.uniform(0, 4.5))))
@@ -88,11 +90,13 @@ def survive(
     return ledger, evidence
 
 
-def under_way(ledger: Ledger) -> bool:
+def under_way(ledger: Ledger, *, shared: bool) -> bool:
     """Whether something of each sort was done: then kills meet work."""
     moved = {(move.kind, move.action) for move in list(ledger.moves) if move.told}
     forwarded = any(forward.told for forward in list(ledger.forwards))
-    return {("sftp", "remove"), ("scp", "read")} <= moved and forwarded and any(one.finished for one in ledger.sessions)
+    joined = not shared or any(one.told for one in list(ledger.shared))
+    finished = any(one.finished for one in list(ledger.sessions))
+    return {("sftp", "remove"), ("scp", "read")} <= moved and forwarded and joined and finished
 
 
 def forgive_full_disk(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""Files and forwards through a cluster under work, noted when their clients are told that they are done.
+"""Files, forwards and shared sessions in a cluster under work, noted when their clients are told that they are done.
 
 Each file has a path of its own, so that what is on record of it can be counted. Clients are those of OpenSSH.
 """
@@ -9,17 +9,19 @@ import hashlib
 import itertools
 import os
 import random
+import re
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.cluster.survival_workload import Workload
+from tests.cluster.survival_workload import TICKER, Workload
 
-from teleport.testing.cluster import at
-from teleport.testing.survival_moves import Forwarded, Moved
+from teleport.testing.cluster import NODE, at
+from teleport.testing.survival_moves import Forwarded, Joined, Moved
 
 _MOST: Final = 300_000  # bytes of a file
 _numbers = itertools.count(1)
@@ -125,3 +127,28 @@ def _forward(workload: Workload, host: str) -> None:
     if not told:
         workload.ledger.failed(f"forwards at {host}")
     workload.rest(0.2 if status == 0 else 0.4)
+
+
+def shared_session(workload: Workload) -> None:
+    """A terminal at the node for some seconds, and somebody who comes to look."""
+    tag = f"shared-{uuid.uuid4()}"
+    output, watched = (workload.folder / f"{tag}.{end}" for end in ("out", "watched"))
+    command = f"echo id:$SSH_SESSION_ID:; exec timeout 3 {TICKER} {tag} {workload.marker}"
+    first = threading.Thread(target=workload.client, args=(workload.ssh("-tt", workload.target(NODE), command), output))
+    first.start()
+    until = time.monotonic() + 10.0
+    sid = None
+    while sid is None and first.is_alive() and time.monotonic() < until:
+        workload.rest(0.05)
+        sid = re.search(rb"id:([0-9a-f-]{36}):", output.read_bytes()) if output.exists() else None
+    if sid is not None:
+        name = sid[1].decode()
+        workload.client(workload.ssh("-tt", "-o", f"SetEnv=TELEPORT_SESSION={name}", workload.target(NODE)), watched)
+        # the numbers that it prints come to nobody but its parties
+        workload.ledger.joined_session(Joined(name, b" 1" in watched.read_bytes()))
+        watched.unlink()
+    else:
+        workload.ledger.failed("shared session")
+    first.join()
+    output.unlink(missing_ok=True)
+    workload.rest(0.3)

@@ -32,6 +32,7 @@ def test_nothing_that_was_acknowledged_is_lost_to_kills(short: tuple[Ledger, Evi
     assert ledger.joins
     assert [session for session in ledger.sessions if session.finished]
     assert [session for session in ledger.sessions if not session.finished and session.seen]
+    assert [one for one in ledger.shared if one.told]
 
 
 def test_the_checker_finds_each_lost_event(short: tuple[Ledger, Evidence]) -> None:
@@ -42,6 +43,17 @@ def test_the_checker_finds_each_lost_event(short: tuple[Ledger, Evidence]) -> No
         lost = [event for event in evidence.events if event["event"] == kind][-1]
         planted.events = [event for event in evidence.events if event is not lost]
         assert any(line.startswith("lost event") for line in problems(ledger, planted)), kind
+
+
+def test_the_checker_finds_who_joined_and_is_not_on_record_once(short: tuple[Ledger, Evidence]) -> None:
+    ledger, evidence = short
+    sid = next(one.sid for one in ledger.shared if one.told)
+    planted = copy.copy(evidence)
+    [join] = [event for event in evidence.events if (event["event"], event.get("sid")) == ("session.join", sid)]
+    planted.events = [event for event in evidence.events if event is not join]
+    assert f"lost event: who joined the session {sid}, and saw what it printed" in problems(ledger, planted)
+    planted.events = [*evidence.events, join]
+    assert f"doubled event: who joined the session {sid} is on record 2 times" in problems(ledger, planted)
 
 
 def test_the_checker_finds_an_event_lost_from_the_end_of_its_chain(short: tuple[Ledger, Evidence]) -> None:

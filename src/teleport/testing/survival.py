@@ -22,7 +22,7 @@ from teleport.backend.sqlite_file import FILE_NAME
 from teleport.recording.format import BrokenPlace, BrokenRecording, FrameKind
 from teleport.recording.player import RecordingReader
 from teleport.recording.verify import verify_recording
-from teleport.testing.survival_moves import Forwarded, Moved, forwarded_wrongly, moved_wrongly
+from teleport.testing.survival_moves import Forwarded, Joined, Moved, forwarded_wrongly, joined_wrongly, moved_wrongly
 
 ROLE = "roles/"
 HOST = "hosts/"
@@ -49,6 +49,7 @@ class Ledger:
         self.sessions: list[Ran] = []
         self.moves: list[Moved] = []
         self.forwards: list[Forwarded] = []
+        self.shared: list[Joined] = []
         self.failures: Counter[str] = Counter()  # what was asked and not acknowledged, for the report
 
     def wrote(self, name: str, description: str) -> None:
@@ -75,6 +76,10 @@ class Ledger:
         with self._lock:
             self.forwards.append(forward)
 
+    def joined_session(self, joined: Joined) -> None:
+        with self._lock:
+            self.shared.append(joined)
+
     def failed(self, what: str) -> None:
         with self._lock:
             self.failures[what] += 1
@@ -85,7 +90,8 @@ class Ledger:
             f"{len(self.writes)} writes, {len(self.logins)} logins, {len(self.joins)} joins, "
             f"{len(self.sessions)} sessions ({finished} to their end), "
             f"{sum(move.told for move in self.moves)} of {len(self.moves)} operations on files, "
-            f"{sum(forward.told for forward in self.forwards)} of {len(self.forwards)} forwards acknowledged; "
+            f"{sum(forward.told for forward in self.forwards)} of {len(self.forwards)} forwards acknowledged, "
+            f"{sum(one.told for one in self.shared)} of {len(self.shared)} joined sessions seen; "
             "not acknowledged: "
             + (", ".join(f"{count} {what}" for what, count in sorted(self.failures.items())) or "nothing")
         )
@@ -141,6 +147,7 @@ def problems(ledger: Ledger, evidence: Evidence) -> list[str]:
         *_sessions(ledger, evidence, named),
         *moved_wrongly(ledger.moves, named),
         *forwarded_wrongly(ledger.forwards, named),
+        *joined_wrongly(ledger.shared, named),
         *(f"left behind: {path}" for path in evidence.left),
         *(f"left in the outbox: {key}" for key in evidence.items if key.startswith("audit/outbox/")),
     ]

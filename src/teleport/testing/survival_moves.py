@@ -1,4 +1,4 @@
-"""What clients were told of files that were moved and of ways that were opened, compared with what is on record.
+"""What clients were told of moved files, opened ways and joined sessions, compared with what is on record.
 
 The promise: what a client was told is done is on record exactly once, with the hash of what moved. What it was not told
 of (the connection broke before the answer) is on record once or not at all.
@@ -31,6 +31,14 @@ class Forwarded:
     told: bool  # bytes came back
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A session that somebody came to. Nobody else came to it."""
+
+    sid: str
+    told: bool  # what it printed came to who joined
+
+
 def moved_wrongly(moves: Sequence[Moved], named: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
     """What is missing, twice there, or another than it was; `named` are all events by what they are called."""
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
@@ -59,3 +67,13 @@ def forwarded_wrongly(forwards: Sequence[Forwarded], named: Mapping[str, list[di
             yield f"doubled event: the forward to {forward.address} is on record {found[forward.address]} times"
         if forward.told and not found[forward.address]:
             yield f"lost event: the forward to {forward.address}, through which bytes came back"
+
+
+def joined_wrongly(joined: Sequence[Joined], named: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """As `moved_wrongly`, of people who came to a session."""
+    found = Counter(event["sid"] for event in named.get("session.join", ()))
+    for one in joined:
+        if found[one.sid] > 1:
+            yield f"doubled event: who joined the session {one.sid} is on record {found[one.sid]} times"
+        if one.told and not found[one.sid]:
+            yield f"lost event: who joined the session {one.sid}, and saw what it printed"
