@@ -22,6 +22,7 @@ from teleport.testing.cluster import (
     Cluster,
     Host,
     Person,
+    Ran,
     at,
     free_port,
     run,
@@ -52,6 +53,27 @@ def uses_it(cluster: Cluster, person: Person, login: str, folder: Path) -> None:
     (folder / "sent").write_bytes(b"\0\xff" * 100_000)
     person.tsh("scp", str(folder / "sent"), f"{there}:{folder / 'arrived'}").ok()
     assert (folder / "arrived").read_bytes() == b"\0\xff" * 100_000
+
+
+class ByFile(Person):
+    """Somebody without a login, with an identity file."""
+
+    def __init__(self, cluster: Cluster, person: Person, address: str) -> None:
+        super().__init__(cluster, person.name, person.home.with_name(f"{person.name}-by-file"))
+        self._with = ["-i", str(self.home / "id"), f"--proxy={address}"]
+        self._of = person
+        cluster.tctl("auth", "sign", f"--user={person.name}", f"--out={self.home / 'id'}", "--ttl=1h").ok()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**self._of.environment, **super().environment}
+
+    def tsh(self, *arguments: str | Path, stdin: bytes | str = b"", seconds: float = 30.0) -> Ran:
+        return super().tsh(*self._with, *arguments, stdin=stdin, seconds=seconds)
+
+    def stays_away(self) -> bool:
+        """Whether nothing was kept but what the file holds."""
+        return not (self.home / ".tsh" / "keys").exists()
 
 
 def plain_ssh(person: Person, cluster: Cluster, login: str) -> None:
@@ -90,6 +112,9 @@ def test_one_port_serves_people_hosts_and_restarts(login: str, tmp_path: Path) -
         assert 'tls_routing_enabled: "true"' in (bob.home / ".tsh" / f"{PUBLIC}.yaml").read_text()
         uses_it(cluster, bob, login, tmp_path)
         plain_ssh(bob, cluster, login)
+        by_file = ByFile(cluster, bob, at(cluster.web_port, PUBLIC))
+        uses_it(cluster, by_file, login, tmp_path)
+        assert by_file.stays_away()
 
         token = cluster.tctl("tokens", "add", "--type=node", "--format=json").json()["token"]
         config = cluster.node_config("joined", auth_token=token, ca_pin=cluster.ca_pin())
@@ -169,6 +194,7 @@ def test_a_balancer_that_ends_tls_is_passed_by_a_websocket(login: str, tmp_path:
             uses_it(cluster, bob, login, tmp_path)
             bob.ssh_config.write_text(bob.tsh("config").ok().stdout)
             plain_ssh(bob, cluster, login)
+            uses_it(cluster, ByFile(cluster, bob, at(public, PUBLIC)), login, tmp_path)
             cluster.wait_event("session.end", user="bob")
             seen = {event["addr.remote"].rpartition(":")[0] for event in cluster.events() if event.get("addr.remote")}
             assert SOURCE not in seen

@@ -5,12 +5,10 @@ The network that drops what comes in is `test_cluster_nat.py`'s.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.cluster_restarting import Restarting
+from tests.cluster.cluster_site_proxy import leading_home
 
 from teleport.testing.cluster import LOOPBACK, Cluster, DaemonProcess, Host, Person, at, plain_environment, wait_until
 
@@ -188,7 +187,7 @@ def test_a_host_joins_and_is_reached_through_the_http_proxy_of_its_site(login: s
     cluster = Cluster(tmp_path / "cluster")
     cluster.config["proxy_service"]["tunnel_public_addr"] = f"cluster.invalid:{cluster.tunnel_port}"
     cluster.write()
-    with cluster, _site() as (url, asked):
+    with cluster, leading_home() as (url, asked):
         alice = cluster.add_person("alice", logins=[login])
         alice.log_in()
         host = TunnelHost(tmp_path / "inner", cluster, "inner")
@@ -203,47 +202,3 @@ def test_a_host_joins_and_is_reached_through_the_http_proxy_of_its_site(login: s
         with host:
             assert says(alice, login, "inner") == host.host_id
             assert {f"cluster.invalid:{port}" for port in (cluster.web_port, cluster.tunnel_port)} == set(asked)
-
-
-@contextmanager
-def _site() -> Iterator[tuple[str, list[str]]]:
-    """An HTTP proxy that leads every CONNECT to the loopback, and where was asked for."""
-    asked: list[str] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        asked.append(head.split(b" ")[1].decode())
-        far_reader, far_writer = await asyncio.open_connection(LOOPBACK, int(asked[-1].rpartition(":")[2]))
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-
-        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            try:
-                while data := await source.read(65536):
-                    target.write(data)
-                    await target.drain()
-            except ConnectionError:
-                pass  # either end went
-            finally:
-                target.close()
-
-        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
-
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    server = asyncio.run_coroutine_threadsafe(asyncio.start_server(serve, LOOPBACK, 0), loop).result(10)
-
-    async def end() -> None:
-        server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-
-    try:
-        yield f"http://{at(server.sockets[0].getsockname()[1])}", asked
-    finally:
-        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()

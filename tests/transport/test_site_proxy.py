@@ -11,7 +11,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from teleport.errors import BadRequest, ConnectionProblem
-from teleport.transport.site_proxy import SiteProxy, connect_out, dial_out, site_proxy
+from teleport.transport.site_connect import connect_out
+from teleport.transport.site_dial import dial_out
+from teleport.transport.site_proxy import SiteProxy, site_proxy
 
 NAME = "proxy.test"  # that nobody but the site's proxy knows
 
@@ -56,10 +58,33 @@ def test_its_address_and_who_asks() -> None:
         b"Proxy-Authorization: Basic YW5uOnNAY3JldA==\r\n\r\n"
     )
     for wrong in ("https://p.site:1", "socks5://p.site", "http://", "http://p.site:99999", "http://[x"):
-        with pytest.raises((BadRequest, ValueError)):
+        with pytest.raises(BadRequest):
             site_proxy("h", 1, {"HTTPS_PROXY": wrong})
     with pytest.raises(BadRequest):
         SiteProxy("p", 1).request("a\r\nHost: b", 1)
+
+
+def test_which_variable_counts() -> None:
+    """`HTTP_PROXY` where there is no other; not where it may be a header of a request that is served."""
+    named = {name: f"http://{name.lower().replace('_', '.')}:1" for name in ("HTTPS_PROXY", "HTTP_PROXY")}
+
+    def host(environ: dict[str, str]) -> str:
+        found = site_proxy("h", 1, environ)
+        return found.host if found is not None else ""
+
+    assert host(named) == "https.proxy"
+    assert host({"HTTP_PROXY": named["HTTP_PROXY"]}) == "http.proxy"
+    assert host({"HTTP_PROXY": named["HTTP_PROXY"], "https_proxy": "http://p:1"}) == "p"
+    assert host({"HTTP_PROXY": named["HTTP_PROXY"], "HTTPS_PROXY": ""}) == "http.proxy"
+    assert host({"HTTP_PROXY": named["HTTP_PROXY"], "REQUEST_METHOD": "GET"}) == ""
+    assert host({"http_proxy": named["HTTP_PROXY"], "REQUEST_METHOD": "GET"}) == "http.proxy"
+
+
+@pytest.mark.parametrize("text", ["http://ann:s3cret@[x", "ftp://ann:s3cret@p:1", "http://ann:s3cret@p:port"])
+def test_a_variable_that_cannot_be_meant_is_not_repeated(text: str) -> None:
+    with pytest.raises(BadRequest, match="HTTPS_PROXY") as found:
+        site_proxy("h", 1, {"HTTPS_PROXY": text})
+    assert "s3cret" not in f"{found.value} {found.value.hint}"
 
 
 @asynccontextmanager

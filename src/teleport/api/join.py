@@ -26,7 +26,7 @@ from teleport.pki.trust import AuthorityKind, check_cluster_name
 from teleport.pki.x509cert import auth_server_name
 from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
 from teleport.transport.blocking import ByteStream, TLSStream, WebSocketStream, shown_address
-from teleport.transport.site_proxy import dial_out
+from teleport.transport.site_dial import dial_out
 from teleport.transport.tls import cluster_client_context, unproved_client_context
 
 WEB_PORTS = frozenset({443, 3080})  # an auth_servers entry with one of these is a proxy (`certificates.md` 6)

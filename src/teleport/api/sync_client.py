@@ -136,9 +136,11 @@ class SyncAuthClient:
             self.close()
 
 
-def direct(host: str, port: int, context: ssl.SSLContext, server_name: str) -> Callable[[], TLSStream]:
-    """Opens TLS to an auth server's own address."""
-    return lambda: TLSStream(dial_tcp(host, port, TIMEOUT), context, server_name)
+def direct(
+    host: str, port: int, context: ssl.SSLContext, server_name: str, dial: Callable[..., ByteStream] = dial_tcp
+) -> Callable[[], TLSStream]:
+    """Opens TLS to an auth server's own address; `dial` as `blocking.dial_tcp`."""
+    return lambda: TLSStream(dial(host, port, TIMEOUT), context, server_name)
 
 
 def through_proxy(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teleport.client import keystore, profile
-from teleport.client.addresses import SSH_PORT, ProxyAddress
+from teleport.client.addresses import ProxyAddress
 from teleport.client.home import Home
 from teleport.client.keystore import Credentials, KeyFiles
 from teleport.client.trust import ClusterTrust, ProxyTrust, parse_trust
@@ -59,7 +59,10 @@ def from_profile(home: Home, proxy: str, user: str, cluster: str, now: datetime)
 
 
 def from_identity(path: Path, proxy: str, cluster: str, now: datetime) -> Access:
-    """By an identity file, which also says how the proxy is believed. Raises `TeleportError`."""
+    """By an identity file, which also says how the proxy is believed. Raises `TeleportError`.
+
+    Where the proxy takes SSH is asked from it, unless both ports are named.
+    """
     if not proxy:
         raise BadRequest("an identity file names no proxy", hint="give --proxy=host[:https_port[,ssh_port]] as well")
     address = ProxyAddress.parse(proxy)
@@ -69,6 +72,12 @@ def from_identity(path: Path, proxy: str, cluster: str, now: datetime) -> Access
             f"{path} holds no authority of {credentials.cluster}, so nothing proves the proxy",
             hint="make it anew: tsh login --out=FILE or tctl auth sign",
         )
-    trust = ClusterTrust(credentials.cluster, credentials.ca_pems)
-    web = (address.host, address.web_ports[0])
-    return Access(web, (address.host, address.ssh_port or SSH_PORT), trust, cluster or credentials.cluster, credentials)
+    proved = ClusterTrust(credentials.cluster, credentials.ca_pems)
+    chosen = cluster or credentials.cluster
+    if address.web_port and address.ssh_port:
+        web = (address.host, address.web_port)
+        return Access(web, (address.host, address.ssh_port), proved, chosen, credentials)
+    from teleport.client.finding import find_proxy
+
+    found = find_proxy(address, proved, now)
+    return Access(found.web, found.ssh, found.trust, chosen, credentials, found.tls_routing)

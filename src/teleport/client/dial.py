@@ -12,7 +12,8 @@ from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, Pu
 from teleport.clock import how_long
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
-from teleport.transport.blocking import TLSStream, dial_tcp
+from teleport.transport.blocking import TLSStream
+from teleport.transport.site_dial import dial_out
 from teleport.transport.tls import cluster_client_context, public_client_context, unproved_client_context
 
 INTERNAL_NAME = "teleport.cluster.local"  # in the certificates of services with TLS ends, `certificates.md` 4
@@ -35,7 +36,7 @@ def open_web(host: str, port: int, trust: ProxyTrust, *, timeout: float = TIMEOU
 
     Raises `Untrusted` when it proves nothing, `ConnectionProblem` when it cannot be reached.
     """
-    connection = dial_tcp(host, port, timeout)
+    connection = dial_out(host, port, timeout)
 
     def asking(context: ssl.SSLContext) -> ssl.SSLContext:
         if protocol:
@@ -131,7 +132,7 @@ def _why(error: TeleportError) -> str:
 
 def open_unproved(host: str, port: int, server_name: str) -> TLSStream:
     """A TLS session in which nothing is proved. Only what is public may be asked over it."""
-    connection = dial_tcp(host, port, TIMEOUT)
+    connection = dial_out(host, port, TIMEOUT)
     try:
         return TLSStream(connection, unproved_client_context(), server_name)
     except OSError as error:

@@ -62,12 +62,12 @@ def reachable_port(address: ProxyAddress) -> int:
     """The web port that takes connections. Raises `ConnectionProblem`."""
     if address.web_port:
         return address.web_port
-    from teleport.transport.blocking import dial_tcp
+    from teleport.transport.site_dial import dial_out
 
     problem: ConnectionProblem | None = None
     for port in address.web_ports:
         try:
-            dial_tcp(address.host, port, PROBE_TIMEOUT).close()
+            dial_out(address.host, port, PROBE_TIMEOUT).close()
             return port
         except ConnectionProblem as error:
             problem = problem or error
@@ -202,7 +202,7 @@ def _login(
         cluster=route,
         root_cluster=ping.cluster,
         proxy_trust=str(api.trust),
-        tls_routing=_way_of_ssh(api, address, ping),
+        tls_routing=way_of_ssh(api, address, ping),
     )
     return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now))
 
@@ -232,7 +232,7 @@ def second_factor(api: WebAPI, setting: str, user: str, asking: Asking) -> tuple
         return "", None  # somebody without devices: the key at this machine is for something else
 
 
-def _way_of_ssh(api: WebAPI, address: ProxyAddress, ping: Ping) -> str:
+def way_of_ssh(api: WebAPI, address: ProxyAddress, ping: Ping) -> str:
     """How SSH goes by the web port, where the proxy says that it does and nobody typed another port."""
     if not ping.tls_routing or address.ssh_port:
         return ""

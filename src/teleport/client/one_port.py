@@ -16,6 +16,8 @@ from teleport.client.addresses import join
 from teleport.client.dial import INTERNAL_NAME, Untrusted, fingerprint, open_web
 from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust
 from teleport.errors import ConnectionProblem
+from teleport.transport.site_connect import connect_out
+from teleport.transport.site_proxy import for_aiohttp
 from teleport.transport.tls import cluster_client_context, public_client_context, unproved_client_context
 from teleport.wire.alpn import PROXY_SSH, UPGRADE_PATH
 
@@ -74,10 +76,15 @@ def _check(trust: ProxyTrust, shown: bytes | None, address: tuple[str, int]) -> 
 async def _by_tls(protocol: asyncio.Protocol, address: tuple[str, int], trust: ProxyTrust) -> None:
     context, name = _context(trust, address[0])
     context.set_alpn_protocols([PROXY_SSH])
+    loop, outer = asyncio.get_running_loop(), _Held()
+    await connect_out(outer, *address)
     first = _Held()
-    transport, _ = await asyncio.get_running_loop().create_connection(
-        lambda: first, *address, ssl=context, server_hostname=name
-    )
+    try:
+        transport = await loop.start_tls(outer.transport, first, context, server_hostname=name)
+    except BaseException:
+        outer.transport.abort()
+        raise
+    assert transport is not None
     try:
         made = transport.get_extra_info("ssl_object")
         _check(trust, made.getpeercert(True), address)
@@ -95,8 +102,14 @@ async def _by_tls(protocol: asyncio.Protocol, address: tuple[str, int], trust: P
 class _Held(asyncio.Protocol):
     """Keeps what comes until it is known that the far end is the right one."""
 
+    transport: asyncio.Transport
+
     def __init__(self) -> None:
         self._data = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -112,6 +125,7 @@ async def _by_upgrade(protocol: asyncio.Protocol, address: tuple[str, int], trus
     import aiohttp
 
     from teleport.transport import memory_pair
+    from teleport.transport.problems import said
 
     context, name = _context(trust, address[0])
     session = aiohttp.ClientSession(auto_decompress=False)
@@ -123,13 +137,14 @@ async def _by_upgrade(protocol: asyncio.Protocol, address: tuple[str, int], trus
             max_msg_size=MAX_MESSAGE,
             heartbeat=HEARTBEAT,
             compress=0,
+            **for_aiohttp(*address),
         )
         made = socket.get_extra_info("ssl_object")
         _check(trust, made.getpeercert(True) if made is not None else None, address)
     except (aiohttp.ClientError, TimeoutError) as error:
         await session.close()
         raise ConnectionProblem(
-            f"{join(*address)} lets no connection through: {error}",
+            f"{join(*address)} lets no connection through: {said(error)}",
             hint="the balancer must pass websockets on; and proxy_service must serve one port (version: v2)",
         ) from None
     except BaseException:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +30,7 @@ from teleport.ssh.client import ClientKey, HostCheck, SshClient, connect
 from teleport.ssh.client_forwards import Forwards
 from teleport.ssh.client_session import RemoteExit, RemoteSession
 from teleport.ssh.surface import KeepAlive, TerminalRequest, TerminalSize
+from teleport.transport.site_proxy import site_proxy
 from teleport.wire.forward_spec import End, Forward, SocketEnd
 from teleport.wire.screen import Screen
 
@@ -151,11 +152,15 @@ async def way(
     own, theirs = authorities.get(credentials.cluster), authorities.get(access.cluster)
     if own is None or theirs is None:
         raise BadRequest(f"no authority of {access.cluster} is known here", hint="tsh login")
-    reach = None
+    reach: Callable[[asyncio.Protocol], Awaitable[None]] | None = None
     if access.tls_routing:
         from teleport.client import one_port
 
         reach = one_port.reach(access.tls_routing, access.web, access.trust)
+    elif site_proxy(*access.ssh) is not None:
+        from teleport.transport.site_connect import connect_out
+
+        reach = lambda protocol: connect_out(protocol, *access.ssh)  # noqa: E731 - one of two ways, by a condition
     proxy = await connect(
         access.ssh,
         login=login,

@@ -20,6 +20,7 @@ from teleport.client.profile import Profile
 from teleport.client.ssh_config import OpenSSHPaths
 from teleport.client.ssh_hosts import Section, Written
 from teleport.errors import BadRequest, TeleportError
+from teleport.transport.site_proxy import site_proxy
 
 NAME = "ssh_config"
 REFRESH = "config-refresh"
@@ -103,11 +104,11 @@ def refresh_command(home: Home, proxy: str, environment: Mapping[str, str]) -> s
 
 
 def way_by_tsh(home: Home, found: profile.Profile, environment: Mapping[str, str]) -> str:
-    """The ProxyCommand where OpenSSH alone cannot reach the proxy's SSH, because a balancer ends TLS; else empty.
+    """The ProxyCommand where OpenSSH alone cannot reach the proxy's SSH; else empty.
 
     Raises `BadRequest` when it cannot be written so that every shell reads it alike.
     """
-    if found.tls_routing != "upgrade":
+    if not needs_tsh(found, environment):
         return ""
     words = [str(_own_program(environment)), "proxy", "ssh", f"--proxy={found.web_proxy_addr}", f"--user={found.user}"]
     words += [f"--cluster={found.cluster}"]
@@ -115,6 +116,11 @@ def way_by_tsh(home: Home, found: profile.Profile, environment: Mapping[str, str
         raise BadRequest("the path of tsh cannot stand in OpenSSH's configuration", hint="tsh ssh")
     written = " ".join(word if _PLAIN.fullmatch(word) else shlex.quote(word) for word in words)
     return f"{written} %r@%h:%p"
+
+
+def needs_tsh(found: profile.Profile, environment: Mapping[str, str]) -> bool:
+    """Whether OpenSSH alone cannot reach the proxy's SSH: a balancer ends TLS, or the site is left by an HTTP proxy."""
+    return found.tls_routing == "upgrade" or site_proxy(*found.ssh, environment) is not None
 
 
 def _own_program(environment: Mapping[str, str]) -> Path:

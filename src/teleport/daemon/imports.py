@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Final
 
-EVERY: Final = ("teleport.pki.names", "teleport.resources.names")
+EVERY: Final = ("teleport.pki.names", "teleport.resources.names", "ipaddress")
 BY_SERVICE: Final = {
     "auth": (
         "teleport.api.routes",

@@ -1,27 +1,30 @@
-"""The HTTP proxy by which connections leave a site: `HTTPS_PROXY` and `NO_PROXY`, CONNECT (RFC 9110 section 9.3.6).
+"""The HTTP proxy by which connections leave a site: `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`, CONNECT (RFC 9110 section
+9.3.6). Pure but for the environment; `site_dial` and `site_connect` connect.
 
 What is carried proves its own ends: the site's proxy is trusted with addresses and with nothing else. It is asked for
-the host by the name that is configured, which often only it can resolve.
+the host by the name that is configured, which often only it can resolve. Commands ask here at each start, so what only
+a site with a proxy needs is imported there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import ipaddress
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from teleport.errors import BadRequest, ConnectionProblem
-from teleport.resources.names import canonical_address, is_loopback
-from teleport.transport.blocking import dial_tcp, shown_address
 
 MAX_HEAD: Final = 16 * 1024  # bytes of an answer before what is carried
-_SET_IT: Final = "set HTTPS_PROXY to http://HOST:PORT, or NO_PROXY to what is reached without it"
+VARIABLES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY")  # the first that is set counts
+SET_IT: Final = "set HTTPS_PROXY to http://HOST:PORT, or NO_PROXY to what is reached without it"
+
+
+def shown(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,11 @@ class SiteProxy:
     @property
     def url(self) -> str:
         """Without what is secret."""
-        return f"http://{shown_address(self.host, self.port)}"
+        return f"http://{shown(self.host, self.port)}"
 
     def request(self, host: str, port: int) -> bytes:
         """The head that asks for a connection to a host."""
-        target = shown_address(host, port)
+        target = shown(host, port)
         if not target.isascii() or any(character <= " " for character in target):
             raise BadRequest(f"{target[:100]!a} is no address that a proxy can be asked for")
         lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
@@ -54,17 +57,22 @@ def site_proxy(host: str, port: int, environ: Mapping[str, str] | None = None) -
     This machine itself is always reached directly.
     """
     environ = os.environ if environ is None else environ
-    text = next((environ[name] for name in ("https_proxy", "HTTPS_PROXY") if environ.get(name)), "")
-    without = next((environ[name] for name in ("no_proxy", "NO_PROXY") if environ.get(name)), "")
-    if not text or is_loopback(host) or any(_covers(one.strip(), host, port) for one in without.split(",")):
+    name = next((name for name in VARIABLES if environ.get(name)), "")
+    if not name or (name == "HTTP_PROXY" and "REQUEST_METHOD" in environ):  # there it is a header that a client sent
         return None
-    parts = urlsplit(text if "://" in text else f"http://{text}")
+    text = environ[name]
+    from teleport.resources.names import is_loopback
+
+    without = next((environ[name] for name in ("no_proxy", "NO_PROXY") if environ.get(name)), "")
+    if is_loopback(host) or any(_covers(one.strip(), host, port) for one in without.split(",")):
+        return None
     try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
         found, at = parts.hostname, parts.port or 80
-    except ValueError:
+    except ValueError:  # which would repeat the text, with what is secret in it
         found, at = None, 0
-    if parts.scheme != "http" or not found:
-        raise BadRequest("HTTPS_PROXY is not the address of an HTTP proxy that is spoken to without TLS", hint=_SET_IT)
+    if not found or parts.scheme != "http":
+        raise BadRequest(f"{name} is not the address of an HTTP proxy that is spoken to without TLS", hint=SET_IT)
     authorization = ""
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -77,6 +85,10 @@ def _covers(entry: str, host: str, port: int) -> bool:
     it names one."""
     if entry in ("", "*"):
         return entry == "*"
+    import ipaddress
+
+    from teleport.resources.names import canonical_address
+
     address = canonical_address(host)
     if address:
         try:
@@ -95,33 +107,12 @@ def taken(head: bytes, via: SiteProxy, target: str) -> None:
     line = head.partition(b"\r\n")[0].decode("ascii", "replace")
     words = line.split(" ", 2)
     if len(words) < 2 or not words[0].startswith("HTTP/1.") or len(words[1]) != 3 or not words[1].isdigit():
-        raise ConnectionProblem(f"{via.url} is no HTTP proxy: it answers {line[:60]!a}", hint=_SET_IT)
+        raise ConnectionProblem(f"{via.url} is no HTTP proxy: it answers {line[:60]!a}", hint=SET_IT)
     if not words[1].startswith("2"):
-        hint = "give user and password in HTTPS_PROXY" if words[1] == "407" else "ask who runs it whether it may"
+        hint = "ask who runs it whether it may"
+        if words[1] == "407":
+            hint = "give user and password in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"
         raise ConnectionProblem(f"the HTTP proxy {via.url} does not lead to {target}: {line[9:80]!a}", hint=hint)
-
-
-def dial_out(host: str, port: int, timeout: float) -> socket.socket:
-    """As `dial_tcp`, by the site's proxy where there is one. Raises `ConnectionProblem`, `BadRequest`."""
-    via = site_proxy(host, port)
-    if via is None:
-        return dial_tcp(host, port, timeout)
-    connection = dial_tcp(via.host, via.port, timeout)
-    try:
-        connection.sendall(via.request(host, port))
-        head = bytearray()
-        while not head.endswith(b"\r\n\r\n"):  # by single bytes: what follows belongs to whoever gets the socket
-            more = connection.recv(1)
-            if not more or len(head) >= MAX_HEAD:
-                raise ConnectionProblem(f"the HTTP proxy {via.url} does not answer as one", hint=_SET_IT)
-            head += more
-        taken(bytes(head), via, shown_address(host, port))
-    except BaseException as error:
-        connection.close()
-        if isinstance(error, OSError):
-            raise ConnectionProblem(f"the HTTP proxy {via.url}: {error.strerror or error}", hint=_SET_IT) from None
-        raise
-    return connection
 
 
 def for_aiohttp(host: str, port: int) -> dict[str, Any]:
@@ -129,67 +120,5 @@ def for_aiohttp(host: str, port: int) -> dict[str, Any]:
     via = site_proxy(host, port)
     if via is None:
         return {}
-    shown = {"Proxy-Authorization": via.authorization} if via.authorization else None
-    return {"proxy": via.url, "proxy_headers": shown}
-
-
-async def connect_out(protocol: asyncio.Protocol, host: str, port: int) -> None:
-    """Connects a protocol, by the site's proxy where there is one. The caller bounds the time.
-
-    Raises `OSError`, `ConnectionProblem`, `BadRequest`.
-    """
-    loop, via = asyncio.get_running_loop(), site_proxy(host, port)
-    if via is None:
-        await loop.create_connection(lambda: protocol, host, port)
-        return
-    stands = loop.create_future()
-    transport, _ = await loop.create_connection(lambda: _Asking(via, host, port, protocol, stands), via.host, via.port)
-    try:
-        await stands
-    except BaseException:
-        transport.abort()
-        raise
-
-
-class _Asking(asyncio.Protocol):
-    """Asks the proxy, and hands the connection over once it stands."""
-
-    def __init__(
-        self, via: SiteProxy, host: str, port: int, protocol: asyncio.Protocol, stands: asyncio.Future[None]
-    ) -> None:
-        self._via = via
-        self._target = shown_address(host, port)
-        self._request = via.request(host, port)
-        self._protocol = protocol
-        self._stands = stands
-        self._head = b""
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        self._head += data
-        head, end, rest = self._head.partition(b"\r\n\r\n")
-        if self._stands.done() or self._transport is None:
-            return
-        try:
-            if not end and len(self._head) < MAX_HEAD:
-                return
-            if not end:
-                raise ConnectionProblem(f"the HTTP proxy {self._via.url} does not answer as one", hint=_SET_IT)
-            taken(head, self._via, self._target)
-        except ConnectionProblem as error:
-            self._stands.set_exception(error)
-            return
-        self._transport.set_protocol(self._protocol)
-        self._protocol.connection_made(self._transport)
-        if rest:
-            self._protocol.data_received(rest)
-        self._stands.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._stands.done():
-            self._stands.set_exception(ConnectionProblem(f"the HTTP proxy {self._via.url} ended the connection"))
+    headers = {"Proxy-Authorization": via.authorization} if via.authorization else None
+    return {"proxy": via.url, "proxy_headers": headers}

@@ -18,7 +18,8 @@ from typing import Final
 from teleport.errors import AccessDenied, BadRequest
 from teleport.resources.names import canonical_address
 from teleport.resources.values import HostPort
-from teleport.transport.site_proxy import connect_out, site_proxy
+from teleport.transport.site_connect import connect_out
+from teleport.transport.site_proxy import site_proxy
 
 PORT: Final = 3024  # of an address that names none (`protocols.md` 1)
 _METADATA: Final = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"})

@@ -2,7 +2,8 @@
 
 In this order: the identity file that `-i` names; with a configuration file, the administrator's identity that the
 auth service on this host keeps in `<data_dir>/proc`; the active `tsh` profile, through its proxy. Whatever the way, the
-session with auth is TLS that ends at auth and proves a certificate of the cluster's own authority.
+session with auth is TLS that ends at auth and proves a certificate of the cluster's own authority. The administrator on
+the auth host connects straight; the other two leave a site by its HTTP proxy.
 """
 
 from __future__ import annotations
@@ -155,12 +156,14 @@ def _by_identity(path: Path, addresses: Sequence[tuple[str, int]], *, insecure: 
 
 def _at(held: Credentials, addresses: Sequence[tuple[str, int]], *, insecure: bool) -> Auth:
     """At addresses of auth servers or proxies, whichever they are."""
+    from teleport.transport.site_dial import dial_out
+
     name = auth_server_name(held.cluster)
 
     def connect(context: ssl.SSLContext) -> Callable[[], TLSStream]:
         ways: list[Callable[[], TLSStream]] = []
         for host, port in addresses:
-            ways.append(direct(host, port, context, name))
+            ways.append(direct(host, port, context, name, dial_out))
             ways.append(through_proxy(_web(host, port, held.cluster, held.ca_pems, insecure), host, context, name))
         return _first(ways, _shown(addresses))
 

@@ -82,7 +82,7 @@ def config_refresh(folder: Path, proxy: str) -> None:
 @cluster_option
 @takes_flags
 def config_proxy(flags: Flags, target: str, cluster: str) -> int:
-    """Become `ssh` to the proxy's subsystem for TARGET, host.cluster:port."""
-    from teleport.cli.tsh.proxy import become_ssh
+    """Lead stdin and stdout to the proxy's subsystem for TARGET, host.cluster:port."""
+    from teleport.cli.tsh.proxy import lead_there
 
-    return become_ssh(flags, flags.login, target, cluster)
+    return lead_there(flags, flags.login, target, cluster)

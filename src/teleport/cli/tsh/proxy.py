@@ -2,11 +2,13 @@
 
 Where OpenSSH's client is installed, and it usually is, for it is what runs this, the program becomes it: a connection
 takes about three quarters of the time that it takes with an SSH library in Python, and prompts for second factors are
-as always. Elsewhere, and with an identity file, tsh speaks SSH to the proxy itself.
+as always. Elsewhere, with an identity file, and where OpenSSH cannot reach the proxy (`ssh_install.needs_tsh`), tsh
+speaks SSH to the proxy itself.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import click
@@ -36,21 +38,24 @@ def ssh(flags: Flags, target: str, cluster: str) -> int:
         raise BadRequest(f"{target[:80]!r} names no host", hint="ProxyCommand tsh proxy ssh %r@%h:%p")
     if ":" not in where.rpartition("]")[2]:
         where = f"{where}:{NODE_PORT}"
-    if not flags.identity and shutil.which("ssh") and not _balancer_ends_tls(flags):
-        return become_ssh(flags, login or flags.login, where, cluster)
+    return lead_there(flags, login or flags.login, where, cluster)
+
+
+def lead_there(flags: Flags, login: str, where: str, cluster: str) -> int:
+    """Leads stdin and stdout to `where`, host.cluster:port: as `ssh` where that can, else by ourselves."""
+    if not flags.identity and shutil.which("ssh") and not ssh_install.needs_tsh(_chosen(flags), os.environ):
+        return become_ssh(flags, login, where, cluster)
     from teleport.cli import render
 
     try:
-        return _by_ourselves(flags, login or flags.login, where, cluster)
+        return _by_ourselves(flags, login, where, cluster)
     except TeleportError as error:
         render.report(error, "tsh", as_json_object=False)
         return NOT_KNOWN
 
 
-def _balancer_ends_tls(flags: Flags) -> bool:
-    """Whether OpenSSH cannot reach the proxy's SSH: it speaks no websocket."""
-    host = ProxyAddress.parse(flags.proxy).host if flags.proxy else ""
-    return profile.choose(flags.home, host, flags.user).tls_routing == "upgrade"
+def _chosen(flags: Flags) -> profile.Profile:
+    return profile.choose(flags.home, ProxyAddress.parse(flags.proxy).host if flags.proxy else "", flags.user)
 
 
 def become_ssh(flags: Flags, login: str, where: str, cluster: str) -> int:
@@ -58,7 +63,7 @@ def become_ssh(flags: Flags, login: str, where: str, cluster: str) -> int:
     from teleport.client import system
     from teleport.client.renewal import keep_fresh
 
-    found = profile.choose(flags.home, ProxyAddress.parse(flags.proxy).host if flags.proxy else "", flags.user)
+    found = _chosen(flags)
     keep_fresh(flags.home, found.name, now())
     facts = keystore.facts(keystore.ssh_certificate_line(flags.home, found))
     keystore.check_valid(facts, now(), hint=found.login_command)
