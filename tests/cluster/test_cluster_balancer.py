@@ -40,6 +40,8 @@ def test_events_show_the_client_behind_a_balancer(login: str, tmp_path: Path) ->
         for what in ("is not listed", "proxy_protocol_from lists", "send-proxy-v2"):
             wait_until(f"an event that says {what}", lambda what=what: _told(cluster, what), 20)  # type: ignore[misc]
         assert "add it to proxy_service.proxy_protocol_from" in cluster.daemon.log()
+        assert _refused(cluster.auth_port, FORGED, LOOPBACK)
+        wait_until("the same of auth's own port", lambda: _told(cluster, "auth_service.proxy_protocol_from"), 20)
 
 
 def _told(cluster: Cluster, what: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from tests.cluster.cluster_haproxy import SOURCE, Front, haproxy, needs_haproxy
 from tests.cluster.cluster_restarting import Restarting
 from tests.cluster.cluster_sessions import Sessions
+from tests.transport.transport_peers import tls_pair
 
 from teleport.testing.cluster import (
     LOOPBACK,
@@ -20,6 +22,7 @@ from teleport.testing.cluster import (
     PASSWORD,
     PUBLIC,
     Cluster,
+    DaemonProcess,
     Host,
     Person,
     Ran,
@@ -200,6 +203,45 @@ def test_a_balancer_that_ends_tls_is_passed_by_a_websocket(login: str, tmp_path:
             assert SOURCE not in seen
 
 
+def test_one_port_without_tls_behind_a_balancer_that_ends_it(login: str, tmp_path: Path) -> None:
+    """`--insecure-no-tls`: people and hosts all the same, by the balancer alone; nothing of the proxy speaks TLS."""
+    needs_haproxy()
+    public = free_port()
+    cluster = one_port(Cluster(tmp_path / "plain"), public, proxy_protocol_from=SOURCE)
+    cluster.daemon = DaemonProcess(
+        cluster.folder, ["--config", cluster.config_path, "--insecure-no-tls"], diag_port=cluster.diag_port
+    )
+    pair = tmp_path / "balancer.pem"
+    pair.write_text("".join(name.read_text() for name in tls_pair(tmp_path / "pair", PUBLIC, "localhost", LOOPBACK)))
+    ends_tls = f"ssl crt {pair} alpn http/1.1"
+    front = Front(cluster.web_port, "send-proxy-v2", bind=ends_tls, mode="http", port=public)
+    with haproxy(tmp_path / "haproxy", [front]), cluster:
+        bob = Balanced(cluster, "bob", tmp_path / "homes" / "bob")
+        bob.believed, bob.public = pair, public
+        added = cluster.tctl("users", "add", "bob", "--roles=access", f"--logins={login}", "--format=json").json()
+        bob.accept(added["url"])
+        typed = f"{PASSWORD}\n{bob.code()}\n"
+        bob.tsh("login", f"--proxy={at(public, PUBLIC)}", "--user=bob", stdin=typed).ok()
+        uses_it(cluster, bob, login, tmp_path)
+        bob.ssh_config.write_text(bob.tsh("config").ok().stdout)
+        plain_ssh(bob, cluster, login)
+        assert _refused_tls(cluster.web_port)
+        others = {cluster.auth_port, cluster.node_port, cluster.diag_port}
+        assert _listening(cluster.daemon.pid) == {cluster.web_port, *others}
+
+
+def _refused_tls(port: int) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection((LOOPBACK, port), timeout=20, source_address=(SOURCE, 0)) as raw:
+        raw.sendall(b"PROXY TCP4 203.0.113.9 127.0.0.1 4000 443\r\n")
+        try:
+            context.wrap_socket(raw).close()
+        except OSError:
+            return True
+    return False
+
+
 class Trusting(Person):
     """Somebody whose machine believes one more certificate."""
 
@@ -208,6 +250,20 @@ class Trusting(Person):
     @property
     def environment(self) -> dict[str, str]:
         return {**super().environment, "SSL_CERT_FILE": str(self.believed)}
+
+
+class Balanced(Trusting):
+    """Somebody who reaches even the pages by the balancer."""
+
+    public = 0
+
+    def web(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        context = ssl.create_default_context(cafile=str(self.believed))
+        connection = http.client.HTTPSConnection(LOOPBACK, self.public, timeout=10, context=context)
+        with contextlib.closing(connection):
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
 
 
 def _listening(pid: int) -> set[int]:

@@ -78,7 +78,9 @@ def client(newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *, seconds: float = 10.0, balancers: tuple[str, ...] = ()) -> AsyncIterator[Served]:
+async def serving(
+    folder: Path, *, seconds: float = 10.0, balancers: tuple[str, ...] = (), plain: bool = False
+) -> AsyncIterator[Served]:
     async def page(request: web.Request) -> web.Response:
         return web.Response(text=f"web {request.remote}")
 
@@ -102,7 +104,7 @@ async def serving(folder: Path, *, seconds: float = 10.0, balancers: tuple[str, 
     listener = HTTPListener("test", headers=headers, seconds=seconds)
     listener.port = Port(
         accept("ssh"),
-        contexts(HTTP),
+        None if plain else contexts(HTTP),
         {PROXY_SSH: Ending(contexts(PROXY_SSH), accept("inside")), OTHER: Ending(contexts(OTHER), accept("other"))},
         {b"Special_": accept("special")},
     )
@@ -112,7 +114,7 @@ async def serving(folder: Path, *, seconds: float = 10.0, balancers: tuple[str, 
     await runner.setup()
     with socket.create_server(("127.0.0.1", 0)) as bound:
         try:
-            async with listener.serve(runner, bound, one_port_context(*public, HTTP)):
+            async with listener.serve(runner, bound, None if plain else one_port_context(*public, HTTP)):
                 yield Served(listener, bound.getsockname()[:2], refused)
         finally:
             await runner.cleanup()
@@ -205,6 +207,27 @@ async def test_slow_first_bytes_are_not_waited_for(tmp_path: Path) -> None:
         assert (await served.plain(hello)).startswith(b"\x16")
         assert served.listener.silent == 0
         assert served.listener.open == 0
+
+
+async def test_without_tls_the_web_is_what_is_not_ssh(tmp_path: Path) -> None:
+    """A balancer ends TLS: requests, SSH as it stands, and no TLS of ours; headers stand before it as ever."""
+    header = b"PROXY TCP4 203.0.113.9 192.0.2.1 4000 443\r\n"
+    out = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        client().wrap_bio(ssl.MemoryBIO(), out).do_handshake()
+    async with serving(tmp_path, plain=True, seconds=0.3) as served:
+        for pieces in ((GET,), (b"G", GET[1:])):
+            assert (await served.plain(*pieces)).endswith(b"web 127.0.0.1")
+        assert (await served.plain(b"SSH-2.0-x\r\n")).startswith(b"ssh 127.0.0.1 SSH-")
+        assert (await served.plain(b"SSH-2.0-Special_1\r\n")).startswith(b"special ")
+        for nobody in (out.read(), b"", b"S", b"PRO"):
+            assert await served.plain(nobody) == b""
+        assert await served.plain(header + GET) == b""
+        assert ["not listed" in why for _, why in served.refused] == [True]
+        assert served.listener.silent == 0
+        assert served.listener.open == 0
+    async with serving(tmp_path, plain=True, balancers=("127.0.0.1",)) as served:
+        assert (await served.plain(header + GET)).endswith(b"web 203.0.113.9")
 
 
 def _resumed(served: Served, newest: ssl.TLSVersion, name: str, protocols: list[str]) -> list[bool]:

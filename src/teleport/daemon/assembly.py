@@ -212,7 +212,9 @@ class Daemon:
             context = await auth_side.api_context(service, held[SystemRole.AUTH])
             self._doors.auth["auth"] = service.edge
             if config.auth is not None:
-                service.edge.begin_with(auth_side.headers(config.auth))
+                refused = auth_side.Refused(emitter, host, config.nodename)
+                service.edge.begin_with(refused.headers(config.auth))
+                self._tasks.start(refused.run(), "refused connections")
             await self._tasks.start_ready(service.run(self._sockets["auth"], context, serving.set), "auth", serving)
             announcer = await self._announce(
                 clients[SystemRole.AUTH], lambda: self._describe_auth(host), "auth", readiness, own

@@ -13,6 +13,7 @@ from typing import Final
 
 from teleport.api import messages as m
 from teleport.audit.emitter import Emitter
+from teleport.audit.events import AuthFailed, Event
 from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
 from teleport.auth.authorities.trusting import whenever_authorities_change
 from teleport.auth.service import AuthConfig, AuthService
@@ -39,6 +40,7 @@ from teleport.transport.tls import mutual_server_context
 log = logging.getLogger(__name__)
 
 MAX_BOOTSTRAP: Final = 64 * 1024 * 1024  # bytes
+AT_ONCE: Final = 100  # refused connections that wait to be put on record
 
 
 def authority_keys(token: KeyToken | None) -> AuthorityKeys:
@@ -81,16 +83,41 @@ def read_bootstrap(path: Path) -> list[Resource]:
     return parse_resources(content, str(path))
 
 
-def headers(settings: AuthSettings) -> Headers:
-    """What balancers in front of the auth API say of who comes."""
+class Refused:
+    """Connections to the auth API that were refused before they were any: in the log, and on record."""
 
-    def refused(peer: Address, why: str) -> None:
-        told = forged.told(why, asyncio.get_running_loop().time())
-        if told is not None:
-            log.warning("auth API: connection refused peer=%s: %s", HostPort(*peer), told)
+    def __init__(self, emitter: Emitter, host: Host, hostname: str) -> None:
+        self._emitter, self._host, self._hostname = emitter, host, hostname
+        self._heard = Heard(rate=1.0, burst=20.0)
+        self._events: asyncio.Queue[Event] = asyncio.Queue(AT_ONCE)
 
-    forged = Heard(rate=1.0, burst=20.0)
-    return Headers(Balancers.of(settings.balancers, "auth_service.proxy_protocol_from"), refused)
+    def headers(self, settings: AuthSettings) -> Headers:
+        """What balancers in front of the auth API say of who comes."""
+        return Headers(Balancers.of(settings.balancers, "auth_service.proxy_protocol_from"), self._told)
+
+    def _told(self, peer: Address, why: str) -> None:
+        told = self._heard.told(why, asyncio.get_running_loop().time())
+        if told is None or self._events.full():
+            return
+        log.warning("auth API: connection refused peer=%s: %s", HostPort(*peer), told)
+        self._events.put_nowait(
+            self._emitter.new(
+                AuthFailed,
+                server_id=self._host.host_id,
+                server_hostname=self._hostname,
+                addr_remote=str(HostPort(*peer)),
+                error=told,
+            )
+        )
+
+    async def run(self) -> None:
+        """Puts them on record, until cancelled."""
+        while True:
+            event = await self._events.get()
+            try:
+                await self._emitter.emit(event)
+            except TeleportError as error:
+                log.error("a refused connection could not be put on record: %s", error)
 
 
 async def open_auth(

@@ -359,7 +359,10 @@ class ProxySide:
         return public
 
     def _one_port(self, settings: ProxySettings) -> Port:
-        """Who is reached by the web listener, each by contexts of its own."""
+        """Who is reached by the web listener, each by contexts of its own; where a balancer ends TLS, without any."""
+        accept, tunnel = self.router.accepted, self.tunnels.accepted
+        if settings.plain_http:
+            return Port(accept, None, {}, {SOFTWARE: tunnel})
         cert, key = self._public_pair(settings)
 
         def contexts(protocol: str) -> Contexts:
@@ -368,7 +371,6 @@ class ProxySide:
             self._pinned.append(pinned)
             return Contexts(one_port_context(cert, key, protocol), {INTERNAL_NAME: pinned})
 
-        accept, tunnel = self.router.accepted, self.tunnels.accepted
         within = {
             alpn.PROXY_SSH: Ending(contexts(alpn.PROXY_SSH), accept),
             alpn.REVERSE_TUNNEL: Ending(contexts(alpn.REVERSE_TUNNEL), tunnel),

@@ -15,7 +15,7 @@ import socket
 import ssl
 from asyncio import sslproto
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 from aiohttp import web
@@ -25,6 +25,7 @@ from teleport.resources.names import peer_address
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.first_bytes import Address, Believe, FirstBytes, feed
+from teleport.transport.limits import Heard
 from teleport.transport.one_port import Port, Sorter, Turns
 from teleport.transport.slots import Slot, Slots
 from teleport.wire import proxy_protocol
@@ -32,6 +33,7 @@ from teleport.wire import proxy_protocol
 SECONDS = 15.0  # from the connection to the end of the first request's head, TLS included
 KEPT_ALIVE = 75.0  # from the end of a request to the end of the next one's head; clients of ours hang up sooner
 SILENT = 500  # connections without a request at once
+WITHIN = 500  # connections within requests at once of which it is not known yet whose they are
 WAITING = 1000  # connections without a client certificate that wait for a next request
 BUFFER = 16 * 1024  # bytes that TLS reads at once
 LINGER = 1.0  # seconds that the rest of a refused body is thrown away, so that the client reads why
@@ -127,7 +129,9 @@ class HTTPListener:
         self._kept_alive = kept_alive
         self._connections: dict[Any, _Connection] = {}
         self._endless: set[asyncio.Transport] = set()
-        self._staying = set[Any]()  # requests in which somebody's session goes on
+        self._within = Slots(WITHIN, f"{what}, within requests")
+        self._odd = Heard(rate=1.0, burst=20.0)  # of what came within requests
+        self._upgraded = set[Any]()  # requests that became websockets: told to close, aiohttp reads nothing more of one
         self._resume: Callable[[], Awaitable[asyncio.Server]] | None = None
         self._server: asyncio.Server | None = None
         self._leaving = False
@@ -221,7 +225,7 @@ class HTTPListener:
         just connected gets an answer first. What never ends by itself is for `end_endless`."""
         self._leaving = True
         for http, connection in list(self._connections.items()):
-            if not connection.asked or http in self._staying:
+            if not connection.asked or http in self._upgraded:
                 continue
             idle = http._waiter is not None  # it waits for a request
             http.close()
@@ -235,27 +239,25 @@ class HTTPListener:
 
     @contextmanager
     def endless(self, request: web.Request) -> Iterator[None]:
-        """Marks a request as one that never ends by itself."""
+        """Marks a request as one that never ends by itself. A websocket carries both ways until `end_endless`."""
         transport = request.transport
         if transport is not None:
             self._endless.add(transport)
         try:
-            yield
+            with self.staying(request) if "Upgrade" in request.headers else nullcontext():
+                yield
         finally:
             if transport is not None:
                 self._endless.discard(transport)
 
     @contextmanager
     def staying(self, request: web.Request) -> Iterator[None]:
-        """Marks a request as one that ends by itself and may take long: `leave` lets it be.
-
-        aiohttp, told to close, reads nothing more of a websocket.
-        """
-        self._staying.add(request.protocol)
+        """Marks a request that became a websocket: `leave` lets it be."""
+        self._upgraded.add(request.protocol)
         try:
             yield
         finally:
-            self._staying.discard(request.protocol)
+            self._upgraded.discard(request.protocol)
 
     @property
     def open(self) -> int:
@@ -283,7 +285,7 @@ class HTTPListener:
             """It is known for whom a balancer connected, if one did."""
             nonlocal blamed
             blamed = True
-            if self.port is not None and context is not None:
+            if self.port is not None:
                 self._sort(transport, slot, timer, client, data, runner)
                 return
             if self._believe is None:
@@ -315,7 +317,7 @@ class HTTPListener:
             timer.cancel()
             slot.over(blamed=blamed)
 
-        def to_web(transport: asyncio.Transport, context: ssl.SSLContext, data: bytes) -> None:
+        def to_web(transport: asyncio.Transport, context: ssl.SSLContext | None, data: bytes) -> None:
             self._first.discard(transport)
             self._begin(transport, slot, timer, client, (), data, runner, context)
 
@@ -332,15 +334,27 @@ class HTTPListener:
             sorter.data_received(data)
 
     def inside(self, transport: asyncio.Transport, client: Address) -> None:
-        """Takes a connection that came within a request. It leads to everybody but the web, which has it already."""
+        """Takes a connection that came within a request. It leads to everybody but the web, which has it already, and
+        what begins TLS there is refused. Until it is known whose it is, it has a slot and a time of its own."""
         assert self.port is not None
+        slot = self._within.take(client[0], transport.abort)
+        now = asyncio.get_running_loop().time
         timer = asyncio.get_running_loop().call_later(self._seconds, transport.abort)
 
-        def no_web(transport: asyncio.Transport, _: ssl.SSLContext, data: bytes) -> None:
+        def over() -> None:
             timer.cancel()
+            slot.over(blamed=False)  # many may come from one balancer
+
+        def no_web(transport: asyncio.Transport, _: ssl.SSLContext | None, data: bytes) -> None:
+            over()
             transport.abort()
 
-        sorter = Sorter(self.port, client, Turns(no_web, timer.cancel, timer.cancel))
+        def no_tls() -> None:
+            told = self._odd.told("it begins with TLS, which ends before the request", now())
+            if told is not None:
+                _log.warning("connection within a request refused peer=%s: %s", client[0], told)
+
+        sorter = Sorter(self.port, client, Turns(no_web, over, over, no_tls=no_tls), tls=False)
         transport.set_protocol(sorter)
         sorter.connection_made(transport)
 

@@ -3,7 +3,8 @@
 `SSH-` is SSH as it stands. A TLS ClientHello is read here before TLS sees it: the protocol that it asks for (ALPN) says
 who takes what is inside, and with the server's name it chooses the context. So nothing about a handshake depends on a
 callback within it (trap T-3), and each choice has a context of its own that issues no tickets: a session of one name
-and protocol cannot be resumed under another. Everything else is nobody's and ends.
+and protocol cannot be resumed under another. Everything else is nobody's and ends; where a balancer in front ends TLS
+for the web, it is the web's.
 
 Bounds: 16 KiB of first bytes; the time and the slot are the listener's, as for every connection that has asked for
 nothing yet.
@@ -56,10 +57,11 @@ class Ending:
 
 @dataclass(slots=True)
 class Port:
-    """Who is reached by one port. `within` are ALPN names; without one of them it is the web's."""
+    """Who is reached by one port. `within` are ALPN names; without one of them it is the web's. With `web` None the web
+    comes without TLS, and TLS is refused."""
 
     ssh: Accept
-    web: Contexts
+    web: Contexts | None
     within: dict[str, Ending] = field(default_factory=dict)
     software: dict[bytes, Accept] = field(default_factory=dict)  # SSH of clients that begin so, after `SSH-2.0-`
 
@@ -72,6 +74,7 @@ class Port:
 
     def chosen(self, hello: client_hello.ClientHello) -> tuple[ssl.SSLContext, Accept | None]:
         """The context for a ClientHello, and who takes what is inside; None: the web."""
+        assert self.web is not None, "the port takes TLS"
         for name in hello.protocols:
             if name == HTTP:
                 break
@@ -85,16 +88,20 @@ class Port:
 class Turns:
     """What becomes of a connection: exactly one of these is called, once."""
 
-    web: Callable[[asyncio.Transport, ssl.SSLContext, bytes], None]
+    web: Callable[[asyncio.Transport, ssl.SSLContext | None, bytes], None]
     handed: Callable[[], None]  # somebody else has it and counts it
     lost: Callable[[], None]
-    forged: Callable[[], None] = lambda: None  # beside `lost`: it began with a PROXY header
+    # beside `lost`:
+    forged: Callable[[], None] = lambda: None  # it began with a PROXY header
+    no_tls: Callable[[], None] = lambda: None  # it began with TLS, which is not taken here
 
 
 class Sorter(asyncio.Protocol):
     """The protocol of a connection until it is known what it is."""
 
-    def __init__(self, port: Port, client: Address, turns: Turns) -> None:
+    def __init__(self, port: Port, client: Address, turns: Turns, *, tls: bool = True) -> None:
+        """`tls`: whether TLS may begin here, if the port takes it at all."""
+        self._tls = tls and port.web is not None
         self._port = port
         self._client = client
         self._turns = turns
@@ -121,8 +128,15 @@ class Sorter(asyncio.Protocol):
             self._turns.handed()
             self._port.ssh_of(self._buffer)(transport, self._client, self._buffer)
         elif self._buffer.startswith(_TLS):
-            self._hello()
+            if self._tls:
+                self._hello()
+            else:
+                self._turns.no_tls()
+                self._end()
         elif not SSH.startswith(self._buffer) and (header := proxy_protocol.begins(self._buffer)) is not None:
+            if self._port.web is None and not header:
+                self._turns.web(self._forget(), None, self._buffer)
+                return
             if header:
                 self._turns.forged()
             self._end()

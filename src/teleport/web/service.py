@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections import Counter
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -24,7 +24,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.codec import STATUS
 from teleport.clock import Clock, rfc3339
-from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
+from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 from teleport.resources.cluster import AuthPreference
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
@@ -35,14 +35,14 @@ from teleport.web import pages
 from teleport.web.attempts import Attempts
 from teleport.web.bodies import body_of, browser_login_reply, certs_reply, client_address, failure, reply
 from teleport.web.pages import check_csrf, qr_png, secure
-from teleport.web.tunnel import peer_of, relay_inside, relay_to_auth
+from teleport.web.tunnel import Relays, peer_of, relay_inside, relay_to_auth
 from teleport.wire.alpn import UPGRADE_PATH
 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024  # bytes; nothing that comes here is larger
 MAX_TUNNELS = 2000  # websockets to auth at once
-TUNNELS_OF_ONE = 256  # of them from one address: the hosts of a whole site may share one
+TUNNELS_OF_ONE = 1000  # of them from one address: the hosts of a whole site may share one
 
 Req = TypeVar("Req", bound=m.Request)
 Rep = TypeVar("Rep", bound=m.Message)
@@ -87,11 +87,10 @@ class WebService:
         self._preference = preference
         self._vouch = vouch
         self._authorities = authorities
-        self._max_tunnels = max_tunnels
         self._auth = auth
         self._attempts = Attempts(clock)
         self.edge = HTTPListener("proxy web", limits=config.connections, headers=headers)
-        self._tunnels: Counter[str] = Counter()  # open ones, by address
+        self._relays = Relays(max_tunnels, time.monotonic)
 
     def build_app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._edge])
@@ -363,37 +362,36 @@ class WebService:
     # the way to auth for clients with certificates, and for joining hosts
 
     async def _tunnel(self, request: web.Request) -> web.StreamResponse:
-        client = peer_of(request)
-        return await self._relayed(
-            request, lambda: relay_to_auth(request, self._config.auth_servers, lambda: self._vouch(*client))
+        _no_browsers(request)
+        client, transport = peer_of(request), request.transport
+        relay = self._relays.enter(
+            who_tries(request.remote or ""), transport.abort if transport else lambda: None, of_one=TUNNELS_OF_ONE
         )
+        try:
+            with self.edge.endless(request):
+                return await relay_to_auth(
+                    request,
+                    self._config.auth_servers,
+                    lambda: self._vouch(*client),
+                    lambda: self._relays.carried(relay),
+                )
+        finally:
+            self._relays.leave(relay)
 
     async def _upgrade(self, request: web.Request) -> web.StreamResponse:
-        """A connection to this port within a request, for clients behind a balancer that ends TLS."""
+        """A connection to this port within a request, for clients behind a balancer that ends TLS.
+
+        It counts as one that came by itself: at first with a slot of the listener's, then as whoever has it counts.
+        """
         if self.edge.port is None:
             raise NotFound("this proxy does not serve everything on one port")
+        _no_browsers(request)
         client = peer_of(request)
         # A session inside ends by itself: a daemon that leaves waits for it, as for one at a port of SSH's own.
-        return await self._relayed(
-            request, lambda: relay_inside(request, lambda far: self.edge.inside(far, client)), endless=False
-        )
+        with self.edge.staying(request):
+            return await relay_inside(request, lambda far: self.edge.inside(far, client))
 
-    async def _relayed(
-        self, request: web.Request, relay: Callable[[], Awaitable[web.StreamResponse]], *, endless: bool = True
-    ) -> web.StreamResponse:
-        """Relays, within the bounds of what one address and all of them may have."""
-        if "Origin" in request.headers:
-            raise AccessDenied("browsers have no business with tunnels")
-        address = who_tries(request.remote or "")
-        if self._tunnels[address] >= TUNNELS_OF_ONE:
-            raise LimitExceeded("this proxy relays as many connections from one address as it may; close some")
-        if self._tunnels.total() >= self._max_tunnels:
-            raise LimitExceeded("this proxy relays as many connections as it may; try again")
-        self._tunnels[address] += 1
-        try:
-            with self.edge.endless(request) if endless else self.edge.staying(request):
-                return await relay()
-        finally:
-            self._tunnels[address] -= 1
-            if not self._tunnels[address]:
-                del self._tunnels[address]
+
+def _no_browsers(request: web.Request) -> None:
+    if "Origin" in request.headers:
+        raise AccessDenied("browsers have no business with tunnels")

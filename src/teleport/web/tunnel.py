@@ -2,6 +2,9 @@
 
 What travels inside is TLS that ends at auth: this end can neither read nor change it (decision 18). The tunnel leads
 to the configured auth servers and nowhere else.
+
+Behind a balancer that hides its clients all tunnels have one address. `Relays` bounds them so that whoever takes all
+places and says little keeps nobody out: the one that was silent longest makes room.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import WSMsgType, web
 
-from teleport.errors import BadRequest, ConnectionProblem
+from teleport.errors import BadRequest, ConnectionProblem, LimitExceeded
 from teleport.resources.names import peer_address
 from teleport.transport import memory_pair
 
@@ -20,6 +23,59 @@ CHUNK = 65536  # bytes
 MAX_MESSAGE = 1024 * 1024  # bytes of one websocket message
 DIAL_TIMEOUT = 10.0  # seconds
 IDLE_TIMEOUT = 300.0  # seconds without a byte from the client
+SPARED = 5.0  # seconds of silence within which a tunnel makes room for nobody
+
+
+class Relay:
+    """One tunnel, as it counts."""
+
+    def __init__(self, address: str, now: float, close: Callable[[], None]) -> None:
+        self.address = address
+        self.since = now  # it last carried something
+        self.close = close
+
+
+class Relays:
+    """The tunnels that there are, by address. `now` gives seconds, monotonic."""
+
+    def __init__(self, most: int, now: Callable[[], float]) -> None:
+        self._most = most
+        self._now = now
+        self._held: dict[str, set[Relay]] = {}
+        self.total = 0
+
+    def enter(self, address: str, close: Callable[[], None], *, of_one: int) -> Relay:
+        """Counts a tunnel; `close` ends it when it has to make room. Raises `LimitExceeded`."""
+        if len(self._held.get(address, ())) >= of_one and not self._room(address):
+            raise LimitExceeded("this proxy relays as many connections from one address as it may; close some")
+        if self.total >= self._most and not self._room(max(self._held, key=lambda one: len(self._held[one]))):
+            raise LimitExceeded("this proxy relays as many connections as it may; try again")
+        made = Relay(address, self._now(), close)
+        self._held.setdefault(address, set()).add(made)
+        self.total += 1
+        return made
+
+    def carried(self, relay: Relay) -> None:
+        """It has just carried something."""
+        relay.since = self._now()
+
+    def leave(self, relay: Relay) -> None:
+        """It is over (may be called again)."""
+        held = self._held.get(relay.address, set())
+        if relay in held:
+            held.discard(relay)
+            self.total -= 1
+        if not held:
+            self._held.pop(relay.address, None)
+
+    def _room(self, address: str) -> bool:
+        """Ends the one of an address that was silent longest, if that is long enough."""
+        silent = min(self._held[address], key=lambda one: one.since)
+        if self._now() - silent.since < SPARED:
+            return False
+        self.leave(silent)
+        silent.close()
+        return True
 
 
 async def dial_auth(addresses: Sequence[tuple[str, int]]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -32,11 +88,15 @@ async def dial_auth(addresses: Sequence[tuple[str, int]]) -> tuple[asyncio.Strea
 
 
 async def relay_to_auth(
-    request: web.Request, addresses: Sequence[tuple[str, int]], first: Callable[[], bytes] = lambda: b""
+    request: web.Request,
+    addresses: Sequence[tuple[str, int]],
+    first: Callable[[], bytes] = lambda: b"",
+    carried: Callable[[], None] = lambda: None,
 ) -> web.StreamResponse:
     """Answers `request` with a websocket and copies both ways until either end closes.
 
-    `first` makes what auth reads before the client's first byte: the line that says who the client is.
+    `first` makes what auth reads before the client's first byte: the line that says who the client is. `carried` is
+    called for each piece.
     """
     socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, heartbeat=30, timeout=2)
     if not socket.can_prepare(request):
@@ -45,7 +105,7 @@ async def relay_to_auth(
     try:
         writer.write(first())
         await socket.prepare(request)
-        await _both_ways(socket, reader, writer)
+        await _both_ways(socket, reader, writer, carried)
     finally:
         writer.close()
         with contextlib.suppress(OSError):
@@ -55,18 +115,23 @@ async def relay_to_auth(
     return socket
 
 
-async def _both_ways(socket: web.WebSocketResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _both_ways(
+    socket: web.WebSocketResponse,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    carried: Callable[[], None] = lambda: None,
+) -> None:
     """Until either end has gone."""
-    down = asyncio.create_task(_down(reader, socket), name="a websocket, down")
+    down = asyncio.create_task(_down(reader, socket, carried), name="a websocket, down")
     try:
-        await _up(socket, writer)
+        await _up(socket, writer, carried)
     finally:
         down.cancel()
         with contextlib.suppress(asyncio.CancelledError, ConnectionError):
             await down
 
 
-async def _up(socket: web.WebSocketResponse, writer: asyncio.StreamWriter) -> None:
+async def _up(socket: web.WebSocketResponse, writer: asyncio.StreamWriter, carried: Callable[[], None]) -> None:
     while True:
         try:
             message = await socket.receive(timeout=IDLE_TIMEOUT)
@@ -74,6 +139,7 @@ async def _up(socket: web.WebSocketResponse, writer: asyncio.StreamWriter) -> No
             return
         if message.type is not WSMsgType.BINARY:
             return
+        carried()
         writer.write(message.data)
         try:
             await writer.drain()
@@ -81,9 +147,10 @@ async def _up(socket: web.WebSocketResponse, writer: asyncio.StreamWriter) -> No
             return
 
 
-async def _down(reader: asyncio.StreamReader, socket: web.WebSocketResponse) -> None:
+async def _down(reader: asyncio.StreamReader, socket: web.WebSocketResponse, carried: Callable[[], None]) -> None:
     try:
         while data := await reader.read(CHUNK):
+            carried()
             await socket.send_bytes(data)
     except ConnectionError:
         pass  # either end went away without a word
