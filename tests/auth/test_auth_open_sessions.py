@@ -8,9 +8,20 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from teleport.audit.events import Event, SessionEnd, SessionJoin, SessionStart, encode_event, new_event
-from teleport.auth.sessions.opened import OPEN, LostHosts, OpenSession, SessionTracker
-from teleport.auth.sessions.participants import ended_on, people_of
+from teleport.audit.events import (
+    REGISTRY,
+    Event,
+    SessionConflict,
+    SessionEnd,
+    SessionJoin,
+    SessionStart,
+    encode_event,
+    new_event,
+)
+from teleport.auth.evidence.store import ENDS, EvidenceStore
+from teleport.auth.sessions.claims import HOSTS, claimants
+from teleport.auth.sessions.opened import OPEN, LostHosts, OpenSession, SessionTracker, hosts_of, opened
+from teleport.auth.sessions.participants import PEOPLE, Participants, all_people, people_of
 from teleport.backend.memory import MemoryBackend
 from teleport.store import records
 from teleport.testing.clock import FakeClock
@@ -37,7 +48,7 @@ async def test_a_session_is_open_from_its_start_to_its_end() -> None:
     async with MemoryBackend(FakeClock(), sweep_every=None) as backend:
         tracker = SessionTracker(backend)
         await tracker.append([_line(SessionStart), b'{"event":"exec"}', b"not json"])
-        assert [item.key for item in await backend.range(OPEN)] == [OPEN + SID]
+        assert [item.key for item in await backend.range(OPEN)] == [f"{OPEN}{SID}/{HOST}"]
         await tracker.append([_line(SessionEnd)])
         assert not await backend.range(OPEN)
         await tracker.append([_line(SessionStart), _line(SessionEnd)])
@@ -113,10 +124,72 @@ async def test_what_another_host_tells_of_a_session_changes_nothing() -> None:
         (item,) = await backend.range(OPEN)
         session = msgspec.json.decode(item.value, type=OpenSession)
         assert (session.host_id, session.user, session.joined) == (HOST, "ann", [])
-        assert await people_of(backend, SID) is None
+        assert await people_of(backend, SID, HOST) is None
         await tracker.append([_line(SessionJoin, "bob"), _line(SessionEnd)])
         await tracker.append(forged)
         assert not await backend.range(OPEN), "it is over, and nobody begins it again"
-        found = await people_of(backend, SID)
+        found = await people_of(backend, SID, HOST)
         assert found is not None
-        assert (found.host_id, found.people, await ended_on(backend, SID)) == (HOST, ["ann", "bob"], HOST)
+        assert (found.host_id, found.people) == (HOST, ["ann", "bob"])
+        assert await people_of(backend, SID, other) is None
+        assert await claimants(backend, SID) == {HOST: True, other: True}
+        assert len(await backend.range("audit/outbox/")) == 1, "the conflict is told once"
+
+
+async def test_what_a_stranger_tells_first_takes_nothing_from_the_host() -> None:
+    """Its start, its end and who took part, before the host's own arrive."""
+    other = "33333333-3333-4333-8333-333333333333"
+
+    def line(cls: _Told, user: str) -> bytes:
+        event = new_event(cls, START, f"u-{cls.__name__}-{user}", sid=SID, server_id=other, user=user)
+        return encode_event(msgspec.structs.replace(event, emitter=other))
+
+    async with MemoryBackend(FakeClock(START), sweep_every=None) as backend:
+        tracker = SessionTracker(backend)
+        await tracker.append([line(SessionEnd, "mallory"), line(SessionStart, "mallory")])
+        await tracker.append([_line(SessionStart), _line(SessionJoin, "bob")])
+        assert {item.key for item in await backend.range(OPEN)} == {f"{OPEN}{SID}/{one}" for one in (HOST, other)}
+        await tracker.append([line(SessionJoin, "eve"), line(SessionEnd, "mallory")])
+        assert [item.key for item in await backend.range(OPEN)] == [f"{OPEN}{SID}/{HOST}"]
+        await tracker.append([_line(SessionEnd)])
+        found = await people_of(backend, SID, HOST)
+        assert found is not None
+        assert found.people == ["ann", "bob"]
+        (told,) = [REGISTRY.decode(item.value) for item in await backend.range("audit/outbox/")]
+        assert isinstance(told, SessionConflict)
+        assert (told.sid, told.server_id, told.others, told.claim) == (SID, HOST, [other], "session.start")
+
+
+async def test_an_end_whose_start_is_not_known_says_itself_where_and_of_whom_it_was() -> None:
+    """A restore may have lost the start; another host's word for it counts for that host."""
+    async with MemoryBackend(FakeClock(START), sweep_every=None) as backend:
+        end = new_event(SessionEnd, START, "u", sid=SID, user="ann", participants=["ann", "bob"])
+        await SessionTracker(backend).append([encode_event(msgspec.structs.replace(end, emitter=HOST))])
+        found = await people_of(backend, SID, HOST)
+        assert found is not None
+        assert found.people == ["ann", "bob"]
+        assert await claimants(backend, SID) == {HOST: False}
+
+
+async def test_what_a_version_before_kept_by_session_alone_is_read_and_kept_by_host_from_then_on() -> None:
+    """Open sessions, hosts, people and ends."""
+    other = "33333333-3333-4333-8333-333333333333"
+    joined = msgspec.json.encode(Participants(host_id=HOST, people=["ann", "bob"]))
+    async with MemoryBackend(clock := FakeClock(START), sweep_every=None) as backend:
+        store = EvidenceStore(backend, clock)
+        start = new_event(SessionStart, START, "s", sid=SID, server_id=HOST, user="ann")
+        for key, value in (
+            (OPEN, msgspec.json.encode(opened(start))), (HOSTS, HOST.encode()), (PEOPLE, joined), (ENDS, b"lost"),
+        ):  # fmt: skip
+            await backend.put(key + SID, value)
+        assert await hosts_of(backend, SID) == {HOST}
+        assert await store.claim_end(SID, "late", HOST) == "lost", "after `node lost` of auth, before the upgrade"
+        assert await store.claim_end(SID, "forged", other) == "forged", "it is another host's end"
+        tracker = SessionTracker(backend)
+        forged = new_event(SessionStart, START, "f", sid=SID, server_id=other, user="eve")
+        await tracker.append([encode_event(forged), _line(SessionJoin, "carol")])
+        assert {item.key for item in await backend.range(OPEN)} == {f"{OPEN}{SID}/{one}" for one in (HOST, other)}
+        await tracker.append([_line(SessionEnd)])
+        assert [item.key for item in await backend.range(OPEN)] == [f"{OPEN}{SID}/{other}"]
+        assert (await all_people(backend))[SID, HOST].people == ["ann", "bob", "carol"]
+        assert await people_of(backend, SID, other) is None

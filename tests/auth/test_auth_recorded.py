@@ -233,19 +233,22 @@ async def test_who_joined_a_session_took_part_in_its_recording(tmp_path: Path) -
 
 
 async def test_no_host_puts_a_recording_or_an_end_in_the_place_of_anothers(tmp_path: Path) -> None:
-    """While the session runs, and after it: a recording is never replaced, so the true one would be lost."""
+    """While the session runs, and after it: what another brings is its own, and is not what the session's id means."""
     async with running_auth(tmp_path, sqlite=True) as auth:
         backend, sid, host = auth.service.state.backend, str(uuid.uuid4()), str(uuid.uuid4())
         tracker, store = SessionTracker(backend), EvidenceStore(backend, auth.clock)
         for cls in (SessionStart, SessionEnd):
             event = new_event(cls, auth.clock.now(), str(uuid.uuid4()), sid=sid, server_id=host, user="ann")
             await tracker.append([encode_event(event)])
-            with pytest.raises(AccessDenied, match="did not run on this host"):
-                await _recorded(auth, "mallory", sid=sid)
-            assert await store.claim_end(sid, "forged", str(uuid.uuid4())) == ""
-            assert await store.claim_end(sid, "forged", "") == ""
+            await _recorded(auth, "mallory", sid=sid)
+            assert await store.claim_end(sid, cls.__name__, stranger := str(uuid.uuid4())) == cls.__name__
+            assert await store.claim_end(sid, "second", stranger) == cls.__name__
         assert await store.claim_end(sid, "true", host) == "true"
-        assert (await auth.call(await auth.admin(), routes.LIST_RECORDINGS, m.ListRecordingsRequest())).items == []
+        admin = await auth.admin()
+        listed = (await auth.call(admin, routes.LIST_RECORDINGS, m.ListRecordingsRequest())).items
+        assert host not in {one.node for one in listed}
+        with pytest.raises(BadRequest, match="2 hosts"):
+            await _read(auth, admin, sid)
 
 
 async def test_no_page_of_a_list_tells_the_id_of_a_session_that_one_may_not_list(tmp_path: Path) -> None:

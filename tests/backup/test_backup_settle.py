@@ -109,8 +109,8 @@ def test_what_the_log_has_beyond_the_state_counts() -> None:
     new = AuditCheckpoint(time=NOW, uid="c2", number=2, previous="x")
     start = event(SessionStart, "s", sid="open", server_id=NODE)
     written = lines(
-        key, event(UserLogin, "told", user="a"), start, event(SessionStart, "t", sid="over"),
-        event(SessionEnd, "the-end", sid="over"), old, new,
+        key, event(UserLogin, "told", user="a"), start, event(SessionStart, "t", sid="over", server_id=NODE),
+        event(SessionEnd, "the-end", sid="over", server_id=NODE), event(SessionEnd, "forged", sid="open"), old, new,
     )  # fmt: skip
     written += lines(other, event(UserLogin, "u1", user="b"))
     told, waiting = event(UserLogin, "told", user="a"), event(UserLogin, "waiting", user="c")
@@ -128,20 +128,21 @@ def test_what_the_log_has_beyond_the_state_counts() -> None:
         StoredItem(key="audit/checkpoint", value=msgspec.json.encode(saved)),
         StoredItem(
             key="audit/open-sessions/over",
-            value=msgspec.json.encode(opened(SessionStart(time=NOW, uid="t", sid="over"))),
+            value=msgspec.json.encode(opened(SessionStart(time=NOW, uid="t", sid="over", server_id=NODE))),
         ),
         *outbox,
     ]
     found = kept(*items, log=log)
-    assert found[f"audit/heads/{MAKER}/3"]["seq"] == 6
+    assert found[f"audit/heads/{MAKER}/3"]["seq"] == 7
     assert found["audit/heads/elsewhere/9"] == {"seq": 7, "hash": "y"}, "the log may have been left out"
     assert found[f"audit/heads/{NODE}/1"]["seq"] == 1
     assert msgspec.json.decode(found["audit/checkpoint"]["event"], type=AuditCheckpoint) == new
     assert found["audit/checkpoint"]["written"] is True
-    assert found["audit/session-ends/over"] == b"the-end"
+    assert found[f"audit/session-ends/over/{NODE}"] == b"the-end"
+    assert found[f"audit/session-ends/open/{MAKER}"] == b"forged", "of another host, which ends nothing"
     assert [name for name in found if name.startswith("audit/outbox/")] == [outbox_write(waiting)[0]]
     assert settled(*items, log=log).open_sessions == [], "it has ended in the log"
-    assert list(log.begun) == ["open"]
+    assert list(log.begun) == [f"open/{NODE}"]
 
 
 async def test_what_is_stored_is_what_auth_reads() -> None:

@@ -18,12 +18,26 @@ from tests.recording.recording_samples import sign
 
 from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
+from teleport.audit.events import Event
 from teleport.clock import SystemClock
 from teleport.daemon.host import open_host
 from teleport.daemon.recorded import Recorded
 from teleport.errors import TeleportError
 from teleport.recording.format import RecordingHeader, Signature
 from teleport.testing.running import wait_until
+
+
+class Full(Emitter):
+    """A spool on a disk that may be full."""
+
+    full = False
+    tries = 0
+
+    async def emit(self, event: Event) -> None:
+        if self.full:
+            self.tries += 1
+            raise TeleportError("the disk is full")
+        await super().emit(event)
 
 
 class Kept:
@@ -33,7 +47,9 @@ class Kept:
         self.no_key = False
         self.host = open_host(folder / "host")
         self._spool = folder / "spool"
-        self.emitter = Emitter.open(self._spool, self.host.host_id, self.host.epoch, SystemClock())
+        opened = Full.open(self._spool, self.host.host_id, self.host.epoch, SystemClock())
+        assert isinstance(opened, Full)
+        self.emitter = opened
         self.recorded = Recorded(
             "upload",
             self.host,
@@ -130,3 +146,23 @@ async def test_a_session_that_is_not_recorded_has_its_end_told_too(tmp_path: Pat
         assert at.files() == [f"{runs.sid}.open"]
         at.recorded.spool.on_record(runs.sid)
         assert at.files() == []
+
+
+async def test_on_a_full_disk_a_finished_recording_is_read_once(tmp_path: Path) -> None:
+    """What it holds is remembered until its end is on record; each try only tries to write that."""
+    async with kept(tmp_path) as at:
+        recorder = await at.recorded.spool.start(header := at.header())
+        recorder.record_output(b"seen")
+        summary = await recorder.close("ended")
+        at.emitter.full = True
+        at.recorded.spool.unended(header.sid)
+        await wait_until(lambda: at.emitter.tries == 1)
+        summary.path.write_bytes(b"what is read now is no recording")
+        at.recorded.look.set()
+        await wait_until(lambda: at.emitter.tries == 2)
+        assert at.files() == [f"{header.sid}.rec"]
+        at.emitter.full = False
+        at.recorded.look.set()
+        await wait_until(lambda: not at.recorded.spool.without_end)
+        [end] = at.ends()
+        assert (end["sid"], end["recording_hash"]) == (header.sid, summary.sha256)

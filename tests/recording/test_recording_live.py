@@ -168,6 +168,6 @@ async def test_ending_while_pieces_are_on_their_way_leaves_a_whole_recording(tmp
             ending = asyncio.gather(recorder.sealed(), recorder.close("ended"), return_exceptions=True)
             await ending
         assert await here.uploader.upload_all()
-        for sid in await here.store.sids():
+        for sid in await here.store.names():
             assert isinstance(await here.store.verify(sid), VerifiedRecording)
-        assert len(await here.store.sids()) == 20
+        assert len(await here.store.names()) == 20

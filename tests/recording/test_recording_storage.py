@@ -16,11 +16,12 @@ from tests.recording.recording_samples import (
     SID,
     check_signature,
     chunk_list,
+    recording,
 )
 
-from teleport.errors import AccessDenied, AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
+from teleport.errors import AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.recording.directory import reserve
-from teleport.recording.format import BrokenRecording
+from teleport.recording.format import BrokenRecording, Frame, FrameKind
 from teleport.recording.player import RecordingReader
 from teleport.recording.storage import FileRecordingStore, HostSink, UploadState
 from teleport.recording.verify import VerifiedRecording
@@ -115,11 +116,34 @@ async def test_a_host_cannot_bring_or_replace_the_recording_of_another(store: Fi
     sink = store.sink_for(HOST)
     assert await sink.begin(SID) == UploadState(0)  # undisturbed
     await put(sink, DATA)
-    for call in (other.begin(SID), other.append(SID, 0, b"x"), other.complete(SID, HASH)):
-        with pytest.raises(AccessDenied):
-            await call
+    assert await other.begin(SID) == UploadState(len(b"rubbish of another host")), "nor is its own stopped"
+    with pytest.raises(BrokenRecording):
+        await other.complete(SID, HASH)
+    assert await store.names() == [SID]
     with await store.open(SID) as file:
         assert file.read() == DATA
+
+
+async def test_who_comes_second_has_a_recording_beside_the_first(store: FileRecordingStore, tmp_path: Path) -> None:
+    """Whoever was first: each is found by its host, however often it is said, and none is the other's."""
+    theirs = recording([Frame(0, FrameKind.OUTPUT, b"of another")], node_id=OTHER_HOST)
+    other, sink = store.sink_for(OTHER_HOST), store.sink_for(HOST)
+    await put(other, theirs)
+    for _ in range(2):
+        await put(sink, DATA)
+    assert sorted(os.listdir(tmp_path / "store")) == [f"{SID}.{HOST}.rec", f"{SID}.rec"]
+    for name, data in ((f"{SID}.{HOST}", DATA), (f"{SID}.{OTHER_HOST}", theirs), (SID, theirs)):
+        with await store.open(name) as file:
+            assert file.read() == data
+        assert isinstance(await store.verify(name), VerifiedRecording)
+    assert [(one.name, one.sid, one.made_by) for one in sorted(await store.all(), key=lambda one: one.name)] == [
+        (SID, SID, OTHER_HOST), (f"{SID}.{HOST}", SID, HOST),
+    ]  # fmt: skip
+    assert await sink.begin(SID) == UploadState(len(DATA), HASH)
+    (tmp_path / "store" / f"{SID}.rec").rename(tmp_path / "store" / f"{OTHER_SID}.{HOST}.rec")
+    assert [one.name for one in await store.all()] == [f"{SID}.{HOST}"], "a file under a wrong name is nobody's"
+    await other.append(SID, 0, theirs)
+    assert await other.keep(SID, theirs[-32:].hex(), first_is_told=True) == f"{SID}.{OTHER_HOST}"
 
 
 async def test_a_recording_made_by_another_host_is_refused(store: FileRecordingStore) -> None:

@@ -4,55 +4,107 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
+from teleport.audit.chain import ChainKey, ChainState
+from teleport.audit.events import ServerEvent, new_event
 from teleport.daemon.remote import RemoteRecordings
-from teleport.errors import AccessDenied, AlreadyExists
+from teleport.errors import AccessDenied, AlreadyExists, BadRequest
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_ed25519, generate_p256
 from teleport.pki.sshformat import parse_certificate_line
-from teleport.recording.format import RecordingHeader
+from teleport.recording.format import RecordingHeader, SignFunction
 from teleport.recording.trust import signer
 from teleport.recording.writer import RecordingSpool
 from teleport.testing.auth import Credentials, RunningAuth, running_auth
 
 
+@dataclass
+class RecordingHost:
+    """A host that joined the cluster, with all its certificate lets it tell auth: events, running sessions, recordings.
+
+    `join` makes one. What it says may be true or not.
+    """
+
+    auth: RunningAuth
+    caller: Credentials
+    sign: SignFunction
+    chain: ChainState
+
+    @classmethod
+    async def join(cls, auth: RunningAuth, role: SystemRole = SystemRole.NODE) -> RecordingHost:
+        ssh, tls, host_id = generate_ed25519(), generate_p256(), str(uuid.uuid4())
+        found = await auth.service.local_host(
+            host_id, "node", role, [], ssh.public.line(), tls.public.spki_pem().decode()
+        )
+        certificate = parse_certificate_line(found.ssh_cert)
+        caller = auth.keep(tls, found.tls_cert, host_id)
+        return cls(auth, caller, signer(lambda: (ssh, certificate)), ChainState(ChainKey(host_id, 1)))
+
+    @property
+    def host_id(self) -> str:
+        return self.caller.host_id
+
+    async def tell(self, cls: type[ServerEvent], sid: str, **fields: Any) -> None:
+        """Delivers one event of itself."""
+        said = {"sid": sid, "server_id": self.host_id, **fields}
+        event = new_event(cls, self.auth.clock.now(), str(uuid.uuid4()), **said)
+        line, self.chain = self.chain.append(event)
+        await self.auth.call(
+            self.caller, routes.INTAKE, m.IntakeRequest(emitter=self.host_id, epoch=1, lines=[line.decode()])
+        )
+
+    async def track(self, *sids: str, user: str = "joe") -> None:
+        """Tells of sessions that run there, and of no others."""
+        now = self.auth.clock.now()
+        sessions = [
+            m.TrackedSession(sid=sid, user=user, login="root", roles=[], started=now, state="running", parties=[])
+            for sid in sids
+        ]
+        await self.auth.call(self.caller, routes.TRACK_SESSIONS, m.TrackSessionsRequest(epoch="1", sessions=sessions))
+
+    async def upload(self, sid: str, user: str, *, text: bytes = b"whoami\n", node_id: str = "") -> None:
+        """Makes and signs a recording, and brings it: of itself, or as a proxy of the node `node_id`."""
+        folder = self.auth.directory / self.host_id / uuid.uuid4().hex
+        spool = RecordingSpool(folder, clock=self.auth.clock, sign=self.sign)
+        recorder = await spool.start(
+            RecordingHeader(
+                sid=sid,
+                started=self.auth.clock.now(),
+                user=user,
+                login="root",
+                node_id=node_id or self.host_id,
+                node_name="node",
+                cluster=self.auth.service.state.cluster,
+                command="",
+                interactive=False,
+                recorder=self.host_id if node_id else "",
+            )
+        )
+        recorder.record_output(text)
+        summary = await recorder.close("ended")
+        await spool.close()
+        client = self.auth.async_client(self.caller)
+        try:
+            sink = RemoteRecordings(client)
+            await sink.append(sid, 0, next(folder.glob("*.rec")).read_bytes())
+            await sink.complete(sid, summary.sha256)
+            assert (await sink.begin(sid)).complete == summary.sha256
+        finally:
+            await client.close()
+
+
 async def _recorded(auth: RunningAuth, user: str, *, sid: str = "", text: bytes = b"whoami\n") -> str:
     """A recording of a session of `user`, made, signed and uploaded by a node of its own; returns its id."""
-    ssh, tls, host_id = generate_ed25519(), generate_p256(), str(uuid.uuid4())
+    host = await RecordingHost.join(auth)
     sid = sid or str(uuid.uuid4())
-    found = await auth.service.local_host(
-        host_id, "node", SystemRole.NODE, [], ssh.public.line(), tls.public.spki_pem().decode()
-    )
-    certificate = parse_certificate_line(found.ssh_cert)
-    spool = RecordingSpool(auth.directory / host_id, clock=auth.clock, sign=signer(lambda: (ssh, certificate)))
-    recorder = await spool.start(
-        RecordingHeader(
-            sid=sid,
-            started=auth.clock.now(),
-            user=user,
-            login="root",
-            node_id=host_id,
-            node_name="node",
-            cluster=found.cluster,
-            command="",
-            interactive=False,
-        )
-    )
-    recorder.record_output(text)
-    summary = await recorder.close("ended")
-    await spool.close()
-    client = auth.async_client(auth.keep(tls, found.tls_cert, host_id))
-    try:
-        sink = RemoteRecordings(client)
-        await sink.append(sid, 0, next((auth.directory / host_id).glob("*.rec")).read_bytes())
-        await sink.complete(sid, summary.sha256)
-    finally:
-        await client.close()
+    await host.upload(sid, user, text=text)
     return sid
 
 
@@ -110,9 +162,16 @@ async def test_a_user_reads_own_recordings_and_does_not_learn_of_others(tmp_path
 
 
 async def test_an_upload_under_the_id_of_a_stored_session_does_not_replace_it(tmp_path: Path) -> None:
+    """It is kept beside it, each under its host's name; nothing is played of which nobody knows whose it is."""
     async with running_auth(tmp_path, sqlite=True) as auth:
-        sid = await _recorded(auth, "joe", text=b"first\n")
-        before = await _read(auth, await auth.admin(), sid)
-        with pytest.raises((AccessDenied, AlreadyExists)):
-            await _recorded(auth, "joe", sid=sid, text=b"second\n")
-        assert await _read(auth, await auth.admin(), sid) == before
+        sid, admin = str(uuid.uuid4()), await auth.admin()
+        one, two = await RecordingHost.join(auth), await RecordingHost.join(auth)
+        await one.upload(sid, "joe", text=b"first\n")
+        before = await _read(auth, admin, sid)
+        await two.upload(sid, "joe", text=b"second\n")
+        assert await _read(auth, admin, f"{sid}.{one.host_id}") == before
+        assert await _read(auth, admin, f"{sid}.{two.host_id}") != before
+        with pytest.raises(BadRequest, match="2 hosts"):
+            await _read(auth, admin, sid)
+        with pytest.raises(AlreadyExists):
+            await two.upload(sid, "joe", text=b"third\n")

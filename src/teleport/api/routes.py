@@ -308,13 +308,19 @@ APPEND_RECORDING = _route(
     m.AppendRecordingRequest, m.RecordingOffset, stream=Stream.UP,
 )  # fmt: skip
 COMPLETE_RECORDING = _route(
-    "complete_recording", "POST /recordings/{sid}/complete", Verb.CREATE, "ssh_session", ("session.upload",),
-    m.CompleteRecordingRequest, m.RecordingOffset,
+    "complete_recording", "POST /recordings/{sid}/complete", Verb.CREATE, "ssh_session",
+    ("session.upload", "session.conflict"), m.CompleteRecordingRequest, m.RecordingOffset,
 )  # fmt: skip
 
 # --- sessions that run
 TRACK_SESSIONS = _route(
-    "track_sessions", "PUT /sessions", Verb.UPDATE, "session_tracker", (), m.TrackSessionsRequest, m.Done
+    "track_sessions",
+    "PUT /sessions",
+    Verb.UPDATE,
+    "session_tracker",
+    ("session.conflict",),
+    m.TrackSessionsRequest,
+    m.Done,
 )
 RUNNING_SESSIONS = _route("running_sessions", "GET /sessions", Verb.LIST, "session", (), m.Empty, m.RunningSessions)
 

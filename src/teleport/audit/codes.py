@@ -54,6 +54,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "session.end": _host("T2004I"),
         "session.upload": _auth("T2005I"),
         "session.data": _host("T2006I"),
+        "session.conflict": _auth("T9340W"),
         "subsystem": _host("T3001I", "T3001E"),
         "exec": _host("T3002I", "T3002E"),
         "scp": _host("T3005I", "T3005E"),  # of uploads; of downloads: SCP_DOWNLOAD

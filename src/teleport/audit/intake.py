@@ -52,7 +52,7 @@ class IntakeStore(Protocol):
 
     async def claim_end(self, sid: str, uid: str, host_id: str) -> str:
         """Makes `uid` the end of session `sid` on `host_id` unless there is one; answers the uid of the one that
-        counts, or nothing when the session is known to run on another host."""
+        counts. What other hosts say of the same session is no matter."""
         ...
 
 
@@ -270,12 +270,12 @@ class Intake:
         return event
 
     async def _remarked(self, linked: Linked, line: bytes, event: Event) -> bytes:
-        """With the time of receipt. A session has one end; a later one is kept with a remark of its own. Claims are by
-        uid: redelivery changes nothing."""
+        """With the time of receipt. A session has one end on its host; a later one is kept with a remark of its own. An
+        end is claimed by uid: redelivery changes nothing."""
         line = mark_received(line, self._clock.now())
         if not isinstance(event, SessionEnd) or not event.sid:
             return line
-        counts = await self._records.claim_end(event.sid, linked.uid, event.server_id)
+        counts = await self._records.claim_end(event.sid, linked.uid, event.server_id or linked.key.emitter)
         return line if counts == linked.uid else mark_supplement(line)
 
 

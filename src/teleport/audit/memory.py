@@ -17,7 +17,7 @@ class MemoryRecords:
     def __init__(self) -> None:
         self.kept_heads: dict[ChainKey, Head] = {}
         self.position = ""
-        self.ends: dict[str, str] = {}
+        self.ends: dict[tuple[str, str], str] = {}
         self.saved: SavedCheckpoint | None = None
         self.outbox: dict[str, bytes] = {}
 
@@ -29,7 +29,7 @@ class MemoryRecords:
         self.position = position
 
     async def claim_end(self, sid: str, uid: str, host_id: str) -> str:
-        return self.ends.setdefault(sid, uid)
+        return self.ends.setdefault((sid, host_id), uid)
 
     async def load_checkpoint(self) -> SavedCheckpoint | None:
         return self.saved

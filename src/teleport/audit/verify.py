@@ -28,7 +28,8 @@ from teleport.audit.events import REGISTRY, SessionEnd, SessionUpload
 from teleport.audit.sinks import day_files
 from teleport.errors import NotFound
 
-Recordings = Callable[[str], str | None]  # session id to the recording's last hash, None when there is none
+Recordings = Callable[[str], str | None]
+"""Name of a recording (SID, or SID.HOST for that which a host made) to its last hash, None when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +151,15 @@ def _compare_recording(
     event = REGISTRY.decode(linked.body)
     if not isinstance(event, SessionEnd | SessionUpload) or not event.recording_hash:
         return
-    kept = recordings(event.sid)
+    # An end speaks of what its own host recorded, an upload of what auth stored then.
+    name = f"{event.sid}.{event.emitter}"
+    if isinstance(event, SessionUpload):
+        name = event.url.removeprefix("file:///").removesuffix(".rec") or event.sid
+    kept = recordings(name)
     if kept is None:
         if isinstance(event, SessionUpload):
             runs.report(Fault.RECORDING, place, f"the recording of session {event.sid} is missing")
         return
-    compared.add(event.sid)
+    compared.add(f"{event.sid} {event.recording_hash}")
     if kept != event.recording_hash:
         runs.report(Fault.RECORDING, place, f"the recording of session {event.sid} is not the one that was made")

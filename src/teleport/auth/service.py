@@ -59,6 +59,7 @@ from teleport.auth.people.invitations import UserTokens
 from teleport.auth.people.logins import Logins
 from teleport.auth.resources.inventory import Inventory
 from teleport.auth.server import Caller, build_app
+from teleport.auth.sessions.claims import Claims
 from teleport.auth.sessions.control import SessionControl
 from teleport.auth.sessions.opened import LostHosts, SessionTracker
 from teleport.auth.sessions.trackers import SessionTrackers
@@ -116,6 +117,7 @@ class AuthService:
         self._emitter = emitter
         records = EvidenceStore(backend, clock)
         self._records = records
+        claims = Claims(backend, state.clock)
         self._sink = FileSink(config.audit_directory, config.host_id, clock)
         self._trust = LivingTrust(state)
         self._recordings = FileRecordingStore(
@@ -124,7 +126,7 @@ class AuthService:
             require_signature=True,
         )
         copies: list[Sink] = [
-            SessionTracker(backend, state.uses),
+            SessionTracker(backend, state.uses, claims, auth=config.host_id),
             *([StreamSink(1)] if config.events_to_stdout else []),
         ]
         self._intake = Intake(
@@ -159,16 +161,18 @@ class AuthService:
             config.audit_directory,
             recorded,
             self._indexer,
+            claims,
         )
         self._pump = OutboxPump(records, emitter, self._in_store, self._sink.lock)
         self._sink.lock.after_others(self._pump.look_again)
         records.on_event, records.cluster = self._pump.kick, state.cluster
+        claims.on_event, claims.cluster = self._pump.kick, state.cluster
         self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
         self.rotation_driver = RotationDriver(state, self.rotations, self._lease)
         self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
         certificates = Certificates(state, self.authorizer)
-        trackers, control = SessionTrackers(state, self.authorizer), SessionControl(state)
+        trackers, control = SessionTrackers(state, self.authorizer, claims), SessionControl(state)
         agentless = Agentless(state, self.authorizer)
         self._handlers: Mapping[str, Any] = {
             routes.CLUSTER_CA.name: self.cluster_api.ca,

@@ -3,7 +3,7 @@
     manifest.json               what this is, of which cluster, from when
     state.jsonl                 every stored item, one JSON object a line, all of one moment
     audit/HOST/DAY.log          the audit log, each file up to where it was when its turn came, after the state
-    recordings/SESSION.rec      whole recordings
+    recordings/SESSION.rec      whole recordings; SESSION.HOST.rec where a host's is not the session's first
     end.json                    name, size and SHA-256 of every member before it
 
 The order matters: what the log and the recordings hold beyond the state is what a restore brings up to date
@@ -35,7 +35,7 @@ MAX_SMALL: Final = 64 * 1024 * 1024  # bytes of the manifest and the list at the
 MAX_LINE: Final = 4 * 1024 * 1024  # bytes of an item's line
 _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 AUDIT_NAME: Final = re.compile(rf"audit/({_UUID})/(\d{{4}}-\d\d-\d\d\.00:00:00\.log)")
-RECORDING_NAME: Final = re.compile(rf"recordings/({_UUID})\.rec")
+RECORDING_NAME: Final = re.compile(rf"recordings/({_UUID}(?:\.{_UUID})?)\.rec")
 _BLOCK: Final = tarfile.BLOCKSIZE
 T = TypeVar("T")
 

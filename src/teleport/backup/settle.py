@@ -85,7 +85,7 @@ TABLE: Final = (
     Row(ENDS, Fate.KEPT, "sessions that ended"),
     Row(OPEN, Fate.LEFT_OUT, "sessions that were open: each is ended"),
     Row("audit/session-people/", Fate.KEPT, "who took part in recorded sessions"),
-    Row("audit/session-hosts/", Fate.KEPT, "where sessions ran that ended lately"),
+    Row("audit/session-hosts/", Fate.KEPT, "which hosts told of sessions"),
     Row("audit/uploads/", Fate.KEPT, "recordings that were told of"),
     Row("audit/checkpoint-key", Fate.KEPT, "key of the checkpoints"),
     Row(CHECKPOINT, Fate.CHANGED, "last checkpoint, of the log if that has a later one"),
@@ -110,8 +110,9 @@ class LogEnd:
     heads: dict[ChainKey, Head] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)  # those of `outbox` that the log has
     checkpoint: AuditCheckpoint | None = None
-    begun: dict[str, bytes] = field(default_factory=dict)  # lines of the starts of sessions that have no end yet
-    ended: dict[str, str] = field(default_factory=dict)  # sessions, and the uid of the end that counts
+    # by SID/HOST: lines of the starts of sessions that have no end yet, and the uid of each end that counts
+    begun: dict[str, bytes] = field(default_factory=dict)
+    ended: dict[str, str] = field(default_factory=dict)
     lines: int = 0
 
     def look(self, line: bytes) -> None:
@@ -129,12 +130,12 @@ class LogEnd:
             self.told.add(linked.uid)
         match linked.event:
             case "session.start":
-                if sid := _sid(linked.body):
-                    self.begun[sid] = linked.body
+                if key := _session(linked.body):
+                    self.begun[key] = linked.body
             case "session.end":
-                if sid := _sid(linked.body):
-                    self.begun.pop(sid, None)
-                    self.ended.setdefault(sid, linked.uid)
+                if key := _session(linked.body):
+                    self.begun.pop(key, None)
+                    self.ended.setdefault(key, linked.uid)
             case "audit.checkpoint":
                 event = REGISTRY.decode(linked.body)
                 if isinstance(event, AuditCheckpoint) and (
@@ -144,11 +145,18 @@ class LogEnd:
 
 
 class _Session(msgspec.Struct):
+    """Of an event, or of the record of an open session."""
+
     sid: str = ""
+    server_id: str = ""
+    host_id: str = ""
+    emitter: str = ""
 
 
-def _sid(body: bytes) -> str:
-    return msgspec.json.decode(body, type=_Session).sid
+def _session(body: bytes) -> str:
+    """Its id and its host, as keys have them; empty when it is of no session."""
+    one = msgspec.json.decode(body, type=_Session)
+    return f"{one.sid}/{one.host_id or one.server_id or one.emitter}" if one.sid else ""
 
 
 @dataclass(slots=True)
@@ -197,11 +205,11 @@ def settle(manifest: Manifest, items: Iterable[StoredItem], log: LogEnd, now: da
         elif row.gone:
             done.left_out[row.gone] += 1
     done.items += [StoredItem(key=_head_key(key), value=_encoded_head(head)) for key, head in heads.items()]
-    done.items += [StoredItem(key=ENDS + sid, value=uid.encode()) for sid, uid in ends.items()]
+    done.items += [StoredItem(key=ENDS + one, value=uid.encode()) for one, uid in ends.items()]
     if log.checkpoint is not None and not any(item.key == CHECKPOINT for item in done.items):
         done.items.append(StoredItem(key=CHECKPOINT, value=_encoded_checkpoint(log.checkpoint)))
     closed = set(log.ended)
-    done.open_sessions = [record for record in done.open_sessions if _sid(record) not in closed]
+    done.open_sessions = [record for record in done.open_sessions if _session(record) not in closed]
     return done
 
 

@@ -107,12 +107,17 @@ def list_recordings(client: SyncAuthClient, filters: Filters, limit: int | None,
         render.out(render.table(["Session", "Started (UTC)", "User", "Login", "Host", "Command", "Bytes"], rows))
     if more:
         render.note(f"Only the newest {len(found)} are shown: --limit=N or --from and --to show others.")
+    for sid in dict.fromkeys(one.sid for one in found if one.name not in ("", one.sid)):
+        render.note(
+            f"Several hosts have brought a recording of session {sid}: play one by SID.HOST, with the host's UUID. "
+            f"Which told what: tctl audit ls --type=session.conflict --session={sid}"
+        )
 
 
 def _row(one: m.RecordingInfo) -> list[str]:
     host = one.hostname or one.node
     people = ", ".join(one.participants) or one.user
-    return [one.sid, render.when(one.started), people, one.login, host, _what(one.command), str(one.size)]
+    return [one.name or one.sid, render.when(one.started), people, one.login, host, _what(one.command), str(one.size)]
 
 
 def _what(command: str) -> str:
@@ -186,7 +191,7 @@ def _show_match(one: m.RecordingMatch) -> None:
 
     where = f"{one.user} as {one.login} on {one.hostname or one.node}"
     what = f": {_what(one.command)}" if one.command else ""
-    render.out(render.printable(f"{one.sid}  {render.when(one.started)} UTC  {where}{what}") + "\n")
+    render.out(render.printable(f"{one.name or one.sid}  {render.when(one.started)} UTC  {where}{what}") + "\n")
     for hit in one.hits:
         kind = "" if hit.kind == "screen" else f"[{hit.kind}] "
         render.out(f"  {clock(hit.time):>8}  {render.printable(kind + hit.text)}\n")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.errors import AccessDenied, NotFound
+from teleport.errors import AccessDenied, BadRequest, NotFound
 
 if TYPE_CHECKING:
     from teleport.api.sync_client import SyncAuthClient
@@ -18,11 +18,19 @@ def running_sessions(client: SyncAuthClient) -> list[m.RunningSession]:
     return list(client.call(routes.RUNNING_SESSIONS, m.Empty()).sessions)
 
 
-def find_session(client: SyncAuthClient, sid: str) -> m.RunningSession:
-    """The session with this id. Raises `NotFound`, or `AccessDenied` for one that the caller may see and not join."""
-    found = next((one for one in running_sessions(client) if one.sid == sid), None)
-    if found is None:
+def find_session(client: SyncAuthClient, name: str) -> m.RunningSession:
+    """The session with this id, or SID.HOST. Raises `NotFound`, `AccessDenied` for one that the caller may see and not
+    join, or `BadRequest` where several hosts claim it: nobody types into another session than was meant."""
+    sid, _, host = name.partition(".")
+    all_found = [one for one in running_sessions(client) if one.sid == sid and host in ("", one.host_id)]
+    if not all_found:
         raise NotFound("there is no session with this id that you may join", hint="tsh sessions ls")
+    if len(all_found) > 1:
+        raise BadRequest(
+            f"{len(all_found)} hosts claim session {sid}",
+            hint="say on which to join: " + " or ".join(f"{sid}.{one.host_id}" for one in all_found),
+        )
+    found = all_found[0]
     if not found.modes:
         raise AccessDenied(
             f"you may see this session of {found.user}, and not join it" if found.interactive else "it has no terminal",

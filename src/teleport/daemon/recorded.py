@@ -31,7 +31,7 @@ from teleport.recording.upload import Uploader, UploadOutcome, UploadReport
 log = logging.getLogger(__name__)
 
 RECOVER_EVERY = 30.0  # seconds
-AGAIN = 5.0  # seconds after which ends that could not be kept are tried again
+AGAIN = 5.0  # seconds after which ends that could not be kept are tried again, twice as long each time they cannot
 UNKEPT = "the recording failed"
 SETTLE, SETTLE_LOOK = 60.0, 0.1  # seconds
 
@@ -63,6 +63,7 @@ class Recorded:
         self._uploads = _private(host.log_dir / folder)
         self._upload_dir, self._upload_lock = upload_folders.begin(self._uploads, host.epoch)
         self.look = asyncio.Event()
+        self._untold: dict[str, tuple[RecoveredRecording, list[str]]] = {}  # ended, and not on record: with its people
         self._told_lost: set[str] = set()  # recordings that could not be ended, as far as told
         sink = RemoteRecordings(client)
         self.spool = NodeSpool(
@@ -103,9 +104,10 @@ class Recorded:
 
         Ends that this process could not keep (the disk was full) are tried again, too. Until cancelled.
         """
+        again = AGAIN
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(AGAIN if self.spool.without_end else RECOVER_EVERY):
+                async with asyncio.timeout(again if self.spool.without_end else RECOVER_EVERY):
                     await self.look.wait()
             self.look.clear()
             try:
@@ -116,22 +118,32 @@ class Recorded:
                 await self._end_own()
             except (TeleportError, OSError) as error:
                 log.error("ends of sessions cannot be kept now: %s", error)
+            again = min(2 * again, RECOVER_EVERY) if self.spool.without_end else AGAIN
 
     async def _end_own(self) -> None:
-        """Ends what this process began and could not end."""
+        """Ends what this process began and could not end. What was read once is not read again: the disk may be full
+        for long, and recordings are large."""
         without = set(self.spool.without_end)
-        if not without:
+        if not without and not self._untold:
             return
         for header in await asyncio.to_thread(lambda: list(unrecorded.noted(self._upload_dir))):
             if header.sid in without:
                 await self._emitter.emit(self._end(header, [header.user], UNKEPT, self._clock.now(), ""))
                 self.spool.on_record(header.sid)
-        found = await asyncio.to_thread(recover, self._upload_dir, sign=self._sign, reason=UNKEPT)
         # what waits here to be uploaded has its end; what could not be ended this time is tried again
-        finished = tuple(one for one in found.finished if one.header.sid in without)
-        await self._tell(RecoveryReport(found.recovered, finished, found.unreadable), lost=UNKEPT, left=UNKEPT)
-        for one in (*found.recovered, *finished):
-            self.spool.on_record(one.header.sid)
+        unread = without - self._untold.keys()
+        found = await asyncio.to_thread(recover, self._upload_dir, sign=self._sign, reason=UNKEPT, finished_of=unread)
+        for one in (*found.recovered, *found.finished):
+            people = [one.header.user]
+            if not one.header.told_by_node:
+                people = await asyncio.to_thread(people_in, one.summary.path, one.header)
+            self._untold[one.header.sid] = one, people
+        await self._tell(RecoveryReport(unreadable=found.unreadable))
+        for sid, (one, people) in list(self._untold.items()):
+            if not one.header.told_by_node:
+                await self._emitter.emit(self._end_of(one, people, UNKEPT))
+            self.spool.on_record(sid)
+            del self._untold[sid]
         gone = await asyncio.to_thread(lambda: {sid for sid in without if not self._lies_here(sid)})
         self.spool.without_end -= gone
 
@@ -146,18 +158,18 @@ class Recorded:
             await self._emitter.emit(self._end(header, [header.user], "node lost", self._clock.now(), ""))
             unrecorded.forget(folder, header.sid)
 
-    async def _tell(self, report: RecoveryReport, *, lost: str = "node lost", left: str = "daemon restarted") -> None:
-        """Ends with the reason `lost` of those who had no end, and `left` of those who perhaps had one on record."""
+    async def _tell(self, report: RecoveryReport) -> None:
+        """Ends of those who had none, and of those who perhaps had one on record."""
         for recovered in report.recovered:
             if not recovered.header.told_by_node:
                 people = await asyncio.to_thread(people_in, recovered.summary.path, recovered.header)
-                await self._emitter.emit(self._end_of(recovered, people, lost))
+                await self._emitter.emit(self._end_of(recovered, people, "node lost"))
         for finished in report.finished:
             if finished.header.told_by_node:
                 continue
             # Perhaps its end event was never written; auth keeps the first one and marks a second as supplement.
             people = await asyncio.to_thread(people_in, finished.summary.path, finished.header)
-            await self._emitter.emit(self._end_of(finished, people, left))
+            await self._emitter.emit(self._end_of(finished, people, "daemon restarted"))
         for unreadable in (*report.unreadable, *report.failed):
             if unreadable.sid in self._told_lost:
                 continue

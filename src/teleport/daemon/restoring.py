@@ -181,11 +181,12 @@ async def _store(path: Path, clock: Clock, writes: list[PutOp]) -> None:
 def _ends(settled: Settled, log: LogEnd, manifest: Manifest, now: datetime) -> list[Event]:
     """The ends of sessions that nobody will tell of: as far as the backup goes, they are open. A host that still holds
     such an end delivers it, and it is kept beside this one."""
-    sessions = {one.sid: one for one in (msgspec.json.decode(each, type=OpenSession) for each in settled.open_sessions)}
-    for sid, body in log.begun.items():
+    stored = [msgspec.json.decode(each, type=OpenSession) for each in settled.open_sessions]
+    sessions = {f"{one.sid}/{one.host_id}": one for one in stored}
+    for key, body in log.begun.items():
         event = REGISTRY.decode(body)
         if isinstance(event, SessionStart):
-            sessions.setdefault(sid, opened(event))
+            sessions.setdefault(key, opened(event))
     found: list[SessionEnd] = [end_of(session, manifest.cluster, now, REASON) for session in sessions.values()]
     return list(found)
 

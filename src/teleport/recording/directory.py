@@ -9,13 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
 from teleport.errors import LimitExceeded, NotFound, TeleportError
-from teleport.recording.format import canonical_uuid
+from teleport.recording.format import canonical_name, canonical_uuid
 
 
 class Suffix(StrEnum):
@@ -148,16 +148,28 @@ class RecordingDirectory:
 
     def ids(self, suffix: Suffix) -> list[str]:
         """The session ids that have a file with `suffix`, sorted. Anything else in the folder is ignored."""
+        return self._with(suffix, canonical_uuid)
+
+    def names(self, suffix: Suffix) -> list[str]:
+        """The names of stored recordings (`stored_name`) that have a file with `suffix`, sorted."""
+        return self._with(suffix, canonical_name)
+
+    def _with(self, suffix: Suffix, canonical: Callable[[str], str]) -> list[str]:
         found: list[str] = []
         for name in os.listdir(self.descriptor):
             stem = name.removesuffix(suffix)
             if stem == name:
                 continue
             try:
-                found.append(canonical_uuid(stem))
+                found.append(canonical(stem))
             except TeleportError:
                 continue
         return sorted(found)
+
+
+def stored_name(name: str, suffix: Suffix) -> str:
+    """The name of a stored recording's file; `BadRequest` unless `name` is canonical."""
+    return canonical_name(name) + suffix
 
 
 def file_name(sid: str, suffix: Suffix) -> str:

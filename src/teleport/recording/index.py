@@ -1,8 +1,9 @@
 """What a stored recording showed, as text beside it, so that it can be searched without being played again.
 
-`<sid>.idx` lies in the folder of the recordings, 0600 like them: a JSON line about what it was made of, then one zstd
+`<name>.idx` lies in the folder of the recordings, 0600 like them: a JSON line about what it was made of, then one zstd
 frame of lines `time TAB kind TAB text`. It is no evidence and never uploaded or backed up: when it is absent, of
 another recording or another version, it is made anew. A recording that was broken later is searched up to the break.
+Where a session has the recordings of several hosts, `sid` below is the name of one of them (`format.canonical_name`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 import zstandard
 
 from teleport.errors import NotFound, TeleportError
-from teleport.recording.directory import RecordingDirectory, Suffix, file_name
+from teleport.recording.directory import RecordingDirectory, Suffix, stored_name
 from teleport.recording.format import HASH_SIZE, BrokenRecording, Frame, FrameKind
 from teleport.recording.player import RecordingReader
 from teleport.recording.screen import shown_lines
@@ -92,8 +93,8 @@ def build_index(
     `base_seconds` and `seconds_per_mib` (of what was seen so far) bound the time on `clock`, `max_seconds` in any case;
     the index ends where it is over. Raises `NotFound`, `BrokenRecording` when
     not even the header can be read, `LimitExceeded` where what is free on the disk is kept for events, `OSError`."""
-    name, scratch = file_name(sid, Suffix.INDEX), file_name(sid, Suffix.INDEX_NEW)
-    with os.fdopen(directory.open(file_name(sid, Suffix.DONE)), "rb") as file:
+    name, scratch = stored_name(sid, Suffix.INDEX), stored_name(sid, Suffix.INDEX_NEW)
+    with os.fdopen(directory.open(stored_name(sid, Suffix.DONE)), "rb") as file:
         head = _last_hash(file)
         file.seek(0)
         reader = RecordingReader(file, name=sid)
@@ -189,14 +190,14 @@ def _pieces(frame: Frame) -> Iterator[Frame]:
 def remove_orphans(directory: RecordingDirectory) -> None:
     """Removes indexes of recordings that are there no more: who deletes a recording deletes what it showed."""
     for suffix in (Suffix.INDEX, Suffix.INDEX_NEW):
-        for sid in set(directory.ids(suffix)) - set(directory.ids(Suffix.DONE)):
-            directory.remove(file_name(sid, suffix))
+        for sid in set(directory.names(suffix)) - set(directory.names(Suffix.DONE)):
+            directory.remove(stored_name(sid, suffix))
 
 
 def index_head(directory: RecordingDirectory, sid: str) -> IndexHead | None:
     """What is there; None when the index has to be made."""
     try:
-        with os.fdopen(directory.open(file_name(sid, Suffix.INDEX)), "rb") as file:
+        with os.fdopen(directory.open(stored_name(sid, Suffix.INDEX)), "rb") as file:
             return _head(directory, sid, file)
     except NotFound:
         return None
@@ -206,7 +207,7 @@ def search_index(directory: RecordingDirectory, sid: str, text: str) -> Hits | N
     """The lines that hold `text`, whatever the case; None when the index has to be made first."""
     wanted = text.casefold()
     try:
-        file = os.fdopen(directory.open(file_name(sid, Suffix.INDEX)), "rb")
+        file = os.fdopen(directory.open(stored_name(sid, Suffix.INDEX)), "rb")
     except NotFound:
         return None
     with file:
@@ -260,7 +261,7 @@ def _head(directory: RecordingDirectory, sid: str, file: BinaryIO) -> IndexHead 
         return None
     if found.version != VERSION:
         return None
-    with os.fdopen(directory.open(file_name(sid, Suffix.DONE)), "rb") as recording:
+    with os.fdopen(directory.open(stored_name(sid, Suffix.DONE)), "rb") as recording:
         return found if _last_hash(recording) == found.head else None
 
 
@@ -300,7 +301,7 @@ class _Decoder:
 
 def missing_indexes(directory: RecordingDirectory) -> list[str]:
     """The sessions whose index has to be made."""
-    return [sid for sid in directory.ids(Suffix.DONE) if not _is_there(directory, sid)]
+    return [sid for sid in directory.names(Suffix.DONE) if not _is_there(directory, sid)]
 
 
 def _is_there(directory: RecordingDirectory, sid: str) -> bool:

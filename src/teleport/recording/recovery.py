@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +66,17 @@ class RecoveryReport:
     failed: tuple[UnreadableRecording, ...] = ()  # could not be ended now (disk, signing): tried again next time
 
 
-def recover(path: Path, *, sign: SignFunction | None = None, reason: str = NODE_LOST) -> RecoveryReport:
+def recover(
+    path: Path,
+    *,
+    sign: SignFunction | None = None,
+    reason: str = NODE_LOST,
+    finished_of: Collection[str] | None = None,
+) -> RecoveryReport:
     """Ends every unfinished recording in `path` whose writer is gone. Blocks on the disk: run it in a thread.
+
+    Of finished recordings those of the sessions `finished_of` are read (None: all), each from its first byte to its
+    last.
 
     Raises `TeleportError` only when the folder itself cannot be used; one bad file does not stop the others.
     """
@@ -78,6 +87,8 @@ def recover(path: Path, *, sign: SignFunction | None = None, reason: str = NODE_
         unreadable: list[UnreadableRecording] = []
         failed: list[UnreadableRecording] = []
         for sid in directory.ids(Suffix.DONE):
+            if finished_of is not None and sid not in finished_of:
+                continue
             try:
                 finished.append(_read_finished(directory, sid))
             except BrokenRecording as error:

@@ -2,8 +2,9 @@
 
 Hosts are not trusted here. A host uploads into a part of its own (`<sid>.<host id>.upload`), so it cannot disturb the
 upload of another; a part becomes a recording only when its header names this session and this host, its chain and
-totals hold, and its hash is the one that was announced. A stored recording is never replaced. Which sessions a host
-may upload at all is decided by the caller, who knows where each session ran.
+totals hold, and its hash is the one that was announced. A stored recording is never replaced, and stands in nobody's
+way: where `<sid>.rec` is of another host, who perhaps only claims the session, a host's own is `<sid>.<host id>.rec`
+beside it. What stands before `.rec` is the recording's *name*; `SID.HOST` finds that host's wherever it lies.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import fcntl
 import os
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,13 +21,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from teleport.errors import AccessDenied, AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
-from teleport.recording.directory import RecordingDirectory, Suffix, file_name, write_all
+from teleport.errors import AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
+from teleport.recording.directory import RecordingDirectory, Suffix, file_name, stored_name, write_all
 from teleport.recording.format import (
     BrokenPlace,
     BrokenRecording,
     RecordingHeader,
     RecordingParser,
+    canonical_name,
     canonical_uuid,
 )
 from teleport.recording.verify import SignatureCheck, VerifiedRecording, verify_recording
@@ -46,7 +49,7 @@ class RecordingSink(Protocol):
     """Where finished recordings go. Every call may be repeated."""
 
     async def begin(self, sid: str) -> UploadState:
-        """What is there already; `AccessDenied` when this host may not upload this session."""
+        """What is there already of this host's recording."""
         ...
 
     async def append(self, sid: str, offset: int, data: bytes) -> int:
@@ -75,7 +78,9 @@ _TRANSFERS = frozenset({"sftp", "internal-sftp", "sftp-server", "scp", "rsync"})
 class StoredRecording:
     """One line of a list of recordings."""
 
+    name: str  # by which it is opened: the session's id, or that and its maker's where another host's was first
     sid: str
+    made_by: str  # UUID of the host that made it: the node, or a proxy
     size: int
     started: datetime
     user: str
@@ -120,22 +125,42 @@ class FileRecordingStore:
         """The sink of one authenticated host."""
         return HostSink(self, canonical_uuid(host_id, "host id"))
 
-    async def exists(self, sid: str) -> bool:
-        return await asyncio.to_thread(self._directory.exists, file_name(sid, Suffix.DONE))
+    async def exists(self, name: str) -> bool:
+        return await asyncio.to_thread(lambda: self._directory.exists(stored_name(self._lies(name), Suffix.DONE)))
 
-    async def open(self, sid: str) -> BinaryIO:
+    async def open(self, name: str) -> BinaryIO:
         """The stored recording, for reading; the caller closes it. `NotFound` when there is none."""
-        name = file_name(sid, Suffix.DONE)
-        return await asyncio.to_thread(lambda: os.fdopen(self._directory.open(name), "rb"))
+        return await asyncio.to_thread(self._open, name)
 
-    async def verify(self, sid: str) -> VerifiedRecording | BrokenPlace:
+    def _open(self, name: str) -> BinaryIO:
+        return os.fdopen(self._directory.open(stored_name(self._lies(name), Suffix.DONE)), "rb")
+
+    async def name_of(self, name: str) -> str:
+        """Under which name a recording lies: what a host made is perhaps the session's first one."""
+        return await asyncio.to_thread(self._lies, name)
+
+    def _lies(self, name: str) -> str:
+        sid, dot, maker = canonical_name(name).partition(".")
+        if not dot or self._directory.exists(stored_name(name, Suffix.DONE)):
+            return name
+        return sid if self._maker(sid) == maker else name
+
+    def _maker(self, sid: str) -> str:
+        """Who made `<sid>.rec`; empty when that is not there, or cannot be read."""
+        try:
+            with os.fdopen(self._directory.open(file_name(sid, Suffix.DONE)), "rb") as file:
+                return _header(file, sid).made_by
+        except (NotFound, BrokenRecording):
+            return ""
+
+    async def verify(self, name: str) -> VerifiedRecording | BrokenPlace:
         """Whether the stored recording is whole, read anew from the disk. `NotFound` when there is none."""
 
         def verify() -> VerifiedRecording | BrokenPlace:
-            with os.fdopen(self._directory.open(file_name(sid, Suffix.DONE)), "rb") as file:
+            with self._open(name) as file:
                 return verify_recording(
                     file,
-                    sid=sid,
+                    sid=name.partition(".")[0],
                     check_signature=self._check_signature,
                     require_signature=self._require_signature,
                 )
@@ -152,18 +177,29 @@ class FileRecordingStore:
         return await asyncio.to_thread(self._all)
 
     def _all(self) -> list[StoredRecording]:
-        ids = set(self._directory.ids(Suffix.DONE))
+        names = set(self._directory.names(Suffix.DONE))
         with self._known_lock:
-            for sid in self._known.keys() - ids:
-                del self._known[sid]
-            for sid in ids - self._known.keys():
+            for name in self._known.keys() - names:
+                del self._known[name]
+            for name in names - self._known.keys():
                 with suppress(TeleportError):
-                    self._known[sid] = self._summary(sid)
-            return sorted(self._known.values(), key=lambda one: (one.started, one.sid), reverse=True)
+                    self._known[name] = self._summary(name)
+            return sorted(self._known.values(), key=lambda one: (one.started, one.name), reverse=True)
 
-    async def sids(self) -> list[str]:
-        """The sessions whose recording is stored whole, in order."""
-        return await asyncio.to_thread(lambda: sorted(self._directory.ids(Suffix.DONE)))
+    async def names(self) -> list[str]:
+        """The names of all that are stored whole, in order."""
+        return await asyncio.to_thread(self._directory.names, Suffix.DONE)
+
+    async def some(self, names: Iterable[str]) -> list[StoredRecording]:
+        """Those of `names` that are there and whose header can be read."""
+        return await asyncio.to_thread(self._some, sorted(names))
+
+    def _some(self, names: list[str]) -> list[StoredRecording]:
+        found: list[StoredRecording] = []
+        for name in names:
+            with suppress(TeleportError):
+                found.append(self._summary(canonical_name(name)))
+        return found
 
     async def recordings(self, *, after: str = "", limit: int = 100) -> list[StoredRecording]:
         """Up to `limit` recordings with ids above `after`, by id. A file whose header is unreadable is left out."""
@@ -171,21 +207,26 @@ class FileRecordingStore:
 
     def _list(self, after: str, limit: int) -> list[StoredRecording]:
         found: list[StoredRecording] = []
-        for sid in self._directory.ids(Suffix.DONE):
-            if sid <= after:
+        for name in self._directory.names(Suffix.DONE):
+            if name <= after:
                 continue
             if len(found) >= limit:
                 break
             with suppress(TeleportError):
-                found.append(self._summary(sid))
+                found.append(self._summary(name))
         return found
 
-    def _summary(self, sid: str) -> StoredRecording:
-        with os.fdopen(self._directory.open(file_name(sid, Suffix.DONE)), "rb") as file:
+    def _summary(self, name: str) -> StoredRecording:
+        sid, dot, maker = name.partition(".")
+        with os.fdopen(self._directory.open(stored_name(name, Suffix.DONE)), "rb") as file:
             header = _header(file, sid)
             size = os.fstat(file.fileno()).st_size
+        if dot and header.made_by != maker:
+            raise BrokenRecording(BrokenPlace(None, 0, "it was recorded by another host than its name says"), name)
         return StoredRecording(
+            name=name,
             sid=sid,
+            made_by=header.made_by,
             size=size,
             started=header.started,
             user=header.user,
@@ -199,13 +240,10 @@ class FileRecordingStore:
     # One host's uploads; called in threads by HostSink
 
     def begin(self, sid: str, host_id: str) -> UploadState:
-        done = file_name(sid, Suffix.DONE)
-        if self._directory.exists(done):
-            with os.fdopen(self._directory.open(done), "rb") as file:
-                header, size = _header(file, sid), os.fstat(file.fileno()).st_size
-                if header.made_by != host_id:
-                    raise AccessDenied(f"session {sid} was not recorded by this host")
-                file.seek(-32, os.SEEK_END)
+        own = self._own(sid, host_id)
+        if own:
+            with self._open(own) as file:
+                size = file.seek(-32, os.SEEK_END) + 32
                 return UploadState(size, file.read().hex())
         try:
             descriptor = self._directory.open(_upload_name(sid, host_id))
@@ -221,7 +259,7 @@ class FileRecordingStore:
             raise BadRequest(
                 f"a piece of {len(data)} bytes at {offset} is out of range", hint=f"send up to {MAX_PIECE}"
             )
-        if self._directory.exists(file_name(sid, Suffix.DONE)):
+        if self._own(sid, host_id):
             return self.begin(sid, host_id).offset
         self._directory.check_room(sid, "stored")
         name = _upload_name(sid, host_id)
@@ -244,28 +282,37 @@ class FileRecordingStore:
         finally:
             os.close(descriptor)
 
-    def complete(self, sid: str, host_id: str, sha256: str) -> None:
-        done = file_name(sid, Suffix.DONE)
-        if self._directory.exists(done):
+    def _own(self, sid: str, host_id: str) -> str:
+        """The name of what is stored of this host, or empty."""
+        name = self._lies(_own_name(sid, host_id))
+        return name if self._directory.exists(stored_name(name, Suffix.DONE)) else ""
+
+    def complete(self, sid: str, host_id: str, sha256: str, *, first_is_told: bool = False) -> str:
+        """The name under which it is stored. `first_is_told`: another recording was stored as `<sid>.rec` before and
+        is told of, also when it is there no more."""
+        own = self._own(sid, host_id)
+        if own:
             if self.begin(sid, host_id).complete == sha256:
-                return
-            raise AlreadyExists(f"session {sid} has another recording already", hint="tctl recordings ls")
+                return own
+            raise AlreadyExists(f"session {sid} has another recording of this host", hint="tctl recordings ls")
         name = _upload_name(sid, host_id)
         with os.fdopen(self._directory.open(name, write=True), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not self._directory.same_file(name, file.fileno()):
-                if self.begin(sid, host_id).complete == sha256:
-                    return  # the same call, made twice at once
+                own = self._own(sid, host_id)
+                if own and self.begin(sid, host_id).complete == sha256:
+                    return own  # the same call, made twice at once
                 raise NotFound(f"the upload of session {sid} is gone", hint="begin it again")
             problem = self._problem(file, sid, host_id, sha256)
             if problem is not None:
                 self._directory.remove(name)
                 raise BrokenRecording(problem, sid)
             os.fsync(file.fileno())
-            try:
-                self._directory.rename(name, done)
-            except FileExistsError as error:
-                raise AlreadyExists(f"session {sid} has another recording already") from error
+            for kept in [*([] if first_is_told else [sid]), _own_name(sid, host_id)]:
+                with suppress(FileExistsError):
+                    self._directory.rename(name, stored_name(kept, Suffix.DONE))
+                    return kept
+            raise AlreadyExists(f"session {sid} has another recording of this host", hint="tctl recordings ls")
 
     def _problem(self, file: BinaryIO, sid: str, host_id: str, sha256: str) -> BrokenPlace | None:
         found = verify_recording(
@@ -304,7 +351,16 @@ class HostSink:
         return await asyncio.to_thread(self._store.append, sid, self._host_id, offset, data)
 
     async def complete(self, sid: str, sha256: str) -> None:
-        await asyncio.to_thread(self._store.complete, sid, self._host_id, sha256)
+        await self.keep(sid, sha256)
+
+    async def keep(self, sid: str, sha256: str, *, first_is_told: bool = False) -> str:
+        """As `complete`; the name under which it is stored (`FileRecordingStore.complete`)."""
+        return await asyncio.to_thread(self._store.complete, sid, self._host_id, sha256, first_is_told=first_is_told)
+
+
+def _own_name(sid: str, host_id: str) -> str:
+    """Of the recording of a host that came to a session of which another's was stored."""
+    return canonical_name(f"{sid}.{host_id}")
 
 
 def _upload_name(sid: str, host_id: str) -> str:

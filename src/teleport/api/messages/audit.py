@@ -57,7 +57,7 @@ class VerifyReply(Message, frozen=True, kw_only=True):
 
 
 class RecordingRequest(Request, frozen=True, kw_only=True):
-    sid: str
+    sid: str  # session; to read: or SID.HOST, where several hosts have recorded it
     form: str = ""  # what it is read for: play, or the form of an export; goes into the event
 
 
@@ -90,6 +90,7 @@ class RecordingInfo(Message, frozen=True, kw_only=True):
     size: int
     kind: str = ""  # shell, exec, transfer
     participants: list[str] = []  # its user, and who joined
+    name: str = ""  # by which it is read: the session's id, or SID.HOST where several hosts have recorded it
 
 
 class ListRecordingsRequest(Request, frozen=True, kw_only=True):

@@ -43,12 +43,13 @@ class RecordingMatch(Message, frozen=True, kw_only=True):
     hits: list[RecordingHit]  # the first few lines
     count: int  # lines in all, up to a limit
     whole: bool = True  # false: the session showed more than was searched
+    name: str = ""  # as in lists: the session's id, or SID.HOST where several hosts have recorded it
 
 
 class RecordingLeftOut(Message, frozen=True, kw_only=True):
     """A session that was not searched, or not all of it."""
 
-    sid: str
+    sid: str  # or SID.HOST, where several hosts have recorded it
     why: str  # preparing (ask again later), unreadable; or searched up to `until` only: time, size, broken
     until: int = 0  # microseconds since its start
 
@@ -71,7 +72,7 @@ class VerifyRecordingsRequest(Request, frozen=True, kw_only=True):
 class RecordingVerdict(Message, frozen=True, kw_only=True):
     """Whether a recording is whole, unaltered, signed, and the one that was announced when it arrived."""
 
-    sid: str
+    sid: str  # or SID.HOST, where several hosts have recorded it
     ok: bool
     problem: str = ""  # what is wrong, with its place
     chunk: int | None = None  # the first broken one

@@ -131,7 +131,7 @@ class RunVerifier:
     _open: dict[tuple[str, ChainKey], _Run] = field(default_factory=dict)
     _found_former: set[str] = field(default_factory=set)
     _references: dict[CheckpointRef, tuple[Place, int]] = field(default_factory=dict)
-    _ended: set[str] = field(default_factory=set)
+    _ended: set[tuple[str, str]] = field(default_factory=set)  # sessions, each with its host
     _met: set[tuple[ChainKey, int]] = field(default_factory=set)
     _lost: dict[ChainKey, set[tuple[int, int]]] = field(default_factory=dict)  # first and last, as auth put on record
     _lost_former: set[str] = field(default_factory=set)  # hashes of former epochs' events that are lost
@@ -241,10 +241,11 @@ class RunVerifier:
         event = REGISTRY.decode(linked.body)
         if not isinstance(event, SessionEnd) or not event.sid:
             return
-        known = event.sid in self._ended
+        one = event.sid, event.server_id or event.emitter
+        known = one in self._ended
         if self.complete and known and not linked.supplement:
             self.report(Fault.SUPPLEMENT, place, f"a second end of session {event.sid}, not marked a supplement")
-        self._ended.add(event.sid)
+        self._ended.add(one)
 
     def finish(self) -> None:
         """What only the whole log can tell: gaps, order, ends, references."""

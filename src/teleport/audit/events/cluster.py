@@ -190,6 +190,7 @@ class SessionRecordingAccess(UserEvent, frozen=True, kw_only=True, tag="session_
 
     sid: str = ""  # session
     format: str = ""  # what the program said that it was for: play, cast, text, json, html, raw
+    made_by: str = ""  # UUID of the host that made the recording
 
 
 class SessionRecordingSearch(UserEvent, frozen=True, kw_only=True, tag="session_recording.search"):

@@ -61,7 +61,7 @@ class Resize(ServerEvent, frozen=True, kw_only=True, tag="resize"):
 
 
 class SessionEnd(ServerEvent, frozen=True, kw_only=True, tag="session.end"):
-    """A session ended. Unique by session: a later one, after auth wrote `node lost`, is marked a supplement."""
+    """A session ended. Unique by session and host: a later one, as after auth wrote `node lost`, is a supplement."""
 
     enhanced_recording: bool = False  # whether the kernel's view was recorded too
     interactive: bool = False  # whether it had a terminal
@@ -72,7 +72,15 @@ class SessionEnd(ServerEvent, frozen=True, kw_only=True, tag="session.end"):
     initial_command: list[str] = field(default_factory=list)  # command, empty for a shell
     reason: str = ""  # why it ended when not by itself, such as: node lost
     recording_hash: str = ""  # last hash of the recording, hex; empty when there is none
-    supplement: bool | UnsetType = UNSET  # true, after `hash`: auth had taken in an end of this session before
+    supplement: bool | UnsetType = UNSET  # true, after `hash`: auth had an end of this session on this host before
+
+
+class SessionConflict(ServerEvent, frozen=True, kw_only=True, tag="session.conflict"):
+    """A host, `server_id`, tells of a session that others claim too. What each tells is kept beside the others'."""
+
+    claim: str = ""  # what it told: session.start, session.end, recording or running
+    told_by: str = ""  # UUID of the host that told it: the server itself, or a proxy
+    others: list[str] = field(default_factory=list)  # UUIDs of the hosts that had claimed this session before
 
 
 class SessionUpload(ServerEvent, frozen=True, kw_only=True, tag="session.upload"):

@@ -122,14 +122,14 @@ class Backups:
                         async for piece in pieces:
                             yield piece
         if with_recordings:
-            for sid in await self._recordings.sids():
+            for member in sorted(f"recordings/{name}.rec" for name in await self._recordings.names()):
                 try:
-                    opened = await self._recordings.open(sid)
+                    opened = await self._recordings.open(member.removeprefix("recordings/").removesuffix(".rec"))
                 except NotFound:
                     continue  # removed meanwhile
                 with opened:
                     size = os.fstat(opened.fileno()).st_size
-                    async with aclosing(self._member(f"recordings/{sid}.rec", opened, size, members)) as pieces:
+                    async with aclosing(self._member(member, opened, size, members)) as pieces:
                         async for piece in pieces:
                             yield piece
         yield archive.archive_end(members, now)

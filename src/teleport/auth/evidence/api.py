@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -20,18 +20,20 @@ from teleport.audit.events import SessionRecordingAccess, SessionUpload
 from teleport.audit.intake import Intake
 from teleport.audit.search import Query, Searcher
 from teleport.audit.verify import verify_store
-from teleport.auth.authorizer import Authorizer
+from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.evidence.choosing import likely, undecided
 from teleport.auth.evidence.recorded import UPLOADS, Recorded, facts_of, key_of, own, wanted
 from teleport.auth.evidence.store import EvidenceStore
 from teleport.auth.server import Caller
-from teleport.auth.sessions.opened import host_of
+from teleport.auth.sessions.claims import Claim, Claims
+from teleport.auth.sessions.opened import hosts_of
 from teleport.auth.sessions.participants import Participants, all_people, participants, people_of
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, PutOp
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound
 from teleport.identity import HostIdentity, SystemRole
-from teleport.recording.format import BrokenPlace, RecordingHeader, canonical_uuid
+from teleport.recording.format import BrokenPlace, RecordingHeader
 from teleport.recording.indexing import Indexer
 from teleport.recording.player import RecordingReader
 from teleport.recording.storage import MAX_PIECE, FileRecordingStore, HostSink, StoredRecording
@@ -56,6 +58,7 @@ class Evidence:
         audit_directory: Path,
         recorded: Recorded,
         indexer: Indexer,
+        claims: Claims | None = None,
     ) -> None:
         self._state = state
         self._authorizer = authorizer
@@ -65,6 +68,7 @@ class Evidence:
         self._audit_directory = audit_directory
         self._recorded = recorded
         self._indexer = indexer
+        self._claims = claims or Claims(state.backend, state.clock)
         self.searcher = Searcher(audit_directory)
 
     # events
@@ -124,8 +128,8 @@ class Evidence:
         heads = self._intake.heads()
         loop = asyncio.get_running_loop()
 
-        def recording_hash(sid: str) -> str | None:
-            return asyncio.run_coroutine_threadsafe(self._recording_hash(sid), loop).result()
+        def recording_hash(name: str) -> str | None:
+            return asyncio.run_coroutine_threadsafe(self._recording_hash(name), loop).result()
 
         report = await asyncio.to_thread(
             lambda: verify_store(
@@ -145,10 +149,10 @@ class Evidence:
             checkpoint_key=key.spki_pem().decode(),
         )
 
-    async def _recording_hash(self, sid: str) -> str | None:
+    async def _recording_hash(self, name: str) -> str | None:
         """The last hash of a stored recording that is whole; a broken one has a hash that fits nothing."""
         try:
-            found = await self._recordings.verify(sid)
+            found = await self._recordings.verify(name)
         except (NotFound, BadRequest):
             return None
         return f"broken: {found}" if isinstance(found, BrokenPlace) else found.sha256
@@ -162,42 +166,88 @@ class Evidence:
         if request.newest_first:
             asked = await self._recorded.newest(request)
         else:
-            known = sorted(await self._recordings.all(), key=lambda one: one.sid)
-            asked = [one for one in known if one.sid > request.start_key and wanted(one, request)]
+            known = sorted(await self._recordings.all(), key=lambda one: one.name)
+            asked = [one for one in known if one.name > request.start_key and wanted(one, request)]
         permitted = await self._recorded.permitted(caller, Verb.LIST, asked)
         found = permitted[: request.limit]
         next_key = ""
         if len(permitted) > request.limit:
-            next_key = key_of(found[-1]) if request.newest_first else found[-1].sid
+            next_key = key_of(found[-1]) if request.newest_first else found[-1].name
         if not found:
             general = await self._authorizer.decide(caller, Verb.LIST, Kind.SESSION, {})
             if isinstance(general, AccessDenial) and not await self._may_some(caller):
                 raise AccessDenied(general.public, hint=general.hint)
         people = await all_people(self._state.backend)
-        return m.RecordingsPage(items=[_info(one, people.get(one.sid)) for one in found], next_key=next_key)
+        return m.RecordingsPage(
+            items=[_info(one, people.get((one.sid, one.node_id))) for one in found], next_key=next_key
+        )
 
     async def read(self, caller: Caller, request: m.RecordingRequest) -> AsyncIterator[bytes]:
         """The recording's bytes, as they are stored; the event is written before the first of them is sent."""
         try:
-            found = await self._header(request.sid)
-        except (NotFound, BadRequest):
-            found = None
-        if found is None:
+            name, found = await self._meant(caller, request.sid)
+        except NotFound:
             await self._authorizer.require(caller, Verb.READ, Kind.SESSION)
             raise NotFound(
                 f"there is no recording of session {request.sid[:64]!r}",
                 hint="a recording arrives after its session ended; tctl recordings ls",
-            )
-        facts = facts_of(found, await people_of(self._state.backend, found.sid))
-        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, facts, reveals=True)
+            ) from None
+        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, await self._facts(found), reveals=True)
         form = request.form if request.form in FORMS else "raw"
-        await self._state.tell(self._state.event(SessionRecordingAccess, caller, sid=request.sid, format=form))
-        with await self._recordings.open(request.sid) as file:
+        event = self._state.event(SessionRecordingAccess, caller, sid=found.sid, format=form, made_by=found.made_by)
+        await self._state.tell(event)
+        with await self._recordings.open(name) as file:
             while piece := await asyncio.to_thread(file.read, PIECE):
                 yield piece
 
-    async def _header(self, sid: str) -> RecordingHeader:
-        with await self._recordings.open(sid) as file:
+    async def _meant(self, caller: Caller, name: str) -> tuple[str, RecordingHeader]:
+        """The recording that `name` is about, with its header. Raises `NotFound`; `BadRequest` to somebody who may read
+        several recordings of this session, between which nothing decides."""
+        try:
+            lies = await self._recordings.name_of(name)
+            found = [] if "." in name else await self._of_session(name)
+        except BadRequest as error:
+            raise NotFound(error.message) from None
+        if found:
+            hosts = await hosts_of(self._state.backend, name)
+            meant = likely(found, hosts)
+            if len(meant) != 1:
+                await self._refuse_to_choose(caller, name, meant or found)
+            lies = meant[0].name
+        try:
+            return lies, await self._header(lies)
+        except BadRequest as error:
+            raise NotFound(error.message) from None
+
+    async def _of_session(self, sid: str) -> list[StoredRecording]:
+        """The recordings of a session: one, unless several hosts have brought one."""
+        told = {item.key.removeprefix(UPLOADS) for item in await self._state.backend.range(f"{UPLOADS}{sid}.")}
+        return await self._recordings.some({sid} | told)
+
+    async def _refuse_to_choose(self, caller: Caller, sid: str, found: Sequence[StoredRecording]) -> NoReturn:
+        """Raises for who may read one of several recordings, or one of a host on which the session did not run, that
+        the name has to be given; for who may read none what anybody else is told of it."""
+        denied: AccessDenial | None = None
+        may = []
+        for one in found:
+            people = await people_of(self._state.backend, one.sid, one.node_id)
+            decision = await self._authorizer.decide(
+                caller, Verb.READ, Kind.SESSION, facts_of(one, people), reveals=True
+            )
+            if isinstance(decision, AccessDenial):
+                denied = decision
+            else:
+                may.append(one)
+        if not may:
+            assert denied is not None, "there is one at least"
+            raise Denied(denied)
+        raise undecided(sid, may)
+
+    async def _facts(self, found: RecordingHeader) -> dict[str, object]:
+        return facts_of(found, await people_of(self._state.backend, found.sid, found.node_id))
+
+    async def _header(self, name: str) -> RecordingHeader:
+        with await self._recordings.open(name) as file:
             return (await asyncio.to_thread(RecordingReader, file)).header
 
     async def _may_some(self, caller: Caller) -> bool:
@@ -205,7 +255,7 @@ class Evidence:
         return not isinstance(decision, AccessDenial)
 
     async def offset(self, caller: Caller, request: m.RecordingRequest) -> m.RecordingOffset:
-        state = await (await self._sink(caller, request.sid)).begin(request.sid)
+        state = await self._sink(caller).begin(request.sid)
         return m.RecordingOffset(offset=state.offset, complete=state.complete)
 
     async def append(
@@ -217,14 +267,16 @@ class Evidence:
             piece += part
             if len(piece) > MAX_PIECE:
                 raise BadRequest(f"a piece of a recording has at most {MAX_PIECE} bytes")
-        sink = await self._sink(caller, request.sid)
+        sink = self._sink(caller)
         return m.RecordingOffset(offset=await sink.append(request.sid, request.offset, bytes(piece)))
 
     async def complete(self, caller: Caller, request: m.CompleteRecordingRequest) -> m.RecordingOffset:
         """The upload is whole: it is verified, kept, and told of."""
-        sink = await self._sink(caller, request.sid)
-        await sink.complete(request.sid, request.sha256)
-        found = await self._header(request.sid)
+        sink = self._sink(caller)
+        told = await self._state.backend.get(UPLOADS + request.sid)
+        taken = told is not None and told.value != request.sha256.encode()
+        name = await sink.keep(request.sid, request.sha256, first_is_told=taken)
+        found = await self._header(name)
         event = self._state.event(
             SessionUpload,
             sid=request.sid,
@@ -232,26 +284,27 @@ class Evidence:
             login=found.login,
             server_id=found.node_id,
             server_hostname=found.node_name,
-            url=f"file:///{request.sid}.rec",
+            url=f"file:///{name}.rec",
             recording_hash=request.sha256,
             ei=2**31 - 1,
         )
         # Told once, however often the host asks, and also when this process died between keeping and telling.
-        key = UPLOADS + request.sid
-        with suppress(CompareFailed):
-            await self._state.commit([PutOp(key, request.sha256.encode())], conditions=[Absent(key)], events=[event])
+        key = UPLOADS + name
+        async with self._claims.lock:
+            makers = {one.made_by for one in await self._of_session(request.sid)} - {found.made_by}
+            claims = await self._claims.note(
+                request.sid, found.node_id, Claim.RECORDING, told_by=found.made_by, makers=makers
+            )
+            writes = [PutOp(key, request.sha256.encode()), *claims]
+            with suppress(CompareFailed):
+                await self._state.commit(writes, conditions=[Absent(key)], events=[event])
         self._indexer.stored()
         after = await sink.begin(request.sid)
         return m.RecordingOffset(offset=after.offset, complete=after.complete)
 
-    async def _sink(self, caller: Caller, sid: str) -> HostSink:
-        """Where the caller uploads. A recording is never replaced, so no host may put one in the place of another's:
-        its own sessions only, but for proxies, which record for other hosts and say so."""
-        host = _host(caller)
-        owner = await host_of(self._state.backend, sid)
-        if owner not in ("", host) and not await self._is_proxy(host):
-            raise AccessDenied(f"session {canonical_uuid(sid)} did not run on this host")
-        return self._recordings.sink_for(host)
+    def _sink(self, caller: Caller) -> HostSink:
+        """Where the caller uploads: what it brings of a session that another host claims lies beside that one's."""
+        return self._recordings.sink_for(_host(caller))
 
     async def _is_proxy(self, host: str) -> bool:
         record = await self._state.record(records.HOSTS + host, records.HostRecord)
@@ -278,6 +331,7 @@ def _host(caller: Caller) -> str:
 
 def _info(found: StoredRecording, joined: Participants | None) -> m.RecordingInfo:
     return m.RecordingInfo(
+        name=found.name,
         sid=found.sid,
         started=found.started,
         user=found.user,

@@ -18,8 +18,8 @@ from teleport.auth.server import Caller
 from teleport.auth.sessions.participants import Participants, all_people, participants, people_of
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode
-from teleport.errors import BadRequest, NotFound
-from teleport.recording.format import BrokenPlace, RecordingHeader, canonical_uuid
+from teleport.errors import AccessDenied, BadRequest, NotFound
+from teleport.recording.format import BrokenPlace, RecordingHeader
 from teleport.recording.index import Hits, search_index
 from teleport.recording.indexing import Indexer
 from teleport.recording.storage import FileRecordingStore, SessionKind, StoredRecording
@@ -55,7 +55,7 @@ class Recorded:
         found = [one for one in await self._recordings.all() if wanted(one, request)]
         if request.start_key:
             key = parse_key(request.start_key)
-            found = [one for one in found if (one.started, one.sid) < key]
+            found = [one for one in found if (one.started, one.name) < key]
         return found
 
     async def permitted(self, caller: Caller, verb: Verb, found: Sequence[StoredRecording]) -> list[StoredRecording]:
@@ -68,7 +68,7 @@ class Recorded:
                 caller,
                 verb,
                 Kind.SESSION,
-                [facts_of(one, people.get(one.sid)) for one in some],
+                [facts_of(one, people.get((one.sid, one.node_id))) for one in some],
                 reveals=verb is Verb.READ,
             )
             allowed += [one for one, yes in zip(some, may, strict=True) if yes]
@@ -97,7 +97,7 @@ class Recorded:
                     caller,
                     query=text,
                     searched=found.searched,
-                    sids=[one.sid for one in found.items],
+                    sids=[one.name or one.sid for one in found.items],
                 )
             )
         return found
@@ -110,27 +110,27 @@ class Recorded:
         left_out: list[m.RecordingLeftOut] = []
         searched, key, waits = 0, request.start_key, False
         while todo:
-            batch = [one.sid for one in todo[:BATCH]]
+            batch = [one.name for one in todo[:BATCH]]
             hits = await asyncio.to_thread(self._hits, batch, text)
             absent = [sid for sid, found in hits.items() if found is None and not self._indexer.failed(sid)]
             if absent:
                 await self._indexer.ensure(absent, max(0.1, deadline - loop.time()))
                 hits |= await asyncio.to_thread(self._hits, absent, text)
             for one in todo[:BATCH]:
-                found = hits[one.sid]
-                if found is None and not self._indexer.failed(one.sid):
-                    if not self._indexer.overdue(one.sid):
+                found = hits[one.name]
+                if found is None and not self._indexer.failed(one.name):
+                    if not self._indexer.overdue(one.name):
                         key, waits = key or _before(one), True  # the next call goes on with it
                         break
-                    left_out.append(m.RecordingLeftOut(sid=one.sid, why="preparing"))
+                    left_out.append(m.RecordingLeftOut(sid=one.name, why="preparing"))
                     key, todo = key_of(one), todo[1:]
                     continue
                 searched, key, todo = searched + 1, key_of(one), todo[1:]
                 if found is None:
-                    left_out.append(m.RecordingLeftOut(sid=one.sid, why="unreadable"))
+                    left_out.append(m.RecordingLeftOut(sid=one.name, why="unreadable"))
                     continue
                 if not found.whole:
-                    left_out.append(m.RecordingLeftOut(sid=one.sid, why=found.cut or "size", until=found.until))
+                    left_out.append(m.RecordingLeftOut(sid=one.name, why=found.cut or "size", until=found.until))
                 if found.count:
                     matches.append(_match(one, found))
                     if len(matches) >= request.limit:
@@ -156,39 +156,54 @@ class Recorded:
 
     async def verify(self, caller: Caller, request: m.VerifyRecordingsRequest) -> m.RecordingVerdicts:
         """Whether recordings are whole, signed by their hosts, and those that arrived."""
-        known = {one.sid: one for one in await self._recordings.all()}
+        known = {one.name: one for one in await self._recordings.all()}
         announced = {
             item.key.removeprefix(UPLOADS): item.value.decode("ascii", "replace")
             for item in await self._state.backend.range(UPLOADS)
         }
-        there = set(await self._recordings.sids())
+        there = set(await self._recordings.names())
         if request.sid:
-            sid = canonical_uuid(request.sid)
-            await self._require(caller, known.get(sid))
-            if sid not in there | announced.keys():
-                raise NotFound(f"there is no recording of session {sid}", hint="tctl recordings ls")
+            asked = await self._recordings.name_of(request.sid)
+            beside = () if "." in request.sid else (f"{asked}.",)
+            names = sorted(one for one in there | announced.keys() if one == asked or one.startswith(beside))
+            names = await self._readable(caller, [(name, known.get(name)) for name in names or [asked]])
+            if not there | announced.keys() >= set(names):
+                raise NotFound(f"there is no recording of session {asked}", hint="tctl recordings ls")
             async with self._slots:
-                return m.RecordingVerdicts(items=[await self._verdict(sid, announced.get(sid, ""))])
+                return m.RecordingVerdicts(items=[await self._verdict(name, announced.get(name, "")) for name in names])
         general = await self._authorizer.decide(caller, Verb.READ, Kind.SESSION, {}, reveals=True)
         own_ones = await self._authorizer.decide(caller, Verb.READ, Kind.SESSION, own(caller), reveals=True)
         if isinstance(general, AccessDenial) and isinstance(own_ones, AccessDenial):
             raise Denied(own_ones)
-        may = {one.sid for one in await self.permitted(caller, Verb.READ, list(known.values()))}
+        may = {one.name for one in await self.permitted(caller, Verb.READ, list(known.values()))}
         if not isinstance(general, AccessDenial):
             may |= (there | announced.keys()) - known.keys()  # of whom, nobody can say any more
         loop = asyncio.get_running_loop()
         items: list[m.RecordingVerdict] = []
         async with self._slots:
             deadline = loop.time() + SECONDS
-            for sid in sorted(sid for sid in may if sid > request.start_key):
+            for name in sorted(name for name in may if name > request.start_key):
                 if items and (loop.time() > deadline or len(items) >= MAX_MATCHES):
                     return m.RecordingVerdicts(items=items, next_key=items[-1].sid)
-                items.append(await self._verdict(sid, announced.get(sid, "")))
+                items.append(await self._verdict(name, announced.get(name, "")))
         return m.RecordingVerdicts(items=items)
 
-    async def _require(self, caller: Caller, one: StoredRecording | None) -> None:
-        facts = facts_of(one, await people_of(self._state.backend, one.sid)) if one is not None else {}
-        await self._authorizer.require(caller, Verb.READ, Kind.SESSION, facts, reveals=True)
+    async def _readable(self, caller: Caller, asked: Sequence[tuple[str, StoredRecording | None]]) -> list[str]:
+        """The names of those that the caller may read; raises `AccessDenied` when it is none of them."""
+        may: list[str] = []
+        refusal: AccessDenied | None = None
+        for name, one in asked:
+            facts = {}
+            if one is not None:
+                facts = facts_of(one, await people_of(self._state.backend, one.sid, one.node_id))
+            try:
+                await self._authorizer.require(caller, Verb.READ, Kind.SESSION, facts, reveals=True)
+                may.append(name)
+            except AccessDenied as error:
+                refusal = error
+        if refusal is not None and not may:
+            raise refusal
+        return may
 
     async def _verdict(self, sid: str, announced: str) -> m.RecordingVerdict:
         try:
@@ -234,12 +249,12 @@ def own(caller: Caller) -> dict[str, object]:
 
 
 def key_of(one: StoredRecording) -> str:
-    return f"{one.started.isoformat()}|{one.sid}"
+    return f"{one.started.isoformat()}|{one.name}"
 
 
 def _before(one: StoredRecording) -> str:
     """A key behind which `one` is the first."""
-    return f"{one.started.isoformat()}|{one.sid}~"
+    return f"{one.started.isoformat()}|{one.name}~"
 
 
 def parse_key(text: str) -> tuple[datetime, str]:
@@ -256,6 +271,7 @@ def parse_key(text: str) -> tuple[datetime, str]:
 
 def _match(one: StoredRecording, found: Hits) -> m.RecordingMatch:
     return m.RecordingMatch(
+        name=one.name,
         sid=one.sid,
         started=one.started,
         user=one.user,

@@ -16,7 +16,7 @@ from teleport.audit.checkpoints import LeaseElsewhere, SavedCheckpoint
 from teleport.audit.events import AuditGap, new_event
 from teleport.audit.outbox import outbox_write
 from teleport.audit.restored import Lost, Restored
-from teleport.auth.sessions.opened import host_of
+from teleport.auth.sessions.claims import HOSTS
 from teleport.backend.interface import Absent, Backend, DeleteOp, PutOp
 from teleport.clock import Clock
 from teleport.errors import AlreadyExists, CompareFailed, NotFound, TeleportError
@@ -26,7 +26,7 @@ from teleport.pki.secret import Secret
 
 HEADS = "audit/heads/"
 POSITION = "audit/position"
-ENDS = "audit/session-ends/"
+ENDS = "audit/session-ends/"  # SID/HOST; versions before kept SID alone
 CHECKPOINT = "audit/checkpoint"
 CHECKPOINT_KEY = "audit/checkpoint-key"
 LEASE = "audit/lease"
@@ -79,9 +79,12 @@ class EvidenceStore:
         await self._backend.commit([*writes, PutOp(POSITION, position.encode())])
 
     async def claim_end(self, sid: str, uid: str, host_id: str) -> str:
-        if await host_of(self._backend, sid) not in ("", host_id):
-            return ""
-        key = ENDS + sid
+        former = await self._backend.get(ENDS + sid)
+        if former is not None:
+            ran_on = await self._backend.get(HOSTS + sid)
+            if ran_on is None or ran_on.value.decode() == host_id:
+                return former.value.decode()
+        key = f"{ENDS}{sid}/{host_id}"
         try:
             await self._backend.create(key, uid.encode(), expires=self._clock.now() + ENDS_KEPT)
         except AlreadyExists:

@@ -3,6 +3,8 @@
 A session is open from its `session.start` to its `session.end`. When a host has not been seen for as long as presence
 lives, nobody else will tell of the end of its sessions: auth writes it, with the reason. Should the host come back,
 its own `session.end` is kept as a supplement (decision 10).
+
+Everything is kept by session and by who tells of it (`claims`): that another host tells of the same id changes nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Final
@@ -18,11 +20,13 @@ from typing import Final
 import msgspec
 
 from teleport.audit.events import REGISTRY, Event, SessionEnd, SessionJoin, SessionStart, new_event
+from teleport.audit.outbox import PREFIX as OUTBOX
 from teleport.auth.certificates.last_use import Uses
 from teleport.auth.hosts.presence import PRESENCE
-from teleport.auth.sessions.participants import ended_on, put_host, put_people
+from teleport.auth.sessions.claims import Claim, Claims, claimants
+from teleport.auth.sessions.participants import people_of, put_people
 from teleport.auth.state import ClusterState
-from teleport.backend.interface import Backend, DeleteOp, PutOp, Write
+from teleport.backend.interface import MAX_WRITES, Backend, DeleteOp, PutOp, Write
 from teleport.clock import Clock
 from teleport.errors import BadRequest, TeleportError
 from teleport.store import records
@@ -30,7 +34,7 @@ from teleport.store.issued import IssuedCert, issued_key
 
 log = logging.getLogger(__name__)
 
-OPEN: Final = "audit/open-sessions/"
+OPEN: Final = "audit/open-sessions/"  # SID/TELLER; versions before kept SID alone
 LOOK_EVERY: Final = 60.0  # seconds
 _HEARD: Final = (b'"session.start"', b'"session.join"', b'"session.end"')
 _MOST: Final = 100  # others in one session that are remembered
@@ -64,27 +68,44 @@ async def open_sessions(state: ClusterState) -> list[OpenSession]:
     return [msgspec.json.decode(item.value, type=OpenSession) for item in await state.backend.range(OPEN)]
 
 
-async def host_of(backend: Backend, sid: str) -> str:
-    """The host on which a session runs, or ran lately, as its own events say; empty when none have arrived."""
-    item = await backend.get(OPEN + sid)
-    if item is None:
-        return await ended_on(backend, sid)
-    return msgspec.json.decode(item.value, type=OpenSession).host_id
+async def _open_of(backend: Backend, sid: str) -> tuple[dict[str, OpenSession], bool]:
+    """The open sessions of one id, by who tells of each; and whether one is kept as versions before did."""
+    former = await backend.get(OPEN + sid)
+    items = [*([former] if former is not None else []), *await backend.range(f"{OPEN}{sid}/")]
+    sessions = [msgspec.json.decode(item.value, type=OpenSession) for item in items]
+    return {session.told_by: session for session in sessions}, former is not None
+
+
+async def hosts_of(backend: Backend, sid: str) -> frozenset[str]:
+    """The hosts that told of the session's start; those that told anything of it where none did."""
+    known = await claimants(backend, sid)
+    started = {host for host, began in known.items() if began}
+    started |= {session.host_id for session in (await _open_of(backend, sid))[0].values()}
+    return frozenset(started or known)
 
 
 class SessionTracker:
     """A sink beside the store: notes starts and ends (`audit.sinks.Sink`). Lines may come twice, in order."""
 
-    def __init__(self, backend: Backend, uses: Uses | None = None) -> None:
-        """`uses` hears which certificates sessions were begun with."""
+    def __init__(
+        self, backend: Backend, uses: Uses | None = None, claims: Claims | None = None, *, auth: str = ""
+    ) -> None:
+        """`uses` hears which certificates sessions were begun with, `claims` who tells of which; `auth` is the UUID of
+        this auth server, which may tell of all."""
         self._backend = backend
         self._uses = uses or Uses(backend)
+        self._claims = claims or Claims(backend)
+        self._auth = auth
 
     async def append(self, lines: Sequence[bytes]) -> None:
-        batch = _Batch(self._backend)
+        heard = [line for line in lines if any(name in line for name in _HEARD)]
+        if heard:
+            async with self._claims.lock:
+                await self._append(heard)
+
+    async def _append(self, lines: Sequence[bytes]) -> None:
+        batch = _Batch(self._backend, self._claims, self._auth)
         for line in lines:
-            if not any(name in line for name in _HEARD):
-                continue
             try:
                 event = REGISTRY.decode(line)
             except BadRequest:
@@ -98,7 +119,13 @@ class SessionTracker:
             elif isinstance(event, SessionEnd) and event.sid:
                 await batch.ended(event)
         if batch.writes:
-            await self._backend.commit(list(batch.writes.values()))
+            # in parts, as lines may come twice; what is told of a conflict first, as it is told of once
+            told = [write for key, write in batch.writes.items() if key.startswith(OUTBOX)]
+            writes = [*told, *(write for key, write in batch.writes.items() if not key.startswith(OUTBOX))]
+            for at in range(0, len(writes), MAX_WRITES):
+                await self._backend.commit(writes[at : at + MAX_WRITES])
+            if told:
+                self._claims.on_event()
 
     async def _certificate(self, serial: str) -> IssuedCert | None:
         item = await self._backend.get(issued_key("user", serial)) if serial else None
@@ -106,68 +133,115 @@ class SessionTracker:
 
 
 class _Batch:
-    """What lines of events change. A session is its host's: what another host tells of it changes nothing.
+    """What lines of events change. A session is its teller's: what another host tells of its id is kept beside it.
 
     Hosts tell of themselves only (`audit.intake`), auth of all.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, claims: Claims, auth: str) -> None:
         self.writes: dict[str, Write] = {}
         self._backend = backend
-        self._open: dict[str, OpenSession | None] = {}
+        self._claims = claims
+        self._auth = auth
+        self._open: dict[str, dict[str, OpenSession]] = {}
+        self._former: set[str] = set()  # sessions kept as versions before did
+        self._hosts: dict[str, dict[str, bool]] = {}
+        self._people: dict[tuple[str, str], list[str]] = {}
 
-    async def _known(self, sid: str) -> OpenSession | None:
+    async def _known(self, sid: str) -> dict[str, OpenSession]:
         if sid not in self._open:
-            item = await self._backend.get(OPEN + sid)
-            self._open[sid] = None if item is None else msgspec.json.decode(item.value, type=OpenSession)
+            self._open[sid], former = await _open_of(self._backend, sid)
+            if former:
+                self._former.add(sid)
         return self._open[sid]
 
-    def _keep(self, session: OpenSession) -> None:
-        self._open[session.sid] = session
-        self._write(PutOp(OPEN + session.sid, msgspec.json.encode(session)))
+    async def _of(self, event: _Told) -> list[OpenSession]:
+        """The open sessions that an event is about."""
+        known = await self._known(event.sid)
+        host, own = _host(event), known.get(_teller(event))
+        if own is not None and own.host_id == host:
+            return [own]
+        return [one for one in known.values() if one.host_id == host] if event.emitter == self._auth else []
 
-    def _write(self, write: PutOp | DeleteOp) -> None:
+    def _write(self, write: Write) -> None:
         self.writes[write.key] = write
+
+    def _keep(self, session: OpenSession) -> None:
+        self._open[session.sid][session.told_by] = session
+        self._rekey(session.sid)
+        self._write(PutOp(f"{OPEN}{session.sid}/{session.told_by}", msgspec.json.encode(session)))
+
+    def _rekey(self, sid: str) -> None:
+        """What a version before kept under the id alone is kept by teller from now on."""
+        if sid in self._former:
+            self._former.remove(sid)
+            self._write(DeleteOp(OPEN + sid, missing_ok=True))
+            for told_by, one in self._open[sid].items():
+                self._write(PutOp(f"{OPEN}{sid}/{told_by}", msgspec.json.encode(one)))
+
+    async def _claim(self, event: _Told, what: Claim, makers: Collection[str] = ()) -> None:
+        if event.sid not in self._hosts:
+            self._hosts[event.sid] = await claimants(self._backend, event.sid)
+        known = self._hosts[event.sid]
+        for write in self._claims.noted(event.sid, _host(event), what, known, told_by=_teller(event), makers=makers):
+            self._write(write)
+
+    async def _took_part(self, sid: str, host: str, people: Sequence[str]) -> None:
+        """Adds to those who took part; where nobody but one did, nothing has to be kept."""
+        if (sid, host) not in self._people:
+            known = await people_of(self._backend, sid, host)
+            self._people[sid, host] = known.people if known is not None else []
+        there = list(dict.fromkeys(one for one in [*self._people[sid, host], *people] if one))
+        if len(there) > 1 and there != self._people[sid, host]:
+            self._people[sid, host] = there
+            self._write(put_people(sid, host, there))
 
     async def started(self, event: SessionStart, session: OpenSession) -> None:
         known = await self._known(event.sid)
-        host = known.host_id if known is not None else await ended_on(self._backend, event.sid)
-        if (known is not None and not _is_of(event, known)) or (host and host != event.server_id):
-            log.warning("host %s tells of the start of session %s of another", session.told_by, event.sid)
+        own = known.get(session.told_by)
+        if own is not None and own.host_id != session.host_id:
+            log.warning("host %s tells of the start of session %s on two hosts", session.told_by, event.sid)
             return
+        others = () if own is not None else [one.told_by for one in known.values() if one.host_id == session.host_id]
         self._keep(session)
+        await self._claim(event, Claim.START, others)
 
     async def joined(self, event: SessionJoin) -> None:
-        known = await self._known(event.sid)
-        if known is None or not _is_of(event, known):
-            return
-        if event.user != known.user and event.user not in known.joined and len(known.joined) < _MOST:
-            known = msgspec.structs.replace(known, joined=[*known.joined, event.user])
-            self._keep(known)
-            self._write(put_people(known.sid, known.host_id, [known.user, *known.joined]))
+        for known in await self._of(event):
+            if event.user != known.user and event.user not in known.joined and len(known.joined) < _MOST:
+                known = msgspec.structs.replace(known, joined=[*known.joined, event.user])
+                self._keep(known)
+                await self._took_part(known.sid, known.host_id, [known.user, *known.joined])
 
     async def ended(self, event: SessionEnd) -> None:
-        known = await self._known(event.sid)
-        if known is None or not _is_of(event, known):
-            return
-        self._open[event.sid] = None
-        self._write(DeleteOp(OPEN + event.sid, missing_ok=True))
-        self._write(put_host(known.sid, known.host_id, event.time))
-        others = [*known.joined, *event.participants]
-        if any(one != known.user for one in others):
-            self._write(put_people(known.sid, known.host_id, [known.user, *others]))
+        """Also of a session whose start auth does not know, or knows no more: then what the end says is kept."""
+        for known in await self._of(event):
+            self._rekey(event.sid)
+            del self._open[event.sid][known.told_by]
+            self._write(DeleteOp(f"{OPEN}{event.sid}/{known.told_by}", missing_ok=True))
+            await self._took_part(known.sid, known.host_id, [known.user, *known.joined])
+        await self._took_part(event.sid, _host(event), [event.user, *event.participants])
+        await self._claim(event, Claim.END)
 
 
-def _is_of(event: SessionStart | SessionJoin | SessionEnd, session: OpenSession) -> bool:
-    """Whether the event is of the host on which the session runs, or written by auth about it."""
-    return event.server_id == session.host_id and (bool(event.server_id) or event.emitter == session.told_by)
+_Told = SessionStart | SessionJoin | SessionEnd
+
+
+def _teller(event: _Told) -> str:
+    """Who tells: the host whose chain the event is in."""
+    return event.emitter or event.server_id
+
+
+def _host(event: _Told) -> str:
+    """Where the session ran: intake sees to it that nobody names a host for which it does not speak."""
+    return event.server_id or event.emitter
 
 
 def opened(event: SessionStart, cert: IssuedCert | None = None) -> OpenSession:
     """What is remembered of a session until its end; `cert` is what it began with, when that is known."""
     return OpenSession(
         sid=event.sid,
-        host_id=event.server_id,
+        host_id=_host(event),
         hostname=event.server_hostname,
         user=event.user,
         login=event.login,
@@ -176,7 +250,7 @@ def opened(event: SessionStart, cert: IssuedCert | None = None) -> OpenSession:
         command=event.initial_command,
         cert_serial=event.cert_serial,
         addr=event.addr_remote,
-        recorder=event.emitter if event.emitter != event.server_id else "",
+        recorder=event.emitter if event.emitter != _host(event) else "",
         cert=cert,
     )
 

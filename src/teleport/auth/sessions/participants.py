@@ -1,23 +1,20 @@
-"""Who took part in sessions that are recorded, and on which host each ran, kept beyond the sessions' ends.
+"""Who took part in sessions that are recorded, kept beyond the sessions' ends.
 
-Both come from the sessions' own events (`sessions.opened.SessionTracker`), and from no other host's: auth takes from a
-host only events of itself. Who took part counts for a recording only when it was made on the same host, so no host
+It comes from the sessions' events (`sessions.opened.SessionTracker`): auth takes from a host only events of itself, and
+keeps them by session and host. Who took part counts for a recording only when it was made on the same host, so no host
 can let anybody into the recording of another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import msgspec
 
 from teleport.backend.interface import Backend, PutOp
 
-PEOPLE: Final = "audit/session-people/"  # of sessions that others joined
-HOSTS: Final = "audit/session-hosts/"  # of sessions that ended
-HOSTS_KEPT: Final = timedelta(days=400)  # as long as ends are told apart
+PEOPLE: Final = "audit/session-people/"  # SID/HOST, of sessions that others joined; versions before kept SID alone
 MOST: Final = 100  # people of one session that are remembered
 
 
@@ -42,32 +39,23 @@ class Recorded(Protocol):
 def put_people(sid: str, host_id: str, people: Iterable[str]) -> PutOp:
     """Remembers them for as long as there may be a recording."""
     kept = list(dict.fromkeys(people))[:MOST]
-    return PutOp(PEOPLE + sid, msgspec.json.encode(Participants(host_id=host_id, people=kept)))
+    return PutOp(f"{PEOPLE}{sid}/{host_id}", msgspec.json.encode(Participants(host_id=host_id, people=kept)))
 
 
-def put_host(sid: str, host_id: str, ended: datetime) -> PutOp:
-    """Remembers where an ended session ran, so that no other host can claim its id."""
-    return PutOp(HOSTS + sid, host_id.encode(), ended + HOSTS_KEPT)
+async def all_people(backend: Backend) -> Mapping[tuple[str, str], Participants]:
+    """Of every session that others joined, by its id and its host."""
+    found = {}
+    for item in await backend.range(PEOPLE):  # SID comes before SID/HOST, which counts
+        known = msgspec.json.decode(item.value, type=Participants)
+        found[item.key.removeprefix(PEOPLE).partition("/")[0], known.host_id] = known
+    return found
 
 
-async def all_people(backend: Backend) -> Mapping[str, Participants]:
-    """Of every session that others joined, by id."""
-    return {
-        item.key.removeprefix(PEOPLE): msgspec.json.decode(item.value, type=Participants)
-        for item in await backend.range(PEOPLE)
-    }
-
-
-async def people_of(backend: Backend, sid: str) -> Participants | None:
-    """Of one session; None where nobody joined it."""
-    item = await backend.get(PEOPLE + sid)
-    return None if item is None else msgspec.json.decode(item.value, type=Participants)
-
-
-async def ended_on(backend: Backend, sid: str) -> str:
-    """The host on which a session ran that ended lately, or empty."""
-    item = await backend.get(HOSTS + sid)
-    return "" if item is None else item.value.decode()
+async def people_of(backend: Backend, sid: str, host_id: str) -> Participants | None:
+    """Of one session on a host; None where nobody joined it."""
+    item = await backend.get(f"{PEOPLE}{sid}/{host_id}") or await backend.get(PEOPLE + sid)
+    known = None if item is None else msgspec.json.decode(item.value, type=Participants)
+    return known if known is not None and known.host_id == host_id else None
 
 
 def participants(one: Recorded, known: Participants | None) -> list[str]:

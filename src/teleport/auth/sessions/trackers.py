@@ -19,8 +19,8 @@ import msgspec
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.server import Caller
-from teleport.auth.sessions.opened import OpenSession, open_sessions
-from teleport.auth.sessions.participants import ended_on
+from teleport.auth.sessions.claims import Claims
+from teleport.auth.sessions.opened import OpenSession, hosts_of, open_sessions
 from teleport.auth.state import ClusterState
 from teleport.authz import joining
 from teleport.authz.decision import Policy
@@ -46,9 +46,10 @@ _LONGEST: Final = 512  # characters of any text
 class SessionTrackers:
     """The handlers of the routes about running sessions."""
 
-    def __init__(self, state: ClusterState, authorizer: Authorizer) -> None:
+    def __init__(self, state: ClusterState, authorizer: Authorizer, claims: Claims | None = None) -> None:
         self._state = state
         self._authorizer = authorizer
+        self._claims = claims or Claims(state.backend, state.clock)
 
     async def track(self, caller: Caller, request: m.TrackSessionsRequest) -> m.Done:
         """Takes what a node tells of its own sessions."""
@@ -61,7 +62,11 @@ class SessionTrackers:
         if request.sessions:
             record = TrackerRecord(host_id=identity.host_id, sessions=list(request.sessions))
             write = PutOp(key, record.encode(), self._state.clock.now() + KEPT)
-        await self._state.commit([write], events=[])
+        async with self._claims.lock:
+            disputed = await self._claims.disputed(identity.host_id, [told.sid for told in request.sessions])
+            await self._state.commit([write, *disputed], events=[])
+        if disputed:
+            self._claims.on_event()
         return m.Done()
 
     async def running(self, caller: Caller, request: m.Empty) -> m.RunningSessions:
@@ -85,13 +90,13 @@ class SessionTrackers:
     async def _all(self) -> list[tuple[m.RunningSession, joining.RunningSession]]:
         """Those that began on record, and those that one host tells of before its events have arrived.
 
-        A session is the host's that told of its start, also after its end. Of an id without a start that several hosts
-        claim none is believed: it is told again when the start has come.
+        A session is the host's that told of its start, also after its end; of each host's, when several told of one.
+        Of an id without a start that several hosts claim none is believed: it is told again when the start has come.
         """
         now = self._state.clock.now()
-        found: dict[str, tuple[m.RunningSession, joining.RunningSession]] = {}
+        found: dict[tuple[str, str], tuple[m.RunningSession, joining.RunningSession]] = {}
         for opened in await open_sessions(self._state):
-            found[opened.sid] = (
+            found[opened.sid, opened.host_id] = (
                 _of_event(opened),
                 self._about(opened.sid, opened.user, opened.login, (), opened.interactive),
             )
@@ -104,15 +109,14 @@ class SessionTrackers:
                 claims.setdefault(told.sid, []).append((record.host_id, told))
         for sid, claimed in claims.items():
             hosts = {host_id for host_id, _ in claimed}
-            known = found.get(sid)
-            owner = known[0].host_id if known is not None else await ended_on(self._state.backend, sid)
-            if not owner and len(hosts) > 1:
+            owners = await hosts_of(self._state.backend, sid)
+            if not owners and len(hosts) > 1:
                 log.warning("hosts %s all claim session %s", " and ".join(sorted(hosts)), sid)
                 continue
             for host_id, told in claimed:
-                if owner in ("", host_id):  # ids are known to more than the session's own host
+                if not owners or host_id in owners:  # ids are known to more than the session's own host
                     about = self._about(told.sid, told.user, told.login, tuple(told.roles), True)
-                    found[sid] = (_of_tracker(told, host_id), about)
+                    found[sid, host_id] = (_of_tracker(told, host_id), about)
         return list(found.values())
 
     def _about(

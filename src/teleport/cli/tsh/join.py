@@ -42,12 +42,12 @@ def _join(flags: Flags, sid: str, mode: str, cluster: str) -> int:
     from teleport.client import system
     from teleport.client.cluster import auth_client
     from teleport.client.joining import find_session, target_of
-    from teleport.recording.format import canonical_uuid
+    from teleport.recording.format import canonical_name
 
-    canonical_uuid(sid)
+    canonical_name(sid)
     if not system.HAS_TERMINAL and sys.stdin.isatty():
         raise BadRequest(
-            "tsh cannot drive a terminal on this system", hint=f"ssh -t -o SetEnv=TELEPORT_SESSION={sid} HOST"
+            "tsh cannot drive a terminal on this system", hint=f"ssh -t -o SetEnv=TELEPORT_SESSION={sid[:36]} HOST"
         )
     found = access(flags, cluster)
     with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:

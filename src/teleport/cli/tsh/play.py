@@ -57,10 +57,10 @@ def play(flags: Flags, recording: str, form: str, speed: float, skip_idle_time: 
 @contextmanager
 def _opened(flags: Flags, recording: str, cluster: str, form: str) -> Iterator[BinaryIO]:
     """The recording's bytes: a file's, or what auth has of the session, kept in an unnamed file while it plays."""
-    from teleport.recording.format import canonical_uuid
+    from teleport.recording.format import canonical_name
 
     try:
-        sid = canonical_uuid(recording)
+        sid = canonical_name(recording)
     except TeleportError:
         sid = ""
     if not sid or Path(recording).is_file():

@@ -93,10 +93,10 @@ def search(flags: Flags, cluster: str, text: str, limit: int, form: str, **optio
 @takes_flags
 def export(flags: Flags, cluster: str, sid: str, out: str, overwrite: bool, form: str) -> None:
     """Write a session as asciicast, text, JSON lines, or one HTML page that plays it without any network."""
-    from teleport.recording.format import canonical_uuid
+    from teleport.recording.format import canonical_name
 
     try:
-        canonical_uuid(sid)
+        canonical_name(sid)
     except BadRequest:
         raise BadRequest(f"{sid[:64]!r} is no id of a session", hint="tsh recordings ls") from None
     with _client(flags, cluster) as client:

@@ -42,6 +42,18 @@ def canonical_uuid(text: str, what: str = "session id") -> str:
     return text
 
 
+def canonical_name(text: str) -> str:
+    """`text` itself, when it is the name of a stored recording: SID, or SID.HOST of the host that made it.
+
+    `BadRequest` for every other text.
+    """
+    sid, dot, maker = text.partition(".")
+    canonical_uuid(sid)
+    if dot:
+        canonical_uuid(maker, "host id")
+    return text
+
+
 class FrameKind(IntEnum):
     """What a frame holds. Numbers are the file's; they are never reused."""
 
