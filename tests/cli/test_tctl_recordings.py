@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.security.test_security_recordings import RecordingHost
 
 from teleport.api import messages as m
 from teleport.api import routes
@@ -99,6 +100,23 @@ async def test_recordings_are_listed_and_downloaded_in_every_form(tmp_path: Path
         assert entries[0]["sid"] == SID
         assert len(await auth.events("session_recording.access", wait_for=4)) == 4
         assert [event["sid"] for event in await auth.events("session.upload")] == [SID]
+
+
+async def test_recordings_of_one_session_by_two_hosts_are_told_apart(tmp_path: Path) -> None:
+    """The list has a name for each and says that there are two; what the id alone means is asked, not guessed."""
+    async with recorded(tmp_path) as auth:
+        other = await RecordingHost.join(auth)
+        await other.upload(SID, "ann", text=b"by the other\n")
+        name = f"{SID}.{other.host_id}"
+        listed = (await admin(auth, "recordings", "ls")).ok()
+        assert {SID, name} <= {line.split(maxsplit=1)[0] for line in listed.out.splitlines() if line.strip()}
+        assert "Several hosts" in listed.err
+        text = await admin(auth, "recordings", "download", name, "--format=text")
+        assert "by the other" in text.ok().out
+        asked = await admin(auth, "recordings", "download", SID, "--format=text")
+        assert asked.status != 0
+        assert name in asked.err
+        assert "2 of 2 recordings" in (await admin(auth, "recordings", "verify", "--all")).ok().out
 
 
 async def test_a_download_goes_to_a_private_file_and_over_none(tmp_path: Path) -> None:

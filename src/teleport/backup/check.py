@@ -84,7 +84,7 @@ def check(stream: BinaryIO, folder: Path, seen: Callable[[int], None] = lambda c
     """
     done: Checked | None = None
     state = _State()
-    kept: dict[str, str] = {}  # the last hash of each recording
+    kept: dict[str, str] = {}  # the last hash of each recording, by its name, and by its session and who made it
     for member in read_members(stream):
         if member.name == MANIFEST:
             done = Checked(read_manifest(member))
@@ -101,14 +101,17 @@ def check(stream: BinaryIO, folder: Path, seen: Callable[[int], None] = lambda c
             store.mkdir(mode=0o700, exist_ok=True)
             lay(member, store / log.group(2), 0o600)
         elif recording := RECORDING_NAME.fullmatch(member.name):
-            sid = recording.group(1)
+            name = recording.group(1)
+            sid = name.partition(".")[0]
             found = verify_recording(
                 cast(BinaryIO, member.content), sid=sid, check_signature=state.signatures(), require_signature=True
             )
             done.recordings += 1
-            kept[sid] = f"broken: {found}" if isinstance(found, BrokenPlace) else found.sha256
             if isinstance(found, BrokenPlace):
-                done.problems.append(f"recording of session {sid}: {found}")
+                kept[name] = f"broken: {found}"
+                done.problems.append(f"recording of session {name}: {found}")
+            else:
+                kept[name] = kept[f"{sid}.{found.header.made_by}"] = found.sha256
     if done is None or not state.whole:
         raise Broken("the backup holds no state of a cluster", hint="use another copy")
     if done.manifest.audit:
