@@ -83,8 +83,8 @@ async def test_a_start_that_a_stranger_tells_first_hides_no_running_session(tmp_
 
 
 async def test_a_recording_that_a_stranger_brings_first_is_not_played_for_the_true_one(tmp_path: Path) -> None:
-    """The true one is taken, and is what the session's id means once its start has come; the other one is there too,
-    under its host's name, and lists show both."""
+    """The true one is taken. Each is there under its host's name, lists show both, and neither is what the id means,
+    also when the stranger has told of a start and the true host's has not come."""
     async with running_auth(tmp_path, sqlite=True) as auth:
         hostile, true, sid = await _pair(auth)
         admin = await auth.admin()
@@ -94,18 +94,20 @@ async def test_a_recording_that_a_stranger_brings_first_is_not_played_for_the_tr
         assert await _conflict(auth, sid, hostile, true) == ["recording"]
         with pytest.raises(BadRequest, match="2 hosts have brought"):
             await _read(auth, admin, sid)
-        await true.tell(SessionStart, sid, user="joe")
-        played = await _read(auth, admin, sid)
-        assert played != forged
-        assert played == await _read(auth, admin, f"{sid}.{true.host_id}")
+        for host in (hostile, true):
+            await host.tell(SessionStart, sid, user="joe")
+            with pytest.raises(BadRequest, match="2 hosts have brought") as asked:
+                await _read(auth, admin, sid)
+            assert f"{sid}.{true.host_id}" in str(asked.value.hint)
+        assert await _read(auth, admin, f"{sid}.{true.host_id}") != forged
         assert await _read(auth, admin, f"{sid}.{hostile.host_id}") == forged
         for newest_first in (True, False):
             page = await auth.call(admin, routes.LIST_RECORDINGS, m.ListRecordingsRequest(newest_first=newest_first))
             assert {one.node: (one.sid, one.name) for one in page.items} == {
                 hostile.host_id: (sid, sid), true.host_id: (sid, f"{sid}.{true.host_id}"),
             }  # fmt: skip
-        read = await auth.events("session_recording.access", wait_for=4)
-        assert Counter(event["made_by"] for event in read) == {hostile.host_id: 2, true.host_id: 2}
+        read = await auth.events("session_recording.access", wait_for=3)
+        assert Counter(event["made_by"] for event in read) == {hostile.host_id: 2, true.host_id: 1}
         uploads = await auth.events("session.upload", wait_for=2)
         assert {event["server_id"] for event in uploads} == {hostile.host_id, true.host_id}
         verdicts = await auth.call(admin, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest(sid=sid))
@@ -133,7 +135,7 @@ async def test_a_strangers_recording_is_not_played_where_another_host_told_of_th
         await true.upload(sid, "joe", text=b"what happened\n")
         verdicts = await auth.call(admin, routes.VERIFY_RECORDINGS, m.VerifyRecordingsRequest(sid=sid))
         assert {one.sid: one.ok for one in verdicts.items} == {sid: False, f"{sid}.{true.host_id}": True}
-        assert await _read(auth, admin, sid)
+        assert await _read(auth, admin, f"{sid}.{true.host_id}")
 
 
 async def test_who_may_read_none_of_the_recordings_of_an_id_does_not_learn_that_there_are_several(
@@ -161,7 +163,7 @@ async def test_who_may_read_none_of_the_recordings_of_an_id_does_not_learn_that_
 
 
 async def test_what_a_proxy_records_in_the_name_of_a_host_is_told_from_what_a_stranger_brings(tmp_path: Path) -> None:
-    """The host told of the start, the proxy brings the recording: that is what the id means, whoever was first."""
+    """The proxy's is the host's own, and found by the proxy's name; both come although the stranger told all first."""
     async with running_auth(tmp_path, sqlite=True) as auth:
         hostile, true, sid = await _pair(auth)
         proxy = await RecordingHost.join(auth, SystemRole.PROXY)

@@ -21,12 +21,12 @@ from teleport.audit.intake import Intake
 from teleport.audit.search import Query, Searcher
 from teleport.audit.verify import verify_store
 from teleport.auth.authorizer import Authorizer, Denied
-from teleport.auth.evidence.choosing import likely, undecided
+from teleport.auth.evidence.choosing import undecided, undisputed
 from teleport.auth.evidence.recorded import UPLOADS, Recorded, facts_of, key_of, own, wanted
 from teleport.auth.evidence.store import EvidenceStore
 from teleport.auth.server import Caller
 from teleport.auth.sessions.claims import Claim, Claims
-from teleport.auth.sessions.opened import hosts_of
+from teleport.auth.sessions.opened import all_hosts_of
 from teleport.auth.sessions.participants import Participants, all_people, participants, people_of
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
@@ -202,18 +202,16 @@ class Evidence:
 
     async def _meant(self, caller: Caller, name: str) -> tuple[str, RecordingHeader]:
         """The recording that `name` is about, with its header. Raises `NotFound`; `BadRequest` to somebody who may read
-        several recordings of this session, between which nothing decides."""
+        a recording of this session, which several hosts claim."""
         try:
             lies = await self._recordings.name_of(name)
             found = [] if "." in name else await self._of_session(name)
         except BadRequest as error:
             raise NotFound(error.message) from None
         if found:
-            hosts = await hosts_of(self._state.backend, name)
-            meant = likely(found, hosts)
-            if len(meant) != 1:
-                await self._refuse_to_choose(caller, name, meant or found)
-            lies = meant[0].name
+            if not undisputed(found, await all_hosts_of(self._state.backend, name)):
+                await self._refuse_to_choose(caller, name, found)
+            lies = found[0].name
         try:
             return lies, await self._header(lies)
         except BadRequest as error:
@@ -225,8 +223,8 @@ class Evidence:
         return await self._recordings.some({sid} | told)
 
     async def _refuse_to_choose(self, caller: Caller, sid: str, found: Sequence[StoredRecording]) -> NoReturn:
-        """Raises for who may read one of several recordings, or one of a host on which the session did not run, that
-        the name has to be given; for who may read none what anybody else is told of it."""
+        """Tells who may read one of them that the name has to be given, and who may read none what anybody else is
+        told."""
         denied: AccessDenial | None = None
         may = []
         for one in found:
@@ -291,13 +289,14 @@ class Evidence:
         # Told once, however often the host asks, and also when this process died between keeping and telling.
         key = UPLOADS + name
         async with self._claims.lock:
-            makers = {one.made_by for one in await self._of_session(request.sid)} - {found.made_by}
-            claims = await self._claims.note(
-                request.sid, found.node_id, Claim.RECORDING, told_by=found.made_by, makers=makers
-            )
-            writes = [PutOp(key, request.sha256.encode()), *claims]
-            with suppress(CompareFailed):
-                await self._state.commit(writes, conditions=[Absent(key)], events=[event])
+            if await self._state.backend.get(key) is None:
+                makers = {one.made_by for one in await self._of_session(request.sid)} - {found.made_by}
+                claims = await self._claims.note(
+                    request.sid, found.node_id, Claim.RECORDING, told_by=found.made_by, makers=makers
+                )
+                writes = [PutOp(key, request.sha256.encode()), *claims]
+                with suppress(CompareFailed):
+                    await self._state.commit(writes, conditions=[Absent(key)], events=[event])
         self._indexer.stored()
         after = await sink.begin(request.sid)
         return m.RecordingOffset(offset=after.offset, complete=after.complete)

@@ -1,8 +1,8 @@
 """Which recording is meant by a session's id, where several hosts have recorded one session.
 
 That is rare, and means that a host claims a session of another (`auth.sessions.claims`), or that both a node and a
-proxy recorded it. Then the one counts whose host told of the session's start; where that does not decide, whoever asks
-has to say which: `SID.HOST`, the name that lists show. Nothing is played in the place of something else.
+proxy recorded it. Then whoever asks has to say which: `SID.HOST`, the name that lists show. Nothing decides between
+them by itself: who is in the hands of somebody else can tell all that a host tells, and earlier.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from teleport.errors import BadRequest
 from teleport.recording.storage import StoredRecording
 
 
-def likely(found: Sequence[StoredRecording], hosts: Collection[str]) -> list[StoredRecording]:
-    """Of a session's recordings those that an id alone may mean; `hosts` told of its start, as far as known."""
-    return [one for one in found if not hosts or one.node_id in hosts]
+def undisputed(found: Sequence[StoredRecording], hosts: Collection[str]) -> bool:
+    """Whether a session has one recording, and that is of the only host that told anything of the session; `hosts` are
+    those that did, as far as known."""
+    return len(found) == 1 and not set(hosts) - {found[0].node_id}
 
 
 def full_name(one: StoredRecording) -> str:

@@ -78,10 +78,19 @@ async def _open_of(backend: Backend, sid: str) -> tuple[dict[str, OpenSession], 
 
 async def hosts_of(backend: Backend, sid: str) -> frozenset[str]:
     """The hosts that told of the session's start; those that told anything of it where none did."""
-    known = await claimants(backend, sid)
-    started = {host for host, began in known.items() if began}
-    started |= {session.host_id for session in (await _open_of(backend, sid))[0].values()}
-    return frozenset(started or known)
+    known = await _hosts(backend, sid)
+    return frozenset({host for host, began in known.items() if began} or known)
+
+
+async def all_hosts_of(backend: Backend, sid: str) -> frozenset[str]:
+    """The hosts that told anything of the session."""
+    return frozenset(await _hosts(backend, sid))
+
+
+async def _hosts(backend: Backend, sid: str) -> dict[str, bool]:
+    """As `claimants`, with those that a version before kept as open only."""
+    opened_there, _ = await _open_of(backend, sid)
+    return await claimants(backend, sid) | {session.host_id: True for session in opened_there.values()}
 
 
 class SessionTracker:
