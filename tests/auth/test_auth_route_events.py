@@ -19,7 +19,7 @@ from tests.auth.test_auth_api import Asking, callers, document, server
 from tests.auth.test_auth_factors import Ann
 from tests.auth.test_auth_session_mfa import careful, otp
 from tests.pki.test_pki_live_proof import evidence
-from tests.security.test_security_recordings import _read, _recorded
+from tests.security.test_security_recordings import RecordingHost, _read, _recorded
 
 from teleport.api import messages as m
 from teleport.api import routes
@@ -44,7 +44,6 @@ CHANGES_WITHOUT_EVENT = {
     "heartbeat": "presence: one every minute of every host; joining and leaving have events",
     "withdraw": "presence of the caller itself, which writes service.stop",
     "intake": "it is the way of events itself",
-    "track_sessions": "what session.start, session.join and their ends told of already; it lapses by itself",
     "hold_connection": "a count that lapses by itself; who is turned away has session.rejected from the node",
     "renew_connections": "likewise",
     "release_connections": "likewise",
@@ -220,7 +219,11 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
             }.get(kind, setting_name(Kind(kind)) if kind in SINGLETONS else "of-admin")
             await recorder.call(f"remove_{kind}", ask(f"remove_{kind}", m.ExpelRequest(name=name)))
         # recordings
-        (sid,) = await recorder.call("complete_recording", lambda: _recorded(auth, "plain"))
+        sid = await _recorded(auth, "plain")
+        first, second = await _recorded(auth, "plain"), await RecordingHost.join(auth)
+        await recorder.call("complete_recording", lambda: second.upload(first, "plain"))
+        third = await RecordingHost.join(auth)
+        await recorder.call("track_sessions", lambda: third.track(first))
         await recorder.call("read_recording", lambda: _read(auth, admin.who, sid))
         needle = m.SearchRecordingsRequest(text="whoami")
         await recorder.call("search_recordings", ask("search_recordings", needle))
