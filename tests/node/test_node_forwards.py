@@ -304,17 +304,25 @@ async def test_what_the_resolver_completes_does_not_get_around_a_deny(
     resolver = tmp_path / "resolv.conf"
     resolver.write_text("nameserver 192.0.2.53\nsearch corp.example.com example.com\n")
     monkeypatch.setattr(search_domains, "RESOLVER", resolver)
-    rebinding = Rebinding(Launcher(launcher_end), [["192.0.2.1"]] * 6)
+    rebinding = Rebinding(Launcher(launcher_end), [["192.0.2.1"]] * 10)
     async with running_lab(cast(Launcher, rebinding)) as lab:
         lab.rules.allow(forward_to=("*:*",))
         lab.rules.deny(forward_to=("secret.corp.example.com:*",))
-        for name in ("secret", "secret.corp", "SECRET", "secret.corp.example.com", "secret.corp.example.com."):
+        for name in ("secret", "SECRET", "secret.corp.example.com", "secret.corp.example.com."):
             ran = await w(lab, tmp_path, f"{name}:80")
             assert "Your roles do not allow" in ran.stderr, name
         assert rebinding.dialled == []
         ran = await w(lab, tmp_path, "secret.:80")
         assert "Connection refused" in ran.stderr, "a name that ends in a dot is whole"
         assert rebinding.dialled == ["192.0.2.1"]
+        rebinding.answers = iter([["192.0.2.1"], ["192.0.2.9"]])  # the second one of secret.corp with a dot at its end
+        ran = await w(lab, tmp_path, "secret.corp:80")
+        assert "Your roles do not allow" in ran.stderr, "what it led to is not the name as it was written"
+        lab.rules.deny(forward_to=("*.example.com:*",))
+        rebinding.answers = iter([["192.0.2.1"]] * 2)
+        ran = await w(lab, tmp_path, "www.other.org:80")
+        assert "Connection refused" in ran.stderr, "a whole name is nobody's else"
+        assert rebinding.asked[-2:] == ["www.other.org", "www.other.org."]
 
 
 async def test_a_forced_command_is_all_there_is(launcher_end: LauncherEnd, tmp_path: Path) -> None:

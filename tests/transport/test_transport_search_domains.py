@@ -34,10 +34,33 @@ def test_a_whole_name_and_localhost_are_completed_with_nothing() -> None:
     assert completed("db.", domains) == completed("LocalHost", domains) == completed("", domains) == ()
 
 
-def test_the_name_that_it_led_to_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def names(host: str, canonical: str, whole: list[str] | None = None) -> tuple[tuple[str, ...], list[str]]:
+    """What counts besides `host`, which led to 192.0.2.1; and what was looked up. None: nothing has that whole name."""
+    asked = []
+
+    async def look_up(name: str) -> list[str]:
+        asked.append(name)
+        if whole is None:
+            raise OSError("no such name")
+        return whole
+
+    return await other_names(host, ["192.0.2.1"], canonical, look_up), asked
+
+
+async def test_a_name_is_what_it_may_have_been_taken_for_and_what_it_led_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "resolv.conf"
     monkeypatch.setattr(subject, "RESOLVER", config)
     monkeypatch.setenv("LOCALDOMAIN", "a.example")
-    assert other_names("db", "real.example") == ("db.a.example", "real.example"), "without a file, too"
+    assert await names("db", "real.example") == (("db.a.example", "real.example"), []), "without a file, too"
     config.write_text("search b.example\n")
-    assert other_names("db", "db") == ("db.a.example", "db.b.example")
+    assert await names("db", "db") == (("db.a.example", "db.b.example"), [])
+    both = ("x.org.a.example", "x.org.b.example")
+    assert await names("x.org", "X.org.") == ((), []), "it led to itself"
+    assert await names("x.org", "x.org.b.example") == (both, ["x.org."])
+    assert await names("x.org", "cdn.net") == ((*both, "cdn.net"), ["x.org."])
+    assert await names("x.org", "cdn.net", ["192.0.2.7"]) == ((*both, "cdn.net"), ["x.org."])
+    assert await names("x.org", "cdn.net", ["192.0.2.7", "192.0.2.1"]) == (("cdn.net",), ["x.org."])
+    assert await names("x.org", "") == (both, ["x.org."]), "nobody says what it led to"
+    assert await names("x.org.", "cdn.net") == (("cdn.net",), [])

@@ -41,9 +41,14 @@ async def resolved(errands: Errands, host: str, port: int) -> tuple[list[Address
     try:
         async with asyncio.timeout(RESOLVE_SECONDS):
             found, canonical = await errands.addresses(host, port)
+
+            async def look_up(name: str) -> list[str]:
+                return (await errands.addresses(name, port))[0]
+
+            also = await other_names(host, found, canonical, look_up)
     except TimeoutError:
         raise ConnectionProblem(f"{host} could not be resolved within {RESOLVE_SECONDS:g} s") from None
-    return list(dict.fromkeys(plain_address(one) for one in found)), other_names(host, canonical)
+    return list(dict.fromkeys(plain_address(one) for one in found)), also
 
 
 async def dialled(errands: Errands, allowed: list[Destination]) -> tuple[socket.socket, Destination]:

@@ -1,16 +1,18 @@
 """What else a resolver may take a name for: with the domains that it tries behind names (resolv.conf(5)).
 
 A rule that denies a name denies it also where a client leaves the end of it to the resolver. So all that the resolver
-could make of it counts, whichever it tries first, and whichever exists.
+could have made of it counts, whichever it tries first, and whichever exists.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
+
+from teleport.errors import TeleportError
 
 RESOLVER: Final = Path("/etc/resolv.conf")
 _NO_COMPLETION: Final = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
@@ -40,16 +42,38 @@ def completed(host: str, domains: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{host}.{domain}" for domain in domains)
 
 
-def other_names(host: str, canonical: str = "") -> tuple[str, ...]:
-    """What this host's resolver may take `host` for, and the name `canonical` that it led to."""
+async def other_names(
+    host: str, addresses: Collection[str], canonical: str, look_up: Callable[[str], Awaitable[Collection[str]]]
+) -> tuple[str, ...]:
+    """What else this host's resolver may have taken `host` for when it found `addresses`, and the name `canonical` that
+    it led to (empty when it is not known).
+
+    A name with a dot is usually whole. That it was taken so is known when it led to itself; else `look_up`, which may
+    raise `OSError` or `TeleportError`, is asked for the addresses of the name with a dot at its end.
+    """
+    itself = _bare(canonical) == _bare(host)
+    led_to = (canonical,) if canonical and not itself else ()
+    names = completed(host, _domains())
+    if names and "." in host and (itself or await _is_whole(host, addresses, look_up)):
+        names = ()
+    return tuple(dict.fromkeys((*names, *led_to)))
+
+
+async def _is_whole(
+    host: str, addresses: Collection[str], look_up: Callable[[str], Awaitable[Collection[str]]]
+) -> bool:
+    try:
+        return set(addresses) <= set(await look_up(f"{host}."))
+    except (OSError, TeleportError):
+        return False
+
+
+def _domains() -> tuple[str, ...]:
     try:
         config = RESOLVER.read_text("utf-8", "replace")
     except OSError:
         config = ""  # the resolver then has its defaults
-    domains = search_domains(config, socket.gethostname(), os.environ.get("LOCALDOMAIN", ""))
-    names = dict.fromkeys((*completed(host, domains), *((canonical,) if canonical else ())))
-    names.pop(host, None)
-    return tuple(names)
+    return search_domains(config, socket.gethostname(), os.environ.get("LOCALDOMAIN", ""))
 
 
 def _bare(domain: str) -> str:

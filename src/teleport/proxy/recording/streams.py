@@ -54,16 +54,24 @@ async def _addresses(host: str, port: int) -> tuple[list[str], tuple[str, ...]]:
         return ["127.0.0.1", "::1"], ()  # of the host, whatever this one calls so
     try:
         async with asyncio.timeout(RESOLVE_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME
-            )
+            found, canonical = await _look_up(host, port)
+
+            async def look_up(name: str) -> list[str]:
+                return (await _look_up(name, port))[0]
+
+            also = await other_names(host, found, canonical, look_up)
     except (OSError, TimeoutError, UnicodeError) as error:
         raise ConnectionProblem(
             f"the proxy does not know the host {host[:200]}", hint="name it by its address"
         ) from error
+    return found or [host], also
+
+
+async def _look_up(host: str, port: int) -> tuple[list[str], str]:
+    """The addresses of a name, and the name that it led to. Raises `OSError` and `UnicodeError`."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
     canonical = next((entry[3] for entry in found if entry[3]), "")
-    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    return addresses or [host], other_names(host, canonical)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found)), canonical
 
 
 class RecordedStream:
