@@ -35,6 +35,9 @@ class Counted(Control):
         self.asked += 1
         return super()._receive(flags)
 
+if sys.argv[3] == "deaf":
+    Counted._spoken = lambda *_: None
+
 control = Counted(int(sys.argv[1]), Transfer(asks=True, looks=False))
 try:
     server = Server(control, sys.argv[2])
@@ -107,10 +110,11 @@ class Client:
 
 
 @contextmanager
-def serving(home: Path, most: int = 0) -> Iterator[Client]:
+def serving(home: Path, most: int = 0, *, deaf: bool = False) -> Iterator[Client]:
+    """`deaf`: no signal tells the server that the daemon has spoken."""
     client, its_end = socket.socketpair()
     daemon, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    words = [sys.executable, "-c", PROGRAM, str(control.fileno()), str(home)]
+    words = [sys.executable, "-c", PROGRAM, str(control.fileno()), str(home), "deaf" if deaf else ""]
     started = subprocess.Popen(
         words, stdin=its_end.fileno(), stdout=its_end.fileno(), stderr=subprocess.PIPE, pass_fds=[control.fileno()]
     )
@@ -158,6 +162,16 @@ def test_requests_cost_no_question_to_a_silent_daemon(tmp_path: Path) -> None:
         client.send_together(*((Packet.READ, place) for _ in range(1000)))
         assert {client.answer()[0] for _ in range(1000)} == {Packet.DATA}
     assert 0 < client.asked < 100
+
+
+def test_without_the_signal_the_daemon_is_heard_all_the_same(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.write_bytes(b"x")
+    with serving(tmp_path, deaf=True) as client:
+        handle = client.open(small, wire.READ)
+        client.say("stop", int.from_bytes(handle, "big"), "no more", "a role changed", 0)
+        client.send(Packet.READ, wire.string(handle), struct.pack(">QI", 0, 1))
+        assert client.status() == Status.PERMISSION_DENIED
 
 
 def test_what_the_daemon_says_is_heard_with_the_next_word_about_it() -> None:

@@ -156,6 +156,10 @@ class Control:
     def _spoken(self, number: int, frame: types.FrameType | None) -> None:
         self._rung = True
 
+    def spoke(self) -> None:
+        """There is something to hear: `poll` says so, whether the signal came or not."""
+        self._rung = True
+
     def hear(self) -> None:
         """Takes what the daemon has said; returns at once."""
         if self._rings and not self._rung:

@@ -83,6 +83,7 @@ class Server:
                 poll.modify(0, select.POLLIN if listening else 0)
             ready = dict(poll.poll())
             if self._control.fileno() in ready:
+                self._control.spoke()
                 self._handles.heed()
                 self._reply(*self._control.replies())
             if 0 in ready and listening:
@@ -142,8 +143,13 @@ class Server:
         poll = select.poll()
         poll.register(1, select.POLLOUT)
         poll.register(self._control.fileno(), select.POLLIN)
-        while 1 not in dict(poll.poll()):
-            self._handles.heed()
+        while True:
+            ready = dict(poll.poll())
+            if self._control.fileno() in ready:
+                self._control.spoke()
+                self._handles.heed()
+            if 1 in ready:
+                return
 
     # requests
 
