@@ -93,8 +93,9 @@ RENEW_HOST = _route(
     m.RenewHostRequest, m.HostCredentials,
 )  # fmt: skip
 RENEW_USER = _route(
-    "renew_user", "POST /certs/user/renew", Verb.CREATE, "*own_user_cert", ("cert.create",), m.Empty, m.UserCerts
-)
+    "renew_user", "POST /certs/user/renew", Verb.CREATE, "*own_user_cert", ("cert.create",),
+    m.RenewUserRequest, m.UserCerts,
+)  # fmt: skip
 # --- second factors for one session
 SESSION_CHALLENGE = _route(
     "session_challenge", "POST /certs/user/session/challenge", Verb.CREATE, "*own_user_cert", (),

@@ -144,9 +144,21 @@ def direct(
 
 
 def through_proxy(
-    open_web: Callable[[], ByteStream], web_host: str, context: ssl.SSLContext, server_name: str
+    open_web: Callable[[], ByteStream],
+    web_host: str,
+    context: ssl.SSLContext,
+    server_name: str,
+    *,
+    target: str = TUNNEL_PATH,
+    headers: Callable[[], Mapping[str, str]] = dict,
+    refused: Callable[[int, bytes], Exception | None] = lambda status, body: None,
 ) -> Callable[[], TLSStream]:
-    """Opens TLS to auth inside a websocket that the proxy relays; the proxy sees ciphertext only."""
+    """Opens TLS to auth inside a websocket that the proxy relays; the proxy sees ciphertext only. `headers` are made
+    for each attempt; `refused` as `WebSocketStream`'s."""
     from teleport.transport.blocking import WebSocketStream
 
-    return lambda: TLSStream(WebSocketStream(open_web(), web_host, TUNNEL_PATH), context, server_name)
+    def connect() -> TLSStream:
+        web = WebSocketStream(open_web(), web_host, target, headers=headers(), refused=refused)
+        return TLSStream(web, context, server_name)
+
+    return connect

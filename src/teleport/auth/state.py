@@ -37,6 +37,7 @@ from teleport.resources.cluster import AuthPreference, ClusterName, NetworkingCo
 from teleport.resources.codec import Resource, from_json, to_json, without_secrets
 from teleport.resources.lock import Lock
 from teleport.resources.role import Role
+from teleport.resources.trusted_cluster import RemoteCluster
 from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.issued import issued_write
@@ -65,7 +66,7 @@ class ClusterState:
         self.keys: AuthorityKeys = keys or StoredKeys()
         self.uses = Uses(backend)
         self._on_events = on_events
-        self._certifier: tuple[tuple[int, int], Certifier] | None = None
+        self._certifier: tuple[tuple[int, ...], Certifier] | None = None
         self._trusted: tuple[tuple[int, int], tuple[TrustedTLSAuthority, ...]] | None = None
         self._identities: OrderedDict[bytes, tuple[tuple[TrustedTLSAuthority, ...], UserIdentity | HostIdentity]] = (
             OrderedDict()
@@ -188,15 +189,31 @@ class ClusterState:
         host = await self.backend.get(records.authority_key("host", self.cluster))
         if user is None or host is None:
             raise TeleportError(f"the cluster {self.cluster} has lost its authorities", hint="restore from a backup")
-        key = (user.revision, host.revision)
+        others = await self._remote_hosts()
+        key = (user.revision, host.revision, *(revision for revision, _ in others))
         if self._certifier is not None and self._certifier[0] == key:
             return self._certifier[1]
         parsed = [from_json(user.value), from_json(host.value)]
         assert isinstance(parsed[0], Authority)
         assert isinstance(parsed[1], Authority)
-        made = await asyncio.to_thread(Certifier, parsed[0], parsed[1], self.keys)
+        made = await asyncio.to_thread(Certifier, parsed[0], parsed[1], self.keys, [one for _, one in others])
         self._certifier = (key, made)  # perhaps an older one than is there by now: the next call looks again
         return made
+
+    async def remote_clusters(self) -> list[str]:
+        """The clusters whose hosts are reached from here."""
+        found = [from_json(item.value) for item in await self.backend.range(records.REMOTE_CLUSTERS)]
+        return [one.name for one in found if isinstance(one, RemoteCluster) and not one.removed]
+
+    async def _remote_hosts(self) -> list[tuple[int, Authority]]:
+        """Their host authorities, each with its revision."""
+        found = []
+        for cluster in await self.remote_clusters():
+            item = await self.backend.get(records.authority_key("host", cluster))
+            authority = from_json(item.value) if item is not None else None
+            if item is not None and isinstance(authority, Authority):
+                found.append((item.revision, authority))
+        return found
 
     async def trusted_tls(self) -> tuple[TrustedTLSAuthority, ...]:
         """Whose TLS certificates this auth service believes, by issuing key (trap T-3)."""

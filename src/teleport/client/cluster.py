@@ -8,19 +8,23 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.api.sync_client import SyncAuthClient, through_proxy
+from teleport.api.sync_client import TUNNEL_PATH, SyncAuthClient, through_proxy
 from teleport.client.addresses import join
 from teleport.client.keystore import Credentials
 from teleport.client.session_mfa import Ask, ask_when_due
 from teleport.errors import ConnectionProblem
 from teleport.transport.blocking import ByteStream, TLSStream
 from teleport.transport.tls import cluster_client_context
+
+if TYPE_CHECKING:
+    from teleport.client.access import Access
 
 MAX_PAGES = 1000
 
@@ -109,6 +113,31 @@ def auth_client(
     if ask is not None:
         ask_when_due(client, credentials, connect, ask)
     return client
+
+
+def cluster_client(access: Access, now: datetime, ask: Ask | None = None) -> SyncAuthClient:
+    """The auth API of the chosen cluster: the one that signed the credentials, or another that trusts it, to which the
+    proxy leads. Raises `NotFound` for a cluster that is not known here, and else nothing until it is called."""
+    credentials, cluster = access.credentials, access.cluster
+    open_web = access.web_api(now).open
+    if cluster == credentials.cluster:
+        return auth_client(credentials, open_web, access.web, ask)
+    from urllib.parse import quote
+
+    from teleport.client import other_clusters
+
+    pems = other_clusters.authorities_of(access)
+    name = auth_server_name(cluster)
+    connect = through_proxy(
+        open_web,
+        join(*access.web),
+        cluster_client_context(pems, credentials.tls_file, credentials.key_file),
+        name,
+        target=f"{TUNNEL_PATH}?cluster={quote(cluster, safe='')}",
+        headers=lambda: other_clusters.proof(credentials, cluster, datetime.now(UTC)),
+        refused=other_clusters.refusal,
+    )
+    return SyncAuthClient(connect, name)
 
 
 def list_nodes(client: SyncAuthClient) -> list[tuple[Node, dict[str, Any]]]:

@@ -142,13 +142,8 @@ def write_keys(
 
 
 def write_authorities(home: Home, files: KeyFiles, signers: Iterable[Signer]) -> None:
-    """Writes `certs.pem`: what a login said of each cluster replaces what was known of it."""
-    known: dict[str, list[str]] = {}
-    for signer in signers:
-        known[signer.cluster] = [pem.strip() + "\n" for pem in signer.tls_certs]
-    for cluster, pem in _authorities(home, files):
-        if cluster not in {signer.cluster for signer in signers}:
-            known.setdefault(cluster, []).append(pem)
+    """Writes `certs.pem`: what a login said of the clusters replaces all that was known."""
+    known = {signer.cluster: [pem.strip() + "\n" for pem in signer.tls_certs] for signer in signers}
     text = "".join(f"# cluster {cluster}\n{pem}" for cluster, pems in known.items() for pem in pems)
     home.write(text.encode(), *files.authorities)
 
@@ -161,6 +156,11 @@ def _authorities(home: Home, files: KeyFiles) -> list[tuple[str, str]]:
 def authorities_of(home: Home, files: KeyFiles, cluster: str) -> tuple[str, ...]:
     """The TLS certificates (PEM) of the host authority of one cluster."""
     return tuple(pem for name, pem in _authorities(home, files) if name == cluster)
+
+
+def clusters_of(home: Home, files: KeyFiles) -> list[str]:
+    """The clusters whose authorities are known by this proxy."""
+    return list(dict.fromkeys(name for name, _ in _authorities(home, files) if name))
 
 
 def remove_keys(home: Home, files: KeyFiles) -> bool:
@@ -195,6 +195,7 @@ class Credentials:
     ssh_certificate: str
     ca_pems: tuple[str, ...]  # of the cluster's host authority
     known_hosts: tuple[str, ...]  # lines
+    authorities: tuple[tuple[str, str], ...] = ()  # cluster and PEM, of every cluster that is known
 
     def parsed(self) -> SSHCertificate:
         return parse_certificate_line(self.ssh_certificate)
@@ -220,6 +221,7 @@ def credentials_of(home: Home, profile: Profile, now: datetime) -> Credentials:
         ssh_certificate=line,
         ca_pems=pems,
         known_hosts=tuple(lines_of(home)),
+        authorities=tuple(_authorities(home, files)),
     )
 
 
@@ -271,16 +273,22 @@ def credentials_of_identity(path: Path, now: datetime) -> Credentials:
         ssh_certificate=identity.ssh_certificate,
         ca_pems=_of_cluster(identity.tls_authorities, cluster),
         known_hosts=identity.known_hosts,
+        authorities=tuple(_named(identity.tls_authorities)),
     )
 
 
 def _of_cluster(pems: Sequence[bytes], cluster: str) -> tuple[str, ...]:
+    return tuple(pem for name, pem in _named(pems) if name == cluster)
+
+
+def _named(pems: Sequence[bytes]) -> list[tuple[str, str]]:
+    """Each authority with the cluster that it names."""
     from cryptography.x509.oid import NameOID
 
     from teleport.pki.x509verify import load_certificate
 
-    def named(pem: bytes) -> bool:
+    found = []
+    for pem in pems:
         names = load_certificate(pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        return any(name.value == cluster for name in names)
-
-    return tuple(pem.decode() for pem in pems if named(pem))
+        found += [(str(name.value), pem.decode()) for name in names]
+    return found

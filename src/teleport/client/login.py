@@ -16,6 +16,7 @@ from teleport.client.dial import Untrusted, clock_difference, open_web, shown_fi
 from teleport.client.hardware_keys import KeyAnswer, find_keys, need_keys, site
 from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
+from teleport.client.other_clusters import unknown
 from teleport.client.profile import Profile
 from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust, parse_trust, trust_by_pin
 from teleport.client.webapi import Certificates, Ping, Signer, WebAPI, claimed_authority
@@ -194,6 +195,8 @@ def _login(
 ) -> Login:
     """What is stored of an answer, once it was compared with what was asked."""
     check_answer(certificates, key.public, user, ping.cluster, api.trust)
+    if route not in (names := [signer.cluster for signer in certificates.signers]):
+        raise unknown(route, names)
     found = Profile(
         name=KeyFiles(address.host, user).proxy,
         web_proxy_addr=join(api.host, api.port),
@@ -326,24 +329,35 @@ def store_renewed(home: Home, found: Profile, certificates: Certificates) -> Non
 
 
 def _store_signers(home: Home, found: Profile, signers: Sequence[Signer]) -> list[str]:
+    files = KeyFiles(found.name, found.user)
     others = {other.root_cluster for other in profile.load_all(home) if other.name != found.name and other.root_cluster}
+    gone = set(keystore.clusters_of(home, files)) - {signer.cluster for signer in signers} - _elsewhere(home, found)
     clusters = known_hosts.cluster_lines(signers)
     own = known_hosts.proxy_lines(signers, found.ssh[0], found.ssh[1], found.root_cluster)
-    keystore.write_authorities(home, KeyFiles(found.name, found.user), signers)
+    keystore.write_authorities(home, files, signers)
+    if gone:
+        known_hosts.forget(home, [f"*.{cluster}" for cluster in gone])
     return known_hosts.update(home, found.ssh[0], own, clusters, others)
+
+
+def _elsewhere(home: Home, found: Profile) -> set[str]:
+    """The clusters that other logins know."""
+    names: set[str] = set()
+    for other in profile.load_all(home):
+        if other.name != found.name:
+            names |= {other.root_cluster, *keystore.clusters_of(home, KeyFiles(other.name, other.user))}
+    return names
 
 
 def log_out(home: Home, found: Profile) -> None:
     """Removes a profile with its keys, and the known hosts that no other profile needs."""
+    known = {found.root_cluster, *keystore.clusters_of(home, KeyFiles(found.name, found.user))}
     keystore.remove_keys(home, KeyFiles(found.name, found.user))
     profile.forget(home, found.name)
     hosts_seen.forget(home, found.name)
     renewal.forget(home, found.name)
-    left = {other.root_cluster for other in profile.load_all(home)}
-    gone = [found.ssh[0]]
-    if found.root_cluster not in left:
-        gone.append(f"*.{found.root_cluster}")
-    known_hosts.forget(home, gone)
+    gone = sorted(known - _elsewhere(home, found))
+    known_hosts.forget(home, [found.ssh[0], *(f"*.{cluster}" for cluster in gone)])
 
 
 def identity_content(login: Login) -> bytes:

@@ -156,9 +156,11 @@ def held_digest(home: Home, found: Profile) -> str:
     from teleport.pki.trust_digest import trust_digest
 
     files = KeyFiles(found.name, found.user)
-    lines = [" ".join(line.split()[2:4]) for line in known_hosts.of_cluster(home, found.root_cluster)]
+    clusters = {found.root_cluster, *keystore.clusters_of(home, files)}
+    lines = [" ".join(line.split()[2:4]) for name in clusters for line in known_hosts.of_cluster(home, name)]
+    pems = [pem for name in clusters for pem in keystore.authorities_of(home, files, name)]
     signer = parse_certificate_line(keystore.ssh_certificate_line(home, found)).signer
-    return trust_digest(lines, keystore.authorities_of(home, files, found.root_cluster), signer)
+    return trust_digest(lines, pems, signer)
 
 
 def ask(home: Home, found: Profile) -> tuple[str, bool]:
@@ -192,7 +194,14 @@ def left_behind(home: Home, found: Profile, now: datetime) -> bool:
 
 
 def renew(home: Home, found: Profile, now: datetime) -> None:
-    """Gets fresh certificates and known hosts. Raises `TeleportError`; then nothing was changed."""
+    """Gets fresh certificates and known hosts, for the chosen cluster and the own one. Raises `TeleportError`; then
+    nothing was changed."""
+    if found.cluster != found.root_cluster:
+        _renew(home, found.with_cluster(found.root_cluster), now)
+    _renew(home, found, now)
+
+
+def _renew(home: Home, found: Profile, now: datetime) -> None:
     from teleport.api import messages as m
     from teleport.api import routes
     from teleport.client.access import profile_trust
@@ -208,7 +217,7 @@ def renew(home: Home, found: Profile, now: datetime) -> None:
     before = keystore.facts(credentials.ssh_certificate)
     key = PrivateKey.load(credentials.private_key).public
     with auth_client(credentials, lambda: open_web(*found.web, trust, timeout=WAIT), found.web) as client:
-        reply = client.call(routes.RENEW_USER, m.Empty())
+        reply = client.call(routes.RENEW_USER, m.RenewUserRequest(route_to_cluster=found.cluster))
     signers = tuple(
         Signer(one.domain_name, tuple(one.checking_keys), tuple(one.tls_certs)) for one in reply.host_signers
     )

@@ -151,7 +151,9 @@ async def way(
     authorities = trusted_authorities(credentials.known_hosts)
     own, theirs = authorities.get(credentials.cluster), authorities.get(access.cluster)
     if own is None or theirs is None:
-        raise BadRequest(f"no authority of {access.cluster} is known here", hint="tsh login")
+        from teleport.client.other_clusters import unknown
+
+        raise unknown(access.cluster, sorted(authorities))
     reach: Callable[[asyncio.Protocol], Awaitable[None]] | None = None
     if access.tls_routing:
         from teleport.client import one_port

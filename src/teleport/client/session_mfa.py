@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teleport.client import keystore
-from teleport.errors import ConnectionProblem
+from teleport.errors import AccessDenied, ConnectionProblem
 
 if TYPE_CHECKING:
     import ssl
@@ -44,6 +44,12 @@ def for_session(
     from teleport.pki.sshformat import USER, parse_certificate_line
 
     credentials = access.credentials
+    if access.cluster != credentials.cluster:
+        raise AccessDenied(
+            f"the cluster {access.cluster} asks for a second factor of its own, which users of {credentials.cluster} "
+            "cannot give there",
+            hint=f"ask an administrator of {access.cluster}: require_session_mfa of the roles that are mapped",
+        )
     before = credentials.parsed().body
     with auth_client(credentials, access.web_api(now).open, access.web) as client:
         challenge = client.call(routes.SESSION_CHALLENGE, m.SessionChallengeRequest(host=host, port=port, login=login))

@@ -61,7 +61,7 @@ def rewrite(home: Home, environment: Mapping[str, str]) -> None:
 
 
 def _write(home: Home, proxies: Sequence[str], environment: Mapping[str, str]) -> Written:
-    sections = [section for name in _active_first(home, proxies) if (section := _section(home, name, environment))]
+    sections = [section for name in _active_first(home, proxies) for section in _sections(home, name, environment)]
     patterns = ssh_include.host_patterns(ssh_include.user_config(environment), home.path(NAME))
     written = ssh_hosts.render(proxies, sections, patterns)
     data = written.text.encode()
@@ -75,21 +75,33 @@ def _active_first(home: Home, proxies: Sequence[str]) -> list[str]:
     return sorted(proxies, key=lambda name: (name != active, name))
 
 
-def _section(home: Home, name: str, environment: Mapping[str, str]) -> Section | None:
-    """None while nobody is logged in there, or what is kept of the login is damaged."""
+def _sections(home: Home, name: str, environment: Mapping[str, str]) -> list[Section]:
+    """The cluster with its hosts, then the clusters that trust it, of which only `*.CLUSTER` is written. Nothing while
+    nobody is logged in there, or what is kept of the login is damaged."""
     try:
         found = profile.load(home, name)
         if found is None:
-            return None
+            return []
+        found = found.with_cluster(found.root_cluster)
         ssh_hosts.check_cluster(found.cluster)
         logins = keystore.facts(keystore.ssh_certificate_line(home, found)).logins
     except TeleportError:
-        return None
+        return []
     seen = hosts_seen.recall(home, name)
     hosts = seen.hosts if seen is not None and seen.cluster == found.cluster else ()
     command = refresh_command(home, name, environment)
+    where = paths(home, found)
     way = way_by_tsh(home, found, environment)
-    return Section(name, found.ssh, found.cluster, paths(home, found), hosts, logins, command, way)
+    sections = [Section(name, found.ssh, found.cluster, where, hosts, logins, command, way)]
+    for other in keystore.clusters_of(home, keystore.KeyFiles(found.name, found.user)):
+        try:
+            ssh_hosts.check_cluster(other)
+        except TeleportError:
+            continue
+        if other != found.cluster:
+            way = way_by_tsh(home, found.with_cluster(other), environment)
+            sections.append(Section(name, found.ssh, other, where, (), logins, command, way))
+    return sections
 
 
 def refresh_command(home: Home, proxy: str, environment: Mapping[str, str]) -> str:

@@ -309,6 +309,8 @@ class Daemon:
             ssh_ready,
         )
         await self._start_tunnels(side)
+        self._doors.ssh["proxy clusters"] = side.clusters.trusted
+        self._tasks.start(side.clusters.trusted.run(), "tunnels to other clusters")
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         self._tasks.start(recording.recorded.uploader.run(), "recording upload of the proxy")

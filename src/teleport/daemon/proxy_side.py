@@ -21,6 +21,7 @@ from teleport.audit.events import AuthFailed
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessRequest, lease_lifetime, why_no_session, why_out_of_reach, why_second_factor_due
 from teleport.clock import Clock
+from teleport.daemon.cluster_side import cluster_side
 from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
@@ -264,6 +265,16 @@ class ProxySide:
             authorities=view.authorities_now,
             headers=headers,
         )
+        self.clusters = cluster_side(
+            view,
+            self.router,
+            self.tunnels,
+            epoch=host.epoch,
+            held=lambda: self._key.held,
+            auth_servers=auth_servers,
+            vouch_to_auth=self._vouch_to_auth,
+        )
+        self.web.others = self.clusters.ways
         self.recording = RecordingSide(
             host, nodename, view, client, emitter, clock, self.router, held=lambda: self._key.held
         )
@@ -335,6 +346,7 @@ class ProxySide:
         self._key.held = held
         await self.router.reload([host_key(held)])
         await self.tunnels.reload([host_key(held)])
+        self.clusters.trusted.renewed()
         for context in self._pinned:
             context.load_cert_chain(held.server_tls_cert_file, held.tls_key_file)
 

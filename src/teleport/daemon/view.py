@@ -156,8 +156,18 @@ class View:
         if host is None or user is None:
             return "", False
         signer = PublicKey.parse(user.spec.active_keys.ssh[0].public_key).blob
-        digest = trust_digest(host.trusted_ssh_keys, host.trusted_tls_certs, signer)
+        hosts = [host, *self.hosts_of_remote_clusters()]
+        keys, certificates = (
+            [line for one in hosts for line in one.trusted_ssh_keys],
+            [pem for one in hosts for pem in one.trusted_tls_certs],
+        )
+        digest = trust_digest(keys, certificates, signer)
         return digest, any(one.spec.rotation.state is RotationState.IN_PROGRESS for one in (host, user))
+
+    def hosts_of_remote_clusters(self) -> list[Authority]:
+        """The host authorities of clusters whose hosts are reached from here, of which users are told."""
+        found = [self.authority_of(AuthorityKind.HOST, one.name) for one in self.remote_clusters() if not one.removed]
+        return [one for one in found if one is not None]
 
     def _retired(self, kind: AuthorityKind, signer: bytes) -> RetiredKeys | None:
         """The generation of keys that a rotation ended and that this key (SSH blob) belongs to."""

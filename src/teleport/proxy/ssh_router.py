@@ -12,7 +12,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID, uuid4
@@ -25,6 +25,7 @@ from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportE
 from teleport.identity import UserIdentity
 from teleport.pki.sshformat import parse_certificate
 from teleport.proxy.lease_step import LeaseStep
+from teleport.proxy.other_clusters import OtherClusters, Traveller
 from teleport.proxy.recording.service import RecordingService
 from teleport.resources.names import canonical_address, not_dialable
 from teleport.ssh.handlers import (
@@ -226,6 +227,7 @@ class SshRouter(SshService):
         self.beside = beside
         self.tunnels: Tunnels | None = None
         self.recording: RecordingService | None = None  # for hosts with a plain sshd
+        self.others: OtherClusters | None = None  # that trust this one
         self.strangers = Heard()
         self.users = Users(config.connections)
 
@@ -275,14 +277,22 @@ class SshRouter(SshService):
         peer: Peer,
         destination: Destination,
         ended: Callable[[], None],
+        certificate: bytes = b"",
     ) -> NodeLeg:
         """Finds, dials and greets the node. Raises `TeleportError` with a sentence for the user.
 
-        `key` is the fingerprint of the key that the client proved.
+        `key` is the fingerprint of the key that the client proved, `certificate` what it proved it with; only with it
+        does a connection lead to other clusters.
         """
         refused = self.directory.why_no_session(identity, peer.host)
         if refused is not None:
             raise Forbidden(refused)
+        if self.others is not None and certificate:
+            elsewhere = self.others.meant(destination, identity)
+            if elsewhere is not None:
+                who = Traveller(identity, certificate, peer, elsewhere.cluster)
+                return await self.others.lead(who, channel, elsewhere, ended)
+            destination = replace(destination, cluster=self.config.cluster)
         asked = destination.cluster or identity.route_to_cluster
         node = resolve(
             Destination(destination.host, destination.port, asked),
@@ -465,7 +475,9 @@ class _Connection:
         """As `SshRouter.lead`, with refusals put on record."""
         try:
             self._router.certificates.verify_user(self._certificate)  # it counted when the connection began
-            return await self._router.lead(channel, self._identity, self._key, self._peer, destination, ended)
+            return await self._router.lead(
+                channel, self._identity, self._key, self._peer, destination, ended, self._certificate
+            )
         except TeleportError as error:
             hidden = self._router.why_not_found(self._identity, destination) if isinstance(error, NotFound) else ""
             self.denied(f"proxy:{destination}", on_record(error) + hidden)

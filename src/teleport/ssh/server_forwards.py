@@ -178,6 +178,8 @@ class ClientView:
             async with asyncio.timeout(seconds):
                 await channel._open_forward(lambda: deliveries(channel, make), kind, *arguments)
         except (ChannelOpenError, ConnectionError) as error:
+            if isinstance(what, ToHost) and isinstance(error, ChannelOpenError):
+                return Refusal(error.reason, tried=error.code != OPEN_ADMINISTRATIVELY_PROHIBITED)
             return Refusal(f"the client does not take it: {error}", tried=True)
         except TimeoutError:
             channel.give_up()

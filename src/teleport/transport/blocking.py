@@ -16,7 +16,7 @@ import http.client
 import io
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from teleport.errors import ConnectionProblem
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 AGAIN = "try again; if it stays so, the log of the far end says why"
 AGAIN_OR_LOGIN = f"after a rotation of the cluster's authorities: tsh login; else {AGAIN}"
 CHUNK = 65536  # bytes asked for at once
+MAX_REFUSAL = 4096  # bytes of why a websocket was refused
 
 
 class NotBegun(ConnectionResetError):
@@ -153,11 +154,22 @@ class WebSocketStream:
     The far end is not believed: what it sends wrong is a `ConnectionProblem`, and its text is not repeated.
     """
 
-    def __init__(self, inner: ByteStream, host: str, target: str) -> None:
+    def __init__(
+        self,
+        inner: ByteStream,
+        host: str,
+        target: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        refused: Callable[[int, bytes], Exception | None] = lambda status, body: None,
+    ) -> None:
+        """`refused` makes the error of a handshake that was refused, from status and body (as far as it came)."""
         from wsproto import ConnectionType, WSConnection
 
         self._inner = inner
         self._host = host
+        self._headers = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        self._refused = refused
         self._connection = WSConnection(ConnectionType.CLIENT)
         self._buffer = bytearray()
         self._ended = False
@@ -171,7 +183,10 @@ class WebSocketStream:
         from wsproto.events import AcceptConnection, RejectConnection, RejectData
         from wsproto.events import Request as Handshake
 
-        self._inner.sendall(self._connection.send(Handshake(host=self._host, target=target)))
+        self._inner.sendall(
+            self._connection.send(Handshake(host=self._host, target=target, extra_headers=self._headers))
+        )
+        status, body = 0, bytearray()
         while True:
             data = self._inner.recv(CHUNK)
             if not data:
@@ -184,8 +199,16 @@ class WebSocketStream:
                 if isinstance(event, AcceptConnection):
                     self._take(events[position + 1 :])
                     return
+                if isinstance(event, RejectConnection):
+                    status = event.status_code
+                if isinstance(event, RejectData):
+                    body += event.data
                 if isinstance(event, (RejectConnection, RejectData)):
-                    status = getattr(event, "status_code", "")
+                    more = event.has_body if isinstance(event, RejectConnection) else not event.body_finished
+                    if more and len(body) < MAX_REFUSAL:
+                        continue
+                    if error := self._refused(status, bytes(body[:MAX_REFUSAL])):
+                        raise error
                     raise ConnectionProblem(
                         f"{self._host} opened no tunnel at {target}: HTTP status {status}",
                         hint="check that the address is a proxy's web address, and that auth runs",

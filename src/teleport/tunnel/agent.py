@@ -41,6 +41,7 @@ LOGIN_SECONDS: Final = 15.0  # for all that follows
 PING: Final = KeepAlive(15.0, 2)
 
 Seeds = Callable[[], Awaitable[Sequence[str]]]
+Serve = Callable[[bytes, Channel], Awaitable[NodeLeg | Refusal]]
 
 
 class Hosts(Protocol):
@@ -76,10 +77,12 @@ class TunnelAgent:
         changed: Callable[[], None],
         clock: Clock,
         ended: Callable[[HostIdentity, tuple[str, int], str], None] = lambda proxy, peer, reason: None,
+        serve: Serve | None = None,
     ) -> None:
         """`key` gives the host's key and certificate as they are now; `seeds` the addresses to begin with; `accept`
         takes a client as a listener would; `changed` hears that `proxies` are others now; `ended` that the tunnel to a
-        proxy which may not be here any more was ended, with that proxy, where it was, and why."""
+        proxy which may not be here any more was ended, with that proxy, where it was, and why. With `serve`, which
+        connects what another cluster's proxy asks for (`proxy.from_clusters`), nobody is handed to `accept`."""
         self.config = config
         self._hosts = hosts
         self._key = key
@@ -87,6 +90,7 @@ class TunnelAgent:
         self._accept = accept
         self._changed = changed
         self.clock = clock
+        self.serve = serve
         self._ended = ended
         self._ways = Ways(config.configured)
         self._check_due = False
@@ -107,6 +111,11 @@ class TunnelAgent:
     def tunnels(self) -> int:
         """How many stand."""
         return len(self._state.held)
+
+    @property
+    def carried(self) -> int:
+        """How many clients are led here."""
+        return sum(link.carried for link in self._links.values())
 
     async def wait_first(self, seconds: float) -> bool:
         """Waits a while for the first tunnel; whether there has been one."""
@@ -322,7 +331,7 @@ class _Link:
         self._stands = False
         self._news: m.News | None = None  # that came before the tunnel stood
         self._finishing = False
-        self._carried = 0
+        self.carried = 0
 
     def proved(self, proxy: HostIdentity) -> None:
         """The proxy at the other end; its certificate lasts as long as it says."""
@@ -366,6 +375,8 @@ class _Link:
             self._news = news
 
     async def arrive(self, data: bytes, channel: Channel) -> StreamHandler | Refusal:
+        if self._agent.serve is not None:
+            return await self._served(self._agent.serve, data, channel)
         try:
             dial = m.decode(data, m.Dial)
         except BadRequest as error:
@@ -375,21 +386,37 @@ class _Link:
             return Refusal("This host takes connections to its own node service, and no others.")
         if not self._trusted:
             return Refusal("This host does not believe the certificate of this proxy any more.")
-        self._carried += 1
+        self.carried += 1
         arrival = _Arrival(self)
         # only in the next turn is the channel open, and the node service speaks first
         asyncio.get_running_loop().call_soon(arrival.begin, self._agent, channel, self.peer)
         return arrival
 
+    async def _served(self, serve: Serve, data: bytes, channel: Channel) -> StreamHandler | Refusal:
+        if not self._trusted:
+            return Refusal("The certificate of this proxy is not believed any more.", tried=True)
+        self.carried += 1
+        leg: NodeLeg | Refusal = Refusal("it broke off", tried=True)
+        try:
+            leg = await serve(data, channel)
+        finally:
+            if isinstance(leg, Refusal):
+                self.let_go()
+        if isinstance(leg, Refusal):
+            return leg
+        arrival = _Arrival(self)
+        arrival.leg = leg
+        return arrival
+
     def let_go(self) -> None:
-        self._carried -= 1
-        if self._finishing and not self._carried:
+        self.carried -= 1
+        if self._finishing and not self.carried:
             self.abort()
 
     def finish(self) -> None:
         """Ends when it carries nobody."""
         self._finishing = True
-        if not self._carried:
+        if not self.carried:
             self.abort()
 
     def abort(self) -> None:

@@ -38,6 +38,7 @@ from teleport.transport.limits import Heard
 from teleport.transport.probes import Probed
 from teleport.transport.slots import Slots
 from teleport.tunnel import messages as m
+from teleport.tunnel.clusters import ClusterTunnels, Gone
 from teleport.tunnel.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class TunnelServer(SshService):
         self.emitter = emitter
         self.clock = clock
         self.registry: Registry[Tunnel] = Registry()
+        self.clusters: ClusterTunnels | None = None  # tunnels of other clusters' proxies
         self.strangers = Heard()
         self.denied = Heard()  # what hosts ask for and do not get
         self.unregistered = Counter[str]()  # connections by host, from when it has proved itself
@@ -133,7 +135,7 @@ class TunnelServer(SshService):
             tried.append(tunnel)
             try:
                 return await tunnel.connect(make)
-            except _Gone as error:  # it has heard nothing of the client, so another may
+            except Gone as error:  # it has heard nothing of the client, so another may
                 problem = error
         raise problem
 
@@ -212,7 +214,7 @@ class TunnelServer(SshService):
 
     def left(self, tunnel: Tunnel) -> None:
         self._all.discard(tunnel)
-        self.registry.remove(tunnel)
+        tunnel.registry.remove(tunnel)
 
     def put_on_record(self, cls: type[ServerEvent], login: str, peer: Peer, **fields: Any) -> None:
         """Emits an event about a host's connection."""
@@ -241,10 +243,6 @@ class TunnelServer(SshService):
             self.put_on_record(AuthFailed, login[:200], peer, error=told)
 
 
-class _Gone(ConnectionProblem):
-    """A tunnel ended before its host had answered."""
-
-
 class _Gate:
     """Lets host certificates of role Node in."""
 
@@ -255,20 +253,33 @@ class _Gate:
     async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
         server = self._server
         try:
+            if server.clusters is not None and (cluster := server.clusters.claimed(login)):
+                return self._of_cluster(server.clusters, cluster, login, certificate)
             identity = server.hosts.verify_host(certificate)
             if identity.role is not SystemRole.NODE:
                 raise AccessDenied(f"a certificate of the role {identity.role} keeps no tunnel")
             if login != m.server_id(identity.host_id, server.config.cluster):
                 raise AccessDenied(f"the host {identity.host_id} logs in as {login[:200]!r}, which is not itself")
-            if server.unregistered[identity.host_id] >= UNREGISTERED:
-                raise AccessDenied(
-                    f"the host {identity.host_id} has {UNREGISTERED} connections that have not become tunnels yet"
-                )
-        except AccessDenied as error:
+            self._check_unregistered(identity.host_id)
+        except TeleportError as error:
             detail = getattr(error, "detail", "")
             server.stranger_failed(login, self._peer, f"{error.message} {detail}".strip())
             return Refusal.told(error.message, error.hint)
         return Tunnel(server, identity, certificate, login, self._peer)
+
+    def _check_unregistered(self, name: str) -> None:
+        if self._server.unregistered[name] >= UNREGISTERED:
+            raise AccessDenied(f"the host {name} has {UNREGISTERED} connections that have not become tunnels yet")
+
+    def _of_cluster(self, clusters: ClusterTunnels, cluster: str, login: str, certificate: bytes) -> Tunnel:
+        """A proxy of another cluster."""
+        identity, registry = clusters.verify(cluster, login, certificate)
+        self._check_unregistered(login)
+
+        def verify(shown: bytes) -> HostIdentity:
+            return clusters.clusters.verify_proxy(cluster, shown)
+
+        return Tunnel(self._server, identity, certificate, login, self._peer, registry, verify)
 
     def failed(self, login: str, reason: str) -> None:
         self._server.stranger_failed(login, self._peer, reason)
@@ -278,9 +289,22 @@ class Tunnel:
     """One host's connection (`ssh.handlers.ConnectionHandler`)."""
 
     def __init__(
-        self, server: TunnelServer, identity: HostIdentity, certificate: bytes, login: str, peer: Peer
+        self,
+        server: TunnelServer,
+        identity: HostIdentity,
+        certificate: bytes,
+        login: str,
+        peer: Peer,
+        registry: Registry[Tunnel] | None = None,
+        verify: Callable[[bytes], HostIdentity] | None = None,
     ) -> None:
+        """`registry` is where the tunnel of another cluster's proxy belongs, `verify` says whose certificate it is
+        then: the UUIDs of other clusters are never mixed with those of hosts here."""
         self._server = server
+        self.registry = registry if registry is not None else server.registry
+        self._verify = verify or server.hosts.verify_host
+        self._name = login if registry is not None else identity.host_id
+        self._role = identity.role
         self._certificate = certificate
         self._login = login
         self._peer = peer
@@ -294,7 +318,7 @@ class Tunnel:
         self.opening = 0  # clients whom the host has not taken yet
         self._wrong = 0  # registrations
         self._counted = True
-        server.unregistered[self.host_id] += 1
+        server.unregistered[self._name] += 1
 
     @property
     def in_use(self) -> bool:
@@ -306,9 +330,9 @@ class Tunnel:
         if self._counted:
             self._counted = False
             unregistered = self._server.unregistered
-            unregistered[self.host_id] -= 1
-            if not unregistered[self.host_id]:
-                del unregistered[self.host_id]
+            unregistered[self._name] -= 1
+            if not unregistered[self._name]:
+                del unregistered[self._name]
 
     def began(self, client: Client) -> None:
         self._client = client
@@ -333,7 +357,7 @@ class Tunnel:
                 loop.call_soon(self._abort, "what it registers cannot be read")
             return None
         self.epoch = said.epoch
-        if not server.registry.add(self):
+        if not self.registry.add(self):
             self._refuse("the host has too many tunnels")
             loop.call_soon(self._abort, "too many tunnels")
             return None
@@ -351,10 +375,19 @@ class Tunnel:
 
     async def connect(self, make: Callable[[], P]) -> P:
         """As `TunnelServer.connect`, by this tunnel."""
+        dial = m.Dial(server_id=m.server_id(self.host_id, self._server.config.cluster))
+        made = await self.open(m.encode(dial), make)
+        if isinstance(made, Refusal):
+            raise ConnectionProblem(f"the host {self.host_id} did not take the client: {made.message}")
+        return made
+
+    async def open(self, dial: bytes, make: Callable[[], P]) -> P | Refusal:
+        """Connects the protocol that `make` gives with what the message asks the other end for; a refusal that was not
+        `tried` is the other end's own. Raises `Gone`."""
         made: list[P] = []
         client = self._client
         if client is None:
-            raise _Gone(f"the tunnel of the host {self.host_id} has ended")
+            raise Gone(f"the tunnel of the host {self.host_id} has ended")
 
         def begin(channel: Channel) -> StreamHandler:
             leg = NodeLeg(channel, b"", channel.close)
@@ -367,19 +400,16 @@ class Tunnel:
             self.carried += 1
             return _Carried(self, leg)
 
-        dial = m.Dial(server_id=m.server_id(self.host_id, self._server.config.cluster))
         self.opening += 1
         try:
-            refused = await client.open(ToHost(m.encode(dial)), begin, seconds=OPEN_SECONDS)
+            refused = await client.open(ToHost(dial), begin, seconds=OPEN_SECONDS)
         finally:
             self.opening -= 1
             self._end_if_unused()
         if refused is not None or not made:
             if self._client is None:
-                raise _Gone(f"the tunnel of the host {self.host_id} ended before it took the client")
-            raise ConnectionProblem(
-                f"the host {self.host_id} did not take the client: {refused.message if refused else 'it is gone'}"
-            )
+                raise Gone(f"the tunnel of the host {self.host_id} ended before it took the client")
+            return refused or Refusal("it is gone", tried=True)
         return made[0]
 
     def let_go(self) -> None:
@@ -394,24 +424,24 @@ class Tunnel:
     def reconsider(self) -> None:
         """Ends at once for a host that may not be here; takes nobody new once its certificate does not count."""
         try:
-            self._server.hosts.verify_host(self._certificate)
+            self._verify(self._certificate)
         except CertificateRefused:
             self.retire()
         except TeleportError as error:
             log.warning("tunnel of the host %s ended: %s", self.host_id, error.message)
             self._server.put_on_record(
-                TunnelEnded, self._login, self._peer, host=self.host_id, role="Node", reason=error.message
+                TunnelEnded, self._login, self._peer, host=self.host_id, role=str(self._role), reason=error.message
             )
             self._abort(error.message)
 
     def retire(self) -> None:
         """Takes nobody new; ends when it carries nobody."""
         self._retired = True
-        self._server.registry.remove(self)
+        self.registry.remove(self)
         self._end_if_unused()
 
     def _abort(self, reason: str) -> None:
-        self._server.registry.remove(self)
+        self.registry.remove(self)
         if self._client is not None:
             self._client.abort(reason)
 

@@ -34,6 +34,7 @@ from teleport.web import messages as wm
 from teleport.web import pages
 from teleport.web.attempts import Attempts
 from teleport.web.bodies import body_of, browser_login_reply, certs_reply, client_address, failure, reply
+from teleport.web.clusters import OtherClusters, list_clusters, relay_to_cluster
 from teleport.web.pages import check_csrf, qr_png, secure
 from teleport.web.tunnel import Relays, peer_of, relay_inside, relay_to_auth
 from teleport.wire.alpn import UPGRADE_PATH
@@ -91,6 +92,7 @@ class WebService:
         self._attempts = Attempts(clock)
         self.edge = HTTPListener("proxy web", limits=config.connections, headers=headers)
         self._relays = Relays(max_tunnels, time.monotonic)
+        self.others: OtherClusters | None = None  # that trust this one
 
     def build_app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._edge])
@@ -115,6 +117,7 @@ class WebService:
             add("GET", f"{prefix}/webapi/users/password/token/{{token}}", self._password_token)
             add("PUT", f"{prefix}/webapi/users/password/token", self._finish_password_token)
             add("GET", f"{prefix}/webapi/auth/tunnel", self._tunnel)
+            add("GET", f"{prefix}/webapi/sites", self._sites)
             add("GET", f"{prefix}{UPGRADE_PATH}", self._upgrade)
         add("GET", "/", pages.to_web)
         add("GET", "/web", pages.landing)
@@ -363,12 +366,16 @@ class WebService:
 
     async def _tunnel(self, request: web.Request) -> web.StreamResponse:
         _no_browsers(request)
-        client, transport = peer_of(request), request.transport
+        client, transport, cluster = peer_of(request), request.transport, request.query.get("cluster", "")
         relay = self._relays.enter(
             who_tries(request.remote or ""), transport.abort if transport else lambda: None, of_one=TUNNELS_OF_ONE
         )
         try:
             with self.edge.endless(request):
+                if cluster not in ("", self._config.cluster):
+                    return await relay_to_cluster(
+                        request, self._elsewhere(), cluster, lambda: self._relays.carried(relay)
+                    )
                 return await relay_to_auth(
                     request,
                     self._config.auth_servers,
@@ -377,6 +384,17 @@ class WebService:
                 )
         finally:
             self._relays.leave(relay)
+
+    def _elsewhere(self) -> OtherClusters:
+        if self.others is None:
+            raise NotFound("this proxy leads to no other cluster")
+        return self.others
+
+    async def _sites(self, request: web.Request) -> web.Response:
+        """The clusters that trust this one, as far as a user may go there."""
+        if "Origin" in request.headers:
+            raise AccessDenied("this list is for tsh")
+        return list_clusters(request, self._elsewhere())
 
     async def _upgrade(self, request: web.Request) -> web.StreamResponse:
         """A connection to this port within a request, for clients behind a balancer that ends TLS.

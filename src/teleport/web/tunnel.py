@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import WSMsgType, web
 
@@ -93,15 +93,25 @@ async def relay_to_auth(
     first: Callable[[], bytes] = lambda: b"",
     carried: Callable[[], None] = lambda: None,
 ) -> web.StreamResponse:
-    """Answers `request` with a websocket and copies both ways until either end closes.
+    """Answers `request` with a websocket to auth and copies both ways until either end closes.
 
     `first` makes what auth reads before the client's first byte: the line that says who the client is. `carried` is
     called for each piece.
     """
+    return await relay(request, lambda: dial_auth(addresses), first, carried)
+
+
+async def relay(
+    request: web.Request,
+    dial: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]],
+    first: Callable[[], bytes] = lambda: b"",
+    carried: Callable[[], None] = lambda: None,
+) -> web.StreamResponse:
+    """As `relay_to_auth`, with what `dial` connects with."""
     socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, heartbeat=30, timeout=2)
     if not socket.can_prepare(request):
         raise BadRequest("the tunnel to auth is a websocket")
-    reader, writer = await dial_auth(addresses)
+    reader, writer = await dial()
     try:
         writer.write(first())
         await socket.prepare(request)

@@ -108,6 +108,12 @@ class UserCerts(Message, frozen=True, kw_only=True):
     signed_by: str = ""  # SHA256:... fingerprint of the SSH key of the authority that signed
 
 
+class RenewUserRequest(Request, frozen=True, kw_only=True):
+    """A user has the own certificates made anew, perhaps to go to another cluster."""
+
+    route_to_cluster: str = ""  # empty: as the certificates say
+
+
 class LoginRequest(Request, frozen=True, kw_only=True):
     """A proxy passes on what a person proved. `client_addr` is the person's, as the proxy saw it. The second factor is
     `factor`, or a code in `otp_token`."""

@@ -113,8 +113,10 @@ class _HostSigners:
 class Certifier:
     """Signs with the active keys of a cluster's user and host authorities. Keys are parsed once for each revision."""
 
-    def __init__(self, user: Authority, host: Authority, keys: AuthorityKeys) -> None:
-        """Loads the keys, which blocks. Raises `TeleportError` when one is not where `keys` looks."""
+    def __init__(self, user: Authority, host: Authority, keys: AuthorityKeys, others: Sequence[Authority] = ()) -> None:
+        """Loads the keys, which blocks. Raises `TeleportError` when one is not where `keys` looks. `others` are the
+        host authorities of other clusters, of which users are told."""
+        self._others = tuple(others)
         self._cluster = user.spec.cluster_name
         self._hosts = host
         self._user_ssh = _private(keys, user.spec.active_keys.ssh[0].private_key, "user")
@@ -175,7 +177,7 @@ class Certifier:
             username=grant.user,
             cert=ssh,
             tls_cert=pem_of(tls).decode(),
-            host_signers=signers([self._hosts]),
+            host_signers=signers([self._hosts, *self._others]),
             expires=now + grant.ttl,
             roles=list(grant.roles),
             logins=list(grant.logins),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from teleport.api import messages as m
@@ -19,7 +20,7 @@ from teleport.authz.decision import AccessDenial
 from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal
 from teleport.backend.interface import Exists
 from teleport.clock import Clock
-from teleport.errors import AccessDenied, BadRequest, LimitExceeded
+from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import certificate_key, load_certificate
@@ -75,9 +76,14 @@ class Renewals:
 
         return handler
 
-    async def renew(self, caller: Caller, request: m.Empty) -> m.UserCerts:
-        """Certificates for the key of the caller's own, which end when those do. Raises `AccessDenied`, and
-        `LimitExceeded` when it is asked for too often."""
+    async def _known(self, cluster: str) -> None:
+        """Raises `NotFound` for a cluster to which no certificate leads."""
+        if cluster != self._state.cluster and cluster not in await self._state.remote_clusters():
+            raise NotFound(f"the cluster {cluster[:100]!r} is not known here", hint="tsh clusters")
+
+    async def renew(self, caller: Caller, request: m.RenewUserRequest) -> m.UserCerts:
+        """Certificates for the key of the caller's own, which end when those do; perhaps to go to another cluster.
+        Raises `AccessDenied`, `NotFound` for a cluster that is none, `LimitExceeded` when asked for too often."""
         now = self._state.clock.now()
         serial = caller.identity.serial if isinstance(caller.identity, UserIdentity) else ""
         former = await self._state.record(issued_key("user", serial), IssuedCert)  # read before the locks are
@@ -90,6 +96,9 @@ class Renewals:
         )
         if isinstance(decision, AccessDenial):
             raise Denied(decision)
+        if request.route_to_cluster:
+            await self._known(request.route_to_cluster)
+            decision = replace(decision, route_to_cluster=request.route_to_cluster)
         shown = load_certificate(caller.certificate)
         self._rate.take(f"user {decision.user} {certificate_key(shown).fingerprint()}")
         subject = decode_user(shown.subject)

@@ -11,6 +11,7 @@ from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, cluster_option, now, takes_flags
 from teleport.client import keystore, profile, ssh_include, ssh_install
 from teleport.client.addresses import ProxyAddress
+from teleport.client.other_clusters import unknown
 from teleport.client.profile import Profile
 from teleport.client.ssh_config import openssh_block
 from teleport.client.ssh_hosts import counted
@@ -27,7 +28,8 @@ def _profile(flags: Flags) -> Profile:
 @cluster_option
 @takes_flags
 def config(flags: Flags, wish: str | None, cluster: str) -> None:
-    """Print configuration for OpenSSH: with it ssh, scp and sftp reach HOST.CLUSTER.
+    """Print configuration for OpenSSH: with it ssh, scp and sftp reach HOST.CLUSTER, of this cluster and of those that
+    trust it.
 
     It goes to the end of ~/.ssh/config, or into a file for ssh -F. With --install nothing is printed: one Include line
     at the top of ~/.ssh/config takes in a file below ~/.tsh with a Host line for each host, so that ssh HOST works and
@@ -41,19 +43,26 @@ def config(flags: Flags, wish: str | None, cluster: str) -> None:
     if wish == "install":
         _install(flags, cluster)
         return
-    found = _profile(flags).with_cluster(cluster) if cluster else _profile(flags)
-    keystore.ssh_certificate_line(flags.home, found)
+    found = _profile(flags)
+    names = keystore.clusters_of(flags.home, keystore.KeyFiles(found.name, found.user))
+    if cluster and cluster not in names:
+        raise unknown(cluster, names)
     refresh = ssh_install.refresh_command(flags.home, found.name, os.environ)
-    way = ssh_install.way_by_tsh(flags.home, found, os.environ)
-    render.out(openssh_block(found.name, found.ssh, found.cluster, ssh_install.paths(flags.home, found), refresh, way))
+    root = found.with_cluster(found.root_cluster)  # its certificate leads to all of them
+    keystore.ssh_certificate_line(flags.home, root)
+    for name in [cluster] if cluster else list(dict.fromkeys([root.cluster, *names])):
+        way = ssh_install.way_by_tsh(flags.home, found.with_cluster(name), os.environ)
+        paths = ssh_install.paths(flags.home, root)
+        render.out(openssh_block(found.name, found.ssh, name, paths, refresh, way))
 
 
 def _install(flags: Flags, cluster: str) -> None:
     from teleport.cli.tsh.nodes import remember_hosts
 
     found = _profile(flags)
-    if cluster not in ("", found.cluster) or found.cluster != found.root_cluster:
+    if cluster not in ("", found.root_cluster):
         raise BadRequest("--install lists the hosts of the cluster that was logged in to", hint="tsh login")
+    found = found.with_cluster(found.root_cluster)
     if flags.identity:
         raise BadRequest("--install needs a login, which it keeps fresh; an identity file is none", hint="tsh login")
     remember_hosts(flags, found)

@@ -40,7 +40,7 @@ def _join(flags: Flags, sid: str, mode: str, cluster: str) -> int:
 
     from teleport.cli.tsh.ssh import connected
     from teleport.client import system
-    from teleport.client.cluster import auth_client
+    from teleport.client.cluster import cluster_client
     from teleport.client.joining import find_session, target_of
     from teleport.recording.format import canonical_name
 
@@ -50,7 +50,7 @@ def _join(flags: Flags, sid: str, mode: str, cluster: str) -> int:
             "tsh cannot drive a terminal on this system", hint=f"ssh -t -o SetEnv=TELEPORT_SESSION={sid[:36]} HOST"
         )
     found = access(flags, cluster)
-    with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
+    with cluster_client(found, now()) as client:
         target = target_of(find_session(client, sid), mode, with_terminal=sys.stdin.isatty())
     sys.stdout.flush()
     return connected(found, target)

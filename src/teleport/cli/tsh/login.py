@@ -46,6 +46,9 @@ def login(
     user = flags.user or (known.user if known else "") or _local_user()
     if out:
         _check_free(out, form, overwrite)
+    elif known and not flags.ttl and _switched(flags, known, address, user, cluster, pins):
+        _show(home)
+        return
     elif known and not flags.ttl and _still_good(home, known, address, user, cluster, pins):
         profiles.save(home, known.with_cluster(cluster or known.cluster))
         _show(home)
@@ -53,6 +56,27 @@ def login(
         _refresh_hosts(flags, known.name)
         return
     _log_in(flags, home, address, known, user, cluster, pins, out, form, browser=browser)
+
+
+def _switched(
+    flags: Flags, known: Profile, address: ProxyAddress, user: str, cluster: str, pins: tuple[str, ...]
+) -> bool:
+    """Whether another cluster is chosen by the login that there is: its certificates are made anew to lead there, and
+    nothing needs to be typed. Raises `NotFound` for a cluster that is none."""
+    home = flags.home
+    if cluster in ("", known.root_cluster) or not _still_good(home, known, address, user, known.root_cluster, pins):
+        return False
+    from teleport.client import keystore, renewal
+    from teleport.client.other_clusters import unknown
+
+    files = keystore.KeyFiles(known.name, known.user)
+    renewal.renew(home, known.with_cluster(known.root_cluster), now())  # says which clusters there are now
+    if cluster not in (names := keystore.clusters_of(home, files)):
+        raise unknown(cluster, names)
+    chosen = known.with_cluster(cluster)
+    renewal.renew(home, chosen, now())
+    profiles.save(home, chosen)
+    return True
 
 
 def log_in_again(flags: Flags) -> None:

@@ -12,7 +12,7 @@ import click
 from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_flags
 from teleport.client.addresses import parse_labels
-from teleport.errors import BadRequest, NotFound, TeleportError
+from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 
 if TYPE_CHECKING:
     from teleport.client.access import Access
@@ -33,7 +33,7 @@ MAX_CELL = 120  # characters of a host's own words in a table; `-v` and JSON sho
 @takes_flags
 def ls(flags: Flags, labels: str, verbose: bool, form: str, _list: bool, one: str, cluster: str) -> None:
     """List the hosts that you may reach. LABELS: k=v[,k=v], all must match."""
-    from teleport.client.cluster import auth_client, list_nodes
+    from teleport.client.cluster import cluster_client, list_nodes
 
     if (_list or one) and form != "ansible":
         raise BadRequest("--list and --host are for Ansible", hint="--format=ansible")
@@ -42,8 +42,7 @@ def ls(flags: Flags, labels: str, verbose: bool, form: str, _list: bool, one: st
         return
     wanted = parse_labels(labels)
     found: Access = access(flags, cluster)
-    only_own(found)
-    with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
+    with cluster_client(found, now()) as client:
         listed = list_nodes(client)
     nodes = [pair for pair in listed if pair[0].matches(wanted)]
     if form == "json":
@@ -64,7 +63,7 @@ def ls(flags: Flags, labels: str, verbose: bool, form: str, _list: bool, one: st
         render.out("".join(f"{render.printable(word)}\n" for word in words))
     else:
         render.out(nodes_table([node for node, _ in nodes], verbose=verbose))
-    if not flags.identity:
+    if not flags.identity and found.cluster == found.credentials.cluster:
         _keep(flags.home, found.web[0], found.cluster, [node for node, _ in listed])
 
 
@@ -74,7 +73,7 @@ def remember_hosts(flags: Flags, profile: Profile) -> None:
     from teleport.client.access import from_profile
     from teleport.client.cluster import auth_client, list_nodes
 
-    found = from_profile(flags.home, profile.web_proxy_addr, profile.user, "", now())
+    found = from_profile(flags.home, profile.web_proxy_addr, profile.user, profile.root_cluster, now())
     with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
         nodes = [node for node, _ in list_nodes(client)]
     hosts_seen.remember(flags.home, profile.name, found.cluster, [(node.hostname, node.id) for node in nodes])
@@ -134,12 +133,6 @@ def _cut(text: str) -> str:
     return text if len(text) <= MAX_CELL else text[: MAX_CELL - 1] + "…"
 
 
-def only_own(found: Access) -> None:
-    """Raises `NotFound` for a cluster whose hosts this one's auth does not list."""
-    if found.cluster != found.credentials.cluster:
-        raise NotFound(f"the cluster {found.cluster} is not known here", hint="tsh clusters")
-
-
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="without headings")
 @click.option("-f", "--format", "form", type=click.Choice(["text", "json"]), default="text")
@@ -147,7 +140,7 @@ def only_own(found: Access) -> None:
 def clusters(flags: Flags, quiet: bool, form: str) -> None:
     """List the clusters that you may reach through this proxy."""
     found: Access = access(flags, "")
-    rows = [_cluster_row(found)]
+    rows = _cluster_rows(found)
     if form == "json":
         from teleport.cli.tsh.output import json_text
 
@@ -171,15 +164,24 @@ def clusters(flags: Flags, quiet: bool, form: str) -> None:
         )
 
 
-def _cluster_row(found: Access) -> Mapping[str, object]:
-    cluster = found.credentials.cluster
+def _cluster_rows(found: Access) -> list[Mapping[str, object]]:
+    """The own cluster, then those that trust it."""
+    from teleport.client.other_clusters import reachable
+
+    own = found.credentials.cluster
     try:
-        online = found.web_api(now()).ping().cluster == cluster
-    except TeleportError:
-        online = False
-    return {
-        "cluster_name": cluster,
-        "status": "online" if online else "offline",
-        "cluster_type": "root",
-        "selected": found.cluster == cluster,
-    }
+        online, others = True, reachable(found, now())
+    except TeleportError as error:
+        if not isinstance(error, ConnectionProblem):
+            raise
+        online, others = False, []
+    rows = [(own, online, "root"), *((name, there, "leaf") for name, there in others)]
+    return [
+        {
+            "cluster_name": name,
+            "status": "online" if there else "offline",
+            "cluster_type": kind,
+            "selected": found.cluster == name,
+        }
+        for name, there, kind in rows
+    ]

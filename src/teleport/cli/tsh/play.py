@@ -71,11 +71,11 @@ def _opened(flags: Flags, recording: str, cluster: str, form: str) -> Iterator[B
 
     from teleport.cli.progress import progress
     from teleport.cli.tsh.prompts import second_factor
-    from teleport.client.cluster import auth_client, download_recording
+    from teleport.client.cluster import cluster_client, download_recording
 
     found = access(flags, cluster)
     with tempfile.TemporaryFile() as kept:
-        with auth_client(found.credentials, found.web_api(now()).open, found.web, second_factor(found.web)) as client:
+        with cluster_client(found, now(), second_factor(found.web)) as client:
             try:
                 with progress("downloading", "bytes") as so_far:
                     for piece in download_recording(client, sid, "play" if form == "pty" else form):

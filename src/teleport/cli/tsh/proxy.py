@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 
 import click
 
@@ -68,8 +69,16 @@ def become_ssh(flags: Flags, login: str, where: str, cluster: str) -> int:
     facts = keystore.facts(keystore.ssh_certificate_line(flags.home, found))
     keystore.check_valid(facts, now(), hint=found.login_command)
     login = login or (facts.logins[0] if facts.logins else found.user)
-    subsystem = proxy_subsystem(where, cluster or found.cluster)
+    names = keystore.clusters_of(flags.home, keystore.KeyFiles(found.name, found.user))
+    name = cluster or ending(where, [found.root_cluster, *names]) or found.cluster
+    subsystem = proxy_subsystem(where, name)
     return system.become(openssh_arguments(found.ssh, login, subsystem, ssh_install.paths(flags.home, found)))
+
+
+def ending(where: str, clusters: Sequence[str]) -> str:
+    """The cluster that the name in `host:port` ends with; empty for none."""
+    host = where.rpartition(":")[0].rstrip(".").lower()
+    return max((name for name in clusters if host.endswith(f".{name.lower()}")), key=len, default="")
 
 
 def _by_ourselves(flags: Flags, login: str, where: str, cluster: str) -> int:
@@ -77,7 +86,11 @@ def _by_ourselves(flags: Flags, login: str, where: str, cluster: str) -> int:
     import gc
 
     found = access(flags, cluster)
+    from teleport.client.other_clusters import towards
     from teleport.client.proxying import lead
+
+    if not cluster:
+        found = towards(found, where.rpartition(":")[0])
 
     gc.freeze()
     gc.enable()

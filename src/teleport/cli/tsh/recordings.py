@@ -24,10 +24,10 @@ def recordings() -> None:
 @contextmanager
 def _client(flags: Flags, cluster: str) -> Iterator[SyncAuthClient]:
     from teleport.cli.tsh.prompts import second_factor
-    from teleport.client.cluster import auth_client
+    from teleport.client.cluster import cluster_client
 
     found = access(flags, cluster)
-    with auth_client(found.credentials, found.web_api(now()).open, found.web, second_factor(found.web)) as client:
+    with cluster_client(found, now(), second_factor(found.web)) as client:
         yield client
 
 

@@ -73,14 +73,16 @@ def scp(
     transfer = Transfer(places[:-1], places[-1], Ways(recursive, preserve), port or said.port or 0, keepalive=keepalive)
     if said.connect_seconds is not None:
         transfer = replace(transfer, connect_seconds=said.connect_seconds)
-    return _copied(found, transfer, quiet=quiet or said.quiet, batch=said.batch)
+    return _copied(found, transfer, quiet=quiet or said.quiet, batch=said.batch, chosen=bool(cluster))
 
 
-def _copied(found: Access, transfer: Transfer, *, quiet: bool, batch: bool) -> int:
+def _copied(found: Access, transfer: Transfer, *, quiet: bool, batch: bool, chosen: bool) -> int:
+    """`chosen`: the cluster was said, so that names of hosts do not say it."""
     import asyncio
     import gc
 
     from teleport.cli.progress import progress
+    from teleport.client.other_clusters import towards
     from teleport.client.transfer.scp import FactorDue, run, total_size
 
     gc.freeze()
@@ -90,7 +92,10 @@ def _copied(found: Access, transfer: Transfer, *, quiet: bool, batch: bool) -> i
     moved = [0]
 
     def reach(place: Place) -> Access:
-        return marked.get((place.user, place.host), found)
+        return marked.get((place.user, place.host)) or where(place)
+
+    def where(place: Place) -> Access:
+        return found if chosen else towards(found, place.host)
 
     def failed(path: str, error: TeleportError) -> None:
         failures.append(path)
@@ -110,7 +115,7 @@ def _copied(found: Access, transfer: Transfer, *, quiet: bool, batch: bool) -> i
         except FactorDue as due:
             if batch or (due.end.user, due.end.host) in marked:
                 raise
-            marked[due.end.user, due.end.host] = _proved(found, due.end, transfer.port)
+            marked[due.end.user, due.end.host] = _proved(where(due.end), due.end, transfer.port)
         except asyncio.CancelledError:
             raise TeleportError("the transfer was ended by a signal", hint="copy again what is missing") from None
     if not quiet and sys.stderr.isatty() and files:

@@ -24,11 +24,11 @@ def sessions() -> None:
 @takes_flags
 def ls(flags: Flags, form: str, cluster: str) -> None:
     """List the sessions that you may join or see."""
-    from teleport.client.cluster import auth_client
+    from teleport.client.cluster import cluster_client
     from teleport.client.joining import running_sessions
 
     found = access(flags, cluster)
-    with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
+    with cluster_client(found, now()) as client:
         listed = running_sessions(client)
     if form == "json":
         from teleport.cli.tsh.output import json_text

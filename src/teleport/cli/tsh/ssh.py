@@ -188,6 +188,10 @@ def _connect(
     cluster: str,
 ) -> int:
     found = access(flags, cluster)
+    if not cluster:
+        from teleport.client.other_clusters import towards
+
+        found = towards(found, host)
     _check_login(found.credentials.ssh_certificate, login)
     if said.add_keys:
         add_to_agent(flags)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, access, now
-from teleport.cli.tsh.nodes import only_own
 from teleport.cli.tsh.ssh import _check_login, connected, with_factor
 from teleport.errors import SECOND_FACTOR_DUE, BadRequest, NotFound, TeleportError
 
@@ -36,15 +35,14 @@ def run_on_labels(
 ) -> int:
     """Runs the command everywhere, says in one line how it went, and gives the exit status."""
     from teleport.client.addresses import parse_labels
-    from teleport.client.cluster import auth_client, list_nodes
+    from teleport.client.cluster import cluster_client, list_nodes
     from teleport.client.many import Host
     from teleport.client.session import Target
 
     wanted = parse_labels(labels)
     found = access(flags, cluster)
-    only_own(found)
     _check_login(found.credentials.ssh_certificate, login)
-    with auth_client(found.credentials, found.web_api(now()).open, found.web) as client:
+    with cluster_client(found, now()) as client:
         nodes = [node for node, _ in list_nodes(client) if node.matches(wanted)]
     if not nodes:
         raise NotFound(f"no host that you may reach has the labels {labels}", hint=f"tsh ls {labels}; tsh ls")
