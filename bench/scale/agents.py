@@ -1,0 +1,179 @@
+"""`python -m bench.scale.agents ESTATE.json`: a process of simulated hosts. Lines on standard input ask, one answer each.
+
+Of each host is real: its certificates, its tunnel (`tunnel.agent`), its node service with the decision about who comes,
+its announcements, each over a connection of its own, and with `views` its watch of the cluster. Hosts of one process
+share the view by which they decide unless each has its own. There is no launcher: sessions cannot be started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import msgspec
+
+from bench.scale.values import Ask, Estate, Host, Said, descriptors, read
+from teleport.api.client import AuthClient
+from teleport.audit.events import Event
+from teleport.clock import SystemClock
+from teleport.daemon.announce import Announcer
+from teleport.daemon.remote import watch
+from teleport.daemon.view import NODE_KINDS, View
+from teleport.node.needs import NodeConfig
+from teleport.node.service import NodeService
+from teleport.pki.x509cert import auth_server_name
+from teleport.resources.metadata import Metadata
+from teleport.resources.server import Server, ServerSpec
+from teleport.ssh.client import ClientKey
+from teleport.ssh.server import HostKey
+from teleport.store.cache import Cache
+from teleport.testing.memory import MemoryRecordings
+from teleport.transport.auth_relay import AuthRelay
+from teleport.transport.tls import cluster_client_context
+from teleport.tunnel.agent import AgentConfig, TunnelAgent
+from teleport.tunnel.seeds import tunnel_addresses
+
+FIRST = 60.0  # seconds for a first tunnel
+HOSTS_OF_RELAY = 20  # a relay is made for one host, and holds a hundred connections
+CLOCK = SystemClock()
+
+
+class _Nowhere:
+    async def emit(self, event: Event) -> None:
+        return
+
+
+class _Labels:
+    def current(self) -> dict[str, str]:
+        return {"env": "bench"}
+
+
+class Simulated:
+    """One host."""
+
+    def __init__(self, estate: Estate, host: Host, servers: list[tuple[str, int]], shared: View | None) -> None:
+        self._estate = estate
+        self.host = host
+        self._cert = Path(estate.folder) / f"{host.host_id}.pem"
+        self._cert.write_text(host.tls_cert)
+        self.client = AuthClient(servers, self._context, auth_server_name(estate.cluster))
+        self._cache = None if shared is not None else _cache(host.name)
+        self.view = shared or View(cast(Cache, self._cache), CLOCK, estate.cluster)
+        self.announcer = Announcer(self.client, self._describe)
+        self.announced = False
+        self.started = CLOCK.now()
+        self.service = NodeService(
+            NodeConfig(estate.cluster, UUID(host.host_id), host.name),
+            certificates=self.view,
+            rules=self.view,
+            present=self.view.present,
+            labels=_Labels(),
+            launcher=cast(Any, None),
+            recordings=MemoryRecordings(),
+            emitter=_Nowhere(),
+            clock=CLOCK,
+            host_keys=[HostKey(estate.ssh_key.encode(), host.ssh_cert)],
+        )
+        proxies = [("127.0.0.1", estate.web)]
+        self.agent = TunnelAgent(
+            AgentConfig(estate.cluster, UUID(host.host_id), 1),
+            hosts=self.view,
+            key=lambda: ClientKey(estate.ssh_key.encode(), host.ssh_cert),
+            seeds=lambda: tunnel_addresses(proxies),
+            accept=self.service.accepted,
+            changed=self.announcer.changed,
+        )
+
+    def _context(self) -> ssl.SSLContext:
+        key = Path(self._estate.folder) / "tls.key"
+        return cluster_client_context(self._estate.tls_ca_certs, self._cert, key)
+
+    def _describe(self) -> Server:
+        self.announced = True
+        return Server(
+            kind="node",
+            metadata=Metadata(name=self.host.host_id, labels={"env": "bench"}),
+            spec=ServerSpec(
+                hostname=self.host.name,
+                use_tunnel=True,
+                proxy_ids=self.agent.proxies,
+                version="bench",
+                epoch="1",
+                started=self.started,
+            ),
+        )
+
+    async def start(self, tasks: asyncio.TaskGroup, at_once: asyncio.Semaphore) -> None:
+        async with at_once:
+            if self._cache is not None:
+                filled = asyncio.Event()
+                tasks.create_task(self._cache.run(lambda: watch(self.client, NODE_KINDS), filled.set))
+                await filled.wait()
+            serving = asyncio.Event()
+            tasks.create_task(self.service.run([], serving.set))
+            await serving.wait()
+            tasks.create_task(self.agent.run())
+            await self.agent.wait_first(FIRST)
+        tasks.create_task(self.announcer.run())
+
+
+def _cache(name: str) -> Cache:
+    return Cache(f"cache of {name}", CLOCK, jitter=random.random)
+
+
+async def _asked(reader: asyncio.StreamReader) -> Ask:
+    line = await reader.readline()
+    return msgspec.json.decode(line, type=Ask) if line else Ask(do="end")
+
+
+async def main(path: str) -> None:
+    descriptors()
+    estate = read(path, Estate)
+    (Path(estate.folder) / "tls.key").write_text(estate.tls_key)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    async with AsyncExitStack() as stack:
+        ways = [("127.0.0.1", estate.auth)]
+        if estate.through_proxy:
+            relays = [AuthRelay([("127.0.0.1", estate.web)]) for _ in range(0, len(estate.hosts), HOSTS_OF_RELAY)]
+            ways = [(await stack.enter_async_context(relay)).address for relay in relays]
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        shared = None
+        if not estate.views:
+            cache, filled = _cache("a process"), asyncio.Event()
+            shared = View(cache, CLOCK, estate.cluster)
+        hosts = [Simulated(estate, host, [ways[number % len(ways)]], shared) for number, host in enumerate(estate.hosts)]
+        if shared is not None:
+            tasks.create_task(cache.run(lambda: watch(hosts[0].client, NODE_KINDS), filled.set))
+            await filled.wait()
+        at_once = asyncio.Semaphore(estate.at_once)
+        for host in hosts:
+            tasks.create_task(host.start(tasks, at_once))
+        while (ask := await _asked(reader)).do != "end":
+            said = Said(
+                tunnels=sum(1 for host in hosts if host.agent.tunnels),
+                announced=sum(1 for host in hosts if host.announced and not host.announcer.problem),
+                problems=sorted({host.announcer.problem for host in hosts if host.announcer.problem})[:5],
+            )
+            sys.stdout.write(msgspec.json.encode(said).decode() + "\n")
+            sys.stdout.flush()
+        for host in hosts:
+            host.announcer.hush()  # ten thousand farewells are not what is measured
+        sys.stdout.flush()
+        import os
+
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,384 @@
+"""The whole simulation, step by step, and the table that comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from bench import cluster
+from bench.memory import resident
+from bench.programs import BIN, ROOT, BenchmarkFailed, environment, tail, wait_until
+from bench.scale import estate
+from bench.scale.listing import Listed, listed
+from bench.scale.values import Ask, Clients, Estate, Host, Said
+
+PER_HOST = {"tunnel": 1, "a call": 2, "a watch": 2}  # descriptors of the proxy for each host; those of calls come and go
+SPARE = 1500
+MEMORY, RATIO, RETURN, LISTING = 60.0, 1.1, 90.0, 0.5  # KB a tunnel; p50 of many to p50 of one; seconds; seconds
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is simulated."""
+
+    hosts: int
+    connects: int = 18_000
+    singles: int = 200  # connects one at a time, for the latency
+    processes: int = 2  # of hosts
+    at_once: int = 8  # connects at the same time, for the failures
+    restart: bool = True
+    calm: float = 30.0  # seconds over which the cost of doing nothing is measured
+    way: str = ""  # views: as real hosts; calls: announcements by the proxy, no views; direct: auth without the proxy
+
+
+@dataclass(slots=True)
+class Report:
+    """Rows of the table: what, the figure, the target and whether it is met."""
+
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def row(self, what: str, figure: str, target: str = "", met: bool | None = None) -> None:
+        verdict = {None: "", True: "met", False: "MISSED"}[met]
+        self.rows.append((what, figure, target, verdict))
+        _say(f"  {what}: {figure}")
+
+    def show(self) -> str:
+        rows = [("what", "figure", "target", ""), *self.rows]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+class Process:
+    """One of the simulator's, spoken to by lines."""
+
+    def __init__(self, module: str, file: Path, log: Path) -> None:
+        self._log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(file)],
+                env=environment(PYTHONPATH=str(ROOT)),
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def begin(self, ask: Ask) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(ask) + b"\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> Said:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchmarkFailed(f"a process of the simulator ended: {tail(self._log)}")
+        return msgspec.json.decode(line, type=Said)
+
+    def ask(self, ask: Ask) -> Said:
+        self.begin(ask)
+        return self.answer()
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.begin(Ask(do="end"))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Of one daemon at one moment: memory in KiB, processor seconds."""
+
+    rss: float
+    cpu: float
+    when: float
+
+    @classmethod
+    def of(cls, pid: int) -> Usage:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return cls(resident(pid).rss * 1024, (int(fields[11]) + int(fields[12])) / TICK, time.monotonic())
+
+    def share_since(self, before: Usage) -> float:
+        """Of one core, in percent."""
+        return 100 * (self.cpu - before.cpu) / max(self.when - before.when, 0.001)
+
+
+def way_of(plan: Plan) -> str:
+    """How hosts reach auth: as real ones do when the limit of descriptors lets the proxy hold it."""
+    if plan.way:
+        return plan.way
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE
+    if plan.hosts * sum(PER_HOST.values()) <= limit:
+        return "views"
+    return "calls" if plan.hosts * (PER_HOST["tunnel"] + PER_HOST["a call"]) <= limit else "direct"
+
+
+WAYS = {
+    "views": "through the proxy, each with a watch of its own, as real hosts do",
+    "calls": "announcements through the proxy; a watch for each process of the simulator only (descriptors)",
+    "direct": "without the proxy, a connection for each host; a watch for each process only (descriptors)",
+}
+
+
+class Simulation:
+    def __init__(self, plan: Plan, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._stack = stack
+        self._report = Report()
+        self._agents: list[Process] = []
+
+    def run(self) -> Report:
+        plan, report = self._plan, self._report
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        way = way_of(plan)
+        _say(f"descriptors: a process may have {hard} (now {soft}); the hosts live in {plan.processes} processes")
+        _say(f"hosts reach auth {WAYS[way]}")
+        began = time.monotonic()
+        made = estate.write_files(self._folder)
+        self._auth, self._proxy = estate.Daemon(made.auth), estate.Daemon(made.proxy)
+        self._stack.callback(self._auth.stop)
+        self._auth.start()
+        estate.write_proxy(made)
+        self._stack.callback(self._proxy.stop)
+        self._proxy.start()
+        hosts = estate.make_hosts(made.auth, plan.hosts)
+        report.row("certificates for all hosts made", f"{hosts.seconds:.1f} s")
+        clients = self._clients(made, hosts)
+        proxy, auth = Usage.of(self._proxy.pid), Usage.of(self._auth.pid)
+        self._start_agents(made, hosts, way)
+        up = self._until_all("tunnels", began=time.monotonic())
+        self._until_all("announced", began=time.monotonic())
+        wait_until(lambda: self._in_view(clients, hosts), "the last host to be in the proxy's view", seconds=60)
+        report.row("all tunnels made, first time", f"{up:.1f} s ({plan.hosts / max(up, 0.001):.0f} a second)")
+        report.row("setup in all", f"{time.monotonic() - began:.0f} s", "<= 120 s", time.monotonic() - began <= 120)
+        time.sleep(2)
+        self._memory("proxy", self._proxy.pid, proxy, MEMORY)
+        self._memory("auth", self._auth.pid, auth, None)
+        self._calm()
+        self._latency(clients)
+        self._many(clients)
+        self._listing(made, hosts)
+        if plan.restart:
+            self._restart(clients, hosts)
+        return report
+
+    # the parts
+
+    def _start_agents(self, made: estate.Cluster, hosts: estate.Made, way: str) -> None:
+        count = self._plan.processes
+        for number in range(count):
+            place = self._folder / f"hosts{number}"
+            place.mkdir()
+            told = Estate(
+                cluster=estate.NAME,
+                hosts=hosts.hosts[number::count],
+                ssh_key=hosts.ssh_key,
+                tls_key=hosts.tls_key,
+                tls_ca_certs=hosts.tls_ca_certs,
+                auth=made.auth.auth,
+                web=made.proxy.web,
+                through_proxy=way != "direct",
+                views=way == "views",
+                at_once=64,
+                folder=str(place),
+            )
+            self._agents.append(self._process("bench.scale.agents", place / "estate.json", told))
+
+    def _process(self, module: str, file: Path, told: Estate | Clients) -> Process:
+        file.write_bytes(msgspec.json.encode(told))
+        made = Process(module, file, file.with_suffix(".log"))
+        self._stack.callback(made.end)
+        return made
+
+    def _clients(self, made: estate.Cluster, hosts: estate.Made) -> Process:
+        folder = self._folder / "clients"
+        folder.mkdir()
+        cluster.tctl(made.auth, "users", "add", estate.USER, "--roles=access", f"--logins={estate.LOGIN}")
+        identity = folder / "id"
+        cluster.tctl(made.auth, "auth", "sign", f"--user={estate.USER}", "--format=openssh", f"--out={identity}")
+        cluster.tctl(made.auth, "auth", "sign", f"--user={estate.USER}", "--format=tls", f"--out={folder / 'tls'}")
+        told = Clients(
+            cluster=estate.NAME,
+            names=[host.name for host in hosts.hosts],
+            ids=[host.host_id for host in hosts.hosts],
+            key=identity.read_text(),
+            certificate=Path(f"{identity}-cert.pub").read_text().strip(),
+            login=estate.LOGIN,
+            ssh=made.proxy.ssh,
+            host_authorities=hosts.ssh_ca_keys,
+        )
+        return self._process("bench.scale.clients", folder / "clients.json", told)
+
+    def _count(self, what: str) -> int:
+        for agents in self._agents:
+            agents.begin(Ask(do="status"))
+        said = [agents.answer() for agents in self._agents]
+        for problem in {problem for one in said for problem in one.problems} - self._seen:
+            self._seen.add(problem)
+            _say(f"  announcing: {problem}")
+        return sum(int(getattr(one, what)) for one in said)
+
+    @property
+    def _seen(self) -> set[str]:
+        return self.__dict__.setdefault("_seen_problems", set())
+
+    def _until_all(self, what: str, *, began: float, seconds: float = 45.0) -> float:
+        """Seconds since `began`. Raises `BenchmarkFailed` when there are no more of them for `seconds`."""
+        told = best_at = began
+        best = 0
+        while (now := self._count(what)) < self._plan.hosts:
+            if now > best:
+                best, best_at = now, time.monotonic()
+            if time.monotonic() - best_at > seconds:
+                raise BenchmarkFailed(f"{now} of {self._plan.hosts} after {seconds:.0f} s without progress: {what}")
+            if time.monotonic() - told > 10:
+                told = time.monotonic()
+                _say(f"    {what}: {now} after {told - began:.0f} s")
+            time.sleep(0.25)
+        return time.monotonic() - began
+
+    def _in_view(self, clients: Process, hosts: estate.Made) -> bool:
+        return not clients.ask(Ask(do="connect", count=1, of=1)).failed
+
+    def _memory(self, name: str, pid: int, before: Usage, most: float | None) -> None:
+        each = (Usage.of(pid).rss - before.rss) / self._plan.hosts
+        what = f"memory of the {name} for each host (RSS {before.rss / 1024:.0f} MiB before)"
+        if most is None:
+            self._report.row(what, f"{each:.1f} KiB")
+        else:
+            self._report.row(what, f"{each:.1f} KiB", f"<= {most:.0f} KiB", each <= most)
+
+    def _calm(self) -> None:
+        before = {name: Usage.of(pid) for name, pid in self._daemons()}
+        time.sleep(self._plan.calm)
+        for name, pid in self._daemons():
+            self._report.row(
+                f"processor of the {name}, nobody connects", f"{Usage.of(pid).share_since(before[name]):.1f} % of a core"
+            )
+
+    def _daemons(self) -> list[tuple[str, int]]:
+        return [("proxy", self._proxy.pid), ("auth", self._auth.pid)]
+
+    def _latency(self, clients: Process) -> None:
+        """One at a time: to one host, and to all, in turns."""
+        found: dict[int, list[float]] = {1: [], 0: []}
+        for turn in range(4):
+            for of in (1, 0):
+                said = clients.ask(Ask(do="connect", count=self._plan.singles // 4, of=of, seed=turn))
+                found[of] += said.seconds
+                self._report.failed += said.failed
+        for of, name in ((1, "one host"), (0, "all hosts in turn")):
+            self._report.row(f"connect, one at a time, {name}", _quantiles(found[of]))
+        if not found[0] or not found[1]:
+            return
+        self._medians = statistics.median(found[0])
+
+    def _many(self, clients: Process) -> None:
+        plan = self._plan
+        before, began = {name: Usage.of(pid) for name, pid in self._daemons()}, time.monotonic()
+        said = Said()
+        while (done := len(said.seconds) + len(said.failed)) < plan.connects:
+            count = min(plan.connects - done, 2000)
+            more = clients.ask(Ask(do="connect", count=count, at_once=plan.at_once, seed=1000 + done))
+            said = Said(seconds=[*said.seconds, *more.seconds], failed=[*said.failed, *more.failed])
+            if plan.connects > 2000:
+                _say(f"    connects: {len(said.seconds)} succeeded, {len(said.failed)} failed")
+        took = time.monotonic() - began
+        self._report.failed += said.failed
+        what = f"{plan.connects} connects to random hosts, {plan.at_once} at a time"
+        self._report.row(what, f"{len(said.failed)} failed", "0 failed", not said.failed)
+        self._report.row("  of these", f"{_quantiles(said.seconds)}; {plan.connects / took:.0f} a second")
+        for name, pid in self._daemons():
+            self._report.row(
+                f"  processor of the {name} meanwhile", f"{Usage.of(pid).share_since(before[name]):.0f} % of a core"
+            )
+
+    def _listing(self, made: estate.Cluster, hosts: estate.Made) -> None:
+        tls = self._folder / "clients" / "tls"
+        found: list[Listed] = []
+        for _ in range(3):
+            before = Usage.of(self._auth.pid)
+            found.append(
+                listed(made.auth.auth, estate.NAME, hosts.tls_ca_certs, tls.with_suffix(".crt"), tls.with_suffix(".key"))
+            )
+            used = Usage.of(self._auth.pid).cpu - before.cpu
+        best = min(found, key=lambda one: one.seconds)
+        self._report.row(
+            f"tsh ls of {best.nodes} hosts: server time",
+            f"{best.seconds:.3f} s in {best.pages} pages ({used:.2f} s of processor, one page twice)",
+            f"<= {LISTING} s",
+            best.seconds <= LISTING and best.nodes == self._plan.hosts,
+        )
+        self._report.row("tsh ls: bytes", f"{best.bytes / 1e6:.2f} MB, {best.bytes / max(best.nodes, 1):.0f} a host")
+
+    def _restart(self, clients: Process, hosts: estate.Made) -> None:
+        self._proxy.kill()
+        killed = time.monotonic()
+        wait_until(lambda: self._count("tunnels") == 0, "the hosts to notice that the proxy is gone", seconds=60)
+        started = time.monotonic()
+        self._proxy.start()
+        ready = time.monotonic()
+        self._until_all("tunnels", began=started)
+        took = time.monotonic() - started
+        self._report.row(
+            "all tunnels back after the proxy was killed and started",
+            f"{took:.1f} s (it was ready after {ready - started:.1f} s)",
+            f"<= {RETURN:.0f} s",
+            took <= RETURN,
+        )
+        wait_until(lambda: self._in_view(clients, hosts), "a connect after the restart", seconds=60)
+        self._report.row("  a connect succeeded, from the kill on", f"{time.monotonic() - killed:.1f} s")
+
+
+def _quantiles(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return "none succeeded"
+    ordered = sorted(seconds)
+    p99 = ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)]
+    return f"p50 {statistics.median(ordered) * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
+
+
+@contextlib.contextmanager
+def folder_of(path: str) -> Iterator[Path]:
+    import tempfile
+
+    if path:
+        Path(path).mkdir(parents=True)
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="teleport-scale-") as made:
+        yield Path(made)
+
+
+__all__ = ["BIN", "Host", "Plan", "Report", "Simulation", "folder_of"]
