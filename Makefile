@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: run test test-long bench docs setup setup-dev check format clean
+.PHONY: run test test-long bench bench-scale docs setup setup-dev check format clean
 
 run: setup
 	@$(BIN)/python scripts/run.py
@@ -36,6 +36,11 @@ test-long: setup-dev check
 
 bench: setup-dev
 	$(BIN)/python -m bench
+
+# N hosts behind reverse tunnels, simulated; docs/benchmarks.md
+N ?= 1000
+bench-scale: setup-dev
+	$(BIN)/python -m bench.scale --hosts $(N)
 
 docs: setup-dev
 	$(BIN)/python scripts/docs.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 
 from bench.programs import BenchmarkFailed
@@ -34,6 +35,7 @@ def main() -> int:
         given.calm,
         given.way,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     with folder_of(given.folder) as folder, contextlib.ExitStack() as stack:
         try:
             report = Simulation(plan, folder, stack).run()

@@ -1,4 +1,4 @@
-"""`python -m bench.scale.agents ESTATE.json`: a process of simulated hosts. Lines on standard input ask, one answer each.
+"""`python -m bench.scale.agents ESTATE.json`: a process of simulated hosts, asked by lines on standard input.
 
 Of each host is real: its certificates, its tunnel (`tunnel.agent`), its node service with the decision about who comes,
 its announcements, each over a connection of its own, and with `views` its watch of the cluster. Hosts of one process
@@ -82,12 +82,13 @@ class Simulated:
         )
         proxies = [("127.0.0.1", estate.web)]
         self.agent = TunnelAgent(
-            AgentConfig(estate.cluster, UUID(host.host_id), 1),
+            AgentConfig(estate.cluster, UUID(host.host_id), 1, ("127.0.0.1",)),
             hosts=self.view,
             key=lambda: ClientKey(estate.ssh_key.encode(), host.ssh_cert),
             seeds=lambda: tunnel_addresses(proxies),
             accept=self.service.accepted,
             changed=self.announcer.changed,
+            clock=CLOCK,
         )
 
     def _context(self) -> ssl.SSLContext:
@@ -149,14 +150,16 @@ async def main(path: str) -> None:
         if not estate.views:
             cache, filled = _cache("a process"), asyncio.Event()
             shared = View(cache, CLOCK, estate.cluster)
-        hosts = [Simulated(estate, host, [ways[number % len(ways)]], shared) for number, host in enumerate(estate.hosts)]
+        hosts = [
+            Simulated(estate, host, [ways[number % len(ways)]], shared) for number, host in enumerate(estate.hosts)
+        ]
         if shared is not None:
             tasks.create_task(cache.run(lambda: watch(hosts[0].client, NODE_KINDS), filled.set))
             await filled.wait()
         at_once = asyncio.Semaphore(estate.at_once)
         for host in hosts:
             tasks.create_task(host.start(tasks, at_once))
-        while (ask := await _asked(reader)).do != "end":
+        while (await _asked(reader)).do != "end":
             said = Said(
                 tunnels=sum(1 for host in hosts if host.agent.tunnels),
                 announced=sum(1 for host in hosts if host.announced and not host.announcer.problem),

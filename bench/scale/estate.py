@@ -179,9 +179,7 @@ async def _make_hosts(storage: Path, count: int) -> Made:
             writes = []
             for number in range(first, min(first + AT_ONCE, count)):
                 host_id, name, now = str(uuid.uuid4()), f"n{number:05}", clock.now()
-                found = certifier.host_credentials(
-                    HostGrant(host_id, name, SystemRole.NODE), ssh_line, tls_pem, now
-                )
+                found = certifier.host_credentials(HostGrant(host_id, name, SystemRole.NODE), ssh_line, tls_pem, now)
                 hosts.append(Host(host_id=host_id, name=name, ssh_cert=found.ssh_cert, tls_cert=found.tls_cert))
                 record = with_role(HostRecord(host_id=host_id, node_name=name, joined=now), SystemRole.NODE, now)
                 writes.append(PutOp(HOSTS + host_id, record.encode()))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +19,22 @@ import msgspec
 
 from bench import cluster
 from bench.memory import resident
-from bench.programs import BIN, ROOT, BenchmarkFailed, environment, tail, wait_until
+from bench.programs import ROOT, BenchmarkFailed, environment, tail, wait_until
 from bench.scale import estate
 from bench.scale.listing import Listed, listed
 from bench.scale.values import Ask, Clients, Estate, Host, Said
 
-PER_HOST = {"tunnel": 1, "a call": 2, "a watch": 2}  # descriptors of the proxy for each host; those of calls come and go
+PER_HOST = {
+    "tunnel": 1,
+    "a call": 2,
+    "a watch": 2,
+}  # descriptors of the proxy for each host; those of calls come and go
 SPARE = 1500
+RELAYED = 240  # connections to auth that a proxy relays for one address, from which all hosts come here
 MEMORY, RATIO, RETURN, LISTING = 60.0, 1.1, 90.0, 0.5  # KB a tunnel; p50 of many to p50 of one; seconds; seconds
 TICK = os.sysconf("SC_CLK_TCK")
+TURNS = 4
+PORT = re.compile(r":\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,8 @@ class Process:
         return self.answer()
 
     def end(self) -> None:
+        if self._process.poll() is not None and self._process.stdin is not None and self._process.stdin.closed:
+            return
         with contextlib.suppress(OSError):
             self.begin(Ask(do="end"))
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -138,9 +149,9 @@ def way_of(plan: Plan) -> str:
     if plan.way:
         return plan.way
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE
-    if plan.hosts * sum(PER_HOST.values()) <= limit:
+    if plan.hosts * sum(PER_HOST.values()) <= limit and plan.hosts * 2 <= RELAYED:
         return "views"
-    return "calls" if plan.hosts * (PER_HOST["tunnel"] + PER_HOST["a call"]) <= limit else "direct"
+    return "calls" if plan.hosts * 3 <= limit and plan.hosts <= RELAYED else "direct"
 
 
 WAYS = {
@@ -157,6 +168,8 @@ class Simulation:
         self._stack = stack
         self._report = Report()
         self._agents: list[Process] = []
+        self._alone: float | None = None  # seconds of a connect when there was one host
+        self._told: set[str] = set()
 
     def run(self) -> Report:
         plan, report = self._plan, self._report
@@ -175,11 +188,17 @@ class Simulation:
         hosts = estate.make_hosts(made.auth, plan.hosts)
         report.row("certificates for all hosts made", f"{hosts.seconds:.1f} s")
         clients = self._clients(made, hosts)
+        first = self._agents_of(made, hosts, way, "first", hosts.hosts[:1])
+        self._until_all("announced", began=time.monotonic(), of=1)
+        wait_until(lambda: self._reached(clients), "the first host to be reached", seconds=60)
+        self._first_host(clients)
+        first.end()
+        self._agents.clear()
         proxy, auth = Usage.of(self._proxy.pid), Usage.of(self._auth.pid)
-        self._start_agents(made, hosts, way)
+        for number in range(plan.processes):
+            self._agents_of(made, hosts, way, f"hosts{number}", hosts.hosts[number :: plan.processes])
         up = self._until_all("tunnels", began=time.monotonic())
         self._until_all("announced", began=time.monotonic())
-        wait_until(lambda: self._in_view(clients, hosts), "the last host to be in the proxy's view", seconds=60)
         report.row("all tunnels made, first time", f"{up:.1f} s ({plan.hosts / max(up, 0.001):.0f} a second)")
         report.row("setup in all", f"{time.monotonic() - began:.0f} s", "<= 120 s", time.monotonic() - began <= 120)
         time.sleep(2)
@@ -190,30 +209,32 @@ class Simulation:
         self._many(clients)
         self._listing(made, hosts)
         if plan.restart:
-            self._restart(clients, hosts)
+            self._restart(clients)
         return report
 
     # the parts
 
-    def _start_agents(self, made: estate.Cluster, hosts: estate.Made, way: str) -> None:
-        count = self._plan.processes
-        for number in range(count):
-            place = self._folder / f"hosts{number}"
-            place.mkdir()
-            told = Estate(
-                cluster=estate.NAME,
-                hosts=hosts.hosts[number::count],
-                ssh_key=hosts.ssh_key,
-                tls_key=hosts.tls_key,
-                tls_ca_certs=hosts.tls_ca_certs,
-                auth=made.auth.auth,
-                web=made.proxy.web,
-                through_proxy=way != "direct",
-                views=way == "views",
-                at_once=64,
-                folder=str(place),
-            )
-            self._agents.append(self._process("bench.scale.agents", place / "estate.json", told))
+    def _agents_of(
+        self, made: estate.Cluster, hosts: estate.Made, way: str, name: str, some: Sequence[Host]
+    ) -> Process:
+        place = self._folder / name
+        place.mkdir()
+        told = Estate(
+            cluster=estate.NAME,
+            hosts=list(some),
+            ssh_key=hosts.ssh_key,
+            tls_key=hosts.tls_key,
+            tls_ca_certs=hosts.tls_ca_certs,
+            auth=made.auth.auth,
+            web=made.proxy.web,
+            through_proxy=way != "direct",
+            views=way == "views",
+            at_once=64,
+            folder=str(place),
+        )
+        agents = self._process("bench.scale.agents", place / "estate.json", told)
+        self._agents.append(agents)
+        return agents
 
     def _process(self, module: str, file: Path, told: Estate | Clients) -> Process:
         file.write_bytes(msgspec.json.encode(told))
@@ -244,20 +265,16 @@ class Simulation:
         for agents in self._agents:
             agents.begin(Ask(do="status"))
         said = [agents.answer() for agents in self._agents]
-        for problem in {problem for one in said for problem in one.problems} - self._seen:
-            self._seen.add(problem)
-            _say(f"  announcing: {problem}")
+        for problem in {PORT.sub(":PORT", problem) for one in said for problem in one.problems} - self._told:
+            self._told.add(problem)
+            _say(f"    announcing: {problem}")
         return sum(int(getattr(one, what)) for one in said)
 
-    @property
-    def _seen(self) -> set[str]:
-        return self.__dict__.setdefault("_seen_problems", set())
-
-    def _until_all(self, what: str, *, began: float, seconds: float = 45.0) -> float:
+    def _until_all(self, what: str, *, began: float, of: int = 0, seconds: float = 45.0) -> float:
         """Seconds since `began`. Raises `BenchmarkFailed` when there are no more of them for `seconds`."""
         told = best_at = began
         best = 0
-        while (now := self._count(what)) < self._plan.hosts:
+        while (now := self._count(what)) < (of or self._plan.hosts):
             if now > best:
                 best, best_at = now, time.monotonic()
             if time.monotonic() - best_at > seconds:
@@ -268,7 +285,7 @@ class Simulation:
             time.sleep(0.25)
         return time.monotonic() - began
 
-    def _in_view(self, clients: Process, hosts: estate.Made) -> bool:
+    def _reached(self, clients: Process) -> bool:
         return not clients.ask(Ask(do="connect", count=1, of=1)).failed
 
     def _memory(self, name: str, pid: int, before: Usage, most: float | None) -> None:
@@ -284,7 +301,8 @@ class Simulation:
         time.sleep(self._plan.calm)
         for name, pid in self._daemons():
             self._report.row(
-                f"processor of the {name}, nobody connects", f"{Usage.of(pid).share_since(before[name]):.1f} % of a core"
+                f"processor of the {name}, nobody connects",
+                f"{Usage.of(pid).share_since(before[name]):.1f} % of a core",
             )
 
     def _daemons(self) -> list[tuple[str, int]]:
@@ -293,16 +311,29 @@ class Simulation:
     def _latency(self, clients: Process) -> None:
         """One at a time: to one host, and to all, in turns."""
         found: dict[int, list[float]] = {1: [], 0: []}
-        for turn in range(4):
+        worked: dict[int, float] = {1: 0.0, 0: 0.0}  # processor seconds of the proxy
+        for turn in range(TURNS):
             for of in (1, 0):
-                said = clients.ask(Ask(do="connect", count=self._plan.singles // 4, of=of, seed=turn))
+                before = Usage.of(self._proxy.pid).cpu
+                said = clients.ask(Ask(do="connect", count=self._plan.singles // TURNS, of=of, seed=turn))
+                worked[of] += Usage.of(self._proxy.pid).cpu - before
                 found[of] += said.seconds
                 self._report.failed += said.failed
         for of, name in ((1, "one host"), (0, "all hosts in turn")):
-            self._report.row(f"connect, one at a time, {name}", _quantiles(found[of]))
-        if not found[0] or not found[1]:
-            return
-        self._medians = statistics.median(found[0])
+            each = worked[of] / max(len(found[of]), 1) * 1000
+            self._report.row(
+                f"connect, one at a time, {name}", f"{_quantiles(found[of])}; {each:.1f} ms of the proxy's processor"
+            )
+        if found[0] and found[1] and self._alone is not None:
+            ratio = statistics.median(found[0]) / self._alone
+            self._report.row("  p50 to that with one host registered", f"{ratio:.2f}", f"<= {RATIO}", ratio <= RATIO)
+
+    def _first_host(self, clients: Process) -> None:
+        """The same while one host is all that there is."""
+        said = clients.ask(Ask(do="connect", count=self._plan.singles // 2, of=1))
+        self._report.failed += said.failed
+        self._report.row("connect, one at a time, one host registered", _quantiles(said.seconds))
+        self._alone = statistics.median(said.seconds) if said.seconds else None
 
     def _many(self, clients: Process) -> None:
         plan = self._plan
@@ -330,7 +361,9 @@ class Simulation:
         for _ in range(3):
             before = Usage.of(self._auth.pid)
             found.append(
-                listed(made.auth.auth, estate.NAME, hosts.tls_ca_certs, tls.with_suffix(".crt"), tls.with_suffix(".key"))
+                listed(
+                    made.auth.auth, estate.NAME, hosts.tls_ca_certs, tls.with_suffix(".crt"), tls.with_suffix(".key")
+                )
             )
             used = Usage.of(self._auth.pid).cpu - before.cpu
         best = min(found, key=lambda one: one.seconds)
@@ -342,7 +375,7 @@ class Simulation:
         )
         self._report.row("tsh ls: bytes", f"{best.bytes / 1e6:.2f} MB, {best.bytes / max(best.nodes, 1):.0f} a host")
 
-    def _restart(self, clients: Process, hosts: estate.Made) -> None:
+    def _restart(self, clients: Process) -> None:
         self._proxy.kill()
         killed = time.monotonic()
         wait_until(lambda: self._count("tunnels") == 0, "the hosts to notice that the proxy is gone", seconds=60)
@@ -357,7 +390,7 @@ class Simulation:
             f"<= {RETURN:.0f} s",
             took <= RETURN,
         )
-        wait_until(lambda: self._in_view(clients, hosts), "a connect after the restart", seconds=60)
+        wait_until(lambda: self._reached(clients), "a connect after the restart", seconds=60)
         self._report.row("  a connect succeeded, from the kill on", f"{time.monotonic() - killed:.1f} s")
 
 
@@ -371,14 +404,9 @@ def _quantiles(seconds: Sequence[float]) -> str:
 
 @contextlib.contextmanager
 def folder_of(path: str) -> Iterator[Path]:
-    import tempfile
-
     if path:
         Path(path).mkdir(parents=True)
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="teleport-scale-") as made:
         yield Path(made)
-
-
-__all__ = ["BIN", "Host", "Plan", "Report", "Simulation", "folder_of"]

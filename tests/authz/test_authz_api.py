@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access, specificity
+from teleport.authz.api import APIAccessRequest, APIPermit, decides_alike, evaluate_api_access, specificity
 from teleport.authz.builtin import BUILTIN, OWN_ONLY, WRITING
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
@@ -281,3 +281,64 @@ def test_the_public_sentence_tells_nothing_of_the_rules() -> None:
         ask(user(), Verb.DELETE, Kind.USER, rules()),
     ]
     assert {outcome.public for outcome in outcomes if isinstance(outcome, AccessDenial)} == {"You may not delete user."}
+
+
+def _role(name: str, *, allow: tuple[Rule, ...] = (), deny: tuple[Rule, ...] = ()) -> Role:
+    spec = RoleSpec(allow=Conditions(rules=allow), deny=Conditions(rules=deny))
+    return Role(metadata=Metadata(name=name), spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("role", "alike"),
+    [
+        (_role("plain", allow=(Rule(resources=("node",), verbs=("list", "read")),)), True),
+        (
+            _role(
+                "of others",
+                allow=(Rule(resources=("user",), verbs=("list",), where='equals(resource.metadata.name, "a")'),),
+            ),
+            True,
+        ),
+        (
+            _role(
+                "some", allow=(Rule(resources=("node",), verbs=("list",), where='equals(resource.metadata.name, "a")'),)
+            ),
+            False,
+        ),
+        (
+            _role(
+                "not some", deny=(Rule(resources=("*",), verbs=("*",), where='equals(resource.metadata.name, "a")'),)
+            ),
+            False,
+        ),
+        (
+            _role(
+                "to read",
+                deny=(Rule(resources=("node",), verbs=("read",), where='equals(resource.metadata.name, "a")'),),
+            ),
+            False,
+        ),
+        (_role("broken", deny=(Rule(resources=("node",), verbs=("*",), where="nonsense("),)), False),
+    ],
+    ids=lambda value: value.name if isinstance(value, Role) else str(value),
+)
+def test_things_are_decided_about_together_only_where_no_rule_looks_at_them(role: Role, alike: bool) -> None:
+    policy = Policy(roles={**PRESETS, role.name: role})
+    for identity in (user(role.name), user("access", denying=(role.name,))):
+        requests = [APIAccessRequest(identity, verb, Kind.NODE, "c", NOW) for verb in (Verb.LIST, Verb.READ_NO_SECRETS)]
+        together = all(decides_alike(request, policy) for request in requests)
+        allows = bool(role.spec.allow.rules) and bool(identity.denying)  # what only allows does not deny
+        assert together is alike or allows
+        for request in requests if together else ():
+            answers = {
+                isinstance(
+                    evaluate_api_access(
+                        dataclasses.replace(request, facts={"resource": {"metadata": {"name": name}}}), policy
+                    ),
+                    APIPermit,
+                )
+                for name in ("a", "b")
+            }
+            assert len(answers) == 1
+    assert decides_alike(APIAccessRequest(host(SystemRole.PROXY), Verb.LIST, Kind.NODE, "c", NOW), policy)
+    assert not decides_alike(APIAccessRequest(host(SystemRole.NODE), Verb.UPDATE, Kind.NODE, "c", NOW), policy)

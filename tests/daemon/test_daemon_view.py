@@ -143,7 +143,7 @@ async def test_nodes_come_change_and_go(tmp_path: Path) -> None:
         await wait_until(lambda: view.nodes()[0].all_labels.get("env") == "test")
         await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=HOST))
         await wait_until(lambda: view.nodes() == [])
-        assert not view._parsed["nodes/"], "what is gone is forgotten"
+        assert not view.known_nodes._known, "what is gone is forgotten"
 
 
 async def test_people_see_the_nodes_that_a_role_lets_them_into(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from teleport.api import routes
 from teleport.api.routes import Route
@@ -18,7 +18,7 @@ from teleport.auth.authorities.certify import UserGrant
 from teleport.auth.hosts.joining import Joining
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
-from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
+from teleport.authz.api import APIAccessRequest, APIPermit, decides_alike, evaluate_api_access
 from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.locks import host_lock_denial
@@ -33,12 +33,12 @@ from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
 from teleport.resources.names import canonical_address
 from teleport.resources.role import IMPLICIT_ROLE_NAME
-from teleport.resources.server import Server
 from teleport.resources.user import User
 from teleport.store.standing import stands_from, user_present
 
 DEFAULT_TTL: Final = timedelta(hours=12)
 MIN_TTL: Final = timedelta(minutes=1)
+LISTING: Final = (Verb.LIST, Verb.READ_NO_SECRETS)  # what whoever lists must be allowed to
 MAX_ASKED: Final = 400 * 86400.0  # seconds; what people type may be any number
 
 DECIDED_BY_HANDLER: Final = frozenset(
@@ -78,6 +78,20 @@ DECIDED_BY_HANDLER: Final = frozenset(
 )
 # What any host may do about itself, unless it is locked: the others of those above ask for a verb and a kind.
 DECIDED_BY_LOCKS: Final = frozenset({routes.WITHDRAW.name, routes.RENEW_HOST.name})
+
+
+class Reachable(Protocol):
+    """A node, as far as the logins there depend on it."""
+
+    @property
+    def host_id(self) -> str: ...
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def all_labels(self) -> Mapping[str, str]: ...
+
+
+N = TypeVar("N", bound=Reachable)
 
 
 class Authorizer:
@@ -185,11 +199,19 @@ class Authorizer:
 
     async def listable(self, caller: Caller, kind: Kind, resources: Sequence[Resource]) -> list[Resource]:
         """Those of `resources` that the caller may list and read; each decided with its own facts (`where`)."""
+        if await self.lists_alike(caller, kind):
+            general = [await self.decide(caller, verb, kind, {}) for verb in LISTING]
+            return list(resources) if all(isinstance(one, APIPermit) for one in general) else []
         types = [str(one.type) if isinstance(one, Authority) else "" for one in resources]
         facts = [facts_of(one) for one in resources]
-        verbs = (Verb.LIST, Verb.READ_NO_SECRETS)
-        decided = [await self.decide_each(caller, verb, kind, facts, types) for verb in verbs]
+        decided = [await self.decide_each(caller, verb, kind, facts, types) for verb in LISTING]
         return [one for one, *answers in zip(resources, *decided, strict=True) if all(answers)]
+
+    async def lists_alike(self, caller: Caller, kind: Kind) -> bool:
+        """Whether the caller may list and read all things of the kind, or none, whatever they are."""
+        policy = await self._policy(caller.identity)
+        asked = [await self._request(caller, verb, kind) for verb in LISTING]
+        return all(decides_alike(request, policy) for request in asked)
 
     async def decide_each(
         self,
@@ -231,7 +253,7 @@ class Authorizer:
         state = self._state
         return ClusterDefaults.of(await state.preference(), await state.networking(), await state.recording())
 
-    async def logins_on(self, caller: Caller, nodes: Sequence[Server]) -> list[list[str]]:
+    async def logins_on(self, caller: Caller, nodes: Sequence[Reachable]) -> list[list[str]]:
         """The logins that a user may use on each of `nodes`; nothing for other callers."""
         identity = caller.identity
         if not isinstance(identity, UserIdentity):
@@ -241,7 +263,7 @@ class Authorizer:
         known: dict[tuple[str, frozenset[tuple[str, str]]], list[str]] = {}
         found = []
         for node in nodes:
-            labels, namespace = node.all_labels, node.metadata.namespace
+            labels, namespace = node.all_labels, node.namespace
             key = (namespace, frozenset(labels.items()))
             if key not in known:
                 known[key] = list(
@@ -258,7 +280,7 @@ class Authorizer:
             found.append(known[key])
         return found
 
-    async def visible_nodes(self, caller: Caller, nodes: Sequence[Server]) -> list[Server]:
+    async def visible_nodes(self, caller: Caller, nodes: Sequence[N]) -> list[N]:
         """The nodes that the caller may know of: all, when a rule of its own roles says so; else those it may use."""
         identity = caller.identity
         if not isinstance(identity, UserIdentity):

@@ -74,6 +74,22 @@ def evaluate_api_access(request: APIAccessRequest, policy: Policy) -> APIPermit 
     return _user(request, identity, policy)
 
 
+def decides_alike(request: APIAccessRequest, policy: Policy) -> bool:
+    """Whether the decision is the same for all things of the kind: no rule about it looks at what is asked for."""
+    identity = request.identity
+    if not isinstance(identity, UserIdentity):
+        return request.verb not in WRITING  # hosts write their own things only
+    roles = (
+        *RoleSet.build(identity.roles, policy.roles, identity.traits).roles,
+        *RoleSet.build(identity.denying, policy.roles, identity.traits).roles,
+    )
+    return not any(
+        rule.where and _names(rule, request, deny=True)
+        for role in roles
+        for rule in (*role.allow.rules, *role.deny.rules)
+    )
+
+
 def _certificate(request: APIAccessRequest, identity: UserIdentity | HostIdentity) -> AccessDenial | None:
     refused = certificate_denial(
         identity, cluster=request.cluster, now=request.now, client_address=request.client_address

@@ -83,12 +83,11 @@ class Directory:
         self._view = view
 
     def nodes(self) -> Iterable[RegisteredNode]:
-        now = self._view.clock.now()
-        return [RegisteredNode.of(node, now) for node in self._view.nodes()]
+        return self._view.known_nodes.registered()
 
     def why_hidden(self, identity: UserIdentity, node: RegisteredNode) -> tuple[str, ...]:
         """Why no login of the user would be let in there; empty when one would be."""
-        server = next((one for one in self._view.nodes() if one.host_id == node.host_id), None)
+        server = self._view.node(node.host_id)
         present = self._view.present(identity)
         if server is None or present is None:
             return ("the user or the node is gone",)
@@ -106,7 +105,7 @@ class Directory:
         self, identity: UserIdentity, node: RegisteredNode, key: str, client_address: str
     ) -> AccessDenial | None:
         """The refusal of whoever has not given a second factor that every way to the node asks for."""
-        server = next((one for one in self._view.nodes() if one.host_id == node.host_id), None)
+        server = self._view.node(node.host_id)
         present = self._view.present(identity)
         if server is None or present is None:
             return None  # there is nothing to be led to

@@ -14,6 +14,7 @@ from teleport.authz.decision import ClusterDefaults, Policy
 from teleport.authz.locks import host_lock_denial
 from teleport.authz.role_map import map_user, still_mapped
 from teleport.clock import Clock
+from teleport.daemon.view_nodes import KnownNodes
 from teleport.errors import AccessDenied, NotFound
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki.keys import PublicKey
@@ -75,6 +76,7 @@ class View:
         self.clock = clock
         self.cluster = cluster
         self.own_host = ""  # UUID of the node that judges by this; it refuses everybody itself while its host is locked
+        self._nodes: KnownNodes | None = None
         self._parsed: dict[str, dict[str, tuple[int, Resource]]] = {}  # by prefix, then key, with its revision
 
     def _items(self, prefix: str, kind: type[R]) -> list[R]:
@@ -102,15 +104,22 @@ class View:
         found = from_json(item.value) if item is not None else None
         return [found] if isinstance(found, MfaLease) else []
 
+    @property
+    def known_nodes(self) -> KnownNodes:
+        """The registered nodes, by id and by name."""
+        if self._nodes is None:
+            self._nodes = KnownNodes(self.cache, self.clock)
+        return self._nodes
+
     def nodes(self) -> list[Server]:
-        return self._items("nodes/", Server)
+        return list(self.known_nodes.all())
 
     def proxies(self) -> list[Server]:
         return self._items(PROXIES, Server)
 
     def node(self, host_id: str) -> Server | None:
         """A registered node."""
-        return next((one for one in self.nodes() if one.host_id == host_id), None)
+        return self.known_nodes.get(host_id)
 
     def knows_host(self, host_id: str) -> bool:
         """Whether it is a host that joined, in whatever role, or one that was registered."""

@@ -52,7 +52,7 @@ from teleport.ssh.surface import (
     TerminalRequest,
     TerminalSize,
 )
-from teleport.store.resolve import Destination, RegisteredNode, resolve
+from teleport.store.resolve import Destination, RegisteredNode, resolve, with_id
 from teleport.transport import memory_pair
 from teleport.transport.entrance import ConnectionLimits, Users
 from teleport.transport.limits import Heard
@@ -312,7 +312,7 @@ class SshRouter(SshService):
 
     async def reach(self, host_id: str, peer: Peer, make: Callable[[bytes], asyncio.Protocol]) -> asyncio.Protocol:
         """As `lead` connects, with a protocol of the caller's: it gets the line that vouches for the client."""
-        node = next((one for one in self.directory.nodes() if one.host_id == host_id), None)
+        node = with_id(host_id, self.directory.nodes())
         if node is None:
             raise NotFound("The host is not registered any more.", hint="tsh ls")
         return await self._reach(node, peer, make)

@@ -11,9 +11,11 @@ not registered is ever dialled (no open relay).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 from teleport.errors import BadRequest, NotFound
 from teleport.resources.names import canonical_address, canonical_host
@@ -105,6 +107,29 @@ def _host_and_port(text: str) -> tuple[str, int]:
     return host, int(port or 0)
 
 
+class NodesByName(ABC):
+    """Nodes of which those that a name may mean are found without looking at the others."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[RegisteredNode]: ...
+
+    @abstractmethod
+    def named(self, names: Collection[str]) -> Iterable[RegisteredNode]:
+        """Those for which `names_of` gives one of `names`, in the order of iteration."""
+
+
+def names_of(node: RegisteredNode) -> tuple[str, ...]:
+    """All by which `resolve` finds a node, in the spelling that it compares."""
+    names = (node.host_id.lower(), _canonical(node.hostname), _canonical(node.endpoint[0]))
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def with_id(host_id: str, nodes: Iterable[RegisteredNode]) -> RegisteredNode | None:
+    """The node with this UUID."""
+    among = nodes.named((host_id.lower(),)) if isinstance(nodes, NodesByName) else nodes
+    return next((node for node in among if node.host_id == host_id), None)
+
+
 class Ambiguous(BadRequest):
     """Several nodes fit (the original's error id is `err-node-is-ambiguous`)."""
 
@@ -129,7 +154,6 @@ def resolve(
 
     Raises `Ambiguous`, or `NotFound` with the nearest names; a node that the caller may not see is as if it were not.
     """
-    everything = list(nodes)
     if destination.cluster not in ("", cluster):
         raise NotFound(
             f"The cluster {destination.cluster} is not known here, this one is {cluster}.",
@@ -137,6 +161,7 @@ def resolve(
         )
     host = _canonical(destination.host)
     short = host.removesuffix("." + cluster.lower())
+    among = list(nodes.named((host, short)) if isinstance(nodes, NodesByName) else nodes) if host else []
     rules: tuple[Callable[[RegisteredNode], bool], ...] = (
         lambda node: node.host_id.lower() in (host, short),
         lambda node: _canonical(node.hostname) == host,
@@ -144,7 +169,7 @@ def resolve(
         lambda node: _canonical(node.endpoint[0]) == host,
     )
     for fits in rules:
-        matches = [node for node in everything if fits(node) and may_see(node)]
+        matches = [node for node in among if fits(node) and may_see(node)]
         if len(matches) > 1:  # a host that lives before its lost predecessors
             matches = [node for node in matches if not node.lost] or matches
         if len(matches) > 1 and destination.port:
@@ -156,7 +181,7 @@ def resolve(
         if matches:
             raise Ambiguous(destination, matches)
     raise NotFound(
-        f"No node {destination.host} is registered here for you.{_nearest(host, everything, may_see)}",
+        f"No node {destination.host} is registered here for you.{_nearest(host, nodes, may_see)}",
         hint="tsh ls shows the hosts that you may reach; an administrator sees what hides others: tctl access explain",
     )
 
@@ -165,8 +190,8 @@ def _started(node: RegisteredNode) -> tuple[datetime, str]:
     return (node.started or _LONG_AGO, node.host_id)
 
 
-def _nearest(host: str, nodes: list[RegisteredNode], may_see: Callable[[RegisteredNode], bool]) -> str:
-    names = sorted({node.hostname for node in nodes[:_COMPARED] if may_see(node)})
+def _nearest(host: str, nodes: Iterable[RegisteredNode], may_see: Callable[[RegisteredNode], bool]) -> str:
+    names = sorted({node.hostname for node in islice(nodes, _COMPARED) if may_see(node)})
     near = difflib.get_close_matches(host, names, n=_NEAREST, cutoff=0.5)
     first = host.partition(".")[0]  # with the domain or cluster that was meant
     near += [name for name in difflib.get_close_matches(first, names, n=_NEAREST, cutoff=0.7) if name not in near]

@@ -1,0 +1,97 @@
+"""Lists of nodes: read at a glance where no rule looks at single ones, and the same as where one does."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.backend.interface import PutOp
+from teleport.errors import AccessDenied
+from teleport.resources.codec import from_json, to_json
+from teleport.resources.metadata import Metadata
+from teleport.resources.role import Conditions, Role, RoleSpec, Rule
+from teleport.resources.server import CommandLabelState, Server, ServerSpec
+from teleport.resources.values import Duration
+from teleport.store.records import NODES
+from teleport.testing.auth import ANONYMOUS, RunningAuth, running_auth
+
+IDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(4)]
+
+
+async def store(auth: RunningAuth) -> None:
+    """Four nodes: with a label, with a dynamic one, lost, and one of neither."""
+    now = auth.clock.now()
+    specs = [
+        ServerSpec(hostname="plain", heard=now),
+        ServerSpec(
+            hostname="dynamic",
+            heard=now,
+            cmd_labels={"env": CommandLabelState(period=Duration.of(seconds=60), command=("env",), result="prod")},
+        ),
+        ServerSpec(hostname="lost", heard=now - timedelta(hours=1)),
+        ServerSpec(hostname="bare", heard=now),
+    ]
+    labels: list[dict[str, str]] = [{"env": "prod"}, {"env": "test"}, {"env": "prod"}, {}]
+    nodes = [
+        Server(metadata=Metadata(name=name, labels=label), spec=spec)
+        for name, label, spec in zip(IDS, labels, specs, strict=True)
+    ]
+    await auth.backend.commit([PutOp(NODES + node.name, to_json(node)) for node in nodes])
+
+
+async def add_role(auth: RunningAuth, name: str, allow: Conditions) -> None:
+    role = Role(metadata=Metadata(name=name), spec=RoleSpec(allow=allow))
+    item = m.Document(to_json(role))
+    await auth.call(await auth.admin(), routes.STORE["role"], m.StoreRequest(item=item))
+
+
+def shown(page: m.Page) -> list[str]:
+    return [from_json(bytes(item)).name for item in page.items]
+
+
+async def test_both_ways_of_listing_nodes_show_the_same(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        await store(auth)
+        reach = Conditions(logins=("root",), node_labels={"env": ("prod",)})
+        every = Rule(resources=("node",), verbs=("list", "read"), where='contains(user.spec.roles, "one-by-one")')
+        await add_role(auth, "prod", reach)
+        await add_role(auth, "one-by-one", msgspec.structs.replace(reach, rules=(every,)))
+        await add_role(auth, "all", Conditions(rules=(Rule(resources=("node",), verbs=("list", "read")),)))
+        pages = [
+            await auth.call(await auth.user(role, [role]), routes.LIST["node"], m.ListRequest())
+            for role in ("prod", "one-by-one", "all")
+        ]
+        assert shown(pages[0]) == IDS[:3]
+        assert pages[0].logins == [["root"]] * 3
+        assert shown(pages[2]) == IDS
+        by_itself = dict(zip(shown(pages[1]), pages[1].items, strict=True))
+        for page in (pages[0], pages[2]):
+            for name, item in zip(shown(page), page.items, strict=True):
+                if name in by_itself:
+                    assert msgspec.json.decode(item) == msgspec.json.decode(by_itself[name])
+        lost = from_json(bytes(pages[0].items[2]))
+        assert isinstance(lost, Server)
+        assert lost.spec.silent_for == Duration.of(seconds=3600)
+        admin = await auth.call(await auth.admin(), routes.LIST["node"], m.ListRequest(start_key=IDS[0], limit=2))
+        assert (shown(admin), admin.next_key, admin.logins) == (IDS[1:3], IDS[2], [])
+
+
+async def test_who_may_not_list_nodes_gets_none(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        await store(auth)
+        await add_role(auth, "prod", Conditions(logins=("root",), node_labels={"*": ("*",)}))
+        role = Role(
+            metadata=Metadata(name="blind"),
+            spec=RoleSpec(deny=Conditions(rules=(Rule(resources=("node",), verbs=("readnosecrets",)),))),
+        )
+        item = m.Document(to_json(role))
+        await auth.call(await auth.admin(), routes.STORE["role"], m.StoreRequest(item=item))
+        user = await auth.user("ann", ["prod", "blind"])
+        assert (await auth.call(user, routes.LIST["node"], m.ListRequest())).items == []
+        with pytest.raises(AccessDenied):
+            await auth.call(ANONYMOUS, routes.LIST["node"], m.ListRequest())
