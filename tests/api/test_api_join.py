@@ -309,6 +309,21 @@ async def test_what_is_not_an_auth_server_is_passed_over(tmp_path: Path, answer:
             assert (cluster.door.host, cluster.door.port) == auth.address
 
 
+async def test_an_address_of_tunnels_or_of_ssh_is_told_from_the_web_address_that_is_meant() -> None:
+    """A proxy's 3024 is where hosts that have joined keep tunnels; nobody joins there."""
+
+    async def ssh(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-Teleport\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(ssh, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()[:2]
+        with pytest.raises(ConnectionProblem) as caught:
+            await asyncio.to_thread(find_cluster, [(host, port)], [])
+        assert f"{host}:{port} speaks SSH" in caught.value.hint
+        assert f"{host}:3080 or {host}:443" in caught.value.hint
+
+
 def test_doors_are_tried_as_the_ports_suggest_first() -> None:
     found = [str(door) for door in doors([("a", 3025), ("b", 3080), ("c", 443), ("::1", 1)])]
     assert found == [

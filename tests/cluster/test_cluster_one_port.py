@@ -225,6 +225,11 @@ def test_one_port_without_tls_behind_a_balancer_that_ends_it(login: str, tmp_pat
         uses_it(cluster, bob, login, tmp_path)
         bob.ssh_config.write_text(bob.tsh("config").ok().stdout)
         plain_ssh(bob, cluster, login)
+        token = cluster.tctl("tokens", "add", "--type=node", "--format=json").json()["token"]
+        config = cluster.node_config("joined", auth_token=token, ca_pin=cluster.ca_pin())
+        config["teleport"]["auth_servers"] = [at(public)]
+        with Host(tmp_path / "joined", config):
+            assert bob.tsh("ssh", f"{login}@joined", "echo", "by the balancer").ok().stdout == "by the balancer\n"
         assert _refused_tls(cluster.web_port)
         others = {cluster.auth_port, cluster.node_port, cluster.diag_port}
         assert _listening(cluster.daemon.pid) == {cluster.web_port, *others}

@@ -19,7 +19,7 @@ from pathlib import Path
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.sync_client import TIMEOUT, TUNNEL_PATH, SyncAuthClient
-from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
+from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
 from teleport.pki.pin import check_pin, parse_pin
 from teleport.pki.trust import AuthorityKind, check_cluster_name
@@ -29,6 +29,7 @@ from teleport.transport.blocking import ByteStream, TLSStream, WebSocketStream, 
 from teleport.transport.site_dial import dial_out
 from teleport.transport.tls import cluster_client_context, unproved_client_context
 
+SSH_SECONDS = 2.0  # in which an SSH server says that it is one
 WEB_PORTS = frozenset({443, 3080})  # an auth_servers entry with one of these is a proxy (`certificates.md` 6)
 MAX_CLOCK_OFF = timedelta(
     seconds=30
@@ -107,8 +108,32 @@ def find_cluster(
         return ProvedCluster(claimed.cluster, tuple(cert.decode() for cert in trusted), door, bool(pins), off)
     raise ConnectionProblem(
         "no auth server answers: " + "; ".join(problems[: max(1, len(addresses))]),
-        hint="check auth_servers (--auth-server) and that the auth service runs",
+        hint=_instead(addresses) or "check auth_servers (--auth-server) and that the auth service runs",
     )
+
+
+def _instead(addresses: Sequence[tuple[str, int]]) -> str:
+    """What to write for an address at which a proxy takes SSH or tunnels; empty when there is none."""
+    for host, port in addresses:
+        if _speaks_ssh(host, port):
+            web = " or ".join(shown_address(host, one) for one in sorted(WEB_PORTS, reverse=True))
+            return (
+                f"{shown_address(host, port)} speaks SSH, as a proxy does where it takes tunnels (3024) and clients "
+                f"(3023): write its web address into auth_servers, {web} unless another one is configured"
+            )
+    return ""
+
+
+def _speaks_ssh(host: str, port: int) -> bool:
+    try:
+        connection = dial_out(host, port, SSH_SECONDS)
+        try:
+            connection.settimeout(SSH_SECONDS)
+            return connection.recv(4) == b"SSH-"
+        finally:
+            connection.close()
+    except (ConnectionProblem, BadRequest, OSError):
+        return False
 
 
 def _clock_off(before: datetime | None, auth: datetime | None, after: datetime | None) -> timedelta:

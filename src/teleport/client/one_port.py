@@ -10,25 +10,18 @@ import asyncio
 import hmac
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from teleport.client.addresses import join
 from teleport.client.dial import INTERNAL_NAME, Untrusted, fingerprint, open_web
 from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust
 from teleport.errors import ConnectionProblem
 from teleport.transport.site_connect import connect_out
-from teleport.transport.site_proxy import for_aiohttp
 from teleport.transport.tls import cluster_client_context, public_client_context, unproved_client_context
-from teleport.wire.alpn import PROXY_SSH, UPGRADE_PATH
-
-if TYPE_CHECKING:
-    import aiohttp
+from teleport.wire.alpn import PROXY_SSH
 
 BY_TLS: Final = "true"  # in profiles, as other clients write it
 BY_UPGRADE: Final = "upgrade"  # a balancer ends TLS
-CHUNK: Final = 65536  # bytes
-MAX_MESSAGE: Final = 1 << 20  # bytes of one websocket message
-HEARTBEAT: Final = 30.0  # seconds
 
 Reach = Callable[[asyncio.Protocol], Awaitable[None]]
 
@@ -122,77 +115,13 @@ class _Held(asyncio.Protocol):
 
 
 async def _by_upgrade(protocol: asyncio.Protocol, address: tuple[str, int], trust: ProxyTrust) -> None:
-    import aiohttp
-
-    from teleport.transport import memory_pair
-    from teleport.transport.problems import said
+    from teleport.transport.upgrade import upgraded
 
     context, name = _context(trust, address[0])
-    session = aiohttp.ClientSession(auto_decompress=False)
-    try:
-        socket = await session.ws_connect(
-            f"wss://{join(*address)}{UPGRADE_PATH}",
-            ssl=context,
-            server_hostname=name,
-            max_msg_size=MAX_MESSAGE,
-            heartbeat=HEARTBEAT,
-            compress=0,
-            **for_aiohttp(*address),
-        )
-        made = socket.get_extra_info("ssl_object")
-        _check(trust, made.getpeercert(True) if made is not None else None, address)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        await session.close()
-        raise ConnectionProblem(
-            f"{join(*address)} lets no connection through: {said(error)}",
-            hint="the balancer must pass websockets on; and proxy_service must serve one port (version: v2)",
-        ) from None
-    except BaseException:
-        await session.close()
-        raise
-
-    def accept(far: asyncio.Transport) -> None:
-        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=CHUNK)
-        inner = asyncio.StreamReaderProtocol(reader)
-        far.set_protocol(inner)
-        inner.connection_made(far)
-        writer = asyncio.StreamWriter(far, inner, reader, loop)
-        task = loop.create_task(_relay(session, socket, reader, writer), name="the proxy's websocket")
-        _RELAYS.add(task)
-        task.add_done_callback(_RELAYS.discard)
-
-    memory_pair.connect(lambda: protocol, accept, peername=address)
-
-
-_RELAYS: Final = set[asyncio.Task[None]]()  # end with the connection that they carry; the loop alone keeps no task
-
-
-async def _relay(
-    session: aiohttp.ClientSession,
-    socket: aiohttp.ClientWebSocketResponse,
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-) -> None:
-    """Copies both ways until either end closes."""
-    import aiohttp
-
-    async def down() -> None:
-        async for message in socket:
-            if message.type is not aiohttp.WSMsgType.BINARY:
-                break
-            writer.write(message.data)
-            await writer.drain()
-        writer.close()
-
-    receiving = asyncio.create_task(down(), name="the proxy's websocket, down")
-    try:
-        while data := await reader.read(CHUNK):
-            await socket.send_bytes(data)
-    except (OSError, aiohttp.ClientError):
-        pass
-    finally:
-        receiving.cancel()
-        await asyncio.gather(receiving, return_exceptions=True)
-        writer.close()
-        await socket.close()
-        await session.close()
+    await upgraded(
+        protocol,
+        *address,
+        context=context,
+        server_name=name,
+        check=lambda shown: _check(trust, shown, address),
+    )

@@ -111,7 +111,7 @@ class Joiner:
                     )
                 except ConnectionProblem as error:
                     if said != str(error):
-                        log.warning("%s; trying again", error)
+                        log.warning("%s; trying again. To do: %s", error, error.next_step)
                     said = str(error)
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, LONGEST_PAUSE)

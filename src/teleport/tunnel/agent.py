@@ -37,7 +37,7 @@ from teleport.tunnel.reaching import Ways, tunnel_address
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest pause
-LOGIN_SECONDS: Final = 15.0  # for all that follows
+LOGIN_SECONDS: Final = 15.0  # for all that follows, each way
 PING: Final = KeepAlive(15.0, 2)
 
 Seeds = Callable[[], Awaitable[Sequence[str]]]
@@ -93,6 +93,7 @@ class TunnelAgent:
         self.serve = serve
         self._ended = ended
         self._ways = Ways(config.configured)
+        self._upgrades: dict[str, None] = {}  # addresses at which a balancer ends TLS
         self._check_due = False
         self._state = pool.State()
         self._events: asyncio.Queue[Callable[[float, float], pool.Event]] = asyncio.Queue()
@@ -229,8 +230,8 @@ class TunnelAgent:
         problem: Exception = ConnectionProblem("no proxy has said where its tunnels end")
         for address in addresses:
             try:
-                async with asyncio.timeout(LOGIN_SECONDS):
-                    host_id, epoch = await self._log_in(link, address)
+                link.anew()
+                host_id, epoch = await self._log_in(link, address)
             except (TeleportError, OSError, TimeoutError, ValueError, OverflowError) as error:
                 problem = error
                 if isinstance(error, TimeoutError):
@@ -247,16 +248,58 @@ class TunnelAgent:
         raise problem
 
     async def _log_in(self, link: _Link, address: str) -> tuple[str, int]:
+        """Straight; and, where somebody answers who is no SSH server, within a websocket: a balancer may end TLS there.
+        The way that led to a proxy is tried first the next time."""
+        ways: list[Callable[[_Link, str], Awaitable[tuple[str, int]]]] = [self._straight, self._upgraded]
+        if address in self._upgrades:
+            ways.reverse()
+        try:
+            return await ways[0](link, address)
+        except (ConnectionProblem, TimeoutError) as first:
+            link.abort()
+            if not link.met or link.certificate:
+                raise
+            log.debug("no tunnel to %s: %s; trying another way", address, first)
+            try:
+                return await ways[1](link, address)
+            except (TeleportError, OSError, TimeoutError):
+                if link.certificate:  # that one is about who answered
+                    raise
+                raise first from None
+
+    async def _straight(self, link: _Link, address: str) -> tuple[str, int]:
         place = tunnel_address(address)
-        proved: list[HostIdentity] = []
 
         async def reach(protocol: asyncio.Protocol) -> None:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._ways.connect(_Noted(protocol, link), place.host, place.port)
 
+        async with asyncio.timeout(LOGIN_SECONDS):
+            found = await self._proved(link, address, reach)
+        self._upgrades.pop(address, None)
+        return found
+
+    async def _upgraded(self, link: _Link, address: str) -> tuple[str, int]:
+        place = tunnel_address(address)
+
+        async def reach(protocol: asyncio.Protocol) -> None:
+            link.peer = await self._ways.upgrade(protocol, place.host, place.port)
+            link.met = True
+
+        async with asyncio.timeout(LOGIN_SECONDS):
+            found = await self._proved(link, address, reach)
+        self._upgrades = {**self._upgrades, address: None} if len(self._upgrades) < 256 else {address: None}
+        return found
+
+    async def _proved(
+        self, link: _Link, address: str, reach: Callable[[asyncio.Protocol], Awaitable[None]]
+    ) -> tuple[str, int]:
+        """The proxy that proves itself there and takes the tunnel: UUID and epoch."""
+        proved: list[HostIdentity] = []
+
         def check(certificate: bytes) -> None:
-            proved[:] = [self.believed(certificate, address)]
             link.certificate = certificate
+            proved[:] = [self.believed(certificate, address)]
 
         link.tunnel = await connect_tunnel(
             reach,
@@ -309,6 +352,7 @@ class _Noted(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         probe(transport)
+        self._link.met = True
         peer = transport.get_extra_info("peername")
         if peer:
             self._link.peer = (str(peer[0]), int(peer[1]))
@@ -324,7 +368,8 @@ class _Link:
         self.number = number
         self.tunnel: TunnelClient | None = None
         self.peer = ("127.0.0.1", 0)
-        self.certificate = b""  # by which the proxy proved itself
+        self.certificate = b""  # that the far end showed
+        self.met = False  # whether somebody took the connection
         self._proxy: HostIdentity | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._trusted = True
@@ -332,6 +377,10 @@ class _Link:
         self._news: m.News | None = None  # that came before the tunnel stood
         self._finishing = False
         self.carried = 0
+
+    def anew(self) -> None:
+        """Another address is tried."""
+        self.certificate, self.met, self.tunnel = b"", False, None
 
     def proved(self, proxy: HostIdentity) -> None:
         """The proxy at the other end; its certificate lasts as long as it says."""

@@ -15,11 +15,15 @@ import socket
 from collections.abc import Iterable
 from typing import Final
 
+from aiohttp.abc import AbstractResolver, ResolveResult
+
 from teleport.errors import AccessDenied, BadRequest
 from teleport.resources.names import canonical_address
 from teleport.resources.values import HostPort
 from teleport.transport.site_connect import connect_out
 from teleport.transport.site_proxy import site_proxy
+from teleport.transport.tls import unproved_client_context
+from teleport.transport.upgrade import upgraded
 
 PORT: Final = 3024  # of an address that names none (`protocols.md` 1)
 _METADATA: Final = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"})
@@ -77,6 +81,33 @@ class Ways:
         else:
             await self._resolved(protocol, host, port)
 
+    async def upgrade(self, protocol: asyncio.Protocol, host: str, port: int) -> tuple[str, int]:
+        """The same inside a websocket, for a balancer that ends TLS; gives the address at the other end. What is inside
+        proves itself, so nothing is asked of the TLS."""
+        resolver: AbstractResolver | None = None
+        if host.lower() not in self._configured:
+            literal = canonical_address(host)
+            if literal:
+                self._check(host, literal)
+            elif site_proxy(host, port) is None:
+                resolver = _Checked(self)
+        context = unproved_client_context()
+        return await upgraded(protocol, host, port, context=context, server_name=host, resolver=resolver)
+
+    async def found(self, host: str, port: int) -> list[str]:
+        """The addresses of a name that are dialled. Raises `OSError`, `AccessDenied` when none is."""
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        places, problem = list[str](), None
+        for address in dict.fromkeys(str(info[4][0]) for info in infos):
+            try:
+                self._check(host, address.partition("%")[0])
+                places.append(address)
+            except AccessDenied as error:
+                problem = error
+        if not places:
+            raise problem or OSError(f"{host} has no address")
+        return places
+
     def _check(self, host: str, address: str) -> None:
         if reason := why_not(address, loopback=self._loopback):
             raise AccessDenied(
@@ -85,18 +116,40 @@ class Ways:
             )
 
     async def _resolved(self, protocol: asyncio.Protocol, host: str, port: int) -> None:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        places = dict.fromkeys(str(place[4][0]) for place in found)
-        problem: Exception = OSError(f"{host} has no address")
-        for address in places:
+        problem: OSError | None = None
+        for address in await self.found(host, port):
             try:
-                self._check(host, address.partition("%")[0])
-                await loop.create_connection(lambda: protocol, address, port)
+                await asyncio.get_running_loop().create_connection(lambda: protocol, address, port)
                 return
-            except (OSError, AccessDenied) as error:
+            except OSError as error:
                 problem = error
+        assert problem is not None, "there was an address"
         raise problem
+
+
+class _Checked(AbstractResolver):
+    """Finds names for requests that a stranger has this host make."""
+
+    def __init__(self, ways: Ways) -> None:
+        self._ways = ways
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in await self._ways.found(host, port)
+        ]
+
+    async def close(self) -> None:
+        return
 
 
 def _is_loopback(host: str) -> bool:

@@ -63,7 +63,10 @@ async def tunnel_addresses(proxies: Sequence[tuple[str, int]]) -> list[str]:
             shown = shown_address(host, port)
             try:
                 async with session.get(
-                    f"https://{shown}/webapi/ping", ssl=unproved_client_context(), **for_aiohttp(host, port)
+                    f"https://{shown}/webapi/ping",
+                    ssl=unproved_client_context(),
+                    allow_redirects=False,  # whoever answers proves nothing, and leads nowhere
+                    **for_aiohttp(host, port),
                 ) as reply:
                     page = await reply.content.read(MAX_PAGE)
                     found = addresses_of(page, host)
