@@ -94,6 +94,10 @@ class ConnectionProblem(TeleportError):
     usual_hint = "check the address, and that the service runs there"
 
 
+class ConnectionLost(ConnectionProblem):
+    """A connection was made and then lost, without a word from the other end."""
+
+
 KINDS: dict[str, type[TeleportError]] = {
     kind.code: kind
     for kind in (

@@ -20,13 +20,17 @@ SOURCE: Final = "127.0.0.77"  # the address that haproxy connects from
 
 @dataclass(frozen=True)
 class Front:
-    """Where haproxy listens, and what it leads to; `options` of its `server` line, `bind` of its `bind` line."""
+    """Where haproxy listens, and what it leads to; `options` of its `server` lines, `bind` of its `bind` line.
+
+    With `more` targets it takes them in turn, those that do not answer left out: no client stays with one of them.
+    """
 
     target: int
     options: str = ""
     bind: str = ""
     mode: str = "tcp"
     port: int = 0
+    more: Sequence[int] = ()
 
 
 def needs_haproxy() -> str:
@@ -52,7 +56,11 @@ def haproxy(folder: Path, fronts: Sequence[Front]) -> Iterator[list[int]]:
     lines = ["defaults", " timeout connect 5s", " timeout client 60s", " timeout server 60s", " timeout tunnel 60s"]
     for port, front in zip(ports, fronts, strict=True):
         lines += [f"listen front{port}", f" mode {front.mode}", f" bind {at(port)} {front.bind}".rstrip()]
-        lines += [f" server one {at(front.target)} source {SOURCE} {front.options}".rstrip()]
+        if front.more:
+            lines += [" balance roundrobin", " option redispatch 1", " retries 3"]
+        for number, target in enumerate((front.target, *front.more)):
+            check = " check inter 200ms fall 1 rise 1" if front.more else ""
+            lines += [f" server s{number} {at(target)} source {SOURCE}{check} {front.options}".rstrip()]
     config = folder / "haproxy.cfg"
     config.write_text("\n".join(lines) + "\n")
     with (folder / "haproxy.log").open("wb") as log:

@@ -50,6 +50,7 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
     "cluster_networking_config.keep_alive_count_max": "test_a_client_that_does_not_answer_is_cut",
     "cluster_networking_config.session_control_timeout": "tests/auth/test_auth_session_control.py",
     "cluster_networking_config.routing_strategy": "test_of_two_hosts_with_one_name_the_newer_is_meant",
+    "cluster_networking_config.tunnel_strategy": "tests/cluster/test_cluster_many_proxies.py",
     "session_recording_config.mode": "test_recording_is_turned_off_and_on",
     "session_recording_config.proxy_checks_host_keys": "tests/cluster/test_cluster_agentless.py",
     "cluster_audit_config.type": "test_the_file_alone_decides_where_the_log_goes",

@@ -121,6 +121,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "backup.create": _auth("T9154I"),
         "backup.restore": _auth("T9155W"),
         "audit.gap": _auth("T9156W"),
+        "proxy_peer.denied": _host("T9310W"),
         "openssh.name_cert": _auth("T9240I"),
         "openssh.cert": _auth("T9241I", "T9241W"),
     }

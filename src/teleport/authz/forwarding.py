@@ -42,7 +42,8 @@ class Destination:
 
 
 EVERY_SOCKET = f"{UNIX}/**"
-USUAL_PORTS = frozenset({3022, 3023, 3024, 3025})  # nodes, proxies for SSH and tunnels, auth servers: on every host
+# proxies for each other, nodes, proxies for SSH and tunnels, auth servers: on every host
+USUAL_PORTS = frozenset({3021, 3022, 3023, 3024, 3025})
 
 
 def _unwrapped(text: str) -> Address:

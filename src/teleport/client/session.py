@@ -11,16 +11,18 @@ import asyncio
 import contextlib
 import functools
 import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final, TypeVar
 
 from teleport.client import system, terminal
 from teleport.client.access import Access
 from teleport.client.addresses import join
 from teleport.client.session_input import Typing
-from teleport.errors import BadRequest, ConnectionProblem, TeleportError
+from teleport.errors import BadRequest, ConnectionLost, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PublicKey
 from teleport.pki.sshverify import verify_host_cert
@@ -36,6 +38,8 @@ from teleport.wire.screen import Screen
 
 NOT_KNOWN = 255  # what ssh exits with when there is no exit status to pass on
 CONNECT_SECONDS = 20.0
+AGAIN: Final = (0.1, 0.4, 1.0)  # seconds before a connection that was lost is made anew
+T = TypeVar("T")
 _LATE = 0.3  # seconds after the inner connection's end in which the outer one's end, its cause, is told
 
 
@@ -146,7 +150,7 @@ async def way(
     seconds: float = CONNECT_SECONDS,
     keepalive: KeepAlive = KEEPALIVE,
 ) -> AsyncIterator[Way]:
-    """The proxy, proved. Raises `TeleportError`."""
+    """The proxy, proved; a connection that is lost before that is made anew. Raises `TeleportError`."""
     credentials = access.credentials
     authorities = trusted_authorities(credentials.known_hosts)
     own, theirs = authorities.get(credentials.cluster), authorities.get(access.cluster)
@@ -163,19 +167,61 @@ async def way(
         from teleport.transport.site_connect import connect_out
 
         reach = lambda protocol: connect_out(protocol, *access.ssh)  # noqa: E731 - one of two ways, by a condition
-    proxy = await connect(
-        access.ssh,
-        login=login,
-        key=ClientKey(credentials.private_key.reveal(), credentials.ssh_certificate),
-        check=host_check(own, SystemRole.PROXY, None, now, f"the proxy at {access.ssh[0]}"),
-        seconds=seconds,
-        keepalive=keepalive,
-        reach=reach,
+    proxy = await _unless_lost(
+        lambda: connect(
+            access.ssh,
+            login=login,
+            key=ClientKey(credentials.private_key.reveal(), credentials.ssh_certificate),
+            check=host_check(own, SystemRole.PROXY, None, now, f"the proxy at {access.ssh[0]}"),
+            seconds=seconds,
+            keepalive=keepalive,
+            reach=reach,
+        )
     )
     try:
         yield Way(proxy, access, theirs, now)
     finally:
         await closed(proxy)
+
+
+async def _unless_lost(make: Callable[[], Awaitable[T]]) -> T:
+    """What `make` gives; done again when a connection is lost meanwhile, some times."""
+    for pause in AGAIN:
+        try:
+            return await make()
+        except ConnectionLost:
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads attempts, guards nothing
+    return await make()
+
+
+@asynccontextmanager
+async def reached(
+    access: Access,
+    host: str,
+    port: int,
+    login: str,
+    now: datetime,
+    *,
+    seconds: float = CONNECT_SECONDS,
+    keepalive: KeepAlive = KEEPALIVE,
+) -> AsyncIterator[tuple[Way, SshClient]]:
+    """A connection to a host, proved, on which nothing has been asked for.
+
+    Until then a connection that is lost, be it on the way to the proxy or behind it, is made anew: a proxy behind a
+    balancer may have ended, and another one serves. Raises `TeleportError`.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make() -> tuple[Way, SshClient]:
+            await stack.aclose()
+            found = await stack.enter_async_context(way(access, login, now, seconds=seconds, keepalive=keepalive))
+            return found, await found.to(host, port, login)
+
+        found, node = await _unless_lost(make)
+        try:
+            yield found, node
+        finally:
+            await closed(node, alone=True)
 
 
 async def closed(client: SshClient, *, alone: bool = False) -> None:
@@ -187,13 +233,17 @@ async def closed(client: SshClient, *, alone: bool = False) -> None:
 
 async def run(access: Access, target: Target, now: datetime) -> int:
     """Connects, does what `target` says, and gives the exit status. Raises `TeleportError` when it does not come to
-    that."""
-    async with way(access, target.login, now, seconds=target.connect_seconds, keepalive=target.keepalive) as found:
-        node = await found.to(target.host, target.port, target.login)
-        try:
-            return await _Run(found, node, target).run()
-        finally:
-            await closed(node, alone=True)
+    that. What was begun is never done again: it is not known how far it came."""
+    async with reached(
+        access,
+        target.host,
+        target.port,
+        target.login,
+        now,
+        seconds=target.connect_seconds,
+        keepalive=target.keepalive,
+    ) as (found, node):
+        return await _Run(found, node, target).run()
 
 
 class _Run:

@@ -39,7 +39,7 @@ from teleport.daemon.remote import RemoteDelivery
 from teleport.daemon.restarts.handover import Inherited
 from teleport.daemon.restarts.leaving import Doors
 from teleport.daemon.restarts.succession import Request, Succession
-from teleport.daemon.sockets import Sockets
+from teleport.daemon.sockets import PEER, Sockets
 from teleport.daemon.tasks import Tasks
 from teleport.daemon.welcome import Welcome
 from teleport.errors import TeleportError
@@ -312,6 +312,7 @@ class Daemon:
         self._doors.ssh["proxy clusters"] = side.clusters.trusted
         self._tasks.start(side.clusters.trusted.run(), "tunnels to other clusters")
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
+        side.peers.changed = announcer.changed
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         self._tasks.start(recording.recorded.uploader.run(), "recording upload of the proxy")
         self._tasks.start(recording.recorded.recover_again(), "recovery of recordings of the proxy")
@@ -323,6 +324,9 @@ class Daemon:
         listeners = [self._sockets["proxy tunnel"]] if "proxy tunnel" in self._sockets else []
         serving = asyncio.Event()
         await self._tasks.start_ready(side.tunnels.run(listeners, serving.set), "proxy tunnel", serving)
+        self._doors.peer[PEER] = side.peers.server
+        asking = asyncio.Event()
+        await self._tasks.start_ready(side.peers.run(self._sockets, asking.set), PEER, asking)
 
     async def _start_recording(self, side: RecordingSide, view: View) -> RecordingSide:
         """Recording at the proxy: what an earlier run left is ended before the first session."""

@@ -94,4 +94,5 @@ def _networking(config: AuthConfig) -> NetworkingSpec:
         keep_alive_count_max=limits.keep_alive_count_max,
         session_control_timeout=limits.session_control_timeout,
         routing_strategy=config.routing_strategy,
+        tunnel_strategy=config.tunnel_strategy,
     )

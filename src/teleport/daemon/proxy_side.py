@@ -25,6 +25,8 @@ from teleport.daemon.cluster_side import cluster_side
 from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
+from teleport.daemon.live_settings import NETWORKING
+from teleport.daemon.peer_side import PeerSide
 from teleport.daemon.recording_side import RecordingSide
 from teleport.daemon.sockets import ProxyAddresses
 from teleport.daemon.ssh_proof import host_key
@@ -241,7 +243,17 @@ class ProxySide:
             clock=clock,
         )
         self.tunnels.begin_with(headers)
-        self.router.tunnels = self.tunnels
+        self.peers = PeerSide(
+            host.host_id,
+            nodename,
+            view,
+            emitter,
+            clock,
+            lambda: self._key.held,
+            self.tunnels,
+            always=settings.peer_always,
+        )
+        self.router.tunnels = self.peers.leading
         self._follow_hosts(view)
         self.web = WebService(
             WebConfig(
@@ -290,6 +302,7 @@ class ProxySide:
                 addr=str(self._addresses.web),
                 public_addrs=tuple(str(address) for address in self._addresses.public_web),
                 tunnel_addrs=tuple(str(address) for address in self._addresses.public_tunnel),
+                peer_addr=self.peers.address,
                 hostname=self._nodename,
                 version=__version__,
                 epoch=str(self._host.epoch),
@@ -309,15 +322,16 @@ class ProxySide:
 
         def tell() -> None:
             now = self._clock.now()
+            here = [one for one in view.proxies() if not one.lost(now)]
+            # a proxy that cannot be asked for hosts (of an older version) is reached by tunnels of its own
+            peering = all(one.spec.peer_addr for one in here)
             self.tunnels.set_proxies(
-                [
-                    KnownProxy(host_id=one.host_id, addresses=tuple(_told(one.spec.tunnel_addrs)))
-                    for one in view.proxies()
-                    if not one.lost(now)
-                ]
+                [KnownProxy(host_id=one.host_id, addresses=tuple(_told(one.spec.tunnel_addrs))) for one in here],
+                view.networking().spec.tunnel_strategy.connections if peering else 0,
             )
 
         view.cache.subscribe(PROXIES, lambda _: tell())
+        view.cache.subscribe(NETWORKING, lambda _: tell())
         view.cache.subscribe(HOSTS, lambda event: self.tunnels.host_changed(event.key.removeprefix(HOSTS)))
         for prefix in ("locks/", "authorities/"):
             view.cache.subscribe(prefix, lambda _: self.tunnels.reconsider())
@@ -346,6 +360,7 @@ class ProxySide:
         await self.router.reload([host_key(held)])
         await self.tunnels.reload([host_key(held)])
         self.clusters.trusted.renewed()
+        self.peers.renewed()
         for context in self._pinned:
             context.load_cert_chain(held.server_tls_cert_file, held.tls_key_file)
 

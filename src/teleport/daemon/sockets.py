@@ -17,6 +17,7 @@ from teleport.transport.listeners import address_of, bind, resolved
 
 log = logging.getLogger(__name__)
 
+PEER: Final = "proxy peer"  # the listener for other proxies
 ANY: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
 
 
@@ -51,6 +52,8 @@ class Sockets:
             if config.proxy.listen_addr is not None:
                 wanted.append(("proxy ssh", config.proxy.listen_addr, "proxy_service.listen_addr"))
             wanted.append(("proxy web", config.proxy.web_listen_addr, "proxy_service.web_listen_addr"))
+            if config.proxy.peer_always or (inherited is not None and inherited.has(_type(PEER))):
+                wanted.append((PEER, config.proxy.peer_listen_addr, "proxy_service.peer_listen_addr"))
             if config.proxy.tunnel_listen_addr != config.proxy.web_listen_addr:
                 wanted.append(("proxy tunnel", config.proxy.tunnel_listen_addr, "proxy_service.tunnel_listen_addr"))
         if config.node is not None and not tunnels:
@@ -103,6 +106,21 @@ class Sockets:
         elif "node" not in self._bound:
             address = self._config.node.listen_addr
             self._bound["node"] = bind(address.host, address.port, "the node service", "ssh_service.listen_addr")
+
+    def open_peer(self) -> socket.socket:
+        """The listener for other proxies, which is bound once the cluster asks for it. Raises `TeleportError`."""
+        assert self._config.proxy is not None
+        if PEER not in self._bound:
+            address = self._config.proxy.peer_listen_addr
+            key = "proxy_service.peer_listen_addr"
+            self._bound[PEER] = bind(address.host, address.port, f"the {PEER} service", key)
+        return self._bound[PEER]
+
+    def peer_address(self) -> HostPort:
+        """Where other proxies reach that listener."""
+        assert self._config.proxy is not None
+        public = self._config.proxy.peer_public_addr
+        return self.advertised(PEER, (public,) if public is not None else ())
 
     def handed(self) -> list[tuple[str, str, int]]:
         """Type, address and descriptor of each, for a child."""

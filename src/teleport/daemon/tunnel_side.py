@@ -9,6 +9,7 @@ from teleport.audit.emitter import Emitter
 from teleport.audit.events import Event, TunnelEnded, new_event
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
+from teleport.daemon.live_settings import NETWORKING
 from teleport.daemon.node_side import NodeSide
 from teleport.daemon.view import View
 from teleport.identity import HostIdentity
@@ -58,8 +59,10 @@ def keep_tunnels(
         accept=side.service.accepted,
         changed=changed,
         clock=view.clock,
+        connections=lambda: view.networking().spec.tunnel_strategy.connections,
         ended=ended,
     )
+    view.cache.subscribe(NETWORKING, lambda _: agent.settings_changed())
     for prefix in ("locks/", "authorities/", HOSTS):
         view.cache.subscribe(prefix, lambda _: agent.reconsider())
     return agent

@@ -22,8 +22,9 @@ from teleport.pki.refusal import CertificateRefused, Refusal
 from teleport.pki.rotation import retired_refusal
 from teleport.pki.sshformat import parse_certificate
 from teleport.pki.sshverify import ENFORCED, verify_host_cert, verify_user_cert
-from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority, TrustedTLSAuthority
 from teleport.pki.trust_digest import trust_digest
+from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
 from teleport.resources.authority import Authority, AuthorityType, RetiredKeys, RotationState
 from teleport.resources.cluster import (
     AuthPreference,
@@ -77,6 +78,7 @@ class View:
         self.cluster = cluster
         self.own_host = ""  # UUID of the node that judges by this; it refuses everybody itself while its host is locked
         self._nodes: KnownNodes | None = None
+        self._anchors: tuple[tuple[str, ...], list[TrustedTLSAuthority]] | None = None
         self._parsed: dict[str, dict[str, tuple[int, Resource]]] = {}  # by prefix, then key, with its revision
 
     def _items(self, prefix: str, kind: type[R]) -> list[R]:
@@ -330,6 +332,28 @@ class View:
     def verify_host(self, certificate: bytes) -> HostIdentity:
         authorities = self.ssh_authorities(AuthorityKind.HOST)
         identity = verify_host_cert(certificate, authorities, self.clock.now(), hostname=None)
+        return self._counting(identity)
+
+    # tunnel.peer_link.Hosts
+
+    def tls_authorities(self) -> tuple[str, ...]:
+        """The certificates (PEM) of this cluster's host authority that count now."""
+        authority = self.authorities().get(AuthorityType.HOST)
+        return tuple(authority.trusted_tls_certs) if authority is not None else ()
+
+    def verify_host_tls(self, certificate: bytes) -> HostIdentity:
+        """As `verify_host`, of a certificate (DER) that was proved in TLS."""
+        pems = self.tls_authorities()
+        if self._anchors is None or self._anchors[0] != pems:
+            anchors = [trusted_tls_authority(AuthorityKind.HOST, self.cluster, pem.encode()) for pem in pems]
+            self._anchors = (pems, anchors)
+        identity = identity_from_tls(certificate, self._anchors[1], self.clock.now())
+        if not isinstance(identity, HostIdentity):  # no authority of users is among those
+            raise AccessDenied("The certificate is no host's.", hint="only hosts of the cluster come here")
+        return self._counting(identity)
+
+    def _counting(self, identity: HostIdentity) -> HostIdentity:
+        """The same, if the host still belongs to the cluster and is not locked."""
         item = self.cache.get(HOSTS + identity.host_id)
         record = msgspec.json.decode(item.value, type=HostRecord) if item is not None else None
         if not host_counts(identity, record):

@@ -136,6 +136,26 @@ def _hardware_key_findings(spec: AuthPreferenceSpec) -> Iterator[Finding]:
                 yield Finding(("spec", *path, number), shown(text), "a certificate in PEM")
 
 
+class TunnelStrategyType(StrEnum):
+    AGENT_MESH = "agent_mesh"
+    PROXY_PEERING = "proxy_peering"
+
+
+MOST_CONNECTIONS = 64  # tunnels of one host that a setting may ask for
+
+
+class TunnelStrategy(Value, frozen=True, kw_only=True):
+    """To how many proxies a host behind a tunnel keeps one: to all, or to a few that lead clients for the others."""
+
+    type: TunnelStrategyType = TunnelStrategyType.AGENT_MESH
+    agent_connection_count: int = 1  # of proxy_peering
+
+    @property
+    def connections(self) -> int:
+        """How many proxies a host is to have; 0: every one."""
+        return self.agent_connection_count if self.type is TunnelStrategyType.PROXY_PEERING else 0
+
+
 class NetworkingSpec(Value, frozen=True, kw_only=True):
     client_idle_timeout: Duration = Duration(0)  # zero: never
     client_idle_timeout_message: str = ""
@@ -144,6 +164,7 @@ class NetworkingSpec(Value, frozen=True, kw_only=True):
     keep_alive_count_max: int = 3
     session_control_timeout: Duration = Duration.of(minutes=2)
     routing_strategy: RoutingStrategy = RoutingStrategy.UNAMBIGUOUS_MATCH
+    tunnel_strategy: TunnelStrategy = TunnelStrategy()
 
 
 class NetworkingConfig(Value, frozen=True, kw_only=True):
@@ -161,6 +182,9 @@ class NetworkingConfig(Value, frozen=True, kw_only=True):
         yield from text_findings(("spec", "client_idle_timeout_message"), self.spec.client_idle_timeout_message)
         if not 1 <= self.spec.keep_alive_count_max <= 1000:
             yield Finding(("spec", "keep_alive_count_max"), str(self.spec.keep_alive_count_max), "1 to 1000")
+        if not 1 <= (count := self.spec.tunnel_strategy.agent_connection_count) <= MOST_CONNECTIONS:
+            path = ("spec", "tunnel_strategy", "agent_connection_count")
+            yield Finding(path, str(count), f"1 to {MOST_CONNECTIONS}")
         for name in ("keep_alive_interval", "session_control_timeout"):
             if not getattr(self.spec, name):
                 yield Finding(("spec", name), "0", "a duration above zero")

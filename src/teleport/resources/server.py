@@ -56,6 +56,7 @@ class ServerSpec(Value, frozen=True, kw_only=True):
     heard: Moment | None = None  # when auth heard of it last
     proxy_ids: tuple[str, ...] = ()  # of a node behind a tunnel: the proxies that it keeps one to
     tunnel_addrs: tuple[str, ...] = ()  # of a proxy: where hosts reach its tunnel listener, `host:port`
+    peer_addr: str = ""  # of a proxy: where other proxies ask for the hosts whose tunnels it holds, `host:port`
     silent_for: Duration = Duration(0)  # in lists, of a service that is lost: the time since then
 
 
@@ -114,6 +115,8 @@ class Server(Value, frozen=True, kw_only=True):
             yield Finding(("spec", "hostname"), shown(self.spec.hostname), f"a host name; this one {problem}")
         if self.spec.addr and not _is_address(self.spec.addr):
             yield Finding(("spec", "addr"), shown(self.spec.addr), "host:port")
+        if self.spec.peer_addr and not _is_address(self.spec.peer_addr):
+            yield Finding(("spec", "peer_addr"), shown(self.spec.peer_addr), "host:port")
         if len(self.spec.public_addrs) > MAX_ADDRESSES:
             yield Finding(("spec", "public_addrs"), f"{len(self.spec.public_addrs)}", f"at most {MAX_ADDRESSES}")
         for number, address in enumerate(self.spec.public_addrs):

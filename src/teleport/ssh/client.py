@@ -25,7 +25,7 @@ from asyncssh.misc import HostKeyNotVerifiable
 from asyncssh.public_key import KeyImportError, SSHKey, decode_ssh_public_key
 
 from teleport import __version__
-from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
+from teleport.errors import AccessDenied, ConnectionLost, ConnectionProblem, TeleportError
 from teleport.pki.sshformat import parse_certificate
 from teleport.ssh.brought import Came, Listened, listen
 from teleport.ssh.client_forwards import ForwardPath, Forwards, described
@@ -159,6 +159,8 @@ class SshClient:
             try:
                 await channel.connect(lambda: cast(Any, protocol), target, port, "127.0.0.1", 0)
             except asyncssh.ChannelOpenError as error:
+                if self.lost:
+                    raise ConnectionLost("the connection to the proxy was lost", hint="try again") from error
                 what, then = _told(error.reason, f"the proxy does not lead to {host}")
                 raise ConnectionProblem(what, hint=then) from error
 
@@ -361,6 +363,8 @@ async def _authenticate(
     try:
         await open_transport(connection)
         await waiter
+    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError) as error:
+        raise ConnectionLost(f"the connection to {name} was lost: {error}", hint="try again") from error
     except OSError as error:
         raise ConnectionProblem(f"{name} cannot be reached: {error}", hint="check the address") from error
     except asyncssh.PermissionDenied as error:
@@ -374,7 +378,8 @@ async def _authenticate(
         ) from error
     except asyncssh.Error as error:
         said = " ".join(line.strip() for line in _banners(options))
-        raise ConnectionProblem(
+        lost = isinstance(error, asyncssh.ConnectionLost) and not said
+        raise (ConnectionLost if lost else ConnectionProblem)(
             f"the connection to {name} ended: {said or error}", hint="try again; tsh ls shows whether the host is there"
         ) from error
     finally:

@@ -127,6 +127,11 @@ class Listener:
             self._servers.append(await loop.create_server(lambda: _Accepted(self), sock=own, backlog=AT_ONCE))
             sock.listen(BACKLOG)
 
+    def entrance(self) -> tuple[Sequence[socket.socket], Callable[[], asyncio.Protocol]]:
+        """The sockets that are accepted from now, and what each connection begins with, also when somebody else took
+        it from them."""
+        return self._sockets if self._servers else (), lambda: _Accepted(self)
+
     @property
     def accepting(self) -> bool:
         """Whether new connections are taken here now."""

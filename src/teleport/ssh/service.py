@@ -65,6 +65,10 @@ class SshService(ABC):
         """Accepts again."""
         await self._listener.resume()
 
+    def entrance(self) -> tuple[Sequence[socket.socket], Callable[[], asyncio.Protocol]]:
+        """The sockets that are accepted from now, and what each connection begins with."""
+        return self._listener.entrance()
+
     @property
     def accepting(self) -> bool:
         """Whether new connections are taken here now: not before `run`, and not while paused."""

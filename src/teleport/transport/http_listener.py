@@ -14,7 +14,7 @@ import logging
 import socket
 import ssl
 from asyncio import sslproto
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
@@ -134,6 +134,8 @@ class HTTPListener:
         self._upgraded = set[Any]()  # requests that became websockets: told to close, aiohttp reads nothing more of one
         self._resume: Callable[[], Awaitable[asyncio.Server]] | None = None
         self._server: asyncio.Server | None = None
+        self._make: Callable[[], asyncio.Protocol] = asyncio.Protocol
+        self._socket: socket.socket | None = None
         self._leaving = False
 
     def begin_with(self, headers: Headers) -> None:
@@ -191,15 +193,18 @@ class HTTPListener:
 
         runner.server.connection_lost = connection_lost  # type: ignore[assignment, method-assign]  # aiohttp tells nobody else
 
+        def make() -> asyncio.Protocol:
+            return _Accepted(self, runner, context)
+
         async def take() -> asyncio.Server:
             # a server closes its socket when it is closed, so it gets a descriptor of its own
             own = listener.dup()
             own.setblocking(False)
-            server = await loop.create_server(lambda: _Accepted(self, runner, context), sock=own, backlog=AT_ONCE)
+            server = await loop.create_server(make, sock=own, backlog=AT_ONCE)
             listener.listen(BACKLOG)
             return server
 
-        self._resume = take
+        self._resume, self._make, self._socket = take, make, listener
         await self.resume()
         try:
             yield
@@ -219,6 +224,10 @@ class HTTPListener:
         self._leaving = False
         if self._server is None and self._resume is not None:
             self._server = await self._resume()
+
+    def entrance(self) -> tuple[Sequence[socket.socket], Callable[[], asyncio.Protocol]]:
+        """The sockets that are accepted from now, and what each connection begins with."""
+        return ([self._socket] if self._server is not None and self._socket is not None else []), self._make
 
     def leave(self) -> None:
         """Lets clients go elsewhere: connections without a request are closed, the others after their answer. Who has

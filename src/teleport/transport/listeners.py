@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from teleport.errors import TeleportError
 
@@ -38,6 +41,30 @@ def bind(host: str, port: int, what: str, key: str) -> socket.socket:
         raise TeleportError(f"{what} cannot listen on {shown}: {error.strerror}", hint=hint) from None
     listener.setblocking(False)
     return listener
+
+
+def arrived(listeners: Iterable[socket.socket]) -> list[socket.socket]:
+    """The connections that wait in the kernel to be accepted: closing a listener would reset them."""
+    found = []
+    for listener in listeners:
+        with suppress(OSError):  # none waits (any more), or no descriptor is left
+            while True:
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                found.append(connection)
+    return found
+
+
+async def begin(connections: Sequence[socket.socket], make: Callable[[], asyncio.Protocol]) -> None:
+    """Serves connections that were accepted."""
+    loop, left = asyncio.get_running_loop(), list(connections)
+    try:
+        while left:
+            with suppress(OSError):  # it has gone meanwhile
+                await loop.connect_accepted_socket(make, left.pop())
+    finally:
+        for connection in left:
+            connection.close()
 
 
 def resolved(host: str, port: int) -> list[tuple[str, int]]:

@@ -39,6 +39,15 @@ def mutual_server_context(cert_file: Path, key_file: Path, client_ca_pems: Seque
     return context
 
 
+def peer_server_context(cert_file: Path, key_file: Path, ca_pems: Sequence[str], protocol: str) -> ssl.SSLContext:
+    """For services of the cluster alone: TLS 1.3, and nobody without a certificate of its host authority; `protocol` is
+    the one that is spoken (ALPN). Which host it is, and whether it counts, is for the handler to say."""
+    context = mutual_server_context(cert_file, key_file, ca_pems)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols([protocol])
+    return context
+
+
 def trust(context: ssl.SSLContext, ca_pems: Sequence[str]) -> None:
     """Adds authorities to a live context; new connections see them at once."""
     if ca_pems:

@@ -76,13 +76,15 @@ class TunnelAgent:
         accept: Callable[[asyncio.Transport], None],
         changed: Callable[[], None],
         clock: Clock,
+        connections: Callable[[], int] = lambda: 0,
         ended: Callable[[HostIdentity, tuple[str, int], str], None] = lambda proxy, peer, reason: None,
         serve: Serve | None = None,
     ) -> None:
         """`key` gives the host's key and certificate as they are now; `seeds` the addresses to begin with; `accept`
-        takes a client as a listener would; `changed` hears that `proxies` are others now; `ended` that the tunnel to a
-        proxy which may not be here any more was ended, with that proxy, where it was, and why. With `serve`, which
-        connects what another cluster's proxy asks for (`proxy.from_clusters`), nobody is handed to `accept`."""
+        takes a client as a listener would; `changed` hears that `proxies` are others now; `connections` gives to how
+        many of them the cluster has hosts keep a tunnel, 0: to all; `ended` hears that the tunnel to a proxy which may
+        not be here any more was ended, with that proxy, where it was, and why. With `serve`, which connects what
+        another cluster's proxy asks for (`proxy.from_clusters`), nobody is handed to `accept`."""
         self.config = config
         self._hosts = hosts
         self._key = key
@@ -91,6 +93,7 @@ class TunnelAgent:
         self._changed = changed
         self.clock = clock
         self.serve = serve
+        self._connections = connections
         self._ended = ended
         self._ways = Ways(config.configured)
         self._upgrades: dict[str, None] = {}  # addresses at which a balancer ends TLS
@@ -154,6 +157,11 @@ class TunnelAgent:
         self._check_due = False
         for link in list(self._links.values()):
             link.reconsider()
+
+    def settings_changed(self) -> None:
+        """`connections` may be another now."""
+        for link in list(self._links.values()):
+            link.repeat()
 
     # the loop
 
@@ -334,7 +342,8 @@ class TunnelAgent:
 
     def told(self, number: int, news: m.News) -> None:
         proxies = pool.proxies_of([(one.host_id, one.addresses) for one in news.proxies])
-        self._put(lambda now, draw: pool.Told(now, draw, number, proxies, news.leaving))
+        most = self._connections() if news.connections > 0 else 0  # proxies may ask for more than the cluster does
+        self._put(lambda now, draw: pool.Told(now, draw, number, proxies, news.leaving, most))
 
     def take(self, channel: Channel, peer: tuple[str, int], arrival: _Arrival) -> None:
         """Hands the client behind `channel` to the node service."""
@@ -374,7 +383,7 @@ class _Link:
         self._expiry: asyncio.TimerHandle | None = None
         self._trusted = True
         self._stands = False
-        self._news: m.News | None = None  # that came before the tunnel stood
+        self._news: m.News | None = None  # the last that came
         self._finishing = False
         self.carried = 0
 
@@ -409,19 +418,20 @@ class _Link:
     def stands(self) -> None:
         """The pool knows of it."""
         self._stands = True
-        if self._news is not None:
-            self._agent.told(self.number, self._news)
+        self.repeat()
 
     def news(self, data: bytes) -> None:
         try:
-            news = m.decode(data, m.News)
+            self._news = m.decode(data, m.News)
         except BadRequest as error:
             log.warning("%s", error)
             return
-        if self._stands:
-            self._agent.told(self.number, news)
-        else:
-            self._news = news
+        self.repeat()
+
+    def repeat(self) -> None:
+        """Tells the pool what the proxy said last."""
+        if self._stands and self._news is not None:
+            self._agent.told(self.number, self._news)
 
     async def arrive(self, data: bytes, channel: Channel) -> StreamHandler | Refusal:
         if self._agent.serve is not None:

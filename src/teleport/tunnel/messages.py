@@ -47,11 +47,16 @@ class KnownProxy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class News(msgspec.Struct, frozen=True, kw_only=True):
-    """The proxies there are now; `leaving`: this process takes nothing new."""
+    """The proxies there are now; `leaving`: this process takes nothing new.
+
+    `connections`: to how many of them hosts keep a tunnel, 0 (and what hosts of an older version do): to all. The
+    number itself a host takes from auth; what it learns here is whether proxies can be asked for others' hosts.
+    """
 
     version: int = VERSION
     proxies: tuple[KnownProxy, ...] = ()
     leaving: bool = False
+    connections: int = 0
 
 
 class Dial(msgspec.Struct, frozen=True, kw_only=True):

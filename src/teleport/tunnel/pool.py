@@ -1,6 +1,9 @@
-"""Which tunnels a host keeps: one to each proxy that it knows of. Pure: `plan(state, event)` gives state and actions.
+"""Which tunnels a host keeps: one to each proxy that it knows of, or to as many as it is told. Pure: `plan(state,
+event)` gives state and actions.
 
 Rules it keeps:
+- Told to keep a number of tunnels, it chooses by chance, so that hosts spread over the proxies; those that fail are
+  replaced by others, and what is too much is finished.
 - A tunnel is known by the proxy's UUID and the epoch of its process, as both are proved and said at its other end. What
   an address leads to is not known before: behind a balancer it is any proxy. A second tunnel to a process that has one
   is closed again; one to another proxy than was meant is kept.
@@ -29,6 +32,7 @@ FIRST: Final = 0.5  # seconds of the first pause
 LONGEST: Final = 8.0  # seconds (`ours.md`)
 SPREAD: Final = 1.0  # seconds within which a tunnel that lived is made anew
 LIVED: Final = 10.0  # seconds after which the end of a tunnel says nothing against its proxy
+LATELY: Final = 30.0  # seconds after a pause in which other proxies are chosen first
 MOST: Final = 64  # proxies that are known at once, and that one of them may name
 MOST_ADDRESSES: Final = 4  # of one proxy, by its own word and by the others' together
 REMEMBERED: Final = 300.0  # seconds for which a proxy that was held is known though nobody names it ...
@@ -95,11 +99,13 @@ class Lost(_Event):
 
 @dataclass(frozen=True, slots=True)
 class Told(_Event):
-    """A proxy says by `tunnel` which proxies there are, and whether its own process leaves."""
+    """A proxy says by `tunnel` which proxies there are, to how many of them a tunnel is kept, and whether its own
+    process leaves."""
 
     tunnel: int
     proxies: tuple[Proxy, ...]
     leaving: bool
+    most: int = 0  # to how many proxies a tunnel is kept; 0: to all
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +178,7 @@ class Held:
     epoch: int
     since: float
     leaving: bool = False
-    stale: bool = False  # it leaves because a certificate, ours or the proxy's, is a former one
+    stale: bool = False  # it leaves because a certificate, ours or the proxy's, is a former one, or others are enough
     finished: bool = False
 
 
@@ -198,6 +204,14 @@ class State:
     pauses: Mapping[str, Pause] = field(default_factory=dict)
     announced: tuple[str, ...] = ()
     last: int = 0  # the number of the last attempt
+    counts: Mapping[str, int] = field(default_factory=dict)  # by who told, to how many a tunnel is kept; 0: to all
+
+    @property
+    def most(self) -> int:
+        """To how many proxies a tunnel is kept; 0: to all, which one of those that are heard can ask for alone."""
+        heard = [count for teller, count in self.counts.items() if teller in self.reached_by]
+        counts = heard or list(self.counts.values())
+        return max(counts) if counts and all(counts) else 0
 
     @property
     def reached_by(self) -> tuple[str, ...]:
@@ -295,7 +309,8 @@ def _told(state: State, event: Told) -> State:
     if event.leaving and not teller.leaving:
         pauses = _without(pauses, teller.host_id)  # its next process is tried at once
     held = {**state.held, event.tunnel: replace(teller, leaving=event.leaving or teller.stale)}
-    return replace(state, told={**state.told, teller.host_id: said}, held=held, pauses=pauses)
+    counts = {**state.counts, teller.host_id: event.most}
+    return replace(state, told={**state.told, teller.host_id: said}, held=held, pauses=pauses, counts=counts)
 
 
 def _distrusted(state: State, event: Distrusted) -> tuple[State, list[Action]]:
@@ -319,8 +334,9 @@ def _reckoned(state: State, now: float) -> State:
     proved = dict(sorted(proved.items(), key=lambda one: -one[1])[:MOST])
     held = state.reached_by
     told = {teller: said for teller, said in state.told.items() if teller in held or teller in proved}
+    counts = {teller: count for teller, count in state.counts.items() if teller in told}
     at = {host_id: address for host_id, address in state.reached_at.items() if host_id in held or host_id in proved}
-    state = replace(state, proved=proved, told=told, reached_at=at)
+    state = replace(state, proved=proved, told=told, reached_at=at, counts=counts)
     heard = _heard(state)
     named = Counter(host_id for said in heard.values() for host_id in {one.host_id for one in said})
     others = sorted((host_id for host_id in named if host_id not in held), key=lambda one: (-named[one], one))
@@ -352,12 +368,13 @@ def _addresses(state: State, heard: Mapping[str, tuple[Proxy, ...]], host_id: st
 def _settle(state: State, event: Event) -> tuple[State, list[Action]]:
     """What is due, whatever happened: dials, tunnels that are not needed any more, and the next look."""
     actions: list[Action] = []
+    state = _without_surplus(state, event.draw)
     if any(not one.leaving for one in state.held.values()):
         for number, one in state.held.items():
             if one.leaving and not one.finished:
                 state = replace(state, held={**state.held, number: replace(one, finished=True)})
                 actions.append(Finish(number))
-    for target in list(_wanted(state)) if state.running else ():
+    for target in list(_wanted(state, event)) if state.running else ():
         pause = state.pauses.get(target)
         if pause is not None and event.now < pause.until:
             continue
@@ -367,27 +384,59 @@ def _settle(state: State, event: Event) -> tuple[State, list[Action]]:
     if state.reached_by != state.announced:
         state = replace(state, announced=state.reached_by)
         actions.append(Announce(state.announced))
-    waited = [state.pauses[target].until for target in _wanted(state) if target in state.pauses]
+    waited = [state.pauses[target].until for target in _wanted(state, event) if target in state.pauses]
     if state.running and waited:
         actions.append(Wake(min(*waited, event.now + LONGEST)))
     return state, actions
 
 
-def _wanted(state: State) -> Iterator[str]:
+def _without_surplus(state: State, draw: float) -> State:
+    """Has tunnels leave that are more than is asked for."""
+    serving = sorted({one.host_id for one in state.held.values() if not one.leaving})
+    surplus = len(serving) - state.most
+    if not state.most or surplus <= 0:
+        return state
+    gone = set(_turned(serving, draw)[:surplus])
+    held = {
+        number: replace(one, leaving=True, stale=True) if one.host_id in gone else one
+        for number, one in state.held.items()
+    }
+    return replace(state, held=held)
+
+
+def _wanted(state: State, event: Event) -> Iterator[str]:
     """The targets that lack a tunnel and are not being dialled."""
     dialled = {target for target, _ in state.attempts.values()}
-    served = False
+    lacking = []
     hopeful = False  # somebody known may still be reached without asking the seeds
     for host_id, addresses in state.known.items():
-        if state.serving(host_id):
-            served = True
-        elif addresses:
+        if addresses and not state.serving(host_id):
             pause = state.pauses.get(host_id)
             hopeful = hopeful or pause is None or pause.failures == 0
             if host_id not in dialled:
-                yield host_id
+                lacking.append(host_id)
+    served = {one.host_id for one in state.held.values() if not one.leaving}
+    if state.most:
+        lacking = _chosen(state, lacking, state.most - len(served | (dialled & state.known.keys())), event)
+    yield from lacking
     if not served and not hopeful and SEEDS not in dialled:
         yield SEEDS
+
+
+def _chosen(state: State, lacking: Sequence[str], count: int, event: Event) -> list[str]:
+    """So many of them, by chance; those first that have not failed or been lost lately, then whose pause ends first."""
+
+    def due(host_id: str) -> float:
+        pause = state.pauses.get(host_id)
+        return 0.0 if pause is None else max(pause.until + LATELY - event.now, 0.0)
+
+    return sorted(_turned(sorted(lacking), event.draw), key=due)[: max(count, 0)]
+
+
+def _turned(ordered: Sequence[str], draw: float) -> list[str]:
+    """The same from a place on that is drawn."""
+    begin = min(int(draw * len(ordered)), len(ordered) - 1) if ordered else 0
+    return [*ordered[begin:], *ordered[:begin]]
 
 
 def _paused(state: State, target: str, began: float, draw: float) -> State:

@@ -112,6 +112,7 @@ class TunnelServer(SshService):
         self.unregistered = Counter[str]()  # connections by host, from when it has proved itself
         self._all: set[Tunnel] = set()  # also those that take nobody any more
         self._proxies: tuple[m.KnownProxy, ...] = ()
+        self._connections = 0
         self._leaving_since: float | None = None
         self._check_due = False
 
@@ -141,16 +142,17 @@ class TunnelServer(SshService):
 
     # news
 
-    def set_proxies(self, proxies: Sequence[m.KnownProxy]) -> None:
-        """The proxies of the cluster, as hosts are told of them."""
+    def set_proxies(self, proxies: Sequence[m.KnownProxy], connections: int = 0) -> None:
+        """The proxies of the cluster, as hosts are told of them, and to how many of them they keep a tunnel; 0: all."""
         known = tuple(sorted(proxies, key=lambda one: one.host_id))
-        if known != self._proxies:
-            self._proxies = known
+        if (known, connections) != (self._proxies, self._connections):
+            self._proxies, self._connections = known, connections
             self._tell_all()
 
     def news(self) -> bytes:
         """What hosts are told now."""
-        return m.encode(m.News(proxies=self._proxies, leaving=self._leaving_since is not None))
+        leaving = self._leaving_since is not None
+        return m.encode(m.News(proxies=self._proxies, leaving=leaving, connections=self._connections))
 
     def _tell_all(self) -> None:
         news = self.news()

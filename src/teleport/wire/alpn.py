@@ -7,5 +7,6 @@ from typing import Final
 HTTP: Final = "http/1.1"
 PROXY_SSH: Final = "teleport-proxy-ssh"
 REVERSE_TUNNEL: Final = "teleport-reversetunnel"
+PROXY_PEER: Final = "teleport-proxy-peer"  # between proxies, at a listener of its own
 UPGRADE_PATH: Final = "/webapi/connectionupgrade"
 """Where a websocket carries the bytes of the one port through balancers that end TLS."""

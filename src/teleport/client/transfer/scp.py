@@ -11,7 +11,7 @@ from datetime import datetime
 
 from teleport.client import system
 from teleport.client.access import Access
-from teleport.client.session import CONNECT_SECONDS, Way, closed, way
+from teleport.client.session import CONNECT_SECONDS, Way, reached
 from teleport.client.session import KEEPALIVE as KEEPALIVE
 from teleport.client.transfer.copying import Copier
 from teleport.client.transfer.copying import Ways as Ways
@@ -88,15 +88,21 @@ async def _reached(
     hops: list[tuple[Way, SshClient, str]],
 ) -> There:
     try:
-        found = await stack.enter_async_context(
-            way(access, place.user, now, seconds=transfer.connect_seconds, keepalive=transfer.keepalive)
+        found, node = await stack.enter_async_context(
+            reached(
+                access,
+                place.host,
+                transfer.port,
+                place.user,
+                now,
+                seconds=transfer.connect_seconds,
+                keepalive=transfer.keepalive,
+            )
         )
-        node = await found.to(place.host, transfer.port, place.user)
     except TeleportError as error:
         if SECOND_FACTOR_DUE in error.message:
             raise FactorDue(place, error.message) from error
         raise
-    stack.push_async_callback(closed, node, alone=True)
     sftp = Sftp(node, place.host)
     stack.push_async_callback(sftp.close)
     try:

@@ -11,7 +11,14 @@ from typing import Any, Final
 
 from teleport.daemon.config import forms, ports
 from teleport.daemon.config.token_source import TokenSource
-from teleport.resources.cluster import LockingMode, RecordingMode, RoutingStrategy, SecondFactor
+from teleport.resources.cluster import (
+    MOST_CONNECTIONS,
+    LockingMode,
+    RecordingMode,
+    RoutingStrategy,
+    SecondFactor,
+    TunnelStrategyType,
+)
 from teleport.resources.values import Duration, HostPort
 from teleport.resources.yaml_document import Node, Problems
 from teleport.resources.yaml_readers import (
@@ -159,6 +166,20 @@ class CaKeyParams:
 
 
 @dataclass(frozen=True, slots=True)
+class TunnelStrategySection:
+    """`auth_service.tunnel_strategy`."""
+
+    type: TunnelStrategyType = key(
+        one_of({kind.value: kind for kind in TunnelStrategyType}),
+        TunnelStrategyType.AGENT_MESH,
+        "hosts keep a tunnel to every proxy, or to a few of which the others ask",
+    )
+    agent_connection_count: int = key(
+        integer(1, MOST_CONNECTIONS), 1, "with proxy_peering: to how many proxies a host keeps a tunnel"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AuthSection:
     """`auth_service` as it stands in the file."""
 
@@ -201,6 +222,9 @@ class AuthSection:
         one_of({kind.value: kind for kind in RoutingStrategy}),
         RoutingStrategy.UNAMBIGUOUS_MATCH,
         "which of several nodes of the same name is meant",
+    )
+    tunnel_strategy: TunnelStrategySection = key(
+        forms.section(TunnelStrategySection), TunnelStrategySection, "which tunnels hosts keep"
     )
     message_of_the_day: str = key(text, "", "shown before login")
     license_file: Path | None = key(forms.path, None, "legacy", warning="is ignored: no licence is needed")

@@ -37,6 +37,7 @@ from teleport.daemon.config.values import (
     StorageConfig,
 )
 from teleport.errors import BadRequest
+from teleport.resources.cluster import TunnelStrategy
 from teleport.resources.values import (
     ADDRESS_FORMS,
     HostPort,
@@ -61,6 +62,7 @@ _NETWORKING_KEYS: Final = (
     "keep_alive_count_max",
     "session_control_timeout",
     "routing_strategy",
+    "tunnel_strategy",
     "proxy_listener_mode",
 )
 _MANAGED_BY: Final[Mapping[str, ManagedResource]] = {
@@ -284,6 +286,9 @@ def _auth_config(
             session_control_timeout=section.session_control_timeout,
         ),
         routing_strategy=section.routing_strategy,
+        tunnel_strategy=TunnelStrategy(
+            type=section.tunnel_strategy.type, agent_connection_count=section.tunnel_strategy.agent_connection_count
+        ),
         message_of_the_day=section.message_of_the_day,
         balancers=section.proxy_protocol_from if section.proxy_protocol else (),
         managed=frozenset(resource for path, resource in _MANAGED_BY.items() if path in present),
@@ -331,6 +336,9 @@ def _proxy_config(
         balancers=section.proxy_protocol_from if section.proxy_protocol else (),
         plain_http=plain_http,
         one_port=one_port,
+        peer_listen_addr=bound(section.peer_listen_addr),
+        peer_always="proxy_service.peer_listen_addr" in present,
+        peer_public_addr=section.peer_public_addr,
     )
 
 

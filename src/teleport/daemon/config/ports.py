@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+PROXY_PEER: Final = 3021
 SSH: Final = 3022
 PROXY_SSH: Final = 3023
 PROXY_TUNNEL: Final = 3024
@@ -24,6 +25,8 @@ DEFAULT_PORTS: Final = {
     "proxy_service.ssh_public_addr": PROXY_SSH,
     "proxy_service.tunnel_listen_addr": PROXY_TUNNEL,
     "proxy_service.tunnel_public_addr": PROXY_TUNNEL,
+    "proxy_service.peer_listen_addr": PROXY_PEER,
+    "proxy_service.peer_public_addr": PROXY_PEER,
     "proxy_service.web_listen_addr": WEB,
     "proxy_service.public_addr": WEB,
     "proxy_service.kube_listen_addr": PROXY_KUBE,

@@ -11,7 +11,7 @@ from typing import Final
 from teleport.daemon.config import forms, ports
 from teleport.resources.values import HostPort
 from teleport.resources.yaml_document import Node, Problems
-from teleport.resources.yaml_readers import ListOf, boolean, key, matching, one_or_many, some_text, url
+from teleport.resources.yaml_readers import ListOf, address, boolean, key, matching, one_or_many, some_text, url
 
 _LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 
@@ -66,6 +66,17 @@ class ProxySection:
         forms.listen_address(ports.PROXY_TUNNEL),
         HostPort(forms.ANY_HOST, ports.PROXY_TUNNEL),
         "listener for reverse tunnels",
+    )
+    peer_listen_addr: HostPort = key(
+        forms.listen_address(ports.PROXY_PEER),
+        HostPort(forms.ANY_HOST, ports.PROXY_PEER),
+        "listener for other proxies; open with tunnel_strategy proxy_peering, or when it is set",
+    )
+    peer_public_addr: HostPort | None = key(
+        address(ports.PROXY_PEER),
+        None,
+        "where other proxies reach this very one, past any balancer",
+        default_text="this host's address",
     )
     kube_listen_addr: HostPort | None = key(
         forms.listen_address(ports.PROXY_KUBE), None, "listener for Kubernetes clients", default_text="off"
@@ -129,11 +140,12 @@ def check_proxy(section: ProxySection, node: Node, problems: Problems) -> None:
             ("listen_addr", section.listen_addr),
             ("web_listen_addr", section.web_listen_addr),
             ("tunnel_listen_addr", section.tunnel_listen_addr),
+            ("peer_listen_addr", section.peer_listen_addr),
         )
         if address.port and node.get(name) is not None
     ]
-    for index, (name, address) in enumerate(ports_of):
+    for index, (name, listener) in enumerate(ports_of):
         for other, taken in ports_of[:index]:
             child = node.get(name)
-            if address == taken and {name, other} != {"web_listen_addr", "tunnel_listen_addr"} and child is not None:
+            if listener == taken and {name, other} != {"web_listen_addr", "tunnel_listen_addr"} and child is not None:
                 child.problem(problems, "an address of its own", found=f"the address of {other}")

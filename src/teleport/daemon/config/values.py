@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teleport.daemon.config.token_source import TokenSource
-from teleport.resources.cluster import LockingMode, RecordingMode, RoutingStrategy, SecondFactor
+from teleport.resources.cluster import LockingMode, RecordingMode, RoutingStrategy, SecondFactor, TunnelStrategy
 from teleport.resources.values import Duration, HostPort, Labels
 from teleport.transport.entrance import ConnectionLimits
 
@@ -111,6 +111,7 @@ class AuthConfig:
     proxy_checks_host_keys: bool
     session_limits: SessionLimits
     routing_strategy: RoutingStrategy
+    tunnel_strategy: TunnelStrategy
     message_of_the_day: str
     balancers: tuple[str, ...]  # networks that must send a PROXY header
     managed: frozenset[ManagedResource]
@@ -139,7 +140,10 @@ class ProxyConfig:
     keypairs: tuple[KeyPair, ...]  # none: a self-signed pair is generated
     balancers: tuple[str, ...]  # networks that must send a PROXY header
     plain_http: bool  # TLS ends at a balancer in front of the proxy
+    peer_listen_addr: HostPort  # for other proxies
     one_port: bool = False  # the web listener serves everything, by first bytes
+    peer_always: bool = False  # also while the cluster's settings do not ask for it
+    peer_public_addr: HostPort | None = None
 
 
 @dataclass(frozen=True, slots=True)

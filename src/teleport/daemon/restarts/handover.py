@@ -86,6 +86,10 @@ class Inherited:
                 return taken
         return None
 
+    def has(self, kind: str) -> bool:
+        """Whether a listener of a type was handed over."""
+        return any(handed.type == kind for handed in self.listeners)
+
     def take_lock(self) -> int | None:
         lock, self.lock = self.lock, None
         return lock

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from socket import socket
+from typing import Final, Protocol, runtime_checkable
+
+from teleport.transport.listeners import arrived, begin
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,15 @@ class Door(Protocol):
     async def resume(self) -> None: ...
 
 
+@runtime_checkable
+class Entry(Protocol):
+    """One whose listener is closed while clients still come."""
+
+    def entrance(self) -> tuple[Sequence[socket], Callable[[], asyncio.Protocol]]:
+        """The sockets that are accepted from now, and what each connection begins with."""
+        ...
+
+
 class HTTPDoor(Door, Protocol):
     """One whose clients keep connections without need."""
 
@@ -54,13 +66,14 @@ class Doors:
     auth: dict[str, HTTPDoor]
     diag: dict[str, Door]
     settle: list[Callable[[], Awaitable[None]]]  # what is to be finished after the last client has left
+    peer: dict[str, Door] = field(default_factory=dict)  # for other proxies, whose clients are led on until the end
 
     async def settled(self) -> None:
         for finish in self.settle:
             await finish()
 
     def every(self) -> dict[str, Door]:
-        return {**self.auth, **self.web, **self.ssh, **self.diag}
+        return {**self.auth, **self.web, **self.ssh, **self.peer, **self.diag}
 
     def pause(self) -> None:
         for door in self.every().values():
@@ -86,9 +99,16 @@ async def leave_alone(doors: Doors, close_listener: Callable[[str], None]) -> No
 
     `close_listener` closes the listening socket of that name.
     """
+    last: list[tuple[list[socket], Callable[[], asyncio.Protocol]]] = []
     for name, door in {**doors.ssh, **doors.web}.items():
+        # nothing may come between these: who connects meanwhile would be reset, which no balancer mends
+        if isinstance(door, Entry):
+            listeners, make = door.entrance()
+            last.append((arrived(listeners), make))
         door.pause()
         close_listener(name)
+    for connections, make in last:
+        await begin(connections, make)
     await _until_left({**doors.ssh, **doors.web}, [*doors.web.values()], [])
     await doors.settled()
     for name, api in doors.auth.items():
