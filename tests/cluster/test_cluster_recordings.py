@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.web.chromium import browser, missing
 
-from teleport.testing.cluster import BIN, NODE, Cluster, Person
+from teleport.testing.cluster import BIN, NODE, Cluster, Person, wait_until
 from teleport.testing.terminal import Terminal
 
 
@@ -36,6 +36,8 @@ def sid(cluster: Cluster, alice: Person, login: str) -> str:
 
 def test_a_session_is_found_by_what_its_screen_showed(cluster: Cluster, alice: Person, sid: str) -> None:
     """In colours, in pieces and wiped away; by the administrator and by who took part; with its time."""
+    # recordings of other tests may be long, and are prepared before it
+    wait_until("it is prepared", lambda: sid in cluster.tctl("recordings", "search", "zebra").stdout, 120.0)
     for text in ("the rare word is zebra", "GONE-SOON"):
         (found,) = json.loads(cluster.tctl("recordings", "search", text, "--format=json").ok().stdout)
         assert found["sid"] == sid
