@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.cluster.cluster_haproxy import Front, haproxy, needs_haproxy
 
-from teleport.testing.cluster import LOOPBACK, PUBLIC, RUNNING, Cluster, Host, at, free_port, wait_until
+from teleport.testing.cluster import LOOPBACK, PUBLIC, RUNNING, Cluster, DaemonProcess, Host, at, free_port, wait_until
 
 
 class ProxyHost(Host):
@@ -41,6 +41,11 @@ class ProxyHost(Host):
             },
         )
 
+        self.pid_file = self.folder / "teleport.pid"
+        self.daemon = DaemonProcess(
+            self.folder, ["--config", self.config_path, "--pid-file", self.pid_file], diag_port=self.diag_port
+        )
+
     @property
     def host_id(self) -> str:
         return (self.data_dir / "host_uuid").read_text().strip()
@@ -51,11 +56,6 @@ class ProxyHost(Host):
             self.config["teleport"] |= self._farm.joining(self.name, "proxy")
             self.write()
         self.daemon.begin()
-
-    @property
-    def daemon_runs(self) -> bool:
-        """Whether it has been started and not ended since."""
-        return self.daemon in RUNNING
 
     def drain(self) -> None:
         """Asks it to leave when its clients have."""
@@ -99,6 +99,11 @@ class Farm(Cluster):
         token = self.folder / f"{name}-token"
         self.tctl("tokens", "add", f"--type={kind}", f"--out={token}").ok()
         return {"auth_token": str(token), "ca_pin": self.ca_pin()}
+
+    @property
+    def running(self) -> list[ProxyHost]:
+        """The proxies that were started and have not ended since."""
+        return [proxy for proxy in self.proxies.values() if proxy.daemon in RUNNING]
 
     def proxy_ids(self, name: str) -> list[str]:
         """The proxies to which a node says that it keeps a tunnel."""

@@ -60,10 +60,14 @@ class TLSHosts:
     def pem(self) -> str:
         return pem_of(self.certs[AuthorityKind.HOST]).decode()
 
-    def verify_host_tls(self, certificate: bytes) -> HostIdentity:
+    def identify_host_tls(self, certificate: bytes) -> HostIdentity:
         anchor = trusted_tls_authority(AuthorityKind.HOST, CLUSTER, self.certs[AuthorityKind.HOST])
         found = identity_from_tls(certificate, [anchor], SystemClock().now())
         assert isinstance(found, HostIdentity)
+        return found
+
+    def verify_host_tls(self, certificate: bytes) -> HostIdentity:
+        found = self.identify_host_tls(certificate)
         if found.host_id in self.refused:
             raise self.refused[found.host_id]
         return found
@@ -319,8 +323,10 @@ async def test_a_locked_proxy_is_refused_and_loses_what_it_has(tmp_path: Path) -
         assert "locked" in event.reason
         assert event.peer_id == end.asking.name
         with pytest.raises(ConnectionProblem):
-            await end.dialer.connect(end.proxy, host, Client)
+            await (await end.other(end.asking)).connect(end.proxy, host, Client)
         await wait_until(lambda: end.lab.server.open == 0)
+        found = await end.events.wait_for("proxy_peer.denied", 3)  # both connections, and the one that came then
+        assert {getattr(one, "peer_id", "") for one in found} == {end.asking.name}
 
 
 async def test_a_lock_counts_at_the_next_question_also_before_anybody_looks(tmp_path: Path) -> None:

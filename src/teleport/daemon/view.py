@@ -343,6 +343,10 @@ class View:
 
     def verify_host_tls(self, certificate: bytes) -> HostIdentity:
         """As `verify_host`, of a certificate (DER) that was proved in TLS."""
+        return self._counting(self.identify_host_tls(certificate))
+
+    def identify_host_tls(self, certificate: bytes) -> HostIdentity:
+        """Whose certificate (DER) it is, whether that host may be here or not. Raises `AccessDenied`."""
         pems = self.tls_authorities()
         if self._anchors is None or self._anchors[0] != pems:
             anchors = [trusted_tls_authority(AuthorityKind.HOST, self.cluster, pem.encode()) for pem in pems]
@@ -350,7 +354,7 @@ class View:
         identity = identity_from_tls(certificate, self._anchors[1], self.clock.now())
         if not isinstance(identity, HostIdentity):  # no authority of users is among those
             raise AccessDenied("The certificate is no host's.", hint="only hosts of the cluster come here")
-        return self._counting(identity)
+        return identity
 
     def _counting(self, identity: HostIdentity) -> HostIdentity:
         """The same, if the host still belongs to the cluster and is not locked."""

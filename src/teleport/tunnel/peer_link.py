@@ -35,6 +35,10 @@ class Hosts(Protocol):
         or was expelled."""
         ...
 
+    def identify_host_tls(self, certificate: bytes) -> HostIdentity:
+        """The same, also of a host that may not be here."""
+        ...
+
 
 def check_proxy(hosts: Hosts, certificate: bytes) -> HostIdentity:
     """The proxy that showed this certificate. Raises `AccessDenied` (`CertificateRefused` among it)."""

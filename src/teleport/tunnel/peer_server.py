@@ -7,7 +7,7 @@ Rules it keeps:
   dialled, and nothing is asked of a third proxy (no loops, no open relay).
 - The host decides about the client, by the line of `wire.vouch` that the asking proxy signed; nothing is vouched for
   here.
-- Whoever is refused is on record; of strangers only so many in a second.
+- Whoever is refused is on record, with the host that was proved; so many in a second, the others are counted.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class PeerServer:
         self.hosts = hosts
         self.emitter = emitter
         self.clock = clock
-        self.strangers = Heard()
+        self._heard = Heard()
         self.links: set[_Asking] = set()
         self._context = context
         self._tasks: asyncio.TaskGroup | None = None
@@ -151,9 +151,7 @@ class PeerServer:
 
     def refused(self, peer: Peer, reason: str, *, host_id: str = "", asked: str = "") -> None:
         """Puts a refusal on record; `host_id` is who proved to be there."""
-        told: str | None = reason
-        if not host_id:
-            told = self.strangers.told(reason, asyncio.get_running_loop().time())
+        told = self._heard.told(reason, asyncio.get_running_loop().time())
         if told is None:
             return
         log.warning("a proxy was refused peer=%s host=%s: %s", peer, host_id or "not proved", told)
@@ -243,7 +241,7 @@ class _Asking(Link):
     def _claimed(self) -> str:
         """The host whose certificate was proved in the handshake, where it can be read; it is refused all the same."""
         try:
-            return self._server.hosts.verify_host_tls(self.certificate).host_id
+            return self._server.hosts.identify_host_tls(self.certificate).host_id
         except TeleportError:
             return ""
 
