@@ -160,6 +160,24 @@ def test_a_locked_host_loses_its_tunnel_and_is_back_when_the_lock_is_gone(
     wait_until("it is back", lambda: says(alice, login, "inner") == behind.host_id, 5 * BACK)
 
 
+def test_a_locked_proxy_loses_the_tunnels_that_hosts_keep_to_it(
+    cluster: Cluster, alice: Person, login: str, behind: TunnelHost
+) -> None:
+    """The host ends them, and says so on record; whoever was led through is cut off."""
+    assert says(alice, login, "inner") == behind.host_id
+    proxy = (cluster.data_dir / "host_uuid").read_text().strip()
+    with open_session(alice, login) as client:
+        (made,) = cluster.tctl("lock", f"--node={proxy}", "--format=json").json()
+        try:
+            assert client.wait(20) != 0
+            wait_until("the host has said why", lambda: "is locked" in behind.daemon.log(), 10)
+        finally:
+            cluster.tctl("rm", f"lock/{made['name']}").ok()
+    event = cluster.wait_event("tunnel.ended", server_id=behind.host_id)
+    assert (event["host"], event["role"]) == (proxy, "Proxy")
+    wait_until("it is back", lambda: says(alice, login, "inner") == behind.host_id, 5 * BACK)
+
+
 @pytest.mark.long
 def test_a_host_is_back_soon_after_its_proxy_was_killed(login: str, tmp_path: Path) -> None:
     """Also when the proxy restarts gracefully: then nobody who comes meanwhile is refused, and sessions go on."""

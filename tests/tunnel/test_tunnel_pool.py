@@ -192,9 +192,56 @@ def test_one_proxy_names_only_so_many_and_they_are_forgotten_with_it() -> None:
     state, actions = played(connected(), Told(100, 0, 2, (A, B, *many), False))
     assert len(state.known) == pool.MOST
     assert {"aaaa", "bbbb"} <= set(state.known)
-    assert len([one for one in actions if isinstance(one, Dial)]) == pool.MOST - 2
+    assert len([one for one in actions if isinstance(one, Dial)]) == pool.UNPROVED
+    assert not any(isinstance(one, Wake) for one in actions), "the end of an attempt wakes it"
     state, _ = plan(state, Lost(101, 0, 2))
     assert set(state.known) == {"aaaa", "bbbb"}
+
+
+def test_whoever_names_ever_new_proxies_makes_no_host_look_through_a_network() -> None:
+    """Each answers at once that there is nobody; and a proxy that was reached before is dialled all the same."""
+    state, now, dialled = connected(), 100.0, 0
+    for turn in range(1000):
+        named = tuple(Proxy(f"x{turn}-{number}", (f"10.0.{turn}.{number}:1",)) for number in range(60))
+        state, actions = plan(state, Told(now, 0, 2, (A, B, *named), False))
+        for action in actions:
+            if isinstance(action, Dial):
+                dialled += 1
+                state, _ = plan(state, Failed(now, 0, action.tunnel))
+        now += 0.01
+    assert 0 < dialled <= (10 + pool.BURST) / pool.APART + pool.UNPROVED
+    _, actions = plan(state, Lost(now, 0, 1))
+    assert ("a:3024",) in [action.addresses for action in actions if isinstance(action, Dial)]
+
+
+def test_proxies_that_are_many_and_true_are_all_reached() -> None:
+    true = tuple(Proxy(f"x{number:02}", (f"x{number}:1",)) for number in range(40))
+    state, actions = played(connected(), Told(100, 0, 1, (A, B, *true), False))
+    reached, now = set[str](), 100.0
+    while dials := [action for action in actions if isinstance(action, Dial)]:
+        actions = []
+        for dial in dials:
+            target = state.attempts[dial.tunnel][0]
+            reached.add(target)
+            state, more = plan(state, Reached(now, 0, dial.tunnel, target, 1))
+            actions += more
+    assert len(reached) == len(true)
+    assert len(state.reached_by) == len(true) + 2
+
+
+def test_a_few_failures_cost_nothing_and_many_have_the_others_wait_for_their_turn() -> None:
+    free = int(pool.BURST / pool.APART)
+    many = tuple(Proxy(f"x{number:02}", (f"x{number}:1",)) for number in range(40))
+    state, actions = played(connected(), Told(100, 1, 1, (A, B, *many), False))
+    waiting, failed = [one for one in actions if isinstance(one, Dial)], 0
+    while waiting:
+        failed += 1
+        state, actions = plan(state, Failed(100, 1, waiting.pop().tunnel))
+        waiting += [one for one in actions if isinstance(one, Dial)]
+    assert free < failed <= free + pool.UNPROVED
+    (wake,) = [one for one in actions if isinstance(one, Wake)]
+    state, actions = plan(state, Woke(wake.at, 1))
+    assert any(isinstance(one, Dial) for one in actions)
 
 
 def test_a_proxy_that_nobody_names_is_tried_seldom_and_then_forgotten() -> None:
@@ -260,7 +307,7 @@ def test_whatever_happens_no_process_has_two_tunnels_and_nobody_is_given_up(data
                 case Announce(host_ids):
                     assert host_ids == tuple(sorted({host for host, _ in standing.values()}))
                 case Wake(at):
-                    assert at <= now + pool.LONGEST
+                    assert now < at <= now + pool.LONGEST, "nor is it woken without end"
                     wake = at
 
     happen(Begun(now, 0.5))

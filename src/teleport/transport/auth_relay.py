@@ -14,11 +14,12 @@ from typing import Self
 
 import aiohttp
 
-from teleport.errors import BadRequest
+from teleport.errors import BadRequest, ConnectionProblem
 from teleport.transport.blocking import shown_address
 from teleport.transport.problems import said
 from teleport.transport.site_proxy import for_aiohttp
 from teleport.transport.tls import unproved_client_context
+from teleport.transport.upgrade import stays
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class AuthRelay:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(auto_decompress=False)
+        self._session = aiohttp.ClientSession(auto_decompress=False, trace_configs=[stays()])
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return self
 
@@ -95,7 +96,7 @@ class AuthRelay:
                     **for_aiohttp(host, port),
                 )
                 return tunnel
-            except (aiohttp.ClientError, TimeoutError, OSError, BadRequest) as error:
+            except (aiohttp.ClientError, TimeoutError, OSError, BadRequest, ConnectionProblem) as error:
                 log.warning("the proxy %s opens no way to auth: %s", shown, said(error))
         return None
 

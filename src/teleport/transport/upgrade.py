@@ -47,7 +47,7 @@ async def upgraded(
     session = aiohttp.ClientSession(
         auto_decompress=False,
         connector=aiohttp.TCPConnector(resolver=resolver) if resolver is not None else None,
-        trace_configs=[_stays()],
+        trace_configs=[stays()],
     )
     try:
         socket = await session.ws_connect(
@@ -86,11 +86,11 @@ async def upgraded(
     return peer
 
 
-def _stays() -> aiohttp.TraceConfig:
+def stays() -> aiohttp.TraceConfig:
     """Has a session go nowhere else: whoever answers is not proved yet."""
 
     async def redirected(_: aiohttp.ClientSession, __: SimpleNamespace, ___: object) -> None:
-        raise ConnectionProblem("the balancer leads elsewhere instead of passing the websocket on")
+        raise ConnectionProblem("whoever answers leads elsewhere instead of opening a websocket")
 
     stays = aiohttp.TraceConfig()
     stays.on_request_redirect.append(redirected)
@@ -130,4 +130,4 @@ async def _relay(
         await session.close()
 
 
-__all__ = ["upgraded"]
+__all__ = ["stays", "upgraded"]

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest pause
 LOGIN_SECONDS: Final = 15.0  # for all that follows, each way
+NEWS_SECONDS: Final = 0.2  # between two pieces of news of one proxy
 PING: Final = KeepAlive(15.0, 2)
 
 Seeds = Callable[[], Awaitable[Sequence[str]]]
@@ -263,7 +264,11 @@ class TunnelAgent:
             ways.reverse()
         try:
             return await ways[0](link, address)
-        except (ConnectionProblem, TimeoutError) as first:
+        except TimeoutError:
+            if link.met and not link.certificate:  # an attempt takes no longer than that; the next one begins otherwise
+                self._remember(address, upgrade=ways[0] == self._straight)
+            raise
+        except ConnectionProblem as first:
             link.abort()
             if not link.met or link.certificate:
                 raise
@@ -284,7 +289,7 @@ class TunnelAgent:
 
         async with asyncio.timeout(LOGIN_SECONDS):
             found = await self._proved(link, address, reach)
-        self._upgrades.pop(address, None)
+        self._remember(address, upgrade=False)
         return found
 
     async def _upgraded(self, link: _Link, address: str) -> tuple[str, int]:
@@ -296,8 +301,14 @@ class TunnelAgent:
 
         async with asyncio.timeout(LOGIN_SECONDS):
             found = await self._proved(link, address, reach)
-        self._upgrades = {**self._upgrades, address: None} if len(self._upgrades) < 256 else {address: None}
+        self._remember(address, upgrade=True)
         return found
+
+    def _remember(self, address: str, *, upgrade: bool) -> None:
+        """Which way is tried first at an address."""
+        self._upgrades.pop(address, None)
+        if upgrade:
+            self._upgrades = {**self._upgrades, address: None} if len(self._upgrades) < 256 else {address: None}
 
     async def _proved(
         self, link: _Link, address: str, reach: Callable[[asyncio.Protocol], Awaitable[None]]
@@ -383,7 +394,9 @@ class _Link:
         self._expiry: asyncio.TimerHandle | None = None
         self._trusted = True
         self._stands = False
-        self._news: m.News | None = None  # the last that came
+        self._news: m.News | None = None  # the last that was heeded
+        self._came = b""  # and what came since
+        self._due: asyncio.TimerHandle | None = None
         self._finishing = False
         self.carried = 0
 
@@ -421,6 +434,17 @@ class _Link:
         self.repeat()
 
     def news(self, data: bytes) -> None:
+        """Heeded at once; of what follows within `NEWS_SECONDS` only the last."""
+        self._came = data
+        if self._due is None:
+            self._heed()
+
+    def _heed(self) -> None:
+        self._due = None
+        if not self._came:
+            return
+        data, self._came = self._came, b""
+        self._due = asyncio.get_running_loop().call_later(NEWS_SECONDS, self._heed)
         try:
             self._news = m.decode(data, m.News)
         except BadRequest as error:
@@ -484,8 +508,10 @@ class _Link:
 
     def over(self) -> None:
         """It came to nothing, or is gone."""
-        if self._expiry is not None:
-            self._expiry.cancel()
+        for timer in (self._expiry, self._due):
+            if timer is not None:
+                timer.cancel()
+        self._stands = False
         self._proxy = None
         self.abort()
 

@@ -15,6 +15,8 @@ Rules it keeps:
   is held and for `REMEMBERED` afterwards, whatever others say; where it was reached, and its own word about that, come
   before theirs. So one that is hostile, or behind the times, makes nobody leave the others. What one said counts while
   its tunnel stands (while none does, what all of them said last), within `MOST` proxies and `MOST_ADDRESSES` of each.
+- Proxies that are only named are dialled few at a time, and after failures seldom: whoever names ever new ones makes no
+  host look through a network for them, and keeps it from no proxy that it has reached before.
 - The addresses of the configuration (`SEEDS`) are asked only while no proxy is known that could be reached.
 
 Times are seconds of a monotonic clock; `draw` is a random number from 0 to 1, for pauses that spread.
@@ -25,6 +27,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final, TypeVar, assert_never
 
 SEEDS: Final = ""  # the target that stands for the configured addresses; every other target is a proxy's UUID
@@ -37,6 +40,9 @@ MOST: Final = 64  # proxies that are known at once, and that one of them may nam
 MOST_ADDRESSES: Final = 4  # of one proxy, by its own word and by the others' together
 REMEMBERED: Final = 300.0  # seconds for which a proxy that was held is known though nobody names it ...
 SELDOM: Final = 60.0  # ... and tried after pauses of up to so many seconds
+UNPROVED: Final = 8  # proxies that were never reached and are dialled at the same time ...
+APART: Final = 0.25  # ... and seconds that each failure of one of them costs ...
+BURST: Final = 2.0  # ... once they come to more than that
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -198,6 +204,7 @@ class State:
     known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # addresses by proxy; follows from the others
     told: Mapping[str, tuple[Proxy, ...]] = field(default_factory=dict)  # by the proxy that said so last
     proved: Mapping[str, float] = field(default_factory=dict)  # proxies that were held, and since when they are not
+    spent: float = 0.0  # until when the failures of proxies that were never reached are paid for, at `APART` each
     reached_at: Mapping[str, str] = field(default_factory=dict)  # addresses of those that are or were held
     held: Mapping[int, Held] = field(default_factory=dict)
     attempts: Mapping[int, tuple[str, float]] = field(default_factory=dict)  # target, and when it began
@@ -217,6 +224,10 @@ class State:
     def reached_by(self) -> tuple[str, ...]:
         """The proxies that lead here, sorted."""
         return tuple(sorted({one.host_id for one in self.held.values()}))
+
+    def met(self, target: str) -> bool:
+        """Whether the target is the configuration's, or a proxy that has proved itself."""
+        return target == SEEDS or target in self.proved or target in self.reached_by
 
     def serving(self, host_id: str) -> bool:
         """Whether there is a tunnel to a process of that proxy which does not leave."""
@@ -282,6 +293,8 @@ def _failed(state: State, event: Failed) -> State:
     attempt = state.attempts.get(event.tunnel)
     if attempt is None:
         return state
+    if not state.met(attempt[0]):
+        state = replace(state, spent=max(state.spent, event.now) + APART)
     return _paused(replace(state, attempts=_without(state.attempts, event.tunnel)), *attempt, event.draw)
 
 
@@ -375,8 +388,7 @@ def _settle(state: State, event: Event) -> tuple[State, list[Action]]:
                 state = replace(state, held={**state.held, number: replace(one, finished=True)})
                 actions.append(Finish(number))
     for target in list(_wanted(state, event)) if state.running else ():
-        pause = state.pauses.get(target)
-        if pause is not None and event.now < pause.until:
+        if event.now < _turn(state, target):
             continue
         number = state.last + 1
         state = replace(state, last=number, attempts={**state.attempts, number: (target, event.now)})
@@ -384,10 +396,21 @@ def _settle(state: State, event: Event) -> tuple[State, list[Action]]:
     if state.reached_by != state.announced:
         state = replace(state, announced=state.reached_by)
         actions.append(Announce(state.announced))
-    waited = [state.pauses[target].until for target in _wanted(state, event) if target in state.pauses]
+    waited = [at for target in _wanted(state, event) if event.now < (at := _turn(state, target)) < inf]
     if state.running and waited:
         actions.append(Wake(min(*waited, event.now + LONGEST)))
     return state, actions
+
+
+def _turn(state: State, target: str) -> float:
+    """From when on it may be dialled. Where too many that were never reached are being dialled that depends on them."""
+    pause = state.pauses.get(target)
+    until = pause.until if pause is not None else 0.0
+    if state.met(target):
+        return until
+    if sum(not state.met(one) for one, _ in state.attempts.values()) >= UNPROVED:
+        return inf
+    return max(until, state.spent - BURST)
 
 
 def _without_surplus(state: State, draw: float) -> State:
