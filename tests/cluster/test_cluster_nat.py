@@ -7,6 +7,7 @@ test runs), `nat` translates and drops, `lan` has the node, whose own firewall d
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
@@ -16,11 +17,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cluster import cluster_packages
 
-from teleport.testing.cluster import BIN, Cluster, DaemonProcess, Host, Person, run, wait_until
+from teleport.testing.cluster import BIN, PUBLIC, Cluster, DaemonProcess, Host, Person, at, run, wait_until
+from teleport.testing.terminal import Terminal
 
 CLONE_NEWNET = 0x40000000
 BACK = 10.0  # seconds within which the node is back
@@ -147,13 +150,14 @@ class Inside(DaemonProcess):
         return "is ready: node" in self.log()
 
 
-def inside(network: Net, cluster: Cluster, folder: Path) -> Host:
-    """The node, which joins through the proxy."""
+def inside(network: Net, cluster: Cluster, folder: Path, **more: Any) -> Host:
+    """The node, which joins through the proxy; `more`: keys of its section `teleport`."""
     token = folder.parent / "inside-token"
     cluster.tctl("tokens", "add", "--type=node", f"--out={token}").ok()
     config = cluster.node_config("inside", auth_token=str(token), ca_pin=cluster.ca_pin())
     web = f"[{network.outer}]" if network.version == 6 else network.outer
     config["teleport"]["auth_servers"] = [f"{web}:{cluster.web_port}"]
+    config["teleport"] |= more
     host = Host(folder, config)
     program = folder / "in-lan"
     program.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{network.lan} {BIN}/teleport "$@"\n')
@@ -219,3 +223,97 @@ def test_a_node_behind_a_nat_takes_sessions_and_is_back_after_its_cable_was_pull
                         assert told == b"through\n", "an open session outlives a short outage"
                     session.kill()
                 assert took < BACK, f"back after {took:.1f} s"
+
+
+GIB = 1 << 30  # bytes
+ONE_PORT = 443
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+def test_one_port_is_enough_for_a_gibibyte_and_a_shared_session(login: str, tmp_path: Path, version: int) -> None:
+    """Done-when 1 of tunnels: the node reaches 443 of the proxy and nothing else; nobody reaches the node."""
+    if why := why_not():
+        pytest.skip(why)
+    with net(version) as network:
+        cluster = one_port(Cluster(tmp_path / "cluster"), network)
+        network.only(ONE_PORT)
+        with cluster:
+            alice, bob = (cluster.add_person(name, logins=[login]) for name in ("alice", "bob"))
+            cluster.tctl("create", "-f", "-", stdin=JOINERS).ok()
+            cluster.tctl("users", "update", "bob", "--set-roles=access,joiners").ok()
+            for person in (alice, bob):
+                person.log_in()
+            with inside(network, cluster, tmp_path / "inside"):
+                assert says(alice, login) == "here"
+                (spec,) = [
+                    node["spec"]
+                    for node in cluster.tctl("get", "nodes", "--format=json").json()
+                    if node["spec"]["hostname"] == "inside"
+                ]
+                assert spec["use_tunnel"] is True
+                whole_gibibytes(alice, login, tmp_path)
+                shares_a_session(cluster, alice, bob, login)
+
+
+JOINERS = """kind: role
+version: v4
+metadata: {name: joiners}
+spec: {allow: {join_sessions: [{roles: [access], kinds: [ssh], modes: [observer, peer]}]}}
+"""
+
+
+def one_port(cluster: Cluster, network: Net) -> Cluster:
+    """The proxy listens on 443 of every address, and nowhere else."""
+    cluster.config["version"] = "v2"
+    proxy = cluster.config["proxy_service"]
+    for key in ("listen_addr", "ssh_public_addr", "tunnel_listen_addr", "tunnel_public_addr"):
+        del proxy[key]
+    cluster.web_port = cluster.proxy_ssh_port = cluster.tunnel_port = ONE_PORT
+    shown = f"[{network.outer}]" if network.version == 6 else network.outer
+    proxy["web_listen_addr"] = f"{'[::]' if network.version == 6 else '0.0.0.0'}:{ONE_PORT}"
+    proxy["public_addr"] = [at(ONE_PORT, PUBLIC), f"{shown}:{ONE_PORT}"]
+    proxy["tunnel_public_addr"] = f"{shown}:{ONE_PORT}"
+    cluster.write()
+    return cluster
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def whole_gibibytes(person: Person, login: str, folder: Path) -> None:
+    """There by `tsh scp`, back by plain scp, and each whole."""
+    sent, there, back = folder / "sent", folder / "there", folder / "back"
+    with sent.open("wb") as file:
+        for _ in range(GIB >> 20):
+            file.write(os.urandom(1 << 20))
+    wanted = digest(sent)
+    person.tsh("scp", sent, f"{login}@inside:{there}", seconds=400).ok()
+    assert digest(there) == wanted
+    sent.unlink()
+    copied = ["scp", *person.ssh_arguments()[1:], f"{login}@inside.{person.cluster.name}:{there}", str(back)]
+    run(*copied, environment=person.environment, seconds=400).ok()
+    assert (back.stat().st_size, digest(back)) == (GIB, wanted)
+    for path in (there, back):
+        path.unlink()
+
+
+def shares_a_session(cluster: Cluster, owner: Person, other: Person, login: str) -> None:
+    """A shell of one person, by plain ssh, in which another sees and types, by tsh."""
+    words = owner.ssh_arguments("-tt", f"{login}@inside.{cluster.name}", "stty -echo; exec sh")
+    with Terminal(words, owner.environment, owner.home) as first:
+        first.type("echo id:$SSH_SESSION_ID:\n")
+        sid = first.expect("id:([0-9a-f-]{36}):", 30)[1].decode()
+        wait_until("the session may be joined", lambda: sid in other.tsh("sessions", "ls").ok().stdout)
+        with Terminal(
+            [str(BIN / "tsh"), "join", "--mode=peer", sid], {**other.environment, "TERM": "xterm"}, other.home
+        ) as second:
+            first.expect("bob has joined this session", 30)
+            second.type("echo sha''red\n")
+            first.expect("shared", 30)
+            second.expect("shared", 30)
+            first.type("exit\n")
+            first.ended()
+    cluster.wait_event("session.join", user="bob", sid=sid)

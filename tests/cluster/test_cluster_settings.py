@@ -10,6 +10,7 @@ import contextlib
 import getpass
 import json
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from teleport.resources.cluster import (
 from teleport.resources.codec import resource_warnings
 from teleport.resources.kinds import Kind
 from teleport.resources.values import Duration
-from teleport.testing.cluster import BIN, NODE, PASSWORD, Cluster, Host, Person, Ran, wait_until
+from teleport.testing.cluster import BIN, LOOPBACK, NODE, PASSWORD, Cluster, Host, Person, Ran, wait_until
 from teleport.testing.terminal import Terminal
 
 ME = getpass.getuser()
@@ -51,6 +52,7 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
     "cluster_networking_config.session_control_timeout": "tests/auth/test_auth_session_control.py",
     "cluster_networking_config.routing_strategy": "test_of_two_hosts_with_one_name_the_newer_is_meant",
     "cluster_networking_config.tunnel_strategy": "tests/cluster/test_cluster_many_proxies.py",
+    "cluster_networking_config.proxy_listener_mode": "test_the_web_port_serves_everything_for_as_long_as_that_is_set",
     "session_recording_config.mode": "test_recording_is_turned_off_and_on",
     "session_recording_config.proxy_checks_host_keys": "tests/cluster/test_cluster_agentless.py",
     "cluster_audit_config.type": "test_the_file_alone_decides_where_the_log_goes",
@@ -261,6 +263,35 @@ def test_of_two_hosts_with_one_name_the_newer_is_meant(own: Cluster, sam: Person
         end = own.wait_event("session.end", server_id=reached)
         assert end["session_recording"] == "off"
         assert both(), "without the setting nobody guesses"
+
+
+def test_the_web_port_serves_everything_for_as_long_as_that_is_set(own: Cluster) -> None:
+    """Without a restart; a login made meanwhile goes by it, and is told to begin anew when it is over."""
+    mary = own.add_person("mary", logins=[ME])
+
+    def announced() -> bool:
+        return mary.web("GET", "/webapi/find")[1]["proxy"].get("tls_routing_enabled") is True
+
+    def speaks_ssh() -> bool:
+        with socket.create_connection((LOOPBACK, own.web_port), 10) as raw:
+            raw.sendall(b"SSH-2.0-somebody\r\n")
+            try:
+                return raw.recv(8) == b"SSH-2.0-"
+            except ConnectionError:
+                return False
+
+    assert not announced()
+    assert not speaks_ssh()
+    with setting(own, "netconfig", proxy_listener_mode="multiplex"):
+        wait_until("the proxy announces it", announced)
+        assert speaks_ssh()
+        mary.log_in()
+        assert 'tls_routing_enabled: "true"' in next((mary.home / ".tsh").glob("*.yaml")).read_text()
+        assert mary.tsh("ssh", f"{ME}@{NODE}", "echo", "one").ok().stdout == "one\n"
+    wait_until("it is over", lambda: not announced())
+    assert not speaks_ssh()
+    refused = mary.tsh("ssh", f"{ME}@{NODE}", "true")
+    assert (refused.status, "tsh login" in refused.stderr) == (255, True), refused
 
 
 def test_an_expired_certificate_ends_what_it_opened() -> None:

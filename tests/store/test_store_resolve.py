@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from teleport.errors import BadRequest, NotFound
-from teleport.store.resolve import Ambiguous, Destination, RegisteredNode, resolve
+from teleport.store.resolve import Ambiguous, Destination, RegisteredNode, names_of, resolve
 
 A = RegisteredNode("aaaaaaaa-0000-4000-8000-000000000001", "db", "10.0.0.1:3022")
 B = RegisteredNode("bbbbbbbb-0000-4000-8000-000000000002", "db", "10.0.0.2:4022")
@@ -39,6 +39,24 @@ def found(host: str, port: int = 0, cluster: str = "") -> RegisteredNode:
 def test_a_host_is_found_by_id_then_name_then_address(host: str, port: int, node: RegisteredNode) -> None:
     """An id always wins, even over a node that has it as its name; the port only separates several matches."""
     assert found(host, port) == node
+
+
+def test_every_public_address_leads_to_a_host_and_none_takes_a_name_away() -> None:
+    public = ("n1.example.com:22", "[2001:DB8::7]:3022", "Web.Example:22")
+    many = replace(A, hostname="many", address="n1.example.com:22", public=public)
+    behind = replace(B, hostname="behind", address="", tunnel=True, public=("inside.example.com:3022",))
+
+    def meant(host: str, *nodes: RegisteredNode) -> RegisteredNode:
+        return resolve(Destination(host), nodes, "main", lambda node: True)
+
+    for name in ("N1.example.com.", "2001:db8:0::7", "web.example"):
+        assert meant(name, many, behind) == many
+    assert meant("inside.example.com", many, behind) == behind
+    assert meant("web.example", many, WEB) == WEB, "who is called so goes first"
+    assert {"n1.example.com", "2001:db8::7", "web.example", "many"} <= set(names_of(many))
+    assert names_of(behind) == (B.host_id, "behind", "inside.example.com")
+    with pytest.raises(NotFound):
+        meant("", behind)
 
 
 def test_several_matches_are_listed_with_their_ids() -> None:

@@ -95,4 +95,5 @@ def _networking(config: AuthConfig) -> NetworkingSpec:
         session_control_timeout=limits.session_control_timeout,
         routing_strategy=config.routing_strategy,
         tunnel_strategy=config.tunnel_strategy,
+        proxy_listener_mode=config.proxy_listener_mode,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.backend.interface import Event, Put
 from teleport.clock import Clock
+from teleport.daemon.config import ports
 from teleport.daemon.config.values import NodeConfig as NodeSettings
 from teleport.daemon.connection_count import RemoteControl
 from teleport.daemon.credentials import Credentials
@@ -33,6 +35,7 @@ from teleport.node.tracking import tracked
 from teleport.recording.trust import signer
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
+from teleport.resources.values import HostPort
 from teleport.store.records import HOSTS
 from teleport.transport.entrance import ConnectionLimits
 
@@ -142,7 +145,7 @@ class NodeSide:
             metadata=Metadata(name=self._host.host_id, labels=self.labels.announced()),
             spec=ServerSpec(
                 addr=self._address,
-                public_addrs=(),
+                public_addrs=self._public(),
                 hostname=self._nodename,
                 cmd_labels=self.labels.command_states(),
                 use_tunnel=self.agent is not None,
@@ -152,6 +155,11 @@ class NodeSide:
                 started=self._clock.now(),
             ),
         )
+
+    def _public(self) -> tuple[str, ...]:
+        """The public addresses; port 0 stands for the one by which the node is reached."""
+        port = HostPort.parse(self._address, ports.SSH).port if self._address else ports.SSH
+        return tuple(str(replace(one, port=one.port or port)) for one in self._settings.public_addrs)
 
     async def tell_host_users(self) -> None:
         """Puts on record which accounts are made and removed for sessions; until cancelled."""

@@ -25,6 +25,7 @@ from teleport.daemon.cluster_side import cluster_side
 from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
+from teleport.daemon.listener_mode import follow_listener_mode
 from teleport.daemon.live_settings import NETWORKING
 from teleport.daemon.peer_side import PeerSide
 from teleport.daemon.recording_side import RecordingSide
@@ -265,7 +266,6 @@ class ProxySide:
                     tunnel_listen_addr=str(addresses.tunnel or addresses.web),
                     ssh_tunnel_public_addr=str(addresses.public_tunnel[0]),
                 ),
-                one_port=settings.one_port,
                 auth_servers=tuple(auth_servers),
                 connections=connections,
             ),
@@ -290,8 +290,7 @@ class ProxySide:
             host, nodename, view, client, emitter, clock, self.router, held=lambda: self._key.held
         )
         self.context = None if settings.plain_http else self._web_context(settings)
-        if settings.one_port:
-            self.web.edge.port = self._one_port(settings)
+        follow_listener_mode(view, self.web.edge, lambda: self._one_port(settings), always=settings.one_port)
 
     def describe(self) -> Server:
         """This proxy as presence carries it: its first public address is where links lead."""

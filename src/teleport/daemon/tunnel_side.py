@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 from uuid import UUID, uuid4
 
 from teleport.audit.emitter import Emitter
@@ -12,12 +14,16 @@ from teleport.daemon.host import Host
 from teleport.daemon.live_settings import NETWORKING
 from teleport.daemon.node_side import NodeSide
 from teleport.daemon.view import View
+from teleport.errors import BadRequest
 from teleport.identity import HostIdentity
 from teleport.resources.values import HostPort
 from teleport.ssh.client import ClientKey
 from teleport.store.records import HOSTS
 from teleport.tunnel.agent import AgentConfig, TunnelAgent
+from teleport.tunnel.reaching import PORT, tunnel_address
 from teleport.tunnel.seeds import tunnel_addresses
+
+VARIABLE: Final = "TELEPORT_TUNNEL_PUBLIC_ADDR"
 
 
 def keep_tunnels(
@@ -30,7 +36,9 @@ def keep_tunnels(
     emitter: Emitter,
 ) -> TunnelAgent:
     """What keeps the tunnels by which the node is reached from here on; to be run. `proxies` are configured web
-    addresses, `changed` hears that what the node announces is other now."""
+    addresses, `changed` hears that what the node announces is other now. Raises `BadRequest` for a variable that cannot
+    be meant."""
+    told = said_by_hand(os.environ)
 
     def key() -> ClientKey:
         now = held()
@@ -52,10 +60,12 @@ def keep_tunnels(
         side.service.in_background(_emit(emitter, event), "audit")
 
     agent = side.agent = TunnelAgent(
-        AgentConfig(view.cluster, UUID(host.host_id), host.epoch, tuple(name for name, _ in proxies)),
+        AgentConfig(
+            view.cluster, UUID(host.host_id), host.epoch, (*(name for name, _ in proxies), *(one.host for one in told))
+        ),
         hosts=view,
         key=key,
-        seeds=lambda: tunnel_addresses(proxies),
+        seeds=lambda: _seeds(told, proxies),
         accept=side.service.accepted,
         changed=changed,
         clock=view.clock,
@@ -66,6 +76,21 @@ def keep_tunnels(
     for prefix in ("locks/", "authorities/", HOSTS):
         view.cache.subscribe(prefix, lambda _: agent.reconsider())
     return agent
+
+
+def said_by_hand(environ: Mapping[str, str]) -> tuple[HostPort, ...]:
+    """Where tunnels end by the word of whoever started the daemon; empty when nothing is said. Raises `BadRequest`."""
+    text = environ.get(VARIABLE, "").strip()
+    if not text:
+        return ()
+    try:
+        return (tunnel_address(text),)
+    except BadRequest as error:
+        raise BadRequest(f"{VARIABLE}: {error.message}", hint=f"{VARIABLE}=host:{PORT}, or none") from None
+
+
+async def _seeds(told: Sequence[HostPort], proxies: Sequence[tuple[str, int]]) -> list[str]:
+    return [str(one) for one in told] or await tunnel_addresses(proxies)
 
 
 async def _emit(emitter: Emitter, event: Event) -> None:

@@ -53,6 +53,11 @@ class RoutingStrategy(StrEnum):
     MOST_RECENT = "most_recent"
 
 
+class ProxyListenerMode(StrEnum):
+    SEPARATE = "separate"
+    MULTIPLEX = "multiplex"  # the web port of each proxy serves everything, too
+
+
 class U2F(Value, frozen=True, kw_only=True):
     app_id: str = ""
     facets: tuple[str, ...] = ()
@@ -165,6 +170,7 @@ class NetworkingSpec(Value, frozen=True, kw_only=True):
     session_control_timeout: Duration = Duration.of(minutes=2)
     routing_strategy: RoutingStrategy = RoutingStrategy.UNAMBIGUOUS_MATCH
     tunnel_strategy: TunnelStrategy = TunnelStrategy()
+    proxy_listener_mode: ProxyListenerMode = ProxyListenerMode.SEPARATE
 
 
 class NetworkingConfig(Value, frozen=True, kw_only=True):

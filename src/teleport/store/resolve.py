@@ -1,7 +1,8 @@
 """Which registered node a client means: a pure function over the nodes there are.
 
-Order: the host's UUID; then its name, then `name.cluster`; then its address. The port asked for only separates several
-matches, because OpenSSH sends 22 when nothing else is configured (`ours.md`, "port asked for"). Among several matches
+Order: the host's UUID; then its name, then `name.cluster`; then its address, or another public one. The port asked for
+only separates several matches, because OpenSSH sends 22 when nothing else is configured (`ours.md`, "port asked for").
+Among several matches
 a node that is heard of goes before those that are lost; a lost one that is the only match is tried. Those that are left
 are too many, unless the cluster's routing strategy is `most_recent`: then the one that started last is meant, which
 stays the same while all of them live (the latest announcement would be another's every few seconds). Nothing that is
@@ -39,6 +40,7 @@ class RegisteredNode:
     started: datetime | None = None  # when its service did
     agentless: bool = False  # a plain sshd, where the proxy ends and records what leads there
     tunnel: bool = False  # it has no address: tunnels lead there
+    public: tuple[str, ...] = ()  # `host:port`, each a name of it, too
 
     @classmethod
     def of(cls, server: Server, now: datetime) -> RegisteredNode:
@@ -54,15 +56,25 @@ class RegisteredNode:
             started=server.spec.started,
             agentless=server.agentless,
             tunnel=server.spec.use_tunnel,
+            public=server.spec.public_addrs,
         )
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The hosts of its addresses, in their one spelling."""
+        return tuple(_canonical(_endpoint(address)[0]) for address in (self.address, *self.public))
 
     @property
     def endpoint(self) -> tuple[str, int]:
         """Host and port of the address; port 0 when it names none."""
-        host, colon, port = self.address.rpartition(":")
-        if not colon or not port.isdigit():
-            return self.address.strip("[]"), 0
-        return host.strip("[]"), int(port)
+        return _endpoint(self.address)
+
+
+def _endpoint(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return address.strip("[]"), 0
+    return host.strip("[]"), int(port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +132,7 @@ class NodesByName(ABC):
 
 def names_of(node: RegisteredNode) -> tuple[str, ...]:
     """All by which `resolve` finds a node, in the spelling that it compares."""
-    names = (node.host_id.lower(), _canonical(node.hostname), _canonical(node.endpoint[0]))
+    names = (node.host_id.lower(), _canonical(node.hostname), *node.places)
     return tuple(dict.fromkeys(name for name in names if name))
 
 
@@ -166,7 +178,7 @@ def resolve(
         lambda node: node.host_id.lower() in (host, short),
         lambda node: _canonical(node.hostname) == host,
         lambda node: short != host and _canonical(node.hostname) == short,
-        lambda node: _canonical(node.endpoint[0]) == host,
+        lambda node: host in node.places,
     )
     for fits in rules:
         matches = [node for node in among if fits(node) and may_see(node)]

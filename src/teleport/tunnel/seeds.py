@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import aiohttp
@@ -19,7 +20,7 @@ from teleport.transport.blocking import shown_address
 from teleport.transport.problems import said
 from teleport.transport.site_proxy import for_aiohttp
 from teleport.transport.tls import unproved_client_context
-from teleport.tunnel.reaching import tunnel_address
+from teleport.tunnel.reaching import PORT, tunnel_address
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ MAX_PAGE: Final = 64 * 1024  # bytes
 
 
 class _SSH(msgspec.Struct):
+    public_addr: str = ""
+    ssh_public_addr: str = ""
     tunnel_listen_addr: str = ""
     ssh_tunnel_public_addr: str = ""
 
@@ -41,7 +44,8 @@ class _Page(msgspec.Struct):
 
 
 def addresses_of(page: bytes, host: str) -> list[str]:
-    """Where to try, in order: what the proxy at `host` advertises, then its own listener at the address by which it was
+    """Where to try, in order (`protocols.md` 2.1): what the proxy at `host` advertises for tunnels; then the port of
+    its tunnel listener where it advertises SSH, where it advertises the web, and at the address by which it was
     reached (a public address is often not set). Raises `ValueError` for what is no such page."""
     try:
         ssh = msgspec.json.decode(page, type=_Page).proxy.ssh
@@ -50,8 +54,13 @@ def addresses_of(page: bytes, host: str) -> list[str]:
     found = []
     with suppress(BadRequest):
         found.append(str(tunnel_address(ssh.ssh_tunnel_public_addr)))
+    port = PORT
     with suppress(BadRequest):
-        found.append(shown_address(host, tunnel_address(ssh.tunnel_listen_addr).port))
+        port = tunnel_address(ssh.tunnel_listen_addr).port
+    for public in (ssh.ssh_public_addr, ssh.public_addr):
+        with suppress(BadRequest):
+            found.append(str(replace(tunnel_address(public), port=port)))
+    found.append(shown_address(host, port))
     return list(dict.fromkeys(found))
 
 

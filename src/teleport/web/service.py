@@ -63,7 +63,6 @@ class WebConfig:
     ssh: wm.SSHAddresses
     auth_servers: tuple[tuple[str, int], ...]
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
-    one_port: bool = False  # everything is reached by the web listener
 
 
 class WebService:
@@ -167,7 +166,9 @@ class WebService:
 
     def _settings(self) -> wm.ProxySettings:
         return wm.ProxySettings(
-            kube=wm.KubeAddresses(), ssh=self._config.ssh, tls_routing_enabled=self._config.one_port or msgspec.UNSET
+            kube=wm.KubeAddresses(),
+            ssh=self._config.ssh,
+            tls_routing_enabled=self.edge.port is not None or msgspec.UNSET,
         )
 
     def _ping_reply(self, auth: wm.AuthSettings | None) -> web.Response:

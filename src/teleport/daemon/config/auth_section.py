@@ -14,6 +14,7 @@ from teleport.daemon.config.token_source import TokenSource
 from teleport.resources.cluster import (
     MOST_CONNECTIONS,
     LockingMode,
+    ProxyListenerMode,
     RecordingMode,
     RoutingStrategy,
     SecondFactor,
@@ -232,8 +233,10 @@ class AuthSection:
         forms.path, None, "legacy", warning="is ignored: it belongs under kubernetes_service"
     )
     ca_key_params: CaKeyParams | None = key(forms.section(CaKeyParams), None, "where the authorities' keys are kept")
-    proxy_listener_mode: str = key(
-        one_of(("separate", "multiplex")), "separate", "tell clients that the proxy serves all on one port"
+    proxy_listener_mode: ProxyListenerMode = key(
+        one_of({kind.value: kind for kind in ProxyListenerMode}),
+        ProxyListenerMode.SEPARATE,
+        "whether proxies serve everything on their web port",
     )
     dynamic_config: Any = key(boolean, None, "legacy", warning="is ignored")
 

@@ -37,7 +37,7 @@ from teleport.daemon.config.values import (
     StorageConfig,
 )
 from teleport.errors import BadRequest
-from teleport.resources.cluster import TunnelStrategy
+from teleport.resources.cluster import ProxyListenerMode, TunnelStrategy
 from teleport.resources.values import (
     ADDRESS_FORMS,
     HostPort,
@@ -293,6 +293,7 @@ def _auth_config(
         balancers=section.proxy_protocol_from if section.proxy_protocol else (),
         managed=frozenset(resource for path, resource in _MANAGED_BY.items() if path in present),
         key_token=_key_token(section),
+        proxy_listener_mode=section.proxy_listener_mode,
     )
 
 
@@ -314,7 +315,7 @@ def _proxy_config(
     section = document.proxy_service
     one_port = (
         document.version == "v2"
-        or document.auth_service.proxy_listener_mode == "multiplex"
+        or document.auth_service.proxy_listener_mode is ProxyListenerMode.MULTIPLEX
         or section.tunnel_listen_addr == section.web_listen_addr
     )
     alone = document.version == "v2" and "proxy_service.listen_addr" not in present

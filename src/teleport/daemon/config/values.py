@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teleport.daemon.config.token_source import TokenSource
-from teleport.resources.cluster import LockingMode, RecordingMode, RoutingStrategy, SecondFactor, TunnelStrategy
+from teleport.resources.cluster import (
+    LockingMode,
+    ProxyListenerMode,
+    RecordingMode,
+    RoutingStrategy,
+    SecondFactor,
+    TunnelStrategy,
+)
 from teleport.resources.values import Duration, HostPort, Labels
 from teleport.transport.entrance import ConnectionLimits
 
@@ -116,6 +123,7 @@ class AuthConfig:
     balancers: tuple[str, ...]  # networks that must send a PROXY header
     managed: frozenset[ManagedResource]
     key_token: KeyToken | None = None  # None: private keys of authorities are in the storage
+    proxy_listener_mode: ProxyListenerMode = ProxyListenerMode.SEPARATE
 
     @property
     def second_factor(self) -> SecondFactor:
