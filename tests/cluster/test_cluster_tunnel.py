@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,21 @@ def test_a_host_behind_a_tunnel_takes_every_kind_of_session(
     assert event["addr.remote"].startswith(f"{LOOPBACK}:"), "the client's own address, by the proxy's word"
 
 
+def metrics(diag_port: int) -> dict[str, float]:
+    """What a daemon's diagnostics listener shows, by name and label."""
+    with urllib.request.urlopen(f"http://{at(diag_port)}/metrics", timeout=20) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for line in lines if line[0] != "#" for name, value in [line.rsplit(" ", 1)]}
+
+
+def test_both_ends_count_their_tunnels(cluster: Cluster, behind: TunnelHost) -> None:
+    assert metrics(behind.diag_port) == {"reversetunnel_connected_proxies": 1}
+    shown = metrics(cluster.diag_port)
+    assert shown['teleport_reverse_tunnels_connected{type="node"}'] >= 1
+    assert shown['teleport_reverse_tunnels_connected{type="proxy"}'] == 0
+    assert shown["proxy_missing_ssh_tunnels"] == 0
+
+
 def test_a_host_that_restarts_keeps_its_sessions_on_the_old_tunnel(
     cluster: Cluster, alice: Person, login: str, tmp_path: Path, behind: TunnelHost
 ) -> None:
@@ -143,6 +159,7 @@ def test_a_host_that_is_killed_is_not_led_to_any_more(
     done = alice.tsh("ssh", f"{login}@inner", "true")
     assert done.status != 0
     assert "keeps no tunnel" in done.stderr
+    assert metrics(cluster.diag_port)["proxy_missing_ssh_tunnels"] == 1
     behind.daemon.start()
     assert says(alice, login, "inner") == behind.host_id
 

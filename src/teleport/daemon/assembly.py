@@ -22,7 +22,7 @@ from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.audit.shipper import Shipper
 from teleport.clock import Clock
-from teleport.daemon import cluster_ports, identities, revocations, telling
+from teleport.daemon import cluster_ports, identities, revocations, telling, tunnel_metrics
 from teleport.daemon.announce import Announcer
 from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
@@ -34,6 +34,7 @@ from teleport.daemon.host import Host, open_host
 from teleport.daemon.imports import import_ahead
 from teleport.daemon.live_settings import follow_keep_alive
 from teleport.daemon.lock_age import LockAge
+from teleport.daemon.metrics import Metrics
 from teleport.daemon.reaching import WayToAuth
 from teleport.daemon.remote import RemoteDelivery
 from teleport.daemon.restarts.handover import Inherited
@@ -106,6 +107,7 @@ class Daemon:
         self._clock = clock
         self._welcome = welcome
         self._tasks = Tasks()
+        self._metrics = Metrics()
         self._stack = AsyncExitStack()
         self._way = WayToAuth(config, clock, self._tasks, self._stack)
 
@@ -122,7 +124,7 @@ class Daemon:
             self._stack.callback(self._sockets.close)
             readiness = Readiness([role.value for role in config.roles])
             if "diag" in self._sockets:
-                edge = self._doors.diag["diag"] = diagnostics(readiness)
+                edge = self._doors.diag["diag"] = diagnostics(readiness, self._metrics)
                 self._tasks.start(serve_diagnostics(self._sockets["diag"], edge), "diagnostics")
             emitter: Emitter | None = None
             try:
@@ -311,6 +313,7 @@ class Daemon:
         await self._start_tunnels(side)
         self._doors.ssh["proxy clusters"] = side.clusters.trusted
         self._tasks.start(side.clusters.trusted.run(), "tunnels to other clusters")
+        tunnel_metrics.of_proxy(self._metrics, view, side.tunnels, side.clusters.trusted.counts)
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
         side.peers.changed = announcer.changed
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
@@ -438,6 +441,7 @@ class Daemon:
         agent = keep_tunnels(side, host, view, lambda: held[SystemRole.NODE], changed, proxies, side.emitter)
         self._doors.ssh["node tunnel"] = agent
         self._tasks.start(agent.run(), "tunnels")
+        tunnel_metrics.of_node(self._metrics, lambda: agent.tunnels)
         readiness.watch("tunnels", lambda: "" if agent.tunnels else "no proxy is reached by a tunnel")
         if not await agent.wait_first(FIRST_TUNNEL):
             log.warning("no proxy is reached by a tunnel yet; the node is announced, and tried again")

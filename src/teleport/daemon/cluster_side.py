@@ -176,6 +176,10 @@ class TrustedSide:
         """Whoever is led here keeps a tunnel in use."""
         return sum(kept.agent.carried for kept in self._kept.values())
 
+    def counts(self) -> dict[str, float]:
+        """How many tunnels stand to each cluster."""
+        return {name: kept.agent.tunnels for name, kept in self._kept.items()}
+
     def pause(self) -> None:
         """Another process of this host makes new tunnels; those that stand serve on."""
         self._paused = True

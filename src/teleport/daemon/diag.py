@@ -1,4 +1,5 @@
-"""The diagnostics listener: `/healthz` while the process lives, `/readyz` once every service takes connections."""
+"""The diagnostics listener: `/healthz` while the process lives, `/readyz` once every service takes connections, and
+`/metrics`."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import json
 import socket
 from collections.abc import Callable, Iterable
 
+from teleport.daemon.metrics import CONTENT_TYPE, Metrics
 from teleport.transport.short_answers import Answer, ShortAnswers
 
 
@@ -37,7 +39,7 @@ class Readiness:
         return (503, "degraded: " + "; ".join(problems)) if problems else (200, "ok")
 
 
-def diagnostics(readiness: Readiness) -> ShortAnswers:
+def diagnostics(readiness: Readiness, metrics: Metrics | None = None) -> ShortAnswers:
     """The listener, which is still to serve."""
 
     def answer(path: str) -> Answer | None:
@@ -46,6 +48,8 @@ def diagnostics(readiness: Readiness) -> ShortAnswers:
                 return _answer(200, "ok")
             case "/readyz":
                 return _answer(*readiness.status())
+            case "/metrics" if metrics is not None:
+                return Answer(200, metrics.text().encode(), CONTENT_TYPE)
         return None
 
     return ShortAnswers(answer, "diagnostics")

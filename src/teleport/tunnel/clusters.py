@@ -73,6 +73,14 @@ class ClusterTunnels:
         """Whether a tunnel of that cluster ends here."""
         return bool(self._registries.get(cluster))
 
+    def counts(self) -> dict[str, float]:
+        """How many tunnels of each cluster end here; those that are known and have none count 0."""
+        return {
+            cluster: sum(len(beside) for beside in registry.values())
+            for cluster, registry in self._registries.items()
+            if registry or self.clusters.knows(cluster)
+        }
+
     async def connect(self, cluster: str, dial: Callable[[], bytes], make: Callable[[], P]) -> P:
         """Connects the protocol that `make` gives with what the message of `dial` asks for; each attempt has a message
         of its own. Raises `ConnectionProblem` when no tunnel leads there, `AccessDenied` with the cluster's own words
