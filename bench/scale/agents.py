@@ -8,6 +8,8 @@ share the view by which they decide unless each has its own. There is no launche
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import random
 import ssl
 import sys
@@ -40,7 +42,6 @@ from teleport.tunnel.agent import AgentConfig, TunnelAgent
 from teleport.tunnel.seeds import tunnel_addresses
 
 FIRST = 60.0  # seconds for a first tunnel
-HOSTS_OF_RELAY = 20  # a relay is made for one host, and holds a hundred connections
 CLOCK = SystemClock()
 
 
@@ -58,6 +59,7 @@ class Simulated:
     """One host."""
 
     def __init__(self, estate: Estate, host: Host, servers: list[tuple[str, int]], shared: View | None) -> None:
+        """`servers` is where auth is reached."""
         self._estate = estate
         self.host = host
         self._cert = Path(estate.folder) / f"{host.host_id}.pem"
@@ -66,6 +68,7 @@ class Simulated:
         self._cache = None if shared is not None else _cache(host.name)
         self.view = shared or View(cast(Cache, self._cache), CLOCK, estate.cluster)
         self.announcer = Announcer(self.client, self._describe)
+        self.relay: AuthRelay | None = None
         self.announced = False
         self.started = CLOCK.now()
         self.service = NodeService(
@@ -121,6 +124,9 @@ class Simulated:
             await serving.wait()
             tasks.create_task(self.agent.run())
             await self.agent.wait_first(FIRST)
+            if self.relay is not None:
+                self.relay.by_tunnel = self.agent.to_auth
+                await self.client.renewed()
         tasks.create_task(self.announcer.run())
 
 
@@ -141,24 +147,25 @@ async def main(path: str) -> None:
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with AsyncExitStack() as stack:
-        ways = [("127.0.0.1", estate.auth)]
-        if estate.through_proxy:
-            relays = [AuthRelay([("127.0.0.1", estate.web)]) for _ in range(0, len(estate.hosts), HOSTS_OF_RELAY)]
-            ways = [(await stack.enter_async_context(relay)).address for relay in relays]
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         shared = None
         if not estate.views:
             cache, filled = _cache("a process"), asyncio.Event()
             shared = View(cache, CLOCK, estate.cluster)
-        hosts = [
-            Simulated(estate, host, [ways[number % len(ways)]], shared) for number, host in enumerate(estate.hosts)
-        ]
+        hosts: list[Simulated] = []
+        for host in estate.hosts:
+            relay = AuthRelay([("127.0.0.1", estate.web)]) if estate.through_proxy else None
+            way = ("127.0.0.1", estate.auth)
+            if relay is not None:
+                way = (await stack.enter_async_context(relay)).address
+            hosts.append(Simulated(estate, host, [way], shared))
+            hosts[-1].relay = relay
         if shared is not None:
             tasks.create_task(cache.run(lambda: watch(hosts[0].client, NODE_KINDS), filled.set))
             await filled.wait()
         at_once = asyncio.Semaphore(estate.at_once)
-        for host in hosts:
-            tasks.create_task(host.start(tasks, at_once))
+        for one in hosts:
+            tasks.create_task(one.start(tasks, at_once))
         while (await _asked(reader)).do != "end":
             said = Said(
                 tunnels=sum(1 for host in hosts if host.agent.tunnels),
@@ -167,16 +174,9 @@ async def main(path: str) -> None:
             )
             sys.stdout.write(msgspec.json.encode(said).decode() + "\n")
             sys.stdout.flush()
-        for host in hosts:
-            host.announcer.hush()  # ten thousand farewells are not what is measured
-        sys.stdout.flush()
-        import os
-
-        os._exit(0)
+        os._exit(0)  # ten thousand farewells are not what is measured
 
 
 if __name__ == "__main__":
-    import logging
-
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     asyncio.run(main(sys.argv[1]))

@@ -30,7 +30,6 @@ PER_HOST = {
     "a watch": 2,
 }  # descriptors of the proxy for each host; those of calls come and go
 SPARE = 1500
-RELAYED = 240  # connections to auth that a proxy relays for one address, from which all hosts come here
 MEMORY, RATIO, RETURN, LISTING = 60.0, 1.1, 90.0, 0.5  # KB a tunnel; p50 of many to p50 of one; seconds; seconds
 TICK = os.sysconf("SC_CLK_TCK")
 TURNS = 4
@@ -149,9 +148,9 @@ def way_of(plan: Plan) -> str:
     if plan.way:
         return plan.way
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE
-    if plan.hosts * sum(PER_HOST.values()) <= limit and plan.hosts * 2 <= RELAYED:
+    if plan.hosts * sum(PER_HOST.values()) <= limit:
         return "views"
-    return "calls" if plan.hosts * 3 <= limit and plan.hosts <= RELAYED else "direct"
+    return "calls" if plan.hosts * (PER_HOST["tunnel"] + PER_HOST["a call"]) <= limit else "direct"
 
 
 WAYS = {

@@ -411,7 +411,7 @@ class Daemon:
         await self._tasks.start_ready(side.serve(listeners, serving.set), "node", serving)
         self._tasks.start(_launcher_lives(launcher), "launcher")
         if not listeners:
-            await self._start_agent(side, host, view, held, changed, readiness)
+            await self._start_agent(side, host, view, held, clients[role], changed, readiness)
         announcer = await self._announce(clients[role], side.describe, "node", readiness, follower)
         announcers.append(announcer)
         self._tasks.start(recorded.recover_again(), "recovery of recordings")
@@ -431,10 +431,12 @@ class Daemon:
         host: Host,
         view: View,
         held: dict[SystemRole, Credentials],
+        client: AuthClient,
         changed: Callable[[], None],
         readiness: Readiness,
     ) -> None:
-        """Keeps tunnels to the proxies; the node is announced once one stands, or cannot be made for now."""
+        """Keeps tunnels to the proxies, and reaches auth by them. The node is announced once one stands, or cannot be
+        made for now."""
         from teleport.daemon.tunnel_side import keep_tunnels
 
         proxies = [(server.host, server.port) for server in self._config.auth_servers]
@@ -445,6 +447,10 @@ class Daemon:
         readiness.watch("tunnels", lambda: "" if agent.tunnels else "no proxy is reached by a tunnel")
         if not await agent.wait_first(FIRST_TUNNEL):
             log.warning("no proxy is reached by a tunnel yet; the node is announced, and tried again")
+        if self._way.relay is not None:
+            self._way.relay.by_tunnel = agent.to_auth
+            if agent.tunnels:
+                await client.renewed()  # what was opened before goes by the tunnel from here on
 
     def _describe_auth(self, host: Host) -> Server:
         assert self._config.auth is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -57,6 +57,7 @@ from teleport.tunnel.reaching import tunnel_address
 from teleport.tunnel.server import TunnelConfig, TunnelServer
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import WebConfig, WebService
+from teleport.web.tunnel import DIAL_TIMEOUT
 from teleport.wire import alpn, vouch
 
 log = logging.getLogger(__name__)
@@ -242,7 +243,9 @@ class ProxySide:
             host_keys=[host_key(held)],
             emitter=emitter,
             clock=clock,
+            to_auth=self._to_auth,
         )
+        self._auth_servers = tuple(auth_servers)
         self.tunnels.begin_with(headers)
         self.peers = PeerSide(
             host.host_id,
@@ -352,6 +355,16 @@ class ProxySide:
             nonce=uuid4().bytes,
         )
         return vouch.encode(said, self._key.certificate, self._key.sign)
+
+    async def _to_auth(self, peer: Peer, make: Callable[[bytes], asyncio.Protocol]) -> None:
+        """Connects a host behind a tunnel with auth, which hears where the host is. Raises `TeleportError`."""
+        line = self._vouch_to_auth(peer.host, peer.port)
+        for host, port in self._auth_servers:
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(DIAL_TIMEOUT):
+                    await asyncio.get_running_loop().create_connection(lambda: make(line), host, port)
+                    return
+        raise ConnectionProblem("the proxy cannot reach the auth service")
 
     async def renewed(self, held: Credentials) -> None:
         """New connections see the renewed certificates."""

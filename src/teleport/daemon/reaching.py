@@ -40,6 +40,7 @@ class WayToAuth:
         self._tasks = tasks
         self._stack = stack
         self.caches: list[Cache] = []
+        self.relay: AuthRelay | None = None  # where auth is reached through a proxy
 
     async def servers(self, host: Host, sockets: Sockets) -> list[tuple[str, int]]:
         """Where this daemon's services reach auth; through a proxy by a relay on the loopback."""
@@ -49,8 +50,8 @@ class WayToAuth:
         servers = [(server.host, server.port) for server in config.auth_servers]
         if not identities.through_proxy(host, config):
             return servers
-        relay = await self._stack.enter_async_context(AuthRelay(servers))
-        return [relay.address]
+        self.relay = await self._stack.enter_async_context(AuthRelay(servers))
+        return [self.relay.address]
 
     def client(
         self, held: dict[SystemRole, Credentials], role: SystemRole, servers: list[tuple[str, int]]

@@ -19,8 +19,10 @@ from teleport import __version__
 from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.ssh.channels import ChannelView, StreamChannel, serve_stream
 from teleport.ssh.client import ClientKey, HostCheck, SshClient, _authenticate, _Connection
+from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.handlers import Channel, StreamHandler
 from teleport.ssh.surface import KeepAlive, Refusal
+from teleport.wire.forward_spec import TcpEnd
 
 _WINDOW = 2 * 1024 * 1024  # bytes
 _PACKET = 32 * 1024
@@ -87,6 +89,19 @@ class TunnelClient:
         if kind != MSG_REQUEST_SUCCESS:
             raise AccessDenied(f"the proxy does not take {name}")
         return packet.get_remaining_payload()
+
+    async def stream(
+        self,
+        host: str,
+        *,
+        on_output: Callable[[bytes, bool], None],
+        on_writable: Callable[[bool], None] | None = None,
+        on_eof: Callable[[], None] | None = None,
+    ) -> RemoteSession:
+        """A channel to what the server knows by a name. Raises `ConnectionProblem`."""
+        if self._client.lost:
+            raise ConnectionProblem("the tunnel was lost")
+        return await self._client.stream(TcpEnd(host, 0), on_output=on_output, on_writable=on_writable, on_eof=on_eof)
 
     @property
     def idle(self) -> bool:

@@ -1,4 +1,7 @@
-"""A loopback door to auth for a daemon that reaches it only through a proxy.
+"""A loopback door to auth for a daemon that reaches it only through a proxy: by its tunnel, or by a websocket.
+
+The websocket is for whoever has no tunnel (yet). A proxy lets strangers have few of those, while hosts have proved who
+they are by the time that their tunnel stands; and a channel costs the proxy less than a TLS connection of its own.
 
 What is relayed is TLS between this daemon's services and auth: the relay and the proxy see ciphertext. The websocket's
 own TLS proves nothing and need not: whoever answers cannot prove that it is auth (decision 18).
@@ -9,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, Self
 
 import aiohttp
 
@@ -27,8 +30,31 @@ CHUNK = 65536
 TUNNEL_PATH = "/webapi/auth/tunnel"
 
 
+HIGH_WATER: Final = 256 * 1024  # bytes for this daemon that it has not taken, at which the tunnel is told to wait
+
+
+class Carrier(Protocol):
+    """A connection by a tunnel."""
+
+    def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
+    def pause_output(self) -> None: ...
+    def resume_output(self) -> None: ...
+    def close(self) -> None: ...
+    async def wait(self) -> object:
+        """Until it is over."""
+        ...
+
+
+ByTunnel = Callable[[Callable[[bytes, bool], None], Callable[[], None]], Awaitable[Carrier | None]]
+
+
 class AuthRelay:
-    """Listens on the loopback while entered; each connection becomes a websocket of a proxy."""
+    """Listens on the loopback while entered; each connection goes by a tunnel, or becomes a websocket of a proxy."""
+
+    by_tunnel: ByTunnel | None = None
+    """Opens a connection by a tunnel of this host; gets who takes its output, and who hears that there is no more. None
+    when no tunnel leads to auth."""
 
     def __init__(self, proxies: Sequence[tuple[str, int]]) -> None:
         self._proxies = list(proxies)
@@ -64,6 +90,8 @@ class AuthRelay:
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if self.by_tunnel is not None and await self._carried(self.by_tunnel, reader, writer):
+                return
             tunnel = await self._open()
             if tunnel is None:
                 return
@@ -82,6 +110,24 @@ class AuthRelay:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
+    async def _carried(self, open_one: ByTunnel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Relays by a tunnel until either end has gone; False when there is none."""
+        output = _Output(writer)
+        carrier = await open_one(output.take, writer.close)
+        if carrier is None:
+            return False
+        output.carrier = carrier
+        over = asyncio.create_task(_until_over(carrier, writer), name="auth relay, a tunnel")
+        try:
+            while data := await reader.read(CHUNK):
+                carrier.write(data)
+                await carrier.drain()
+        finally:
+            carrier.close()
+            over.cancel()
+            await asyncio.gather(over, *output.waiting, return_exceptions=True)
+        return True
+
     async def _open(self) -> aiohttp.ClientWebSocketResponse | None:
         assert self._session is not None
         for host, port in self._proxies:
@@ -99,6 +145,39 @@ class AuthRelay:
             except (aiohttp.ClientError, TimeoutError, OSError, BadRequest, ConnectionProblem) as error:
                 log.warning("the proxy %s opens no way to auth: %s", shown, said(error))
         return None
+
+
+class _Output:
+    """What comes by a tunnel, to this daemon; a daemon that does not take it stops the tunnel's channel."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.carrier: Carrier | None = None
+        self.waiting: set[asyncio.Task[None]] = set()
+
+    def take(self, data: bytes, _: bool) -> None:
+        if self._writer.is_closing():
+            return
+        self._writer.write(data)
+        if (
+            self.carrier is not None
+            and not self.waiting
+            and self._writer.transport.get_write_buffer_size() > HIGH_WATER
+        ):
+            self.carrier.pause_output()
+            task = asyncio.create_task(self._resume(self.carrier), name="auth relay, output")
+            self.waiting.add(task)
+            task.add_done_callback(self.waiting.discard)
+
+    async def _resume(self, carrier: Carrier) -> None:
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
+            carrier.resume_output()
+
+
+async def _until_over(carrier: Carrier, writer: asyncio.StreamWriter) -> None:
+    await carrier.wait()
+    writer.close()  # wakes the other direction
 
 
 async def _down(tunnel: aiohttp.ClientWebSocketResponse, writer: asyncio.StreamWriter) -> None:

@@ -24,6 +24,7 @@ from teleport.identity import HostIdentity, SystemRole
 from teleport.pki.refusal import CertificateRefused
 from teleport.recording.sanitise import one_line
 from teleport.ssh.client import ClientKey
+from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.handlers import Channel, StreamHandler
 from teleport.ssh.relay import NodeLeg, RelayHandler
 from teleport.ssh.surface import KeepAlive, Refusal
@@ -37,6 +38,8 @@ from teleport.tunnel.reaching import Ways, tunnel_address
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest pause
+ON_ITS_WAY: Final = 12.0  # seconds that a connection to auth waits for a tunnel: the longest pause, and a login
+OPEN_SECONDS: Final = 10.0  # for a proxy to reach auth
 LOGIN_SECONDS: Final = 15.0  # for all that follows, each way
 NEWS_SECONDS: Final = 0.2  # between two pieces of news of one proxy
 PING: Final = KeepAlive(15.0, 2)
@@ -105,6 +108,7 @@ class TunnelAgent:
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._first = asyncio.Event()
+        self._stands = asyncio.Event()  # while there is a tunnel
         self._said: dict[str, str] = {}  # by address, why it was not reached
 
     @property
@@ -128,6 +132,30 @@ class TunnelAgent:
             async with asyncio.timeout(seconds):
                 await self._first.wait()
         return self._first.is_set()
+
+    async def to_auth(
+        self, on_output: Callable[[bytes, bool], None], on_eof: Callable[[], None]
+    ) -> RemoteSession | None:
+        """A connection to auth by a tunnel, the newest first; None when none leads there.
+
+        While tunnels are made anew it waits a while: of connections that strangers ask for, a proxy takes few."""
+        if self._first.is_set() and not self._leading():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ON_ITS_WAY):
+                    await self._stands.wait()
+        for link in self._leading():
+            try:
+                async with asyncio.timeout(OPEN_SECONDS):
+                    return await link.open_auth(on_output, on_eof)
+            except (ConnectionProblem, OSError, TimeoutError) as error:
+                log.debug("no way to auth by the tunnel %d: %s", link.number, error)
+        return None
+
+    def _leading(self) -> list[_Link]:
+        """The tunnels that stand and are not about to end."""
+        held = sorted(self._state.held.items(), reverse=True)
+        standing = [number for number, one in held if not one.finished and number in self._links]
+        return [self._links[number] for number in standing]
 
     # a door
 
@@ -203,6 +231,9 @@ class TunnelAgent:
             case pool.Announce(proxies):
                 if proxies:
                     self._first.set()
+                    self._stands.set()
+                else:
+                    self._stands.clear()
                 log.info("tunnels to %d proxies: %s", len(proxies), ", ".join(proxies) or "none")
                 self._changed()
             case pool.Wake(at):
@@ -490,6 +521,12 @@ class _Link:
         arrival = _Arrival(self)
         arrival.leg = leg
         return arrival
+
+    async def open_auth(self, on_output: Callable[[bytes, bool], None], on_eof: Callable[[], None]) -> RemoteSession:
+        """A channel to auth. Raises `ConnectionProblem`."""
+        if self.tunnel is None:
+            raise ConnectionProblem("the tunnel is gone")
+        return await self.tunnel.stream(m.AUTH, on_output=on_output, on_eof=on_eof)
 
     def let_go(self) -> None:
         self.carried -= 1

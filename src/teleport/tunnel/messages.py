@@ -5,6 +5,7 @@
 | `tunnel-register@teleport` | the host, once | global request with reply | `Register`; the reply is `Registered` |
 | `tunnel-news@teleport` | the proxy | global request | `News` |
 | `teleport-transport` | the proxy, for each client | channel | `Dial`; its bytes begin with the line of `wire.vouch` |
+| `direct-tcpip` to `AUTH`, port 0 | the host | channel | TLS between host and auth, which the proxy cannot read |
 
 Each message has a version and only grows: readers skip keys that they do not know, and refuse a
 later version of `Dial`.
@@ -21,6 +22,7 @@ from teleport.errors import BadRequest
 VERSION: Final = 1
 SOFTWARE: Final = b"TeleportTunnel"  # with which the SSH version of a host that keeps a tunnel begins (`one_port`)
 MAX_MESSAGE: Final = 64 * 1024  # bytes
+AUTH: Final = "@auth"  # no host can be called so
 NODE: Final = "node"  # the one `conn_type` that is served
 T = TypeVar("T")
 

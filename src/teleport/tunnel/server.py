@@ -3,7 +3,8 @@
 Rules it keeps:
 - Only certificates of role Node of this cluster, which still count (`verify_host`), and only under the host's own id:
   the user name is `<uuid>.<cluster>` of the certificate, so that nobody stands for another host.
-- A host may open nothing: no channel, no forward, no session. Nothing that it says makes the proxy connect anywhere.
+- A host may open one thing, a channel to auth, of which it has `AUTH_OF_ONE` at most: no forward, no session. Nothing
+  that it says makes the proxy connect anywhere else than to the auth servers of the proxy's own configuration.
 - What is carried for a client begins with the line of `wire.vouch`, as on a direct connection, and is judged as there.
 - A host that is locked or expelled loses its tunnels at once; one whose certificate ended keeps what is open.
 - What one host may cost is bounded: connections on which it has said nothing yet, tunnels, opens that it does not
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID, uuid4
@@ -44,7 +45,7 @@ from teleport.tunnel.registry import Registry
 log = logging.getLogger(__name__)
 
 SURFACE: Final = Surface(
-    channels=frozenset(),
+    channels=frozenset({"direct-tcpip"}),
     session_requests=frozenset(),
     global_requests=frozenset({"keepalive@openssh.com", "tunnel-register@teleport"}),
 )
@@ -55,8 +56,10 @@ WRONG: Final = 8  # registrations that cannot be read, after which a connection 
 OPEN_SECONDS: Final = 10.0  # for a host to take a client
 ON_ITS_WAY: Final = 8.0  # seconds that a client waits for a tunnel which is made anew
 LEAVE_SECONDS: Final = 15.0  # for hosts to reach another process before this one ends
+AUTH_OF_ONE: Final = 16  # connections to auth by one tunnel: a daemon of a host has three or four
 AT_ONCE: Final = 50  # tunnels looked at in one turn of the loop
 P = TypeVar("P", bound=asyncio.Protocol)
+ToAuth = Callable[[Peer, Callable[[bytes], asyncio.Protocol]], Awaitable[object]]
 
 
 class Hosts(Protocol):
@@ -97,7 +100,10 @@ class TunnelServer(SshService):
         host_keys: Sequence[HostKey],
         emitter: Emitter,
         clock: Clock,
+        to_auth: ToAuth | None = None,
     ) -> None:
+        """`to_auth` connects a host that comes from an address with auth, by the protocol that it makes of the line
+        with which auth is told of that address; it raises `TeleportError`. Without it, hosts have their own way."""
         super().__init__(
             SURFACE, config.limits, host_keys, Slots(config.unproved, "proxy tunnel", limits=config.connections)
         )
@@ -105,6 +111,7 @@ class TunnelServer(SshService):
         self.hosts = hosts
         self.emitter = emitter
         self.clock = clock
+        self.to_auth = to_auth
         self.registry: Registry[Tunnel] = Registry()
         self.clusters: ClusterTunnels | None = None  # tunnels of other clusters' proxies
         self.strangers = Heard()
@@ -317,6 +324,7 @@ class Tunnel:
         self.host_id = identity.host_id
         self.epoch = 0
         self.carried = 0  # clients
+        self.asking = 0  # connections of the host to auth
         self.opening = 0  # clients whom the host has not taken yet
         self._wrong = 0  # registrations
         self._counted = True
@@ -460,7 +468,26 @@ class Tunnel:
     async def open_stream(
         self, channel: Channel, host: str, port: int, origin: tuple[str, int]
     ) -> StreamHandler | Refusal:
-        return Refusal("A tunnel takes nothing from its host.")
+        """The way to auth, for a host that said which process it is. The proxy reads nothing of what passes."""
+        connect = self._server.to_auth
+        if (host, port) != (m.AUTH, 0) or connect is None:
+            self.refused(AskedKind.CHANNEL, "direct-tcpip", "a tunnel leads its host to auth, and nowhere else")
+            return Refusal("A tunnel leads its host to auth, and nowhere else.")
+        if not self.epoch or self._retired:
+            return Refusal("This tunnel takes nothing new.")
+        if self.asking >= AUTH_OF_ONE:
+            self.refused(AskedKind.CHANNEL, "direct-tcpip", "the host has too many connections to auth")
+            return Refusal(f"A host has at most {AUTH_OF_ONE} connections to auth by one tunnel.")
+        self.asking += 1
+        asking = _Asking(self)
+        try:
+            await connect(self._peer, lambda line: asking.leg_to(channel, line))
+        except BaseException as error:
+            asking.closed()
+            if isinstance(error, TeleportError):
+                return Refusal(error.message)
+            raise
+        return asking
 
     def _refuse(self, reason: str) -> None:
         self.refused(AskedKind.GLOBAL_REQUEST, "tunnel-register@teleport", reason)
@@ -489,3 +516,21 @@ class _Carried(RelayHandler):
     def closed(self) -> None:
         super().closed()
         self._tunnel.let_go()
+
+
+class _Asking(RelayHandler):
+    """A connection of the host to auth."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        super().__init__()
+        self._tunnel: Tunnel | None = tunnel
+
+    def leg_to(self, channel: Channel, line: bytes) -> NodeLeg:
+        self.leg = NodeLeg(channel, line, channel.close)
+        return self.leg
+
+    def closed(self) -> None:
+        super().closed()
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            tunnel.asking -= 1
