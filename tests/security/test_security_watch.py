@@ -131,6 +131,92 @@ async def test_the_end_of_its_authority_is_the_last_thing_that_a_host_hears(
             await client.close()
 
 
+@pytest.mark.parametrize("how", ["lock", "expelled"])
+async def test_what_ends_a_watch_ends_it_while_nothing_else_is_heard_and_nothing_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The certificate, or the host itself: also where the watch is of other kinds, and long before anybody asks."""
+    monkeypatch.setattr(presence, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(presence, "RECHECK_CALM", 1e9)
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        who = await _node(auth, "n")
+        async with _watching(auth, who, ["cluster_name"]) as task:
+            await asyncio.wait([task], timeout=0.3)
+            assert not task.done()
+            if how == "expelled":
+                await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=who.host_id))
+            else:
+                page = await auth.call(await auth.admin(), routes.LIST_CERTS, m.ListCertsRequest(type="host"))
+                (cert,) = [one for one in page.items if one.subject == who.host_id]
+                await auth.call(await auth.admin(), routes.REVOKE_CERT, m.RevokeCertRequest(serial=cert.serial))
+            await asyncio.wait([task], timeout=5)
+            assert task.done(), "the watch outlived its right"
+
+
+async def test_a_node_hears_of_itself_and_of_hosts_that_may_be_proxies_and_of_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "HEARTBEAT", 0.2)
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        await auth.admin()
+        who, other = await _node(auth, "n"), await _node(auth, "other")
+        proxy = await auth.host(SystemRole.PROXY, name="proxy")
+        client = auth.async_client(who)
+        of_proxy = auth.async_client(proxy)
+        try:
+            stream = client.watch(m.WatchRequest(kinds=["host_cert"]))
+            snapshot = {item.key for item in (await anext(stream)).put}
+            assert {f"hosts/{who.host_id}", f"hosts/{proxy.host_id}"} <= snapshot
+            assert f"hosts/{other.host_id}" not in snapshot
+            whole = of_proxy.watch(m.WatchRequest(kinds=["host_cert"]))
+            every = {item.key for item in (await anext(whole)).put}
+            await whole.aclose()
+            assert f"hosts/{other.host_id}" in every
+            later = await auth.host(SystemRole.NODE, name="later")
+            second = await auth.host(SystemRole.PROXY, host_id=later.host_id, name="later")
+            assert second.host_id == later.host_id
+            await auth.call(await auth.admin(), routes.REMOVE["proxy"], m.ExpelRequest(name=proxy.host_id))
+            puts, gone = set[str](), set[str]()
+            async for line in stream:
+                puts |= {item.key for item in line.put}
+                gone |= set(line.deleted)
+                if gone:
+                    break
+            assert puts == {f"hosts/{later.host_id}"}, "once it may be a proxy, and not before"
+            assert gone == {f"hosts/{proxy.host_id}"}
+            await stream.aclose()
+        finally:
+            await client.close()
+            await of_proxy.close()
+
+
+async def test_what_a_watch_does_not_show_does_not_make_it_look_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hosts may join without a pause, of which a node hears nothing."""
+    monkeypatch.setattr(presence, "HEARTBEAT", 0.2)
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        client = auth.async_client(await _node(auth, "n"))
+        joining = asyncio.create_task(_join_on_and_on(auth), name="joining")
+        try:
+            stream = client.watch(m.WatchRequest(kinds=["host_cert"]))
+            await anext(stream)
+            async with asyncio.timeout(5):
+                for _ in range(3):
+                    line = await anext(stream)
+                    assert (line.put, line.deleted) == ([], [])
+            await stream.aclose()
+        finally:
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
+            await client.close()
+
+
+async def _join_on_and_on(auth: RunningAuth) -> None:
+    while True:
+        await auth.host(SystemRole.NODE, name="one more")
+
+
 async def test_a_locked_host_hears_of_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "RECHECK", 0.0)
     async with running_auth(tmp_path, sqlite=True) as auth:

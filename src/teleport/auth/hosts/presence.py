@@ -38,7 +38,7 @@ from teleport.backend.interface import (
     Write,
 )
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
-from teleport.identity import HostIdentity
+from teleport.identity import HostIdentity, SystemRole
 from teleport.resources.authority import Authority
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.forced_labels import with_forced
@@ -52,9 +52,11 @@ log = logging.getLogger(__name__)
 
 PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
 TIDY_EVERY: Final = 60.0  # seconds
+TIDY_AGAIN: Final = 1.0  # seconds, for nodes that are new: each time all nodes are read
 TRIES: Final = 8  # at a record that two processes write
 HEARTBEAT: Final = 15.0  # seconds of silence on a watch
-RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it
+RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it, when something changed
+RECHECK_CALM: Final = 60.0  # when nothing changed that could tell
 WATCHABLE: Final = frozenset(
     {
         Kind.ROLE,
@@ -84,6 +86,7 @@ class Presence:
         self._state = state
         self._joining = joining
         self._authorizer = authorizer
+        self._tidied = float("-inf")
         self._since = state.clock.monotonic()  # nobody counts as lost before all had the time to be heard again
 
     async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Done:
@@ -118,8 +121,8 @@ class Presence:
             return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
 
         await self._change(key, write)
-        if kind is Kind.NODE and stored is None and self._state.clock.monotonic() - self._since >= TIDY_EVERY:
-            await self.tidy()
+        if kind is Kind.NODE and stored is None and not server.spec.use_tunnel:  # behind a tunnel it displaces nobody
+            await self._tidy_soon()
         return m.Done()
 
     async def withdraw(self, caller: Caller, request: m.Named) -> m.Done:
@@ -162,6 +165,13 @@ class Presence:
             except TeleportError as error:
                 log.warning("presence could not be tidied: %s", error)
 
+    async def _tidy_soon(self) -> None:
+        """Tidies for a node that is new, at once; for the next ones of many that come together, within a minute."""
+        now = self._state.clock.monotonic()
+        if now - self._since >= TIDY_EVERY and now - self._tidied >= TIDY_AGAIN:
+            self._tidied = now
+            await self.tidy()
+
     async def tidy(self) -> None:
         """Removes lost nodes whose name and address a new host has taken; their certificates stay good."""
         items = {item.key: item for item in await self._state.backend.range(records.NODES)}
@@ -201,29 +211,30 @@ class Presence:
         await self._require(caller, kinds)
         checked_at = self._state.clock.monotonic()
         prefixes = tuple(_watched_prefix(kind) for kind in kinds)
-        # the authorities are followed whatever was asked for: they decide whether the caller's certificate counts
-        followed = [*prefixes, *(() if records.AUTHORITIES in prefixes else (records.AUTHORITIES,))]
+        # Followed whatever was asked for: what decides whether the caller may go on watching. So nothing has to be read
+        # again while nothing changes: of ten thousand watches, that would take most of a processor.
+        own = records.HOSTS + caller.identity.host_id
+        deciding = (records.AUTHORITIES, records.LOCKS, own)
+        followed = [*prefixes, *(one for one in deciding if not one.startswith(prefixes))]
+        shown = _Shown(caller.identity, prefixes)
+        changed = False  # since it was asked, something that decides
+        said_at = checked_at
         async with aclosing(follow(self._state.backend, followed, heartbeat=HEARTBEAT)) as stream:
             async for change in stream:
                 now = self._state.clock.monotonic()
-                turned = isinstance(change, Changes) and any(_of_authority(event.key) for event in change.events)
-                if now - checked_at >= RECHECK or (isinstance(change, Changes) and not change.events):
-                    checked_at = now
+                events = change.events if isinstance(change, Changes) else ()
+                turned = any(_of_authority(event.key) for event in events)
+                changed = changed or any(event.key.startswith(deciding) for event in events)
+                if caller.identity.expires <= self._state.clock.now():
+                    return
+                if now - checked_at >= (RECHECK if changed or events else RECHECK_CALM) or (changed and not events):
+                    checked_at, changed = now, False
                     if not await self._still(caller) or not (turned or await self._believed(caller)):
                         return
-                if isinstance(change, Snapshot):
-                    items, gone = [item for item in change.items if item.key.startswith(prefixes)], list[str]()
-                else:
-                    events = [event for event in change.events if event.key.startswith(prefixes)]
-                    items = [event.item for event in events if isinstance(event, Put)]
-                    gone = [event.key for event in events if not isinstance(event, Put)]
-                line = m.WatchLine(
-                    revision=change.revision,
-                    snapshot=isinstance(change, Snapshot),
-                    put=[_watched(item, caller.identity) for item in items],
-                    deleted=gone,
-                )
-                yield msgspec.json.encode(line) + b"\n"
+                line = shown.line(change)
+                if line is not None or not events or now - said_at >= HEARTBEAT:
+                    said_at = now
+                    yield line if line is not None else _nothing(change.revision)
                 if turned and not await self._believed(caller):
                     return  # that its authority ended is the last thing it hears: it must not trust those keys either
 
@@ -291,6 +302,63 @@ def _watched_prefix(kind: Kind) -> str:
 
 def _prefix(kind: Kind) -> str:
     return records.PREFIX_OF_KIND[kind]
+
+
+class _Shown:
+    """What one watch shows of the changes that it follows.
+
+    Of hosts, a node hears of those alone that may be more than nodes, and of itself: it believes proxies, never another
+    node. One that may not any more is told as gone.
+    """
+
+    def __init__(self, watcher: HostIdentity, prefixes: tuple[str, ...]) -> None:
+        self._watcher = watcher
+        self._prefixes = prefixes
+        self._hosts: set[str] | None = set() if watcher.role is SystemRole.NODE else None  # keys that it knows
+
+    def line(self, change: Snapshot | Changes) -> bytes | None:
+        """What is sent; None when the change shows nothing."""
+        gone: list[str] = []
+        if isinstance(change, Snapshot):
+            items = [item for item in change.items if item.key.startswith(self._prefixes)]
+            if self._hosts is not None:
+                self._hosts.clear()
+        else:
+            events = [event for event in change.events if event.key.startswith(self._prefixes)]
+            items = [event.item for event in events if isinstance(event, Put)]
+            gone = [event.key for event in events if not isinstance(event, Put)]
+        if self._hosts is not None:
+            items, gone = self._of_interest(items, gone, self._hosts)
+        if not items and not gone and isinstance(change, Changes):
+            return None
+        line = m.WatchLine(
+            revision=change.revision,
+            snapshot=isinstance(change, Snapshot),
+            put=[_watched(item, self._watcher) for item in items],
+            deleted=gone,
+        )
+        return msgspec.json.encode(line) + b"\n"
+
+    def _of_interest(self, items: list[Item], gone: list[str], known: set[str]) -> tuple[list[Item], list[str]]:
+        told = [key for key in gone if not key.startswith(records.HOSTS) or key in known]
+        known.difference_update(gone)
+        kept = []
+        for item in items:
+            if item.key.startswith(records.HOSTS):
+                host = msgspec.json.decode(item.value, type=records.HostRecord)
+                if host.host_id != self._watcher.host_id and set(host.roles) <= {str(SystemRole.NODE)}:
+                    if item.key in known:
+                        known.discard(item.key)
+                        told.append(item.key)
+                    continue
+                known.add(item.key)
+            kept.append(item)
+        return kept, told
+
+
+def _nothing(revision: int) -> bytes:
+    """What breaks the silence."""
+    return msgspec.json.encode(m.WatchLine(revision=revision, snapshot=False, put=[], deleted=[])) + b"\n"
 
 
 def _watched(item: Item, watcher: HostIdentity) -> m.WatchItem:
