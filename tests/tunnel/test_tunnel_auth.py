@@ -18,6 +18,7 @@ from teleport.testing.running import wait_until
 from teleport.transport.auth_relay import AuthRelay
 from teleport.tunnel import agent as agent_module
 from teleport.tunnel import messages as m
+from teleport.tunnel.registry import Registry
 from teleport.tunnel.server import AUTH_OF_ONE
 from teleport.wire.forward_spec import TcpEnd
 
@@ -129,6 +130,17 @@ async def test_a_host_has_a_few_connections_to_auth_and_gets_those_back_that_end
         assert tunnel.asking == AUTH_OF_ONE - 1
         client.abort()
         await wait_until(lambda: auth.open == 0)
+
+
+async def test_the_proxy_of_another_cluster_is_not_led_to_auth() -> None:
+    async with with_auth() as (lab, auth):
+        client = await lab.log_in(lab.hosts.host(SystemRole.NODE, "node"))
+        assert await ask(client, m.encode(m.Register(epoch=1))) == 81
+        (tunnel,) = lab.server._all
+        tunnel.registry = Registry()  # as the tunnels of other clusters have it
+        with pytest.raises(ConnectionProblem, match="nowhere else"):
+            await client.stream(TcpEnd(m.AUTH, 0), on_output=lambda *_: None)
+        assert not auth.lines
 
 
 async def test_what_a_host_keeps_open_to_auth_ends_with_its_tunnel() -> None:

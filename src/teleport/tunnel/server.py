@@ -469,7 +469,7 @@ class Tunnel:
         self, channel: Channel, host: str, port: int, origin: tuple[str, int]
     ) -> StreamHandler | Refusal:
         """The way to auth, for a host that said which process it is. The proxy reads nothing of what passes."""
-        connect = self._server.to_auth
+        connect = self._server.to_auth if self.registry is self._server.registry else None  # not for other clusters
         if (host, port) != (m.AUTH, 0) or connect is None:
             self.refused(AskedKind.CHANNEL, "direct-tcpip", "a tunnel leads its host to auth, and nowhere else")
             return Refusal("A tunnel leads its host to auth, and nowhere else.")
