@@ -364,7 +364,10 @@ class ProxySide:
                 async with asyncio.timeout(DIAL_TIMEOUT):
                     await asyncio.get_running_loop().create_connection(lambda: make(line), host, port)
                     return
-        raise ConnectionProblem("the proxy cannot reach the auth service")
+        raise ConnectionProblem(
+            "the proxy cannot reach the auth service",
+            hint="look on the proxy's host: its auth_servers, and whether auth runs",
+        )
 
     async def renewed(self, held: Credentials) -> None:
         """New connections see the renewed certificates."""
