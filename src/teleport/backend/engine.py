@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from teleport.backend import decide
 from teleport.backend.decide import Decision
-from teleport.backend.interface import BackendClosed, Condition, Write
+from teleport.backend.interface import BackendClosed, Condition, Snapshot, Write
 from teleport.errors import TeleportError
 
 SWEEP_EVERY = 1.0  # seconds
@@ -32,6 +32,14 @@ class Engine(ABC):
         self._sweep_every = sweep_every
         self._tasks: list[asyncio.Task[None]] = []
         self._is_open = False
+
+    # Reads
+
+    @abstractmethod
+    async def snapshot(self, prefixes: Sequence[str]) -> Snapshot: ...
+
+    async def watched_snapshot(self, prefixes: Sequence[str]) -> Snapshot:
+        return await self.snapshot(prefixes)
 
     # Writes
 

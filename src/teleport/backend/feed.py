@@ -33,6 +33,16 @@ class Entry:
         )
 
 
+class Interest:
+    """Those who wait for changes under some prefixes. It is over with the first such change; then take another."""
+
+    __slots__ = ("before", "changed")
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.before = -1  # once it is set: what came until this revision, after it was taken, is of no interest
+
+
 class Feed:
     """Changes after revision `base`, at most `max_events` and `max_bytes` of them (the newest is always kept)."""
 
@@ -43,13 +53,22 @@ class Feed:
         self._events = 0
         self._bytes = 0
         self._base = base
-        self._changed = asyncio.Event()
+        self._interests: dict[tuple[str, ...], Interest] = {}
         self.failure: Exception | None = None
 
+    def interest(self, prefixes: tuple[str, ...]) -> Interest:
+        """Set at the next change under one of `prefixes`, and when the feed ends or begins anew. Take it *before*
+        looking, so that nothing falls between.
+
+        Watchers with the same prefixes share one, and the others sleep on: ten thousand hosts watch the roles, and
+        announce themselves a hundred times a second, which concerns proxies alone.
+        """
+        return self._interests.setdefault(prefixes, Interest())
+
     @property
-    def changed(self) -> asyncio.Event:
-        """Set at the next change of the feed. Take it *before* looking, so that nothing falls between."""
-        return self._changed
+    def following(self) -> bool:
+        """Whether changes are appended as they come."""
+        return self._base is not None and self.failure is None
 
     def append(self, entry: Entry) -> None:
         self._entries.append(entry)
@@ -60,7 +79,11 @@ class Feed:
             self._events -= len(oldest.events)
             self._bytes -= oldest.size()
             self._base = oldest.revision
-        self._wake()
+        keys = [event.key for event in entry.events]
+        for prefixes in [one for one in self._interests if any(key.startswith(one) for key in keys)]:
+            interest = self._interests.pop(prefixes)
+            interest.before = entry.revision - 1
+            interest.changed.set()
 
     def reset(self, base: int | None) -> None:
         """Forget all; begin again after revision `base`, or (None) know nothing until the next reset."""
@@ -90,8 +113,9 @@ class Feed:
         return found
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        interests, self._interests = self._interests, {}
+        for interest in interests.values():
+            interest.changed.set()
 
 
 def select(entries: Sequence[Entry], prefixes: tuple[str, ...]) -> list[Event]:

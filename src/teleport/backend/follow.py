@@ -13,15 +13,17 @@ from teleport.backend.interface import Backend, Changes, Event, Snapshot, WatchC
 
 
 async def follow(
-    backend: Backend, prefixes: Sequence[str], *, heartbeat: float
+    backend: Backend, prefixes: Sequence[str], *, heartbeat: float, shared: bool = False
 ) -> AsyncGenerator[Snapshot | Changes, None]:
     """Everything under `prefixes`, then every change of it, without end.
 
     A snapshot replaces all that came before it. When nothing changes for `heartbeat` seconds, changes without events
-    say that the source is there. Close it when done (`contextlib.aclosing`). Raises `BackendClosed` at the end.
+    say that the source is there. With `shared`, the first snapshot may be one that others were given just before
+    (`Backend.watched_snapshot`). Close it when done (`contextlib.aclosing`). Raises `BackendClosed` at the end.
     """
     while True:
-        snapshot = await backend.snapshot(prefixes)
+        snapshot = await (backend.watched_snapshot(prefixes) if shared else backend.snapshot(prefixes))
+        shared = False
         yield snapshot
         position = snapshot.revision
         try:

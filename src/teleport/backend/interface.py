@@ -155,6 +155,12 @@ class Backend(Protocol):
         """All items under any of `prefixes`, and the revision they are of: where a watch may begin."""
         ...
 
+    async def watched_snapshot(self, prefixes: Sequence[str]) -> Snapshot:
+        """As `snapshot`, for a watch that begins there: perhaps one that another watch was given some seconds ago,
+        while no watch of these prefixes has heard of a change. Not for who must see what it has just written.
+        """
+        ...
+
     async def create(self, key: str, value: bytes, *, expires: datetime | None = None) -> int:
         """Write a key that must not exist; its revision. Raises `AlreadyExists`."""
         ...

@@ -61,14 +61,15 @@ class MemoryBackend(Engine):
         if start > self._revision:
             raise WatchCompacted(f"cannot watch from revision {start}: the last is {self._revision}")
         while True:
-            changed = self._feed.changed
+            interest = self._feed.interest(wanted)
             if self._feed.failure is not None:
                 raise self._feed.failure
             entries = self._feed.after(position)
             if entries is None:
                 raise WatchCompacted(f"cannot watch from revision {position}: its changes are no longer kept")
             if not entries:
-                await changed.wait()
+                await interest.changed.wait()
+                position = max(position, interest.before)
                 continue
             position = entries[-1].revision
             if events := select(entries, wanted):

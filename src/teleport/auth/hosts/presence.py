@@ -21,8 +21,9 @@ from teleport.audit.events import NodeDelete, new_event
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.hosts.joining import KIND_OF_ROLE, Joining
 from teleport.auth.hosts.succession import KEPT, may_announce, may_withdraw, replaced
+from teleport.auth.hosts.watched import Encoded, Shown, nothing
 from teleport.auth.server import Caller
-from teleport.auth.state import ClusterState, document
+from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, find_lock
 from teleport.backend.follow import follow
 from teleport.backend.interface import (
@@ -32,14 +33,11 @@ from teleport.backend.interface import (
     DeleteOp,
     Exists,
     Item,
-    Put,
     PutOp,
-    Snapshot,
     Write,
 )
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
-from teleport.identity import HostIdentity, SystemRole
-from teleport.resources.authority import Authority
+from teleport.identity import HostIdentity
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.forced_labels import with_forced
 from teleport.resources.kinds import Kind, Verb
@@ -86,6 +84,7 @@ class Presence:
         self._state = state
         self._joining = joining
         self._authorizer = authorizer
+        self._encoded = Encoded()
         self._tidied = float("-inf")
         self._since = state.clock.monotonic()  # nobody counts as lost before all had the time to be heard again
 
@@ -216,10 +215,10 @@ class Presence:
         own = records.HOSTS + caller.identity.host_id
         deciding = (records.AUTHORITIES, records.LOCKS, own)
         followed = [*prefixes, *(one for one in deciding if not one.startswith(prefixes))]
-        shown = _Shown(caller.identity, prefixes)
+        shown = Shown(caller.identity, prefixes, self._encoded)
         changed = False  # since it was asked, something that decides
         said_at = checked_at
-        async with aclosing(follow(self._state.backend, followed, heartbeat=HEARTBEAT)) as stream:
+        async with aclosing(follow(self._state.backend, followed, heartbeat=HEARTBEAT, shared=True)) as stream:
             async for change in stream:
                 now = self._state.clock.monotonic()
                 events = change.events if isinstance(change, Changes) else ()
@@ -234,7 +233,7 @@ class Presence:
                 line = shown.line(change)
                 if line is not None or not events or now - said_at >= HEARTBEAT:
                     said_at = now
-                    yield line if line is not None else _nothing(change.revision)
+                    yield line if line is not None else nothing(change.revision)
                 if turned and not await self._believed(caller):
                     return  # that its authority ended is the last thing it hears: it must not trust those keys either
 
@@ -302,76 +301,3 @@ def _watched_prefix(kind: Kind) -> str:
 
 def _prefix(kind: Kind) -> str:
     return records.PREFIX_OF_KIND[kind]
-
-
-class _Shown:
-    """What one watch shows of the changes that it follows.
-
-    Of hosts, a node hears of those alone that may be more than nodes, and of itself: it believes proxies, never another
-    node. One that may not any more is told as gone.
-    """
-
-    def __init__(self, watcher: HostIdentity, prefixes: tuple[str, ...]) -> None:
-        self._watcher = watcher
-        self._prefixes = prefixes
-        self._hosts: set[str] | None = set() if watcher.role is SystemRole.NODE else None  # keys that it knows
-
-    def line(self, change: Snapshot | Changes) -> bytes | None:
-        """What is sent; None when the change shows nothing."""
-        gone: list[str] = []
-        if isinstance(change, Snapshot):
-            items = [item for item in change.items if item.key.startswith(self._prefixes)]
-            if self._hosts is not None:
-                self._hosts.clear()
-        else:
-            events = [event for event in change.events if event.key.startswith(self._prefixes)]
-            items = [event.item for event in events if isinstance(event, Put)]
-            gone = [event.key for event in events if not isinstance(event, Put)]
-        if self._hosts is not None:
-            items, gone = self._of_interest(items, gone, self._hosts)
-        if not items and not gone and isinstance(change, Changes):
-            return None
-        line = m.WatchLine(
-            revision=change.revision,
-            snapshot=isinstance(change, Snapshot),
-            put=[_watched(item, self._watcher) for item in items],
-            deleted=gone,
-        )
-        return msgspec.json.encode(line) + b"\n"
-
-    def _of_interest(self, items: list[Item], gone: list[str], known: set[str]) -> tuple[list[Item], list[str]]:
-        told = [key for key in gone if not key.startswith(records.HOSTS) or key in known]
-        known.difference_update(gone)
-        kept = []
-        for item in items:
-            if item.key.startswith(records.HOSTS):
-                host = msgspec.json.decode(item.value, type=records.HostRecord)
-                if host.host_id != self._watcher.host_id and set(host.roles) <= {str(SystemRole.NODE)}:
-                    if item.key in known:
-                        known.discard(item.key)
-                        told.append(item.key)
-                    continue
-                known.add(item.key)
-            kept.append(item)
-        return kept, told
-
-
-def _nothing(revision: int) -> bytes:
-    """What breaks the silence."""
-    return msgspec.json.encode(m.WatchLine(revision=revision, snapshot=False, put=[], deleted=[])) + b"\n"
-
-
-def _watched(item: Item, watcher: HostIdentity) -> m.WatchItem:
-    """A stored item as it may leave auth: authorities without their private keys, of other hosts only what decides
-    whether their certificates count."""
-    value = m.Document(item.value)
-    if item.key.startswith(records.HOSTS):
-        host = msgspec.json.decode(item.value, type=records.HostRecord)
-        if host.host_id != watcher.host_id:
-            host = msgspec.structs.replace(host, labels={}, role_labels={})
-        value = m.Document(msgspec.structs.replace(host, node_name="").encode())
-    if item.key.startswith(records.AUTHORITIES):
-        authority = from_json(item.value)
-        assert isinstance(authority, Authority)
-        value = document(authority)
-    return m.WatchItem(key=item.key, value=value, revision=item.revision, expires=item.expires)
