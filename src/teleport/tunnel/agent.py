@@ -38,7 +38,7 @@ from teleport.tunnel.reaching import Ways, tunnel_address
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest pause
-ON_ITS_WAY: Final = 12.0  # seconds that a connection to auth waits for a tunnel: the longest pause, and a login
+ON_ITS_WAY: Final = 25.0  # seconds that a connection to auth waits for a tunnel: less than those who ask for it wait
 OPEN_SECONDS: Final = 10.0  # for a proxy to reach auth
 LOGIN_SECONDS: Final = 15.0  # for all that follows, each way
 NEWS_SECONDS: Final = 0.2  # between two pieces of news of one proxy
