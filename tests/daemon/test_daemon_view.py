@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -128,6 +129,33 @@ async def test_a_locked_proxy_vouches_for_nobody(tmp_path: Path) -> None:
         await wait_until(lambda: len(view.locks()) == 2)
         with pytest.raises(TeleportError, match="locked"):
             view.verify_host(certificate)
+
+
+async def test_a_hosts_certificate_in_tls_counts_as_long_as_the_host_does(tmp_path: Path) -> None:
+    """Proxies ask this of each other. Who it is can be said also of one that may not be here."""
+    async with running_auth(tmp_path) as auth, filled(auth) as view:
+        key = generate_p256()
+        spki = key.public.spki_pem().decode()
+        given = await auth.service.local_host(HOST, "front", SystemRole.PROXY, [], key.public.line(), spki)
+        certificate = ssl.PEM_cert_to_DER_cert(given.tls_cert)
+        await wait_until(lambda: view.cache.get(f"hosts/{HOST}") is not None)
+        assert view.verify_host_tls(certificate).role is SystemRole.PROXY
+        lock = Lock(metadata=Metadata(name="stop"), spec=LockSpec(target=LockTarget(node=HOST)))
+        await auth.call(await auth.admin(), routes.STORE["lock"], m.StoreRequest(item=m.Document(to_json(lock))))
+        await wait_until(lambda: bool(view.locks()))
+        with pytest.raises(TeleportError, match="locked"):
+            view.verify_host_tls(certificate)
+        assert view.identify_host_tls(certificate).host_id == HOST
+        await auth.call(await auth.admin(), routes.REMOVE["lock"], m.ExpelRequest(name="stop"))
+        await wait_until(lambda: not view.locks())
+        assert view.verify_host_tls(certificate).host_id == HOST
+        person = (await auth.user("alice", ["access"])).cert
+        assert person is not None
+        with pytest.raises(TeleportError):
+            view.identify_host_tls(ssl.PEM_cert_to_DER_cert(person.read_text()))
+    async with running_auth(tmp_path / "other") as other, filled(other) as elsewhere:
+        with pytest.raises(TeleportError):
+            elsewhere.identify_host_tls(certificate)
 
 
 async def test_nodes_come_change_and_go(tmp_path: Path) -> None:

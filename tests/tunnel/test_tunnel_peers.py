@@ -447,3 +447,13 @@ async def test_a_host_that_nobody_has_is_given_up_in_time(tmp_path: Path, monkey
         leading = Leading(own.server, end.dialer, Listed([end.proxy]))
         with pytest.raises(ConnectionProblem, match="no tunnel"):
             await asyncio.wait_for(leading.connect(str(uuid4()), Client), 5)
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "fd00:ec2::254", "0.0.0.0", "224.0.0.1"])
+async def test_a_proxy_that_announces_what_only_this_machine_reaches_is_not_dialled(
+    tmp_path: Path, address: str
+) -> None:
+    async with peers(tmp_path) as end:
+        with pytest.raises(ConnectionProblem, match="is not dialled"):
+            await end.dialer.connect(PeerProxy(end.proxy.host_id, address, end.proxy.port), str(uuid4()), Client)
+        assert not end.server.links

@@ -316,6 +316,7 @@ class Daemon:
         tunnel_metrics.of_proxy(self._metrics, view, side.tunnels, side.clusters.trusted.counts)
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
         side.peers.changed = announcer.changed
+        readiness.watch("proxy peer", lambda: side.peers.problem)
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         self._tasks.start(recording.recorded.uploader.run(), "recording upload of the proxy")
         self._tasks.start(recording.recorded.recover_again(), "recovery of recordings of the proxy")

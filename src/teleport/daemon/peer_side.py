@@ -41,9 +41,10 @@ REMEMBERED: Final = 120.0  # seconds that a proxy is still asked after it withdr
 
 @dataclass(slots=True)
 class Known:
-    """Another proxy, and since when it is not announced (monotonic seconds); None: it is."""
+    """Another proxy, what it announced, and since when it is not announced (monotonic seconds); None: it is."""
 
     proxy: PeerProxy
+    server: Server
     gone: float | None = None
 
 
@@ -76,7 +77,7 @@ class PeerDirectory:
             self._known.pop(server.host_id, None)
             return
         address = HostPort.parse(server.spec.peer_addr, 0)
-        self._known[server.host_id] = Known(PeerProxy(server.host_id, address.host, address.port))
+        self._known[server.host_id] = Known(PeerProxy(server.host_id, address.host, address.port), server)
 
     def peers(self, host_id: str) -> list[PeerProxy]:
         now = self._clock.monotonic()
@@ -86,8 +87,10 @@ class PeerDirectory:
         item = self._view.cache.get(NODES + host_id)
         node = from_json(item.value) if item is not None else None
         named = node.spec.proxy_ids if isinstance(node, Server) else ()
-        order = [*(one for one in named if one in self._known), *(one for one in self._known if one not in named)]
-        return [self._known[one].proxy for one in order]
+        order = [self._known[one] for one in named if one in self._known]
+        wall = self._clock.now()  # one that is silent for long is asked only for what was said to be there
+        order += [one for host, one in self._known.items() if host not in named and not one.server.lost(wall)]
+        return [one.proxy for one in order]
 
 
 class PeerSide:
@@ -111,6 +114,7 @@ class PeerSide:
         self._always = always
         self._contexts: tuple[Credentials, tuple[str, ...], ssl.SSLContext, ssl.SSLContext] | None = None
         self._wanted = asyncio.Event()
+        self.problem = ""  # why there is no listener, though it is wanted
         self.address = ""  # where others reach the listener; empty while there is none
         self.changed: Callable[[], None] = lambda: None
         self.server = PeerServer(
@@ -173,11 +177,14 @@ class PeerSide:
                     sockets.open_peer()
                     self.address = str(sockets.peer_address())
                 except TeleportError as error:
-                    log.error("%s", error)  # hosts keep a tunnel to every proxy until this one can be asked
+                    if self.problem != str(error):  # hosts keep a tunnel to every proxy until this one can be asked
+                        log.error("%s", error)
+                    self.problem = str(error)
                     started()
                     await asyncio.sleep(BIND_AGAIN)
 
             def serving() -> None:
+                self.problem = ""
                 log.info("other proxies ask for hosts at %s", self.address)
                 started()
                 self.changed()

@@ -45,10 +45,10 @@ def bind(host: str, port: int, what: str, key: str) -> socket.socket:
 
 def arrived(listeners: Iterable[socket.socket]) -> list[socket.socket]:
     """The connections that wait in the kernel to be accepted: closing a listener would reset them."""
-    found = []
+    found: list[socket.socket] = []
     for listener in listeners:
         with suppress(OSError):  # none waits (any more), or no descriptor is left
-            while True:
+            for _ in range(BACKLOG + 1):  # as many as the kernel keeps
                 connection, _ = listener.accept()
                 connection.setblocking(False)
                 found.append(connection)

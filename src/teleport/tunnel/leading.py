@@ -62,7 +62,7 @@ class Leading:
                 except ConnectionProblem as error:
                     problem = error
                     log.info("%s", error.message)
-                if self._own.holds(host_id):
+                if self._own.holds(host_id) or loop.time() >= until:
                     break
             left = until - loop.time()
             if left <= 0:

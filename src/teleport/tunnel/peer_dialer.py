@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from teleport.pki.refusal import CertificateRefused
 from teleport.ssh.relay import NodeLeg, RelayHandler
 from teleport.transport import memory_pair
 from teleport.tunnel.peer_link import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Context, Hosts, Link, check_proxy
+from teleport.tunnel.reaching import why_not
 from teleport.wire import peering
 from teleport.wire.peering import Kind
 
@@ -163,18 +165,10 @@ class Dialer:
             self._warming.discard(proxy)
 
     async def _dial(self, proxy: PeerProxy) -> _Asked:
-        loop, what = asyncio.get_running_loop(), f"the proxy {proxy.host_id} at {proxy.host}:{proxy.port}"
+        what = f"the proxy {proxy.host_id} at {proxy.host}:{proxy.port}"
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, link = await loop.create_connection(
-                    lambda: _Asked(self._links),
-                    proxy.host,
-                    proxy.port,
-                    ssl=self._context(),
-                    server_hostname=f"{proxy.host_id}.{self._cluster}",
-                    ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                    ssl_shutdown_timeout=SHUTDOWN_SECONDS,
-                )
+                link = await self._reach(proxy)
         except TimeoutError:
             raise ConnectionProblem(f"{what} does not answer") from None
         except (OSError, ssl.SSLError, ValueError, TeleportError) as error:
@@ -187,6 +181,31 @@ class Dialer:
             link.abort()
             raise ConnectionProblem(f"{what} is not believed: {error.message}") from error
         return link
+
+    async def _reach(self, proxy: PeerProxy) -> _Asked:
+        """TLS with the first of the proxy's addresses that answers. What is checked is what is dialled: a proxy says
+        its address itself, and one that was taken over does not have this one knock at what only it reaches."""
+        loop, problem = asyncio.get_running_loop(), OSError("its name has no address")
+        for info in await loop.getaddrinfo(proxy.host, proxy.port, type=socket.SOCK_STREAM):
+            address = str(info[4][0])
+            if why := why_not(address, loopback=True):
+                problem = OSError(f"{address} is not dialled: {why}")
+                continue
+            try:
+                _, link = await loop.create_connection(
+                    lambda: _Asked(self._links),
+                    address,
+                    proxy.port,
+                    ssl=self._context(),
+                    server_hostname=f"{proxy.host_id}.{self._cluster}",
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                    ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+                )
+            except OSError as error:  # TLS errors are such, too
+                problem = error
+            else:
+                return link
+        raise problem
 
     async def _ask(self, link: _Asked, host_id: str, make: Callable[[], P]) -> P:
         made: list[P] = []
