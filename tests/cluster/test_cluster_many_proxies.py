@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from uuid import uuid4
 
 import pytest
 from tests.cluster.cluster_proxies import Farm, ProxyHost, TunnelNode
+from tests.cluster.test_cluster_tunnel import open_session
 
 from teleport.testing.cluster import LOOPBACK, Person, Ran, wait_until
 from teleport.transport.tls import cluster_client_context
@@ -118,27 +118,6 @@ class Clients:
         assert self.began_once() == {one.word for one in self.tried}
 
 
-@contextmanager
-def session(person: Person, target: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`ssh` to a host, where `cat` has answered once."""
-    with subprocess.Popen(
-        person.ssh_arguments(target, "cat"),
-        env=person.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as client:
-        assert client.stdin is not None
-        assert client.stdout is not None
-        try:
-            client.stdin.write(b"before\n")
-            client.stdin.flush()
-            assert client.stdout.readline() == b"before\n"
-            yield client
-        finally:
-            client.kill()
-
-
 def strategy(farm: Farm, **said: object) -> None:
     """Changes the setting while everything runs."""
     document = {
@@ -166,10 +145,9 @@ def drained_and_added(farm: Farm, clients: Clients, many: int) -> None:
     """Drains the proxy to which the host keeps a tunnel, and adds another, while people connect."""
     kept, before = farm.proxy_ids("inner"), list(farm.running)
     leaving = next(one for one in before if one.host_id in kept)
-    alice, target = clients.person, f"{clients.login}@inner.{farm.name}"
     with clients.going():
         clients.wait_for(many // 3, 1200)
-        with session(alice, target) as client:
+        with open_session(clients.person, clients.login) as client:
             leaving.drain()
             farm.proxies["three"].begin()
             wait_until("a tunnel to another", lambda: bool(set(farm.proxy_ids("inner")) - {leaving.host_id}), 30)
@@ -214,7 +192,7 @@ def test_when_a_proxy_is_killed_only_what_was_open_on_it_is_lost(login: str, tmp
                 clients.wait_for(8)
                 (kept,) = wait_until("one tunnel", lambda: farm.proxy_ids("inner") or None, 30)
                 victim = next(one for one in farm.running if one.host_id == kept)
-                with session(clients.person, f"{login}@inner.{farm.name}") as client:
+                with open_session(clients.person, login) as client:
                     kills.append(time.monotonic())
                     victim.daemon.kill()
                     kills.append(time.monotonic())
@@ -266,7 +244,7 @@ def test_a_proxy_that_restarts_gracefully_takes_its_listener_for_others_along(lo
         (kept,) = farm.proxy_ids("inner")
         holding = next(one for one in farm.running if one.host_id == kept)
         first = holding.daemon.pid
-        with clients.going(), session(clients.person, f"{login}@inner.{farm.name}") as client:
+        with clients.going(), open_session(clients.person, login) as client:
             clients.wait_for(4)
             os.kill(first, signal.SIGHUP)
             wait_until("the next process serves", lambda: int(holding.pid_file.read_text()) != first, 40)
