@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from teleport.daemon.cluster_settings import settings_of
 from teleport.daemon.config.effective import StartFlags, effective_config
 from teleport.daemon.config.file import load_config
 from teleport.daemon.config.token_source import TokenSource
 from teleport.daemon.config.values import Config, ManagedResource, ServiceRole, Severity
 from teleport.errors import BadRequest, NotFound
-from teleport.resources.cluster import RecordingMode
+from teleport.resources.cluster import NetworkingConfig, NetworkingSpec, RecordingMode, TunnelStrategy
 from teleport.resources.values import CommandLabel, Duration, HostPort
 
 PIN = "sha256:" + "ab" * 32
@@ -248,3 +249,24 @@ def test_proxy_headers_are_taken_from_listed_sources_only() -> None:
     for wrong in ("0.0.0.0/0", "::/0", "10.0.0.1/24", "balancer.test"):
         with pytest.raises(BadRequest, match="proxy_protocol_from"):
             config(f"proxy_service: {{proxy_protocol_from: ['{wrong}']}}\n")
+
+
+def test_which_tunnels_hosts_keep_and_where_proxies_ask_each_other() -> None:
+    plain = config("auth_service:\n  cluster_name: a.test\n")
+    assert plain.auth is not None
+    assert plain.proxy is not None
+    assert settings_of(plain.auth, plain.storage) == ()
+    assert (plain.proxy.peer_listen_addr, plain.proxy.peer_always) == (HostPort("0.0.0.0", 3021), False)
+    said = config(
+        "auth_service:\n  tunnel_strategy: {type: proxy_peering, agent_connection_count: 2}\n"
+        "proxy_service:\n  peer_listen_addr: 10.0.0.1\n  peer_public_addr: proxy1.internal\n"
+    )
+    assert said.auth is not None
+    assert said.proxy is not None
+    (networking,) = settings_of(said.auth, said.storage)
+    assert isinstance(networking, NetworkingConfig)
+    assert networking.spec.tunnel_strategy.connections == 2
+    assert (said.proxy.peer_listen_addr, said.proxy.peer_always) == (HostPort("10.0.0.1", 3021), True)
+    assert said.proxy.peer_public_addr == HostPort("proxy1.internal", 3021)
+    mesh = NetworkingConfig(spec=NetworkingSpec(tunnel_strategy=TunnelStrategy(agent_connection_count=5)))
+    assert mesh.spec.tunnel_strategy.connections == 0, "to every proxy"
