@@ -53,7 +53,7 @@ def haproxy(folder: Path, fronts: Sequence[Front]) -> Iterator[list[int]]:
     program = needs_haproxy()
     folder.mkdir(parents=True, exist_ok=True)
     ports = [front.port or free_port() for front in fronts]
-    lines = ["defaults", " timeout connect 5s", " timeout client 60s", " timeout server 60s", " timeout tunnel 60s"]
+    lines = ["defaults", " timeout connect 5s", " timeout client 1h", " timeout server 1h", " timeout tunnel 1h"]
     for port, front in zip(ports, fronts, strict=True):
         lines += [f"listen front{port}", f" mode {front.mode}", f" bind {at(port)} {front.bind}".rstrip()]
         if front.more:
