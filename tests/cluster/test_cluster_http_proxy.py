@@ -61,6 +61,7 @@ def test_people_reach_the_cluster_through_the_http_proxy_of_their_site(login: st
             refused = bob.tsh(*words, stdin="x\n")
             assert refused.status in (6, 255), words
             assert f"http://{site}" in refused.stderr, words
+            assert "give user and password in HTTPS_PROXY" in refused.stderr, words
             assert SECRET not in refused.stdout + refused.stderr
         bob.variables = {"HTTPS_PROXY": f"https://{WHO}:{SECRET}@{site}"}
         refused = bob.tsh("ls")

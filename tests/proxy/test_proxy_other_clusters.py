@@ -488,3 +488,13 @@ async def test_auth_of_the_leaf_is_reached_with_the_line_of_the_leafs_proxy_and_
         found.trust.role_map = ()
         with pytest.raises(AccessDenied, match="is mapped"):
             await found.others.to_auth(who)
+
+
+async def test_tunnels_are_counted_by_cluster() -> None:
+    """Those of other clusters and those of hosts apart."""
+    async with both(connected=False) as found:
+        assert found.tunnels.clusters is not None
+        assert found.tunnels.clusters.counts() == {}
+        await agent(found)
+        await wait_until(lambda: found.tunnels.clusters.counts() == {LEAF: 1})  # type: ignore[union-attr]
+        assert found.tunnels.tunnels == 1, "the count of all holds them, too"

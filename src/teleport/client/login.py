@@ -64,6 +64,7 @@ def reachable_port(address: ProxyAddress) -> int:
     if address.web_port:
         return address.web_port
     from teleport.transport.site_dial import dial_out
+    from teleport.transport.site_proxy import site_proxy
 
     problem: ConnectionProblem | None = None
     for port in address.web_ports:
@@ -74,9 +75,10 @@ def reachable_port(address: ProxyAddress) -> int:
             problem = problem or error
     tried = " and ".join(str(port) for port in address.web_ports)
     assert problem is not None
-    raise ConnectionProblem(
-        f"{problem.message} (ports {tried} were tried)", hint="--proxy=HOST:PORT names the proxy's web address"
-    )
+    hint = "--proxy=HOST:PORT names the proxy's web address"
+    if site_proxy(address.host, address.web_ports[0]) is not None:  # which has its own reasons
+        hint = f"{problem.hint}; {hint}"
+    raise ConnectionProblem(f"{problem.message} (ports {tried} were tried)", hint=hint)
 
 
 def establish_trust(

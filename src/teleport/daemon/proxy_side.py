@@ -236,7 +236,6 @@ class ProxySide:
         )
         headers = Headers(Balancers.of(settings.balancers, "proxy_service.proxy_protocol_from"), self._refused)
         self.router.begin_with(headers)
-        self.router.begin_with(headers)
         self.tunnels = TunnelServer(
             TunnelConfig(view.cluster, UUID(host.host_id), host.epoch, nodename, connections=connections),
             hosts=view,

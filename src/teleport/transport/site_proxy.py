@@ -110,7 +110,7 @@ def taken(head: bytes, via: SiteProxy, target: str) -> None:
         raise ConnectionProblem(f"{via.url} is no HTTP proxy: it answers {line[:60]!a}", hint=SET_IT)
     if not words[1].startswith("2"):
         hint = "ask who runs it whether it may"
-        if words[1] == "407":
+        if words[1] in ("407", "401"):  # the latter from tinyproxy, for a password that is wrong
             hint = "give user and password in HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"
         raise ConnectionProblem(f"the HTTP proxy {via.url} does not lead to {target}: {line[9:80]!a}", hint=hint)
 
