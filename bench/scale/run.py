@@ -33,6 +33,7 @@ SPARE = 1500
 MEMORY, RATIO, RETURN, LISTING = 60.0, 1.1, 90.0, 0.5  # KB a tunnel; p50 of many to p50 of one; seconds; seconds
 TICK = os.sysconf("SC_CLK_TCK")
 TURNS = 4
+CHANGES = 5
 PORT = re.compile(r":\d+")
 
 
@@ -204,6 +205,8 @@ class Simulation:
         self._memory("proxy", self._proxy.pid, proxy, MEMORY)
         self._memory("auth", self._auth.pid, auth, None)
         self._calm()
+        if way == "views":
+            self._change(made)
         self._latency(clients)
         self._many(clients)
         self._listing(made, hosts)
@@ -303,6 +306,18 @@ class Simulation:
                 f"processor of the {name}, nobody connects",
                 f"{Usage.of(pid).share_since(before[name]):.1f} % of a core",
             )
+
+    def _change(self, made: estate.Cluster) -> None:
+        """What it costs to tell every host of a changed role, `tctl` included."""
+        role = self._folder / "role.yaml"
+        before = {name: Usage.of(pid) for name, pid in self._daemons()}
+        for number in range(CHANGES):
+            role.write_text(f"kind: role\nversion: v3\nmetadata: {{name: changing, description: '{number}'}}\n")
+            cluster.tctl(made.auth, "create", "-f", str(role))
+        time.sleep(2)
+        for name, pid in self._daemons():
+            each = (Usage.of(pid).cpu - before[name].cpu) / CHANGES * 1000
+            self._report.row(f"processor of the {name} for a change of a role", f"{each:.0f} ms")
 
     def _daemons(self) -> list[tuple[str, int]]:
         return [("proxy", self._proxy.pid), ("auth", self._auth.pid)]
