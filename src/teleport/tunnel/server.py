@@ -56,6 +56,7 @@ WRONG: Final = 8  # registrations that cannot be read, after which a connection 
 OPEN_SECONDS: Final = 10.0  # for a host to take a client
 ON_ITS_WAY: Final = 8.0  # seconds that a client waits for a tunnel which is made anew
 LEAVE_SECONDS: Final = 15.0  # for hosts to reach another process before this one ends
+PATIENCE: Final = 5.0  # seconds that a host has to prove itself while others come
 AUTH_OF_ONE: Final = 16  # connections to auth by one tunnel: a daemon of a host has three or four
 AT_ONCE: Final = 50  # tunnels looked at in one turn of the loop
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -105,7 +106,10 @@ class TunnelServer(SshService):
         """`to_auth` connects a host that comes from an address with auth, by the protocol that it makes of the line
         with which auth is told of that address; it raises `TeleportError`. Without it, hosts have their own way."""
         super().__init__(
-            SURFACE, config.limits, host_keys, Slots(config.unproved, "proxy tunnel", limits=config.connections)
+            SURFACE,
+            config.limits,
+            host_keys,
+            Slots(config.unproved, "proxy tunnel", limits=config.connections, patience=PATIENCE),
         )
         self.config = config
         self.hosts = hosts

@@ -226,7 +226,7 @@ class Presence:
                 changed = changed or any(event.key.startswith(deciding) for event in events)
                 if caller.identity.expires <= self._state.clock.now():
                     return
-                if now - checked_at >= (RECHECK if changed or events else RECHECK_CALM) or (changed and not events):
+                if now - checked_at >= (RECHECK if changed else RECHECK_CALM) or (changed and not events):
                     checked_at, changed = now, False
                     if not await self._still(caller) or not (turned or await self._believed(caller)):
                         return
