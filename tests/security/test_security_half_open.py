@@ -32,10 +32,12 @@ from teleport.transport.tls import unproved_client_context, web_server_context
 class Counted:
     """Slots with a clock of the test's, and what was closed."""
 
-    def __init__(self, bound: int, limits: ConnectionLimits | None = None, patience: float = 0.0) -> None:
+    def __init__(
+        self, bound: int, limits: ConnectionLimits | None = None, patience: float = 0.0, of_one: int = 0
+    ) -> None:
         self.time = 0.0
         self.closed: list[str] = []
-        self.slots = Slots(bound, limits=limits, patience=patience, now=lambda: self.time)
+        self.slots = Slots(bound, limits=limits, patience=patience, of_one=of_one, now=lambda: self.time)
 
     def take(self, address: str, name: str = "") -> Slot:
         return self.slots.take(address, lambda: self.closed.append(name or address))
@@ -123,6 +125,14 @@ def test_with_patience_whoever_says_nothing_keeps_nobody_out_for_long() -> None:
         made.take(f"198.51.100.{number}", f"other{number}")
     assert made.take("203.0.113.9", "third").arrived("203.0.113.9"), "an address with many makes room for one with none"
     assert made.closed[-1] == "silent1"
+
+
+def test_one_address_may_have_less_than_half() -> None:
+    made = Counted(100, patience=5.0, of_one=10)
+    assert made.slots.share("192.0.2.1") == 10
+    let_in = [made.take("192.0.2.1").arrived("192.0.2.1") for _ in range(12)]
+    assert let_in == [True] * 10 + [False] * 2
+    assert made.take("192.0.2.2").arrived("192.0.2.2")
 
 
 def test_patience_ends_for_an_address_that_fails_often() -> None:

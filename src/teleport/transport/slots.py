@@ -75,6 +75,7 @@ class Slots:
         limits: ConnectionLimits | None = None,
         rated: bool = True,
         patience: float = 0.0,
+        of_one: int = 0,
         now: Callable[[], float] | None = None,
     ) -> None:
         """`what` is the listener's name in the log; `now` gives seconds (the loop's time when left out).
@@ -83,6 +84,9 @@ class Slots:
         newcomer's own address: the newcomer is, and comes again. Of thousands of hosts that come back at once, each
         would else push out another one that was about to prove itself.
 
+        `of_one` is how many one address may have at most, when not half of them: of more at once none may be done in
+        time.
+
         `rated` says that the rates of `limits` are of connections; else whoever knows of requests asks `allows`.
         """
         self._bound = bound
@@ -90,6 +94,7 @@ class Slots:
         self._entrance = Entrance(limits) if limits is not None else None
         self._rated = rated
         self._patience = patience
+        self._most = of_one or max(bound // 2, 1)
         self._now = now or (lambda: asyncio.get_running_loop().time())
         self._waiting: dict[str, dict[Slot, None]] = {}  # by address, oldest first
         self._failures = Failures(forgiven=FORGIVEN, most=REMEMBERED)
@@ -110,7 +115,7 @@ class Slots:
 
     def share(self, address: str) -> int:
         """How many connections from `address` (as it counts) may wait at once."""
-        most = max(self._bound // 2, 1)
+        most = self._most
         if is_own(address):
             return most
         excess = self._failures.count(address, self._now()) - TOLERATED
