@@ -56,8 +56,8 @@ WRONG: Final = 8  # registrations that cannot be read, after which a connection 
 OPEN_SECONDS: Final = 10.0  # for a host to take a client
 ON_ITS_WAY: Final = 8.0  # seconds that a client waits for a tunnel which is made anew
 LEAVE_SECONDS: Final = 15.0  # for hosts to reach another process before this one ends
-PATIENCE: Final = 5.0  # seconds that a host has to prove itself while others come
-OF_ONE: Final = 128  # hosts of one address that prove themselves at the same time: a second's work
+PATIENCE: Final = 10.0  # seconds that a host has to prove itself while others come
+OF_ONE: Final = 32  # hosts of one address that prove themselves at once: more would all be late on a busy machine
 AUTH_OF_ONE: Final = 16  # connections to auth by one tunnel: a daemon of a host has three or four
 AT_ONCE: Final = 50  # tunnels looked at in one turn of the loop
 P = TypeVar("P", bound=asyncio.Protocol)
