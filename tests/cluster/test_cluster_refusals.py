@@ -309,8 +309,13 @@ def test_an_ambiguous_host_is_listed_with_the_way_on(
 
 
 def test_another_cluster_s_name_is_explained(cluster: Cluster, alice: Person, mint: Mint, login: str) -> None:
-    routed = mint.identity("alice", login, name="routed", route="mars.test").ssh(f"{NODE}.{cluster.name}", "id")
-    refused(routed, "The cluster mars.test is not known here, this one is example.test", "Next: tsh clusters")
+    identity = mint.identity("alice", login, name="routed", route="mars.test")
+    assert identity.ssh(f"{NODE}.{cluster.name}", "echo here").out == b"here\n", "the name says which cluster is meant"
+    refused(
+        identity.ssh(NODE, "id"),
+        "The cluster mars.test is not known here, this one is example.test",
+        "Next: tsh clusters",
+    )
     event(cluster, "session.request_denied", "reason", "The cluster mars.test is not known", user="alice")
     done = alice.tsh("ssh", "--cluster=mars.test", f"{login}@{NODE}", "id")
     refused(done, "mars.test", "hint: tsh ")
