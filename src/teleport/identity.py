@@ -28,6 +28,14 @@ class SystemRole(StrEnum):
     DB = "Db"
 
 
+REMOTE_PREFIX = "remote-"  # with which the names of users of other clusters begin
+
+
+def remote_user_name(user: str, cluster: str) -> str:
+    """What a user of another cluster is called here, in roles' conditions, locks, events and lists."""
+    return f"{REMOTE_PREFIX}{user}-{cluster}"
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteOrigin:
     """Who somebody is in the cluster that they come from: what their certificate says."""

@@ -23,7 +23,7 @@ from teleport.audit.events import ServiceStart, UserLogin, new_event
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_p256
-from teleport.resources.authority import Authority, AuthorityType, JWTKeyPair, KeySet
+from teleport.resources.authority import Authority, AuthorityType, JWTKeyPair, KeySet, RoleMapping
 from teleport.resources.cluster import SINGLETONS
 from teleport.resources.codec import Resource, to_json
 from teleport.resources.kinds import Kind
@@ -34,6 +34,7 @@ from teleport.resources.role import Role
 from teleport.resources.secret import SecretText
 from teleport.resources.server import Server, ServerSpec
 from teleport.resources.token import Token, TokenRole
+from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster, TrustedClusterSpec
 from teleport.resources.user import User, UserSpec
 from teleport.testing.auth import ANONYMOUS, CLUSTER, PASSWORD, Credentials, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
@@ -47,6 +48,9 @@ READERS_OF_POLICY = "editor node proxy admin"  # hosts decide about access, so t
 WHO_MAY: dict[str, str] = {
     "cluster_ca": EVERYBODY,  # public
     "join": EVERYBODY,  # the token is the proof
+    "validate_cluster": "",  # a wrong token is refused to everybody
+    "exchange_authorities": "",  # so is a statement of a cluster that is not known
+    "seen_clusters": "proxy",
     "status": CERTIFIED,
     "who_am_i": CERTIFIED,
     "watch": HOSTS,
@@ -121,6 +125,14 @@ WHO_MAY: dict[str, str] = {
     "get_mfa_lease": HOSTS,
     "store_mfa_lease": "proxy admin",  # a bad request from everybody: by hand nobody makes one
     "remove_mfa_lease": "admin",
+    "list_trusted_cluster": READERS_OF_POLICY,
+    "get_trusted_cluster": READERS_OF_POLICY,
+    "store_trusted_cluster": "editor admin",
+    "remove_trusted_cluster": "editor admin",
+    "list_remote_cluster": "user editor auditor proxy admin",
+    "get_remote_cluster": "user editor auditor proxy admin",
+    "store_remote_cluster": "editor admin",
+    "remove_remote_cluster": "editor admin",
     "list_proxy": CERTIFIED,
     "get_proxy": CERTIFIED,
     "store_proxy": "admin",
@@ -182,6 +194,12 @@ class Asking:
                     token=self.token, host_id=str(uuid.uuid4()), node_name="n", role="Node", public_ssh_key=public,
                     public_tls_key=pem,
                 )  # fmt: skip
+            case "validate_cluster":
+                return m.ValidateClusterRequest(token=missing, document="{}", signatures={})
+            case "exchange_authorities":
+                return m.ExchangeRequest(document="{}", signatures={})
+            case "seen_clusters":
+                return m.SeenClustersRequest(clusters=["missing"])
             case "watch":
                 return m.WatchRequest(kinds=["role"])
             case "heartbeat":
@@ -323,6 +341,13 @@ class Asking:
                 return SINGLETONS[Kind(kind)]()
             case "mfa_lease":
                 return lease(f"of-{self.name}")
+            case "trusted_cluster":
+                mapping = (RoleMapping(remote="access", local=("access",)),)
+                return TrustedCluster(
+                    metadata=metadata, spec=TrustedClusterSpec(web_proxy_addr="192.0.2.1:443", role_map=mapping)
+                )
+            case "remote_cluster":
+                return RemoteCluster(metadata=metadata)
             case "cert_authority":
                 pair = JWTKeyPair(public_key=self.key.spki_pem().decode(), private_key=SecretText("a key"))
                 return Authority.new(AuthorityType.JWT, f"{self.name}.example", KeySet(jwt=(pair,)))

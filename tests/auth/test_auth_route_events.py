@@ -10,10 +10,11 @@ import asyncio
 import base64
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.auth.test_auth_api import Asking, callers, document, server
 from tests.auth.test_auth_factors import Ann
@@ -30,6 +31,8 @@ from teleport.pki.keys import generate_ed25519, generate_p256
 from teleport.pki.sshformat import parse_certificate_line
 from teleport.resources.cluster import SINGLETONS, setting_name
 from teleport.resources.kinds import Kind
+from teleport.resources.metadata import Metadata
+from teleport.resources.trusted_cluster import RemoteCluster
 from teleport.testing.auth import (
     ANONYMOUS,
     CLUSTER,
@@ -39,6 +42,7 @@ from teleport.testing.auth import (
     present_clock,
     running_auth,
 )
+from teleport.testing.two_clusters import TwoClusters, lead_to
 
 CHANGES_WITHOUT_EVENT = {
     "heartbeat": "presence: one every minute of every host; joining and leaving have events",
@@ -48,6 +52,7 @@ CHANGES_WITHOUT_EVENT = {
     "renew_connections": "likewise",
     "release_connections": "likewise",
     "append_recording": "pieces of a recording; session.upload follows when it is whole",
+    "seen_clusters": "a note that tunnels are there, every half minute",
     "store_mfa_lease": "always refused: leases are made by proving a second factor",
     "store_proxy": "always refused: proxies announce themselves",
     "store_auth_server": "always refused: auth servers announce themselves",
@@ -81,7 +86,18 @@ READS_WITHOUT_EVENT = {
     *(
         f"{verb}_{kind}"
         for verb in ("list", "get")
-        for kind in ("role", "token", "node", "lock", "mfa_lease", "proxy", "auth_server", *SINGLETONS)
+        for kind in (
+            "role",
+            "token",
+            "node",
+            "lock",
+            "mfa_lease",
+            "trusted_cluster",
+            "remote_cluster",
+            "proxy",
+            "auth_server",
+            *SINGLETONS,
+        )
     ),
 }
 
@@ -193,8 +209,11 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("unlock_user", ask("unlock_user", m.UnlockUserRequest(name="plain")))
         await recorder.call("reset_user", ask("reset_user", m.ResetUserRequest(name="plain")))
         await recorder.call("add_token", ask("add_token"))
+        await _other_clusters(recorder, tmp_path)
         # resources
         for kind in routes.RESOURCE_EVENTS:
+            if kind in ("trusted_cluster", "remote_cluster"):
+                continue  # above
             store = m.StoreRequest(item=document(admin.resource(kind)), force=True)
             if kind == "node":
                 host_id = str(uuid.uuid4())
@@ -230,6 +249,44 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("create_backup", lambda: _backed_up(auth, admin.who))
         assert recorder.missing == {}
         assert recorder.called == {name for name, route in ROUTES.items() if route.events}
+
+
+async def _other_clusters(recorder: Recorder, directory: Path) -> None:
+    """This cluster as the leaf of one, and as the root of another."""
+    auth = recorder.auth
+    async with AsyncExitStack() as stack:
+        root, leaf = [
+            await stack.enter_async_context(running_auth(directory / name, clock=auth.clock, cluster=name))
+            for name in ("its-root", "its-leaf")
+        ]
+        lead_to(auth, root)
+        lead_to(leaf, auth)
+        above, below = TwoClusters(root, auth), TwoClusters(auth, leaf)
+        wanted = await above.document(await above.token())
+        off = msgspec.structs.replace(wanted, spec=msgspec.structs.replace(wanted.spec, enabled=False))
+        await recorder.call(
+            "store_trusted_cluster", lambda: above.create(wanted), lambda: above.create(off, force=True)
+        )
+        admin = await auth.admin()
+        gone = m.ExpelRequest(name="its-root")
+        await recorder.call("remove_trusted_cluster", lambda: auth.call(admin, routes.REMOVE["trusted_cluster"], gone))
+        await recorder.call("validate_cluster", below.establish)
+
+        async def forged() -> None:
+            with pytest.raises(AccessDenied):
+                await auth.call(ANONYMOUS, routes.EXCHANGE_AUTHORITIES, m.ExchangeRequest(document="{}", signatures={}))
+
+        async def turned() -> None:
+            turn = m.RotateRequest(types=["host"], phase="init", mode="manual", grace_period=3600)
+            await leaf.call(await leaf.admin(), routes.ROTATE, turn)
+            await leaf.service.clusters.leaf.exchange(auth.cluster)
+
+        await recorder.call("exchange_authorities", forged, turned)
+        labelled = RemoteCluster(metadata=Metadata(name="its-leaf", labels={"env": "prod"}))
+        store = m.StoreRequest(item=document(labelled), force=True)
+        await recorder.call("store_remote_cluster", lambda: auth.call(admin, routes.STORE["remote_cluster"], store))
+        gone = m.ExpelRequest(name="its-leaf")
+        await recorder.call("remove_remote_cluster", lambda: auth.call(admin, routes.REMOVE["remote_cluster"], gone))
 
 
 async def _backed_up(auth: RunningAuth, who: Credentials) -> bytes:
@@ -283,7 +340,7 @@ async def test_every_refusal_is_on_record(tmp_path: Path, who: str) -> None:
 
         denied = await auth.in_thread(work)
         assert len(denied) > 20
-        denied.discard("join")  # has an event of its own
+        denied -= {"join", "validate_cluster", "exchange_authorities"}  # have events of their own
         found = await auth.events("api.denied", wait_for=0)
         for _ in range(100):
             if {event["route"] for event in found} >= denied:

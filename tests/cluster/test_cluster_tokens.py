@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from teleport.resources.parse import parse_resources
+from teleport.resources.trusted_cluster import TrustedCluster
 from teleport.testing.cluster import Cluster, Host, Person, wait_until
 
 ROLE = """
@@ -48,12 +50,27 @@ def test_a_host_has_the_labels_of_its_token_whatever_its_file_says(
 
 
 def test_types_without_a_service_are_kept_and_say_so(cluster: Cluster) -> None:
-    for kind in ("kube", "app", "db", "trusted_cluster"):
+    for kind in ("kube", "app", "db"):
         made = cluster.tctl("tokens", "add", f"--type={kind}").ok()
         assert f"no {kind} service yet" in made.stderr
         assert "teleport start" not in made.stdout
     both = cluster.tctl("tokens", "add", "--type=node,kube").ok()
     assert "--roles=node \\\n" in both.stdout
     shown = cluster.tctl("tokens", "ls").ok().stdout
-    for kind in ("kube", "app", "db", "trusted_cluster", "node,kube"):
+    for kind in ("kube", "app", "db", "node,kube"):
         assert kind in shown
+
+
+def test_a_token_for_another_cluster_comes_with_the_document_to_create_there(cluster: Cluster, tmp_path: Path) -> None:
+    made = cluster.tctl("tokens", "add", "--type=trusted_cluster", "--single-use").ok()
+    assert made.stderr == ""
+    assert cluster.ca_pin() in made.stdout
+    document = made.stdout[made.stdout.index("kind: trusted_cluster") :]
+    (found,) = parse_resources(document, "printed")
+    assert isinstance(found, TrustedCluster)
+    assert found.spec.enabled
+    assert found.spec.token is not None
+    assert found.spec.token.reveal() in made.stdout.partition("kind:")[0]
+    out = tmp_path / "token"
+    kept = cluster.tctl("tokens", "add", "--type=trusted_cluster", f"--out={out}").ok()
+    assert out.read_text().strip() not in kept.stdout

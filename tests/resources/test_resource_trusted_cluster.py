@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from teleport.errors import BadRequest
+from teleport.identity import remote_user_name
 from teleport.resources.authority import RoleMapping
 from teleport.resources.codec import from_json, to_json, without_secrets
 from teleport.resources.metadata import Metadata
@@ -20,7 +21,6 @@ from teleport.resources.trusted_cluster import (
     TrustedClusterSpec,
     check_local_user,
     names_meet,
-    remote_user_name,
 )
 from teleport.resources.yaml_problems import InvalidDocument
 

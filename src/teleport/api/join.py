@@ -80,9 +80,14 @@ class ProvedCluster:
 
 
 def find_cluster(
-    addresses: Sequence[tuple[str, int]], pins: Sequence[str], now: Callable[[], datetime] | None = None
+    addresses: Sequence[tuple[str, int]],
+    pins: Sequence[str],
+    now: Callable[[], datetime] | None = None,
+    *,
+    ways: Sequence[Door] = (),
 ) -> ProvedCluster:
-    """Steps 1 and 2 at the first door behind which an auth server answers. With `now` the clocks are compared.
+    """Steps 1 and 2 at the first door behind which an auth server answers: those of `addresses`, or `ways`. With `now`
+    the clocks are compared.
 
     Raises `BadRequest` when a pin is malformed, before anybody is asked; `CertificateRefused` when the authority has
     none of the pins; `ConnectionProblem` when nobody answers.
@@ -90,7 +95,7 @@ def find_cluster(
     for pin in pins:
         parse_pin(pin)
     problems: list[str] = []
-    for door in doors(addresses):
+    for door in ways or doors(addresses):
         try:
             before = now() if now is not None else None
             claimed = _claimed_authority(door)
@@ -107,7 +112,7 @@ def find_cluster(
         off = _clock_off(before, claimed.now, after)
         return ProvedCluster(claimed.cluster, tuple(cert.decode() for cert in trusted), door, bool(pins), off)
     raise ConnectionProblem(
-        "no auth server answers: " + "; ".join(problems[: max(1, len(addresses))]),
+        "no auth server answers: " + "; ".join(problems[: max(1, len(addresses), len(ways))]),
         hint=_instead(addresses) or "check auth_servers (--auth-server) and that the auth service runs",
     )
 

@@ -80,6 +80,18 @@ JOIN = _route(
     reason="the join token in the request is the proof",
 )  # fmt: skip
 
+# --- from the auth services of other clusters, which hold no certificate of this one
+VALIDATE_CLUSTER = _route(
+    "validate_cluster", "POST /clusters/validate", None, "remote_cluster", ("remote_cluster.create", "token.used"),
+    m.ValidateClusterRequest, m.ClusterStatement,
+    reason="the token in the request is the proof",
+)  # fmt: skip
+EXCHANGE_AUTHORITIES = _route(
+    "exchange_authorities", "POST /clusters/exchange", None, "remote_cluster",
+    ("cluster_authority.update", "cluster_statement.refused"), m.ExchangeRequest, m.ClusterStatement,
+    reason="the statement is signed by keys that are known of its cluster",
+)  # fmt: skip
+
 # --- the cluster
 STATUS = _route("status", "GET /status", Verb.READ, "cluster_name", (), m.Empty, m.ClusterStatus)
 WHO_AM_I = _route("who_am_i", "GET /whoami", Verb.READ, "cluster_name", (), m.Empty, m.WhoAmI)
@@ -257,6 +269,12 @@ RESOURCE_EVENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ..
     "cert_authority": (("secret.revealed",), ("authority.create",), ("authority.delete",)),
     "lock": ((), ("lock.created",), ("lock.deleted",)),
     "mfa_lease": ((), (), ("mfa_lease.deleted",)),  # made by a code at a proxy, never by hand
+    "trusted_cluster": (
+        (),
+        ("trusted_cluster.create", "trusted_cluster.update"),
+        ("trusted_cluster.delete",),
+    ),
+    "remote_cluster": ((), ("remote_cluster.update",), ("remote_cluster.delete",)),
     # nobody makes these by hand: writing one is always refused
     "proxy": ((), (), ("proxy.delete",)),
     "auth_server": ((), (), ("auth_server.delete",)),
@@ -324,6 +342,11 @@ TRACK_SESSIONS = _route(
     m.Done,
 )
 RUNNING_SESSIONS = _route("running_sessions", "GET /sessions", Verb.LIST, "session", (), m.Empty, m.RunningSessions)
+
+# --- other clusters, as proxies see them
+SEEN_CLUSTERS = _route(
+    "seen_clusters", "PUT /clusters/seen", Verb.UPDATE, "tunnel_connection", (), m.SeenClustersRequest, m.Done
+)
 
 # --- connections that are counted
 HOLD_CONNECTION = _route(

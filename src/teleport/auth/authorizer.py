@@ -20,6 +20,7 @@ from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.api import APIAccessRequest, APIPermit, decides_alike, evaluate_api_access
 from teleport.authz.certificate import certificate_denial, unpinned_denial
+from teleport.authz.clusters import why_no_cluster
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.locks import host_lock_denial
 from teleport.authz.renewal import RenewalPermit
@@ -33,6 +34,7 @@ from teleport.resources.kinds import Kind, Verb
 from teleport.resources.lock import Lock
 from teleport.resources.names import canonical_address
 from teleport.resources.role import IMPLICIT_ROLE_NAME
+from teleport.resources.trusted_cluster import RemoteCluster
 from teleport.resources.user import User
 from teleport.store.standing import stands_from, user_present
 
@@ -76,6 +78,19 @@ DECIDED_BY_HANDLER: Final = frozenset(
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
     }
 )
+# What needs a record of the user in this cluster. Who comes from a trusted one has none, whatever its roles allow.
+NOT_FOR_OTHERS: Final = frozenset(
+    {
+        routes.RENEW_USER.name,
+        routes.SESSION_CHALLENGE.name,
+        routes.SESSION_CERT.name,
+        routes.FACTOR_CHALLENGE.name,
+        routes.OWN_FACTORS.name,
+        routes.BEGIN_FACTOR.name,
+        routes.FINISH_FACTOR.name,
+        routes.REMOVE_FACTOR.name,
+    }
+)
 # What any host may do about itself, unless it is locked: the others of those above ask for a verb and a kind.
 DECIDED_BY_LOCKS: Final = frozenset({routes.WITHDRAW.name, routes.RENEW_HOST.name})
 
@@ -107,14 +122,15 @@ class Authorizer:
         if certificate is None:
             return Anonymous()
         identity = await self._state.tls_identity(certificate)
-        self._state.uses.note(identity, self._state.clock.now())
+        if identity.cluster == self._state.cluster:  # certificates of other clusters are in no inventory here
+            self._state.uses.note(identity, self._state.clock.now())
         if isinstance(identity, HostIdentity):
             if not await self.counts(identity):
                 raise AccessDenied(
                     "this host does not belong to the cluster any more", hint="join it again with a new token"
                 )
             return identity
-        present = user_present(identity, await self._state.user(identity.name), self._state.clock.now())
+        present = await self._state.present(identity)
         if present is None:
             raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
         return present
@@ -129,6 +145,13 @@ class Authorizer:
             return
         if isinstance(caller.identity, Anonymous):
             raise AccessDenied("this needs a certificate of the cluster", hint="tsh login")
+        origin = caller.identity.origin if isinstance(caller.identity, UserIdentity) else None
+        if origin is not None and route.name in NOT_FOR_OTHERS:
+            raise AccessDenied(
+                f"users of the cluster {origin.cluster} have no record in {self._state.cluster}: certificates and"
+                " second factors are given in their own cluster",
+                hint=f"log in to {origin.cluster}: tsh login",
+            )
         if route.name in DECIDED_BY_HANDLER:
             if route.name in DECIDED_BY_LOCKS:
                 await self._refuse_locked(caller)
@@ -290,6 +313,22 @@ class Authorizer:
             return list(nodes)
         reached = await self.logins_on(caller, nodes)
         return [node for node, logins in zip(nodes, reached, strict=True) if logins]
+
+    async def visible_clusters(self, caller: Caller, clusters: Sequence[RemoteCluster]) -> list[RemoteCluster]:
+        """The remote clusters that the caller may know of: all, when a rule of its own roles says so; else those that
+        it may go to."""
+        identity = caller.identity
+        if not isinstance(identity, UserIdentity):
+            return list(clusters)
+        permit = await self.decide(caller, Verb.LIST, Kind.REMOTE_CLUSTER, {})
+        if isinstance(permit, APIPermit) and permit.granted_by != IMPLICIT_ROLE_NAME:
+            return list(clusters)
+        policy = await self._policy(identity)
+        return [
+            one
+            for one in clusters
+            if why_no_cluster(identity, policy, remote=one.name, labels=one.metadata.labels) is None
+        ]
 
     async def grant(self, user: User, ttl: float, *, route_to_cluster: str, client_address: str) -> UserGrant:
         """What a login from `client_address` gives: the roles' logins and options for a lifetime of `ttl` seconds (0:

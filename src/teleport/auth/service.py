@@ -42,6 +42,7 @@ from teleport.auth.cluster.api import ClusterAPI
 from teleport.auth.cluster.backups import Backups
 from teleport.auth.cluster.bootstrap import bootstrap
 from teleport.auth.cluster.settings import Settings
+from teleport.auth.clusters.assembled import Clusters
 from teleport.auth.evidence.api import Evidence
 from teleport.auth.evidence.recorded import Recorded
 from teleport.auth.evidence.store import EvidenceStore, Lease, signer
@@ -170,6 +171,7 @@ class AuthService:
         self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
         self.rotation_driver = RotationDriver(state, self.rotations, self._lease)
+        self.clusters = Clusters(state, self.authorizer, self._tokens, self._lease, self._trust.look)
         self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
         certificates = Certificates(state, self.authorizer)
         trackers, control = SessionTrackers(state, self.authorizer, claims), SessionControl(state)
@@ -242,6 +244,7 @@ class AuthService:
                 state, self._intake, emitter, self._recordings, config.audit_directory, config.node_name
             ).create,
             **inventory.handlers(),
+            **self.clusters.handlers(),
             **Settings(state, self.authorizer).handlers(),
         }
 
@@ -320,6 +323,7 @@ class AuthService:
                 tasks.create_task(self.state.uses.run(), name="last use of certificates")
                 tasks.create_task(self._trust.run(context), name="authorities")
                 tasks.create_task(self.rotation_driver.run(), name="rotation")
+                tasks.create_task(self.clusters.driver.run(), name="other clusters")
                 await stack.enter_async_context(edge.serve(runner, listener, context))
                 started()
         finally:
@@ -352,7 +356,11 @@ class AuthService:
         facts = {"resource": {"metadata": {"labels": dict(request.labels)}, "spec": {"roles": roles}}}
         await self.authorizer.require(caller, Verb.CREATE, Kind.TOKEN, facts, reveals=True)
         return await self._tokens.add(
-            caller, request, await self.cluster_api.pins(), await self.cluster_api.auth_addresses()
+            caller,
+            request,
+            await self.cluster_api.pins(),
+            await self.cluster_api.auth_addresses(),
+            await self.cluster_api.web_addresses(),
         )
 
     async def _denied(self, caller: Caller, route: Route[Any, Any], denied: AccessDenied) -> None:
@@ -427,5 +435,12 @@ def _given(config: AuthConfig, stored: str | None) -> Given | None:
 
 # These write their own event of a refusal, with more to say, or would tell of every wrong password twice.
 _AUDITED_BY_HANDLER = frozenset(
-    {routes.JOIN.name, routes.LOGIN.name, routes.FINISH_BROWSER_LOGIN.name, routes.FINISH_USER_TOKEN.name}
+    {
+        routes.JOIN.name,
+        routes.VALIDATE_CLUSTER.name,
+        routes.EXCHANGE_AUTHORITIES.name,
+        routes.LOGIN.name,
+        routes.FINISH_BROWSER_LOGIN.name,
+        routes.FINISH_USER_TOKEN.name,
+    }
 )

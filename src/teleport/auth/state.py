@@ -22,14 +22,16 @@ from teleport.auth.authorities.certify import Certifier, UserGrant
 from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
 from teleport.auth.certificates.last_use import Uses
 from teleport.auth.server import Caller
-from teleport.backend.interface import Backend, Condition, Exists, PutOp, Write
+from teleport.authz.role_map import map_user, still_mapped
+from teleport.backend.interface import Backend, Condition, Exists, Item, PutOp, Write
 from teleport.clock import Clock
-from teleport.errors import NotFound, TeleportError
+from teleport.errors import AccessDenied, NotFound, TeleportError
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki.keys import PublicKey
 from teleport.pki.refusal import CertificateRefused, Refusal
 from teleport.pki.rotation import retired_refusal
-from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority
+from teleport.pki.sshverify import ENFORCED, verify_user_cert
+from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority, TrustedTLSAuthority
 from teleport.pki.x509cert import trusted_tls_authority
 from teleport.pki.x509verify import identity_from_tls
 from teleport.resources.authority import Authority
@@ -37,10 +39,11 @@ from teleport.resources.cluster import AuthPreference, ClusterName, NetworkingCo
 from teleport.resources.codec import Resource, from_json, to_json, without_secrets
 from teleport.resources.lock import Lock
 from teleport.resources.role import Role
-from teleport.resources.trusted_cluster import RemoteCluster
+from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.issued import issued_write
+from teleport.store.standing import user_present
 
 MAX_IDENTITIES = 4096  # verified certificates that are remembered
 R = TypeVar("R")
@@ -67,7 +70,7 @@ class ClusterState:
         self.uses = Uses(backend)
         self._on_events = on_events
         self._certifier: tuple[tuple[int, ...], Certifier] | None = None
-        self._trusted: tuple[tuple[int, int], tuple[TrustedTLSAuthority, ...]] | None = None
+        self._trusted: tuple[tuple[int, ...], tuple[TrustedTLSAuthority, ...]] | None = None
         self._identities: OrderedDict[bytes, tuple[tuple[TrustedTLSAuthority, ...], UserIdentity | HostIdentity]] = (
             OrderedDict()
         )
@@ -216,21 +219,72 @@ class ClusterState:
         return found
 
     async def trusted_tls(self) -> tuple[TrustedTLSAuthority, ...]:
-        """Whose TLS certificates this auth service believes, by issuing key (trap T-3)."""
+        """Whose TLS certificates this auth service believes, by issuing key (trap T-3): the authorities of this cluster
+        first, then those of the users of trusted ones."""
         user = await self.backend.get(records.authority_key("user", self.cluster))
         host = await self.backend.get(records.authority_key("host", self.cluster))
         if user is None or host is None:
             return ()
-        key = (user.revision, host.revision)
+        others = [(item, AuthorityKind.USER) for item in await self._user_authorities()]
+        believed = [(user, AuthorityKind.USER), (host, AuthorityKind.HOST), *others]
+        key = tuple(item.revision for item, _ in believed)
         if self._trusted is None or self._trusted[0] != key:
             built = []
-            for item, kind in ((user, AuthorityKind.USER), (host, AuthorityKind.HOST)):
+            for item, kind in believed:
                 authority = from_json(item.value)
                 assert isinstance(authority, Authority)
                 for cert in authority.trusted_tls_certs:
                     built.append(trusted_tls_authority(kind, authority.spec.cluster_name, cert.encode()))
             self._trusted = (key, tuple(built))
         return self._trusted[1]
+
+    async def trusted_clusters(self) -> list[TrustedCluster]:
+        """The clusters whose users are let in: those that are enabled."""
+        items = await self.backend.range(records.TRUSTED_CLUSTERS)
+        found = [from_json(item.value) for item in items]
+        return [one for one in found if isinstance(one, TrustedCluster) and one.spec.enabled]
+
+    async def _user_authorities(self) -> list[Item]:
+        """The stored user authorities of trusted clusters."""
+        found = [
+            await self.backend.get(records.authority_key("user", one.name))
+            for one in await self.trusted_clusters()
+            if one.name != self.cluster
+        ]
+        return [item for item in found if item is not None]
+
+    async def present(self, identity: UserIdentity) -> UserIdentity | None:
+        """What is left of the identity, as the cluster is now; None when nothing is. Of somebody of a trusted cluster
+        it is what its role map gives. Raises `AccessDenied` when that is nothing."""
+        if identity.cluster == self.cluster and identity.origin is None:
+            return user_present(identity, await self.user(identity.name), self.clock.now())
+        cluster = identity.origin.cluster if identity.origin is not None else identity.cluster
+        trusted = next((one for one in await self.trusted_clusters() if one.name == cluster), None)
+        if trusted is None:
+            return None
+        if identity.origin is not None:
+            return still_mapped(identity, trusted.role_map, self.cluster)
+        return map_user(identity, trusted.role_map, self.cluster)
+
+    async def ssh_user(self, certificate: bytes) -> UserIdentity:
+        """Who somebody is who proved an SSH certificate, of this cluster or of a trusted one, as far as it still holds.
+        Raises `CertificateRefused`, `AccessDenied`."""
+        authorities = [await self.authority("user")]
+        for item in await self._user_authorities():
+            found = from_json(item.value)
+            assert isinstance(found, Authority)
+            authorities.append(found)
+        trusted = [
+            TrustedSSHAuthority(
+                AuthorityKind.USER, one.name, tuple(PublicKey.parse(line) for line in one.trusted_ssh_keys)
+            )
+            for one in authorities
+        ]
+        identity = verify_user_cert(certificate, trusted, self.clock.now(), enforced_critical_options=ENFORCED)
+        present = await self.present(identity)
+        if present is None:
+            raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
+        return present
 
     async def tls_identity(self, certificate: bytes) -> UserIdentity | HostIdentity:
         """Who showed this certificate (DER) in a handshake; raises `CertificateRefused`.

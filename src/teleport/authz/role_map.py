@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import Final
 
 from teleport.errors import AccessDenied
-from teleport.identity import RemoteOrigin, UserIdentity
+from teleport.identity import RemoteOrigin, UserIdentity, remote_user_name
 from teleport.resources.authority import RoleMapping
 from teleport.resources.names import check_name, is_unix_login
 from teleport.resources.pattern import BadPattern
 from teleport.resources.template import INTERNAL_TRAITS
-from teleport.resources.trusted_cluster import mapping_pattern, remote_user_name
+from teleport.resources.trusted_cluster import mapping_pattern
 
 MAX_ROLES: Final = 256  # that a certificate names, and that come of it
 

@@ -22,7 +22,7 @@ from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.audit.shipper import Shipper
 from teleport.clock import Clock
-from teleport.daemon import cluster_ports, identities, revocations, telling, tunnel_metrics
+from teleport.daemon import cluster_ports, clusters_seen, identities, revocations, telling, tunnel_metrics
 from teleport.daemon.announce import Announcer
 from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
@@ -314,6 +314,7 @@ class Daemon:
         self._doors.ssh["proxy clusters"] = side.clusters.trusted
         self._tasks.start(side.clusters.trusted.run(), "tunnels to other clusters")
         tunnel_metrics.of_proxy(self._metrics, view, side.tunnels, side.clusters.trusted.counts)
+        self._tasks.start(clusters_seen.tell(clients[role], side.clusters.online), "other clusters that are here")
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
         side.peers.changed = announcer.changed
         readiness.watch("proxy peer", lambda: side.peers.problem)

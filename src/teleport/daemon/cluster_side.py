@@ -281,6 +281,7 @@ class ClusterSide:
     others: OtherClusters
     ways: WebWays
     trusted: TrustedSide
+    online: Callable[[], list[str]]  # the clusters whose tunnels end here
 
 
 def cluster_side(
@@ -316,4 +317,9 @@ def cluster_side(
         view.cache.subscribe(prefix, changed)
     view.cache.subscribe(REMOTE_CLUSTERS, lambda _: tunnels.reconsider())
     trusted = TrustedSide(view, router, epoch=epoch, held=held, auth_servers=auth_servers, vouch_to_auth=vouch_to_auth)
-    return ClusterSide(others, WebWays(view, others), trusted)
+    ends = tunnels.clusters
+
+    def online() -> list[str]:
+        return [name for name in remotes.names() if ends.online(name)] if view.cache.ready else []
+
+    return ClusterSide(others, WebWays(view, others), trusted, online)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from teleport.errors import BadRequest
-from teleport.identity import NO_TRAITS, SystemRole
+from teleport.identity import NO_TRAITS, RemoteOrigin, SystemRole
 from teleport.pki import names, sshsig
 from teleport.pki.keys import PrivateKey, PublicKey
 from teleport.pki.refusal import CertificateRefused
@@ -38,6 +38,7 @@ from teleport.pki.sshverify import (
     LOGIN_SERIAL,
     MFA,
     MFA_TARGET,
+    ORIGIN,
     PERMIT_AGENT_FORWARDING,
     PERMIT_PORT_FORWARDING,
     PERMIT_PTY,
@@ -95,6 +96,7 @@ class UserCertRequest:
     source_ip: str = ""  # the certificate holds from this address only
     impersonator: str = ""
     recorded_by: str = ""  # the proxy that holds the key, for a user who is connected to it, and records
+    origin: RemoteOrigin | None = None  # of a user of another cluster; only where a proxy records
     permit_port_forwarding: bool = False
     permit_agent_forwarding: bool = False
     permit_x11_forwarding: bool = False
@@ -181,6 +183,9 @@ def _user_extensions(request: UserCertRequest) -> dict[str, bytes]:
         extensions[TRAITS] = _json({name: list(values) for name, values in request.traits.items()})
     if request.active_requests:
         extensions[REQUESTS] = _json({"access_requests": list(request.active_requests)})
+    if request.origin is not None:
+        origin = request.origin
+        extensions[ORIGIN] = _json({"cluster": origin.cluster, "name": origin.name, "roles": list(origin.roles)})
     for name, text in (
         (ROUTE, request.route_to_cluster),
         (MFA, request.mfa_device),
@@ -219,7 +224,7 @@ def issue_user_cert(request: UserCertRequest, authority: PrivateKey, cluster: st
             nonce=os.urandom(32),
             serial=serial,
             type=USER,
-            key_id=request.user,
+            key_id=request.origin.name if request.origin is not None else request.user,
             principals=principals,
             valid_after=int((now - BACKDATE).timestamp()),
             valid_before=int((now + request.ttl).timestamp()),
@@ -232,9 +237,14 @@ def issue_user_cert(request: UserCertRequest, authority: PrivateKey, cluster: st
     except (CertificateRefused, ValueError, OverflowError) as error:
         raise _not_issued(request.user, error) from error
     asked = (tuple(dict.fromkeys(request.logins)), request.roles, dict(request.traits), request.source_ip)
-    marks = (request.mfa_device, request.mfa_target, request.recorded_by)
+    marks = (request.mfa_device, request.mfa_target, request.recorded_by, request.origin)
     said = (identity.logins, identity.roles, dict(identity.traits), identity.source_ip)
-    if asked != said or marks != (identity.mfa_device, identity.mfa_target, identity.recorded_by):
+    if asked != said or marks != (
+        identity.mfa_device,
+        identity.mfa_target,
+        identity.recorded_by,
+        identity.origin,
+    ):
         raise BadRequest(f"A certificate for {request.user!r} would not say what was asked for; it is not issued.")
     if request.for_sshd and request.source_ip:
         restricted = replace(body, critical_options={SOURCE_ADDRESS: value(request.source_ip)})

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from teleport.clock import how_long
-from teleport.identity import NO_TRAITS, HostIdentity, SystemRole, UserIdentity
+from teleport.identity import NO_TRAITS, HostIdentity, RemoteOrigin, SystemRole, UserIdentity, remote_user_name
 from teleport.pki import names, sshsig
 from teleport.pki.keys import PublicKey
 from teleport.pki.refusal import CertificateRefused, Refusal
@@ -48,6 +48,7 @@ MFA_TARGET = "teleport-mfa-target"  # ours: the one target for which `mfa-verifi
 LOGIN_EXPIRES = "teleport-login-expires"  # ours: the end of the login, in Unix seconds, in certificates of one session
 LOGIN_SERIAL = "teleport-login-serial"  # ours: the serial number of the login's certificate, likewise
 RECORDED_BY = "teleport-recorded-by"  # ours: UUID of the proxy that records the sessions of this certificate
+ORIGIN = "teleport-origin"  # ours: who the user is in another cluster, where this one's proxy records; JSON
 CLIENT_IP = "client-ip"
 IMPERSONATOR = "impersonator"
 SOURCE_PIN = "teleport-source-pin"  # ours: checked at proxy and node against the client's true address (trap T-4)
@@ -209,6 +210,20 @@ def _requests(body: CertificateBody) -> tuple[str, ...]:
     return _text_tuple(content.get("access_requests", []), REQUESTS)
 
 
+def _origin(body: CertificateBody, cluster: str) -> RemoteOrigin | None:
+    """Who the user of another cluster is, for whom a proxy of this one was given the certificate; None for users of
+    this one."""
+    content = _json_extension(body, ORIGIN)
+    if content is None:
+        return None
+    if not isinstance(content, dict) or not _extension(body, RECORDED_BY):
+        raise _malformed(ORIGIN)
+    of, name = content.get("cluster"), content.get("name")
+    if not isinstance(of, str) or names.cluster_problem(of) or of == cluster or name != body.key_id:
+        raise _malformed(ORIGIN)
+    return RemoteOrigin(of, body.key_id, _text_tuple(content.get("roles"), ORIGIN))
+
+
 def _source_pin(body: CertificateBody) -> str:
     """The one address that the certificate holds from; empty when it holds from any.
 
@@ -279,8 +294,10 @@ def check_parsed_user_cert(
     permits = frozenset(name for name in PERMITS if name in body.extensions)
     if any(body.extensions[name] for name in permits):
         raise CertificateRefused(Refusal.MALFORMED, "A permission of the certificate carries data.")
+    origin = _origin(body, cluster)
     identity = UserIdentity(
-        name=body.key_id,
+        name=body.key_id if origin is None else remote_user_name(body.key_id, origin.cluster),
+        origin=origin,
         cluster=cluster,
         roles=_roles(body),
         logins=tuple(name for name in body.principals if not names.is_placeholder(name)),

@@ -16,6 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from teleport.errors import BadRequest
+from teleport.identity import REMOTE_PREFIX
 from teleport.resources.authority import RoleMapping
 from teleport.resources.metadata import Finding, Metadata, Moment, Value, shown, text_findings
 from teleport.resources.names import check_name, check_text
@@ -28,13 +29,7 @@ TUNNEL_PORT: Final = 3024
 MAX_MAPPINGS: Final = 256
 MAX_LOCAL: Final = 64
 MAX_ROLE_PATTERN: Final = 256  # characters
-REMOTE_PREFIX: Final = "remote-"  # with which the names of users of other clusters begin
 OFFLINE_AFTER: Final = timedelta(minutes=15)  # without a word of the other cluster
-
-
-def remote_user_name(user: str, cluster: str) -> str:
-    """What a user of another cluster is called here, in roles' conditions, locks, events and lists."""
-    return f"{REMOTE_PREFIX}{user}-{cluster}"
 
 
 def names_meet(one: str, other: str) -> bool:

@@ -61,6 +61,12 @@ from teleport.api.messages.certificates import (
     UserCerts,
 )
 from teleport.api.messages.cluster import AuthorityStatus, ClusterCA, ClusterStatus, HostSigner, ProxyAddresses, WhoAmI
+from teleport.api.messages.clusters import (
+    ClusterStatement,
+    ExchangeRequest,
+    SeenClustersRequest,
+    ValidateClusterRequest,
+)
 from teleport.api.messages.factors import (
     BeginFactorRequest,
     FactorChallenge,
@@ -172,6 +178,7 @@ __all__ = [
     "CertInfo",
     "CertsPage",
     "ClusterCA",
+    "ClusterStatement",
     "ClusterStatus",
     "CollectedLogin",
     "CompleteRecordingRequest",
@@ -183,6 +190,7 @@ __all__ = [
     "EndingSession",
     "ErrorReply",
     "EventsPage",
+    "ExchangeRequest",
     "ExpelRequest",
     "ExplainPart",
     "ExplainReason",
@@ -259,6 +267,7 @@ __all__ = [
     "RunningSessions",
     "SearchEventsRequest",
     "SearchRecordingsRequest",
+    "SeenClustersRequest",
     "ServerCert",
     "SessionCertRequest",
     "SessionChallengeRequest",
@@ -277,6 +286,7 @@ __all__ = [
     "UserToken",
     "UserTokenInfo",
     "UserTokenRequest",
+    "ValidateClusterRequest",
     "VerifyRecordingsRequest",
     "VerifyReply",
     "WaitedFor",

@@ -20,7 +20,10 @@ class Empty(Request, frozen=True, kw_only=True):
 
 
 class Done(Message, frozen=True, kw_only=True):
-    """It was done."""
+    """It was done. What came later has defaults: older servers leave it out."""
+
+    name: str = ""  # of what was stored, when that is not the name that was asked for
+    note: str = ""  # what a person should know of how it was done
 
 
 class Named(Request, frozen=True, kw_only=True):

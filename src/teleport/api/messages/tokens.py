@@ -26,6 +26,7 @@ class JoinToken(Message, frozen=True, kw_only=True):
     auth_servers: list[str]
     labels: dict[str, str] = {}
     single_use: bool = False
+    web_addresses: list[str] = []  # where the cluster's proxies are reached
 
 
 class JoinTokenInfo(Message, frozen=True, kw_only=True):

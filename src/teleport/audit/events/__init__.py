@@ -41,6 +41,17 @@ from teleport.audit.events.cluster import (
     TokenDelete,
     TokenUsed,
 )
+from teleport.audit.events.clusters import (
+    ClusterAuthorityUpdate,
+    ClusterStatementRefused,
+    RemoteClusterCreate,
+    RemoteClusterDelete,
+    RemoteClusterUpdate,
+    TrustedClusterCreate,
+    TrustedClusterDelete,
+    TrustedClusterTokenCreate,
+    TrustedClusterUpdate,
+)
 from teleport.audit.events.codec import MAX_LINE, Registry, UnknownEvent, encode_event, is_canonical
 from teleport.audit.events.enhanced import SessionCommand, SessionDisk, SessionEnhancedGap, SessionNetwork
 from teleport.audit.events.forwards import AgentForward, PortClosed, X11Forward
@@ -122,7 +133,9 @@ __all__ = [
     "CertRevoked",
     "CheckpointHead",
     "ClientDisconnect",
+    "ClusterAuthorityUpdate",
     "ClusterRepaired",
+    "ClusterStatementRefused",
     "Event",
     "Exec",
     "HostJoin",
@@ -151,6 +164,9 @@ __all__ = [
     "RecordingSpoolFull",
     "RecordingUpdate",
     "Registry",
+    "RemoteClusterCreate",
+    "RemoteClusterDelete",
+    "RemoteClusterUpdate",
     "ResetPasswordTokenCreate",
     "Resize",
     "ResourceEvent",
@@ -186,6 +202,10 @@ __all__ = [
     "TokenCreate",
     "TokenDelete",
     "TokenUsed",
+    "TrustedClusterCreate",
+    "TrustedClusterDelete",
+    "TrustedClusterTokenCreate",
+    "TrustedClusterUpdate",
     "TunnelEnded",
     "UnknownEvent",
     "UserCreate",

@@ -14,8 +14,10 @@ from datetime import datetime, timedelta
 from teleport.api.messages import HostCredentials, HostSigner, ServerCert, UserCerts
 from teleport.auth.authorities.keys import AuthorityKeys
 from teleport.errors import BadRequest
-from teleport.identity import SystemRole
+from teleport.identity import RemoteOrigin, SystemRole
+from teleport.pki import cluster_statement
 from teleport.pki.agentless import AgentlessCertRequest, issue_agentless_cert
+from teleport.pki.cluster_statement import SignedStatement, Statement
 from teleport.pki.keys import PrivateKey, PublicKey
 from teleport.pki.sshcert import (
     HOST_LIFETIME,
@@ -65,6 +67,7 @@ class UserGrant:
     active_requests: tuple[str, ...] = ()
     impersonator: str = ""
     recorded_by: str = ""  # such a one has no TLS certificate
+    origin: RemoteOrigin | None = None  # of a user of another cluster, for whom only such a one is made
     usage: str = ""  # the one use that the certificate is good for; such a one has no SSH certificate
     kube_cluster: str = ""
     for_sshd: bool = False
@@ -141,6 +144,8 @@ class Certifier:
 
     def user_certs(self, grant: UserGrant, public_key: str, now: datetime) -> UserCerts:
         """SSH and TLS certificates for one public key (OpenSSH line or PEM)."""
+        if grant.origin is not None:
+            raise ValueError("users of other clusters have certificates of their own")
         begin = max(now, grant.since or now)
         grant, now = replace(grant, ttl=grant.ttl - (begin - now)), begin
         key, serial = _public(public_key), new_serial()
@@ -204,6 +209,7 @@ class Certifier:
                 active_requests=grant.active_requests,
                 impersonator=grant.impersonator,
                 recorded_by=grant.recorded_by,
+                origin=grant.origin,
                 permit_port_forwarding=grant.port_forwarding,
                 permit_agent_forwarding=grant.agent_forwarding,
                 permit_x11_forwarding=grant.x11_forwarding,
@@ -290,6 +296,15 @@ class Certifier:
         return ServerCert(
             tls_cert=pem_of(tls).decode(), tls_ca_certs=list(self._hosts.trusted_tls_certs), expires=now + ttl
         )
+
+
+def sign_statement(host: Authority, keys: AuthorityKeys, statement: Statement) -> SignedStatement:
+    """What the cluster says to another one, signed by every key of its host authority that is held: blocking."""
+    sets = (host.spec.active_keys, host.spec.additional_trusted_keys)
+    held = [pair.private_key for one in sets for pair in one.ssh if pair.private_key is not None]
+    if not held:
+        raise BadRequest("the host authority has no private key here", hint="ask an auth server of this cluster")
+    return cluster_statement.sign_statement(statement, [keys.load(secret) for secret in held])
 
 
 def agentless_cert(

@@ -10,11 +10,15 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.auth.state import ClusterState
+from teleport.pki.keys import PublicKey
 from teleport.pki.pin import ca_pin
 from teleport.pki.rotation import has_reached, next_by_itself
 from teleport.resources.authority import Authority, AuthorityType, RotationMode, RotationPhase, RotationState
+from teleport.resources.codec import from_json
 from teleport.resources.server import LOST_AFTER, ReachedPhase
+from teleport.resources.trusted_cluster import RemoteCluster
 from teleport.store import records
+from teleport.store.records import ClusterLink
 
 FOLLOWED: Final = frozenset({AuthorityType.USER, AuthorityType.HOST})
 """Authorities that services hold something of. Nothing verifies tokens of the jwt authority yet."""
@@ -53,8 +57,11 @@ class Announced(msgspec.Struct, frozen=True):
 _ANNOUNCED: Final = msgspec.json.Decoder(Announced)
 
 
+OTHER_CLUSTERS: Final = ("remote_cluster", "trusted_cluster")
+
+
 class Followers:
-    """The services of the cluster, as they announce themselves.
+    """The services of the cluster, as they announce themselves, and clusters that believe its authorities.
 
     A service that is silent for long is not waited for. After a start of auth all of them have been silent, for as
     long as auth was away: for a while those count as alive that were when auth was last heard of.
@@ -91,7 +98,36 @@ class Followers:
         """The live services that have not reached the phase of this authority."""
         if authority.type not in FOLLOWED:
             return []
-        return [one for one in await self.all() if self.alive(one) and not follows(one, authority)]
+        services = [one for one in await self.all() if self.alive(one) and not follows(one, authority)]
+        return [*services, *(one for one in await self.clusters(authority) if self.alive(one))]
+
+    async def clusters(self, authority: Authority) -> list[Announced]:
+        """The other clusters that do not hold all keys of this authority yet, by what they said last."""
+        keys = {PublicKey.parse(line).fingerprint() for line in authority.trusted_ssh_keys}
+        return [one for one, held in await self._linked(authority) if not keys <= held]
+
+    async def believers(self, authority: Authority) -> list[Announced]:
+        """The other clusters that believe this authority."""
+        return [one for one, _ in await self._linked(authority)]
+
+    async def _linked(self, authority: Authority) -> list[tuple[Announced, set[str]]]:
+        """Those, each with the keys that it holds. Clusters whose hosts are reached from here believe both authorities,
+        those whose users are let in the one of hosts."""
+        prefixes = {records.REMOTE_CLUSTERS: OTHER_CLUSTERS[0]}
+        if authority.type is AuthorityType.HOST:
+            prefixes[records.TRUSTED_CLUSTERS] = OTHER_CLUSTERS[1]
+        found: list[tuple[Announced, set[str]]] = []
+        for prefix, kind in prefixes.items():
+            for item in await self._state.backend.range(prefix):
+                other = from_json(item.value)
+                if isinstance(other, RemoteCluster) and other.removed:
+                    continue
+                name = other.metadata.name
+                record = await self._state.record(records.CLUSTER_LINKS + name, ClusterLink)
+                link = record[0] if record is not None else ClusterLink()
+                spec = _Spec(hostname=name, heard=link.exchanged)
+                found.append((Announced(kind, _Metadata(name), spec), set(link.holds)))
+        return found
 
 
 def follows(server: Announced, authority: Authority) -> bool:
@@ -121,6 +157,9 @@ def who_is_missing(servers: Sequence[Announced], authority: Authority) -> str:
     shown = []
     for server in servers[:10]:
         said = server.spec.rotation.get(authority.type)
+        if server.kind in OTHER_CLUSTERS:
+            shown.append(f"{server.kind.replace('_', ' ')} {server.host_id}: does not hold the new keys yet")
+            continue
         if said is None:
             state = "reports no phase"
         elif said.current_id != authority.spec.rotation.current_id:

@@ -53,10 +53,12 @@ class RotationPlans:
             if authority.type is AuthorityType.HOST:
                 rows += await self._hosts(authority, [one for one in living if one.type == "host"])
                 rows += _files(authority, [one for one in living if one.type == "user"])
+                rows += await self._clusters(authority)
             elif authority.type is AuthorityType.OPENSSH:
                 rows += await self._openssh_hosts(authority)
             elif authority.type is AuthorityType.USER:
                 rows += _users(authority, [one for one in living if one.type == "user"])
+                rows += await self._clusters(authority)
                 rows += await self._plain_hosts(authority)
         return m.RotationPlan(
             authorities=[authority_status(one) for one in found],
@@ -92,6 +94,25 @@ class RotationPlans:
         why = "registered by hand: its sshd trusts the keys in its own file"
         remedy = "its TrustedUserCAKeys takes what tctl auth export --type=user prints, from init until standby"
         return [_sshd(authority, one, why, remedy) for one in found]
+
+    async def _clusters(self, authority: Authority) -> list[m.LeftBehind]:
+        """Other clusters that believe this authority and are not heard of: nothing brings the new keys there."""
+        followers = self._rotations.followers
+        found = [one for one in await followers.believers(authority) if not followers.alive(one)]
+        return [
+            m.LeftBehind(
+                authority=str(authority.type),
+                type="cluster",
+                subject=one.host_id,
+                name=one.host_id,
+                role=one.kind,
+                why=f"silent for {how_long((followers.now() - one.spec.heard).total_seconds())}"
+                if one.spec.heard is not None
+                else "it never exchanged authorities",
+                remedy="bring it back before the end, or establish the trust anew",
+            )
+            for one in found
+        ]
 
     async def _openssh_hosts(self, authority: Authority) -> list[m.LeftBehind]:
         """Hosts that proxies reach with certificates of this authority: each has its keys in a file."""

@@ -21,6 +21,8 @@ from teleport.backend.interface import Changes
 from teleport.errors import TeleportError
 from teleport.pki.keys import PublicKey
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.resources.authority import Authority
+from teleport.resources.codec import from_json
 from teleport.store import records
 from teleport.transport.tls import trust
 
@@ -72,6 +74,10 @@ class LivingTrust:
             for retired in authority.spec.retired_keys:
                 if now - retired.retired < LONGEST_LIFE:
                     found += retired.tls
+        for item in await self._state.backend.range(records.AUTHORITIES + "user/"):
+            other = from_json(item.value)
+            if isinstance(other, Authority) and other.name != self._state.cluster:  # of trusted clusters, if they are
+                found += other.trusted_tls_certs
         return found
 
     async def look(self) -> None:

@@ -42,8 +42,7 @@ from teleport.pki.pin import ca_pin
 from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshcert import HOST_LIFETIME, HostCertRequest
 from teleport.pki.sshformat import SSHCertificate, parse_certificate_line
-from teleport.pki.sshverify import ENFORCED, verify_user_cert
-from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
+from teleport.pki.trust import AuthorityKind
 from teleport.resources.cluster import RecordingMode
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.metadata import Metadata
@@ -52,7 +51,6 @@ from teleport.resources.names import canonical_host
 from teleport.resources.server import Server, ServerSpec
 from teleport.resources.values import HostPort
 from teleport.store import records
-from teleport.store.standing import user_present
 
 AT_PROXIES: Final = (RecordingMode.PROXY, RecordingMode.PROXY_SYNC)
 NAME_LIFE: Final = timedelta(minutes=10)  # of a certificate that shows a registered name
@@ -273,6 +271,7 @@ class Agentless:
             active_requests=identity.active_requests,
             impersonator=identity.impersonator,
             recorded_by=wish.name.proxy,
+            origin=identity.origin,
         )
         certifier = await self._state.certifier()
         return await asyncio.to_thread(certifier.proxied_user_cert, grant, key, now)
@@ -313,7 +312,7 @@ class Agentless:
         except CertificateRefused as error:
             raise BadRequest(f"what a user proved is a certificate: {error.message}") from error
         proof = check_evidence(evidence, certificate.blob)
-        identity = await self._identity(certificate.blob, now)
+        identity = await self._state.ssh_user(certificate.blob)
         found = await self._state.record(records.AGENTLESS_NAMES + _fingerprint(proof.host_key), NameRecord)
         name = found[0] if found is not None else None
         if name is None or now >= name.expires or name.proxy != proxy.host_id:
@@ -334,17 +333,6 @@ class Agentless:
         node = await self._node(name.host_id)
         key = certificate.body.public_key.fingerprint()
         return _Wish(identity, proof, name, node, key, address)
-
-    async def _identity(self, certificate: bytes, now: datetime) -> UserIdentity:
-        """Whose certificate this is, as far as it still holds. Raises `CertificateRefused`, `AccessDenied`."""
-        user_authority = await self._state.authority(AuthorityKind.USER)
-        keys = tuple(PublicKey.parse(line) for line in user_authority.trusted_ssh_keys)
-        trusted = TrustedSSHAuthority(AuthorityKind.USER, self._state.cluster, keys)
-        identity = verify_user_cert(certificate, (trusted,), now, enforced_critical_options=ENFORCED)
-        present = user_present(identity, await self._state.user(identity.name), now)
-        if present is None:
-            raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
-        return present
 
     async def _decide(self, wish: _Wish) -> SSHAccessPermit | AccessDenial:
         """As a node would, by what auth knows now."""

@@ -363,8 +363,8 @@ def _role(text: str) -> SystemRole:
 def _system_role(text: str) -> SystemRole:
     if text.lower() == TokenRole.TRUSTED_CLUSTER:
         raise BadRequest(
-            "no host joins with the type trusted_cluster, and this version trusts no other clusters yet",
-            hint="join as node or proxy",
+            "no host joins with the type trusted_cluster: a token of it lets another cluster trust this one",
+            hint="put it into a trusted_cluster resource there: tctl create",
         )
     for role in SystemRole:
         if role.value.lower() == text.lower() and role is not SystemRole.ADMIN:

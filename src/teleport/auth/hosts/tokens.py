@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from teleport.api import messages as m
-from teleport.audit.events import TokenCreate
+from teleport.audit.events import TokenCreate, TrustedClusterTokenCreate
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, PutOp
@@ -43,7 +43,12 @@ class Tokens:
         return [_of_the_file(token) for token in self._static.values()]
 
     async def add(
-        self, caller: Caller, request: m.AddTokenRequest, pins: list[str], auth_servers: list[str]
+        self,
+        caller: Caller,
+        request: m.AddTokenRequest,
+        pins: list[str],
+        auth_servers: list[str],
+        web_addresses: list[str],
     ) -> m.JoinToken:
         """A new join token; its secret is shown in the reply and never again."""
         try:
@@ -75,7 +80,12 @@ class Tokens:
                         system_roles=[str(role) for role in roles],
                         expires=end,
                         ttl=f"{request.ttl:.0f}s",
-                    )
+                    ),
+                    *(
+                        [self._state.event(TrustedClusterTokenCreate, caller, name=token.name, expires=end)]
+                        if TokenRole.TRUSTED_CLUSTER in roles
+                        else []
+                    ),
                 ],
             )
         except CompareFailed:
@@ -89,6 +99,7 @@ class Tokens:
             auth_servers=auth_servers,
             labels=dict(request.labels),
             single_use=request.single_use,
+            web_addresses=web_addresses,
         )
 
     async def find(self, secret: SecretText) -> tuple[Token, int] | None:

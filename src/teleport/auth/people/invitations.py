@@ -42,6 +42,7 @@ from teleport.resources.cluster import SecondFactor
 from teleport.resources.codec import checked, to_json
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.metadata import Metadata
+from teleport.resources.trusted_cluster import check_local_user
 from teleport.resources.user import CreatedBy, Creator, User, UserSpec
 from teleport.store import records
 from teleport.store.records import UserSecret, UserTokenRecord
@@ -83,6 +84,7 @@ class UserTokens:
                 f"a user needs roles, {request.name!r} was given none",
                 hint=f"tctl users add {shlex.quote(request.name)} --roles=access   (presets: {PRESETS})",
             )
+        check_local_user(request.name)
         now = self._state.clock.now()
         user = checked(
             User(

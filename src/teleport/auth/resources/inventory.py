@@ -37,9 +37,10 @@ from teleport.resources.kinds import Kind, Verb
 from teleport.resources.secret import SecretText
 from teleport.resources.server import Glance, Server
 from teleport.resources.token import token_id
+from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster, TrustedClusterStatus
 from teleport.resources.user import User
 from teleport.store import records
-from teleport.store.records import UserSecret
+from teleport.store.records import ClusterLink, UserSecret
 
 MAX_PAGE: Final = 1000
 WITH_SECRETS: Final = frozenset({Kind.USER, Kind.CERT_AUTHORITY})
@@ -55,7 +56,7 @@ class Inventory:
         self._tokens = tokens
         administrators = Administrators(state)
         self._storing = Storing(state, administrators)
-        self._removing = Removing(state, administrators, tokens, user_tokens)
+        self._removing = Removing(state, administrators, tokens, user_tokens, self._storing)
 
     # list and get
 
@@ -83,6 +84,9 @@ class Inventory:
             found = list(
                 await self._authorizer.visible_nodes(caller, [node for node in found if isinstance(node, Server)])
             )
+        if kind is Kind.REMOTE_CLUSTER:
+            remotes = [one for one in found if isinstance(one, RemoteCluster)]
+            found = list(await self._authorizer.visible_clusters(caller, remotes))
         if request.with_secrets and kind in WITH_SECRETS:
             await self._revealed(caller, kind, "")
         shown = [await self._with_status(resource, secrets=request.with_secrets) for resource in found]
@@ -130,6 +134,8 @@ class Inventory:
             and resource.kind == "node"
             and not await self._authorizer.visible_nodes(caller, [resource])
         ):
+            raise _missing(kind, request.name)
+        if isinstance(resource, RemoteCluster) and not await self._authorizer.visible_clusters(caller, [resource]):
             raise _missing(kind, request.name)
         if request.with_secrets and kind in WITH_SECRETS:
             await self._revealed(caller, kind, request.name)
@@ -188,6 +194,8 @@ class Inventory:
         lost has been silent."""
         if isinstance(resource, Server):
             return resource.as_of(self._state.clock.now())
+        if isinstance(resource, (TrustedCluster, RemoteCluster)):
+            return await self._as_linked(resource)
         if not isinstance(resource, User):
             return resource
         found = await self._state.record(records.USER_SECRETS + resource.name, UserSecret)
@@ -202,6 +210,15 @@ class Inventory:
         if secrets:
             spec = msgspec.structs.replace(spec, local_auth=local_auth.to_document(record))
         return msgspec.structs.replace(resource, spec=spec)
+
+    async def _as_linked(self, cluster: TrustedCluster | RemoteCluster) -> Resource:
+        """Another cluster, with how the exchange with it stands."""
+        found = await self._state.record(records.CLUSTER_LINKS + cluster.name, ClusterLink)
+        link = found[0] if found is not None else ClusterLink()
+        if isinstance(cluster, RemoteCluster):
+            return cluster.as_of(link.heard, link.exchanged, self._state.clock.now())
+        status = TrustedClusterStatus(last_exchange=link.exchanged, problem=link.problem)
+        return msgspec.structs.replace(cluster, status=status)
 
     async def _revealed(self, caller: Caller, kind: Kind, name: str) -> None:
         await self._state.tell(

@@ -11,6 +11,7 @@ from teleport.audit.events import (
     MfaLeaseDeleted,
     NodeDelete,
     ProxyDelete,
+    RemoteClusterDelete,
     RoleDeleted,
     TokenDelete,
     UserDelete,
@@ -20,7 +21,7 @@ from teleport.auth.factors.leases import leases_of
 from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.people.administrators import Administrators, Change
 from teleport.auth.people.invitations import UserTokens
-from teleport.auth.resources.storing import key_of
+from teleport.auth.resources.storing import Storing, key_of
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
@@ -35,6 +36,7 @@ from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Role
 from teleport.resources.server import Server, ServerSpec
 from teleport.resources.token import Token
+from teleport.resources.trusted_cluster import RemoteCluster
 from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.records import HostRecord
@@ -45,9 +47,15 @@ class Removing:
     """Works out what is removed; whoever asked for it has been judged before."""
 
     def __init__(
-        self, state: ClusterState, administrators: Administrators, tokens: Tokens, user_tokens: UserTokens
+        self,
+        state: ClusterState,
+        administrators: Administrators,
+        tokens: Tokens,
+        user_tokens: UserTokens,
+        storing: Storing,
     ) -> None:
         self._state = state
+        self._storing = storing
         self._administrators = administrators
         self._tokens = tokens
         self._user_tokens = user_tokens
@@ -112,7 +120,12 @@ class Removing:
                     raise BadRequest(
                         f"the authority {resource.type}/{resource.name} is the cluster's own and cannot be removed"
                     )
+                await self._storing.refuse_exchanged(resource.name)
                 gone = event(AuthorityDelete, caller, name=resource.name, authority=str(resource.type))
+            case RemoteCluster():
+                writes.append(DeleteOp(records.authority_key("host", resource.name), missing_ok=True))
+                writes.append(DeleteOp(records.CLUSTER_LINKS + resource.name, missing_ok=True))
+                gone = event(RemoteClusterDelete, caller, name=resource.name, updated_by=caller.name)
             case _:
                 raise BadRequest(f"a {resource.kind} cannot be removed")
         return writes, conditions, gone

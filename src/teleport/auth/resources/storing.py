@@ -11,6 +11,7 @@ from teleport.audit.events import (
     Event,
     LockCreated,
     NodeCreate,
+    RemoteClusterUpdate,
     RoleCreated,
     TokenCreate,
     UserCreate,
@@ -31,6 +32,7 @@ from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Role
 from teleport.resources.server import Server
 from teleport.resources.token import Token
+from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster, check_local_user
 from teleport.resources.user import CreatedBy, Creator, User
 from teleport.resources.values import Duration
 from teleport.store import records
@@ -106,6 +108,7 @@ class Storing:
                         "certificates would be cut off",
                         hint="to restore a cluster, put back its data_dir",
                     )
+                await self.refuse_exchanged(name)
                 if without_secrets(resource) == resource:
                     raise BadRequest(
                         f"the authority {resource.type}/{name} comes without its private keys",
@@ -114,11 +117,34 @@ class Storing:
                 return [PutOp(key_of(resource), to_json(resource, with_secrets=True))], event(
                     AuthorityCreate, caller, name=name, authority=str(resource.type), updated_by=by
                 )
+            case RemoteCluster():
+                stored = from_json(former.value) if former is not None else None
+                if not isinstance(stored, RemoteCluster):
+                    raise BadRequest(
+                        f"the remote cluster {name} is not made by hand: it appears when it proves a token",
+                        hint="tctl tokens add --type=trusted_cluster, and tctl create of a trusted_cluster over there",
+                    )
+                resource = msgspec.structs.replace(stored, metadata=resource.metadata)
+                labels = dict(resource.metadata.labels)
+                return [PutOp(key_of(resource), to_json(resource), resource.metadata.expires)], event(
+                    RemoteClusterUpdate, caller, name=name, updated_by=by, labels=labels
+                )
+            case TrustedCluster():
+                raise BadRequest("a trusted cluster is established, not written", hint="tctl create")
         if isinstance(resource, MfaLease):
             raise BadRequest(
                 "a lease is made by proving a second factor", hint="plain ssh through the proxy asks for it"
             )
         raise BadRequest(f"a {resource.kind} is not made by hand", hint="it announces itself when its service starts")
+
+    async def refuse_exchanged(self, cluster: str) -> None:
+        """Raises `BadRequest` when the authorities of another cluster are kept by the exchange with it."""
+        for prefix, short in ((records.TRUSTED_CLUSTERS, "tc"), (records.REMOTE_CLUSTERS, "rc")):
+            if await self._state.backend.get(prefix + cluster) is not None:
+                raise BadRequest(
+                    f"the authorities of {cluster} are exchanged with that cluster and not changed by hand",
+                    hint=f"to trust it no more: tctl rm {short}/{cluster}",
+                )
 
     async def _check_agentless(self, node: Server, former: Item | None) -> None:
         """Raises `BadRequest` when the id of a host with a plain sshd is, or was, that of a node service."""
@@ -137,6 +163,8 @@ class Storing:
 
         When and by whom a user was made is never taken from the document: certificates from before then do not count.
         """
+        if stored is None:
+            check_local_user(user.name)
         known = await self._state.roles(user.roles)
         unknown = [role for role in user.roles if role not in known]
         if unknown:

@@ -45,6 +45,7 @@ tctl = app.LazyGroup(
         "mfa": (f"{_HERE}.mfa:mfa", "List and take away what second factors gave."),
         "get": (f"{_HERE}.resources:get", "Print resources as YAML, JSON or tables."),
         "create": (f"{_HERE}.resources:create", "Create resources from YAML documents."),
+        "update": (f"{_HERE}.clusters:update", "Change the labels of a remote cluster, or its lifetime."),
         "rm": (f"{_HERE}.resources:rm", "Remove resources."),
         "audit": (f"{_HERE}.audit:audit", "Search the audit log, and prove it complete."),
         "backup": (f"{_HERE}.backup:backup", "Back the cluster up, prove a backup, restore it."),

@@ -36,9 +36,9 @@ MAX_INPUT: Final = 16 * 1024 * 1024  # bytes
 @click.option("--with-secrets", is_flag=True, help="Private keys of authorities, password hashes of users.")
 @click.pass_context
 def get(ctx: click.Context, specs: tuple[str, ...], form: str, with_secrets: bool) -> None:
-    """Print resources: users, roles, tokens, nodes, cert_authority, locks, proxies, auth_servers; each KIND or
-    KIND/NAME. The cluster's settings are cap (cluster_auth_preference), netconfig, recconfig, cluster_audit_config.
-    `all` prints everything that a backup needs, with its secrets."""
+    """Print resources: users, roles, tokens, nodes, cert_authority, locks, proxies, auth_servers, tc (trusted
+    clusters), rc (remote clusters); each KIND or KIND/NAME. The cluster's settings are cap (cluster_auth_preference),
+    netconfig, recconfig, cluster_audit_config. `all` prints everything that a backup needs, with its secrets."""
     from teleport.cli.tctl.connect import open_auth
     from teleport.resources.references import ResourceRef
 
@@ -136,8 +136,12 @@ def create(ctx: click.Context, file: str | None, force: bool, confirm: bool, for
             item = m.Document(to_json(resource, with_secrets=True))
             touches = _touches(auth, item) if resource.kind == "role" else ""
             try:
-                stored = _store(auth, resource.kind, item, force=force, confirm=confirm)
-                tell(resource.kind, resource.metadata.name, stored, f"{_title(resource)} has been {stored}{touches}")
+                stored, done_as = _store(auth, resource.kind, item, force=force, confirm=confirm)
+                name = done_as.name or resource.metadata.name
+                called = f"; its name is {render.printable(name)!r}" if done_as.name else ""
+                tell(resource.kind, name, stored, f"{_title(resource)} has been {stored}{touches}{called}")
+                if done_as.note:
+                    render.note(f"warning: {render.printable(done_as.note)}")
             except TeleportError as error:
                 if done + 1 < len(resources):
                     render.note(f"stopped at document {done + 1} of {len(resources)}; those after it are not created")
@@ -180,16 +184,14 @@ def _touches(auth: Auth, role: m.Document) -> str:
     return f"; it touches {counted(len(found.users), 'user')} and {counted(found.open_sessions, 'open session')}{ends}"
 
 
-def _store(auth: Auth, kind: str, item: m.Document, *, force: bool, confirm: bool) -> str:
+def _store(auth: Auth, kind: str, item: m.Document, *, force: bool, confirm: bool) -> tuple[str, m.Done]:
     route = routes.STORE[kind]
     try:
-        auth.client.call(route, m.StoreRequest(item=item, confirm=confirm))
+        return "created", auth.client.call(route, m.StoreRequest(item=item, confirm=confirm))
     except AlreadyExists:
         if not force:
             raise
-        auth.client.call(route, m.StoreRequest(item=item, force=True, confirm=confirm))
-        return "updated"
-    return "created"
+        return "updated", auth.client.call(route, m.StoreRequest(item=item, force=True, confirm=confirm))
 
 
 def _title(resource: Resource) -> str:
@@ -220,8 +222,8 @@ def _read(file: str | None) -> bytes:
 @format_option("text", "json")
 @click.pass_context
 def rm(ctx: click.Context, specs: tuple[str, ...], force: bool, form: str) -> None:
-    """Remove resources: users, roles, tokens, nodes, locks, proxies, auth_servers, authorities of other clusters. The
-    cluster's settings go back to their defaults: cap, netconfig, recconfig."""
+    """Remove resources: users, roles, tokens, nodes, locks, proxies, auth_servers, tc (trusted clusters), rc (remote
+    clusters). The cluster's settings go back to their defaults: cap, netconfig, recconfig."""
     from teleport.cli.tctl.connect import open_auth
     from teleport.cli.tctl.tokens import public_id
     from teleport.resources.cluster import SINGLETONS, setting_name
@@ -237,8 +239,10 @@ def rm(ctx: click.Context, specs: tuple[str, ...], force: bool, form: str) -> No
             name = public_id(ref.name) if ref.kind == "token" else "/".join(filter(None, (ref.sub_kind, ref.name)))
             setting = ref.kind in SINGLETONS
             name = name or setting_name(ref.kind)
-            auth.client.call(routes.REMOVE[ref.kind.value], m.ExpelRequest(name=name, force=force))
+            reply = auth.client.call(routes.REMOVE[ref.kind.value], m.ExpelRequest(name=name, force=force))
             done = "has been reset to its defaults" if setting else "has been removed"
             tell(
                 str(ref.kind), name, "reset" if setting else "removed", f"{ref.kind} {render.printable(name)!r} {done}"
             )
+            if reply.note:
+                render.note(f"warning: {render.printable(reply.note)}")

@@ -23,6 +23,7 @@ def status(ctx: click.Context, form: str) -> None:
 
     from teleport.api import messages as m
     from teleport.api import routes
+    from teleport.cli.tctl.clusters import status_rows
     from teleport.cli.tctl.connect import open_auth
 
     with open_auth(flags_of(ctx)) as auth:
@@ -38,6 +39,7 @@ def status(ctx: click.Context, form: str) -> None:
         rows += [("CA pin", pin + of_which(index, host)) for index, pin in enumerate(found.ca_pins)]
         if any(one.phase not in ("", "standby") for one in authorities):
             rows += _waiting(auth)
+        rows += status_rows(auth)
         if flags_of(ctx).debug:
             rows += [(f"{one.kind.capitalize()} schedule", _times(one)) for one in authorities if one.schedule]
             rows += [("Auth server", address) for address in auth.addresses]

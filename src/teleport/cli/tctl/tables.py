@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from teleport.cli import render
+from teleport.cli.tctl.clusters import remote_table, trusted_table
 from teleport.cli.tctl.nodes import server_table
 from teleport.cli.tctl.tokens import token_table
 from teleport.resources.authority import Authority
@@ -16,6 +17,7 @@ from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.role import Role
 from teleport.resources.server import Server
 from teleport.resources.token import Token
+from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 from teleport.resources.user import User
 
 
@@ -39,6 +41,10 @@ def resource_table(kind: str, found: Sequence[Resource]) -> str:
                 if isinstance(one, Lock)
             ]
             return render.table(["ID", "Target", "Message", "Expires (UTC)"], rows)
+        case "trusted_cluster":
+            return trusted_table([one for one in found if isinstance(one, TrustedCluster)])
+        case "remote_cluster":
+            return remote_table([one for one in found if isinstance(one, RemoteCluster)])
         case "mfa_lease":
             return lease_table([one for one in found if isinstance(one, MfaLease)])
         case "token":

@@ -133,12 +133,15 @@ def _show(made: m.JoinToken, ttl: float, out: str, form: str, reached: Sequence[
         return
     secret = f"The join token is in {out}" if out else f"The join token: {made.token}"
     render.out(f"{secret}\nIts id, by which it is listed and removed: {made.id}\n")
-    missing = [role for role in made.roles if role not in _SERVED]
+    missing = [role for role in made.roles if role not in _SERVED and role != "trusted_cluster"]
     if missing:
         kinds = " and no ".join(missing)
         render.note(f"This version has no {kinds} service yet: nothing joins as {' or '.join(missing)} so far.")
     if "trusted_cluster" in made.roles:
-        render.out(f"It lets another cluster trust this one for the next {render.how_long(ttl)}.\n")
+        from teleport.cli.tctl.clusters import instructions as for_cluster
+
+        which = "one other cluster" if made.single_use else "other clusters"
+        render.out(f"It lets {which} trust this one for the next {render.how_long(ttl)}.\n\n{for_cluster(made, out)}")
         return
     served = [role for role in made.roles if role in _SERVED]
     if not served:

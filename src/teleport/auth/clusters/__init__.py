@@ -1,0 +1,1 @@
+"""Clusters that trust each other: establishing it, exchanging authorities, taking it away."""
