@@ -24,6 +24,7 @@ from teleport.pki.x509cert import new_tls_authority, pem_of
 from teleport.resources.authority import Authority, RoleMapping, RotationMode, RotationPhase
 from teleport.resources.codec import from_json, to_json
 from teleport.resources.metadata import Metadata
+from teleport.resources.server import Server, ServerSpec
 from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 from teleport.store import records
 from teleport.store.records import ClusterLink
@@ -230,6 +231,18 @@ async def test_names_that_clash_are_refused_on_both_sides(tmp_path: Path) -> Non
         lead_to(both.root, both.leaf)
         with pytest.raises(BadRequest, match="do not trust each other both ways"):
             await TwoClusters(both.leaf, both.root).establish()
+
+
+@pytest.mark.parametrize(("root", "leaf"), [("a.example.com", "example.com"), ("root", "Corp")])
+async def test_a_leaf_does_not_take_the_names_of_the_roots_hosts(tmp_path: Path, root: str, leaf: str) -> None:
+    """Whoever holds a token chooses the name of a cluster, and what ends with it is led there."""
+    async with two_clusters(tmp_path, root=root, leaf=leaf) as both:
+        host = await both.root.host(SystemRole.NODE, name="db.corp")
+        server = Server(metadata=Metadata(name=host.host_id), spec=ServerSpec(hostname="db.corp"))
+        await both.root.call(host, routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(server))))
+        with pytest.raises(AccessDenied, match="could not be told from ours"):
+            await both.establish()
+        assert await both.root.backend.get(records.REMOTE_CLUSTERS + leaf) is None
 
 
 async def test_trust_is_switched_and_removed_and_the_root_hears_of_it(tmp_path: Path) -> None:

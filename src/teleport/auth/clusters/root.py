@@ -36,11 +36,14 @@ from teleport.pki.cluster_statement import (
     signed_by,
 )
 from teleport.pki.trust import AuthorityKind
-from teleport.resources.codec import checked, to_json
+from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.metadata import Metadata
+from teleport.resources.names import canonical_host
 from teleport.resources.secret import SecretText
+from teleport.resources.server import Server
 from teleport.resources.token import TokenRole, token_id
 from teleport.resources.trusted_cluster import RemoteCluster, RemoteClusterSpec
+from teleport.resources.values import HostPort
 from teleport.store import records
 from teleport.store.records import ClusterLink
 from teleport.transport.limits import RateLimit, who_tries
@@ -99,6 +102,7 @@ class RemoteClusters:
             check_name(self._state, name)
             remote = await self._state.find(records.REMOTE_CLUSTERS, name, RemoteCluster)
             await self._refuse_clash(name, signed)
+            await self._refuse_hosts_of_ours(name)
             if token.spec.used_by and (token.spec.used_by != name or remote is None):
                 raise AccessDenied("the single-use token was used")
             link, link_revision = await self._statements.link(name)
@@ -159,6 +163,24 @@ class RemoteClusters:
             raise AccessDenied(
                 f"there is another cluster {name} already, or it has other keys now",
                 hint=f"on the root: tctl rm rc/{name}, if this is the one that is meant",
+            )
+
+    async def _refuse_hosts_of_ours(self, name: str) -> None:
+        """Raises `AccessDenied` when names of this cluster, its hosts or proxies end as those of the other one would:
+        who asks for such a host would be led over there."""
+        called = [self._state.cluster]
+        for prefix in (records.NODES, records.PROXIES, records.AUTH_SERVERS):
+            for item in await self._state.backend.range(prefix):
+                server = from_json(item.value)
+                if isinstance(server, Server):
+                    addresses = (HostPort.parse(text, 0).host for text in server.spec.public_addrs)
+                    called += [server.hostname, *addresses]
+        ending = f".{canonical_host(name)}"
+        taken = next((one for one in called if canonical_host(one).endswith(ending)), "")
+        if taken:
+            raise AccessDenied(
+                f"the name {taken!r} here ends with that of the cluster {name}: its hosts could not be told from ours",
+                hint="give the other cluster a name that no host here ends with: auth_service.cluster_name",
             )
 
     async def _not_taken(self, caller: Caller, name: str, secret: SecretText, error: TeleportError) -> None:

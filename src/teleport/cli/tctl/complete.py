@@ -84,4 +84,5 @@ TABLE = {
     "get specs": _specs,
     "rm specs": _specs,
     "audit ls types": _events,
+    "update spec": lambda context: [f"rc/{name}" for name in _names(context, "remote_cluster")],
 }

@@ -64,6 +64,8 @@ def _waiting(auth: Auth) -> list[tuple[str, str]]:
     rows = []
     for one in found.waiting:
         reached = f"reached {one.reached}" if one.reached else "reports no phase"
+        if one.service in ("remote_cluster", "trusted_cluster"):
+            reached = "does not hold the new keys yet"
         host = f"{one.service.replace('_', ' ')} {one.hostname} ({one.host_id})"
         rows.append(("Waiting for", f"{host}, {one.authority} authority: {reached}"))
     return rows
