@@ -148,13 +148,7 @@ class TrustedClusters:
         reply = await apart(partial(self.reaching.call, proved, routes.VALIDATE_CLUSTER, request))
         statement = self._first(proved, reply)
         taken = await self._statements.take(statement, BOTH, cluster.role_map)
-        link = ClusterLink(
-            taken=statement.issued,
-            sent=sent,
-            holds=list(statement.holds),
-            exchanged=self._state.clock.now(),
-            turning=statement.turning,
-        )
+        link = self._heard(statement, sent)
         put, unchanged = self._statements.linked(cluster.name, link, link_revision)
         key = records.TRUSTED_CLUSTERS + cluster.name
         told = self._state.event(
@@ -334,13 +328,7 @@ class TrustedClusters:
                 told = self._state.event(ClusterStatementRefused, user="system", name=name, error=error.message)
                 await self._state.tell(told)
             raise
-        link = ClusterLink(
-            taken=statement.issued,
-            sent=sent,
-            holds=list(statement.holds),
-            exchanged=self._state.clock.now(),
-            turning=statement.turning,
-        )
+        link = self._heard(statement, sent)
         put, unchanged = self._statements.linked(name, link, link_revision)
         conditions: list[Condition] = [unchanged, Exists(records.TRUSTED_CLUSTERS + name, revision), *taken.conditions]
         events: Sequence[Event] = taken.events
@@ -348,6 +336,16 @@ class TrustedClusters:
         if taken.changed:
             await self._look()
         return taken.changed
+
+    def _heard(self, statement: Statement, sent: int) -> ClusterLink:
+        """The link once a statement of the root was believed."""
+        return ClusterLink(
+            taken=statement.issued,
+            sent=sent,
+            holds=list(statement.holds),
+            exchanged=self._state.clock.now(),
+            turning=statement.turning,
+        )
 
     async def _failed(self, name: str, error: Exception) -> None:
         """Keeps what went wrong where `tctl get tc` shows it."""
