@@ -33,9 +33,9 @@ class OpenShell:
 
 
 @contextlib.contextmanager
-def open_shell(person: Person, login: str, *, host: str = NODE) -> Iterator[OpenShell]:
+def open_shell(person: Person, login: str, *, host: str = NODE, cluster: str = "") -> Iterator[OpenShell]:
     client = subprocess.Popen(
-        person.ssh_arguments(f"{login}@{host}.{person.cluster.name}", "echo in; exec sleep 60"),
+        person.ssh_arguments(f"{login}@{host}.{cluster or person.cluster.name}", "echo in; exec sleep 60"),
         env=person.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -23,7 +23,9 @@ from teleport.authz.role_map import map_user
 from teleport.clock import SystemClock
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
+from teleport.pki.keys import generate_ed25519
 from teleport.pki.sshcert import HostCertRequest, host_principals, issue_host_cert
+from teleport.pki.sshformat import parse_certificate
 from teleport.pki.sshverify import verify_host_cert, verify_user_cert
 from teleport.proxy.from_clusters import FromCluster
 from teleport.proxy.other_clusters import OtherClusters, Traveller
@@ -83,6 +85,10 @@ class Remotes:
 
     def verify_user(self, certificate: bytes) -> UserIdentity:
         return self.root.verify_user(certificate)
+
+    def stands(self, certificate: bytes) -> bool:
+        signer = parse_certificate(certificate).signer
+        return self.root.trusts_user_authority(signer) or self.root.let_go(signer)
 
 
 class Trust:
@@ -454,7 +460,7 @@ async def test_a_cluster_that_is_removed_loses_its_tunnels_and_all_they_carry_at
         await wait_until(lambda: found.tunnels.tunnels == 0 and found.others.open == 0)
 
 
-@pytest.mark.parametrize("how", ["forbidden", "labels"])
+@pytest.mark.parametrize("how", ["forbidden", "labels", "stolen key"])
 async def test_whoever_may_not_go_there_any_more_is_cut_off(how: str) -> None:
     async with both() as found:
         client, got = await found.client(alice(found)), bytearray()
@@ -463,7 +469,14 @@ async def test_whoever_may_not_go_there_any_more_is_cut_off(how: str) -> None:
         await wait_until(lambda: bytes(got) == b"heard hello")
         await found.others.reconsider()
         assert found.others.open == 1, "nothing has changed"
-        if how == "labels":
+        former = found.root.user_key
+        found.root.user_key = generate_ed25519()
+        found.root.rotated.add(former.public.blob)
+        await found.others.reconsider()
+        assert found.others.open == 1, "a rotation that went through its phases ends nothing"
+        if how == "stolen key":
+            found.root.rotated.clear()
+        elif how == "labels":
             found.remotes.labels = {"env": "prod"}
         else:
             found.directory.forbidden = AccessDenial("locked", "You are locked.", ("locked",))  # type: ignore[arg-type]

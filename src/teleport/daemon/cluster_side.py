@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,9 +17,11 @@ from teleport.authz.clusters import why_no_cluster
 from teleport.authz.decision import AccessDenial
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.view import View
-from teleport.errors import AccessDenied, TeleportError
+from teleport.errors import AccessDenied
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki import web_proof
+from teleport.pki.sshformat import parse_certificate
+from teleport.pki.trust import AuthorityKind
 from teleport.proxy.from_clusters import FromCluster
 from teleport.proxy.other_clusters import OtherClusters, Traveller
 from teleport.proxy.ssh_router import Directory, SshRouter
@@ -78,6 +79,12 @@ class Remotes:
         """Who the user of this cluster is. Raises `AccessDenied`."""
         return self._view.verify_user(certificate)
 
+    def stands(self, certificate: bytes) -> bool:
+        """Whether what was begun with the certificate may go on."""
+        signer = parse_certificate(certificate).signer
+        own = self._view.ssh_authorities(AuthorityKind.USER)
+        return any(key.blob == signer for one in own for key in one.keys) or self._view.let_go(signer)
+
 
 def _nobody(identity: UserIdentity) -> UserIdentity:
     return replace(identity, roles=())
@@ -96,9 +103,10 @@ class WebWays:
         )
         return self._view.verify_user(certificate), certificate
 
-    def listed(self, proof: str) -> list[tuple[str, bool]]:
+    def listed(self, proof: str, client_address: str) -> list[tuple[str, bool]]:
         """The clusters that whoever made the proof may go to. Raises `TeleportError`."""
         identity, _ = self._proved(proof, web_proof.CLUSTERS)
+        self._others.check_session(identity, client_address)
         return self._others.listed(identity)
 
     async def to_auth(
@@ -188,6 +196,7 @@ class TrustedSide:
 
     async def resume(self) -> None:
         self._paused = False
+        self._changed.set()
         for kept in self._kept.values():
             await kept.agent.resume()
 
@@ -212,10 +221,10 @@ class TrustedSide:
     async def _settle(self) -> None:
         wanted = {one.name: one for one in self._view.trusted_clusters()}
         for name, kept in list(self._kept.items()):
-            if name not in wanted or kept.settings != _settings(wanted[name]):
+            if name not in wanted or kept.settings != _settings(wanted[name]) or kept.task.done():
                 await self._drop(name)
         for name, trusted in wanted.items():
-            if name not in self._kept:
+            if name not in self._kept and not self._paused:
                 self._keep(trusted)
 
     def _keep(self, trusted: TrustedCluster) -> None:
@@ -249,8 +258,6 @@ class TrustedSide:
             ended=ended,
             serve=serving.serve,
         )
-        if self._paused:
-            agent.pause()
         task = asyncio.create_task(agent.run(), name=f"tunnels to {trusted.name}")
         self._kept[trusted.name] = _Kept(_settings(trusted), agent, task)
         log.info("tunnels to the cluster %s are kept", trusted.name)
@@ -258,8 +265,9 @@ class TrustedSide:
     async def _drop(self, name: str) -> None:
         kept = self._kept.pop(name)
         kept.task.cancel()
-        with suppress(asyncio.CancelledError, TeleportError):
-            await kept.task
+        (ended,) = await asyncio.gather(kept.task, return_exceptions=True)
+        if isinstance(ended, Exception):
+            log.error("tunnels to the cluster %s ended by a fault", name, exc_info=ended)
         log.info("tunnels to the cluster %s are not kept any more", name)
 
 
@@ -294,7 +302,7 @@ def cluster_side(
     auth_servers: Sequence[tuple[str, int]],
     vouch_to_auth: Callable[[str, int], bytes],
 ) -> ClusterSide:
-    """Puts both directions into a proxy's router and tunnel server; `trusted` of it is to be run."""
+    """Puts both directions into a proxy's router and tunnel server; what it gives is to be run."""
     remotes = Remotes(view, router.directory)
     tunnels.clusters = ClusterTunnels(remotes)
     others = OtherClusters(view.cluster, remotes, tunnels.clusters, router.identity, view.clock)

@@ -80,11 +80,13 @@ class FromCluster:
         except TeleportError as error:
             reason = f"from {self._cluster}: {on_record(error)}"
             if who is None:
-                router.put_on_record(AuthFailed, None, "", peer, error=reason)
+                told = router.strangers.told(reason, asyncio.get_running_loop().time())
+                if told is not None:
+                    router.put_on_record(AuthFailed, None, "", peer, error=told)
             else:
                 router.put_on_record(SessionRequestDenied, who, "", peer, request=what, reason=reason)
-            told = Refusal.told(error.message, error.hint)
-            return Refusal(told.message, tried=isinstance(error, ConnectionProblem))
+            said = Refusal.told(error.message, error.hint)
+            return Refusal(said.message, tried=isinstance(error, ConnectionProblem))
 
     def _vouched(self, dial: cm.ClusterDial) -> Peer:
         """The client, as a proxy over there says."""

@@ -14,8 +14,8 @@ import asyncio
 import difflib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final, Protocol, TypeVar
 from uuid import uuid4
 
@@ -57,6 +57,10 @@ class Remotes(Protocol):
 
     def verify_user(self, certificate: bytes) -> UserIdentity:
         """Raises `AccessDenied` for a certificate that does not count, or not any more."""
+        ...
+
+    def stands(self, certificate: bytes) -> bool:
+        """Whether what was begun with this certificate may go on: its authority counts, or a rotation let it go."""
         ...
 
 
@@ -144,6 +148,12 @@ class OtherClusters:
         near = difflib.get_close_matches(cluster, known, n=3, cutoff=0.5)
         return f" Did you mean {' or '.join(near)}?" if near else ""
 
+    def check_session(self, identity: UserIdentity, client_address: str) -> None:
+        """Raises `AccessDenied` for somebody who may have no session at all: locked, or pinned to another address."""
+        refused = self._remotes.why_no_session(identity, client_address)
+        if refused is not None:
+            raise NoSession(refused)
+
     def listed(self, identity: UserIdentity) -> list[tuple[str, bool]]:
         """The clusters that the user may go to, and whether each is connected."""
         return [
@@ -200,10 +210,18 @@ class OtherClusters:
 
     def _check(self, who: Traveller) -> None:
         """Raises `TeleportError` when they may not go there."""
-        identity = self._remotes.verify_user(who.certificate)
-        refused = self._remotes.why_no_session(identity, who.peer.host)
-        if refused is not None:
-            raise NoSession(refused)
+        self._check_identity(who, self._remotes.verify_user(who.certificate))
+
+    def _check_again(self, who: Traveller) -> None:
+        """The same for somebody who is there. That time goes by ends nothing: whether a session outlives its
+        certificate is for the other cluster to say."""
+        if not self._remotes.stands(who.certificate):
+            raise AccessDenied("The authority of this certificate does not count any more.", hint="tsh login")
+        later = self._clock.now() + timedelta(minutes=1)
+        self._check_identity(who, replace(who.identity, expires=max(who.identity.expires, later)))
+
+    def _check_identity(self, who: Traveller, identity: UserIdentity) -> None:
+        self.check_session(identity, who.peer.host)
         if who.cluster not in self._remotes.names():
             raise NotThere(who.cluster, self._cluster, self._nearest(identity, who.cluster))
         refused = self._remotes.why_not(identity, who.cluster)
@@ -225,17 +243,12 @@ class OtherClusters:
         """Looks at everybody anew; to be called when locks, roles, users, authorities or clusters changed."""
         for number, (made, who) in enumerate(list(self._open.items())):
             try:
-                self._check(who)
+                self._check_again(who)
             except TeleportError as error:
-                if not self._ended_meanwhile(who, self._clock.now()):
-                    log.warning("connection to %s of %s ended: %s", who.cluster, who.identity.name, error.message)
-                    made.cut()
+                log.warning("connection to %s of %s ended: %s", who.cluster, who.identity.name, error.message)
+                made.cut()
             if number % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
-
-    def _ended_meanwhile(self, who: Traveller, now: datetime) -> bool:
-        """Whether only time went by: what is open stays open, unless the other cluster ends it."""
-        return now >= who.identity.expires
 
 
 class _Leg(NodeLeg):

@@ -43,7 +43,6 @@ _LATER = {
     "db_names": "database access",
     "db_users": "database access",
     "aws_role_arns": "application access",
-    "cluster_labels": "trusted clusters",
     "request": "access requests",
     "review_requests": "access requests",
     "impersonate": "impersonation",

@@ -22,7 +22,7 @@ from teleport.web.tunnel import peer_of, relay
 class OtherClusters(Protocol):
     """The clusters that trust this one."""
 
-    def listed(self, proof: str) -> list[tuple[str, bool]]:
+    def listed(self, proof: str, client_address: str) -> list[tuple[str, bool]]:
         """Those that whoever made the proof may go to, and whether each is connected. Raises `TeleportError`."""
         ...
 
@@ -56,7 +56,7 @@ def proof_of(request: web.Request) -> str:
 
 def list_clusters(request: web.Request, others: OtherClusters) -> web.Response:
     """Answers with the clusters that the user may go to."""
-    found = others.listed(proof_of(request))
+    found = others.listed(proof_of(request), peer_of(request)[0])
     return reply(Sites([Site(name, "online" if online else "offline") for name, online in found]))
 
 
