@@ -349,6 +349,18 @@ async def test_roles_that_are_not_mapped_and_hosts_that_are_none_are_refused_wit
         assert await found.leaf_events.wait_for("auth"), "the leaf has it on record, too"
 
 
+async def test_hosts_whose_sessions_end_at_the_leafs_proxy_are_refused_with_words() -> None:
+    class Recording:
+        def records(self, host_id: str) -> bool:
+            return True
+
+    async with both() as found:
+        found.leaf_router.recording = cast(Any, Recording())
+        said = await found.ask(alice(found), f"db@{LEAF}")
+        assert said.startswith(f"{REFUSES}Sessions on db end at the proxy of {LEAF}, which records them")
+        assert not found.lines
+
+
 @pytest.mark.parametrize("host", ["169.254.169.254", "127.0.0.2", "localhost", "[::1]", "10.0.0.1", "db\x00", ""])
 async def test_a_hostile_root_has_nothing_dialled_but_registered_hosts(host: str) -> None:
     async with both() as found:
