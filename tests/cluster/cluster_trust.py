@@ -17,8 +17,8 @@ metadata: {{name: {name}}}
 spec:
   enabled: {enabled}
   token: {token}
-  web_proxy_addr: {web}
-  tunnel_addr: {tunnel}
+  web_proxy_addr: '{web}'
+  tunnel_addr: '{tunnel}'
   ca_pins: ['{pin}']
   role_map: {role_map}
 """

@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.cluster_shells import ANY_HOST, open_shell
 from tests.cluster.cluster_trust import LEAF, ROOT, Trusting, trusting
 
-from teleport.testing.cluster import BIN, LOOPBACK, NODE, PUBLIC, Person, run, wait_until
+from teleport.testing.cluster import BIN, LOOPBACK, NODE, PUBLIC, Person, at, run, wait_until
 from teleport.testing.terminal import Terminal
 
 VISITOR = """kind: role
@@ -62,7 +62,7 @@ def test_a_user_of_the_root_reaches_a_host_of_the_leaf_by_every_client(
     assert where(ann, f"{login}@{NODE}") == f"{ROOT} ann"
     plain = ann.ssh(f"{login}@{NODE}.{LEAF}", "echo $SSH_TELEPORT_CLUSTER_NAME").ok().stdout
     assert plain == f"{LEAF}\n", "plain ssh, by what tsh config prints"
-    jump = ("-o", "ProxyCommand=none", "-J", f"{login}@{PUBLIC}:{both.root.proxy_ssh_port}")
+    jump = ("-o", "ProxyCommand=none", "-J", f"{login}@{at(both.root.proxy_ssh_port, PUBLIC)}")
     assert ann.ssh(*jump[2:], f"{login}@{NODE}.{LEAF}", "echo jumped").ok().stdout == "jumped\n"
     (tmp_path / "sent").write_bytes(b"some bytes")
     ann.tsh("scp", tmp_path / "sent", f"{login}@{NODE}.{LEAF}:{tmp_path}/there").ok()
