@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import msgspec
+import pytest
 
 from teleport.audit.events import (
     REGISTRY,
@@ -22,6 +23,7 @@ from teleport.auth.evidence.store import ENDS, EvidenceStore
 from teleport.auth.sessions.claims import HOSTS, claimants
 from teleport.auth.sessions.opened import OPEN, LostHosts, OpenSession, SessionTracker, hosts_of, opened
 from teleport.auth.sessions.participants import PEOPLE, Participants, all_people, people_of
+from teleport.backend.interface import BackendClosed
 from teleport.backend.memory import MemoryBackend
 from teleport.store import records
 from teleport.testing.clock import FakeClock
@@ -81,6 +83,36 @@ async def test_a_host_that_is_gone_for_ten_minutes_has_its_sessions_ended_once()
     end = told[0]
     assert isinstance(end, SessionEnd)
     assert (end.sid, end.reason, end.user, end.server_id) == (SID, "node lost", "ann", HOST)
+
+
+async def test_the_end_of_a_lost_session_is_told_once_while_intake_is_behind() -> None:
+    """And anew for a session that began later under the same id, or whose end could not be told."""
+    clock = FakeClock()
+    told: list[Event] = []
+    refuse = True
+
+    async def tell(event: Event) -> None:
+        if refuse:
+            raise BackendClosed("no storage")
+        told.append(event)
+
+    async with MemoryBackend(clock, sweep_every=None) as backend:
+        tracker = SessionTracker(backend)
+        lost = LostHosts(backend, clock, "c1", tell, _lease)
+        await tracker.append([_line(SessionStart)])
+        assert await lost.step() == 0
+        clock.advance(601)
+        with pytest.raises(BackendClosed):
+            await lost.step()
+        refuse = False
+        assert [await lost.step() for _ in range(3)] == [1, 0, 0]
+        await tracker.append([encode_event(told[0])])
+        assert await lost.step() == 0
+        await tracker.append([_line(SessionStart)])
+        assert await lost.step() == 0
+        clock.advance(601)
+        assert [await lost.step() for _ in range(2)] == [1, 0]
+    assert len(told) == 2
 
 
 async def test_the_end_that_auth_writes_names_everybody_who_took_part() -> None:

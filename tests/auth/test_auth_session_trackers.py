@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -12,10 +13,13 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.audit.events import SessionEnd, SessionStart, encode_event, new_event
+from teleport.auth.server import Caller
+from teleport.auth.sessions.claims import Claims
 from teleport.auth.sessions.opened import OPEN, OpenSession, SessionTracker
+from teleport.auth.sessions.trackers import EPOCHS, MOST, SessionTrackers
 from teleport.backend.interface import DeleteOp, PutOp
-from teleport.errors import AccessDenied, BadRequest
-from teleport.identity import SystemRole
+from teleport.errors import AccessDenied, BadRequest, LimitExceeded
+from teleport.identity import HostIdentity, SystemRole
 from teleport.resources.codec import to_json
 from teleport.resources.joining import JoinMode, JoinPolicy
 from teleport.resources.metadata import Metadata
@@ -123,7 +127,7 @@ async def test_one_process_replaces_what_it_told_and_what_it_does_not_repeat_is_
         assert set(await seen(auth, alice)) == {two.sid}
 
 
-async def test_no_host_tells_of_a_session_that_began_on_another(tmp_path: Path) -> None:
+async def test_no_host_takes_the_place_of_one_on_which_a_session_began(tmp_path: Path) -> None:
     async with running_auth(tmp_path) as auth:
         alice = await auth.user("alice", ["access"], traits=LOGINS)
         nodes = [await node_named(auth, name) for name in ("a", "b")]
@@ -133,39 +137,95 @@ async def test_no_host_tells_of_a_session_that_began_on_another(tmp_path: Path) 
                 sid=sid, host_id=node.host_id, hostname="x", user="alice", login="root", started=START, interactive=True
             )
             await auth.service.state.backend.commit([PutOp(OPEN + sid, msgspec.json.encode(start))])
-            await tell(auth, other, told("mallory", sid=sid))
-            (one,) = (await auth.call(alice, routes.RUNNING_SESSIONS, m.Empty())).sessions
-            assert (one.user, one.host_id) == ("alice", node.host_id)
-            await tell(auth, node, told(sid=sid, command="of its own"))
-            (one,) = (await auth.call(alice, routes.RUNNING_SESSIONS, m.Empty())).sessions
-            assert (one.host_id, one.command) == (node.host_id, "of its own")
+            await tell(auth, other, told("alice", sid=sid, command="of another"))
+            for own in ("", "of its own"):
+                if own:
+                    await tell(auth, node, told(sid=sid, command=own))
+                shown = (await auth.call(alice, routes.RUNNING_SESSIONS, m.Empty())).sessions
+                assert {one.host_id: (one.user, one.command) for one in shown} == {
+                    node.host_id: ("alice", own), other.host_id: ("alice", "of another"),
+                }  # fmt: skip
             for host in nodes:
                 await tell(auth, host)
             await auth.service.state.backend.commit([DeleteOp(OPEN + sid)])
 
 
-async def test_of_a_session_without_a_start_that_two_hosts_claim_neither_is_believed(tmp_path: Path) -> None:
-    """In whatever order, until the start says whose it is; and an ended one is claimed by nobody else."""
+async def test_each_host_that_claims_a_session_is_shown_and_the_id_alone_means_none_of_them(tmp_path: Path) -> None:
+    """In whatever order, with a start of one or without, and of who is left when the other has ended."""
     async with running_auth(tmp_path) as auth:
         alice = await auth.user("alice", ["access"], traits=LOGINS)
         nodes = [await node_named(auth, name) for name in ("a", "b")]
-        backend = auth.service.state.backend
-        tracker = SessionTracker(backend)
+        tracker = SessionTracker(auth.service.state.backend)
+
+        async def shown(sid: str) -> dict[str, bool]:
+            found = await auth.call(alice, routes.RUNNING_SESSIONS, m.Empty())
+            return {one.host_id: one.disputed for one in found.sessions if one.sid == sid}
+
         for node, other in (nodes, nodes[::-1]):
             one = told()
             await tell(auth, node, one)
-            assert set(await seen(auth, alice)) == {one.sid}
-            await tell(auth, other, one, told("alice", sid=(another := str(uuid.uuid4()))))
-            assert set(await seen(auth, alice)) == {another}, "it hides no other one"
+            assert await shown(one.sid) == {node.host_id: False}
+            await tell(auth, other, one)
+            assert set(await shown(one.sid)) == {node.host_id, other.host_id}
             event = {"sid": one.sid, "server_id": node.host_id, "user": "alice", "login": "root"}
             start = new_event(SessionStart, START, "u-1", interactive=True, **event)
             await tracker.append([encode_event(start)])
-            shown = (await auth.call(alice, routes.RUNNING_SESSIONS, m.Empty())).sessions
-            assert [found.host_id for found in shown if found.sid == one.sid] == [node.host_id]
+            assert set(await shown(one.sid)) == {node.host_id, other.host_id}
             await tracker.append([encode_event(new_event(SessionEnd, auth.clock.now(), "u-2", **event))])
             await tell(auth, node)
-            assert set(await seen(auth, alice)) == {another}
+            assert await shown(one.sid) == {other.host_id: True}
             await tell(auth, other)
+
+
+async def test_a_host_tells_of_four_processes_and_of_one_report_at_a_time(tmp_path: Path) -> None:
+    """More is refused with words, whatever there is of other hosts, and taken once there is room."""
+    async with running_auth(tmp_path) as auth:
+        clock = auth.clock
+        assert isinstance(clock, FakeClock)
+        node, other = await node_named(auth, "a"), await node_named(auth, "b")
+        alice = await auth.user("alice", ["access"], traits=LOGINS)
+        sessions = [told() for _ in range(EPOCHS + 1)]
+        for epoch, one in enumerate(sessions[:-1]):
+            await tell(auth, node, one, epoch=str(epoch))
+        with pytest.raises(LimitExceeded, match=rf"{EPOCHS} processes of host {node.host_id}"):
+            await tell(auth, node, sessions[-1], epoch="9")
+        await tell(auth, other, another := told(), epoch="9")
+        await tell(auth, node, sessions[0], epoch="0")
+        assert set(await seen(auth, alice)) == {one.sid for one in [*sessions[:-1], another]}
+        await tell(auth, node, epoch="0")
+        await tell(auth, node, sessions[-1], epoch="9")
+        assert set(await seen(auth, alice)) == {one.sid for one in [*sessions[1:], another]}
+        clock.advance(101)
+        await tell(auth, node, sessions[0], epoch="10")
+        assert set(await seen(auth, alice)) == {sessions[0].sid}
+
+
+async def test_while_a_host_brings_reports_without_end_others_wait_for_none_of_them(tmp_path: Path) -> None:
+    """Taken are as many at once as honest processes bring; and what they cost is not done under the lock of intake."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        state = auth.service.state
+        claims = Claims(state.backend, state.clock)
+        trackers = SessionTrackers(state, auth.service.authorizer, claims)
+        node, other = await node_named(auth, "a"), await node_named(auth, "b")
+        expires = state.clock.now() + timedelta(hours=1)
+        callers = {
+            host: Caller(HostIdentity(host.host_id, state.cluster, SystemRole.NODE, expires), "192.0.2.1:4000")
+            for host in (node, other)
+        }
+        sessions = [told() for _ in range(MOST)]
+        request = m.TrackSessionsRequest(epoch="1", sessions=sessions)
+        await claims.lock.acquire()  # as intake holds it
+        try:
+            async with asyncio.timeout(60):
+                flood = [asyncio.create_task(trackers.track(callers[node], request)) for _ in range(30)]
+                await trackers.track(callers[other], m.TrackSessionsRequest(epoch="1", sessions=[told()]))
+                answers = await asyncio.gather(*flood, return_exceptions=True)
+        finally:
+            claims.lock.release()
+        assert sum(isinstance(answer, m.Done) for answer in answers) == EPOCHS
+        refused = [answer for answer in answers if isinstance(answer, LimitExceeded)]
+        assert len(refused) == 30 - EPOCHS
+        await trackers.track(callers[node], request)
 
 
 async def test_a_session_that_waits_says_for_whom(tmp_path: Path) -> None:

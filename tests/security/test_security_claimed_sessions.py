@@ -82,6 +82,38 @@ async def test_a_start_that_a_stranger_tells_first_hides_no_running_session(tmp_
         assert await _conflict(auth, sid, hostile, true) == ["running"], "told once"
 
 
+@pytest.mark.parametrize("first", [SessionStart, SessionEnd])
+async def test_nothing_that_a_stranger_tells_hides_a_session_whose_start_is_late(
+    tmp_path: Path, first: type[SessionStart] | type[SessionEnd]
+) -> None:
+    """Both are listed, and nobody who joins by the id alone is led to the stranger, also when the true one is over."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        hostile, true, sid = await _pair(auth)
+        admin = await auth.admin()
+
+        async def running() -> set[str]:
+            return {one.host_id for one in (await auth.call(admin, routes.RUNNING_SESSIONS, m.Empty())).sessions}
+
+        async def join(name: str) -> str:
+            with auth.client(admin) as client, pytest.raises((BadRequest, AccessDenied)) as refused:
+                await asyncio.to_thread(find_session, client, name)
+            return str(refused.value)
+
+        await true.track(sid, user="joe")
+        await hostile.tell(first, sid, user="mallory", interactive=True)
+        await hostile.track(sid, user="mallory")
+        assert await running() == {hostile.host_id, true.host_id}
+        assert "2 hosts claim" in await join(sid)
+        assert "this session of joe" in await join(f"{sid}.{true.host_id}")
+        await true.tell(SessionStart, sid, user="joe", interactive=True)
+        await true.tell(SessionEnd, sid, user="joe")
+        await true.track()
+        assert await running() == {hostile.host_id}
+        assert "which another host claims" in await join(sid)
+        assert "this session of mallory" in await join(f"{sid}.{hostile.host_id}")
+        await _conflict(auth, sid, hostile, true)
+
+
 async def test_a_recording_that_a_stranger_brings_first_is_not_played_for_the_true_one(tmp_path: Path) -> None:
     """The true one is taken. Each is there under its host's name, lists show both, and neither is what the id means,
     also when the stranger has told of a start and the true host's has not come."""

@@ -31,6 +31,11 @@ def find_session(client: SyncAuthClient, name: str) -> m.RunningSession:
             hint="say on which to join: " + " or ".join(f"{sid}.{one.host_id}" for one in all_found),
         )
     found = all_found[0]
+    if found.disputed and not host:
+        raise BadRequest(
+            f"host {found.host_id} runs session {sid}, which another host claims",
+            hint=f"if that is the host which you mean, join {sid}.{found.host_id}",
+        )
     if not found.modes:
         raise AccessDenied(
             f"you may see this session of {found.user}, and not join it" if found.interactive else "it has no terminal",

@@ -50,6 +50,7 @@ class RunningSession(Message, frozen=True, kw_only=True):
     parties: list[SessionPartyInfo] = []
     missing: str = ""
     modes: list[str] = []  # in which the caller may join
+    disputed: bool = False  # whether other hosts told of this id, too
 
 
 class RunningSessions(Message, frozen=True, kw_only=True):

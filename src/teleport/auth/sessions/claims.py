@@ -18,7 +18,7 @@ from typing import Final
 
 from teleport.audit.events import SessionConflict, new_event
 from teleport.audit.outbox import outbox_write
-from teleport.backend.interface import Backend, PutOp, Write
+from teleport.backend.interface import Absent, Backend, Condition, ConditionFailed, PutOp, Write
 from teleport.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ HOSTS: Final = "audit/session-hosts/"  # SID/HOST; versions before kept SID alon
 HOSTS_KEPT: Final = timedelta(days=400)  # as long as ends are told apart
 _STARTED: Final = b"started"
 _TOLD: Final = b"told"
-_MOST: Final = 200  # writes at once because of running sessions; the rest has its turn when they are told of again
+_MOST: Final = 100  # running sessions told of at once; the rest has its turn when they are told of again
+_AT_ONCE: Final = 200  # sessions in one read, so that others have their turn
 
 
 class Claim(StrEnum):
@@ -46,6 +47,20 @@ async def claimants(backend: Backend, sid: str) -> dict[str, bool]:
     for item in await backend.range(f"{HOSTS}{sid}/"):
         host = item.key.rpartition("/")[2]
         found[host] = found.get(host, False) or item.value == _STARTED
+    return found
+
+
+async def claimants_of(backend: Backend, sids: Collection[str]) -> dict[str, dict[str, bool]]:
+    """As `claimants`, of each of many sessions (UUIDs) of which anybody told."""
+    found: dict[str, dict[str, bool]] = {}
+    wanted = sorted(set(sids))
+    for at in range(0, len(wanted), _AT_ONCE):
+        for item in (await backend.snapshot([HOSTS + sid for sid in wanted[at : at + _AT_ONCE]])).items:
+            sid, _, host = item.key.removeprefix(HOSTS).partition("/")
+            known = found.setdefault(sid, {})
+            began = not host or item.value == _STARTED
+            host = host or item.value.decode()
+            known[host] = known.get(host, False) or began
     return found
 
 
@@ -101,14 +116,24 @@ class Claims:
             writes.append(PutOp(*outbox_write(event)))
         return writes
 
-    async def disputed(self, host: str, sids: Collection[str]) -> list[Write]:
-        """Of running sessions that a host tells of: what has to be written because others claim them and it has not
-        been told of yet. Of others nothing is kept: they are told of again all the time."""
-        writes: list[Write] = []
-        for sid in sids:
-            if len(writes) >= _MOST:
-                break
-            known = await claimants(self._backend, sid)
-            if known and host not in known:
-                writes += self.noted(sid, host, Claim.TRACKER, known)
-        return writes
+    async def note_running(self, host: str, sids: Collection[str]) -> None:
+        """Tells of running sessions of a host which others claim, once for each. Of others nothing is kept: they are
+        told of again all the time. What many sessions cost is read before `lock` is taken: intake waits for that."""
+        claimed = await claimants_of(self._backend, sids)
+        disputed = [sid for sid, known in claimed.items() if host not in known][:_MOST]
+        if not disputed:
+            return
+        async with self.lock:
+            claimed = await claimants_of(self._backend, disputed)
+            writes: list[Write] = []
+            conditions: list[Condition] = []
+            for sid, known in claimed.items():
+                if host not in known:
+                    writes += self.noted(sid, host, Claim.TRACKER, known)
+                    conditions.append(Absent(f"{HOSTS}{sid}/{host}"))
+            try:
+                if writes:
+                    await self._backend.commit(writes, conditions=conditions)
+            except ConditionFailed as error:
+                log.debug("another process tells of it: %s", error)
+        self.on_event()

@@ -280,6 +280,11 @@ def _silent(record: bytes, now: datetime) -> bool:
     return expires is not None and now >= expires
 
 
+def _begun(session: OpenSession) -> tuple[str, str, datetime]:
+    """What tells this session from all that were or will be open."""
+    return session.sid, session.told_by, session.started
+
+
 class LostHosts:
     """Ends the sessions of hosts that are gone, while holding the lease."""
 
@@ -297,6 +302,7 @@ class LostHosts:
         self._tell = tell
         self._lease = lease
         self._missing: dict[str, float] = {}  # host: since when (monotonic seconds) its presence is missing
+        self._ended: set[tuple[str, str, datetime]] = set()  # whose end was told and is not taken in yet
 
     async def run(self) -> None:
         """Looks every minute until cancelled."""
@@ -314,6 +320,7 @@ class LostHosts:
         now = self._clock.monotonic()
         sessions = [msgspec.json.decode(item.value, type=OpenSession) for item in await self._backend.range(OPEN)]
         hosts = {session.told_by for session in sessions}
+        self._ended &= {_begun(session) for session in sessions}
         self._missing = {host: since for host, since in self._missing.items() if host in hosts}
         for host in hosts:
             item = await self._backend.get(records.NODES + host) or await self._backend.get(records.PROXIES + host)
@@ -324,8 +331,9 @@ class LostHosts:
             if now - since < PRESENCE.total_seconds():
                 continue
             for session in sessions:
-                if session.told_by == host:
+                if session.told_by == host and _begun(session) not in self._ended:
                     await self._tell(end_of(session, self._cluster, self._clock.now(), "node lost"))
+                    self._ended.add(_begun(session))
                     ended += 1
         return ended
 

@@ -9,8 +9,9 @@ node decides about joining itself.
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -19,14 +20,14 @@ import msgspec
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.server import Caller
-from teleport.auth.sessions.claims import Claims
-from teleport.auth.sessions.opened import OpenSession, hosts_of, open_sessions
+from teleport.auth.sessions.claims import Claims, claimants_of
+from teleport.auth.sessions.opened import OpenSession, open_sessions
 from teleport.auth.state import ClusterState
 from teleport.authz import joining
 from teleport.authz.decision import Policy
 from teleport.authz.joining import is_own, join_rights
-from teleport.backend.interface import DeleteOp, PutOp, Write
-from teleport.errors import AccessDenied, BadRequest
+from teleport.backend.interface import DeleteOp, PutOp
+from teleport.errors import AccessDenied, BadRequest, LimitExceeded
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.recording.format import canonical_uuid
 from teleport.resources.codec import from_json
@@ -36,11 +37,20 @@ from teleport.resources.server import Server
 from teleport.store import records
 from teleport.store.records import SESSION_TRACKERS, TrackerRecord
 
-log = logging.getLogger(__name__)
-
 KEPT: Final = timedelta(seconds=100)
 MOST: Final = 2000  # sessions of one process
+EPOCHS: Final = 4  # processes of one host that tell at a time: two while one takes over from the other, seldom three
+LOOK_EVERY: Final = 25.0  # seconds after which it is looked anew who else told of sessions that are known
 _LONGEST: Final = 512  # characters of any text
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The reports of one host, one after the other."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0  # with the one that is being taken
+    looked: dict[str, float] = field(default_factory=dict)  # key: monotonic seconds
 
 
 class SessionTrackers:
@@ -50,6 +60,7 @@ class SessionTrackers:
         self._state = state
         self._authorizer = authorizer
         self._claims = claims or Claims(state.backend, state.clock)
+        self._turns: dict[str, _Turn] = {}  # by host
 
     async def track(self, caller: Caller, request: m.TrackSessionsRequest) -> m.Done:
         """Takes what a node tells of its own sessions."""
@@ -57,17 +68,49 @@ class SessionTrackers:
         if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.NODE:
             raise AccessDenied("only nodes tell of their sessions")
         _check(request)
-        key = f"{SESSION_TRACKERS}{identity.host_id}/{request.epoch}"
-        write: Write = DeleteOp(key, missing_ok=True)
-        if request.sessions:
-            record = TrackerRecord(host_id=identity.host_id, sessions=list(request.sessions))
-            write = PutOp(key, record.encode(), self._state.clock.now() + KEPT)
-        async with self._claims.lock:
-            disputed = await self._claims.disputed(identity.host_id, [told.sid for told in request.sessions])
-            await self._state.commit([write, *disputed], events=[])
-        if disputed:
-            self._claims.on_event()
+        host = identity.host_id
+        turn = self._turns.setdefault(host, _Turn())
+        if turn.waiting >= EPOCHS:
+            raise LimitExceeded(
+                f"{turn.waiting} reports of the sessions of host {host} are being taken already",
+                hint="tell of them again when these are answered",
+                retry_after=1.0,
+            )
+        turn.waiting += 1
+        try:
+            async with turn.lock:  # what one host tells costs the others no more than one report at a time
+                await self._take(host, request, turn)
+        finally:
+            turn.waiting -= 1
+            if not turn.waiting and not turn.looked:
+                self._turns.pop(host, None)
         return m.Done()
+
+    async def _take(self, host: str, request: m.TrackSessionsRequest, turn: _Turn) -> None:
+        now, own = self._state.clock.now(), f"{SESSION_TRACKERS}{host}/"
+        known = {item.key: item for item in await self._state.backend.range(own) if item.live(now)}
+        turn.looked = {key: at for key, at in turn.looked.items() if key in known}
+        key = own + request.epoch
+        if not request.sessions:
+            turn.looked.pop(key, None)
+            await self._state.commit([DeleteOp(key, missing_ok=True)], events=[])
+            return
+        if key not in known and len(known) >= EPOCHS:
+            raise LimitExceeded(
+                f"{len(known)} processes of host {host} tell of running sessions already",
+                hint=f"what is not told again is forgotten after {KEPT.total_seconds():.0f} s; then try again",
+                retry_after=KEPT.total_seconds(),
+            )
+        record = TrackerRecord(host_id=host, sessions=list(request.sessions))
+        await self._state.commit([PutOp(key, record.encode(), now + KEPT)], events=[])
+        sids = {told.sid for told in request.sessions}
+        looked, at = turn.looked.get(key), self._state.clock.monotonic()
+        if looked is not None and key in known and at - looked < LOOK_EVERY:
+            former = msgspec.json.decode(known[key].value, type=TrackerRecord)
+            sids -= {told.sid for told in former.sessions}
+        else:  # of ids that are known for longer others may have told since
+            turn.looked[key] = at
+        await self._claims.note_running(host, sids)
 
     async def running(self, caller: Caller, request: m.Empty) -> m.RunningSessions:
         """The sessions that the caller may join or see."""
@@ -85,13 +128,18 @@ class SessionTrackers:
                 node = nodes.get(one.host_id)
                 name = node.hostname if node is not None else one.hostname
                 shown.append(msgspec.structs.replace(one, hostname=name, modes=sorted(given)))
+        claimed = await claimants_of(self._state.backend, {one.sid for one in shown})
+        shown = [
+            msgspec.structs.replace(one, disputed=True) if set(claimed.get(one.sid, ())) - {one.host_id} else one
+            for one in shown
+        ]
         return m.RunningSessions(sessions=sorted(shown, key=lambda one: (one.started, one.sid)))
 
     async def _all(self) -> list[tuple[m.RunningSession, joining.RunningSession]]:
-        """Those that began on record, and those that one host tells of before its events have arrived.
+        """Those that began on record, and those that hosts tell of: each host's, when several told of one id.
 
-        A session is the host's that told of its start, also after its end; of each host's, when several told of one.
-        Of an id without a start that several hosts claim none is believed: it is told again when the start has come.
+        Whose an id is nobody can know: a host in strange hands tells what it likes, and earlier. So no host's word
+        takes another's off the list.
         """
         now = self._state.clock.now()
         found: dict[tuple[str, str], tuple[m.RunningSession, joining.RunningSession]] = {}
@@ -100,23 +148,13 @@ class SessionTrackers:
                 _of_event(opened),
                 self._about(opened.sid, opened.user, opened.login, (), opened.interactive),
             )
-        claims: dict[str, list[tuple[str, m.TrackedSession]]] = {}
         for item in await self._state.backend.range(SESSION_TRACKERS):
-            if item.expires is not None and item.expires <= now:
+            if not item.live(now):
                 continue
             record = msgspec.json.decode(item.value, type=TrackerRecord)
             for told in record.sessions:
-                claims.setdefault(told.sid, []).append((record.host_id, told))
-        for sid, claimed in claims.items():
-            hosts = {host_id for host_id, _ in claimed}
-            owners = await hosts_of(self._state.backend, sid)
-            if not owners and len(hosts) > 1:
-                log.warning("hosts %s all claim session %s", " and ".join(sorted(hosts)), sid)
-                continue
-            for host_id, told in claimed:
-                if not owners or host_id in owners:  # ids are known to more than the session's own host
-                    about = self._about(told.sid, told.user, told.login, tuple(told.roles), True)
-                    found[sid, host_id] = (_of_tracker(told, host_id), about)
+                about = self._about(told.sid, told.user, told.login, tuple(told.roles), True)
+                found[told.sid, record.host_id] = (_of_tracker(told, record.host_id), about)
         return list(found.values())
 
     def _about(

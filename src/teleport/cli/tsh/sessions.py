@@ -49,7 +49,7 @@ def table(listed: list[m.RunningSession]) -> str:
     """The sessions for people."""
     rows = [
         [
-            one.sid,
+            f"{one.sid}.{one.host_id}" if one.disputed else one.sid,
             one.user,
             f"{one.login}@{one.hostname or one.host_id}",
             render.when(one.started),
