@@ -21,18 +21,17 @@ from uuid import UUID
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
-from teleport.pki.refusal import CertificateRefused
 from teleport.recording.sanitise import one_line
 from teleport.ssh.client import ClientKey
 from teleport.ssh.client_session import RemoteSession
-from teleport.ssh.handlers import Channel, StreamHandler
-from teleport.ssh.relay import NodeLeg, RelayHandler
-from teleport.ssh.surface import KeepAlive, Refusal
-from teleport.ssh.tunnel_client import TunnelClient, connect_tunnel
+from teleport.ssh.handlers import Channel
+from teleport.ssh.relay import NodeLeg
+from teleport.ssh.surface import KeepAlive
+from teleport.ssh.tunnel_client import connect_tunnel
 from teleport.transport import memory_pair
-from teleport.transport.probes import probe
 from teleport.tunnel import messages as m
 from teleport.tunnel import pool
+from teleport.tunnel.link import Arrival, Link, Noted, Serve
 from teleport.tunnel.reaching import Ways, tunnel_address
 
 log = logging.getLogger(__name__)
@@ -41,11 +40,9 @@ CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest p
 ON_ITS_WAY: Final = 25.0  # seconds that a connection to auth waits for a tunnel: less than those who ask for it wait
 OPEN_SECONDS: Final = 10.0  # for a proxy to reach auth
 LOGIN_SECONDS: Final = 15.0  # for all that follows, each way
-NEWS_SECONDS: Final = 0.2  # between two pieces of news of one proxy
 PING: Final = KeepAlive(15.0, 2)
 
 Seeds = Callable[[], Awaitable[Sequence[str]]]
-Serve = Callable[[bytes, Channel], Awaitable[NodeLeg | Refusal]]
 
 
 class Hosts(Protocol):
@@ -104,7 +101,7 @@ class TunnelAgent:
         self._check_due = False
         self._state = pool.State()
         self._events: asyncio.Queue[Callable[[float, float], pool.Event]] = asyncio.Queue()
-        self._links: dict[int, _Link] = {}
+        self._links: dict[int, Link] = {}
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._first = asyncio.Event()
@@ -151,7 +148,7 @@ class TunnelAgent:
                 log.debug("no way to auth by the tunnel %d: %s", link.number, error)
         return None
 
-    def _leading(self) -> list[_Link]:
+    def _leading(self) -> list[Link]:
         """The tunnels that stand and are not about to end."""
         held = sorted(self._state.held.items(), reverse=True)
         standing = [number for number, one in held if not one.finished and number in self._links]
@@ -219,7 +216,7 @@ class TunnelAgent:
     def _do(self, action: pool.Action) -> None:
         match action:
             case pool.Dial(number, addresses):
-                link = self._links[number] = _Link(self, number)
+                link = self._links[number] = Link(self, number)
                 assert self._tasks is not None, "actions are carried out in `run`"
                 self._tasks.create_task(self._keep(link, addresses), name=f"tunnel {number}")
             case pool.Close(number):
@@ -241,7 +238,7 @@ class TunnelAgent:
                     self._wake.cancel()
                 self._wake = asyncio.get_running_loop().call_at(at, self._put, pool.Woke)
 
-    async def _keep(self, link: _Link, addresses: Sequence[str]) -> None:
+    async def _keep(self, link: Link, addresses: Sequence[str]) -> None:
         """One attempt, and the tunnel that comes of it."""
         number = link.number
         try:
@@ -265,7 +262,7 @@ class TunnelAgent:
             link.over()
             self._links.pop(number, None)
 
-    async def _reach(self, link: _Link, addresses: Sequence[str]) -> tuple[str, int, str]:
+    async def _reach(self, link: Link, addresses: Sequence[str]) -> tuple[str, int, str]:
         """UUID and epoch of the proxy that answered first, and where. Raises the last problem."""
         problem: Exception = ConnectionProblem("no proxy has said where its tunnels end")
         for address in addresses:
@@ -287,10 +284,10 @@ class TunnelAgent:
                 return host_id, epoch, address
         raise problem
 
-    async def _log_in(self, link: _Link, address: str) -> tuple[str, int]:
+    async def _log_in(self, link: Link, address: str) -> tuple[str, int]:
         """Straight; and, where somebody answers who is no SSH server, within a websocket: a balancer may end TLS there.
         The way that led to a proxy is tried first the next time."""
-        ways: list[Callable[[_Link, str], Awaitable[tuple[str, int]]]] = [self._straight, self._upgraded]
+        ways: list[Callable[[Link, str], Awaitable[tuple[str, int]]]] = [self._straight, self._upgraded]
         if address in self._upgrades:
             ways.reverse()
         try:
@@ -311,19 +308,19 @@ class TunnelAgent:
                     raise
                 raise first from None
 
-    async def _straight(self, link: _Link, address: str) -> tuple[str, int]:
+    async def _straight(self, link: Link, address: str) -> tuple[str, int]:
         place = tunnel_address(address)
 
         async def reach(protocol: asyncio.Protocol) -> None:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await self._ways.connect(_Noted(protocol, link), place.host, place.port)
+                await self._ways.connect(Noted(protocol, link), place.host, place.port)
 
         async with asyncio.timeout(LOGIN_SECONDS):
             found = await self._proved(link, address, reach)
         self._remember(address, upgrade=False)
         return found
 
-    async def _upgraded(self, link: _Link, address: str) -> tuple[str, int]:
+    async def _upgraded(self, link: Link, address: str) -> tuple[str, int]:
         place = tunnel_address(address)
 
         async def reach(protocol: asyncio.Protocol) -> None:
@@ -342,7 +339,7 @@ class TunnelAgent:
             self._upgrades = {**self._upgrades, address: None} if len(self._upgrades) < 256 else {address: None}
 
     async def _proved(
-        self, link: _Link, address: str, reach: Callable[[asyncio.Protocol], Awaitable[None]]
+        self, link: Link, address: str, reach: Callable[[asyncio.Protocol], Awaitable[None]]
     ) -> tuple[str, int]:
         """The proxy that proves itself there and takes the tunnel: UUID and epoch."""
         proved: list[HostIdentity] = []
@@ -354,7 +351,7 @@ class TunnelAgent:
         link.tunnel = await connect_tunnel(
             reach,
             address,
-            login=m.server_id(str(self.config.host_id), self.config.cluster),
+            login=self.server_id,
             key=self._key(),
             check=check,
             handler=link,
@@ -366,7 +363,11 @@ class TunnelAgent:
         link.proved(proved[0])
         return proved[0].host_id, epoch
 
-    # for the links
+    # for the links (`link.Agent`)
+
+    @property
+    def server_id(self) -> str:
+        return m.server_id(str(self.config.host_id), self.config.cluster)
 
     def believed(self, certificate: bytes, where: str) -> HostIdentity:
         """The proxy that showed this certificate. Raises `CertificateRefused`, or `AccessDenied` for one that may not
@@ -387,185 +388,8 @@ class TunnelAgent:
         most = self._connections() if news.connections > 0 else 0  # proxies may ask for more than the cluster does
         self._put(lambda now, draw: pool.Told(now, draw, number, proxies, news.leaving, most))
 
-    def take(self, channel: Channel, peer: tuple[str, int], arrival: _Arrival) -> None:
+    def take(self, channel: Channel, peer: tuple[str, int], arrival: Arrival) -> None:
         """Hands the client behind `channel` to the node service."""
         leg = NodeLeg(channel, b"", channel.close)
         memory_pair.connect(lambda: leg, self._accept, peername=peer)
         arrival.leg = leg
-
-
-class _Noted(asyncio.Protocol):
-    """The first protocol of a tunnel: sets the kernel's probes, notes where the proxy is, hands over."""
-
-    def __init__(self, protocol: asyncio.Protocol, link: _Link) -> None:
-        self._protocol = protocol
-        self._link = link
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        probe(transport)
-        self._link.met = True
-        peer = transport.get_extra_info("peername")
-        if peer:
-            self._link.peer = (str(peer[0]), int(peer[1]))
-        transport.set_protocol(self._protocol)
-        self._protocol.connection_made(transport)
-
-
-class _Link:
-    """One attempt and its tunnel (`ssh.tunnel_client.TunnelHandler`)."""
-
-    def __init__(self, agent: TunnelAgent, number: int) -> None:
-        self._agent = agent
-        self.number = number
-        self.tunnel: TunnelClient | None = None
-        self.peer = ("127.0.0.1", 0)
-        self.certificate = b""  # that the far end showed
-        self.met = False  # whether somebody took the connection
-        self._proxy: HostIdentity | None = None
-        self._expiry: asyncio.TimerHandle | None = None
-        self._trusted = True
-        self._stands = False
-        self._news: m.News | None = None  # the last that was heeded
-        self._came = b""  # and what came since
-        self._due: asyncio.TimerHandle | None = None
-        self._finishing = False
-        self.carried = 0
-
-    def anew(self) -> None:
-        """Another address is tried."""
-        self.certificate, self.met, self.tunnel = b"", False, None
-
-    def proved(self, proxy: HostIdentity) -> None:
-        """The proxy at the other end; its certificate lasts as long as it says."""
-        self._proxy = proxy
-        left = (proxy.expires - self._agent.clock.now()).total_seconds()
-        self._expiry = asyncio.get_running_loop().call_later(max(left, 0) + 1, self.reconsider)
-
-    def reconsider(self) -> None:
-        """Ends at once when the proxy may not be here; takes nobody new once its certificate does not count."""
-        if self._proxy is None:
-            return  # that is checked as it logs in
-        try:
-            self._agent.believed(self.certificate, str(self.peer[0]))
-        except CertificateRefused:
-            if self._trusted:
-                self._trusted = False
-                self._agent.distrusted(self.number, at_once=False)
-        except TeleportError as error:
-            log.warning("the tunnel to the proxy %s ended: %s", self._proxy.host_id, error.message)
-            proxy, self._proxy = self._proxy, None
-            self._trusted = False
-            self._agent.put_on_record(proxy, self.peer, error.message)
-            self._agent.distrusted(self.number, at_once=True)
-            self.abort()
-
-    def stands(self) -> None:
-        """The pool knows of it."""
-        self._stands = True
-        self.repeat()
-
-    def news(self, data: bytes) -> None:
-        """Heeded at once; of what follows within `NEWS_SECONDS` only the last."""
-        self._came = data
-        if self._due is None:
-            self._heed()
-
-    def _heed(self) -> None:
-        self._due = None
-        if not self._came:
-            return
-        data, self._came = self._came, b""
-        self._due = asyncio.get_running_loop().call_later(NEWS_SECONDS, self._heed)
-        try:
-            self._news = m.decode(data, m.News)
-        except BadRequest as error:
-            log.warning("%s", error)
-            return
-        self.repeat()
-
-    def repeat(self) -> None:
-        """Tells the pool what the proxy said last."""
-        if self._stands and self._news is not None:
-            self._agent.told(self.number, self._news)
-
-    async def arrive(self, data: bytes, channel: Channel) -> StreamHandler | Refusal:
-        if self._agent.serve is not None:
-            return await self._served(self._agent.serve, data, channel)
-        try:
-            dial = m.decode(data, m.Dial)
-        except BadRequest as error:
-            return Refusal(error.message)
-        own = m.server_id(str(self._agent.config.host_id), self._agent.config.cluster)
-        if dial.version != m.VERSION or dial.conn_type != m.NODE or dial.server_id != own:
-            return Refusal("This host takes connections to its own node service, and no others.")
-        if not self._trusted:
-            return Refusal("This host does not believe the certificate of this proxy any more.")
-        self.carried += 1
-        arrival = _Arrival(self)
-        # only in the next turn is the channel open, and the node service speaks first
-        asyncio.get_running_loop().call_soon(arrival.begin, self._agent, channel, self.peer)
-        return arrival
-
-    async def _served(self, serve: Serve, data: bytes, channel: Channel) -> StreamHandler | Refusal:
-        if not self._trusted:
-            return Refusal("The certificate of this proxy is not believed any more.", tried=True)
-        self.carried += 1
-        leg: NodeLeg | Refusal = Refusal("it broke off", tried=True)
-        try:
-            leg = await serve(data, channel)
-        finally:
-            if isinstance(leg, Refusal):
-                self.let_go()
-        if isinstance(leg, Refusal):
-            return leg
-        arrival = _Arrival(self)
-        arrival.leg = leg
-        return arrival
-
-    async def open_auth(self, on_output: Callable[[bytes, bool], None], on_eof: Callable[[], None]) -> RemoteSession:
-        """A channel to auth. Raises `ConnectionProblem`."""
-        if self.tunnel is None:
-            raise ConnectionProblem("the tunnel is gone")
-        return await self.tunnel.stream(m.AUTH, on_output=on_output, on_eof=on_eof)
-
-    def let_go(self) -> None:
-        self.carried -= 1
-        if self._finishing and not self.carried:
-            self.abort()
-
-    def finish(self) -> None:
-        """Ends when it carries nobody."""
-        self._finishing = True
-        if not self.carried:
-            self.abort()
-
-    def abort(self) -> None:
-        if self.tunnel is not None:
-            self.tunnel.abort()
-
-    def over(self) -> None:
-        """It came to nothing, or is gone."""
-        for timer in (self._expiry, self._due):
-            if timer is not None:
-                timer.cancel()
-        self._stands = False
-        self._proxy = None
-        self.abort()
-
-
-class _Arrival(RelayHandler):
-    """A client that a proxy leads here."""
-
-    def __init__(self, link: _Link) -> None:
-        super().__init__()
-        self._link = link
-        self._gone = False
-
-    def begin(self, agent: TunnelAgent, channel: Channel, peer: tuple[str, int]) -> None:
-        if not self._gone:
-            agent.take(channel, peer, self)
-
-    def closed(self) -> None:
-        self._gone = True
-        super().closed()
-        self._link.let_go()
