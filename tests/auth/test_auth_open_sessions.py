@@ -20,10 +20,11 @@ from teleport.audit.events import (
     new_event,
 )
 from teleport.auth.evidence.store import ENDS, EvidenceStore
+from teleport.auth.sessions import participants
 from teleport.auth.sessions.claims import HOSTS, claimants
 from teleport.auth.sessions.opened import OPEN, LostHosts, OpenSession, SessionTracker, hosts_of, opened
-from teleport.auth.sessions.participants import PEOPLE, Participants, all_people, people_of
-from teleport.backend.interface import BackendClosed
+from teleport.auth.sessions.participants import PEOPLE, Participants, people_of, people_of_each, put_people
+from teleport.backend.interface import BackendClosed, PutOp
 from teleport.backend.memory import MemoryBackend
 from teleport.store import records
 from teleport.testing.clock import FakeClock
@@ -223,5 +224,32 @@ async def test_what_a_version_before_kept_by_session_alone_is_read_and_kept_by_h
         assert {item.key for item in await backend.range(OPEN)} == {f"{OPEN}{SID}/{one}" for one in (HOST, other)}
         await tracker.append([_line(SessionEnd)])
         assert [item.key for item in await backend.range(OPEN)] == [f"{OPEN}{SID}/{other}"]
-        assert (await all_people(backend))[SID, HOST].people == ["ann", "bob", "carol"]
+        assert (await people_of_each(backend, [SID]))[SID, HOST].people == ["ann", "bob", "carol"]
         assert await people_of(backend, SID, other) is None
+
+
+async def test_an_end_kept_without_a_host_by_a_version_before_takes_nothing_from_the_host_of_the_session() -> None:
+    """It may have been a stranger's; the same event delivered again is what it was."""
+    async with MemoryBackend(clock := FakeClock(START), sweep_every=None) as backend:
+        store = EvidenceStore(backend, clock)
+        await backend.put(ENDS + SID, b"stranger")
+        assert await store.claim_end(SID, "true", HOST) == "true"
+        assert await store.claim_end(SID, "second", HOST) == "true"
+        assert await store.claim_end(SID, "stranger", HOST) == "stranger"
+
+
+@pytest.mark.parametrize("few", [0, 2000])
+async def test_who_took_part_is_read_of_the_sessions_asked_for_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(participants, "FEW", few)
+    other = "33333333-3333-4333-8333-333333333333"
+    async with MemoryBackend(FakeClock(START), sweep_every=None) as backend:
+        sids = [f"{SID[:-4]}{number:04}" for number in range(450)]
+        former = msgspec.json.encode(Participants(host_id=HOST, people=["ann", "old"]))
+        await backend.commit([PutOp(PEOPLE + sids[0], former), *(put_people(sid, HOST, ["ann", sid]) for sid in sids)])
+        await backend.commit([put_people(sids[0], other, ["eve"])])
+        found = await people_of_each(backend, [*sids[:300], SID[:-4] + "9999"])
+        assert {key: one.people for key, one in found.items()} == {
+            **{(sid, HOST): ["ann", sid] for sid in sids[:300]}, (sids[0], other): ["eve"],
+        }  # fmt: skip

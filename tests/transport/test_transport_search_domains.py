@@ -34,15 +34,18 @@ def test_a_whole_name_and_localhost_are_completed_with_nothing() -> None:
     assert completed("db.", domains) == completed("LocalHost", domains) == completed("", domains) == ()
 
 
-async def names(host: str, canonical: str, whole: list[str] | None = None) -> tuple[tuple[str, ...], list[str]]:
-    """What counts besides `host`, which led to 192.0.2.1; and what was looked up. None: nothing has that whole name."""
+async def names(
+    host: str, canonical: str, whole: list[str] | None = None, leads_to: str = ""
+) -> tuple[tuple[str, ...], list[str]]:
+    """What counts besides `host`, which led to 192.0.2.1; and what was looked up. None: nothing has that whole name,
+    which leads to `leads_to`."""
     asked = []
 
-    async def look_up(name: str) -> list[str]:
+    async def look_up(name: str) -> tuple[list[str], str]:
         asked.append(name)
         if whole is None:
             raise OSError("no such name")
-        return whole
+        return whole, leads_to
 
     return await other_names(host, ["192.0.2.1"], canonical, look_up), asked
 
@@ -62,5 +65,9 @@ async def test_a_name_is_what_it_may_have_been_taken_for_and_what_it_led_to(
     assert await names("x.org", "cdn.net") == ((*both, "cdn.net"), ["x.org."])
     assert await names("x.org", "cdn.net", ["192.0.2.7"]) == ((*both, "cdn.net"), ["x.org."])
     assert await names("x.org", "cdn.net", ["192.0.2.7", "192.0.2.1"]) == (("cdn.net",), ["x.org."])
+    elsewhere = ["192.0.2.7"]
+    assert await names("x.org", "cdn.net", elsewhere, "CDN.net.") == (("cdn.net",), ["x.org."]), "addresses take turns"
+    assert await names("x.org", "cdn.net", elsewhere, "x.org") == ((*both, "cdn.net"), ["x.org."])
+    assert await names("x.org", "", elsewhere, "") == (both, ["x.org."])
     assert await names("x.org", "") == (both, ["x.org."]), "nobody says what it led to"
     assert await names("x.org.", "cdn.net") == (("cdn.net",), [])

@@ -42,8 +42,8 @@ async def resolved(errands: Errands, host: str, port: int) -> tuple[list[Address
         async with asyncio.timeout(RESOLVE_SECONDS):
             found, canonical = await errands.addresses(host, port)
 
-            async def look_up(name: str) -> list[str]:
-                return (await errands.addresses(name, port))[0]
+            async def look_up(name: str) -> tuple[list[str], str]:
+                return await errands.addresses(name, port)
 
             also = await other_names(host, found, canonical, look_up)
     except TimeoutError:

@@ -17,6 +17,8 @@ from teleport.errors import TeleportError
 RESOLVER: Final = Path("/etc/resolv.conf")
 _NO_COMPLETION: Final = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 
+LookUp = Callable[[str], Awaitable[tuple[Collection[str], str]]]  # the addresses of a name, and the name it leads to
+
 
 def search_domains(config: str, host_name: str, override: str = "") -> tuple[str, ...]:
     """Every domain that a resolver with this configuration may try: `config` is the text of resolv.conf, `host_name`
@@ -42,30 +44,28 @@ def completed(host: str, domains: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{host}.{domain}" for domain in domains)
 
 
-async def other_names(
-    host: str, addresses: Collection[str], canonical: str, look_up: Callable[[str], Awaitable[Collection[str]]]
-) -> tuple[str, ...]:
+async def other_names(host: str, addresses: Collection[str], canonical: str, look_up: LookUp) -> tuple[str, ...]:
     """What else this host's resolver may have taken `host` for when it found `addresses`, and the name `canonical` that
     it led to (empty when it is not known).
 
     A name with a dot is usually whole. That it was taken so is known when it led to itself; else `look_up`, which may
-    raise `OSError` or `TeleportError`, is asked for the addresses of the name with a dot at its end.
+    raise `OSError` or `TeleportError`, is asked about the name with a dot at its end: it has the same addresses, or
+    leads to the same name, whose addresses may differ each time.
     """
     itself = _bare(canonical) == _bare(host)
     led_to = (canonical,) if canonical and not itself else ()
     names = completed(host, _domains())
-    if names and "." in host and (itself or await _is_whole(host, addresses, look_up)):
+    if names and "." in host and (itself or await _is_whole(host, addresses, canonical, look_up)):
         names = ()
     return tuple(dict.fromkeys((*names, *led_to)))
 
 
-async def _is_whole(
-    host: str, addresses: Collection[str], look_up: Callable[[str], Awaitable[Collection[str]]]
-) -> bool:
+async def _is_whole(host: str, addresses: Collection[str], canonical: str, look_up: LookUp) -> bool:
     try:
-        return set(addresses) <= set(await look_up(f"{host}."))
+        found, led_to = await look_up(f"{host}.")
     except (OSError, TeleportError):
         return False
+    return (bool(led_to) and _bare(led_to) == _bare(canonical)) or set(addresses) <= set(found)
 
 
 def _domains() -> tuple[str, ...]:

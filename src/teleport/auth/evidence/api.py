@@ -27,7 +27,7 @@ from teleport.auth.evidence.store import EvidenceStore
 from teleport.auth.server import Caller
 from teleport.auth.sessions.claims import Claim, Claims
 from teleport.auth.sessions.opened import all_hosts_of
-from teleport.auth.sessions.participants import Participants, all_people, participants, people_of
+from teleport.auth.sessions.participants import Participants, participants, people_of, people_of_each
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, PutOp
@@ -177,7 +177,7 @@ class Evidence:
             general = await self._authorizer.decide(caller, Verb.LIST, Kind.SESSION, {})
             if isinstance(general, AccessDenial) and not await self._may_some(caller):
                 raise AccessDenied(general.public, hint=general.hint)
-        people = await all_people(self._state.backend)
+        people = await people_of_each(self._state.backend, [one.sid for one in found])
         return m.RecordingsPage(
             items=[_info(one, people.get((one.sid, one.node_id))) for one in found], next_key=next_key
         )

@@ -15,7 +15,7 @@ from teleport.api import messages as m
 from teleport.audit.events import SessionRecordingSearch
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.server import Caller
-from teleport.auth.sessions.participants import Participants, all_people, participants, people_of
+from teleport.auth.sessions.participants import Participants, participants, people_of, people_of_each
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.errors import AccessDenied, BadRequest, NotFound
@@ -61,7 +61,7 @@ class Recorded:
     async def permitted(self, caller: Caller, verb: Verb, found: Sequence[StoredRecording]) -> list[StoredRecording]:
         """Those that the caller may list, or read. Pages are made of these, so that no key tells of another."""
         allowed: list[StoredRecording] = []
-        people = await all_people(self._state.backend)
+        people = await people_of_each(self._state.backend, [one.sid for one in found])
         for at in range(0, len(found), DECIDED_AT_ONCE):
             some = found[at : at + DECIDED_AT_ONCE]
             may = await self._authorizer.decide_each(

@@ -82,7 +82,7 @@ class EvidenceStore:
         former = await self._backend.get(ENDS + sid)
         if former is not None:
             ran_on = await self._backend.get(HOSTS + sid)
-            if ran_on is None or ran_on.value.decode() == host_id:
+            if uid == former.value.decode() or (ran_on is not None and ran_on.value.decode() == host_id):
                 return former.value.decode()
         key = f"{ENDS}{sid}/{host_id}"
         try:

@@ -16,6 +16,8 @@ from teleport.backend.interface import Backend, PutOp
 
 PEOPLE: Final = "audit/session-people/"  # SID/HOST, of sessions that others joined; versions before kept SID alone
 MOST: Final = 100  # people of one session that are remembered
+FEW: Final = 2000  # joined sessions that are read as a whole
+_AT_ONCE: Final = 200  # sessions in one read
 
 
 class Participants(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,12 +44,24 @@ def put_people(sid: str, host_id: str, people: Iterable[str]) -> PutOp:
     return PutOp(f"{PEOPLE}{sid}/{host_id}", msgspec.json.encode(Participants(host_id=host_id, people=kept)))
 
 
-async def all_people(backend: Backend) -> Mapping[tuple[str, str], Participants]:
-    """Of every session that others joined, by its id and its host."""
+async def people_of_each(backend: Backend, sids: Iterable[str]) -> Mapping[tuple[str, str], Participants]:
+    """Of those of these sessions that others joined, by id and host.
+
+    Mostly few sessions are joined, and reading all of those is quickest. But hosts tell of joined sessions as they
+    like, so of many no more is read than was asked for.
+    """
+    wanted = set(sids)
+    items = await backend.range(PEOPLE, limit=FEW + 1)
+    if len(items) > FEW:
+        items, asked = [], sorted(wanted)
+        for at in range(0, len(asked), _AT_ONCE):
+            items += (await backend.snapshot([PEOPLE + sid for sid in asked[at : at + _AT_ONCE]])).items
     found = {}
-    for item in await backend.range(PEOPLE):  # SID comes before SID/HOST, which counts
-        known = msgspec.json.decode(item.value, type=Participants)
-        found[item.key.removeprefix(PEOPLE).partition("/")[0], known.host_id] = known
+    for item in items:  # SID comes before SID/HOST, which counts
+        sid = item.key.removeprefix(PEOPLE).partition("/")[0]
+        if sid in wanted:
+            known = msgspec.json.decode(item.value, type=Participants)
+            found[sid, known.host_id] = known
     return found
 
 

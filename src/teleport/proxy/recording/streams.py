@@ -56,8 +56,8 @@ async def _addresses(host: str, port: int) -> tuple[list[str], tuple[str, ...]]:
         async with asyncio.timeout(RESOLVE_SECONDS):
             found, canonical = await _look_up(host, port)
 
-            async def look_up(name: str) -> list[str]:
-                return (await _look_up(name, port))[0]
+            async def look_up(name: str) -> tuple[list[str], str]:
+                return await _look_up(name, port)
 
             also = await other_names(host, found, canonical, look_up)
     except (OSError, TimeoutError, UnicodeError) as error:
