@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 from tests.tunnel.test_tunnel_server import Tunnels, ask, tunnels
 
-from teleport.errors import ConnectionProblem
+from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.identity import SystemRole
 from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.surface import Peer
@@ -203,3 +203,25 @@ async def test_without_a_tunnel_the_relay_asks_for_a_websocket(monkeypatch: pyte
             await asyncio.wait_for(asked.wait(), 10)
             assert await reader.read() == b""
             writer.close()
+
+
+async def test_who_lost_a_locked_proxy_waits_for_no_tunnel_and_others_wait_once() -> None:
+    """That the lock was lifted is heard by auth alone: whoever waited for the tunnel would wait for ever."""
+    async with tunnels() as lab:
+        agent = await lab.agent(lab.hosts.host(SystemRole.NODE, "node"))
+        await wait_until(lambda: agent.tunnels == 1)
+        lab.hosts.refused[str(lab.proxy.host_id)] = AccessDenied("The host is locked.")
+        agent.reconsider()
+        await wait_until(lambda: agent.tunnels == 0)
+        async with asyncio.timeout(5):  # else 25 s
+            assert await agent.to_auth(lambda data, _: None, lambda: None) is None
+        del lab.hosts.refused[str(lab.proxy.host_id)]
+        await wait_until(lambda: agent.tunnels == 1)
+        (tunnel,) = lab.server.registry.every()
+        tunnel._abort("it is cut")
+        await wait_until(lambda: agent.tunnels == 0)
+        waiting = asyncio.create_task(agent.to_auth(lambda data, _: None, lambda: None))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await wait_until(lambda: agent.tunnels == 1)
+        assert await waiting is None  # this proxy leads nobody to auth

@@ -37,7 +37,7 @@ from teleport.tunnel.reaching import Ways, tunnel_address
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest pause
-ON_ITS_WAY: Final = 25.0  # seconds that a connection to auth waits for a tunnel: less than those who ask for it wait
+ON_ITS_WAY: Final = 25.0  # seconds after the loss of the last tunnel in which connections to auth wait for the next
 OPEN_SECONDS: Final = 10.0  # for a proxy to reach auth
 LOGIN_SECONDS: Final = 15.0  # for all that follows, each way
 PING: Final = KeepAlive(15.0, 2)
@@ -106,6 +106,7 @@ class TunnelAgent:
         self._tasks: asyncio.TaskGroup | None = None
         self._first = asyncio.Event()
         self._stands = asyncio.Event()  # while there is a tunnel
+        self._awaited = 0.0  # loop time until which the next tunnel is waited for
         self._said: dict[str, str] = {}  # by address, why it was not reached
 
     @property
@@ -136,9 +137,10 @@ class TunnelAgent:
         """A connection to auth by a tunnel, the newest first; None when none leads there.
 
         While tunnels are made anew it waits a while: of connections that strangers ask for, a proxy takes few."""
-        if self._first.is_set() and not self._leading():
+        left = self._awaited - asyncio.get_running_loop().time()
+        if left > 0 and not self._leading():
             with suppress(TimeoutError):
-                async with asyncio.timeout(ON_ITS_WAY):
+                async with asyncio.timeout(left):
                     await self._stands.wait()
         for link in self._leading():
             try:
@@ -261,6 +263,10 @@ class TunnelAgent:
         finally:
             link.over()
             self._links.pop(number, None)
+            if link.was_lost and not self._leading():
+                # a proxy that may not be here is not waited for: news of a lifted lock comes by auth alone
+                self._stands.clear()
+                self._awaited = asyncio.get_running_loop().time() + (ON_ITS_WAY if link.trusted else 0.0)
 
     async def _reach(self, link: Link, addresses: Sequence[str]) -> tuple[str, int, str]:
         """UUID and epoch of the proxy that answered first, and where. Raises the last problem."""

@@ -90,7 +90,8 @@ class Link:
         self.met = False  # whether somebody took the connection
         self._proxy: HostIdentity | None = None
         self._expiry: asyncio.TimerHandle | None = None
-        self._trusted = True
+        self.trusted = True  # whether the proxy may lead people here
+        self.was_lost = False  # whether it stood and ended
         self._stands = False
         self._news: m.News | None = None  # the last that was heeded
         self._came = b""  # and what came since
@@ -115,13 +116,13 @@ class Link:
         try:
             self._agent.believed(self.certificate, str(self.peer[0]))
         except CertificateRefused:
-            if self._trusted:
-                self._trusted = False
+            if self.trusted:
+                self.trusted = False
                 self._agent.distrusted(self.number, at_once=False)
         except TeleportError as error:
             log.warning("the tunnel to the proxy %s ended: %s", self._proxy.host_id, error.message)
             proxy, self._proxy = self._proxy, None
-            self._trusted = False
+            self.trusted = False
             self._agent.put_on_record(proxy, self.peer, error.message)
             self._agent.distrusted(self.number, at_once=True)
             self.abort()
@@ -164,7 +165,7 @@ class Link:
             return Refusal(error.message)
         if dial.version != m.VERSION or dial.conn_type != m.NODE or dial.server_id != self._agent.server_id:
             return Refusal("This host takes connections to its own node service, and no others.")
-        if not self._trusted:
+        if not self.trusted:
             return Refusal("This host does not believe the certificate of this proxy any more.")
         self.carried += 1
         arrival = Arrival(self)
@@ -173,7 +174,7 @@ class Link:
         return arrival
 
     async def _served(self, serve: Serve, data: bytes, channel: Channel) -> StreamHandler | Refusal:
-        if not self._trusted:
+        if not self.trusted:
             return Refusal("The certificate of this proxy is not believed any more.", tried=True)
         self.carried += 1
         leg: NodeLeg | Refusal = Refusal("it broke off", tried=True)
@@ -214,7 +215,7 @@ class Link:
         for timer in (self._expiry, self._due):
             if timer is not None:
                 timer.cancel()
-        self._stands = False
+        self.was_lost, self._stands = self._stands, False
         self._proxy = None
         self.abort()
 
