@@ -224,7 +224,7 @@ async def test_what_a_version_before_kept_by_session_alone_is_read_and_kept_by_h
         assert {item.key for item in await backend.range(OPEN)} == {f"{OPEN}{SID}/{one}" for one in (HOST, other)}
         await tracker.append([_line(SessionEnd)])
         assert [item.key for item in await backend.range(OPEN)] == [f"{OPEN}{SID}/{other}"]
-        assert (await people_of_each(backend, [SID]))[SID, HOST].people == ["ann", "bob", "carol"]
+        assert (await people_of_each(backend, [SID]))[SID, HOST, ""].people == ["ann", "bob", "carol"]
         assert await people_of(backend, SID, other) is None
 
 
@@ -251,5 +251,37 @@ async def test_who_took_part_is_read_of_the_sessions_asked_for_however_many_ther
         await backend.commit([put_people(sids[0], other, ["eve"])])
         found = await people_of_each(backend, [*sids[:300], SID[:-4] + "9999"])
         assert {key: one.people for key, one in found.items()} == {
-            **{(sid, HOST): ["ann", sid] for sid in sids[:300]}, (sids[0], other): ["eve"],
+            **{(sid, HOST, ""): ["ann", sid] for sid in sids[:300]}, (sids[0], other, ""): ["eve"],
         }  # fmt: skip
+
+
+async def test_what_can_never_be_kept_of_a_session_stops_nothing_else() -> None:
+    """A key that is too long: what came with it is kept, and auth's own events go on."""
+    async with MemoryBackend(FakeClock(START), sweep_every=None) as backend:
+        long = new_event(SessionStart, START, "long", sid="s" * 1100, server_id=HOST, user="eve")
+        await SessionTracker(backend).append([encode_event(long), _line(SessionStart)])
+        assert [item.key for item in await backend.range(OPEN)] == [f"{OPEN}{SID}/{HOST}"]
+
+
+async def test_names_of_who_took_part_are_kept_to_a_length() -> None:
+    async with MemoryBackend(FakeClock(START), sweep_every=None) as backend:
+        tracker = SessionTracker(backend)
+        await tracker.append([_line(SessionStart), _line(SessionJoin, "b" * 9000)])
+        found = await people_of(backend, SID, HOST)
+        assert found is not None
+        assert found.people == ["ann", "b" * 512]
+
+
+async def test_who_took_part_is_kept_by_who_told_of_it() -> None:
+    """Of a host with a plain sshd proxies tell: one lets nobody into what another recorded."""
+    proxy, other = "44444444-4444-4444-8444-444444444444", "55555555-5555-4555-8555-555555555555"
+    async with MemoryBackend(FakeClock(START), sweep_every=None) as backend:
+        tracker = SessionTracker(backend)
+        for teller, guest in ((other, "mallory"), (proxy, "bob")):
+            end = new_event(SessionEnd, START, teller, sid=SID, server_id=HOST, user="ann", participants=["ann", guest])
+            await tracker.append([encode_event(msgspec.structs.replace(end, emitter=teller))])
+        assert await people_of(backend, SID, HOST) is None
+        found = await people_of(backend, SID, HOST, proxy)
+        assert found is not None
+        assert found.people == ["ann", "bob"]
+        assert set(await people_of_each(backend, [SID])) == {(SID, HOST, proxy), (SID, HOST, other)}

@@ -11,7 +11,8 @@ import msgspec
 
 import teleport
 from teleport.audit.chain import ChainKey, ChainState, Head
-from teleport.audit.events import AuditCheckpoint, Event, SessionEnd, SessionStart, UserLogin, new_event
+from teleport.audit.chain.link import seal
+from teleport.audit.events import AuditCheckpoint, Event, SessionEnd, SessionStart, UserLogin, encode_event, new_event
 from teleport.audit.outbox import outbox_write
 from teleport.auth.evidence.store import EvidenceStore
 from teleport.auth.sessions.opened import opened
@@ -143,6 +144,21 @@ def test_what_the_log_has_beyond_the_state_counts() -> None:
     assert [name for name in found if name.startswith("audit/outbox/")] == [outbox_write(waiting)[0]]
     assert settled(*items, log=log).open_sessions == [], "it has ended in the log"
     assert list(log.begun) == [f"open/{NODE}"]
+
+
+def test_a_field_that_events_do_not_have_ends_no_session_of_another_host() -> None:
+    """A host may write what it likes into its events; whose session it is follows from what intake looks at."""
+    end = msgspec.structs.replace(
+        event(SessionEnd, "forged", sid="open", server_id=MAKER), emitter=MAKER, epoch=1, seq=1
+    )
+    line, _ = seal(encode_event(end)[:-1] + f',"host_id":"{NODE}"}}'.encode())
+    log = LogEnd(set())
+    for one in (*lines(ChainKey(NODE, 1), event(SessionStart, "s", sid="open", server_id=NODE)), line):
+        log.look(one)
+    assert list(log.begun) == [f"open/{NODE}"]
+    (item,) = [item for item in settled(log=log).items if item.key.startswith("audit/session-ends/")]
+    assert (item.key, item.value) == (f"audit/session-ends/open/{MAKER}", b"forged")
+    assert item.expires is not None, "it is kept no longer than others"
 
 
 async def test_what_is_stored_is_what_auth_reads() -> None:

@@ -17,6 +17,7 @@ To each line auth adds when it came, by its own clock: the host's `time` is the 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from types import TracebackType
@@ -37,6 +38,7 @@ from teleport.errors import AccessDenied, BadRequest, CompareFailed
 NOTHING = Head(0, "")
 _REMARKS = ("received", "receipt", "supplement", "hash")
 _LINE_OVERHEAD = 256  # hash and remarks
+_PLAIN_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of sessions and hosts: keys of the storage are made of them
 
 
 class IntakeStore(Protocol):
@@ -267,6 +269,10 @@ class Intake:
             server = event.fields.get("server_id", "")
         if server not in ("", linked.key.emitter) and server not in speaks_for:
             raise AccessDenied(f"{where}: it names another server")
+        sid = event.fields.get("sid", "") if isinstance(event, UnknownEvent) else getattr(event, "sid", "")
+        for name, value in (("sid", sid), ("server_id", server)):
+            if value and not (isinstance(value, str) and _PLAIN_ID.fullmatch(value)):
+                raise BadRequest(f"{where}: its {name} is no id")
         return event
 
     async def _remarked(self, linked: Linked, line: bytes, event: Event) -> bytes:

@@ -18,7 +18,7 @@ from typing import Protocol
 from teleport.audit import spool
 from teleport.audit.chain import Linked
 from teleport.audit.emitter import Emitter
-from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
+from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded, TeleportError
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Shipper:
                 continue
             try:
                 await self._deliver_former(epoch)
-            except (AccessDenied, BadRequest, CompareFailed) as error:
+            except (AccessDenied, BadRequest, CompareFailed, LimitExceeded) as error:
                 # Auth wants what is not here (its store was put back from an old copy), or what is here is damaged.
                 # It stays on disk and is named in `problem`; later epochs must not be lost over it.
                 stuck = str(error)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ TOTP_PERIOD: Final = 30  # seconds
 HEADS: Final = "audit/heads/"
 OPEN: Final = "audit/open-sessions/"
 ENDS: Final = "audit/session-ends/"
+ENDS_KEPT: Final = timedelta(days=400)  # as auth keeps them
 CHECKPOINT: Final = "audit/checkpoint"
 OUTBOX: Final = "audit/outbox/"
 RESTORED: Final = "audit/restored"
@@ -144,19 +145,31 @@ class LogEnd:
                     self.checkpoint = event
 
 
-class _Session(msgspec.Struct):
-    """Of an event, or of the record of an open session."""
+class _Told(msgspec.Struct):
+    """Of an event. What else stands in it, unknown fields too, is no matter: a host may write there as it likes."""
 
     sid: str = ""
     server_id: str = ""
-    host_id: str = ""
     emitter: str = ""
 
 
 def _session(body: bytes) -> str:
-    """Its id and its host, as keys have them; empty when it is of no session."""
-    one = msgspec.json.decode(body, type=_Session)
-    return f"{one.sid}/{one.host_id or one.server_id or one.emitter}" if one.sid else ""
+    """The id of the session and its host that an event is about, as keys have them; empty when it is of no session."""
+    one = msgspec.json.decode(body, type=_Told)
+    return f"{one.sid}/{one.server_id or one.emitter}" if one.sid else ""
+
+
+class _Open(msgspec.Struct):
+    """Of the record of an open session, which auth wrote."""
+
+    sid: str = ""
+    host_id: str = ""
+
+
+def _open_session(record: bytes) -> str:
+    """As `_session`, of such a record."""
+    one = msgspec.json.decode(record, type=_Open)
+    return f"{one.sid}/{one.host_id}"
 
 
 @dataclass(slots=True)
@@ -205,11 +218,11 @@ def settle(manifest: Manifest, items: Iterable[StoredItem], log: LogEnd, now: da
         elif row.gone:
             done.left_out[row.gone] += 1
     done.items += [StoredItem(key=_head_key(key), value=_encoded_head(head)) for key, head in heads.items()]
-    done.items += [StoredItem(key=ENDS + one, value=uid.encode()) for one, uid in ends.items()]
+    done.items += [StoredItem(key=ENDS + one, value=uid.encode(), expires=now + ENDS_KEPT) for one, uid in ends.items()]
     if log.checkpoint is not None and not any(item.key == CHECKPOINT for item in done.items):
         done.items.append(StoredItem(key=CHECKPOINT, value=_encoded_checkpoint(log.checkpoint)))
     closed = set(log.ended)
-    done.open_sessions = [record for record in done.open_sessions if _session(record) not in closed]
+    done.open_sessions = [record for record in done.open_sessions if _open_session(record) not in closed]
     return done
 
 

@@ -27,7 +27,7 @@ from teleport.auth.evidence.store import EvidenceStore
 from teleport.auth.server import Caller
 from teleport.auth.sessions.claims import Claim, Claims
 from teleport.auth.sessions.opened import all_hosts_of
-from teleport.auth.sessions.participants import Participants, participants, people_of, people_of_each
+from teleport.auth.sessions.participants import Participants, of_recording, participants, people_of, people_of_each
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, PutOp
@@ -178,9 +178,7 @@ class Evidence:
             if isinstance(general, AccessDenial) and not await self._may_some(caller):
                 raise AccessDenied(general.public, hint=general.hint)
         people = await people_of_each(self._state.backend, [one.sid for one in found])
-        return m.RecordingsPage(
-            items=[_info(one, people.get((one.sid, one.node_id))) for one in found], next_key=next_key
-        )
+        return m.RecordingsPage(items=[_info(one, of_recording(people, one)) for one in found], next_key=next_key)
 
     async def read(self, caller: Caller, request: m.RecordingRequest) -> AsyncIterator[bytes]:
         """The recording's bytes, as they are stored; the event is written before the first of them is sent."""
@@ -228,7 +226,7 @@ class Evidence:
         denied: AccessDenial | None = None
         may = []
         for one in found:
-            people = await people_of(self._state.backend, one.sid, one.node_id)
+            people = await people_of(self._state.backend, one.sid, one.node_id, one.made_by)
             decision = await self._authorizer.decide(
                 caller, Verb.READ, Kind.SESSION, facts_of(one, people), reveals=True
             )
@@ -242,7 +240,7 @@ class Evidence:
         raise undecided(sid, may)
 
     async def _facts(self, found: RecordingHeader) -> dict[str, object]:
-        return facts_of(found, await people_of(self._state.backend, found.sid, found.node_id))
+        return facts_of(found, await people_of(self._state.backend, found.sid, found.node_id, found.made_by))
 
     async def _header(self, name: str) -> RecordingHeader:
         with await self._recordings.open(name) as file:

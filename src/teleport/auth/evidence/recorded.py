@@ -15,7 +15,7 @@ from teleport.api import messages as m
 from teleport.audit.events import SessionRecordingSearch
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.server import Caller
-from teleport.auth.sessions.participants import Participants, participants, people_of, people_of_each
+from teleport.auth.sessions.participants import Participants, of_recording, participants, people_of, people_of_each
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.errors import AccessDenied, BadRequest, NotFound
@@ -68,7 +68,7 @@ class Recorded:
                 caller,
                 verb,
                 Kind.SESSION,
-                [facts_of(one, people.get((one.sid, one.node_id))) for one in some],
+                [facts_of(one, of_recording(people, one)) for one in some],
                 reveals=verb is Verb.READ,
             )
             allowed += [one for one, yes in zip(some, may, strict=True) if yes]
@@ -195,7 +195,7 @@ class Recorded:
         for name, one in asked:
             facts = {}
             if one is not None:
-                facts = facts_of(one, await people_of(self._state.backend, one.sid, one.node_id))
+                facts = facts_of(one, await people_of(self._state.backend, one.sid, one.node_id, one.made_by))
             try:
                 await self._authorizer.require(caller, Verb.READ, Kind.SESSION, facts, reveals=True)
                 may.append(name)

@@ -24,11 +24,11 @@ from teleport.audit.outbox import PREFIX as OUTBOX
 from teleport.auth.certificates.last_use import Uses
 from teleport.auth.hosts.presence import PRESENCE
 from teleport.auth.sessions.claims import Claim, Claims, claimants
-from teleport.auth.sessions.participants import people_of, put_people
+from teleport.auth.sessions.participants import MOST_NAME, put_people, told_by
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import MAX_WRITES, Backend, DeleteOp, PutOp, Write
 from teleport.clock import Clock
-from teleport.errors import BadRequest, TeleportError
+from teleport.errors import BadRequest, LimitExceeded, TeleportError
 from teleport.store import records
 from teleport.store.issued import IssuedCert, issued_key
 
@@ -132,9 +132,20 @@ class SessionTracker:
             told = [write for key, write in batch.writes.items() if key.startswith(OUTBOX)]
             writes = [*told, *(write for key, write in batch.writes.items() if not key.startswith(OUTBOX))]
             for at in range(0, len(writes), MAX_WRITES):
-                await self._backend.commit(writes[at : at + MAX_WRITES])
+                await self._commit(writes[at : at + MAX_WRITES])
             if told:
                 self._claims.on_event()
+
+    async def _commit(self, writes: Sequence[Write]) -> None:
+        """Also when one of them can never be stored: what a host says must not stop the events of others."""
+        try:
+            await self._backend.commit(writes)
+        except (BadRequest, LimitExceeded) as error:
+            if len(writes) == 1:
+                log.error("what events say of a session is not kept (%s): %s", writes[0].key[:80], error)
+                return
+            for write in writes:
+                await self._commit([write])
 
     async def _certificate(self, serial: str) -> IssuedCert | None:
         item = await self._backend.get(issued_key("user", serial)) if serial else None
@@ -155,7 +166,7 @@ class _Batch:
         self._open: dict[str, dict[str, OpenSession]] = {}
         self._former: set[str] = set()  # sessions kept as versions before did
         self._hosts: dict[str, dict[str, bool]] = {}
-        self._people: dict[tuple[str, str], list[str]] = {}
+        self._people: dict[tuple[str, str, str], list[str]] = {}
 
     async def _known(self, sid: str) -> dict[str, OpenSession]:
         if sid not in self._open:
@@ -195,15 +206,16 @@ class _Batch:
         for write in self._claims.noted(event.sid, _host(event), what, known, told_by=_teller(event), makers=makers):
             self._write(write)
 
-    async def _took_part(self, sid: str, host: str, people: Sequence[str]) -> None:
+    async def _took_part(self, sid: str, host: str, teller: str, people: Sequence[str]) -> None:
         """Adds to those who took part; where nobody but one did, nothing has to be kept."""
-        if (sid, host) not in self._people:
-            known = await people_of(self._backend, sid, host)
-            self._people[sid, host] = known.people if known is not None else []
-        there = list(dict.fromkeys(one for one in [*self._people[sid, host], *people] if one))
-        if len(there) > 1 and there != self._people[sid, host]:
-            self._people[sid, host] = there
-            self._write(put_people(sid, host, there))
+        told = (sid, host, teller)
+        if told not in self._people:
+            known = await told_by(self._backend, sid, host, teller)
+            self._people[told] = known.people if known is not None else []
+        there = list(dict.fromkeys(one[:MOST_NAME] for one in [*self._people[told], *people] if one))
+        if len(there) > 1 and there != self._people[told]:
+            self._people[told] = there
+            self._write(put_people(sid, host, there, teller))
 
     async def started(self, event: SessionStart, session: OpenSession) -> None:
         known = await self._known(event.sid)
@@ -216,20 +228,25 @@ class _Batch:
         await self._claim(event, Claim.START, others)
 
     async def joined(self, event: SessionJoin) -> None:
+        user = event.user[:MOST_NAME]
         for known in await self._of(event):
-            if event.user != known.user and event.user not in known.joined and len(known.joined) < _MOST:
-                known = msgspec.structs.replace(known, joined=[*known.joined, event.user])
+            if user != known.user and user not in known.joined and len(known.joined) < _MOST:
+                known = msgspec.structs.replace(known, joined=[*known.joined, user])
                 self._keep(known)
-                await self._took_part(known.sid, known.host_id, [known.user, *known.joined])
+                await self._took_part(known.sid, known.host_id, known.told_by, [known.user, *known.joined])
 
     async def ended(self, event: SessionEnd) -> None:
-        """Also of a session whose start auth does not know, or knows no more: then what the end says is kept."""
+        """Also of a session whose start auth does not know, or knows no more: then what the end says is kept.
+
+        Of a second end nothing is: it would let people into a recording that has long been closed to them."""
         for known in await self._of(event):
             self._rekey(event.sid)
             del self._open[event.sid][known.told_by]
             self._write(DeleteOp(f"{OPEN}{event.sid}/{known.told_by}", missing_ok=True))
-            await self._took_part(known.sid, known.host_id, [known.user, *known.joined])
-        await self._took_part(event.sid, _host(event), [event.user, *event.participants])
+            await self._took_part(known.sid, known.host_id, known.told_by, [known.user, *known.joined])
+        if not event.supplement:
+            teller = _host(event) if event.emitter == self._auth else _teller(event)
+            await self._took_part(event.sid, _host(event), teller, [event.user, *event.participants])
         await self._claim(event, Claim.END)
 
 
