@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth.authorities.rotation import NotFollowed
+from teleport.auth.clusters import statements
 from teleport.auth.clusters.root import NOT_BELIEVED
 from teleport.backend.interface import PutOp
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, NotFound, TeleportError
-from teleport.identity import SystemRole
+from teleport.identity import RemoteOrigin, SystemRole
 from teleport.pki.cluster_statement import Purpose, SignedStatement, StatedKeys, Statement, sign_statement
 from teleport.pki.keys import PrivateKey, generate_ed25519, generate_p256
+from teleport.pki.sshcert import UserCertRequest, issue_user_cert
 from teleport.pki.x509cert import new_tls_authority, pem_of
 from teleport.resources.authority import Authority, RoleMapping, RotationMode, RotationPhase
 from teleport.resources.codec import from_json, to_json
@@ -233,12 +236,12 @@ async def test_names_that_clash_are_refused_on_both_sides(tmp_path: Path) -> Non
             await TwoClusters(both.leaf, both.root).establish()
 
 
-@pytest.mark.parametrize(("root", "leaf"), [("a.example.com", "example.com"), ("root", "Corp")])
+@pytest.mark.parametrize(("root", "leaf"), [("a.example.com", "example.com"), ("root", "x.corp")])
 async def test_a_leaf_does_not_take_the_names_of_the_roots_hosts(tmp_path: Path, root: str, leaf: str) -> None:
     """Whoever holds a token chooses the name of a cluster, and what ends with it is led there."""
     async with two_clusters(tmp_path, root=root, leaf=leaf) as both:
-        host = await both.root.host(SystemRole.NODE, name="db.corp")
-        server = Server(metadata=Metadata(name=host.host_id), spec=ServerSpec(hostname="db.corp"))
+        host = await both.root.host(SystemRole.NODE, name="db.x.corp")
+        server = Server(metadata=Metadata(name=host.host_id), spec=ServerSpec(hostname="db.x.corp"))
         await both.root.call(host, routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(server))))
         with pytest.raises(AccessDenied, match="could not be told from ours"):
             await both.establish()
@@ -645,3 +648,87 @@ async def test_what_open_routes_take_is_bounded(tmp_path: Path) -> None:
                 limited = "too many attempts" in error.message
                 break
         assert limited
+
+
+# what another cluster states must say nothing but what was looked at
+
+
+def _stating(monkeypatch: pytest.MonkeyPatch, cluster: str, kind: str, more: str) -> None:
+    """The auth service of `cluster` is hostile: behind the certificate of an authority it writes `more`."""
+    honest = statements._stated
+
+    def stated(authority: Authority) -> StatedKeys:
+        keys = honest(authority)
+        if (authority.name, str(authority.type)) != (cluster, kind):
+            return keys
+        return msgspec.structs.replace(keys, tls=(keys.tls[0].strip() + "\n" + more,))
+
+    monkeypatch.setattr(statements, "_stated", stated)
+
+
+async def test_a_leaf_slips_no_other_certificate_in_behind_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People would believe it as the root's own authority."""
+    async with two_clusters(tmp_path) as both:
+        await both.establish()
+        evil = pem_of(new_tls_authority("root", generate_p256(), both.root.clock.now())).decode()
+        _stating(monkeypatch, "leaf", "host", f"# cluster root\n{evil}")
+        assert await both.leaf.service.clusters.leaf.exchange("root") != ""
+        alice = await both.root.user("alice", ["access"])
+        reply = await both.root.call(alice, routes.RENEW_USER, m.RenewUserRequest())
+        texts = [pem for one in reply.host_signers for pem in one.tls_certs]
+        assert len(texts) == 2
+        assert all(text.count("BEGIN") == 1 and evil.strip() not in text for text in texts)
+
+
+async def test_what_a_root_writes_behind_its_certificate_does_not_end_the_leafs_auth_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_clusters(tmp_path) as both:
+        await both.establish()
+        _stating(monkeypatch, "root", "user", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        assert await both.leaf.service.clusters.leaf.exchange("root") != ""
+        await both.leaf.service.believe_now()
+        leo = await both.leaf.user("leo", ["access"])
+        assert (await both.leaf.call(leo, routes.WHO_AM_I, m.Empty())).name == "leo"
+
+
+@pytest.mark.parametrize("name", ["LEAF", "com", "1", "0.1", "uk"])
+async def test_a_leaf_takes_no_name_that_others_end_with_or_that_is_told_apart_by_case(
+    tmp_path: Path, name: str
+) -> None:
+    async with two_clusters(tmp_path) as both:
+        await both.establish()
+        async with running_auth(tmp_path / "third", clock=both.root.clock, cluster=name) as third:
+            lead_to(third, both.root)
+            other = TwoClusters(both.root, third)
+            with pytest.raises((AccessDenied, BadRequest)):
+                await other.create(await other.document(await other.token()))
+        found = await both.root.backend.range(records.REMOTE_CLUSTERS)
+        assert [item.key.removeprefix(records.REMOTE_CLUSTERS) for item in found] == ["leaf"]
+
+
+async def test_a_root_does_not_say_who_users_of_another_root_are(tmp_path: Path) -> None:
+    async with two_clusters(tmp_path) as both:
+        await both.establish((RoleMapping(remote="nothing", local=("access",)),))
+        async with running_auth(tmp_path / "two", clock=both.root.clock, cluster="two") as two:
+            lead_to(both.leaf, two)
+            await TwoClusters(two, both.leaf).establish((RoleMapping(remote="admin", local=("editor",)),))
+        state = both.root.service.clusters.root._state
+        user = await state.authority("user")
+        private = user.spec.active_keys.ssh[0].private_key
+        assert private is not None
+        key = state.keys.load(private)
+        request = UserCertRequest(
+            public_key=generate_ed25519().public,
+            user="bob",
+            logins=("root",),
+            roles=("whatever",),
+            ttl=timedelta(hours=1),
+            recorded_by="7f1f8c3e-6f0a-4a3c-8a56-0d2f7b9c1e11",
+            origin=RemoteOrigin("two", "bob", ("admin",)),
+        )
+        certificate = issue_user_cert(request, key, "root", both.root.clock.now())
+        with pytest.raises(AccessDenied, match="does not say who somebody of another cluster is here"):
+            await both.leaf.service.clusters.root._state.ssh_user(certificate.blob)

@@ -93,7 +93,7 @@ def test_a_certificate_that_a_proxy_of_the_root_records_with_is_no_good() -> Non
 
 def test_only_users_of_other_clusters_are_mapped() -> None:
     mapped = map_user(of_root(), [one("admin", "access")], "leaf")
-    with pytest.raises(ValueError, match="other clusters"):
+    with pytest.raises(AccessDenied, match="does not say who somebody of another cluster is here"):
         map_user(mapped, [one("access", "editor")], "other")
     with pytest.raises(ValueError, match="other clusters"):
         map_user(of_root(cluster="leaf"), [one("admin", "access")], "leaf")

@@ -258,6 +258,9 @@ class ClusterState:
         it is what its role map gives. Raises `AccessDenied` when that is nothing."""
         if identity.cluster == self.cluster and identity.origin is None:
             return user_present(identity, await self.user(identity.name), self.clock.now())
+        if identity.origin is not None and identity.cluster != self.cluster:
+            # only this cluster says, in certificates of its own, whom another one's user became here
+            raise AccessDenied(f"The cluster {identity.cluster} does not say who somebody of another cluster is here.")
         cluster = identity.origin.cluster if identity.origin is not None else identity.cluster
         trusted = next((one for one in await self.trusted_clusters() if one.name == cluster), None)
         if trusted is None:

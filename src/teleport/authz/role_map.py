@@ -50,8 +50,10 @@ def mapped_roles(role_map: Sequence[RoleMapping], roles: Sequence[str]) -> tuple
 def map_user(identity: UserIdentity, role_map: Sequence[RoleMapping], cluster: str) -> UserIdentity:
     """The identity in `cluster`, this one, of what a certificate of another cluster says. Raises `AccessDenied` when no
     role is mapped, and for certificates that mean nothing outside their own cluster."""
-    if identity.cluster == cluster or identity.origin is not None:
+    if identity.cluster == cluster:
         raise ValueError("only users of other clusters are mapped")
+    if identity.origin is not None:
+        raise AccessDenied(f"The cluster {identity.cluster} does not say who somebody of another cluster is here.")
     if identity.recorded_by:
         raise AccessDenied(
             f"This certificate was made for a proxy of the cluster {identity.cluster}, which ends sessions and records"

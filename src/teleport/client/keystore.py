@@ -142,8 +142,12 @@ def write_keys(
 
 
 def write_authorities(home: Home, files: KeyFiles, signers: Iterable[Signer]) -> None:
-    """Writes `certs.pem`: what a login said of the clusters replaces all that was known."""
-    known = {signer.cluster: [pem.strip() + "\n" for pem in signer.tls_certs] for signer in signers}
+    """Writes `certs.pem`: what a login said of the clusters replaces all that was known.
+
+    Certificates are written anew: whatever else stands in the text of one cluster would be read as another's."""
+    from teleport.pki.x509verify import pem_of
+
+    known = {signer.cluster: [pem_of(pem) for pem in signer.tls_certs] for signer in signers}
     text = "".join(f"# cluster {cluster}\n{pem}" for cluster, pems in known.items() for pem in pems)
     home.write(text.encode(), *files.authorities)
 

@@ -265,7 +265,7 @@ def ssh_address(address: ProxyAddress, ping: Ping) -> str:
 def check_answer(found: Certificates, key: PublicKey, user: str, root: str, trust: ProxyTrust) -> None:
     """Raises `ConnectionProblem` unless the certificates are for this key and user, and the cluster's authority is
     the one by which the proxy was believed."""
-    from teleport.pki.x509verify import certificate_key, load_certificate
+    from teleport.pki.x509verify import certificate_key, load_certificate, one_pem
 
     try:
         ssh = parse_certificate_line(found.ssh).body
@@ -278,7 +278,7 @@ def check_answer(found: Certificates, key: PublicKey, user: str, root: str, trus
         for signer in found.signers:
             check_cluster_name(signer.cluster)
             for pem in signer.tls_certs:
-                load_certificate(pem.encode())
+                load_certificate(pem.encode()) if signer.cluster == root else one_pem(pem)
     except (BadRequest, UnicodeEncodeError) as error:
         raise ConnectionProblem(
             f"the proxy answered with something that is no certificate: {error}",

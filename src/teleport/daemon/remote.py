@@ -21,8 +21,8 @@ async def watch(client: AuthClient, kinds: Sequence[str]) -> AsyncGenerator[Snap
             if line.snapshot:
                 yield Snapshot(items, line.revision)
             else:
-                events: list[Event] = [Put(item) for item in items]
-                events += [Deleted(key, line.revision) for key in line.deleted]
+                events: list[Event] = [Deleted(key, line.revision) for key in line.deleted]
+                events += [Put(item) for item in items]  # last: should a key stand in both, a lock is not lost
                 yield Changes(events, line.revision)
 
 

@@ -27,7 +27,7 @@ from teleport.pki import names, sshsig
 from teleport.pki.keys import PrivateKey, PublicKey
 from teleport.pki.refusal import CertificateRefused
 from teleport.pki.trust import AuthorityKind
-from teleport.pki.x509verify import certificate_key, load_certificate, trusted_tls_authority
+from teleport.pki.x509verify import certificate_key, load_certificate, one_pem, trusted_tls_authority
 
 DOMAIN: Final = b"teleport-cluster-statement-v1\0"
 VERSION: Final = 1
@@ -106,6 +106,11 @@ def read_statement(signed: SignedStatement) -> Statement:
     for name in (found.cluster, found.audience):
         if problem := names.cluster_problem(name):
             raise BadRequest(f"the statement names the cluster {name[:80]!a}, which {problem}")
+    if problem := names.foreign_cluster_problem(found.cluster):
+        raise BadRequest(
+            f"the statement is of the cluster {found.cluster}, which {problem}",
+            hint="give that cluster another name: auth_service.cluster_name",
+        )
     if not 0 < found.issued < MAX_ISSUED or len(found.holds) > 4 * MAX_KEYS:
         raise BadRequest("the statement is malformed")
     kinds = {kind: _keys(found.keys(kind), kind, found.cluster) for kind in (AuthorityKind.USER, AuthorityKind.HOST)}
@@ -164,11 +169,13 @@ def _keys(stated: StatedKeys, kind: AuthorityKind, cluster: str) -> set[bytes]:
     for line in (*stated.ssh, *stated.let_go):
         key = PublicKey.parse(line)
         key.crypto()
+        if line != key.line():
+            raise BadRequest(f"the {kind} authority of {cluster} has a line that is not a key and nothing else")
         if key.is_security_key:
             raise BadRequest("a security key cannot be an authority: nobody is there to touch it")
         found.add(key.blob)
     for pem in stated.tls:
-        anchor = trusted_tls_authority(kind, cluster, pem.encode())
+        anchor = trusted_tls_authority(kind, cluster, one_pem(pem).encode())
         if _common_name(pem) != cluster:
             # OpenSSL finds the issuer of a certificate by its name: one with our own would stand in the way of ours
             raise BadRequest(f"the {kind} authority of {cluster} has a certificate in another name")

@@ -80,9 +80,40 @@ def cluster_problem(name: str) -> str:
     return "" if name.isascii() and _HOST_NAME.fullmatch(name.lower()) else "is not made like a host name"
 
 
+_PUBLIC = frozenset(
+    re.split(" ", "app arpa biz cloud com corp dev edu gov home info int internal lan local localhost mil net org xyz")
+)
+
+
+def foreign_cluster_problem(name: str) -> str:
+    """What keeps another cluster from going by this name here; empty when nothing does.
+
+    Clients believe its host authority for all names that end so: it must not be what others' names and addresses end
+    with, and there is one spelling.
+    """
+    last = name.rpartition(".")[2]
+    if name != name.lower():
+        return "has letters in upper case: it could not be told from one in lower case"
+    if last.isdecimal():
+        return "ends like an IP address"
+    if name in _PUBLIC or (last == name and len(name) < 3):
+        return "is what names of everybody end with"
+    return ""
+
+
 def host_id_problem(host_id: str) -> str:
     """What keeps `host_id` from being a host's id (a UUID as a rule); empty when it is one."""
     return "" if _HOST_ID.fullmatch(host_id) else "may hold lower-case letters, digits and dashes only"
+
+
+def is_address(name: str) -> bool:
+    """Whether it is an IP address, with or without brackets."""
+    text = name.strip().removeprefix("[").removesuffix("]").partition("%")[0]
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def canonical_host(name: str) -> str:

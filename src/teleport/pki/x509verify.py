@@ -85,6 +85,23 @@ def _check_signature(certificate: Certificate, key: PublicKey) -> bool:
     return True
 
 
+def pem_of(text: str) -> str:
+    """The first certificate in a PEM text, as it is always written, and nothing else of it. Raises
+    `CertificateRefused`."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return load_certificate(text.encode("ascii", "replace")).public_bytes(Encoding.PEM).decode()
+
+
+def one_pem(text: str) -> str:
+    """As `pem_of`, of a text that is one certificate and nothing else: what is compared, stored and handed on as text
+    must not say more than what was looked at. Raises `CertificateRefused`."""
+    found = pem_of(text)
+    if text.strip() != found.strip():
+        raise CertificateRefused(Refusal.MALFORMED, "This is not one certificate in PEM and nothing else.")
+    return found
+
+
 def trusted_tls_authority(kind: AuthorityKind, cluster: str, certificate: bytes) -> TrustedTLSAuthority:
     """An authority's certificate, DER or PEM, as an anchor. Raises `BadRequest` or `CertificateRefused`."""
     from cryptography import x509

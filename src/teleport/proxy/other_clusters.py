@@ -25,6 +25,7 @@ from teleport.authz.decision import AccessDenial
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, NotFound, TeleportError
 from teleport.identity import UserIdentity
+from teleport.pki.names import is_address
 from teleport.ssh.handlers import Channel
 from teleport.ssh.relay import NodeLeg
 from teleport.ssh.surface import Peer
@@ -138,7 +139,9 @@ class OtherClusters:
         return Destination(destination.host, destination.port, cluster)
 
     def _ending(self, host: str, names: Sequence[str]) -> str:
-        """The cluster that a host's name ends with."""
+        """The cluster that a host's name ends with; an address ends with none."""
+        if is_address(host):
+            return ""
         name = host.strip().rstrip(".").lower()
         fitting = [cluster for cluster in (self._cluster, *names) if name.endswith(f".{cluster.lower()}")]
         return max(fitting, key=len, default="")

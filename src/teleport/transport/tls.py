@@ -7,11 +7,14 @@ from its certificate by the handler, with `teleport.pki`.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
 from teleport.errors import TeleportError
+
+log = logging.getLogger(__name__)
 
 
 def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
@@ -49,9 +52,13 @@ def peer_server_context(cert_file: Path, key_file: Path, ca_pems: Sequence[str],
 
 
 def trust(context: ssl.SSLContext, ca_pems: Sequence[str]) -> None:
-    """Adds authorities to a live context; new connections see them at once."""
-    if ca_pems:
-        context.load_verify_locations(cadata="\n".join(ca_pems))
+    """Adds authorities to a live context; new connections see them at once. One that cannot be read is left out, and
+    named in the log: who shows a certificate of it is refused, and all others go on."""
+    for pem in ca_pems:
+        try:
+            context.load_verify_locations(cadata=pem)
+        except (ssl.SSLError, ValueError) as error:
+            log.error("an authority cannot be read, and is not believed: %s", error)
 
 
 def web_server_context(cert_file: Path, key_file: Path) -> ssl.SSLContext:

@@ -74,9 +74,10 @@ class LivingTrust:
             for retired in authority.spec.retired_keys:
                 if now - retired.retired < LONGEST_LIFE:
                     found += retired.tls
+        trusted = {one.name for one in await self._state.trusted_clusters()} - {self._state.cluster}
         for item in await self._state.backend.range(records.AUTHORITIES + "user/"):
             other = from_json(item.value)
-            if isinstance(other, Authority) and other.name != self._state.cluster:  # of trusted clusters, if they are
+            if isinstance(other, Authority) and other.name in trusted:
                 found += other.trusted_tls_certs
         return found
 

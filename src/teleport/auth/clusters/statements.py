@@ -30,6 +30,7 @@ from teleport.pki.cluster_statement import (
 )
 from teleport.pki.keys import PublicKey
 from teleport.pki.trust import AuthorityKind
+from teleport.pki.x509verify import one_pem, pem_of
 from teleport.resources.authority import (
     Authority,
     AuthorityType,
@@ -170,7 +171,11 @@ def check_name(state: ClusterState, cluster: str) -> None:
 
 def _stated(authority: Authority) -> StatedKeys:
     let_go = [line for one in authority.spec.retired_keys if not one.at_once for line in one.ssh]
-    return StatedKeys(ssh=authority.trusted_ssh_keys, tls=authority.trusted_tls_certs, let_go=tuple(let_go[-MAX_KEYS:]))
+    return StatedKeys(
+        ssh=tuple(PublicKey.parse(line).line() for line in authority.trusted_ssh_keys),
+        tls=tuple(pem_of(pem) for pem in authority.trusted_tls_certs),
+        let_go=tuple(PublicKey.parse(line).line() for line in let_go[-MAX_KEYS:]),
+    )
 
 
 def _authority(
@@ -183,7 +188,8 @@ def _authority(
     """The public halves as they are stored. What was let go keeps the time when that was first heard."""
     keys = statement.keys(kind)
     active = KeySet(
-        ssh=tuple(SSHKeyPair(public_key=line) for line in keys.ssh), tls=tuple(TLSKeyPair(cert=pem) for pem in keys.tls)
+        ssh=tuple(SSHKeyPair(public_key=line) for line in keys.ssh),
+        tls=tuple(TLSKeyPair(cert=one_pem(pem)) for pem in keys.tls),
     )
     made = Authority.new(AuthorityType(kind.value), statement.cluster, active)
     before = former.spec.retired_keys if former is not None else ()

@@ -111,7 +111,8 @@ class Shown:
         """What is sent; None when the change shows nothing."""
         if isinstance(change, Snapshot):
             return self._whole(change)
-        events = [event for event in change.events if event.key.startswith(self._prefixes)]
+        # one line says of each key what became of it last: what was removed and made again is there
+        events = {event.key: event for event in change.events if event.key.startswith(self._prefixes)}.values()
         items = [event.item for event in events if isinstance(event, Put)]
         gone = [event.key for event in events if not isinstance(event, Put)]
         if self._hosts is not None:
