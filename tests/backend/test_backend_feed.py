@@ -125,3 +125,12 @@ async def test_watches_share_a_snapshot_until_one_could_have_heard_of_a_change(t
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+def test_who_waits_for_what_never_changes_and_leaves_leaves_nothing() -> None:
+    feed = Feed(base=0, max_events=10, max_bytes=1000)
+    held = feed.interest(("locks/",))
+    assert feed.interest(("locks/",)) is held
+    for number in range(100):
+        feed.interest((f"roles/{number}/",))
+    assert list(feed._interests) == [("locks/",)]

@@ -51,10 +51,10 @@ class RecordingHost:
     def host_id(self) -> str:
         return self.caller.host_id
 
-    async def tell(self, cls: type[ServerEvent], sid: str, **fields: Any) -> None:
-        """Delivers one event of itself."""
+    async def tell(self, cls: type[ServerEvent], sid: str, *, uid: str = "", **fields: Any) -> None:
+        """Delivers one event of itself; `uid` is what it calls the event."""
         said = {"sid": sid, "server_id": self.host_id, **fields}
-        event = new_event(cls, self.auth.clock.now(), str(uuid.uuid4()), **said)
+        event = new_event(cls, self.auth.clock.now(), uid or str(uuid.uuid4()), **said)
         line, self.chain = self.chain.append(event)
         await self.auth.call(
             self.caller, routes.INTAKE, m.IntakeRequest(emitter=self.host_id, epoch=1, lines=[line.decode()])

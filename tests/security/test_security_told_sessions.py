@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.security.test_security_recordings import RecordingHost, _read
@@ -62,6 +63,34 @@ async def test_a_second_end_lets_nobody_into_an_old_recording(tmp_path: Path) ->
             await _read(auth, mallory, sid)
 
 
+@pytest.mark.parametrize("role", [SystemRole.NODE, SystemRole.PROXY])
+@pytest.mark.parametrize(
+    "way", ["start, join", "start, join, end", "start of mallory, end", "end with the uid of the first"]
+)
+async def test_nothing_told_after_the_end_lets_anybody_into_the_recording(
+    tmp_path: Path, role: SystemRole, way: str
+) -> None:
+    """Of a node by itself, of a host with a plain sshd by the proxy that recorded it."""
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        host = await RecordingHost.join(auth, role)
+        plain, sid = str(uuid.uuid4()), str(uuid.uuid4())
+        where = {"server_id": plain} if role is SystemRole.PROXY else {}
+        first = str(uuid.uuid4())
+        await host.tell(SessionStart, sid, user="boss", **where)
+        await host.tell(SessionEnd, sid, uid=first, user="boss", participants=["boss"], **where)
+        await host.upload(sid, "boss", text=b"SECRET", **({"node_id": plain} if where else {}))
+        mallory = await auth.user("mallory", ["access"])
+        if way.startswith("start"):
+            await host.tell(SessionStart, sid, user="mallory" if "of mallory" in way else "boss", **where)
+            await host.tell(SessionJoin, sid, user="bob" if "of mallory" in way else "mallory", **where)
+        if "end" in way:
+            guests = ["boss", "mallory"]
+            uid = first if "uid" in way else ""
+            await host.tell(SessionEnd, sid, uid=uid, user="boss", participants=guests, **where)
+        with pytest.raises(AccessDenied):
+            await _read(auth, mallory, sid)
+
+
 @pytest.mark.parametrize("first", [True, False])
 async def test_a_proxy_lets_nobody_into_what_another_one_recorded(tmp_path: Path, first: bool) -> None:
     """Whether its word comes before that of the one who recorded, or after it."""
@@ -69,7 +98,7 @@ async def test_a_proxy_lets_nobody_into_what_another_one_recorded(tmp_path: Path
         true = await RecordingHost.join(auth, SystemRole.PROXY)
         hostile = await RecordingHost.join(auth, SystemRole.PROXY)
         plain, sid = str(uuid.uuid4()), str(uuid.uuid4())
-        guests = {"participants": ["boss", "mallory"], "server_id": plain}
+        guests: dict[str, Any] = {"participants": ["boss", "mallory"], "server_id": plain}
         if first:
             await hostile.tell(SessionEnd, sid, user="boss", **guests)
         await true.tell(SessionStart, sid, user="boss", server_id=plain)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from weakref import WeakValueDictionary
 
 from teleport.backend.interface import Event, Put
 
@@ -36,7 +37,7 @@ class Entry:
 class Interest:
     """Those who wait for changes under some prefixes. It is over with the first such change; then take another."""
 
-    __slots__ = ("before", "changed")
+    __slots__ = ("__weakref__", "before", "changed")
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
@@ -53,7 +54,8 @@ class Feed:
         self._events = 0
         self._bytes = 0
         self._base = base
-        self._interests: dict[tuple[str, ...], Interest] = {}
+        # gone with the last who waits: whoever watches what never changes, and leaves, leaves nothing here
+        self._interests: WeakValueDictionary[tuple[str, ...], Interest] = WeakValueDictionary()
         self.failure: Exception | None = None
 
     def interest(self, prefixes: tuple[str, ...]) -> Interest:
@@ -81,9 +83,10 @@ class Feed:
             self._base = oldest.revision
         keys = [event.key for event in entry.events]
         for prefixes in [one for one in self._interests if any(key.startswith(one) for key in keys)]:
-            interest = self._interests.pop(prefixes)
-            interest.before = entry.revision - 1
-            interest.changed.set()
+            interest = self._interests.pop(prefixes, None)
+            if interest is not None:
+                interest.before = entry.revision - 1
+                interest.changed.set()
 
     def reset(self, base: int | None) -> None:
         """Forget all; begin again after revision `base`, or (None) know nothing until the next reset."""
@@ -113,7 +116,7 @@ class Feed:
         return found
 
     def _wake(self) -> None:
-        interests, self._interests = self._interests, {}
+        interests, self._interests = self._interests, WeakValueDictionary()
         for interest in interests.values():
             interest.changed.set()
 

@@ -86,6 +86,7 @@ TABLE: Final = (
     Row(ENDS, Fate.KEPT, "sessions that ended"),
     Row(OPEN, Fate.LEFT_OUT, "sessions that were open: each is ended"),
     Row("audit/session-people/", Fate.KEPT, "who took part in recorded sessions"),
+    Row("audit/session-closed/", Fate.KEPT, "whose word on who took part in a session is final"),
     Row("audit/session-hosts/", Fate.KEPT, "which hosts told of sessions"),
     Row("audit/uploads/", Fate.KEPT, "recordings that were told of"),
     Row("audit/checkpoint-key", Fate.KEPT, "key of the checkpoints"),

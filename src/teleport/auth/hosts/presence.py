@@ -200,7 +200,7 @@ class Presence:
         if not request.kinds:
             raise BadRequest(f"a watch names kinds: {', '.join(sorted(WATCHABLE))}")
         kinds = []
-        for name in request.kinds:
+        for name in sorted(set(request.kinds)):  # however it is asked for, those who watch the same share what it costs
             try:
                 kinds.append(Kind(name))
             except ValueError:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -73,6 +73,10 @@ class Claims:
         self.lock = asyncio.Lock()
         self._backend = backend
         self._clock = clock or SystemClock()
+
+    def now(self) -> datetime:
+        """By auth's clock."""
+        return self._clock.now()
 
     async def note(
         self, sid: str, host: str, what: Claim, *, told_by: str = "", makers: Collection[str] = ()

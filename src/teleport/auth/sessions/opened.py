@@ -24,7 +24,7 @@ from teleport.audit.outbox import PREFIX as OUTBOX
 from teleport.auth.certificates.last_use import Uses
 from teleport.auth.hosts.presence import PRESENCE
 from teleport.auth.sessions.claims import Claim, Claims, claimants
-from teleport.auth.sessions.participants import MOST_NAME, put_people, told_by
+from teleport.auth.sessions.participants import MOST_NAME, is_closed, put_closed, put_people, told_by
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import MAX_WRITES, Backend, DeleteOp, PutOp, Write
 from teleport.clock import Clock
@@ -167,6 +167,7 @@ class _Batch:
         self._former: set[str] = set()  # sessions kept as versions before did
         self._hosts: dict[str, dict[str, bool]] = {}
         self._people: dict[tuple[str, str, str], list[str]] = {}
+        self._closed: dict[tuple[str, str, str], bool] = {}
 
     async def _known(self, sid: str) -> dict[str, OpenSession]:
         if sid not in self._open:
@@ -207,8 +208,10 @@ class _Batch:
             self._write(write)
 
     async def _took_part(self, sid: str, host: str, teller: str, people: Sequence[str]) -> None:
-        """Adds to those who took part; where nobody but one did, nothing has to be kept."""
+        """Adds to those who took part, until the end; where nobody but one did, nothing has to be kept."""
         told = (sid, host, teller)
+        if await self._is_closed(told):
+            return
         if told not in self._people:
             known = await told_by(self._backend, sid, host, teller)
             self._people[told] = known.people if known is not None else []
@@ -216,6 +219,16 @@ class _Batch:
         if len(there) > 1 and there != self._people[told]:
             self._people[told] = there
             self._write(put_people(sid, host, there, teller))
+
+    async def _is_closed(self, told: tuple[str, str, str]) -> bool:
+        if told not in self._closed:
+            self._closed[told] = await is_closed(self._backend, *told)
+        return self._closed[told]
+
+    def _close(self, sid: str, host: str, teller: str) -> None:
+        """Behind what was written of who took part: a line that comes again after a crash finds either both or none."""
+        self._closed[sid, host, teller] = True
+        self._write(put_closed(sid, host, teller, self._claims.now()))
 
     async def started(self, event: SessionStart, session: OpenSession) -> None:
         known = await self._known(event.sid)
@@ -238,15 +251,20 @@ class _Batch:
     async def ended(self, event: SessionEnd) -> None:
         """Also of a session whose start auth does not know, or knows no more: then what the end says is kept.
 
-        Of a second end nothing is: it would let people into a recording that has long been closed to them."""
+        Of what its teller says after that nothing is, be it a second end or a join after a second start: it would let
+        people into a recording that has long been closed to them."""
+        teller = _host(event) if event.emitter == self._auth else _teller(event)
+        tellers = {teller}
         for known in await self._of(event):
             self._rekey(event.sid)
             del self._open[event.sid][known.told_by]
             self._write(DeleteOp(f"{OPEN}{event.sid}/{known.told_by}", missing_ok=True))
             await self._took_part(known.sid, known.host_id, known.told_by, [known.user, *known.joined])
+            tellers.add(known.told_by)
         if not event.supplement:
-            teller = _host(event) if event.emitter == self._auth else _teller(event)
             await self._took_part(event.sid, _host(event), teller, [event.user, *event.participants])
+        for one in sorted(tellers):
+            self._close(event.sid, _host(event), one)
         await self._claim(event, Claim.END)
 
 

@@ -9,6 +9,7 @@ end, so nobody lets people into old recordings.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import msgspec
@@ -17,6 +18,8 @@ from teleport.backend.interface import Backend, PutOp
 
 PEOPLE: Final = "audit/session-people/"
 """SID/HOST, of sessions that others joined; SID/HOST/TELLER where a proxy told of it; of versions before, SID alone."""
+CLOSED: Final = "audit/session-closed/"  # SID/HOST/TELLER, of sessions whose end that one told
+CLOSED_KEPT: Final = timedelta(days=400)  # as ends are
 MOST: Final = 100  # people of one session that are remembered
 MOST_NAME: Final = 512  # characters of a name that are
 FEW: Final = 2000  # joined sessions that are read as a whole
@@ -56,6 +59,17 @@ def put_people(sid: str, host_id: str, people: Iterable[str], teller: str = "") 
 
 def _key(sid: str, host_id: str, told_by: str) -> str:
     return f"{PEOPLE}{sid}/{host_id}" + (f"/{told_by}" if told_by else "")
+
+
+def put_closed(sid: str, host_id: str, teller: str, now: datetime) -> PutOp:
+    """From now on nothing that this one tells adds to who took part."""
+    return PutOp(f"{CLOSED}{sid}/{host_id}/{teller}", b"", now + CLOSED_KEPT)
+
+
+async def is_closed(backend: Backend, sid: str, host_id: str, teller: str) -> bool:
+    """Whether `teller` has told of the session's end. Not to be read from the ends that count: those are by host, so
+    one proxy could close what another tells; and by an id of the event, which its host chooses."""
+    return await backend.get(f"{CLOSED}{sid}/{host_id}/{teller}") is not None
 
 
 async def people_of_each(backend: Backend, sids: Iterable[str]) -> Mapping[Told, Participants]:
