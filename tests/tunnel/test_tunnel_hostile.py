@@ -177,6 +177,11 @@ async def test_what_changed_while_a_tunnel_was_made_is_looked_at_once_it_stands(
         "64:ff9b::7f00:1",
         "::127.0.0.1",
         "::169.254.169.254",
+        "64:ff9b:1::a9fe:a9fe",
+        "fd20:ce::254",
+        "0.0.0.1",
+        "240.0.0.1",
+        "fec0::1",
     ],
 )
 def test_nobodys_addresses_and_those_of_the_link_are_not_dialled(address: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -457,3 +458,25 @@ async def test_a_proxy_that_announces_what_only_this_machine_reaches_is_not_dial
         with pytest.raises(ConnectionProblem, match="is not dialled"):
             await end.dialer.connect(PeerProxy(end.proxy.host_id, address, end.proxy.port), str(uuid4()), Client)
         assert not end.server.links
+
+
+async def test_however_many_look_for_a_host_that_nobody_has_the_others_are_asked_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question that is answered with no costs both a handshake."""
+    monkeypatch.setattr(leading_module, "ON_ITS_WAY", 2.0)
+    async with peers(tmp_path) as end, tunnels(Hosts()) as own:
+        leading = Leading(own.server, end.dialer, Listed([end.proxy]))
+        made, reach = 0, end.dialer._reach
+
+        async def counted(proxy: PeerProxy) -> Any:
+            nonlocal made
+            made += 1
+            return await reach(proxy)
+
+        monkeypatch.setattr(end.dialer, "_reach", counted)
+        missing = str(uuid4())
+        looking = [asyncio.create_task(leading.connect(missing, Client)) for _ in range(20)]
+        done = await asyncio.gather(*looking, return_exceptions=True)
+        assert all(isinstance(one, ConnectionProblem) for one in done)
+        assert made <= 20 + 2 * 2.0 / leading_module.AGAIN, "each once, and then one for all of them"

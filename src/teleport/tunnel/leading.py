@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 AGAIN: Final = 0.5  # seconds until the others are asked once more
 ASKED: Final = 16  # proxies that are asked in one round
+REMEMBERED: Final = 1000  # hosts that nobody had
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
@@ -38,6 +39,7 @@ class Leading:
         self._own = own
         self._dialer = dialer
         self._proxies = proxies
+        self._missing: dict[str, _Missing] = {}  # hosts that nobody had a moment ago
 
     def holds(self, host_id: str) -> bool:
         """Whether a tunnel of the host ends here now."""
@@ -54,16 +56,9 @@ class Leading:
                     return await self._own.connect(host_id, make)
                 except ConnectionProblem as error:
                     problem = error
-            for proxy in list(self._proxies.peers(host_id))[:ASKED]:
-                try:
-                    return await self._dialer.connect(proxy, host_id, make)
-                except NotHere:
-                    continue
-                except ConnectionProblem as error:
-                    problem = error
-                    log.info("%s", error.message)
-                if self._own.holds(host_id) or loop.time() >= until:
-                    break
+            found, problem = await self._elsewhere(host_id, make, until, problem)
+            if found is not None:
+                return found
             left = until - loop.time()
             if left <= 0:
                 raise problem
@@ -71,3 +66,50 @@ class Leading:
                 await asyncio.sleep(min(left, AGAIN))  # its tunnel failed just now
             else:
                 await self._own.registry.wait_newest(host_id, min(left, AGAIN))
+
+    async def _elsewhere(
+        self, host_id: str, make: Callable[[], P], until: float, problem: ConnectionProblem
+    ) -> tuple[P | None, ConnectionProblem]:
+        """By another proxy's tunnel; or None, and what the problem is then.
+
+        Whoever looks for a host that nobody has makes proxies shake hands with each other: however many look for one,
+        the others are asked about it once in a while.
+        """
+        missing = self._missing.get(host_id)
+        if missing is None:
+            return await self._asked(host_id, make, until, problem)
+        async with missing.asking:
+            if asyncio.get_running_loop().time() < missing.again:
+                return None, problem
+            return await self._asked(host_id, make, until, problem)
+
+    async def _asked(
+        self, host_id: str, make: Callable[[], P], until: float, problem: ConnectionProblem
+    ) -> tuple[P | None, ConnectionProblem]:
+        """One round through the other proxies."""
+        loop = asyncio.get_running_loop()
+        for proxy in list(self._proxies.peers(host_id))[:ASKED]:
+            try:
+                found = await self._dialer.connect(proxy, host_id, make)
+            except NotHere:
+                continue
+            except ConnectionProblem as error:
+                problem = error
+                log.info("%s", error.message)
+            else:
+                self._missing.pop(host_id, None)
+                return found, problem
+            if self._own.holds(host_id) or loop.time() >= until:
+                break
+        if host_id not in self._missing and len(self._missing) >= REMEMBERED:
+            self._missing.pop(next(iter(self._missing)))
+        self._missing.setdefault(host_id, _Missing()).again = loop.time() + AGAIN / 2
+        return None, problem
+
+
+class _Missing:
+    """A host that no proxy had when they were asked."""
+
+    def __init__(self) -> None:
+        self.asking = asyncio.Lock()
+        self.again = 0.0  # loop time before which nobody is asked

@@ -26,8 +26,11 @@ from teleport.transport.tls import unproved_client_context
 from teleport.transport.upgrade import upgraded
 
 PORT: Final = 3024  # of an address that names none (`protocols.md` 1)
-_METADATA: Final = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"})
-_IPV4_INSIDE: Final = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+_METADATA: Final = frozenset({"fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"})
+# RFC 6052 and RFC 8215: the last 32 bits are an IPv4 address
+_IPV4_INSIDE: Final = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+# RFC 1122 section 3.2.1.3, RFC 1112 section 4, RFC 3879
+_NOBODYS: Final = tuple(ipaddress.ip_network(one) for one in ("0.0.0.0/8", "240.0.0.0/4", "fec0::/10"))
 
 
 def tunnel_address(text: str) -> HostPort:
@@ -46,13 +49,15 @@ def why_not(address: str, *, loopback: bool) -> str:
     found = ipaddress.ip_address(canonical_address(address) or address)
     if isinstance(found, ipaddress.IPv6Address):
         inside = found.sixtofour or (found.teredo or (None, None))[1]
-        if found in _IPV4_INSIDE or 1 < int(found) < 1 << 32:  # the latter: RFC 4291 section 2.5.5.1
+        if (
+            any(found in one for one in _IPV4_INSIDE) or 1 < int(found) < 1 << 32
+        ):  # the latter: RFC 4291 section 2.5.5.1
             inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inside is not None:
             return why_not(str(inside), loopback=False)
     if found.is_link_local or str(found) in _METADATA:
         return "it is of the link, or a cloud's own service"
-    if found.is_multicast or found.is_unspecified or found == ipaddress.IPv4Address("255.255.255.255"):
+    if found.is_multicast or found.is_unspecified or any(found in one for one in _NOBODYS):
         return "it is nobody's address"
     if found.is_loopback and not loopback:
         return "it is this very host, and auth_servers leads elsewhere"
