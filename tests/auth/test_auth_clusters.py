@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -33,6 +35,7 @@ from teleport.store import records
 from teleport.store.records import ClusterLink
 from teleport.testing.auth import ANONYMOUS, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
+from teleport.testing.running import wait_until
 from teleport.testing.two_clusters import TwoClusters, lead_to, two_clusters
 
 
@@ -732,3 +735,26 @@ async def test_a_root_does_not_say_who_users_of_another_root_are(tmp_path: Path)
         certificate = issue_user_cert(request, key, "root", both.root.clock.now())
         with pytest.raises(AccessDenied, match="does not say who somebody of another cluster is here"):
             await both.leaf.service.clusters.root._state.ssh_user(certificate.blob)
+
+
+async def test_a_root_that_never_answers_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with two_clusters(tmp_path) as both:
+        await both.establish()
+        clusters, asked, over = both.leaf.service.clusters.leaf, threading.Event(), threading.Event()
+
+        def stall(*_: object) -> None:
+            asked.set()
+            over.wait()
+
+        monkeypatch.setattr(clusters.reaching, "call", stall)
+        try:
+            waiting = asyncio.create_task(clusters.exchange("root"))
+            await wait_until(asked.is_set)
+            assert await clusters.exchange("another") == ""
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            monkeypatch.setattr("teleport.auth.clusters.leaf.EXCHANGE_SECONDS", 0.05)
+            assert "did not answer within" in await clusters.exchange("root")
+        finally:
+            over.set()

@@ -15,7 +15,12 @@ from teleport.audit.events import AuthFailed
 from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
+from teleport.node.first_line import FirstLine
+from teleport.node.service import _Gate
+from teleport.ssh.listener import NoSlot
+from teleport.ssh.surface import Peer, Refusal
 from teleport.testing.lab_certificates import LabHost
+from teleport.testing.running import wait_until
 from teleport.testing.ssh_lab import Lab, running_lab
 from teleport.wire import vouch
 
@@ -113,3 +118,43 @@ async def test_other_protocols_are_turned_away(launcher_end: LauncherEnd) -> Non
     async with running_lab(Launcher(launcher_end)) as lab:
         said = await say(lab, b"GET / HTTP/1.0\r\n\r\n")
         assert b"curve25519" not in said
+
+
+async def test_an_address_that_another_clusters_proxy_says_counts_for_its_own_users_only(
+    launcher_end: LauncherEnd,
+) -> None:
+    """Else that proxy would defeat the source pins and leases of this cluster's users."""
+    heard: list[Peer] = []
+
+    def make(client: Peer, vouched: bool) -> asyncio.Protocol:
+        heard.append(client)
+        return asyncio.Protocol()
+
+    async with running_lab(Launcher(launcher_end)) as lab:
+        line = line_for(lab, change=lambda claim: replace(claim, cluster="root.test"))
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: FirstLine(
+                Peer("127.0.0.1", 1),
+                greeting=b"",
+                believe=lambda line: vouch.parse(line).vouch,
+                make=make,
+                refused=lambda *_: None,
+                slot=NoSlot(),
+            ),
+            "127.0.0.1",
+            0,
+        )
+        async with server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(line)
+            await wait_until(lambda: bool(heard))
+            writer.close()
+        assert heard == [Peer("192.0.2.9", 4444, "root.test")]
+        assert heard[0].counted == "cluster root.test"
+        user = lab.authorities.user(["root"])
+        admitted = await _Gate(lab.node, heard[0], True).admit("root", user.certificate.blob)
+        assert isinstance(admitted, Refusal)
+        assert "Through root.test come its own users only" in admitted.message
+        event = (await lab.events.wait_for("auth"))[0]
+        assert getattr(event, "error", "") == "the proxy of root.test leads its own users only"

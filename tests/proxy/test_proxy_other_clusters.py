@@ -237,7 +237,7 @@ async def both(*, connected: bool = True) -> AsyncIterator[Both]:
             leaf_router,
             trust,
             auth_servers=[("127.0.0.1", port)],
-            vouch_to_auth=lambda host, number: f"auth for {host}\r\n".encode(),
+            vouch_to_auth=lambda host, number, cluster: f"auth for {host} of {cluster}\r\n".encode(),
         )
         sockets = [listener() for _ in range(3)]
         for sock in sockets:
@@ -507,7 +507,7 @@ async def test_auth_of_the_leaf_is_reached_with_the_line_of_the_leafs_proxy_and_
         reader, writer = await found.others.to_auth(who)
         writer.write(b"tls")
         assert await reader.read(100) == b"heard tls"
-        assert found.lines == [b"auth for 192.0.2.9\r\n"]
+        assert found.lines == [f"auth for 192.0.2.9 of {ROOT}\r\n".encode()]
         writer.close()
         await wait_until(lambda: found.others.open == 0)
         found.trust.role_map = ()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tests.auth.test_auth_api import Asking, allowed
 from tests.auth.test_auth_joining import announcement, join_request, new_token
+from tests.auth.test_auth_remote_users import of_root
 from tests.web.web_rig import NAME, RunningWeb, running_web
 
 from teleport.api import messages as m
@@ -34,12 +35,14 @@ from teleport.pki.sshformat import parse_certificate_line
 from teleport.pki.sshverify import SOURCE_PIN
 from teleport.pki.trust import AuthorityKind
 from teleport.pki.x509cert import auth_server_name
+from teleport.resources.authority import RoleMapping
 from teleport.resources.codec import to_json
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Options, Role, RoleSpec
 from teleport.testing.auth import ANONYMOUS, CLUSTER, Credentials, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
+from teleport.testing.two_clusters import two_clusters
 from teleport.transport.blocking import ByteStream, TLSStream, dial_tcp
 from teleport.wire import vouch
 
@@ -470,3 +473,49 @@ async def test_a_node_announces_the_loopback_only_where_all_the_way_is_one(tmp_p
         for lines in ([proxy.line("192.0.2.9", 9)], far):
             with pytest.raises(AccessDenied, match="loopback"):
                 await ask(auth, node, *lines, route=routes.HEARTBEAT, request=local)
+
+
+async def test_by_another_clusters_proxy_come_its_own_users_only(tmp_path: Path) -> None:
+    """That proxy can say any address: own users, hosts and strangers are refused, and the word sticks to the way."""
+    async with running_auth(tmp_path) as auth:
+        proxy, admin = await a_host(auth), await auth.admin()
+        token = await new_token(auth, "node")
+        join = join_request(token.token, generate_p256())
+        for who, route, request in (
+            (admin, routes.WHO_AM_I, None),
+            (proxy.who, routes.WHO_AM_I, None),
+            (ANONYMOUS, routes.JOIN, join),
+        ):
+            with pytest.raises(AccessDenied, match=r"Through root\.example come its own users only"):
+                await ask(auth, who, proxy.line(cluster="root.example"), route=route, request=request)
+        with pytest.raises(AccessDenied, match=r"Through root\.example"):
+            await ask(auth, admin, proxy.line(cluster="root.example"), proxy.line())
+        assert (await ask(auth, admin, proxy.line())).client_addr == f"{CLIENT}:40000"
+        assert (await ask(auth, ANONYMOUS, proxy.line(), route=routes.JOIN, request=join)).cluster == CLUSTER
+
+
+async def test_a_user_of_a_trusted_cluster_comes_by_that_clusters_proxy_and_by_no_others(tmp_path: Path) -> None:
+    async with two_clusters(tmp_path) as both:
+        alice = await of_root(both, "alice", ["access"])
+        await both.establish((RoleMapping(remote="access", local=("access",)),))
+        await both.leaf.service.believe_now()
+        proxy = await a_host(both.leaf)
+
+        def line(cluster: str) -> bytes:
+            return proxy.line(cluster=cluster, target=vouch.auth_target("leaf"))
+
+        async def whoami(cluster: str) -> Any:
+            def connect() -> TLSStream:
+                plain = dial_tcp(*both.leaf.address, 10)
+                plain.sendall(line(cluster))
+                return TLSStream(plain, both.leaf.context(alice), auth_server_name("leaf"))
+
+            def work() -> Any:
+                with SyncAuthClient(connect, "auth") as client:
+                    return client.call(routes.WHO_AM_I, m.Empty())
+
+            return await both.leaf.in_thread(work)
+
+        assert (await whoami("root")).name == "remote-alice-root"
+        with pytest.raises(AccessDenied, match="come its own users only"):
+            await whoami("other")

@@ -25,6 +25,7 @@ from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, T
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.names import peer_address
 from teleport.transport.blocking import shown_address
+from teleport.transport.first_bytes import through
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Caller:
     local_actor: Mapping[str, str] = field(default_factory=dict)  # what the host's own tctl says of its Unix user
     certificate: bytes = field(default=b"", repr=False)  # what proved the identity, DER
     vouched_by: tuple[str, ...] = ()  # addresses of the proxies that relay it, as the next one sees them
+    through: str = ""  # the other cluster whose proxy says the address: only its users come that way
 
     @property
     def host(self) -> str:
@@ -135,6 +137,7 @@ def _endpoint(
     async def endpoint(request: web.Request) -> web.StreamResponse:
         caller = await _caller(request, identify)
         try:
+            _check_way(caller)
             await authorize(caller, route)
             query = {name: request.query.getall(name) for name in request.query}
             most, seconds = (MAX_BODY, KNOWN_BODY_SECONDS) if route.verb is not None else (MAX_OPEN_BODY, BODY_SECONDS)
@@ -171,7 +174,19 @@ async def _caller(request: web.Request, identify: Identify) -> Caller:
             name: request.headers[header][:256] for name, header in ACTOR_HEADERS.items() if header in request.headers
         }
     via = transport.get_extra_info("vouched_by") if transport else None
-    return Caller(identity, address, actor, certificate or b"", via or ())
+    led = through(transport.get_extra_info("peername")) if transport else ""
+    return Caller(identity, address, actor, certificate or b"", via or (), led)
+
+
+def _check_way(caller: Caller) -> None:
+    """Raises `AccessDenied` for whoever comes by another cluster's proxy and is no user of that cluster: it says what
+    address it likes, and those of this cluster's users and of strangers are what pins and limits go by."""
+    if not caller.through:
+        return
+    match caller.identity:
+        case UserIdentity(origin=origin) if origin is not None and origin.cluster == caller.through:
+            return
+    raise AccessDenied(f"Through {caller.through} come its own users only.", hint="tsh login at this cluster")
 
 
 async def _read_body(request: web.Request, most: int, seconds: float) -> bytes:

@@ -20,6 +20,7 @@ from teleport.pki.sshformat import parse_certificate
 from teleport.pki.sshverify import verify_host_cert
 from teleport.pki.trust import TrustedSSHAuthority
 from teleport.resources.lock import Lock
+from teleport.transport.first_bytes import Address, Led
 from teleport.transport.limits import Heard
 from teleport.wire import vouch
 
@@ -44,7 +45,7 @@ class Vouched:
         self._seen = vouch.Seen()
         self._heard = Heard()
 
-    async def believe(self, line: bytes, peer: str) -> tuple[str, int]:
+    async def believe(self, line: bytes, peer: str) -> Address:
         """The client's address and port. Raises `TeleportError`, having put the refusal on record."""
         try:
             return await self._believed(vouch.parse(line))
@@ -52,7 +53,7 @@ class Vouched:
             await self._refused(peer, error)
             raise
 
-    async def _believed(self, signed: vouch.SignedVouch) -> tuple[str, int]:
+    async def _believed(self, signed: vouch.SignedVouch) -> Address:
         now = self._state.clock.now()
         proxy = verify_host_cert(signed.certificate, self._authorities(), now, hostname=None)
         if not await self._counts(proxy):
@@ -69,7 +70,7 @@ class Vouched:
             verify_signature=_verify_signature,
             seen=self._seen,
         )
-        return believed.client_host, believed.client_port
+        return Led.by(believed.cluster, (believed.client_host, believed.client_port))
 
     async def _refused(self, peer: str, error: TeleportError) -> None:
         """In the log and on record; anybody can cause these, so that only so many in a second are."""

@@ -158,7 +158,7 @@ class TrustedSide:
         epoch: int,
         held: Callable[[], Credentials],
         auth_servers: Sequence[tuple[str, int]],
-        vouch_to_auth: Callable[[str, int], bytes],
+        vouch_to_auth: Callable[[str, int, str], bytes],
     ) -> None:
         self._view = view
         self._router = router
@@ -300,7 +300,7 @@ def cluster_side(
     epoch: int,
     held: Callable[[], Credentials],
     auth_servers: Sequence[tuple[str, int]],
-    vouch_to_auth: Callable[[str, int], bytes],
+    vouch_to_auth: Callable[[str, int, str], bytes],
 ) -> ClusterSide:
     """Puts both directions into a proxy's router and tunnel server; what it gives is to be run."""
     remotes = Remotes(view, router.directory)

@@ -338,8 +338,9 @@ class ProxySide:
             view.cache.subscribe(prefix, lambda _: self.tunnels.reconsider())
         tell()
 
-    def _vouch_to_auth(self, host: str, port: int) -> bytes:
-        """The line for a client that this proxy relays to auth. Raises `BadRequest` when its address is not known."""
+    def _vouch_to_auth(self, host: str, port: int, cluster: str = "") -> bytes:
+        """The line for a client that this proxy relays to auth. Raises `BadRequest` when its address is not
+        known. `cluster`: whose proxy says where the client is, if it is not seen here."""
         if not canonical_address(host):
             raise BadRequest(
                 "this proxy does not see where you come from, so it leads you nowhere",
@@ -352,6 +353,7 @@ class ProxySide:
             target=vouch.auth_target(self.router.config.cluster),
             time=self._clock.now(),
             nonce=uuid4().bytes,
+            cluster=cluster,
         )
         return vouch.encode(said, self._key.certificate, self._key.sign)
 

@@ -82,14 +82,14 @@ class FirstLine(asyncio.Protocol):
         except TeleportError as error:
             self._end(error.message)
             return
-        self._hand_over(Peer(believed.client_host, believed.client_port), rest, vouched=True)
+        self._hand_over(Peer(believed.client_host, believed.client_port, believed.cluster), rest, vouched=True)
 
     def _hand_over(self, client: Peer, rest: bytes, *, vouched: bool) -> None:
         transport, self._transport = self._transport, None
         self._stop_timer()
         if transport is None:
             return
-        if not self._slot.arrived(client.host):
+        if not self._slot.arrived(client.counted):
             transport.abort()
             self._slot.over()
             return

@@ -348,6 +348,11 @@ class _Gate:
             service.failed(self._facts(None, login), f"{error.message} {detail}".strip())
             return Refusal.told(error.message, error.hint)
         facts = self._facts(identity, login, certificate)
+        through = self._client.through
+        if through and (identity.origin is None or identity.origin.cluster != through):
+            # that proxy says what address it likes, and source pins and leases of others hold by theirs
+            service.failed(facts, f"the proxy of {through} leads its own users only")
+            return Refusal.told(f"Through {through} come its own users only.", "tsh login at the cluster of the host")
         decision = await service.decide_with_news(facts)
         if isinstance(decision, AccessDenial):
             service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")

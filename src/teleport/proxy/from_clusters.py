@@ -7,6 +7,7 @@ host reads is this proxy's own. Rules:
 
 - Nothing but registered hosts and this cluster's auth is ever dialled, and nothing by an address that was asked for.
 - A vouch counts from a proxy of the very cluster to which the tunnel was made, once, for exactly what the message says.
+- An address that such a proxy says counts for users of that cluster only, with hosts and with auth, too.
 - A person's certificate counts when that very cluster signed it.
 """
 
@@ -54,9 +55,9 @@ class FromCluster:
         trust: Trust,
         *,
         auth_servers: Sequence[tuple[str, int]],
-        vouch_to_auth: Callable[[str, int], bytes],
+        vouch_to_auth: Callable[[str, int, str], bytes],
     ) -> None:
-        """`vouch_to_auth` makes the line that tells auth who comes, from address and port."""
+        """`vouch_to_auth` makes the line that tells auth who comes, from address, port and this cluster's name."""
         self._cluster = cluster
         self._router = router
         self._trust = trust
@@ -99,7 +100,7 @@ class FromCluster:
             verify_signature=_verify_signature,
             seen=self._seen,
         )
-        return Peer(believed.client_host, believed.client_port)
+        return Peer(believed.client_host, believed.client_port, self._cluster)
 
     def _user(self, certificate: bytes) -> UserIdentity:
         found = self._trust.verify_user(certificate)
@@ -108,7 +109,7 @@ class FromCluster:
         return found
 
     async def _to_auth(self, channel: Channel, peer: Peer) -> NodeLeg:
-        first = self._vouch_to_auth(peer.host, peer.port)
+        first = self._vouch_to_auth(peer.host, peer.port, peer.through)
         for host, port in self._auth_servers:
             try:
                 async with asyncio.timeout(DIAL_SECONDS):

@@ -332,6 +332,7 @@ class SshRouter(SshService):
                 target=UUID(node.host_id),
                 time=self.clock.now(),
                 nonce=self.nonce(),
+                cluster=peer.through,
             ),
             self.identity.certificate,
             self.identity.sign,

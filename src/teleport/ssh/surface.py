@@ -104,6 +104,12 @@ class Peer:
 
     host: str
     port: int
+    through: str = ""  # the other cluster whose proxy says that the client is there: it can invent that
+
+    @property
+    def counted(self) -> str:
+        """What limits count by."""
+        return f"cluster {self.through}" if self.through else self.host
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

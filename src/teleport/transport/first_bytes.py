@@ -29,6 +29,26 @@ Go = Callable[[asyncio.Transport, Address, tuple[str, ...], bytes], None]
 """Goes on with a connection: the client, the addresses of the proxies that vouched (first the peer), the bytes read."""
 
 
+class Led(tuple[str, int]):
+    """The address of a client as another cluster's proxy says, who can invent it."""
+
+    cluster: str
+
+    @staticmethod
+    def by(cluster: str, address: Address) -> Address:
+        """`address` itself when no other cluster says it."""
+        if not cluster:
+            return address
+        led = Led(address)
+        led.cluster = cluster
+        return led
+
+
+def through(address: object) -> str:
+    """The other cluster whose proxy says this address; empty when none does."""
+    return address.cluster if isinstance(address, Led) else ""
+
+
 class FirstBytes(asyncio.Protocol):
     """The first protocol of a connection; hands the transport over when it knows who the client is."""
 
@@ -80,7 +100,7 @@ class FirstBytes(asyncio.Protocol):
                 self._transport.abort()
             return
         self._via = (*self._via, self._client[0])
-        self._client = client
+        self._client = Led.by(through(client) or through(self._client), client)
         self._task = None
         if self._transport is not None:
             transport = self._transport

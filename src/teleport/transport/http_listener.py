@@ -24,7 +24,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from teleport.resources.names import peer_address
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
-from teleport.transport.first_bytes import Address, Believe, FirstBytes, feed
+from teleport.transport.first_bytes import Address, Believe, FirstBytes, feed, through
 from teleport.transport.limits import Heard
 from teleport.transport.one_port import Port, Sorter, Turns
 from teleport.transport.slots import Slot, Slots
@@ -382,7 +382,8 @@ class HTTPListener:
         assert runner.server is not None, "the runner is set up"
         loop, headers = asyncio.get_running_loop(), self._headers
         peer = peer_address(transport.get_extra_info("peername"))
-        if not slot.arrived(client[0]):
+        led = through(client)
+        if not slot.arrived(f"cluster {led}" if led else client[0]):
             timer.cancel()
             slot.over()
             transport.abort()

@@ -44,7 +44,7 @@ def auth_target(cluster: str) -> UUID:
     return uuid5(_AUTH_SERVICES, cluster)
 
 
-class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     addr: str
     port: int
     session: str
@@ -52,6 +52,7 @@ class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time_ms: int
     nonce: str
     certificate: str
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Vouch:
     target: UUID  # the node it is meant for, or `auth_target`
     time: datetime
     nonce: bytes
+    cluster: str = ""  # whose proxy said where the client is; that counts for this other cluster's users only
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def encode(vouch: Vouch, certificate: bytes, sign: Callable[[bytes], bytes]) -> 
             time_ms=int(vouch.time.timestamp() * 1000),
             nonce=base64.b64encode(vouch.nonce).decode(),
             certificate=base64.b64encode(certificate).decode(),
+            cluster=vouch.cluster,
         )
     )
     line = PREFIX + base64.b64encode(claim) + b" " + base64.b64encode(sign(DOMAIN + claim)) + b"\r\n"
@@ -122,6 +125,7 @@ def parse(line: bytes) -> SignedVouch:
             target=UUID(claim.target),
             time=datetime.fromtimestamp(claim.time_ms / 1000, UTC),
             nonce=_unbase64(claim.nonce.encode("ascii")),
+            cluster=claim.cluster,
         )
         parsed = SignedVouch(vouch, _unbase64(claim.certificate.encode("ascii")), signed, _unbase64(words[1]))
     except (msgspec.MsgspecError, ValueError, OverflowError, OSError) as error:

@@ -88,15 +88,22 @@ class ExchangeDriver:
         """Exchanges with those that are due; seconds until the next one is."""
         for name in set(self._due) - set(names):
             self._due.pop(name)
-        for name in names:
-            if self._due.get(name, 0.0) > self._now():
-                continue
+        async with asyncio.TaskGroup() as tasks:
+            for name in names:
+                if self._due.get(name, 0.0) <= self._now():
+                    tasks.create_task(self._exchange(name), name=f"exchange with {name}")
+        return min((when - self._now() for when in self._due.values()), default=EVERY)
+
+    async def _exchange(self, name: str) -> None:
+        try:
             problem = await self._clusters.exchange(name)
             failures = self._failures.get(name, 0) + 1 if problem else 0
             self._failures[name] = failures
             pause = min(EVERY, RETRY * 2.0 ** min(failures - 1, 8)) if failures else await self._pause(name)
-            self._due[name] = self._now() + pause
-        return min((when - self._now() for when in self._due.values()), default=EVERY)
+        except TeleportError as error:  # of the store; the others go on
+            log.warning("exchange of authorities with %s: %s", name, error)
+            pause = RETRY
+        self._due[name] = self._now() + pause
 
     async def _pause(self, name: str) -> float:
         link, _ = await self._statements.link(name)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -31,7 +32,15 @@ from teleport.auth.clusters.statements import BOTH, Statements, check_name
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
-from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, NotFound, TeleportError
+from teleport.errors import (
+    AccessDenied,
+    AlreadyExists,
+    BadRequest,
+    CompareFailed,
+    ConnectionProblem,
+    NotFound,
+    TeleportError,
+)
 from teleport.identity import REMOTE_PREFIX
 from teleport.pki.cluster_statement import (
     Purpose,
@@ -56,6 +65,7 @@ from teleport.store.records import ClusterLink
 log = logging.getLogger(__name__)
 
 GOODBYE_SECONDS: Final = 10.0
+EXCHANGE_SECONDS: Final = 60.0  # for one whole exchange, however slowly the other side answers
 
 
 class TrustedClusters:
@@ -76,7 +86,7 @@ class TrustedClusters:
         self._statements = statements
         self.reaching = reaching
         self.changed = asyncio.Event()  # whoever exchanges by itself looks anew
-        self._turn = asyncio.Lock()  # one exchange at a time: each statement is newer than the last
+        self._turns = WeakValueDictionary[str, asyncio.Lock]()  # one exchange with each at a time: each is newer
 
     # create and update
 
@@ -281,12 +291,17 @@ class TrustedClusters:
 
     async def _ask(self, proved: ProvedCluster, signed: SignedStatement) -> m.ClusterStatement:
         request = m.ExchangeRequest(document=signed.document, signatures=dict(signed.signatures))
-        return await apart(partial(self.reaching.call, proved, routes.EXCHANGE_AUTHORITIES, request))
+        try:
+            async with asyncio.timeout(EXCHANGE_SECONDS):
+                return await apart(partial(self.reaching.call, proved, routes.EXCHANGE_AUTHORITIES, request))
+        except TimeoutError:
+            raise ConnectionProblem(f"{proved.name} did not answer within {EXCHANGE_SECONDS:g} s") from None
 
     async def exchange(self, name: str) -> str:
         """Says and hears what the authorities are now, again when that changed what is held here. What went wrong, in
         words; empty when nothing did."""
-        async with self._turn:
+        turn = self._turns.setdefault(name, asyncio.Lock())
+        async with turn:
             try:
                 if await self._exchange(name):
                     await self._exchange(name)
