@@ -28,6 +28,7 @@ from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.pki.keys import generate_p256
+from teleport.pki.x509cert import new_tls_authority, pem_of
 from teleport.testing.launching import forked_launcher
 from teleport.testing.running import wait_until
 from teleport.testing.ssh_lab import Lab, running_lab
@@ -59,7 +60,7 @@ def log_in(tsh: Tsh, lab: Lab, *, logins: tuple[str, ...] = (ME,), signer: str =
         Signer(
             cluster,
             (signer or lab.authorities.host_key.public.line(),),
-            ("-----BEGIN CERTIFICATE-----\nQQ==\n-----END CERTIFICATE-----\n",),
+            (pem_of(new_tls_authority(cluster, generate_p256(), datetime.now(UTC))).decode(),),
         ),
     )
     files = KeyFiles("127.0.0.1", "alice")
