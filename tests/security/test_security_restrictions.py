@@ -70,6 +70,7 @@ ROWS: dict[str, Callable[[object, object], bool]] = {
     "serial": lambda before, after: before != after,
     "issued": free,
     "denying": same,  # said by no certificate
+    "origin": same,  # which only proxies get certificates with, too
 }
 
 

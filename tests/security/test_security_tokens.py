@@ -74,7 +74,7 @@ async def test_a_token_lets_in_as_what_it_says_and_as_nothing_else(tmp_path: Pat
             with pytest.raises((AccessDenied, BadRequest)) as caught:
                 await joined(auth, token.token, role=role)
             if role not in (*JOINS, "admin"):
-                assert "this version" in caught.value.message
+                assert "this version" in caught.value.message or "no host joins with" in caught.value.message
             refused += 1
         events = await auth.events("host.join_failed", wait_for=refused)
         assert len(events) == refused == 7 * 8 - 3
@@ -195,7 +195,7 @@ async def test_a_host_learns_its_own_forced_labels_and_nobody_elses(tmp_path: Pa
             await lines.aclose()
         seen = {item.key.rpartition("/")[2]: bytes(item.value) for item in snapshot.put}
         assert b'"dev"' in seen[host.host_id]
-        assert b'"dev"' not in seen[other.host_id]
+        assert other.host_id not in seen, "a node is told of no other node"
 
 
 # names (T14)

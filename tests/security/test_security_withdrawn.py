@@ -87,7 +87,8 @@ async def test_services_refuse_the_certificate_of_an_expelled_host(tmp_path: Pat
 
 async def test_what_services_hear_of_hosts_is_only_whether_their_certificates_count(tmp_path: Path) -> None:
     async with running_auth(tmp_path) as auth, _view(auth) as view:
-        record = HostRecord(host_id="h", node_name="vault", roles=["Node"], labels={"owner": "treasury"})
+        # of a proxy: nodes are told of no other nodes
+        record = HostRecord(host_id="h", node_name="vault", roles=["Proxy"], labels={"owner": "treasury"})
         await auth.backend.commit([records_put("h", record)])
         await wait_until(lambda: view.cache.get("hosts/h") is not None)
         found = view.cache.get("hosts/h")
