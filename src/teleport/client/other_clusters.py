@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from teleport.client.addresses import join
 from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportError
-from teleport.pki.names import is_address
+from teleport.resources.names import canonical_address
 
 if TYPE_CHECKING:
     from teleport.client.access import Access
@@ -47,7 +47,7 @@ def authorities_of(access: Access) -> tuple[str, ...]:
 
 def towards(access: Access, host: str) -> Access:
     """`access` for the cluster that the name of a host ends with, where that is another one that is known."""
-    if is_address(host):
+    if canonical_address(host):
         return access
     name = host.rstrip(".").lower()
     fitting = [one for one in known(access.credentials) if name.endswith(f".{one.lower()}")]

@@ -106,16 +106,6 @@ def host_id_problem(host_id: str) -> str:
     return "" if _HOST_ID.fullmatch(host_id) else "may hold lower-case letters, digits and dashes only"
 
 
-def is_address(name: str) -> bool:
-    """Whether it is an IP address, with or without brackets."""
-    text = name.strip().removeprefix("[").removesuffix("]").partition("%")[0]
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def canonical_host(name: str) -> str:
     """The one spelling of a host name or address: lower case, addresses as RFC 5952 writes them."""
     text = name.strip("[]") if name.startswith("[") and name.endswith("]") else name

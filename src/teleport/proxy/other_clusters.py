@@ -25,7 +25,7 @@ from teleport.authz.decision import AccessDenial
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, NotFound, TeleportError
 from teleport.identity import UserIdentity
-from teleport.pki.names import is_address
+from teleport.resources.names import canonical_address
 from teleport.ssh.handlers import Channel
 from teleport.ssh.relay import NodeLeg
 from teleport.ssh.surface import Peer
@@ -140,7 +140,7 @@ class OtherClusters:
 
     def _ending(self, host: str, names: Sequence[str]) -> str:
         """The cluster that a host's name ends with; an address ends with none."""
-        if is_address(host):
+        if canonical_address(host):
             return ""
         name = host.strip().rstrip(".").lower()
         fitting = [cluster for cluster in (self._cluster, *names) if name.endswith(f".{cluster.lower()}")]

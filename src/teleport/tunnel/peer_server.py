@@ -34,6 +34,7 @@ from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.limits import Heard
 from teleport.transport.slots import Slots
 from teleport.tunnel.peer_link import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Context, Hosts, Link, check_proxy
+from teleport.tunnel.server import Emitter
 from teleport.wire import peering
 from teleport.wire.peering import Kind
 
@@ -52,12 +53,6 @@ class Tunnels(Protocol):
     async def connect(self, host_id: str, make: Callable[[], P]) -> P:
         """Raises `ConnectionProblem`."""
         ...
-
-
-class Emitter(Protocol):
-    """Puts an event on record: when it returns, the event is durable."""
-
-    async def emit(self, event: Event) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
