@@ -22,7 +22,7 @@ from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.audit.shipper import Shipper
 from teleport.clock import Clock
-from teleport.daemon import cluster_ports, clusters_seen, identities, revocations, telling, tunnel_metrics
+from teleport.daemon import cluster_ports, clusters_seen, identities, keypairs, revocations, telling, tunnel_metrics
 from teleport.daemon.announce import Announcer
 from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
@@ -303,13 +303,16 @@ class Daemon:
         recording = await self._start_recording(side.recording, view)
         web_ready, ssh_ready = asyncio.Event(), asyncio.Event()
         await self._tasks.start_ready(
-            side.web.run(self._sockets["proxy web"], side.context, web_ready.set), "proxy web", web_ready
+            side.web.run(self._sockets["proxy web"], None, web_ready.set), "proxy web", web_ready
         )
         await self._tasks.start_ready(
             side.router.run([self._sockets[name] for name in ("proxy ssh",) if name in self._sockets], ssh_ready.set),
             "proxy ssh",
             ssh_ready,
         )
+        if side.tls is not None:
+            self._metrics.add(keypairs.NOT_AFTER, side.tls.ends)
+            self._tasks.start(side.tls.follow(), "certificates of the web listener")
         await self._start_tunnels(side)
         self._doors.ssh["proxy clusters"] = side.clusters.trusted
         self._tasks.start(side.clusters.trusted.run(), "tunnels to other clusters")

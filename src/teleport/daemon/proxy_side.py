@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 from teleport import __version__
@@ -24,7 +22,7 @@ from teleport.clock import Clock
 from teleport.daemon.cluster_side import cluster_side
 from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
-from teleport.daemon.host import Host, write_private
+from teleport.daemon.host import Host
 from teleport.daemon.listener_mode import follow_listener_mode
 from teleport.daemon.live_settings import NETWORKING
 from teleport.daemon.peer_side import PeerSide
@@ -32,13 +30,11 @@ from teleport.daemon.recording_side import RecordingSide
 from teleport.daemon.sockets import ProxyAddresses
 from teleport.daemon.ssh_proof import host_key
 from teleport.daemon.view import View
-from teleport.errors import BadRequest, ConnectionProblem, TeleportError
+from teleport.daemon.web_tls import WebTLS
+from teleport.errors import BadRequest, ConnectionProblem
 from teleport.identity import UserIdentity
 from teleport.pki import sshsig
-from teleport.pki.keys import generate_p256
 from teleport.pki.sshformat import parse_certificate
-from teleport.pki.x509cert import INTERNAL_NAME, pem_of, self_signed_web_pair
-from teleport.pki.x509verify import load_certificate
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.metadata import Metadata
 from teleport.resources.names import canonical_address
@@ -50,8 +46,7 @@ from teleport.store.resolve import RegisteredNode
 from teleport.transport.balancers import Address, Balancers, Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.limits import Heard
-from teleport.transport.one_port import Contexts, Ending, Port
-from teleport.transport.tls import one_port_context, web_server_context
+from teleport.transport.one_port import Ending, Port
 from teleport.tunnel.messages import SOFTWARE, KnownProxy
 from teleport.tunnel.reaching import tunnel_address
 from teleport.tunnel.server import TunnelConfig, TunnelServer
@@ -221,8 +216,6 @@ class ProxySide:
         self._clock = clock
         self._addresses = addresses
         self._key = ProxyKey(held)
-        self._pinned: list[ssl.SSLContext] = []  # that show the host certificate
-        self._pair: tuple[Path, Path] | None = None
         self._forged = Heard(rate=1.0, burst=20.0)
         self.router = SshRouter(
             RouterConfig(cluster=view.cluster, host_id=UUID(host.host_id), hostname=nodename, connections=connections),
@@ -291,8 +284,12 @@ class ProxySide:
         self.recording = RecordingSide(
             host, nodename, view, client, emitter, clock, self.router, held=lambda: self._key.held
         )
-        self.context = None if settings.plain_http else self._web_context(settings)
-        follow_listener_mode(view, self.web.edge, lambda: self._one_port(settings), always=settings.one_port)
+        self.tls: WebTLS | None = None  # None: a balancer ends it
+        if not settings.plain_http:
+            hosts = [address.host for address in addresses.public_web]
+            self.tls = WebTLS(settings.keypairs, host, hosts, clock, held)
+            self.web.edge.alone = self.tls.alone()
+        follow_listener_mode(view, self.web.edge, self._one_port, always=settings.one_port)
 
     def describe(self) -> Server:
         """This proxy as presence carries it: its first public address is where links lead."""
@@ -377,70 +374,21 @@ class ProxySide:
         await self.tunnels.reload([host_key(held)])
         self.clusters.trusted.renewed()
         self.peers.renewed()
-        for context in self._pinned:
-            context.load_cert_chain(held.server_tls_cert_file, held.tls_key_file)
+        if self.tls is not None:
+            self.tls.renewed(held)
 
-    def _web_context(self, settings: ProxySettings) -> ssl.SSLContext:
-        """The public pair; and for clients that ask for the cluster by its pin, the host certificate.
-
-        Both contexts ask for no client certificate, so that choosing between them by name lets nobody in (T-3).
-        """
-        cert, key = self._public_pair(settings)
-        public = web_server_context(cert, key)
-        held = self._key.held
-        pinned = web_server_context(held.server_tls_cert_file, held.tls_key_file)
-        pinned.num_tickets = 0
-        pinned.options |= ssl.OP_NO_TICKET
-        self._pinned.append(pinned)
-
-        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-            if name == INTERNAL_NAME:
-                connection.context = pinned
-
-        public.sni_callback = choose
-        return public
-
-    def _one_port(self, settings: ProxySettings) -> Port:
+    def _one_port(self) -> Port:
         """Who is reached by the web listener, each by contexts of its own; where a balancer ends TLS, without any."""
         accept, tunnel = self.router.accepted, self.tunnels.accepted
-        if settings.plain_http:
+        tls = self.tls
+        if tls is None:
             return Port(accept, None, {}, {SOFTWARE: tunnel})
-        cert, key = self._public_pair(settings)
-
-        def contexts(protocol: str) -> Contexts:
-            held = self._key.held
-            pinned = one_port_context(held.server_tls_cert_file, held.tls_key_file, protocol)
-            self._pinned.append(pinned)
-            return Contexts(one_port_context(cert, key, protocol), {INTERNAL_NAME: pinned})
-
         within = {
-            alpn.PROXY_SSH: Ending(contexts(alpn.PROXY_SSH), accept),
-            alpn.REVERSE_TUNNEL: Ending(contexts(alpn.REVERSE_TUNNEL), tunnel),
+            **tls.endings(),
+            alpn.PROXY_SSH: Ending(tls.choice(alpn.PROXY_SSH), accept),
+            alpn.REVERSE_TUNNEL: Ending(tls.choice(alpn.REVERSE_TUNNEL), tunnel),
         }
-        return Port(accept, contexts(alpn.HTTP), within, {SOFTWARE: tunnel})
-
-    def _public_pair(self, settings: ProxySettings) -> tuple[Path, Path]:
-        """Files of the certificate that browsers see, and of its key."""
-        if self._pair is None:
-            pairs = [(pair.cert_file, pair.key_file) for pair in settings.keypairs]
-            self._pair = pairs[0] if pairs else self._self_signed()
-        return self._pair
-
-    def _self_signed(self) -> tuple[Path, Path]:
-        """The pair that is made when none is configured, kept between runs while its names fit."""
-        cert, key = self._host.data_dir / "webproxy_cert.pem", self._host.data_dir / "webproxy_key.pem"
-        hosts = [address.host for address in self._addresses.public_web]
-        hosts += ["localhost", "127.0.0.1", "::1"]
-        now = self._clock.now()
-        if not (cert.exists() and key.exists() and _still_good(cert, hosts, now)):
-            made = generate_p256()
-            write_private(key, made.pkcs8_pem().reveal())
-            write_private(cert, pem_of(self_signed_web_pair(list(dict.fromkeys(hosts)), made, now)), 0o644)
-        log.warning(
-            "the web listener shows a self-signed certificate, of which browsers warn; tsh proves the cluster with "
-            "--ca-pin, for browsers set proxy_service.https_keypairs"
-        )
-        return cert, key
+        return Port(accept, tls.choice(alpn.HTTP), within, {SOFTWARE: tunnel})
 
 
 def _told(addresses: Iterable[str]) -> Iterator[str]:
@@ -448,15 +396,3 @@ def _told(addresses: Iterable[str]) -> Iterator[str]:
     for address in addresses:
         with suppress(BadRequest):
             yield str(tunnel_address(address))
-
-
-def _still_good(cert: Path, hosts: Sequence[str], now: datetime) -> bool:
-    from cryptography import x509
-
-    try:
-        found = load_certificate(cert.read_bytes())
-        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, TeleportError, x509.ExtensionNotFound):
-        return False
-    held = {str(name.value) for name in names}
-    return set(hosts) <= held and found.not_valid_after_utc > now

@@ -121,6 +121,7 @@ class HTTPListener:
         """
         self._headers = headers
         self.port: Port | None = None  # who else is reached by this listener
+        self.alone: Port | None = None  # while that is nobody: how TLS is chosen for each name, in place of one context
         self._believe = believe
         self._first: set[asyncio.Transport] = set()  # of which it is not known yet whose they are
         self._slots = Slots(silent, what, limits=limits, rated=False)
@@ -294,8 +295,9 @@ class HTTPListener:
             """It is known for whom a balancer connected, if one did."""
             nonlocal blamed
             blamed = True
-            if self.port is not None:
-                self._sort(transport, slot, timer, client, data, runner)
+            port = self.port or self.alone
+            if port is not None:
+                self._sort(port, transport, slot, timer, client, data, runner)
                 return
             if self._believe is None:
                 go(transport, client, (), data)
@@ -311,6 +313,7 @@ class HTTPListener:
 
     def _sort(
         self,
+        port: Port,
         transport: asyncio.Transport,
         slot: Slot,
         timer: asyncio.TimerHandle,
@@ -319,7 +322,6 @@ class HTTPListener:
         runner: web.AppRunner,
     ) -> None:
         """Finds out whose the connection is."""
-        assert self.port is not None
 
         def over(*, blamed: bool) -> None:
             self._first.discard(transport)
@@ -336,7 +338,7 @@ class HTTPListener:
 
         turns = Turns(to_web, lambda: over(blamed=False), lambda: over(blamed=True), forged)
         slot.moved(client[0])
-        sorter = Sorter(self.port, client, turns)
+        sorter = Sorter(port, client, turns)
         transport.set_protocol(sorter)
         sorter.connection_made(transport)
         if data:

@@ -47,39 +47,47 @@ class Contexts:
         return self.named.get(name, self.public)
 
 
+class Choice(Protocol):
+    """The contexts of one protocol."""
+
+    def of(self, name: str) -> ssl.SSLContext | None:
+        """The context for who asks for this name, empty when none was; None: nobody is served by it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """A protocol whose TLS ends here: by which contexts, and who takes what is inside."""
 
-    contexts: Contexts
+    contexts: Choice
     accept: Accept
+    alone: bool = False  # only for who offers nothing else
 
 
 @dataclass(slots=True)
 class Port:
     """Who is reached by one port. `within` are ALPN names; without one of them it is the web's. With `web` None the web
-    comes without TLS, and TLS is refused."""
+    comes without TLS, and TLS is refused. With `ssh` None no SSH is taken."""
 
-    ssh: Accept
-    web: Contexts | None
+    ssh: Accept | None
+    web: Choice | None
     within: dict[str, Ending] = field(default_factory=dict)
     software: dict[bytes, Accept] = field(default_factory=dict)  # SSH of clients that begin so, after `SSH-2.0-`
 
-    def ssh_of(self, line: bytes) -> Accept:
+    def ssh_of(self, line: bytes) -> Accept | None:
         """Who takes SSH that begins with this line, which proves nothing: each asks for certificates of its own."""
         for name, accept in self.software.items():
             if line.startswith(SSH + b"2.0-" + name):
                 return accept
         return self.ssh
 
-    def chosen(self, hello: client_hello.ClientHello) -> tuple[ssl.SSLContext, Accept | None]:
-        """The context for a ClientHello, and who takes what is inside; None: the web."""
+    def chosen(self, hello: client_hello.ClientHello) -> tuple[ssl.SSLContext | None, Accept | None]:
+        """The context for a ClientHello, None when there is none; and who takes what is inside, None: the web."""
         assert self.web is not None, "the port takes TLS"
         for name in hello.protocols:
             if name == HTTP:
                 break
             ending = self.within.get(name)
-            if ending is not None:
+            if ending is not None and not (ending.alone and len(hello.protocols) > 1):
                 return ending.contexts.of(hello.server_name), ending.accept
         return self.web.of(hello.server_name), None
 
@@ -124,9 +132,13 @@ class Sorter(asyncio.Protocol):
         if self._buffer.startswith(SSH):
             if b"\n" not in self._buffer and len(self._buffer) < MAX_LINE:
                 return
+            accept = self._port.ssh_of(self._buffer)
+            if accept is None:
+                self._end()
+                return
             transport = self._forget()
             self._turns.handed()
-            self._port.ssh_of(self._buffer)(transport, self._client, self._buffer)
+            accept(transport, self._client, self._buffer)
         elif self._buffer.startswith(_TLS):
             if self._tls:
                 self._hello()
@@ -150,6 +162,9 @@ class Sorter(asyncio.Protocol):
         if hello is None:
             return
         context, accept = self._port.chosen(hello)
+        if context is None:
+            self._end()
+            return
         transport = self._forget()
         if accept is None:
             self._turns.web(transport, context, self._buffer)

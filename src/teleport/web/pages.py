@@ -21,15 +21,24 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",  # invitation links carry a secret
-    "Strict-Transport-Security": "max-age=31536000",
     "Cache-Control": "no-store",
     "Server": "teleport",  # which library serves is nobody's business
 }
 
 
-async def secure(_: web.Request, response: web.StreamResponse) -> None:
-    """Every answer carries these, also an error and the opening of a tunnel."""
+INSIST = {"Strict-Transport-Security": "max-age=31536000"}
+
+
+async def secure(request: web.Request, response: web.StreamResponse) -> None:
+    """Every answer carries these, also an error and the opening of a tunnel.
+
+    Browsers are told to insist on TLS (RFC 6797) unless the certificate is a self-signed one, of which they have to
+    warn: insisting, they let nobody past the warning. Where a balancer ends TLS, its certificate is taken to be true.
+    """
     response.headers.update(SECURITY_HEADERS)
+    tls = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
+    if tls is None or getattr(tls.context, "believed", True):
+        response.headers.update(INSIST)
 
 
 def check_csrf(request: web.Request) -> None:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from teleport.daemon.config.hints import where_it_belongs
+from teleport.daemon.config.readable import unreadable
 from teleport.daemon.config.token_source import TokenSource
 from teleport.resources.values import (
     LABEL_KEY_FORMS,
@@ -75,6 +76,22 @@ def _network(value: str) -> str:
 network: Final = matching("an IP address, or a network such as 10.0.0.0/24 (not of everybody)", _network)
 path: Final = matching("a path", _path)
 existing_file: Final = matching("an existing file that can be read", _existing_file)
+
+
+class _ReadableFile:
+    """As `existing_file`; one that this user may not read is told with what mends it."""
+
+    allowed = existing_file.allowed
+
+    def __call__(self, node: Node, problems: Problems, /) -> Path | None:
+        why = unreadable(Path(node.value)) if node.is_scalar and node.value else None
+        if why is None:
+            return existing_file(node, problems)
+        node.problem(problems, self.allowed + (f" (to mend it: {why.mend})" if why.mend else ""), found=why.text)
+        return None
+
+
+readable_file: Final = _ReadableFile()
 
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _DNS_1035: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")

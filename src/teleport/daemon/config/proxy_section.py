@@ -20,8 +20,8 @@ _LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 class KeyPair:
     """A TLS key and the chain of its certificate, both PEM."""
 
-    key_file: Path = key(forms.existing_file, Path(), "private key", required=True)
-    cert_file: Path = key(forms.existing_file, Path(), "certificate chain, complete", required=True)
+    key_file: Path = key(forms.readable_file, Path(), "private key", required=True)
+    cert_file: Path = key(forms.readable_file, Path(), "certificate chain, complete", required=True)
 
 
 def _email(value: str) -> str:
@@ -113,8 +113,8 @@ class ProxySection:
     https_keypairs: tuple[KeyPair, ...] = key(
         ListOf(forms.section(KeyPair)), (), "keys and certificates for HTTPS", default_text="a self-signed pair"
     )
-    https_key_file: Path | None = key(forms.existing_file, None, "older form of https_keypairs")
-    https_cert_file: Path | None = key(forms.existing_file, None, "older form of https_keypairs")
+    https_key_file: Path | None = key(forms.readable_file, None, "older form of https_keypairs")
+    https_cert_file: Path | None = key(forms.readable_file, None, "older form of https_keypairs")
     acme: Acme = key(forms.section(Acme), Acme, "certificate by ACME")
 
     @property
