@@ -70,7 +70,9 @@ def _bytes(path: Path) -> bytes:
         text = why.text if why is not None else f"{path}: {error.strerror}"
         raise BadRequest(f"cannot be read: {text}", hint=(why.mend if why is not None else "") or "ls -l") from None
     if len(found) > MAX_BYTES:
-        raise BadRequest(f"{path} is larger than any certificate ({MAX_BYTES} bytes)")
+        raise BadRequest(
+            f"{path} is larger than any certificate ({MAX_BYTES} bytes)", hint="https_keypairs names another file?"
+        )
     return found
 
 
