@@ -51,6 +51,12 @@ WHO_MAY: dict[str, str] = {
     "validate_cluster": "",  # a wrong token is refused to everybody
     "exchange_authorities": "",  # so is a statement of a cluster that is not known
     "seen_clusters": "proxy",
+    "web_cert_turn": "proxy",
+    "web_cert_account": "proxy",
+    "web_cert_challenge": "proxy",
+    "web_cert_store": "proxy",
+    "web_cert_failed": "proxy",
+    "web_cert_read": "proxy",
     "status": CERTIFIED,
     "who_am_i": CERTIFIED,
     "watch": HOSTS,
@@ -198,6 +204,18 @@ class Asking:
                 return m.ValidateClusterRequest(token=missing, document="{}", signatures={})
             case "exchange_authorities":
                 return m.ExchangeRequest(document="{}", signatures={})
+            case "web_cert_turn":
+                return m.WebCertTurnRequest(name=missing, directory=missing, new_key="")
+            case "web_cert_account":
+                return m.WebCertAccountRequest(name=missing, directory=missing, account_url="")
+            case "web_cert_challenge":
+                return m.WebCertChallengeRequest(name=missing, directory=missing, digest="")
+            case "web_cert_store":
+                return m.WebCertStoreRequest(name=missing, directory=missing, chain="", key="")
+            case "web_cert_failed":
+                return m.WebCertFailedRequest(name=missing, directory=missing, error="", seconds=0)
+            case "web_cert_read":
+                return m.WebCertNamed(name=missing, directory=missing)
             case "seen_clusters":
                 return m.SeenClustersRequest(clusters=["missing"])
             case "watch":

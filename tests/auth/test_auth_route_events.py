@@ -11,6 +11,7 @@ import base64
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from tests.auth.test_auth_api import Asking, callers, document, server
 from tests.auth.test_auth_factors import Ann
 from tests.auth.test_auth_session_mfa import careful, otp
+from tests.auth.test_auth_web_certificates import DIRECTORY, NAME, announced, turn_request
 from tests.pki.test_pki_live_proof import evidence
 from tests.security.test_security_recordings import RecordingHost, _read, _recorded
 
@@ -42,6 +44,7 @@ from teleport.testing.auth import (
     present_clock,
     running_auth,
 )
+from teleport.testing.public_authority import PublicAuthority
 from teleport.testing.two_clusters import TwoClusters, lead_to
 
 CHANGES_WITHOUT_EVENT = {
@@ -52,6 +55,7 @@ CHANGES_WITHOUT_EVENT = {
     "renew_connections": "likewise",
     "release_connections": "likewise",
     "append_recording": "pieces of a recording; session.upload follows when it is whole",
+    "web_cert_challenge": "a digest that everybody may see, for minutes; the order has acme.order",
     "seen_clusters": "a note that tunnels are there, every half minute",
     "store_mfa_lease": "always refused: leases are made by proving a second factor",
     "store_proxy": "always refused: proxies announce themselves",
@@ -210,6 +214,7 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("reset_user", ask("reset_user", m.ResetUserRequest(name="plain")))
         await recorder.call("add_token", ask("add_token"))
         await _other_clusters(recorder, tmp_path)
+        await _by_acme(recorder, proxy.who)
         # resources
         for kind in routes.RESOURCE_EVENTS:
             if kind in ("trusted_cluster", "remote_cluster"):
@@ -249,6 +254,23 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("create_backup", lambda: _backed_up(auth, admin.who))
         assert recorder.missing == {}
         assert recorder.called == {name for name, route in ROUTES.items() if route.events}
+
+
+async def _by_acme(recorder: Recorder, proxy: Credentials) -> None:
+    auth, now = recorder.auth, recorder.auth.clock.now()
+    own = PublicAuthority().issue(NAME, begin=now - timedelta(days=60), end=now + timedelta(days=20))  # to be renewed
+    named = {"name": NAME, "directory": DIRECTORY}
+    await announced(auth, proxy, NAME)
+    turn = turn_request()
+    await recorder.call("web_cert_turn", lambda: auth.call(proxy, routes.WEB_CERT_TURN, turn))
+    made = m.WebCertAccountRequest(**named, account_url="https://directory.test/account/1")
+    await recorder.call("web_cert_account", lambda: auth.call(proxy, routes.WEB_CERT_ACCOUNT, made))
+    store = m.WebCertStoreRequest(**named, chain=own.chain.decode(), key=own.key.decode())
+    await recorder.call("web_cert_store", lambda: auth.call(proxy, routes.WEB_CERT_STORE, store))
+    await recorder.call("web_cert_read", lambda: auth.call(proxy, routes.WEB_CERT_READ, m.WebCertNamed(**named)))
+    await auth.call(proxy, routes.WEB_CERT_TURN, turn)
+    failed = m.WebCertFailedRequest(**named, error="no", seconds=0)
+    await recorder.call("web_cert_failed", lambda: auth.call(proxy, routes.WEB_CERT_FAILED, failed))
 
 
 async def _other_clusters(recorder: Recorder, directory: Path) -> None:

@@ -96,7 +96,7 @@ def odd(cluster: Cluster, alice: Person, tmp_path_factory: pytest.TempPathFactor
 def begun(host: Host, library: str, by: str) -> int:
     """Starts the host at another time; how long its log was before."""
     before = len(host.daemon.log())
-    host.daemon._environment.update(shifted(library, by))
+    host.daemon.environment.update(shifted(library, by))
     host.daemon.begin()
     return before
 

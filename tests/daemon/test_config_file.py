@@ -13,6 +13,7 @@ from teleport.daemon.config.auth_section import TokenRole
 from teleport.daemon.config.describe import describe_keys
 from teleport.daemon.config.file import InvalidConfig, load_config, read_config
 from teleport.daemon.config.not_built import NOT_BUILT
+from teleport.daemon.config.proxy_section import acme_names
 from teleport.daemon.config.sample import sample_config
 from teleport.daemon.config.storage import DynamoStorage, EtcdStorage, FirestoreStorage, PostgresStorage
 from teleport.errors import BadRequest, NotFound, TeleportError
@@ -256,7 +257,14 @@ BAD = [
     ("kubernetes_service:\n  enabled: yes\n", 2, "kubernetes_service.enabled", '"yes"', "not have the Kubernetes"),
     ("app_service:\n  enabled: on\n", 2, "app_service.enabled", '"on"', "not have the application service yet"),
     ("db_service:\n  enabled: 1\n", 2, "db_service.enabled", '"1"', "not have the database service yet"),
-    (proxy("acme: {enabled: yes}"), 3, "proxy_service.acme.enabled", '"yes"', "cannot do that yet"),
+    (
+        proxy("acme: {enabled: yes}"),
+        3,
+        "proxy_service.acme.enabled",
+        "none",
+        "a host name in proxy_service.public_addr",
+    ),
+    (proxy("acme: {enabled: yes, uri: 'http://a.test/'}"), 3, "proxy_service.acme.uri", "http://a.test/", "https"),
     (ssh("pam: {service_name: ../x}"), 3, "ssh_service.pam.service_name", '"../x"', "without a path"),
     (ssh("pam: {environment: {A-B: x}}"), 3, "ssh_service.pam.environment.A-B", "A-B", "letters, digits"),
     (ssh("pam: {environment: {A: '{{external}}'}}"), 3, "ssh_service.pam.environment.A", "external", "a template"),
@@ -451,9 +459,15 @@ def test_the_sample_has_no_problems_and_no_warnings() -> None:
     assert [(label.name, str(label.period)) for label in document.ssh_service.commands] == [("hostname", "1m0s")]
 
 
-def test_a_sample_with_acme_is_refused_while_it_could_not_be_started() -> None:
-    with pytest.raises(BadRequest, match="ACME"):
-        sample_config("example.com", acme=True)
+def test_a_sample_with_acme_can_be_started() -> None:
+    section = load_config(
+        sample_config("example.com", acme=True, acme_email="a@example.com"), "f"
+    ).document.proxy_service
+    assert (section.acme.enabled, section.acme.email) == (True, "a@example.com")
+    assert acme_names(section) == ("example.com",)
+    for name in ("", "localhost", "192.0.2.7"):
+        with pytest.raises(BadRequest):
+            sample_config(name, acme=True)
 
 
 def test_the_file_is_looked_for_in_the_order_of_the_reference(tmp_path: Path) -> None:

@@ -348,6 +348,32 @@ SEEN_CLUSTERS = _route(
     "seen_clusters", "PUT /clusters/seen", Verb.UPDATE, "tunnel_connection", (), m.SeenClustersRequest, m.Done
 )
 
+# --- certificates that proxies get by ACME
+WEB_CERT_TURN = _route(
+    "web_cert_turn", "POST /webcerts/turn", Verb.CREATE, "web_certificate", ("acme.order",),
+    m.WebCertTurnRequest, m.WebCertTurn,
+)  # fmt: skip
+WEB_CERT_ACCOUNT = _route(
+    "web_cert_account", "PUT /webcerts/account", Verb.UPDATE, "web_certificate", ("acme_account.create",),
+    m.WebCertAccountRequest, m.Done,
+)  # fmt: skip
+WEB_CERT_CHALLENGE = _route(
+    "web_cert_challenge", "PUT /webcerts/challenge", Verb.UPDATE, "web_certificate", (),
+    m.WebCertChallengeRequest, m.Done,
+)  # fmt: skip
+WEB_CERT_STORE = _route(
+    "web_cert_store", "PUT /webcerts", Verb.UPDATE, "web_certificate", ("web_certificate.update",),
+    m.WebCertStoreRequest, m.Done,
+)  # fmt: skip
+WEB_CERT_FAILED = _route(
+    "web_cert_failed", "PUT /webcerts/failed", Verb.UPDATE, "web_certificate", ("web_certificate.failed",),
+    m.WebCertFailedRequest, m.Done,
+)  # fmt: skip
+WEB_CERT_READ = _route(
+    "web_cert_read", "POST /webcerts/read", Verb.READ, "web_certificate", ("web_certificate.read",),
+    m.WebCertNamed, m.WebCertPair,
+)  # fmt: skip
+
 # --- connections that are counted
 HOLD_CONNECTION = _route(
     "hold_connection", "POST /connections", Verb.CREATE, "semaphore", (), m.HoldConnectionRequest, m.ConnectionHeld

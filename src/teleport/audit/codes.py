@@ -131,6 +131,11 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "remote_cluster.delete": _auth("T9323I"),
         "cluster_authority.update": _auth("T9324I"),
         "cluster_statement.refused": _auth("T9325W"),
+        "acme.order": _auth("T9380I"),
+        "acme_account.create": _auth("T9381I"),
+        "web_certificate.update": _auth("T9382I"),
+        "web_certificate.failed": _auth("T9383W"),
+        "web_certificate.read": _auth("T9384I"),
         "openssh.name_cert": _auth("T9240I"),
         "openssh.cert": _auth("T9241I", "T9241W"),
     }

@@ -42,6 +42,7 @@ from teleport.auth.cluster.api import ClusterAPI
 from teleport.auth.cluster.backups import Backups
 from teleport.auth.cluster.bootstrap import bootstrap
 from teleport.auth.cluster.settings import Settings
+from teleport.auth.cluster.web_certificates import WebCertificates
 from teleport.auth.clusters.assembled import Clusters
 from teleport.auth.evidence.api import Evidence
 from teleport.auth.evidence.recorded import Recorded
@@ -245,6 +246,7 @@ class AuthService:
             ).create,
             **inventory.handlers(),
             **self.clusters.handlers(),
+            **WebCertificates(state).handlers(),
             **Settings(state, self.authorizer).handlers(),
         }
 

@@ -84,6 +84,7 @@ BUILTIN: Mapping[SystemRole, Grants] = {
         ((Kind.OIDC, Kind.SAML, Kind.GITHUB, Kind.AUTH_CONNECTOR), _NO_SECRETS),
         ((Kind.MFA_LEASE,), (Verb.CREATE,)),  # by a certificate that a client proved there, and a code of its user
         ((Kind.OPENSSH_CERT,), (Verb.CREATE,)),  # for a session that a user has proved at this proxy
+        ((Kind.WEB_CERTIFICATE,), (*RO, Verb.READ_NO_SECRETS, *_ADD)),  # of its own names, shared by all proxies
         ((Kind.USER_TOKEN,), (Verb.READ, Verb.UPDATE)),  # invitation and reset pages, by the token in the link
         (
             (

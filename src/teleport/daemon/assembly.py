@@ -320,6 +320,8 @@ class Daemon:
         self._tasks.start(clusters_seen.tell(clients[role], side.clusters.online), "other clusters that are here")
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
         side.peers.changed = announcer.changed
+        if side.acme is not None:
+            self._tasks.start(side.acme.run(self._is_newest), "certificates by ACME")
         readiness.watch("proxy peer", lambda: side.peers.problem)
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         self._tasks.start(recording.recorded.uploader.run(), "recording upload of the proxy")

@@ -19,6 +19,7 @@ from teleport.audit.events import AuthFailed
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessRequest, lease_lifetime, why_no_session, why_out_of_reach, why_second_factor_due
 from teleport.clock import Clock
+from teleport.daemon.acme_side import AcmeKeeper
 from teleport.daemon.cluster_side import cluster_side
 from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
@@ -284,10 +285,15 @@ class ProxySide:
         self.recording = RecordingSide(
             host, nodename, view, client, emitter, clock, self.router, held=lambda: self._key.held
         )
+        self.acme: AcmeKeeper | None = None
         self.tls: WebTLS | None = None  # None: a balancer ends it
         if not settings.plain_http:
             hosts = [address.host for address in addresses.public_web]
-            self.tls = WebTLS(settings.keypairs, host, hosts, clock, held)
+            self.tls = WebTLS(settings.keypairs, host, hosts, clock, held, by_acme=settings.acme is not None)
+            if settings.acme is not None:
+                self.acme = self.tls.challenges = AcmeKeeper(
+                    self.tls.uncovered(settings.acme), host.host_id, client, view, clock, self.tls.got
+                )
             self.web.edge.alone = self.tls.alone()
         follow_listener_mode(view, self.web.edge, self._one_port, always=settings.one_port)
 

@@ -65,7 +65,7 @@ NODE_KINDS = (
     "cluster_networking_config",
     "session_recording_config",
 )
-PROXY_KINDS = (*NODE_KINDS, "node", "proxy", "remote_cluster")
+PROXY_KINDS = (*NODE_KINDS, "node", "proxy", "remote_cluster", "web_certificate")
 R = TypeVar("R")
 
 

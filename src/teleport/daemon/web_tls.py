@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from teleport.clock import Clock
+from teleport.daemon.config.values import AcmeConfig
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
 from teleport.daemon.keypairs import Files, KeyPairFiles, ends
@@ -59,6 +61,12 @@ class WebTLS:
 
     def _now(self) -> list[WebPair]:
         return [*self.files.pairs, *self._got.values()] or [self._self_signed()]
+
+    def uncovered(self, settings: AcmeConfig) -> AcmeConfig:
+        """The settings without names that a pair of the files is for."""
+        pairs = self.files.pairs
+        names = tuple(name for name in settings.names if not any(pair.fits(name) for pair in pairs))
+        return replace(settings, names=names)
 
     def got(self, pairs: Mapping[str, WebPair]) -> None:
         """Pairs by ACME, by their names; those of files go before them."""

@@ -57,6 +57,7 @@ class Kind(StrEnum):
     MFA_DEVICE = "mfa_device"
     MFA_LEASE = "mfa_lease"
     HOST_CERT = "host_cert"
+    WEB_CERTIFICATE = "web_certificate"  # of proxies, by ACME
     USER_CERT = "user_cert"
     OPENSSH_CERT = "openssh_cert"
     JWT = "jwt"

@@ -42,6 +42,10 @@ FACTOR_CHALLENGES = "auth/factor-challenges/"
 AGENTLESS_NAMES = "auth/agentless-names/"  # keys with which proxies show the name of a registered host
 AGENTLESS_PROOFS = "auth/agentless-proofs/"  # connections for which a certificate was signed
 KEY_DOMAIN = "auth/key-domain"  # the domain of the first security key, when no setting named one
+WEB_CERTIFICATES = "web_certificates/"  # what proxies hear of certificates by ACME (`m.WebCertState`)
+ACME_ACCOUNTS = "auth/acme-accounts/"
+ACME_TURNS = "auth/acme-turns/"  # which proxy orders
+ACME_PAIRS = "auth/acme-pairs/"  # private keys of proxies, with their chains
 INVENTED_CREDENTIALS = "auth/invented-credentials"  # the key by which users without hardware keys seem to have some
 
 PREFIX_OF_KIND = {
@@ -57,6 +61,7 @@ PREFIX_OF_KIND = {
     "trusted_cluster": TRUSTED_CLUSTERS,
     "remote_cluster": REMOTE_CLUSTERS,
     "host_cert": HOSTS,
+    "web_certificate": WEB_CERTIFICATES,
     "cluster_name": CLUSTER,
     "cluster_auth_preference": CLUSTER,
     "cluster_networking_config": CLUSTER,
@@ -243,6 +248,32 @@ class HostRecord(Record, frozen=True, kw_only=True):
     role_valid_from: dict[str, datetime] = {}
     role_labels: dict[str, dict[str, str]] = {}  # that the token with which it joined as that role forces on it
     role_request: dict[str, str] = {}  # SHA-256 of the request with which it joined as that role: it may be repeated
+
+
+class AcmeAccount(Record, frozen=True, kw_only=True):
+    """The account of this cluster at a directory."""
+
+    key: str  # PEM
+    url: str = ""  # once the directory has made it
+
+
+class AcmeTurn(Record, frozen=True, kw_only=True):
+    """Which proxy orders a certificate of a name; it lapses."""
+
+    host_id: str
+    until: datetime
+
+
+class AcmePair(Record, frozen=True, kw_only=True):
+    """What was issued, PEM."""
+
+    chain: str
+    key: str
+
+
+def acme_key(prefix: str, directory: str, name: str = "") -> str:
+    """Where something of a directory, or of one name there, is kept; directories are URLs."""
+    return prefix + hashlib.sha256(directory.encode()).hexdigest()[:16] + (f"/{name}" if name else "")
 
 
 def secret_key(prefix: str, secret: str) -> str:

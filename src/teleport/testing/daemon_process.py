@@ -41,7 +41,7 @@ class DaemonProcess:
         self.log_path = folder / "daemon.log"
         self._arguments = [str(program), "start", *(str(word) for word in arguments)]
         self._diag_port = diag_port
-        self._environment = dict(environment or plain_environment(folder))
+        self.environment = dict(environment or plain_environment(folder))
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -70,7 +70,7 @@ class DaemonProcess:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 self._arguments,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

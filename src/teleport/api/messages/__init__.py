@@ -160,6 +160,17 @@ from teleport.api.messages.users import (
     UserTokenInfo,
     UserTokenRequest,
 )
+from teleport.api.messages.web_certificates import (
+    WebCertAccountRequest,
+    WebCertChallengeRequest,
+    WebCertFailedRequest,
+    WebCertNamed,
+    WebCertPair,
+    WebCertState,
+    WebCertStoreRequest,
+    WebCertTurn,
+    WebCertTurnRequest,
+)
 
 __all__ = [
     "AccessChange",
@@ -293,6 +304,15 @@ __all__ = [
     "WatchItem",
     "WatchLine",
     "WatchRequest",
+    "WebCertAccountRequest",
+    "WebCertChallengeRequest",
+    "WebCertFailedRequest",
+    "WebCertNamed",
+    "WebCertPair",
+    "WebCertState",
+    "WebCertStoreRequest",
+    "WebCertTurn",
+    "WebCertTurnRequest",
     "WebauthnAssertion",
     "WebauthnAttestation",
     "WebauthnChallenge",

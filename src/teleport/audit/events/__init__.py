@@ -106,12 +106,21 @@ from teleport.audit.events.users import (
     UserUnlocked,
     UserUpdate,
 )
+from teleport.audit.events.web_certificates import (
+    AcmeAccountCreate,
+    AcmeOrder,
+    WebCertificateFailed,
+    WebCertificateRead,
+    WebCertificateUpdate,
+)
 
 REGISTRY = Registry()
 
 __all__ = [
     "MAX_LINE",
     "REGISTRY",
+    "AcmeAccountCreate",
+    "AcmeOrder",
     "Actor",
     "AgentForward",
     "ApiDenied",
@@ -216,6 +225,9 @@ __all__ = [
     "UserPasswordChange",
     "UserUnlocked",
     "UserUpdate",
+    "WebCertificateFailed",
+    "WebCertificateRead",
+    "WebCertificateUpdate",
     "X11Forward",
     "encode_event",
     "event_name",

@@ -68,6 +68,7 @@ WATCHABLE: Final = frozenset(
         Kind.TRUSTED_CLUSTER,
         Kind.REMOTE_CLUSTER,
         Kind.HOST_CERT,
+        Kind.WEB_CERTIFICATE,
         Kind.CLUSTER_NAME,
         Kind.CLUSTER_AUTH_PREFERENCE,
         Kind.CLUSTER_NETWORKING_CONFIG,

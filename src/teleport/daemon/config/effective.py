@@ -14,12 +14,14 @@ from typing import Final, TypeVar
 from teleport.daemon.config import forms, ports
 from teleport.daemon.config.auth_section import AuthSection
 from teleport.daemon.config.file import Document, FileConfig
+from teleport.daemon.config.proxy_section import acme_names
 from teleport.daemon.config.ssh_section import SshSection
 from teleport.daemon.config.storage import DirStorage, StorageUri
 from teleport.daemon.config.teleport_section import ConnectionLimits as LimitsSection
 from teleport.daemon.config.teleport_section import Log
 from teleport.daemon.config.token_source import TokenSource
 from teleport.daemon.config.values import (
+    AcmeConfig,
     AuthConfig,
     Config,
     EnhancedRecording,
@@ -192,6 +194,8 @@ def effective_config(file: FileConfig | None, flags: StartFlags, hostname: str) 
     if ServiceRole.AUTH in enabled and not auth_servers:
         auth_servers = (_reachable(auth.listen_addr),)
     global_section = document.teleport
+    if flags.insecure_no_tls and document.proxy_service.acme.enabled:
+        warnings.append("--insecure-no-tls: proxy_service.acme has no effect: TLS ends elsewhere, with its certificate")
     if flags.insecure:
         warnings.append("--insecure: has no effect: the daemon checks the certificates of other servers all the same")
     join_params = global_section.join_params
@@ -340,6 +344,9 @@ def _proxy_config(
         peer_listen_addr=bound(section.peer_listen_addr),
         peer_always="proxy_service.peer_listen_addr" in present,
         peer_public_addr=section.peer_public_addr,
+        acme=AcmeConfig(section.acme.uri, section.acme.email, acme_names(section))
+        if section.acme.enabled and not plain_http
+        else None,
     )
 
 

@@ -54,7 +54,6 @@ NOT_BUILT: Final = (
     NotBuilt("app_service.enabled", _on, _SERVICE.format("application")),
     NotBuilt("db_service.enabled", _on, _SERVICE.format("database")),
     NotBuilt("proxy_service.kubernetes.enabled", _on, _SERVICE.format("Kubernetes")),
-    NotBuilt("proxy_service.acme.enabled", _on, f"no, and https_keypairs: {_LATER}"),
     NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
     NotBuilt("teleport.storage.type", lambda value: value not in ("dir", "sqlite", "lite"), f"dir: {_LATER}"),

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from teleport.daemon.config import forms, ports
+from teleport.pki.acme import is_public_name
+from teleport.resources.names import canonical_host
 from teleport.resources.values import HostPort
 from teleport.resources.yaml_document import Node, Problems
 from teleport.resources.yaml_readers import ListOf, address, boolean, key, matching, one_or_many, some_text, url
@@ -125,12 +127,30 @@ class ProxySection:
         return (KeyPair(self.https_key_file, self.https_cert_file), *self.https_keypairs)
 
 
+def acme_names(section: ProxySection) -> tuple[str, ...]:
+    """The public names for which certificates are got: host names of `public_addr`, no addresses."""
+    hosts = (canonical_host(address.host) for address in section.public_addr)
+    return tuple(dict.fromkeys(host for host in hosts if is_public_name(host)))
+
+
 def check_proxy(section: ProxySection, node: Node, problems: Problems) -> None:
     pair = ("https_key_file", "https_cert_file")
     for here, missing in (pair, pair[::-1]):
         child = node.get(here)
         if child is not None and node.get(missing) is None:
             child.problem(problems, "https_key_file and https_cert_file together", found=f"no {missing} beside it")
+    acme = node.get("acme")
+    if acme is not None and section.acme.enabled:
+        if not acme_names(section):
+            enabled = acme.get("enabled") or acme
+            enabled.problem(
+                problems,
+                "with a host name in proxy_service.public_addr, such as teleport.example.com:443",
+                found="none",
+            )
+        uri = acme.get("uri")
+        if uri is not None and not section.acme.uri.startswith("https://"):
+            uri.problem(problems, "an https URL")
     older, newer = node.get("kubernetes"), node.get("kube_listen_addr")
     if older is not None and newer is not None and older.get("listen_addr") is not None:
         newer.problem(problems, "one of them", found="kube_listen_addr beside kubernetes.listen_addr")

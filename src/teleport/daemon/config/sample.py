@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from teleport.daemon.config import ports
-from teleport.daemon.config.not_built import NOT_BUILT
 from teleport.errors import BadRequest
+from teleport.pki.acme import is_public_name
 
 _TEMPLATE = """\
 # Configuration of the teleport daemon. Check it after a change: teleport configure --test=FILE
@@ -58,15 +58,14 @@ proxy_service:
 def sample_config(cluster_name: str = "", acme: bool = False, acme_email: str = "") -> str:
     """A complete file as text. With `acme` the proxy is set up for the public name `cluster_name`.
 
-    Raises `BadRequest` when `acme` is asked for without a cluster name, or cannot be done.
+    Raises `BadRequest` when `acme` is asked for without a cluster name, or with one that no directory knows.
     """
-    if acme and any(row.path == "proxy_service.acme.enabled" for row in NOT_BUILT):
-        raise BadRequest(
-            "this version cannot get certificates by ACME yet",
-            hint="leave --acme out and set https_keypairs in the file",
-        )
     if acme and not cluster_name:
         raise BadRequest("--acme needs --cluster-name, the public name of the proxy", hint="add --cluster-name=NAME")
+    if acme and not is_public_name(cluster_name.lower()):
+        raise BadRequest(
+            f"no ACME directory gives a certificate for {cluster_name!r}", hint="--cluster-name=teleport.example.com"
+        )
     name = json.dumps(cluster_name)  # a YAML text whatever the name holds
     certificate = ""
     public_addr = (

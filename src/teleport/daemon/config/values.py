@@ -135,6 +135,15 @@ class AuthConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AcmeConfig:
+    """Certificates of the proxy by ACME."""
+
+    uri: str  # of the directory
+    email: str
+    names: tuple[str, ...]  # public names of this proxy
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """The proxy service. Port 0 in a public address stands for the port that its listener gets."""
 
@@ -152,6 +161,7 @@ class ProxyConfig:
     one_port: bool = False  # the web listener serves everything, by first bytes
     peer_always: bool = False  # also while the cluster's settings do not ask for it
     peer_public_addr: HostPort | None = None
+    acme: AcmeConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
