@@ -136,6 +136,26 @@ async def test_a_token_is_good_for_what_it_says_only(tmp_path: Path) -> None:
             await both.root.call(ANONYMOUS, routes.JOIN, request)
 
 
+async def test_a_token_that_names_a_cluster_lets_in_that_one_alone(tmp_path: Path) -> None:
+    """Whoever holds a token chooses the name of their cluster, unless the token says it."""
+    async with two_clusters(tmp_path) as both:
+        with pytest.raises(AccessDenied, match="is for the cluster other, and this one is called leaf") as refused:
+            await both.create(await both.document(await both.token(cluster="other")))
+        assert "tctl tokens add --type=trusted_cluster --cluster=leaf" in refused.value.hint
+        assert await stored(both.root, records.REMOTE_CLUSTERS + "leaf") is None
+        assert await stored(both.leaf, records.TRUSTED_CLUSTERS + "root") is None
+        (failed,) = [event for event in await both.root.events("remote_cluster.create") if event["code"] == "T9321W"]
+        assert "is for the cluster other" in failed["error"]
+        await both.create(await both.document(await both.token(cluster="leaf", single_use=True)))
+        made = await both.root.events("trusted_cluster_token.create", wait_for=2)
+        assert {event["for_cluster"] for event in made} == {"other", "leaf"}
+        for cluster in ("Leaf", "com", "a b", "10.0.0.1"):
+            with pytest.raises(BadRequest, match=r"spec\.cluster"):
+                await both.token(cluster=cluster)
+        with pytest.raises(BadRequest, match=r"spec\.cluster"):
+            await both.token(cluster="leaf", roles=["node"])
+
+
 async def test_no_token_goes_to_whoever_does_not_prove_the_pin(tmp_path: Path) -> None:
     """T13: another cluster in between learns nothing; without pins a web certificate has to be known here."""
     async with (

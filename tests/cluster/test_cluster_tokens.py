@@ -71,6 +71,11 @@ def test_a_token_for_another_cluster_comes_with_the_document_to_create_there(clu
     assert found.spec.enabled
     assert found.spec.token is not None
     assert found.spec.token.reveal() in made.stdout.partition("kind:")[0]
+    assert "no cluster is named" in made.stdout
+    named = cluster.tctl("tokens", "add", "--type=trusted_cluster", "--cluster=leaf.test").ok()
+    assert "It lets the cluster leaf.test trust this one" in named.stdout
+    assert "no cluster is named" not in named.stdout + named.stderr
+    assert "trusted_cluster for leaf.test" in cluster.tctl("tokens", "ls").ok().stdout
     out = tmp_path / "token"
     kept = cluster.tctl("tokens", "add", "--type=trusted_cluster", f"--out={out}").ok()
     assert out.read_text().strip() not in kept.stdout

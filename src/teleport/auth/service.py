@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -81,6 +80,7 @@ from teleport.resources.kinds import Kind, Verb
 from teleport.resources.token import Token
 from teleport.store.records import HOSTS, USERS, HostRecord
 from teleport.transport.http_listener import HTTPListener
+from teleport.transport.tls import MutualServer
 
 if TYPE_CHECKING:
     from teleport.auth.cluster.from_file import Given
@@ -298,7 +298,7 @@ class AuthService:
         self._recordings.close()
         self._sink.close()
 
-    async def run(self, listener: socket.socket, context: ssl.SSLContext, started: Callable[[], None]) -> None:
+    async def run(self, listener: socket.socket, context: MutualServer, started: Callable[[], None]) -> None:
         """Serves the API until cancelled; calls `started` once connections are taken."""
         edge = self.edge
         app = build_app(self._handlers, self.authorizer.identify, self.authorizer.authorize, self._denied, edge.endless)

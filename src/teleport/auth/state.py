@@ -23,7 +23,7 @@ from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
 from teleport.auth.certificates.last_use import Uses
 from teleport.auth.server import Caller
 from teleport.authz.role_map import map_user, still_mapped
-from teleport.backend.interface import Backend, Condition, Exists, Item, PutOp, Write
+from teleport.backend.interface import Backend, Condition, Exists, PutOp, Write
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, NotFound, TeleportError
 from teleport.identity import HostIdentity, UserIdentity
@@ -42,6 +42,7 @@ from teleport.resources.role import Role
 from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 from teleport.resources.user import User
 from teleport.store import records
+from teleport.store.foreign import foreign_authority
 from teleport.store.issued import issued_write
 from teleport.store.standing import user_present
 
@@ -213,8 +214,8 @@ class ClusterState:
         found = []
         for cluster in await self.remote_clusters():
             item = await self.backend.get(records.authority_key("host", cluster))
-            authority = from_json(item.value) if item is not None else None
-            if item is not None and isinstance(authority, Authority):
+            authority = foreign_authority(item.value, AuthorityKind.HOST, cluster) if item is not None else None
+            if item is not None and authority is not None:
                 found.append((item.revision, authority))
         return found
 
@@ -225,13 +226,12 @@ class ClusterState:
         host = await self.backend.get(records.authority_key("host", self.cluster))
         if user is None or host is None:
             return ()
-        others = [(item, AuthorityKind.USER) for item in await self._user_authorities()]
-        believed = [(user, AuthorityKind.USER), (host, AuthorityKind.HOST), *others]
-        key = tuple(item.revision for item, _ in believed)
+        others = await self.user_authorities()
+        key = (user.revision, host.revision, *(revision for revision, _ in others))
         if self._trusted is None or self._trusted[0] != key:
             built = []
-            for item, kind in believed:
-                authority = from_json(item.value)
+            own = [(AuthorityKind.USER, from_json(user.value)), (AuthorityKind.HOST, from_json(host.value))]
+            for kind, authority in (*own, *((AuthorityKind.USER, other) for _, other in others)):
                 assert isinstance(authority, Authority)
                 for cert in authority.trusted_tls_certs:
                     built.append(trusted_tls_authority(kind, authority.spec.cluster_name, cert.encode()))
@@ -244,14 +244,15 @@ class ClusterState:
         found = [from_json(item.value) for item in items]
         return [one for one in found if isinstance(one, TrustedCluster) and one.spec.enabled]
 
-    async def _user_authorities(self) -> list[Item]:
-        """The stored user authorities of trusted clusters."""
-        found = [
-            await self.backend.get(records.authority_key("user", one.name))
-            for one in await self.trusted_clusters()
-            if one.name != self.cluster
-        ]
-        return [item for item in found if item is not None]
+    async def user_authorities(self) -> list[tuple[int, Authority]]:
+        """The user authorities of trusted clusters, each with its revision."""
+        found = []
+        for one in await self.trusted_clusters():
+            item = await self.backend.get(records.authority_key("user", one.name)) if one.name != self.cluster else None
+            authority = foreign_authority(item.value, AuthorityKind.USER, one.name) if item is not None else None
+            if item is not None and authority is not None:
+                found.append((item.revision, authority))
+        return found
 
     async def present(self, identity: UserIdentity) -> UserIdentity | None:
         """What is left of the identity, as the cluster is now; None when nothing is. Of somebody of a trusted cluster
@@ -272,11 +273,7 @@ class ClusterState:
     async def ssh_user(self, certificate: bytes) -> UserIdentity:
         """Who somebody is who proved an SSH certificate, of this cluster or of a trusted one, as far as it still holds.
         Raises `CertificateRefused`, `AccessDenied`."""
-        authorities = [await self.authority("user")]
-        for item in await self._user_authorities():
-            found = from_json(item.value)
-            assert isinstance(found, Authority)
-            authorities.append(found)
+        authorities = [await self.authority("user"), *(found for _, found in await self.user_authorities())]
         trusted = [
             TrustedSSHAuthority(
                 AuthorityKind.USER, one.name, tuple(PublicKey.parse(line) for line in one.trusted_ssh_keys)

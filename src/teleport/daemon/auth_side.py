@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from teleport.resources.token import Token, TokenRole
 from teleport.resources.values import HostPort
 from teleport.transport.balancers import Address, Balancers, Headers
 from teleport.transport.limits import Heard
-from teleport.transport.tls import mutual_server_context
+from teleport.transport.tls import MutualServer
 
 log = logging.getLogger(__name__)
 
@@ -191,9 +190,9 @@ async def local_credentials(
     return await credentials.obtain(host.proc_dir, role, ask)
 
 
-async def api_context(service: AuthService, own: Credentials) -> ssl.SSLContext:
+async def api_context(service: AuthService, own: Credentials) -> MutualServer:
     """What the listener on 3025 proves itself with, and whom it believes."""
-    return mutual_server_context(own.server_tls_cert_file, own.tls_key_file, await service.client_authorities())
+    return MutualServer(own.server_tls_cert_file, own.tls_key_file, await service.client_authorities())
 
 
 async def tell_of_changes(service: AuthService, changed: Sequence[Callable[[], None]]) -> None:

@@ -225,7 +225,10 @@ class TrustedSide:
                 await self._drop(name)
         for name, trusted in wanted.items():
             if name not in self._kept and not self._paused:
-                self._keep(trusted)
+                try:
+                    self._keep(trusted)
+                except Exception:  # whatever is said of one cluster, the tunnels to the others are kept
+                    log.exception("no tunnels to the cluster %s are kept", name)
 
     def _keep(self, trusted: TrustedCluster) -> None:
         trust = _Trusted(self._view, trusted.name)

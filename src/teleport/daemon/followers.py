@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from teleport.resources.server import Server
 
 if TYPE_CHECKING:
     from teleport.auth.service import AuthService
+    from teleport.transport.tls import MutualServer
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def of_client(
     return Effects(trust, changed, said)
 
 
-def of_listener(service: AuthService, context: ssl.SSLContext, client: AuthClient, said: Callable[[], None]) -> Effects:
+def of_listener(service: AuthService, context: MutualServer, client: AuthClient, said: Callable[[], None]) -> Effects:
     """What auth does: its listener believes whom the authorities trust, and shows what it should."""
     other = of_client(client)
 

@@ -42,6 +42,7 @@ from teleport.resources.server import Server
 from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 from teleport.resources.user import User
 from teleport.store.cache import Cache
+from teleport.store.foreign import foreign_authority
 from teleport.store.records import (
     HOSTS,
     MFA_LEASES,
@@ -157,7 +158,7 @@ class View:
 
     def authorities(self) -> dict[AuthorityType, Authority]:
         """The authorities of this cluster, without their private keys."""
-        found = self._items("authorities/", Authority)
+        found = [one for kind in AuthorityType for one in self._items(authority_key(kind, self.cluster), Authority)]
         return {one.type: one for one in found if one.spec.cluster_name == self.cluster}
 
     def authorities_now(self) -> tuple[str, bool]:
@@ -191,7 +192,7 @@ class View:
             TrustedSSHAuthority(
                 kind, authority.spec.cluster_name, tuple(PublicKey.parse(key) for key in authority.trusted_ssh_keys)
             )
-            for authority in self._items(f"authorities/{kind}/", Authority)
+            for authority in self._items(authority_key(kind, self.cluster), Authority)
             if authority.spec.cluster_name == self.cluster
         ]
 
@@ -216,8 +217,7 @@ class View:
     def authority_of(self, kind: AuthorityKind, cluster: str) -> Authority | None:
         """An authority of another cluster as it was exchanged last, whether or not it is trusted; its public halves."""
         item = self.cache.get(authority_key(kind, cluster))
-        found = from_json(item.value) if item is not None else None
-        return found if isinstance(found, Authority) else None
+        return foreign_authority(item.value, kind, cluster) if item is not None else None
 
     def _keys_of(self, kind: AuthorityKind, cluster: str) -> list[TrustedSSHAuthority]:
         authority = self.authority_of(kind, cluster)

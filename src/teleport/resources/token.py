@@ -13,14 +13,18 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from teleport.identity import SystemRole
+from teleport.pki import names
 from teleport.resources.metadata import FieldWarning, Finding, Metadata, Value, shown
 from teleport.resources.secret import SecretText
 
+NAMES_NONE: Final = (
+    "no cluster is named: whoever has the token chooses the name of the cluster whose hosts people here then reach"
+)
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -56,6 +60,7 @@ class TokenSpec(Value, frozen=True, kw_only=True):
     aws_iid_ttl: str = ""
     single_use: bool = False  # lets one host in
     used_by: str = ""  # UUID of the host that a single-use token has let in; it lets in no other
+    cluster: str = ""  # the one cluster that a token for trusted clusters is for; empty: whichever comes
 
 
 class Token(Value, frozen=True, kw_only=True):
@@ -75,11 +80,14 @@ class Token(Value, frozen=True, kw_only=True):
         labels: Mapping[str, str] | None = None,
         *,
         single_use: bool = False,
+        cluster: str = "",
     ) -> Token:
         """The resource to store for `secret`; `expires` None means that the token does not end."""
         digest = token_hash(secret)
         metadata = Metadata(name=digest[:8], expires=expires, labels=labels or {})
-        return cls(metadata=metadata, spec=TokenSpec(roles=roles, sha256=digest, single_use=single_use))
+        return cls(
+            metadata=metadata, spec=TokenSpec(roles=roles, sha256=digest, single_use=single_use, cluster=cluster)
+        )
 
     @property
     def name(self) -> str:
@@ -117,11 +125,31 @@ class Token(Value, frozen=True, kw_only=True):
 
         if self.spec.used_by and not self.spec.single_use:
             yield Finding(("spec", "used_by"), shown(self.spec.used_by), "nothing, unless single_use is true")
+        yield from self._of_cluster()
+
+    def _of_cluster(self) -> Iterator[Finding]:
+        name = self.spec.cluster
+        if not name:
+            return
+        if TokenRole.TRUSTED_CLUSTER not in self.spec.roles:
+            yield Finding(("spec", "cluster"), shown(name), f"nothing, unless {TokenRole.TRUSTED_CLUSTER} is a role")
+        elif problem := names.cluster_problem(name) or names.foreign_cluster_problem(name):
+            yield Finding(
+                ("spec", "cluster"), f"{shown(name)}, which {problem}", "the cluster_name of the other cluster"
+            )
 
     @property
     def warnings(self) -> tuple[FieldWarning, ...]:
         later = [name for name in ("allow", "aws_iid_ttl") if getattr(self.spec, name)]
-        return tuple(FieldWarning(f"spec.{name}", "joining by EC2 identity is not available yet") for name in later)
+        found = [FieldWarning(f"spec.{name}", "joining by EC2 identity is not available yet") for name in later]
+        if self.names_no_cluster:
+            found.append(FieldWarning("spec.cluster", NAMES_NONE))
+        return tuple(found)
+
+    @property
+    def names_no_cluster(self) -> bool:
+        """Whether any cluster may come with it, under a name that it chooses itself."""
+        return TokenRole.TRUSTED_CLUSTER in self.spec.roles and not self.spec.cluster
 
     def used(self, host_id: str) -> Token:
         """The token once the host has joined with it."""

@@ -209,6 +209,8 @@ class ClusterLink(Record, frozen=True, kw_only=True):
     problem: str = ""  # why the last try failed
     heard: datetime | None = None  # when a proxy last held a tunnel of that cluster
     turning: bool = False  # a rotation is under way there
+    changes: float = 0.0  # of its keys that count against it, at `changed`; they are forgiven with time
+    changed: datetime | None = None
 
 
 class InventedCredentials(Record, frozen=True, kw_only=True):

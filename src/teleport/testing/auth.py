@@ -47,7 +47,7 @@ from teleport.resources.token import Token
 from teleport.store import records
 from teleport.store.records import UserSecret
 from teleport.testing.clock import FakeClock
-from teleport.transport.tls import cluster_client_context, mutual_server_context
+from teleport.transport.tls import MutualServer, cluster_client_context
 
 T = TypeVar("T")
 CLUSTER = "example.com"
@@ -84,7 +84,7 @@ class RunningAuth:
     host_id: str
     tls_cas: list[str]
     ssh_cas: list[str]
-    server_context: ssl.SSLContext
+    server_context: MutualServer
     _contexts: dict[Credentials, ssl.SSLContext] = field(default_factory=dict)
     _admin: Credentials | None = None
 
@@ -305,9 +305,7 @@ async def running_auth(
             raise
         (directory / "auth.crt").write_text(own.tls_cert)
         (directory / "auth.key").write_bytes(key.pkcs8_pem().reveal())
-        context = mutual_server_context(
-            directory / "auth.crt", directory / "auth.key", await service.client_authorities()
-        )
+        context = MutualServer(directory / "auth.crt", directory / "auth.key", await service.client_authorities())
         listener = socket.create_server(("127.0.0.1", 0))
         ready = asyncio.Event()
         serving = asyncio.create_task(service.run(listener, context, ready.set), name="auth under test")

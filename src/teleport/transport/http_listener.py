@@ -40,6 +40,7 @@ LINGER = 1.0  # seconds that the rest of a refused body is thrown away, so that 
 AT_ONCE = 32  # connections accepted in one turn of the loop, so that a burst of them holds up nobody else
 BACKLOG = 1024  # connections that wait in the kernel
 
+Context = ssl.SSLContext | Callable[[], ssl.SSLContext]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -181,9 +182,10 @@ class HTTPListener:
 
     @asynccontextmanager
     async def serve(
-        self, runner: web.AppRunner, listener: socket.socket, context: ssl.SSLContext | None
+        self, runner: web.AppRunner, listener: socket.socket, context: Context | None
     ) -> AsyncIterator[None]:
-        """Takes connections while entered; the runner's own clean-up ends those that are open."""
+        """Takes connections while entered; the runner's own clean-up ends those that are open. `context` may be what
+        gives the context of the next connection."""
         loop = asyncio.get_running_loop()
         assert runner.server is not None, "the runner is set up"
         lost = runner.server.connection_lost
@@ -429,11 +431,12 @@ def _certified(request: web.Request) -> bool:
 class _Accepted(asyncio.Protocol):
     """The first protocol of a connection: hands the transport over at once."""
 
-    def __init__(self, listener: HTTPListener, runner: web.AppRunner, context: ssl.SSLContext | None) -> None:
+    def __init__(self, listener: HTTPListener, runner: web.AppRunner, context: Context | None) -> None:
         self._listener = listener
         self._runner = runner
         self._context = context
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._listener.accepted(transport, self._runner, self._context)
+        context = self._context() if callable(self._context) else self._context
+        self._listener.accepted(transport, self._runner, context)

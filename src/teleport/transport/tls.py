@@ -53,6 +53,37 @@ def mutual_server_context(cert_file: Path, key_file: Path, client_ca_pems: Seque
     return context
 
 
+class MutualServer:
+    """What a listener that asks for client certificates shows and believes now. A context only ever learns authorities:
+    when other ones count, there is a new one, for the connections that come from then on."""
+
+    def __init__(self, cert_file: Path, key_file: Path, client_ca_pems: Sequence[str]) -> None:
+        self._pair = cert_file, key_file
+        self._believed = frozenset(client_ca_pems)
+        self._now = mutual_server_context(cert_file, key_file, client_ca_pems)
+
+    def __call__(self) -> ssl.SSLContext:
+        """For the next connection."""
+        return self._now
+
+    def load_cert_chain(self, cert_file: Path, key_file: Path) -> None:
+        """Shows another certificate from now on."""
+        _load_pair(self._now, cert_file, key_file)
+        self._pair = cert_file, key_file
+
+    def believe(self, client_ca_pems: Sequence[str]) -> None:
+        """Believes these authorities and no others."""
+        if frozenset(client_ca_pems) == self._believed:
+            return
+        try:
+            self._now = mutual_server_context(*self._pair, client_ca_pems)
+        except TeleportError as error:  # its files are being changed; whoever is to be believed is believed already
+            log.warning("a listener keeps its former certificate: %s", error)
+            trust(self._now, client_ca_pems)
+            return
+        self._believed = frozenset(client_ca_pems)
+
+
 def peer_server_context(cert_file: Path, key_file: Path, ca_pems: Sequence[str], protocol: str) -> ssl.SSLContext:
     """For services of the cluster alone: TLS 1.3, and nobody without a certificate of its host authority; `protocol` is
     the one that is spoken (ALPN). Which host it is, and whether it counts, is for the handler to say."""

@@ -13,6 +13,7 @@ class AddTokenRequest(Request, frozen=True, kw_only=True):
     value: str = ""
     labels: dict[str, str] = {}
     single_use: bool = False
+    cluster: str = ""  # the one that a token for trusted clusters is for; empty: whichever comes
 
 
 class JoinToken(Message, frozen=True, kw_only=True):
@@ -27,6 +28,7 @@ class JoinToken(Message, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     single_use: bool = False
     web_addresses: list[str] = []  # where the cluster's proxies are reached
+    cluster: str = ""
 
 
 class JoinTokenInfo(Message, frozen=True, kw_only=True):

@@ -29,6 +29,8 @@ class TrustedClusterDelete(ResourceEvent, frozen=True, kw_only=True, tag="truste
 class TrustedClusterTokenCreate(ResourceEvent, frozen=True, kw_only=True, tag="trusted_cluster_token.create"):
     """A token was made by which another cluster may trust this one. `name` is its public id."""
 
+    for_cluster: str = ""  # the one cluster that it is for; empty: whichever comes
+
 
 class RemoteClusterCreate(ResourceEvent, frozen=True, kw_only=True, tag="remote_cluster.create"):
     """Another cluster proved a token: its hosts are reached from here; or it did not. `name` is what it says it is."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime, timedelta
@@ -21,10 +20,8 @@ from teleport.backend.interface import Changes
 from teleport.errors import TeleportError
 from teleport.pki.keys import PublicKey
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
-from teleport.resources.authority import Authority
-from teleport.resources.codec import from_json
 from teleport.store import records
-from teleport.transport.tls import trust
+from teleport.transport.tls import MutualServer
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +31,19 @@ PAUSE: Final = 1.0  # seconds after the storage failed
 
 
 async def whenever_authorities_change(state: ClusterState, act: Callable[[], Awaitable[None]]) -> None:
-    """Calls `act` at once and whenever any process changed an authority, until cancelled."""
+    """Calls `act` at once and whenever any process changed an authority, or whether one of another cluster counts,
+    until cancelled."""
     while True:
         try:
-            changes = follow(state.backend, [records.AUTHORITIES], heartbeat=HEARTBEAT)
+            changes = follow(state.backend, [records.AUTHORITIES, records.TRUSTED_CLUSTERS], heartbeat=HEARTBEAT)
             async with aclosing(changes) as stream:
                 async for change in stream:
                     if not isinstance(change, Changes) or change.events:
                         await act()
         except TeleportError as error:
             log.warning("authorities cannot be followed: %s", error)
+        except Exception:  # no value that is stored ends the service: what was believed before holds meanwhile
+            log.exception("authorities cannot be followed")
         await asyncio.sleep(PAUSE)
 
 
@@ -52,7 +52,7 @@ class LivingTrust:
 
     def __init__(self, state: ClusterState) -> None:
         self._state = state
-        self._context: ssl.SSLContext | None = None
+        self._shown: MutualServer | None = None
         self._hosts: tuple[TrustedSSHAuthority, ...] = ()
         self._former: tuple[tuple[TrustedSSHAuthority, datetime], ...] = ()
 
@@ -74,11 +74,8 @@ class LivingTrust:
             for retired in authority.spec.retired_keys:
                 if now - retired.retired < LONGEST_LIFE:
                     found += retired.tls
-        trusted = {one.name for one in await self._state.trusted_clusters()} - {self._state.cluster}
-        for item in await self._state.backend.range(records.AUTHORITIES + "user/"):
-            other = from_json(item.value)
-            if isinstance(other, Authority) and other.name in trusted:
-                found += other.trusted_tls_certs
+        for _, other in await self._state.user_authorities():
+            found += other.trusted_tls_certs
         return found
 
     async def look(self) -> None:
@@ -86,14 +83,14 @@ class LivingTrust:
         host = await self._state.authority("host")
         self._hosts = (self._of(host.trusted_ssh_keys),)
         self._former = tuple((self._of(retired.ssh), retired.retired) for retired in host.spec.retired_keys)
-        if self._context is not None:
-            trust(self._context, await self.client_authorities())
+        if self._shown is not None:
+            self._shown.believe(await self.client_authorities())
 
     def _of(self, lines: tuple[str, ...]) -> TrustedSSHAuthority:
         keys = tuple(PublicKey.parse(line) for line in lines)
         return TrustedSSHAuthority(AuthorityKind.HOST, self._state.cluster, keys)
 
-    async def run(self, context: ssl.SSLContext) -> None:
+    async def run(self, context: MutualServer) -> None:
         """Keeps `context`, of the listener, up to date until cancelled."""
-        self._context = context
+        self._shown = context
         await whenever_authorities_change(self._state, self.look)

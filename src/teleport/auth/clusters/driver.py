@@ -80,6 +80,8 @@ class ExchangeDriver:
                 log.debug("not exchanging: %s", error)
             except TeleportError as error:
                 log.warning("exchange of authorities: %s", error)
+            except Exception:
+                log.exception("exchange of authorities")
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(delay, 0.05)):
                     await self._clusters.changed.wait()
@@ -103,6 +105,9 @@ class ExchangeDriver:
         except TeleportError as error:  # of the store; the others go on
             log.warning("exchange of authorities with %s: %s", name, error)
             pause = RETRY
+        except Exception:  # nothing that one cluster says, or that is stored of it, ends the service
+            log.exception("exchange of authorities with %s", name)
+            pause = EVERY
         self._due[name] = self._now() + pause
 
     async def _pause(self, name: str) -> float:

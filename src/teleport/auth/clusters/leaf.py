@@ -27,6 +27,7 @@ from teleport.audit.events import (
     TrustedClusterUpdate,
 )
 from teleport.auth.authorizer import Authorizer, facts_of
+from teleport.auth.clusters.changes import TOO_OFTEN
 from teleport.auth.clusters.reaching import Reaching, apart
 from teleport.auth.clusters.statements import BOTH, Statements, check_name
 from teleport.auth.server import Caller
@@ -38,6 +39,7 @@ from teleport.errors import (
     BadRequest,
     CompareFailed,
     ConnectionProblem,
+    LimitExceeded,
     NotFound,
     TeleportError,
 )
@@ -129,6 +131,7 @@ class TrustedClusters:
                 conditions=[Exists(key, revision)],
                 events=[told],
             )
+            await self._look()
         self.changed.set()
         problem = await self.exchange(stored.name)
         return m.Done(note=f"authorities could not be exchanged now: {problem}" if problem else "")
@@ -157,8 +160,8 @@ class TrustedClusters:
         )
         reply = await apart(partial(self.reaching.call, proved, routes.VALIDATE_CLUSTER, request))
         statement = self._first(proved, reply)
-        taken = await self._statements.take(statement, BOTH, cluster.role_map)
-        link = self._heard(statement, sent)
+        taken = await self._statements.take(statement, BOTH, cluster.role_map, link=link, bounded=False)
+        link = self._heard(taken.link, statement, sent)
         put, unchanged = self._statements.linked(cluster.name, link, link_revision)
         key = records.TRUSTED_CLUSTERS + cluster.name
         told = self._state.event(
@@ -337,24 +340,31 @@ class TrustedClusters:
             statement = check_statement(answer, known, cluster=name, audience=self._state.cluster, after=link.taken)
             if statement.purpose is not Purpose.EXCHANGE:
                 raise AccessDenied(f"the statement of {name} was made for something else")
-            taken = await self._statements.take(statement, BOTH, cluster.role_map)
+            taken = await self._statements.take(statement, BOTH, cluster.role_map, link=link)
         except TeleportError as error:
             if error.message != link.problem:
                 told = self._state.event(ClusterStatementRefused, user="system", name=name, error=error.message)
                 await self._state.tell(told)
             raise
-        link = self._heard(statement, sent)
+        before, link = link, self._heard(taken.link, statement, sent)
+        if taken.put_off:
+            await self._statements.tell_put_off(name, before)
+            link = msgspec.structs.replace(link, problem=TOO_OFTEN)
         put, unchanged = self._statements.linked(name, link, link_revision)
         conditions: list[Condition] = [unchanged, Exists(records.TRUSTED_CLUSTERS + name, revision), *taken.conditions]
         events: Sequence[Event] = taken.events
         await self._state.commit([put, *taken.writes], conditions=conditions, events=events)
+        if taken.put_off:
+            raise LimitExceeded(TOO_OFTEN)  # it is tried again sooner than in a minute
         if taken.changed:
             await self._look()
         return taken.changed
 
-    def _heard(self, statement: Statement, sent: int) -> ClusterLink:
+    def _heard(self, link: ClusterLink, statement: Statement, sent: int) -> ClusterLink:
         """The link once a statement of the root was believed."""
         return ClusterLink(
+            changes=link.changes,
+            changed=link.changed,
             taken=statement.issued,
             sent=sent,
             holds=list(statement.holds),

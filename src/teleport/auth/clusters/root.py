@@ -18,6 +18,7 @@ from teleport.audit.events import (
     RemoteClusterUpdate,
     TokenUsed,
 )
+from teleport.auth.clusters.changes import TOO_OFTEN
 from teleport.auth.clusters.statements import Statements, check_name
 from teleport.auth.hosts.joining import FAILURE_BURST, FAILURES, JOIN_BURST, JOINS
 from teleport.auth.hosts.tokens import Tokens
@@ -41,7 +42,7 @@ from teleport.resources.metadata import Metadata
 from teleport.resources.names import canonical_host
 from teleport.resources.secret import SecretText
 from teleport.resources.server import Server
-from teleport.resources.token import TokenRole, token_id
+from teleport.resources.token import Token, TokenRole, token_id
 from teleport.resources.trusted_cluster import RemoteCluster, RemoteClusterSpec
 from teleport.resources.values import HostPort
 from teleport.store import records
@@ -89,10 +90,10 @@ class RemoteClusters:
         try:
             found = await self._tokens.find(secret)
             if found is None:
-                raise AccessDenied("the token is unknown or has expired")
+                raise _BadToken("the token is unknown or has expired")
             token, token_revision = found
             if TokenRole.TRUSTED_CLUSTER not in token.roles:
-                raise AccessDenied("the token is not for the type trusted_cluster")
+                raise _BadToken("the token is not for the type trusted_cluster")
             statement = read_statement(signed)
             name = statement.cluster
             own = public_keys(statement.host.ssh)  # nobody knows it yet: it proves that it has what it shows
@@ -100,17 +101,18 @@ class RemoteClusters:
             if statement.purpose is not Purpose.ESTABLISH:
                 raise AccessDenied(f"the statement of {name} was made for something else")
             check_name(self._state, name)
+            _check_meant(token, name)
             remote = await self._state.find(records.REMOTE_CLUSTERS, name, RemoteCluster)
             await self._refuse_clash(name, signed)
             await self._refuse_hosts_of_ours(name)
             if token.spec.used_by and (token.spec.used_by != name or remote is None):
-                raise AccessDenied("the single-use token was used")
+                raise _BadToken("the single-use token was used")
             link, link_revision = await self._statements.link(name)
             # the token makes it fresh: a cluster that starts anew may have lost what it said last
-            taken = await self._statements.take(statement, HOSTS_ONLY)
+            taken = await self._statements.take(statement, HOSTS_ONLY, link=link, bounded=False)
         except TeleportError as error:
             await self._not_taken(caller, name, secret, error)
-            if isinstance(error, AccessDenied) and "token" in error.message:
+            if isinstance(error, _BadToken):
                 raise AccessDenied(
                     "the token is unknown, has expired, was used up, or is not for trusted clusters",
                     hint="make a new one on the root: tctl tokens add --type=trusted_cluster",
@@ -210,7 +212,7 @@ class RemoteClusters:
             statement = check_statement(signed, known, cluster=name, audience=self._state.cluster, after=link.taken)
             if statement.purpose is Purpose.ESTABLISH:
                 raise AccessDenied(f"the statement of {name} was made for something else")
-            taken = await self._statements.take(statement, HOSTS_ONLY)
+            taken = await self._statements.take(statement, HOSTS_ONLY, link=link)
         except TeleportError as error:
             if self._failures.allow("", self._state.clock.monotonic()):
                 told = self._state.event(
@@ -219,7 +221,10 @@ class RemoteClusters:
                 await self._state.tell(told)
             raise AccessDenied(NOT_BELIEVED, hint=AGAIN) from None
         reply, sent = await self._statements.make(Purpose.EXCHANGE, name, sent=link.sent, holds=taken.holds)
-        link = _after(link, statement, sent, self._state)
+        before, link = link, _after(taken.link, statement, sent, self._state)
+        if taken.put_off:
+            await self._statements.tell_put_off(name, before)
+            link = msgspec.structs.replace(link, problem=TOO_OFTEN)
         put, unchanged = self._statements.linked(name, link, link_revision)
         writes: list[Write] = [put, *taken.writes]
         key = records.REMOTE_CLUSTERS + name
@@ -248,6 +253,19 @@ class RemoteClusters:
             except CompareFailed:
                 log.debug("the link to %s was changed at this moment; the next note counts", name)
         return m.Done()
+
+
+class _BadToken(AccessDenied):
+    """The token lets nobody in; whoever shows it learns nothing more."""
+
+
+def _check_meant(token: Token, name: str) -> None:
+    """Raises `AccessDenied` when the token is for another cluster than the one that came with it."""
+    if token.spec.cluster and token.spec.cluster != name:
+        raise AccessDenied(
+            f"the token is for the cluster {token.spec.cluster}, and this one is called {name}",
+            hint=f"on the root: tctl tokens add --type=trusted_cluster --cluster={name}, if {name} is the one meant",
+        )
 
 
 def _after(link: ClusterLink, statement: Statement, sent: int, state: ClusterState) -> ClusterLink:

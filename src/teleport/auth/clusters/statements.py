@@ -7,15 +7,17 @@ as anybody else's is never taken: whoever shows a copy of our own authority as t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from teleport.audit.events import ClusterAuthorityUpdate, Event
+from teleport.audit.events import ClusterAuthorityUpdate, ClusterStatementRefused, Event
 from teleport.auth.authorities.certify import sign_statement
+from teleport.auth.clusters.changes import TOO_OFTEN, counted, only_withdraws
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
 from teleport.errors import AccessDenied, BadRequest
@@ -43,7 +45,10 @@ from teleport.resources.authority import (
 )
 from teleport.resources.codec import from_json, to_json
 from teleport.store import records
+from teleport.store.foreign import foreign_authority
 from teleport.store.records import ClusterLink
+
+log = logging.getLogger(__name__)
 
 BOTH: Final = (AuthorityKind.USER, AuthorityKind.HOST)
 
@@ -56,6 +61,8 @@ class Taken:
     conditions: list[Condition]
     events: list[Event]
     holds: tuple[str, ...]  # fingerprints of that cluster's SSH keys that are believed then
+    link: ClusterLink  # with the change counted
+    put_off: bool = False  # it comes too soon after others: what was known before holds until a later exchange
 
     @property
     def changed(self) -> bool:
@@ -96,14 +103,21 @@ class Statements:
         return public_keys(found[0].trusted_ssh_keys) if found is not None and cluster != self._state.cluster else []
 
     async def take(
-        self, statement: Statement, kinds: Sequence[AuthorityKind], role_map: Sequence[RoleMapping] = ()
+        self,
+        statement: Statement,
+        kinds: Sequence[AuthorityKind],
+        role_map: Sequence[RoleMapping] = (),
+        *,
+        link: ClusterLink,
+        bounded: bool = True,
     ) -> Taken:
-        """What a statement that is believed changes: the authorities of these kinds, of its cluster. Raises
-        `AccessDenied` when it shows keys of somebody else."""
+        """What a statement that is believed changes: the authorities of these kinds, of its cluster; nothing when they
+        change too often and it is `bounded`. Raises `AccessDenied` when it shows keys of somebody else."""
         if statement.cluster.lower() == self._state.cluster.lower():
             raise AccessDenied(f"the cluster {statement.cluster} has the name of this one")
-        taken = Taken([], [], [], _fingerprints([key for kind in kinds for key in statement.keys(kind).ssh]))
-        now = self._state.clock.now()
+        holds = _fingerprints([key for kind in kinds for key in statement.keys(kind).ssh])
+        taken = Taken([], [], [], holds, link)
+        now, withdraws = self._state.clock.now(), True
         for kind in kinds:
             found = await self.authority(kind, statement.cluster)
             former = found[0] if found is not None else None
@@ -111,6 +125,7 @@ class Statements:
             if former == made:
                 continue
             await self._refuse_known(statement)
+            withdraws = withdraws and only_withdraws(former, made)
             key = records.authority_key(kind, statement.cluster)
             taken.writes.append(PutOp(key, to_json(made)))
             taken.conditions.append(Exists(key, found[1]) if found is not None else Absent(key))
@@ -125,7 +140,19 @@ class Statements:
                     former=list(_fingerprints(former.trusted_ssh_keys)) if former is not None else [],
                 )
             )
-        return taken
+        if not taken.changed or withdraws or not bounded:
+            return taken
+        after = counted(link, now)
+        if after is None:
+            return Taken([], [], [], await self.holds(statement.cluster, kinds), link, put_off=True)
+        return replace(taken, link=after)
+
+    async def tell_put_off(self, cluster: str, link: ClusterLink) -> None:
+        """Says that changes of that cluster come too often, unless the link says so already."""
+        if link.problem != TOO_OFTEN:
+            log.warning("the cluster %s: %s", cluster, TOO_OFTEN)
+            told = self._state.event(ClusterStatementRefused, user="system", name=cluster, error=TOO_OFTEN)
+            await self._state.tell(told)
 
     async def _refuse_known(self, statement: Statement) -> None:
         """Raises `AccessDenied` when a key in it belongs to an authority of another name, this cluster's among them."""
@@ -133,8 +160,12 @@ class Statements:
         shown = {PublicKey.parse(line).blob for keys in stated for line in (*keys.ssh, *keys.let_go)}
         shown |= {tls_blob(pem) for keys in stated for pem in keys.tls}
         for item in await self._state.backend.range(records.AUTHORITIES):
-            other = from_json(item.value)
-            if not isinstance(other, Authority) or other.name == statement.cluster:
+            kind, _, name = item.key.removeprefix(records.AUTHORITIES).partition("/")
+            if name == statement.cluster:
+                continue
+            own = name == self._state.cluster or kind not in BOTH
+            other = from_json(item.value) if own else foreign_authority(item.value, AuthorityKind(kind), name)
+            if not isinstance(other, Authority):
                 continue
             retired = other.spec.retired_keys
             lines = (*other.trusted_ssh_keys, *(line for one in retired for line in one.ssh))

@@ -67,7 +67,10 @@ class Tokens:
         now = self._state.clock.now()
         secret = SecretText(request.value or secrets.token_hex(16))
         end = now + timedelta(seconds=request.ttl)
-        token = checked(Token.from_secret(secret, roles, end, dict(request.labels), single_use=request.single_use))
+        made = Token.from_secret(
+            secret, roles, end, dict(request.labels), single_use=request.single_use, cluster=request.cluster
+        )
+        token = checked(made)
         try:
             await self._state.commit(
                 [PutOp(records.TOKENS + token.name, to_json(token), token.metadata.expires)],
@@ -82,7 +85,15 @@ class Tokens:
                         ttl=f"{request.ttl:.0f}s",
                     ),
                     *(
-                        [self._state.event(TrustedClusterTokenCreate, caller, name=token.name, expires=end)]
+                        [
+                            self._state.event(
+                                TrustedClusterTokenCreate,
+                                caller,
+                                name=token.name,
+                                expires=end,
+                                for_cluster=request.cluster,
+                            )
+                        ]
                         if TokenRole.TRUSTED_CLUSTER in roles
                         else []
                     ),
@@ -100,6 +111,7 @@ class Tokens:
             labels=dict(request.labels),
             single_use=request.single_use,
             web_addresses=web_addresses,
+            cluster=request.cluster,
         )
 
     async def find(self, secret: SecretText) -> tuple[Token, int] | None:

@@ -49,6 +49,7 @@ def tokens() -> None:
 @click.option("--labels", default="", metavar="K=V,..", help="Labels that the joined hosts get.")
 @click.option("--ttl", type=DURATION, default="1h", show_default=True, help="Lifetime, at most 48h.")
 @click.option("--single-use", is_flag=True, help="The token lets one host in.")
+@click.option("--cluster", default="", metavar="NAME", help="The one cluster that a trusted_cluster token is for.")
 @click.option("--out", default="", metavar="FILE", help="Write the token to a new file (0600) and do not print it.")
 @format_option("text", "json")
 @click.pass_context
@@ -59,6 +60,7 @@ def add(
     labels: str,
     ttl: float,
     single_use: bool,
+    cluster: str,
     out: str,
     form: str,
 ) -> None:
@@ -72,6 +74,7 @@ def add(
         value=read_token(value, "--value"),
         labels=parse_labels(labels),
         single_use=single_use,
+        cluster=cluster.strip(),
     )
     with open_auth(flags_of(ctx)) as auth:
         out = str(Path(out).absolute()) if out else ""  # a relative path would be taken for a token
@@ -129,6 +132,8 @@ def _show(made: m.JoinToken, ttl: float, out: str, form: str, reached: Sequence[
             "ca_pins": made.ca_pins,
             "auth_servers": made.auth_servers,
         }
+        if "trusted_cluster" in made.roles:
+            shown |= {"cluster": made.cluster} if made.cluster else {"cluster": "", "warnings": [_unnamed()]}
         render.out(render.as_json({"file" if out else "token": out or made.token, **shown}))
         return
     secret = f"The join token is in {out}" if out else f"The join token: {made.token}"
@@ -141,13 +146,22 @@ def _show(made: m.JoinToken, ttl: float, out: str, form: str, reached: Sequence[
         from teleport.cli.tctl.clusters import instructions as for_cluster
 
         which = "one other cluster" if made.single_use else "other clusters"
-        render.out(f"It lets {which} trust this one for the next {render.how_long(ttl)}.\n\n{for_cluster(made, out)}")
+        which = f"the cluster {render.printable(made.cluster)}" if made.cluster else which
+        warning = "" if made.cluster else f"Warning: {_unnamed()}\n\n"
+        term = render.how_long(ttl)
+        render.out(f"It lets {which} trust this one for the next {term}.\n\n{warning}{for_cluster(made, out)}")
         return
     served = [role for role in made.roles if role in _SERVED]
     if not served:
         return
     render.out(f"It lets {how_many(made)} join as {', '.join(served)} for the next {render.how_long(ttl)}.\n")
     render.out("\n" + instructions(made, out, reached))
+
+
+def _unnamed() -> str:
+    from teleport.resources.token import NAMES_NONE
+
+    return f"{NAMES_NONE}. Better: tctl tokens add --type=trusted_cluster --cluster=NAME"
 
 
 def how_many(made: m.JoinToken) -> str:
@@ -196,6 +210,7 @@ def list_tokens(ctx: click.Context, form: str) -> None:
                 "expires": token.metadata.expires,
                 "single_use": token.spec.single_use,
                 "used_by": token.spec.used_by,
+                "cluster": token.spec.cluster,
             }
             for token in found
         ]
@@ -216,6 +231,8 @@ def token_table(found: Sequence[Token]) -> str:
 def _for_whom(token: Token) -> str:
     """The roles; of a token for one host, also that it is one, or which host has used it."""
     roles = ",".join(token.roles)
+    if token.spec.cluster:
+        roles += f" for {token.spec.cluster}"
     if not token.spec.single_use:
         return roles
     return f"{roles} (used by {token.spec.used_by})" if token.spec.used_by else f"{roles} (single use)"
