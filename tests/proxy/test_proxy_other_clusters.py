@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from teleport.authz.clusters import why_no_cluster
-from teleport.authz.decision import AccessDenial, Policy
+from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.role_map import map_user
 from teleport.clock import SystemClock
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
@@ -359,6 +359,22 @@ async def test_hosts_whose_sessions_end_at_the_leafs_proxy_are_refused_with_word
         said = await found.ask(alice(found), f"db@{LEAF}")
         assert said.startswith(f"{REFUSES}Sessions on db end at the proxy of {LEAF}, which records them")
         assert not found.lines
+
+
+async def test_who_may_have_no_session_in_the_leaf_gets_no_connection_to_its_auth() -> None:
+    """Locked there, or pinned to another address."""
+    async with both() as found:
+        message = {"conn_type": cm.AUTH, "host": "", "port": 0}
+        assert await found.served(found.vouched(found.dial(alice(found), **message))) == "served"
+        await wait_until(lambda: len(found.lines) == 1)
+        found.leaf_directory.forbidden = AccessDenial(
+            DenialCode.LOCKED, "You are locked out.", ("lock l1 on the user",), "ask an administrator"
+        )
+        said = await found.served(found.vouched(found.dial(alice(found), **message)))
+        assert said.startswith("You are locked out.")
+        assert len(found.lines) == 1
+        (told,) = await found.leaf_events.wait_for("session.request_denied")
+        assert "lock l1 on the user" in cast(Any, told).reason
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "127.0.0.2", "localhost", "[::1]", "10.0.0.1", "db\x00", ""])

@@ -12,7 +12,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, TypeVar
 
+from msgspec.structs import replace as replace_fields
+
 from teleport.api import routes
+from teleport.api.messages import UserCerts
 from teleport.api.routes import Route
 from teleport.auth.authorities.certify import UserGrant
 from teleport.auth.hosts.joining import Joining
@@ -329,6 +332,33 @@ class Authorizer:
             for one in clusters
             if why_no_cluster(identity, policy, remote=one.name, labels=one.metadata.labels) is None
         ]
+
+    async def reached_clusters(self, identity: UserIdentity) -> frozenset[str]:
+        """The other clusters that somebody may go to, as a proxy decides it (`proxy.other_clusters`)."""
+        clusters = await self._state.remote_clusters()
+        policy = await self._policy(identity) if clusters else Policy()
+        return frozenset(
+            one.name
+            for one in clusters
+            if why_no_cluster(identity, policy, remote=one.name, labels=one.metadata.labels) is None
+        )
+
+    async def told_of_clusters(self, certs: UserCerts, user: User, grant: UserGrant) -> UserCerts:
+        """The answer with the authorities of this cluster, and of those that its user may go to; of others nobody
+        learns that they are there."""
+        if all(one.domain_name == self._state.cluster for one in certs.host_signers):
+            return certs
+        identity = UserIdentity(
+            name=user.name,
+            cluster=self._state.cluster,
+            roles=grant.roles,
+            logins=grant.logins,
+            expires=certs.expires,
+            traits=grant.traits,
+            denying=tuple(role for role in user.roles if role not in grant.roles),
+        )
+        told = {self._state.cluster, *await self.reached_clusters(identity)}
+        return replace_fields(certs, host_signers=[one for one in certs.host_signers if one.domain_name in told])
 
     async def grant(self, user: User, ttl: float, *, route_to_cluster: str, client_address: str) -> UserGrant:
         """What a login from `client_address` gives: the roles' logins and options for a lifetime of `ttl` seconds (0:

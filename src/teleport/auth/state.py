@@ -204,15 +204,15 @@ class ClusterState:
         self._certifier = (key, made)  # perhaps an older one than is there by now: the next call looks again
         return made
 
-    async def remote_clusters(self) -> list[str]:
+    async def remote_clusters(self) -> list[RemoteCluster]:
         """The clusters whose hosts are reached from here."""
         found = [from_json(item.value) for item in await self.backend.range(records.REMOTE_CLUSTERS)]
-        return [one.name for one in found if isinstance(one, RemoteCluster) and not one.removed]
+        return [one for one in found if isinstance(one, RemoteCluster) and not one.removed]
 
     async def _remote_hosts(self) -> list[tuple[int, Authority]]:
         """Their host authorities, each with its revision."""
         found = []
-        for cluster in await self.remote_clusters():
+        for cluster in [one.name for one in await self.remote_clusters()]:
             item = await self.backend.get(records.authority_key("host", cluster))
             authority = foreign_authority(item.value, AuthorityKind.HOST, cluster) if item is not None else None
             if item is not None and authority is not None:

@@ -16,6 +16,7 @@ from teleport.audit.events import TunnelEnded
 from teleport.authz.clusters import why_no_cluster
 from teleport.authz.decision import AccessDenial
 from teleport.daemon.credentials import Credentials
+from teleport.daemon.peer_side import PeerSide
 from teleport.daemon.view import View
 from teleport.errors import AccessDenied
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
@@ -32,6 +33,7 @@ from teleport.ssh.surface import Peer
 from teleport.store.records import REMOTE_CLUSTERS, TRUSTED_CLUSTERS
 from teleport.tunnel.agent import AgentConfig, TunnelAgent
 from teleport.tunnel.clusters import ClusterTunnels
+from teleport.tunnel.clusters_elsewhere import AllClusterTunnels
 from teleport.tunnel.seeds import tunnel_addresses
 from teleport.tunnel.server import TunnelServer
 
@@ -299,6 +301,7 @@ def cluster_side(
     view: View,
     router: SshRouter,
     tunnels: TunnelServer,
+    peers: PeerSide,
     *,
     epoch: int,
     held: Callable[[], Credentials],
@@ -308,7 +311,8 @@ def cluster_side(
     """Puts both directions into a proxy's router and tunnel server; what it gives is to be run."""
     remotes = Remotes(view, router.directory)
     tunnels.clusters = ClusterTunnels(remotes)
-    others = OtherClusters(view.cluster, remotes, tunnels.clusters, router.identity, view.clock)
+    every = AllClusterTunnels(tunnels.clusters, peers.dialer, peers.directory)
+    others = OtherClusters(view.cluster, remotes, every, router.identity, view.clock)
     router.others = others
     due = False
 

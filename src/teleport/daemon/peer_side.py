@@ -126,7 +126,8 @@ class PeerSide:
             clock=clock,
         )
         self.dialer = Dialer(view.cluster, hosts=view, context=lambda: self._both()[1])
-        self.leading = Leading(tunnels, self.dialer, PeerDirectory(view, host_id, clock))
+        self.directory = PeerDirectory(view, host_id, clock)
+        self.leading = Leading(tunnels, self.dialer, self.directory)
         for prefix in ("locks/", "authorities/", HOSTS):
             view.cache.subscribe(prefix, lambda _: self._reconsider())
         view.cache.subscribe(NETWORKING, lambda _: self._look())

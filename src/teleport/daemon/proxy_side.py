@@ -276,6 +276,7 @@ class ProxySide:
             view,
             self.router,
             self.tunnels,
+            self.peers,
             epoch=host.epoch,
             held=lambda: self._key.held,
             auth_servers=auth_servers,

@@ -162,7 +162,9 @@ class View:
         return {one.type: one for one in found if one.spec.cluster_name == self.cluster}
 
     def authorities_now(self) -> tuple[str, bool]:
-        """What clients are told of them: the digest of what they are to hold, and whether a rotation is under way."""
+        """What clients are told of them: the digest of what they are to hold, and whether a rotation is under way.
+
+        It is one for everybody: who may not go to some cluster holds less, asks once, and rests until it changes."""
         known = self.authorities()
         host, user = known.get(AuthorityType.HOST), known.get(AuthorityType.USER)
         if host is None or user is None:

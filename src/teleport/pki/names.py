@@ -11,12 +11,15 @@ import ipaddress
 import re
 import unicodedata
 
+from teleport.resources.cluster_names import HOST_NAME as _HOST_NAME
+from teleport.resources.cluster_names import MAX_COMMON_NAME_BYTES as MAX_COMMON_NAME_BYTES
+from teleport.resources.cluster_names import cluster_problem as cluster_problem
+from teleport.resources.cluster_names import foreign_cluster_problem as foreign_cluster_problem
+
 NO_LOGIN_PREFIX = "-teleport-nologin-"  # a principal no account can have; keeps "no logins" from meaning "any login"
 MAX_NAME_BYTES = 255
-MAX_COMMON_NAME_BYTES = 64  # RFC 5280 appendix A.1, ub-common-name: user and cluster names stand in the subject's CN
 
 _HOST_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _ROLE = re.compile(r"[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?")
 _FORBIDDEN = frozenset('*?,/:"')
 
@@ -71,34 +74,6 @@ def role_problem(name: str) -> str:
     if len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES:
         return f"is longer than {MAX_NAME_BYTES} bytes"
     return "" if _ROLE.fullmatch(name) else "is empty, or has white space at an end or a control character"
-
-
-def cluster_problem(name: str) -> str:
-    """What keeps `name` from being a cluster's name; empty when it is one."""
-    if len(name) > MAX_COMMON_NAME_BYTES:
-        return f"is longer than {MAX_COMMON_NAME_BYTES} characters"
-    return "" if name.isascii() and _HOST_NAME.fullmatch(name.lower()) else "is not made like a host name"
-
-
-_PUBLIC = frozenset(
-    re.split(" ", "app arpa biz cloud com corp dev edu gov home info int internal lan local localhost mil net org xyz")
-)
-
-
-def foreign_cluster_problem(name: str) -> str:
-    """What keeps another cluster from going by this name here; empty when nothing does.
-
-    Clients believe its host authority for all names that end so: it must not be what others' names and addresses end
-    with, and there is one spelling.
-    """
-    last = name.rpartition(".")[2]
-    if name != name.lower():
-        return "has letters in upper case: it could not be told from one in lower case"
-    if last.isdecimal():
-        return "ends like an IP address"
-    if name in _PUBLIC or (last == name and len(name) < 3):
-        return "is what names of everybody end with"
-    return ""
 
 
 def host_id_problem(host_id: str) -> str:

@@ -22,7 +22,7 @@ from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
-from teleport.proxy.ssh_router import SshRouter, on_record
+from teleport.proxy.ssh_router import Forbidden, SshRouter, on_record
 from teleport.ssh.handlers import Channel
 from teleport.ssh.relay import NodeLeg
 from teleport.ssh.surface import Peer, Refusal
@@ -74,6 +74,9 @@ class FromCluster:
             peer = self._vouched(dial)
             who = self._user(certificate)
             if dial.conn_type == cm.AUTH:
+                refused = router.directory.why_no_session(who, peer.host)
+                if refused is not None:
+                    raise Forbidden(refused)
                 return await self._to_auth(channel, peer)
             key = parse_certificate(certificate).body.public_key.fingerprint()
             to = Destination(dial.host, dial.port, router.config.cluster)

@@ -18,7 +18,7 @@ from typing import Final, Literal
 import msgspec
 
 from teleport.identity import SystemRole
-from teleport.pki import names
+from teleport.resources.cluster_names import cluster_problem, foreign_cluster_problem
 from teleport.resources.metadata import FieldWarning, Finding, Metadata, Value, shown
 from teleport.resources.secret import SecretText
 
@@ -133,7 +133,7 @@ class Token(Value, frozen=True, kw_only=True):
             return
         if TokenRole.TRUSTED_CLUSTER not in self.spec.roles:
             yield Finding(("spec", "cluster"), shown(name), f"nothing, unless {TokenRole.TRUSTED_CLUSTER} is a role")
-        elif problem := names.cluster_problem(name) or names.foreign_cluster_problem(name):
+        elif problem := cluster_problem(name) or foreign_cluster_problem(name):
             yield Finding(
                 ("spec", "cluster"), f"{shown(name)}, which {problem}", "the cluster_name of the other cluster"
             )

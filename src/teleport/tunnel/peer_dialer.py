@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.pki.refusal import CertificateRefused
+from teleport.recording.sanitise import one_line
 from teleport.ssh.relay import NodeLeg, RelayHandler
 from teleport.transport import memory_pair
 from teleport.tunnel.peer_link import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Context, Hosts, Link, check_proxy
@@ -46,6 +47,10 @@ class PeerProxy:
 
 class NotHere(ConnectionProblem):
     """The other proxy answered: it holds no tunnel of the host."""
+
+
+class Refused(AccessDenied):
+    """Another cluster, to which that proxy holds a tunnel, refuses the client; the message has its words."""
 
 
 class Dialer:
@@ -77,20 +82,28 @@ class Dialer:
 
         Raises `NotHere`, and `ConnectionProblem` when the proxy is not reached or not believed.
         """
+        return await self.lead(proxy, peering.Ask(server_id=f"{host_id}.{self._cluster}"), make)
+
+    async def lead(self, proxy: PeerProxy, ask: peering.Ask, make: Callable[[], P]) -> P:
+        """Connects the protocol that `make` gives with what `ask` names. Raises as `connect`, and `AccessDenied` when
+        another cluster refuses the client."""
         while (link := self._ready(proxy)) is not None:
             try:
-                made = await self._ask(link, host_id, make)
+                made = await self._ask(link, ask, make)
             except NotHere:
                 link.abort()  # perhaps of a former process of that proxy: a new connection reaches the present one
                 break
+            except Refused:
+                self._keep(proxy, link)
+                raise
             except _Gone:
                 continue  # the other end had closed it
             self._warm(proxy)
             return made
         link = await self._dial(proxy)
         try:
-            made = await self._ask(link, host_id, make)
-        except NotHere:
+            made = await self._ask(link, ask, make)
+        except (NotHere, Refused):
             self._keep(proxy, link)
             raise
         self._warm(proxy)
@@ -207,7 +220,7 @@ class Dialer:
                 return link
         raise problem
 
-    async def _ask(self, link: _Asked, host_id: str, make: Callable[[], P]) -> P:
+    async def _ask(self, link: _Asked, ask: peering.Ask, make: Callable[[], P]) -> P:
         made: list[P] = []
 
         def begin() -> RelayHandler:
@@ -223,7 +236,7 @@ class Dialer:
         try:
             check_proxy(self._hosts, link.certificate)
             async with asyncio.timeout(ANSWER_SECONDS):
-                answer = await link.ask(peering.Ask(server_id=f"{host_id}.{self._cluster}"), begin)
+                answer = await link.ask(ask, begin)
         except TimeoutError:
             link.abort()
             raise ConnectionProblem("the other proxy does not answer") from None
@@ -235,6 +248,8 @@ class Dialer:
             raise
         if made:
             return made[0]
+        if answer.refused:
+            raise Refused(one_line(answer.error, 1000))
         if not answer.here:
             raise NotHere(answer.error)
         link.abort()

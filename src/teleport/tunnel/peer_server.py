@@ -5,6 +5,8 @@ Rules it keeps:
   as they are: when a proxy comes, at each question, and whenever these change.
 - A question names a host by its UUID. It is led to by a tunnel that this very process holds, or not at all: nothing is
   dialled, and nothing is asked of a third proxy (no loops, no open relay).
+- A question about another cluster is led to by a tunnel of its proxies that ends here, or not at all. The message that
+  it carries is passed on as it is: the other cluster looks whose line it is, and answers by itself.
 - The host decides about the client, by the line of `wire.vouch` that the asking proxy signed; nothing is vouched for
   here.
 - Whoever is refused is on record, with the host that was proved; so many in a second, the others are counted.
@@ -16,7 +18,7 @@ import asyncio
 import logging
 import ssl
 from asyncio import sslproto
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from socket import socket
 from typing import Any, Final, Protocol, TypeVar
@@ -24,7 +26,7 @@ from uuid import UUID, uuid4
 
 from teleport.audit.events import Event, ProxyPeerDenied, new_event
 from teleport.clock import Clock
-from teleport.errors import BadRequest, ConnectionProblem, LimitExceeded, TeleportError
+from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, LimitExceeded, TeleportError
 from teleport.identity import HostIdentity
 from teleport.pki.refusal import CertificateRefused
 from teleport.ssh.listener import Listener, Slot
@@ -33,6 +35,7 @@ from teleport.ssh.surface import Peer
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.limits import Heard
 from teleport.transport.slots import Slots
+from teleport.tunnel.clusters import ClusterTunnels
 from teleport.tunnel.peer_link import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Context, Hosts, Link, check_proxy
 from teleport.tunnel.server import Emitter
 from teleport.wire import peering
@@ -52,6 +55,11 @@ class Tunnels(Protocol):
 
     async def connect(self, host_id: str, make: Callable[[], P]) -> P:
         """Raises `ConnectionProblem`."""
+        ...
+
+    @property
+    def clusters(self) -> ClusterTunnels | None:
+        """Those of other clusters' proxies."""
         ...
 
 
@@ -262,15 +270,28 @@ class _Asking(Link):
         try:
             check_proxy(self._server.hosts, self.certificate)
             ask = peering.read(body, peering.Ask)
-            host_id = peering.host_of(ask, self._server.config.cluster)
+            cluster = peering.cluster_of(ask)
+            host_id = "" if cluster else peering.host_of(ask, self._server.config.cluster)
         except TeleportError as error:
             self._refuse(error.message, body)
             self.close()
             return
+        if cluster:
+            self._asked_for_cluster(cluster, ask.dial.encode())
+            return
         if not self._server.tunnels.holds(host_id):
             self._answer(peering.Answer(error="no tunnel of this host ends here"))
             return
-        self._server.in_background(self._lead(host_id), f"a client of the proxy {self.host_id}")
+        work = self._lead_on(lambda: self._server.tunnels.connect(host_id, self._leg))
+        self._server.in_background(work, f"a client of the proxy {self.host_id}")
+
+    def _asked_for_cluster(self, cluster: str, dial: bytes) -> None:
+        clusters = self._server.tunnels.clusters
+        if clusters is None or not clusters.online(cluster):
+            self._answer(peering.Answer(error="no tunnel of this cluster ends here"))
+            return
+        work = self._lead_on(lambda: clusters.connect(cluster, lambda: dial, self._leg))
+        self._server.in_background(work, f"a client of the proxy {self.host_id}")
 
     def _refuse(self, why: str, body: bytes) -> None:
         asked = body[:200].decode(errors="replace")
@@ -286,12 +307,13 @@ class _Asking(Link):
         else:
             self._wait()
 
-    async def _lead(self, host_id: str) -> None:
+    async def _lead_on(self, connect: Callable[[], Awaitable[NodeLeg]]) -> None:
         try:
-            await self._server.tunnels.connect(host_id, self._leg)
-        except (ConnectionProblem, LimitExceeded) as error:
+            await connect()
+        except (ConnectionProblem, LimitExceeded, AccessDenied) as error:
             if not self.gone and self.handler is None:
-                self._answer(peering.Answer(error=error.message, here=True))
+                refused = isinstance(error, AccessDenied)
+                self._answer(peering.Answer(error=error.message[:4000], here=True, refused=refused))
 
     def _leg(self) -> NodeLeg:
         """The host takes the client: from here on bytes pass."""

@@ -4,7 +4,7 @@ A connection carries frames: a byte that says what it is, the body's length in t
 
 | frame | from | body |
 |---|---|---|
-| `ASK` | the proxy that has the client | `Ask` as JSON: the host, by its UUID and cluster, and nothing else |
+| `ASK` | the proxy that has the client | `Ask` as JSON: the host; or another cluster and the message for it |
 | `ANSWER` | the other | `Answer` as JSON; a refusal leaves the connection as it was, for the next question |
 | `DATA` | both, after an answer that says yes | bytes; the first are the line of `wire.vouch` |
 | `END` | likewise, once each | empty: this side sends no more |
@@ -23,11 +23,13 @@ from uuid import UUID
 import msgspec
 
 from teleport.errors import BadRequest
+from teleport.pki import names
 
 VERSION: Final = 1
-MAX_MESSAGE: Final = 4096  # bytes of a question or an answer
+MAX_MESSAGE: Final = 64 * 1024  # bytes of a question or an answer: one for another cluster has two certificates in it
 MAX_DATA: Final = (1 << 24) - 1  # bytes of one frame
-NODE: Final = "node"  # the one `conn_type` that is served
+NODE: Final = "node"
+CLUSTER: Final = "cluster"
 T = TypeVar("T")
 
 
@@ -41,19 +43,23 @@ class Kind(IntEnum):
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a client is to be led to: a service of a host, `<uuid>.<cluster>`."""
+    """Whom a client is to be led to: a service of a host, `<uuid>.<cluster>`; or (`CLUSTER`) what `dial`, a message of
+    `tunnel.cluster_messages`, asks of the other cluster `server_id`."""
 
     version: int = VERSION
     server_id: str
     conn_type: str = NODE
+    dial: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the client is led there; `error` is empty then. `here`: the other proxy holds a tunnel of the host."""
+    """Whether the client is led there; `error` is empty then. `here`: the other proxy holds a tunnel of the host.
+    `refused`: the other cluster says that this client may not."""
 
     version: int = VERSION
     error: str = ""
     here: bool = False
+    refused: bool = False
 
 
 def frame(kind: Kind, body: bytes | memoryview = b"") -> bytes:
@@ -88,6 +94,15 @@ def host_of(ask: Ask, cluster: str) -> str:
             f"{ask.server_id[:200]!r} ({ask.conn_type[:40]}) is no node of this cluster; nothing else is led to"
         )
     return host
+
+
+def cluster_of(ask: Ask) -> str:
+    """The other cluster that is asked for; empty when it is a host. Raises `BadRequest`."""
+    if ask.conn_type != CLUSTER:
+        return ""
+    if ask.version != VERSION or not ask.dial or not ask.server_id or names.cluster_problem(ask.server_id):
+        raise BadRequest(f"{ask.server_id[:200]!r} is no cluster that a client can be led to")
+    return ask.server_id
 
 
 class Frames:

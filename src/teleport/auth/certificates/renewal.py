@@ -27,6 +27,7 @@ from teleport.pki.x509verify import certificate_key, load_certificate
 from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.issued import IssuedCert, issued_key
+from teleport.store.standing import user_present
 from teleport.transport.limits import RateLimit
 
 RENEWALS: Final = 1 / 15  # of one identity in a second, after the first
@@ -76,9 +77,11 @@ class Renewals:
 
         return handler
 
-    async def _known(self, cluster: str) -> None:
-        """Raises `NotFound` for a cluster to which no certificate leads."""
-        if cluster != self._state.cluster and cluster not in await self._state.remote_clusters():
+    async def _known(self, cluster: str, identity: UserIdentity, user: User) -> None:
+        """Raises `NotFound` for a cluster to which no certificate leads, or none of this user's."""
+        present = user_present(identity, user, self._state.clock.now())
+        reached = await self._authorizer.reached_clusters(present) if present is not None else ()
+        if cluster != self._state.cluster and cluster not in reached:
             raise NotFound(f"the cluster {cluster[:100]!r} is not known here", hint="tsh clusters")
 
     async def renew(self, caller: Caller, request: m.RenewUserRequest) -> m.UserCerts:
@@ -96,9 +99,6 @@ class Renewals:
         )
         if isinstance(decision, AccessDenial):
             raise Denied(decision)
-        if request.route_to_cluster:
-            await self._known(request.route_to_cluster)
-            decision = replace(decision, route_to_cluster=request.route_to_cluster)
         shown = load_certificate(caller.certificate)
         self._rate.take(f"user {decision.user} {certificate_key(shown).fingerprint()}")
         subject = decode_user(shown.subject)
@@ -109,6 +109,9 @@ class Renewals:
             raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
         user, revision = found
         assert isinstance(caller.identity, UserIdentity), "only users have a permit to renew"
+        if request.route_to_cluster:
+            await self._known(request.route_to_cluster, caller.identity, user)
+            decision = replace(decision, route_to_cluster=request.route_to_cluster)
         grant = await self._authorizer.renewed_grant(user, caller.identity, decision, now, client_ip=subject.client_ip)
         if grant.ttl < LEAST_LEFT:
             raise AccessDenied("your roles do not give certificates that long any more", hint="tsh login")
@@ -127,4 +130,4 @@ class Renewals:
             renewed_from=serial,
         )
         await self._state.commit([], conditions=conditions, events=[told])
-        return certs
+        return await self._authorizer.told_of_clusters(certs, user, grant)

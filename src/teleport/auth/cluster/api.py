@@ -112,7 +112,7 @@ class ClusterAPI:
                 f"the user {user.name!r} was changed at this moment; nothing was signed",
                 hint="look at it and try again",
             ) from None
-        return certs
+        return await self._authorizer.told_of_clusters(certs, user, grant)
 
     async def sign_host(self, caller: Caller, request: m.SignHostRequest) -> m.HostCredentials:
         """A host certificate for a plain sshd."""

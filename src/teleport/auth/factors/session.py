@@ -49,6 +49,7 @@ class Wanted:
     login_expires: datetime
     serial: str  # of the login's certificate
     conditions: tuple[Condition, ...]
+    user: User
 
 
 class SessionSecondFactors:
@@ -84,7 +85,7 @@ class SessionSecondFactors:
             caller, grant, wanted.key, certs, factor=proof.device.kind, renewed_from=wanted.serial
         )
         await self._factor.commit(asked, proof, [], wanted.conditions, [told])
-        return certs
+        return await self._authorizer.told_of_clusters(certs, wanted.user, grant)
 
     async def _wanted(self, caller: Caller, request: m.SessionChallengeRequest) -> Wanted:
         """What the certificate will say once a second factor was proved; raises `AccessDenied` for whoever would be
@@ -124,7 +125,13 @@ class SessionSecondFactors:
         if former is not None:  # what ends the login's certificate writes this record, and ends what comes of it
             conditions.append(Exists(former[0].key, former[1]))
         return Wanted(
-            asked, replace(grant, logins=logins), certificate_key(shown), identity.expires, serial, tuple(conditions)
+            asked,
+            replace(grant, logins=logins),
+            certificate_key(shown),
+            identity.expires,
+            serial,
+            tuple(conditions),
+            user,
         )
 
     async def _node(self, identity: UserIdentity, policy: Policy, request: m.SessionChallengeRequest) -> Server:

@@ -43,6 +43,8 @@ class Granter(Protocol):
 
     async def grant(self, user: User, ttl: float, *, route_to_cluster: str, client_address: str) -> UserGrant: ...
 
+    async def told_of_clusters(self, certs: m.UserCerts, user: User, grant: UserGrant) -> m.UserCerts: ...
+
     async def locks(self) -> Sequence[Lock]: ...
 
 
@@ -130,7 +132,7 @@ class Logins:
         except CompareFailed:
             await self._failed(request, _Outcome("the second factor was used at the same moment, or the user changed"))
             raise refused() from None
-        return certs
+        return await self._granter.told_of_clusters(certs, outcome.user, grant)
 
     async def _check(self, request: m.LoginRequest) -> _Outcome:
         now = self._state.clock.now()
