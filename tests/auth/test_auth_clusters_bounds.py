@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -52,6 +53,11 @@ async def say(both: TwoClusters, more: tuple[str, ...] = ()) -> Statement:
     return msgspec.json.decode(reply.document, type=Statement)
 
 
+def too_often(event: dict[str, Any]) -> bool:
+    """Whether this is what is told of changes that come too soon."""
+    return bool(event["error"] == TOO_OFTEN)
+
+
 def new_key() -> str:
     return generate_ed25519().public.line()
 
@@ -61,15 +67,16 @@ async def test_a_leaf_changes_its_keys_no_oftener_than_rotations_do(tmp_path: Pa
     withdrawn are gone at once."""
     async with two_clusters(tmp_path) as both:
         await both.establish()
+        await both.cut()  # what is said in the leaf's name is newer than what it says itself
         clock = both.root.clock
         assert isinstance(clock, FakeClock)
         honest = await ssh_keys(both.leaf, "host", "leaf")
         for _ in range(30):
             answer = await say(both, (last := new_key(),))
-        changes = await both.root.events("cluster_authority.update")
+        changes = await both.root.events("cluster_authority.update", wait_for=int(BURST))
         assert len(changes) == BURST
-        (told,) = await both.root.events("cluster_statement.refused")
-        assert (told["name"], told["error"], told["code"]) == ("leaf", TOO_OFTEN, "T9325W")
+        (told,) = await both.root.events("cluster_statement.refused", where=too_often)
+        assert (told["name"], told["code"]) == ("leaf", "T9325W")
         held = await ssh_keys(both.root, "host", "leaf")
         assert last not in held
         assert answer.holds == tuple(PublicKey.parse(line).fingerprint() for line in held), "a rotation there waits"
@@ -104,8 +111,8 @@ async def test_a_root_changes_its_keys_no_oftener_either(tmp_path: Path) -> None
             problems.append(await both.exchange())
         assert problems == [""] * int(BURST) + [TOO_OFTEN] * 2
         assert last not in await ssh_keys(both.leaf, "user", "root")
-        (told,) = await both.leaf.events("cluster_statement.refused")
-        assert (told["name"], told["error"]) == ("root", TOO_OFTEN)
+        (told,) = await both.leaf.events("cluster_statement.refused", where=too_often)
+        assert told["name"] == "root"
         shown = await both.leaf.call(await both.leaf.admin(), routes.GET["trusted_cluster"], m.GetRequest(name="root"))
         assert from_json(bytes(shown.item)).status.problem == TOO_OFTEN  # type: ignore[union-attr]
         clock.advance(EVERY)
