@@ -12,6 +12,7 @@ from tests.tunnel.test_tunnel_peers import CLUSTER, Listed, peers
 
 from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.identity import SystemRole
+from teleport.tunnel import clusters_elsewhere
 from teleport.tunnel.clusters import ClusterTunnels
 from teleport.tunnel.clusters_elsewhere import AllClusterTunnels
 from teleport.tunnel.peer_dialer import PeerProxy
@@ -120,7 +121,10 @@ async def test_the_own_tunnel_comes_first_and_refusals_keep_their_words(tmp_path
         assert await asyncio.wait_for(made.got, 10) == b"heard hello"
 
 
-async def test_who_has_no_tunnel_says_so_and_is_not_asked_again_at_once(tmp_path: Path) -> None:
+async def test_who_has_no_tunnel_says_so_and_is_not_asked_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters_elsewhere, "AGAIN", 600.0)
     async with peers(tmp_path) as end:
         listed = Listed([PeerProxy(end.proxy.host_id, "127.0.0.1", 1), end.proxy])
         ways = every(end, Ends(False), listed)
@@ -129,7 +133,13 @@ async def test_who_has_no_tunnel_says_so_and_is_not_asked_again_at_once(tmp_path
             for _ in range(5):
                 with pytest.raises(ConnectionProblem, match="not connected to this proxy"):
                     await ways.connect(LEAF, lambda: b"{}", Reader)
-        assert len(listed.asked) <= 2
+        assert len(listed.asked) == 1
+        monkeypatch.setattr(clusters_elsewhere, "AGAIN", 0.0)
+        ways = every(end, Ends(False), listed)
+        for _ in range(2):
+            with pytest.raises(ConnectionProblem):
+                await ways.connect(LEAF, lambda: b"{}", Reader)
+        assert len(listed.asked) == 3
         assert not ways.online(LEAF)
 
 
