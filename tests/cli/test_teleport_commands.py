@@ -10,6 +10,7 @@ from teleport import __version__
 from teleport.cli.teleport.command import teleport
 from teleport.cli.teleport.status import session_text
 from teleport.testing.commands import Ran, run_command
+from teleport.testing.public_authority import PublicAuthority
 
 SESSION = {
     "SSH_SESSION_ID": "b7b5cdb9-63ba-4d64-a1b4-9c1a4a7b7b21",
@@ -71,3 +72,19 @@ def test_help_lists_the_commands_and_explains_one() -> None:
     assert "--test" in run("help", "configure").ok().out
     assert run("help", "nothing").status == 2
     assert run("-h").ok().out == run("help").ok().out
+
+
+def test_the_check_of_a_file_looks_into_its_certificates(tmp_path: Path) -> None:
+    """What would keep the daemon from starting, and what it would warn of."""
+    made, place = PublicAuthority().issue("a.test"), tmp_path / "teleport.yaml"
+    chain, key = made.write(tmp_path)
+    place.write_text(
+        f"proxy_service:\n  public_addr: b.test:443\n  https_keypairs: [{{key_file: {key}, cert_file: {chain}}}]\n"
+    )
+    done = run("configure", f"--test={place}")
+    assert done.status != 0
+    assert "the certificate of CN=Test Root is missing" in done.err
+    chain.write_bytes(made.chain + made.root)
+    done = run("configure", f"--test={place}").ok()
+    assert "a root that this host does not know" in done.err
+    assert "no certificate of https_keypairs is for b.test" in done.err

@@ -76,6 +76,13 @@ def _bytes(path: Path) -> bytes:
     return found
 
 
+def _mode(path: Path) -> int:
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return 0  # taken away since it was read, which the next look sees
+
+
 def read_files(pair: Files) -> tuple[WebPair, list[str]]:
     """The pair, and what is to be said of it. Raises `BadRequest`."""
     found = read_pair(
@@ -85,7 +92,7 @@ def read_files(pair: Files) -> tuple[WebPair, list[str]]:
         key_name=str(pair.key_file),
     )
     said = [check_chain(found, str(pair.cert_file))]
-    if os.stat(pair.key_file).st_mode & (stat.S_IROTH | stat.S_IWOTH):
+    if _mode(pair.key_file) & (stat.S_IROTH | stat.S_IWOTH):
         said.append(
             f"everybody on this host may read or write the private key {pair.key_file}; to mend it: "
             f"chmod o-rw {pair.key_file}"
@@ -106,6 +113,20 @@ def of_its_end(pair: WebPair, where: str, now: datetime) -> str:
 def not_covered(pairs: Sequence[WebPair], hosts: Sequence[str]) -> list[str]:
     """Public names for which no pair is."""
     return [host for host in dict.fromkeys(hosts) if not any(pair.fits(host) for pair in pairs)]
+
+
+def looked_through(files: Sequence[Files], hosts: Sequence[str], now: datetime) -> list[str]:
+    """What a daemon that began now would warn of. Raises `TeleportError` where it would not begin."""
+    pairs, said = [], []
+    for one in files:
+        try:
+            found, texts = read_files(one)
+        except BadRequest as error:
+            raise TeleportError(f"https_keypairs cannot be used: {error.message}", hint=error.hint) from None
+        pairs.append(found)
+        said += [*texts, *([text] if (text := of_its_end(found, str(one.cert_file), now)) else [])]
+    missing = not_covered(pairs, hosts) if pairs else []
+    return [*said, *([f"no certificate of https_keypairs is for {', '.join(missing)}"] if missing else [])]
 
 
 class KeyPairFiles:

@@ -19,6 +19,9 @@ class WebCertTurnRequest(WebCertNamed, frozen=True, kw_only=True):
 
     new_key: str
 
+    def __repr__(self) -> str:
+        return "WebCertTurnRequest(...)"
+
 
 class WebCertTurn(Message, frozen=True, kw_only=True):
     """`seconds`: for so long it is the caller's turn, or, when it is not, until it is worth asking again."""
@@ -27,6 +30,9 @@ class WebCertTurn(Message, frozen=True, kw_only=True):
     seconds: float
     account_key: str = ""  # PEM
     account_url: str = ""
+
+    def __repr__(self) -> str:
+        return "WebCertTurn(...)"
 
 
 class WebCertAccountRequest(WebCertNamed, frozen=True, kw_only=True):
@@ -46,6 +52,9 @@ class WebCertStoreRequest(WebCertNamed, frozen=True, kw_only=True):
 
     chain: str  # PEM
     key: str  # PEM
+
+    def __repr__(self) -> str:
+        return "WebCertStoreRequest(...)"
 
 
 class WebCertFailedRequest(WebCertNamed, frozen=True, kw_only=True):

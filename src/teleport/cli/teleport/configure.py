@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -70,6 +71,12 @@ def _test(path: Path) -> None:
 
     found = read_config(path, environment={})
     config = effective_config(found, StartFlags(), socket.gethostname())
-    for warning in config.warnings:
+    warnings = list(config.warnings)
+    if config.proxy is not None and config.proxy.keypairs:
+        from teleport.daemon.keypairs import looked_through
+
+        hosts = [] if config.proxy.acme is not None else [address.host for address in config.proxy.public_addrs]
+        warnings += looked_through(config.proxy.keypairs, hosts, datetime.now(UTC))
+    for warning in warnings:
         render.note(f"warning: {render.printable(warning)}")
     render.out(f"{path} is correct. It runs: {', '.join(config.roles)}\n")
