@@ -459,6 +459,15 @@ def test_the_sample_has_no_problems_and_no_warnings() -> None:
     assert [(label.name, str(label.period)) for label in document.ssh_service.commands] == [("hostname", "1m0s")]
 
 
+def test_a_port_that_no_directory_looks_at_is_told() -> None:
+    """Not refused: what is before the proxy may lead 443 there."""
+    text = "proxy_service:\n  public_addr: [a.example.com, '192.0.2.1:443']\n  acme: {enabled: yes}\n"
+    (said,) = load_config(text, "teleport.yaml").warnings
+    assert "teleport.yaml:3: proxy_service.acme" in said
+    assert "port 443 of a.example.com, and public_addr says 3080" in said
+    assert load_config(text.replace("a.example.com", "a.example.com:443"), "teleport.yaml").warnings == ()
+
+
 def test_a_sample_with_acme_can_be_started() -> None:
     section = load_config(
         sample_config("example.com", acme=True, acme_email="a@example.com"), "f"

@@ -148,6 +148,12 @@ def check_proxy(section: ProxySection, node: Node, problems: Problems) -> None:
                 "with a host name in proxy_service.public_addr, such as teleport.example.com:443",
                 found="none",
             )
+        elsewhere = [one for one in section.public_addr if is_public_name(canonical_host(one.host)) and one.port != 443]
+        if elsewhere:
+            acme.notice(
+                problems,
+                f"directories look at port 443 of {elsewhere[0].host}, and public_addr says {elsewhere[0].port}",
+            )
         uri = acme.get("uri")
         if uri is not None and not section.acme.uri.startswith("https://"):
             uri.problem(problems, "an https URL")
