@@ -84,6 +84,10 @@ async def test_a_leaf_changes_its_keys_no_oftener_than_rotations_do(tmp_path: Pa
         assert await ssh_keys(both.root, "host", "leaf") == honest, "what only takes keys away counts at once"
         await say(both, (last,))
         assert await ssh_keys(both.root, "host", "leaf") == honest
+        for _ in range(3):  # the former keys in between: what comes too soon is not told each time
+            await say(both)
+            await say(both, (new_key(),))
+        assert len(await both.root.events("cluster_statement.refused", where=too_often)) == 1
         clock.advance(EVERY)
         await say(both, (last,))
         assert await ssh_keys(both.root, "host", "leaf") == (*honest, last)

@@ -12,6 +12,7 @@ from tests.tunnel.test_tunnel_peers import CLUSTER, Listed, peers
 
 from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.identity import SystemRole
+from teleport.testing.running import wait_until
 from teleport.tunnel import clusters_elsewhere
 from teleport.tunnel.clusters import ClusterTunnels
 from teleport.tunnel.clusters_elsewhere import AllClusterTunnels
@@ -27,12 +28,14 @@ class Ends:
     def __init__(self, here: bool, said: Exception | None = None) -> None:
         self.here, self.said = here, said
         self.dialled: list[bytes] = []
+        self.refused = 0
 
     def online(self, cluster: str) -> bool:
         return self.here and cluster == LEAF
 
     async def connect(self, cluster: str, dial: Callable[[], bytes], make: Callable[[], Any]) -> Any:
         if not self.online(cluster):
+            self.refused += 1
             raise ConnectionProblem(f"The cluster {cluster} is not connected to this proxy now")
         self.dialled.append(dial())
         if self.said is not None:
@@ -141,6 +144,29 @@ async def test_who_has_no_tunnel_says_so_and_is_not_asked_again_at_once(
                 await ways.connect(LEAF, lambda: b"{}", Reader)
         assert len(listed.asked) == 3
         assert not ways.online(LEAF)
+
+
+async def test_a_cluster_that_was_there_a_moment_ago_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with peers(tmp_path) as end:
+        own = Ends(True)
+        ways = every(end, own, Listed([end.proxy]))
+        end.lab.server.clusters = cast(Any, Ends(False))
+        await ways.connect(LEAF, lambda: b"{}", Reader)
+        own.here = False
+        waiting = asyncio.create_task(ways.connect(LEAF, lambda: b"{}", Reader), name="waiting")
+        await wait_until(lambda: own.refused > 1)
+        assert not waiting.done()
+        own.here = True
+        assert (await asyncio.wait_for(waiting, 10)).transport is not None
+        own.said = ConnectionProblem("The cluster cannot lead there now")
+        with pytest.raises(ConnectionProblem, match="cannot lead there"):
+            await ways.connect(LEAF, lambda: b"{}", Reader)
+        own.here = False
+        monkeypatch.setattr(clusters_elsewhere, "ON_ITS_WAY", 0.1)
+        with pytest.raises(ConnectionProblem, match="not connected"):
+            await ways.connect(LEAF, lambda: b"{}", Reader)
 
 
 async def test_only_proxies_ask_and_only_for_what_is_a_cluster(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 Proxies of a cluster that trusts this one keep a tunnel to each proxy here, so mostly one ends where the user is. While
 one is made (a proxy has just started, a balancer leads elsewhere, some proxies here cannot be reached from there), the
-others are asked, each at most once in a while. What they are handed is signed by this proxy: the other cluster judges
-it as if it came by a tunnel of its own, and another proxy here can do no more with it than lead to that host or not.
+others are asked, each at most once in a while; and a cluster that was there a moment ago is waited for. What others are
+handed is signed by this proxy: the other cluster judges it as if it came by a tunnel of its own, and another proxy here
+can do no more with it than lead to that host or not.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Final, Protocol, TypeVar
 from teleport.errors import ConnectionProblem
 from teleport.tunnel.clusters import ClusterTunnels
 from teleport.tunnel.peer_dialer import Dialer, NotHere, PeerProxy
+from teleport.tunnel.server import ON_ITS_WAY
 from teleport.wire import peering
 
 log = logging.getLogger(__name__)
 
-AGAIN: Final = 0.25  # seconds until others are asked once more for a cluster that nobody had
+AGAIN: Final = 0.5  # seconds until others are asked once more for a cluster that nobody had
 ASKED: Final = 16  # proxies that are asked
-LATELY: Final = 30.0  # seconds in which a cluster counts as connected after another proxy led there
+LATELY: Final = 60.0  # seconds in which a cluster counts as connected after somebody was led there
 REMEMBERED: Final = 1000  # clusters
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -47,18 +49,39 @@ class AllClusterTunnels:
 
     def online(self, cluster: str) -> bool:
         """Whether a tunnel of that cluster ends here, or lately did at a proxy that led there."""
+        return self._own.online(cluster) or self._lately(cluster)
+
+    def _lately(self, cluster: str) -> bool:
         led = self._led.get(cluster)
-        return self._own.online(cluster) or (led is not None and asyncio.get_running_loop().time() - led < LATELY)
+        return led is not None and asyncio.get_running_loop().time() - led < LATELY
 
     async def connect(self, cluster: str, dial: Callable[[], bytes], make: Callable[[], P]) -> P:
-        """As `ClusterTunnels.connect`."""
-        try:
-            return await self._own.connect(cluster, dial, make)
-        except ConnectionProblem as error:
-            problem = error
+        """As `ClusterTunnels.connect`. For tunnels of a cluster that was there a moment ago it waits a while."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (ON_ITS_WAY if self._lately(cluster) else 0.0)
+        while True:
+            here = self._own.online(cluster)
+            try:
+                made = await self._own.connect(cluster, dial, make)
+            except ConnectionProblem as error:
+                problem = error
+                found = await self._elsewhere(cluster, dial, make)
+                if found is None:
+                    left = until - loop.time()
+                    if left <= 0 or (here and self._own.online(cluster)):  # it was asked, and says why not
+                        raise problem from None
+                    await asyncio.sleep(min(left, AGAIN))
+                    continue
+                made = found
+            _remember(self._led, cluster, loop.time())
+            return made
+
+    async def _elsewhere(self, cluster: str, dial: Callable[[], bytes], make: Callable[[], P]) -> P | None:
+        """By another proxy's tunnel; None when nobody leads there. However many look for a cluster that nobody has, the
+        others are asked once in a while."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._nobody.get(cluster, 0.0):
-            raise problem
+            return None
         for proxy in list(self._proxies.peers(""))[:ASKED]:
             ask = peering.Ask(server_id=cluster, conn_type=peering.CLUSTER, dial=dial().decode())
             try:
@@ -69,10 +92,9 @@ class AllClusterTunnels:
                 log.info("%s", error.message)
                 continue
             self._nobody.pop(cluster, None)
-            _remember(self._led, cluster, loop.time())
             return made
-        _remember(self._nobody, cluster, loop.time() + AGAIN)
-        raise problem
+        _remember(self._nobody, cluster, loop.time() + AGAIN / 2)
+        return None
 
 
 def _remember(known: dict[str, float], cluster: str, when: float) -> None:

@@ -3,8 +3,8 @@
 Each change is a write, an event that is never left out, and for the listener a new set of those whom it believes. A
 rotation takes a handful, and goes through them quickly; `BURST` of them may come at once, after that one in `EVERY`
 seconds. What comes too soon is left for the next exchange: a statement says all that holds, so nothing is lost. What
-only takes keys away always counts, so that a stolen key is gone at once; there is no end of that only where keys are
-added, and those are counted. The count is kept with the link, so that it holds for all auth services together, and
+only takes keys away always counts, so that a stolen key is gone at once: each key goes once, and those that are added
+are counted. The count is kept with the link, so that it holds for all auth services together, and
 across restarts.
 """
 

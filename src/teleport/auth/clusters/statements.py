@@ -17,7 +17,7 @@ import msgspec
 
 from teleport.audit.events import ClusterAuthorityUpdate, ClusterStatementRefused, Event
 from teleport.auth.authorities.certify import sign_statement
-from teleport.auth.clusters.changes import TOO_OFTEN, counted, only_withdraws
+from teleport.auth.clusters.changes import EVERY, TOO_OFTEN, counted, only_withdraws
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
 from teleport.errors import AccessDenied, BadRequest
@@ -47,6 +47,7 @@ from teleport.resources.codec import from_json, to_json
 from teleport.store import records
 from teleport.store.foreign import foreign_authority
 from teleport.store.records import ClusterLink
+from teleport.transport.limits import RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Statements:
 
     def __init__(self, state: ClusterState) -> None:
         self._state = state
+        self._told = RateLimit(1 / EVERY, 1.0)
 
     async def make(
         self, purpose: Purpose, audience: str, *, sent: int, holds: Sequence[str]
@@ -148,8 +150,9 @@ class Statements:
         return replace(taken, link=after)
 
     async def tell_put_off(self, cluster: str, link: ClusterLink) -> None:
-        """Says that changes of that cluster come too often, unless the link says so already."""
-        if link.problem != TOO_OFTEN:
+        """Says that changes of that cluster come too often, unless the link says so already, and no oftener than they
+        may come: whoever says the former keys in between is not told of each time."""
+        if link.problem != TOO_OFTEN and self._told.allow(cluster, self._state.clock.monotonic()):
             log.warning("the cluster %s: %s", cluster, TOO_OFTEN)
             told = self._state.event(ClusterStatementRefused, user="system", name=cluster, error=TOO_OFTEN)
             await self._state.tell(told)
