@@ -62,16 +62,15 @@ def test_a_leaf_is_reached_whichever_proxies_are_met_while_one_of_each_side_is_k
         ann = root.add_person("ann", logins=[login])
         ann.log_in()
         wait_until("the leaf is connected", lambda: both.listed(ann).get(LEAF) == "online", 60)
-        reaches(ann, login)
         leaf.proxies["three"].daemon.kill()
         reaches(ann, login)
         root.proxies["one"].daemon.kill()
         reaches(ann, login)
         # a proxy of the root that has just started has no tunnel yet: the other one leads there
         root.proxies["one"].begin()
+        leaf.proxies["three"].begin()
         wait_until("it serves again", root.proxies["one"].daemon.ready, 60)
         reaches(ann, login)
-        leaf.proxies["three"].begin()
         wait_until("it serves again", leaf.proxies["three"].daemon.ready, 60)
         if not LONG:
             return
