@@ -3,7 +3,9 @@ else can (threat T24); certificates bound to an address hold from there alone.""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -44,6 +46,7 @@ from teleport.testing.auth import ANONYMOUS, CLUSTER, Credentials, RunningAuth, 
 from teleport.testing.clock import FakeClock
 from teleport.testing.two_clusters import two_clusters
 from teleport.transport.blocking import ByteStream, TLSStream, dial_tcp
+from teleport.transport.mux import HEAD, OPEN, PREFACE, Mux
 from teleport.wire import vouch
 
 CLIENT = "192.0.2.7"
@@ -104,6 +107,94 @@ async def test_a_proxys_word_is_believed_and_nothing_but_its_last(tmp_path: Path
         assert (await ask(auth, admin, *lines)).client_addr == "192.0.2.3:3"
         with pytest.raises(TeleportError):
             await ask(auth, admin, *[proxy.line() for _ in range(4)])
+
+
+@asynccontextmanager
+async def led(auth: RunningAuth, *lines: bytes) -> AsyncIterator[Callable[..., TLSStream]]:
+    """A proxy's connection of many to auth; gives what a client within it is connected by, once its lines were said."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    transport, link = await loop.create_connection(
+        lambda: Mux(None, lambda _: over.set(), first=b"".join(lines)), *auth.address
+    )
+
+    def connect(who: Credentials, *said: bytes) -> TLSStream:
+        here, there = socket.socketpair()
+
+        async def begin() -> None:
+            _, near = await loop.connect_accepted_socket(lambda: Joined(b"".join(said)), there)
+            link.open(lambda: Joined(b"", near))
+
+        asyncio.run_coroutine_threadsafe(begin(), loop).result(10)
+        here.settimeout(10)
+        return TLSStream(here, auth.context(who), auth_server_name(CLUSTER))
+
+    try:
+        yield connect
+    finally:
+        transport.abort()
+        await over.wait()
+
+
+class Joined(asyncio.Protocol):
+    """One of two that pass on to each other."""
+
+    def __init__(self, first: bytes, other: Joined | None = None) -> None:
+        self.waiting = first
+        self.other = other
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        if self.other is not None:
+            self.other.other = self
+            transport.write(self.other.waiting)
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is None or self.other.transport is None:
+            self.waiting += data
+        else:
+            self.other.transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.close()
+
+
+async def asked(auth: RunningAuth, connect: Callable[[], TLSStream]) -> m.WhoAmI:
+    def work() -> m.WhoAmI:
+        with SyncAuthClient(connect, "auth") as client:
+            return client.call(routes.WHO_AM_I, m.Empty())
+
+    return await auth.in_thread(work)
+
+
+async def test_a_proxy_leads_many_within_one_connection_and_each_has_its_own_address(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        admin, proxy, other = await auth.admin(), await a_host(auth), await a_host(auth)
+        async with led(auth, proxy.line("127.0.0.1", 0)) as connect:
+            for number in range(3):
+                line = proxy.line(f"192.0.2.{number}", 7)
+                assert (await asked(auth, lambda line=line: connect(admin, line))).client_addr == f"192.0.2.{number}:7"  # type: ignore[misc]
+            assert (await asked(auth, lambda: connect(admin))).client_addr.startswith("127.0.0.1:")
+            chained = [other.line("192.0.2.1"), proxy.line("192.0.2.2", 2)]
+            assert (await asked(auth, lambda: connect(admin, *chained))).client_addr == "192.0.2.2:2"
+            with pytest.raises(TeleportError):  # a line counts once, and here it has no other meaning
+                await asked(auth, lambda: connect(admin, line))
+            assert (await asked(auth, lambda: connect(admin, proxy.line()))).client_addr == f"{CLIENT}:40000"
+
+
+async def test_nobody_but_a_proxy_leads_many_and_not_within_such_a_connection(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        admin, proxy, node = await auth.admin(), await a_host(auth), await a_host(auth, SystemRole.NODE)
+        for lines in ([], [node.line()], [proxy.line(cluster="leaf.test")]):
+            async with led(auth, *lines) as connect:
+                with pytest.raises(TeleportError):
+                    await asked(auth, lambda: connect(admin, proxy.line()))
+        async with led(auth, proxy.line()) as connect:
+            with pytest.raises(TeleportError):
+                await asked(auth, lambda: connect(admin, proxy.line(), PREFACE, HEAD.pack(OPEN, 1, 0)))
 
 
 Spoiled = Callable[[RunningAuth, Proxy], bytes]

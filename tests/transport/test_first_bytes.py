@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from teleport.errors import AccessDenied
-from teleport.transport.first_bytes import MAX_LINES, Address, FirstBytes, feed
+from teleport.transport.feeding import feed
+from teleport.transport.first_bytes import MAX_LINES, Address, FirstBytes
 from teleport.wire import vouch
 
 PEER = ("192.0.2.1", 1000)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from teleport.transport import memory_pair
+from teleport.testing.running import wait_until
+from teleport.transport import memory_pair, mux
 from teleport.transport.memory_pair import AT_ONCE
 
 
@@ -74,8 +75,28 @@ async def by_sockets(one: Noting, other: Noting) -> None:
     await loop.connect_accepted_socket(lambda: one, here)
 
 
+made: list[asyncio.Transport] = []
+
+
+async def by_mux(one: Noting, other: Noting) -> None:
+    """The same within a connection of many."""
+    loop = asyncio.get_running_loop()
+    here, there = socket.socketpair()
+
+    def accept(transport: asyncio.Transport) -> None:
+        transport.set_protocol(other)
+        other.connection_made(transport)
+
+    taking, _ = await loop.connect_accepted_socket(lambda: mux.Mux(accept, lambda _: None), there)
+    opening, far = await loop.connect_accepted_socket(lambda: mux.Mux(None, lambda _: None), here)
+    made.extend([taking, opening])
+    far.open(lambda: one)
+    far.leaving = True  # it ends with its only stream
+    await wait_until(lambda: other.transport is not None)
+
+
 Connecting = Callable[[Noting, Noting], Awaitable[None]]
-both = pytest.mark.parametrize("connect", [by_memory, by_sockets])
+both = pytest.mark.parametrize("connect", [by_memory, by_sockets, by_mux])
 
 
 async def closed(*ends: Noting) -> None:
@@ -84,6 +105,10 @@ async def closed(*ends: Noting) -> None:
     async with asyncio.timeout(10):
         for end in ends:
             await end.lost.wait()
+    for transport in made:
+        transport.abort()
+    made.clear()
+    await asyncio.sleep(0)
 
 
 @both
@@ -118,6 +143,7 @@ async def test_bytes_arrive_in_order_and_before_the_end_however_they_are_read(co
         assert end.told.count("stop") - end.told.count("go") in (0, 1)
     await closed(one, other)
     assert (one.error, other.error) == (None, None)
+    await closed()
 
 
 async def test_a_reader_that_stops_stops_the_writer_and_no_more_is_kept_than_was_written() -> None:
@@ -181,6 +207,7 @@ async def test_writing_to_a_closed_end_resets(connect: Connecting) -> None:
     assert isinstance(other.error, ConnectionError)
     other.transport.write(b"and later")  # nothing happens
     assert other.transport.is_closing()
+    await closed()
 
 
 async def test_an_abort_reaches_the_other_end_and_releases_a_stopped_writer() -> None:

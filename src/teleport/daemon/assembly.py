@@ -316,6 +316,7 @@ class Daemon:
         await self._start_tunnels(side)
         self._doors.ssh["proxy clusters"] = side.clusters.trusted
         self._tasks.start(side.clusters.trusted.run(), "tunnels to other clusters")
+        self._tasks.start(side.links.run(), "connections of hosts to auth")
         tunnel_metrics.of_proxy(self._metrics, view, side.tunnels, side.clusters.trusted.counts)
         self._tasks.start(clusters_seen.tell(clients[role], side.clusters.online), "other clusters that are here")
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)

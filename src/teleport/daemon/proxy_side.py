@@ -44,6 +44,7 @@ from teleport.resources.values import HostPort
 from teleport.ssh.surface import Peer
 from teleport.store.records import HOSTS, PROXIES
 from teleport.store.resolve import RegisteredNode
+from teleport.transport.auth_links import AuthLinks
 from teleport.transport.balancers import Address, Balancers, Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.limits import Heard
@@ -53,11 +54,11 @@ from teleport.tunnel.reaching import tunnel_address
 from teleport.tunnel.server import TunnelConfig, TunnelServer
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import WebConfig, WebService
-from teleport.web.tunnel import DIAL_TIMEOUT
 from teleport.wire import alpn, vouch
 
 log = logging.getLogger(__name__)
 
+ITSELF = "127.0.0.1"  # where a proxy comes from, in the line that only proves what it is
 IN_VIEW = 5.0  # seconds until a lease that was made must be in view
 APPROVED_WITHIN = 60.0  # seconds for a link to be approved once somebody said that it was
 
@@ -238,7 +239,7 @@ class ProxySide:
             clock=clock,
             to_auth=self._to_auth,
         )
-        self._auth_servers = tuple(auth_servers)
+        self.links = AuthLinks(auth_servers, lambda: self._vouch_to_auth(ITSELF, 0))
         self.tunnels.begin_with(headers)
         self.peers = PeerSide(
             host.host_id,
@@ -364,15 +365,7 @@ class ProxySide:
     async def _to_auth(self, peer: Peer, make: Callable[[bytes], asyncio.Protocol]) -> None:
         """Connects a host behind a tunnel with auth, which hears where the host is. Raises `TeleportError`."""
         line = self._vouch_to_auth(peer.host, peer.port)
-        for host, port in self._auth_servers:
-            with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(DIAL_TIMEOUT):
-                    await asyncio.get_running_loop().create_connection(lambda: make(line), host, port)
-                    return
-        raise ConnectionProblem(
-            "the proxy cannot reach the auth service",
-            hint="look on the proxy's host: its auth_servers, and whether auth runs",
-        )
+        await self.links.connect(lambda: make(line))
 
     async def renewed(self, held: Credentials) -> None:
         """New connections see the renewed certificates."""

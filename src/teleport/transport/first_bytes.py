@@ -52,10 +52,13 @@ def through(address: object) -> str:
 class FirstBytes(asyncio.Protocol):
     """The first protocol of a connection; hands the transport over when it knows who the client is."""
 
-    def __init__(self, peer: Address, believe: Believe, go: Go, lost: Callable[[], None]) -> None:
-        """`lost` is called when the connection ends before it was handed over."""
+    def __init__(
+        self, peer: Address, believe: Believe, go: Go, lost: Callable[[], None], via: tuple[str, ...] = ()
+    ) -> None:
+        """`lost` is called when the connection ends before it was handed over. `via`: the proxies that lead `peer`
+        here."""
         self._client = peer
-        self._via: tuple[str, ...] = ()
+        self._via = via
         self._believe = believe
         self._go = go
         self._lost = lost
@@ -119,20 +122,3 @@ class FirstBytes(asyncio.Protocol):
         if self._transport is not None:
             self._transport = None
             self._lost()
-
-
-def feed(protocol: asyncio.BaseProtocol, data: bytes) -> None:
-    """Gives bytes to a protocol as its transport would."""
-    if isinstance(protocol, asyncio.BufferedProtocol):
-        view = memoryview(data)
-        while view:
-            buffer = protocol.get_buffer(len(view))
-            room = memoryview(buffer)
-            size = min(len(room), len(view))
-            room[:size] = view[:size]
-            room.release()
-            protocol.buffer_updated(size)
-            view = view[size:]
-    elif data:
-        assert isinstance(protocol, asyncio.Protocol)
-        protocol.data_received(data)

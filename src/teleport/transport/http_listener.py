@@ -24,9 +24,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from teleport.resources.names import peer_address
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
-from teleport.transport.first_bytes import Address, Believe, FirstBytes, feed, through
+from teleport.transport.feeding import feed
+from teleport.transport.first_bytes import Address, Believe, FirstBytes, through
 from teleport.transport.limits import Heard
+from teleport.transport.mux import PREFACE, Mux
 from teleport.transport.one_port import Port, Sorter, Turns
+from teleport.transport.probes import probe
 from teleport.transport.slots import Slot, Slots
 from teleport.wire import proxy_protocol
 
@@ -34,6 +37,7 @@ SECONDS = 15.0  # from the connection to the end of the first request's head, TL
 KEPT_ALIVE = 75.0  # from the end of a request to the end of the next one's head; clients of ours hang up sooner
 SILENT = 500  # connections without a request at once
 WITHIN = 500  # connections within requests at once of which it is not known yet whose they are
+CARRIED = 4000  # connections without a request that proxies lead here within their own
 WAITING = 1000  # connections without a client certificate that wait for a next request
 BUFFER = 16 * 1024  # bytes that TLS reads at once
 LINGER = 1.0  # seconds that the rest of a refused body is thrown away, so that the client reads why
@@ -131,6 +135,8 @@ class HTTPListener:
         self._kept_alive = kept_alive
         self._connections: dict[Any, _Connection] = {}
         self._endless: set[asyncio.Transport] = set()
+        self._muxes: set[Mux] = set()  # of proxies
+        self._carried = Slots(CARRIED, f"{what}, by proxies", limits=limits, rated=False, of_one=CARRIED)
         self._within = Slots(WITHIN, f"{what}, within requests")
         self._odd = Heard(rate=1.0, burst=20.0)  # of what came within requests
         self._upgraded = set[Any]()  # requests that became websockets: told to close, aiohttp reads nothing more of one
@@ -213,6 +219,8 @@ class HTTPListener:
             yield
         finally:
             self.pause()
+            for mux in list(self._muxes):
+                mux.abort()
             for transport in list(self._first):
                 transport.abort()
 
@@ -221,6 +229,8 @@ class HTTPListener:
         if self._server is not None:
             self._server.close()
             self._server = None
+        for mux in self._muxes:
+            mux.leave()
 
     async def resume(self) -> None:
         """Accepts (again)."""
@@ -279,7 +289,8 @@ class HTTPListener:
     def accepted(self, transport: asyncio.Transport, runner: web.AppRunner, context: ssl.SSLContext | None) -> None:
         """Goes on with a connection that was just made."""
         peer = peer_address(transport.get_extra_info("peername"))
-        slot = self._slots.take(peer[0], transport.abort)
+        carried = transport.get_extra_info("carried_via")
+        slot = (self._slots if carried is None else self._carried).take(peer[0], transport.abort)
         timer = asyncio.get_running_loop().call_later(self._seconds, transport.abort)
         self._first.add(transport)
         blamed = False  # a balancer looks whether the listener is there by connecting and leaving
@@ -305,12 +316,12 @@ class HTTPListener:
                 go(transport, client, (), data)
                 return
             assert context is not None, "only TLS is told from a line"
-            first = FirstBytes(client, self._believe, go, lost)
+            first = FirstBytes(client, self._believe, go, lost, carried or ())
             transport.set_protocol(first)
             first.connection_made(transport)
             feed(first, data)
 
-        if self._headers is None or not self._headers.read(transport, peer, known, lost):
+        if carried is not None or self._headers is None or not self._headers.read(transport, peer, known, lost):
             known(transport, peer, b"")
 
     def _sort(
@@ -387,6 +398,10 @@ class HTTPListener:
         loop, headers = asyncio.get_running_loop(), self._headers
         peer = peer_address(transport.get_extra_info("peername"))
         led = through(client)
+        if via and not led and data[:1] == PREFACE[:1] and transport.get_extra_info("carried_via") is None:
+            timer.cancel()
+            self._carry(transport, slot, via, data, runner, context)
+            return
         if not slot.arrived(f"cluster {led}" if led else client[0]):
             timer.cancel()
             slot.over()
@@ -409,6 +424,38 @@ class HTTPListener:
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         feed(protocol, data)
+
+    def _carry(
+        self,
+        transport: asyncio.Transport,
+        slot: Slot,
+        via: tuple[str, ...],
+        data: bytes,
+        runner: web.AppRunner,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        """A proxy, which proved that it is one, leads many clients here: each of them is a connection like others."""
+        if not slot.arrived(via[-1]):
+            slot.over(blamed=False)
+            transport.abort()
+            return
+
+        def over(mux: Mux) -> None:
+            self._muxes.discard(mux)
+            slot.over(blamed=False)
+
+        def accept(stream: asyncio.Transport) -> None:
+            self.accepted(stream, runner, context)
+
+        mux = Mux(accept, over, peername=(via[-1], 0), carried_via=via[:-1])
+        self._muxes.add(mux)
+        slot.proved()
+        probe(transport)
+        transport.set_protocol(mux)
+        mux.connection_made(transport)
+        feed(mux, data)
+        if self._server is None:
+            mux.leave()
 
     def _lost(self, http: Any) -> None:
         connection = self._connections.pop(http, None)

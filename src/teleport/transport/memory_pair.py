@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from teleport.transport.feeding import feed
+
 P = TypeVar("P", bound=asyncio.Protocol)
 
 HIGH_WATER: Final = 64 * 1024  # bytes that the other has not taken, at which a writer is told to stop
@@ -124,6 +126,10 @@ class _End(asyncio.Transport):
             self.other._drop()
             self.other._lose(ConnectionResetError("the other end was aborted"))
 
+    def _force_close(self, error: BaseException | None) -> None:
+        """As asyncio's own transports; its TLS ends them so."""
+        self.abort()
+
     # what comes from the other end
 
     def _end(self) -> None:
@@ -144,10 +150,10 @@ class _End(asyncio.Transport):
         if not self._reading or self._closing:
             return
         protocol = self.get_protocol()
-        assert isinstance(protocol, asyncio.Protocol), "a protocol of streams"
+        assert isinstance(protocol, asyncio.Protocol | asyncio.BufferedProtocol), "a protocol of streams"
         try:
             if self._inbox:
-                protocol.data_received(self._taken())
+                feed(protocol, self._taken())
                 if not self._closing:
                     self.other._stop_or_go()
             elif self._ends and not self._end_told:

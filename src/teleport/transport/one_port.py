@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from teleport.transport.balancers import Address
-from teleport.transport.first_bytes import feed
+from teleport.transport.feeding import feed
 from teleport.wire import client_hello, proxy_protocol
 from teleport.wire.alpn import HTTP
 
