@@ -32,12 +32,10 @@ from teleport.transport.tls import unproved_client_context, web_server_context
 class Counted:
     """Slots with a clock of the test's, and what was closed."""
 
-    def __init__(
-        self, bound: int, limits: ConnectionLimits | None = None, patience: float = 0.0, of_one: int = 0
-    ) -> None:
+    def __init__(self, bound: int, limits: ConnectionLimits | None = None) -> None:
         self.time = 0.0
         self.closed: list[str] = []
-        self.slots = Slots(bound, limits=limits, patience=patience, of_one=of_one, now=lambda: self.time)
+        self.slots = Slots(bound, limits=limits, now=lambda: self.time)
 
     def take(self, address: str, name: str = "") -> Slot:
         return self.slots.take(address, lambda: self.closed.append(name or address))
@@ -85,65 +83,6 @@ def test_the_address_with_most_silent_connections_loses_its_oldest() -> None:
         made.take("e")
     assert made.slots.taken == 4
     assert made.slots.turned_away == len(made.closed) == 4
-
-
-def test_with_patience_those_that_come_all_at_once_do_not_push_each_other_out() -> None:
-    """Hosts after a restart of their proxy: each is let in in its turn, however many wait (threat T23)."""
-    for addresses in (1, 5000):
-        made = Counted(100, patience=5.0)
-        waiting: dict[str, Slot] = {}
-        inside: set[str] = set()
-        coming = [f"host{number}" for number in range(1000)]
-        while len(inside) < 1000 and made.time < 100:
-            for name in coming:
-                if name not in inside and name not in waiting:
-                    number = int(name.removeprefix("host")) % addresses
-                    slot = made.take(f"10.0.{number // 250}.{number % 250}", name)
-                    if slot.arrived(slot.address):
-                        waiting[name] = slot
-            assert made.slots.taken == len(waiting) <= 100
-            for name in list(waiting)[:10]:  # so many prove themselves in a tenth of a second
-                slot = waiting.pop(name)
-                slot.proved()
-                slot.over()
-                inside.add(name)
-            made.time += 0.1
-        assert len(inside) == 1000, f"{len(inside)} of 1000 are back, from {addresses} addresses"
-        assert made.time < 11
-
-
-def test_with_patience_whoever_says_nothing_keeps_nobody_out_for_long() -> None:
-    made = Counted(100, patience=5.0)
-    for number in range(50):
-        made.take("192.0.2.1", f"silent{number}")
-    assert not made.take("192.0.2.1", "late").arrived("192.0.2.1")
-    assert made.closed == ["late"]
-    made.time = 5.0
-    assert made.take("192.0.2.1", "later").arrived("192.0.2.1")
-    assert made.closed == ["late", "silent0"]
-    for number in range(50):  # another address has the other half
-        made.take(f"198.51.100.{number}", f"other{number}")
-    assert made.take("203.0.113.9", "third").arrived("203.0.113.9"), "an address with many makes room for one with none"
-    assert made.closed[-1] == "silent1"
-
-
-def test_one_address_may_have_less_than_half() -> None:
-    made = Counted(100, patience=5.0, of_one=10)
-    assert made.slots.share("192.0.2.1") == 10
-    let_in = [made.take("192.0.2.1").arrived("192.0.2.1") for _ in range(12)]
-    assert let_in == [True] * 10 + [False] * 2
-    assert made.take("192.0.2.2").arrived("192.0.2.2")
-
-
-def test_patience_ends_for_an_address_that_fails_often() -> None:
-    made = Counted(100, patience=5.0)
-    made.fail("192.0.2.1", 60)
-    share = made.slots.share("192.0.2.1")
-    assert share < 50
-    for number in range(share):
-        made.take("192.0.2.1", f"silent{number}")
-    assert made.take("192.0.2.1", "good").arrived("192.0.2.1")
-    assert made.closed == ["silent0"]
 
 
 def test_an_address_that_fails_often_has_less_room_until_somebody_from_there_succeeds() -> None:

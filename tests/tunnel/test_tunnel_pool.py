@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from teleport.tunnel import pool
 from teleport.tunnel.pool import (
+    MOST_SPREAD,
     SEEDS,
     Action,
     Announce,
@@ -88,6 +89,33 @@ def test_a_lost_tunnel_is_made_anew_within_a_second_and_a_short_lived_one_after_
     state, _ = plan(state, Reached(101, 0, 3, "bbbb", 5))
     state, actions = plan(state, Lost(102, 0, 3))
     assert actions == [Announce(("aaaa",)), Wake(102.25)]
+
+
+def test_hosts_of_a_proxy_that_ended_come_back_over_the_time_that_it_told() -> None:
+    """And not those that the network cut off: nobody else comes with them."""
+    state, _ = plan(connected(), Told(100, 0, 2, (A, B), False, 0, 40.0))
+    _, actions = plan(state, Lost(100, 0.5, 2))
+    assert actions == [Announce(("aaaa",)), Wake(100.5)]
+    state, actions = plan(state, Lost(100, 0.5, 2, answered=True))
+    assert actions[0] == Announce(("aaaa",))
+    assert state.pauses["bbbb"].until == 120.0
+    state, actions = plan(state, Woke(120, 0.5))
+    assert actions == [Dial(3, ("b:3024",))]
+    refused, _ = plan(state, Failed(120.1, 0.75, 3, answered=True))
+    assert refused.pauses["bbbb"].until == 150.0, "also when it is away for longer"
+    silent, _ = plan(state, Failed(125, 0.75, 3))
+    assert silent.pauses["bbbb"].until < 121
+    _, actions = plan(state, Lost(121, 0.5, 1, answered=True))
+    assert Wake(121.5) in actions, "what one proxy says is about that one"
+
+
+def test_a_proxy_that_leaves_is_left_over_the_time_that_it_told_and_no_time_is_longer_than_the_bound() -> None:
+    state, actions = plan(connected(), Told(100, 0.5, 2, (A, B), True, 0, 40.0))
+    assert actions == [Finish(2), Wake(108.0)], "it looks again meanwhile"
+    state, actions = plan(state, Woke(120, 0.5))
+    assert Dial(3, ("b:3024",)) in actions
+    state, _ = played(connected(), Told(100, 0, 2, (A, B), False, 0, 1e9), Lost(100, 1.0, 2, answered=True))
+    assert state.pauses["bbbb"].until == 100 + MOST_SPREAD
 
 
 def test_a_second_tunnel_to_the_same_process_is_closed_and_whom_it_was_meant_for_is_tried_again() -> None:

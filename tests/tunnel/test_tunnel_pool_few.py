@@ -169,9 +169,11 @@ def test_it_never_has_more_than_it_was_told_and_never_rests_with_less(data: st.D
         draw = data.draw(st.floats(0, 1))
         held, attempts = list(state.held), list(state.attempts)
         choices: list[Event] = [Woke(now, draw)]
-        choices += [Lost(now, draw, number) for number in held]
-        choices += [Told(now, draw, number, ALL, leaving, most) for number in held for leaving in (False, True)]
-        choices += [Failed(now, draw, number) for number in attempts]
+        choices += [Lost(now, draw, number, answered) for number in held for answered in (False, True)]
+        choices += [
+            Told(now, draw, number, ALL, leaving, most, 50.0 * most) for number in held for leaving in (False, True)
+        ]
+        choices += [Failed(now, draw, number, draw < 0.5) for number in attempts]
         choices += [
             Reached(now, draw, number, data.draw(st.sampled_from(NAMES)), data.draw(st.integers(1, 3)))
             for number in attempts

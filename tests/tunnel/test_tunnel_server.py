@@ -387,6 +387,25 @@ async def test_the_agent_comes_back_when_its_tunnel_is_cut() -> None:
         assert first not in list(lab.server.registry.every())
 
 
+async def test_hosts_of_a_proxy_with_many_are_told_to_come_back_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("teleport.tunnel.server.RETURNS", 1)  # a second for each host
+    async with tunnels() as lab:
+        name = str(lab.proxy.host_id)
+        agents = [await lab.agent(lab.hosts.host(SystemRole.NODE, f"node{number}")) for number in range(5)]
+        lab.server._told_of = 1
+        await wait_until(lambda: len(lab.server._all) == 5)
+        await wait_until(lambda: all(agent._state.spreads.get(name, 0) >= 2 for agent in agents), 20)
+        assert max(agent._state.spreads[name] for agent in agents) == 5
+        for tunnel in list(lab.server._all):
+            tunnel._abort("it is killed")
+        await wait_until(lambda: all(agent._state.pauses for agent in agents))
+        now = asyncio.get_running_loop().time()
+        after = [pause.until - now for agent in agents for pause in agent._state.pauses.values()]
+        assert max(after) < 5
+
+
 async def test_who_waits_for_a_tunnel_that_does_not_come_is_told() -> None:
     registry: Registry[_Known] = Registry()
     assert await registry.wait_newest("nobody", 0.01) is None

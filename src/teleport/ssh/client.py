@@ -288,6 +288,15 @@ class SshClient:
         error = await asyncio.shield(self._owner.lost)
         return str(error) if error is not None else ""
 
+    @property
+    def ended_there(self) -> bool:
+        """Whether the other end ended it: by saying so, or by closing or resetting the connection. It is none of that
+        when nothing was heard any more."""
+        error = self._owner.lost.result() if self._owner.lost.done() else None
+        if isinstance(error, asyncssh.ConnectionLost):  # asyncssh tells so of an end without a word, and of silence
+            return "not responding" not in str(error)
+        return isinstance(error, ConnectionError | asyncssh.DisconnectError)
+
     def abort(self) -> None:
         """Ends this connection now."""
         self._connection.abort()

@@ -112,6 +112,11 @@ class TunnelClient:
         """Until it is gone; gives the reason, empty when it was closed here."""
         return await self._client.wait_lost()
 
+    @property
+    def ended_there(self) -> bool:
+        """Whether the other end ended it, rather than the network or this end."""
+        return self._client.ended_there
+
     def abort(self) -> None:
         """Ends it now."""
         self._client.abort()

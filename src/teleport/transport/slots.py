@@ -22,7 +22,7 @@ EACH_SECONDS: Final = 30.0  # between two lines about the same thing in the log
 class Slot:
     """One connection, from its beginning to its end, as it counts for those who come after it."""
 
-    __slots__ = ("_close", "_inside", "_proved", "_refused", "_since", "_slots", "_waiting", "address")
+    __slots__ = ("_close", "_inside", "_proved", "_slots", "_waiting", "address")
 
     def __init__(self, slots: Slots, address: str, close: Callable[[], None]) -> None:
         self._slots = slots
@@ -30,13 +30,11 @@ class Slot:
         self._waiting = True
         self._inside = False
         self._proved = False
-        self._refused = False  # closed when it came
-        self._since = slots._now()
         self.address = address  # as it counts
 
     def arrived(self, address: str) -> bool:
         """The client's true address is known, by itself or because a proxy vouched; False: it may not come in."""
-        return not self._refused and self._slots._arrived(self, who_tries(address))
+        return self._slots._arrived(self, who_tries(address))
 
     def moved(self, address: str) -> None:
         """It counts for this address from here on; whether it may come in is asked later."""
@@ -74,18 +72,12 @@ class Slots:
         *,
         limits: ConnectionLimits | None = None,
         rated: bool = True,
-        patience: float = 0.0,
         of_one: int = 0,
         now: Callable[[], float] | None = None,
     ) -> None:
         """`what` is the listener's name in the log; `now` gives seconds (the loop's time when left out).
 
-        With `patience`, nothing that began so few seconds ago is closed for a newcomer where nobody has more than the
-        newcomer's own address: the newcomer is, and comes again. Of thousands of hosts that come back at once, each
-        would else push out another one that was about to prove itself.
-
-        `of_one` is how many one address may have at most, when not half of them: of more at once none may be done in
-        time.
+        `of_one` is how many one address may have at most, when not half of them.
 
         `rated` says that the rates of `limits` are of connections; else whoever knows of requests asks `allows`.
         """
@@ -93,7 +85,6 @@ class Slots:
         self._what = what
         self._entrance = Entrance(limits) if limits is not None else None
         self._rated = rated
-        self._patience = patience
         self._most = of_one or max(bound // 2, 1)
         self._now = now or (lambda: asyncio.get_running_loop().time())
         self._waiting: dict[str, dict[Slot, None]] = {}  # by address, oldest first
@@ -105,10 +96,7 @@ class Slots:
     def take(self, address: str, close: Callable[[], None]) -> Slot:
         """A slot for a connection from `address`; `close` ends it if the slot is needed."""
         slot = Slot(self, who_tries(address), close)
-        if not self._make_room(slot.address, self._patience):
-            slot._waiting, slot._refused = False, True
-            close()
-            return slot
+        self._make_room(slot.address)
         self._waiting.setdefault(slot.address, {})[slot] = None
         self.taken += 1
         return slot
@@ -125,30 +113,20 @@ class Slots:
         """Whether one more request from `address` is within the configured rates."""
         return self._entrance is None or self._entrance.allows(who_tries(address), self._now())
 
-    def _make_room(self, address: str, patience: float = 0.0) -> bool:
-        """Closes a connection when there is no room for one more from `address`; False when none is to be closed for
-        it."""
+    def _make_room(self, address: str) -> None:
+        """Closes a connection when there is no room for one more from `address`."""
         own = self._waiting.get(address, {})
         if len(own) < self.share(address):
             if self.taken < self._bound:
-                return True
+                return
             heaviest = max(self._waiting, key=lambda one: len(self._waiting[one]))
         else:
             heaviest = address
         slot = next(iter(self._waiting[heaviest]))
         self.turned_away += 1
-        fair = len(self._waiting[heaviest]) <= len(own) + 1 and self._trusted(heaviest)
-        if patience and fair and self._now() - slot._since < patience:
-            self._tell("refused, others are about to prove themselves", address)
-            return False
         self._release(slot)
         self._tell("closed to make room: nothing was proved on them", heaviest)
         slot._close()
-        return True
-
-    def _trusted(self, address: str) -> bool:
-        """Whether an address did not fail so often that its newest connections are the better ones."""
-        return is_own(address) or self._failures.count(address, self._now()) < TOLERATED
 
     def _tell(self, why: str, address: str) -> None:
         """A line in the log, for many of the same kind once in a while."""

@@ -246,8 +246,9 @@ class TunnelAgent:
         try:
             try:
                 host_id, epoch, address = await self._reach(link, addresses or await self._seeds())
-            except (TeleportError, OSError):
-                self._put(lambda now, draw: pool.Failed(now, draw, number))
+            except (TeleportError, OSError) as error:
+                answered = link.met or isinstance(error, ConnectionError)
+                self._put(lambda now, draw: pool.Failed(now, draw, number, answered))
                 return
             except Exception:  # what answers is a stranger: a mistake of ours in hearing it must not end the daemon
                 log.exception("no tunnel by %s", ", ".join(addresses) or "the addresses that proxies tell")
@@ -259,7 +260,8 @@ class TunnelAgent:
             assert link.tunnel is not None
             reason = await link.tunnel.wait_lost()
             log.info("the tunnel to the proxy %s ended: %s", host_id, reason or "closed")
-            self._put(lambda now, draw: pool.Lost(now, draw, number))
+            answered = link.tunnel.ended_there
+            self._put(lambda now, draw: pool.Lost(now, draw, number, answered))
         finally:
             link.over()
             self._links.pop(number, None)
@@ -392,7 +394,8 @@ class TunnelAgent:
     def told(self, number: int, news: m.News) -> None:
         proxies = pool.proxies_of([(one.host_id, one.addresses) for one in news.proxies])
         most = self._connections() if news.connections > 0 else 0  # proxies may ask for more than the cluster does
-        self._put(lambda now, draw: pool.Told(now, draw, number, proxies, news.leaving, most))
+        spread = max(news.spread, 0) / 1000
+        self._put(lambda now, draw: pool.Told(now, draw, number, proxies, news.leaving, most, spread))
 
     def take(self, channel: Channel, peer: tuple[str, int], arrival: Arrival) -> None:
         """Hands the client behind `channel` to the node service."""

@@ -53,12 +53,15 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
 
     `connections`: to how many of them hosts keep a tunnel, 0 (and what hosts of an older version do): to all. The
     number itself a host takes from auth; what it learns here is whether proxies can be asked for others' hosts.
+
+    `spread`: milliseconds over which the hosts of this proxy come back when it ends, so that not all come at once.
     """
 
     version: int = VERSION
     proxies: tuple[KnownProxy, ...] = ()
     leaving: bool = False
     connections: int = 0
+    spread: int = 0
 
 
 class Dial(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,8 @@ Rules it keeps:
   is closed again; one to another proxy than was meant is kept.
 - Nobody is dialled twice at the same time, nor again before its pause is over. Pauses double up to `LONGEST` and count
   from the attempt's beginning, so that a host is back at most that long after its network is.
+- Where a proxy has so many hosts that it would not bear all of them at once, each comes back within the time that it
+  was told (up to `MOST_SPREAD`). That is for proxies that ended; a network that was gone is no reason to wait.
 - A proxy that says it leaves is left for another process of it, or another proxy, and only when one has been reached:
   then its tunnel is *finished*, which ends it when nothing uses it any more.
 - What a proxy says of others adds to what is known and takes nothing away: a proxy that proved itself is known while it
@@ -34,6 +36,7 @@ SEEDS: Final = ""  # the target that stands for the configured addresses; every 
 FIRST: Final = 0.5  # seconds of the first pause
 LONGEST: Final = 8.0  # seconds (`ours.md`)
 SPREAD: Final = 1.0  # seconds within which a tunnel that lived is made anew
+MOST_SPREAD: Final = 60.0  # seconds, however many hosts a proxy says that it has
 LIVED: Final = 10.0  # seconds after which the end of a tunnel says nothing against its proxy
 LATELY: Final = 30.0  # seconds after a pause in which other proxies are chosen first
 MOST: Final = 64  # proxies that are known at once, and that one of them may name
@@ -91,16 +94,18 @@ class Reached(_Event):
 
 @dataclass(frozen=True, slots=True)
 class Failed(_Event):
-    """The attempt `tunnel` came to nothing."""
+    """The attempt `tunnel` came to nothing; `answered`: there was an answer, if only that nobody listens."""
 
     tunnel: int
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Lost(_Event):
-    """The tunnel ended, whoever ended it."""
+    """The tunnel ended, whoever ended it; `answered`: the other end did, rather than the network."""
 
     tunnel: int
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ class Told(_Event):
     proxies: tuple[Proxy, ...]
     leaving: bool
     most: int = 0  # to how many proxies a tunnel is kept; 0: to all
+    spread: float = 0.0  # seconds over which the proxy's hosts come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +218,7 @@ class State:
     announced: tuple[str, ...] = ()
     last: int = 0  # the number of the last attempt
     counts: Mapping[str, int] = field(default_factory=dict)  # by who told, to how many a tunnel is kept; 0: to all
+    spreads: Mapping[str, float] = field(default_factory=dict)  # by who told, seconds over which its hosts come back
 
     @property
     def most(self) -> int:
@@ -228,6 +235,11 @@ class State:
     def met(self, target: str) -> bool:
         """Whether the target is the configuration's, or a proxy that has proved itself."""
         return target == SEEDS or target in self.proved or target in self.reached_by
+
+    def spread(self, target: str) -> float:
+        """Seconds over which those that have lost this target come back."""
+        told = max(self.spreads.values(), default=0.0) if target == SEEDS else self.spreads.get(target, 0.0)
+        return max(told, SPREAD)
 
     def serving(self, host_id: str) -> bool:
         """Whether there is a tunnel to a process of that proxy which does not leave."""
@@ -295,13 +307,14 @@ def _failed(state: State, event: Failed) -> State:
         return state
     if not state.met(attempt[0]):
         state = replace(state, spent=max(state.spent, event.now) + APART)
-    return _paused(replace(state, attempts=_without(state.attempts, event.tunnel)), *attempt, event.draw)
+    state = replace(state, attempts=_without(state.attempts, event.tunnel))
+    return _paused(state, *attempt, event.draw, spread=event.answered)
 
 
 def _lost(state: State, event: Lost) -> State:
     gone = state.held.get(event.tunnel)
     if gone is None:
-        return _failed(state, Failed(event.now, event.draw, event.tunnel))
+        return _failed(state, Failed(event.now, event.draw, event.tunnel, event.answered))
     state = replace(state, held=_without(state.held, event.tunnel))
     if gone.host_id not in state.reached_by:
         state = replace(state, proved={**state.proved, gone.host_id: event.now})
@@ -309,8 +322,9 @@ def _lost(state: State, event: Lost) -> State:
         return state
     target = gone.host_id if state.known.get(gone.host_id) else SEEDS
     if event.now - gone.since < LIVED:
-        return _paused(state, target, event.now, event.draw)
-    return replace(state, pauses={**state.pauses, target: Pause(0, event.now + SPREAD * event.draw)})
+        return _paused(state, target, event.now, event.draw, spread=event.answered)
+    within = state.spread(target) if event.answered else SPREAD
+    return replace(state, pauses={**state.pauses, target: Pause(0, event.now + within * event.draw)})
 
 
 def _told(state: State, event: Told) -> State:
@@ -319,11 +333,16 @@ def _told(state: State, event: Told) -> State:
         return state
     said = tuple(one for one in event.proxies if one.host_id)[:MOST]
     pauses = state.pauses
+    spreads = {**state.spreads, teller.host_id: min(event.spread, MOST_SPREAD)}
     if event.leaving and not teller.leaving:
         pauses = _without(pauses, teller.host_id)  # its next process is tried at once
+        if event.spread > SPREAD:
+            pauses = {**pauses, teller.host_id: Pause(0, event.now + spreads[teller.host_id] * event.draw)}
     held = {**state.held, event.tunnel: replace(teller, leaving=event.leaving or teller.stale)}
     counts = {**state.counts, teller.host_id: event.most}
-    return replace(state, told={**state.told, teller.host_id: said}, held=held, pauses=pauses, counts=counts)
+    return replace(
+        state, told={**state.told, teller.host_id: said}, held=held, pauses=pauses, counts=counts, spreads=spreads
+    )
 
 
 def _distrusted(state: State, event: Distrusted) -> tuple[State, list[Action]]:
@@ -348,8 +367,9 @@ def _reckoned(state: State, now: float) -> State:
     held = state.reached_by
     told = {teller: said for teller, said in state.told.items() if teller in held or teller in proved}
     counts = {teller: count for teller, count in state.counts.items() if teller in told}
+    spreads = {teller: spread for teller, spread in state.spreads.items() if teller in told}
     at = {host_id: address for host_id, address in state.reached_at.items() if host_id in held or host_id in proved}
-    state = replace(state, proved=proved, told=told, reached_at=at, counts=counts)
+    state = replace(state, proved=proved, told=told, reached_at=at, counts=counts, spreads=spreads)
     heard = _heard(state)
     named = Counter(host_id for said in heard.values() for host_id in {one.host_id for one in said})
     others = sorted((host_id for host_id in named if host_id not in held), key=lambda one: (-named[one], one))
@@ -462,11 +482,14 @@ def _turned(ordered: Sequence[str], draw: float) -> list[str]:
     return [*ordered[begin:], *ordered[:begin]]
 
 
-def _paused(state: State, target: str, began: float, draw: float) -> State:
-    """The target is let alone for a while after an attempt that began then and gave nothing."""
+def _paused(state: State, target: str, began: float, draw: float, *, spread: bool = False) -> State:
+    """The target is let alone for a while after an attempt that began then and gave nothing; with `spread`, no shorter
+    than it takes for all the others to come back, too."""
     former = state.pauses.get(target, Pause(0, 0.0))
     named = target == SEEDS or any(one.host_id == target for said in _heard(state).values() for one in said)
     length = min(LONGEST if named else SELDOM, FIRST * 2 ** min(former.failures, 16)) * (0.5 + 0.5 * draw)
+    if spread and state.spread(target) > SPREAD:
+        length = max(length, state.spread(target) * draw)
     return replace(state, pauses={**state.pauses, target: Pause(former.failures + 1, began + length)})
 
 

@@ -56,8 +56,7 @@ WRONG: Final = 8  # registrations that cannot be read, after which a connection 
 OPEN_SECONDS: Final = 10.0  # for a host to take a client
 ON_ITS_WAY: Final = 8.0  # seconds that a client waits for a tunnel which is made anew
 LEAVE_SECONDS: Final = 15.0  # for hosts to reach another process before this one ends
-PATIENCE: Final = 0.0  # seconds: who waits for those that came before waits for silent strangers, too (threat T17)
-OF_ONE: Final = 32  # hosts of one address that prove themselves at once: more would all be late on a busy machine
+RETURNS: Final = 150  # hosts in a second that a proxy bears when all of them come back to it
 AUTH_OF_ONE: Final = 16  # connections to auth by one tunnel: a daemon of a host has three or four
 AT_ONCE: Final = 50  # tunnels looked at in one turn of the loop
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -110,7 +109,7 @@ class TunnelServer(SshService):
             SURFACE,
             config.limits,
             host_keys,
-            Slots(config.unproved, "proxy tunnel", limits=config.connections, patience=PATIENCE, of_one=OF_ONE),
+            Slots(config.unproved, "proxy tunnel", limits=config.connections),
         )
         self.config = config
         self.hosts = hosts
@@ -125,7 +124,9 @@ class TunnelServer(SshService):
         self._all: set[Tunnel] = set()  # also those that take nobody any more
         self._proxies: tuple[m.KnownProxy, ...] = ()
         self._connections = 0
+        self._told_of = RETURNS  # as many hosts as there were when all were told
         self._leaving_since: float | None = None
+        self._leaving_spread = 0.0  # seconds in which the hosts have time to go
         self._check_due = False
 
     def _protocol(self, peer: Peer, slot: Slot) -> asyncio.Protocol | None:
@@ -164,10 +165,17 @@ class TunnelServer(SshService):
     def news(self) -> bytes:
         """What hosts are told now."""
         leaving = self._leaving_since is not None
-        return m.encode(m.News(proxies=self._proxies, leaving=leaving, connections=self._connections))
+        return m.encode(
+            m.News(proxies=self._proxies, leaving=leaving, connections=self._connections, spread=self._spread)
+        )
+
+    @property
+    def _spread(self) -> int:
+        """Milliseconds over which the hosts come back when this process ends."""
+        return len(self._all) * 1000 // RETURNS
 
     def _tell_all(self) -> None:
-        news = self.news()
+        news, self._told_of = self.news(), max(len(self._all), RETURNS)
         for tunnel in self._all:
             tunnel.tell(news)
 
@@ -177,6 +185,7 @@ class TunnelServer(SshService):
         """Accepts nothing more, and asks the hosts to go to another process; clients are still led through."""
         super().pause()
         self._leaving_since = asyncio.get_running_loop().time()
+        self._leaving_spread = self._spread / 1000
         self._tell_all()
 
     async def resume(self) -> None:
@@ -189,7 +198,7 @@ class TunnelServer(SshService):
     def open(self) -> int:
         """How many tunnels are in use; while hosts are asked to go elsewhere also, for a while, those that are not."""
         since = self._leaving_since
-        if since is not None and asyncio.get_running_loop().time() - since < LEAVE_SECONDS:
+        if since is not None and asyncio.get_running_loop().time() - since < LEAVE_SECONDS + self._leaving_spread:
             return len(self._all)
         return sum(1 for tunnel in self._all if tunnel.in_use)
 
@@ -225,6 +234,8 @@ class TunnelServer(SshService):
 
     def entered(self, tunnel: Tunnel) -> None:
         self._all.add(tunnel)
+        if len(self._all) >= 2 * self._told_of:  # of those that came since, the first were told least
+            self._tell_all()
 
     def left(self, tunnel: Tunnel) -> None:
         self._all.discard(tunnel)
