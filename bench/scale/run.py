@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import resource
@@ -24,11 +25,8 @@ from bench.scale import estate
 from bench.scale.listing import Listed, listed
 from bench.scale.values import Ask, Clients, Estate, Host, Said
 
-PER_HOST = {
-    "tunnel": 1,
-    "a call": 2,
-    "a watch": 2,
-}  # descriptors of the proxy for each host; those of calls come and go
+PER_HOST = 1  # descriptors of the proxy: the tunnel; what it leads to auth is within one connection
+SIMULATED = 6  # descriptors of the simulator for a host: the tunnel, the door to auth, two connections by it
 SPARE = 1500
 MEMORY, RATIO, RETURN, LISTING = 60.0, 1.1, 90.0, 0.5  # KB a tunnel; p50 of many to p50 of one; seconds; seconds
 TICK = os.sysconf("SC_CLK_TCK")
@@ -148,10 +146,16 @@ def way_of(plan: Plan) -> str:
     """How hosts reach auth: as real ones do when the limit of descriptors lets the proxy hold it."""
     if plan.way:
         return plan.way
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE
-    if plan.hosts * sum(PER_HOST.values()) <= limit:
-        return "views"
-    return "calls" if plan.hosts * (PER_HOST["tunnel"] + PER_HOST["a call"]) <= limit else "direct"
+    return "views" if plan.hosts * PER_HOST <= _limit() else "direct"
+
+
+def processes_of(plan: Plan) -> int:
+    """In how many processes the hosts live: as many as was asked for, or as the limit of descriptors makes necessary."""
+    return max(plan.processes, math.ceil(plan.hosts * SIMULATED / _limit()))
+
+
+def _limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE
 
 
 WAYS = {
@@ -175,7 +179,8 @@ class Simulation:
         plan, report = self._plan, self._report
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         way = way_of(plan)
-        _say(f"descriptors: a process may have {hard} (now {soft}); the hosts live in {plan.processes} processes")
+        processes = processes_of(plan)
+        _say(f"descriptors: a process may have {hard} (now {soft}); the hosts live in {processes} processes")
         _say(f"hosts reach auth {WAYS[way]}")
         began = time.monotonic()
         made = estate.write_files(self._folder)
@@ -195,8 +200,8 @@ class Simulation:
         first.end()
         self._agents.clear()
         proxy, auth = Usage.of(self._proxy.pid), Usage.of(self._auth.pid)
-        for number in range(plan.processes):
-            self._agents_of(made, hosts, way, f"hosts{number}", hosts.hosts[number :: plan.processes])
+        for number in range(processes):
+            self._agents_of(made, hosts, way, f"hosts{number}", hosts.hosts[number::processes])
         up = self._until_all("tunnels", began=time.monotonic())
         self._until_all("announced", began=time.monotonic())
         report.row("all tunnels made, first time", f"{up:.1f} s ({plan.hosts / max(up, 0.001):.0f} a second)")

@@ -2,7 +2,7 @@
 
 What a stream carries is what a connection of its own would: first the line that says who the client is
 (`first_bytes`), then TLS between the host and auth. So nothing rests on this framing: whoever could change it on its
-way could break connections, as with TCP itself, and no more. `docs/proxy-to-auth.md` is the description for other
+way could break connections, as with TCP itself, and no more. `docs/proxy-to-node.md` is the description for other
 implementations.
 
     preface      "TELEPORT-MUX-1" CR LF, from the end that opens streams
