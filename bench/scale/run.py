@@ -150,7 +150,7 @@ def way_of(plan: Plan) -> str:
 
 
 def processes_of(plan: Plan) -> int:
-    """In how many processes the hosts live: as many as was asked for, or as the limit of descriptors makes necessary."""
+    """In how many processes the hosts live: as asked for, or more where the limit of descriptors is low."""
     return max(plan.processes, math.ceil(plan.hosts * SIMULATED / _limit()))
 
 
