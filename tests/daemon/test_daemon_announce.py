@@ -46,6 +46,9 @@ class Auth:
         self.said.append((route.name, request))
         return m.Done()
 
+    async def announce(self, request: Any) -> None:
+        await self.call(routes.HEARTBEAT, request)
+
     def labels(self) -> list[dict[str, str]]:
         """What was announced, in order."""
         return [

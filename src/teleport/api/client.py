@@ -12,8 +12,8 @@ import aiohttp
 import msgspec
 
 from teleport.api.codec import MAX_BODY, decode_error, decode_reply, encode_call
-from teleport.api.messages import Message, Request, WatchLine, WatchRequest
-from teleport.api.routes import WATCH, Route
+from teleport.api.messages import Answer, HeartbeatRequest, Message, Request, WatchLine, WatchRequest
+from teleport.api.routes import HEARTBEAT, WATCH, Route
 from teleport.errors import ConnectionProblem
 from teleport.transport.blocking import AGAIN, shown_address
 from teleport.transport.problems import said
@@ -41,6 +41,49 @@ class _Connections:
             await self.session.close()
 
 
+class _Spoken:
+    """What is said within a watch, one thing at a time, and what is answered."""
+
+    def __init__(self) -> None:
+        self._lines: asyncio.Queue[bytes] = asyncio.Queue()
+        self._turn = asyncio.Lock()
+        self._answer: asyncio.Future[Answer] | None = None
+        self.over = False
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """The body of the watch's request; its head is sent with the first piece."""
+        yield b"\n"
+        while True:
+            yield await self._lines.get()
+
+    async def ask(self, line: bytes) -> Answer:
+        async with self._turn:
+            if self.over:
+                raise ConnectionProblem("the watch has ended", hint=AGAIN)
+            self._answer = asyncio.get_running_loop().create_future()
+            self._lines.put_nowait(line + b"\n")
+            try:
+                async with asyncio.timeout(CALL_TIMEOUT):
+                    return await self._answer
+            except TimeoutError:
+                self.over = True
+                raise ConnectionProblem("auth does not answer within the watch", hint=AGAIN) from None
+            except BaseException:
+                self.over = True  # what comes now would answer another line
+                raise
+            finally:
+                self._answer = None
+
+    def answered(self, answer: Answer) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+
+    def end(self) -> None:
+        self.over = True
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionProblem("the watch ended", hint=AGAIN))
+
+
 class AuthClient:
     """Calls auth with a host's certificate.
 
@@ -56,6 +99,7 @@ class AuthClient:
         self._server_name = server_name
         self._connections: _Connections | None = None
         self._retired: set[_Connections] = set()
+        self._spoken: _Spoken | None = None  # of the watch that is open
 
     async def __aenter__(self) -> AuthClient:
         return self
@@ -156,12 +200,26 @@ class AuthClient:
         async with self._request(call.method, call.target, body, timeout, streamed=True) as response:
             return decode_reply(route, response.status, await _body(response))
 
+    async def announce(self, request: HeartbeatRequest) -> None:
+        """Within the watch where there is one, which costs no connection; else by a call."""
+        spoken = self._spoken
+        if spoken is None or spoken.over:
+            await self.call(HEARTBEAT, request)
+            return
+        answer = await spoken.ask(encode_call(HEARTBEAT, request).body)
+        decode_reply(HEARTBEAT, answer.status, bytes(answer.body))
+
     async def download(
-        self, route: Route[Req, Any], request: Req, *, timeout: float = CALL_TIMEOUT
+        self,
+        route: Route[Req, Any],
+        request: Req,
+        *,
+        timeout: float = CALL_TIMEOUT,
+        spoken: AsyncIterator[bytes] | None = None,
     ) -> AsyncGenerator[bytes, None]:
-        """The bytes of a streamed answer."""
+        """The bytes of a streamed answer; `spoken` is what is said meanwhile."""
         call = encode_call(route, request)
-        async with self._request(call.method, call.target, call.body, timeout, streamed=True) as response:
+        async with self._request(call.method, call.target, spoken or call.body, timeout, streamed=True) as response:
             if response.status != 200:
                 raise decode_error(response.status, await _body(response))
             try:
@@ -175,16 +233,27 @@ class AuthClient:
         while True:
             retired = self._present().retired
             begun: list[bytes] = []  # of a line whose end has not come; a snapshot is one long line
-            stream = self.download(WATCH, request, timeout=WATCH_SILENCE)
-            async with aclosing(stream), aclosing(_until(stream, retired)) as chunks:
-                async for chunk in chunks:
-                    *lines, rest = chunk.split(b"\n")
-                    for line in lines:
-                        begun.append(line)
-                        yield _watch_line(b"".join(begun))
-                        begun.clear()
-                    if rest:
-                        begun.append(rest)
+            spoken = _Spoken()
+            stream = self.download(WATCH, request, timeout=WATCH_SILENCE, spoken=spoken.lines())
+            try:
+                async with aclosing(stream), aclosing(_until(stream, retired)) as chunks:
+                    async for chunk in chunks:
+                        *lines, rest = chunk.split(b"\n")
+                        for line in lines:
+                            begun.append(line)
+                            told = _watch_line(b"".join(begun))
+                            begun.clear()
+                            if told.answer is not None:
+                                spoken.answered(told.answer)
+                                continue
+                            self._spoken = spoken
+                            yield told
+                        if rest:
+                            begun.append(rest)
+            finally:
+                spoken.end()
+                if self._spoken is spoken:
+                    self._spoken = None
             if not retired.is_set():
                 break
         raise ConnectionProblem("watch: auth ended the stream", hint=AGAIN)

@@ -12,15 +12,15 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from teleport.api.codec import MAX_BODY, decode_request, encode_error
-from teleport.api.messages import Message
-from teleport.api.routes import ROUTES, WATCH, Route, Stream
+from teleport.api.messages import Answer, Document, Message
+from teleport.api.routes import HEARTBEAT, ROUTES, WATCH, Route, Stream
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.names import peer_address
@@ -97,8 +97,9 @@ def build_app(
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors_as_json])
     begun = _Begun()
     app.on_cleanup.append(begun.finish)
+    announced = _Announced(handlers[HEARTBEAT.name], identify, authorize, on_denied, begun)
     for name, route in ROUTES.items():
-        endpoint = _endpoint(route, handlers[name], identify, authorize, on_denied, begun, endless)
+        endpoint = _endpoint(route, handlers[name], identify, authorize, on_denied, begun, endless, announced)
         app.router.add_route(route.method, route.path, endpoint)
     return app
 
@@ -133,6 +134,7 @@ def _endpoint(
     on_denied: OnDenied,
     begun: _Begun,
     endless: Endless,
+    announced: _Announced,
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         caller = await _caller(request, identify)
@@ -141,11 +143,12 @@ def _endpoint(
             await authorize(caller, route)
             query = {name: request.query.getall(name) for name in request.query}
             most, seconds = (MAX_BODY, KNOWN_BODY_SECONDS) if route.verb is not None else (MAX_OPEN_BODY, BODY_SECONDS)
-            body = await _read_body(request, most, seconds) if route.stream is not Stream.UP else b""
+            spoken = route.stream is Stream.UP or route.name == WATCH.name  # it comes as it is made
+            body = await _read_body(request, most, seconds) if not spoken else b""
             asked = decode_request(route, request.match_info, query, body)
             if route.name == WATCH.name:
                 with endless(request):
-                    return await _stream_down(request, handler(caller, asked))
+                    return await _stream_down(request, handler(caller, asked), announced.of(caller))
             if route.stream is Stream.DOWN:
                 return await _stream_down(request, handler(caller, asked))
             if route.stream is Stream.UP:
@@ -158,6 +161,49 @@ def _endpoint(
         return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
 
     return endpoint
+
+
+class _Announced:
+    """Announcements within a watch. Each is judged as a call of its own; it costs no connection, of which ten thousand
+    hosts would make a hundred and more each second."""
+
+    def __init__(
+        self, handler: Any, identify: Identify, authorize: Authorize, on_denied: OnDenied, begun: _Begun
+    ) -> None:
+        self._handler = handler
+        self._identify = identify
+        self._authorize = authorize
+        self._on_denied = on_denied
+        self._begun = begun
+
+    def of(self, caller: Caller) -> Callable[[bytes], Awaitable[bytes]]:
+        """Answers a line of a caller's."""
+
+        async def answer(line: bytes) -> bytes:
+            status, body = 200, b""
+            try:
+                # what was proved as the watch began may have ended since
+                now = replace(caller, identity=await self._identify(caller.certificate or None))
+                body = msgspec.json.encode(await self._announce(now, line))
+            except TeleportError as error:
+                status, body = encode_error(error)
+            except Exception:
+                log.exception("auth API: an announcement within a watch failed")
+                status, body = encode_error(TeleportError("auth failed to do this"))
+            answered = Answer(status=status, body=Document(body))
+            return msgspec.json.encode({"revision": 0, "answer": answered}) + b"\n"
+
+        return answer
+
+    async def _announce(self, caller: Caller, line: bytes) -> Message:
+        try:
+            _check_way(caller)
+            await self._authorize(caller, HEARTBEAT)
+            asked = decode_request(HEARTBEAT, {}, {}, line)
+            return await self._begun.to_its_end(self._handler(caller, asked), HEARTBEAT.name)
+        except AccessDenied as denied:
+            await self._on_denied(caller, HEARTBEAT, denied)
+            raise
 
 
 async def _caller(request: web.Request, identify: Identify) -> Caller:
@@ -223,12 +269,18 @@ def _pattern(request: web.Request) -> str:
     return resource.canonical if resource is not None else "an unknown path"
 
 
-async def _stream_down(request: web.Request, parts: AsyncIterator[bytes]) -> web.StreamResponse:
-    """Sends what the handler yields. A failure before the first part is an ordinary error reply."""
+async def _stream_down(
+    request: web.Request, parts: AsyncIterator[bytes], answer: Callable[[bytes], Awaitable[bytes]] | None = None
+) -> web.StreamResponse:
+    """Sends what the handler yields. A failure before the first part is an ordinary error reply. With `answer`, the
+    lines of the request's body are answered meanwhile."""
+    hearing: asyncio.Task[None] | None = None
     try:
         first = await anext(parts, None)
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
         await response.prepare(request)
+        if answer is not None and request.can_read_body:
+            hearing = asyncio.create_task(_hear(request, response, answer), name="what is said in a watch")
         try:
             if first is not None:
                 await response.write(first)
@@ -239,9 +291,29 @@ async def _stream_down(request: web.Request, parts: AsyncIterator[bytes]) -> web
             pass  # whoever watched has left; that is how watches end
         return response
     finally:
+        if hearing is not None:
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
         close = getattr(parts, "aclose", None)
         if close is not None:
             await close()
+
+
+async def _hear(
+    request: web.Request, response: web.StreamResponse, answer: Callable[[bytes], Awaitable[bytes]]
+) -> None:
+    """Answers line by line, so that whoever says more than is heard waits. A line is written whole by one `write`."""
+    begun = b""
+    try:
+        async for piece in request.content.iter_any():
+            *lines, begun = (begun + piece).split(b"\n")
+            for line in lines:
+                if line:
+                    await response.write(await answer(line))
+            if len(begun) > MAX_OPEN_BODY and request.transport is not None:
+                request.transport.abort()
+    except ConnectionResetError:
+        return
 
 
 @web.middleware

@@ -55,7 +55,7 @@ class Announcer:
     async def announce(self) -> None:
         """Once, now. Raises what auth answers."""
         server = self._described()
-        await self._client.call(routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(server))))
+        await self._client.announce(m.HeartbeatRequest(item=m.Document(to_json(server))))
 
     def _described(self) -> Server:
         server = self._describe()

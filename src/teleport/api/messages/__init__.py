@@ -102,6 +102,7 @@ from teleport.api.messages.recordings import (
     VerifyRecordingsRequest,
 )
 from teleport.api.messages.resources import (
+    Answer,
     ExpelRequest,
     GetRequest,
     HeartbeatRequest,
@@ -178,6 +179,7 @@ __all__ = [
     "AccessDiffRequest",
     "AddTokenRequest",
     "AddUserRequest",
+    "Answer",
     "AppendRecordingRequest",
     "ApproveLeaseRequest",
     "AuthorityStatus",

@@ -62,12 +62,23 @@ class WatchRequest(Request, frozen=True, kw_only=True):
 
 
 class WatchLine(Message, frozen=True, kw_only=True):
-    """A line of a watch: first one snapshot, then changes; an empty change is a sign of life."""
+    """A line of a watch: first one snapshot, then changes; an empty change is a sign of life.
 
-    revision: int
+    With `answer` it is none of these, but what became of the announcement that the caller made in the watch.
+    """
+
+    revision: int = 0
     snapshot: bool = False
     put: list[WatchItem] = []
     deleted: list[str] = []
+    answer: Answer | None = None
+
+
+class Answer(Message, frozen=True, kw_only=True):
+    """As a call of its own would be answered: HTTP's status, and the body."""
+
+    status: int
+    body: Document
 
 
 class WatchItem(Message, frozen=True, kw_only=True):
