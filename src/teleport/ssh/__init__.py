@@ -39,3 +39,5 @@ finally:
     ctypes.util.find_library = _find_library
     for _name in _hidden:
         del sys.modules[_name]
+
+from teleport.ssh import names as _names  # noqa: E402, F401 (it takes the place of a part of asyncssh)

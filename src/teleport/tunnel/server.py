@@ -56,7 +56,7 @@ WRONG: Final = 8  # registrations that cannot be read, after which a connection 
 OPEN_SECONDS: Final = 10.0  # for a host to take a client
 ON_ITS_WAY: Final = 8.0  # seconds that a client waits for a tunnel which is made anew
 LEAVE_SECONDS: Final = 15.0  # for hosts to reach another process before this one ends
-RETURNS: Final = 150  # hosts in a second that a proxy bears when all of them come back to it
+RETURNS: Final = 125  # hosts in a second that a proxy bears when all of them come back to it
 AUTH_OF_ONE: Final = 16  # connections to auth by one tunnel: a daemon of a host has three or four
 AT_ONCE: Final = 50  # tunnels looked at in one turn of the loop
 P = TypeVar("P", bound=asyncio.Protocol)
