@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -291,6 +292,44 @@ async def test_lost_answers_do_not_double_events(audit_log: AuditLog) -> None:
     await shipper.deliver_all()
     assert len(audit_log.lines()) == 2
     assert verify_store(audit_log.store).ok
+
+
+@pytest.mark.parametrize("step", ["recover_epoch", "remember_last", "drop_delivered"])
+async def test_a_delivery_that_is_cut_off_leaves_nothing_half_done_for_the_last_one(
+    audit_log: AuditLog, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A daemon that ends cancels its delivery, and delivers once more what is left."""
+    await audit_log.intake.start()
+    former = audit_log.emitter("node-a", 1)
+    await former.emit(former.new(Exec, command="former"))
+    former.close()
+    emitter = audit_log.emitter("node-a", 2)
+    await emitter.emit(emitter.new(Exec, command="now"))
+    shipper = audit_log.shipper(emitter)
+    begun, go_on, real = threading.Event(), threading.Event(), getattr(spool, step)
+    running: list[str] = []
+
+    def slow(*given: Any) -> None:
+        assert not running, "two at once"
+        running.append(step)
+        begun.set()
+        go_on.wait(10)
+        real(*given)
+        running.clear()
+
+    monkeypatch.setattr(spool, step, slow)
+    delivering = asyncio.create_task(shipper.deliver_all())
+    await asyncio.to_thread(begun.wait, 10)
+    delivering.cancel()
+    await asyncio.sleep(0)
+    assert not delivering.done(), "it lets go of the spool while its thread works on it"
+    go_on.set()
+    await asyncio.wait([delivering])
+    await shipper.deliver_all()
+    assert spool.epochs(emitter.directory) == [2]
+    assert len(audit_log.lines()) == 2
+    assert verify_store(audit_log.store).ok
+    assert (emitter.directory / "last").read_text().startswith("1 1 ")
 
 
 async def test_a_former_run_is_delivered_first_and_its_spool_goes(audit_log: AuditLog) -> None:

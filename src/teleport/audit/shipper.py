@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol
 
 from teleport.audit import spool
 from teleport.audit.chain import Linked
 from teleport.audit.emitter import Emitter
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded, TeleportError
 
+P = ParamSpec("P")
 log = logging.getLogger(__name__)
 
 BATCH_LINES = 512
@@ -107,16 +109,16 @@ class Shipper:
         epoch_dir = spool.epoch_directory(directory, epoch)
         if epoch > self._emitter.key.epoch and not await asyncio.to_thread(spool.segments, epoch_dir):
             return  # a child that is about to lock its spool
-        descriptor = await asyncio.to_thread(spool.lock_epoch, epoch_dir)
+        descriptor = spool.lock_epoch(epoch_dir)
         if descriptor is None:
             return  # its process lives beside us and delivers itself
         kept = True
         try:
-            await asyncio.to_thread(spool.recover_epoch, epoch_dir)
+            await _whole(spool.recover_epoch, epoch_dir)
             await self._deliver_epoch(epoch, live=False)
             seq, head = self._next.get(epoch, 1) - 1, self._heads.get(epoch, "")
             if seq:
-                await asyncio.to_thread(spool.remember_last, directory, epoch, seq, head)
+                await _whole(spool.remember_last, directory, epoch, seq, head)
             spool.drop_epoch(directory, epoch, descriptor)
             kept = False
         finally:
@@ -162,7 +164,7 @@ class Shipper:
             if ack.next_seq <= wanted:
                 raise CompareFailed(f"auth did not take event {wanted} of epoch {epoch} and says no reason")
             self._note(epoch, ack)
-            await asyncio.to_thread(spool.drop_delivered, epoch_dir, ack.next_seq)
+            await _whole(spool.drop_delivered, epoch_dir, ack.next_seq)
 
     def _note(self, epoch: int, ack: IntakeAck) -> None:
         self._next[epoch] = ack.next_seq
@@ -170,6 +172,17 @@ class Shipper:
         self._may_skip = ack.may_skip
         if ack.checkpoint:
             self._emitter.checkpoint = ack.checkpoint
+
+
+async def _whole(work: Callable[P, None], *given: P.args, **named: P.kwargs) -> None:
+    """Work on the spool in a thread, to its end also when this is cancelled: the spool's lock is held until then, and
+    whoever goes on (a last delivery, another process) finds nothing half done."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *given, **named))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _first_left(epoch_dir: Path, wanted: int) -> int:
