@@ -77,6 +77,19 @@ async def test_announcements_within_a_watch_are_stored_and_take_no_connection(tm
         await client.close()
 
 
+async def test_an_announcement_is_made_by_a_call_when_the_watch_ends_meanwhile(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        host = await auth.host(SystemRole.NODE)
+        async with watching(auth, host) as client:
+            announcing = asyncio.create_task(client.announce(said(host.host_id, v="1")))
+            await asyncio.sleep(0)
+            assert client._spoken is not None
+            assert client._spoken._answer is not None
+            await client.renewed()
+            await announcing
+            assert (await labels(auth, host.host_id))["v"] == "1"
+
+
 async def test_a_host_announces_itself_alone_and_refusals_are_on_record(tmp_path: Path) -> None:
     async with running_auth(tmp_path) as auth:
         host, other = await auth.host(SystemRole.NODE), await auth.host(SystemRole.NODE)

@@ -76,6 +76,7 @@ async def by_sockets(one: Noting, other: Noting) -> None:
 
 
 made: list[asyncio.Transport] = []
+over: list[mux.Mux] = []
 
 
 async def by_mux(one: Noting, other: Noting) -> None:
@@ -87,8 +88,8 @@ async def by_mux(one: Noting, other: Noting) -> None:
         transport.set_protocol(other)
         other.connection_made(transport)
 
-    taking, _ = await loop.connect_accepted_socket(lambda: mux.Mux(accept, lambda _: None), there)
-    opening, far = await loop.connect_accepted_socket(lambda: mux.Mux(None, lambda _: None), here)
+    taking, _ = await loop.connect_accepted_socket(lambda: mux.Mux(accept, over.append), there)
+    opening, far = await loop.connect_accepted_socket(lambda: mux.Mux(None, over.append), here)
     made.extend([taking, opening])
     far.open(lambda: one)
     far.leaving = True  # it ends with its only stream
@@ -107,8 +108,9 @@ async def closed(*ends: Noting) -> None:
             await end.lost.wait()
     for transport in made:
         transport.abort()
+    await wait_until(lambda: len(over) == len(made))
     made.clear()
-    await asyncio.sleep(0)
+    over.clear()
 
 
 @both

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import aiohttp
@@ -203,11 +203,12 @@ class AuthClient:
     async def announce(self, request: HeartbeatRequest) -> None:
         """Within the watch where there is one, which costs no connection; else by a call."""
         spoken = self._spoken
-        if spoken is None or spoken.over:
-            await self.call(HEARTBEAT, request)
-            return
-        answer = await spoken.ask(encode_call(HEARTBEAT, request).body)
-        decode_reply(HEARTBEAT, answer.status, bytes(answer.body))
+        if spoken is not None:
+            with suppress(ConnectionProblem):  # it has just ended; to be announced twice is the same as once
+                answer = await spoken.ask(encode_call(HEARTBEAT, request).body)
+                decode_reply(HEARTBEAT, answer.status, bytes(answer.body))
+                return
+        await self.call(HEARTBEAT, request)
 
     async def download(
         self,
