@@ -102,7 +102,8 @@ def under_way(ledger: Ledger, *, shared: bool) -> bool:
 def forgive_full_disk(host: Host) -> None:
     """What the log says at length may be about the full disk, and about nothing else."""
     log = host.daemon.log()
-    assert [line for line in log.splitlines() if "Traceback" in line and "No space left" not in line] == []
+    others = [line for line in log.splitlines() if "Traceback" in line and "No space left" not in line]
+    assert not others, "\n".join(line.replace("\\n", "\n") for line in others)
     host.daemon.log_path.write_text(log.replace("Traceback", "trace of a full disk"))
 
 

@@ -145,7 +145,6 @@ async def test_bytes_arrive_in_order_and_before_the_end_however_they_are_read(co
         assert end.told.count("stop") - end.told.count("go") in (0, 1)
     await closed(one, other)
     assert (one.error, other.error) == (None, None)
-    await closed()
 
 
 async def test_a_reader_that_stops_stops_the_writer_and_no_more_is_kept_than_was_written() -> None:
@@ -194,6 +193,7 @@ async def test_who_closes_is_lost_at_once_and_what_it_wrote_still_arrives(connec
     assert other.got == b"last words"
     assert other.told == ["made", "eof", "lost"]
     assert (one.error, other.error) == (None, None)
+    await closed()
 
 
 @both
