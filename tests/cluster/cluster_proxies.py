@@ -91,6 +91,7 @@ class Farm(Cluster):
         self.public = (self.web_port, self.proxy_ssh_port, self.tunnel_port)  # where the balancer listens
         self.config["proxy_service"] = {"enabled": False}
         self.config["ssh_service"] = {"enabled": False}
+        self._ends = ExitStack()
         self.write()
         self.proxies = {name: ProxyHost(self, name) for name in names}
 
@@ -112,6 +113,10 @@ class Farm(Cluster):
                 return list(node["spec"].get("proxy_ids", ()))
         return []
 
+    def ends(self, daemon: DaemonProcess) -> None:
+        """A proxy was started, perhaps in the middle of a test: it ends with the others."""
+        self._ends.push(daemon)
+
     @contextmanager
     def served(self, running: Sequence[str], nodes: Sequence[TunnelNode]) -> Iterator[None]:
         """Auth, the balancer before all proxies, those that are named, and hosts behind them."""
@@ -126,9 +131,11 @@ class Farm(Cluster):
             stack.enter_context(self)
             stack.enter_context(haproxy(self.folder / "haproxy", fronts))
             hosts: list[ProxyHost | TunnelNode] = [*(self.proxies[name] for name in running), *nodes]
+            self._ends = stack
             for host in hosts:
                 host.begin()
-                stack.push(host.daemon)
+                if isinstance(host, TunnelNode):
+                    stack.push(host.daemon)
             for host in hosts:
                 wait_until(f"{host.name} is ready", host.daemon.ready, 60)
             yield
