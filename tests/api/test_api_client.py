@@ -42,7 +42,7 @@ async def auth_like(pair: tuple[Path, Path], handle: Handle) -> AsyncIterator[tu
     """A TLS server that answers every call with `handle`."""
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, lingering_time=0)
     await runner.setup()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*pair)

@@ -53,8 +53,8 @@ class _Spoken:
     async def lines(self) -> AsyncIterator[bytes]:
         """The body of the watch's request; its head is sent with the first piece."""
         yield b"\n"
-        while True:
-            yield await self._lines.get()
+        while line := await self._lines.get():
+            yield line
 
     async def ask(self, line: bytes) -> Answer:
         async with self._turn:
@@ -80,6 +80,7 @@ class _Spoken:
 
     def end(self) -> None:
         self.over = True
+        self._lines.put_nowait(b"")
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionProblem("the watch ended", hint=AGAIN))
 
