@@ -98,6 +98,13 @@ WHO_MAY: dict[str, str] = {
     "finish_factor": "",  # what was never begun is refused to everybody
     "remove_factor": "user editor auditor",
     "finish_user_token": "proxy admin",
+    "begin_web_session": "proxy admin",
+    "use_web_session": "",  # what was never begun is refused to everybody
+    "end_web_session": "proxy admin",  # of one that never was: nothing happens
+    "own_web_sessions": "user editor auditor",
+    "end_own_web_sessions": "user editor auditor",
+    "change_password": "",  # a wrong one is refused to everybody
+    "find_nodes": CERTIFIED,  # each sees those that its roles reach
     "add_user": "editor admin",
     "update_user": "editor admin",
     "reset_user": "editor admin",
@@ -271,6 +278,21 @@ class Asking:
                     user="person", password=PASSWORD, otp_token=self.code(), public_key=public, ttl=3600,
                     client_addr="192.0.2.7",
                 )  # fmt: skip
+            case "begin_web_session":
+                return m.BeginWebSessionRequest(
+                    user="person", password=PASSWORD, otp_token=self.code(), public_key=public, sealed_key="sealed",
+                    proof="p" * 43, client_addr="192.0.2.7:1",
+                )  # fmt: skip
+            case "use_web_session":
+                return m.UseWebSessionRequest(id=missing, proof="p")
+            case "end_web_session":
+                return m.EndWebSessionRequest(id=missing, proof="p")
+            case "end_own_web_sessions":
+                return m.EndOwnWebSessionsRequest()
+            case "change_password":
+                return m.ChangePasswordRequest(old="not the password", new="another password")
+            case "find_nodes":
+                return m.FindNodesRequest()
             case "begin_browser_login":
                 return m.BeginBrowserLoginRequest(public_key=public, ttl=0, client_addr="192.0.2.7:1")
             case "browser_login" | "collect_browser_login":

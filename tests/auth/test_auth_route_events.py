@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -82,6 +82,8 @@ READS_WITHOUT_EVENT = {
     "list_certs",
     "revocation_list",
     "own_factors",
+    "own_web_sessions",
+    "find_nodes",
     "lease_approval",
     "browser_login",
 } | {
@@ -178,6 +180,7 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
             id=begun.id, code=begun.code, user="person", password=PASSWORD, otp_token=proxy.code()
         )
         await recorder.call("finish_browser_login", ask("finish_browser_login", answered, proxy))
+        await _browsers(recorder, proxy)
         await recorder.call("renew_user", ask("renew_user", asking=everybody["user"]))
         await recorder.call("rotate", ask("rotate"))
         lea = await careful(auth, "lea")
@@ -271,6 +274,33 @@ async def _by_acme(recorder: Recorder, proxy: Credentials) -> None:
     await auth.call(proxy, routes.WEB_CERT_TURN, turn)
     failed = m.WebCertFailedRequest(**named, error="no", seconds=0)
     await recorder.call("web_cert_failed", lambda: auth.call(proxy, routes.WEB_CERT_FAILED, failed))
+
+
+async def _browsers(recorder: Recorder, proxy: Asking) -> None:
+    """Sessions of browsers: one that is used and ended, and one that its user ends with a new password."""
+    auth = recorder.auth
+    key = generate_p256()
+
+    async def begun() -> m.WebSession:
+        asked = proxy.request("begin_web_session")
+        assert isinstance(asked, m.BeginWebSessionRequest)
+        asked = msgspec.structs.replace(asked, public_key=key.public.line())
+        return cast(m.WebSession, await auth.call(proxy.who, routes.BEGIN_WEB_SESSION, asked))
+
+    (first,) = await recorder.call("begin_web_session", begun)
+    use = m.UseWebSessionRequest(id=first.id, proof="p" * 43, client_addr="192.0.2.7:1")
+    await recorder.call("use_web_session", lambda: auth.call(proxy.who, routes.USE_WEB_SESSION, use))
+    end = m.EndWebSessionRequest(id=first.id, proof="p" * 43)
+    await recorder.call("end_web_session", lambda: auth.call(proxy.who, routes.END_WEB_SESSION, end))
+    second = await begun()
+    assert second.certs is not None
+    person = auth.keep(key, second.certs.tls_cert)
+    change = m.ChangePasswordRequest(
+        old=PASSWORD, new="another good password", factor=otp(proxy.code()), keep=second.id
+    )
+    await recorder.call("change_password", lambda: auth.call(person, routes.CHANGE_PASSWORD, change))
+    ended = m.EndOwnWebSessionsRequest(id=second.id)
+    await recorder.call("end_own_web_sessions", lambda: auth.call(person, routes.END_OWN_WEB_SESSIONS, ended))
 
 
 async def _other_clusters(recorder: Recorder, directory: Path) -> None:

@@ -28,8 +28,7 @@ WATCH_SILENCE = 45.0  # seconds without a line after which a watch counts as dea
 class _Connections:
     """The connections of one generation of certificates, and how many calls and streams use them."""
 
-    def __init__(self) -> None:
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30)
+    def __init__(self, connector: aiohttp.BaseConnector) -> None:
         self.session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         self.used = 0
         self.retired = asyncio.Event()
@@ -93,8 +92,17 @@ class AuthClient:
     """
 
     def __init__(
-        self, addresses: Sequence[tuple[str, int]], context: Callable[[], ssl.SSLContext], server_name: str
+        self,
+        addresses: Sequence[tuple[str, int]],
+        context: Callable[[], ssl.SSLContext],
+        server_name: str,
+        *,
+        connector: Callable[[], aiohttp.BaseConnector] = lambda: aiohttp.TCPConnector(
+            limit=0, ttl_dns_cache=30, keepalive_timeout=30
+        ),
     ) -> None:
+        """`connector` makes what connects, for each generation of certificates anew."""
+        self._connector = connector
         self._addresses = list(addresses)
         self._context = context
         self._server_name = server_name
@@ -130,7 +138,7 @@ class AuthClient:
 
     def _present(self) -> _Connections:
         if self._connections is None:
-            self._connections = _Connections()
+            self._connections = _Connections(self._connector())
         return self._connections
 
     @asynccontextmanager

@@ -217,6 +217,33 @@ USER_TOKEN_CHALLENGE = _route(
     m.UserTokenRequest, m.NewFactor,
 )  # fmt: skip
 
+# --- the sessions of browsers: what proxies ask that were shown a cookie
+BEGIN_WEB_SESSION = _route(
+    "begin_web_session", "POST /web/sessions", Verb.CREATE, "web_session",
+    ("user.login", "cert.create", "web_session.create"), m.BeginWebSessionRequest, m.WebSession,
+)  # fmt: skip
+USE_WEB_SESSION = _route(
+    "use_web_session", "POST /web/sessions/use", Verb.UPDATE, "web_session", ("cert.create",),
+    m.UseWebSessionRequest, m.WebSession,
+)  # fmt: skip
+END_WEB_SESSION = _route(
+    "end_web_session", "POST /web/sessions/end", Verb.DELETE, "web_session", ("web_session.end",),
+    m.EndWebSessionRequest, m.Done,
+)  # fmt: skip
+#     and what their users ask, for themselves
+OWN_WEB_SESSIONS = _route(
+    "own_web_sessions", "GET /web/sessions/own", Verb.LIST, "*own_web_session", (), m.Empty, m.OwnWebSessions
+)
+END_OWN_WEB_SESSIONS = _route(
+    "end_own_web_sessions", "POST /web/sessions/own/end", Verb.DELETE, "*own_web_session", ("web_session.end",),
+    m.EndOwnWebSessionsRequest, m.EndedWebSessions,
+)  # fmt: skip
+CHANGE_PASSWORD = _route(
+    "change_password", "PUT /password", Verb.UPDATE, "*own_password", ("user.password_change",),
+    m.ChangePasswordRequest, m.Done,
+)  # fmt: skip
+FIND_NODES = _route("find_nodes", "GET /nodes/found", Verb.LIST, "node", (), m.FindNodesRequest, m.FoundNodes)
+
 # --- second factors of the caller's own
 FACTOR_CHALLENGE = _route(
     "factor_challenge", "POST /mfa/challenge", Verb.CREATE, "*own_mfa_device", (), m.Empty, m.FactorChallenge

@@ -138,6 +138,8 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "web_certificate.read": _auth("T9384I"),
         "openssh.name_cert": _auth("T9240I"),
         "openssh.cert": _auth("T9241I", "T9241W"),
+        "web_session.create": _auth("T9350I"),
+        "web_session.end": _auth("T9351I"),
     }
 )
 

@@ -78,6 +78,10 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.BEGIN_FACTOR.name,
         routes.FINISH_FACTOR.name,
         routes.REMOVE_FACTOR.name,
+        routes.OWN_WEB_SESSIONS.name,
+        routes.END_OWN_WEB_SESSIONS.name,
+        routes.CHANGE_PASSWORD.name,
+        routes.FIND_NODES.name,
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
     }
 )
@@ -92,6 +96,9 @@ NOT_FOR_OTHERS: Final = frozenset(
         routes.BEGIN_FACTOR.name,
         routes.FINISH_FACTOR.name,
         routes.REMOVE_FACTOR.name,
+        routes.OWN_WEB_SESSIONS.name,
+        routes.END_OWN_WEB_SESSIONS.name,
+        routes.CHANGE_PASSWORD.name,
     }
 )
 # What any host may do about itself, unless it is locked: the others of those above ask for a verb and a kind.

@@ -58,7 +58,10 @@ from teleport.auth.people.browser import BrowserLogins
 from teleport.auth.people.devices import Devices
 from teleport.auth.people.invitations import UserTokens
 from teleport.auth.people.logins import Logins
+from teleport.auth.people.own_password import OwnPasswords
+from teleport.auth.people.web_sessions import WebSessions
 from teleport.auth.resources.inventory import Inventory
+from teleport.auth.resources.node_pages import NodePages
 from teleport.auth.server import Caller, build_app
 from teleport.auth.sessions.claims import Claims
 from teleport.auth.sessions.control import SessionControl
@@ -144,6 +147,7 @@ class AuthService:
         logins = Logins(state, self.authorizer, self.factors)
         browser_logins = BrowserLogins(state, logins)
         devices = Devices(state, self.factors, logins, self.authorizer)
+        web_sessions = WebSessions(state, self.authorizer, logins, devices)
         renewals = Renewals(state, self.authorizer)
         self.rotations = Rotations(state, self.authorizer, self._trust.look)
         user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer, devices)
@@ -219,6 +223,13 @@ class AuthService:
             routes.BEGIN_FACTOR.name: devices.begin,
             routes.FINISH_FACTOR.name: devices.finish,
             routes.REMOVE_FACTOR.name: devices.remove,
+            routes.BEGIN_WEB_SESSION.name: web_sessions.begin,
+            routes.USE_WEB_SESSION.name: web_sessions.use,
+            routes.END_WEB_SESSION.name: web_sessions.end,
+            routes.OWN_WEB_SESSIONS.name: web_sessions.own,
+            routes.END_OWN_WEB_SESSIONS.name: web_sessions.end_own,
+            routes.CHANGE_PASSWORD.name: OwnPasswords(state, devices, logins).change,
+            routes.FIND_NODES.name: NodePages(state, self.authorizer).find,
             routes.ADD_USER.name: user_tokens.add_user,
             routes.UPDATE_USER.name: inventory.update_roles,
             routes.RESET_USER.name: user_tokens.reset_user,

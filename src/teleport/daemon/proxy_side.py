@@ -31,6 +31,7 @@ from teleport.daemon.recording_side import RecordingSide
 from teleport.daemon.sockets import ProxyAddresses
 from teleport.daemon.ssh_proof import host_key
 from teleport.daemon.view import View
+from teleport.daemon.web_side import WebWays
 from teleport.daemon.web_tls import WebTLS
 from teleport.errors import BadRequest, ConnectionProblem
 from teleport.identity import UserIdentity
@@ -272,6 +273,7 @@ class ProxySide:
             vouch=self._vouch_to_auth,
             authorities=view.authorities_now,
             headers=headers,
+            ways=WebWays(view, auth_servers, self._vouch_to_auth),
         )
         self.clusters = cluster_side(
             view,

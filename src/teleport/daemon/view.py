@@ -66,7 +66,7 @@ NODE_KINDS = (
     "cluster_networking_config",
     "session_recording_config",
 )
-PROXY_KINDS = (*NODE_KINDS, "node", "proxy", "remote_cluster", "web_certificate")
+PROXY_KINDS = (*NODE_KINDS, "node", "proxy", "remote_cluster", "web_certificate", "web_session")
 R = TypeVar("R")
 
 

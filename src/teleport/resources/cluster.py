@@ -195,13 +195,6 @@ class NetworkingConfig(Value, frozen=True, kw_only=True):
             if not getattr(self.spec, name):
                 yield Finding(("spec", name), "0", "a duration above zero")
 
-    @property
-    def warnings(self) -> tuple[FieldWarning, ...]:
-        spec, default, found = self.spec, NetworkingSpec(), []
-        if spec.web_idle_timeout != default.web_idle_timeout:
-            found.append(FieldWarning("spec.web_idle_timeout", "browsers have no sessions yet that could be idle"))
-        return tuple(found)
-
 
 class RecordingSpec(Value, frozen=True, kw_only=True):
     mode: RecordingMode = RecordingMode.NODE

@@ -46,6 +46,8 @@ WEB_CERTIFICATES = "web_certificates/"  # what proxies hear of certificates by A
 ACME_ACCOUNTS = "auth/acme-accounts/"
 ACME_TURNS = "auth/acme-turns/"  # which proxy orders
 ACME_PAIRS = "auth/acme-pairs/"  # private keys of proxies, with their chains
+WEB_SESSIONS = "web_sessions/"  # <id>: that there is such a session of a browser; proxies watch it
+WEB_SESSION_SECRETS = "auth/web-sessions/"  # <id>: what takes it up, and its sealed key
 INVENTED_CREDENTIALS = "auth/invented-credentials"  # the key by which users without hardware keys seem to have some
 
 PREFIX_OF_KIND = {
@@ -67,6 +69,7 @@ PREFIX_OF_KIND = {
     "cluster_networking_config": CLUSTER,
     "session_recording_config": CLUSTER,
     "cluster_audit_config": CLUSTER,
+    "web_session": WEB_SESSIONS,
 }
 
 
@@ -197,6 +200,31 @@ class BrowserLoginRecord(Record, frozen=True, kw_only=True):
     route_to_cluster: str = ""
     tries: int = 0  # wrong codes
     certs: UserCerts | None = None  # once it was answered
+
+
+class WebSessionMark(Record, frozen=True, kw_only=True):
+    """That a browser's session goes on: nothing of it is secret."""
+
+    user: str
+    expires: datetime
+
+
+class WebSessionRecord(Record, frozen=True, kw_only=True):
+    """A browser's session (`pki.web_secret`). What is here takes nothing up and opens nothing."""
+
+    user: str
+    proof_hash: str  # SHA-256 of the proof, hex
+    public_key: str  # OpenSSH line
+    sealed_key: str
+    created: datetime
+    expires: datetime
+    used: datetime
+    serial: str  # of the certificate that was made last
+    roles: list[str] = []
+    source_ip: str = ""
+    factor: str = ""
+    addr: str = ""
+    user_agent: str = ""
 
 
 class ClusterLink(Record, frozen=True, kw_only=True):

@@ -1,17 +1,14 @@
-"""The pages for browsers, what every answer says to them, and how a page proves that a request is its own."""
+"""The pages for browsers, and what every answer says to them."""
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from importlib import resources
 
 from aiohttp import web
 
-from teleport.errors import AccessDenied, NotFound
-
-CSRF_COOKIE = "__Host-grv_csrf"
-CSRF_HEADER = "X-CSRF-Token"
+from teleport.errors import NotFound
+from teleport.web.origin import CSRF_COOKIE as CSRF_COOKIE
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -39,19 +36,6 @@ async def secure(request: web.Request, response: web.StreamResponse) -> None:
     tls = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
     if tls is None or getattr(tls.context, "believed", True):
         response.headers.update(INSIST)
-
-
-def check_csrf(request: web.Request) -> None:
-    """The page proves itself by repeating its cookie in a header, which no other site can read. Programs send neither.
-
-    A browser names an `Origin` with every request that could come from another site, so without a cookie that is
-    refused too.
-    """
-    cookie, header = request.cookies.get(CSRF_COOKIE), request.headers.get(CSRF_HEADER, "")
-    if cookie is None and "Origin" not in request.headers:
-        return
-    if not cookie or not hmac.compare_digest(cookie.encode(), header.encode(errors="surrogateescape")):
-        raise AccessDenied("this request did not come from the page of this proxy; load the page again")
 
 
 async def lease_page(request: web.Request) -> web.Response:

@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -25,6 +26,7 @@ from teleport.api import routes
 from teleport.api.codec import STATUS
 from teleport.clock import Clock, rfc3339
 from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
+from teleport.pki.web_proof import HEADER
 from teleport.resources.cluster import AuthPreference
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
@@ -35,7 +37,10 @@ from teleport.web import pages
 from teleport.web.attempts import Attempts
 from teleport.web.bodies import body_of, browser_login_reply, certs_reply, client_address, failure, reply
 from teleport.web.clusters import OtherClusters, list_clusters, relay_to_cluster
-from teleport.web.pages import check_csrf, qr_png, secure
+from teleport.web.origin import check_change, check_csrf
+from teleport.web.pages import qr_png, secure
+from teleport.web.session_routes import SessionRoutes
+from teleport.web.sessions import SessionOver, Ways, WebSessions
 from teleport.web.tunnel import Relays, peer_of, relay_inside, relay_to_auth
 from teleport.wire.alpn import UPGRADE_PATH
 
@@ -79,10 +84,12 @@ class WebService:
         vouch: Callable[[str, int], bytes] = lambda host, port: b"",
         authorities: Callable[[], tuple[str, bool]] = lambda: ("", False),
         headers: Headers | None = None,
+        ways: Ways | None = None,
     ) -> None:
         """`preference`: how people prove themselves, as it is now. `vouch` makes the line that tells auth who comes by
         the tunnel (`wire.vouch`), from address and port. `authorities`: the digest of the authorities as they are, and
-        whether they are being rotated. `headers`: what balancers say before TLS."""
+        whether they are being rotated. `headers`: what balancers say before TLS. `ways`: what browsers' sessions need;
+        without it there are none."""
         self._config = config
         self._preference = preference
         self._vouch = vouch
@@ -92,11 +99,20 @@ class WebService:
         self.edge = HTTPListener("proxy web", limits=config.connections, headers=headers)
         self._relays = Relays(max_tunnels, time.monotonic)
         self.others: OtherClusters | None = None  # that trust this one
+        self.sessions = WebSessions(auth, ways, clock) if ways is not None else None
+        self._browsers = (
+            SessionRoutes(self.sessions, self._attempts, config.cluster, clock, lambda: self.others)
+            if self.sessions is not None
+            else None
+        )
 
     def build_app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._edge])
         app.on_response_prepare.append(secure)
         add = app.router.add_route
+        for prefix in ("", "/v1"):
+            if self._browsers is not None:
+                self._browsers.add(add, prefix)
         for prefix in ("", "/v1"):
             add("GET", f"{prefix}/webapi/ping", self._ping)
             add("GET", f"{prefix}/webapi/ping/{{connector}}", self._ping)
@@ -133,7 +149,10 @@ class WebService:
         runner = edge.runner(self.build_app(), shutdown_timeout=2)
         await runner.setup()
         try:
-            async with edge.serve(runner, listener, context):
+            async with (
+                self.sessions.followed() if self.sessions is not None else nullcontext(),
+                edge.serve(runner, listener, context),
+            ):
                 started()
                 await asyncio.Event().wait()
         finally:
@@ -146,6 +165,7 @@ class WebService:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
+            check_change(request)
             return await handler(request)
         except web.HTTPRequestEntityTooLarge:
             return failure(413, "the request is too large")
@@ -154,6 +174,8 @@ class WebService:
             if "Allow" in error.headers:
                 answer.headers["Allow"] = error.headers["Allow"]
             return answer
+        except SessionOver as error:
+            return failure(401, error.message)
         except TeleportError as error:
             return failure(STATUS.get(error.code, 500), error.message)
         except (ConnectionResetError, asyncio.CancelledError):
@@ -393,6 +415,8 @@ class WebService:
 
     async def _sites(self, request: web.Request) -> web.Response:
         """The clusters that trust this one, as far as a user may go there."""
+        if HEADER not in request.headers and self._browsers is not None:
+            return await self._browsers.sites(request)
         if "Origin" in request.headers:
             raise AccessDenied("this list is for tsh")
         return list_clusters(request, self._elsewhere())

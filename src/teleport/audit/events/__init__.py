@@ -113,6 +113,7 @@ from teleport.audit.events.web_certificates import (
     WebCertificateRead,
     WebCertificateUpdate,
 )
+from teleport.audit.events.web_sessions import WebSessionCreate, WebSessionEnd
 
 REGISTRY = Registry()
 
@@ -228,6 +229,8 @@ __all__ = [
     "WebCertificateFailed",
     "WebCertificateRead",
     "WebCertificateUpdate",
+    "WebSessionCreate",
+    "WebSessionEnd",
     "X11Forward",
     "encode_event",
     "event_name",

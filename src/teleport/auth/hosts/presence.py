@@ -74,6 +74,7 @@ WATCHABLE: Final = frozenset(
         Kind.CLUSTER_NETWORKING_CONFIG,
         Kind.SESSION_RECORDING_CONFIG,
         Kind.CLUSTER_AUDIT_CONFIG,
+        Kind.WEB_SESSION,
     }
 )
 

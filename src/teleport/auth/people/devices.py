@@ -57,11 +57,11 @@ class Devices:
 
     async def challenge(self, caller: Caller, request: m.Empty) -> m.FactorChallenge:
         """A challenge to the caller's own devices, for adding or removing one."""
-        return await self.factors.challenge(await self._user(caller), DEVICES)
+        return await self.factors.challenge(await self.own_name(caller), DEVICES)
 
     async def ls(self, caller: Caller, request: m.Empty) -> m.FactorDevices:
         """The caller's own devices."""
-        secret, _ = await self._secret(await self._user(caller))
+        secret, _ = await self._secret(await self.own_name(caller))
         rule = await self.factors.rule()
         return m.FactorDevices(
             devices=[
@@ -74,7 +74,7 @@ class Devices:
     async def begin(self, caller: Caller, request: m.BeginFactorRequest) -> m.NewFactor:
         """Begins to add a device, once an older one was proved. Raises `AccessDenied`, `AlreadyExists`,
         `BadRequest`."""
-        user = await self._user(caller)
+        user = await self.own_name(caller)
         name = checked_device_name(request.name)
         spec = (await self._state.preference()).spec
         rule = await self.factors.rule()
@@ -99,7 +99,7 @@ class Devices:
 
     async def finish(self, caller: Caller, request: m.NewFactorProof) -> m.Done:
         """Keeps a new device that has shown that it works. Raises `AccessDenied`."""
-        user = await self._user(caller)
+        user = await self.own_name(caller)
         for _ in range(_TRIES):
             asked = await self.factors.asked(request.id)
             if asked is None or asked[0].user != user or asked[0].purpose != REGISTER + user:
@@ -131,7 +131,7 @@ class Devices:
 
     async def remove(self, caller: Caller, request: m.RemoveFactorRequest) -> m.Done:
         """Removes a device by name or id, once one was proved. Raises `AccessDenied`, `BadRequest`, `NotFound`."""
-        user = await self._user(caller)
+        user = await self.own_name(caller)
         rule = await self.factors.rule()
         secret, _ = await self._secret(user)
         device = _named(secret, request.name)
@@ -287,8 +287,8 @@ class Devices:
             raise NotFound(f"the user {user!r} logs in elsewhere and has no devices here")
         return found
 
-    async def _user(self, caller: Caller) -> str:
-        """The user who asks, in the own name. Raises `AccessDenied`."""
+    async def own_name(self, caller: Caller) -> str:
+        """The user who asks, in the own name, for what is the own. Raises `AccessDenied`."""
         identity = caller.identity
         if not isinstance(identity, UserIdentity):
             raise AccessDenied("only users have second factors", hint="tsh login")

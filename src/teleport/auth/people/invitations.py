@@ -33,6 +33,7 @@ from teleport.auth.factors.leases import leases_of
 from teleport.auth.factors.lockout import locked_until, unlocked
 from teleport.auth.people.devices import Devices, checked_device_name
 from teleport.auth.people.logins import Logins
+from teleport.auth.people.web_sessions import ending_all
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, giving_roles
 from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule
@@ -134,6 +135,7 @@ class UserTokens:
         secret = records.USER_SECRETS + request.name
         for _ in range(_RESET_TRIES):
             found = await self._state.record(secret, UserSecret)  # before links and leases, which are made with it
+            browsers, ended = await ending_all(self._state, request.name, "reset", caller.address)
             try:
                 await self._state.commit(
                     [
@@ -141,12 +143,13 @@ class UserTokens:
                         PutOp(key, record.encode(), record.expires),
                         *await self._old_links(request.name),
                         *await leases_of(self._state, request.name),
+                        *browsers,
                     ],
                     conditions=[
                         Exists(records.USERS + request.name),
                         Exists(secret, found[1]) if found is not None else Absent(secret),
                     ],
-                    events=[self._created(caller, record)],
+                    events=[self._created(caller, record), *ended],
                 )
             except CompareFailed:
                 continue  # a factor was used, or another reset came first, at this moment

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Protocol
 
 from msgspec import UNSET
 
 from teleport.api import messages as m
-from teleport.audit.events import UserLogin
+from teleport.audit.events import Event, UserLogin
 from teleport.auth.authorities.certify import UserGrant
 from teleport.auth.factors import passwords
 from teleport.auth.factors.checking import LOGIN, Checked, Factors, event_device
@@ -24,7 +25,7 @@ from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, describe, find_lock
 from teleport.authz.second_factor import FactorKind, factor_rule
-from teleport.backend.interface import Exists, PutOp
+from teleport.backend.interface import Exists, PutOp, Write
 from teleport.errors import AccessDenied, CompareFailed
 from teleport.pki.keys import PublicKey
 from teleport.resources.lock import Lock
@@ -46,6 +47,26 @@ class Granter(Protocol):
     async def told_of_clusters(self, certs: m.UserCerts, user: User, grant: UserGrant) -> m.UserCerts: ...
 
     async def locks(self) -> Sequence[Lock]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What goes into the transaction of a login besides."""
+
+    writes: Sequence[Write] = ()
+    events: Sequence[Event] = ()
+
+
+class Along(Protocol):
+    """What a login makes besides certificates."""
+
+    async def granted(self, grant: UserGrant) -> UserGrant:
+        """The grant, perhaps for less."""
+        ...
+
+    async def made(self, grant: UserGrant, certs: m.UserCerts, factor: str, now: datetime) -> Made:
+        """What is written with the certificates."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +110,10 @@ class Logins:
 
     async def login(self, caller: Caller, request: m.LoginRequest) -> m.UserCerts:
         """Certificates for `request.public_key`; raises the one `AccessDenied` for everything that is not right."""
+        return await self.admitted(request)
+
+    async def admitted(self, request: m.LoginRequest, along: Along | None = None) -> m.UserCerts:
+        """As `login`, with what comes along in the same transaction."""
         PublicKey.parse(request.public_key)
         outcome = await self._check(request)
         if outcome.reason or outcome.user is None:
@@ -100,17 +125,22 @@ class Logins:
             route_to_cluster=request.route_to_cluster or self._state.cluster,
             client_address=address_of(request.client_addr),
         )
+        if along is not None:
+            grant = await along.granted(grant)
         now = self._state.clock.now()
         certifier = await self._state.certifier()
         certs = await asyncio.to_thread(certifier.user_certs, grant, request.public_key, now)
         checked = outcome.checked if outcome.factor_due else None
         former = checked.secret if checked is not None else outcome.secret
         secret = logged_in(former, now, place_of(request.client_addr))
+        factor = proved_by(checked.device if checked is not None else None)
+        besides = await along.made(grant, certs, factor, now) if along is not None else Made()
         try:
             await self._state.commit(
                 [
                     PutOp(records.USER_SECRETS + request.user, secret.encode()),
                     *(checked.spent if checked is not None else ()),
+                    *besides.writes,
                 ],
                 conditions=[
                     Exists(records.USER_SECRETS + request.user, outcome.revision),
@@ -125,8 +155,9 @@ class Logins:
                         PublicKey.parse(request.public_key),
                         certs,
                         addr=request.client_addr,
-                        factor=proved_by(checked.device if checked is not None else None),
+                        factor=factor,
                     ),
+                    *besides.events,
                 ],
             )
         except CompareFailed:

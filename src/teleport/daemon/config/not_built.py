@@ -65,7 +65,6 @@ NOT_BUILT: Final = (
     NotBuilt("teleport.mac_algos", _any, _OWN_LIST, False),
     NotBuilt("teleport.ciphersuites", _any, _OWN_LIST, False),
     NotBuilt("teleport.cache", _any, "is accepted: the copy of auth's data is kept in memory so far", False),
-    NotBuilt("auth_service.web_idle_timeout", _any, "is accepted, but browsers have no sessions yet", False),
     NotBuilt("proxy_service.kube_listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
     NotBuilt("proxy_service.mysql_listen_addr", _any, _LISTENER.format("MySQL clients"), False),
     NotBuilt("proxy_service.postgres_listen_addr", _any, _LISTENER.format("PostgreSQL clients"), False),

@@ -1,0 +1,197 @@
+"""The list of nodes as a person looks through it: who sees what is decided as for every list, then searched and sorted.
+
+Thousands of nodes are looked through for each letter that somebody types, so what a list shows of a stored node is
+read once for each revision of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from teleport.api import messages as m
+from teleport.auth.authorizer import LISTING, Authorizer, Denied
+from teleport.auth.server import Caller
+from teleport.auth.state import ClusterState
+from teleport.authz.decision import AccessDenial
+from teleport.backend.interface import Item
+from teleport.errors import BadRequest
+from teleport.resources.codec import from_json
+from teleport.resources.kinds import Kind
+from teleport.resources.server import LOST_AFTER, Server
+from teleport.store import records
+
+MOST: Final = 200  # nodes of a page
+LARGEST: Final = 96_000  # bytes of a page
+MAX_SEARCH: Final = 256  # characters
+MAX_LABELS: Final = 20
+
+
+class _Metadata(msgspec.Struct):
+    name: str
+    namespace: str = "default"
+    labels: dict[str, str] = {}
+
+
+class _Result(msgspec.Struct):
+    result: str = ""
+
+
+class _Spec(msgspec.Struct):
+    hostname: str = ""
+    addr: str = ""
+    use_tunnel: bool = False
+    cmd_labels: dict[str, _Result] = {}
+    heard: datetime | None = None
+
+
+class _Stored(msgspec.Struct):
+    """What a list shows of a stored node."""
+
+    metadata: _Metadata
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+    sub_kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A node, read from one revision."""
+
+    revision: int
+    host_id: str
+    namespace: str
+    all_labels: Mapping[str, str]
+    hostname: str
+    addr: str
+    tunnel: bool
+    agentless: bool
+    heard: datetime | None
+    text: str  # what is searched
+    order: str
+
+
+class NodePages:
+    """The handler of `find_nodes`."""
+
+    def __init__(self, state: ClusterState, authorizer: Authorizer) -> None:
+        self._state = state
+        self._authorizer = authorizer
+        self._known: dict[str, _Known] = {}  # by key
+
+    async def find(self, caller: Caller, request: m.FindNodesRequest) -> m.FoundNodes:
+        """A page of what the caller may see. Raises `BadRequest`, `AccessDenied`."""
+        if not 1 <= request.limit <= MOST or request.start < 0:
+            raise BadRequest(f"a page has 1 to {MOST} nodes")
+        if len(request.search) > MAX_SEARCH or len(request.labels) > MAX_LABELS:
+            raise BadRequest(f"a search has at most {MAX_SEARCH} characters and {MAX_LABELS} labels")
+        order = _order(request.sort)
+        pairs = [_pair(label) for label in request.labels]
+        fitting = _fitting(request.search.lower().split(), pairs)
+        visible = await self._visible(caller)
+        found = sorted((node for node in visible if fitting(node)), key=order, reverse=request.descending)
+        chosen = found[request.start : request.start + request.limit]
+        logins = await self._authorizer.logins_on(caller, chosen) or [[] for _ in chosen]
+        page = _cut([self._shown(node, allowed) for node, allowed in zip(chosen, logins, strict=True)])
+        end = request.start + len(page)
+        return m.FoundNodes(items=page, total=len(found), next_start=end if page and end < len(found) else 0)
+
+    async def _visible(self, caller: Caller) -> Sequence[_Known]:
+        items = await self._state.backend.range(records.NODES)
+        known = self._read(items)
+        if await self._authorizer.lists_alike(caller, Kind.NODE):
+            decisions = [await self._authorizer.decide(caller, verb, Kind.NODE, {}) for verb in LISTING]
+            for decision in decisions:
+                if isinstance(decision, AccessDenial):
+                    raise Denied(decision)
+        else:  # a rule looks at single nodes
+            nodes = [node for node in (from_json(item.value) for item in items) if isinstance(node, Server)]
+            listed = {node.name for node in await self._authorizer.listable(caller, Kind.NODE, nodes)}
+            known = [node for node in known if node.host_id in listed]
+        return await self._authorizer.visible_nodes(caller, known)
+
+    def _read(self, items: Sequence[Item]) -> list[_Known]:
+        former, present = self._known, {}
+        for item in items:
+            node = former.get(item.key)
+            if node is None or node.revision != item.revision:
+                node = _known(item)
+            present[item.key] = node
+        self._known = present  # what is gone is forgotten
+        return list(present.values())
+
+    def _shown(self, node: _Known, logins: list[str]) -> m.FoundNode:
+        silent = 0
+        if node.heard is not None and not node.agentless:
+            since = self._state.clock.now() - node.heard
+            silent = int(since.total_seconds()) if since >= LOST_AFTER else 0
+        return m.FoundNode(
+            id=node.host_id,
+            hostname=node.hostname,
+            addr="" if node.tunnel else node.addr,
+            labels=dict(node.all_labels),
+            tunnel=node.tunnel,
+            agentless=node.agentless,
+            silent_for=silent,
+            logins=logins,
+        )
+
+
+def _known(item: Item) -> _Known:
+    stored = msgspec.json.decode(item.value, type=_Stored)
+    labels = {**stored.metadata.labels, **{key: one.result for key, one in stored.spec.cmd_labels.items()}}
+    spec, name = stored.spec, stored.metadata.name
+    addr = "" if spec.use_tunnel else spec.addr
+    words = (spec.hostname, addr, name, *(f"{key}={value}" for key, value in labels.items()))
+    return _Known(
+        revision=item.revision,
+        host_id=name,
+        namespace=stored.metadata.namespace,
+        all_labels=labels,
+        hostname=spec.hostname,
+        addr=addr,
+        tunnel=spec.use_tunnel,
+        agentless=stored.sub_kind == "openssh",
+        heard=spec.heard,
+        text="\n".join(words).lower(),
+        order=f"{spec.hostname.lower()}\n{name}",
+    )
+
+
+def _pair(label: str) -> tuple[str, str]:
+    key, sign, value = label.partition("=")
+    if not sign or not key:
+        raise BadRequest(f"a label is written key=value, not {label[:64]!r}")
+    return key, value
+
+
+def _fitting(words: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Callable[[_Known], bool]:
+    def fits(node: _Known) -> bool:
+        return all(word in node.text for word in words) and all(node.all_labels.get(key) == one for key, one in pairs)
+
+    return fits
+
+
+def _order(sort: str) -> Callable[[_Known], Any]:
+    """By what a list is sorted; equal ones by name. Raises `BadRequest`."""
+    if sort == "hostname":
+        return lambda node: node.order
+    if sort == "addr":
+        return lambda node: (node.addr, node.order)
+    if sort.startswith("label:"):
+        label = sort.removeprefix("label:")
+        return lambda node: (node.all_labels.get(label, "").lower(), node.order)
+    raise BadRequest(f"nodes are sorted by hostname, addr or label:NAME, not by {sort[:64]!r}")
+
+
+def _cut(nodes: list[m.FoundNode]) -> list[m.FoundNode]:
+    """As many as a page has room for; at least one."""
+    size = 0
+    for number, node in enumerate(nodes):
+        size += len(msgspec.json.encode(node)) + 1
+        if size > LARGEST and number:
+            return nodes[:number]
+    return nodes

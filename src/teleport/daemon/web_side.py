@@ -1,0 +1,91 @@
+"""What the sessions of browsers need of their proxy: its view of the cluster, and the way to auth for their users."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from teleport.api import messages as m
+from teleport.api.client import AuthClient
+from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
+from teleport.authz.web_session import why_ended
+from teleport.backend.interface import Deleted, Event
+from teleport.daemon.view import View
+from teleport.identity import UserIdentity
+from teleport.pki.keys import PrivateKey
+from teleport.pki.sshformat import parse_certificate_line
+from teleport.pki.x509cert import auth_server_name
+from teleport.resources.kinds import Kind, Verb
+from teleport.store.records import LOCKS, ROLES, USERS, WEB_SESSIONS
+from teleport.transport.tls import client_context_of
+from teleport.transport.vouching import VouchingConnector
+from teleport.web.sessions import Pair
+
+
+class WebWays:
+    """`web.sessions.Ways`, by the view of a proxy."""
+
+    def __init__(
+        self, view: View, auth_servers: Sequence[tuple[str, int]], vouch_to_auth: Callable[[str, int], bytes]
+    ) -> None:
+        """`vouch_to_auth` makes the line that tells auth where a browser is."""
+        self._view = view
+        self._auth_servers = tuple(auth_servers)
+        self._vouch = vouch_to_auth
+
+    def identify(self, certificate: str) -> UserIdentity:
+        return self._view.verify_user(parse_certificate_line(certificate).blob)
+
+    def why_ended(self, identity: UserIdentity, expires: datetime) -> str:
+        now = self._view.clock.now()
+        return why_ended(identity, self._view.present(identity), self._view.locks(), now, expires)
+
+    def may(self, identity: UserIdentity, kind: Kind, verb: Verb) -> bool:
+        present = self._view.present(identity)
+        if present is None:
+            return False
+        request = APIAccessRequest(
+            identity=present,
+            verb=verb,
+            kind=kind,
+            cluster=self._view.cluster,
+            now=self._view.clock.now(),
+            client_address=present.source_ip,
+            locks=self._view.locks(),
+        )
+        return isinstance(evaluate_api_access(request, self._view.policy()), APIPermit)
+
+    def user_caller(self, pair: Pair, address: tuple[str, int]) -> AuthClient:
+        made: list[tuple[m.UserCerts, tuple[str, ...], ssl.SSLContext]] = []
+
+        def context() -> ssl.SSLContext:
+            (certs, key), trusted = pair(), self._view.tls_authorities()
+            if not made or made[0][0] is not certs or made[0][1] != trusted:
+                made[:] = [(certs, trusted, _context(trusted, certs, key))]
+            return made[0][2]
+
+        return AuthClient(
+            self._auth_servers,
+            context,
+            auth_server_name(self._view.cluster),
+            connector=lambda: VouchingConnector(lambda: self._vouch(*address)),
+        )
+
+    def follow(self, changed: Callable[[], None], removed: Callable[[str], None]) -> Callable[[], None]:
+        def gone(event: Event) -> None:
+            if isinstance(event, Deleted):
+                removed(event.key.removeprefix(WEB_SESSIONS))
+
+        ends = [self._view.cache.subscribe(prefix, lambda _: changed()) for prefix in (LOCKS, USERS, ROLES)]
+        ends.append(self._view.cache.subscribe(WEB_SESSIONS, gone))
+
+        def stop() -> None:
+            for end in ends:
+                end()
+
+        return stop
+
+
+def _context(trusted: Sequence[str], certs: m.UserCerts, key: PrivateKey) -> ssl.SSLContext:
+    return client_context_of(trusted, certs.tls_cert.encode(), key.pkcs8_pem().reveal())

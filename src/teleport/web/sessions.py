@@ -1,0 +1,487 @@
+"""The sessions of browsers that this proxy serves: taken up from their cookies, kept in memory, ended in time.
+
+The cookie holds the session's id and a secret (`pki.web_secret`). Auth keeps the rest: any proxy of the cluster takes a
+session up, also after a restart. A session holds its user's key, in memory alone, and calls auth with it: what a page
+shows is decided there, as for the user's tsh. A proxy that was shown no cookie can make up no session.
+
+Rules: a request counts only with the cookie *and* a bearer token of that session, or the page's CSRF token, and never
+from another origin; a login always makes a new session; `WebSession.ended` is set within moments of what ends it, and
+whoever serves a socket for a session waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol, TypeVar
+
+from aiohttp import web
+
+from teleport.api import messages as m
+from teleport.api import routes
+from teleport.clock import Clock
+from teleport.errors import AccessDenied, LimitExceeded, NotFound, TeleportError
+from teleport.identity import UserIdentity
+from teleport.pki.keys import PrivateKey, PublicKey, generate_p256
+from teleport.pki.web_secret import SIZE, WebSecret, parse_cookie
+from teleport.resources.kinds import Kind, Verb
+from teleport.transport.limits import RateLimit, who_tries
+from teleport.web.bodies import client_address
+from teleport.web.origin import check_page, check_same_origin
+
+log = logging.getLogger(__name__)
+
+COOKIE: Final = "__Host-session"
+BEARER_LIFE: Final = timedelta(minutes=10)
+BACKGROUND: Final = "X-Background"  # header of requests that nobody caused: they keep no session alive
+UNUSED: Final = 600.0  # seconds after which a session without requests and sockets leaves the memory
+SWEEP: Final = 5.0  # seconds between looks at what has come to its end
+USE_TOLD: Final = 60.0  # seconds between what auth is told of the use
+MOST: Final = 20_000  # sessions in memory
+MOST_PLACES: Final = 4  # addresses of one session that connections to auth are kept for
+TAKEN_UP: Final = 20.0  # cookies that one address may have looked at by auth in a second
+TAKEN_UP_BURST: Final = 200.0
+REFUSED: Final = 10_000  # cookies that are remembered as refused
+
+Req = TypeVar("Req", bound=m.Request)
+Rep = TypeVar("Rep", bound=m.Message)
+
+
+class SessionOver(AccessDenied):
+    """Who asks has to log in first."""
+
+
+class Caller(Protocol):
+    """Calls auth as somebody."""
+
+    async def call(self, route: routes.Route[Req, Rep], request: Req) -> Rep: ...
+
+
+class UserCaller(Caller, Protocol):
+    """Calls auth as the user of a session."""
+
+    async def renewed(self) -> None:
+        """The certificate is another one: nothing new runs on the connections that there are."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+Pair = Callable[[], tuple[m.UserCerts, PrivateKey]]
+
+
+class Ways(Protocol):
+    """What the proxy knows and reaches."""
+
+    def identify(self, certificate: str) -> UserIdentity:
+        """Whose SSH certificate (a line) it is. Raises `AccessDenied`."""
+        ...
+
+    def why_ended(self, identity: UserIdentity, expires: datetime) -> str:
+        """Why a session of this identity is over, as the cluster is now; empty when it is not."""
+        ...
+
+    def may(self, identity: UserIdentity, kind: Kind, verb: Verb) -> bool:
+        """Whether auth would probably allow a call; what menus show goes by it, and nothing else."""
+        ...
+
+    def user_caller(self, pair: Pair, address: tuple[str, int]) -> UserCaller:
+        """Calls auth with the certificates and key that `pair` gives, for a browser at this address."""
+        ...
+
+    def follow(self, changed: Callable[[], None], removed: Callable[[str], None]) -> Callable[[], None]:
+        """Calls `changed` when locks, users or roles have changed, and `removed` with the id of each session that has
+        ended; call what is returned to end that."""
+        ...
+
+
+class WebSession:
+    """One browser that is logged in."""
+
+    def __init__(self, found: m.WebSession, secret: WebSecret, key: PrivateKey, ways: Ways, clock: Clock) -> None:
+        assert found.certs is not None
+        self.id = found.id
+        self.user = found.user
+        self.created = found.created
+        self.expires = found.expires
+        self.factor = found.factor
+        self.key = key
+        self.ended = asyncio.Event()
+        self.why = ""  # once it has ended, for the log
+        self.idle_timeout = found.idle_timeout  # seconds; 0: none
+        self._secret = secret
+        self._ways = ways
+        self._clock = clock
+        self._certs = found.certs
+        self.identity = ways.identify(found.certs.cert)
+        self.used = self.told = clock.monotonic()  # when somebody last did something, and when auth heard of it
+        self.asked = clock.monotonic()  # when a request last came
+        self.idle_asked = float("-inf")  # when auth was last asked whether it is idle
+        self.sockets = 0
+        self.renewing = asyncio.Lock()
+        self._callers: OrderedDict[str, UserCaller] = OrderedDict()
+        self.closing: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"WebSession({self.user!r}, {self.id!r})"
+
+    @property
+    def certificate(self) -> str:
+        """The SSH certificate, an OpenSSH line; with `key` it opens sessions on hosts as tsh's does."""
+        return self._certs.cert
+
+    @property
+    def certs(self) -> m.UserCerts:
+        """All that a login gives, as it was made last."""
+        return self._certs
+
+    def caller(self, address: tuple[str, int]) -> UserCaller:
+        """Calls auth as the user, who is at `address` now. Raises `SessionOver`."""
+        if self.ended.is_set():
+            raise over()
+        known = self._callers.pop(address[0], None)
+        if known is None:
+            known = self._ways.user_caller(lambda: (self._certs, self.key), address)
+        self._callers[address[0]] = known
+        while len(self._callers) > MOST_PLACES:
+            self._close(self._callers.popitem(last=False)[1].renewed())
+        return known
+
+    def touched(self) -> None:
+        """Somebody is there: a key was pressed, a page was asked for."""
+        self.used = self._clock.monotonic()
+
+    @contextmanager
+    def socket(self) -> Iterator[None]:
+        """For as long as the block runs the session stays in memory. The block ends when `ended` is set."""
+        self.sockets += 1
+        try:
+            yield
+        finally:
+            self.sockets -= 1
+            self.asked = self._clock.monotonic()
+
+    def bearer(self) -> tuple[str, datetime]:
+        """A token for the page, and its end."""
+        until = min(self._clock.now() + BEARER_LIFE, self.expires)
+        return self._secret.bearer(self.id, until), until
+
+    def bearer_holds(self, token: str) -> bool:
+        return self._secret.bearer_holds(self.id, token, self._clock.now())
+
+    def opened_by(self, secret: WebSecret) -> bool:
+        return self._secret.same(secret)
+
+    @property
+    def proof(self) -> str:
+        return self._secret.proof
+
+    def cookie(self) -> str:
+        return self._secret.cookie(self.id)
+
+    def stale(self) -> bool:
+        """Whether its certificates are to be made anew: two thirds of their time are over."""
+        issued, end = self.identity.issued or self.created, self.identity.expires
+        return end < self.expires and end - self._clock.now() < (end - issued) / 3
+
+    def use_untold(self) -> bool:
+        """Whether it was used, and auth is to hear of it: often enough that it takes no session in use for idle."""
+        every = min(USE_TOLD, self.idle_timeout / 4) if self.idle_timeout else USE_TOLD
+        return self.used > self.told and self._clock.monotonic() - self.told >= every
+
+    def renewed(self, found: m.WebSession) -> None:
+        """Certificates were made anew."""
+        assert found.certs is not None
+        self._certs, self.identity = found.certs, self._ways.identify(found.certs.cert)
+        for one in self._callers.values():
+            self._close(one.renewed())
+
+    def end(self, why: str) -> None:
+        """Nothing more is done with it here."""
+        if not self.ended.is_set():
+            self.why = why
+            self.ended.set()
+            log.info("web session of %s ended: %s", self.user, why)
+            callers, self._callers = self._callers, OrderedDict()
+            for one in callers.values():
+                self._close(one.close())
+
+    def leave(self) -> None:
+        """It leaves the memory and may be taken up again."""
+        callers, self._callers = self._callers, OrderedDict()
+        for one in callers.values():
+            self._close(one.close())
+
+    def _close(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"connections of the web session {self.id}")
+        self.closing.add(task)
+        task.add_done_callback(self.closing.discard)
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """What a person typed and touched."""
+
+    user: str
+    password: str
+    otp_token: str
+    factor: m.FactorResponse | None
+    client_addr: str
+    user_agent: str
+
+
+class WebSessions:
+    """Those that this proxy serves."""
+
+    def __init__(self, auth: Caller, ways: Ways, clock: Clock) -> None:
+        """`auth` is called as the proxy itself."""
+        self._auth = auth
+        self._ways = ways
+        self._clock = clock
+        self._sessions: OrderedDict[str, WebSession] = OrderedDict()  # used longest ago first
+        self._taking_up: dict[str, asyncio.Lock] = {}
+        self._rate = RateLimit(TAKEN_UP, TAKEN_UP_BURST)
+        self._refused: OrderedDict[str, None] = OrderedDict()  # cookies, by their proof
+        self._gone: list[WebSession] = []  # whose connections are being closed
+
+    # beginning and ending
+
+    async def begin(self, proved: Proved) -> WebSession:
+        """A new session. Raises the one `AccessDenied` of logins."""
+        secret, key = WebSecret(os.urandom(SIZE)), generate_p256()
+        found = await self._auth.call(
+            routes.BEGIN_WEB_SESSION,
+            m.BeginWebSessionRequest(
+                user=proved.user,
+                password=proved.password,
+                otp_token=proved.otp_token,
+                factor=proved.factor,
+                public_key=key.public.line(""),
+                sealed_key=secret.seal(key, os.urandom),
+                proof=secret.proof,
+                client_addr=proved.client_addr,
+                user_agent=proved.user_agent,
+            ),
+        )
+        return self._keep(WebSession(found, secret, key, self._ways, self._clock))
+
+    async def replaced(self, request: web.Request) -> None:
+        """Ends the session whose cookie came with a login: the browser forgets it now."""
+        try:
+            check_same_origin(request)
+            former = await self._by_cookie(request)
+            await self.end(former, client_address(request), "replaced by a login")
+        except TeleportError:
+            return  # there was none, or auth is away: it lapses
+
+    def may(self, session: WebSession, kind: Kind, verb: Verb) -> bool:
+        """Whether the user may do this, as far as is known here: for menus."""
+        return self._ways.may(session.identity, kind, verb)
+
+    async def end(self, session: WebSession, client_addr: str, why: str = "logged out") -> None:
+        """Ends it, everywhere. Raises `ConnectionProblem` when auth cannot be told; here it has ended all the same."""
+        self._drop(session, why)
+        await self._auth.call(
+            routes.END_WEB_SESSION, m.EndWebSessionRequest(id=session.id, proof=session.proof, client_addr=client_addr)
+        )
+
+    def ended(self, made: str, why: str) -> None:
+        """Auth has ended it."""
+        session = self._sessions.get(made)
+        if session is not None:
+            self._drop(session, why)
+
+    # whose request it is
+
+    async def of(self, request: web.Request, *, page: bool = False) -> WebSession:
+        """The session of a request that proves it: by the cookie, and by a bearer token or, where `page` allows it, by
+        the token of the page (CSRF). Raises `SessionOver`, `AccessDenied`."""
+        check_same_origin(request)
+        session = await self._by_cookie(request)
+        if not session.bearer_holds(bearer_of(request)):
+            if not page:
+                raise SessionOver("the page's token is missing or too old", hint="load the page again")
+            check_page(request)
+        return await self._in_use(session, request)
+
+    async def of_socket(self, request: web.Request) -> WebSession:
+        """As `of`, for a websocket: its token is in the query (`access_token`), and it must name our origin."""
+        check_same_origin(request, must=True)
+        session = await self._by_cookie(request)
+        if not session.bearer_holds(request.query.get("access_token", "")):
+            raise SessionOver("the page's token is missing or too old", hint="load the page again")
+        return await self._in_use(session, request)
+
+    async def _by_cookie(self, request: web.Request) -> WebSession:
+        shown = parse_cookie(request.cookies.get(COOKIE, ""))
+        if shown is None:
+            raise over()
+        made, secret = shown
+        session = self._sessions.get(made)
+        if session is None:
+            session = await self._take_up(made, secret, request)
+        if not session.opened_by(secret):
+            raise over()
+        self._sessions.move_to_end(made)
+        return session
+
+    async def _in_use(self, session: WebSession, request: web.Request) -> WebSession:
+        session.asked = self._clock.monotonic()
+        if BACKGROUND not in request.headers:
+            session.touched()
+        await self.fresh(session, client_address(request))
+        return session
+
+    async def _take_up(self, made: str, secret: WebSecret, request: web.Request) -> WebSession:
+        proof = secret.proof
+        if proof in self._refused:
+            raise over()
+        lock = self._taking_up.setdefault(made, asyncio.Lock())
+        try:
+            async with lock:
+                known = self._sessions.get(made)
+                if known is not None:
+                    return known
+                if not self._rate.allow(who_tries(request.remote or ""), self._clock.monotonic()):
+                    raise LimitExceeded("too many sessions are asked for from this address; wait a moment")
+                try:
+                    found = await self._auth.call(
+                        routes.USE_WEB_SESSION,
+                        m.UseWebSessionRequest(id=made, proof=proof, client_addr=client_address(request)),
+                    )
+                    key = secret.open(found.sealed_key, PublicKey.parse(found.public_key).blob)
+                except AccessDenied:
+                    self._remember_refused(proof)
+                    raise over() from None
+                return self._keep(WebSession(found, secret, key, self._ways, self._clock))
+        finally:
+            if not lock.locked():
+                self._taking_up.pop(made, None)
+
+    async def fresh(self, session: WebSession, client_addr: str) -> None:
+        """Tells auth of the use now and then, and has certificates made anew in time; without `client_addr`, where the
+        browser is, only the former. Raises `SessionOver`."""
+        if not (session.use_untold() or (client_addr and session.stale())):
+            return
+        async with session.renewing:
+            now, certs = self._clock.monotonic(), bool(client_addr) and session.stale()
+            if not (session.use_untold() or certs):
+                return  # another request saw to it
+            asked = m.UseWebSessionRequest(id=session.id, proof=session.proof, client_addr=client_addr, certs=certs)
+            try:
+                found = await self._auth.call(routes.USE_WEB_SESSION, asked)
+            except AccessDenied as denied:
+                self._drop(session, denied.message)
+                raise over() from None
+            except TeleportError:
+                if session.identity.expires <= self._clock.now():
+                    raise
+                return  # auth is away for a moment; what the session holds still counts
+            session.told, session.idle_timeout = now, found.idle_timeout
+            if found.certs is not None:
+                session.renewed(found)
+
+    # looking after them
+
+    @asynccontextmanager
+    async def followed(self) -> AsyncIterator[None]:
+        """For as long as the block runs sessions end with what ends them."""
+        stop = self._ways.follow(self.look, lambda made: self.ended(made, "ended elsewhere"))
+        task = asyncio.create_task(self._sweep(), name="web sessions")
+        try:
+            yield
+        finally:
+            stop()
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            for session in [*self._sessions.values(), *self._gone]:
+                session.leave()
+                await asyncio.gather(*session.closing, return_exceptions=True)
+            self._sessions.clear()
+
+    def look(self) -> None:
+        """Ends those that are over as the cluster is now."""
+        for session in list(self._sessions.values()):
+            why = self._ways.why_ended(session.identity, session.expires)
+            if why:
+                self._drop(session, why)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            try:
+                await self.sweep()
+            except TeleportError as error:
+                log.warning("web sessions could not be looked after: %s", error)
+
+    async def sweep(self) -> None:
+        """Ends idle and expired sessions, and lets go of those that nobody asks for."""
+        self._gone = [one for one in self._gone if one.closing]
+        self.look()
+        now = self._clock.monotonic()
+        for session in list(self._sessions.values()):
+            if session.idle_timeout and now - max(session.used, session.idle_asked) >= session.idle_timeout:
+                await self._idle(session)
+            elif session.use_untold():
+                with suppress(SessionOver):
+                    await self.fresh(session, "")
+            elif not session.sockets and now - session.asked >= UNUSED:
+                self._forget(session)
+
+    async def _idle(self, session: WebSession) -> None:
+        """Nobody uses it here. Auth knows whether somebody does elsewhere; if so, it stays open here, too."""
+        asked = m.EndWebSessionRequest(id=session.id, proof=session.proof, idle=True)
+        session.idle_asked = self._clock.monotonic()  # asked again after as long a time
+        await self._auth.call(routes.END_WEB_SESSION, asked)
+
+    def _keep(self, session: WebSession) -> WebSession:
+        self._sessions[session.id] = session
+        while len(self._sessions) > MOST:
+            unused = next((one for one in self._sessions.values() if not one.sockets), None)
+            if unused is None or unused is session:
+                break
+            self._forget(unused)
+        why = self._ways.why_ended(session.identity, session.expires)
+        if why:  # it came while this was under way
+            self._drop(session, why)
+            raise over()
+        return session
+
+    def _forget(self, session: WebSession) -> None:
+        self._sessions.pop(session.id, None)
+        session.leave()
+        self._gone.append(session)
+
+    def _drop(self, session: WebSession, why: str) -> None:
+        self._sessions.pop(session.id, None)
+        self._remember_refused(session.proof)
+        session.end(why)
+        self._gone.append(session)
+
+    def _remember_refused(self, proof: str) -> None:
+        """An ended session never comes back, so nobody has to ask auth for it again."""
+        self._refused[proof] = None
+        while len(self._refused) > REFUSED:
+            self._refused.popitem(last=False)
+
+
+def bearer_of(request: web.Request) -> str:
+    """The token beside the cookie; empty when there is none."""
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else ""
+
+
+def over() -> SessionOver:
+    """The one answer to whoever is not logged in, whatever the reason."""
+    return SessionOver("you are not logged in, or your session has ended", hint="log in again")
+
+
+def no_sessions() -> NotFound:
+    return NotFound("this proxy serves no browsers' sessions")
