@@ -99,7 +99,8 @@ class WebSecret:
 def parse_cookie(value: str) -> tuple[str, WebSecret] | None:
     """The session's id and its secret; None for what is no such cookie."""
     session, dot, secret = value.rpartition(".")
-    if not dot or not session or len(value) > MAX_COOKIE or not session.replace("-", "").replace("_", "").isalnum():
+    known = session.isascii() and session.replace("-", "").replace("_", "").isalnum()
+    if not dot or not known or len(value) > MAX_COOKIE:
         return None
     try:
         found = WebSecret(_bytes(secret))
