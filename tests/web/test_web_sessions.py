@@ -7,6 +7,7 @@ import base64
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -490,6 +491,10 @@ async def test_a_session_that_is_bound_to_an_address_is_good_from_there_alone(tm
         session = window.session
         assert session.identity.source_ip == "127.0.0.1"
         assert (await window.ask("GET", NODES)).status == 200
+        real = session.identity
+        session.identity = replace(real, source_ip="192.0.2.77")  # as if the browser had moved
+        assert (await window.ask("GET", "/webapi/user/status")).status == 403
+        session.identity = real
         with pytest.raises(TeleportError):
             await session.caller(("192.0.2.77", 4711)).call(routes.FIND_NODES, m.FindNodesRequest())
         proxy = await auth.host(SystemRole.PROXY)

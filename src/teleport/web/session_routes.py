@@ -153,11 +153,9 @@ class SessionRoutes:
 
     async def log_out(self, request: web.Request) -> web.Response:
         session = await self.sessions.of(request, page=True)
-        try:
-            await self.sessions.end(session, client_address(request))
-        finally:
-            response = _done()
-            response.del_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Strict")
+        await self.sessions.end(session, client_address(request))
+        response = _done()
+        response.del_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Strict")
         return response
 
     async def renew(self, request: web.Request) -> web.Response:

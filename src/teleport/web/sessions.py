@@ -31,6 +31,7 @@ from teleport.identity import UserIdentity
 from teleport.pki.keys import PrivateKey, PublicKey, generate_p256
 from teleport.pki.web_secret import SIZE, WebSecret, parse_cookie
 from teleport.resources.kinds import Kind, Verb
+from teleport.resources.names import canonical_address
 from teleport.transport.limits import RateLimit, who_tries
 from teleport.web.bodies import client_address
 from teleport.web.origin import check_page, check_same_origin
@@ -48,6 +49,7 @@ MOST_PLACES: Final = 4  # addresses of one session that connections to auth are 
 TAKEN_UP: Final = 20.0  # cookies that one address may have looked at by auth in a second
 TAKEN_UP_BURST: Final = 200.0
 REFUSED: Final = 10_000  # cookies that are remembered as refused
+REFUSED_FOR: Final = 30.0  # seconds, of one that auth refused
 
 Req = TypeVar("Req", bound=m.Request)
 Rep = TypeVar("Rep", bound=m.Message)
@@ -247,7 +249,7 @@ class WebSessions:
         self._sessions: OrderedDict[str, WebSession] = OrderedDict()  # used longest ago first
         self._taking_up: dict[str, asyncio.Lock] = {}
         self._rate = RateLimit(TAKEN_UP, TAKEN_UP_BURST)
-        self._refused: OrderedDict[str, None] = OrderedDict()  # cookies, by their proof
+        self._refused: OrderedDict[str, float] = OrderedDict()  # cookies, by their proof, and until when
         self._gone: list[WebSession] = []  # whose connections are being closed
 
     # beginning and ending
@@ -332,6 +334,9 @@ class WebSessions:
         return session
 
     async def _in_use(self, session: WebSession, request: web.Request) -> WebSession:
+        bound = session.identity.source_ip
+        if bound and canonical_address(request.remote or "") != bound:
+            raise AccessDenied("your session holds from the address of the login alone", hint="log in again")
         session.asked = self._clock.monotonic()
         if BACKGROUND not in request.headers:
             session.touched()
@@ -340,7 +345,7 @@ class WebSessions:
 
     async def _take_up(self, made: str, secret: WebSecret, request: web.Request) -> WebSession:
         proof = secret.proof
-        if proof in self._refused:
+        if self._refused.get(proof, 0.0) > self._clock.monotonic():
             raise over()
         lock = self._taking_up.setdefault(made, asyncio.Lock())
         try:
@@ -357,7 +362,7 @@ class WebSessions:
                     )
                     key = secret.open(found.sealed_key, PublicKey.parse(found.public_key).blob)
                 except AccessDenied:
-                    self._remember_refused(proof)
+                    self._remember_refused(proof, self._clock.monotonic() + REFUSED_FOR)
                     raise over() from None
                 return self._keep(WebSession(found, secret, key, self._ways, self._clock))
         finally:
@@ -377,7 +382,7 @@ class WebSessions:
             try:
                 found = await self._auth.call(routes.USE_WEB_SESSION, asked)
             except AccessDenied as denied:
-                self._drop(session, denied.message)
+                self._drop(session, denied.message, REFUSED_FOR)
                 raise over() from None
             except TeleportError:
                 if session.identity.expires <= self._clock.now():
@@ -459,15 +464,16 @@ class WebSessions:
         session.leave()
         self._gone.append(session)
 
-    def _drop(self, session: WebSession, why: str) -> None:
+    def _drop(self, session: WebSession, why: str, refused_for: float = float("inf")) -> None:
         self._sessions.pop(session.id, None)
-        self._remember_refused(session.proof)
+        self._remember_refused(session.proof, self._clock.monotonic() + refused_for)
         session.end(why)
         self._gone.append(session)
 
-    def _remember_refused(self, proof: str) -> None:
-        """An ended session never comes back, so nobody has to ask auth for it again."""
-        self._refused[proof] = None
+    def _remember_refused(self, proof: str, until: float) -> None:
+        """Auth is not asked for it again before that: an ended session never comes back. One that auth refused may have
+        been asked for from an address that it is not bound to."""
+        self._refused[proof] = until
         while len(self._refused) > REFUSED:
             self._refused.popitem(last=False)
 
