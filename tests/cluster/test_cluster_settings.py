@@ -26,7 +26,6 @@ from teleport.resources.cluster import (
 )
 from teleport.resources.codec import resource_warnings
 from teleport.resources.kinds import Kind
-from teleport.resources.values import Duration
 from teleport.testing.cluster import BIN, LOOPBACK, NODE, PASSWORD, Cluster, Host, Person, Ran, wait_until
 from teleport.testing.terminal import Terminal
 
@@ -46,7 +45,7 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
     "cluster_auth_preference.locking_mode": "tests/security/test_security_strict_locks.py",  # takes minutes of a clock
     "cluster_networking_config.client_idle_timeout": "test_an_idle_session_ends_with_the_message",
     "cluster_networking_config.client_idle_timeout_message": "test_an_idle_session_ends_with_the_message",
-    "cluster_networking_config.web_idle_timeout": (Duration.of(minutes=5),),
+    "cluster_networking_config.web_idle_timeout": "tests/web/test_web_sessions.py",
     "cluster_networking_config.keep_alive_interval": "test_a_client_that_does_not_answer_is_cut",
     "cluster_networking_config.keep_alive_count_max": "test_a_client_that_does_not_answer_is_cut",
     "cluster_networking_config.session_control_timeout": "tests/auth/test_auth_session_control.py",
