@@ -65,6 +65,8 @@ TABLE: Final = (
     Row("auth/invented-credentials", Fate.KEPT, "note of auth to itself"),
     Row("auth/lease-approvals/", Fate.LEFT_OUT, "links that approve leases"),
     Row("auth/browser-logins/", Fate.LEFT_OUT, "logins that wait for an answer in a browser"),
+    Row("web_sessions/", Fate.LEFT_OUT, "sessions of browsers", "sessions of browsers"),
+    Row("auth/web-sessions/", Fate.LEFT_OUT, "what takes sessions of browsers up, and their sealed keys"),
     Row("auth/agentless-names/", Fate.LEFT_OUT, "keys with which proxies speak for hosts, for minutes"),
     Row("auth/agentless-proofs/", Fate.LEFT_OUT, "connections that were signed for, for minutes"),
     Row("auth/factor-challenges/", Fate.LEFT_OUT, "challenges to second factors"),
