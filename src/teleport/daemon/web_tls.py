@@ -23,7 +23,6 @@ from teleport.errors import TeleportError
 from teleport.pki.keys import generate_p256
 from teleport.pki.web_chain import WebPair, read_pair
 from teleport.pki.x509cert import INTERNAL_NAME, pem_of, self_signed_web_pair
-from teleport.pki.x509verify import load_certificate
 from teleport.transport.one_port import Choice, Ending, Port
 from teleport.transport.tls import one_port_context
 from teleport.transport.web_certificates import WebCertificates
@@ -111,12 +110,14 @@ class WebTLS:
         if self._made is None:
             cert, key = self._host.data_dir / "webproxy_cert.pem", self._host.data_dir / "webproxy_key.pem"
             hosts = [*self._hosts, "localhost", "127.0.0.1", "::1"]
-            now = self._clock.now()
-            if not (cert.exists() and key.exists() and _still_good(cert, hosts, now)):
+            kept = _kept(cert, key, hosts, self._clock.now())
+            if kept is None:
                 made = generate_p256()
                 write_private(key, made.pkcs8_pem().reveal())
-                write_private(cert, pem_of(self_signed_web_pair(list(dict.fromkeys(hosts)), made, now)), 0o644)
-            self._made = read_pair(cert.read_bytes(), key.read_bytes(), chain_name=str(cert), key_name=str(key))
+                shown = self_signed_web_pair(list(dict.fromkeys(hosts)), made, self._clock.now())
+                write_private(cert, pem_of(shown), 0o644)
+                kept = read_pair(cert.read_bytes(), key.read_bytes(), chain_name=str(cert), key_name=str(key))
+            self._made = kept
             log.warning(
                 "the web listener shows a self-signed certificate, of which browsers warn%s",
                 ", until the first one by ACME is there"
@@ -126,16 +127,13 @@ class WebTLS:
         return self._made
 
 
-def _still_good(cert: Path, hosts: Sequence[str], now: datetime) -> bool:
-    from cryptography import x509
-
+def _kept(cert: Path, key: Path, hosts: Sequence[str], now: datetime) -> WebPair | None:
+    """The pair of an earlier run, if it is whole (a run may have been killed between the two files) and still fits."""
     try:
-        found = load_certificate(cert.read_bytes())
-        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, TeleportError, x509.ExtensionNotFound):
-        return False
-    held = {str(name.value) for name in names}
-    return set(hosts) <= held and found.not_valid_after_utc > now
+        found = read_pair(cert.read_bytes(), key.read_bytes(), chain_name=str(cert), key_name=str(key))
+    except (OSError, TeleportError):
+        return None
+    return found if now < found.not_after and all(found.fits(host) for host in hosts) else None
 
 
 __all__ = ["WebTLS"]
