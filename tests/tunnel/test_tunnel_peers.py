@@ -140,9 +140,9 @@ class End:
         await wait_until(lambda: self.lab.server.holds(str(made.host_id)))
         return str(made.host_id)
 
-    async def other(self, pair: Pair | None) -> Dialer:
-        """Somebody else who asks."""
-        dialer = Dialer(CLUSTER, hosts=self.tls, context=lambda: self.tls.calling(pair))
+    async def other(self, pair: Pair | None, address: str = "127.0.0.1:3021") -> Dialer:
+        """Somebody else who asks, and says to be reached at `address`."""
+        dialer = Dialer(CLUSTER, hosts=self.tls, context=lambda: self.tls.calling(pair), address=lambda: address)
         await self.stack.enter_async_context(served(dialer.run, "dialer"))
         return dialer
 
@@ -171,7 +171,7 @@ async def peers(folder: Path, *, unproved: int = 200, most: int = 100) -> AsyncI
         )
         await stack.enter_async_context(served(lambda started: server.run([bound], started), "peers"))
         asking = tls.host(SystemRole.PROXY)
-        dialer = Dialer(CLUSTER, hosts=tls, context=lambda: tls.calling(asking))
+        dialer = Dialer(CLUSTER, hosts=tls, context=lambda: tls.calling(asking), address=lambda: "localhost:3021")
         await stack.enter_async_context(served(dialer.run, "dialer"))
         proxy = PeerProxy(own.name, "127.0.0.1", bound.getsockname()[1])
         yield End(tls, lab, server, events, proxy, dialer, asking, stack)
@@ -366,6 +366,42 @@ async def test_the_proxy_that_is_asked_has_to_be_the_one_that_is_meant_and_no_lo
         await asyncio.wait_for(client.lost.wait(), 10)
         with pytest.raises(ConnectionProblem, match="not believed"):
             await end.dialer.connect(end.proxy, host, Client)
+
+
+@pytest.mark.parametrize("own", ["", "10.1.2.3:3021", "proxy.lab.test:3021", "[2001:db8::1]:3021"])
+async def test_a_loopback_is_dialled_on_another_proxys_word_only_where_all_are_on_one_machine(
+    tmp_path: Path, own: str
+) -> None:
+    """Else a proxy that was taken over has others knock at what only they reach."""
+    async with peers(tmp_path) as end:
+        host = await end.host()
+        dialer = await end.other(end.asking, own)
+        knocked: list[asyncio.StreamWriter] = []
+        door = await asyncio.start_server(lambda _, writer: knocked.append(writer), "127.0.0.1", 0)
+        async with door:
+            port = door.sockets[0].getsockname()[1]
+            for name in ("127.0.0.1", "127.0.0.2", "localhost"):
+                with pytest.raises(ConnectionProblem, match=r"not dialled.*this proxy's own peer address"):
+                    await dialer.connect(PeerProxy(end.proxy.host_id, name, port), host, Client)
+        assert not knocked
+        with pytest.raises(ConnectionProblem, match="not dialled"):
+            await dialer.connect(end.proxy, host, Client)
+        for same in ("127.0.0.1:3021", "[::1]:3021", "localhost:3021"):
+            client = await (await end.other(end.asking, same)).connect(end.proxy, host, Client)
+            await client.says(b"led", b"led")
+
+
+async def test_connections_that_end_while_they_wait_are_forgotten_and_new_ones_made(tmp_path: Path) -> None:
+    async with peers(tmp_path) as end:
+        host = await end.host()
+        await end.dialer.connect(end.proxy, host, Client)
+        await wait_until(lambda: end.dialer.kept(end.proxy) > 0)
+        end.tls.refused[end.proxy.host_id] = AccessDenied("it is locked")
+        end.dialer.reconsider()
+        await wait_until(lambda: end.dialer.kept(end.proxy) == 0)
+        end.tls.refused.clear()
+        await end.dialer.connect(end.proxy, host, Client)
+        await wait_until(lambda: end.dialer.kept(end.proxy) > 0)
 
 
 async def test_what_breaks_the_rules_ends_the_connection(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ class PeerSide:
             emitter=emitter,
             clock=clock,
         )
-        self.dialer = Dialer(view.cluster, hosts=view, context=lambda: self._both()[1])
+        self.dialer = Dialer(view.cluster, hosts=view, context=lambda: self._both()[1], address=lambda: self.address)
         self.directory = PeerDirectory(view, host_id, clock)
         self.leading = Leading(tunnels, self.dialer, self.directory)
         for prefix in ("locks/", "authorities/", HOSTS):

@@ -20,10 +20,11 @@ from typing import Final, TypeVar
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.pki.refusal import CertificateRefused
 from teleport.recording.sanitise import one_line
+from teleport.resources.values import HostPort
 from teleport.ssh.relay import NodeLeg, RelayHandler
 from teleport.transport import memory_pair
 from teleport.tunnel.peer_link import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Context, Hosts, Link, check_proxy
-from teleport.tunnel.reaching import why_not
+from teleport.tunnel.reaching import is_loopback, why_not
 from teleport.wire import peering
 from teleport.wire.peering import Kind
 
@@ -56,11 +57,14 @@ class Refused(AccessDenied):
 class Dialer:
     """Leads clients to hosts by other proxies."""
 
-    def __init__(self, cluster: str, *, hosts: Hosts, context: Context) -> None:
-        """`context` gives the TLS context of the next connection; it shows this proxy's certificate."""
+    def __init__(self, cluster: str, *, hosts: Hosts, context: Context, address: Callable[[], str]) -> None:
+        """`context` gives the TLS context of the next connection; it shows this proxy's certificate. `address` is where
+        this proxy says that others reach it (`HOST:PORT`), empty while nowhere: others' loopback addresses are dialled
+        only where that is one, too."""
         self._cluster = cluster
         self._hosts = hosts
         self._context = context
+        self._address = address
         self._waiting: dict[PeerProxy, deque[_Asked]] = {}
         self._warming: set[PeerProxy] = set()
         self._links: set[_Asked] = set()
@@ -123,28 +127,31 @@ class Dialer:
 
     def renewed(self) -> None:
         """This proxy has new certificates: what waits was made with the former ones."""
-        for waiting in self._waiting.values():
-            for link in waiting:
-                link.abort()
-        self._waiting.clear()
+        former, self._waiting = self._waiting, {}
+        for link in [link for waiting in former.values() for link in waiting]:
+            link.abort()
+
+    def kept(self, proxy: PeerProxy) -> int:
+        """How many connections to it wait for a client."""
+        return len(self._waiting.get(proxy, ()))
 
     # connections
 
     def _ready(self, proxy: PeerProxy) -> _Asked | None:
-        waiting = self._waiting.get(proxy)
-        while waiting:
+        while waiting := self._waiting.get(proxy):
             link = waiting.pop()
             link.stop_waiting()
+            if not waiting:
+                del self._waiting[proxy]
             if not link.gone:
                 return link
         return None
 
     def _keep(self, proxy: PeerProxy, link: _Asked) -> None:
-        waiting = self._waiting.setdefault(proxy, deque())
-        if link.gone or len(waiting) >= KEPT:
+        if link.gone or self.kept(proxy) >= KEPT:
             link.close()
             return
-        waiting.append(link)
+        self._waiting.setdefault(proxy, deque()).append(link)
         link.wait(KEPT_SECONDS, lambda: self._forget(proxy, link))
 
     def _forget(self, proxy: PeerProxy, link: _Asked) -> None:
@@ -158,7 +165,7 @@ class Dialer:
 
     def _warm(self, proxy: PeerProxy) -> None:
         """Makes a connection for the client who comes next."""
-        if proxy in self._warming or len(self._waiting.get(proxy, ())) >= KEPT or self._tasks is None:
+        if proxy in self._warming or self.kept(proxy) >= KEPT or self._tasks is None:
             return
         self._warming.add(proxy)
 
@@ -198,10 +205,11 @@ class Dialer:
     async def _reach(self, proxy: PeerProxy) -> _Asked:
         """TLS with the first of the proxy's addresses that answers. What is checked is what is dialled: a proxy says
         its address itself, and one that was taken over does not have this one knock at what only it reaches."""
+        own = bool(self._address()) and is_loopback(HostPort.parse(self._address(), 0).host)  # all on one machine
         loop, problem = asyncio.get_running_loop(), OSError("its name has no address")
         for info in await loop.getaddrinfo(proxy.host, proxy.port, type=socket.SOCK_STREAM):
             address = str(info[4][0])
-            if why := why_not(address, loopback=True):
+            if why := why_not(address, loopback=own, elsewhere="this proxy's own peer address is none"):
                 problem = OSError(f"{address} is not dialled: {why}")
                 continue
             try:
@@ -272,6 +280,7 @@ class _Asked(Link):
         self._answer: asyncio.Future[peering.Answer] | None = None
         self._begin: Callable[[], RelayHandler] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._over: Callable[[], None] | None = None
         self.peername: object = None
 
     def began(self) -> None:
@@ -285,13 +294,14 @@ class _Asked(Link):
         return self.handler is not None or self._answer is not None
 
     def wait(self, seconds: float, over: Callable[[], None]) -> None:
-        """Calls `over` after so long."""
+        """Calls `over` after so long, or when the connection ends before."""
+        self._over = over
         self._timer = asyncio.get_running_loop().call_later(seconds, over)
 
     def stop_waiting(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._timer = self._over = None
 
     async def ask(self, ask: peering.Ask, begin: Callable[[], RelayHandler]) -> peering.Answer:
         """The answer; when it says yes, `begin` has been called for what follows. Raises `_Gone`."""
@@ -316,7 +326,10 @@ class _Asked(Link):
         self._answer.set_result(answer)
 
     def lost(self) -> None:
+        over = self._over
         self.stop_waiting()
+        if over is not None:
+            over()
         self._links.discard(self)
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(_Gone())

@@ -44,8 +44,9 @@ def tunnel_address(text: str) -> HostPort:
     return found
 
 
-def why_not(address: str, *, loopback: bool) -> str:
-    """Why this IP address is not dialled on a stranger's word; empty when it is. `loopback`: whether this host is."""
+def why_not(address: str, *, loopback: bool, elsewhere: str = "auth_servers leads elsewhere") -> str:
+    """Why this IP address is not dialled on a stranger's word; empty when it is. `loopback`: whether this host is;
+    `elsewhere` says why it is not."""
     found = ipaddress.ip_address(canonical_address(address) or address)
     if isinstance(found, ipaddress.IPv6Address):
         inside = found.sixtofour or (found.teredo or (None, None))[1]
@@ -54,13 +55,13 @@ def why_not(address: str, *, loopback: bool) -> str:
         ):  # the latter: RFC 4291 section 2.5.5.1
             inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inside is not None:
-            return why_not(str(inside), loopback=False)
+            return why_not(str(inside), loopback=False, elsewhere=elsewhere)
     if found.is_link_local or str(found) in _METADATA:
         return "it is of the link, or a cloud's own service"
     if found.is_multicast or found.is_unspecified or any(found in one for one in _NOBODYS):
         return "it is nobody's address"
     if found.is_loopback and not loopback:
-        return "it is this very host, and auth_servers leads elsewhere"
+        return f"it is this very host, and {elsewhere}"
     return ""
 
 
@@ -69,7 +70,7 @@ class Ways:
 
     def __init__(self, configured: Iterable[str] = ()) -> None:
         self._configured = frozenset(host.lower() for host in configured)
-        self._loopback = any(host == "localhost" or _is_loopback(host) for host in self._configured)
+        self._loopback = any(is_loopback(host) for host in self._configured)
 
     async def connect(self, protocol: asyncio.Protocol, host: str, port: int) -> None:
         """Connects the protocol. The caller bounds the time. Raises `OSError`, `ConnectionProblem`, `BadRequest`, and
@@ -157,9 +158,10 @@ class _Checked(AbstractResolver):
         return
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether it is `localhost` or an address of the loopback."""
     literal = canonical_address(host)
-    return bool(literal) and ipaddress.ip_address(literal).is_loopback
+    return host.lower() == "localhost" or (bool(literal) and ipaddress.ip_address(literal).is_loopback)
 
 
-__all__ = ["PORT", "Ways", "tunnel_address", "why_not"]
+__all__ = ["PORT", "Ways", "is_loopback", "tunnel_address", "why_not"]
