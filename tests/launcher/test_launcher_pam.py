@@ -135,16 +135,21 @@ async def test_a_terminal_is_named_and_a_login_shell_shows_what_modules_say(
 async def test_a_greeting_that_no_terminal_holds_is_shown_whole(
     end: LauncherEnd, person: pwd.struct_passwd, stack: Stack, tmp_path: Path
 ) -> None:
-    """It is written before the shell runs, and read while it is written."""
+    """It is written before the shell runs, and read while it is written. What is typed meanwhile a terminal echoes into
+    it, as under sshd; so nothing is typed before its end was read."""
+    greeting = write(tmp_path / "motd", "x" * 79 + chr(10), 700)
+    with greeting.open("a") as file:
+        file.write("that is all\n")
     pam = stack(
         f"account required pam_permit.so\nsession required pam_permit.so\n"
-        f"session optional pam_motd.so motd={write(tmp_path / 'motd', 'x' * 79 + chr(10), 700)}\n"
+        f"session optional pam_motd.so motd={greeting}\n"
     )
     process = await Launcher(end).spawn(replace(request(person, "", pam, Pty()), kind=Kind.SHELL))
     try:
         assert process.pty is not None
+        shown = await read(process.pty, b"that is all")
         os.write(process.pty, b"echo at-the-$((1))-end; exit\n")
-        shown = await read(process.pty)
+        shown += await read(process.pty)
         assert (await process.wait()).status == 0
     finally:
         close(process)
