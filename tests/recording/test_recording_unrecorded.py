@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,3 +59,14 @@ def test_notes_stay_where_they_are_until_they_are_told(tmp_path: Path) -> None:
     assert not former.exists()
     assert list(unrecorded.noted(own)) == []
     upload_folders.AbandonedFolder(own, own_lock).close()
+
+
+def test_a_folder_that_was_closed_takes_no_note_and_says_so_as_a_disk_would(tmp_path: Path) -> None:
+    """As while a daemon ends: the session is refused with words, and no error of ours."""
+    directory = RecordingDirectory(tmp_path)
+    directory.close()
+    with pytest.raises(OSError, match="descriptor") as refused:
+        unrecorded.note(directory, header())
+    assert refused.value.errno == errno.EBADF
+    with pytest.raises(OSError, match="closed"):
+        directory.sync()

@@ -6,6 +6,7 @@ suffixes, and follows no link. Folder 0700, files 0600.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -143,7 +144,10 @@ class RecordingDirectory:
         self.sync()
 
     def sync(self) -> None:
-        """The names as they are now survive a power cut."""
+        """The names as they are now survive a power cut. `OSError`, as all else here raises, when it was closed: a
+        daemon that ends may close it before the last session has begun."""
+        if self.descriptor < 0:
+            raise OSError(errno.EBADF, "the folder was closed")
         os.fsync(self.descriptor)
 
     def ids(self, suffix: Suffix) -> list[str]:
