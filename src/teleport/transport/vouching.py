@@ -26,7 +26,7 @@ class VouchingConnector(aiohttp.BaseConnector):
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
-        """What `aiohttp.BaseConnector` asks its heirs for (tests/transport/test_transport_vouching.py keeps it)."""
+        """What `aiohttp.BaseConnector` asks its heirs for (tests/web/test_web_sessions.py keeps it)."""
         host, port = req.url.raw_host or "", req.url.port or 0
         context = req.ssl
         assert isinstance(context, ssl.SSLContext), "auth is spoken to by TLS alone"
