@@ -56,6 +56,7 @@ class ProxyHost(Host):
             self.config["teleport"] |= self._farm.joining(self.name, "proxy")
             self.write()
         self.daemon.begin()
+        self._farm.ends(self.daemon)
 
     def drain(self) -> None:
         """Asks it to leave when its clients have."""
