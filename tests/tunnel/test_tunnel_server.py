@@ -22,7 +22,7 @@ from teleport.tunnel import messages as m
 from teleport.tunnel.agent import AgentConfig, TunnelAgent
 from teleport.tunnel.registry import MOST_OF_HOST, Registry
 from teleport.tunnel.server import TunnelConfig, TunnelServer
-from teleport.wire.forward_spec import TcpEnd
+from teleport.wire.forward_spec import SocketEnd, TcpEnd
 
 
 class Hosts(Authorities):
@@ -234,6 +234,20 @@ async def test_a_hostile_host_opens_nothing_and_makes_the_proxy_connect_nowhere(
             assert not lab.server.holds(str(host.host_id)), "who registers nothing leads nowhere"
             await lab.events.wait_for("session.request_denied", 4)
             assert not reached.is_set()
+
+
+async def test_whatever_is_begun_on_a_connection_that_has_ended_is_told_so() -> None:
+    async with tunnels() as lab:
+        client = await lab.log_in(lab.hosts.host(SystemRole.NODE, "node"))
+        client.abort()
+        await client.wait_lost()
+        with pytest.raises(ConnectionProblem, match="lost"):
+            await client.start(command="id", on_output=lambda *_: None)
+        for end in (TcpEnd("127.0.0.1", 22), SocketEnd("/run/a")):
+            with pytest.raises(ConnectionProblem, match="lost"):
+                await client.stream(end, on_output=lambda *_: None)
+        with pytest.raises(ConnectionProblem, match="lost"):
+            await client.through("127.0.0.1", 22, login="root", check=lambda _: None)
 
 
 async def ask(client: SshClient, data: bytes) -> int:

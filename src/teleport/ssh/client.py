@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import asyncssh
 from asyncssh import SSHClient, SSHClientConnectionOptions
@@ -49,6 +49,7 @@ _HOST_CERTIFICATES = tuple(
     f"{name.removesuffix('@openssh.com')}-cert-v01@openssh.com" for name in SIGNATURES if not name.startswith(("sk-",))
 )
 _HOST_KEYS = tuple(name for name in SIGNATURES if not name.startswith("sk-"))
+C = TypeVar("C")
 _WINDOW = 2 * 1024 * 1024  # bytes
 _PACKET = 32 * 1024
 KEEPALIVE = KeepAlive(15.0, 3)
@@ -155,7 +156,9 @@ class SshClient:
 
         async def open_tunnel(protocol: _Connection) -> None:
             self._connection.create_task(self._connection.measure_delay())
-            channel = _Tunnel(self._connection, self._connection._loop, None, "strict", _WINDOW, _PACKET)
+            channel = self._new(
+                lambda: _Tunnel(self._connection, self._connection._loop, None, "strict", _WINDOW, _PACKET)
+            )
             try:
                 await channel.connect(lambda: cast(Any, protocol), target, port, "127.0.0.1", 0)
             except asyncssh.ChannelOpenError as error:
@@ -189,7 +192,9 @@ class SshClient:
         """
         connection = self._connection
         connection.create_task(connection.measure_delay())
-        channel = SessionChannel(connection, connection._loop, "strict", None, "strict", _WINDOW, _PACKET)
+        channel = self._new(
+            lambda: SessionChannel(connection, connection._loop, "strict", None, "strict", _WINDOW, _PACKET)
+        )
         session = RemoteSession(channel, on_output, on_writable)
         encoded = {name.encode(): value.encode() for name, value in (environment or {}).items()}
         size = terminal.size if terminal else TerminalSize(0, 0)
@@ -233,7 +238,8 @@ class SshClient:
         """A connection that the host makes to `end`; `on_eof` hears that no more output follows, while input still may.
         Raises `ConnectionProblem`."""
         connection = self._connection
-        channel: Any = connection.create_tcp_channel() if isinstance(end, TcpEnd) else connection.create_unix_channel()
+        create: Any = connection.create_tcp_channel if isinstance(end, TcpEnd) else connection.create_unix_channel
+        channel = self._new(create)
         session = RemoteSession(channel, on_output, on_writable, on_eof)
         where = (end.host, end.port, "127.0.0.1", 0) if isinstance(end, TcpEnd) else (end.path,)
         try:
@@ -242,6 +248,13 @@ class SshClient:
             what, then = _told(error.reason, "it is refused")
             raise ConnectionProblem(f"the host does not lead to {end}: {what}", hint=then) from error
         return session
+
+    def _new(self, make: Callable[[], C]) -> C:
+        """A channel that is not open yet. Raises `ConnectionLost`."""
+        try:
+            return make()
+        except asyncssh.ChannelOpenError as error:  # it ended between two turns of the loop
+            raise ConnectionLost("the connection was lost", hint="try again") from error
 
     async def listen(self, place: Place, came: Came) -> Listened:
         """Has the host listen; `came` is asked about each connection. Raises `ConnectionProblem`."""
