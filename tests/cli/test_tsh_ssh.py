@@ -142,7 +142,7 @@ async def test_a_shell_has_the_terminal_its_size_its_changes_and_its_keys(launch
                 terminal.type("sleep 1000; echo interrupted=$?\n")
                 terminal.expect(r"\$\?\r\n")
                 terminal.type("\x03")  # raw: the key reaches the remote side and does not end tsh
-                terminal.expect("ready> ")
+                terminal.expect(r"\^C[^>]*ready> ")
                 terminal.resize(64, 20)
                 terminal.type("until stty size | grep '20 64'; do :; done\n")
                 terminal.expect("20 64\r")

@@ -185,7 +185,8 @@ def test_a_certificate_that_does_not_count_is_explained(
         refused(done, *told)
     assert "Permission denied (publickey)." in done.stderr
     added = wait_until(
-        "the refusal is on record", lambda: [one for one in certificates_refused(cluster) if one["uid"] not in before]
+        "the refusal is on record",
+        lambda: [one for one in certificates_refused(cluster) if one["uid"] not in before] or None,
     )
     assert len(added) == 1, added
     assert recorded in added[0]["error"]

@@ -85,7 +85,7 @@ def test_no_bytes_raise_anything_but_a_refusal(pieces: list[bytes]) -> None:
         b"\x05\x00\x00\x01",
         b"SSH-",
         b"GET ",
-        b"\x01\x00\x10\x01",
+        b"\x01\x01\x00\x01",  # a byte more than a question has at most
         b"\x02\xff\xff\xff",
         b"\x04\x00\x00\x01",
     ],
