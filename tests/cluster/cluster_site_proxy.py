@@ -6,6 +6,7 @@ Names of the cluster that are made here exist for these alone: what reaches the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -56,11 +57,14 @@ def _listens(port: int) -> bool:
 def leading_home() -> Iterator[tuple[str, list[str]]]:
     """An HTTP proxy that leads every CONNECT to the loopback, and where was asked for."""
     asked: list[str] = []
+    writers: list[asyncio.StreamWriter] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         head = await reader.readuntil(b"\r\n\r\n")
         asked.append(head.split(b" ")[1].decode())
         far_reader, far_writer = await asyncio.open_connection(LOOPBACK, int(asked[-1].rpartition(":")[2]))
+        writers.append(far_writer)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
 
         async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
@@ -86,6 +90,10 @@ def leading_home() -> Iterator[tuple[str, list[str]]]:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for writer in writers:  # a loop that stops at once would leave their sockets open
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     try:
         yield f"http://{at(server.sockets[0].getsockname()[1])}", asked
