@@ -21,18 +21,8 @@ if TYPE_CHECKING:
     from teleport.launcher import LauncherEnd
 
 
-async def _connections_end(seconds: float = 0.2) -> None:
-    """Lets what the test closed come to its end: TLS says goodbye first, and a loop that is gone by then leaves the
-    socket to be found open by whichever test is running when memory is tidied."""
-    loop: Any = asyncio.get_running_loop()
-    until = loop.time() + seconds
-    while loop.time() < until and len(loop._selector.get_map()) > 1:  # noqa: ASYNC110  # one is the loop's own
-        await asyncio.sleep(0.005)  # nothing announces it
-
-
 async def _run_and_check(test: Coroutine[Any, Any, None]) -> None:
     await test
-    await _connections_end()
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
     if left:
         await asyncio.sleep(0.05)  # tasks that were cancelled on the last line get their turn

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,11 +97,32 @@ def build_app(
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors_as_json])
     begun = _Begun()
     app.on_cleanup.append(begun.finish)
-    announced = _Announced(handlers[HEARTBEAT.name], identify, authorize, on_denied, begun)
+    judge = _Judge(identify, authorize, on_denied)
+    announced = _Announced(handlers[HEARTBEAT.name], judge, begun)
     for name, route in ROUTES.items():
-        endpoint = _endpoint(route, handlers[name], identify, authorize, on_denied, begun, endless, announced)
+        endpoint = _endpoint(route, handlers[name], judge, begun, endless, announced)
         app.router.add_route(route.method, route.path, endpoint)
     return app
+
+
+class _Judge:
+    """Who calls, and whether they may. A refusal is on record before it is answered, also one by the handler."""
+
+    def __init__(self, identify: Identify, authorize: Authorize, on_denied: OnDenied) -> None:
+        self.identify = identify
+        self._authorize = authorize
+        self._on_denied = on_denied
+
+    @asynccontextmanager
+    async def allowed(self, caller: Caller, route: Route[Any, Any]) -> AsyncIterator[None]:
+        """Runs the block for whoever may call `route`. Raises `AccessDenied`."""
+        try:
+            _check_way(caller)
+            await self._authorize(caller, route)
+            yield
+        except AccessDenied as denied:
+            await self._on_denied(caller, route, denied)
+            raise
 
 
 class _Begun:
@@ -129,18 +150,14 @@ class _Begun:
 def _endpoint(
     route: Route[Any, Any],
     handler: Any,
-    identify: Identify,
-    authorize: Authorize,
-    on_denied: OnDenied,
+    judge: _Judge,
     begun: _Begun,
     endless: Endless,
     announced: _Announced,
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def endpoint(request: web.Request) -> web.StreamResponse:
-        caller = await _caller(request, identify)
-        try:
-            _check_way(caller)
-            await authorize(caller, route)
+        caller = await _caller(request, judge.identify)
+        async with judge.allowed(caller, route):
             query = {name: request.query.getall(name) for name in request.query}
             most, seconds = (MAX_BODY, KNOWN_BODY_SECONDS) if route.verb is not None else (MAX_OPEN_BODY, BODY_SECONDS)
             spoken = route.stream is Stream.UP or route.name == WATCH.name  # it comes as it is made
@@ -155,9 +172,6 @@ def _endpoint(
                 reply = await begun.to_its_end(handler(caller, asked, _pieces(request, UPLOAD_SECONDS)), route.name)
             else:
                 reply = await begun.to_its_end(handler(caller, asked), route.name)
-        except AccessDenied as denied:
-            await on_denied(caller, route, denied)
-            raise
         return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
 
     return endpoint
@@ -167,13 +181,9 @@ class _Announced:
     """Announcements within a watch. Each is judged as a call of its own; it costs no connection, of which ten thousand
     hosts would make a hundred and more each second."""
 
-    def __init__(
-        self, handler: Any, identify: Identify, authorize: Authorize, on_denied: OnDenied, begun: _Begun
-    ) -> None:
+    def __init__(self, handler: Any, judge: _Judge, begun: _Begun) -> None:
         self._handler = handler
-        self._identify = identify
-        self._authorize = authorize
-        self._on_denied = on_denied
+        self._judge = judge
         self._begun = begun
 
     def of(self, caller: Caller) -> Callable[[bytes], Awaitable[bytes]]:
@@ -183,27 +193,22 @@ class _Announced:
             status, body = 200, b""
             try:
                 # what was proved as the watch began may have ended since
-                now = replace(caller, identity=await self._identify(caller.certificate or None))
+                now = replace(caller, identity=await self._judge.identify(caller.certificate or None))
                 body = msgspec.json.encode(await self._announce(now, line))
             except TeleportError as error:
                 status, body = encode_error(error)
             except Exception:
                 log.exception("auth API: an announcement within a watch failed")
-                status, body = encode_error(TeleportError("auth failed to do this"))
+                status, body = encode_error(_failed())
             answered = Answer(status=status, body=Document(body))
             return msgspec.json.encode({"revision": 0, "answer": answered}) + b"\n"
 
         return answer
 
     async def _announce(self, caller: Caller, line: bytes) -> Message:
-        try:
-            _check_way(caller)
-            await self._authorize(caller, HEARTBEAT)
+        async with self._judge.allowed(caller, HEARTBEAT):
             asked = decode_request(HEARTBEAT, {}, {}, line)
             return await self._begun.to_its_end(self._handler(caller, asked), HEARTBEAT.name)
-        except AccessDenied as denied:
-            await self._on_denied(caller, HEARTBEAT, denied)
-            raise
 
 
 async def _caller(request: web.Request, identify: Identify) -> Caller:
@@ -316,6 +321,11 @@ async def _hear(
         return
 
 
+def _failed() -> TeleportError:
+    """What a caller is told of a mistake of ours."""
+    return TeleportError("auth failed to do this", hint="the log of the auth service names the reason")
+
+
 @web.middleware
 async def _errors_as_json(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -338,7 +348,7 @@ async def _errors_as_json(
         raise
     except Exception:
         log.exception("auth API: %s %s failed", request.method, _pattern(request))
-        problem = TeleportError("auth failed to do this", hint="the log of the auth service names the reason")
+        problem = _failed()
     status, body = encode_error(problem)
     response = web.Response(status=status, body=body, content_type="application/json")
     if isinstance(problem, LimitExceeded) and problem.retry_after > 0:

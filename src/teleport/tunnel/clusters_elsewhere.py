@@ -11,30 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from teleport.errors import ConnectionProblem
 from teleport.tunnel.clusters import ClusterTunnels
-from teleport.tunnel.peer_dialer import Dialer, NotHere, PeerProxy
+from teleport.tunnel.leading import AGAIN, ASKED, REMEMBERED, Proxies
+from teleport.tunnel.peer_dialer import Dialer, NotHere
 from teleport.tunnel.server import ON_ITS_WAY
 from teleport.wire import peering
 
 log = logging.getLogger(__name__)
 
-AGAIN: Final = 0.5  # seconds until others are asked once more for a cluster that nobody had
-ASKED: Final = 16  # proxies that are asked
 LATELY: Final = 60.0  # seconds in which a cluster counts as connected after somebody was led there
-REMEMBERED: Final = 1000  # clusters
 P = TypeVar("P", bound=asyncio.Protocol)
-
-
-class Proxies(Protocol):
-    """Other proxies of this cluster."""
-
-    def peers(self, host_id: str) -> Sequence[PeerProxy]:
-        """Those that can be asked; here for no host in particular."""
-        ...
 
 
 class AllClusterTunnels:

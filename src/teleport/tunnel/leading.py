@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 AGAIN: Final = 0.5  # seconds until the others are asked once more
 ASKED: Final = 16  # proxies that are asked in one round
-REMEMBERED: Final = 1000  # hosts that nobody had
+REMEMBERED: Final = 1000  # hosts (or other clusters) that nobody had
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
@@ -28,7 +28,8 @@ class Proxies(Protocol):
     """Where the tunnels of a host may end."""
 
     def peers(self, host_id: str) -> Sequence[PeerProxy]:
-        """Other proxies that can be asked; first those to which the host said that it keeps a tunnel."""
+        """Other proxies that can be asked; first those to which the host said that it keeps a tunnel. An empty id
+        stands for no host in particular."""
         ...
 
 

@@ -50,9 +50,8 @@ def why_not(address: str, *, loopback: bool, elsewhere: str = "auth_servers lead
     found = ipaddress.ip_address(canonical_address(address) or address)
     if isinstance(found, ipaddress.IPv6Address):
         inside = found.sixtofour or (found.teredo or (None, None))[1]
-        if (
-            any(found in one for one in _IPV4_INSIDE) or 1 < int(found) < 1 << 32
-        ):  # the latter: RFC 4291 section 2.5.5.1
+        # the latter: RFC 4291 section 2.5.5.1
+        if any(found in one for one in _IPV4_INSIDE) or 1 < int(found) < 1 << 32:
             inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inside is not None:
             return why_not(str(inside), loopback=False, elsewhere=elsewhere)
