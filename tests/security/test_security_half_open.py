@@ -54,13 +54,13 @@ async def served_by(
     app.router.add_route(method, "/", answer)
     runner = edge.runner(app)
     await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    try:
-        async with edge.serve(runner, listener, context):
-            yield listener.getsockname()[:2]
-    finally:
-        await runner.cleanup()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        try:
+            async with edge.serve(runner, listener, context):
+                yield listener.getsockname()[:2]
+        finally:
+            await runner.cleanup()
 
 
 async def hello(_: web.Request) -> web.Response:
