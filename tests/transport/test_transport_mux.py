@@ -37,6 +37,19 @@ class Pair:
         return near, self.accepted[-1]
 
 
+def noting_in(accepted: list[Noting], *, reads: bool = True) -> mux.Accept:
+    """Takes each stream, and keeps what becomes of it; without `reads` nobody reads what comes."""
+
+    def accept(transport: asyncio.Transport) -> None:
+        accepted.append(Noting())
+        transport.set_protocol(accepted[-1])
+        accepted[-1].connection_made(transport)
+        if not reads:
+            transport.pause_reading()
+
+    return accept
+
+
 @asynccontextmanager
 async def a_pair(streams: int = mux.STREAMS) -> AsyncIterator[Pair]:
     loop = asyncio.get_running_loop()
@@ -44,13 +57,8 @@ async def a_pair(streams: int = mux.STREAMS) -> AsyncIterator[Pair]:
     accepted: list[Noting] = []
     over: list[Mux] = []
 
-    def accept(transport: asyncio.Transport) -> None:
-        accepted.append(Noting())
-        transport.set_protocol(accepted[-1])
-        accepted[-1].connection_made(transport)
-
     _, taking = await loop.connect_accepted_socket(
-        lambda: Mux(accept, over.append, streams=streams, peername=("192.0.2.1", 0)), there
+        lambda: Mux(noting_in(accepted), over.append, streams=streams, peername=("192.0.2.1", 0)), there
     )
     _, opening = await loop.connect_accepted_socket(lambda: Mux(None, over.append), here)
     try:
@@ -173,16 +181,10 @@ async def test_who_breaks_the_rules_loses_the_connection(said: bytes, size: int)
     accepted: list[Noting] = []
     over: list[Mux] = []
 
-    def accept(transport: asyncio.Transport) -> None:
-        accepted.append(Noting())
-        transport.set_protocol(accepted[-1])
-        accepted[-1].connection_made(transport)
-        transport.pause_reading()
-
     loop = asyncio.get_running_loop()
     here, there = socket.socketpair()
     here.setblocking(False)
-    await loop.connect_accepted_socket(lambda: Mux(accept, over.append), there)
+    await loop.connect_accepted_socket(lambda: Mux(noting_in(accepted, reads=False), over.append), there)
     with here:
         if size == 3:
             said = said[:4000]
@@ -213,17 +215,12 @@ async def test_nothing_that_is_read_fails_with_anything_but_the_end_of_the_conne
             said = said[:at] + chance.randbytes(3) + said[at:]
         over: list[Mux] = []
 
-        def accept(transport: asyncio.Transport) -> None:
-            noting = Noting()
-            transport.set_protocol(noting)
-            noting.connection_made(transport)
-
         loop = asyncio.get_running_loop()
         here, there = socket.socketpair()
         there.setblocking(False)
         failures: list[object] = []
         loop.set_exception_handler(lambda _, context, failures=failures: failures.append(context))  # type: ignore[misc]
-        await loop.connect_accepted_socket(lambda: Mux(accept, over.append), there)  # noqa: B023 - awaited here
+        await loop.connect_accepted_socket(lambda: Mux(noting_in([]), over.append), there)  # noqa: B023 - awaited here
         with here:
             here.sendall(said)
         await wait_until(lambda: bool(over))  # noqa: B023
@@ -247,16 +244,11 @@ async def test_one_connection_to_each_auth_server_is_made_when_it_is_needed_and_
             line, newline, rest = self.buffer.partition(b"\n")
             if newline:
                 firsts.append(line)
-                taken.append(Mux(accept, lambda _: None))
+                taken.append(Mux(noting_in(accepted), lambda _: None))
                 assert isinstance(self.transport, asyncio.Transport)
                 self.transport.set_protocol(taken[-1])
                 taken[-1].connection_made(self.transport)
                 taken[-1].data_received(rest)
-
-    def accept(transport: asyncio.Transport) -> None:
-        accepted.append(Noting())
-        transport.set_protocol(accepted[-1])
-        accepted[-1].connection_made(transport)
 
     nobody = socket.create_server(("127.0.0.1", 0))
     gone = nobody.getsockname()[:2]

@@ -100,6 +100,14 @@ def read_files(pair: Files) -> tuple[WebPair, list[str]]:
     return found, [one for one in said if one]
 
 
+def _needed(pair: Files) -> tuple[WebPair, list[str]]:
+    """As `read_files`, for a daemon that does not begin without it. Raises `TeleportError`."""
+    try:
+        return read_files(pair)
+    except BadRequest as error:
+        raise TeleportError(f"https_keypairs cannot be used: {error.message}", hint=error.hint) from None
+
+
 def of_its_end(pair: WebPair, where: str, now: datetime) -> str:
     """What is to be said of a certificate that has ended, soon will, or does not hold yet; empty when nothing is."""
     until = f"{pair.not_after:%Y-%m-%d %H:%M} UTC"
@@ -119,10 +127,7 @@ def looked_through(files: Sequence[Files], hosts: Sequence[str], now: datetime) 
     """What a daemon that began now would warn of. Raises `TeleportError` where it would not begin."""
     pairs, said = [], []
     for one in files:
-        try:
-            found, texts = read_files(one)
-        except BadRequest as error:
-            raise TeleportError(f"https_keypairs cannot be used: {error.message}", hint=error.hint) from None
+        found, texts = _needed(one)
         pairs.append(found)
         said += [*texts, *([text] if (text := of_its_end(found, str(one.cert_file), now)) else [])]
     missing = not_covered(pairs, hosts) if pairs else []
@@ -142,10 +147,7 @@ class KeyPairFiles:
         self._pairs: list[WebPair] = []
         for number, one in enumerate(self._files):
             self._signatures[number] = _signature(one)
-            try:
-                found, said = read_files(one)
-            except BadRequest as error:
-                raise TeleportError(f"https_keypairs cannot be used: {error.message}", hint=error.hint) from None
+            found, said = _needed(one)
             self._pairs.append(found)
             for text in said:
                 log.warning("%s", text)

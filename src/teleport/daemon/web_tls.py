@@ -18,7 +18,7 @@ from teleport.clock import Clock
 from teleport.daemon.config.values import AcmeConfig
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host, write_private
-from teleport.daemon.keypairs import Files, KeyPairFiles, ends
+from teleport.daemon.keypairs import Files, KeyPairFiles, ends, not_covered
 from teleport.errors import TeleportError
 from teleport.pki.keys import generate_p256
 from teleport.pki.web_chain import WebPair, read_pair
@@ -63,9 +63,7 @@ class WebTLS:
 
     def uncovered(self, settings: AcmeConfig) -> AcmeConfig:
         """The settings without names that a pair of the files is for."""
-        pairs = self.files.pairs
-        names = tuple(name for name in settings.names if not any(pair.fits(name) for pair in pairs))
-        return replace(settings, names=names)
+        return replace(settings, names=tuple(not_covered(self.files.pairs, settings.names)))
 
     def got(self, pairs: Mapping[str, WebPair]) -> None:
         """Pairs by ACME, by their names; those of files go before them."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,24 @@ def restrict(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(SUITES)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
+
+
+def resume_nothing(context: ssl.SSLContext) -> None:
+    """No tickets: each connection proves itself anew (T-3)."""
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
+
+
+@contextmanager
+def in_memory(pem: bytes) -> Iterator[Path]:
+    """A file that no other process finds by a name, gone with the block: OpenSSL is given pairs by file name."""
+    descriptor = os.memfd_create("pair", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(pem)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def _load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
@@ -46,8 +65,7 @@ def mutual_server_context(cert_file: Path, key_file: Path, client_ca_pems: Seque
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0
-    context.options |= ssl.OP_NO_TICKET
+    resume_nothing(context)
     context.verify_mode = ssl.CERT_OPTIONAL
     _load_pair(context, cert_file, key_file)
     trust(context, client_ca_pems)
@@ -116,8 +134,7 @@ def one_port_context(cert_file: Path, key_file: Path, protocol: str) -> ssl.SSLC
     """As `web_server_context`, for one protocol (ALPN) of a port that many share: nothing is resumed there (T-3)."""
     context = web_server_context(cert_file, key_file)
     context.set_alpn_protocols([protocol])
-    context.num_tickets = 0
-    context.options |= ssl.OP_NO_TICKET
+    resume_nothing(context)
     return context
 
 
@@ -134,15 +151,10 @@ def cluster_client_context(
 
 
 def client_context_of(ca_pems: Sequence[str], cert_pem: bytes, key_pem: bytes) -> ssl.SSLContext:
-    """As `cluster_client_context`, with a pair that is in no file: OpenSSL reads it from a file in memory that no other
-    process finds by a name, and that is gone when this returns. Blocks for microseconds."""
+    """As `cluster_client_context`, with a pair that is in no file. Blocks for microseconds."""
     context = cluster_client_context(ca_pems)
-    descriptor = os.memfd_create("pair", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, cert_pem + b"\n" + key_pem)
-        _load_pair(context, Path(f"/proc/self/fd/{descriptor}"), Path(f"/proc/self/fd/{descriptor}"))
-    finally:
-        os.close(descriptor)
+    with in_memory(cert_pem + b"\n" + key_pem) as pair:
+        _load_pair(context, pair, pair)
     return context
 
 

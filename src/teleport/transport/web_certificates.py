@@ -6,7 +6,6 @@ session. New pairs get new contexts: connections that are open keep the one that
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Final
 from teleport.errors import BadRequest
 from teleport.pki.secret import Secret
 from teleport.pki.web_chain import WebPair, chosen
-from teleport.transport.tls import restrict
+from teleport.transport.tls import in_memory, restrict, resume_nothing
 
 _NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h)
 _SELF_SIGNED: Final = (18, 19)  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, ..._SELF_SIGNED_CERT_IN_CHAIN
@@ -35,27 +34,19 @@ class WebContext(ssl.SSLContext):
 
 
 def load(context: ssl.SSLContext, pem: Secret) -> None:
-    """Gives the context a key and its chain. OpenSSL is asked by file name, so they lie in memory as an unnamed file.
-
-    Raises `BadRequest` for what OpenSSL does not take.
-    """
-    descriptor = os.memfd_create("pair", os.MFD_CLOEXEC)
+    """Gives the context a key and its chain. Raises `BadRequest` for what OpenSSL does not take."""
     try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(pem.reveal())
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        with in_memory(pem.reveal()) as file:
+            context.load_cert_chain(file)
     except (OSError, ssl.SSLError) as error:
         raise BadRequest(f"OpenSSL does not take the certificate: {error}") from None
-    finally:
-        os.close(descriptor)
 
 
 def web_context(pair: WebPair, protocol: str) -> WebContext:
     """For one pair and one protocol (ALPN). Raises `BadRequest`."""
     context = WebContext(ssl.PROTOCOL_TLS_SERVER)
     restrict(context)
-    context.num_tickets = 0
-    context.options |= ssl.OP_NO_TICKET
+    resume_nothing(context)
     context.set_alpn_protocols([protocol])
     load(context, pair.pem)
     context.believed = not pair.self_signed
