@@ -96,9 +96,9 @@ def _app_added(person: Person, key: Path) -> str:
         terminal.expect("your security key")
         terminal.type("\n")
         terminal.expect(r"Secret: \w+")
+        terminal.expect("Code that the new device shows")  # then all of the secret was shown
         secret = re.search(rb"Secret: (\w+)", terminal.shown)
         assert secret is not None
-        terminal.expect("Code that the new device shows")
         period = int(time.time()) // passwords.TOTP_PERIOD
         terminal.type(passwords.totp_code(secret[1].decode(), period) + "\n")
         assert terminal.ended() == 0
