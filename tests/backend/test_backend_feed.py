@@ -15,7 +15,6 @@ from teleport.backend.interface import Item, Put, PutOp
 from teleport.backend.memory import MemoryBackend
 from teleport.backend.sqlite import SqliteBackend
 from teleport.testing.clock import FakeClock
-from teleport.testing.running import wait_until
 
 PREFIXES = ("a/", "b/", "c/")
 
@@ -93,38 +92,6 @@ async def test_every_watcher_hears_every_change_of_its_own_in_order(tmp_path: Pa
         assert sorted(found) == sorted(mine[: len(found)])
         assert [revision for _, revision in found] == sorted(revision for _, revision in found)
         assert len(found) >= len(mine) - 2, "all but the ends that came after its own"
-
-
-async def test_watches_share_a_snapshot_until_one_could_have_heard_of_a_change(tmp_path: Path) -> None:
-    backend = SqliteBackend(tmp_path, FakeClock(datetime(2026, 1, 1, tzinfo=UTC)))
-    async with backend:
-        await backend.put("a/x", b"1")
-        first = await backend.watched_snapshot(PREFIXES)
-        assert await backend.watched_snapshot(PREFIXES) is not first, "nobody watches, so nobody would tell"
-        heard = asyncio.Event()
-
-        async def watch() -> None:
-            async with aclosing(backend.watch(("a/",), start=first.revision)) as batches:
-                async for _ in batches:
-                    heard.set()
-
-        task = asyncio.create_task(watch())
-        try:
-            await wait_until(lambda: backend._feed.following)
-            async with asyncio.timeout(10):
-                first = await backend.watched_snapshot(PREFIXES)
-                await backend.put("d/x", b"of no interest")
-                await backend.put("a/x", b"2")
-                await heard.wait()
-                second = await backend.watched_snapshot(PREFIXES)
-                assert [item.value for item in second.items] == [b"2"]
-                assert await backend.watched_snapshot(PREFIXES) is second
-                assert (await backend.watched_snapshot(("d/",))).items[0].value == b"of no interest"
-                backend._snapshots[PREFIXES].at -= 3600
-                assert await backend.watched_snapshot(PREFIXES) is not second
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 def test_who_waits_for_what_never_changes_and_leaves_leaves_nothing() -> None:

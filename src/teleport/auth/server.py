@@ -289,6 +289,7 @@ async def _stream_down(
         try:
             if first is not None:
                 await response.write(first)
+                del first  # of a watch, all that there was
                 async for part in parts:
                     await response.write(part)
             await response.write_eof()

@@ -24,8 +24,9 @@ async def follow(
     while True:
         snapshot = await (backend.watched_snapshot(prefixes) if shared else backend.snapshot(prefixes))
         shared = False
-        yield snapshot
         position = snapshot.revision
+        yield snapshot
+        del snapshot  # ten thousand that follow would each keep all there was
         try:
             async with (
                 aclosing(backend.watch(prefixes, start=position)) as batches,

@@ -156,8 +156,8 @@ class Backend(Protocol):
         ...
 
     async def watched_snapshot(self, prefixes: Sequence[str]) -> Snapshot:
-        """As `snapshot`, for a watch that begins there: perhaps one that another watch was given some seconds ago,
-        while no watch of these prefixes has heard of a change. Not for who must see what it has just written.
+        """As `snapshot`, for a watch that begins there: perhaps one that others were given, with what watches have
+        heard since. Two of the same state share their `items`. Not for who must see what it has just written.
         """
         ...
 

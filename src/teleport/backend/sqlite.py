@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +21,7 @@ from typing import TypeVar
 
 from teleport.backend.decide import Decision
 from teleport.backend.engine import CLOSED, SWEEP_EVERY, Engine
-from teleport.backend.feed import BATCH_EVENTS, Entry, Feed, Interest, select
+from teleport.backend.feed import BATCH_EVENTS, Entry, Feed, select
 from teleport.backend.interface import (
     BackendClosed,
     Deleted,
@@ -35,6 +34,7 @@ from teleport.backend.interface import (
     disjoint,
     prefix_end,
 )
+from teleport.backend.kept_snapshots import KeptSnapshots
 from teleport.backend.sqlite_file import connect, explained, from_micros, micros, prepare
 from teleport.backend.sqlite_writer import Transaction, Writer
 from teleport.clock import Clock
@@ -43,8 +43,6 @@ from teleport.errors import TeleportError
 LOG_KEEP = 50_000  # events
 LOG_KEEP_FOR = timedelta(minutes=30)
 POLL = 0.04  # seconds
-SNAPSHOT_KEPT = 5.0  # seconds for which a snapshot is given to watchers while nothing of it changes
-SNAPSHOTS = 4
 RETRY = 1.0  # seconds until the log is followed again after an error
 FEED_EVENTS = 10_000
 FEED_BYTES = 32 * 1024 * 1024
@@ -53,18 +51,6 @@ SWEEP_CHUNK = 500  # items or log rows in one write, so that others are not held
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-
-class _Kept:
-    """A snapshot, and what tells that it is not true any more."""
-
-    __slots__ = ("at", "feed", "interest", "snapshot")
-
-    def __init__(self, feed: Feed, interest: Interest, at: float) -> None:
-        self.feed = feed
-        self.interest = interest
-        self.at = at
-        self.snapshot = Snapshot([], 0)
 
 
 class SqliteBackend(Engine):
@@ -85,7 +71,7 @@ class SqliteBackend(Engine):
         self._log_keep = log_keep
         self._log_keep_for = log_keep_for
         self._watchers = 0
-        self._snapshots: OrderedDict[tuple[str, ...], _Kept] = OrderedDict()
+        self._kept = KeptSnapshots(self.snapshot)
 
     async def open(self) -> None:
         """Open the file, making or migrating it. Raises `TeleportError` when that is not possible."""
@@ -134,20 +120,7 @@ class SqliteBackend(Engine):
         return await self._read(work)
 
     async def watched_snapshot(self, prefixes: Sequence[str]) -> Snapshot:
-        key, now = tuple(prefixes), asyncio.get_running_loop().time()
-        kept = self._snapshots.get(key)
-        fresh = kept is not None and now - kept.at < SNAPSHOT_KEPT and not kept.interest.changed.is_set()
-        if kept is not None and fresh and kept.feed is self._feed:
-            return kept.snapshot
-        following = self._feed.following  # else nobody would say what changes
-        kept = _Kept(self._feed, self._feed.interest(key), now)
-        kept.snapshot = await self.snapshot(prefixes)
-        if following:
-            self._snapshots[key] = kept
-            self._snapshots.move_to_end(key)
-            while len(self._snapshots) > SNAPSHOTS:
-                self._snapshots.popitem(last=False)
-        return kept.snapshot
+        return await self._kept.get(prefixes, self._feed)
 
     async def revision(self) -> int:
         return await self._read(lambda connection: _state(connection, "revision"))

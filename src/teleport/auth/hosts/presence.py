@@ -236,6 +236,7 @@ class Presence:
                 if line is not None or not events or now - said_at >= HEARTBEAT:
                     said_at = now
                     yield line if line is not None else nothing(change.revision)
+                del change, events, line  # while nothing changes, a watch keeps nothing
                 if turned and not await self._believed(caller):
                     return  # that its authority ended is the last thing it hears: it must not trust those keys either
 

@@ -23,6 +23,7 @@ from teleport.store import records
 
 KEPT: Final = 2048  # encoded items
 LARGEST: Final = 16 * 1024  # bytes of an item that is kept
+ROLES: Final = 100_000  # hosts of which is remembered whether they are nodes alone
 SNAPSHOTS: Final = 8  # of which is remembered what they show
 
 
@@ -39,7 +40,7 @@ class _Line(msgspec.Struct):
 class _Shared:
     """What a snapshot shows to everybody of one sort."""
 
-    of: Snapshot
+    of: Sequence[Item]
     put: Sequence[msgspec.Raw]
     hosts: frozenset[str]  # keys of those that are shown
     every_host: Mapping[str, Item]
@@ -51,6 +52,7 @@ class Encoded:
     def __init__(self) -> None:
         self._items: OrderedDict[tuple[str, int], msgspec.Raw] = OrderedDict()
         self._snapshots: OrderedDict[tuple[tuple[str, ...], bool], _Shared] = OrderedDict()
+        self._more: dict[str, tuple[int, bool]] = {}
 
     def item(self, item: Item, watcher: HostIdentity) -> msgspec.Raw:
         """An item as the watcher may see it."""
@@ -65,11 +67,21 @@ class Encoded:
                     self._items.popitem(last=False)
         return known
 
+    def of_interest(self, item: Item) -> bool:
+        """Whether a host may be more than a node."""
+        known = self._more.get(item.key)
+        if known is None or known[0] != item.revision:
+            host = msgspec.json.decode(item.value, type=records.HostRecord)
+            if len(self._more) >= ROLES:
+                self._more.clear()
+            known = self._more[item.key] = item.revision, not set(host.roles) <= {str(SystemRole.NODE)}
+        return known[1]
+
     def snapshot(self, snapshot: Snapshot, prefixes: tuple[str, ...], watcher: HostIdentity) -> _Shared:
         """What `snapshot` shows to all watchers of this role, their own records left out."""
         of_node = watcher.role is SystemRole.NODE
         known = self._snapshots.get((prefixes, of_node))
-        if known is not None and known.of is snapshot:
+        if known is not None and known.of is snapshot.items:
             return known
         put, hosts, every = [], set(), {}
         for item in snapshot.items:
@@ -77,11 +89,11 @@ class Encoded:
                 continue
             if item.key.startswith(records.HOSTS):
                 every[item.key] = item
-                if of_node and not _of_interest(item):
+                if of_node and not self.of_interest(item):
                     continue
                 hosts.add(item.key)
             put.append(self._others(item))
-        found = _Shared(snapshot, put, frozenset(hosts), every)
+        found = _Shared(snapshot.items, put, frozenset(hosts), every)
         self._snapshots[prefixes, of_node] = found
         self._snapshots.move_to_end((prefixes, of_node))
         while len(self._snapshots) > SNAPSHOTS:
@@ -148,7 +160,7 @@ class Shown:
         kept = []
         for item in items:
             if item.key.startswith(records.HOSTS):
-                if item.key != self._own and not _of_interest(item):
+                if item.key != self._own and not self._encoded.of_interest(item):
                     if item.key in known:
                         known.discard(item.key)
                         told.append(item.key)
@@ -165,12 +177,6 @@ def nothing(revision: int) -> bytes:
 
 def _said(line: _Line) -> bytes:
     return msgspec.json.encode(line) + b"\n"
-
-
-def _of_interest(item: Item) -> bool:
-    """Whether a host may be more than a node."""
-    host = msgspec.json.decode(item.value, type=records.HostRecord)
-    return not set(host.roles) <= {str(SystemRole.NODE)}
 
 
 def _encoded(item: Item, *, own: bool) -> msgspec.Raw:
