@@ -5,7 +5,10 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from teleport.resources import names
 from teleport.resources.names import (
     canonical_address,
     canonical_host,
@@ -119,3 +122,19 @@ def test_what_is_no_address_has_no_address() -> None:
 )
 def test_a_peer_is_known_by_its_plain_address(peername: object, address: tuple[str, int]) -> None:
     assert peer_address(peername) == address
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=0, max_codepoint=0x7F), max_size=8))
+def test_what_needs_no_close_look_would_pass_it(name: str) -> None:
+    if names._PLAIN.fullmatch(name):
+        assert names._check_uncommon(name) == ""
+    if name.isascii() and name.isprintable():
+        assert not any(unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in name)
+
+
+def test_what_looks_plain_is_only_what_is_plain() -> None:
+    plain = {chr(code) for code in range(0x80) if names._PLAIN.fullmatch(f"a{chr(code)}")}
+    refused = {chr(code) for code in range(0x80) if names._check_uncommon(f"a{chr(code)}")}
+    assert plain
+    assert not plain & refused
+    assert [name for name in (".", "..", "-a", ".a") if names._PLAIN.fullmatch(name)] == []
