@@ -93,6 +93,22 @@ async def test_status_names_cluster_version_authorities_and_pin(tmp_path: Path) 
         assert re.fullmatch("sha256:[0-9a-f]{64}", rows["CA pin"])
 
 
+async def test_a_cluster_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
+    """In `status`, and beside what `get` prints, of which nothing else is missing."""
+    async with administration(tmp_path) as admin:
+        value = b'{"schema": 1, "kind": "remote_cluster", "version": "v3", "metadata": {"name": "leaf"}, "x": 1}'
+        await admin.auth.backend.put("remote_clusters/leaf", value)
+        assert "leaf: unreadable, counts for nothing; remote_cluster: " in await admin.ok("status")
+        for form in ("text", "json", "yaml"):
+            ran = (await admin("get", "rc", f"--format={form}")).ok()
+            assert "remote_cluster 'leaf' cannot be read, and counts for nothing: " in ran.err
+            assert form != "json" or json.loads(ran.out) == []
+        one = await admin("get", "rc/leaf")
+        assert (one.status, "tctl rm rc/leaf" in one.err) == (2, True)
+        await admin.ok("rm", "rc/leaf")
+        assert "unreadable" not in await admin.ok("status")
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -116,6 +116,24 @@ async def test_the_authority_alone_or_the_record_alone_lets_nobody_in(tmp_path: 
             view.verify_any_user(certificate)
 
 
+async def test_a_cluster_that_cannot_be_read_lets_nobody_in_and_keeps_nobody_else_out(tmp_path: Path) -> None:
+    async with two(tmp_path) as both:
+        view, certificate, own = both.view, await user_of(both.root), await user_of(both.leaf, "lea")
+        key = records.TRUSTED_CLUSTERS + "root"
+        await both.leaf.service.state.commit([PutOp(key, b'{"schema": 2, "kind": "trusted_cluster"}')], events=[])
+        await wait_until(lambda: view.trusted_clusters() == [])
+        with pytest.raises(AccessDenied):
+            view.verify_any_user(certificate)
+        assert view.verify_any_user(own).name == "lea"
+    async with two(tmp_path / "other", SystemRole.AUTH) as both:
+        view = both.view
+        assert [one.name for one in view.remote_clusters()] == ["leaf"]
+        key = records.REMOTE_CLUSTERS + "leaf"
+        await both.root.service.state.commit([PutOp(key, b'{"schema": 2, "kind": "remote_cluster"}')], events=[])
+        await wait_until(lambda: view.remote_clusters() == [])
+        assert view.authorities_now()[0]
+
+
 async def test_the_ssh_port_of_the_leafs_proxy_is_not_for_them(tmp_path: Path) -> None:
     """Users of the root come in by the root's proxies, which know where they are from."""
     async with two(tmp_path, SystemRole.PROXY) as both:

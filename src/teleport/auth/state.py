@@ -37,12 +37,13 @@ from teleport.pki.x509verify import identity_from_tls
 from teleport.resources.authority import Authority
 from teleport.resources.cluster import AuthPreference, ClusterName, NetworkingConfig, SessionRecordingConfig
 from teleport.resources.codec import Resource, from_json, to_json, without_secrets
+from teleport.resources.kinds import Kind
 from teleport.resources.lock import Lock
 from teleport.resources.role import Role
 from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 from teleport.resources.user import User
 from teleport.store import records
-from teleport.store.foreign import foreign_authority
+from teleport.store.foreign import C, foreign_authority, other_cluster, refuse_unreadable
 from teleport.store.issued import issued_write
 from teleport.store.standing import user_present
 
@@ -206,8 +207,24 @@ class ClusterState:
 
     async def remote_clusters(self) -> list[RemoteCluster]:
         """The clusters whose hosts are reached from here."""
-        found = [from_json(item.value) for item in await self.backend.range(records.REMOTE_CLUSTERS)]
-        return [one for one in found if isinstance(one, RemoteCluster) and not one.removed]
+        return [one for one in await self._others(records.REMOTE_CLUSTERS, RemoteCluster) if not one.removed]
+
+    async def _others(self, prefix: str, kind: type[C]) -> list[C]:
+        """The other clusters of a kind that can be read."""
+        items = await self.backend.range(prefix)
+        found = [other_cluster(item.value, kind, item.key.removeprefix(prefix)) for item in items]
+        return [one for one in found if one is not None]
+
+    async def find_cluster(self, name: str, kind: type[C]) -> tuple[C, int] | None:
+        """Another cluster and the revision of what is stored. Raises `BadRequest` when that cannot be read."""
+        of_kind = Kind.TRUSTED_CLUSTER if kind is TrustedCluster else Kind.REMOTE_CLUSTER
+        item = await self.backend.get(records.PREFIX_OF_KIND[of_kind] + name)
+        if item is None:
+            return None
+        found = other_cluster(item.value, kind, name)
+        if found is None:
+            raise refuse_unreadable(of_kind, name)
+        return found, item.revision
 
     async def _remote_hosts(self) -> list[tuple[int, Authority]]:
         """Their host authorities, each with its revision."""
@@ -240,9 +257,7 @@ class ClusterState:
 
     async def trusted_clusters(self) -> list[TrustedCluster]:
         """The clusters whose users are let in: those that are enabled."""
-        items = await self.backend.range(records.TRUSTED_CLUSTERS)
-        found = [from_json(item.value) for item in items]
-        return [one for one in found if isinstance(one, TrustedCluster) and one.spec.enabled]
+        return [one for one in await self._others(records.TRUSTED_CLUSTERS, TrustedCluster) if one.spec.enabled]
 
     async def user_authorities(self) -> list[tuple[int, Authority]]:
         """The user authorities of trusted clusters, each with its revision."""

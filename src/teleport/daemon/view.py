@@ -42,7 +42,7 @@ from teleport.resources.server import Server
 from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 from teleport.resources.user import User
 from teleport.store.cache import Cache
-from teleport.store.foreign import foreign_authority
+from teleport.store.foreign import C, foreign_authority, other_cluster
 from teleport.store.records import (
     HOSTS,
     MFA_LEASES,
@@ -81,6 +81,11 @@ class View:
         self._nodes: KnownNodes | None = None
         self._anchors: tuple[tuple[str, ...], list[TrustedTLSAuthority]] | None = None
         self._parsed: dict[str, dict[str, tuple[int, Resource]]] = {}  # by prefix, then key, with its revision
+
+    def _clusters(self, prefix: str, kind: type[C]) -> list[C]:
+        """The other clusters of a kind that can be read."""
+        found = [other_cluster(item.value, kind, item.key.removeprefix(prefix)) for item in self.cache.range(prefix)]
+        return [one for one in found if one is not None]
 
     def _items(self, prefix: str, kind: type[R]) -> list[R]:
         found: list[R] = []
@@ -202,7 +207,7 @@ class View:
 
     def trusted_clusters(self) -> list[TrustedCluster]:
         """The clusters whose users are let in here: those that are enabled."""
-        return [one for one in self._items(TRUSTED_CLUSTERS, TrustedCluster) if one.spec.enabled]
+        return [one for one in self._clusters(TRUSTED_CLUSTERS, TrustedCluster) if one.spec.enabled]
 
     def trusted_cluster(self, name: str) -> TrustedCluster | None:
         """The one of this name; None also when it is disabled."""
@@ -211,7 +216,7 @@ class View:
     def remote_clusters(self) -> list[RemoteCluster]:
         """The clusters whose hosts are reached from here, also those that have said goodbye (`removed`). Only proxies
         see them."""
-        return self._items(REMOTE_CLUSTERS, RemoteCluster)
+        return self._clusters(REMOTE_CLUSTERS, RemoteCluster)
 
     def remote_cluster(self, name: str) -> RemoteCluster | None:
         return next((one for one in self.remote_clusters() if one.name == name), None)

@@ -20,10 +20,18 @@ class GetRequest(Request, frozen=True, kw_only=True):
     with_secrets: bool = False
 
 
+class Unreadable(Message, frozen=True, kw_only=True):
+    """Something that is stored and that this version of auth cannot read."""
+
+    name: str
+    problem: str
+
+
 class Page(Message, frozen=True, kw_only=True):
     items: list[Document]
     next_key: str = ""
     logins: list[list[str]] = []  # of nodes, for a user: the logins that it may use on each, in the order of `items`
+    unreadable: list[Unreadable] = []  # among the names of this page: counts for nothing
 
 
 class One(Message, frozen=True, kw_only=True):

@@ -14,10 +14,10 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.pin import ca_pin
 from teleport.pki.rotation import has_reached, next_by_itself
 from teleport.resources.authority import Authority, AuthorityType, RotationMode, RotationPhase, RotationState
-from teleport.resources.codec import from_json
 from teleport.resources.server import LOST_AFTER, ReachedPhase
 from teleport.resources.trusted_cluster import RemoteCluster
 from teleport.store import records
+from teleport.store.foreign import other_cluster
 from teleport.store.records import ClusterLink
 
 FOLLOWED: Final = frozenset({AuthorityType.USER, AuthorityType.HOST})
@@ -119,10 +119,10 @@ class Followers:
         found: list[tuple[Announced, set[str]]] = []
         for prefix, kind in prefixes.items():
             for item in await self._state.backend.range(prefix):
-                other = from_json(item.value)
-                if isinstance(other, RemoteCluster) and other.removed:
+                name = item.key.removeprefix(prefix)  # one that cannot be read is waited for, as long as it is heard of
+                other = other_cluster(item.value, RemoteCluster, name) if kind == "remote_cluster" else None
+                if other is not None and other.removed:
                     continue
-                name = other.metadata.name
                 record = await self._state.record(records.CLUSTER_LINKS + name, ClusterLink)
                 link = record[0] if record is not None else ClusterLink()
                 spec = _Spec(hostname=name, heard=link.exchanged)

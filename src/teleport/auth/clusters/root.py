@@ -46,6 +46,7 @@ from teleport.resources.token import Token, TokenRole, token_id
 from teleport.resources.trusted_cluster import RemoteCluster, RemoteClusterSpec
 from teleport.resources.values import HostPort
 from teleport.store import records
+from teleport.store.foreign import other_cluster
 from teleport.store.records import ClusterLink
 from teleport.transport.limits import RateLimit, who_tries
 
@@ -102,7 +103,7 @@ class RemoteClusters:
                 raise AccessDenied(f"the statement of {name} was made for something else")
             check_name(self._state, name)
             _check_meant(token, name)
-            remote = await self._state.find(records.REMOTE_CLUSTERS, name, RemoteCluster)
+            remote = await self._state.find_cluster(name, RemoteCluster)
             await self._refuse_clash(name, signed)
             await self._refuse_hosts_of_ours(name)
             if token.spec.used_by and (token.spec.used_by != name or remote is None):
@@ -204,7 +205,7 @@ class RemoteClusters:
         name = ""
         try:
             name = read_statement(signed).cluster
-            remote = await self._state.find(records.REMOTE_CLUSTERS, name, RemoteCluster)
+            remote = await self._state.find_cluster(name, RemoteCluster)
             link, link_revision = await self._statements.link(name)
             known = await self._statements.known_keys(name)
             if remote is None or remote[0].removed:
@@ -244,7 +245,8 @@ class RemoteClusters:
         now = self._state.clock.now()
         for name in dict.fromkeys(request.clusters[:1000]):
             link, revision = await self._statements.link(name)
-            known = await self._state.find(records.REMOTE_CLUSTERS, name, RemoteCluster)
+            item = await self._state.backend.get(records.REMOTE_CLUSTERS + name)
+            known = other_cluster(item.value, RemoteCluster, name) if item is not None else None
             if known is None or (link.heard is not None and (now - link.heard).total_seconds() < SEEN_EVERY):
                 continue
             put, unchanged = self._statements.linked(name, msgspec.structs.replace(link, heard=now), revision)

@@ -16,7 +16,7 @@ from teleport.api import messages as m
 from teleport.audit.events import (
     SecretRevealed,
 )
-from teleport.auth.authorizer import Authorizer, Denied, facts_of, require_administrator
+from teleport.auth.authorizer import LISTING, Authorizer, Denied, facts_of, require_administrator
 from teleport.auth.factors.lockout import locked_until
 from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.people import local_auth
@@ -34,15 +34,18 @@ from teleport.resources.authority import Authority
 from teleport.resources.cluster import SINGLETONS
 from teleport.resources.codec import Resource, checked, from_json
 from teleport.resources.kinds import Kind, Verb
+from teleport.resources.metadata import Metadata
+from teleport.resources.role import IMPLICIT_ROLE_NAME
 from teleport.resources.secret import SecretText
 from teleport.resources.server import Glance, Server
 from teleport.resources.token import token_id
 from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster, TrustedClusterStatus
 from teleport.resources.user import User
-from teleport.store import records
+from teleport.store import foreign, records
 from teleport.store.records import ClusterLink, UserSecret
 
 MAX_PAGE: Final = 1000
+MAX_PROBLEM: Final = 1000  # characters
 WITH_SECRETS: Final = frozenset({Kind.USER, Kind.CERT_AUTHORITY})
 Bound = Callable[[Caller, m.Request], Awaitable[m.Message]]
 
@@ -74,7 +77,8 @@ class Inventory:
         next_key = items[-1].key.removeprefix(prefix) if len(items) == request.limit else ""
         if kind is Kind.NODE and not request.with_secrets and await self._authorizer.lists_alike(caller, kind):
             return await self._nodes(caller, request, general, items, next_key)
-        every = [from_json(item.value) for item in items]
+        unreadable = await self._unreadable(caller, kind, items)
+        every = [from_json(item.value) for item in items if item.key not in unreadable]
         if kind is Kind.TOKEN and not request.start_key:
             every = [*every, *self._tokens.static]
         found = await self._authorizer.listable(caller, kind, every)
@@ -95,7 +99,34 @@ class Inventory:
             items=[document(resource, with_secrets=request.with_secrets) for resource in shown],
             next_key=next_key,
             logins=await self._authorizer.logins_on(caller, nodes) if nodes else [],
+            unreadable=[one for one in unreadable.values() if one is not None],
         )
+
+    async def _unreadable(self, caller: Caller, kind: Kind, items: Sequence[Item]) -> dict[str, m.Unreadable | None]:
+        """What is stored of other clusters and cannot be read, by its key; None where the caller may not know of it."""
+        if kind not in foreign.KINDS:
+            return {}
+        found: dict[str, m.Unreadable | None] = {}
+        for item in items:
+            name = item.key.removeprefix(records.PREFIX_OF_KIND[kind])
+            problem = foreign.unreadable(item.value, kind, name)
+            if problem:
+                may = await self._sees_unreadable(caller, kind, name)
+                found[item.key] = m.Unreadable(name=name, problem=problem[:MAX_PROBLEM]) if may else None
+        return found
+
+    async def _sees_unreadable(self, caller: Caller, kind: Kind, name: str) -> bool:
+        """Whether a rule of the caller's own says so. Labels, by which others see a cluster, cannot be read."""
+        decided = [await self._authorizer.decide(caller, verb, kind, _named(name)) for verb in LISTING]
+        return all(isinstance(one, APIPermit) and one.granted_by != IMPLICIT_ROLE_NAME for one in decided)
+
+    async def _refuse_unreadable(self, caller: Caller, kind: Kind, item: Item | None, name: str) -> None:
+        """Raises `BadRequest` for what is stored of another cluster and cannot be read, `NotFound` for whoever may not
+        know of it."""
+        if item is not None and kind in foreign.KINDS and foreign.unreadable(item.value, kind, name):
+            if await self._sees_unreadable(caller, kind, name):
+                raise foreign.refuse_unreadable(kind, name)
+            raise _missing(kind, name)
 
     async def _nodes(
         self,
@@ -122,7 +153,7 @@ class Inventory:
 
     async def get(self, kind: Kind, caller: Caller, request: m.GetRequest) -> m.One:
         """One resource by name; for authorities the name is `type/cluster` or `type`."""
-        resource = await self._find(kind, request.name, caller)
+        resource = await self._find(kind, request.name, caller)  # raises for a cluster that cannot be read
         verb = Verb.READ if request.with_secrets else Verb.READ_NO_SECRETS
         await self._require(caller, verb, kind, resource, request.name)
         if request.with_secrets:
@@ -158,7 +189,7 @@ class Inventory:
         reveals: bool = False,
     ) -> None:
         """Raises `AccessDenied`; about what does not exist, only its name is known."""
-        facts = facts_of(resource) if resource is not None else {"resource": {"metadata": {"name": name}}}
+        facts = facts_of(resource) if resource is not None else _named(name)
         ca_type = str(resource.type) if isinstance(resource, Authority) else ""
         await self._authorizer.require(caller, verb, kind, facts, ca_type=ca_type, reveals=reveals)
 
@@ -173,6 +204,7 @@ class Inventory:
         if kind is Kind.NODE:
             return await self._node(caller, name)
         item = await self._state.backend.get(records.PREFIX_OF_KIND[kind] + name)
+        await self._refuse_unreadable(caller, kind, item, name)
         return None if item is None else from_json(item.value)
 
     async def _node(self, caller: Caller, name: str) -> Resource | None:
@@ -237,6 +269,7 @@ class Inventory:
         # whoever stores a token knows its secret, and could let in a host with it: as if it had been revealed
         await self._require(caller, Verb.CREATE, kind, resource, reveals=kind is Kind.TOKEN)
         if item is not None:
+            await self._refuse_unreadable(caller, kind, item, resource.metadata.name)
             await self._require(caller, Verb.UPDATE, kind, from_json(item.value))
             if not request.force:
                 raise AlreadyExists(f"{kind} {resource.name!r} exists already", hint="tctl create -f replaces it")
@@ -275,7 +308,14 @@ class Inventory:
 
     async def remove(self, kind: Kind, caller: Caller, request: m.ExpelRequest) -> m.Done:
         """Removes a resource; a node or proxy is expelled unless it keeps its identity, also when it is not here."""
-        resource = await self._find(kind, request.name, caller)
+        try:
+            resource = await self._find(kind, request.name, caller)
+        except BadRequest:
+            if kind not in foreign.KINDS:
+                raise
+            # whether a role's conditions would allow it, nobody can say
+            require_administrator(caller, "remove what is stored of a cluster and cannot be read")
+            resource = RemoteCluster(metadata=Metadata(name=request.name))
         silent = resource is None and not request.keep_identity
         if silent:
             resource = await self._removing.silent_host(kind, request.name)
@@ -323,6 +363,11 @@ def _bind(method: Callable[..., Awaitable[m.Message]], kind: Kind) -> Bound:
         return await method(kind, caller, request)
 
     return handler
+
+
+def _named(name: str) -> dict[str, object]:
+    """What conditions of roles may see of something of which no more than the name is known."""
+    return {"resource": {"metadata": {"name": name}}}
 
 
 def _missing(kind: Kind, name: str) -> NotFound:

@@ -16,6 +16,7 @@ from teleport.errors import AccessDenied, BadRequest, NotFound
 
 if TYPE_CHECKING:
     from teleport.cli.tctl.connect import Auth
+    from teleport.resources.kinds import Kind
     from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster
 
 
@@ -64,8 +65,9 @@ def status_rows(auth: Auth) -> list[tuple[str, str]]:
 
     rows: list[tuple[str, str]] = []
     for kind in (Kind.REMOTE_CLUSTER, Kind.TRUSTED_CLUSTER):
+        unreadable: list[m.Unreadable] = []
         try:
-            found = list(all_of(auth, kind))
+            found = list(all_of(auth, kind, unreadable=unreadable.append))
         except (AccessDenied, NotFound):  # the latter: an auth server of an older version
             continue
         for one in found:
@@ -77,7 +79,16 @@ def status_rows(auth: Auth) -> list[tuple[str, str]]:
                 problem = f"; {one.status.problem}" if one.status.problem else ""
                 last = _exchanged(one.status.last_exchange)
                 rows.append(("Trusted cluster", f"{one.name}: {state}, {last}{problem}"))
+        title = str(kind).replace("_", " ").capitalize()
+        rows += [(title, f"{one.name}: unreadable, counts for nothing; {one.problem}") for one in unreadable]
     return [(name, render.printable(text)) for name, text in rows]
+
+
+def unreadable_note(kind: Kind, one: m.Unreadable) -> str:
+    """What `tctl get` says of what auth cannot read."""
+    return (
+        f"{kind} {render.printable(one.name)!r} cannot be read, and counts for nothing: {render.printable(one.problem)}"
+    )
 
 
 def _exchanged(when: datetime | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from teleport.api import messages as m
@@ -15,13 +15,22 @@ from teleport.resources.kinds import Kind
 _MOST_PAGES = 10_000
 
 
-def all_of(auth: Auth, kind: Kind, *, with_secrets: bool = False) -> Iterator[Resource]:
-    """Every resource of `kind` that the caller may see, in order of name."""
+def all_of(
+    auth: Auth,
+    kind: Kind,
+    *,
+    with_secrets: bool = False,
+    unreadable: Callable[[m.Unreadable], None] | None = None,
+) -> Iterator[Resource]:
+    """Every resource of `kind` that the caller may see, by name. `unreadable` is told what auth cannot read."""
     start = ""
     for _ in range(_MOST_PAGES):
         page = auth.client.call(routes.LIST[kind.value], m.ListRequest(start_key=start, with_secrets=with_secrets))
         for item in page.items:
             yield from_json(bytes(item))
+        if unreadable is not None:
+            for one in page.unreadable:
+                unreadable(one)
         if not page.next_key:
             return
         if page.next_key == start:

@@ -86,13 +86,19 @@ def _is_said_elsewhere(resource: Resource) -> bool:
 
 
 def _find(auth: Auth, ref: ResourceRef, *, with_secrets: bool) -> list[Resource]:
+    from teleport.cli.tctl.clusters import unreadable_note
     from teleport.cli.tctl.listing import all_of
     from teleport.cli.tctl.tokens import public_id
     from teleport.resources.authority import Authority
     from teleport.resources.codec import from_json
 
     if not ref.name:
-        found = list(all_of(auth, ref.kind, with_secrets=with_secrets))
+        kind = ref.kind
+        found = list(
+            all_of(
+                auth, kind, with_secrets=with_secrets, unreadable=lambda one: render.note(unreadable_note(kind, one))
+            )
+        )
         return [one for one in found if not ref.sub_kind or (isinstance(one, Authority) and one.type == ref.sub_kind)]
     name = f"{ref.sub_kind}/{ref.name}" if ref.sub_kind else ref.name
     if ref.kind == "token":
