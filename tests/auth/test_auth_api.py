@@ -170,6 +170,7 @@ WHO_MAY: dict[str, str] = {
     "get_cluster_audit_config": READERS_OF_POLICY,
     "intake": HOSTS,  # of one's own chain
     "search_events": "user auditor admin",  # the preset `access` reads events, as the reference says
+    "count_events": "user auditor admin",
     "verify_events": "user auditor admin",
     "list_recordings": "user auditor admin",  # a user's list holds the own sessions
     "track_sessions": "node",
@@ -331,6 +332,8 @@ class Asking:
                 return m.IntakeRequest(emitter=self.who.host_id or "x", epoch=1, lines=[])
             case "search_events":
                 return m.SearchEventsRequest(limit=1)
+            case "count_events":
+                return m.CountEventsRequest(start=datetime.now(UTC), end=datetime.now(UTC) + timedelta(days=1))
             case "list_recordings":
                 return m.ListRecordingsRequest()
             case "search_recordings":

@@ -87,7 +87,7 @@ READS_WITHOUT_EVENT = {
     "lease_approval",
     "browser_login",
 } | {
-    *("search_events", "list_recordings", "recording_offset"),
+    *("search_events", "count_events", "list_recordings", "recording_offset"),
     *("rotation_progress", "rotation_plan"),
     *(
         f"{verb}_{kind}"

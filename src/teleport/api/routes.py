@@ -337,6 +337,7 @@ INTAKE = _route("intake", "POST /audit/intake", Verb.CREATE, "event", (), m.Inta
 SEARCH_EVENTS = _route(
     "search_events", "GET /audit/events", Verb.LIST, "event", (), m.SearchEventsRequest, m.EventsPage
 )
+COUNT_EVENTS = _route("count_events", "GET /audit/counts", Verb.LIST, "event", (), m.CountEventsRequest, m.EventCounts)
 VERIFY_EVENTS = _route("verify_events", "POST /audit/verify", Verb.READ, "event", (), m.Empty, m.VerifyReply)
 LIST_RECORDINGS = _route(
     "list_recordings", "GET /recordings", Verb.LIST, "session", (), m.ListRecordingsRequest, m.RecordingsPage

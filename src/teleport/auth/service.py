@@ -239,6 +239,7 @@ class AuthService:
             routes.EXPLAIN_ACCESS.name: Explaining(state, self.authorizer).explain,
             routes.INTAKE.name: self._evidence.intake,
             routes.SEARCH_EVENTS.name: self._evidence.search,
+            routes.COUNT_EVENTS.name: self._evidence.count,
             routes.VERIFY_EVENTS.name: self._evidence.verify,
             routes.LIST_RECORDINGS.name: self._evidence.page,
             routes.READ_RECORDING.name: self._evidence.read,

@@ -10,8 +10,9 @@ from aiohttp import web
 from teleport.errors import NotFound
 from teleport.web.origin import CSRF_COOKIE as CSRF_COOKIE
 
+POLICY = "Content-Security-Policy"
 SECURITY_HEADERS = {
-    "Content-Security-Policy": (
+    POLICY: (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
@@ -32,7 +33,10 @@ async def secure(request: web.Request, response: web.StreamResponse) -> None:
     Browsers are told to insist on TLS (RFC 6797) unless the certificate is a self-signed one, of which they have to
     warn: insisting, they let nobody past the warning. Where a balancer ends TLS, its certificate is taken to be true.
     """
+    policy = response.headers.get(POLICY)  # of what is no page
     response.headers.update(SECURITY_HEADERS)
+    if policy is not None:
+        response.headers[POLICY] = policy
     tls = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
     if tls is None or getattr(tls.context, "believed", True):
         response.headers.update(INSIST)

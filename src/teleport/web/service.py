@@ -37,8 +37,11 @@ from teleport.web import pages
 from teleport.web.attempts import Attempts
 from teleport.web.bodies import body_of, browser_login_reply, certs_reply, client_address, failure, reply
 from teleport.web.clusters import OtherClusters, list_clusters, relay_to_cluster
+from teleport.web.evidence_asking import Asking
+from teleport.web.evidence_routes import EvidenceRoutes
 from teleport.web.origin import check_change, check_csrf
 from teleport.web.pages import qr_png, secure
+from teleport.web.recording_routes import RecordingRoutes
 from teleport.web.session_routes import SessionRoutes
 from teleport.web.sessions import SessionOver, Ways, WebSessions
 from teleport.web.tunnel import Relays, peer_of, relay_inside, relay_to_auth
@@ -95,6 +98,7 @@ class WebService:
         self._vouch = vouch
         self._authorities = authorities
         self._auth = auth
+        self._clock = clock
         self._attempts = Attempts(clock)
         self.edge = HTTPListener("proxy web", limits=config.connections, headers=headers)
         self._relays = Relays(max_tunnels, time.monotonic)
@@ -110,9 +114,13 @@ class WebService:
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._edge])
         app.on_response_prepare.append(secure)
         add = app.router.add_route
+        asking = Asking(self.sessions, self._config.cluster) if self.sessions is not None else None
         for prefix in ("", "/v1"):
             if self._browsers is not None:
                 self._browsers.add(add, prefix)
+            if asking is not None:
+                EvidenceRoutes(asking, self._clock).add(add, prefix)
+                RecordingRoutes(asking).add(add, prefix)
         for prefix in ("", "/v1"):
             add("GET", f"{prefix}/webapi/ping", self._ping)
             add("GET", f"{prefix}/webapi/ping/{{connector}}", self._ping)

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -67,6 +67,8 @@ class Caller(Protocol):
 
 class UserCaller(Caller, Protocol):
     """Calls auth as the user of a session."""
+
+    def download(self, route: routes.Route[Req, Any], request: Req) -> AsyncGenerator[bytes, None]: ...
 
     async def renewed(self) -> None:
         """The certificate is another one: nothing new runs on the connections that there are."""

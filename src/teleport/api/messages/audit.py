@@ -35,6 +35,7 @@ class SearchEventsRequest(Request, frozen=True, kw_only=True):
     limit: int = 500
     start_key: str = ""
     oldest_first: bool = False
+    text: str = ""  # anywhere in the event, any case
 
 
 class EventsPage(Message, frozen=True, kw_only=True):
@@ -42,6 +43,31 @@ class EventsPage(Message, frozen=True, kw_only=True):
 
     lines: list[str]
     next_key: str = ""
+
+
+class CountEventsRequest(Request, frozen=True, kw_only=True):
+    """How many events of a few sorts there were in each hour of a range."""
+
+    start: datetime
+    end: datetime
+
+
+class HourCounts(Message, frozen=True, kw_only=True):
+    """The numbers of one hour."""
+
+    hour: datetime  # its beginning, UTC
+    sessions: int = 0  # that began
+    commands: int = 0  # that were run
+    logins: int = 0  # of people
+    failed_logins: int = 0
+    denied: int = 0  # that hosts, or auth, refused to somebody
+
+
+class EventCounts(Message, frozen=True, kw_only=True):
+    """Hours in which something was counted. One call counts for a bounded time; the next goes on."""
+
+    hours: list[HourCounts]
+    complete: bool = True  # false: ask again, not everything is counted yet
 
 
 class VerifyReply(Message, frozen=True, kw_only=True):

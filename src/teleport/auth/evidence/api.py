@@ -16,6 +16,7 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.audit.checkpoints import verifier
+from teleport.audit.counting import SERIES, Counter
 from teleport.audit.events import SessionRecordingAccess, SessionUpload
 from teleport.audit.intake import Intake
 from teleport.audit.search import Query, Searcher
@@ -43,6 +44,7 @@ from teleport.store import records
 PIECE: Final = 256 * 1024  # bytes of a recording sent at once
 FORMS: Final = frozenset({"play", "cast", "text", "json", "html"})  # what a recording may be said to be read for
 MAX_RECORDINGS: Final = 1000
+MAX_TEXT: Final = 200  # characters that events are searched for
 
 
 class Evidence:
@@ -70,6 +72,7 @@ class Evidence:
         self._indexer = indexer
         self._claims = claims or Claims(state.backend, state.clock)
         self.searcher = Searcher(audit_directory)
+        self._counter = Counter(audit_directory)
 
     # events
 
@@ -105,6 +108,8 @@ class Evidence:
         return frozenset(found)
 
     async def search(self, caller: Caller, request: m.SearchEventsRequest) -> m.EventsPage:
+        if len(request.text) > MAX_TEXT:
+            raise BadRequest(f"a search is for at most {MAX_TEXT} characters")
         page = await self.searcher.search(
             Query(
                 start=request.start,
@@ -114,12 +119,21 @@ class Evidence:
                 login=request.login,
                 host=request.host,
                 sid=request.sid,
+                text=request.text,
                 limit=request.limit,
                 start_key=request.start_key,
                 oldest_first=request.oldest_first,
             )
         )
         return m.EventsPage(lines=[line.decode() for line in page.lines], next_key=page.next_key)
+
+    async def count(self, caller: Caller, request: m.CountEventsRequest) -> m.EventCounts:
+        """How many events of a few sorts there were, by the hour: for who may list them all."""
+        found = await self._counter.count(request.start, request.end)
+        hours = [
+            m.HourCounts(hour=hour, **dict(zip(SERIES, numbers, strict=True))) for hour, numbers in found.hours.items()
+        ]
+        return m.EventCounts(hours=hours, complete=found.complete)
 
     async def verify(self, caller: Caller, request: m.Empty) -> m.VerifyReply:
         """Walks the whole store, its signatures and its recordings."""

@@ -1,0 +1,135 @@
+"""What the routes of the record have in common: whose request it is, what its query says, answers that are streamed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from datetime import datetime
+from typing import Any, Final
+
+from aiohttp import web
+
+from teleport.api import routes
+from teleport.errors import BadRequest, ConnectionProblem, LimitExceeded, NotFound
+from teleport.web.sessions import WebSession, WebSessions
+from teleport.web.tunnel import peer_of
+
+MOST: Final = 32  # streams of all sessions at once
+MOST_OF_ONE: Final = 4  # of one session
+STILL: Final = 60.0  # seconds without progress after which a stream is given up
+MAX_TEXT: Final = 200  # characters of anything that is searched for
+
+
+class Asking:
+    """Asks auth as the user of a browser's session, and streams answers to it."""
+
+    def __init__(self, sessions: WebSessions, cluster: str) -> None:
+        self.sessions = sessions
+        self.cluster = cluster
+        self._streams: Counter[str] = Counter()
+
+    async def here(self, request: web.Request) -> WebSession:
+        """The session of who asks about this cluster. Raises `SessionOver`, `NotFound`."""
+        session = await self.sessions.of(request)
+        site = request.match_info["site"]
+        if site not in (self.cluster, "-current-"):
+            raise NotFound(f"the cluster {site[:100]!r} is not known here, or is not shown in browsers")
+        return session
+
+    async def ask(self, session: WebSession, request: web.Request, route: routes.Route[Any, Any], asked: Any) -> Any:
+        """Calls auth as the user."""
+        return await session.caller(peer_of(request)).call(route, asked)
+
+    async def stream(
+        self,
+        request: web.Request,
+        session: WebSession,
+        pieces: AsyncGenerator[bytes, None],
+        headers: dict[str, str],
+    ) -> web.StreamResponse:
+        """Sends `pieces` while the session lasts and the browser takes them. What goes wrong before the first piece is
+        told as usual; later the connection breaks off, so that nobody takes a part for the whole."""
+        with self._slot(session), session.socket():
+            response = web.StreamResponse(headers=headers)
+            sending = asyncio.create_task(_send(request, response, pieces), name="stream to a browser")
+            ending = asyncio.create_task(session.ended.wait(), name="end of the session of a stream")
+            try:
+                await asyncio.wait({sending, ending}, return_when=asyncio.FIRST_COMPLETED)
+                if not sending.done():
+                    raise ConnectionProblem("the session has ended")
+                await sending
+            except Exception:
+                if not response.prepared:
+                    raise
+                if request.transport is not None:
+                    request.transport.abort()
+            finally:
+                for task in (sending, ending):
+                    task.cancel()
+                await asyncio.gather(sending, ending, return_exceptions=True)
+            return response
+
+    @contextmanager
+    def _slot(self, session: WebSession) -> Iterator[None]:
+        if self._streams[session.id] >= MOST_OF_ONE or self._streams.total() >= MOST:
+            raise LimitExceeded("too many recordings and exports are being sent already", hint="wait until one ends")
+        self._streams[session.id] += 1
+        try:
+            yield
+        finally:
+            self._streams[session.id] -= 1
+            if not self._streams[session.id]:
+                del self._streams[session.id]
+
+
+async def _send(request: web.Request, response: web.StreamResponse, pieces: AsyncGenerator[bytes, None]) -> None:
+    async with aclosing(pieces):
+        piece = await anext(pieces, b"")
+        await response.prepare(request)
+        while piece:
+            async with asyncio.timeout(STILL):
+                await response.write(piece)
+            piece = await anext(pieces, b"")
+        with suppress(ConnectionResetError):
+            await response.write_eof()
+
+
+def attachment(name: str, kind: str) -> dict[str, str]:
+    """Headers of what is kept as a file, and is never a page of ours, whatever it holds and whoever opens it here."""
+    return {
+        "Content-Type": kind,
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Security-Policy": "sandbox; default-src 'none'; frame-ancestors 'none'",
+    }
+
+
+def number(request: web.Request, name: str, default: int, most: int) -> int:
+    """A number of the query from 1 to `most`."""
+    text = request.query.get(name, "") or str(default)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= most):
+        raise BadRequest(f"{name} is a number from 1 to {most}, not {text[:20]!r}")
+    return int(text)
+
+
+def text(request: web.Request, name: str) -> str:
+    """A text of the query."""
+    found = request.query.get(name, "")
+    if len(found) > MAX_TEXT:
+        raise BadRequest(f"{name} has at most {MAX_TEXT} characters")
+    return found
+
+
+def moment(request: web.Request, name: str) -> datetime | None:
+    """A time of the query, RFC 3339 with its zone; None when it names none."""
+    found = request.query.get(name, "")
+    if not found:
+        return None
+    try:
+        when = datetime.fromisoformat(found)
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        raise BadRequest(f"{name} is no time: {found[:40]!r}", hint="as in 2026-05-01T10:00:00Z")
+    return when
