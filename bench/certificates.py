@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from bench.measure import Row, Table, in_turns
 from teleport.auth.authorities.certify import Certifier, UserGrant
-from teleport.auth.cluster.bootstrap import as_resource
-from teleport.pki.authority import new_authority
+from teleport.auth.authorities.keys import StoredKeys
 from teleport.pki.keys import generate_ed25519, generate_p256
 from teleport.pki.sshcert import UserCertRequest, issue_user_cert
 from teleport.pki.trust import AuthorityKind
@@ -38,8 +37,9 @@ def per_second(action: Callable[[], object]) -> float:
 def rows(table: Table) -> None:
     """Adds both rows."""
     now = datetime.now(UTC).replace(microsecond=0)
-    kinds = (AuthorityKind.USER, AuthorityKind.HOST)
-    certifier = Certifier(*(as_resource(new_authority(kind, _CLUSTER, now)) for kind in kinds))
+    keys = StoredKeys()
+    user, host = (keys.make(kind, _CLUSTER, now) for kind in (AuthorityKind.USER, AuthorityKind.HOST))
+    certifier = Certifier(user, host, keys)
     key, authority = generate_p256(), generate_ed25519()
     line = key.public.line()
     roles, logins = ("access", "editor"), ("root", "admin", "deploy")

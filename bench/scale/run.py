@@ -327,6 +327,11 @@ class Simulation:
     def _daemons(self) -> list[tuple[str, int]]:
         return [("proxy", self._proxy.pid), ("auth", self._auth.pid)]
 
+    def _worked(self) -> dict[str, float]:
+        """Processor seconds of auth and of the simulated hosts, so far."""
+        hosts = sum(Usage.of(agents.pid).cpu for agents in self._agents)
+        return {"auth": Usage.of(self._auth.pid).cpu, "simulated hosts": hosts}
+
     def _latency(self, clients: Process) -> None:
         """One at a time: to one host, and to all, in turns."""
         found: dict[int, list[float]] = {1: [], 0: []}
@@ -398,9 +403,11 @@ class Simulation:
         self._proxy.kill()
         killed = time.monotonic()
         wait_until(lambda: self._count("tunnels") == 0, "the hosts to notice that the proxy is gone", seconds=60)
+        before = self._worked()
         started = time.monotonic()
         self._proxy.start()
         ready = time.monotonic()
+        before["proxy"] = Usage.of(self._proxy.pid).cpu  # its start is no host's
         self._until_all("tunnels", began=started)
         took = time.monotonic() - started
         self._report.row(
@@ -409,6 +416,11 @@ class Simulation:
             f"<= {RETURN:.0f} s",
             took <= RETURN,
         )
+        used = {**self._worked(), "proxy": Usage.of(self._proxy.pid).cpu}
+        each = ", ".join(
+            f"{name} {(used[name] - before[name]) * 1000 / self._plan.hosts:.1f} ms" for name in sorted(before)
+        )
+        self._report.row("  processor for each that came back", each)
         wait_until(lambda: self._reached(clients), "a connect after the restart", seconds=60)
         self._report.row("  a connect succeeded, from the kill on", f"{time.monotonic() - killed:.1f} s")
 
