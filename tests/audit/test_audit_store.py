@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from teleport.audit import search
 from teleport.audit.chain import ChainKey, ChainState
 from teleport.audit.events import REGISTRY, Event, Exec, SessionStart, UserLogin
 from teleport.audit.search import Query, Searcher
@@ -165,6 +166,58 @@ async def test_a_search_finds_what_was_asked_for(audit_log: AuditLog, query: Que
     searcher = Searcher(audit_log.store)
     for _ in range(2):
         assert uids((await searcher.search(query)).lines) == [f"u{number:02}" for number in reversed(numbers)]
+
+
+@pytest.mark.parametrize("oldest_first", [True, False])
+async def test_parts_that_are_known_hide_nothing(
+    audit_log: AuditLog, monkeypatch: pytest.MonkeyPatch, oldest_first: bool
+) -> None:
+    """Whatever is asked first, also while the files grow, and when one was put back from a copy."""
+    monkeypatch.setattr(search, "PART", 700)
+    await fill(audit_log)
+    searcher = Searcher(audit_log.store)
+    ranges = [
+        (None, None),
+        (START + timedelta(hours=4), START + timedelta(hours=8)),
+        (START + timedelta(hours=50), None),
+    ]
+    for number in range(3):
+        await audit_log.sink.append([sealed(Exec(time=START + timedelta(hours=7), uid=f"w{number}", command="more"))])
+        for start, end in ranges:
+            for limit in (1, 4, 100):
+                query = Query(start=start, end=end, limit=limit, oldest_first=oldest_first)
+                fresh = await Searcher(audit_log.store).search(query)
+                assert await searcher.search(query) == fresh
+    first = sorted(audit_log.sink.store.glob("*.log"))[0]
+    first.write_bytes(first.read_bytes().splitlines(keepends=True)[0])
+    assert await searcher.search(Query()) == await Searcher(audit_log.store).search(Query())
+
+
+async def test_the_newest_events_are_read_from_the_end_of_the_file(
+    audit_log: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What looks every few seconds does not read the day again each time."""
+    monkeypatch.setattr(search, "PART", 4096)
+    at = START
+    for number in range(200):
+        at += timedelta(seconds=1)
+        await audit_log.sink.append([sealed(Exec(time=at, uid=f"u{number:03}", command="x"))])
+    searcher = Searcher(audit_log.store)
+    await searcher.search(Query())
+    read: list[bytes] = []
+    whole = search._read
+
+    def counted(raw: bytes) -> search._Head | None:
+        read.append(raw)
+        return whole(raw)
+
+    monkeypatch.setattr(search, "_read", counted)
+    page = await searcher.search(Query(limit=3))
+    assert uids(page.lines) == ["u199", "u198", "u197"]
+    assert len(read) < 40
+    read.clear()
+    assert await searcher.search(Query(start=at + timedelta(hours=1))) == search.Page([])
+    assert len(read) < 20
 
 
 async def test_damage_does_not_hide_the_rest(audit_log: AuditLog) -> None:

@@ -1,8 +1,9 @@
 """Finding events in the day files: by time, type, user, login, host, session and text, page by page.
 
 Events come in order of the time they happened, newest or oldest first. A file is named after the day in which auth
-took its events in, so one that is older than the range by more than a day is not opened; how far back a file's events
-reach is remembered once it was read whole. Lines are handed out as they are stored, so that they can be verified.
+took its events in, so one that is older than the range by more than a day is not opened. Files only grow: of each part
+that was read once it is remembered which times its events have, so that a search for the newest reads the end of the
+last file and no more. Lines are handed out as they are stored, so that they can be verified.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from teleport.errors import BadRequest
 
 DEFAULT_LIMIT = 500  # `reference/audit-events.md` 4
 MAX_LIMIT = 10_000
+PART = 256 * 1024  # bytes of a file about which it is remembered which times are in them
 _SKEW = timedelta(days=1)  # how far a host's clock may be ahead of auth's
 
 
@@ -73,13 +75,23 @@ def _micros(when: datetime) -> int:
     return (when - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A piece of a file, of whole lines, and the first and last time in it (microseconds)."""
+
+    start: int
+    end: int
+    first: int = -(2**63)
+    last: int = 2**63
+
+
 class Searcher:
     """Searches the store; keeps what it learned of old files."""
 
     def __init__(self, directory: Path) -> None:
         """`directory`: the audit store, with one folder for each auth server."""
         self._directory = directory
-        self._spans: dict[tuple[Path, int], tuple[int, int]] = {}  # file and size: first and last time in it
+        self._parts: dict[Path, tuple[_Part, ...]] = {}  # what is known of files, from their beginning
 
     async def search(self, query: Query) -> Page:
         """A page of events. `BadRequest` for a limit or key that cannot be meant."""
@@ -113,48 +125,74 @@ class Searcher:
         found: list[_Found] = []
         wanted = query.limit + 1
         for path in files:
-            span = self._spans.get((path, path.stat().st_size))
-            if span is not None and self._out_of_reach(span, query, found, wanted):
-                continue
-            found = heapq.nsmallest(wanted, [*found, *self._matches(path, query, after)])
+            parts = self._parts_of(path)
+            for part in parts if query.oldest_first else reversed(parts):
+                if not self._out_of_reach(part, query, found, wanted):
+                    found = heapq.nsmallest(wanted, [*found, *self._matches(path, part, query, after)])
         lines = [_as_text(line) for _, _, line in found[: query.limit]]
         if len(found) <= query.limit:
             return Page(lines)
         order, uid, _ = found[query.limit - 1]
         return Page(lines, f"{order}/{uid}")
 
-    def _out_of_reach(self, span: tuple[int, int], query: Query, found: Sequence[_Found], wanted: int) -> bool:
-        """Whether no event of a file can be on the page."""
-        first, last = span
-        if query.end is not None and first >= _micros(query.end):
+    def _parts_of(self, path: Path) -> list[_Part]:
+        """The parts of a file: those that are known, and what came since."""
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return []  # it was put away meanwhile
+        known = self._parts.get(path, ())
+        if known and known[-1].end > size:  # put back from a copy
+            known = ()
+            self._parts.pop(path)
+        read = known[-1].end if known else 0
+        return [*known, _Part(read, size)] if size > read else [*known]
+
+    def _out_of_reach(self, part: _Part, query: Query, found: Sequence[_Found], wanted: int) -> bool:
+        """Whether no event of a part can be on the page."""
+        if query.end is not None and part.first >= _micros(query.end):
             return True
-        if query.start is not None and last < _micros(query.start):
+        if query.start is not None and part.last < _micros(query.start):
             return True
         if len(found) < wanted:
             return False
-        return first > found[-1][0] if query.oldest_first else -last > found[-1][0]
+        return part.first > found[-1][0] if query.oldest_first else -part.last > found[-1][0]
 
-    def _matches(self, path: Path, query: Query, after: tuple[int, str] | None) -> Iterable[_Found]:
+    def _matches(self, path: Path, part: _Part, query: Query, after: tuple[int, str] | None) -> Iterable[_Found]:
         sign = 1 if query.oldest_first else -1
         low = None if query.start is None else _micros(query.start)
         high = None if query.end is None else _micros(query.end)
         text = query.text.casefold()
-        first, last, size = 2**63, -(2**63), 0
+        new: list[_Part] = []
+        begun, at, first, last = part.start, part.start, 2**63, -(2**63)
         with path.open("rb") as file:
+            file.seek(part.start)
             for raw in file:
-                size += len(raw)
+                if at >= part.end or not raw.endswith(b"\n"):
+                    break  # what follows is another part's, or being written
+                at += len(raw)
                 head = _read(raw)
-                if head is None:
-                    continue
-                when = _micros(head.time)
-                first, last = min(first, when), max(last, when)
-                if (low is not None and when < low) or (high is not None and when >= high):
-                    continue
-                if not _fits(head, query) or (text and text not in raw.decode("utf-8", "replace").casefold()):
-                    continue
-                if after is None or (sign * when, head.uid) > after:
-                    yield sign * when, head.uid, raw[:-1]
-        self._spans[path, size] = (first, last)
+                if head is not None:
+                    when = _micros(head.time)
+                    first, last = min(first, when), max(last, when)
+                    wanted = (low is None or when >= low) and (high is None or when < high)
+                    if (
+                        wanted
+                        and _fits(head, query)
+                        and (not text or text in raw.decode("utf-8", "replace").casefold())
+                        and (after is None or (sign * when, head.uid) > after)
+                    ):
+                        yield sign * when, head.uid, raw[:-1]
+                if at - begun >= PART:
+                    new.append(_Part(begun, at, first, last))
+                    begun, first, last = at, 2**63, -(2**63)
+        self._learn(path, new)
+
+    def _learn(self, path: Path, new: Sequence[_Part]) -> None:
+        """Remembers parts that come right behind those that are known. What is left of a file is read again."""
+        known = self._parts.get(path, ())
+        if new and new[0].start == (known[-1].end if known else 0):
+            self._parts[path] = (*known, *new)
 
 
 def _read(raw: bytes) -> _Head | None:
