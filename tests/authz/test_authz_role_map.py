@@ -10,7 +10,13 @@ import pytest
 from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode, Policy
 from teleport.authz.role_map import map_user, mapped_roles, still_mapped
 from teleport.authz.session_mfa import call_denial
-from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
+from teleport.authz.ssh import (
+    SSHAccessPermit,
+    SSHAccessRequest,
+    evaluate_ssh_access,
+    why_out_of_reach,
+    why_second_factor_due,
+)
 from teleport.errors import AccessDenied
 from teleport.identity import RemoteOrigin, UserIdentity
 from teleport.resources.authority import RoleMapping
@@ -124,8 +130,12 @@ def test_a_second_factor_that_is_asked_for_here_refuses_with_words(*, of_cluster
     request = SSHAccessRequest(identity, "ubuntu", "leaf", NOW, "node-1")
     denial = evaluate_ssh_access(request, policy)
     assert isinstance(denial, AccessDenial)
-    assert denial.code is DenialCode.NOT_GRANTED
+    assert denial.code is DenialCode.MFA_REQUIRED
     assert "users of the cluster root cannot give one here" in denial.public
+    assert not why_out_of_reach(identity, policy, cluster="leaf", now=NOW, node_id="node-1", node_labels={}), (
+        "the host is there for them: else they would hear that it is not, and never why"
+    )
+    assert why_second_factor_due(request, policy) == denial, "the proxy says the same"
     call = call_denial(identity, [role], defaults)
     assert call is not None
     assert "users of the cluster root" in call.public

@@ -349,16 +349,23 @@ async def test_roles_that_are_not_mapped_and_hosts_that_are_none_are_refused_wit
         assert await found.leaf_events.wait_for("auth"), "the leaf has it on record, too"
 
 
-async def test_hosts_whose_sessions_end_at_the_leafs_proxy_are_refused_with_words() -> None:
+async def test_sessions_that_the_leafs_proxy_records_end_there_and_it_knows_through_whom_somebody_came() -> None:
+    came: list[Peer] = []
+
     class Recording:
         def records(self, host_id: str) -> bool:
             return True
 
+        async def lead(self, channel: Channel, host_id: str, peer: Peer, ended: object) -> object:
+            came.append(peer)
+            raise AccessDenied("it would be recorded", hint="try again")
+
     async with both() as found:
         found.leaf_router.recording = cast(Any, Recording())
         said = await found.ask(alice(found), f"db@{LEAF}")
-        assert said.startswith(f"{REFUSES}Sessions on db end at the proxy of {LEAF}, which records them")
+        assert said.startswith(f"{REFUSES}it would be recorded")
         assert not found.lines
+        assert [one.through for one in came] == [ROOT]
 
 
 async def test_who_may_have_no_session_in_the_leaf_gets_no_connection_to_its_auth() -> None:

@@ -96,7 +96,7 @@ def due_denial(identity: UserIdentity, reasons: tuple[str, ...], *, leases: bool
 
 def _cannot_prove(origin: RemoteOrigin, reasons: tuple[str, ...]) -> AccessDenial:
     return AccessDenial(
-        DenialCode.NOT_GRANTED,
+        DenialCode.MFA_REQUIRED,  # so that the host is no secret to them, and these words are what they hear
         f"A second factor is asked for here, and users of the cluster {origin.cluster} cannot give one here.",
         reasons,
         "ask an administrator of this cluster to map your role to one without require_session_mfa",

@@ -305,12 +305,6 @@ class SshRouter(SshService):
         if due is not None:
             raise Forbidden(due)
         if self.recording is not None and self.recording.records(node.host_id):
-            if identity.origin is not None:
-                raise AccessDenied(
-                    f"Sessions on {node.hostname} end at the proxy of {self.config.cluster}, which records them, and "
-                    "those are for users of that cluster only.",
-                    hint=f"ask an administrator of {self.config.cluster}: session_recording: node, and no plain sshd",
-                )
             return await self.recording.lead(channel, node.host_id, peer, ended)
         if node.agentless:
             raise ConnectionProblem(f"This proxy does not lead to {node.hostname}.", hint="ask its administrator")

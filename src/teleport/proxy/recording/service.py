@@ -234,7 +234,7 @@ class _Gate:
 
     def __init__(self, service: RecordingService, node: Server, client: Peer) -> None:
         self._service = service
-        self._facts = Facts(service.tools.config, node, client)
+        self._facts = Facts(service.tools.config, node, client)  # `client.through`: by a proxy of another cluster
         self._evidence: Evidence | None = None
 
     def proved(self, evidence: Evidence) -> None:
@@ -249,6 +249,11 @@ class _Gate:
         except AccessDenied as error:
             service.failed(facts, f"{error.message} {getattr(error, 'detail', '')}".strip())
             return Refusal.told(error.message, error.hint)
+        through = facts.client.through
+        if through and (identity.origin is None or identity.origin.cluster != through):
+            # that proxy says what address it likes, and source pins and leases of others hold by theirs
+            service.failed(facts, f"the proxy of {through} leads its own users only")
+            return Refusal.told(f"Through {through} come its own users only.", "tsh login at the cluster of the host")
         parsed = parse_certificate(certificate)
         key = parsed.body.public_key.fingerprint()
         facts = replace(facts, user=identity, signer=parsed.signer, key=key, certificate=certificate)
