@@ -25,6 +25,7 @@ from teleport.testing.clock import FakeClock
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import AuthCaller, WebConfig, WebService
 from teleport.web.sessions import Ways
+from teleport.web.terminal_reach import ShellWays
 
 NAME = "localhost"
 
@@ -83,12 +84,13 @@ async def running_web(
     vouch: Callable[[str, int], bytes] = lambda host, port: b"",
     clock: FakeClock | None = None,
     ways: Ways | None = None,
+    shells: ShellWays | None = None,
 ) -> AsyncIterator[RunningWeb]:
     """Serves on a loopback port of `host` until the block ends."""
     pair = tls_pair(folder / "web", NAME)
     clock = clock or FakeClock()
     config = WebConfig(CLUSTER, SSHAddresses(listen_addr="127.0.0.1:3023", public_addr="p:443"), auth_servers)
-    service = WebService(config, auth, clock, max_tunnels=max_tunnels, vouch=vouch, ways=ways)
+    service = WebService(config, auth, clock, max_tunnels=max_tunnels, vouch=vouch, ways=ways, shells=shells)
     listener = socket.create_server((host or "127.0.0.1", 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     started = asyncio.Event()
     serving = asyncio.create_task(service.run(listener, server_context(pair), started.set), name="web under test")

@@ -76,6 +76,7 @@ TABLE: tuple[Row, ...] = (
     Row(_SESSION, "subsystem", Rule.START, "sftp; no other one"),
     Row(_SESSION, "auth-agent-req@openssh.com", Rule.AGENT, "agent forwarding"),
     Row(_SESSION, "x11-req", Rule.X11, "X11 forwarding"),
+    Row(_SESSION, "session-id@teleport", Rule.REFUSED, "only servers send it"),
     Row(_SESSION, "xon-xoff", Rule.REFUSED, "only servers send it"),
     Row(_SESSION, "exit-status", Rule.REFUSED, "only servers send it"),
     Row(_SESSION, "exit-signal", Rule.REFUSED, "only servers send it"),

@@ -31,7 +31,7 @@ from teleport.daemon.recording_side import RecordingSide
 from teleport.daemon.sockets import ProxyAddresses
 from teleport.daemon.ssh_proof import host_key
 from teleport.daemon.view import View
-from teleport.daemon.web_side import WebWays
+from teleport.daemon.web_side import Shells, WebWays
 from teleport.daemon.web_tls import WebTLS
 from teleport.errors import BadRequest, ConnectionProblem
 from teleport.identity import UserIdentity
@@ -274,6 +274,7 @@ class ProxySide:
             authorities=view.authorities_now,
             headers=headers,
             ways=WebWays(view, auth_servers, self._vouch_to_auth),
+            shells=Shells(view, self.router.accepted),
         )
         self.clusters = cluster_side(
             view,

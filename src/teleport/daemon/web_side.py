@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -12,11 +13,13 @@ from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
 from teleport.authz.web_session import why_ended
 from teleport.backend.interface import Deleted, Event
 from teleport.daemon.view import View
-from teleport.identity import UserIdentity
+from teleport.errors import AccessDenied
+from teleport.identity import SystemRole, UserIdentity
 from teleport.pki.keys import PrivateKey
-from teleport.pki.sshformat import parse_certificate_line
+from teleport.pki.sshformat import parse_certificate, parse_certificate_line
 from teleport.pki.x509cert import auth_server_name
 from teleport.resources.kinds import Kind, Verb
+from teleport.resources.names import canonical_host
 from teleport.store.records import LOCKS, ROLES, USERS, WEB_SESSIONS
 from teleport.transport.tls import client_context_of
 from teleport.transport.vouching import VouchingConnector
@@ -85,6 +88,30 @@ class WebWays:
                 end()
 
         return stop
+
+
+class Shells:
+    """`web.terminal_reach.ShellWays`, by the view of a proxy and its SSH service."""
+
+    def __init__(self, view: View, accept: Callable[[asyncio.Transport], None]) -> None:
+        self._view = view
+        self._accept = accept
+
+    def accept(self, transport: asyncio.Transport) -> None:
+        self._accept(transport)
+
+    def prove(self, certificate: bytes, role: SystemRole, cluster: str, name: str) -> str:
+        if cluster in ("", self._view.cluster):
+            found = self._view.verify_host(certificate)
+        else:
+            found = self._view.verify_host_of(cluster, certificate, role)
+        if found.role is not role:
+            raise AccessDenied(
+                f"its certificate is that of a {found.role}, not of a {role}", hint="check the name of the host"
+            )
+        if name and canonical_host(name) not in parse_certificate(certificate).body.principals:
+            raise AccessDenied(f"its certificate is not made out to {name!a}", hint="name the host as the list does")
+        return found.host_id
 
 
 def _context(trusted: Sequence[str], certs: m.UserCerts, key: PrivateKey) -> ssl.SSLContext:

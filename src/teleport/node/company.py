@@ -107,6 +107,10 @@ class Company:
         """Who has to be in it and is not, for people to read."""
         return self._moderation.told
 
+    def waits_for(self, party: Party) -> float:
+        """Seconds for which the session lives on without the party: those it was begun with, for whose it is."""
+        return self._linger if is_own(party.connection.identity, self._about) else 0.0
+
     def recorded(self, recording: Recording) -> None:
         """Who types is noted in this recording from now on."""
         self._typed = WhoTyped(recording)
@@ -124,7 +128,7 @@ class Company:
                 self._replay_to(party, anew=False)
         self._set_waited()
         streams.hold(self._moderation.held)
-        if self._linger:
+        if self._linger and self.first.window is None:
             self.first.tell(
                 f"This session lives on for {self._linger:.0f} s without you. To come back: tsh join {self._about.sid}"
             )
@@ -160,8 +164,12 @@ class Company:
         if self._lingering is not None and party.types:
             self._lingering.cancel()
             self._lingering = None
-        self._tell(f"{party.shown} has joined this session as {party.mode}.")
+        former = next((one for one in self.parties if party.succeeds(one)), None)
+        if former is None:
+            self._tell(f"{party.shown} has joined this session as {party.mode}.")
         self.parties.append(party)
+        if former is not None:
+            self.leave(former)
         self._replay_to(party, anew=False)
         self._set_waited()
         if party.types and party.size is not None:
@@ -178,7 +186,7 @@ class Company:
             return
         others = [one for one in self.parties if one is not party]
         in_use = any(one.types for one in others) and not (life.state is State.WAITING and party is self.first)
-        goes_on = in_use or (self._linger > 0 and life.state is State.RUNNING)
+        goes_on = in_use or (self._linger > 0 and not party.done and life.state is State.RUNNING)
         if not goes_on:
             life.end(told or "the client disconnected")
             if not others:
@@ -187,8 +195,11 @@ class Company:
         if self._typed is not None:
             self._typed.left(party)
         self._in_background(self._story.left(party.connection.facts, party.mode), f"leave session {self._about.sid}")
-        self._tell(f"{party.shown} has left this session.")
-        if told:
+        if replaced := any(one.succeeds(party) for one in others):
+            party.replaced()
+        else:
+            self._tell(f"{party.shown} has left this session.")
+        if told and not replaced:
             party.dismiss(told, status=status)
         if party is not self.first:
             party.over()
@@ -333,7 +344,8 @@ class Company:
             party.tell_once("Nothing passes while this session stands still: what you type is dropped.")
 
     def end_input(self, party: Party) -> None:
-        """A party sends no more."""
+        """A party sends no more: one that might come back does not."""
+        party.done = True
         if self._streams is not None and party is self.first:
             self._streams.end_input()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
+from uuid import UUID
 
 from teleport.authz.decision import AccessDenial
 from teleport.authz.joining import JoinPermit, RunningSession
@@ -21,6 +22,7 @@ from teleport.recording.sanitise import RESET_TERMINAL, TerminalSanitiser, one_l
 from teleport.resources.joining import JoinMode
 from teleport.ssh.handlers import SessionChannel
 from teleport.ssh.surface import TerminalSize
+from teleport.wire.returning import ELSEWHERE
 
 BACKLOG: Final = 1024 * 1024  # bytes kept for a party that is being shown the last output
 
@@ -64,6 +66,8 @@ class Party:
         self.received = 0  # bytes from the client
         self.sent = 0  # bytes to the client
         self.waited_for = False  # whether it holds the session up
+        self.window: UUID | None = None  # which of its user's terminals it is, when it may come back
+        self.done = False  # it has said that it does not come back
         self.probed = False  # whether its client is asked often whether it is there
         self._told: set[str] = set()
         self._filter: TerminalSanitiser | None = None  # between the session and somebody else's terminal
@@ -162,6 +166,17 @@ class Party:
             self.channel.exit(ended.status)
         else:
             self.channel.exit_with_signal("KILL", message=reason)
+
+    def succeeds(self, other: Party) -> bool:
+        """Whether it is the same terminal of the same user, come back."""
+        ours, theirs = self.connection.facts.user, other.connection.facts.user
+        if self is other or self.window is None or self.window != other.window or ours is None or theirs is None:
+            return False
+        return (ours.name, ours.cluster) == (theirs.name, theirs.cluster)
+
+    def replaced(self) -> None:
+        """Its terminal is in the session by another connection now."""
+        self.channel.exit_with_signal("HUP", message=ELSEWHERE)
 
     def dismiss(self, told: str, *, status: int) -> None:
         """Ends this party's part, and its channel, while the session goes on."""

@@ -19,10 +19,12 @@ from teleport.recording.format import canonical_uuid
 from teleport.resources.joining import JoinMode
 from teleport.resources.values import Duration
 from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest
-from teleport.wire import vouch
+from teleport.wire import returning, vouch
 from teleport.wire.transfer_command import RsyncCommand, ScpCommand, Word, parse
 
-NODE_VARIABLES: Final = frozenset({"TELEPORT_SESSION", "TELEPORT_JOIN_MODE", "TELEPORT_DETACH", vouch.RECORDED_AS})
+NODE_VARIABLES: Final = frozenset(
+    {"TELEPORT_SESSION", "TELEPORT_JOIN_MODE", "TELEPORT_DETACH", returning.TERMINAL_VARIABLE, vouch.RECORDED_AS}
+)
 _IN_PLACE: Final = frozenset({"--inplace", "--append", "--append-verify", "--delay-updates"})
 LEAST_LINGER, LONGEST_LINGER = Duration.of(seconds=1), Duration.of(hours=24)
 
@@ -39,6 +41,7 @@ class Asked:
     linger: float = 0.0  # seconds for which the session lives on without anybody who may type
     join: UUID | None = None  # the session to take part in, instead of a new one
     mode: JoinMode | None = None  # in which
+    window: UUID | None = None  # which of its user's terminals it is: one that comes back takes its own place
     recorded_as: UUID | None = None  # under which a proxy records it; only from a certificate that names a proxy
 
     def variable(self, name: str, value: str) -> bool:
@@ -51,6 +54,8 @@ class Asked:
                     self.recorded_as = UUID(canonical_uuid(value))
                 case "TELEPORT_JOIN_MODE":
                     self.mode = JoinMode(value)
+                case returning.TERMINAL_VARIABLE:
+                    self.window = UUID(canonical_uuid(value))
                 case "TELEPORT_DETACH":
                     linger = Duration.parse(value)
                     if not LEAST_LINGER <= linger <= LONGEST_LINGER:

@@ -105,6 +105,8 @@ class SessionChannelHandler:
         # The channel may be open for long: what counts is what the rules say now, of recording, too.
         if (refused := self._connection.admit(_ASKED[type(what)])) is not None:
             return refused
+        if self._asked.terminal is not None:
+            self.party.window = self._asked.window
         if self._asked.join is not None and isinstance(what, Shell):
             return await self._join(self._asked.join)
         user = self._connection.facts.user
@@ -136,7 +138,15 @@ class SessionChannelHandler:
         record = self._connection.permit.record and elsewhere is None
         mfa = self._connection.second_factor
         self._session = Session(self._tools, self.party, program, self._asked, record=record, mfa=mfa)
-        return await self._session.start()
+        refused = await self._session.start()
+        if refused is None:
+            self._tell_session(self._session, self._asked.linger)
+        return refused
+
+    def _tell_session(self, session: Session, waits: float) -> None:
+        """A terminal that may come back has to know to what."""
+        if self.party.window is not None:
+            self.party.channel.tell_session(session.about.sid, int(waits), str(self.party.mode))
 
     async def _join(self, sid: UUID) -> Refusal | None:
         """Takes part in a running session, when the rules say so. An id that no session has is refused: who could
@@ -159,6 +169,8 @@ class SessionChannelHandler:
         self._session = session
         if self._gone:
             session.company.leave(self.party)
+        else:
+            self._tell_session(session, session.company.waits_for(self.party))
         return None
 
     # what happens on it once something runs

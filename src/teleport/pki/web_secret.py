@@ -91,6 +91,13 @@ class WebSecret:
     def _mac(self, session: str, end: int) -> bytes:
         return hmac.digest(self._derived("bearer"), f"{session} {end}".encode("utf-8", "surrogatepass"), "sha256")
 
+    def tag(self, purpose: str, text: str) -> str:
+        """What proves that `text` was made in this session, for this purpose."""
+        return _text(hmac.digest(self._derived(purpose), text.encode("utf-8", "surrogatepass"), "sha256"))
+
+    def tag_holds(self, purpose: str, text: str, tag: str) -> bool:
+        return hmac.compare_digest(self.tag(purpose, text).encode(), tag.encode("utf-8", "surrogatepass"))
+
     def cookie(self, session: str) -> str:
         """The cookie's value."""
         return f"{session}.{_text(self._secret.reveal())}"

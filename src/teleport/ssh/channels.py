@@ -20,7 +20,7 @@ from asyncssh.constants import (
     OPEN_CONNECT_FAILED,
 )
 from asyncssh.misc import MaybeAwait
-from asyncssh.packet import SSHPacket
+from asyncssh.packet import SSHPacket, String, UInt32
 from asyncssh.session import SSHServerSession, SSHSession, SSHTCPSession
 
 from teleport.authz.channel_table import AskedKind
@@ -37,6 +37,7 @@ from teleport.ssh.surface import (
     TerminalSize,
     X11Request,
 )
+from teleport.wire.returning import TOLD
 
 if TYPE_CHECKING:
     from teleport.ssh.server import ServerConnection
@@ -170,6 +171,9 @@ class ChannelView:
     def exit_with_signal(self, name: str, *, core_dumped: bool = False, message: str = "") -> None:
         cast("ServerSessionChannel", self._channel).exit_with_signal(name, core_dumped, message)
 
+    def tell_session(self, sid: str, waits: int, mode: str) -> None:
+        cast("ServerSessionChannel", self._channel).tell_session(sid, waits, mode)
+
 
 class ServerSessionChannel(_Writer, SSHServerChannel[bytes]):
     """A `session` channel whose requests go through the connection's surface to a `SessionHandler`."""
@@ -189,6 +193,11 @@ class ServerSessionChannel(_Writer, SSHServerChannel[bytes]):
             raise ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, decided.message)
         self._handler = cast(SessionHandler, decided)
         return _Deliveries(self._handler)
+
+    def tell_session(self, sid: str, waits: int, mode: str) -> None:
+        """Names the session to the client."""
+        if self._conn is not None and self._send_state == "open":
+            self._send_request(TOLD.encode(), String(sid), UInt32(waits), String(mode))
 
     # requests
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from asyncssh.channel import SSHClientChannel
+from asyncssh.packet import SSHPacket
 from asyncssh.session import SSHClientSession
 
 from teleport.ssh.packets import DataPath
@@ -27,12 +28,28 @@ class RemoteExit:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ToldSession:
+    """What the host says of the session that a terminal is in (`wire.returning`)."""
+
+    sid: str
+    waits: int  # seconds for which it lives on when the connection breaks
+    mode: str  # how one is in it
+
+
 class SessionChannel(DataPath, SSHClientChannel[bytes]):
     """A session channel of ours. `agent_answer` tells whether the server takes the agent that it was offered."""
 
     agent_answer: asyncio.Future[bool] | None = None
     display: X11Request | None = None  # of somebody else, that is handed on
     display_taken = False
+    told: ToldSession | None = None
+
+    def _process_session_id_at_teleport_request(self, packet: SSHPacket) -> bool:
+        sid, waits, mode = packet.get_string(), packet.get_uint32(), packet.get_string()
+        packet.check_end()
+        self.told = ToldSession(sid[:64].decode("ascii", "replace"), waits, mode[:64].decode("ascii", "replace"))
+        return True
 
     async def _make_request(self, request: bytes, *args: bytes) -> bool | None:
         answer = await super()._make_request(request, *args)
@@ -150,6 +167,11 @@ class RemoteSession:
     def display_taken(self) -> bool:
         """Whether the host took the display that was handed on to it."""
         return bool(getattr(self._channel, "display_taken", False))
+
+    @property
+    def told(self) -> ToldSession | None:
+        """In which session it is; the host has said so when the session has begun, if it was asked."""
+        return getattr(self._channel, "told", None)
 
     def close(self) -> None:
         """Ends the session from this side."""

@@ -123,6 +123,10 @@ class SessionChannel(Channel, Protocol):
         """Sends that a signal ended the process (`name` without SIG, as RFC 4254 section 6.10), and closes."""
         ...
 
+    def tell_session(self, sid: str, waits: int, mode: str) -> None:
+        """Tells the client, which asked for it, in which session it is (`wire.returning`)."""
+        ...
+
 
 class StreamHandler(Protocol):
     """Takes what arrives on a channel."""

@@ -44,6 +44,8 @@ from teleport.web.pages import qr_png, secure
 from teleport.web.recording_routes import RecordingRoutes
 from teleport.web.session_routes import SessionRoutes
 from teleport.web.sessions import SessionOver, Ways, WebSessions
+from teleport.web.terminal_reach import ShellWays
+from teleport.web.terminal_routes import TerminalRoutes
 from teleport.web.tunnel import Relays, peer_of, relay_inside, relay_to_auth
 from teleport.wire.alpn import UPGRADE_PATH
 
@@ -88,11 +90,12 @@ class WebService:
         authorities: Callable[[], tuple[str, bool]] = lambda: ("", False),
         headers: Headers | None = None,
         ways: Ways | None = None,
+        shells: ShellWays | None = None,
     ) -> None:
         """`preference`: how people prove themselves, as it is now. `vouch` makes the line that tells auth who comes by
         the tunnel (`wire.vouch`), from address and port. `authorities`: the digest of the authorities as they are, and
         whether they are being rotated. `headers`: what balancers say before TLS. `ways`: what browsers' sessions need;
-        without it there are none."""
+        without it there are none. `shells`: what their terminals need, likewise."""
         self._config = config
         self._preference = preference
         self._vouch = vouch
@@ -109,6 +112,11 @@ class WebService:
             if self.sessions is not None
             else None
         )
+        self.terminals = (
+            TerminalRoutes(self.sessions, shells, config.cluster, lambda: self.others, self.edge.staying)
+            if self.sessions is not None and shells is not None
+            else None
+        )
 
     def build_app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._edge])
@@ -121,6 +129,8 @@ class WebService:
             if asking is not None:
                 EvidenceRoutes(asking, self._clock).add(add, prefix)
                 RecordingRoutes(asking).add(add, prefix)
+            if self.terminals is not None:
+                self.terminals.add(add, prefix)
         for prefix in ("", "/v1"):
             add("GET", f"{prefix}/webapi/ping", self._ping)
             add("GET", f"{prefix}/webapi/ping/{{connector}}", self._ping)

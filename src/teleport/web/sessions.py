@@ -179,6 +179,15 @@ class WebSession:
     def bearer_holds(self, token: str) -> bool:
         return self._secret.bearer_holds(self.id, token, self._clock.now())
 
+    def sign(self, purpose: str, text: str) -> str:
+        """`text`, with what proves that it comes from this session."""
+        return f"{self._secret.tag(purpose, text)}.{text}"
+
+    def signed(self, purpose: str, signed: str) -> str | None:
+        """The text that `sign` was given for that purpose; None when this is not it."""
+        tag, dot, text = signed.partition(".")
+        return text if dot and self._secret.tag_holds(purpose, text, tag) else None
+
     def opened_by(self, secret: WebSecret) -> bool:
         return self._secret.same(secret)
 
@@ -314,13 +323,17 @@ class WebSessions:
             check_page(request)
         return await self._in_use(session, request)
 
-    async def of_socket(self, request: web.Request) -> WebSession:
-        """As `of`, for a websocket: its token is in the query (`access_token`), and it must name our origin."""
+    async def at_door(self, request: web.Request) -> WebSession:
+        """Whose websocket it would be: its cookie says, and it must name our origin. Its page still has to prove itself
+        (`enters`): until then nothing is done for it."""
         check_same_origin(request, must=True)
-        session = await self._by_cookie(request)
-        if not session.bearer_holds(request.query.get("access_token", "")):
+        return await self._by_cookie(request)
+
+    async def enters(self, session: WebSession, token: str, request: web.Request) -> None:
+        """The page behind a websocket shows its bearer token. Raises `SessionOver`, `AccessDenied`."""
+        if session.ended.is_set() or not session.bearer_holds(token):
             raise SessionOver("the page's token is missing or too old", hint="load the page again")
-        return await self._in_use(session, request)
+        await self._in_use(session, request)
 
     async def _by_cookie(self, request: web.Request) -> WebSession:
         shown = parse_cookie(request.cookies.get(COOKIE, ""))

@@ -1,0 +1,117 @@
+"""How a web terminal reaches a host: as tsh does, by the SSH service of this very proxy.
+
+The proxy is an SSH client of itself, over a connection within the process, with the key and certificate of the
+browser's session and from the browser's address. So a terminal is led, refused and put on record just as `tsh ssh` is:
+to hosts behind tunnels, with a plain sshd, or of other clusters; the host is proved by its certificate, and it decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from teleport.errors import ConnectionProblem, TeleportError
+from teleport.identity import SystemRole
+from teleport.ssh.client import ClientKey, SshClient, connect_by
+from teleport.transport import memory_pair
+from teleport.web.sessions import WebSession
+
+log = logging.getLogger(__name__)
+
+SECONDS: Final = 30.0  # for a host to answer
+CLOSING: Final = 1.0  # seconds for a connection to close in order
+
+
+class ShellWays(Protocol):
+    """What the proxy's SSH service gives."""
+
+    def accept(self, transport: asyncio.Transport) -> None:
+        """Takes a connection, as its listener would."""
+        ...
+
+    def prove(self, certificate: bytes, role: SystemRole, cluster: str, name: str) -> str:
+        """The id of the host that shows this certificate, which has to be made out to `name` unless that is empty.
+        Raises `TeleportError` when it is not believed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where to, and as whom. Port 0 means any."""
+
+    cluster: str
+    host: str
+    port: int
+    login: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A host that was reached and proved."""
+
+    client: SshClient
+    proxy: SshClient
+    host_id: str
+
+    def cut(self) -> None:
+        """Ends the connection as a lost one ends: the host waits for its terminal to come back."""
+        self.client.abort()
+        self.proxy.abort()
+
+    async def close(self) -> None:
+        """Ends it in order; does not wait for who says nothing."""
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(CLOSING):
+                await self.client.close()
+        self.cut()
+
+
+async def reach(
+    ways: ShellWays, session: WebSession, certificate: str, to: Destination, peer: tuple[str, int]
+) -> Reached:
+    """Connects with a host. `certificate` is an OpenSSH line of the session's key. Raises `TeleportError`."""
+    key = ClientKey(session.key.pkcs8_pem().reveal(), certificate)
+    seen: list[str] = []
+
+    async def within(protocol: asyncio.Protocol) -> None:
+        memory_pair.connect(lambda: protocol, ways.accept, peername=peer)
+
+    def is_proxy(shown: bytes) -> None:
+        ways.prove(shown, SystemRole.PROXY, "", "")
+
+    def is_host(shown: bytes) -> None:
+        try:
+            seen.append(ways.prove(shown, SystemRole.NODE, to.cluster, to.host))
+        except TeleportError as error:
+            log.warning("host not believed host=%r cluster=%s: %s", to.host, to.cluster, error.message)
+            raise ConnectionProblem(
+                f"The host {to.host} did not prove who it is: {error.message}", hint="ask its administrator"
+            ) from error
+
+    proxy: SshClient | None = None
+    client: SshClient | None = None
+    try:
+        async with asyncio.timeout(SECONDS):
+            proxy = await connect_by(within, "this proxy", login=to.login, key=key, check=is_proxy)
+            client = await proxy.through(to.host, to.port, cluster=to.cluster, login=to.login, check=is_host)
+    except TimeoutError:
+        raise ConnectionProblem(
+            f"The host {to.host} does not answer within {SECONDS:.0f} s.", hint="try again"
+        ) from None
+    finally:
+        if proxy is not None and client is None:
+            proxy.abort()
+    return Reached(client, proxy, seen[0])
+
+
+def parsed_host(text: str) -> tuple[str, int]:
+    """Host and port of `host`, `host:port` or `[address]:port`; port 0 where none is said."""
+    host, colon, port = text.rpartition(":")
+    if text.startswith("[") and text.endswith("]"):
+        return text[1:-1], 0
+    if not colon or not port.isascii() or not port.isdecimal() or len(port) > 5 or (":" in host and host[:1] != "["):
+        return text, 0
+    return host.removeprefix("[").removesuffix("]"), int(port)
