@@ -5,6 +5,9 @@ they are by the time that their tunnel stands; and a channel costs the proxy les
 
 What is relayed is TLS between this daemon's services and auth: the relay and the proxy see ciphertext. The websocket's
 own TLS proves nothing and need not: whoever answers cannot prove that it is auth (decision 18).
+
+Everybody on the host can connect to the loopback. Sockets of other users are turned away before anything is opened for
+them, so that they take none of the daemon's connections.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, Self
 
@@ -21,6 +25,7 @@ from teleport.errors import BadRequest, ConnectionProblem
 from teleport.transport.blocking import shown_address
 from teleport.transport.problems import said
 from teleport.transport.site_proxy import for_aiohttp
+from teleport.transport.socket_owner import GONE, Address, owner
 from teleport.transport.tls import unproved_client_context
 from teleport.transport.upgrade import stays
 
@@ -30,6 +35,8 @@ CHUNK = 65536
 TUNNEL_PATH = "/webapi/auth/tunnel"
 
 
+MOST: Final = 1000  # connections at once; a daemon has a handful, and a proxy one for each person who comes from afar
+MOST_TOLD: Final = 100  # users of this host whose refusal the log tells of
 HIGH_WATER: Final = 256 * 1024  # bytes for this daemon that it has not taken, at which the tunnel is told to wait
 
 
@@ -56,8 +63,14 @@ class AuthRelay:
     """Opens a connection by a tunnel of this host; gets who takes its output, and who hears that there is no more. None
     when no tunnel leads to auth."""
 
-    def __init__(self, proxies: Sequence[tuple[str, int]]) -> None:
+    def __init__(
+        self, proxies: Sequence[tuple[str, int]], *, owner: Callable[[Address, Address], int | None] = owner
+    ) -> None:
+        """`owner` says whose socket is connected with ours."""
         self._proxies = list(proxies)
+        self._owner = owner
+        self._told: set[int | None] = set()  # users whom the log told of
+        self._full = False  # the log told of that
         self._server: asyncio.Server | None = None
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,9 +97,34 @@ class AuthRelay:
         return str(host), int(port)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._may(writer):
+            writer.transport.abort()
+            return
         task = asyncio.create_task(self._relay(reader, writer), name="auth relay")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _may(self, writer: asyncio.StreamWriter) -> bool:
+        """Whether it is a process of this daemon's user, and there is room."""
+        theirs = writer.get_extra_info("peername")
+        user = self._owner(theirs[:2], self.address) if theirs else GONE
+        if user is None and None not in self._told:
+            self._told.add(None)
+            log.warning(
+                "the kernel does not say whose connections come by the loopback: all are taken for this daemon's"
+            )
+        elif user not in (None, os.geteuid()):
+            if user != GONE and user not in self._told and len(self._told) < MOST_TOLD:
+                self._told.add(user)
+                log.warning("a way to auth by the loopback is refused to the user %d of this host", user)
+            return False
+        if len(self._tasks) >= MOST:
+            if not self._full:
+                self._full = True
+                log.warning("this daemon has %d connections to auth by the loopback, and gets no more", MOST)
+            return False
+        self._full = False
+        return True
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
