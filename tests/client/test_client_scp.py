@@ -17,7 +17,6 @@ import pytest
 from teleport.client.transfer import copying as engine
 from teleport.client.transfer.copying import Copier, Ways
 from teleport.client.transfer.here import Here
-from teleport.client.transfer.sftp import Flight, Sftp
 from teleport.client.transfer.there import There
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
@@ -25,6 +24,7 @@ from teleport.ssh.client import ClientKey, connect
 from teleport.testing.lab_certificates import Authorities
 from teleport.testing.openssh_server import running_sshd
 from teleport.testing.running import wait_until
+from teleport.transfer.sftp import Flight, Sftp
 from teleport.wire.sftp_client import Limits
 
 ME = getpass.getuser()
@@ -288,7 +288,7 @@ async def test_a_file_without_an_end_ends(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def test_a_folder_without_an_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from teleport.client.transfer import sftp
+    from teleport.transfer import sftp
 
     monkeypatch.setattr(sftp, "_MAX_ENTRIES", 500)
     async with hostile(tmp_path, endless=True, names=[f"n{number}/" for number in range(100)]) as run:

@@ -30,7 +30,7 @@ import teleport.ssh.packets as packets
 from teleport.client.access import from_profile
 from teleport.client.home import Home
 from teleport.client.session import way
-from teleport.client.transfer.sftp import Sftp
+from teleport.transfer.sftp import Sftp
 from teleport.client.transfer.copying import Copier, Ways
 from teleport.client.transfer.here import Here
 from teleport.client.transfer.there import There

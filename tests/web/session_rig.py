@@ -16,7 +16,7 @@ from tests.web.web_rig import Answer, RunningWeb, running_web
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.daemon.web_side import WebWays
+from teleport.daemon.web_side import Shells, WebWays
 from teleport.identity import SystemRole
 from teleport.pki import sshsig
 from teleport.pki.keys import generate_p256
@@ -68,6 +68,7 @@ async def proxy_with_sessions(auth: RunningAuth, folder: Path) -> AsyncIterator[
             vouch=vouching,
             clock=auth.clock,
             ways=WebWays(view, [auth.address], vouching),
+            shells=Shells(view, lambda transport: transport.abort()),
         ) as web,
     ):
         yield web

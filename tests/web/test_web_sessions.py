@@ -32,8 +32,15 @@ from teleport.testing.clock import FakeClock
 from teleport.web.origin import CSRF_COOKIE, CSRF_HEADER, SAFE
 from teleport.web.sessions import COOKIE
 
-ONE_ANSWER = {"error": {"message": "the user name, the password or the code is wrong"}}
-OVER = {"error": {"message": "you are not logged in, or your session has ended"}}
+ONE_ANSWER = {
+    "error": {
+        "message": "the user name, the password or the code is wrong",
+        "hint": (
+            "after several failures a user is locked for 20 minutes; an administrator can end that: tctl users unlock"
+        ),
+    }
+}
+OVER = {"error": {"message": "you are not logged in, or your session has ended", "hint": "log in again"}}
 SOON = 2.0  # seconds within which an end is felt
 
 

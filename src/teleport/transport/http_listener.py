@@ -259,6 +259,12 @@ class HTTPListener:
         for transport in list(self._endless):
             transport.close()
 
+    def proved(self, request: web.Request) -> None:
+        """Whoever asks has proved who it is by other means than a certificate: a body may take its time."""
+        connection = self._connections.get(request.protocol)
+        if connection is not None:
+            connection.slot.proved()
+
     @contextmanager
     def endless(self, request: web.Request) -> Iterator[None]:
         """Marks a request as one that never ends by itself. A websocket carries both ways until `end_endless`."""

@@ -44,9 +44,10 @@ def reply(message: msgspec.Struct) -> web.Response:
     return web.Response(body=msgspec.json.encode(message), content_type="application/json")
 
 
-def failure(status: int, message: str) -> web.Response:
-    """An error in the form that clients know."""
-    body = msgspec.json.encode({"error": {"message": message}})
+def failure(status: int, message: str, *, hint: str = "", kind: str = "") -> web.Response:
+    """An error in the form that clients know: with the next step, and a word that a page goes by, if there are any."""
+    told = {"message": message, "hint": hint, "kind": kind}
+    body = msgspec.json.encode({"error": {name: text for name, text in told.items() if text or name == "message"}})
     return web.Response(status=status, body=body, content_type="application/json")
 
 

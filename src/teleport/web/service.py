@@ -39,6 +39,7 @@ from teleport.web.bodies import body_of, browser_login_reply, certs_reply, clien
 from teleport.web.clusters import OtherClusters, list_clusters, relay_to_cluster
 from teleport.web.evidence_asking import Asking
 from teleport.web.evidence_routes import EvidenceRoutes
+from teleport.web.file_routes import FileRoutes
 from teleport.web.origin import check_change, check_csrf
 from teleport.web.pages import qr_png, secure
 from teleport.web.recording_routes import RecordingRoutes
@@ -95,7 +96,7 @@ class WebService:
         """`preference`: how people prove themselves, as it is now. `vouch` makes the line that tells auth who comes by
         the tunnel (`wire.vouch`), from address and port. `authorities`: the digest of the authorities as they are, and
         whether they are being rotated. `headers`: what balancers say before TLS. `ways`: what browsers' sessions need;
-        without it there are none. `shells`: what their terminals need, likewise."""
+        without it there are none. `shells`: the way to hosts for them; without it there are no files and terminals."""
         self._config = config
         self._preference = preference
         self._vouch = vouch
@@ -107,6 +108,11 @@ class WebService:
         self._relays = Relays(max_tunnels, time.monotonic)
         self.others: OtherClusters | None = None  # that trust this one
         self.sessions = WebSessions(auth, ways, clock) if ways is not None else None
+        self._files = (
+            FileRoutes(self.sessions, self._attempts, shells, config.cluster, self.edge, clock)
+            if self.sessions is not None and shells is not None
+            else None
+        )
         self._browsers = (
             SessionRoutes(self.sessions, self._attempts, config.cluster, clock, lambda: self.others)
             if self.sessions is not None
@@ -131,6 +137,8 @@ class WebService:
                 RecordingRoutes(asking).add(add, prefix)
             if self.terminals is not None:
                 self.terminals.add(add, prefix)
+            if self._files is not None:
+                self._files.add(add, prefix)
         for prefix in ("", "/v1"):
             add("GET", f"{prefix}/webapi/ping", self._ping)
             add("GET", f"{prefix}/webapi/ping/{{connector}}", self._ping)
@@ -193,9 +201,9 @@ class WebService:
                 answer.headers["Allow"] = error.headers["Allow"]
             return answer
         except SessionOver as error:
-            return failure(401, error.message)
+            return failure(401, error.message, hint=error.hint)
         except TeleportError as error:
-            return failure(STATUS.get(error.code, 500), error.message)
+            return failure(STATUS.get(error.code, 500), error.message, hint=error.hint)
         except (ConnectionResetError, asyncio.CancelledError):
             raise
         except Exception:

@@ -323,6 +323,14 @@ class WebSessions:
             check_page(request)
         return await self._in_use(session, request)
 
+    async def of_link(self, request: web.Request, proved: Callable[[WebSession], bool]) -> WebSession:
+        """As `of`, for what a link of the page leads to: `proved` says whether its address holds what proves it."""
+        check_same_origin(request)
+        session = await self._by_cookie(request)
+        if not proved(session):
+            raise SessionOver("this link was used, is too old, or is not yours", hint="ask for the file again")
+        return await self._in_use(session, request)
+
     async def at_door(self, request: web.Request) -> WebSession:
         """Whose websocket it would be: its cookie says, and it must name our origin. Its page still has to prove itself
         (`enters`): until then nothing is done for it."""

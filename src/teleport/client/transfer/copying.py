@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from teleport.client.transfer.sftp import Flight
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
+from teleport.transfer.sftp import Flight
 from teleport.wire.sftp_client import Attributes
 
 MAX_DEPTH = 64  # folders in folders

@@ -16,11 +16,11 @@ from teleport.client.session import KEEPALIVE as KEEPALIVE
 from teleport.client.transfer.copying import Copier
 from teleport.client.transfer.copying import Ways as Ways
 from teleport.client.transfer.here import Here
-from teleport.client.transfer.sftp import Sftp
 from teleport.client.transfer.there import There
 from teleport.errors import SECOND_FACTOR_DUE, ConnectionProblem, TeleportError
 from teleport.ssh.client import SshClient
 from teleport.ssh.surface import KeepAlive
+from teleport.transfer.sftp import Sftp
 from teleport.wire.transfer_names import Place
 
 

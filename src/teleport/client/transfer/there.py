@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from teleport.client.transfer.copying import Into, Item, Reading, Writing
-from teleport.client.transfer.sftp import Refused, Sftp
 from teleport.errors import BadRequest, NotFound
+from teleport.transfer.sftp import Refused, Sftp
 from teleport.wire.sftp import CREATE, READ, TRUNCATE, WRITE, Status
 from teleport.wire.sftp_client import Attributes
 from teleport.wire.transfer_names import is_pattern, joined, last_name, literal, matches, safe_name
@@ -33,20 +33,10 @@ class There:
     def name(self, name: str) -> str:
         return safe_name(name)
 
-    async def _typed(self, path: str) -> str:
-        """A path that a person typed; `~` is the home, where relative paths begin anyway."""
-        if path in ("~", "~/"):
-            return "."
-        if path.startswith("~/"):
-            return path[2:].lstrip("/") or "."
-        if path.startswith("~"):
-            return await self._sftp.expanded(path)
-        return path
-
     # --- as a source
 
     async def find(self, path: str) -> Sequence[Item]:
-        path = await self._typed(path)
+        path = await self._sftp.typed(path)
         paths = await self._matching(path) if is_pattern(path) else [literal(path)]
         found = []
         for one in paths:
@@ -104,17 +94,17 @@ class There:
     # --- as a sink
 
     async def into(self, path: str) -> Into | None:
-        path = literal(await self._typed(path))
+        path = literal(await self._sftp.typed(path))
         found = await self._sftp.stat(path)
         return _Into(self._sftp, path) if found is not None and stat.S_ISDIR(found.mode or 0) else None
 
     async def make(self, path: str, mode: int) -> Into:
-        path = literal(await self._typed(path))
+        path = literal(await self._sftp.typed(path))
         await self._sftp.make_folder(path, mode | 0o700)
         return _Into(self._sftp, path)
 
     async def file(self, path: str, mode: int) -> Writing:
-        return await _writing(self._sftp, literal(await self._typed(path)), mode)
+        return await _writing(self._sftp, literal(await self._sftp.typed(path)), mode)
 
 
 async def _writing(sftp: Sftp, path: str, mode: int) -> Writing:

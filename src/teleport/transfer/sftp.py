@@ -93,7 +93,7 @@ class Sftp:
             usual = error.message in ("Session request failed", "the server refused the session")
             why = "" if usual else f": {error.message}"
             raise AccessDenied(f"{self._shown} refuses file transfers{why}", hint=error.hint) from None
-        self._watch = asyncio.create_task(self._until_over(self._session), name="tsh sftp")
+        self._watch = asyncio.create_task(self._until_over(self._session), name="sftp")
         self._session.write(wire.hello())
         try:
             async with asyncio.timeout(_HELLO_SECONDS):
@@ -203,6 +203,16 @@ class Sftp:
         if len(found.entries) != 1:
             raise NotFound(f"{self._shown} does not know {path[:80]!r}", hint="give the path of the folder itself")
         return decoded(found.entries[0][0])
+
+    async def typed(self, path: str) -> str:
+        """A path that a person typed; `~` is the home, where relative paths begin anyway."""
+        if path in ("~", "~/"):
+            return "."
+        if path.startswith("~/"):
+            return path[2:].lstrip("/") or "."
+        if path.startswith("~"):
+            return await self.expanded(path)
+        return path
 
     async def entries(self, path: str) -> AsyncIterator[tuple[str, Attributes]]:
         """What a folder holds, without `.` and `..`; names are the host's own words."""

@@ -1,0 +1,1 @@
+"""Files moved over SFTP, as clients of a host's subsystem: for tsh, and for browsers at the proxy."""
