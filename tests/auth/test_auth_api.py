@@ -51,6 +51,7 @@ WHO_MAY: dict[str, str] = {
     "validate_cluster": "",  # a wrong token is refused to everybody
     "exchange_authorities": "",  # so is a statement of a cluster that is not known
     "seen_clusters": "proxy",
+    "lost_tunnels": "proxy",
     "web_cert_turn": "proxy",
     "web_cert_account": "proxy",
     "web_cert_challenge": "proxy",
@@ -224,6 +225,8 @@ class Asking:
                 return m.WebCertFailedRequest(name=missing, directory=missing, error="", seconds=0)
             case "web_cert_read":
                 return m.WebCertNamed(name=missing, directory=missing)
+            case "lost_tunnels":
+                return m.LostTunnelsRequest(hosts=["missing"])
             case "seen_clusters":
                 return m.SeenClustersRequest(clusters=["missing"])
             case "watch":

@@ -56,6 +56,7 @@ CHANGES_WITHOUT_EVENT = {
     "release_connections": "likewise",
     "append_recording": "pieces of a recording; session.upload follows when it is whole",
     "web_cert_challenge": "a digest that everybody may see, for minutes; the order has acme.order",
+    "lost_tunnels": "a note that tunnels ended, kept in memory for a minute",
     "seen_clusters": "a note that tunnels are there, every half minute",
     "store_mfa_lease": "always refused: leases are made by proving a second factor",
     "store_proxy": "always refused: proxies announce themselves",

@@ -98,13 +98,19 @@ def test_lost_hosts_show_their_age_and_equal_names_their_ids(tsh: Tsh, lab: WebL
         {"kind": "node", "metadata": {"name": "id-1"}, "spec": lost},
         {"kind": "node", "metadata": {"name": "id-2"}, "spec": {"hostname": "web", "addr": "10.0.0.4:3022"}},
         {"kind": "node", "metadata": {"name": "id-3"}, "spec": {"hostname": "db", "silent_for": HOSTILE}},
+        {
+            "kind": "node",
+            "metadata": {"name": "id-4"},
+            "spec": {"hostname": "far", "use_tunnel": True, "tunnel_lost_for": "12s"},
+        },
     ]
     text = tsh("ls").stdout
     assert harmless(text)
     assert "web (id-1) 10.0.0.3:3022 (lost, silent for 12m1s)" in text
     assert "web (id-2) 10.0.0.4:3022\n" in text
-    assert tsh("ls", "--format=names").stdout.split() == ["db", "id-1", "id-2"]
-    assert json.loads(tsh("ls", "--format=json").stdout)[1]["spec"]["silent_for"] == "12m1s"
+    assert "(ended 12s ago, its proxies say)" in text
+    assert tsh("ls", "--format=names").stdout.split() == ["db", "far", "id-1", "id-2"]
+    assert json.loads(tsh("ls", "--format=json").stdout)[2]["spec"]["silent_for"] == "12m1s"
 
 
 # --- play

@@ -160,7 +160,10 @@ def test_a_host_that_is_killed_is_not_led_to_any_more(
     assert done.status != 0
     assert "keeps no tunnel" in done.stderr
     assert metrics(cluster.diag_port)["proxy_missing_ssh_tunnels"] == 1
+    wait_until("lists say so", lambda: "ago, its proxies say)" in alice.tsh("ls").ok().stdout, 40)
+    assert "ago, its proxies say)" in cluster.tctl("nodes", "ls").ok().stdout
     behind.daemon.start()
+    wait_until("and say so no more", lambda: "its proxies say" not in alice.tsh("ls").ok().stdout, 20)
     assert says(alice, login, "inner") == behind.host_id
 
 

@@ -376,6 +376,11 @@ SEEN_CLUSTERS = _route(
     "seen_clusters", "PUT /clusters/seen", Verb.UPDATE, "tunnel_connection", (), m.SeenClustersRequest, m.Done
 )
 
+# --- hosts whose tunnels ended, as proxies see them
+LOST_TUNNELS = _route(
+    "lost_tunnels", "PUT /tunnels/lost", Verb.UPDATE, "tunnel_connection", (), m.LostTunnelsRequest, m.Done
+)
+
 # --- certificates that proxies get by ACME
 WEB_CERT_TURN = _route(
     "web_cert_turn", "POST /webcerts/turn", Verb.CREATE, "web_certificate", ("acme.order",),

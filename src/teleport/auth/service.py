@@ -54,6 +54,7 @@ from teleport.auth.hosts.agentless import Agentless
 from teleport.auth.hosts.joining import Joining
 from teleport.auth.hosts.presence import Presence
 from teleport.auth.hosts.tokens import Tokens
+from teleport.auth.hosts.tunnels_lost import TunnelsLost
 from teleport.auth.people.browser import BrowserLogins
 from teleport.auth.people.devices import Devices
 from teleport.auth.people.invitations import UserTokens
@@ -154,7 +155,8 @@ class AuthService:
         session_factor = SessionFactor(state, self.factors)
         session_certs = SessionSecondFactors(state, self.authorizer, session_factor)
         mfa_leases = MfaLeases(state, self.authorizer, session_factor, self.cluster_api)
-        inventory = Inventory(state, self.authorizer, self._tokens, user_tokens)
+        tunnels = TunnelsLost(state.clock)
+        inventory = Inventory(state, self.authorizer, self._tokens, user_tokens, tunnels)
         presence = self._presence = Presence(state, self.authorizer, self._joining)
         self._indexer = Indexer(config.recordings_directory, self._recordings.directory)
         recorded = Recorded(state, self.authorizer, self._recordings, self._indexer)
@@ -229,7 +231,8 @@ class AuthService:
             routes.OWN_WEB_SESSIONS.name: web_sessions.own,
             routes.END_OWN_WEB_SESSIONS.name: web_sessions.end_own,
             routes.CHANGE_PASSWORD.name: OwnPasswords(state, devices, logins).change,
-            routes.FIND_NODES.name: NodePages(state, self.authorizer).find,
+            routes.FIND_NODES.name: NodePages(state, self.authorizer, tunnels).find,
+            routes.LOST_TUNNELS.name: tunnels.say,
             routes.ADD_USER.name: user_tokens.add_user,
             routes.UPDATE_USER.name: inventory.update_roles,
             routes.RESET_USER.name: user_tokens.reset_user,

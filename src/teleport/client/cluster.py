@@ -45,6 +45,7 @@ class _Spec(msgspec.Struct, frozen=True):
     cmd_labels: dict[str, _Label] = {}
     use_tunnel: bool = False
     silent_for: str = ""  # a duration; of a host that is lost
+    tunnel_lost_for: str = ""  # a duration; of one of which its proxies say that they have no tunnel
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -74,6 +75,11 @@ class Node(msgspec.Struct, frozen=True):
     def silent_for(self) -> str:
         """How long a lost host has not been heard of, such as `12m0s`; empty for one that is there."""
         return self.spec.silent_for
+
+    @property
+    def tunnel_lost_for(self) -> str:
+        """For how long its proxies have been without a tunnel of it, as they say; empty when they have one."""
+        return self.spec.tunnel_lost_for
 
     @property
     def labels(self) -> Mapping[str, str]:

@@ -22,7 +22,16 @@ from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.audit.shipper import Shipper
 from teleport.clock import Clock
-from teleport.daemon import cluster_ports, clusters_seen, identities, keypairs, revocations, telling, tunnel_metrics
+from teleport.daemon import (
+    cluster_ports,
+    clusters_seen,
+    identities,
+    keypairs,
+    revocations,
+    telling,
+    tunnel_metrics,
+    tunnels_lost,
+)
 from teleport.daemon.announce import Announcer
 from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
@@ -319,6 +328,12 @@ class Daemon:
         self._tasks.start(side.links.run(), "connections of hosts to auth")
         tunnel_metrics.of_proxy(self._metrics, view, side.tunnels, side.clusters.trusted.counts)
         self._tasks.start(clusters_seen.tell(clients[role], side.clusters.online), "other clusters that are here")
+        self._tasks.start(
+            tunnels_lost.tell(
+                clients[role], lambda: side.tunnels.registry.keys(), lambda host: view.node(host) is not None
+            ),
+            "hosts whose tunnels ended",
+        )
         announcer = await self._announce(clients[role], side.describe, "proxy", readiness, follower)
         side.peers.changed = announcer.changed
         if side.acme is not None:

@@ -58,6 +58,7 @@ class ServerSpec(Value, frozen=True, kw_only=True):
     tunnel_addrs: tuple[str, ...] = ()  # of a proxy: where hosts reach its tunnel listener, `host:port`
     peer_addr: str = ""  # of a proxy: where other proxies ask for the hosts whose tunnels it holds, `host:port`
     silent_for: Duration = Duration(0)  # in lists, of a service that is lost: the time since then
+    tunnel_lost_for: Duration = Duration(0)  # in lists: for how long its proxies have been without a tunnel of it
 
 
 class Server(Value, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ class FoundNode(Message, frozen=True, kw_only=True):
     agentless: bool  # a plain sshd
     silent_for: int  # seconds since it was lost; 0: it is here
     logins: list[str]  # that the caller may use there
+    tunnel_lost_for: int = 0  # seconds since when its proxies say that they have no tunnel of it; 0: they do not
 
 
 class FoundNodes(Message, frozen=True, kw_only=True):

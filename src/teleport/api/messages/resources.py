@@ -62,6 +62,12 @@ class HeartbeatRequest(Request, frozen=True, kw_only=True):
     item: Document
 
 
+class LostTunnelsRequest(Request, frozen=True, kw_only=True):
+    """A proxy names the hosts whose last tunnel ended there and that made no other: all of them, each time."""
+
+    hosts: list[str]
+
+
 class WatchRequest(Request, frozen=True, kw_only=True):
     """Everything of some kinds, then every change, one JSON value a line (`WatchLine`)."""
 

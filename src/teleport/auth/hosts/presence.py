@@ -108,7 +108,7 @@ class Presence:
             _check_dialable(server, caller)
         now = self._state.clock.now()
         metadata = msgspec.structs.replace(server.metadata, expires=now + PRESENCE)
-        spec = msgspec.structs.replace(server.spec, heard=now, silent_for=Duration(0))
+        spec = msgspec.structs.replace(server.spec, heard=now, silent_for=Duration(0), tunnel_lost_for=Duration(0))
         forced = await self._joining.forced_labels(identity)
         said = checked(with_forced(msgspec.structs.replace(server, metadata=metadata, spec=spec), forced))
         key = _prefix(kind) + server.host_id

@@ -19,6 +19,7 @@ from teleport.audit.events import (
 from teleport.auth.authorizer import LISTING, Authorizer, Denied, facts_of, require_administrator
 from teleport.auth.factors.lockout import locked_until
 from teleport.auth.hosts.tokens import Tokens
+from teleport.auth.hosts.tunnels_lost import TunnelsLost
 from teleport.auth.people import local_auth
 from teleport.auth.people.administrators import Administrators
 from teleport.auth.people.invitations import UserTokens
@@ -53,8 +54,17 @@ Bound = Callable[[Caller, m.Request], Awaitable[m.Message]]
 class Inventory:
     """The handlers of the resource routes."""
 
-    def __init__(self, state: ClusterState, authorizer: Authorizer, tokens: Tokens, user_tokens: UserTokens) -> None:
+    def __init__(
+        self,
+        state: ClusterState,
+        authorizer: Authorizer,
+        tokens: Tokens,
+        user_tokens: UserTokens,
+        tunnels: TunnelsLost | None = None,
+    ) -> None:
+        """`tunnels`: what proxies say of tunnels that ended."""
         self._state = state
+        self._tunnels = tunnels or TunnelsLost(state.clock)
         self._authorizer = authorizer
         self._tokens = tokens
         administrators = Administrators(state)
@@ -146,10 +156,18 @@ class Inventory:
         found = await self._authorizer.visible_nodes(caller, glances)
         now = self._state.clock.now()
         return m.Page(
-            items=[_as_of(node, stored[node.host_id], now) for node in found],
+            items=[self._as_of(node, stored[node.host_id], now) for node in found],
             next_key=next_key,
             logins=await self._authorizer.logins_on(caller, found) if found else [],
         )
+
+    def _as_of(self, node: Glance, item: Item, now: datetime) -> m.Document:
+        """A node as a list shows it: nothing of it is secret, and most are shown as they are stored."""
+        if node.as_stored(now) and not self._tunnels.concerns(node.host_id):
+            return m.Document(item.value)
+        server = from_json(item.value)
+        assert isinstance(server, Server)
+        return document(self._tunnels.shown(server.as_of(now)))
 
     async def get(self, kind: Kind, caller: Caller, request: m.GetRequest) -> m.One:
         """One resource by name; for authorities the name is `type/cluster` or `type`."""
@@ -225,7 +243,7 @@ class Inventory:
         """A user with the state of its login lock, and its secrets when those are asked for; how long a service that is
         lost has been silent."""
         if isinstance(resource, Server):
-            return resource.as_of(self._state.clock.now())
+            return self._tunnels.shown(resource.as_of(self._state.clock.now()))
         if isinstance(resource, (TrustedCluster, RemoteCluster)):
             return await self._as_linked(resource)
         if not isinstance(resource, User):
@@ -347,15 +365,6 @@ class Inventory:
             table[routes.STORE[name].name] = _bind(self.store, kind)
             table[routes.REMOVE[name].name] = _bind(self.remove, kind)
         return table
-
-
-def _as_of(node: Glance, item: Item, now: datetime) -> m.Document:
-    """A node as a list shows it: nothing of it is secret, and most are shown as they are stored."""
-    if node.as_stored(now):
-        return m.Document(item.value)
-    server = from_json(item.value)
-    assert isinstance(server, Server)
-    return document(server.as_of(now))
 
 
 def _bind(method: Callable[..., Awaitable[m.Message]], kind: Kind) -> Bound:

@@ -15,6 +15,7 @@ import msgspec
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import LISTING, Authorizer, Denied
+from teleport.auth.hosts.tunnels_lost import TunnelsLost
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
@@ -47,6 +48,7 @@ class _Spec(msgspec.Struct):
     use_tunnel: bool = False
     cmd_labels: dict[str, _Result] = {}
     heard: datetime | None = None
+    proxy_ids: tuple[str, ...] = ()
 
 
 class _Stored(msgspec.Struct):
@@ -70,6 +72,7 @@ class _Known:
     tunnel: bool
     agentless: bool
     heard: datetime | None
+    proxies: tuple[str, ...]
     text: str  # what is searched
     order: str
 
@@ -77,8 +80,10 @@ class _Known:
 class NodePages:
     """The handler of `find_nodes`."""
 
-    def __init__(self, state: ClusterState, authorizer: Authorizer) -> None:
+    def __init__(self, state: ClusterState, authorizer: Authorizer, tunnels: TunnelsLost | None = None) -> None:
+        """`tunnels`: what proxies say of tunnels that ended."""
         self._state = state
+        self._tunnels = tunnels or TunnelsLost(state.clock)
         self._authorizer = authorizer
         self._known: dict[str, _Known] = {}  # by key
 
@@ -137,6 +142,7 @@ class NodePages:
             agentless=node.agentless,
             silent_for=silent,
             logins=logins,
+            tunnel_lost_for=self._tunnels.seconds(node.host_id, node.proxies, node.heard),
         )
 
 
@@ -156,6 +162,7 @@ def _known(item: Item) -> _Known:
         tunnel=spec.use_tunnel,
         agentless=stored.sub_kind == "openssh",
         heard=spec.heard,
+        proxies=spec.proxy_ids if spec.use_tunnel else (),
         text="\n".join(words).lower(),
         order=f"{spec.hostname.lower()}\n{name}",
     )

@@ -139,7 +139,10 @@ def _address(server: Server) -> str:
 
 def _lost(server: Server) -> str:
     silent = server.spec.silent_for
-    return "" if not silent else f" (lost, silent for {render.how_long(silent.seconds)})"
+    if silent:
+        return f" (lost, silent for {render.how_long(silent.seconds)})"
+    ended = server.spec.tunnel_lost_for
+    return f" (ended {render.how_long(ended.seconds)} ago, its proxies say)" if ended else ""
 
 
 @nodes.command("rm")

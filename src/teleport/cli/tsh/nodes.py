@@ -101,6 +101,8 @@ def nodes_table(nodes: list[Node], *, verbose: bool) -> str:
             address += f" ({node.sub_kind})"
         if node.silent_for:
             address += f" (lost, silent for {_whole(node.silent_for)})"
+        elif node.tunnel_lost_for:
+            address += f" (ended {_whole(node.tunnel_lost_for)} ago, its proxies say)"
         logins = [_cut(", ".join(node.logins or ()) or "-")] if with_logins else []
         labels = [f"{name}={value}" for name, value in sorted(node.labels.items())]
         if verbose:
