@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: run test test-long bench bench-scale docs setup setup-dev check format clean
+.PHONY: run test test-long bench bench-scale docs screenshots setup setup-dev check format clean
 
 run: setup
 	@$(BIN)/python scripts/run.py
@@ -45,14 +45,21 @@ bench-scale: setup-dev
 docs: setup-dev
 	$(BIN)/python scripts/docs.py
 
+# docs/screenshots, by the tests that open the pages
+screenshots: setup-dev
+	TELEPORT_SCREENSHOTS=1 $(PYTEST) tests/webui
+
 check:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@scripts/webui.sh check
+	@scripts/webui.sh test
 
 format:
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	@scripts/webui.sh format
 
 setup:
 	@PYTHON=$(PYTHON) scripts/setup.sh runtime
@@ -61,4 +68,4 @@ setup-dev:
 	@PYTHON=$(PYTHON) scripts/setup.sh dev
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist .mypy_cache .ruff_cache .hypothesis webui/node_modules src/teleport/web/static/app

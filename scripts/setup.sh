@@ -40,7 +40,7 @@ fi
 
 stamp=.venv/.installed-$kind
 wanted=$(cat requirements/build.txt "requirements/$kind.txt" pyproject.toml | sha256sum)
-if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exec scripts/webui.sh build; fi
 echo "setup: installing the pinned requirements into .venv; this takes a minute or two, once"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
@@ -49,3 +49,4 @@ pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" --no-deps --no-build-isolation --editable .
 .venv/bin/python -m compileall -q src || true
 printf '%s\n' "$wanted" > "$stamp"
+exec scripts/webui.sh build

@@ -25,6 +25,7 @@ SECURITY_HEADERS = {
 
 
 INSIST = {"Strict-Transport-Security": "max-age=31536000"}
+OWN = (POLICY, "Cache-Control")  # that a handler may have set: for what is no page, or is kept by browsers
 
 
 async def secure(request: web.Request, response: web.StreamResponse) -> None:
@@ -33,10 +34,11 @@ async def secure(request: web.Request, response: web.StreamResponse) -> None:
     Browsers are told to insist on TLS (RFC 6797) unless the certificate is a self-signed one, of which they have to
     warn: insisting, they let nobody past the warning. Where a balancer ends TLS, its certificate is taken to be true.
     """
-    policy = response.headers.get(POLICY)  # of what is no page
-    response.headers.update(SECURITY_HEADERS)
-    if policy is not None:
-        response.headers[POLICY] = policy
+    for name, value in SECURITY_HEADERS.items():
+        if name in OWN:
+            response.headers.setdefault(name, value)
+        else:
+            response.headers[name] = value
     tls = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
     if tls is None or getattr(tls.context, "believed", True):
         response.headers.update(INSIST)
@@ -54,15 +56,14 @@ async def invite_page(request: web.Request) -> web.Response:
 
 def _page(request: web.Request, name: str) -> web.Response:
     """A page that sends something: with the cookie that it repeats."""
-    response = web.Response(body=_file(name), content_type="text/html", charset="utf-8")
+    return with_csrf_cookie(request, web.Response(body=_file(name), content_type="text/html", charset="utf-8"))
+
+
+def with_csrf_cookie(request: web.Request, response: web.Response) -> web.Response:
+    """The answer, with the cookie that its page repeats."""
     value = request.cookies.get(CSRF_COOKIE) or secrets.token_urlsafe(24)
     response.set_cookie(CSRF_COOKIE, value, secure=True, samesite="Strict", path="/")
     return response
-
-
-async def landing(_: web.Request) -> web.Response:
-    """What is here."""
-    return web.Response(body=_file("index.html"), content_type="text/html", charset="utf-8")
 
 
 async def to_web(_: web.Request) -> web.Response:

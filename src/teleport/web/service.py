@@ -32,8 +32,8 @@ from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.http_listener import HTTPListener
 from teleport.transport.limits import who_tries
+from teleport.web import app_pages, pages
 from teleport.web import messages as wm
-from teleport.web import pages
 from teleport.web.attempts import Attempts
 from teleport.web.bodies import body_of, browser_login_reply, certs_reply, client_address, failure, reply
 from teleport.web.clusters import OtherClusters, list_clusters, relay_to_cluster
@@ -161,12 +161,12 @@ class WebService:
             add("GET", f"{prefix}/webapi/sites", self._sites)
             add("GET", f"{prefix}{UPGRADE_PATH}", self._upgrade)
         add("GET", "/", pages.to_web)
-        add("GET", "/web", pages.landing)
         add("GET", "/web/invite/{token}", pages.invite_page)
         add("GET", "/web/reset/{token}", pages.invite_page)
         add("GET", "/web/lease/{token}", pages.lease_page)
         add("GET", "/web/login/{id}", pages.login_page)
         add("GET", "/web/static/{name}", pages.static)
+        app_pages.AppPages().add(add)  # last: they are all that is left below /web
         return app
 
     async def run(self, listener: socket.socket, context: ssl.SSLContext | None, started: Callable[[], None]) -> None:

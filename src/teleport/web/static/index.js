@@ -1,2 +1,0 @@
-"use strict";
-document.getElementById("host").textContent = window.location.host;

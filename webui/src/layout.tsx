@@ -1,0 +1,96 @@
+// What is around a page: a skip link, the menu, the account.
+import type { ComponentChildren } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { ask, ended } from "./api";
+import { may, type UserContext } from "./context";
+import { GROUPS, PAGES } from "./pages/table";
+import { fill, go, match } from "./router";
+import { chooseTheme, chosenTheme, THEMES } from "./theme";
+import { Menu } from "./ui";
+
+const THEME_NAMES = { system: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
+
+interface Props {
+  me: UserContext;
+  site: string;
+  path: string;
+  signOut: () => void;
+  children: ComponentChildren;
+}
+
+export function Layout({ me, site, path, signOut, children }: Props) {
+  const [theme, setTheme] = useState(chosenTheme);
+  const [open, setOpen] = useState(false); // the menu, where there is little room
+  useEffect(() => setOpen(false), [path]);
+
+  async function leave() {
+    try {
+      await ask("DELETE", "/webapi/sessions");
+    } finally {
+      ended();
+      signOut();
+      go("/web/signin", { replace: true });
+    }
+  }
+
+  const accountPage = PAGES.find((row) => row.path === "/web/account");
+  return (
+    <div class="frame">
+      <a class="skip" href="#main" data-outside>
+        Skip to the content
+      </a>
+      <header class="bar">
+        <button
+          type="button"
+          class="button quiet burger"
+          aria-expanded={open}
+          aria-controls="menu"
+          onClick={() => setOpen(!open)}
+        >
+          Menu
+        </button>
+        <a class="brand" href="/web">
+          {me.cluster}
+        </a>
+        <Menu
+          label={me.user}
+          items={[
+            ...(accountPage ? [{ label: accountPage.title, act: () => go(accountPage.path) }] : []),
+            ...THEMES.map((one) => ({
+              label: THEME_NAMES[one],
+              checked: one === theme,
+              act: () => {
+                chooseTheme(one);
+                setTheme(one);
+              },
+            })),
+            { label: "Sign out", act: leave },
+          ]}
+        />
+      </header>
+      <nav id="menu" class={open ? "menu open" : "menu"} aria-label="Pages">
+        {GROUPS.map((group) => {
+          const rows = PAGES.filter((row) => row.group === group && may(me, row.needs));
+          if (rows.length === 0) return null;
+          return (
+            <section key={group} aria-labelledby={`group-${group}`}>
+              <h2 id={`group-${group}`}>{group}</h2>
+              <ul>
+                {rows.map((row) => (
+                  <li key={row.path}>
+                    <a href={fill(row.path, { site })} aria-current={match(row.path, path) ? "page" : undefined}>
+                      {row.title}
+                    </a>
+                  </li>
+                ))}
+              </ul>
+            </section>
+          );
+        })}
+      </nav>
+      <main id="main" tabIndex={-1}>
+        {children}
+      </main>
+    </div>
+  );
+}

@@ -1,0 +1,137 @@
+// Signing in: a name, a password, and a second factor where the cluster asks for one. Whatever was wrong, the proxy
+// says one thing.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { ask, begun, type Session } from "../../api";
+import { go, ownPath, usePlace } from "../../router";
+import { Button, Field, Notice, Page, Trouble } from "../../ui";
+import { sentence } from "../../ui/notice";
+import { type AssertionOptions, signWithKey } from "../../webauthn";
+
+interface Ping {
+  cluster_name: string;
+  auth?: { second_factor: string; has_motd: boolean };
+}
+
+interface Challenge {
+  challenge_id: string;
+  webauthn_challenge: AssertionOptions | null;
+}
+
+export default function SignIn() {
+  const { query } = usePlace();
+  const [ping, setPing] = useState<Ping | null>(null);
+  const [motd, setMotd] = useState("");
+  const [user, setUser] = useState("");
+  const [password, setPassword] = useState("");
+  const [code, setCode] = useState("");
+  const [busy, setBusy] = useState("");
+  const [error, setError] = useState<unknown>(null);
+  const form = useRef<HTMLFormElement>(null);
+
+  useEffect(() => {
+    ask<Ping>("GET", "/webapi/ping", undefined, { open: true }).then(async (found) => {
+      setPing(found);
+      if (!found.auth?.has_motd) return;
+      setMotd((await ask<{ text: string }>("GET", "/webapi/motd", undefined, { open: true })).text);
+    }, setError);
+  }, []);
+
+  const factor = ping?.auth?.second_factor ?? "otp";
+  const codes = factor !== "off" && factor !== "webauthn";
+  const keys = factor === "webauthn" || factor === "on" || factor === "optional";
+
+  async function signIn(withKey: boolean) {
+    if (busy) return;
+    setError(null);
+    setBusy(withKey ? "Touch your security key when it blinks." : "Signing in");
+    try {
+      let proof = {};
+      if (withKey) {
+        const asked = await ask<Challenge>("POST", "/webapi/mfa/login/begin", { user }, { open: true });
+        if (!asked.webauthn_challenge) throw new Error("Security keys do not count here.");
+        const response = await signWithKey(asked.webauthn_challenge);
+        proof = { challenge_id: asked.challenge_id, webauthn_challenge_response: response };
+      }
+      const body = { user, pass: password, second_factor_token: withKey ? "" : code, ...proof };
+      begun(await ask<Session>("POST", "/webapi/sessions/web", body, { open: true }));
+      setPassword("");
+      go(ownPath(query.get("next"), window.location.origin) ?? "/web", { replace: true });
+    } catch (problem) {
+      setError(problem);
+      setCode("");
+      form.current?.querySelector<HTMLInputElement>("input")?.focus();
+    } finally {
+      setBusy("");
+    }
+  }
+
+  const why = query.get("why");
+  return (
+    <main id="main" class="alone" tabIndex={-1}>
+      <Page title={ping ? `Sign in to ${ping.cluster_name}` : "Sign in"}>
+        {motd && <Notice>{motd}</Notice>}
+        {why === "idle" && <Notice>You were signed out because nothing was done for a while.</Notice>}
+        {why && why !== "idle" && !error && <Notice>{sentence("your session has ended")}</Notice>}
+        <Trouble error={error} />
+        <form
+          ref={form}
+          onSubmit={(event) => {
+            event.preventDefault();
+            signIn(factor === "webauthn");
+          }}
+        >
+          <Field
+            label="User name"
+            value={user}
+            set={setUser}
+            name="username"
+            autoComplete="username"
+            autoCapitalize="none"
+            spellcheck={false}
+            required
+          />
+          <Field
+            label="Password"
+            value={password}
+            set={setPassword}
+            type="password"
+            name="password"
+            autoComplete="current-password"
+            required
+          />
+          {codes && (
+            <Field
+              label="Code of your authenticator app"
+              value={code}
+              set={setCode}
+              name="code"
+              inputMode="numeric"
+              autoComplete="one-time-code"
+              pattern="[0-9 ]*"
+              required={factor === "otp"}
+            />
+          )}
+          <div class="actions">
+            <Button type="submit" kind="primary" busy={busy !== ""}>
+              {factor === "webauthn" ? "Sign in with a security key" : "Sign in"}
+            </Button>
+            {keys && codes && (
+              <Button
+                busy={busy !== ""}
+                onClick={() => {
+                  if (user && password) signIn(true);
+                  else form.current?.reportValidity();
+                }}
+              >
+                Use a security key
+              </Button>
+            )}
+          </div>
+          {busy && <p role="status">{busy}</p>}
+        </form>
+        <p class="hint terminal-hint">In a terminal:</p>
+        <pre class="command">{`tsh login --proxy=${window.location.host} --user=NAME`}</pre>
+      </Page>
+    </main>
+  );
+}

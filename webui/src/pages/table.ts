@@ -1,0 +1,41 @@
+// Every page: one row each. A page is a chunk of its own, loaded when it is opened; its module's default export is a
+// component that gets `params` (from the path).
+//
+//   path    pattern below /web; `:name` is a parameter. `:site` is filled with the cluster in the menu's links.
+//   title   in the menu
+//   group   of the menu; a page without one has no entry there
+//   needs   "kind.verb" of the user's `acl` (GET /webapi/sites/:site/context) that shows the entry
+//   frame   "app": menu and heading around it (users only); "bare": nothing around it (users only);
+//           "open": nothing around it, and no login needed
+import type { ComponentType } from "preact";
+import type { Params } from "../router";
+
+export interface PageProps {
+  params: Params;
+}
+
+export type Group = "Work" | "See" | "Administer";
+export const GROUPS: readonly Group[] = ["Work", "See", "Administer"];
+
+export interface Row {
+  path: string;
+  title: string;
+  group?: Group;
+  needs?: string;
+  frame?: "app" | "bare" | "open";
+  load: () => Promise<{ default: ComponentType<PageProps> }>;
+}
+
+const OPEN: Row[] = [{ path: "/web/signin", title: "Sign in", frame: "open", load: () => import("./signin/signin") }];
+
+const WORK: Row[] = [
+  { path: "/web/cluster/:site/nodes", title: "Nodes", group: "Work", load: () => import("./nodes/nodes") },
+];
+
+const SEE: Row[] = [];
+
+const ADMINISTER: Row[] = [];
+
+const ACCOUNT: Row[] = [];
+
+export const PAGES: readonly Row[] = [...OPEN, ...WORK, ...SEE, ...ADMINISTER, ...ACCOUNT];

@@ -1,0 +1,13 @@
+export { Button } from "./button";
+export { Chip } from "./chip";
+export { Dialog } from "./dialog";
+export { Empty } from "./empty";
+export { Field, SelectField } from "./field";
+export { Menu, type MenuItem } from "./menu";
+export { Notice, Trouble } from "./notice";
+export { Page } from "./page";
+export { Spinner } from "./spinner";
+export { type Column, Pager, Table } from "./table";
+export { Tabs } from "./tabs";
+export { useAsk } from "./use_ask";
+export { When } from "./when";

@@ -1,0 +1,34 @@
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef } from "preact/hooks";
+import { current } from "../api";
+import { hasMoved } from "../router";
+
+interface Props {
+  title: string;
+  actions?: ComponentChildren; // buttons beside the heading
+  children: ComponentChildren;
+}
+
+// A page's heading, the window's title, and the focus on the heading after one came here by a link.
+export function Page({ title, actions, children }: Props) {
+  const heading = useRef<HTMLHeadingElement>(null);
+  useEffect(() => {
+    const cluster = current()?.cluster;
+    document.title = cluster ? `${title} · ${cluster}` : title;
+  }, [title]);
+  useEffect(() => {
+    const inDialog = document.activeElement?.closest("dialog");
+    if (hasMoved() && !inDialog) heading.current?.focus({ preventScroll: true });
+  }, []);
+  return (
+    <>
+      <div class="heading">
+        <h1 ref={heading} tabIndex={-1}>
+          {title}
+        </h1>
+        {actions && <div class="actions">{actions}</div>}
+      </div>
+      {children}
+    </>
+  );
+}
