@@ -290,6 +290,11 @@ class Page:
         data = text.encode() if isinstance(text, str) else text
         await self._until(lambda: data in self.shown, f"{text!r}", seconds)
 
+    async def shows(self, size: int, seconds: float = 10.0) -> None:
+        """Once so many bytes were shown, and no more."""
+        await self._until(lambda: len(self.shown) >= size, f"{size} bytes", seconds)
+        assert len(self.shown) == size
+
     async def ends(self, seconds: float = 10.0) -> int:
         """The close code."""
         await self._until(lambda: self.closed, "the end", seconds)
