@@ -260,7 +260,7 @@ class Terminal:
             raise ConnectionProblem("The connection to the host was lost.", hint="try again")
         if self._back is not None:
             raise SessionGone("This session is over.", hint="open a new terminal")
-        what, _, then = one_line(self._early.decode("utf-8", "replace")).strip().partition(" Next: ")
+        what, _, then = one_line(self._early.decode("utf-8", "replace").strip()).partition(" Next: ")
         raise AccessDenied(what or "the host refused the session", hint=then.rstrip("."))
 
     def _came(self, data: bytes, is_stderr: bool) -> None:
