@@ -22,6 +22,7 @@ from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey
 from teleport.testing.auth import CLUSTER, PASSWORD, RunningAuth
 from teleport.testing.clock import FakeClock
+from teleport.transport.tls import unproved_client_context
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import AuthCaller, WebConfig, WebService
 from teleport.web.sessions import Ways
@@ -48,7 +49,12 @@ class RunningWeb:
     session: aiohttp.ClientSession
     trust: ssl.SSLContext
     clock: FakeClock
-    service: WebService
+    here: WebService | None  # None: in another process
+
+    @property
+    def service(self) -> WebService:
+        assert self.here is not None, "it runs in another process"
+        return self.here
 
     @property
     def url(self) -> str:
@@ -106,6 +112,14 @@ async def running_web(
         with contextlib.suppress(asyncio.CancelledError):
             await serving
         listener.close()
+
+
+@asynccontextmanager
+async def remote_web(address: tuple[str, int]) -> AsyncIterator[RunningWeb]:
+    """The web service of a daemon elsewhere: nobody looks at its certificate."""
+    connector = aiohttp.TCPConnector(ssl=(trust := unproved_client_context()), resolver=_Loopback(address[0]))
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        yield RunningWeb(address, session, trust, FakeClock(), None)
 
 
 class _Loopback(aiohttp.abc.AbstractResolver):

@@ -47,7 +47,7 @@ OVER: Final = "your session has ended; log in again"
 _TERM: Final = "xterm-256color"
 _RESUME: Final = "terminal"  # what a session signs: how a terminal comes back
 REFUSED: Final = 5.0  # seconds for a host to say that it refuses
-EARLY: Final = 64 * 1024  # bytes of output before it is known that a session runs
+BESIDE: Final = 4096  # bytes of a host's refusal that are kept
 _CODES: Final = (
     (AccessDenied, "denied"),
     (NotFound, "not_found"),
@@ -97,7 +97,7 @@ class Terminal:
         self._output = Output(0)
         self._input: Input | None = None
         self._remote: RemoteSession | None = None
-        self._early = bytearray()  # what the host says before it is known that a session runs
+        self._beside = bytearray()  # what the host says beside the output, before it is known that a session runs
         self._runs = False
         self._shown = asyncio.Event()  # a program has shown something
         self._repaint: asyncio.TimerHandle | None = None
@@ -203,12 +203,12 @@ class Terminal:
             environment=environment,
             on_output=self._came,
         )
-        self._output.of(self._remote)
+        self._output.of(self._remote)  # what has come until then waits there
         self._input = Input(self._remote, self._granted)
         return self._remote.told
 
     async def _started(self, told: ToldSession | None, reached: Reached) -> None:
-        """Tells the page that the session runs, and shows what came until then."""
+        """Tells the page that the session runs."""
         self._runs = True
         sid, resume, mode = "", "", ""
         if told is not None:
@@ -237,9 +237,7 @@ class Terminal:
         )
         if self._back is not None:
             self._repaint = asyncio.get_running_loop().call_later(REPAINT, self._true_size)
-        if self._early:
-            self._output.came(bytes(self._early))
-            self._early.clear()
+        self._beside.clear()
 
     async def _not_refused(self) -> None:
         """A host that says nothing of the session is of another version, or refuses it: then it says why beside the
@@ -260,21 +258,18 @@ class Terminal:
             raise ConnectionProblem("The connection to the host was lost.", hint="try again")
         if self._back is not None:
             raise SessionGone("This session is over.", hint="open a new terminal")
-        what, _, then = one_line(self._early.decode("utf-8", "replace").strip()).partition(" Next: ")
+        what, _, then = one_line(self._beside.decode("utf-8", "replace").strip()).partition(" Next: ")
         raise AccessDenied(what or "the host refused the session", hint=then.rstrip("."))
 
     def _came(self, data: bytes, is_stderr: bool) -> None:
         """Output of the host."""
         if not is_stderr:
             self._shown.set()
-        if self._runs:
-            if self._repaint is not None:
-                self._true_size()
-            self._output.came(data)
-            return
-        self._early += data
-        if self._remote is not None and len(self._early) >= EARLY:
-            self._remote.pause_output()  # goes on with `Output`
+        elif not self._runs and len(self._beside) < BESIDE:
+            self._beside += data
+        if self._repaint is not None:
+            self._true_size()
+        self._output.came(data)
 
     def _true_size(self) -> None:
         if self._repaint is not None:
