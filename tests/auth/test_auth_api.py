@@ -106,6 +106,7 @@ WHO_MAY: dict[str, str] = {
     "end_own_web_sessions": "user editor auditor",
     "change_password": "",  # a wrong one is refused to everybody
     "find_nodes": CERTIFIED,  # each sees those that its roles reach
+    "find_users": READERS_OF_POLICY,
     "add_user": "editor admin",
     "update_user": "editor admin",
     "reset_user": "editor admin",
@@ -297,6 +298,8 @@ class Asking:
                 return m.ChangePasswordRequest(old="not the password", new="another password")
             case "find_nodes":
                 return m.FindNodesRequest()
+            case "find_users":
+                return m.FindUsersRequest()
             case "begin_browser_login":
                 return m.BeginBrowserLoginRequest(public_key=public, ttl=0, client_addr="192.0.2.7:1")
             case "browser_login" | "collect_browser_login":

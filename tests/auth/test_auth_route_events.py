@@ -85,6 +85,7 @@ READS_WITHOUT_EVENT = {
     "own_factors",
     "own_web_sessions",
     "find_nodes",
+    "find_users",
     "lease_approval",
     "browser_login",
 } | {

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teleport.api import messages as m
-from teleport.cli.tctl.tokens import instructions
+from teleport.api.join_steps import for_host
 from teleport.cli.tsh.accept import login_command
 from teleport.client.accept import InvitationLink
 from teleport.client.profile import Profile
@@ -67,7 +67,7 @@ def test_the_instructions_for_a_new_host_run_nothing_of_the_token_s(token: str) 
     )
     with tempfile.TemporaryDirectory() as folder:
         for out in ("", token):
-            text = instructions(made, out, [])
+            text = for_host(made, out, [])
             command = (
                 text[text.index("teleport start") :].rpartition("\n\nThat address")[0]
                 or text[text.index("teleport start") :]

@@ -277,6 +277,8 @@ UNLOCK_USER = _route(
     m.UnlockUserRequest, m.UnlockedUser,
 )  # fmt: skip
 
+FIND_USERS = _route("find_users", "GET /users/found", Verb.LIST, "user", (), m.FindUsersRequest, m.FoundUsers)
+
 # --- decisions
 EXPLAIN_ACCESS = _route(
     "explain_access", "GET /access/explain", Verb.READ_NO_SECRETS, "user", (), m.ExplainRequest, m.Explanation

@@ -82,6 +82,7 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.END_OWN_WEB_SESSIONS.name,
         routes.CHANGE_PASSWORD.name,
         routes.FIND_NODES.name,
+        routes.FIND_USERS.name,
         *(table[kind].name for table in (routes.LIST, routes.GET, routes.STORE, routes.REMOVE) for kind in table),
     }
 )

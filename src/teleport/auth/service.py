@@ -63,6 +63,7 @@ from teleport.auth.people.own_password import OwnPasswords
 from teleport.auth.people.web_sessions import WebSessions
 from teleport.auth.resources.inventory import Inventory
 from teleport.auth.resources.node_pages import NodePages
+from teleport.auth.resources.user_pages import UserPages
 from teleport.auth.server import Caller, build_app
 from teleport.auth.sessions.claims import Claims
 from teleport.auth.sessions.control import SessionControl
@@ -233,8 +234,9 @@ class AuthService:
             routes.CHANGE_PASSWORD.name: OwnPasswords(state, devices, logins).change,
             routes.FIND_NODES.name: NodePages(state, self.authorizer, tunnels).find,
             routes.LOST_TUNNELS.name: tunnels.say,
+            routes.FIND_USERS.name: UserPages(state, self.authorizer).find,
             routes.ADD_USER.name: user_tokens.add_user,
-            routes.UPDATE_USER.name: inventory.update_roles,
+            routes.UPDATE_USER.name: inventory.update_user,
             routes.RESET_USER.name: user_tokens.reset_user,
             routes.UNLOCK_USER.name: user_tokens.unlock_user,
             routes.ADD_TOKEN.name: self._add_token,

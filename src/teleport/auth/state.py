@@ -16,7 +16,7 @@ import msgspec
 
 from teleport.api.messages import Document, UserCerts
 from teleport.audit.events import CertCreate, Event, new_event
-from teleport.audit.events.base import Actor
+from teleport.audit.events.base import Actor, ResourceEvent
 from teleport.audit.outbox import outbox_write
 from teleport.auth.authorities.certify import Certifier, UserGrant
 from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
@@ -84,6 +84,8 @@ class ClusterState:
         if caller is not None:
             if "user" in cls.__struct_fields__:
                 fields.setdefault("user", caller.name)
+            if issubclass(cls, ResourceEvent):
+                fields.setdefault("addr", caller.address)
             if caller.local_actor and "actor" in cls.__struct_fields__:
                 actor = caller.local_actor
                 login_uid = actor.get("login_uid", "")

@@ -34,6 +34,7 @@ from teleport.transport.http_listener import HTTPListener
 from teleport.transport.limits import who_tries
 from teleport.web import app_pages, pages
 from teleport.web import messages as wm
+from teleport.web.admin_routes import AdminRoutes
 from teleport.web.attempts import Attempts
 from teleport.web.bodies import body_of, browser_login_reply, certs_reply, client_address, failure, reply
 from teleport.web.clusters import OtherClusters, list_clusters, relay_to_cluster
@@ -108,6 +109,11 @@ class WebService:
         self._relays = Relays(max_tunnels, time.monotonic)
         self.others: OtherClusters | None = None  # that trust this one
         self.sessions = WebSessions(auth, ways, clock) if ways is not None else None
+        self._admin = (
+            AdminRoutes(self.sessions, config.cluster, config.auth_servers, clock)
+            if self.sessions is not None
+            else None
+        )
         self._files = (
             FileRoutes(self.sessions, self._attempts, shells, config.cluster, self.edge, clock)
             if self.sessions is not None and shells is not None
@@ -130,6 +136,8 @@ class WebService:
         add = app.router.add_route
         asking = Asking(self.sessions, self._config.cluster) if self.sessions is not None else None
         for prefix in ("", "/v1"):
+            if self._admin is not None:
+                self._admin.add(add, prefix)
             if self._browsers is not None:
                 self._browsers.add(add, prefix)
             if asking is not None:

@@ -38,7 +38,8 @@ SHOWN: Final[tuple[tuple[Kind, tuple[Verb, ...]], ...]] = (
     (Kind.EVENT, (Verb.LIST,)),
     (Kind.SESSION, (Verb.LIST, Verb.READ)),
     (Kind.TRUSTED_CLUSTER, (Verb.LIST, Verb.CREATE, Verb.DELETE)),
-    (Kind.REMOTE_CLUSTER, (Verb.LIST,)),
+    (Kind.REMOTE_CLUSTER, (Verb.LIST, Verb.DELETE)),
+    (Kind.CERT_AUTHORITY, (Verb.LIST, Verb.ROTATE)),
     (Kind.NODE, (Verb.LIST,)),
 )
 

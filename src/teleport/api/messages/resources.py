@@ -36,6 +36,7 @@ class Page(Message, frozen=True, kw_only=True):
 
 class One(Message, frozen=True, kw_only=True):
     item: Document
+    revision: int = 0  # for `StoreRequest`; 0: it has none
 
 
 class StoreRequest(Request, frozen=True, kw_only=True):
@@ -45,6 +46,7 @@ class StoreRequest(Request, frozen=True, kw_only=True):
     item: Document
     force: bool = False
     confirm: bool = False
+    revision: int = 0  # replaces it only if it is still as it was then; 0: whatever it is
 
 
 class ExpelRequest(Request, frozen=True, kw_only=True):

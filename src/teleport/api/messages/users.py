@@ -19,6 +19,8 @@ class UpdateUserRequest(Request, frozen=True, kw_only=True):
     name: str
     roles: list[str]
     force: bool = False  # also when nobody may edit roles then
+    traits: dict[str, list[str]] | None = None  # that the user has from now on; None: as they are
+    revision: int = 0  # only if the user is still as it was then; 0: whatever it is
 
 
 class ResetUserRequest(Request, frozen=True, kw_only=True):
@@ -32,6 +34,53 @@ class UnlockUserRequest(Request, frozen=True, kw_only=True):
 
 class UnlockedUser(Message, frozen=True, kw_only=True):
     was_locked: bool
+
+
+class FindUsersRequest(Request, frozen=True, kw_only=True):
+    """A page of the users that the caller may know of and that fit: each word of `search` has to stand, in whatever
+    case, in the name, a role, or a trait as `name=value`."""
+
+    search: str = ""
+    sort: str = "name"  # name, login (when the user last did)
+    descending: bool = False
+    start: int = 0  # users that come before the page
+    limit: int = 50
+
+
+class FoundFactor(Message, frozen=True, kw_only=True):
+    """A second factor, without what proves it."""
+
+    name: str
+    kind: str  # totp, webauthn
+    added: datetime | None = None
+    last_used: datetime | None = None
+
+
+class FoundUser(Message, frozen=True, kw_only=True):
+    """A user, as far as a list shows it."""
+
+    name: str
+    roles: list[str]
+    traits: dict[str, list[str]]
+    revision: int  # for `UpdateUserRequest`
+    created: datetime | None = None
+    created_by: str = ""
+    expires: datetime | None = None
+    password: bool = False  # whether there is one
+    factors: list[FoundFactor] = []
+    last_login: datetime | None = None  # of the last month, with a password
+    locked_out_until: datetime | None = None  # after failed logins
+    link: str = ""  # invite, reset: one that was handed out and not used yet
+    link_expires: datetime | None = None
+    locks: list[str] = []  # names of the locks on the user and its roles, as far as the caller may see them
+
+
+class FoundUsers(Message, frozen=True, kw_only=True):
+    """A page, which may be shorter than was asked: it stays below 96 kB."""
+
+    items: list[FoundUser]
+    total: int  # users that fit
+    next_start: int  # where the next page begins; 0: there is none
 
 
 class UserToken(Message, frozen=True, kw_only=True):

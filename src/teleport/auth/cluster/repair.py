@@ -124,7 +124,7 @@ class Repair:
             return await self._users.add_user(self._caller, request)
         if EDITOR not in user.roles:
             update = m.UpdateUserRequest(name=name, roles=[*user.roles, EDITOR], force=True)
-            await self._inventory.update_roles(self._caller, update)
+            await self._inventory.update_user(self._caller, update)
         return await self._users.reset_user(self._caller, m.ResetUserRequest(name=name, ttl=LINK))
 
     async def tell(self, what: Sequence[str]) -> None:

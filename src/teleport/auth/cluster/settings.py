@@ -174,11 +174,11 @@ class Settings:
         return m.Page(items=[document(resource)])
 
     async def get(self, kind: Kind, caller: Caller, request: m.GetRequest) -> m.One:
-        stored, _ = await self._stored(kind)
+        stored, item = await self._stored(kind)
         resource = stored or default_of(kind)
         await self._require(caller, Verb.READ_NO_SECRETS, kind, resource)
         _check_name(kind, request.name)
-        return m.One(item=document(resource))
+        return m.One(item=document(resource), revision=item.revision if item is not None else 0)
 
     async def store(self, kind: Kind, caller: Caller, request: m.StoreRequest) -> m.Done:
         """Changes a setting while the cluster runs."""
@@ -188,6 +188,8 @@ class Settings:
         stored, item = await self._stored(kind)
         await self._require(caller, Verb.CREATE, kind, resource)
         await self._require(caller, Verb.UPDATE, kind, stored or default_of(kind))
+        if request.revision and (item is None or item.revision != request.revision):
+            raise _overtaken(kind)
         origin = origin_of(stored) if stored is not None else Origin.DEFAULTS
         decide_write(kind, origin, force=request.force, confirm=request.confirm)
         try:

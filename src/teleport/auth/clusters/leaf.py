@@ -106,6 +106,12 @@ class TrustedClusters:
                 raise AlreadyExists(
                     f"trusted_cluster {wanted.name!r} exists already", hint="tctl create -f switches it on and off"
                 )
+        if request.revision and (found is None or found[1] != request.revision):
+            raise CompareFailed(
+                f"trusted_cluster {wanted.name!r} was changed by somebody else in the meantime",
+                hint="look at it as it is now and try again",
+            )
+        if found is not None:
             return await self._switch(caller, wanted, *found)
         return await self._establish(caller, wanted)
 

@@ -171,7 +171,8 @@ class Inventory:
 
     async def get(self, kind: Kind, caller: Caller, request: m.GetRequest) -> m.One:
         """One resource by name; for authorities the name is `type/cluster` or `type`."""
-        resource = await self._find(kind, request.name, caller)  # raises for a cluster that cannot be read
+        # raises for a cluster that cannot be read
+        resource, revision = await self._find(kind, request.name, caller)
         verb = Verb.READ if request.with_secrets else Verb.READ_NO_SECRETS
         await self._require(caller, verb, kind, resource, request.name)
         if request.with_secrets:
@@ -189,7 +190,7 @@ class Inventory:
         if request.with_secrets and kind in WITH_SECRETS:
             await self._revealed(caller, kind, request.name)
         resource = await self._with_status(resource, secrets=request.with_secrets)
-        return m.One(item=document(resource, with_secrets=request.with_secrets))
+        return m.One(item=document(resource, with_secrets=request.with_secrets), revision=revision)
 
     def _may_see_secrets(self, caller: Caller, kind: Kind) -> None:
         """Password hashes, second factors and private keys make their reader anybody: no role grants them."""
@@ -211,19 +212,20 @@ class Inventory:
         ca_type = str(resource.type) if isinstance(resource, Authority) else ""
         await self._authorizer.require(caller, verb, kind, facts, ca_type=ca_type, reveals=reveals)
 
-    async def _find(self, kind: Kind, name: str, caller: Caller) -> Resource | None:
+    async def _find(self, kind: Kind, name: str, caller: Caller) -> tuple[Resource | None, int]:
+        """The resource, and the revision in which it is stored; 0 when it is not stored under this name."""
         if kind is Kind.TOKEN:
             name = name if len(name) == 8 else token_id(SecretText(name))
             static = [token for token in self._tokens.static if token.name == name]
             if static:
-                return static[0]
+                return static[0], 0
         if kind is Kind.CERT_AUTHORITY and "/" not in name:
             name = f"{name}/{self._state.cluster}"
         if kind is Kind.NODE:
-            return await self._node(caller, name)
+            return await self._node(caller, name), 0
         item = await self._state.backend.get(records.PREFIX_OF_KIND[kind] + name)
         await self._refuse_unreadable(caller, kind, item, name)
-        return None if item is None else from_json(item.value)
+        return (None, 0) if item is None else (from_json(item.value), item.revision)
 
     async def _node(self, caller: Caller, name: str) -> Resource | None:
         """A node by UUID, else by a host name that only one node has, of those that the caller may know of."""
@@ -278,7 +280,8 @@ class Inventory:
     # store
 
     async def store(self, kind: Kind, caller: Caller, request: m.StoreRequest) -> m.Done:
-        """Creates a resource, or replaces it with `force`."""
+        """Creates a resource, or replaces it with `force`. Raises `CompareFailed` when it is not any more as it was at
+        the `revision` that is named."""
         resource = from_json(bytes(request.item))
         if resource.kind != kind:
             raise BadRequest(f"this stores a {kind}, the document is a {resource.kind}")
@@ -291,6 +294,8 @@ class Inventory:
             await self._require(caller, Verb.UPDATE, kind, from_json(item.value))
             if not request.force:
                 raise AlreadyExists(f"{kind} {resource.name!r} exists already", hint="tctl create -f replaces it")
+        if request.revision and (item is None or item.revision != request.revision):
+            raise _changed(kind, resource.name, gone=item is None)
         guarded = await self._storing.guarded(resource, confirmed=request.confirm)
         written, event = await self._storing.written(caller, resource, item)
         writes = [*written, *guarded[0]]
@@ -305,21 +310,29 @@ class Inventory:
             ) from None
         return m.Done()
 
-    async def update_roles(self, caller: Caller, request: m.UpdateUserRequest) -> m.Done:
-        """Sets a user's roles."""
+    async def update_user(self, caller: Caller, request: m.UpdateUserRequest) -> m.Done:
+        """Sets a user's roles, and its traits where they are given."""
         found = await self._state.find(records.USERS, request.name, User)
         await self._require(caller, Verb.UPDATE, Kind.USER, found[0] if found else None, request.name)
         if found is None:
             raise _missing(Kind.USER, request.name)
         user, revision = found
+        if request.revision and request.revision != revision:
+            raise _changed(Kind.USER, request.name)
         spec = msgspec.structs.replace(user.spec, roles=tuple(request.roles))
+        if request.traits is not None:
+            traits = {name: tuple(values) for name, values in request.traits.items()}
+            spec = msgspec.structs.replace(spec, traits=traits)
         changed = checked(msgspec.structs.replace(user, spec=spec))
         await self._require(caller, Verb.UPDATE, Kind.USER, changed)
         along, unchanged = await self._storing.guarded(changed, confirmed=request.force)
         written, event = await self._storing.user_written(caller, changed, user)
         writes = [*written, *along]
         conditions = [Exists(records.USERS + request.name, revision), *giving_roles(changed.roles)[1], *unchanged]
-        await self._state.commit(writes, conditions=conditions, events=[event])
+        try:
+            await self._state.commit(writes, conditions=conditions, events=[event])
+        except CompareFailed:
+            raise _changed(Kind.USER, request.name) from None
         return m.Done()
 
     # remove
@@ -327,7 +340,7 @@ class Inventory:
     async def remove(self, kind: Kind, caller: Caller, request: m.ExpelRequest) -> m.Done:
         """Removes a resource; a node or proxy is expelled unless it keeps its identity, also when it is not here."""
         try:
-            resource = await self._find(kind, request.name, caller)
+            resource, _ = await self._find(kind, request.name, caller)
         except BadRequest:
             if kind not in foreign.KINDS:
                 raise
@@ -377,6 +390,11 @@ def _bind(method: Callable[..., Awaitable[m.Message]], kind: Kind) -> Bound:
 def _named(name: str) -> dict[str, object]:
     """What conditions of roles may see of something of which no more than the name is known."""
     return {"resource": {"metadata": {"name": name}}}
+
+
+def _changed(kind: Kind, name: str, *, gone: bool = False) -> CompareFailed:
+    what = "removed" if gone else "changed by somebody else"
+    return CompareFailed(f"{kind} {name!r} was {what} in the meantime", hint="look at it as it is now and try again")
 
 
 def _missing(kind: Kind, name: str) -> NotFound:

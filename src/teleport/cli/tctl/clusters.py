@@ -138,18 +138,3 @@ def remote_table(found: Sequence[RemoteCluster]) -> str:
 
 def _labels(labels: Mapping[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
-
-
-def instructions(made: m.JoinToken, out: str) -> str:
-    """What to write on the other cluster, so that it trusts this one."""
-    pins = "".join(f"\n    - {pin}" for pin in made.ca_pins)
-    address = made.web_addresses[0] if made.web_addresses else "PROXY.OF.THIS.CLUSTER:443"
-    token = f"THE TOKEN IN {out}" if out else made.token
-    return (
-        "On the other cluster, whose hosts people of this one shall reach, write tc.yaml and run:\n\n"
-        "    tctl create tc.yaml\n\n"
-        "kind: trusted_cluster\nversion: v2\nmetadata:\n  name: root   # becomes this cluster's name\nspec:\n"
-        f"  enabled: true\n  token: {token}\n  web_proxy_addr: {address}\n  ca_pins:{pins}\n"
-        "  role_map:            # roles here, and the roles that they give there\n"
-        "  - remote: access\n    local: [access]\n"
-    )

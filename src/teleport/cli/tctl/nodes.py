@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from teleport.api import join_steps, routes
 from teleport.api import messages as m
-from teleport.api import routes
 from teleport.cli import render
 from teleport.cli.tctl.options import DURATION, Group, comma_list, flags_of, format_option
 from teleport.cli.tctl.outcome import outcome
-from teleport.cli.tctl.tokens import how_many, instructions, label_text, read_token
+from teleport.cli.tctl.tokens import how_many, label_text, read_token
 from teleport.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def add(
         f"The join token: {made.token}\n"
         f"It lets {how_many(made)} join as {', '.join(made.roles)} for {_minutes(ttl)}; its id is {made.id}.\n\n"
     )
-    render.out(instructions(made, "", auth.addresses))
+    render.out(join_steps.for_host(made, "", auth.addresses))
 
 
 def _minutes(seconds: float) -> str:

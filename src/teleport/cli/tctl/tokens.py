@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
+from teleport.api import join_steps, routes
 from teleport.api import messages as m
-from teleport.api import routes
 from teleport.cli import render
 from teleport.cli.tctl.options import DURATION, Group, comma_list, flags_of, format_option
 from teleport.errors import AlreadyExists, BadRequest, TeleportError
@@ -25,9 +24,6 @@ from teleport.errors import AlreadyExists, BadRequest, TeleportError
 if TYPE_CHECKING:
     from teleport.resources.token import Token
 
-TOKEN_PLACE: Final = "/etc/teleport.token"  # noqa: S105 - where the printed instructions put one
-_SERVED: Final = frozenset({"node", "proxy", "auth"})  # what hosts join as; other types are kept for later
-_LOOPBACK: Final = ("127.", "localhost:", "[::1]")
 _ID = re.compile(r"[0-9a-f]{8}")
 
 
@@ -138,24 +134,24 @@ def _show(made: m.JoinToken, ttl: float, out: str, form: str, reached: Sequence[
         return
     secret = f"The join token is in {out}" if out else f"The join token: {made.token}"
     render.out(f"{secret}\nIts id, by which it is listed and removed: {made.id}\n")
-    missing = [role for role in made.roles if role not in _SERVED and role != "trusted_cluster"]
+    missing = [role for role in made.roles if role not in join_steps.SERVED and role != "trusted_cluster"]
     if missing:
         kinds = " and no ".join(missing)
         render.note(f"This version has no {kinds} service yet: nothing joins as {' or '.join(missing)} so far.")
     if "trusted_cluster" in made.roles:
-        from teleport.cli.tctl.clusters import instructions as for_cluster
-
         which = "one other cluster" if made.single_use else "other clusters"
         which = f"the cluster {render.printable(made.cluster)}" if made.cluster else which
         warning = "" if made.cluster else f"Warning: {_unnamed()}\n\n"
         term = render.how_long(ttl)
-        render.out(f"It lets {which} trust this one for the next {term}.\n\n{warning}{for_cluster(made, out)}")
+        render.out(
+            f"It lets {which} trust this one for the next {term}.\n\n{warning}{join_steps.for_cluster(made, out)}"
+        )
         return
-    served = [role for role in made.roles if role in _SERVED]
+    served = [role for role in made.roles if role in join_steps.SERVED]
     if not served:
         return
     render.out(f"It lets {how_many(made)} join as {', '.join(served)} for the next {render.how_long(ttl)}.\n")
-    render.out("\n" + instructions(made, out, reached))
+    render.out("\n" + join_steps.for_host(made, out, reached))
 
 
 def _unnamed() -> str:
@@ -167,25 +163,6 @@ def _unnamed() -> str:
 def how_many(made: m.JoinToken) -> str:
     """Whom the token lets in."""
     return "one host" if made.single_use else "hosts"
-
-
-def instructions(made: m.JoinToken, out: str, reached: Sequence[str]) -> str:
-    """What to type on the new host. The token goes there in a file, so that no process list shows it."""
-    place = shlex.quote(out) if out else TOKEN_PLACE
-    first = (
-        f"Copy {out} to the new host, and start there, as root:\n\n"
-        if out
-        else "On the new host, as root, put the token into a file and start:\n\n"
-        f"    (umask 077 && printf '%s\\n' {shlex.quote(made.token)} > {place})\n"
-    )
-    servers = made.auth_servers[:1] or list(reached[:1])
-    flags = [f"--roles={','.join(role for role in made.roles if role in _SERVED)}", f"--token={place}"]
-    flags += [f"--ca-pin={pin}" for pin in made.ca_pins]
-    flags += [shlex.quote(f"--auth-server={server}") for server in servers]
-    text = first + "    teleport start " + " \\\n        ".join(flags) + "\n"
-    if any(server.startswith(_LOOPBACK) for server in servers):
-        text += "\nThat address of the auth server is good on this host only: use one that the new host reaches.\n"
-    return text
 
 
 @tokens.command("ls")
