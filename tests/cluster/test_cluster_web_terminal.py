@@ -91,14 +91,6 @@ async def browser(erin: Person) -> AsyncIterator[Browser]:
         yield window
 
 
-def cut(page: Page) -> None:
-    """The network is gone, without a word."""
-    connection = page.socket._response.connection
-    assert connection is not None
-    assert connection.transport is not None
-    connection.transport.abort()
-
-
 async def test_an_editor_survives_its_network_and_its_proxy(split: Split, erin: Person, login: str) -> None:
     if shutil.which("vim") is None:
         pytest.skip("needs vim")
@@ -110,7 +102,7 @@ async def test_an_editor_survives_its_network_and_its_proxy(split: Split, erin: 
             await page.type(f"exec vim -u NONE -N {text}\n")
             await page.sees("line 23")
             await page.type("gg0")
-            cut(page)
+            page.cut()
             await page.ends()
         # in another window's size: the editor repaints all of it
         async with Page.opened(window, resume=resume, term={"w": 100, "h": 40}) as page:

@@ -246,6 +246,22 @@ class Page:
         data = text.encode() if isinstance(text, str) else text
         await self.socket.send_bytes(wt.encode(Kind.RAW, data))
 
+    def deaf(self) -> None:
+        """It reads nothing from its connection any more."""
+        self._reading.cancel()
+        self._transport.pause_reading()
+
+    def cut(self) -> None:
+        """The network is gone, without a word."""
+        self._transport.abort()
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        connection = self.socket._response.connection
+        assert connection is not None
+        assert isinstance(connection.transport, asyncio.Transport)
+        return connection.transport
+
     async def _read(self) -> None:
         async for message in self.socket:
             assert message.type is aiohttp.WSMsgType.BINARY

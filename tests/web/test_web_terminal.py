@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.web.session_rig import Person, lock
+from tests.web.session_rig import Person, lock, until
 from tests.web.terminal_rig import CREDIT, HOST, ME, Page, place
 
 from teleport.launcher import LauncherEnd
@@ -178,6 +178,29 @@ async def test_a_logout_and_a_lock_end_the_terminal(tmp_path: Path, launcher_end
                 assert await page.ends(SOON) in (End.NOT_LOGGED_IN, End.DONE)
             ended = await those.events.wait_for("session.end", 1 if how == "logout" else 2, SOON)
             assert ended
+
+
+async def test_a_page_that_reads_nothing_is_ended_all_the_same(tmp_path: Path, launcher_end: LauncherEnd) -> None:
+    """Its kernel's buffers are full and it has granted much: the proxy waits neither to end the session nor to let the
+    connection go."""
+    async with place(tmp_path, launcher_end) as those:
+        window = await those.ann.browser(those.web)
+        async with Page.opened(window, credit=wt.MAX_CREDIT) as page:
+            await page.hears(Kind.STARTED)
+            await page.type("stty -echo; echo re''ady\n")
+            await page.sees("ready")
+            page.deaf()
+            await page.type("exec yes\n")
+            (session,) = those.node.tools.registry
+            streams = session._streams
+            assert streams is not None
+            await until(lambda: streams.sent > 1024 * 1024, "a flood")
+            assert (await window.ask("DELETE", "/webapi/sessions")).status == 200
+            await those.events.wait_for("session.end", seconds=SOON)
+            terminals = those.web.service.terminals
+            assert terminals is not None
+            await until(lambda: terminals.open == 0, "nobody is served any more", 2 * SOON)
+            page.cut()
 
 
 async def test_a_page_that_quits_ends_its_session(tmp_path: Path, launcher_end: LauncherEnd) -> None:

@@ -16,7 +16,7 @@ from teleport.web.terminal_flow import HELD, INPUT, Input, Output
 from teleport.wire import web_terminal as wt
 from teleport.wire.web_terminal import BadMessage, End, Kind
 
-MUCH = 8 * 1024 * 1024  # bytes; what lies between a host and a page that takes nothing is less
+MUCH = 2 * 1024 * 1024  # bytes; what lies between a host and a page that takes nothing is less
 
 
 def sent(those: Place) -> int:

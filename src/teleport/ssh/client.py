@@ -182,9 +182,11 @@ class SshClient:
         display: X11Request | None = None,
         on_output: Callable[[bytes, bool], None],
         on_writable: Callable[[bool], None] | None = None,
+        window: int = _WINDOW,
     ) -> RemoteSession:
         """Starts a command, a subsystem, or a shell. `on_output(data, is_stderr)` gets the output from the event loop,
         `on_writable` whether input is taken, whenever that changes.
+        `window`: bytes of output that the host may send ahead, at first.
         `agent` is the socket of the agent that the host may ask; `x11` offers this machine's display. `agent_came`
         offers an agent that somebody else has, and `display` such a display; `display_for` says who takes what comes.
 
@@ -193,7 +195,7 @@ class SshClient:
         connection = self._connection
         connection.create_task(connection.measure_delay())
         channel = self._new(
-            lambda: SessionChannel(connection, connection._loop, "strict", None, "strict", _WINDOW, _PACKET)
+            lambda: SessionChannel(connection, connection._loop, "strict", None, "strict", window, _PACKET)
         )
         session = RemoteSession(channel, on_output, on_writable)
         encoded = {name.encode(): value.encode() for name, value in (environment or {}).items()}

@@ -21,7 +21,7 @@ from teleport.web.sessions import WebSession
 
 log = logging.getLogger(__name__)
 
-SECONDS: Final = 30.0  # for a host to answer
+SECONDS: Final = 20.0  # for a host to answer; meanwhile the page is not listened to
 CLOSING: Final = 1.0  # seconds for a connection to close in order
 
 

@@ -70,7 +70,7 @@ class TerminalRoutes:
         params = wt.Params.parse(request.query.get("params", ""))
         to = self._destination(request, params)
         with self._staying(request), session.socket():
-            await socket.response.prepare(request)
+            await socket.prepare(request)
             try:
                 with self._counted(session):
                     await self._serve(session, socket, params, to, request)

@@ -44,6 +44,7 @@ LAST_OUTPUT: Final = 10.0  # seconds for the page to take the rest, once the ses
 REPAINT: Final = 0.3  # seconds after which a terminal that is back gets its true size in any case
 ENDING: Final = 1.0  # seconds for a host to take the end of a session
 OVER: Final = "your session has ended; log in again"
+WINDOW: Final = 256 * 1024  # bytes on their way from the host: what is seen before an interrupt is felt
 _TERM: Final = "xterm-256color"
 _RESUME: Final = "terminal"  # what a session signs: how a terminal comes back
 REFUSED: Final = 5.0  # seconds for a host to say that it refuses
@@ -202,6 +203,7 @@ class Terminal:
             terminal=TerminalRequest(_TERM, size, b"\0"),
             environment=environment,
             on_output=self._came,
+            window=WINDOW,
         )
         self._output.of(self._remote)  # what has come until then waits there
         self._input = Input(self._remote, self._granted)

@@ -12,7 +12,7 @@ from teleport.wire import web_terminal as wt
 from teleport.wire.web_terminal import End, Kind
 
 PING: Final = 15.0  # seconds between pings; a page that does not answer one within half of that is gone
-CLOSING: Final = 2.0  # seconds for the other end to close, too
+CLOSING: Final = 1.5  # seconds for the other end to close, too
 HELLO: Final = 10.0  # seconds for the first message to come
 HARD_LIMIT: Final = 2 * wt.MAX_MESSAGE  # bytes of a message that are read, to say that it is too large
 _REASON: Final = 120  # bytes of a close reason
@@ -36,7 +36,13 @@ class TerminalSocket:
     """Reads and writes envelopes. One task reads, and any may write."""
 
     def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
         self.response = web.WebSocketResponse(max_msg_size=HARD_LIMIT, compress=False, heartbeat=PING, timeout=CLOSING)
+
+    async def prepare(self, request: web.Request) -> None:
+        """Answers the request: the socket is open."""
+        self._transport = request.transport
+        await self.response.prepare(request)
 
     async def receive(self, seconds: float | None = None) -> tuple[Kind | None, bytes]:
         """The next message. Raises `Gone`, `BadMessage`, and `Closing` when none comes in time."""
@@ -80,6 +86,11 @@ class TerminalSocket:
             raise Gone from error
 
     async def close(self, code: End, reason: str = "") -> None:
-        """Closes it; does not wait for long."""
+        """Closes it; does not wait for long, also for who reads nothing."""
         told = reason.encode()[:_REASON].decode("utf-8", "ignore").encode()
-        await self.response.close(code=code, message=told)
+        try:
+            async with asyncio.timeout(CLOSING):
+                await self.response.close(code=code, message=told)
+        except TimeoutError:
+            if self._transport is not None:
+                self._transport.abort()
