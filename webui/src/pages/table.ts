@@ -32,7 +32,29 @@ const WORK: Row[] = [
   { path: "/web/cluster/:site/nodes", title: "Nodes", group: "Work", load: () => import("./nodes/nodes") },
 ];
 
-const SEE: Row[] = [];
+const SEE: Row[] = [
+  {
+    path: "/web/cluster/:site/dashboard",
+    title: "Dashboard",
+    group: "See",
+    needs: "event.list",
+    load: () => import("./see/dashboard"),
+  },
+  { path: "/web/cluster/:site/sessions", title: "Active sessions", group: "See", load: () => import("./see/sessions") },
+  { path: "/web/cluster/:site/recordings", title: "Recordings", group: "See", load: () => import("./see/recordings") },
+  {
+    path: "/web/cluster/:site/audit",
+    title: "Audit log",
+    group: "See",
+    needs: "event.list",
+    load: () => import("./see/audit"),
+  },
+  {
+    path: "/web/cluster/:site/recording/:sid",
+    title: "Recording",
+    load: () => import("./see/player/player"),
+  },
+];
 
 const ADMINISTER: Row[] = [];
 
