@@ -17,6 +17,7 @@ export class ApiError extends Error {
     message: string,
     readonly status: number,
     readonly hint = "",
+    readonly kind = "", // a word that a page may go by
   ) {
     super(message);
   }
@@ -133,10 +134,17 @@ async function send<T>(method: string, path: string, body: unknown, asked: Asked
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new ApiError("The proxy cannot be reached.", 0, "Check your connection; the page tries again.");
   }
-  const answer = (await response.json().catch(() => null)) as { error?: { message?: string; hint?: string } } | null;
+  const answer = (await response.json().catch(() => null)) as {
+    error?: { message?: string; hint?: string; kind?: string };
+  } | null;
   if (!response.ok) {
     const said = answer?.error;
-    throw new ApiError(said?.message ?? "the proxy did not answer", response.status, said?.hint ?? "");
+    throw new ApiError(
+      said?.message ?? "the proxy did not answer",
+      response.status,
+      said?.hint ?? "",
+      said?.kind ?? "",
+    );
   }
   return answer as T;
 }

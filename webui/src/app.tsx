@@ -1,8 +1,9 @@
 // Which page is shown, and what has to be known before: the session, and who the user is.
 import type { ComponentType } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { ApiError, ask, current, onSessionOver, perhapsSignedIn, renewed, said } from "./api";
+import { ApiError, ask, current, ended, onSessionOver, perhapsSignedIn, renewed, said } from "./api";
 import { Me, type UserContext } from "./context";
+import { watchIdle } from "./idle";
 import { Layout } from "./layout";
 import { PAGES, type PageProps, type Row } from "./pages/table";
 import { fill, go, match, type Params, usePlace } from "./router";
@@ -89,6 +90,20 @@ export function App() {
       gone = true;
     };
   }, [open, me, path, tries]);
+
+  useEffect(() => {
+    if (!me) return;
+    const tell = () => {
+      ask("GET", "/webapi/user/status").catch(() => {}); // what goes wrong shows when something is asked for
+    };
+    const leave = () => {
+      ask("DELETE", "/webapi/sessions", undefined, { background: true }).catch(() => {});
+      ended();
+      setMe(null);
+      toSignIn("idle");
+    };
+    return watchIdle(current()?.sessionInactiveTimeout ?? 0, tell, leave);
+  }, [me]);
 
   useEffect(() => {
     if (me && (path === "/web" || path === "/web/"))

@@ -49,11 +49,6 @@ async def lease_page(request: web.Request) -> web.Response:
     return _page(request, "lease.html")
 
 
-async def invite_page(request: web.Request) -> web.Response:
-    """Where a password and a second factor are set."""
-    return _page(request, "invite.html")
-
-
 def _page(request: web.Request, name: str) -> web.Response:
     """A page that sends something: with the cookie that it repeats."""
     return with_csrf_cookie(request, web.Response(body=_file(name), content_type="text/html", charset="utf-8"))

@@ -169,8 +169,6 @@ class WebService:
             add("GET", f"{prefix}/webapi/sites", self._sites)
             add("GET", f"{prefix}{UPGRADE_PATH}", self._upgrade)
         add("GET", "/", pages.to_web)
-        add("GET", "/web/invite/{token}", pages.invite_page)
-        add("GET", "/web/reset/{token}", pages.invite_page)
         add("GET", "/web/lease/{token}", pages.lease_page)
         add("GET", "/web/login/{id}", pages.login_page)
         add("GET", "/web/static/{name}", pages.static)

@@ -26,7 +26,11 @@ export interface Row {
   load: () => Promise<{ default: ComponentType<PageProps> }>;
 }
 
-const OPEN: Row[] = [{ path: "/web/signin", title: "Sign in", frame: "open", load: () => import("./signin/signin") }];
+const OPEN: Row[] = [
+  { path: "/web/signin", title: "Sign in", frame: "open", load: () => import("./signin/signin") },
+  { path: "/web/invite/:token", title: "Invitation", frame: "open", load: () => import("./invite/invite") },
+  { path: "/web/reset/:token", title: "New password", frame: "open", load: () => import("./invite/invite") },
+];
 
 const WORK: Row[] = [
   { path: "/web/cluster/:site/nodes", title: "Nodes", group: "Work", load: () => import("./nodes/nodes") },
@@ -58,6 +62,6 @@ const SEE: Row[] = [
 
 const ADMINISTER: Row[] = [];
 
-const ACCOUNT: Row[] = [];
+const ACCOUNT: Row[] = [{ path: "/web/account", title: "Account", load: () => import("./account/account") }];
 
 export const PAGES: readonly Row[] = [...OPEN, ...WORK, ...SEE, ...ADMINISTER, ...ACCOUNT];

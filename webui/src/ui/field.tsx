@@ -9,13 +9,15 @@ interface Shared {
   problem?: string; // what is wrong with it
 }
 
-interface Props extends Shared, Omit<AllHTMLAttributes<HTMLInputElement>, "type" | "label" | "value"> {
+interface Props extends Shared, Omit<AllHTMLAttributes<HTMLInputElement>, "type" | "label" | "value" | "id"> {
+  id?: string;
   type?: "text" | "password" | "search" | "number" | "date" | "datetime-local" | "email" | "url";
 }
 
 // A labelled input with its hint and problem told to screen readers, too.
-export function Field({ label, value, set, hint, problem, type = "text", ...rest }: Props) {
-  const id = useId();
+export function Field({ label, value, set, hint, problem, type = "text", id: own, ...rest }: Props) {
+  const made = useId();
+  const id = own ?? made;
   const input: AllHTMLAttributes<HTMLInputElement> = {
     ...rest,
     type,

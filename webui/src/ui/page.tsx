@@ -5,12 +5,13 @@ import { hasMoved } from "../router";
 
 interface Props {
   title: string;
+  id?: string; // of the heading
   actions?: ComponentChildren; // buttons beside the heading
   children: ComponentChildren;
 }
 
 // A page's heading, the window's title, and the focus on the heading after one came here by a link.
-export function Page({ title, actions, children }: Props) {
+export function Page({ title, id, actions, children }: Props) {
   const heading = useRef<HTMLHeadingElement>(null);
   useEffect(() => {
     const cluster = current()?.cluster;
@@ -23,7 +24,7 @@ export function Page({ title, actions, children }: Props) {
   return (
     <>
       <div class="heading">
-        <h1 ref={heading} tabIndex={-1}>
+        <h1 ref={heading} id={id} tabIndex={-1}>
           {title}
         </h1>
         {actions && <div class="actions">{actions}</div>}

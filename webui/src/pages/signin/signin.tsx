@@ -1,20 +1,15 @@
 // Signing in: a name, a password, and a second factor where the cluster asks for one. Whatever was wrong, the proxy
 // says one thing.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ask, begun, type Session } from "../../api";
+import { ask } from "../../api";
+import { logIn } from "../../login";
 import { go, ownPath, usePlace } from "../../router";
 import { Button, Field, Notice, Page, Trouble } from "../../ui";
 import { sentence } from "../../ui/notice";
-import { type AssertionOptions, signWithKey } from "../../webauthn";
 
 interface Ping {
   cluster_name: string;
   auth?: { second_factor: string; has_motd: boolean };
-}
-
-interface Challenge {
-  challenge_id: string;
-  webauthn_challenge: AssertionOptions | null;
 }
 
 export default function SignIn() {
@@ -45,15 +40,7 @@ export default function SignIn() {
     setError(null);
     setBusy(withKey ? "Touch your security key when it blinks." : "Signing in");
     try {
-      let proof = {};
-      if (withKey) {
-        const asked = await ask<Challenge>("POST", "/webapi/mfa/login/begin", { user }, { open: true });
-        if (!asked.webauthn_challenge) throw new Error("Security keys do not count here.");
-        const response = await signWithKey(asked.webauthn_challenge);
-        proof = { challenge_id: asked.challenge_id, webauthn_challenge_response: response };
-      }
-      const body = { user, pass: password, second_factor_token: withKey ? "" : code, ...proof };
-      begun(await ask<Session>("POST", "/webapi/sessions/web", body, { open: true }));
+      await logIn(user, password, withKey ? { key: true } : { code });
       setPassword("");
       go(ownPath(query.get("next"), window.location.origin) ?? "/web", { replace: true });
     } catch (problem) {

@@ -1,0 +1,266 @@
+// Behind an invitation or a reset link: a password and a second factor are set, once; then one signs in with them.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { ApiError, ask, base64, said } from "../../api";
+import { logIn } from "../../login";
+import { go } from "../../router";
+import { Button, Field, Page, Spinner } from "../../ui";
+import { sentence } from "../../ui/notice";
+import { type CreationOptions, createKey } from "../../webauthn";
+import type { PageProps } from "../table";
+
+interface Info {
+  user: string;
+  kind: string;
+  cluster: string;
+  second_factor: string;
+  qr: string;
+  totp_secret: string;
+}
+
+type Factor = "app" | "key" | "none";
+
+// what each setting offers; the first is chosen at the start
+const OFFERS: Record<string, Factor[]> = {
+  off: ["none"],
+  otp: ["app"],
+  webauthn: ["key"],
+  on: ["app", "key"],
+  optional: ["app", "key", "none"],
+};
+const NAMES: Record<Factor, string> = { app: "Authenticator app", key: "Security key", none: "None" };
+
+export default function Invite({ params }: PageProps) {
+  const token = params.token ?? "";
+  const link = encodeURIComponent(token);
+  const [info, setInfo] = useState<Info | null>(null);
+  const [refused, setRefused] = useState(false);
+  const [problem, setProblem] = useState("");
+  const [factor, setFactor] = useState<Factor>("none");
+  const [password, setPassword] = useState("");
+  const [again, setAgain] = useState("");
+  const [code, setCode] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [done, setDone] = useState("");
+  const form = useRef<HTMLFormElement>(null);
+  const offers = OFFERS[info?.second_factor ?? ""] ?? ["app"];
+
+  useEffect(() => {
+    ask<Info>("GET", `/webapi/users/password/token/${link}`, undefined, { open: true }).then(
+      (found) => {
+        setInfo(found);
+        setFactor((OFFERS[found.second_factor] ?? ["app"])[0] as Factor);
+      },
+      (error) => {
+        const gone = error instanceof ApiError && error.status === 404;
+        setRefused(true);
+        setProblem(sentence(said(error).message) + (gone ? " Ask an administrator for a new one." : ""));
+      },
+    );
+  }, [link]);
+
+  useEffect(() => {
+    if (info) form.current?.querySelector<HTMLInputElement>("#password")?.focus();
+  }, [info]);
+
+  async function registered(): Promise<object> {
+    const path = `/webapi/mfa/token/${link}/registerchallenge`;
+    const asked = await ask<{ challenge_id: string; webauthn: CreationOptions }>("POST", path, {}, { open: true });
+    const made = await createKey(asked.webauthn);
+    return { challenge_id: asked.challenge_id, webauthn_creation_response: made };
+  }
+
+  async function send() {
+    if (busy) return;
+    setProblem("");
+    if (password !== again) {
+      setProblem("The two passwords differ.");
+      form.current?.querySelector<HTMLInputElement>("#again")?.focus();
+      return;
+    }
+    setBusy(true);
+    try {
+      const body = {
+        token,
+        password: base64(password),
+        second_factor_token: factor === "app" ? code : "",
+        ...(factor === "key" ? await registered() : {}),
+      };
+      await ask("PUT", "/webapi/users/password/token", body, { open: true });
+      setDone(password);
+      setPassword("");
+      setAgain("");
+    } catch (error) {
+      setProblem(sentence(said(error).message));
+    } finally {
+      setCode("");
+      setBusy(false);
+    }
+  }
+
+  const title = refused
+    ? "This link cannot be used"
+    : !info
+      ? "One moment"
+      : done
+        ? "Done"
+        : info.kind === "reset"
+          ? "Choose a new password"
+          : `Welcome to ${info.cluster}`;
+  return (
+    <main id="main" class="alone" tabIndex={-1}>
+      <Page title={title} id="title">
+        <p id="problem" class="notice bad" role="alert" hidden={!problem}>
+          {problem}
+        </p>
+        {!info && !refused && <Spinner label="Loading" />}
+        {info && !done && (
+          <form
+            id="form"
+            ref={form}
+            onSubmit={(event) => {
+              event.preventDefault();
+              send();
+            }}
+          >
+            <Field
+              id="user"
+              label="User"
+              name="username"
+              value={info.user}
+              set={() => {}}
+              autoComplete="username"
+              readOnly
+            />
+            <Field
+              id="password"
+              label="Password"
+              type="password"
+              value={password}
+              set={setPassword}
+              autoComplete="new-password"
+              minLength={12}
+              maxLength={128}
+              hint="12 characters or more."
+              required
+            />
+            <Field
+              id="again"
+              label="Password again"
+              type="password"
+              value={again}
+              set={setAgain}
+              autoComplete="new-password"
+              maxLength={128}
+              required
+            />
+            {offers.length > 1 && (
+              <fieldset id="choice">
+                <legend>Second factor</legend>
+                {offers.map((one) => (
+                  <label key={one} class="choice">
+                    <input
+                      type="radio"
+                      name="factor"
+                      value={one}
+                      checked={one === factor}
+                      onChange={() => setFactor(one)}
+                    />{" "}
+                    {NAMES[one]}
+                  </label>
+                ))}
+              </fieldset>
+            )}
+            {factor === "app" && (
+              <div>
+                <p>Scan this with an authenticator app, then type the code that it shows.</p>
+                <img
+                  id="qr"
+                  class="qr"
+                  src={`data:image/png;base64,${info.qr}`}
+                  alt="QR code for the authenticator app"
+                />
+                <p class="hint">
+                  No camera? Enter this key by hand: <code id="secret">{info.totp_secret}</code>
+                </p>
+                <Field
+                  id="code"
+                  label="Code"
+                  value={code}
+                  set={setCode}
+                  inputMode="numeric"
+                  pattern="[0-9]{6}"
+                  autoComplete="one-time-code"
+                  maxLength={6}
+                  required
+                />
+              </div>
+            )}
+            {factor === "key" && <p>Have your security key at hand: the browser asks for it next.</p>}
+            <Button id="send" type="submit" kind="primary" busy={busy} disabled={busy}>
+              Set password
+            </Button>
+          </form>
+        )}
+        {info && done && <Done user={info.user} password={done} factor={factor} />}
+      </Page>
+    </main>
+  );
+}
+
+// A code is good once: who has just used one signs in with the next, and sees that the app works.
+function Done({ user, password, factor }: { user: string; password: string; factor: Factor }) {
+  const [code, setCode] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [problem, setProblem] = useState("");
+  const form = useRef<HTMLFormElement>(null);
+  useEffect(() => form.current?.querySelector<HTMLElement>("input, button")?.focus(), []);
+  async function enter() {
+    if (busy) return;
+    setBusy(true);
+    setProblem("");
+    try {
+      await logIn(user, password, factor === "key" ? { key: true } : { code });
+      go("/web", { replace: true });
+    } catch (error) {
+      setProblem(sentence(said(error).message));
+      setCode("");
+      setBusy(false);
+    }
+  }
+  return (
+    <section id="done" aria-label="Sign in">
+      <p role="status">Your password is set.</p>
+      {problem && (
+        <p class="notice bad" role="alert">
+          {problem}
+        </p>
+      )}
+      <form
+        ref={form}
+        onSubmit={(event) => {
+          event.preventDefault();
+          enter();
+        }}
+      >
+        {factor === "app" && (
+          <Field
+            label="The next code of your app"
+            hint="The app shows another one every 30 seconds; each is good once."
+            value={code}
+            set={setCode}
+            inputMode="numeric"
+            pattern="[0-9]{6}"
+            autoComplete="one-time-code"
+            maxLength={6}
+            required
+          />
+        )}
+        <Button type="submit" kind="primary" busy={busy}>
+          {factor === "key" ? "Sign in with the security key" : "Sign in"}
+        </Button>
+      </form>
+      <p class="hint terminal-hint">Or in a terminal:</p>
+      <pre class="command">{`tsh login --proxy=${window.location.host} --user=${user}`}</pre>
+    </section>
+  );
+}
