@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from tests.cluster.cluster_restarting import Restarting
 from tests.web.session_rig import LOGIN, Browser
 from tests.web.terminal_rig import Page
 from tests.web.web_rig import remote_web
@@ -140,6 +141,42 @@ async def test_an_editor_survives_its_network_and_its_proxy(split: Split, erin: 
     assert [end["user"] for end in ends] == ["erin", "erin"]
     assert len(split.events("--type=session.start")) == 2
     assert {event["user"] for event in split.events("--type=session.join")} == {"erin"}
+
+
+async def test_a_reload_finds_the_session_of_the_process_that_was_replaced(tmp_path: Path, login: str) -> None:
+    """Where one daemon is proxy and node the session stays with the old process, and the page comes to the new one,
+    which leads it there; for nobody else it is there."""
+    with Restarting(tmp_path / "cluster") as cluster:
+        erin = cluster.add_person("erin", logins=[login])
+        async with browser(erin) as window:
+            async with Page.opened(window, host=NODE, login=login) as page:
+                resume = (await page.hears(Kind.STARTED, seconds=30))["resume"]
+                await page.type("stty -echo; x=kept; echo re''ady\n")
+                await page.sees("ready")
+                former = cluster.daemon.pid
+                os.kill(former, signal.SIGHUP)
+                await asyncio.to_thread(cluster.wait_successor)
+                await page.type("echo af''ter\n")
+                await page.sees("after")
+            for _ in range(2):
+                async with Page.opened(window, resume=resume) as page:
+                    assert (await page.hears(Kind.STARTED, seconds=30))["resumed"]
+                    await page.sees("after")
+                    await page.type("echo $x $PPID\n")
+                    await page.sees("kept")
+            made_up = f"{resume[:-1]}x"
+            async with Page.opened(window, resume=made_up) as page:
+                assert (await page.hears(Kind.ERROR))["code"] == "denied"
+            async with Page.opened(window, resume=resume) as page:
+                await page.hears(Kind.STARTED, seconds=30)
+                await page.say(Kind.QUIT, {})
+                assert await page.ends() == End.DONE
+            assert await asyncio.to_thread(cluster.daemon.ended) == 0, "nobody is left in the old one"
+            async with Page.opened(window, resume=resume) as page:
+                assert (await page.hears(Kind.ERROR, seconds=30))["code"] == "gone"
+            async with Page.opened(window, host=NODE, login=login) as page:
+                await page.hears(Kind.STARTED, seconds=30)
+                await page.say(Kind.QUIT, {})
 
 
 def two(found: list[dict[str, object]]) -> list[dict[str, object]] | None:

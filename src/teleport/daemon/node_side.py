@@ -18,6 +18,7 @@ from teleport.daemon.config import ports
 from teleport.daemon.config.values import NodeConfig as NodeSettings
 from teleport.daemon.connection_count import RemoteControl
 from teleport.daemon.credentials import Credentials
+from teleport.daemon.former_node import found_by_successors
 from teleport.daemon.host import Host
 from teleport.daemon.host_logins import pam_settings, tell_host_users
 from teleport.daemon.recorded import Recorded
@@ -182,6 +183,7 @@ class NodeSide:
     async def serve(self, listeners: Sequence[socket.socket], started: Callable[[], None]) -> None:
         """Serves sessions until cancelled; then the spool ends what still records."""
         try:
-            await self.service.run(listeners, started)
+            async with found_by_successors(self._host, self.service.accepted):
+                await self.service.run(listeners, started)
         finally:
             await self.recorded.spool.close()

@@ -274,7 +274,7 @@ class ProxySide:
             authorities=view.authorities_now,
             headers=headers,
             ways=WebWays(view, auth_servers, self._vouch_to_auth),
-            shells=Shells(view, self.router.accepted),
+            shells=Shells(view, self.router.accepted, (host, self.router.vouching)),
         )
         self.clusters = cluster_side(
             view,

@@ -12,6 +12,8 @@ from teleport.api.client import AuthClient
 from teleport.authz.api import APIAccessRequest, APIPermit, evaluate_api_access
 from teleport.authz.web_session import why_ended
 from teleport.backend.interface import Deleted, Event
+from teleport.daemon.former_node import connect_former, former_nodes
+from teleport.daemon.host import Host
 from teleport.daemon.view import View
 from teleport.errors import AccessDenied
 from teleport.identity import SystemRole, UserIdentity
@@ -20,10 +22,12 @@ from teleport.pki.sshformat import parse_certificate, parse_certificate_line
 from teleport.pki.x509cert import auth_server_name
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.names import canonical_host
+from teleport.ssh.surface import Peer
 from teleport.store.records import LOCKS, ROLES, USERS, WEB_SESSIONS
 from teleport.transport.tls import client_context_of
 from teleport.transport.vouching import VouchingConnector
 from teleport.web.sessions import Pair
+from teleport.web.terminal_reach import Way
 
 
 class WebWays:
@@ -93,12 +97,28 @@ class WebWays:
 class Shells:
     """`web.terminal_reach.ShellWays`, by the view of a proxy and its SSH service."""
 
-    def __init__(self, view: View, accept: Callable[[asyncio.Transport], None]) -> None:
+    def __init__(
+        self,
+        view: View,
+        accept: Callable[[asyncio.Transport], None],
+        own: tuple[Host, Callable[[str, Peer], bytes]] | None = None,
+    ) -> None:
+        """`own`: the host that this runs on, and the line that vouches for a client to the node of a host."""
         self._view = view
         self._accept = accept
+        self._own = own
 
     def accept(self, transport: asyncio.Transport) -> None:
         self._accept(transport)
+
+    def former(self, host_id: str, peer: tuple[str, int]) -> list[Way]:
+        if self._own is None or self._own[0].host_id != host_id:
+            return []
+        host, vouching = self._own
+        return [
+            lambda protocol, path=path: connect_former(path, vouching(host_id, Peer(*peer)), protocol)  # type: ignore[misc]
+            for path in former_nodes(host)
+        ]
 
     def prove(self, certificate: bytes, role: SystemRole, cluster: str, name: str) -> str:
         if cluster in ("", self._view.cluster):

@@ -317,20 +317,21 @@ class SshRouter(SshService):
             raise NotFound("The host is not registered any more.", hint="tsh ls")
         return await self._reach(node, peer, make)
 
-    async def _reach(self, node: RegisteredNode, peer: Peer, make: Callable[[bytes], P]) -> P:
-        line = vouch.encode(
-            vouch.Vouch(
-                client_host=peer.host,
-                client_port=peer.port,
-                session_id=self.new_id(),
-                target=UUID(node.host_id),
-                time=self.clock.now(),
-                nonce=self.nonce(),
-                cluster=peer.through,
-            ),
-            self.identity.certificate,
-            self.identity.sign,
+    def vouching(self, host_id: str, peer: Peer) -> bytes:
+        """The line that says to the node of this host who the client is."""
+        said = vouch.Vouch(
+            client_host=peer.host,
+            client_port=peer.port,
+            session_id=self.new_id(),
+            target=UUID(host_id),
+            time=self.clock.now(),
+            nonce=self.nonce(),
+            cluster=peer.through,
         )
+        return vouch.encode(said, self.identity.certificate, self.identity.sign)
+
+    async def _reach(self, node: RegisteredNode, peer: Peer, make: Callable[[bytes], P]) -> P:
+        line = self.vouching(node.host_id, peer)
         accept = self.beside(node.host_id)
         if accept is not None:
             # The node asks for the same vouch, certificate and permit as over the network.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -25,6 +26,9 @@ SECONDS: Final = 20.0  # for a host to answer; meanwhile the page is not listene
 CLOSING: Final = 1.0  # seconds for a connection to close in order
 
 
+Way = Callable[[asyncio.Protocol], Awaitable[None]]  # connects the protocol that it is given
+
+
 class ShellWays(Protocol):
     """What the proxy's SSH service gives."""
 
@@ -35,6 +39,10 @@ class ShellWays(Protocol):
     def prove(self, certificate: bytes, role: SystemRole, cluster: str, name: str) -> str:
         """The id of the host that shows this certificate, which has to be made out to `name` unless that is empty.
         Raises `TeleportError` when it is not believed."""
+        ...
+
+    def former(self, host_id: str, peer: tuple[str, int]) -> Sequence[Way]:
+        """The ways to older processes of this very host, if it is that, which left and still run sessions."""
         ...
 
 
@@ -53,13 +61,15 @@ class Reached:
     """A host that was reached and proved."""
 
     client: SshClient
-    proxy: SshClient
+    proxy: SshClient | None  # None: no proxy is between
     host_id: str
+    certificate: str  # that it was reached with
 
     def cut(self) -> None:
         """Ends the connection as a lost one ends: the host waits for its terminal to come back."""
         self.client.abort()
-        self.proxy.abort()
+        if self.proxy is not None:
+            self.proxy.abort()
 
     async def close(self) -> None:
         """Ends it in order; does not wait for who says nothing."""
@@ -70,9 +80,15 @@ class Reached:
 
 
 async def reach(
-    ways: ShellWays, session: WebSession, certificate: str, to: Destination, peer: tuple[str, int]
+    ways: ShellWays,
+    session: WebSession,
+    certificate: str,
+    to: Destination,
+    peer: tuple[str, int],
+    by: Way | None = None,
 ) -> Reached:
-    """Connects with a host. `certificate` is an OpenSSH line of the session's key. Raises `TeleportError`."""
+    """Connects with a host, through the proxy's SSH service, or `by` this way. `certificate` is an OpenSSH line of the
+    session's key. Raises `TeleportError`."""
     key = ClientKey(session.key.pkcs8_pem().reveal(), certificate)
     seen: list[str] = []
 
@@ -95,6 +111,9 @@ async def reach(
     client: SshClient | None = None
     try:
         async with asyncio.timeout(SECONDS):
+            if by is not None:
+                client = await connect_by(by, f"the host {to.host}", login=to.login, key=key, check=is_host)
+                return Reached(client, None, seen[0], certificate)
             proxy = await connect_by(within, "this proxy", login=to.login, key=key, check=is_proxy)
             client = await proxy.through(to.host, to.port, cluster=to.cluster, login=to.login, check=is_host)
     except TimeoutError:
@@ -104,7 +123,7 @@ async def reach(
     finally:
         if proxy is not None and client is None:
             proxy.abort()
-    return Reached(client, proxy, seen[0])
+    return Reached(client, proxy, seen[0], certificate)
 
 
 def parsed_host(text: str) -> tuple[str, int]:

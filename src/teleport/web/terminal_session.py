@@ -154,9 +154,12 @@ class Terminal:
     async def _go(self) -> None:
         reached = await self._reach()
         try:
-            told = await self._begin(reached)
-            if told is None:
-                await self._not_refused()
+            try:
+                told = await self._begin(reached)
+                if told is None:
+                    await self._not_refused()
+            except SessionGone:
+                reached, told = await self._former(reached)
             await self._started(told, reached)
             await self._both_ways()
         finally:
@@ -183,6 +186,22 @@ class Terminal:
         caller = self._session.caller(self._peer)
         certificate = await session_certificate(caller, self._socket, self._session.key.public, self._to)
         return await reach(self._ways, self._session, certificate, self._to, self._peer)
+
+    async def _former(self, reached: Reached) -> tuple[Reached, ToldSession]:
+        """The session that a page comes back to may be one of an older process of this host, which was replaced and
+        runs its sessions to their end. Raises `SessionGone`."""
+        for way in self._ways.former(reached.host_id, self._peer):
+            reached.cut()
+            self._output, credit = Output(0), self._output.credit.left
+            self._output.granted(credit)
+            self._shown.clear()
+            self._beside.clear()
+            with suppress(TeleportError):
+                reached = await reach(self._ways, self._session, reached.certificate, self._to, self._peer, by=way)
+                told = await self._begin(reached)
+                if told is not None:
+                    return reached, told
+        raise SessionGone("This session is over.", hint="open a new terminal")
 
     async def _begin(self, reached: Reached) -> ToldSession | None:
         """Starts a session, joins one, or comes back; what the host says of it, if it says so."""
