@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.webui.browsing import Windows, axe_in_both, screenshot
+from tests.webui.browsing import Windows, axe_in_both, focus_order, screenshot, sign_in
 
 from teleport.testing.cluster import NODE, Cluster, Person, wait_until
 from teleport.testing.processes import BIN
@@ -311,6 +311,51 @@ def test_nobody_plays_what_is_not_theirs(windows: Windows, alice: Person, sid: s
     axe_in_both(page)
     page.goto(f"{SITE}/recordings")
     expect(page.get_by_text("There is no recording that you may play")).to_be_visible()
+
+
+# all of them
+
+
+def reached(page: Page, first: str, stops: int) -> list[str]:
+    """The names that Tab comes to from the one called `first` on."""
+    order = focus_order(page, 40)
+    return order[order.index(first) :][:stops]
+
+
+def test_all_is_reached_by_keyboard_in_the_order_in_which_it_is_read(windows: Windows, admin: Person, sid: str) -> None:
+    page = windows.of(admin, f"{SITE}/audit")
+    expect(page.get_by_role("table", name="Events")).to_be_visible()
+    order = reached(page, "Live", 9)
+    assert [re.sub(r" .*", "", name) for name in order] == [
+        "Live", "Export", "Time", "User", "Host", "Text", "Search", "All", "Events",
+    ]  # fmt: skip
+    page = windows.of(admin, f"{SITE}/recordings")
+    expect(page.get_by_role("table", name="Recordings")).to_be_visible()
+    order = reached(page, "Time", 8)
+    assert order[:7] == ["Time", "Kind", "User", "Host", "Text that was shown", "Search", "Recordings"]
+    assert order[7].startswith("Play the session of ")
+    page = windows.of(admin, f"{SITE}/recording/{sid}")
+    expect(page.get_by_role("slider", name="Time")).to_be_visible()
+    assert reached(page, "Download ▾", 11) == [
+        "Download ▾", "The recorded screen", "Play", "Time", "Speed", "Skip pauses", "Copy screen", "Copy all text",
+        "Search in the recording", "Next", "Previous",
+    ]  # fmt: skip
+    page = windows.of(admin, f"{SITE}/dashboard")
+    expect(page.get_by_role("heading", name="Refusals")).to_be_visible()
+    assert [name for name in reached(page, "24 hours", 5) if not name.isdecimal()] == [
+        "24 hours", "Sessions as a table", "Logins as a table", "Refusals as a table",
+    ]  # fmt: skip
+
+
+def test_who_was_signed_out_meanwhile_is_led_to_the_sign_in_page(windows: Windows, sam: Person, sid: str) -> None:
+    windows.watched.expect("401")
+    page = windows.open(f"{SITE}/recording/{sid}")
+    sign_in(page, sam)
+    expect(page.get_by_role("slider", name="Time")).to_be_visible()
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Download").click()
+    page.get_by_role("menuitem", name="Text").click()
+    expect(page.get_by_role("heading", name="Sign in to example.test")).to_be_visible()
 
 
 # numbers

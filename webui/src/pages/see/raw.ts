@@ -1,5 +1,5 @@
 // Answers that are no small JSON: streams for the player, files to keep. The token goes in a header, never in an address.
-import { ApiError, token } from "../../api";
+import { ApiError, ask, token } from "../../api";
 
 export async function fetched(path: string, signal?: AbortSignal): Promise<Response> {
   const bearer = await token();
@@ -16,6 +16,7 @@ export async function fetched(path: string, signal?: AbortSignal): Promise<Respo
     throw new ApiError("The proxy cannot be reached.", 0, "Check your connection and try again.");
   }
   if (response.ok) return response;
+  if (response.status === 401) await ask("GET", "/webapi/user/status"); // leads to the sign-in page, and back
   const answer = (await response.json().catch(() => null)) as { error?: { message?: string; hint?: string } } | null;
   throw new ApiError(answer?.error?.message ?? "the proxy did not answer", response.status, answer?.error?.hint ?? "");
 }
