@@ -60,7 +60,59 @@ const SEE: Row[] = [
   },
 ];
 
-const ADMINISTER: Row[] = [];
+const ADMINISTER: Row[] = [
+  {
+    path: "/web/cluster/:site/users",
+    title: "Users",
+    group: "Administer",
+    needs: "user.list",
+    load: () => import("./admin/users"),
+  },
+  {
+    path: "/web/cluster/:site/roles",
+    title: "Roles",
+    group: "Administer",
+    needs: "role.list",
+    load: () => import("./admin/roles"),
+  },
+  { path: "/web/cluster/:site/roles/:name", title: "Role", load: () => import("./admin/role") },
+  { path: "/web/cluster/:site/new-role", title: "New role", load: () => import("./admin/role") },
+  {
+    path: "/web/cluster/:site/tokens",
+    title: "Join tokens",
+    group: "Administer",
+    needs: "token.list",
+    load: () => import("./admin/tokens"),
+  },
+  {
+    path: "/web/cluster/:site/locks",
+    title: "Locks",
+    group: "Administer",
+    needs: "lock.list",
+    load: () => import("./admin/locks"),
+  },
+  {
+    path: "/web/cluster/:site/trusted-clusters",
+    title: "Trusted clusters",
+    group: "Administer",
+    needs: "trusted_cluster.list",
+    load: () => import("./admin/clusters"),
+  },
+  {
+    path: "/web/cluster/:site/authorities",
+    title: "Authorities",
+    group: "Administer",
+    needs: "role.list",
+    load: () => import("./admin/authorities"),
+  },
+  {
+    path: "/web/cluster/:site/diagnostics",
+    title: "Diagnostics",
+    group: "Administer",
+    needs: "role.list",
+    load: () => import("./admin/diagnostics"),
+  },
+];
 
 const ACCOUNT: Row[] = [{ path: "/web/account", title: "Account", load: () => import("./account/account") }];
 
