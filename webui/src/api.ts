@@ -102,9 +102,23 @@ export async function token(): Promise<string> {
 
 export async function ask<T>(method: string, path: string, body?: unknown, asked: Asked = {}): Promise<T> {
   if (asked.open) return send<T>(method, path, body, asked);
+  const quiet = asked.background ? { background: true } : {};
+  const former = session;
   try {
-    await renewed(asked.background ? { background: true } : {});
-    return await send<T>(method, path, body, asked);
+    await renewed(quiet);
+    try {
+      return await send<T>(method, path, body, asked);
+    } catch (error) {
+      // The token was of a session that another tab has replaced by a login, perhaps as somebody else.
+      if (!(error instanceof ApiError && error.status === 401)) throw error;
+      session = null;
+      const now = await renewed(quiet);
+      if (former && former.user !== now.user) {
+        window.location.reload();
+        throw error;
+      }
+      return await send<T>(method, path, body, asked);
+    }
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) {
       ended();

@@ -1,12 +1,12 @@
 // What is around a page: a skip link, the menu, the account.
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { ask, ended } from "./api";
+import { ApiError, ask, ended } from "./api";
 import { may, type UserContext } from "./context";
 import { GROUPS, PAGES } from "./pages/table";
 import { fill, go, match } from "./router";
 import { chooseTheme, chosenTheme, THEMES } from "./theme";
-import { Menu } from "./ui";
+import { Menu, Trouble } from "./ui";
 
 const THEME_NAMES = { system: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
 
@@ -20,17 +20,20 @@ interface Props {
 
 export function Layout({ me, site, path, signOut, children }: Props) {
   const [theme, setTheme] = useState(chosenTheme);
+  const [error, setError] = useState<unknown>(null); // why one is still signed in
   const [open, setOpen] = useState(false); // the menu, where there is little room
   useEffect(() => setOpen(false), [path]);
 
   async function leave() {
+    setError(null);
     try {
       await ask("DELETE", "/webapi/sessions");
-    } finally {
-      ended();
-      signOut();
-      go("/web/signin", { replace: true });
+    } catch (problem) {
+      if (!(problem instanceof ApiError && problem.status === 401)) return setError(problem); // it still goes on
     }
+    ended();
+    signOut();
+    go("/web/signin", { replace: true });
   }
 
   const accountPage = PAGES.find((row) => row.path === "/web/account");
@@ -89,6 +92,7 @@ export function Layout({ me, site, path, signOut, children }: Props) {
         })}
       </nav>
       <main id="main" tabIndex={-1}>
+        <Trouble error={error} />
         {children}
       </main>
     </div>

@@ -6,6 +6,8 @@ export interface MenuItem {
   checked?: boolean;
 }
 
+const EDGE = 8; // pixels that stay free at the window's right
+
 interface Props {
   label: string;
   items: MenuItem[];
@@ -28,12 +30,29 @@ export function Menu({ label, items, kind = "quiet", name }: Props) {
 
   useLayoutEffect(() => {
     if (!open) return;
+    // Fixed to the window, since a table that scrolls would cut it off.
+    function place() {
+      const list = root.current?.querySelector<HTMLElement>(".entries");
+      const at = button.current?.getBoundingClientRect();
+      if (!list || !at) return;
+      const { width, height } = list.getBoundingClientRect();
+      const up = at.bottom + height > window.innerHeight && at.top > height;
+      list.style.top = `${up ? at.top - height : at.bottom}px`;
+      list.style.left = `${Math.max(0, Math.min(at.left, window.innerWidth - width - EDGE))}px`;
+    }
+    place();
     focus(0);
     const outside = (event: Event) => {
       if (!root.current?.contains(event.target as Node)) setOpen(false);
     };
     document.addEventListener("pointerdown", outside);
-    return () => document.removeEventListener("pointerdown", outside);
+    window.addEventListener("scroll", place, { capture: true, passive: true });
+    window.addEventListener("resize", place);
+    return () => {
+      document.removeEventListener("pointerdown", outside);
+      window.removeEventListener("scroll", place, { capture: true });
+      window.removeEventListener("resize", place);
+    };
   }, [open]);
 
   function onKeyDown(event: KeyboardEvent) {

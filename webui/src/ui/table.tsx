@@ -67,15 +67,18 @@ interface PagerProps {
   limit: number;
   total: number;
   what: string; // "nodes"
+  shown?: number; // rows on this page, where it may be shorter than `limit`
+  next?: number; // where the next page begins, if that is not `start + limit`; 0: there is none
   go: (start: number) => void;
 }
 
-export function Pager({ start, limit, total, what, go }: PagerProps) {
-  const last = Math.min(start + limit, total);
+export function Pager({ start, limit, total, what, shown = limit, next, go }: PagerProps) {
+  const last = Math.min(start + shown, total);
+  const following = next ?? (last < total ? last : 0);
   return (
     <nav class="pager" aria-label={`Pages of ${what}`}>
       <span role="status">{total === 0 ? `No ${what}` : `${start + 1}–${last} of ${total} ${what}`}</span>
-      {total > limit && (
+      {(start > 0 || following > 0) && (
         <>
           <button
             type="button"
@@ -88,8 +91,8 @@ export function Pager({ start, limit, total, what, go }: PagerProps) {
           <button
             type="button"
             class="button plain"
-            aria-disabled={last >= total}
-            onClick={() => last < total && go(start + limit)}
+            aria-disabled={following === 0}
+            onClick={() => following > 0 && go(following)}
           >
             Next
           </button>

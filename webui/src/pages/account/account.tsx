@@ -3,6 +3,7 @@ import { useState } from "preact/hooks";
 import { ask, ended } from "../../api";
 import { useMe } from "../../context";
 import { Button, Notice, Page, Spinner, Table, Trouble, useAsk, When } from "../../ui";
+import { called } from "./agent";
 import { AddDialog, RemoveDialog, TYPES } from "./devices";
 import { PasswordDialog } from "./password";
 import type { Device, Devices } from "./proof";
@@ -134,7 +135,11 @@ export default function Account() {
             rows={browsers.data.sessions}
             id={(one) => one.id}
             columns={[
-              { key: "agent", title: "Browser", show: (one) => one.user_agent || "unknown" },
+              {
+                key: "agent",
+                title: "Browser",
+                show: (one) => <span title={one.user_agent}>{called(one.user_agent)}</span>,
+              },
               { key: "addr", title: "From", show: (one) => one.addr },
               { key: "created", title: "Signed in", show: (one) => <When time={one.created} /> },
               { key: "used", title: "Last used", show: (one) => <When time={one.used} /> },

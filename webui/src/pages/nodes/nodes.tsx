@@ -1,5 +1,5 @@
 // The hosts that the user may reach: searched, filtered by labels, sorted, a page at a time; kept up to date.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { fill, setQuery, usePlace } from "../../router";
 import { Chip, type Column, Empty, Field, Menu, Page, Pager, Spinner, Table, Trouble, useAsk } from "../../ui";
 import type { PageProps } from "../table";
@@ -53,12 +53,23 @@ export default function NodesPage({ params }: PageProps) {
   const labels = query.getAll("label");
   const start = startOf(query);
 
-  useEffect(() => setSearch(kept), [kept]);
+  const asked = useRef(kept); // what was typed and has gone into the address: no key that was pressed since is lost to it
   useEffect(() => {
-    if (search === kept) return;
-    const timer = setTimeout(() => setQuery({ search, start: "" }, { replace: true }), TYPING);
+    if (kept !== asked.current) setSearch(kept); // the way back, or a link
+    asked.current = kept;
+  }, [kept]);
+  useEffect(() => {
+    if (search === asked.current) return;
+    const timer = setTimeout(() => {
+      asked.current = search;
+      setQuery({ search, start: "" }, { replace: true });
+    }, TYPING);
     return () => clearTimeout(timer);
-  }, [search, kept]);
+  }, [search]);
+  const beyond = found.data !== null && start > 0 && start >= found.data.total;
+  useEffect(() => {
+    if (beyond) setQuery({ start: "" }, { replace: true }); // nodes have gone
+  }, [beyond]);
 
   function toggle(label: string) {
     const others = labels.filter((one) => one !== label);
@@ -152,6 +163,8 @@ export default function NodesPage({ params }: PageProps) {
             start={start}
             limit={LIMIT}
             total={data.total}
+            shown={data.items.length}
+            next={data.next_start}
             what="nodes"
             go={(to) => setQuery({ start: to ? String(to) : "" })}
           />
