@@ -14,6 +14,7 @@ from typing import Self
 
 import pytest
 from tests.cluster.cluster_restarting import Restarting
+from tests.cluster.cluster_trust import LEAF, trusting
 from tests.web.session_rig import LOGIN, Browser
 from tests.web.terminal_rig import Page
 from tests.web.web_rig import remote_web
@@ -177,6 +178,34 @@ async def test_a_reload_finds_the_session_of_the_process_that_was_replaced(tmp_p
             async with Page.opened(window, host=NODE, login=login) as page:
                 await page.hears(Kind.STARTED, seconds=30)
                 await page.say(Kind.QUIT, {})
+
+
+async def test_a_host_of_a_leaf_cluster(tmp_path: Path, login: str) -> None:
+    """It is led there as `tsh ssh --cluster` is, comes back, and is nothing of this cluster's; a cluster that nobody
+    knows leads nowhere."""
+    with trusting(tmp_path) as both:
+        erin = both.root.add_person("erin", logins=[login])
+        both.trust({"access": ["access"]})
+        erin.log_in()
+        both.wait_online(erin)
+        async with browser(erin) as window:
+            async with Page.opened(window, site=LEAF, host=NODE, login=login) as page:
+                started = await page.hears(Kind.STARTED, seconds=30)
+                await page.type("stty -echo; x=kept; echo re''ady\n")
+                await page.sees("ready")
+            async with Page.opened(window, site=LEAF, host=NODE, login=login, resume=started["resume"]) as page:
+                assert (await page.hears(Kind.STARTED, seconds=30))["resumed"]
+                await page.type("echo $x\n")
+                await page.sees("kept")
+                await page.say(Kind.QUIT, {})
+                assert await page.ends() == End.DONE
+            async with Page.opened(window, host=NODE, login=login, resume=started["resume"]) as page:
+                assert (await page.hears(Kind.ERROR, seconds=30))["code"] == "bad_request"
+            async with Page.opened(window, site="elsewhere.test", host=NODE, login=login) as page:
+                told = await page.hears(Kind.ERROR, seconds=30)
+                assert "elsewhere.test" in told["message"]
+        both.leaf.wait_event("session.end", sid=started["sid"])
+        assert not both.root.events("--type=session.start")
 
 
 def two(found: list[dict[str, object]]) -> list[dict[str, object]] | None:

@@ -49,7 +49,7 @@ from teleport.resources.parse import parse_resources, to_yaml
 from teleport.resources.pattern import BadPattern, compile_pattern
 from teleport.resources.template import is_template, parse_template
 from teleport.store.resolve import Destination
-from teleport.wire import client_hello, proxy_protocol, scp_lines, sftp, vouch
+from teleport.wire import client_hello, proxy_protocol, scp_lines, sftp, vouch, web_terminal
 from teleport.wire.transfer_command import Word, split_words
 from teleport.wire.transfer_command import parse as parse_transfer
 
@@ -204,6 +204,25 @@ def session_variables(data: bytes) -> None:
         raise BadRequest("it is not taken")
     assert name in NODE_VARIABLES
     assert 0 <= asked.linger <= 24 * 3600
+
+
+def web_terminal_message(data: bytes) -> None:
+    """What a terminal page sends; each payload read as what its type says."""
+    kind, payload = web_terminal.decode(data)
+    if kind is None:
+        raise BadRequest("a type of a newer page")
+    assert web_terminal.decode(web_terminal.encode(kind, payload)) == (kind, payload)
+    match kind:
+        case web_terminal.Kind.HELLO:
+            web_terminal.read(payload, web_terminal.Hello)
+        case web_terminal.Kind.RESIZE:
+            size = web_terminal.read(payload, web_terminal.Resize).parsed
+            assert 1 <= size.w <= 1000
+            assert 1 <= size.h <= 1000
+        case web_terminal.Kind.CREDIT:
+            web_terminal.Granted().grant(web_terminal.read(payload, web_terminal.Credit).bytes)
+        case web_terminal.Kind.ERROR:  # what the address says, too
+            assert web_terminal.Params.parse(payload.decode("utf-8", "replace")).login
 
 
 def terminal_screen(data: bytes) -> None:
@@ -440,6 +459,21 @@ TARGETS: Final = {
             (client_hello.Malformed,),
             (b"\x16\x03\x01", b"\x01\x00", b"\x00\x10\x00", b"\x00\x00\x00", b"\xff\xff", b"\x00\x02"),
             700,
+        ),
+        Target(
+            "web_terminal_message",
+            web_terminal_message,
+            (BadRequest,),
+            (
+                b"\x0a\x011",
+                b"\x12\x01w",
+                b"\x12\x01k",
+                b"\x1a\x05",
+                b'{"size":"80:25"}',
+                b'{"bytes":1}',
+                b'"term":{"w":',
+            ),
+            400,
         ),
         Target("vouch_line", vouch_line, (BadRequest,), (b"=", b" ", b"\r\n"), 4096, runs=4800),
         Target("invitation", invitation, (BadRequest,), b"https:// [ ] : @ /web/invite/ %2f".split(), 300),

@@ -9,6 +9,7 @@ from uuid import uuid4
 from tests.node.test_node_joining import cast
 
 from teleport.launcher import LauncherEnd
+from teleport.node.company import MOST_OF_ONE
 from teleport.ssh.client_session import RemoteExit
 from teleport.testing.people import People, Terminal
 from teleport.testing.running import wait_until
@@ -74,6 +75,23 @@ async def test_a_terminal_takes_its_own_place(launcher_end: LauncherEnd) -> None
         await claims.sees("still")
         await another.sees("still")
         assert claims.shown.count(b"alice has") == 0, "to others it was there all the time"
+
+
+async def test_a_full_session_takes_back_who_was_in_it(launcher_end: LauncherEnd) -> None:
+    """The place that it takes is its own; a ninth terminal of one user is one too many as ever."""
+    async with cast(launcher_end) as (lab, those):
+        windows = [str(uuid4()) for _ in range(MOST_OF_ONE)]
+        first = await begun(those, windows[0])
+        sid = await those.sid()
+        for window in windows[1:]:
+            await (await back(those, sid, window)).sees("ready")
+        ninth = await back(those, sid, str(uuid4()))
+        assert (await ended(ninth)).status == 255
+        again = await back(those, sid, windows[0])
+        await again.sees("ready")
+        assert (await ended(first)).message == ELSEWHERE
+        (session,) = lab.node.tools.registry
+        assert len(session.company.parties) == MOST_OF_ONE
 
 
 async def test_who_says_that_it_is_done_does_not_come_back(launcher_end: LauncherEnd) -> None:

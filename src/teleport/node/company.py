@@ -144,7 +144,7 @@ class Company:
 
     async def join(self, party: Party, permit: JoinPermit) -> bool:
         """Lets somebody take part, with the permit for that; False when the session is over, or full, instead."""
-        there = [one.user for one in (*self.parties, *self._joining)]
+        there = [one.user for one in (*self.parties, *self._joining) if not party.succeeds(one)]
         if not self._life.lives_on or len(there) >= MOST_PARTIES or there.count(party.user) >= MOST_OF_ONE:
             return False
         self._joining.add(party)
