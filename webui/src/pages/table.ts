@@ -34,6 +34,18 @@ const OPEN: Row[] = [
 
 const WORK: Row[] = [
   { path: "/web/cluster/:site/nodes", title: "Nodes", group: "Work", load: () => import("./nodes/nodes") },
+  {
+    path: "/web/cluster/:site/node/:host_id/:login",
+    title: "Terminal",
+    frame: "bare",
+    load: () => import("./terminal/terminal"),
+  },
+  {
+    path: "/web/cluster/:site/session/:sid",
+    title: "Join a session",
+    frame: "bare",
+    load: () => import("./terminal/terminal"),
+  },
 ];
 
 const SEE: Row[] = [
