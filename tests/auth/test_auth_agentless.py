@@ -478,6 +478,9 @@ async def test_a_proxy_tells_of_hosts_without_a_daemon_and_of_no_others(tmp_path
         with pytest.raises(AccessDenied, match="another server"):
             await here.auth.call(node, routes.INTAKE, line(node.host_id, 1, here.node))
         await here.auth.call(here.proxy, routes.INTAKE, line(here.proxy.host_id, 1, here.node))
+        for no_host in (f"x/{node.host_id}", "n" * 1500):  # what is told of sessions is kept under the host's id
+            with pytest.raises(AccessDenied, match="another server"):
+                await here.auth.call(here.proxy, routes.INTAKE, line(here.proxy.host_id, 3, no_host))
         # what comes late, of a host that was removed meanwhile, holds up nothing
         await here.auth.call(await here.auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=here.node))
         await here.auth.call(here.proxy, routes.INTAKE, line(here.proxy.host_id, 2, here.node))

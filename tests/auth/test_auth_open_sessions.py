@@ -19,9 +19,10 @@ from teleport.audit.events import (
     encode_event,
     new_event,
 )
+from teleport.audit.outbox import PREFIX as OUTBOX
 from teleport.auth.evidence.store import ENDS, EvidenceStore
 from teleport.auth.sessions import participants
-from teleport.auth.sessions.claims import HOSTS, claimants
+from teleport.auth.sessions.claims import HOSTS, Claim, Claims, claimants
 from teleport.auth.sessions.opened import OPEN, LostHosts, OpenSession, SessionTracker, hosts_of, opened
 from teleport.auth.sessions.participants import PEOPLE, Participants, people_of, people_of_each, put_people
 from teleport.backend.interface import BackendClosed, PutOp
@@ -191,6 +192,7 @@ async def test_what_a_stranger_tells_first_takes_nothing_from_the_host() -> None
         (told,) = [REGISTRY.decode(item.value) for item in await backend.range("audit/outbox/")]
         assert isinstance(told, SessionConflict)
         assert (told.sid, told.server_id, told.others, told.claim) == (SID, HOST, [other], "session.start")
+        assert told.others_left_out == 0
 
 
 async def test_an_end_whose_start_is_not_known_says_itself_where_and_of_whom_it_was() -> None:
@@ -285,3 +287,15 @@ async def test_who_took_part_is_kept_by_who_told_of_it() -> None:
         assert found is not None
         assert found.people == ["ann", "bob"]
         assert set(await people_of_each(backend, [SID])) == {(SID, HOST, proxy), (SID, HOST, other)}
+
+
+def test_a_conflict_among_very_many_names_a_hundred_and_says_how_many_it_leaves_out() -> None:
+    """A list in an event is cut at a thousand, and nobody would know."""
+    claims = Claims(MemoryBackend(FakeClock()), FakeClock())
+    known = {f"host{number:04}": True for number in range(1500)}
+    writes = claims.noted(SID, HOST, Claim.START, known)
+    (event,) = [
+        REGISTRY.decode(write.value) for write in writes if isinstance(write, PutOp) and write.key.startswith(OUTBOX)
+    ]
+    assert isinstance(event, SessionConflict)
+    assert (len(event.others), event.others_left_out) == (100, 1400)

@@ -19,7 +19,7 @@ from tests.recording.recording_samples import (
     recording,
 )
 
-from teleport.errors import AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
+from teleport.errors import AccessDenied, AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.recording.directory import reserve
 from teleport.recording.format import BrokenRecording, Frame, FrameKind
 from teleport.recording.player import RecordingReader
@@ -151,6 +151,25 @@ async def test_a_recording_made_by_another_host_is_refused(store: FileRecordingS
     other = store.sink_for(OTHER_HOST)
     with pytest.raises(BrokenRecording, match="another host"):
         await put(other, DATA)
+
+
+@pytest.mark.parametrize("node_id", ["n" * 1500, f"x/{HOST}", HOST.upper(), "", "../x"])
+async def test_a_recording_of_a_host_without_a_uuid_is_refused(store: FileRecordingStore, node_id: str) -> None:
+    """What is told of a session is kept under its host's id: the recording would be here, and never be told of."""
+    data = recording([Frame(1, FrameKind.OUTPUT, b"x")], node_id=node_id, recorder=HOST)
+    with pytest.raises(BrokenRecording, match="names no host by its UUID"):
+        await put(store.sink_for(HOST), data)
+    assert not await store.exists(SID)
+
+
+async def test_only_a_proxy_stores_what_happened_on_another_host(store: FileRecordingStore) -> None:
+    data = recording([Frame(1, FrameKind.OUTPUT, b"x")], node_id=OTHER_HOST, recorder=HOST)
+    sink = store.sink_for(HOST)
+    await sink.append(SID, 0, data)
+    with pytest.raises(AccessDenied, match="only proxies record those"):
+        await sink.keep(SID, data[-32:].hex(), records_others=False)
+    assert await sink.begin(SID) == UploadState(len(data)), "nothing was dropped"
+    assert await sink.keep(SID, data[-32:].hex()) == SID
 
 
 async def test_a_stored_recording_is_never_replaced(store: FileRecordingStore) -> None:

@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from teleport.errors import AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
+from teleport.errors import AccessDenied, AlreadyExists, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.recording.directory import RecordingDirectory, Suffix, file_name, stored_name, write_all
 from teleport.recording.format import (
     BrokenPlace,
@@ -287,9 +287,12 @@ class FileRecordingStore:
         name = self._lies(_own_name(sid, host_id))
         return name if self._directory.exists(stored_name(name, Suffix.DONE)) else ""
 
-    def complete(self, sid: str, host_id: str, sha256: str, *, first_is_told: bool = False) -> str:
+    def complete(
+        self, sid: str, host_id: str, sha256: str, *, first_is_told: bool = False, records_others: bool = True
+    ) -> str:
         """The name under which it is stored. `first_is_told`: another recording was stored as `<sid>.rec` before and
-        is told of, also when it is there no more."""
+        is told of, also when it is there no more. `records_others`: whether the host, a proxy, records sessions on
+        other hosts; raises `AccessDenied` for such a one of a host that does not."""
         own = self._own(sid, host_id)
         if own:
             if self.begin(sid, host_id).complete == sha256:
@@ -303,10 +306,15 @@ class FileRecordingStore:
                 if own and self.begin(sid, host_id).complete == sha256:
                     return own  # the same call, made twice at once
                 raise NotFound(f"the upload of session {sid} is gone", hint="begin it again")
-            problem = self._problem(file, sid, host_id, sha256)
-            if problem is not None:
+            found = self._checked(file, sid, host_id, sha256)
+            if isinstance(found, BrokenPlace):
                 self._directory.remove(name)
-                raise BrokenRecording(problem, sid)
+                raise BrokenRecording(found, sid)
+            if found.header.node_id != host_id and not records_others:
+                raise AccessDenied(
+                    f"the recording of session {sid} is of a session on another host, and only proxies record those",
+                    hint="a host uploads what it recorded itself",
+                )
             os.fsync(file.fileno())
             for kept in [*([] if first_is_told else [sid]), _own_name(sid, host_id)]:
                 with suppress(FileExistsError):
@@ -314,7 +322,7 @@ class FileRecordingStore:
                     return kept
             raise AlreadyExists(f"session {sid} has another recording of this host", hint="tctl recordings ls")
 
-    def _problem(self, file: BinaryIO, sid: str, host_id: str, sha256: str) -> BrokenPlace | None:
+    def _checked(self, file: BinaryIO, sid: str, host_id: str, sha256: str) -> VerifiedRecording | BrokenPlace:
         found = verify_recording(
             file, sid=sid, check_signature=self._check_signature, require_signature=self._require_signature
         )
@@ -322,9 +330,13 @@ class FileRecordingStore:
             return found
         if found.header.made_by != host_id:
             return BrokenPlace(None, 0, "it was recorded by another host")
+        try:  # what is kept of the session is kept under it
+            canonical_uuid(found.header.node_id, "host id")
+        except BadRequest:
+            return BrokenPlace(None, 0, "it names no host by its UUID")
         if found.sha256 != sha256:
             return BrokenPlace(found.chunks - 1, found.size, "its hash is not the one announced")
-        return None
+        return found
 
     def _open_upload(self, name: str) -> int:
         while True:
@@ -353,9 +365,13 @@ class HostSink:
     async def complete(self, sid: str, sha256: str) -> None:
         await self.keep(sid, sha256)
 
-    async def keep(self, sid: str, sha256: str, *, first_is_told: bool = False) -> str:
+    async def keep(self, sid: str, sha256: str, *, first_is_told: bool = False, records_others: bool = True) -> str:
         """As `complete`; the name under which it is stored (`FileRecordingStore.complete`)."""
-        return await asyncio.to_thread(self._store.complete, sid, self._host_id, sha256, first_is_told=first_is_told)
+        return await asyncio.to_thread(
+            lambda: self._store.complete(
+                sid, self._host_id, sha256, first_is_told=first_is_told, records_others=records_others
+            )
+        )
 
 
 def _own_name(sid: str, host_id: str) -> str:

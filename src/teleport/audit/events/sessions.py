@@ -81,6 +81,7 @@ class SessionConflict(ServerEvent, frozen=True, kw_only=True, tag="session.confl
     claim: str = ""  # what it told: session.start, session.end, recording or running
     told_by: str = ""  # UUID of the host that told it: the server itself, or a proxy
     others: list[str] = field(default_factory=list)  # UUIDs of the hosts that had claimed this session before
+    others_left_out: int = 0  # of more than a hundred such hosts, how many `others` does not name
 
 
 class SessionUpload(ServerEvent, frozen=True, kw_only=True, tag="session.upload"):

@@ -34,7 +34,7 @@ from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, PutOp
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound
 from teleport.identity import HostIdentity, SystemRole
-from teleport.recording.format import BrokenPlace, RecordingHeader
+from teleport.recording.format import BrokenPlace, RecordingHeader, canonical_uuid
 from teleport.recording.indexing import Indexer
 from teleport.recording.player import RecordingReader
 from teleport.recording.storage import MAX_PIECE, FileRecordingStore, HostSink, StoredRecording
@@ -103,7 +103,7 @@ class Evidence:
         found = set()
         for server in named:
             joined = await self._state.record(records.HOSTS + server, records.HostRecord)
-            if joined is None or joined[0].joined is None:
+            if (joined is None or joined[0].joined is None) and _is_uuid(server):
                 found.add(server)
         return frozenset(found)
 
@@ -285,7 +285,8 @@ class Evidence:
         sink = self._sink(caller)
         told = await self._state.backend.get(UPLOADS + request.sid)
         taken = told is not None and told.value != request.sha256.encode()
-        name = await sink.keep(request.sid, request.sha256, first_is_told=taken)
+        proxy = await self._is_proxy(_host(caller))
+        name = await sink.keep(request.sid, request.sha256, first_is_told=taken, records_others=proxy)
         found = await self._header(name)
         event = self._state.event(
             SessionUpload,
@@ -332,6 +333,15 @@ def _named_server(line: bytes) -> str:
         return msgspec.json.decode(line, type=_Named).server_id
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
         return ""
+
+
+def _is_uuid(server: str) -> bool:
+    """Whether it can be the id of a registered host: what is told of sessions is kept under it."""
+    try:
+        canonical_uuid(server, "host id")
+    except BadRequest:
+        return False
+    return True
 
 
 def _host(caller: Caller) -> str:

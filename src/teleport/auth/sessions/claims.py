@@ -27,6 +27,7 @@ HOSTS: Final = "audit/session-hosts/"  # SID/HOST; versions before kept SID alon
 HOSTS_KEPT: Final = timedelta(days=400)  # as long as ends are told apart
 _STARTED: Final = b"started"
 _TOLD: Final = b"told"
+_NAMED: Final = 100  # of the hosts that claim one session: an event, and a line of the log, is no place for thousands
 _MOST: Final = 100  # running sessions told of at once; the rest has its turn when they are told of again
 _AT_ONCE: Final = 200  # sessions in one read, so that others have their turn
 
@@ -105,7 +106,8 @@ class Claims:
             value = _STARTED if known[host] else _TOLD
             writes.append(PutOp(f"{HOSTS}{sid}/{host}", value, self._clock.now() + HOSTS_KEPT))
         if others and (new or makers):
-            log.warning("host %s tells of session %s (%s), which %s claims", host, sid, what, " and ".join(others))
+            named = others[:_NAMED]
+            log.warning("host %s tells of session %s (%s), which %s claims", host, sid, what, " and ".join(named))
             event = new_event(
                 SessionConflict,
                 self._clock.now(),
@@ -115,7 +117,8 @@ class Claims:
                 server_id=host,
                 claim=str(what),
                 told_by=told_by or host,
-                others=others,
+                others=named,
+                others_left_out=len(others) - len(named),
             )
             writes.append(PutOp(*outbox_write(event)))
         return writes
