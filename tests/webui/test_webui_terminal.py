@@ -305,25 +305,27 @@ def test_files_go_up_and_come_down_unchanged(
     axe(page, without=HIDDEN_SCREEN)
 
 
+DROP = """([name, size, to]) => {
+    const given = new DataTransfer();
+    given.items.add(new File([new Uint8Array(size)], name));
+    document.querySelector(to).dispatchEvent(
+        new DragEvent('drop', {dataTransfer: given, bubbles: true, cancelable: true}));
+}"""
+
+
 def test_files_that_are_dropped_go_up_and_are_cancelled(
     windows: Windows, alice: Person, path: str, tmp_path: Path
 ) -> None:
     page = opened(windows, alice, path)
-    drop = """([name, size, to]) => {
-        const given = new DataTransfer();
-        given.items.add(new File([new Uint8Array(size)], name));
-        document.querySelector(to).dispatchEvent(
-            new DragEvent('drop', {dataTransfer: given, bubbles: true, cancelable: true}));
-    }"""
     page.get_by_role("button", name="Files").click()
     page.get_by_label("Upload to this folder").fill(str(tmp_path))
-    page.evaluate(drop, ["dropped.txt", 1000, ".files"])
+    page.evaluate(DROP, ["dropped.txt", 1000, ".files"])
     expect(page.get_by_text(f"Done: {tmp_path}/dropped.txt")).to_be_visible()
-    page.evaluate(drop, ["onto-the-terminal.txt", 2000, ".terminal-screen"])
+    page.evaluate(DROP, ["onto-the-terminal.txt", 2000, ".terminal-screen"])
     expect(page.get_by_text(f"Done: {tmp_path}/onto-the-terminal.txt")).to_be_visible()
     assert (tmp_path / "onto-the-terminal.txt").stat().st_size == 2000
     windows.watched.expect("ERR_")
-    page.evaluate(drop, ["large.bin", 400 * MIB, ".files"])
+    page.evaluate(DROP, ["large.bin", 400 * MIB, ".files"])
     page.get_by_role("button", name="Cancel the upload of large.bin").click()
     expect(page.get_by_text("Cancelled")).to_be_visible()
 
@@ -392,3 +394,18 @@ def test_refusals_are_said_with_what_to_do(windows: Windows, alice: Person, path
     windows.watched.expect("404")
     page = windows.of(alice, path.split("/node/")[0] + "/session/00000000-0000-0000-0000-000000000000")
     expect(page.get_by_role("alert")).to_contain_text("no session with this id")
+
+
+def test_why_a_large_upload_is_refused_is_said(
+    windows: Windows, cluster: Cluster, login: str, path: str, tmp_path: Path
+) -> None:
+    """The proxy answers before the file has come, and the page reads why."""
+    role = ROLE.format(name="reader", options="{file_transfer: {upload: false}}", login=login, more="")
+    cluster.tctl("create", "-f", "-", stdin=role).ok()
+    page = opened(windows, cluster.add_person("reader", roles=["reader"], logins=[]), path)
+    windows.watched.expect("403|ERR_")
+    page.get_by_role("button", name="Files").click()
+    page.get_by_label("Upload to this folder").fill(str(tmp_path))
+    page.evaluate(DROP, ["large.bin", 300 * MIB, ".files"])
+    expect(page.get_by_role("alert")).to_contain_text("Your roles do not allow upload of")
+    assert list(tmp_path.iterdir()) == []

@@ -286,7 +286,9 @@ async def _while_it_lasts(session: WebSession, work: Coroutine[Any, Any, web.Str
         try:
             return task.result()
         except Refused as error:
-            return failure(_REFUSED.get(error.status, 400), error.message, hint=error.hint)
+            by_role = error.message.startswith("Your roles ")
+            hint = "ask an administrator; tsh status shows your roles" if by_role else error.hint
+            return failure(_REFUSED.get(error.status, 400), error.message, hint=hint)
         except TeleportError as error:
             if SECOND_FACTOR_DUE in error.message:  # said by the proxy, or by the host
                 return failure(403, error.message, hint=error.hint, kind="mfa")
