@@ -49,7 +49,7 @@ def test_an_administrator_runs_the_cluster_without_tctl(
     windows: Windows, cluster: Cluster, admin: Person, login: str, tmp_path: Path
 ) -> None:
     """A role and a user are made, a host joins with the command that is shown, the user works there, is locked, and the
-    open shell ends."""
+    open shell ends; the log tells of it, and the recording is played."""
     page = windows.of(admin, f"{HERE}/new-role")
     page.get_by_label("Name", exact=True).fill("deployers")
     page.get_by_role("group", name="Hosts").get_by_label("Logs in as").fill(login)
@@ -103,6 +103,19 @@ def test_an_administrator_runs_the_cluster_without_tctl(
         screenshot(page, "locks")
         event = cluster.wait_event("lock.created", user="admin")
         assert event["addr"]
+        cluster.wait_event("session.upload", sid=cluster.wait_event("session.end", user="dora")["sid"])
+
+    page.get_by_role("link", name="Audit log").click()
+    page.get_by_label("User", exact=True).fill("dora")
+    page.get_by_label("User", exact=True).press("Enter")
+    rows = page.get_by_role("table", name="Events").get_by_role("row")
+    expect(rows.filter(has_text="session.end").first).to_be_visible()
+    page.get_by_role("link", name="Recordings").click()
+    row = page.get_by_role("table", name="Recordings").get_by_role("row").filter(has_text="dora")
+    row.get_by_role("link").click()
+    page.get_by_label("Speed").select_option("8")
+    page.get_by_role("button", name="Play", exact=True).press("Enter")
+    expect(page.locator(".screen")).to_contain_text("ready-42")
 
 
 class Joined(DaemonProcess):

@@ -38,7 +38,7 @@ function AuthorityList({ site }: { site: string }) {
       {!data && found.loading && <Spinner label="Loading authorities" />}
       {data && (
         <>
-          <section aria-label="Pins">
+          <section class="part" aria-label="Pins">
             <h2>Pin of the cluster</h2>
             <p>Hosts that join compare it (--ca-pin), and so do people at their first login.</p>
             {data.ca_pins.map((pin) => (
@@ -49,7 +49,7 @@ function AuthorityList({ site }: { site: string }) {
             <AuthorityCard key={one.kind} authority={one} />
           ))}
           {data.waiting && data.waiting.length > 0 && (
-            <section aria-label="Who has not followed yet">
+            <section class="part" aria-label="Who has not followed yet">
               <h2>Who has not followed yet</h2>
               <Table
                 caption="Services that a rotation waits for"
@@ -76,7 +76,7 @@ function AuthorityCard({ authority }: { authority: Authority }) {
   const title = `${authority.kind.charAt(0).toUpperCase()}${authority.kind.slice(1)} authority`;
   const rotating = authority.phase !== "" && authority.phase !== "standby";
   return (
-    <section aria-label={title}>
+    <section class="part" aria-label={title}>
       <h2>{title}</h2>
       <p>{WHAT[authority.kind]}</p>
       {rotating && (

@@ -132,7 +132,7 @@ function ClusterLists({ site }: { site: string }) {
       <Trouble error={found.error} />
       {!data && found.loading && <Spinner label="Loading clusters" />}
       {data?.trusted && (
-        <section aria-label="Clusters whose users are let in here">
+        <section class="part" aria-label="Clusters whose users are let in here">
           <h2>Their users are let in here</h2>
           {data.trusted.length > 0 ? (
             <Table caption="Trusted clusters" columns={trusted} rows={data.trusted} id={(one) => one.name} />
@@ -146,7 +146,7 @@ function ClusterLists({ site }: { site: string }) {
         </section>
       )}
       {data?.remote && (
-        <section aria-label="Clusters whose hosts are reached from here">
+        <section class="part" aria-label="Clusters whose hosts are reached from here">
           <h2>Their hosts are reached from here</h2>
           {data.remote.length > 0 ? (
             <Table caption="Remote clusters" columns={remote} rows={data.remote} id={(one) => one.name} />

@@ -66,10 +66,10 @@ function Findings({ site }: { site: string }) {
           <Services title="Auth servers" rows={data.auth_servers} version={data.version} />
           <Services title="Proxies" rows={data.proxies} version={data.version} />
           {data.nodes && (
-            <section aria-label="Nodes">
+            <section class="part" aria-label="Nodes">
               <h2>Nodes</h2>
               <dl class="facts">
-                <dt>In all</dt>
+                <dt>That you may see</dt>
                 <dd>
                   {data.nodes.total}, of which {data.nodes.tunnels} by tunnel, {data.nodes.agentless} with a plain sshd
                 </dd>
@@ -91,8 +91,9 @@ function Findings({ site }: { site: string }) {
             </section>
           )}
           {data.audit && (
-            <section aria-label="Where the evidence is kept">
+            <section class="part" aria-label="Where the evidence is kept">
               <h2>Where the evidence is kept</h2>
+              {Object.keys(data.audit).length === 0 && <p>On the auth server, in its data directory.</p>}
               <dl class="facts">
                 {Object.entries(data.audit).flatMap(([key, value]) => [
                   <dt key={key}>{key.replaceAll("_", " ")}</dt>,
@@ -110,7 +111,7 @@ function Findings({ site }: { site: string }) {
 function Services({ title, rows, version }: { title: string; rows: Service[] | null; version: string }) {
   if (!rows) return null;
   return (
-    <section aria-label={title}>
+    <section class="part" aria-label={title}>
       <h2>{title}</h2>
       {rows.length > 0 ? (
         <Table caption={title} columns={columns(version)} rows={rows} id={(one) => one.id} />

@@ -248,7 +248,7 @@ function Grants({ checked }: { checked: Checked | null }) {
         const found = sentences.filter((one) => one.sort === sort);
         if (found.length === 0) return null;
         return (
-          <section key={sort} aria-label={title}>
+          <section class="part" key={sort} aria-label={title}>
             <h2>{title}</h2>
             <ul>
               {found.map((one) => (

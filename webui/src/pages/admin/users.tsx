@@ -1,5 +1,5 @@
 // People of the cluster: invited, changed, reset, locked, deleted.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ask } from "../../api";
 import { may, useMe } from "../../context";
 import { fill, setQuery, usePlace } from "../../router";
@@ -54,12 +54,23 @@ function UserList({ site }: { site: string }) {
   const asked = new URLSearchParams({ search: kept, sort, start: String(start), limit: String(LIMIT) });
   const found = useAsk<Users>(`/webapi/users?${asked}`, EVERY);
 
-  useEffect(() => setSearch(kept), [kept]);
+  const sent = useRef(kept); // what was typed and has gone into the address: no key that was pressed since is lost to it
   useEffect(() => {
-    if (search === kept) return;
-    const timer = setTimeout(() => setQuery({ search, start: "" }, { replace: true }), TYPING);
+    if (kept !== sent.current) setSearch(kept); // the way back, or a link
+    sent.current = kept;
+  }, [kept]);
+  useEffect(() => {
+    if (search === sent.current) return;
+    const timer = setTimeout(() => {
+      sent.current = search;
+      setQuery({ search, start: "" }, { replace: true });
+    }, TYPING);
     return () => clearTimeout(timer);
-  }, [search, kept]);
+  }, [search]);
+  const beyond = found.data !== null && start > 0 && start >= found.data.total;
+  useEffect(() => {
+    if (beyond) setQuery({ start: "" }, { replace: true }); // users have gone
+  }, [beyond]);
 
   function close() {
     setOpen(null);
@@ -161,6 +172,8 @@ function UserList({ site }: { site: string }) {
             start={start}
             limit={LIMIT}
             total={data.total}
+            shown={data.items.length}
+            next={data.next_start}
             what="users"
             go={(to) => setQuery({ start: to ? String(to) : "" })}
           />
