@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+from teleport.audit.emits import Emits
 from teleport.audit.events import Event, ServerEvent, new_event
 from teleport.identity import UserIdentity
-from teleport.node.needs import Emitter, Labels, NodeConfig
+from teleport.node.needs import Labels, NodeConfig
 from teleport.resources.mfa_lease import MfaLease
 from teleport.ssh.surface import Peer
 
@@ -63,7 +64,7 @@ class Facts:
 class SessionEvents:
     """The stream of one session's events: numbered and put on record in the order in which they were made."""
 
-    def __init__(self, facts: Facts, sid: UUID, emitter: Emitter) -> None:
+    def __init__(self, facts: Facts, sid: UUID, emitter: Emits) -> None:
         self.facts = facts
         self.sid = sid
         self._emitter = emitter

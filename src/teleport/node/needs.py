@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
-from teleport.audit.events import Event
 from teleport.authz.decision import Policy
 from teleport.errors import TeleportError
 from teleport.identity import HostIdentity, UserIdentity
@@ -77,12 +76,6 @@ class Labels(Protocol):
     """The node's labels, static and dynamic."""
 
     def current(self) -> Mapping[str, str]: ...
-
-
-class Emitter(Protocol):
-    """Puts an event on record: when it returns, the event is durable."""
-
-    async def emit(self, event: Event) -> object: ...
 
 
 class Process(Protocol):

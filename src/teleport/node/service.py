@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 from msgspec.structs import replace as replace_fields
 
+from teleport.audit.emits import Emits
 from teleport.audit.events import AuthFailed, SessionRejected
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.authz.joining import JoinPermit, LetIn, RunningSession, evaluate_join
@@ -35,7 +36,6 @@ from teleport.node.facts import Facts
 from teleport.node.first_line import FirstLine
 from teleport.node.needs import (
     Certificates,
-    Emitter,
     Labels,
     Launcher,
     NodeConfig,
@@ -77,7 +77,7 @@ class NodeService(SshService):
         labels: Labels,
         launcher: Launcher,
         recordings: Recordings,
-        emitter: Emitter,
+        emitter: Emits,
         clock: Clock,
         host_keys: Sequence[HostKey],
         new_id: Callable[[], UUID] = uuid4,

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from teleport.audit.emits import Emits
 from teleport.clock import Clock
 from teleport.node.enhanced import Enhanced
-from teleport.node.needs import Emitter, Launcher, NodeConfig, Recordings
+from teleport.node.needs import Launcher, NodeConfig, Recordings
 from teleport.node.reserved import Reserved
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Tools:
     config: NodeConfig
     launcher: Launcher
     recordings: Recordings
-    emitter: Emitter
+    emitter: Emits
     clock: Clock
     registry: Registry
     enhanced: Enhanced

@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID, uuid4
 
+from teleport.audit.emits import Emits
 from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, new_event
 from teleport.authz.channel_table import AskedKind
 from teleport.authz.decision import AccessDenial
@@ -175,12 +176,6 @@ class ProxyIdentity(Protocol):
         ...
 
 
-class Emitter(Protocol):
-    """Puts an event on record: when it returns, the event is durable."""
-
-    async def emit(self, event: Event) -> object: ...
-
-
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
     """What the router is told once."""
@@ -204,7 +199,7 @@ class SshRouter(SshService):
         directory: Directory,
         identity: ProxyIdentity,
         host_keys: Sequence[HostKey],
-        emitter: Emitter,
+        emitter: Emits,
         clock: Clock,
         leases: Leases | None = None,
         new_id: Callable[[], UUID] = uuid4,

@@ -24,6 +24,7 @@ from socket import socket
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID, uuid4
 
+from teleport.audit.emits import Emits
 from teleport.audit.events import Event, ProxyPeerDenied, new_event
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, LimitExceeded, TeleportError
@@ -37,7 +38,6 @@ from teleport.transport.limits import Heard
 from teleport.transport.slots import Slots
 from teleport.tunnel.clusters import ClusterTunnels
 from teleport.tunnel.peer_link import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Context, Hosts, Link, check_proxy
-from teleport.tunnel.server import Emitter
 from teleport.wire import peering
 from teleport.wire.peering import Kind
 
@@ -84,7 +84,7 @@ class PeerServer:
         tunnels: Tunnels,
         hosts: Hosts,
         context: Context,
-        emitter: Emitter,
+        emitter: Emits,
         clock: Clock,
     ) -> None:
         """`context` gives the TLS context of the next connection; it must ask for client certificates."""

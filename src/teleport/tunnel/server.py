@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID, uuid4
 
+from teleport.audit.emits import Emits
 from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, TunnelEnded, new_event
 from teleport.authz.channel_table import AskedKind
 from teleport.clock import Clock
@@ -71,12 +72,6 @@ class Hosts(Protocol):
         ...
 
 
-class Emitter(Protocol):
-    """Puts an event on record: when it returns, the event is durable."""
-
-    async def emit(self, event: Event) -> object: ...
-
-
 @dataclass(frozen=True, slots=True)
 class TunnelConfig:
     """What the tunnel server is told once. `epoch` is of this process."""
@@ -99,7 +94,7 @@ class TunnelServer(SshService):
         *,
         hosts: Hosts,
         host_keys: Sequence[HostKey],
-        emitter: Emitter,
+        emitter: Emits,
         clock: Clock,
         to_auth: ToAuth | None = None,
     ) -> None:

@@ -11,11 +11,12 @@ from uuid import UUID, uuid4
 
 from msgspec.structs import replace as replace_fields
 
+from teleport.audit.emits import Emits
 from teleport.audit.events import Event, ServerEvent, new_event
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access
 from teleport.identity import UserIdentity
-from teleport.proxy.recording.needs import Emitter, RecordingConfig, Tools
+from teleport.proxy.recording.needs import RecordingConfig, Tools
 from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.server import Server
 from teleport.ssh.surface import Peer
@@ -144,7 +145,7 @@ def _gone(reason: str, public: str, hint: str) -> AccessDenial:
 class SessionEvents:
     """The stream of one session's events: numbered and put on record in the order in which they were made."""
 
-    def __init__(self, facts: Facts, sid: UUID, emitter: Emitter) -> None:
+    def __init__(self, facts: Facts, sid: UUID, emitter: Emits) -> None:
         self._facts = facts
         self._sid = sid
         self._emitter = emitter

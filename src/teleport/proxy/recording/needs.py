@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from teleport.audit.events import Event
+from teleport.audit.emits import Emits
 from teleport.authz.decision import Policy
 from teleport.clock import Clock
 from teleport.errors import TeleportError
@@ -91,12 +91,6 @@ class Auth(Protocol):
         ...
 
 
-class Emitter(Protocol):
-    """Puts an event on record: when it returns, the event is durable."""
-
-    async def emit(self, event: Event) -> object: ...
-
-
 class Summary(Protocol):
     """A finished recording."""
 
@@ -146,7 +140,7 @@ class Tools:
     config: RecordingConfig
     view: View
     recordings: Recordings
-    emitter: Emitter
+    emitter: Emits
     clock: Clock
     new_id: Callable[[], UUID]
     in_background: Callable[[Coroutine[Any, Any, None], str], None]

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final
 from uuid import UUID, uuid4
 
+from teleport.audit.emits import Emits
 from teleport.audit.events import AuthFailed, SessionRejected
 from teleport.authz.channel_table import AskedKind, names
 from teleport.authz.decision import AccessDenial
@@ -28,7 +29,7 @@ from teleport.pki.sshformat import parse_certificate
 from teleport.proxy.recording.connection import RecordedConnection
 from teleport.proxy.recording.facts import Facts, held_on
 from teleport.proxy.recording.names import Names
-from teleport.proxy.recording.needs import Auth, Emitter, RecordingConfig, Recordings, Tools, View
+from teleport.proxy.recording.needs import Auth, RecordingConfig, Recordings, Tools, View
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
 from teleport.ssh.client import ClientKey, HostCheck, SshClient, connect, connect_by
@@ -78,7 +79,7 @@ class RecordingService:
         view: View,
         auth: Auth,
         recordings: Recordings,
-        emitter: Emitter,
+        emitter: Emits,
         clock: Clock,
         in_background: InBackground,
         reach: Reach,
