@@ -18,6 +18,7 @@ if [ "$kind" = dev ]; then
   need sshd openssh-server
   need script bsdutils
   need jq jq
+  need rsync rsync
   need zsh zsh
   need fish fish
   need mandoc mandoc
@@ -37,6 +38,9 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo "setup: missing: ${missing[*]}; the tests that need them are skipped; run: sudo apt-get install ${missing[*]}" >&2
   fi
 fi
+
+# where sshd is installed and was never started, what its service makes is missing
+if [ "$kind" = dev ] && [ "$(id -u)" = 0 ] && command -v sshd >/dev/null; then mkdir -p -m 0755 /run/sshd; fi
 
 stamp=.venv/.installed-$kind
 wanted=$(cat requirements/build.txt "requirements/$kind.txt" pyproject.toml | sha256sum)

@@ -176,6 +176,19 @@ def test_what_the_host_trusts_already_is_not_taken_away(place: Place, line: str)
     assert place.config.read_text() == text
 
 
+def test_what_an_sshd_that_was_never_started_lacks_is_made(place: Place, tmp_path: Path) -> None:
+    """Debian's unit makes /run/sshd when it starts; on a host whose sshd waits for its socket it is not there yet."""
+    missing, sshd = tmp_path / "run" / "sshd", tmp_path / "sshd"
+    sshd.write_text(
+        f"#!/bin/sh\nif ! [ -d {missing} ]\n"
+        f"then echo 'Missing privilege separation directory: {missing}' >&2; exit 255; fi\n"
+        f'exec {SSHD} "$@"\n'
+    )
+    sshd.chmod(0o755)
+    done = place.run(SSHD=str(sshd))
+    assert (done.returncode, missing.is_dir()) == (0, True), done.stderr
+
+
 def test_a_configuration_that_is_broken_already_stays(place: Place) -> None:
     place.config.write_text("Nonsense yes\n" + place.config.read_text())
     done = place.run()

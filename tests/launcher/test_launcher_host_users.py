@@ -96,6 +96,28 @@ def test_an_account_is_made_with_its_groups_and_goes_when_its_session_is_over(la
     assert lab.told() == [("create", name, [group, "games"], False), ("delete", name, [], False)]
 
 
+def test_a_number_that_was_taken_meanwhile_is_given_to_nobody_else(lab: Lab) -> None:
+    """A group that is made for the account, or somebody else's account, may get the number that was free."""
+    name, group, wanted = lab.name(), lab.name(), HostUserRequest((), str(lab.folder / "told"))
+    subprocess.run(["groupadd", group], check=True)
+    late = [grp.getgrnam(group).gr_gid] * 2
+
+    class Late(HostUsers):
+        """Whose free number is taken before it uses it."""
+
+        def _free_uid(self) -> int:
+            return late.pop() if late else HostUsers._free_uid(self)
+
+    users = Late(str(lab.folder / "state"), str(lab.folder / "homes"))
+    held = users.enter(name, wanted, "sid-1")
+    assert held is not None
+    assert pwd.getpwnam(name).pw_uid not in (grp.getgrnam(group).gr_gid, 0)
+    users.leave(held)
+    late += [grp.getgrnam(group).gr_gid] * 10
+    with pytest.raises(LauncherRefused, match="already exists"):
+        users.enter(lab.name(), wanted, "sid-2")
+
+
 def test_who_comes_back_has_the_same_uid_and_home_and_the_groups_of_today(lab: Lab) -> None:
     """A uid is never given to another name, also while its account is gone."""
     name, other = lab.name(), lab.name()

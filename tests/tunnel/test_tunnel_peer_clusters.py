@@ -88,7 +88,7 @@ def every(end: Any, own: Ends, proxies: Listed) -> AllClusterTunnels:
     return AllClusterTunnels(cast(ClusterTunnels, own), end.dialer, proxies)
 
 
-async def test_a_client_is_led_by_the_tunnel_of_another_proxy(tmp_path: Path) -> None:
+async def test_a_client_is_led_by_the_tunnel_of_another_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with peers(tmp_path) as end:
         theirs = end.lab.server.clusters = cast(Any, Ends(True))
         ways = every(end, Ends(False), Listed([end.proxy]))
@@ -100,6 +100,11 @@ async def test_a_client_is_led_by_the_tunnel_of_another_proxy(tmp_path: Path) ->
             made.transport.close()
         assert theirs.dialled == [b'{"for": "leaf"}'] * 2, "what was signed here goes on as it is"
         assert ways.online(LEAF)
+        theirs.here = False
+        monkeypatch.setattr(clusters_elsewhere, "ON_ITS_WAY", 0.0)
+        with pytest.raises(ConnectionProblem):
+            await ways.connect(LEAF, lambda: b"{}", Reader)
+        assert not ways.online(LEAF)
 
 
 async def test_the_own_tunnel_comes_first_and_refusals_keep_their_words(tmp_path: Path) -> None:
@@ -155,6 +160,7 @@ async def test_a_cluster_that_was_there_a_moment_ago_is_waited_for(
         end.lab.server.clusters = cast(Any, Ends(False))
         await ways.connect(LEAF, lambda: b"{}", Reader)
         own.here = False
+        assert not ways.online(LEAF), "the own tunnel was there: that it is gone shows at once"
         waiting = asyncio.create_task(ways.connect(LEAF, lambda: b"{}", Reader), name="waiting")
         await wait_until(lambda: own.refused > 1)
         assert not waiting.done()

@@ -39,6 +39,7 @@ STATE: Final = "/var/lib/teleport-host-users"
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SHELLS: Final = ("/bin/bash", "/bin/sh")
+TRIES: Final = 5  # numbers for one account, where others take them meanwhile
 _COMMENT: Final = "made by teleport for sessions"
 _UIDS: Final = (1000, 60_000)  # what login.defs says when it says nothing
 
@@ -124,16 +125,10 @@ class HostUsers:
             _no_account(name, f"a group {name} exists")
         home = os.path.join(self.homes, name)
         there = self._check_home(name, home, former)
-        made = _Made(self._free_uid() if former is None else former.uid, wanted.told)
-        _write(os.path.join(self.state, "users", name), json.dumps([made.uid, made.told]))
         for group in wanted.groups:
             if _group(group) is None:
                 self._change(name, "groupadd", group)
-        of_its_own = _group(name)
-        if of_its_own is None:
-            self._change(name, "groupadd", "--gid", str(made.uid), name)
-        elif of_its_own.gr_gid != made.uid:
-            _no_account(name, f"a group {name} exists")
+        made = self._with_group(name, former, wanted)
         _tell("create", name, made, wanted.groups, sid)
         try:
             self._change(
@@ -146,6 +141,25 @@ class HostUsers:
         except LauncherRefused as refusal:
             _tell("create", name, made, wanted.groups, sid, error=refusal.message)
             raise
+
+    def _with_group(self, name: str, former: _Made | None, wanted: HostUserRequest) -> _Made:
+        """Writes down whose uid it is, and makes the account's own group of the same number. Who else makes accounts on
+        the host meanwhile may take a number that was free: then it is the next one."""
+        for left in reversed(range(TRIES)):
+            made = _Made(self._free_uid() if former is None else former.uid, wanted.told)
+            _write(os.path.join(self.state, "users", name), json.dumps([made.uid, made.told]))
+            of_its_own = _group(name)
+            if of_its_own is not None:
+                if of_its_own.gr_gid != made.uid:
+                    _no_account(name, f"a group {name} exists")
+                return made
+            try:
+                self._change(name, "groupadd", "--gid", str(made.uid), name)
+                return made
+            except LauncherRefused:
+                if former is not None or not left or not _uid_used(made.uid):
+                    raise
+        raise AssertionError("the last try raises or returns")
 
     def _check_home(self, name: str, home: str, former: _Made | None) -> bool:
         """Whether the user's home of an earlier time is there."""

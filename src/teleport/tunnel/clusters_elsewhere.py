@@ -35,20 +35,17 @@ class AllClusterTunnels:
         self._dialer = dialer
         self._proxies = proxies
         self._nobody: dict[str, float] = {}  # by cluster, loop time before which nobody is asked
-        self._led: dict[str, float] = {}  # by cluster, loop time when another proxy led there
+        self._led: dict[str, float] = {}  # by cluster, loop time when somebody was led there
+        self._by_others: dict[str, float] = {}  # the same, of those whom another proxy led
 
     def online(self, cluster: str) -> bool:
         """Whether a tunnel of that cluster ends here, or lately did at a proxy that led there."""
-        return self._own.online(cluster) or self._lately(cluster)
-
-    def _lately(self, cluster: str) -> bool:
-        led = self._led.get(cluster)
-        return led is not None and asyncio.get_running_loop().time() - led < LATELY
+        return self._own.online(cluster) or _lately(self._by_others, cluster)
 
     async def connect(self, cluster: str, dial: Callable[[], bytes], make: Callable[[], P]) -> P:
         """As `ClusterTunnels.connect`. For tunnels of a cluster that was there a moment ago it waits a while."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + (ON_ITS_WAY if self._lately(cluster) else 0.0)
+        until = loop.time() + (ON_ITS_WAY if _lately(self._led, cluster) else 0.0)
         while True:
             here = self._own.online(cluster)
             try:
@@ -63,6 +60,9 @@ class AllClusterTunnels:
                     await asyncio.sleep(min(left, AGAIN))
                     continue
                 made = found
+                _remember(self._by_others, cluster, loop.time())
+            else:
+                self._by_others.pop(cluster, None)  # whether it is there shows here now
             _remember(self._led, cluster, loop.time())
             return made
 
@@ -83,8 +83,14 @@ class AllClusterTunnels:
                 continue
             self._nobody.pop(cluster, None)
             return made
+        self._by_others.pop(cluster, None)
         _remember(self._nobody, cluster, loop.time() + AGAIN / 2)
         return None
+
+
+def _lately(known: dict[str, float], cluster: str) -> bool:
+    when = known.get(cluster)
+    return when is not None and asyncio.get_running_loop().time() - when < LATELY
 
 
 def _remember(known: dict[str, float], cluster: str, when: float) -> None:

@@ -21,6 +21,7 @@ from teleport.pki.cluster_statement import SignedStatement, Statement
 from teleport.pki.keys import PrivateKey, PublicKey
 from teleport.pki.sshcert import (
     HOST_LIFETIME,
+    MIN_USER_TTL,
     HostCertRequest,
     UserCertRequest,
     host_principals,
@@ -147,7 +148,9 @@ class Certifier:
         if grant.origin is not None:
             raise ValueError("users of other clusters have certificates of their own")
         begin = max(now, grant.since or now)
-        grant, now = replace(grant, ttl=grant.ttl - (begin - now)), begin
+        # it ends when it would have, but one for a session alone, which lives no longer than the least, lives that long
+        left = max(grant.ttl - (begin - now), min(grant.ttl, MIN_USER_TTL))
+        grant, now = replace(grant, ttl=left), begin
         key, serial = _public(public_key), new_serial()
         ssh = "" if grant.usage else self._user_ssh_cert(grant, key, serial, now)
         tls = issue_user_tls(

@@ -102,7 +102,14 @@ awk '$1 == "host-cert" {print $2, $3}' "$work/bundle" >"$work/host-cert.pub"
 
 # The configuration without what an earlier run put into it.
 awk '/^# teleport: begin/ {skip = 1} !skip {print} /^# teleport: end/ {skip = 0}' "$config" >"$work/plain"
-"$sshd" -T -f "$work/plain" >"$work/settings" 2>"$work/error" ||
+settings() {
+    "$sshd" -T -f "$work/plain" >"$work/settings" 2>"$work/error"
+}
+# Where no sshd was started since the machine was, what its service would make is missing: it is made as that does.
+settings || {
+    separated=$(sed -n 's/^Missing privilege separation directory: //p' "$work/error")
+    [ -n "$separated" ] && mkdir -p -m 0755 "$separated" && settings
+} ||
     fail "sshd does not take $config as it is: $(head -n 1 "$work/error")"
 setting() {
     awk -v name="$1" '$1 == name {$1 = ""; sub(/^ /, ""); print; exit}' "$work/settings"
