@@ -409,3 +409,17 @@ def test_why_a_large_upload_is_refused_is_said(
     page.evaluate(DROP, ["large.bin", 300 * MIB, ".files"])
     expect(page.get_by_role("alert")).to_contain_text("Your roles do not allow upload of")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_ends_the_terminal_and_leads_to_the_sign_in_page(
+    windows: Windows, cluster: Cluster, login: str, path: str
+) -> None:
+    person = cluster.add_person("walter", logins=[login])
+    page = opened(windows, person, path)
+    windows.watched.expect("401|403|WebSocket")
+    made = cluster.tctl("lock", "--user=walter", "--format=json").json()
+    try:
+        expect(page.get_by_role("heading", name="Sign in to")).to_be_visible()
+        expect(page.locator(".xterm")).to_have_count(0)
+    finally:
+        cluster.tctl("rm", f"lock/{made[0]['name']}").ok()
