@@ -86,7 +86,7 @@ class ResourceEvent(UserEvent, frozen=True, kw_only=True):
     expires: datetime | UnsetType = UNSET  # when it lapses; absent when it does not
     updated_by: str = ""  # who changed it
     ttl: str = ""  # lifetime as asked for, such as 1h0m0s
-    addr: str = ""  # where it was asked for from
+    addr: str | UnsetType = UNSET  # where it was asked for from; absent from older events
 
 
 class ServerEvent(UserEvent, frozen=True, kw_only=True):
