@@ -90,6 +90,8 @@ def test_installing_the_package_gives_the_three_commands(tmp_path: Path, project
     copy = subprocess.run(["cp", "-r", str(ROOT / "src"), str(source / "src")], check=False)
     assert copy.returncode == 0
     pip("--no-deps", "--no-build-isolation", str(source))
+    pages = list(place.glob("lib/python*/site-packages/teleport/web/static/app/*"))
+    assert {"index.html"} < {one.name for one in pages}, "the web pages are inside, and no Node.js is needed for them"
     for program in PROGRAMS:
         done = subprocess.run(
             [str(place / "bin" / program), "version"], capture_output=True, text=True, check=False, cwd=tmp_path

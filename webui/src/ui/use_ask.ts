@@ -2,6 +2,7 @@ import { useCallback, useEffect, useState } from "preact/hooks";
 import { ApiError, ask } from "../api";
 
 interface Found<T> {
+  of: string; // the path that `data` answers: while another one is on its way, the former one
   data: T | null; // the last good answer, also while another one is on its way or has failed
   error: unknown;
   loading: boolean;
@@ -11,7 +12,8 @@ interface Found<T> {
 // What a path answers; asked anew when the path changes, on `again()`, and each `every` milliseconds while the page is
 // seen (such requests keep no session alive). Empty path: nothing is asked.
 export function useAsk<T>(path: string, every = 0): Found<T> {
-  const [state, setState] = useState<{ data: T | null; error: unknown; loading: boolean }>({
+  const [state, setState] = useState<{ of: string; data: T | null; error: unknown; loading: boolean }>({
+    of: "",
     data: null,
     error: null,
     loading: true,
@@ -26,7 +28,7 @@ export function useAsk<T>(path: string, every = 0): Found<T> {
     async function look(background: boolean) {
       try {
         const data = await ask<T>("GET", path, undefined, { background, signal: stop.signal });
-        if (!stop.signal.aborted) setState({ data, error: null, loading: false });
+        if (!stop.signal.aborted) setState({ of: path, data, error: null, loading: false });
       } catch (error) {
         if (stop.signal.aborted) return;
         setState((former) => ({ ...former, error, loading: false }));

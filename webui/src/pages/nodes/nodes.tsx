@@ -51,7 +51,7 @@ export default function NodesPage({ params }: PageProps) {
   const kept = query.get("search") ?? "";
   const [search, setSearch] = useState(kept);
   const labels = query.getAll("label");
-  const start = startOf(query);
+  const start = startOf(new URLSearchParams(found.of.split("?")[1] ?? "")); // of what is shown
 
   const asked = useRef(kept); // what was typed and has gone into the address: no key that was pressed since is lost to it
   useEffect(() => {
