@@ -29,6 +29,7 @@ interface Found {
 }
 
 const LIMIT = 100;
+const FOLLOWED = 500; // events of one answer while the log is followed
 const EVERY = 3000; // milliseconds between looks of the live tail
 const RECENT = 10 * 60_000; // milliseconds that it looks back: what hosts deliver late is seen, too
 
@@ -48,6 +49,8 @@ export default function AuditPage({ params }: PageProps) {
   const [said, setSaid] = useState("");
   const wrong = problem(filters);
   const turn = useRef(0);
+  const shown = useRef(new Set<string>());
+  shown.current = new Set(events.map((event) => event.uid));
   const path = fill("/webapi/sites/:site/events", { site });
 
   const load = useCallback(
@@ -93,13 +96,21 @@ export default function AuditPage({ params }: PageProps) {
           const now = new Date();
           const asked = toQuery({ ...filters, range: "all" }, now);
           asked.set("from", new Date(now.getTime() - RECENT).toISOString());
-          asked.set("limit", String(LIMIT));
-          const found = await ask<Found>("GET", `${path}/search?${asked}`, undefined, {
-            background: true,
-            signal: stop.signal,
-          });
+          asked.set("limit", String(FOLLOWED));
+          let more: AuditEvent[] = [];
+          // in a burst, as many pages as it takes to come to what is shown already
+          while (more.length < MOST) {
+            const found = await ask<Found>("GET", `${path}/search?${asked}`, undefined, {
+              background: true,
+              signal: stop.signal,
+            });
+            const page = eventsOf(found.events);
+            more = merged(more, page);
+            if (found.startKey === "" || page.some((event) => shown.current.has(event.uid))) break;
+            asked.set("startKey", found.startKey);
+          }
           setEvents((known) => {
-            const all = merged(known, eventsOf(found.events));
+            const all = merged(known, more);
             const before = new Set(known.map((event) => event.uid));
             setFresh((count) => count + all.filter((event) => !before.has(event.uid)).length);
             return all;
