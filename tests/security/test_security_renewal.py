@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Options, Role, RoleSpec
 from teleport.resources.values import Duration
+from teleport.store import records
 from teleport.testing.auth import ANONYMOUS, CLUSTER, Credentials, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
 from teleport.transport.blocking import HTTPOver
@@ -251,3 +253,30 @@ async def test_a_user_who_is_changed_while_it_is_signed_gets_nothing(
         monkeypatch.setattr(authorizer, "renewed_grant", slow)
         with pytest.raises(CompareFailed):
             await _renew(auth, who)
+
+
+@pytest.mark.parametrize(("left", "named"), [("auditor", ("auditor",)), ("editor", None)])
+async def test_a_role_that_was_taken_since_the_caller_was_known_is_not_named_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str, named: tuple[str, ...] | None
+) -> None:
+    """Who calls is known before the user is read: what changed in between counts."""
+    async with running_auth(tmp_path) as auth:
+        who, _, _ = await _granted(auth, await _ann(auth, ("access", "auditor")))
+        state = auth.service.state
+        asked, changed = state.find, False
+
+        async def late(prefix: str, name: str, kind: type[Any]) -> Any:
+            nonlocal changed
+            if prefix == records.USERS and name == "ann" and not changed:
+                changed = True
+                wanted = m.UpdateUserRequest(name="ann", roles=[left])
+                await auth.call(await auth.admin(), routes.UPDATE_USER, wanted)
+            return await asked(prefix, name, kind)
+
+        monkeypatch.setattr(state, "find", late)
+        if named is None:
+            with pytest.raises(AccessDenied, match="roles"):
+                await _renew(auth, who)
+        else:
+            assert _subject(await _renew(auth, who)).roles == named
+        assert changed

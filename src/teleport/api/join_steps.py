@@ -5,6 +5,7 @@ The token goes to the new host in a file, so that no process list shows it.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from typing import Final
@@ -65,10 +66,15 @@ def cluster_document(made: m.JoinToken, out: str = "") -> str:
     """The trusted cluster, as it is written over there."""
     pins = "".join(f"\n    - {pin}" for pin in made.ca_pins)
     address = made.web_addresses[0] if made.web_addresses else "PROXY.OF.THIS.CLUSTER:443"
-    token = f"THE TOKEN IN {out}" if out else made.token
+    token = _quoted(f"THE TOKEN IN {out}") if out else made.token
     return (
         "kind: trusted_cluster\nversion: v2\nmetadata:\n  name: root   # becomes this cluster's name\nspec:\n"
-        f"  enabled: true\n  token: {token}\n  web_proxy_addr: {address}\n  ca_pins:{pins}\n"
+        f"  enabled: true\n  token: {token}\n  web_proxy_addr: {_quoted(address)}\n  ca_pins:{pins}\n"
         "  role_map:            # roles here, and the roles that they give there\n"
         "  - remote: access\n    local: [access]\n"
     )
+
+
+def _quoted(text: str) -> str:
+    """As YAML takes it for text: an address like [::1]:443 would be a list. JSON's strings are YAML's, too."""
+    return json.dumps(text)

@@ -409,16 +409,20 @@ class Authorizer:
         self, user: User, identity: UserIdentity, permit: RenewalPermit, now: datetime, *, client_ip: str
     ) -> UserGrant:
         """What a renewed certificate says: as `grant`, within the bounds of the permit. `user` was read anew: it may be
-        another one of the same name by now, to whom what `identity` holds gives nothing."""
+        another one of the same name by now, to whom what `identity` holds gives nothing, and a role that was taken
+        since the permit was given is not named again."""
         if user_present(identity, user, now) is None:
             raise AccessDenied("the user of this certificate does not exist any more", hint="tsh login")
-        roles = RoleSet.build(permit.roles, await self._state.roles(permit.roles), user.traits)
+        kept = tuple(role for role in permit.roles if role in user.roles)
+        if not kept:
+            raise AccessDenied("you have none of the roles of this certificate any more", hint="tsh login")
+        roles = RoleSet.build(kept, await self._state.roles(kept), user.traits)
         if roles.options.pin_source_ip and not permit.source_ip:  # nothing is proved anew, so nothing is bound anew
             raise AccessDenied("your roles bind certificates to the address of the login now", hint="tsh login")
         granted = self._granted(user, roles, roles.session_ttl(permit.expires - now), permit.route_to_cluster)
         return replace(
             granted,
-            roles=permit.roles,
+            roles=kept,
             source_ip=permit.source_ip,
             mfa_device=permit.mfa_device,
             active_requests=permit.active_requests,

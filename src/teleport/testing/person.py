@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PASSWORD = "correct horse battery"
 
+ON_ITS_WAY = 10.0  # seconds for which a code is good at least
+
 
 class Person:
     """Somebody with a home, a password and an authenticator."""
@@ -46,8 +48,10 @@ class Person:
         return self.home / "ssh_config"
 
     def code(self) -> str:
-        """A code of the authenticator that was not used yet and is good now, or as soon as there is one."""
-        period = max(self._last_period + 1, int(time.time()) // passwords.TOTP_PERIOD - passwords.TOTP_SKEW)
+        """A code of the authenticator that was not used yet and is good now, or as soon as there is one; and for some
+        seconds more, in which it arrives."""
+        oldest = int(time.time() + ON_ITS_WAY) // passwords.TOTP_PERIOD - passwords.TOTP_SKEW
+        period = max(self._last_period + 1, oldest)
 
         def due() -> bool:
             return period <= int(time.time()) // passwords.TOTP_PERIOD + passwords.TOTP_SKEW
