@@ -329,6 +329,12 @@ class ClusterState:
         items = await self.backend.range(records.LOCKS)
         return [lock for lock in (from_json(item.value) for item in items) if isinstance(lock, Lock)]
 
+    async def locks_heard_of(self) -> list[Lock]:
+        """As `locks`, as watches hear of them: within moments of a change. For what follows changes anyway and only
+        makes sure; a decision about somebody who asks reads `locks`."""
+        items = (await self.backend.watched_snapshot((records.LOCKS,))).items
+        return [lock for lock in (from_json(item.value) for item in items) if isinstance(lock, Lock)]
+
     async def _refuse_retired(self, certificate: bytes) -> None:
         """Raises `CertificateRefused` saying what to do when a rotation ended the authority of this certificate."""
         for kind in (AuthorityKind.USER, AuthorityKind.HOST):

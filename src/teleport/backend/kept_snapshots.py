@@ -19,7 +19,7 @@ from teleport.backend.feed import Feed, select
 from teleport.backend.interface import Item, Put, Snapshot
 
 KEPT_FOR: Final = 30.0  # seconds until it is read anew: what has expired leaves then, if nobody swept it before
-MOST: Final = 4  # sets of prefixes
+MOST: Final = 16  # sets of prefixes
 
 
 @dataclass(slots=True)

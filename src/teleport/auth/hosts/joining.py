@@ -21,7 +21,7 @@ from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import host_lock_denial
-from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
+from teleport.backend.interface import Absent, Condition, Exists, Item, PutOp, Write
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
 from teleport.pki.names import canonical_host
@@ -311,7 +311,7 @@ class Joining:
         for prefix in prefixes:
             if prefix == KIND_OF_ROLE.get(role) and role is not SystemRole.NODE:
                 continue  # several proxies, or auth servers, may share the name of their balancer
-            for item in await self._state.backend.range(prefix):
+            for item in await self._announced(prefix, lately=not nodes):
                 server = from_json(item.value)
                 if not isinstance(server, Server) or server.host_id == own or server.expired(self._state.clock.now()):
                     continue
@@ -321,6 +321,13 @@ class Joining:
                 else:
                     of_services |= (names | {canonical_host(server.hostname)}) - SHARED_NAMES - {""}
         return of_services, of_nodes
+
+    async def _announced(self, prefix: str, *, lately: bool) -> Sequence[Item]:
+        """Who has announced itself; with `lately` as watches hear of it, for hosts that announce themselves every
+        minute and are looked at again then."""
+        if lately:
+            return (await self._state.backend.watched_snapshot((prefix,))).items
+        return await self._state.backend.range(prefix)
 
 
 def _is_uuid(text: str) -> bool:

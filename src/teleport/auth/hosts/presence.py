@@ -54,7 +54,7 @@ TIDY_AGAIN: Final = 1.0  # seconds, for nodes that are new: each time all nodes 
 TRIES: Final = 8  # at a record that two processes write
 HEARTBEAT: Final = 15.0  # seconds of silence on a watch
 RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it, when something changed
-RECHECK_CALM: Final = 60.0  # when nothing changed that could tell
+RECHECK_CALM: Final = 300.0  # when nothing changed that could tell
 WATCHABLE: Final = frozenset(
     {
         Kind.ROLE,
@@ -268,7 +268,7 @@ class Presence:
     async def _revoked(self, identity: HostIdentity) -> bool:
         """Whether this very certificate was ended: whoever holds it is perhaps not the host."""
         subject = Locked(serial=identity.serial)
-        return find_lock(await self._state.locks(), subject, self._state.clock.now()) is not None
+        return find_lock(await self._state.locks_heard_of(), subject, self._state.clock.now()) is not None
 
 
 def _of_authority(key: str) -> bool:
