@@ -39,6 +39,7 @@ async def found_by_successors(host: Host, accepted: Accepted) -> AsyncIterator[N
     name has none: after it was replaced, nobody comes back to its sessions."""
     folder = _folder(host)
     folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)  # whoever restored or copied it: no other user of the host connects
     path = folder / str(host.epoch)
     _remove(path)
 

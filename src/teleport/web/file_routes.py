@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
 OF_SESSION: Final = 8  # transfers at once
+OF_USER: Final = 32
 OF_PROXY: Final = 1000
 STALLED: Final = 120.0  # seconds in which nothing moves, after which a transfer ends
 ENDING: Final = 1.0  # seconds for a transfer to notice that its session is over
@@ -92,7 +93,8 @@ class FileRoutes:
         self._cluster = cluster
         self._edge = edge
         self._tickets = Tickets(clock, lambda: secrets.token_urlsafe(12))
-        self._running: Counter[str] = Counter()
+        self._running: Counter[str] = Counter()  # by browser's session
+        self._of_user: Counter[str] = Counter()
 
     def add(self, add: Callable[[str, str, Handler], Any], prefix: str) -> None:
         """Puts the routes into an application."""
@@ -226,15 +228,22 @@ class FileRoutes:
         """Raises `LimitExceeded`."""
         if self._running[session.id] >= OF_SESSION:
             raise LimitExceeded(f"more than {OF_SESSION} files at the same time", hint="wait until one is through")
+        if self._of_user[session.user] >= OF_USER:
+            raise LimitExceeded(
+                f"more than {OF_USER} files of one user at the same time", hint="wait until one is through"
+            )
         if self._running.total() >= OF_PROXY:
             raise LimitExceeded("this proxy moves as many files as it may", hint="try again later")
         self._running[session.id] += 1
+        self._of_user[session.user] += 1
         try:
             with session.socket():
                 yield
         finally:
             self._running[session.id] -= 1
+            self._of_user[session.user] -= 1
             self._running += Counter()  # forgets those that have none
+            self._of_user += Counter()
 
     @asynccontextmanager
     async def _sftp(

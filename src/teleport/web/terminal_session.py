@@ -198,7 +198,12 @@ class Terminal:
             self._beside.clear()
             with suppress(TeleportError):
                 reached = await reach(self._ways, self._session, reached.certificate, self._to, self._peer, by=way)
-                told = await self._begin(reached)
+                told = None
+                try:
+                    told = await self._begin(reached)
+                finally:
+                    if told is None:  # it is not there, or this one's time is over: nobody else has that connection
+                        reached.cut()
                 if told is not None:
                     return reached, told
         raise SessionGone("This session is over.", hint="open a new terminal")
