@@ -172,7 +172,7 @@ def test_a_key_enrolled_in_a_browser_logs_tsh_in(cluster: Cluster, tmp_path: Pat
     with chromium.browser(tmp_path / "browser") as window:
         window.plug_in_key()
         window.go(added["url"])
-        window.wait("return !document.getElementById('form').hidden", "the form")
+        window.wait("return document.getElementById('form') !== null", "the form")
         for field in ("#password", "#again"):
             window.type(field, PASSWORD)
         window.click("#send")
