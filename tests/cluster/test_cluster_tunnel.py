@@ -153,6 +153,12 @@ def test_a_host_that_is_killed_is_not_led_to_any_more(
     cluster: Cluster, alice: Person, login: str, behind: TunnelHost
 ) -> None:
     assert says(alice, login, "inner") == behind.host_id
+
+    def named() -> object:
+        (found,) = cluster.tctl("get", f"nodes/{behind.host_id}", "--format=json").json()
+        return found["spec"].get("proxy_ids")
+
+    wait_until("it has said which proxies lead to it", named, 90)  # one that just came up says so a little later
     before = ended(cluster, behind)
     behind.daemon.kill()
     wait_until("its tunnel is gone at once", lambda: ended(cluster, behind) > before, 5)
