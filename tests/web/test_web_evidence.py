@@ -202,6 +202,7 @@ async def test_the_dashboard_has_numbers_by_the_hour(tmp_path: Path) -> None:
         await auth.events("session.start", wait_for=1)
         wrong = Browser(web)
         assert (await wrong.log_in("ann", "000000")).status == 403
+        await auth.events("user.login", wait_for=2)
         answer = await ann.ask("GET", f"{SITE}/dashboard?hours=168")
         assert answer.status == 200, answer.text
         totals = {

@@ -72,9 +72,10 @@ def browser(possible: None) -> Iterator[Chromium]:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def logins() -> dict[str, Any]:
-    """Whose windows are signed in already, and with what cookies."""
+    """Whose windows are signed in already, and with what cookies: of a module, since tests that sign in again and again
+    end the oldest sessions of a user."""
     return {}
 
 
