@@ -207,6 +207,11 @@ class Authorizer:
             raise Denied(decision)
         return decision
 
+    async def require_listing(self, caller: Caller, kind: Kind) -> None:
+        """Raises `AccessDenied` unless the caller may list and read things of the kind, whatever they are."""
+        for verb in LISTING:
+            await self.require(caller, verb, kind)
+
     async def decide(
         self,
         caller: Caller,

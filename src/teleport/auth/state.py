@@ -23,7 +23,7 @@ from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
 from teleport.auth.certificates.last_use import Uses
 from teleport.auth.server import Caller
 from teleport.authz.role_map import map_user, still_mapped
-from teleport.backend.interface import Backend, Condition, Exists, PutOp, Write
+from teleport.backend.interface import Backend, Condition, Exists, Item, PutOp, Write
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, NotFound, TeleportError
 from teleport.identity import HostIdentity, UserIdentity
@@ -326,14 +326,12 @@ class ClusterState:
         return identity
 
     async def locks(self) -> list[Lock]:
-        items = await self.backend.range(records.LOCKS)
-        return [lock for lock in (from_json(item.value) for item in items) if isinstance(lock, Lock)]
+        return _locks(await self.backend.range(records.LOCKS))
 
     async def locks_heard_of(self) -> list[Lock]:
         """As `locks`, as watches hear of them: within moments of a change. For what follows changes anyway and only
         makes sure; a decision about somebody who asks reads `locks`."""
-        items = (await self.backend.watched_snapshot((records.LOCKS,))).items
-        return [lock for lock in (from_json(item.value) for item in items) if isinstance(lock, Lock)]
+        return _locks((await self.backend.watched_snapshot((records.LOCKS,))).items)
 
     async def _refuse_retired(self, certificate: bytes) -> None:
         """Raises `CertificateRefused` saying what to do when a rotation ended the authority of this certificate."""
@@ -358,6 +356,10 @@ class ClusterState:
     async def recording(self) -> SessionRecordingConfig:
         found = await self.find(records.CLUSTER, "session-recording-config", SessionRecordingConfig)
         return SessionRecordingConfig() if found is None else found[0]
+
+
+def _locks(items: Sequence[Item]) -> list[Lock]:
+    return [lock for lock in (from_json(item.value) for item in items) if isinstance(lock, Lock)]
 
 
 def giving_roles(roles: Sequence[str]) -> tuple[Write, list[Condition]]:

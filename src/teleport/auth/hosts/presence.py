@@ -242,8 +242,7 @@ class Presence:
 
     async def _require(self, caller: Caller, kinds: Sequence[Kind]) -> None:
         for kind in dict.fromkeys(kinds):
-            await self._authorizer.require(caller, Verb.LIST, kind)
-            await self._authorizer.require(caller, Verb.READ_NO_SECRETS, kind)
+            await self._authorizer.require_listing(caller, kind)
 
     async def _still(self, caller: Caller) -> bool:
         """Whether the caller still belongs here: a watch must not outlive its right.

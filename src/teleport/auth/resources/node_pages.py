@@ -14,11 +14,11 @@ from typing import Any, Final
 import msgspec
 
 from teleport.api import messages as m
-from teleport.auth.authorizer import LISTING, Authorizer, Denied
+from teleport.auth.authorizer import Authorizer
 from teleport.auth.hosts.tunnels_lost import TunnelsLost
+from teleport.auth.resources.found_pages import MAX_SEARCH, MOST, Remembered, cut
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
-from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Item
 from teleport.errors import BadRequest
 from teleport.resources.codec import from_json
@@ -26,9 +26,6 @@ from teleport.resources.kinds import Kind
 from teleport.resources.server import LOST_AFTER, Server
 from teleport.store import records
 
-MOST: Final = 200  # nodes of a page
-LARGEST: Final = 96_000  # bytes of a page
-MAX_SEARCH: Final = 256  # characters
 MAX_LABELS: Final = 20
 
 
@@ -85,7 +82,7 @@ class NodePages:
         self._state = state
         self._tunnels = tunnels or TunnelsLost(state.clock)
         self._authorizer = authorizer
-        self._known: dict[str, _Known] = {}  # by key
+        self._known = Remembered(_known)
 
     async def find(self, caller: Caller, request: m.FindNodesRequest) -> m.FoundNodes:
         """A page of what the caller may see. Raises `BadRequest`, `AccessDenied`."""
@@ -100,33 +97,20 @@ class NodePages:
         found = sorted((node for node in visible if fitting(node)), key=order, reverse=request.descending)
         chosen = found[request.start : request.start + request.limit]
         logins = await self._authorizer.logins_on(caller, chosen) or [[] for _ in chosen]
-        page = _cut([self._shown(node, allowed) for node, allowed in zip(chosen, logins, strict=True)])
+        page = cut([self._shown(node, allowed) for node, allowed in zip(chosen, logins, strict=True)])
         end = request.start + len(page)
         return m.FoundNodes(items=page, total=len(found), next_start=end if page and end < len(found) else 0)
 
     async def _visible(self, caller: Caller) -> Sequence[_Known]:
         items = await self._state.backend.range(records.NODES)
-        known = self._read(items)
+        known = self._known.of(items)
         if await self._authorizer.lists_alike(caller, Kind.NODE):
-            decisions = [await self._authorizer.decide(caller, verb, Kind.NODE, {}) for verb in LISTING]
-            for decision in decisions:
-                if isinstance(decision, AccessDenial):
-                    raise Denied(decision)
+            await self._authorizer.require_listing(caller, Kind.NODE)
         else:  # a rule looks at single nodes
             nodes = [node for node in (from_json(item.value) for item in items) if isinstance(node, Server)]
             listed = {node.name for node in await self._authorizer.listable(caller, Kind.NODE, nodes)}
             known = [node for node in known if node.host_id in listed]
         return await self._authorizer.visible_nodes(caller, known)
-
-    def _read(self, items: Sequence[Item]) -> list[_Known]:
-        former, present = self._known, {}
-        for item in items:
-            node = former.get(item.key)
-            if node is None or node.revision != item.revision:
-                node = _known(item)
-            present[item.key] = node
-        self._known = present  # what is gone is forgotten
-        return list(present.values())
 
     def _shown(self, node: _Known, logins: list[str]) -> m.FoundNode:
         silent = 0
@@ -192,13 +176,3 @@ def _order(sort: str) -> Callable[[_Known], Any]:
         label = sort.removeprefix("label:")
         return lambda node: (node.all_labels.get(label, "").lower(), node.order)
     raise BadRequest(f"nodes are sorted by hostname, addr or label:NAME, not by {sort[:64]!r}")
-
-
-def _cut(nodes: list[m.FoundNode]) -> list[m.FoundNode]:
-    """As many as a page has room for; at least one."""
-    size = 0
-    for number, node in enumerate(nodes):
-        size += len(msgspec.json.encode(node)) + 1
-        if size > LARGEST and number:
-            return nodes[:number]
-    return nodes

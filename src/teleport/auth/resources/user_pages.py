@@ -7,16 +7,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 import msgspec
 
 from teleport.api import messages as m
-from teleport.auth.authorizer import LISTING, Authorizer, Denied
+from teleport.auth.authorizer import Authorizer
 from teleport.auth.factors.lockout import locked_until
+from teleport.auth.resources.found_pages import MAX_SEARCH, MOST, Remembered, cut
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
-from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Item
 from teleport.errors import BadRequest
 from teleport.resources.codec import from_json
@@ -25,10 +24,6 @@ from teleport.resources.lock import Lock
 from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.records import UserSecret, UserTokenRecord
-
-MOST: Final = 200  # users of a page
-LARGEST: Final = 96_000  # bytes of a page
-MAX_SEARCH: Final = 256  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ class UserPages:
     def __init__(self, state: ClusterState, authorizer: Authorizer) -> None:
         self._state = state
         self._authorizer = authorizer
-        self._known: dict[str, _Known] = {}  # by key
+        self._known = Remembered(_known)
 
     async def find(self, caller: Caller, request: m.FindUsersRequest) -> m.FoundUsers:
         """A page of what the caller may see. Raises `BadRequest`, `AccessDenied`."""
@@ -62,31 +57,18 @@ class UserPages:
         moments = {one.order: await self._moment(one) for one in found} if request.sort == "login" else {}
         found.sort(key=lambda one: (moments.get(one.order, ""), one.order), reverse=request.descending)
         chosen = found[request.start : request.start + request.limit]
-        page = _cut(await self._shown(caller, chosen))
+        page = cut(await self._shown(caller, chosen))
         end = request.start + len(page)
         return m.FoundUsers(items=page, total=len(found), next_start=end if page and end < len(found) else 0)
 
     async def _visible(self, caller: Caller) -> list[_Known]:
-        known = self._read(await self._state.backend.range(records.USERS))
+        known = self._known.of(await self._state.backend.range(records.USERS))
         if await self._authorizer.lists_alike(caller, Kind.USER):
-            decisions = [await self._authorizer.decide(caller, verb, Kind.USER, {}) for verb in LISTING]
-            for decision in decisions:
-                if isinstance(decision, AccessDenial):
-                    raise Denied(decision)
+            await self._authorizer.require_listing(caller, Kind.USER)
             return known
         listed = await self._authorizer.listable(caller, Kind.USER, [one.user for one in known])
         names = {one.metadata.name for one in listed}
         return [one for one in known if one.user.name in names]
-
-    def _read(self, items: Sequence[Item]) -> list[_Known]:
-        former, present = self._known, {}
-        for item in items:
-            known = former.get(item.key)
-            if known is None or known.revision != item.revision:
-                known = _known(item)
-            present[item.key] = known
-        self._known = present  # who is gone is forgotten
-        return list(present.values())
 
     async def _shown(self, caller: Caller, chosen: Sequence[_Known]) -> list[m.FoundUser]:
         now = self._state.clock.now()
@@ -157,13 +139,3 @@ def _known(item: Item) -> _Known:
     return _Known(
         item.revision, user, "\n".join((user.name, *user.roles, *traits)).lower(), f"{user.name.lower()}\n{user.name}"
     )
-
-
-def _cut(users: list[m.FoundUser]) -> list[m.FoundUser]:
-    """As many as a page has room for; at least one."""
-    size = 0
-    for number, user in enumerate(users):
-        size += len(msgspec.json.encode(user)) + 1
-        if size > LARGEST and number:
-            return users[:number]
-    return users

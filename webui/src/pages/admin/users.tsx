@@ -1,5 +1,5 @@
 // People of the cluster: invited, changed, reset, locked, deleted.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { ask } from "../../api";
 import { may, useMe } from "../../context";
 import { fill, setQuery, usePlace } from "../../router";
@@ -19,6 +19,7 @@ import {
   useAsk,
   When,
 } from "../../ui";
+import { startOf, startShown, useFirstWhenBeyond, useSearch } from "../../ui/searched";
 import type { PageProps } from "../table";
 import { LockDialog } from "./lock_dialog";
 import { Confirm, Here } from "./parts";
@@ -28,7 +29,6 @@ import { counted } from "./words";
 
 const LIMIT = 50;
 const EVERY = 10_000; // milliseconds between looks
-const TYPING = 250; // milliseconds after the last key that the search is asked
 
 type Open =
   | { what: "invite" }
@@ -47,30 +47,13 @@ function UserList({ site }: { site: string }) {
   const me = useMe();
   const { query } = usePlace();
   const kept = query.get("search") ?? "";
-  const [search, setSearch] = useState(kept);
+  const [search, setSearch] = useSearch(query);
   const [open, setOpen] = useState<Open>(null);
   const sort = query.get("sort") ?? "name";
-  const start = Math.max(Number.parseInt(query.get("start") ?? "0", 10) || 0, 0);
-  const asked = new URLSearchParams({ search: kept, sort, start: String(start), limit: String(LIMIT) });
+  const asked = new URLSearchParams({ search: kept, sort, start: String(startOf(query)), limit: String(LIMIT) });
   const found = useAsk<Users>(`/webapi/users?${asked}`, EVERY);
-
-  const sent = useRef(kept); // what was typed and has gone into the address: no key that was pressed since is lost to it
-  useEffect(() => {
-    if (kept !== sent.current) setSearch(kept); // the way back, or a link
-    sent.current = kept;
-  }, [kept]);
-  useEffect(() => {
-    if (search === sent.current) return;
-    const timer = setTimeout(() => {
-      sent.current = search;
-      setQuery({ search, start: "" }, { replace: true });
-    }, TYPING);
-    return () => clearTimeout(timer);
-  }, [search]);
-  const beyond = found.data !== null && start > 0 && start >= found.data.total;
-  useEffect(() => {
-    if (beyond) setQuery({ start: "" }, { replace: true }); // users have gone
-  }, [beyond]);
+  const start = startShown(found);
+  useFirstWhenBeyond(start, found.data);
 
   function close() {
     setOpen(null);

@@ -1,7 +1,7 @@
 // The hosts that the user may reach: searched, filtered by labels, sorted, a page at a time; kept up to date.
-import { useEffect, useRef, useState } from "preact/hooks";
 import { fill, setQuery, usePlace } from "../../router";
 import { Chip, type Column, Empty, Field, Menu, Page, Pager, Spinner, Table, Trouble, useAsk } from "../../ui";
+import { startOf, startShown, useFirstWhenBeyond, useSearch } from "../../ui/searched";
 import type { PageProps } from "../table";
 
 interface Node {
@@ -23,7 +23,6 @@ interface Nodes {
 
 const LIMIT = 50;
 const EVERY = 5000; // milliseconds between looks
-const TYPING = 250; // milliseconds after the last key that the search is asked
 
 export function nodesPath(site: string, query: URLSearchParams): string {
   const asked = new URLSearchParams();
@@ -35,11 +34,6 @@ export function nodesPath(site: string, query: URLSearchParams): string {
   return `${fill("/webapi/sites/:site/nodes", { site })}?${asked}`;
 }
 
-function startOf(query: URLSearchParams): number {
-  const start = Number(query.get("start") ?? "0");
-  return Number.isSafeInteger(start) && start > 0 ? start : 0;
-}
-
 function terminalPath(site: string, node: Node, login: string): string {
   return fill("/web/cluster/:site/node/:host_id/:login", { site, host_id: node.id, login });
 }
@@ -49,27 +43,10 @@ export default function NodesPage({ params }: PageProps) {
   const { query } = usePlace();
   const found = useAsk<Nodes>(nodesPath(site, query), EVERY);
   const kept = query.get("search") ?? "";
-  const [search, setSearch] = useState(kept);
+  const [search, setSearch] = useSearch(query);
   const labels = query.getAll("label");
-  const start = startOf(new URLSearchParams(found.of.split("?")[1] ?? "")); // of what is shown
-
-  const asked = useRef(kept); // what was typed and has gone into the address: no key that was pressed since is lost to it
-  useEffect(() => {
-    if (kept !== asked.current) setSearch(kept); // the way back, or a link
-    asked.current = kept;
-  }, [kept]);
-  useEffect(() => {
-    if (search === asked.current) return;
-    const timer = setTimeout(() => {
-      asked.current = search;
-      setQuery({ search, start: "" }, { replace: true });
-    }, TYPING);
-    return () => clearTimeout(timer);
-  }, [search]);
-  const beyond = found.data !== null && start > 0 && start >= found.data.total;
-  useEffect(() => {
-    if (beyond) setQuery({ start: "" }, { replace: true }); // nodes have gone
-  }, [beyond]);
+  const start = startShown(found);
+  useFirstWhenBeyond(start, found.data);
 
   function toggle(label: string) {
     const others = labels.filter((one) => one !== label);
