@@ -108,8 +108,21 @@ async def test_other_users_take_no_connection_and_the_log_says_so_once(caplog: p
             assert [one.getMessage() for one in caplog.records] == [
                 f"a way to auth by the loopback is refused to the user {NOBODY + 1} of this host"
             ]
-        for whose[:] in ([os.geteuid()], [None]):
-            assert not await refused(relay)
+        whose[:] = [os.geteuid()]
+        assert not await refused(relay)
+
+
+async def test_where_the_kernel_names_nobody_nobody_gets_to_auth(caplog: pytest.LogCaptureFixture) -> None:
+    """Closed, not open: who reads the log learns what to change on the host, once."""
+    async with relaying(whose=lambda theirs, ours: None) as relay:
+        with caplog.at_level(logging.WARNING):
+            assert await refused(relay)
+            assert await refused(relay)
+            assert not relay._tasks
+        (told,) = [one.getMessage() for one in caplog.records]
+        assert "none of them gets to auth" in told
+        assert "/proc/net/tcp" in told
+        assert "RestrictAddressFamilies" in told
 
 
 async def test_the_daemon_itself_has_a_bound(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,8 +6,8 @@ they are by the time that their tunnel stands; and a channel costs the proxy les
 What is relayed is TLS between this daemon's services and auth: the relay and the proxy see ciphertext. The websocket's
 own TLS proves nothing and need not: whoever answers cannot prove that it is auth (decision 18).
 
-Everybody on the host can connect to the loopback. Sockets of other users are turned away before anything is opened for
-them, so that they take none of the daemon's connections.
+Everybody on the host can connect to the loopback. Sockets of other users, and those of which the kernel does not say
+whose they are, are turned away before anything is opened for them: they take none of the daemon's connections.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ TUNNEL_PATH = "/webapi/auth/tunnel"
 
 MOST: Final = 1000  # connections at once; a daemon has a handful, and a proxy one for each person who comes from afar
 MOST_TOLD: Final = 100  # users of this host whose refusal the log tells of
+REFUSED: Final = "a way to auth by the loopback is refused to the user %d of this host"
+UNKNOWN: Final = (
+    "the kernel does not say whose connections come by the loopback, so none of them gets to auth: let this daemon read"
+    " /proc/net/tcp (mount /proc for it) or ask by sock_diag (systemd: AF_NETLINK in RestrictAddressFamilies)"
+)
 HIGH_WATER: Final = 256 * 1024  # bytes for this daemon that it has not taken, at which the tunnel is told to wait
 
 
@@ -108,15 +113,10 @@ class AuthRelay:
         """Whether it is a process of this daemon's user, and there is room."""
         theirs = writer.get_extra_info("peername")
         user = self._owner(theirs[:2], self.address) if theirs else GONE
-        if user is None and None not in self._told:
-            self._told.add(None)
-            log.warning(
-                "the kernel does not say whose connections come by the loopback: all are taken for this daemon's"
-            )
-        elif user not in (None, os.geteuid()):
+        if user != os.geteuid():
             if user != GONE and user not in self._told and len(self._told) < MOST_TOLD:
                 self._told.add(user)
-                log.warning("a way to auth by the loopback is refused to the user %d of this host", user)
+                log.warning(UNKNOWN if user is None else REFUSED, *(() if user is None else (user,)))
             return False
         if len(self._tasks) >= MOST:
             if not self._full:
