@@ -18,7 +18,7 @@ import pytest
 from tests.web.file_window import Window
 
 from teleport.testing.cluster import NODE, Cluster, Person, wait_until, why_no_loopback
-from teleport.web.file_names import attachment, download_name
+from teleport.web.file_names import disposition, download_name
 from teleport.web.sessions import COOKIE
 
 ROLE = """kind: role
@@ -84,7 +84,7 @@ def test_a_file_goes_up_and_comes_down_with_its_hash_on_record(
     assert got.headers["Content-Length"] == str(len(content))
     assert got.headers["Content-Disposition"] == "attachment; filename=\"report.bin\"; filename*=UTF-8''report.bin"
     assert got.headers["Cache-Control"] == "no-store"
-    assert "default-src 'none'" in got.headers["Content-Security-Policy"]
+    assert got.headers["Content-Security-Policy"] == "sandbox; default-src 'none'; frame-ancestors 'none'"
     for action, direction in (("write", "upload"), ("read", "download")):
         event = on_record(cluster, tmp_path / "report.bin", action=action)
         assert (event["direction"], event["size"], event["sha256"]) == (direction, len(content), sha(content))
@@ -125,7 +125,7 @@ def test_odd_names_go_both_ways(window: Window, tmp_path: Path, name: str) -> No
     got = window.download(f"{tmp_path}/{name}")
     assert (got.status, got.body) == (200, name.encode())
     assert "X-Injected" not in got.headers
-    assert got.headers["Content-Disposition"] == attachment(name)
+    assert got.headers["Content-Disposition"] == disposition(name)
     assert got.headers["Content-Disposition"].isascii()
 
 
@@ -135,7 +135,7 @@ def test_names_for_browsers_are_harmless() -> None:
     assert download_name("a\nb\0c\x7f\u2028\udcff") == "a_b_c___"
     assert [download_name(name) for name in ("", ".", "..", " ", "\u200b")] == ["file"] * 4 + ["_"]
     assert len(download_name("é" * 300).encode()) <= 180
-    assert attachment('a"b;c') == "attachment; filename=\"a_b;c\"; filename*=UTF-8''a_b%3Bc"
+    assert disposition('a"b;c') == "attachment; filename=\"a_b;c\"; filename*=UTF-8''a_b%3Bc"
 
 
 @pytest.mark.parametrize("name", ["../up", "/etc/x", "", ".", "..", "a\0b", "x" * 256], ids=ascii)
@@ -212,10 +212,13 @@ def test_logins_and_hosts_that_are_not_theirs_are_refused(window: Window) -> Non
     path = window.scp(login="somebody-else", location="/etc/hostname")
     refused = window.ask("GET", path)
     assert (refused.status, bool(refused.error["hint"])) == (403, True), refused.body
-    for host in ("no-such-host", "no@such", "x" * 300):
+    for host in ("no-such-host", "no@such", "x" * 300, "no\0such", "no\nsuch"):
         got = window.ask("GET", window.scp(host=host, location="/etc/hostname"))
         assert got.status >= 400, host
         assert got.error["hint"], host
+        assert got.status < 500 or host == "no-such-host", host
+    for login in ("ro\0ot", "ro\not", "x" * 300):
+        assert window.ask("GET", window.scp(login=login, location="/etc/hostname")).status == 404, ascii(login)
     other = window.ask("GET", window.scp(site="elsewhere.test", location="/etc/hostname"))
     assert (other.status >= 400, bool(other.error["hint"])) == (True, True), other.body
 

@@ -19,7 +19,7 @@ from tests.web.web_rig import Answer, RunningWeb, running_web
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.backend.interface import PutOp
-from teleport.errors import AccessDenied, TeleportError
+from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PublicKey
 from teleport.pki.web_secret import WebSecret, parse_cookie
@@ -30,7 +30,7 @@ from teleport.store import records
 from teleport.testing.auth import PASSWORD, RunningAuth, present_clock, running_auth
 from teleport.testing.clock import FakeClock
 from teleport.web.origin import CSRF_COOKIE, CSRF_HEADER, SAFE
-from teleport.web.sessions import COOKIE
+from teleport.web.sessions import COOKIE, Caller, Rep, Req
 
 ONE_ANSWER = {
     "error": {
@@ -285,6 +285,53 @@ async def test_many_requests_after_a_restart_take_the_session_up_once(tmp_path: 
         assert {answer.status for answer in answers} == {200}
         renewed = await auth.events("cert.create", where=lambda event: bool(event.get("renewed_from")))
         assert len(renewed) == 1
+
+    await with_proxies(tmp_path, work, proxies=2)
+
+
+class Held:
+    """Auth, whose first answer is lost and whose second one waits."""
+
+    def __init__(self, auth: Caller) -> None:
+        self._auth = auth
+        self.asked = 0
+        self.lost, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def call(self, route: routes.Route[Req, Rep], request: Req) -> Rep:
+        self.asked += 1
+        if self.asked == 1:
+            await self.lost.wait()
+            raise ConnectionProblem("the connection was lost", hint="try again")
+        await self.answers.wait()
+        return await self._auth.call(route, request)
+
+
+async def test_a_session_is_taken_up_once_also_after_auth_was_away(tmp_path: Path) -> None:
+    """T54: if it were there twice, a logout would end one of the two, and not the terminals of the other."""
+
+    async def work(auth: RunningAuth, ann: Person, web: RunningWeb, second: RunningWeb) -> None:
+        window = (await ann.browser(web)).at(second)
+        sessions = second.service.sessions
+        assert sessions is not None
+        sessions._auth = held = Held(sessions._auth)
+
+        def ask() -> asyncio.Task[Answer]:
+            return asyncio.create_task(window.ask("GET", "/webapi/user/status"))
+
+        def waiting(number: int) -> bool:
+            return sum(one.waiting for one in sessions._taking_up.values()) == number
+
+        former = [ask(), ask()]
+        await until(lambda: waiting(2), "one asks auth, and one waits for it")
+        held.lost.set()
+        await until(lambda: waiting(1) and held.asked == 2, "one is refused, and the other asks auth")
+        later = ask()
+        await until(lambda: waiting(2), "somebody comes meanwhile")
+        held.answers.set()
+        answers = await asyncio.gather(*former, later)
+        assert sorted(one.status for one in answers) == [200, 200, 502], [one.text for one in answers]
+        assert held.asked == 2
+        assert not sessions._taking_up, "nothing is kept of it"
 
     await with_proxies(tmp_path, work, proxies=2)
 

@@ -87,6 +87,15 @@ async def test_the_first_message_proves_the_page(tmp_path: Path, launcher_end: L
         assert not those.events.named("session.start")
 
 
+async def test_a_page_that_says_nothing_is_closed_with_its_session(tmp_path: Path, launcher_end: LauncherEnd) -> None:
+    """T54: also one that has not proved itself so far."""
+    async with place(tmp_path, launcher_end) as those:
+        window = await those.ann.browser(those.web)
+        async with Page.opened(window, hello=False) as page:
+            assert (await window.ask("DELETE", "/webapi/sessions")).status == 200
+            assert await page.ends(SOON) == End.NOT_LOGGED_IN
+
+
 async def test_what_a_host_refuses_is_told(tmp_path: Path, launcher_end: LauncherEnd) -> None:
     """An unknown login, a host that there is not, a session that nobody runs: told with a hint, and that is it."""
     async with place(tmp_path, launcher_end) as those:
@@ -116,6 +125,7 @@ BAD_PARAMS = {
     "no columns": {"server_id": HOST, "login": ME, "term": {"w": 0, "h": 24}},
     "too many rows": {"server_id": HOST, "login": ME, "term": {"w": 80, "h": 1001}},
     "a control character": {"server_id": HOST, "login": "ro\not"},
+    "no session's id": {"server_id": HOST, "login": ME, "sid": "nonsense"},
     "a mode alone": {"server_id": HOST, "login": ME, "mode": "peer"},
     "no object": [],
 }

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from tests.web.session_rig import until
@@ -13,6 +14,7 @@ from tests.web.terminal_rig import Page, Place, place
 
 from teleport.launcher import LauncherEnd
 from teleport.web.terminal_flow import HELD, INPUT, Input, Output
+from teleport.web.terminal_session import Terminal
 from teleport.wire import web_terminal as wt
 from teleport.wire.web_terminal import BadMessage, End, Kind
 
@@ -155,3 +157,30 @@ async def test_input_is_granted_anew_when_the_host_took_it() -> None:
         came.came(b"")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+class Stalled:
+    """The socket of a page that reads nothing."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self.free = asyncio.Event()
+
+    async def send(self, kind: Kind, payload: wt.Credit) -> None:
+        assert kind is Kind.CREDIT
+        self.told.append(payload.bytes)
+        await self.free.wait()
+
+
+async def test_a_page_that_types_and_reads_nothing_has_no_grants_pile_up() -> None:
+    """What it may send is told by one message at a time, and then as one number."""
+    socket, nothing = Stalled(), cast(Any, None)
+    terminal = Terminal(nothing, nothing, cast(Any, socket), wt.Params(server_id="h", login="l"), nothing, ("", 0))
+    for _ in range(1000):
+        terminal._granted(INPUT // 4)
+        await asyncio.sleep(0)
+    assert [task.get_name() for task in asyncio.all_tasks()].count("credit of a terminal") == 1
+    assert len(socket.told) == 1
+    socket.free.set()
+    await until(lambda: sum(socket.told) == 1000 * INPUT // 4, "all of it")
+    assert len(socket.told) == 2

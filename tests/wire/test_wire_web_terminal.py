@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 
 import pytest
 
+from teleport.errors import BadRequest
 from teleport.wire.web_terminal import (
     MAX_MESSAGE,
     BadMessage,
@@ -64,6 +66,25 @@ def test_anything_at_all_is_read_or_refused() -> None:
 def test_params_say_where_to() -> None:
     found = Params.parse('{"server_id": "node1:22", "login": "ann", "term": {"w": 100, "h": 30}, "future": 1}')
     assert (found.server_id, found.login, found.term, found.sid) == ("node1:22", "ann", Size(w=100, h=30), "")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"sid": "nonsense"},
+        {"sid": "0B6F1A52-8F0E-4D0C-9D53-5D7A3C1E2F40"},
+        {"sid": "{0b6f1a52-8f0e-4d0c-9d53-5d7a3c1e2f40}"},
+        {"sid": "0b6f1a52-8f0e-4d0c-9d53-5d7a3c1e2f40\n"},
+        {"sid": "0b6f1a52-8f0e-4d0c-9d53-5d7a3c1e2f40", "mode": "watcher"},
+        {"mode": "peer"},
+    ],
+)
+def test_what_is_to_be_joined_is_said_exactly(said: dict[str, str]) -> None:
+    """Else a host would begin a new session, or choose the mode by itself."""
+    with pytest.raises(BadRequest):
+        Params.parse(json.dumps({"server_id": "node1", "login": "ann", **said}))
+    good = {"sid": "0b6f1a52-8f0e-4d0c-9d53-5d7a3c1e2f40", "mode": "observer"}
+    assert Params.parse(json.dumps({"server_id": "node1", "login": "ann", **good})).mode == "observer"
 
 
 @pytest.mark.parametrize("size", ["80", "80:", ":25", "80:25:1", "-1:25", "80:0", "1001:25", "8e1:25", "٨:25", ""])

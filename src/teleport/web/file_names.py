@@ -1,5 +1,7 @@
 """What a downloaded file is called, in a header: a host's word that a browser makes a file's name of. Pure.
 
+Whatever is in it, it is no page of ours: an attachment of no type that browsers show, which may do nothing if one does.
+
 A name cannot lead out of the folder of downloads, cannot pass for another one (bidirectional and invisible characters),
 and cannot break out of the header.
 """
@@ -26,8 +28,17 @@ def download_name(name: str) -> str:
     return found if found.strip(".") else "file"
 
 
-def attachment(name: str) -> str:
+def disposition(name: str) -> str:
     """The value of Content-Disposition (RFC 6266)."""
     safe = download_name(name)
     plain = "".join(char if char.isascii() and char.isprintable() else "_" for char in safe)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(safe, safe=''.join(_TOKEN))}"
+
+
+def attachment(name: str) -> dict[str, str]:
+    """The headers of a file of this name."""
+    return {
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": disposition(name),
+        "Content-Security-Policy": "sandbox; default-src 'none'; frame-ancestors 'none'",
+    }

@@ -173,8 +173,7 @@ class FileRoutes:
             file = await open_to_read(sftp, location)
             async with aclosing(blocks(sftp, file)) as content:
                 first = await anext(content, None)  # what is refused is told, as long as nothing was sent
-                response = web.StreamResponse(headers={"Content-Disposition": attachment(file.name)})
-                response.content_type = "application/octet-stream"
+                response = web.StreamResponse(headers=attachment(file.name))
                 if file.size or first is None:
                     response.content_length = file.size
                 await response.prepare(request)
@@ -219,7 +218,8 @@ class FileRoutes:
         asked = request.match_info
         cluster = self._cluster if asked["site"] == "-current-" else asked["site"]
         host, port = parsed_host(asked["server"])
-        if "@" in host + cluster or max(map(len, (host, cluster, asked["login"]))) > _LONGEST:
+        names = (host, cluster, asked["login"])
+        if "@" in host + cluster or not all(name.isprintable() and len(name) <= _LONGEST for name in names):
             raise NotFound("there is no such host", hint="choose one of the list")
         return Destination(cluster, host, port, asked["login"])
 

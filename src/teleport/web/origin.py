@@ -28,7 +28,10 @@ def check_same_origin(request: web.Request, *, must: bool = False) -> None:
         if must:
             raise _foreign()
     else:
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:  # brackets that hold no address
+            raise _foreign() from None
         secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOCAL)
         if not secure or not parts.netloc or parts.netloc.lower() != request.host.lower():
             raise _foreign()
@@ -39,7 +42,7 @@ def check_same_origin(request: web.Request, *, must: bool = False) -> None:
 def check_page(request: web.Request) -> None:
     """Raises `AccessDenied` unless the request repeats the page's cookie."""
     cookie, header = request.cookies.get(CSRF_COOKIE), request.headers.get(CSRF_HEADER, "")
-    if not cookie or not hmac.compare_digest(cookie.encode(), header.encode(errors="surrogateescape")):
+    if not cookie or not hmac.compare_digest(*(one.encode(errors="surrogateescape") for one in (cookie, header))):
         raise _foreign()
 
 

@@ -17,7 +17,7 @@ import os
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, TypeVar
 
@@ -249,6 +249,14 @@ class Proved:
     user_agent: str
 
 
+@dataclass(slots=True)
+class TakingUp:
+    """Who waits for one session to be taken up: they do it one after the other."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
 class WebSessions:
     """Those that this proxy serves."""
 
@@ -258,7 +266,7 @@ class WebSessions:
         self._ways = ways
         self._clock = clock
         self._sessions: OrderedDict[str, WebSession] = OrderedDict()  # used longest ago first
-        self._taking_up: dict[str, asyncio.Lock] = {}
+        self._taking_up: dict[str, TakingUp] = {}
         self._rate = RateLimit(TAKEN_UP, TAKEN_UP_BURST)
         self._refused: OrderedDict[str, float] = OrderedDict()  # cookies, by their proof, and until when
         self._gone: list[WebSession] = []  # whose connections are being closed
@@ -370,9 +378,10 @@ class WebSessions:
         proof = secret.proof
         if self._refused.get(proof, 0.0) > self._clock.monotonic():
             raise over()
-        lock = self._taking_up.setdefault(made, asyncio.Lock())
+        taking = self._taking_up.setdefault(made, TakingUp())
+        taking.waiting += 1
         try:
-            async with lock:
+            async with taking.lock:
                 known = self._sessions.get(made)
                 if known is not None:
                     return known
@@ -389,8 +398,9 @@ class WebSessions:
                     raise over() from None
                 return self._keep(WebSession(found, secret, key, self._ways, self._clock))
         finally:
-            if not lock.locked():
-                self._taking_up.pop(made, None)
+            taking.waiting -= 1
+            if not taking.waiting:  # before, others would have a lock of their own, and the session there were twice
+                del self._taking_up[made]
 
     async def fresh(self, session: WebSession, client_addr: str) -> None:
         """Tells auth of the use now and then, and has certificates made anew in time; without `client_addr`, where the

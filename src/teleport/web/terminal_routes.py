@@ -18,7 +18,7 @@ from teleport.errors import AccessDenied, BadRequest, NotFound
 from teleport.web.clusters import OtherClusters
 from teleport.web.sessions import SessionOver, WebSession, WebSessions
 from teleport.web.terminal_reach import Destination, ShellWays, parsed_host
-from teleport.web.terminal_session import Terminal, refuse
+from teleport.web.terminal_session import Terminal, refuse, unless_ended
 from teleport.web.terminal_socket import HELLO, Closing, Gone, TerminalSocket
 from teleport.web.tunnel import peer_of
 from teleport.wire import web_terminal as wt
@@ -73,7 +73,7 @@ class TerminalRoutes:
             await socket.prepare(request)
             try:
                 with self._counted(session):
-                    await self._serve(session, socket, params, to, request)
+                    await unless_ended(session, socket, self._serve(session, socket, params, to, request))
             except Gone:
                 pass  # nobody is left to be told
             except Closing as end:

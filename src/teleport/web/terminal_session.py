@@ -74,6 +74,25 @@ async def refuse(socket: TerminalSocket, error: TeleportError) -> None:
     raise Closing(End.DONE, "")
 
 
+async def unless_ended(session: WebSession, socket: TerminalSocket, work: Coroutine[Any, Any, None]) -> None:
+    """Does the work for a page, until the browser's session ends: then what runs is ended, the socket closed, and
+    `Gone` raised."""
+    doing = asyncio.create_task(work, name=f"terminal of {session.user}")
+    ended = asyncio.create_task(session.ended.wait(), name="end of a web session")
+    try:
+        await asyncio.wait([doing, ended], return_when=asyncio.FIRST_COMPLETED)
+        if session.ended.is_set():
+            doing.cancel()
+            # The page hears it at once, whether or not the host does.
+            await asyncio.gather(socket.close(End.NOT_LOGGED_IN, OVER), doing, return_exceptions=True)
+            raise Gone
+        doing.result()
+    finally:
+        for task in (doing, ended):
+            task.cancel()
+        await asyncio.gather(doing, ended, return_exceptions=True)
+
+
 class Terminal:
     """Serves one page."""
 
@@ -102,7 +121,8 @@ class Terminal:
         self._runs = False
         self._shown = asyncio.Event()  # a program has shown something
         self._repaint: asyncio.TimerHandle | None = None
-        self._grants: set[asyncio.Task[None]] = set()
+        self._due = 0  # bytes of credit that the page was not told of yet
+        self._telling: asyncio.Task[None] | None = None
 
     async def run(self, hello: wt.Hello) -> None:
         """Until it is over. Raises `Gone`, `Closing`, `BadMessage`."""
@@ -110,7 +130,7 @@ class Terminal:
         try:
             if hello.resume:
                 self._back = self._resumed(hello.resume)
-            await self._unless_ended(self._go())
+            await self._go()
         except TeleportError as error:
             if isinstance(error, wt.BadMessage):
                 raise
@@ -131,23 +151,6 @@ class Terminal:
         self._to = Destination(found.cluster, found.host_id, 0, found.login)
         self._window = UUID(found.window)
         return found
-
-    async def _unless_ended(self, work: Coroutine[Any, Any, None]) -> None:
-        """Does the work, until the browser's session ends: then raises `Closing`, and what runs is ended."""
-        doing = asyncio.create_task(work, name=f"terminal of {self._session.user}")
-        ended = asyncio.create_task(self._session.ended.wait(), name="end of a web session")
-        try:
-            await asyncio.wait([doing, ended], return_when=asyncio.FIRST_COMPLETED)
-            if self._session.ended.is_set():
-                doing.cancel()
-                # The page hears it at once, whether or not the host does.
-                await asyncio.gather(self._socket.close(End.NOT_LOGGED_IN, OVER), doing, return_exceptions=True)
-                raise Gone
-            doing.result()
-        finally:
-            for task in (doing, ended):
-                task.cancel()
-            await asyncio.gather(doing, ended, return_exceptions=True)
 
     # the beginning
 
@@ -305,14 +308,16 @@ class Terminal:
             self._remote.resize(TerminalSize(self._size.w, self._size.h))
 
     def _granted(self, size: int) -> None:
-        """The page may send more."""
-        work = asyncio.create_task(self._grant(size), name="credit of a terminal")
-        self._grants.add(work)
-        work.add_done_callback(self._grants.discard)
+        """The page may send more. It is told so by one message at a time: one that reads nothing has none pile up."""
+        self._due += size
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell_credit(), name="credit of a terminal")
 
-    async def _grant(self, size: int) -> None:
+    async def _tell_credit(self) -> None:
         with suppress(Gone):
-            await self._socket.send(Kind.CREDIT, wt.Credit(bytes=size))
+            while self._due:
+                due, self._due = self._due, 0
+                await self._socket.send(Kind.CREDIT, wt.Credit(bytes=due))
 
     # while it runs
 
@@ -339,9 +344,10 @@ class Terminal:
                 credit.result()
             await self._tell_end(over.result())
         finally:
-            for task in (*tasks, *self._grants):
+            ending = tasks if self._telling is None else (*tasks, self._telling)
+            for task in ending:
                 task.cancel()
-            await asyncio.gather(*tasks, *self._grants, return_exceptions=True)
+            await asyncio.gather(*ending, return_exceptions=True)
 
     async def _listen(self) -> None:
         """Until the page says that it is done. Raises `Gone`, `BadMessage`."""

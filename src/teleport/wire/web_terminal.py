@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from teleport.errors import BadRequest
+from teleport.recording.format import canonical_uuid
+from teleport.resources.joining import JoinMode
 
 VERSION: Final = b"1"
 MAX_MESSAGE: Final = 128 * 1024  # bytes of an envelope from a page
@@ -150,14 +152,17 @@ class Params(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, text: str) -> Params:
-        """Raises `BadMessage`."""
+        """Raises `BadRequest`."""
         found = read(text.encode("utf-8", "replace")[: MAX_MESSAGE + 1], cls)
         found.term.check()
         for name, value, most in (("server_id", found.server_id, 300), ("login", found.login, 64)):
             if not value or len(value) > most or not value.isprintable():
                 raise BadMessage(f"params: {name} is missing, or no {name}")
-        if len(found.sid) > 64 or len(found.mode) > 16:
-            raise BadMessage("params: sid or mode is none")
+        # A host passes over what it does not understand: a new session would begin where one was to be joined.
+        if found.sid:
+            canonical_uuid(found.sid)
+        if found.mode and found.mode not in frozenset(JoinMode):
+            raise BadMessage(f"params: mode is one of {', '.join(JoinMode)}")
         if found.mode and not found.sid:
             raise BadMessage("params: mode belongs to sid")
         return found
