@@ -185,7 +185,7 @@ async def test_an_invitation_works_once_and_not_after_its_time(tmp_path: Path) -
         outcomes = await asyncio.gather(
             *(auth.call(proxy, routes.FINISH_USER_TOKEN, good) for _ in range(2)), return_exceptions=True
         )
-        assert sum(isinstance(one, m.Done) for one in outcomes) == 1, outcomes
+        assert sum(isinstance(one, m.FinishedUserToken) for one in outcomes) == 1, outcomes
         texts = set()
         for token in (link.token, "0" * 32):
             with pytest.raises(NotFound) as caught:

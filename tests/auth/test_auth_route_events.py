@@ -200,7 +200,10 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         # users
         (link,) = await recorder.call("add_user", ask("add_user"))
         (info,) = await recorder.call("user_token", ask("user_token", m.UserTokenRequest(token=link.token), proxy))
-        finish = m.FinishUserTokenRequest(token=link.token, password=PASSWORD, otp_token=auth.code(info.totp_secret))
+        begun = m.NewWebSession(public_key=generate_p256().public.line(""), sealed_key="sealed", proof="p" * 43)
+        finish = m.FinishUserTokenRequest(
+            token=link.token, password=PASSWORD, otp_token=auth.code(info.totp_secret), session=begun
+        )
         await recorder.call("finish_user_token", ask("finish_user_token", finish, proxy))
         # second factors of one's own
         plain = everybody["user"]

@@ -208,8 +208,9 @@ USER_TOKEN = _route(
     m.UserTokenRequest, m.UserTokenInfo,
 )  # fmt: skip
 FINISH_USER_TOKEN = _route(
-    "finish_user_token", "PUT /user-tokens/{token}", Verb.UPDATE, "user_token", ("user.password_change", "mfa.add"),
-    m.FinishUserTokenRequest, m.Done,
+    "finish_user_token", "PUT /user-tokens/{token}", Verb.UPDATE, "user_token",
+    ("user.password_change", "mfa.add", "user.login", "cert.create", "web_session.create"),
+    m.FinishUserTokenRequest, m.FinishedUserToken,
 )  # fmt: skip
 
 USER_TOKEN_CHALLENGE = _route(

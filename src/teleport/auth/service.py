@@ -152,7 +152,7 @@ class AuthService:
         web_sessions = WebSessions(state, self.authorizer, logins, devices)
         renewals = Renewals(state, self.authorizer)
         self.rotations = Rotations(state, self.authorizer, self._trust.look)
-        user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer, devices)
+        user_tokens = UserTokens(state, logins, self.cluster_api, self.authorizer, devices, web_sessions)
         session_factor = SessionFactor(state, self.factors)
         session_certs = SessionSecondFactors(state, self.authorizer, session_factor)
         mfa_leases = MfaLeases(state, self.authorizer, session_factor, self.cluster_api)

@@ -159,7 +159,7 @@ class LabAuth:
                 if request.otp_token != CODE:
                     raise AccessDenied("the code is wrong")
                 self.finished.append(request)
-                return m.Done()
+                return m.FinishedUserToken()
             case _:
                 assert route is routes.CLUSTER_CA, route.name
                 return m.ClusterCA(cluster=self.cluster.cluster, tls_certs=self.cluster.ca_pems)

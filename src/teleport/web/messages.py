@@ -216,6 +216,7 @@ class PasswordTokenRequest(msgspec.Struct, frozen=True, kw_only=True):
     challenge_id: str = ""
     webauthn_creation_response: CredentialCreation | None = None
     device_name: str = ""
+    sign_in: bool = False  # a page wants a session by it
 
 
 class SSHAddresses(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -25,7 +25,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.codec import STATUS
 from teleport.clock import Clock, rfc3339
-from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
+from teleport.errors import AccessDenied, NotFound, TeleportError
 from teleport.pki.web_proof import HEADER
 from teleport.resources.cluster import AuthPreference
 from teleport.transport.balancers import Headers
@@ -41,8 +41,9 @@ from teleport.web.clusters import OtherClusters, list_clusters, relay_to_cluster
 from teleport.web.evidence_asking import Asking
 from teleport.web.evidence_routes import EvidenceRoutes
 from teleport.web.file_routes import FileRoutes
+from teleport.web.link_routes import LinkRoutes
 from teleport.web.origin import check_change, check_csrf
-from teleport.web.pages import qr_png, secure
+from teleport.web.pages import secure
 from teleport.web.recording_routes import RecordingRoutes
 from teleport.web.session_routes import SessionRoutes
 from teleport.web.sessions import SessionOver, Ways, WebSessions
@@ -134,6 +135,7 @@ class WebService:
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._edge])
         app.on_response_prepare.append(secure)
         add = app.router.add_route
+        links = LinkRoutes(self._auth, self._attempts, self._browsers)
         asking = Asking(self.sessions, self._config.cluster) if self.sessions is not None else None
         for prefix in ("", "/v1"):
             if self._admin is not None:
@@ -160,11 +162,9 @@ class WebService:
             add("GET", f"{prefix}/webapi/login/browser/{{id}}", self._browser_login)
             add("POST", f"{prefix}/webapi/login/browser/{{id}}", self._finish_browser_login)
             add("POST", f"{prefix}/webapi/login/browser/{{id}}/certs", self._collect_browser_login)
-            add("POST", f"{prefix}/webapi/mfa/token/{{token}}/registerchallenge", self._register_challenge)
             add("GET", f"{prefix}/webapi/mfa/lease/{{token}}", self._lease_asked)
             add("POST", f"{prefix}/webapi/mfa/lease/{{token}}", self._approve_lease)
-            add("GET", f"{prefix}/webapi/users/password/token/{{token}}", self._password_token)
-            add("PUT", f"{prefix}/webapi/users/password/token", self._finish_password_token)
+            links.add(add, prefix)
             add("GET", f"{prefix}/webapi/auth/tunnel", self._tunnel)
             add("GET", f"{prefix}/webapi/sites", self._sites)
             add("GET", f"{prefix}{UPGRADE_PATH}", self._upgrade)
@@ -333,56 +333,6 @@ class WebService:
         if found.certs is None:
             return web.json_response({"message": "nobody has answered yet"}, status=202)
         return reply(certs_reply(found.certs))
-
-    # invitations and resets
-
-    async def _password_token(self, request: web.Request) -> web.Response:
-        self._attempts.limit(request)
-        token = request.match_info["token"]
-        asked = m.UserTokenRequest(token=token)
-        info = await self._attempts.tried(request, "a link", self._auth.call(routes.USER_TOKEN, asked))
-        return reply(
-            wm.PasswordTokenReply(
-                tokenId=token,
-                user=info.user,
-                qr=qr_png(info.totp_url) if info.totp_url else "",
-                kind=info.kind,
-                cluster=info.cluster,
-                second_factor=info.second_factor,
-                totp_secret=info.totp_secret,
-                totp_url=info.totp_url,
-                expires=rfc3339(info.expires),
-            )
-        )
-
-    async def _register_challenge(self, request: web.Request) -> web.Response:
-        """What a new hardware key is asked with, for whoever holds a link."""
-        self._attempts.limit(request)
-        check_csrf(request)
-        asked = m.UserTokenRequest(token=request.match_info["token"])
-        made = await self._attempts.tried(request, "a link", self._auth.call(routes.USER_TOKEN_CHALLENGE, asked))
-        if made.webauthn is None:
-            raise BadRequest("hardware keys do not count here")
-        return reply(wm.RegisterChallenge(challenge_id=made.id, webauthn=wm.creation_options(made.webauthn)))
-
-    async def _finish_password_token(self, request: web.Request) -> web.Response:
-        self._attempts.limit(request)
-        check_csrf(request)
-        asked = await body_of(request, wm.PasswordTokenRequest)
-        await self._auth.call(
-            routes.FINISH_USER_TOKEN,
-            m.FinishUserTokenRequest(
-                token=asked.token,
-                password=wm.from_base64(asked.password, "password"),
-                otp_token=asked.second_factor_token,
-                proof=m.NewFactorProof(id=asked.challenge_id, webauthn=asked.webauthn_creation_response.message())
-                if asked.webauthn_creation_response is not None
-                else None,
-                device_name=asked.device_name,
-                client_addr=client_address(request),
-            ),
-        )
-        return web.json_response({"message": "ok"})
 
     # leases of plain ssh
 

@@ -143,7 +143,10 @@ class SessionRoutes:
             client_addr=client_address(request),
             user_agent=request.headers.get("User-Agent", ""),
         )
-        session = await self._attempts.tried(request, asked.user, self.sessions.begin(proved))
+        return await self.entered(request, await self._attempts.tried(request, asked.user, self.sessions.begin(proved)))
+
+    async def entered(self, request: web.Request, session: WebSession) -> web.Response:
+        """Hands a session that has just begun to its browser; whatever session that had ends."""
         await self.sessions.replaced(request)
         response = self._told(session)
         age = int((session.expires - self._clock.now()).total_seconds())

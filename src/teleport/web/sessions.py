@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from teleport.api import messages as m
@@ -276,6 +277,7 @@ class WebSessions:
     async def begin(self, proved: Proved) -> WebSession:
         """A new session. Raises the one `AccessDenied` of logins."""
         secret, key = WebSecret(os.urandom(SIZE)), generate_p256()
+        asked = _wanted(secret, key, proved.user_agent)
         found = await self._auth.call(
             routes.BEGIN_WEB_SESSION,
             m.BeginWebSessionRequest(
@@ -283,14 +285,21 @@ class WebSessions:
                 password=proved.password,
                 otp_token=proved.otp_token,
                 factor=proved.factor,
-                public_key=key.public.line(""),
-                sealed_key=secret.seal(key, os.urandom),
-                proof=secret.proof,
+                public_key=asked.public_key,
+                sealed_key=asked.sealed_key,
+                proof=asked.proof,
                 client_addr=proved.client_addr,
-                user_agent=proved.user_agent,
+                user_agent=asked.user_agent,
             ),
         )
         return self._keep(WebSession(found, secret, key, self._ways, self._clock))
+
+    async def begin_by_link(self, finish: m.FinishUserTokenRequest, user_agent: str) -> WebSession | None:
+        """Sets what comes with a link, and begins a session by it; None when its user may not log in now."""
+        secret, key = WebSecret(os.urandom(SIZE)), generate_p256()
+        asked = msgspec.structs.replace(finish, session=_wanted(secret, key, user_agent))
+        found = (await self._auth.call(routes.FINISH_USER_TOKEN, asked)).session
+        return self._keep(WebSession(found, secret, key, self._ways, self._clock)) if found is not None else None
 
     async def replaced(self, request: web.Request) -> None:
         """Ends the session whose cookie came with a login: the browser forgets it now."""
@@ -515,6 +524,16 @@ def bearer_of(request: web.Request) -> str:
     """The token beside the cookie; empty when there is none."""
     kind, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" else ""
+
+
+def _wanted(secret: WebSecret, key: PrivateKey, user_agent: str) -> m.NewWebSession:
+    """What auth gets of a session's secret and key."""
+    return m.NewWebSession(
+        public_key=key.public.line(""),
+        sealed_key=secret.seal(key, os.urandom),
+        proof=secret.proof,
+        user_agent=user_agent,
+    )
 
 
 def over() -> SessionOver:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from teleport.api.messages.base import Message, Request
 from teleport.api.messages.factors import NewFactorProof
+from teleport.api.messages.web_sessions import NewWebSession, WebSession
 
 
 class AddUserRequest(Request, frozen=True, kw_only=True):
@@ -115,3 +116,8 @@ class FinishUserTokenRequest(Request, frozen=True, kw_only=True):
     client_addr: str = ""
     proof: NewFactorProof | None = None  # of a hardware key, in place of the code
     device_name: str = ""
+    session: NewWebSession | None = None  # for a browser, which is signed in by it at once
+
+
+class FinishedUserToken(Message, frozen=True, kw_only=True):
+    session: WebSession | None = None  # None: none was asked for, or this user may not log in now

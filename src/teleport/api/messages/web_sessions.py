@@ -9,17 +9,26 @@ from teleport.api.messages.certificates import UserCerts
 from teleport.api.messages.factors import FactorResponse
 
 
+class NewWebSession(Request, frozen=True, kw_only=True):
+    """A session that a proxy wants begun. It made the session's secret and key: auth gets the public key, and the
+    private one sealed with what it cannot derive (`pki.web_secret`)."""
+
+    public_key: str  # OpenSSH line
+    sealed_key: str
+    proof: str  # what is derived from the secret to take the session up
+    user_agent: str = ""
+
+
 class BeginWebSessionRequest(Request, frozen=True, kw_only=True):
-    """A proxy passes on what a person proved in a browser. The proxy made the session's secret and key: auth gets the
-    public key, and the private one sealed with what it cannot derive (`pki.web_secret`)."""
+    """A proxy passes on what a person proved in a browser, with what `NewWebSession` says."""
 
     user: str
     password: str
     otp_token: str = ""
     factor: FactorResponse | None = None
-    public_key: str  # OpenSSH line
+    public_key: str
     sealed_key: str
-    proof: str  # what is derived from the secret to take the session up
+    proof: str
     client_addr: str  # host:port
     user_agent: str = ""
 

@@ -25,6 +25,7 @@ from teleport.auth.people.administrators import Standing
 from teleport.auth.people.devices import Devices
 from teleport.auth.people.invitations import UserTokens
 from teleport.auth.people.logins import Logins
+from teleport.auth.people.web_sessions import WebSessions
 from teleport.auth.resources.inventory import Inventory
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, document
@@ -67,7 +68,9 @@ class Repair:
         factors = Factors(state, proxies, authorizer.locks)
         logins = Logins(state, authorizer, factors)
         devices = Devices(state, factors, logins, authorizer)
-        self._users = UserTokens(state, logins, proxies, authorizer, devices)
+        self._users = UserTokens(
+            state, logins, proxies, authorizer, devices, WebSessions(state, authorizer, logins, devices)
+        )
         self._inventory = Inventory(state, authorizer, tokens, self._users)
 
     async def look(self) -> Findings:

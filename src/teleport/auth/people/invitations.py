@@ -33,7 +33,7 @@ from teleport.auth.factors.leases import leases_of
 from teleport.auth.factors.lockout import locked_until, unlocked
 from teleport.auth.people.devices import Devices, checked_device_name
 from teleport.auth.people.logins import Logins
-from teleport.auth.people.web_sessions import ending_all
+from teleport.auth.people.web_sessions import First, WebSessions, ending_all
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, giving_roles
 from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule
@@ -69,13 +69,20 @@ class UserTokens:
     """Makes users with their invitations, and turns links into passwords."""
 
     def __init__(
-        self, state: ClusterState, logins: Logins, proxies: ProxyNames, authorizer: Authorizer, devices: Devices
+        self,
+        state: ClusterState,
+        logins: Logins,
+        proxies: ProxyNames,
+        authorizer: Authorizer,
+        devices: Devices,
+        browsers: WebSessions,
     ) -> None:
         self._state = state
         self._authorizer = authorizer
         self._logins = logins
         self._proxies = proxies
         self._devices = devices
+        self._browsers = browsers
         self._factors = devices.factors
 
     async def add_user(self, caller: Caller, request: m.AddUserRequest) -> m.UserToken:
@@ -220,8 +227,9 @@ class UserTokens:
         await self._factors.keep(made, msgspec.structs.replace(asked, purpose=name))
         return reply
 
-    async def finish(self, caller: Caller, request: m.FinishUserTokenRequest) -> m.Done:
-        """Sets the password, and the second factor once it has proved that the person holds it."""
+    async def finish(self, caller: Caller, request: m.FinishUserTokenRequest) -> m.FinishedUserToken:
+        """Sets the password, and the second factor once it has proved that the person holds it: as much as a login
+        asks, so that a browser is signed in by it."""
         record, revision = await self._find(request.token)
         key = records.secret_key(records.USER_TOKENS, request.token)
         passwords.check_new_password(request.password, record.user)
@@ -233,21 +241,32 @@ class UserTokens:
         hashed: list[str] = []
         await self._logins.hashed(lambda: hashed.append(passwords.hash_password(request.password)))
         secret = msgspec.structs.replace(factor.secret, password_hash=hashed[0])
-        events: list[Event] = [self._state.event(UserPasswordChange, user=record.user)]
-        events += [
-            self._state.event(MfaAdd, user=record.user, mfa_device=event_device(device)) for device in secret.devices
-        ]
-        writes: list[Write] = [PutOp(records.USER_SECRETS + record.user, secret.encode()), DeleteOp(key), *factor.spent]
-        conditions: list[Condition] = [
-            Exists(key, revision),
-            Exists(records.USERS + record.user),
-            *factor.conditions,
-        ]
-        try:
-            await self._state.commit(writes, conditions=conditions, events=events)
-        except CompareFailed:
-            raise _no_link() from None
-        return m.Done()
+        first = None
+        if request.session is not None:
+            first = await self._browsers.first(record.user, secret, request.session, request.client_addr)
+        for begun in (first, None) if first is not None else (None,):
+            try:
+                await self._set(key, revision, record.user, secret, factor, begun)
+            except CompareFailed:
+                continue  # the user was changed at this moment, and has to sign in; or the link was used
+            return m.FinishedUserToken(session=await self._browsers.told(begun) if begun is not None else None)
+        raise _no_link()
+
+    async def _set(
+        self, key: str, revision: int, user: str, secret: UserSecret, factor: _FirstFactor, begun: First | None
+    ) -> None:
+        events: list[Event] = [self._state.event(UserPasswordChange, user=user)]
+        events += [self._state.event(MfaAdd, user=user, mfa_device=event_device(device)) for device in secret.devices]
+        kept = begun.entry.secret if begun is not None else secret
+        writes: list[Write] = [PutOp(records.USER_SECRETS + user, kept.encode()), DeleteOp(key), *factor.spent]
+        conditions: list[Condition] = [Exists(key, revision), *factor.conditions]
+        if begun is None:
+            conditions.append(Exists(records.USERS + user))
+        else:
+            conditions.append(Exists(records.USERS + user, begun.revision))
+            writes += begun.entry.writes
+            events += begun.entry.events
+        await self._state.commit(writes, conditions=conditions, events=events)
 
     # parts
 

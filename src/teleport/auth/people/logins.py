@@ -70,6 +70,18 @@ class Along(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """What lets somebody in: certificates, and what is written with them."""
+
+    user: User
+    grant: UserGrant
+    certs: m.UserCerts
+    secret: UserSecret  # as it is from then on
+    writes: Sequence[Write]
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True, slots=True)
 class _Outcome:
     """What checking found; `reason` is for the audit log only."""
 
@@ -119,51 +131,85 @@ class Logins:
         if outcome.reason or outcome.user is None:
             await self._failed(request, outcome)
             raise refused()
-        grant = await self._granter.grant(
-            outcome.user,
-            request.ttl,
-            route_to_cluster=request.route_to_cluster or self._state.cluster,
-            client_address=address_of(request.client_addr),
-        )
-        if along is not None:
-            grant = await along.granted(grant)
-        now = self._state.clock.now()
-        certifier = await self._state.certifier()
-        certs = await asyncio.to_thread(certifier.user_certs, grant, request.public_key, now)
         checked = outcome.checked if outcome.factor_due else None
         former = checked.secret if checked is not None else outcome.secret
-        secret = logged_in(former, now, place_of(request.client_addr))
-        factor = proved_by(checked.device if checked is not None else None)
-        besides = await along.made(grant, certs, factor, now) if along is not None else Made()
+        entry = await self._entry(request, outcome.user, former, checked.device if checked is not None else None, along)
         try:
             await self._state.commit(
                 [
-                    PutOp(records.USER_SECRETS + request.user, secret.encode()),
+                    PutOp(records.USER_SECRETS + request.user, entry.secret.encode()),
                     *(checked.spent if checked is not None else ()),
-                    *besides.writes,
+                    *entry.writes,
                 ],
                 conditions=[
                     Exists(records.USER_SECRETS + request.user, outcome.revision),
                     Exists(records.USERS + request.user, outcome.user_revision),  # it names the roles of this moment
                     *(checked.conditions if checked is not None else ()),
                 ],
-                events=[
-                    self._event(request, "", checked.device if checked is not None else None),
-                    self._state.certified(
-                        None,
-                        grant,
-                        PublicKey.parse(request.public_key),
-                        certs,
-                        addr=request.client_addr,
-                        factor=factor,
-                    ),
-                    *besides.events,
-                ],
+                events=entry.events,
             )
         except CompareFailed:
             await self._failed(request, _Outcome("the second factor was used at the same moment, or the user changed"))
             raise refused() from None
-        return await self._granter.told_of_clusters(certs, outcome.user, grant)
+        return await self.certs_of(entry)
+
+    async def first_entry(self, request: m.LoginRequest, secret: UserSecret, along: Along) -> tuple[Entry, int] | None:
+        """What lets in whoever sets password and second factor by a link, to be written in the same transaction, while
+        the user's revision is still this one. None when that user may not log in: a link opens nothing that a login
+        would not."""
+        now = self._state.clock.now()
+        held = await self._state.find(records.USERS, request.user, User)
+        if held is None:
+            return None
+        user, revision = held
+        local = (await self._state.preference()).spec.allow_local_auth
+        locked = find_lock(await self._granter.locks(), Locked(user=user.name, roles=user.roles), now)
+        if user.expired(now) or locked is not None or not local:
+            return None
+        device = secret.devices[0] if secret.devices else None
+        try:
+            return await self._entry(request, user, secret, device, along, "by a link that sets the password"), revision
+        except AccessDenied:
+            return None
+
+    async def certs_of(self, entry: Entry) -> m.UserCerts:
+        """What the person gets, once it is written."""
+        return await self._granter.told_of_clusters(entry.certs, entry.user, entry.grant)
+
+    async def _entry(
+        self,
+        request: m.LoginRequest,
+        user: User,
+        secret: UserSecret,
+        device: FactorDevice | None,
+        along: Along | None,
+        message: str = "",
+    ) -> Entry:
+        grant = await self._granter.grant(
+            user,
+            request.ttl,
+            route_to_cluster=request.route_to_cluster or self._state.cluster,
+            client_address=address_of(request.client_addr),
+        )
+        if along is not None:
+            grant = await along.granted(grant)
+        now, key = self._state.clock.now(), PublicKey.parse(request.public_key)
+        certifier = await self._state.certifier()
+        certs = await asyncio.to_thread(certifier.user_certs, grant, request.public_key, now)
+        factor = proved_by(device)
+        besides = await along.made(grant, certs, factor, now) if along is not None else Made()
+        return Entry(
+            user=user,
+            grant=grant,
+            certs=certs,
+            secret=logged_in(secret, now, place_of(request.client_addr)),
+            writes=besides.writes,
+            events=[
+                self._event(request, "", device, message),
+                self._state.certified(None, grant, key, certs, addr=request.client_addr, factor=factor),
+                *besides.events,
+            ],
+        )
 
     async def _check(self, request: m.LoginRequest) -> _Outcome:
         now = self._state.clock.now()
@@ -215,7 +261,9 @@ class Logins:
             place=place_of(request.client_addr),
         )
 
-    def _event(self, request: m.LoginRequest, reason: str, device: FactorDevice | None = None) -> UserLogin:
+    def _event(
+        self, request: m.LoginRequest, reason: str, device: FactorDevice | None = None, message: str = ""
+    ) -> UserLogin:
         return self._state.event(
             UserLogin,
             user=request.user,
@@ -224,7 +272,7 @@ class Logins:
             error=reason,
             addr=request.client_addr,
             user_agent=request.user_agent[:MAX_USER_AGENT],
-            message=f"answered in a browser at {request.answered_from}" if request.answered_from else "",
+            message=f"answered in a browser at {request.answered_from}" if request.answered_from else message,
             mfa_device=event_device(device) if device is not None else UNSET,
         )
 

@@ -24,7 +24,7 @@ from teleport.audit.events import Event, WebSessionCreate, WebSessionEnd
 from teleport.auth.authorities.certify import UserGrant
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.people.devices import Devices
-from teleport.auth.people.logins import Logins, Made
+from teleport.auth.people.logins import Entry, Logins, Made
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
@@ -40,7 +40,7 @@ from teleport.resources.names import address_of
 from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.issued import IssuedCert, issued_key
-from teleport.store.records import WebSessionMark, WebSessionRecord
+from teleport.store.records import UserSecret, WebSessionMark, WebSessionRecord
 
 CERT_LIFE: Final = timedelta(hours=1)
 MOST: Final = 32  # sessions of one user: the one that was used longest ago gives way
@@ -64,8 +64,13 @@ class WebSessions:
     async def begin(self, caller: Caller, request: m.BeginWebSessionRequest) -> m.WebSession:
         """A session for whoever proved the password, and the second factor where one is due. Raises the one
         `AccessDenied` of logins for everything that is not right."""
-        if len(request.sealed_key) > MAX_SEALED or not 32 <= len(request.proof) <= MAX_PROOF:
-            raise BadRequest("this is no session's key or proof")
+        asked = m.NewWebSession(
+            public_key=request.public_key,
+            sealed_key=request.sealed_key,
+            proof=request.proof,
+            user_agent=request.user_agent,
+        )
+        beginning = _Beginning(self, _checked(asked), request.client_addr)
         login = m.LoginRequest(
             user=request.user,
             password=request.password,
@@ -76,10 +81,27 @@ class WebSessions:
             client_addr=request.client_addr,
             user_agent=request.user_agent,
         )
-        beginning = _Beginning(self, request)
-        certs = await self._logins.admitted(login, beginning)
-        assert beginning.record is not None, "a login that succeeded has made it"
-        return await self._reply(beginning.id, beginning.record, certs)
+        return await beginning.reply(await self._logins.admitted(login, beginning))
+
+    async def first(self, user: str, secret: UserSecret, asked: m.NewWebSession, client_addr: str) -> First | None:
+        """A session for whoever sets password and second factor by a link, to be written with these; None when the user
+        may not log in now."""
+        beginning = _Beginning(self, _checked(asked), client_addr)
+        login = m.LoginRequest(
+            user=user,
+            password="",
+            otp_token="",
+            public_key=asked.public_key,
+            ttl=0,
+            client_addr=client_addr,
+            user_agent=asked.user_agent,
+        )
+        found = await self._logins.first_entry(login, secret, beginning)
+        return First(*found, beginning) if found is not None else None
+
+    async def told(self, first: First) -> m.WebSession:
+        """What the proxy gets, once it is written."""
+        return await first.beginning.reply(await self._logins.certs_of(first.entry))
 
     async def use(self, caller: Caller, request: m.UseWebSessionRequest) -> m.WebSession:
         """Notes that the session is used, and makes certificates for it. Raises `AccessDenied` when it has ended or was
@@ -271,7 +293,8 @@ class _Beginning:
     """What a login in a browser makes besides (`logins.Along`)."""
 
     sessions: WebSessions
-    request: m.BeginWebSessionRequest
+    asked: m.NewWebSession
+    client_addr: str
     id: str = ""
     record: WebSessionRecord | None = None
     expires: timedelta = timedelta(0)
@@ -287,9 +310,9 @@ class _Beginning:
         begun = max(now, grant.since or now)
         self.record = WebSessionRecord(
             user=grant.user,
-            proof_hash=hash_of(self.request.proof),
-            public_key=PublicKey.parse(self.request.public_key).line(""),
-            sealed_key=self.request.sealed_key,
+            proof_hash=hash_of(self.asked.proof),
+            public_key=PublicKey.parse(self.asked.public_key).line(""),
+            sealed_key=self.asked.sealed_key,
             created=begun,
             expires=begun + self.expires,
             used=now,
@@ -297,11 +320,11 @@ class _Beginning:
             roles=list(grant.roles),
             source_ip=grant.source_ip,
             factor=factor,
-            addr=self.request.client_addr,
-            user_agent=self.request.user_agent[:MAX_USER_AGENT],
+            addr=self.client_addr,
+            user_agent=self.asked.user_agent[:MAX_USER_AGENT],
         )
         mark = WebSessionMark(user=grant.user, expires=self.record.expires)
-        crowded, told = await self.sessions.crowded_out(grant.user, self.request.client_addr)
+        crowded, told = await self.sessions.crowded_out(grant.user, self.client_addr)
         event = state.event(
             WebSessionCreate,
             user=grant.user,
@@ -316,6 +339,26 @@ class _Beginning:
             *crowded,
         ]
         return Made(writes, [event, *told])
+
+    async def reply(self, certs: m.UserCerts) -> m.WebSession:
+        assert self.record is not None, "a login that succeeded has made it"
+        return await self.sessions._reply(self.id, self.record, certs)
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """A session that begins with the password of its user, who is at that revision."""
+
+    entry: Entry
+    revision: int
+    beginning: _Beginning
+
+
+def _checked(asked: m.NewWebSession) -> m.NewWebSession:
+    if len(asked.sealed_key) > MAX_SEALED or not 32 <= len(asked.proof) <= MAX_PROOF:
+        raise BadRequest("this is no session's key or proof")
+    PublicKey.parse(asked.public_key)
+    return asked
 
 
 async def sessions_of(state: ClusterState, user: str) -> dict[str, WebSessionRecord]:

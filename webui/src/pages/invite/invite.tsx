@@ -1,7 +1,6 @@
-// Behind an invitation or a reset link: a password and a second factor are set, once; then one signs in with them.
+// Behind an invitation or a reset link: a password and a second factor are set, once; that signs in, too.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, ask, base64, said } from "../../api";
-import { logIn } from "../../login";
+import { ApiError, ask, base64, begun, type Session, said } from "../../api";
 import { go } from "../../router";
 import { Button, Field, Page, Spinner } from "../../ui";
 import { sentence } from "../../ui/notice";
@@ -40,7 +39,7 @@ export default function Invite({ params }: PageProps) {
   const [again, setAgain] = useState("");
   const [code, setCode] = useState("");
   const [busy, setBusy] = useState(false);
-  const [done, setDone] = useState("");
+  const [done, setDone] = useState(false);
   const form = useRef<HTMLFormElement>(null);
   const offers = OFFERS[info?.second_factor ?? ""] ?? ["app"];
 
@@ -84,11 +83,17 @@ export default function Invite({ params }: PageProps) {
         password: base64(password),
         second_factor_token: factor === "app" ? code : "",
         ...(factor === "key" ? await registered() : {}),
+        sign_in: true,
       };
-      await ask("PUT", "/webapi/users/password/token", body, { open: true });
-      setDone(password);
+      const answer = await ask<Partial<Session>>("PUT", "/webapi/users/password/token", body, { open: true });
       setPassword("");
       setAgain("");
+      if (answer.token) {
+        begun(answer as Session);
+        go("/web", { replace: true });
+        return;
+      }
+      setDone(true);
     } catch (error) {
       setProblem(sentence(said(error).message));
     } finally {
@@ -201,64 +206,22 @@ export default function Invite({ params }: PageProps) {
             </Button>
           </form>
         )}
-        {info && done && <Done user={info.user} password={done} factor={factor} />}
+        {info && done && <Done user={info.user} />}
       </Page>
     </main>
   );
 }
 
-// A code is good once: who has just used one signs in with the next, and sees that the app works.
-function Done({ user, password, factor }: { user: string; password: string; factor: Factor }) {
-  const [code, setCode] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [problem, setProblem] = useState("");
-  const form = useRef<HTMLFormElement>(null);
-  useEffect(() => form.current?.querySelector<HTMLElement>("input, button")?.focus(), []);
-  async function enter() {
-    if (busy) return;
-    setBusy(true);
-    setProblem("");
-    try {
-      await logIn(user, password, factor === "key" ? { key: true } : { code });
-      go("/web", { replace: true });
-    } catch (error) {
-      setProblem(sentence(said(error).message));
-      setCode("");
-      setBusy(false);
-    }
-  }
+// Set, but no session came of it: the user may not log in now, or was changed at that moment.
+function Done({ user }: { user: string }) {
+  const next = useRef<HTMLElement>(null);
+  useEffect(() => next.current?.querySelector<HTMLElement>("button")?.focus(), []);
   return (
-    <section id="done" aria-label="Sign in">
-      <p role="status">Your password is set.</p>
-      {problem && (
-        <p class="notice bad" role="alert">
-          {problem}
-        </p>
-      )}
-      <form
-        ref={form}
-        onSubmit={(event) => {
-          event.preventDefault();
-          enter();
-        }}
-      >
-        {factor === "app" && (
-          <Field
-            label="The next code of your app"
-            hint="The app shows another one every 30 seconds; each is good once."
-            value={code}
-            set={setCode}
-            inputMode="numeric"
-            pattern="[0-9]{6}"
-            autoComplete="one-time-code"
-            maxLength={6}
-            required
-          />
-        )}
-        <Button type="submit" kind="primary" busy={busy}>
-          {factor === "key" ? "Sign in with the security key" : "Sign in"}
-        </Button>
-      </form>
+    <section id="done" aria-label="Sign in" ref={next}>
+      <p role="status">Your password is set. You are not signed in yet.</p>
+      <Button kind="primary" onClick={() => go("/web/signin", { replace: true })}>
+        Sign in
+      </Button>
       <p class="hint terminal-hint">Or in a terminal:</p>
       <pre class="command">{`tsh login --proxy=${window.location.host} --user=${user}`}</pre>
     </section>
