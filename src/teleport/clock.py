@@ -6,6 +6,7 @@ All times are aware and in UTC. `rfc3339` is how they are written wherever a pro
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -42,7 +43,9 @@ def how_long(seconds: float) -> str:
 
 def rfc3339(when: datetime) -> str:
     """`when` in RFC 3339, in UTC, with a trailing Z; microseconds only when there are any."""
-    text = when.astimezone(UTC).isoformat(timespec="microseconds" if when.microsecond else "seconds")
+    with suppress(OverflowError):  # at the edge of the calendar it stays in the zone that it has
+        when = when.astimezone(UTC)
+    text = when.isoformat(timespec="microseconds" if when.microsecond else "seconds")
     return text.replace("+00:00", "Z")
 
 

@@ -157,6 +157,19 @@ async def test_altered_lines_and_lines_that_are_no_events_are_refused(audit_log:
     assert await take(audit_log, [line]) == 2
 
 
+@pytest.mark.parametrize("time", ["2021-05-01T10:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+@pytest.mark.parametrize("name", ["exec", "of.a.newer.version"])
+async def test_a_time_that_cannot_be_compared_is_refused(audit_log: AuditLog, time: str, name: str) -> None:
+    """One such event would be in the way of every search and of every count."""
+    await audit_log.intake.start()
+    (line,) = chain(audit_log, 1)
+    fields = json.loads(line)
+    del fields["hash"]
+    body = json.dumps(fields | {"time": time, "event": name}, separators=(",", ":"), ensure_ascii=False).encode()
+    with pytest.raises(BadRequest, match="time"):
+        await take(audit_log, [seal(body)[0]])
+
+
 async def test_a_newer_hosts_event_is_kept(audit_log: AuditLog) -> None:
     """Unknown events and fields are taken in as they are; forging another server is refused there too."""
     await audit_log.intake.start()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from teleport.audit import search
 from teleport.audit.chain import ChainKey, ChainState
+from teleport.audit.chain.link import seal
+from teleport.audit.counting import Counter
 from teleport.audit.events import REGISTRY, Event, Exec, SessionStart, UserLogin
+from teleport.audit.events.codec import encode_event
 from teleport.audit.search import Query, Searcher
 from teleport.audit.sinks import FileSink, StreamSink
 from teleport.errors import BadRequest, TeleportError
@@ -242,3 +246,82 @@ async def test_a_query_that_cannot_be_meant_is_refused(audit_log: AuditLog, quer
     """The limits of `reference/audit-events.md` 4."""
     with pytest.raises(BadRequest):
         await Searcher(audit_log.store).search(query)
+
+
+def odd(told: Exec, **fields: object) -> bytes:
+    """A line that a host of its own mind could have brought to a version before."""
+    return json.dumps(json.loads(sealed(told)) | fields).encode()
+
+
+async def test_no_event_is_in_the_way_of_the_others(audit_log: AuditLog) -> None:
+    """Neither a time without a zone, nor one at the edge of the calendar; both are found, too."""
+    times = ("2021-05-01T10:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00")
+    lines = [odd(Exec(time=START, uid=f"u{number}"), time=time) for number, time in enumerate(times)]
+    await audit_log.sink.append([*lines, sealed(Exec(time=START, uid="usual"))])
+    for oldest_first in (True, False):
+        found = (await Searcher(audit_log.store).search(Query(oldest_first=oldest_first))).lines
+        assert sorted(uids(found)) == ["u0", "u1", "u2", "usual"]
+    counts = await Counter(audit_log.store).count(START, START + timedelta(hours=1))
+    assert [sum(numbers) for numbers in counts.hours.values()] == [2]
+
+
+@pytest.mark.parametrize("start", ["0001-01-01T00:00:00Z", "0900-01-01T00:00:00Z", "1970-01-01T00:00:00Z"])
+async def test_a_search_may_begin_as_early_as_it_likes(audit_log: AuditLog, start: str) -> None:
+    await audit_log.sink.append([sealed(Exec(time=START, uid="u"))])
+    found = await Searcher(audit_log.store).search(Query(start=datetime.fromisoformat(start)))
+    assert uids(found.lines) == ["u"]
+
+
+async def test_fields_of_other_types_hide_no_event(audit_log: AuditLog) -> None:
+    """A host may name an event as it likes and call its user 5; it is shown all the same."""
+    event = Exec(time=START, uid="u")
+    await audit_log.sink.append([odd(event, event="own.kind", user=5, sid=None)])
+    searcher = Searcher(audit_log.store)
+    assert len((await searcher.search(Query())).lines) == 1
+    assert len((await searcher.search(Query(types=("own.kind",)))).lines) == 1
+    assert not (await searcher.search(Query(user="5"))).lines
+
+
+@pytest.mark.parametrize("oldest_first", [True, False])
+async def test_a_uid_that_is_used_again_hides_no_event(audit_log: AuditLog, oldest_first: bool) -> None:
+    """Not even of the same moment at the end of a page; and a long one makes no long key."""
+    uid = "u" * 500
+    made = [
+        Exec(time=START, uid=uid, emitter=host, epoch=1, seq=seq) for host in ("node-a", "node-b") for seq in (1, 2)
+    ]
+    await audit_log.sink.append([seal(encode_event(event))[0] for event in made])
+    searcher, key, places = Searcher(audit_log.store), "", []
+    for _ in made:
+        page = await searcher.search(Query(limit=1, start_key=key, oldest_first=oldest_first))
+        places += [(event.emitter, event.seq) for event in map(REGISTRY.decode, page.lines)]
+        key = page.next_key
+        assert len(key) <= 200
+    assert not key
+    assert sorted(places) == [("node-a", 1), ("node-a", 2), ("node-b", 1), ("node-b", 2)]
+
+
+@pytest.mark.parametrize("oldest_first", [True, False])
+async def test_pages_that_come_later_read_no_more_what_came_before(
+    audit_log: AuditLog, oldest_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all pages of a large store together would take the square of its size."""
+    monkeypatch.setattr(search, "PART", 4096)
+    events = [Exec(time=START + timedelta(seconds=number), uid=f"u{number:04}") for number in range(400)]
+    await audit_log.sink.append([sealed(event) for event in events])
+    searcher = Searcher(audit_log.store)
+    await searcher.search(Query(oldest_first=oldest_first))
+    read = 0
+
+    def counted(raw: bytes) -> Any:
+        nonlocal read
+        read += 1
+        return parse(raw)
+
+    parse = search._read
+    monkeypatch.setattr(search, "_read", counted)
+    key, pages = "", 0
+    while key or not pages:
+        page = await searcher.search(Query(limit=20, start_key=key, oldest_first=oldest_first))
+        key, pages = page.next_key, pages + 1
+    assert pages == 20
+    assert read < 4 * len(events)

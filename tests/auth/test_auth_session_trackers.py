@@ -240,8 +240,15 @@ async def test_a_session_that_waits_says_for_whom(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"sid": "../../x"}, {"user": "x" * 600}, {"roles": ["r"] * 600}, {"command": "y" * 600}],
-    ids=["id", "user", "roles", "command"],
+    [
+        {"sid": "../../x"},
+        {"user": "x" * 600},
+        {"roles": ["r"] * 600},
+        {"command": "y" * 600},
+        {"started": datetime(2026, 11, 28)},  # noqa: DTZ001 - which could not be put in order with others
+        {"started": datetime.fromisoformat("0001-01-01T00:00:00+14:00")},
+    ],
+    ids=["id", "user", "roles", "command", "no zone", "no time in UTC"],
 )
 async def test_what_no_node_tells_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
     async with running_auth(tmp_path) as auth:

@@ -17,12 +17,12 @@ from typing import Final
 
 import msgspec
 
-from teleport.audit.sinks import DAY_FORMAT, DAY_GLOB
+from teleport.audit.search import first_file, micros
+from teleport.audit.sinks import DAY_GLOB
 from teleport.errors import BadRequest
 
 LONGEST: Final = timedelta(days=32)  # that one call may ask for
 SECONDS: Final = 3.0  # of one call
-_SKEW: Final = timedelta(days=1)  # how far a host's clock may be ahead of auth's
 _HOUR: Final = 3600
 _LOOK: Final = 1000  # lines between two looks at the time
 _HOURS_OF_A_FILE: Final = 1000  # hours that are remembered of a file; hosts name any
@@ -82,13 +82,13 @@ class Counter:
 
     def _count(self, start: datetime, end: datetime) -> Counts:
         deadline = time.monotonic() + self._seconds
-        earliest = (start - _SKEW).astimezone(UTC).strftime(DAY_FORMAT)
+        earliest = first_file(start)
         every = {path for path in self._directory.glob(f"*/{DAY_GLOB}") if not path.parent.is_symlink()}
         for gone in self._files.keys() - every:
             del self._files[gone]
         complete = True
         found: dict[int, list[int]] = {}
-        low, high = int(start.timestamp()) // _HOUR, -(-int(end.timestamp()) // _HOUR)
+        low, high = micros(start) // (_HOUR * 1_000_000), -(-micros(end) // (_HOUR * 1_000_000))
         for path in sorted((path for path in every if path.name >= earliest), key=lambda path: path.name, reverse=True):
             known = self._files.setdefault(path, _File())
             complete = _go_on(path, known, deadline) and complete
@@ -133,7 +133,7 @@ def _take(raw: bytes, hours: dict[int, list[int]]) -> None:
         return
     if name == "logins" and not head.success:
         name = "failed_logins"
-    hour = int(head.time.timestamp()) // _HOUR
+    hour = micros(head.time) // (_HOUR * 1_000_000)
     if hour not in hours and len(hours) >= _HOURS_OF_A_FILE:
         return
     hours.setdefault(hour, [0] * len(SERIES))[SERIES.index(name)] += 1

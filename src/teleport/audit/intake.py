@@ -20,6 +20,7 @@ import asyncio
 import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol
 
@@ -255,6 +256,8 @@ class Intake:
         if not is_canonical(linked.body):
             raise BadRequest(f"{where}: not written as events are written")
         event = REGISTRY.decode(linked.body)
+        if not _is_moment(event.time):
+            raise BadRequest(f"{where}: its time is none that can be compared with others: {event.time.isoformat()}")
         if any(_written(event, remark) for remark in _REMARKS):
             raise BadRequest(f"{where}: it holds what only auth writes")
         if event.cluster_name not in ("", self._cluster):
@@ -283,6 +286,14 @@ class Intake:
             return line
         counts = await self._records.claim_end(event.sid, linked.uid, event.server_id or linked.key.emitter)
         return line if counts == linked.uid else mark_supplement(line)
+
+
+def _is_moment(when: datetime) -> bool:
+    """Whether it names its zone, and is within the calendar also in UTC: searches put events in order by it."""
+    try:
+        return when.tzinfo is not None and when.astimezone(UTC).year > 1
+    except OverflowError:
+        return False
 
 
 def _written(event: Event, name: str) -> bool:

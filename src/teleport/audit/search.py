@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,10 @@ from teleport.errors import BadRequest
 DEFAULT_LIMIT = 500  # `reference/audit-events.md` 4
 MAX_LIMIT = 10_000
 PART = 256 * 1024  # bytes of a file about which it is remembered which times are in them
+AT_ONCE = 2  # searches of all callers
 _SKEW = timedelta(days=1)  # how far a host's clock may be ahead of auth's
+_BEGINNING = 1980  # no event is older
+_UID = 64  # characters of one that keys hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +69,43 @@ class _Head(msgspec.Struct):
     host_id: str = ""
     hostname: str = ""
     emitter: str = ""
+    epoch: int = 0
+    seq: int = 0
+
+    @property
+    def tie(self) -> str:
+        """What puts events of one moment in order. A host chooses its uids, but not its place in the chain."""
+        return f"{self.uid[:_UID]} {self.emitter}/{self.epoch}/{self.seq}"
 
 
+class _Bare(msgspec.Struct):
+    """What is left of an event in which a field is not what it is in ours: it is shown, and no filter fits it."""
+
+    time: datetime
+    uid: str
+    event: str
+    emitter: str = ""
+    epoch: int = 0
+    seq: int = 0
+
+
+_BARE = msgspec.json.Decoder(_Bare)
 _HEAD = msgspec.json.Decoder(_Head)
-_Found = tuple[int, str, bytes]  # time in microseconds (negative when newest first), uid, line
+_Found = tuple[int, str, bytes]  # time in microseconds (negative when newest first), tie, line
 
 
-def _micros(when: datetime) -> int:
+def micros(when: datetime) -> int:
+    """Microseconds since 1970."""
+    if when.tzinfo is None:  # versions before took in such events
+        when = when.replace(tzinfo=UTC)
     return (when - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def first_file(since: datetime) -> str:
+    """The name of the earliest day file in which events from `since` on can be."""
+    if since.year < _BEGINNING:
+        return ""  # the calendar ends somewhere, and early years have names of fewer digits
+    return (since - _SKEW).astimezone(UTC).strftime(DAY_FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +125,15 @@ class Searcher:
         """`directory`: the audit store, with one folder for each auth server."""
         self._directory = directory
         self._parts: dict[Path, tuple[_Part, ...]] = {}  # what is known of files, from their beginning
+        self._slots = asyncio.Semaphore(AT_ONCE)  # threads are few, and others need some, too
 
     async def search(self, query: Query) -> Page:
         """A page of events. `BadRequest` for a limit or key that cannot be meant."""
         if not 0 < query.limit <= MAX_LIMIT:
             raise BadRequest(f"limit {query.limit}: between 1 and {MAX_LIMIT}", hint="use next_key for further pages")
-        return await asyncio.to_thread(self._search, query, _parse_key(query))
+        after = _parse_key(query)
+        async with self._slots:
+            return await asyncio.to_thread(self._search, query, after)
 
     async def find_uids(self, uids: set[str], since: datetime) -> set[str]:
         """Which of these events are in the store, among those of days from `since` on."""
@@ -114,7 +150,7 @@ class Searcher:
         return found
 
     def _files(self, since: datetime | None) -> list[Path]:
-        earliest = (since - _SKEW).astimezone(UTC).strftime(DAY_FORMAT) if since is not None else ""
+        earliest = first_file(since) if since is not None else ""
         paths = [path for path in self._directory.glob(f"*/{DAY_GLOB}") if not path.parent.is_symlink()]
         return sorted((path for path in paths if path.name >= earliest), key=lambda path: path.name)
 
@@ -127,13 +163,13 @@ class Searcher:
         for path in files:
             parts = self._parts_of(path)
             for part in parts if query.oldest_first else reversed(parts):
-                if not self._out_of_reach(part, query, found, wanted):
-                    found = heapq.nsmallest(wanted, [*found, *self._matches(path, part, query, after)])
+                if not self._out_of_reach(part, query, after, found, wanted):
+                    found = heapq.nsmallest(wanted, chain(found, self._matches(path, part, query, after)))
         lines = [_as_text(line) for _, _, line in found[: query.limit]]
         if len(found) <= query.limit:
             return Page(lines)
-        order, uid, _ = found[query.limit - 1]
-        return Page(lines, f"{order}/{uid}")
+        order, tie, _ = found[query.limit - 1]
+        return Page(lines, f"{order}/{tie}")
 
     def _parts_of(self, path: Path) -> list[_Part]:
         """The parts of a file: those that are known, and what came since."""
@@ -148,11 +184,15 @@ class Searcher:
         read = known[-1].end if known else 0
         return [*known, _Part(read, size)] if size > read else [*known]
 
-    def _out_of_reach(self, part: _Part, query: Query, found: Sequence[_Found], wanted: int) -> bool:
+    def _out_of_reach(
+        self, part: _Part, query: Query, after: tuple[int, str] | None, found: Sequence[_Found], wanted: int
+    ) -> bool:
         """Whether no event of a part can be on the page."""
-        if query.end is not None and part.first >= _micros(query.end):
+        if after is not None and (part.last if query.oldest_first else -part.first) < after[0]:
+            return True  # all of it was on pages before
+        if query.end is not None and part.first >= micros(query.end):
             return True
-        if query.start is not None and part.last < _micros(query.start):
+        if query.start is not None and part.last < micros(query.start):
             return True
         if len(found) < wanted:
             return False
@@ -160,8 +200,8 @@ class Searcher:
 
     def _matches(self, path: Path, part: _Part, query: Query, after: tuple[int, str] | None) -> Iterable[_Found]:
         sign = 1 if query.oldest_first else -1
-        low = None if query.start is None else _micros(query.start)
-        high = None if query.end is None else _micros(query.end)
+        low = None if query.start is None else micros(query.start)
+        high = None if query.end is None else micros(query.end)
         text = query.text.casefold()
         new: list[_Part] = []
         begun, at, first, last = part.start, part.start, 2**63, -(2**63)
@@ -173,16 +213,16 @@ class Searcher:
                 at += len(raw)
                 head = _read(raw)
                 if head is not None:
-                    when = _micros(head.time)
+                    when = micros(head.time)
                     first, last = min(first, when), max(last, when)
                     wanted = (low is None or when >= low) and (high is None or when < high)
                     if (
                         wanted
                         and _fits(head, query)
                         and (not text or text in raw.decode("utf-8", "replace").casefold())
-                        and (after is None or (sign * when, head.uid) > after)
+                        and (after is None or (sign * when, head.tie) > after)
                     ):
-                        yield sign * when, head.uid, raw[:-1]
+                        yield sign * when, head.tie, raw[:-1]
                 if at - begun >= PART:
                     new.append(_Part(begun, at, first, last))
                     begun, first, last = at, 2**63, -(2**63)
@@ -200,8 +240,18 @@ def _read(raw: bytes) -> _Head | None:
         return None  # being written, or torn
     try:
         return _HEAD.decode(raw)
+    except msgspec.ValidationError:
+        return _read_bare(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None  # damage is `verify`'s to report
+
+
+def _read_bare(raw: bytes) -> _Head | None:
+    try:
+        bare = _BARE.decode(raw)
+    except msgspec.ValidationError:
+        return None
+    return _Head(bare.time, bare.uid, bare.event, emitter=bare.emitter, epoch=bare.epoch, seq=bare.seq)
 
 
 def _as_text(line: bytes) -> bytes:
@@ -225,7 +275,7 @@ def _fits(head: _Head, query: Query) -> bool:
 def _parse_key(query: Query) -> tuple[int, str] | None:
     if not query.start_key:
         return None
-    order, slash, uid = query.start_key.partition("/")
+    order, slash, tie = query.start_key.partition("/")
     if not slash or not order.removeprefix("-").isdecimal() or len(order) > 20:
         raise BadRequest("start_key is not one that a page gave", hint="begin again without it")
-    return int(order), uid
+    return int(order), tie

@@ -48,6 +48,8 @@ describe("events", () => {
       "b",
       "a",
     ]);
+    const again = event("a", "2026-01-01", { hash: "of another" });
+    expect(merged(known, [again, again])).toHaveLength(3); // a uid that is used again hides nothing
     const many = Array.from({ length: MOST + 10 }, (_, index) => event(String(index), "2026-01-01"));
     expect(merged([], many)).toHaveLength(MOST);
   });

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from teleport.api.messages.base import Message, Request
+from teleport.resources.metadata import Moment
 
 
 class IntakeReply(Message, frozen=True, kw_only=True):
@@ -25,8 +26,8 @@ class IntakeRequest(Request, frozen=True, kw_only=True):
 
 
 class SearchEventsRequest(Request, frozen=True, kw_only=True):
-    start: datetime | None = None
-    end: datetime | None = None
+    start: Moment | None = None
+    end: Moment | None = None
     types: list[str] = []
     user: str = ""
     host: str = ""
@@ -48,8 +49,8 @@ class EventsPage(Message, frozen=True, kw_only=True):
 class CountEventsRequest(Request, frozen=True, kw_only=True):
     """How many events of a few sorts there were in each hour of a range."""
 
-    start: datetime
-    end: datetime
+    start: Moment
+    end: Moment
 
 
 class HourCounts(Message, frozen=True, kw_only=True):
@@ -129,8 +130,8 @@ class ListRecordingsRequest(Request, frozen=True, kw_only=True):
     host: str = ""  # name or UUID
     login: str = ""
     kind: str = ""
-    start: datetime | None = None  # began not before
-    end: datetime | None = None  # began before
+    start: Moment | None = None  # began not before
+    end: Moment | None = None  # began before
 
 
 class RecordingsPage(Message, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from teleport.api.messages.base import Message, Request
+from teleport.resources.metadata import Moment
 
 
 class SearchRecordingsRequest(Request, frozen=True, kw_only=True):
@@ -17,8 +18,8 @@ class SearchRecordingsRequest(Request, frozen=True, kw_only=True):
     host: str = ""  # name or UUID
     login: str = ""
     kind: str = ""  # shell, exec, transfer
-    start: datetime | None = None  # began not before
-    end: datetime | None = None  # began before
+    start: Moment | None = None  # began not before
+    end: Moment | None = None  # began before
 
 
 class RecordingHit(Message, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from teleport.api.messages.base import Message, Request
+from teleport.resources.metadata import Moment
 
 
 class SessionPartyInfo(Request, frozen=True, kw_only=True):
@@ -21,7 +22,7 @@ class TrackedSession(Request, frozen=True, kw_only=True):
     user: str
     login: str
     roles: list[str]  # of the user when it began
-    started: datetime
+    started: Moment
     state: str  # waiting (for people who have to be there), running, standing still
     command: str = ""  # empty: a shell
     parties: list[SessionPartyInfo] = []

@@ -42,6 +42,7 @@ MOST: Final = 2000  # sessions of one process
 EPOCHS: Final = 4  # processes of one host that tell at a time: two while one takes over from the other, seldom three
 LOOK_EVERY: Final = 25.0  # seconds after which it is looked anew who else told of sessions that are known
 _LONGEST: Final = 512  # characters of any text
+_YEARS: Final = (1980, 9000)  # in which sessions can begin: others have no place in every zone
 
 
 @dataclass(slots=True)
@@ -249,3 +250,5 @@ def _check(request: m.TrackSessionsRequest) -> None:
         texts += [text for party in told.parties for text in (party.user, party.mode)]
         if len(texts) > 500 or any(len(text) > _LONGEST for text in texts):
             raise BadRequest("what is told of a session is too long")
+        if not _YEARS[0] <= told.started.year <= _YEARS[1]:
+            raise BadRequest(f"a session cannot have begun at {told.started.isoformat()}")

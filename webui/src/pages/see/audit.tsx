@@ -18,7 +18,7 @@ import {
   When,
 } from "../../ui";
 import type { PageProps } from "../table";
-import { type AuditEvent, eventsOf, failed, GROUPS, MOST, merged, summary, text } from "./events";
+import { type AuditEvent, eventsOf, failed, GROUPS, idOf, MOST, merged, summary, text } from "./events";
 import { type Filters, fromAddress, NONE, problem, RANGES, toAddress, toQuery } from "./filters";
 import { copied, download } from "./raw";
 import "./see.css";
@@ -50,7 +50,7 @@ export default function AuditPage({ params }: PageProps) {
   const wrong = problem(filters);
   const turn = useRef(0);
   const shown = useRef(new Set<string>());
-  shown.current = new Set(events.map((event) => event.uid));
+  shown.current = new Set(events.map(idOf));
   const path = fill("/webapi/sites/:site/events", { site });
 
   const load = useCallback(
@@ -106,13 +106,13 @@ export default function AuditPage({ params }: PageProps) {
             });
             const page = eventsOf(found.events);
             more = merged(more, page);
-            if (found.startKey === "" || page.some((event) => shown.current.has(event.uid))) break;
+            if (found.startKey === "" || page.some((event) => shown.current.has(idOf(event)))) break;
             asked.set("startKey", found.startKey);
           }
           setEvents((known) => {
             const all = merged(known, more);
-            const before = new Set(known.map((event) => event.uid));
-            setFresh((count) => count + all.filter((event) => !before.has(event.uid)).length);
+            const before = new Set(known.map(idOf));
+            setFresh((count) => count + all.filter((event) => !before.has(idOf(event))).length);
             return all;
           });
           setError(null);
@@ -272,7 +272,7 @@ export default function AuditPage({ params }: PageProps) {
         {live ? `Following the log: ${fresh} new.` : ""}
       </p>
       {events.length > 0 ? (
-        <Table caption="Events" columns={columns} rows={events} id={(event) => event.uid} />
+        <Table caption="Events" columns={columns} rows={events} id={idOf} />
       ) : (
         !busy && !error && !wrong && <Empty title="No event fits these filters" />
       )}

@@ -90,10 +90,15 @@ export function summary(event: AuditEvent): string {
 
 export const MOST = 2000; // events that a page holds
 
+/** What an event is told apart by. A host chooses its uids, so that one alone could hide another event. */
+export function idOf(event: AuditEvent): string {
+  return `${event.uid} ${said(event, "hash")}`;
+}
+
 /** Two lists as one, newest first, each event once. `MOST` at most: the oldest go. */
 export function merged(known: readonly AuditEvent[], more: readonly AuditEvent[]): AuditEvent[] {
   const seen = new Map<string, AuditEvent>();
-  for (const event of [...known, ...more]) seen.set(event.uid, event);
+  for (const event of [...known, ...more]) seen.set(idOf(event), event);
   const all = [...seen.values()];
   all.sort((one, other) => (one.time < other.time ? 1 : one.time > other.time ? -1 : one.uid < other.uid ? -1 : 1));
   return all.slice(0, MOST);
