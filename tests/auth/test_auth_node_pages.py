@@ -95,3 +95,30 @@ async def test_who_may_not_list_nodes_gets_none(tmp_path: Path) -> None:
         assert (await auth.call(user, routes.LIST["node"], m.ListRequest())).items == []
         with pytest.raises(AccessDenied):
             await auth.call(ANONYMOUS, routes.LIST["node"], m.ListRequest())
+
+
+async def test_pages_and_their_keys_tell_of_nothing_that_is_hidden(tmp_path: Path) -> None:
+    """Threat T34: neither names of what lies between, nor how much of it there is."""
+    async with running_auth(tmp_path) as auth:
+        await store(auth)
+        names = ["ann", "bob", "carl", "dora", "emil"]
+        for name in names:
+            await auth.user(name, ["access"])
+        rule = 'contains(user.spec.traits["team"], resource.metadata.name)'
+        rules = (Rule(resources=("user",), verbs=("list", "read"), where=rule),)
+        await add_role(auth, "some", Conditions(rules=rules))
+        await add_role(auth, "prod", Conditions(logins=("root",), node_labels={"env": ("prod",)}))
+        lead = await auth.user("lead", ["some", "prod"], traits={"team": ["bob", "dora"]})
+        for kind, visible in (("user", ["bob", "dora"]), ("node", IDS[:3])):
+            key, found, keys = "", [], []
+            for _ in visible:
+                page = await auth.call(lead, routes.LIST[kind], m.ListRequest(start_key=key, limit=1))
+                found += shown(page)
+                keys.append(key := page.next_key)
+            assert found == visible
+            assert keys == [*visible[:-1], ""]
+        nobody = await auth.user("nobody", ["some"])
+        with pytest.raises(AccessDenied):
+            await auth.call(nobody, routes.LIST["user"], m.ListRequest(limit=1))
+        page = await auth.call(nobody, routes.LIST["node"], m.ListRequest(limit=1))
+        assert (page.items, page.next_key) == ([], "")

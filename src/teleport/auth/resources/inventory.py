@@ -7,6 +7,7 @@ hand; a caller who may not ask learns nothing about what exists.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -48,7 +49,16 @@ from teleport.store.records import ClusterLink, UserSecret
 MAX_PAGE: Final = 1000
 MAX_PROBLEM: Final = 1000  # characters
 WITH_SECRETS: Final = frozenset({Kind.USER, Kind.CERT_AUTHORITY})
+READ_AT_ONCE: Final = 250  # stored items that are looked through at a time
 Bound = Callable[[Caller, m.Request], Awaitable[m.Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Something stored that a caller may see."""
+
+    item: Item
+    thing: Resource | Glance | m.Unreadable
 
 
 class Inventory:
@@ -74,7 +84,8 @@ class Inventory:
     # list and get
 
     async def page(self, kind: Kind, caller: Caller, request: m.ListRequest) -> m.Page:
-        """A page of what the caller may see of `kind`, ordered by key."""
+        """A page of what the caller may see of `kind`, ordered by key. It is made of that alone, and so is the key of
+        the next one: neither tells of anything else (threat T34)."""
         general = await self._authorizer.decide(caller, Verb.LIST, kind, {})
         if request.with_secrets:
             await self._authorizer.require(caller, Verb.READ, kind)
@@ -82,18 +93,59 @@ class Inventory:
         if not 1 <= request.limit <= MAX_PAGE:
             raise BadRequest(f"a page has 1 to {MAX_PAGE} items, not {request.limit}")
         prefix = records.PREFIX_OF_KIND[kind]
-        start = prefix + request.start_key if request.start_key else ""
-        items = await self._state.backend.range(prefix, start=start, limit=request.limit)
-        next_key = items[-1].key.removeprefix(prefix) if len(items) == request.limit else ""
-        if kind is Kind.NODE and not request.with_secrets and await self._authorizer.lists_alike(caller, kind):
-            return await self._nodes(caller, request, general, items, next_key)
-        unreadable = await self._unreadable(caller, kind, items)
-        every = [from_json(item.value) for item in items if item.key not in unreadable]
-        if kind is Kind.TOKEN and not request.start_key:
-            every = [*every, *self._tokens.static]
-        found = await self._authorizer.listable(caller, kind, every)
-        if isinstance(general, AccessDenial) and not found and not next_key and not request.start_key:
+        seen = await self._seen(caller, kind, request)
+        static = list(self._tokens.static) if kind is Kind.TOKEN and not request.start_key else []
+        beside = await self._authorizer.listable(caller, kind, static) if static else []
+        if isinstance(general, AccessDenial) and not seen and not beside and not request.start_key:
             raise Denied(general)
+        shown = seen[: request.limit]
+        if request.with_secrets and kind in WITH_SECRETS:
+            await self._revealed(caller, kind, "")
+        now = self._state.clock.now()
+        items = [await self._shown(one, now, secrets=request.with_secrets) for one in shown]
+        nodes = [one.thing for one in shown if isinstance(one.thing, (Glance, Server)) and kind is Kind.NODE]
+        return m.Page(
+            items=[
+                *(item for item in items if isinstance(item, m.Document)),
+                *(document(one, with_secrets=request.with_secrets) for one in beside),
+            ],
+            next_key=shown[-1].item.key.removeprefix(prefix) if len(seen) > len(shown) else "",
+            logins=await self._authorizer.logins_on(caller, nodes) if nodes else [],
+            unreadable=[item for item in items if isinstance(item, m.Unreadable)],
+        )
+
+    async def _seen(self, caller: Caller, kind: Kind, request: m.ListRequest) -> list[_Seen]:
+        """What the caller may see behind the request's key: all that a page holds, and one more where there is more."""
+        prefix = records.PREFIX_OF_KIND[kind]
+        start = prefix + request.start_key if request.start_key else ""
+        # of thousands of nodes, most are shown as they are stored
+        glancing = kind is Kind.NODE and not request.with_secrets and await self._authorizer.lists_alike(caller, kind)
+        if glancing and not await self._lists(caller, kind):
+            return []
+        at_once = max(request.limit + 1, READ_AT_ONCE)
+        seen: list[_Seen] = []
+        while True:
+            items = await self._state.backend.range(prefix, start=start, limit=at_once)
+            seen += await (self._glanced(caller, items) if glancing else self._of(caller, kind, items))
+            if len(items) < at_once or len(seen) > request.limit:
+                return seen[: request.limit + 1]
+            start = items[-1].key
+
+    async def _lists(self, caller: Caller, kind: Kind) -> bool:
+        decided = [await self._authorizer.decide(caller, verb, kind, {}) for verb in LISTING]
+        return all(isinstance(one, APIPermit) for one in decided)
+
+    async def _glanced(self, caller: Caller, items: Sequence[Item]) -> list[_Seen]:
+        """The nodes among `items` that the caller may know of, who may list all of them or none."""
+        stored = {item.key.removeprefix(records.NODES): item for item in items}
+        glances = [msgspec.json.decode(item.value, type=Glance) for item in items]
+        return [_Seen(stored[one.host_id], one) for one in await self._authorizer.visible_nodes(caller, glances)]
+
+    async def _of(self, caller: Caller, kind: Kind, items: Sequence[Item]) -> list[_Seen]:
+        """What the caller may see of `items`."""
+        unreadable = await self._unreadable(caller, kind, items)
+        every = {item.key: from_json(item.value) for item in items if item.key not in unreadable}
+        found = await self._authorizer.listable(caller, kind, list(every.values()))
         if kind is Kind.NODE:
             found = list(
                 await self._authorizer.visible_nodes(caller, [node for node in found if isinstance(node, Server)])
@@ -101,16 +153,18 @@ class Inventory:
         if kind is Kind.REMOTE_CLUSTER:
             remotes = [one for one in found if isinstance(one, RemoteCluster)]
             found = list(await self._authorizer.visible_clusters(caller, remotes))
-        if request.with_secrets and kind in WITH_SECRETS:
-            await self._revealed(caller, kind, "")
-        shown = [await self._with_status(resource, secrets=request.with_secrets) for resource in found]
-        nodes = [node for node in found if isinstance(node, Server)] if kind is Kind.NODE else []
-        return m.Page(
-            items=[document(resource, with_secrets=request.with_secrets) for resource in shown],
-            next_key=next_key,
-            logins=await self._authorizer.logins_on(caller, nodes) if nodes else [],
-            unreadable=[one for one in unreadable.values() if one is not None],
-        )
+        may = {id(one) for one in found}
+        things = {key: one for key, one in every.items() if id(one) in may} | unreadable
+        return [_Seen(item, thing) for item in items if (thing := things.get(item.key)) is not None]
+
+    async def _shown(self, one: _Seen, now: datetime, *, secrets: bool) -> m.Document | m.Unreadable:
+        match one.thing:
+            case m.Unreadable():
+                return one.thing
+            case Glance():
+                return self._as_of(one.thing, one.item, now)
+            case resource:
+                return document(await self._with_status(resource, secrets=secrets), with_secrets=secrets)
 
     async def _unreadable(self, caller: Caller, kind: Kind, items: Sequence[Item]) -> dict[str, m.Unreadable | None]:
         """What is stored of other clusters and cannot be read, by its key; None where the caller may not know of it."""
@@ -137,29 +191,6 @@ class Inventory:
             if await self._sees_unreadable(caller, kind, name):
                 raise foreign.refuse_unreadable(kind, name)
             raise _missing(kind, name)
-
-    async def _nodes(
-        self,
-        caller: Caller,
-        request: m.ListRequest,
-        general: APIPermit | AccessDenial,
-        items: Sequence[Item],
-        next_key: str,
-    ) -> m.Page:
-        """A page of nodes for whoever may list all of them or none: of thousands, most are shown as they are stored."""
-        read = await self._authorizer.decide(caller, Verb.READ_NO_SECRETS, Kind.NODE, {})
-        listable = isinstance(general, APIPermit) and isinstance(read, APIPermit)
-        stored = {item.key.removeprefix(records.NODES): item for item in items} if listable else {}
-        glances = [msgspec.json.decode(item.value, type=Glance) for item in stored.values()]
-        if isinstance(general, AccessDenial) and not next_key and not request.start_key:
-            raise Denied(general)
-        found = await self._authorizer.visible_nodes(caller, glances)
-        now = self._state.clock.now()
-        return m.Page(
-            items=[self._as_of(node, stored[node.host_id], now) for node in found],
-            next_key=next_key,
-            logins=await self._authorizer.logins_on(caller, found) if found else [],
-        )
 
     def _as_of(self, node: Glance, item: Item, now: datetime) -> m.Document:
         """A node as a list shows it: nothing of it is secret, and most are shown as they are stored."""
