@@ -370,16 +370,21 @@ def test_a_running_session_is_watched_and_joined(windows: Windows, cluster: Clus
         return next((one["sid"] for one in sessions if one["user"] == "owner"), None)
 
     found = wait_until("the session is known", sid)
-    other = windows.of(guest, f"/web/cluster/{cluster.name}/session/{found}")
+    other = windows.of(guest, f"/web/cluster/{cluster.name}/session/{found}?mode=peer")
+    expect(other.get_by_role("button", name="Type along")).to_be_visible()
     axe(other)
+    joins = cluster.events("--type=session.join")
+    assert not [one for one in joins if one["user"] == "guest"], "a link of anybody's lets nobody in"
     other.get_by_role("button", name="Watch").click()
     expect(other.get_by_text("You are in this session as observer.")).to_be_visible()
     run(page, "clear; echo se''en", "seen")
     shows(other, "seen")
     other.reload()
     expect(other.get_by_text("You are in this session as observer.")).to_be_visible()
-    other.goto(f"/web/cluster/{cluster.name}/session/{found}")
-    other.get_by_role("button", name="Type along").click()
+    other.goto(f"/web/cluster/{cluster.name}/sessions")
+    with other.context.expect_page() as tab:
+        other.get_by_role("link", name="Join: session of owner").click()
+    other = tab.value
     expect(other.get_by_text("You are in this session as peer.")).to_be_visible()
     shows(other, "seen")
     other.get_by_role("textbox", name="Terminal input").focus()

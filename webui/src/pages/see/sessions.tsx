@@ -1,4 +1,5 @@
 // Sessions that run now, as far as the user may join or see them.
+import { follows } from "../../joining";
 import { fill } from "../../router";
 import { type Column, Empty, Page, Spinner, Table, Trouble, useAsk, When } from "../../ui";
 import type { PageProps } from "../table";
@@ -79,6 +80,7 @@ export default function SessionsPage({ params }: PageProps) {
               class="button plain"
               target="_blank"
               rel="noopener"
+              onClick={() => follows(one.sid, mode)}
               href={`${fill("/web/cluster/:site/session/:sid", { site, sid: one.sid })}?mode=${encodeURIComponent(mode)}`}
               aria-label={`${MODES[mode] ?? mode}: session of ${one.user} on ${one.hostname || one.host_id}, in a new tab`}
             >

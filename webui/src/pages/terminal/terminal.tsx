@@ -2,6 +2,7 @@
 import "./terminal.css";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ask } from "../../api";
+import { chooses, wasChosen } from "../../joining";
 import { fill, setQuery, usePlace } from "../../router";
 import { Button, Menu, Page, Spinner, Tabs, Trouble, useAsk } from "../../ui";
 import type { PageProps } from "../table";
@@ -21,7 +22,7 @@ interface Nodes {
 
 export default function TerminalPage({ params }: PageProps) {
   const { site = "", host_id = "", login = "", sid } = params;
-  if (sid !== undefined) return <Join site={site} sid={sid} />;
+  if (sid !== undefined) return <Join key={sid} site={site} sid={sid} />;
   return <OnNode site={site} host_id={host_id} login={login} />;
 }
 
@@ -43,9 +44,15 @@ const MODES: Record<string, string> = { observer: "Watch", peer: "Type along", m
 function Join({ site, sid }: { site: string; sid: string }) {
   const { query } = usePlace();
   const mode = query.get("mode") ?? "";
+  const [agreed, setAgreed] = useState(() => (wasChosen(sid, mode) ? mode : ""));
   const found = useAsk<Running>(fill("/webapi/sites/:site/sessions/:sid", { site, sid }));
   const session = found.data?.sessions[0];
-  if (session?.modes.includes(mode)) {
+  function join(as: string) {
+    chooses(sid, as);
+    setAgreed(as);
+    setQuery({ mode: as }, { replace: true });
+  }
+  if (agreed === mode && session?.modes.includes(mode)) {
     const place = { site, server_id: session.host_id, login: session.login, sid, mode };
     return <Terminals key={sid} place={place} host={session.hostname} />;
   }
@@ -62,7 +69,7 @@ function Join({ site, sid }: { site: string; sid: string }) {
             {session.modes.length === 0 && <p>Your roles do not let you join it.</p>}
             <div class="actions">
               {session.modes.map((one) => (
-                <Button key={one} onClick={() => setQuery({ mode: one }, { replace: true })}>
+                <Button key={one} onClick={() => join(one)}>
                   {MODES[one] ?? one}
                 </Button>
               ))}
