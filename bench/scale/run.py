@@ -212,8 +212,8 @@ class Simulation:
         self._calm()
         if way == "views":
             self._change(made)
-        self._latency(clients)
         self._many(clients)
+        self._latency(clients)  # of hosts that were reached before, as the one was to which many are compared
         self._listing(made, hosts)
         if plan.restart:
             self._restart(clients)

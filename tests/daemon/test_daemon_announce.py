@@ -20,6 +20,7 @@ from teleport.errors import ConnectionProblem
 from teleport.identity import SystemRole
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
+from teleport.store.cache import Backoff
 from teleport.testing.auth import running_auth
 
 HOST = "7f1f8c3e-6f0a-4a3c-8a56-0d2f7b9c1e11"
@@ -88,7 +89,7 @@ async def test_a_service_is_announced_again_when_it_changes_and_withdrawn_with_i
 async def test_a_failure_is_shown_said_once_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(announce, "RETRY", 0.01)
+    monkeypatch.setattr(announce, "RETRY", Backoff(0.01, 0.01))
     auth = Auth()
     auth.failing = "auth is away"
     announcer = Announcer(auth, node)  # type: ignore[arg-type]
@@ -118,7 +119,8 @@ async def test_the_end_is_not_kept_by_an_auth_server_that_is_away(how: str, monk
 
 
 async def test_the_period_is_the_one_that_presence_is_counted_by() -> None:
-    assert (announce.PERIOD, announce.RETRY) == (60, 5)
+    assert announce.PERIOD == 60
+    assert [announce.RETRY.delay(failures, 0.0) for failures in (1, 2, 3, 4)] == [5, 10, 20, 30]
 
 
 async def test_auth_lists_what_announced_itself_until_it_withdraws(tmp_path: Path) -> None:

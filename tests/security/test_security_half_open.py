@@ -32,10 +32,10 @@ from teleport.transport.tls import unproved_client_context, web_server_context
 class Counted:
     """Slots with a clock of the test's, and what was closed."""
 
-    def __init__(self, bound: int, limits: ConnectionLimits | None = None) -> None:
+    def __init__(self, bound: int, limits: ConnectionLimits | None = None, patience: float = 0.0) -> None:
         self.time = 0.0
         self.closed: list[str] = []
-        self.slots = Slots(bound, limits=limits, now=lambda: self.time)
+        self.slots = Slots(bound, limits=limits, patience=patience, now=lambda: self.time)
 
     def take(self, address: str, name: str = "") -> Slot:
         return self.slots.take(address, lambda: self.closed.append(name or address))
@@ -83,6 +83,40 @@ def test_the_address_with_most_silent_connections_loses_its_oldest() -> None:
         made.take("e")
     assert made.slots.taken == 4
     assert made.slots.turned_away == len(made.closed) == 4
+
+
+def test_peers_that_come_back_make_room_for_others_of_their_address_only_when_they_are_slow() -> None:
+    """Of many that come at once, each would else end one that was nearly served, and nobody would ever be."""
+    made = Counted(4, patience=5.0)
+    for name in ("a1", "a2"):
+        made.take("a", name)
+    made.time = 4.9
+    made.take("a", "a3").over()
+    assert (made.closed, made.slots.taken) == (["a3"], 2)
+    for name in ("b1", "c1"):
+        made.take(name[0], name)
+    made.take("d", "d1")
+    assert made.closed == ["a3", "a1"], "whoever is alone waits for nobody else's many"
+    made.time = 10.0
+    made.take("d", "d2")
+    assert made.closed == ["a3", "a1", "a2"]
+    made.take("d", "d3")
+    assert made.closed == ["a3", "a1", "a2", "d1"], "it had its time"
+    made.take("d", "d4")
+    assert made.closed == ["a3", "a1", "a2", "d1", "d4"]
+    assert made.slots.taken == 4
+
+
+def test_whoever_turns_out_to_be_one_too_many_goes_itself() -> None:
+    """By its own address, or by what a proxy says later."""
+    made = Counted(4, patience=5.0)
+    for name in ("a1", "a2"):
+        made.take("a", name)
+    moved = made.take("proxy", "a3")
+    moved.moved("a")
+    assert (made.closed, made.slots.taken) == (["a3"], 2)
+    moved.over()
+    assert made.slots.taken == 2
 
 
 def test_an_address_that_fails_often_has_less_room_until_somebody_from_there_succeeds() -> None:

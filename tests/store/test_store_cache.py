@@ -169,6 +169,22 @@ async def test_the_pauses_grow_to_a_bound_and_begin_anew_after_a_good_connection
         await until(lambda: naps.taken[-1] == 0.75)
 
 
+async def test_a_pause_ends_when_there_is_a_way_again() -> None:
+    script = Script()
+    script.unreachable = OSError("no tunnel")
+    cache = Cache("test", FakeClock(), jitter=lambda: 0.0, backoff=Backoff(first=1000.0, most=1000.0))
+    async with running(cache, script.connect) as ready:
+        cache.hurry()  # nothing waits yet: it shortens no later pause
+        await until(lambda: len(asyncio.all_tasks()) > 3)
+        script.unreachable = None
+        script.say(Snapshot([], 1))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not ready.is_set()
+        cache.hurry()
+        await until(ready.is_set)
+
+
 async def test_a_source_that_only_gives_snapshots_and_breaks_off_is_asked_less_and_less() -> None:
     cache, script, naps = make(FakeClock(), naps := Naps()), Script(), naps
     async with running(cache, script.connect):

@@ -161,3 +161,61 @@ async def test_another_user_who_connects_again_and_again_keeps_the_daemon_from_n
         assert not await refused(relay)
         assert len(relay._tasks) <= 1
         await other.communicate(b"")
+
+
+async def test_nothing_is_opened_for_those_who_gave_up_while_there_was_no_way() -> None:
+    """After a restart of the proxy, auth would else get a connection for each try of each host, most of them dead."""
+    stands = asyncio.Event()
+    opened: list[Carried] = []
+
+    async def by_tunnel(on_output: Callable[[bytes, bool], None], on_eof: Callable[[], None]) -> Carried:
+        await stands.wait()
+        opened.append(Carried(on_output))
+        return opened[-1]
+
+    async with relaying() as relay:
+        relay.by_tunnel = by_tunnel
+        gone = [await asyncio.open_connection(*relay.address) for _ in range(3)]
+        for _, writer in gone:
+            writer.write(b"hello")
+        reader, waits = await asyncio.open_connection(*relay.address)
+        waits.write(b"hel")
+        await wait_until(lambda: len(relay._tasks) == 4)
+        for _, writer in gone:
+            writer.close()
+        await wait_until(lambda: len(relay._tasks) == 1)
+        waits.write(b"lo")
+        stands.set()
+        assert await reader.readexactly(5) == b"hello"
+        assert len(opened) == 1
+        waits.write(b" again")
+        assert await reader.readexactly(6) == b" again"
+        waits.close()
+        await wait_until(lambda: not relay._tasks)
+        assert opened[0].over.is_set()
+
+
+class Carried:
+    """A connection by a tunnel whose far end says what it hears."""
+
+    def __init__(self, on_output: Callable[[bytes, bool], None]) -> None:
+        self._output = on_output
+        self.over = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        self._output(data, False)
+
+    async def drain(self) -> None:
+        return
+
+    def pause_output(self) -> None:
+        return
+
+    def resume_output(self) -> None:
+        return
+
+    def close(self) -> None:
+        self.over.set()
+
+    async def wait(self) -> object:
+        return await self.over.wait()

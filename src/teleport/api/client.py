@@ -22,7 +22,8 @@ Req = TypeVar("Req", bound=Request)
 Rep = TypeVar("Rep", bound=Message)
 
 CALL_TIMEOUT = 30.0  # seconds for one call
-WATCH_SILENCE = 45.0  # seconds without a line after which a watch counts as dead; auth says something every 15
+WATCH_SILENCE = 60.0  # seconds without a line after which a watch counts as dead; auth says something every 25
+WATCH_AGAIN = 5.0  # seconds in which a watch that broke is waited for by what is said within it
 
 
 class _Connections:
@@ -109,6 +110,7 @@ class AuthClient:
         self._connections: _Connections | None = None
         self._retired: set[_Connections] = set()
         self._spoken: _Spoken | None = None  # of the watch that is open
+        self._watched: asyncio.Event | None = None  # set while one is open; None before the first one
 
     async def __aenter__(self) -> AuthClient:
         return self
@@ -210,7 +212,12 @@ class AuthClient:
             return decode_reply(route, response.status, await _body(response))
 
     async def announce(self, request: HeartbeatRequest) -> None:
-        """Within the watch where there is one, which costs no connection; else by a call."""
+        """Within the watch where there is one, which costs no connection; else by a call. One that broke is about to
+        be there again, and is waited for a moment."""
+        if self._watched is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_AGAIN):
+                    await self._watched.wait()
         spoken = self._spoken
         if spoken is not None:
             with suppress(ConnectionProblem):  # it has just ended; to be announced twice is the same as once
@@ -256,7 +263,7 @@ class AuthClient:
                             if told.answer is not None:
                                 spoken.answered(told.answer)
                                 continue
-                            self._spoken = spoken
+                            self._opened(spoken)
                             yield told
                         if rest:
                             begun.append(rest)
@@ -264,9 +271,18 @@ class AuthClient:
                 spoken.end()
                 if self._spoken is spoken:
                     self._spoken = None
+                    if self._watched is not None:
+                        self._watched.clear()
             if not retired.is_set():
                 break
         raise ConnectionProblem("watch: auth ended the stream", hint=AGAIN)
+
+    def _opened(self, spoken: _Spoken) -> None:
+        """A watch is open, within which things may be said."""
+        if self._spoken is not spoken:
+            self._spoken = spoken
+            self._watched = self._watched or asyncio.Event()
+            self._watched.set()
 
 
 async def _until(chunks: AsyncGenerator[bytes, None], ended: asyncio.Event) -> AsyncGenerator[bytes, None]:

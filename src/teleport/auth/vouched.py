@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 from teleport.audit.events import ApiDenied
 from teleport.auth.state import ClusterState
@@ -16,6 +19,7 @@ from teleport.authz.locks import host_lock_denial
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import HostIdentity
 from teleport.pki import sshsig
+from teleport.pki.keys import PublicKey
 from teleport.pki.sshformat import parse_certificate
 from teleport.pki.sshverify import verify_host_cert
 from teleport.pki.trust import TrustedSSHAuthority
@@ -25,6 +29,18 @@ from teleport.transport.limits import Heard
 from teleport.wire import vouch
 
 log = logging.getLogger(__name__)
+
+PROXIES: Final = 64  # certificates that are remembered
+
+
+@dataclass(frozen=True, slots=True)
+class _Proved:
+    """A certificate that was verified against authorities, at a moment."""
+
+    authorities: tuple[TrustedSSHAuthority, ...]
+    at: datetime
+    proxy: HostIdentity
+    key: PublicKey
 
 
 class Vouched:
@@ -42,6 +58,7 @@ class Vouched:
         self._authorities = authorities
         self._counts = counts
         self._locks = locks
+        self._proxies: dict[bytes, _Proved] = {}  # by certificate
         self._seen = vouch.Seen()
         self._heard = Heard()
 
@@ -55,7 +72,8 @@ class Vouched:
 
     async def _believed(self, signed: vouch.SignedVouch) -> Address:
         now = self._state.clock.now()
-        proxy = verify_host_cert(signed.certificate, self._authorities(), now, hostname=None)
+        proved = self._proved(signed.certificate, now)
+        proxy = proved.proxy
         if not await self._counts(proxy):
             raise AccessDenied(f"the host {proxy.host_id} does not belong to the cluster any more as {proxy.role}")
         denial = host_lock_denial(proxy, await self._locks(), now)
@@ -67,10 +85,24 @@ class Vouched:
             target=vouch.auth_target(self._state.cluster),
             now=now,
             verify_certificate=lambda _: proxy,
-            verify_signature=_verify_signature,
+            verify_signature=lambda _, message, signature: sshsig.verify(proved.key, message, signature),
             seen=self._seen,
         )
         return Led.by(believed.cluster, (believed.client_host, believed.client_port))
+
+    def _proved(self, certificate: bytes, now: datetime) -> _Proved:
+        """Whose certificate it is: a proxy shows the same one for each of ten thousand hosts. What was verified against
+        the authorities as they are is remembered until it expires. Raises `CertificateRefused`."""
+        authorities = tuple(self._authorities())
+        known = self._proxies.get(certificate)
+        if known is not None and known.authorities == authorities and known.at <= now < known.proxy.expires:
+            return known
+        proxy = verify_host_cert(certificate, authorities, now, hostname=None)
+        proved = _Proved(authorities, now, proxy, parse_certificate(certificate).body.public_key)
+        if len(self._proxies) >= PROXIES:
+            self._proxies.clear()
+        self._proxies[certificate] = proved
+        return proved
 
     async def _refused(self, peer: str, error: TeleportError) -> None:
         """In the log and on record; anybody can cause these, so that only so many in a second are."""
@@ -78,7 +110,3 @@ class Vouched:
         if told is not None:
             log.warning("a proxy's word for a client is not believed peer=%s error=%s", peer, told)
             await self._state.tell(self._state.event(ApiDenied, route="vouch", addr=peer, error=told))
-
-
-def _verify_signature(certificate: bytes, message: bytes, signature: bytes) -> None:
-    sshsig.verify(parse_certificate(certificate).body.public_key, message, signature)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -18,11 +19,12 @@ from teleport.api.client import AuthClient
 from teleport.errors import TeleportError
 from teleport.resources.codec import to_json
 from teleport.resources.server import Server
+from teleport.store.cache import Backoff
 
 log = logging.getLogger(__name__)
 
 PERIOD = 60.0  # seconds (`protocols.md` 6)
-RETRY = 5.0  # seconds after a failure
+RETRY = Backoff(5.0, 30.0)  # after failures
 FAREWELL = 2.0  # seconds for withdrawing
 
 
@@ -65,19 +67,22 @@ class Announcer:
 
     async def run(self) -> None:
         """Announces until cancelled, then withdraws."""
+        failures = 0
         try:
             while True:
                 self._changed.clear()
                 try:
                     if not self.silent:
                         await self.announce()
-                    self.problem = ""
+                    self.problem, failures = "", 0
                 except TeleportError as error:
                     if self.problem != str(error):
                         log.warning("presence: %s", error)
-                    self.problem = str(error)
+                    self.problem, failures = str(error), failures + 1
+                jitter = random.random()  # noqa: S311 - spreads requests, guards nothing
+                pause = RETRY.delay(failures, jitter) if failures else PERIOD
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(RETRY if self.problem else PERIOD):
+                    async with asyncio.timeout(pause):
                         await self._changed.wait()
         finally:
             await self.withdraw()

@@ -59,6 +59,11 @@ def keep_tunnels(
         )
         side.service.in_background(_emit(emitter, event), "audit")
 
+    def tunnels_changed() -> None:
+        if agent.proxies:
+            view.cache.hurry()  # it is by the tunnel that auth is heard
+        changed()
+
     agent = side.agent = TunnelAgent(
         AgentConfig(
             view.cluster, UUID(host.host_id), host.epoch, (*(name for name, _ in proxies), *(one.host for one in told))
@@ -67,7 +72,7 @@ def keep_tunnels(
         key=key,
         seeds=lambda: _seeds(told, proxies),
         accept=side.service.accepted,
-        changed=changed,
+        changed=tunnels_changed,
         clock=view.clock,
         connections=lambda: view.networking().spec.tunnel_strategy.connections,
         ended=ended,

@@ -91,6 +91,7 @@ class Cache:
         self._revision = 0
         self._contact: tuple[datetime, float] | None = None
         self._subscribers: dict[object, tuple[str, Callback]] = {}
+        self._hurried = asyncio.Event()
 
     # Reads
 
@@ -162,6 +163,22 @@ class Cache:
                     told = True
                     started()
 
+    def hurry(self) -> None:
+        """There is a way to the source again: a pause before the next try ends now."""
+        self._hurried.set()
+
+    async def _pause(self, seconds: float) -> None:
+        self._hurried.clear()
+        waits = [asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._hurried.wait())]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
     async def _updates(self, connect: SourceFactory) -> AsyncGenerator[Update, None]:
         """One stream out of many sources: each begins with a snapshot, with a pause after each that failed."""
         failures = 0
@@ -187,7 +204,7 @@ class Cache:
             log.warning(
                 "cache lost its source name=%s ready=%s retry_in=%.1f reason=%r", self._name, self.ready, delay, reason
             )
-            await self._sleep(delay)
+            await self._pause(delay)
 
     def _take(self, update: Update) -> None:
         self._contact = (self._clock.now(), self._clock.monotonic())

@@ -16,8 +16,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol, Self
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import aiohttp
 
@@ -32,6 +32,7 @@ from teleport.transport.upgrade import stays
 log = logging.getLogger(__name__)
 
 CHUNK = 65536
+HELD = 65536  # bytes for which there is no way yet, about
 TUNNEL_PATH = "/webapi/auth/tunnel"
 
 
@@ -58,7 +59,8 @@ class Carrier(Protocol):
         ...
 
 
-ByTunnel = Callable[[Callable[[bytes, bool], None], Callable[[], None]], Awaitable[Carrier | None]]
+ByTunnel = Callable[[Callable[[bytes, bool], None], Callable[[], None]], Coroutine[Any, Any, Carrier | None]]
+T = TypeVar("T")
 
 
 class AuthRelay:
@@ -127,16 +129,17 @@ class AuthRelay:
         return True
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        local = _Local(reader)
         try:
-            if self.by_tunnel is not None and await self._carried(self.by_tunnel, reader, writer):
+            if self.by_tunnel is not None and await self._carried(self.by_tunnel, local, writer):
                 return
-            tunnel = await self._open()
+            tunnel = await local.unless_gone(self._open())
             if tunnel is None:
                 return
             async with tunnel:
                 down = asyncio.create_task(_down(tunnel, writer), name="auth relay down")
                 try:
-                    while data := await reader.read(CHUNK):
+                    while data := await local.read():
                         await tunnel.send_bytes(data)
                 finally:
                     down.cancel()
@@ -144,20 +147,21 @@ class AuthRelay:
         except (OSError, aiohttp.ClientError) as error:
             log.debug("relay to auth ended: %s", error)
         finally:
+            local.close()
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def _carried(self, open_one: ByTunnel, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _carried(self, open_one: ByTunnel, local: _Local, writer: asyncio.StreamWriter) -> bool:
         """Relays by a tunnel until either end has gone; False when there is none."""
         output = _Output(writer)
-        carrier = await open_one(output.take, writer.close)
+        carrier = await local.unless_gone(open_one(output.take, writer.close))
         if carrier is None:
             return False
         output.carrier = carrier
         over = asyncio.create_task(_until_over(carrier, writer), name="auth relay, a tunnel")
         try:
-            while data := await reader.read(CHUNK):
+            while data := await local.read():
                 carrier.write(data)
                 await carrier.drain()
         finally:
@@ -183,6 +187,54 @@ class AuthRelay:
             except (aiohttp.ClientError, TimeoutError, OSError, BadRequest, ConnectionProblem) as error:
                 log.warning("the proxy %s opens no way to auth: %s", shown, said(error))
         return None
+
+
+class _Gone(ConnectionResetError):
+    """Whoever asked for a way does not wait for it any more."""
+
+
+class _Local:
+    """What a service of this daemon sends. A TLS client speaks once and waits: what it does next while there is no way
+    for it yet is to give up. Nothing is then opened for it: after a restart of the proxy, one that gave up three times
+    would else have three connections made to auth, each for nobody."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._held = b""  # was read, and nobody took it yet
+        self._next: asyncio.Task[bytes] | None = None
+
+    async def unless_gone(self, opening: Coroutine[Any, Any, T]) -> T:
+        """What `opening` gives; ends it and raises `_Gone` when the client leaves before."""
+        opened = asyncio.create_task(opening, name="auth relay, a way")
+        try:
+            while not opened.done() and len(self._held) < HELD:
+                if self._next is None:
+                    self._next = asyncio.create_task(self._reader.read(CHUNK), name="auth relay, what is said")
+                await asyncio.wait((opened, self._next), return_when=asyncio.FIRST_COMPLETED)
+                if not opened.done():
+                    said, self._next = self._next, None
+                    if not said.result():
+                        raise _Gone
+                    self._held += said.result()
+            return await opened
+        finally:
+            if not opened.done():
+                opened.cancel()
+                await asyncio.gather(opened, return_exceptions=True)
+
+    async def read(self) -> bytes:
+        """The next bytes; empty at the end."""
+        if self._held:
+            data, self._held = self._held, b""
+            return data
+        if self._next is not None:
+            following, self._next = self._next, None
+            return await following
+        return await self._reader.read(CHUNK)
+
+    def close(self) -> None:
+        if self._next is not None and not self._next.cancel() and not self._next.cancelled():
+            self._next.exception()  # nobody asks any more why it ended
 
 
 class _Output:

@@ -37,7 +37,8 @@ SECONDS = 15.0  # from the connection to the end of the first request's head, TL
 KEPT_ALIVE = 75.0  # from the end of a request to the end of the next one's head; clients of ours hang up sooner
 SILENT = 500  # connections without a request at once
 WITHIN = 500  # connections within requests at once of which it is not known yet whose they are
-CARRIED = 4000  # connections without a request that proxies lead here within their own
+CARRIED = 400  # connections of hosts without a request that proxies lead here within their own
+PATIENCE = 5.0  # seconds in which hosts that are led here make no room for others; clients of ours wait for 10
 WAITING = 1000  # connections without a client certificate that wait for a next request
 BUFFER = 16 * 1024  # bytes that TLS reads at once
 LINGER = 1.0  # seconds that the rest of a refused body is thrown away, so that the client reads why
@@ -136,7 +137,9 @@ class HTTPListener:
         self._connections: dict[Any, _Connection] = {}
         self._endless: set[asyncio.Transport] = set()
         self._muxes: set[Mux] = set()  # of proxies
-        self._carried = Slots(CARRIED, f"{what}, by proxies", limits=limits, rated=False, of_one=CARRIED)
+        self._carried = Slots(
+            CARRIED, f"{what}, by proxies", limits=limits, rated=False, of_one=CARRIED, patience=PATIENCE
+        )
         self._within = Slots(WITHIN, f"{what}, within requests")
         self._odd = Heard(rate=1.0, burst=20.0)  # of what came within requests
         self._upgraded = set[Any]()  # requests that became websockets: told to close, aiohttp reads nothing more of one
@@ -297,6 +300,8 @@ class HTTPListener:
         peer = peer_address(transport.get_extra_info("peername"))
         carried = transport.get_extra_info("carried_via")
         slot = (self._slots if carried is None else self._carried).take(peer[0], transport.abort)
+        if transport.is_closing():
+            return
         timer = asyncio.get_running_loop().call_later(self._seconds, transport.abort)
         self._first.add(transport)
         blamed = False  # a balancer looks whether the listener is there by connecting and leaving

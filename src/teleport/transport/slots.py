@@ -22,10 +22,11 @@ EACH_SECONDS: Final = 30.0  # between two lines about the same thing in the log
 class Slot:
     """One connection, from its beginning to its end, as it counts for those who come after it."""
 
-    __slots__ = ("_close", "_inside", "_proved", "_slots", "_waiting", "address")
+    __slots__ = ("_close", "_inside", "_proved", "_since", "_slots", "_waiting", "address")
 
     def __init__(self, slots: Slots, address: str, close: Callable[[], None]) -> None:
         self._slots = slots
+        self._since = slots._now() if slots._patience else 0.0
         self._close = close
         self._waiting = True
         self._inside = False
@@ -73,11 +74,14 @@ class Slots:
         limits: ConnectionLimits | None = None,
         rated: bool = True,
         of_one: int = 0,
+        patience: float = 0.0,
         now: Callable[[], float] | None = None,
     ) -> None:
         """`what` is the listener's name in the log; `now` gives seconds (the loop's time when left out).
 
         `of_one` is how many one address may have at most, when not half of them.
+
+        `patience`: seconds that a connection may take before it makes room for others of its address.
 
         `rated` says that the rates of `limits` are of connections; else whoever knows of requests asks `allows`.
         """
@@ -86,6 +90,7 @@ class Slots:
         self._entrance = Entrance(limits) if limits is not None else None
         self._rated = rated
         self._most = of_one or max(bound // 2, 1)
+        self._patience = patience
         self._now = now or (lambda: asyncio.get_running_loop().time())
         self._waiting: dict[str, dict[Slot, None]] = {}  # by address, oldest first
         self._failures = Failures(forgiven=FORGIVEN, most=REMEMBERED)
@@ -94,9 +99,12 @@ class Slots:
         self.turned_away = 0
 
     def take(self, address: str, close: Callable[[], None]) -> Slot:
-        """A slot for a connection from `address`; `close` ends it if the slot is needed."""
+        """A slot for a connection from `address`; `close` ends it if the slot is needed, at once when there is none."""
         slot = Slot(self, who_tries(address), close)
-        self._make_room(slot.address)
+        if not self._make_room(slot.address):
+            slot._waiting = False
+            close()
+            return slot
         self._waiting.setdefault(slot.address, {})[slot] = None
         self.taken += 1
         return slot
@@ -113,20 +121,24 @@ class Slots:
         """Whether one more request from `address` is within the configured rates."""
         return self._entrance is None or self._entrance.allows(who_tries(address), self._now())
 
-    def _make_room(self, address: str) -> None:
-        """Closes a connection when there is no room for one more from `address`."""
+    def _make_room(self, address: str) -> bool:
+        """Closes a connection when there is no room for one more from `address`; False when that one is to go."""
         own = self._waiting.get(address, {})
         if len(own) < self.share(address):
             if self.taken < self._bound:
-                return
+                return True
             heaviest = max(self._waiting, key=lambda one: len(self._waiting[one]))
         else:
             heaviest = address
         slot = next(iter(self._waiting[heaviest]))
         self.turned_away += 1
+        if heaviest == address and self._now() - slot._since < self._patience:
+            self._tell("refused: as many as there may be are being greeted", address)
+            return False
         self._release(slot)
         self._tell("closed to make room: nothing was proved on them", heaviest)
         slot._close()
+        return True
 
     def _tell(self, why: str, address: str) -> None:
         """A line in the log, for many of the same kind once in a while."""
@@ -152,8 +164,11 @@ class Slots:
         if slot._waiting and address != slot.address:
             self._unhold(slot)
             slot.address = address
-            if self._waiting.get(address):
-                self._make_room(address)
+            if self._waiting.get(address) and not self._make_room(address):
+                slot._waiting = False
+                self.taken -= 1
+                slot._close()
+                return
             self._waiting.setdefault(address, {})[slot] = None
 
     def _over(self, slot: Slot, blamed: bool) -> None:

@@ -37,7 +37,9 @@ from teleport.tunnel.reaching import Ways, tunnel_address
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest pause
-ON_ITS_WAY: Final = 25.0  # seconds after the loss of the last tunnel in which connections to auth wait for the next
+ON_ITS_WAY: Final = (
+    25.0  # seconds, and those in which all hosts come back, for which connections to auth wait for a tunnel
+)
 OPEN_SECONDS: Final = 10.0  # for a proxy to reach auth
 LOGIN_SECONDS: Final = 15.0  # for all that follows, each way
 PING: Final = KeepAlive(15.0, 2)
@@ -98,6 +100,7 @@ class TunnelAgent:
         self._ended = ended
         self._ways = Ways(config.configured)
         self._upgrades: dict[str, None] = {}  # addresses at which a balancer ends TLS
+        self._straights: dict[str, None] = {}  # addresses at which a proxy itself answered the last time
         self._check_due = False
         self._state = pool.State()
         self._events: asyncio.Queue[Callable[[float, float], pool.Event]] = asyncio.Queue()
@@ -268,7 +271,8 @@ class TunnelAgent:
             if link.was_lost and not self._leading():
                 # a proxy that may not be here is not waited for: news of a lifted lock comes by auth alone
                 self._stands.clear()
-                self._awaited = asyncio.get_running_loop().time() + (ON_ITS_WAY if link.trusted else 0.0)
+                waits = ON_ITS_WAY + self._state.spread(pool.SEEDS) if link.trusted else 0.0
+                self._awaited = asyncio.get_running_loop().time() + waits
 
     async def _reach(self, link: Link, addresses: Sequence[str]) -> tuple[str, int, str]:
         """UUID and epoch of the proxy that answered first, and where. Raises the last problem."""
@@ -306,7 +310,8 @@ class TunnelAgent:
             raise
         except ConnectionProblem as first:
             link.abort()
-            if not link.met or link.certificate:
+            if not link.met or link.certificate or address in self._straights:
+                self._straights.pop(address, None)  # the next time, everything is tried
                 raise
             log.debug("no tunnel to %s: %s; trying another way", address, first)
             try:
@@ -326,6 +331,7 @@ class TunnelAgent:
         async with asyncio.timeout(LOGIN_SECONDS):
             found = await self._proved(link, address, reach)
         self._remember(address, upgrade=False)
+        self._straights = {**self._straights, address: None} if len(self._straights) < 256 else {address: None}
         return found
 
     async def _upgraded(self, link: Link, address: str) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """Who is here: heartbeats of hosts, and the watches that keep the caches of services filled.
 
 A host announces only itself, in the role of its certificate. A watch sends hosts what they may list, never a secret,
-one JSON value a line; silence is broken every 15 s so that a dead stream is noticed.
+one JSON value a line; silence is broken every 25 s, so that a dead stream is noticed within a minute (`store.cache`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
 TIDY_EVERY: Final = 60.0  # seconds
 TIDY_AGAIN: Final = 1.0  # seconds, for nodes that are new: each time all nodes are read
 TRIES: Final = 8  # at a record that two processes write
-HEARTBEAT: Final = 15.0  # seconds of silence on a watch
+HEARTBEAT: Final = 25.0  # seconds of silence on a watch; a reader gives up after 60
 RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it, when something changed
 RECHECK_CALM: Final = 300.0  # when nothing changed that could tell
 WATCHABLE: Final = frozenset(
