@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from teleport.backend import Deleted, Event, Exists, Put, PutOp, WatchCompacted
-from teleport.backend.sqlite import SqliteBackend
+from teleport.backend.sqlite import FEW, IN_A_ROW, SqliteBackend
 from teleport.backend.sqlite_file import FILE_NAME, MIGRATIONS
 from teleport.clock import SystemClock
 from teleport.errors import CompareFailed, NotFound, TeleportError
@@ -394,3 +394,52 @@ async def test_a_failure_of_the_disk_fails_the_write_and_the_engine_goes_on(tmp_
         with pytest.raises(NotFound):
             await backend.delete("k/0")
         await backend.commit([], conditions=[Exists("before"), Exists("after")])
+
+
+async def test_what_is_a_few_rows_is_read_in_the_loop_and_the_rest_by_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SqliteBackend(tmp_path / "few", SystemClock()) as backend:
+        await backend.commit([PutOp(f"few/{number:02}", b"value") for number in range(FEW)])
+        await backend.commit([PutOp(f"many/{number:02}", b"value") for number in range(FEW + 1)])
+        by_thread = 0
+        in_reader = backend._in_reader
+
+        async def counted(call: Callable[[], object], doing: str) -> object:
+            nonlocal by_thread
+            by_thread += doing == "read"
+            return await in_reader(call, doing)
+
+        monkeypatch.setattr(backend, "_in_reader", counted)
+        assert (item := await backend.get("few/00")) is not None
+        assert item.value == b"value"
+        assert await backend.get("few/none") is None
+        assert len(await backend.range("few/")) == FEW
+        assert len(await backend.range("many/", limit=3)) == 3
+        assert by_thread == 0
+        assert len(await backend.range("many/")) == FEW + 1
+        assert len(await backend.range("many/", start="many/00", limit=FEW + 5)) == FEW
+        assert by_thread == 1
+        # and where SQLite would wait, or fails
+        assert backend._quick is not None
+        backend._quick.close()
+        assert (await backend.get("few/01")) is not None
+        assert len(await backend.range("few/")) == FEW
+        assert by_thread == 3
+
+
+async def test_reads_in_the_loop_let_others_have_their_turn(tmp_path: Path) -> None:
+    async with SqliteBackend(tmp_path / "turns", SystemClock()) as backend:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        task = asyncio.create_task(other())
+        for _ in range(10 * IN_A_ROW):
+            await backend.get("none")
+        task.cancel()
+        assert turns >= 9

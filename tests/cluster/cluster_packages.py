@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from pathlib import Path
 from typing import Final
 
 from teleport.testing.cluster import run
 
 ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 INSTALL_SECONDS: Final = 180.0
+LOCK: Final = Path("/run/lock/teleport-tests-apt")
 
 
 def install(package: str, what: str) -> str:
@@ -19,8 +22,10 @@ def install(package: str, what: str) -> str:
     if shutil.which("apt-get") is None:
         return f"{what} is not installed, and there is no apt-get to install it with"
     quiet = {**ENVIRONMENT, "DEBIAN_FRONTEND": "noninteractive"}
-    for words in (("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", package)):
-        done = run("apt-get", *words, environment=quiet, seconds=INSTALL_SECONDS)
-        if done.status:
-            return f"{what} cannot be installed: apt-get {words[0]}: {done.stderr.strip()[-300:]}"
+    with LOCK.open("a") as lock:  # lists of tests run side by side, and apt does not wait for another apt
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for words in (("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", package)):
+            done = run("apt-get", *words, environment=quiet, seconds=INSTALL_SECONDS)
+            if done.status:
+                return f"{what} cannot be installed: apt-get {words[0]}: {done.stderr.strip()[-300:]}"
     return ""

@@ -90,6 +90,37 @@ async def test_an_announcement_is_made_by_a_call_when_the_watch_ends_meanwhile(t
             assert (await labels(auth, host.host_id))["v"] == "1"
 
 
+async def test_an_answer_that_came_too_late_is_not_taken_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An auth server that is behind is asked on within the watch: a connection for each host would be its end."""
+    async with running_auth(tmp_path) as auth:
+        host, other = await auth.host(SystemRole.NODE), await auth.host(SystemRole.NODE)
+        async with watching(auth, host) as client:
+            connections = client._present().session.connector
+            assert connections is not None
+            for _ in range(2):
+                waiting = asyncio.create_task(client.announce(said(other.host_id)))  # which is refused, later
+                await asyncio.sleep(0)
+                waiting.cancel()
+                await asyncio.wait([waiting])
+            assert client._spoken is not None
+            assert client._spoken._late == 2
+            with pytest.raises(ConnectionProblem, match="does not answer within the watch"):
+                await client.announce(said(host.host_id, v="1"))
+            await wait_until(lambda: client._spoken is not None and not client._spoken._late)
+            await client.announce(said(host.host_id, v="2"))
+            assert (await labels(auth, host.host_id))["v"] == "2"
+            with monkeypatch.context() as patch:
+                patch.setattr("teleport.api.client.CALL_TIMEOUT", 0.0)
+                with pytest.raises(ConnectionProblem, match="does not answer within the watch"):
+                    await client.announce(said(other.host_id))
+            await client.announce(said(host.host_id, v="3"))
+            assert (await labels(auth, host.host_id))["v"] == "3"
+            assert len(connections._acquired) == 1
+            assert not any(connections._conns.values())
+
+
 async def test_a_host_announces_itself_alone_and_refusals_are_on_record(tmp_path: Path) -> None:
     async with running_auth(tmp_path) as auth:
         host, other = await auth.host(SystemRole.NODE), await auth.host(SystemRole.NODE)

@@ -23,6 +23,7 @@ Rep = TypeVar("Rep", bound=Message)
 
 CALL_TIMEOUT = 30.0  # seconds for one call
 WATCH_SILENCE = 60.0  # seconds without a line after which a watch counts as dead; auth says something every 25
+MOST_LATE = 2  # answers within a watch that nobody waits for any more, until nothing more is said there
 WATCH_AGAIN = 5.0  # seconds in which a watch that broke is waited for by what is said within it
 
 
@@ -41,13 +42,20 @@ class _Connections:
             await self.session.close()
 
 
+class _WatchEnded(ConnectionProblem):
+    """What was said in the watch was perhaps not heard."""
+
+
 class _Spoken:
-    """What is said within a watch, one thing at a time, and what is answered."""
+    """What is said within a watch, one thing at a time, and what is answered: in this order, so that an answer which
+    nobody waits for any more is told from the next one. An auth server that is behind is not asked by a new connection
+    as well."""
 
     def __init__(self) -> None:
         self._lines: asyncio.Queue[bytes] = asyncio.Queue()
         self._turn = asyncio.Lock()
         self._answer: asyncio.Future[Answer] | None = None
+        self._late = 0  # answers for nobody that are still to come
         self.over = False
 
     async def lines(self) -> AsyncIterator[bytes]:
@@ -59,30 +67,32 @@ class _Spoken:
     async def ask(self, line: bytes) -> Answer:
         async with self._turn:
             if self.over:
-                raise ConnectionProblem("the watch has ended", hint=AGAIN)
+                raise _WatchEnded("the watch has ended", hint=AGAIN)
+            if self._late >= MOST_LATE:
+                raise ConnectionProblem("auth does not answer within the watch", hint=AGAIN)
             self._answer = asyncio.get_running_loop().create_future()
             self._lines.put_nowait(line + b"\n")
             try:
                 async with asyncio.timeout(CALL_TIMEOUT):
                     return await self._answer
             except TimeoutError:
-                self.over = True
                 raise ConnectionProblem("auth does not answer within the watch", hint=AGAIN) from None
-            except BaseException:
-                self.over = True  # what comes now would answer another line
-                raise
             finally:
+                if not self._answer.done() or self._answer.cancelled():
+                    self._late += 1
                 self._answer = None
 
     def answered(self, answer: Answer) -> None:
-        if self._answer is not None and not self._answer.done():
+        if self._late:
+            self._late -= 1
+        elif self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
 
     def end(self) -> None:
         self.over = True
         self._lines.put_nowait(b"")
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionProblem("the watch ended", hint=AGAIN))
+            self._answer.set_exception(_WatchEnded("the watch ended", hint=AGAIN))
 
 
 class AuthClient:
@@ -220,7 +230,7 @@ class AuthClient:
                     await self._watched.wait()
         spoken = self._spoken
         if spoken is not None:
-            with suppress(ConnectionProblem):  # it has just ended; to be announced twice is the same as once
+            with suppress(_WatchEnded):  # to be announced twice is the same as once
                 answer = await spoken.ask(encode_call(HEARTBEAT, request).body)
                 decode_reply(HEARTBEAT, answer.status, bytes(answer.body))
                 return

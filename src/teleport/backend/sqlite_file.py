@@ -111,9 +111,11 @@ def prepare(directory: Path) -> Path:
     return path
 
 
-def connect(path: Path, *, writing: bool) -> sqlite3.Connection:
-    """A connection for use in the calling thread, in autocommit mode: transactions are begun by name."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT, cached_statements=64)
+def connect(path: Path, *, writing: bool, waits: bool = True) -> sqlite3.Connection:
+    """A connection for use in the calling thread, in autocommit mode: transactions are begun by name. One that does
+    not wait for locks raises `sqlite3.OperationalError` instead."""
+    timeout = BUSY_TIMEOUT if waits else 0.0
+    connection = sqlite3.connect(path, isolation_level=None, timeout=timeout, cached_statements=64)
     try:
         if writing:
             check_version(connection, path)  # before anything is changed: refuses what is not ours

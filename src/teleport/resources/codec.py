@@ -77,6 +77,7 @@ TYPES: Mapping[Kind, type[Resource]] = {
     Kind.CLUSTER_AUDIT_CONFIG: AuditConfig,
     Kind.CLUSTER_NAME: ClusterName,
 }
+NAMES: frozenset[str] = frozenset(str(kind) for kind in TYPES)
 _R = TypeVar("_R")
 
 
@@ -151,7 +152,7 @@ def from_document(document: object) -> Resource:
     if schema != SCHEMA:
         raise BadRequest(f"schema {schema!r} is newer than this version knows ({SCHEMA})", hint="upgrade this host")
     kind = fields.get("kind")
-    if not isinstance(kind, str) or kind not in {str(known) for known in TYPES}:
+    if not isinstance(kind, str) or kind not in NAMES:
         raise BadRequest(f"unknown kind of resource {str(kind)[:64]!r}")
     if "version" not in fields:
         raise BadRequest(f"{kind}: the version is missing")

@@ -52,7 +52,7 @@ class Slots(Protocol):
     """Bounds the connections that have not authenticated yet."""
 
     def take(self, address: str, close: Callable[[], None]) -> Slot:
-        """A slot for a connection from `address`; `close` ends it when its slot is needed, or at once."""
+        """A slot for a connection from `address`; `close` ends it when its slot is needed."""
         ...
 
 
@@ -156,8 +156,6 @@ class Listener:
         """
         peer = Peer(*(client or peer_address(transport.get_extra_info("peername"))))
         slot = self._slots.take(peer.host, transport.abort)
-        if transport.is_closing():
-            return
         self._transports.add(transport)
 
         def go(transport: asyncio.Transport, client: Address, data: bytes) -> None:

@@ -58,7 +58,6 @@ OPEN_SECONDS: Final = 10.0  # for a host to take a client
 ON_ITS_WAY: Final = 8.0  # seconds that a client waits for a tunnel which is made anew
 LEAVE_SECONDS: Final = 15.0  # for hosts to reach another process before this one ends
 RETURNS: Final = 125  # hosts in a second that a proxy bears when all of them come back to it
-PATIENCE: Final = 5.0  # seconds in which a host that begins makes no room for others of its address
 AUTH_OF_ONE: Final = 16  # connections to auth by one tunnel: a daemon of a host has three or four
 AT_ONCE: Final = 50  # tunnels looked at in one turn of the loop
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -105,7 +104,7 @@ class TunnelServer(SshService):
             SURFACE,
             config.limits,
             host_keys,
-            Slots(config.unproved, "proxy tunnel", limits=config.connections, patience=PATIENCE),
+            Slots(config.unproved, "proxy tunnel", limits=config.connections),
         )
         self.config = config
         self.hosts = hosts
