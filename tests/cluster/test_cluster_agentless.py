@@ -21,10 +21,25 @@ from tests.cluster.cluster_streams import TwoStreams, allocated_port, streams_of
 from tests.cluster.test_cluster_evidence import session_of
 
 from teleport.recording.format import BrokenRecording, RecordingParser
-from teleport.testing.cluster import LOOPBACK, Cluster, Person, at, free_port, plain_environment, run, wait_until
+from teleport.testing.cluster import (
+    LOOPBACK,
+    PUBLIC,
+    Cluster,
+    Person,
+    at,
+    free_port,
+    listening,
+    loopback_socket,
+    plain_environment,
+    run,
+    wait_until,
+)
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 WEB = "web1"
+DISPLAYS = (
+    "127.0.0.1"  # OpenSSH takes what follows the first colon of DISPLAY for its number: no IPv6 address can be there
+)
 RECORDING = """kind: session_recording_config
 version: v2
 metadata: {{name: session-recording-config}}
@@ -262,12 +277,12 @@ def test_what_is_not_offered_is_refused_and_on_record(
 
 def test_a_forward_leads_where_it_may(cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str) -> None:
     """Both directions, in full, and each ends by itself."""
-    listening = socket.create_server((LOOPBACK, 0))
-    port = listening.getsockname()[1]
+    server = listening()
+    port = server.getsockname()[1]
     data = os.urandom(2_000_000)
 
     def serve() -> None:
-        connection, _ = listening.accept()
+        connection, _ = server.accept()
         with connection:
             got = b""
             while piece := connection.recv(65536):
@@ -277,14 +292,14 @@ def test_a_forward_leads_where_it_may(cluster: Cluster, alice: Person, sshd: Ssh
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
-        done = alice.ssh("-W", f"localhost:{port}", f"{login}@{WEB}.{cluster.name}", stdin=data).ok()
+        done = alice.ssh("-W", at(port, PUBLIC), f"{login}@{WEB}.{cluster.name}", stdin=data).ok()
     finally:
-        listening.close()
+        server.close()
         thread.join(10)
     assert done.out == hashlib.sha256(data).digest() + data
-    told = cluster.wait_event("port", server_id=host_id, addr=f"localhost:{port}")
+    told = cluster.wait_event("port", server_id=host_id, addr=at(port, PUBLIC))
     assert (told["code"], told["user"]) == ("T3003I", "alice")
-    over = cluster.wait_event("port.closed", server_id=host_id, addr=f"localhost:{port}")
+    over = cluster.wait_event("port.closed", server_id=host_id, addr=at(port, PUBLIC))
     assert (over["rx"], over["tx"], over["connection"]) == (len(data), len(data) + 32, told["connection"])
 
 
@@ -293,12 +308,12 @@ def test_the_host_listens_for_the_client(
 ) -> None:
     """`-R`, of ports and of Unix sockets: what comes there reaches the client, and is counted."""
     data, there = os.urandom(1_000_000), tmp_path / "there"
-    with socket.create_server((LOOPBACK, 0)) as listening:
-        port = listening.getsockname()[1]
+    with listening() as server:
+        here = at(server.getsockname()[1], PUBLIC)
 
         def serve() -> None:
             for _ in range(2):
-                connection, _ = listening.accept()
+                connection, _ = server.accept()
                 with connection:
                     connection.sendall(data)
 
@@ -306,7 +321,7 @@ def test_the_host_listens_for_the_client(
         thread.start()
         client = subprocess.Popen(
             alice.ssh_arguments(
-                "-N", "-R", f"0:localhost:{port}", "-R", f"{there}:localhost:{port}", "-o", "ExitOnForwardFailure=yes",
+                "-N", "-R", f"0:{here}", "-R", f"{there}:{here}", "-o", "ExitOnForwardFailure=yes",
                 f"{login}@{WEB}.{cluster.name}",
             ),
             env=alice.environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -314,8 +329,11 @@ def test_the_host_listens_for_the_client(
         try:
             port_there = allocated_port(client)
             wait_until("the socket is there", there.exists)
-            for family, where in ((socket.AF_INET, (LOOPBACK, port_there)), (socket.AF_UNIX, str(there))):
-                with socket.socket(family) as coming:
+            for made, where in (
+                (loopback_socket(), (LOOPBACK, port_there)),
+                (socket.socket(socket.AF_UNIX), str(there)),
+            ):
+                with made as coming:
                     coming.connect(where)
                     got = b""
                     while piece := coming.recv(65536):
@@ -344,9 +362,9 @@ def test_a_forward_leads_to_a_socket_there(
     cluster: Cluster, alice: Person, sshd: Sshd, host_id: str, login: str, tmp_path: Path
 ) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(there))
-        listening.listen()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(there))
+        server.listen()
         client = subprocess.Popen(
             alice.ssh_arguments("-N", "-L", f"{here}:{there}", f"{login}@{WEB}.{cluster.name}"),
             env=alice.environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -356,7 +374,7 @@ def test_a_forward_leads_to_a_socket_there(
             with socket.socket(socket.AF_UNIX) as coming:
                 coming.connect(str(here))
                 coming.sendall(b"question")
-                taken, _ = listening.accept()
+                taken, _ = server.accept()
                 with taken:
                     assert taken.recv(100) == b"question"
                     taken.sendall(b"answer")
@@ -421,16 +439,16 @@ def test_a_display_is_lent_to_whom_roles_allow_it(
     cluster: Cluster, alice: Person, lou: Person, sshd: Sshd, host_id: str, login: str
 ) -> None:
     """A program at the host shows the cookie that sshd has from the client, whose `ssh` puts the true one there."""
-    with socket.socket() as listening:
+    with socket.socket() as screen:
         for number in range(200, 300):
             with contextlib.suppress(OSError):
-                listening.bind((LOOPBACK, 6000 + number))
+                screen.bind((DISPLAYS, 6000 + number))
                 break
-        listening.listen()
+        screen.listen()
         shown: list[bytes] = []
 
         def serve() -> None:
-            connection, _ = listening.accept()
+            connection, _ = screen.accept()
             with connection:
                 shown.append(connection.recv(100))
                 connection.sendall(b"a screen")
@@ -439,7 +457,7 @@ def test_a_display_is_lent_to_whom_roles_allow_it(
         thread.start()
         where = f"{login}@{WEB}.{cluster.name}"
         command = DRAWS.replace('os.environ["SHOWN"]', f'"{sshd.folder}/Xauthority"')
-        display = {"DISPLAY": f"{LOOPBACK}:{number}"}
+        display = {"DISPLAY": f"{DISPLAYS}:{number}"}
         try:
             done = run(*lou.ssh_arguments("-Y", where, command), environment={**lou.environment, **display})
             assert done.stdout.strip() == "b'a screen'", done.stderr
@@ -447,7 +465,7 @@ def test_a_display_is_lent_to_whom_roles_allow_it(
             assert run(*asked, environment={**alice.environment, **display}).stdout.strip() == "[]"
         finally:
             if not shown:
-                socket.create_connection((LOOPBACK, 6000 + number)).close()
+                socket.create_connection((DISPLAYS, 6000 + number)).close()
             thread.join(10)
     assert b"MIT-MAGIC-COOKIE-1" in shown[0]
     lent = cluster.wait_event("x11-forward", server_id=host_id, user="lender")

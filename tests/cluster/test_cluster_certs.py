@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tests.cluster.cluster_shells import open_shell
 
-from teleport.testing.cluster import NODE, Cluster, Person, wait_until
+from teleport.resources.values import HostPort
+from teleport.testing.cluster import LOOPBACK, NODE, Cluster, Person, wait_until
 
 ROLE = """kind: role
 version: v4
@@ -37,7 +38,7 @@ def test_what_is_live_is_listed_with_its_use(cluster: Cluster, cora: Person, log
     shown = subprocess.run(["ssh-keygen", "-Lf", str(certificate)], capture_output=True, text=True, check=True).stdout
     (mine,) = [one for one in listed(cluster, "--user=cora") if f"Serial: {one['serial']}\n" in shown]
     assert (mine["factor"], mine["logins"], mine["stopped"]) == ("password+otp", [login], "")
-    assert mine["addr"].startswith("127.")
+    assert HostPort.parse(mine["addr"]).host == LOOPBACK
     text = cluster.tctl("certs", "ls", "--user=cora").ok().stdout
     assert mine["serial"] in text
     hosts = listed(cluster, "--host=all")
@@ -65,7 +66,7 @@ def test_a_revoked_certificate_ends_open_sessions_and_is_refused_everywhere(
     again = cora.ssh(f"{login}@{NODE}.{cluster.name}", "true")
     assert (again.status, "Access is locked." in again.stderr) == (255, True), "the proxy refuses"
     direct = cora.ssh(
-        "-o", "ProxyCommand=none", "-o", f"Port={cluster.node_port}", "-o", "HostName=127.0.0.1",
+        "-o", "ProxyCommand=none", "-o", f"Port={cluster.node_port}", "-o", f"HostName={LOOPBACK}",
         "-o", "StrictHostKeyChecking=no", f"{login}@{NODE}.{cluster.name}", "true",
     )  # fmt: skip
     assert (direct.status, "Access is locked." in direct.stderr) == (255, True), direct

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from teleport.testing.cluster import NODE, PUBLIC, Cluster, Person, run
+from teleport.testing.cluster import NODE, PUBLIC, Cluster, Person, at, run
 
 LONG = bool(os.environ.get("TELEPORT_LONG"))
 MIB = 1024 * 1024
@@ -71,7 +71,7 @@ def far(cluster: Cluster) -> Iterator[str]:
     relay = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         assert relay.stdout is not None
-        yield f"{PUBLIC}:{cluster.web_port},{relay.stdout.readline().strip()}"
+        yield f"{at(cluster.web_port, PUBLIC)},{relay.stdout.readline().strip()}"
     finally:
         relay.kill()
         relay.wait()

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from tests.cluster.cluster_accounts import UnixAccount
 
-from teleport.testing.cluster import LOOPBACK, NODE, Cluster, Person, at, wait_until
+from teleport.testing.cluster import NODE, Cluster, Person, at, listening, wait_until
 
 
 @contextlib.contextmanager
 def upper() -> Iterator[int]:
     """A server that reads all and answers it in capitals; its port."""
-    with socket.create_server((LOOPBACK, 0)) as server:
+    with listening() as server:
 
         def serve() -> None:
             with contextlib.suppress(OSError):

@@ -7,10 +7,12 @@ import getpass
 import json
 import subprocess
 from collections.abc import Iterator
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
 
+from teleport.resources.values import HostPort
 from teleport.testing.cluster import (
     BIN,
     LOOPBACK,
@@ -18,13 +20,13 @@ from teleport.testing.cluster import (
     Cluster,
     Person,
     Ran,
+    at,
     free_port,
     plain_environment,
     run,
     wait_until,
 )
 
-ELSEWHERE = "127.0.0.99"
 ROLE = """
 kind: role
 version: v4
@@ -42,6 +44,19 @@ def pia(cluster: Cluster, login: str) -> Person:
     pia = cluster.add_person("pia", roles=["pinned"])
     pia.log_in()
     return pia
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> str:
+    """Another address of this machine, from which the loopback address is reached, too."""
+    if ":" not in LOOPBACK:
+        return "127.0.0.99"
+    interfaces = Path("/proc/net/if_inet6")
+    for line in interfaces.read_text().splitlines() if interfaces.exists() else []:
+        digits, _, _, scope, *_ = line.split()
+        if scope == "00":  # neither a link's nor the host's own
+            return str(IPv6Address(int(digits, 16)))
+    pytest.skip(f"this machine has no IPv6 address besides {LOOPBACK} that a client could come from")
 
 
 def ssh_with(folder: Path, key: Path, certificate: Path, port: int, user: str, *words: str, source: str = "") -> Ran:
@@ -64,7 +79,9 @@ def credentials(person: Person, folder: Path) -> tuple[Path, Path]:
     return copied, certificate
 
 
-def test_stolen_certificates_are_good_nowhere_else(cluster: Cluster, pia: Person, login: str, tmp_path: Path) -> None:
+def test_stolen_certificates_are_good_nowhere_else(
+    cluster: Cluster, pia: Person, login: str, elsewhere: str, tmp_path: Path
+) -> None:
     """At the proxy and at the node itself; told to whoever holds the key, and on record with the address."""
     assert pia.tsh("ssh", f"{login}@{NODE}", "echo", "bound").ok().stdout == "bound\n"
     assert pia.ssh(f"{login}@{NODE}.{cluster.name}", "echo", "plain").ok().stdout == "plain\n"
@@ -73,20 +90,22 @@ def test_stolen_certificates_are_good_nowhere_else(cluster: Cluster, pia: Person
     there = ssh_with(tmp_path, key, certificate, cluster.node_port, login, "echo", "near", source=LOOPBACK)
     assert there.ok().stdout == "near\n"
     for port in (cluster.proxy_ssh_port, cluster.node_port):
-        ran = ssh_with(tmp_path, key, certificate, port, login, "echo", "stolen", source=ELSEWHERE)
+        ran = ssh_with(tmp_path, key, certificate, port, login, "echo", "stolen", source=elsewhere)
         assert (ran.status, ran.stdout) == (255, "")
         assert f"holds only from {LOOPBACK}" in ran.stderr
     refused = cluster.tctl("audit", "ls", "--type=auth", "--user=pia", "--format=json").ok().stdout
     found = [json.loads(line) for line in refused.splitlines()]
-    assert [event["addr.remote"].rpartition(":")[0] for event in found] == [ELSEWHERE, ELSEWHERE]
+    assert [HostPort.parse(event["addr.remote"]).host for event in found] == [elsewhere, elsewhere]
 
 
-def test_the_administrator_signs_for_an_address(cluster: Cluster, pia: Person, login: str, tmp_path: Path) -> None:
+def test_the_administrator_signs_for_an_address(
+    cluster: Cluster, pia: Person, login: str, elsewhere: str, tmp_path: Path
+) -> None:
     out = tmp_path / "id"
     refused = cluster.tctl("auth", "sign", "--user=pia", f"--out={out}")
     assert (refused.status, "--source-ip" in refused.stderr, out.exists()) == (2, True, False)
     environment = plain_environment(tmp_path)
-    for address, status in ((LOOPBACK, 0), (ELSEWHERE, 255)):
+    for address, status in ((LOOPBACK, 0), (elsewhere, 255)):
         cluster.tctl("auth", "sign", "--user=pia", f"--out={out}", f"--source-ip={address}", "--overwrite").ok()
         proxy = f"--proxy={cluster.web_address},{cluster.proxy_ssh_port}"
         ran = run(BIN / "tsh", "-i", out, proxy, "ssh", f"{login}@{NODE}", "true", environment=environment)
@@ -102,7 +121,7 @@ def sshd_port(cluster: Cluster, tmp_path: Path) -> Iterator[int]:
     port = free_port()
     config = tmp_path / "sshd_config"
     config.write_text(
-        f"ListenAddress {LOOPBACK}:{port}\nHostKey {tmp_path / 'host'}\nTrustedUserCAKeys {tmp_path / 'users.pub'}\n"
+        f"ListenAddress {at(port)}\nHostKey {tmp_path / 'host'}\nTrustedUserCAKeys {tmp_path / 'users.pub'}\n"
         f"PidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
     )
     Path("/run/sshd").mkdir(exist_ok=True)
@@ -119,7 +138,7 @@ def sshd_port(cluster: Cluster, tmp_path: Path) -> Iterator[int]:
 
 @pytest.mark.skipif(getpass.getuser() != "root", reason="an sshd of one's own needs root")
 def test_a_certificate_for_a_plain_sshd_is_held_to_its_address_there_and_taken_nowhere_else(
-    cluster: Cluster, pia: Person, login: str, sshd_port: int, tmp_path: Path
+    cluster: Cluster, pia: Person, login: str, sshd_port: int, elsewhere: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "pia"
     signed = ("auth", "sign", "--user=pia", "--format=openssh", f"--out={out}", "--overwrite", "--for-sshd")
@@ -127,7 +146,7 @@ def test_a_certificate_for_a_plain_sshd_is_held_to_its_address_there_and_taken_n
     key, certificate = out, tmp_path / "pia-cert.pub"
     there = ssh_with(tmp_path, key, certificate, sshd_port, login, "echo", "sshd", source=LOOPBACK)
     assert there.ok().stdout == "sshd\n"
-    elsewhere = ssh_with(tmp_path, key, certificate, sshd_port, login, "echo", "sshd", source=ELSEWHERE)
-    assert (elsewhere.status, elsewhere.stdout) == (255, "")
+    stolen = ssh_with(tmp_path, key, certificate, sshd_port, login, "echo", "sshd", source=elsewhere)
+    assert (stolen.status, stolen.stdout) == (255, "")
     ours = ssh_with(tmp_path, key, certificate, cluster.node_port, login, "echo", "node", source=LOOPBACK)
     assert (ours.status, "source-address" in ours.stderr) == (255, True)

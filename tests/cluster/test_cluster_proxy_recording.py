@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 from tests.cluster.cluster_streams import TwoStreams, allocated_port, streams_of
 
-from teleport.testing.cluster import LOOPBACK, NODE, Cluster, Person, plain_environment, run, wait_until
+from teleport.testing.cluster import (
+    LOOPBACK,
+    NODE,
+    PUBLIC,
+    Cluster,
+    Person,
+    at,
+    listening,
+    plain_environment,
+    run,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,33 +84,33 @@ def test_files_and_forwards_come_through_and_the_node_tells_of_them(
     assert there.read_bytes() == source.read_bytes()
     moved = proxied.wait_event("sftp", action="write")
     assert moved["size"] == 100_000
-    with socket.create_server((LOOPBACK, 0)) as listening:
-        port = listening.getsockname()[1]
+    with listening() as server:
+        port = server.getsockname()[1]
 
         def serve() -> None:
-            with listening.accept()[0] as connection:
+            with server.accept()[0] as connection:
                 connection.sendall(b"from there")
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert ann.ssh("-W", f"localhost:{port}", target, stdin=b"").out == b"from there"
+        assert ann.ssh("-W", at(port, PUBLIC), target, stdin=b"").out == b"from there"
         thread.join(10)
-    assert proxied.wait_event("port", addr=f"localhost:{port}")["user"] == "ann"
+    assert proxied.wait_event("port", addr=at(port, PUBLIC))["user"] == "ann"
     assert len(proxied.events("--type=port")) == 1
 
 
 def test_the_node_listens_for_the_client_through_the_proxy(proxied: Cluster, ann: Person, login: str) -> None:
-    with socket.create_server((LOOPBACK, 0)) as listening:
+    with listening() as server:
 
         def serve() -> None:
-            with listening.accept()[0] as connection:
+            with server.accept()[0] as connection:
                 connection.sendall(b"from the client")
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         client = subprocess.Popen(
             ann.ssh_arguments(
-                "-N", "-R", f"0:localhost:{listening.getsockname()[1]}", f"{login}@{NODE}.{proxied.name}"
+                "-N", "-R", f"0:{at(server.getsockname()[1], PUBLIC)}", f"{login}@{NODE}.{proxied.name}"
             ),
             env=ann.environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.cluster_restarting import Restarting
 from tests.cluster.cluster_rotation import BareKey, LongSession, follows, look_now, phase, pins, rotate, status, working
 
-from teleport.testing.cluster import LOOPBACK, Cluster, Host, Person, alive, plain_environment, run, wait_until
+from teleport.testing.cluster import Cluster, Host, Person, alive, at, plain_environment, run, wait_until
 
 MANUAL = ("init", "update_clients", "update_servers", "standby")
 BEFORE_STANDBY = MANUAL[:-1]
@@ -102,7 +102,7 @@ def _openssl_and_ssh_keygen_show_the_new_keys(cluster: Cluster, old_authority: s
     new.write_text(cluster.tctl("auth", "export", "--type=tls").ok().stdout)
     for port in (cluster.auth_port, cluster.web_port):
         for file, good in ((new, True), (old, False)):
-            name = ["-servername", "teleport.cluster.local", "-connect", f"{LOOPBACK}:{port}"]
+            name = ["-servername", "teleport.cluster.local", "-connect", at(port)]
             words = ["openssl", "s_client", *name, "-CAfile", str(file), "-verify_return_error"]
             shown = run(*words, environment=environment)
             assert ("Verify return code: 0 (ok)" in shown.stdout) is good, shown.stdout

@@ -16,7 +16,7 @@ from tests.web import chromium
 from teleport.auth.factors import passwords
 from teleport.client.hardware_keys import KeyQuestion
 from teleport.testing.authenticator import SoftwareKeys
-from teleport.testing.cluster import BIN, LOOPBACK, NODE, PASSWORD, Cluster, Person, Ran
+from teleport.testing.cluster import BIN, LOOPBACK, NODE, PASSWORD, PUBLIC, Cluster, Person, Ran, at
 from teleport.testing.terminal import Terminal
 
 
@@ -129,8 +129,8 @@ def test_a_key_opens_a_session_and_approves_plain_ssh_at_a_link(cluster: Cluster
     assert proved["mfa_device"] == _device(kim, "key")
 
     words = list(kim.ssh_arguments(f"{login}@{NODE}.{cluster.name}", "echo in:$((40+2))"))
-    at = words.index("BatchMode=yes")
-    del words[at - 1 : at + 1]
+    place = words.index("BatchMode=yes")
+    del words[place - 1 : place + 1]
     with Terminal(words, kim.environment, columns=300) as terminal:
         link = terminal.expect(r"approve with your security key at (https://\S+)")[1].decode()
         terminal.expect("Enter once approved: ")
@@ -163,9 +163,23 @@ def _signed(key: Path, cluster: Cluster, shown: dict[str, Any]) -> dict[str, Any
     return {"challenge_id": shown["challenge_id"], "webauthn_challenge_response": signed}
 
 
+@pytest.fixture
+def named(cluster: Cluster, tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster whose proxy has a name: browsers use no key at an address."""
+    if PUBLIC == "localhost":
+        yield cluster
+        return
+    made = Cluster(tmp_path / "named")
+    made.config["proxy_service"]["public_addr"] = at(made.web_port, "localhost")
+    made.write()
+    with made:
+        yield made
+
+
 @pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing() or "-")
-def test_a_key_enrolled_in_a_browser_logs_tsh_in(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_key_enrolled_in_a_browser_logs_tsh_in(named: Cluster, tmp_path: Path) -> None:
     """Chromium's virtual authenticator: registered on the page of the invitation, it answers for a tsh elsewhere."""
+    cluster = named
     set_factor(cluster, "webauthn")
     added = cluster.tctl("users", "add", "dora", "--roles=access", "--logins=root", "--format=json").json()
     dora = Person(cluster, "dora", tmp_path / "dora")
@@ -182,7 +196,7 @@ def test_a_key_enrolled_in_a_browser_logs_tsh_in(cluster: Cluster, tmp_path: Pat
         with Terminal([str(BIN / "tsh"), "login", *where, "--user=dora"], dora.environment) as terminal:
             page = terminal.expect(r"(https://\S+/web/login/\S+)")[1].decode()
             code = terminal.expect(r"type there the code ([A-Z-]+)")[1].decode()
-            window.go(page)
+            window.go(page.replace(cluster.web_address, at(cluster.web_port, "localhost")))
             window.wait("return !document.getElementById('form').hidden", "the page")
             assert not window.shown("#code")
             window.type("#user", "dora")

@@ -26,7 +26,7 @@ from teleport.resources.cluster import (
 )
 from teleport.resources.codec import resource_warnings
 from teleport.resources.kinds import Kind
-from teleport.testing.cluster import BIN, LOOPBACK, NODE, PASSWORD, Cluster, Host, Person, Ran, wait_until
+from teleport.testing.cluster import BIN, LOOPBACK, NODE, PASSWORD, PUBLIC, Cluster, Host, Person, Ran, wait_until
 from teleport.testing.terminal import Terminal
 
 ME = getpass.getuser()
@@ -225,7 +225,7 @@ def test_hardware_keys_are_for_the_domain_that_is_named(own: Cluster, sam: Perso
         return str(asked["webauthn_challenge"]["publicKey"]["rpId"])
 
     with setting(own, "cap", second_factor="on"):
-        assert domain() == "localhost", "the proxy's public address"
+        assert domain() == PUBLIC, "the proxy's public address"
     with setting(own, "cap", second_factor="on", u2f={"app_id": "https://keys.example.test:3080"}):
         assert domain() == "keys.example.test"
     with setting(own, "cap", second_factor="on", webauthn={"rp_id": "example.test"}):

@@ -23,7 +23,7 @@ metadata: {{name: whatever}}
 spec:
   enabled: {enabled}
   token: {token}
-  web_proxy_addr: {web}
+  web_proxy_addr: '{web}'
   ca_pins: ['{pin}']
   role_map:
   - {{remote: access, local: [access]}}

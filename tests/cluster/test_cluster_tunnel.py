@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -19,7 +18,18 @@ import pytest
 from tests.cluster.cluster_restarting import Restarting
 from tests.cluster.cluster_site_proxy import leading_home
 
-from teleport.testing.cluster import LOOPBACK, Cluster, DaemonProcess, Host, Person, at, plain_environment, wait_until
+from teleport.resources.values import HostPort
+from teleport.testing.cluster import (
+    LOOPBACK,
+    Cluster,
+    DaemonProcess,
+    Host,
+    Person,
+    at,
+    loopback_socket,
+    plain_environment,
+    wait_until,
+)
 
 BACK = 10.0  # seconds within which a host is back
 
@@ -98,7 +108,7 @@ def test_a_host_behind_a_tunnel_takes_every_kind_of_session(
     assert spec["use_tunnel"] is True
     assert spec["proxy_ids"] == [(cluster.data_dir / "host_uuid").read_text().strip()]
     assert "addr" not in spec
-    with socket.socket() as probe:
+    with loopback_socket() as probe:
         assert probe.connect_ex((LOOPBACK, behind.listen_port)) != 0, "it listens nowhere"
     (line,) = [line for line in alice.tsh("ls").ok().stdout.splitlines() if "inner" in line]
     assert "unnel" in line
@@ -112,7 +122,7 @@ def test_a_host_behind_a_tunnel_takes_every_kind_of_session(
     assert back.status == 0
     assert len(back.stdout) > 0
     event = cluster.wait_event("session.start", server_id=behind.host_id)
-    assert event["addr.remote"].startswith(f"{LOOPBACK}:"), "the client's own address, by the proxy's word"
+    assert HostPort.parse(event["addr.remote"]).host == LOOPBACK, "the client's own address, by the proxy's word"
 
 
 def metrics(diag_port: int) -> dict[str, float]:

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from teleport.resources.cluster import AuthPreferenceSpec, SecondFactor
+from teleport.resources.names import canonical_address
 
 
 class FactorKind(StrEnum):
@@ -57,3 +59,30 @@ def factor_rule(preference: AuthPreferenceSpec) -> FactorRule:
     if preference.webauthn is not None and preference.webauthn.disabled:
         return FactorRule(rule.kinds - {FactorKind.WEBAUTHN}, rule.of_everybody, rule.of_owners)
     return rule
+
+
+def domain_named(preference: AuthPreferenceSpec) -> str:
+    """The domain that the setting binds security keys to, as browsers write it; empty when it names none."""
+    if preference.webauthn is not None and preference.webauthn.rp_id:
+        return preference.webauthn.rp_id.lower()
+    return (urlsplit(preference.u2f.app_id).hostname or "") if preference.u2f is not None else ""
+
+
+def why_no_keys_in_browsers(preference: AuthPreferenceSpec, host: str) -> str:
+    """Why no browser takes a security key at the proxy whose public address is `host`; empty when nothing is known.
+
+    Browsers take an IP address for no domain (Web Authentication 5.1.3), and say so to the page only.
+    """
+    if FactorKind.WEBAUTHN not in factor_rule(preference).kinds:
+        return ""
+    named = domain_named(preference)
+    domain = named or host
+    if not canonical_address(domain):
+        return ""
+    whose = "which the settings name" if named else "this proxy's public address"
+    mended = "" if named else "proxy_service.public_addr to a name under which people reach this proxy, and "
+    return (
+        f"security keys do not work in browsers: they would be bound to {domain}, {whose}, and an IP address is no "
+        f"domain (RP ID) for them; set {mended}auth_service.authentication.webauthn.rp_id to the name of the web "
+        "address, then add the keys anew"
+    )

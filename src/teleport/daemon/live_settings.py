@@ -11,6 +11,7 @@ from teleport.daemon.view import View
 from teleport.ssh.surface import KeepAlive
 
 NETWORKING = "cluster/cluster-networking-config"
+PREFERENCE = "cluster/cluster-auth-preference"
 
 
 class AsksClients(Protocol):

@@ -24,6 +24,7 @@ from teleport.daemon.cluster_side import cluster_side
 from teleport.daemon.config.values import ProxyConfig as ProxySettings
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
+from teleport.daemon.key_domain import follow_key_domain
 from teleport.daemon.listener_mode import follow_listener_mode
 from teleport.daemon.live_settings import NETWORKING
 from teleport.daemon.peer_side import PeerSide
@@ -300,6 +301,7 @@ class ProxySide:
                     self.tls.uncovered(settings.acme), host.host_id, client, view, clock, self.tls.got
                 )
             self.web.edge.alone = self.tls.alone()
+        follow_key_domain(view, addresses.public_web[0].host)
         follow_listener_mode(view, self.web.edge, self._one_port, always=settings.one_port)
 
     def describe(self) -> Server:

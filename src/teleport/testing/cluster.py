@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from teleport.testing.daemon_process import RUNNING, DaemonProcess, Host
-from teleport.testing.loopback import LOOPBACK, PUBLIC, at, free_port, loopback_socket, why_no_loopback
+from teleport.testing.loopback import LOOPBACK, PUBLIC, at, free_port, listening, loopback_socket, why_no_loopback
 from teleport.testing.person import PASSWORD, Person
 from teleport.testing.processes import BIN, Ran, alive, descendants, plain_environment, processes_with, run, wait_until
 
@@ -38,6 +38,7 @@ __all__ = [
     "at",
     "descendants",
     "free_port",
+    "listening",
     "loopback_socket",
     "plain_environment",
     "processes_with",

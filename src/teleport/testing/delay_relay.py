@@ -11,6 +11,8 @@ import asyncio
 import sys
 from collections import deque
 
+from teleport.testing.loopback import LOOPBACK
+
 _MOST = 64 * 1024 * 1024  # bytes on the way in one direction; a path holds no more
 
 
@@ -63,7 +65,7 @@ async def relay(port: int, delay: float) -> asyncio.Server:
     """Listens; every connection leads to `port`, each way `delay` seconds long."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", port, limit=16 * 1024 * 1024)
+        there, back = await asyncio.open_connection(LOOPBACK, port, limit=16 * 1024 * 1024)
         up, down = _OneWay(delay), _OneWay(delay)
         await asyncio.gather(
             up.take(reader), up.give(back), down.take(there), down.give(writer), return_exceptions=True
@@ -71,7 +73,7 @@ async def relay(port: int, delay: float) -> asyncio.Server:
         back.close()
         writer.close()
 
-    return await asyncio.start_server(connected, "127.0.0.1", 0, limit=16 * 1024 * 1024)
+    return await asyncio.start_server(connected, LOOPBACK, 0, limit=16 * 1024 * 1024)
 
 
 async def main(port: int, delay: float) -> None:

@@ -10,6 +10,7 @@ from teleport.resources.values import HostPort
 
 LOOPBACK = os.environ.get("TELEPORT_TEST_LOOPBACK") or "127.0.0.1"  # where every listener and every client is
 PUBLIC = "localhost" if LOOPBACK == "127.0.0.1" else LOOPBACK  # what proxies call themselves
+_FAMILY = socket.AF_INET6 if ":" in LOOPBACK else socket.AF_INET
 _CHANCE = random.SystemRandom()
 _given: set[int] = set()
 
@@ -35,7 +36,12 @@ def free_port() -> int:
 
 def loopback_socket() -> socket.socket:
     """A TCP socket of the loopback address's family."""
-    return socket.socket(socket.AF_INET6 if ":" in LOOPBACK else socket.AF_INET)
+    return socket.socket(_FAMILY)
+
+
+def listening(port: int = 0) -> socket.socket:
+    """A socket that listens on the loopback address; on a port of the kernel's choice unless one is given."""
+    return socket.create_server((LOOPBACK, port), family=_FAMILY)
 
 
 def at(port: int, host: str = LOOPBACK) -> str:

@@ -33,7 +33,7 @@ from teleport.auth.factors.lockout import MAX_FAILURES as MAX_FAILURES  # counte
 from teleport.auth.factors.lockout import forgiven as forgiven
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, describe, find_lock
-from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule
+from teleport.authz.second_factor import FactorKind, FactorRule, domain_named, factor_rule
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
 from teleport.clock import rfc3339
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, LimitExceeded
@@ -109,9 +109,7 @@ class Factors:
 
     async def _party(self, spec: AuthPreferenceSpec) -> RelyingParty:
         hosts = [_host(address).lower() for address in await self._sites.web_addresses()]
-        chosen = spec.webauthn.rp_id.lower() if spec.webauthn is not None else ""  # as browsers write it
-        if not chosen and spec.u2f is not None:
-            chosen = urlsplit(spec.u2f.app_id).hostname or ""
+        chosen = domain_named(spec)
         if not chosen:
             # what proxies announce may change; keys that were registered stay bound to what it was then
             found = await self._state.record(records.KEY_DOMAIN, KeyDomain)
