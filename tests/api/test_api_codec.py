@@ -64,6 +64,25 @@ def test_every_request_arrives_as_it_was_sent(route: Route[Any, Any]) -> None:
         assert (bytes(got) == bytes(sent)) if isinstance(sent, msgspec.Raw) else (got == sent)
 
 
+@pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES.keys())
+def test_nought_and_nothing_arrive_as_they_were_sent(route: Route[Any, Any]) -> None:
+    """Not as what is meant when nothing is said: a page of 0 things is not one of 1000."""
+    empty: dict[type, Any] = {int: 0, str: "", bool: False, float: 0.0}  # no items cannot be said in a query
+    fields = {field.name: _sample(field.type) for field in msgspec.structs.fields(route.request)}
+    fields = {
+        name: value if name in route.path_fields else empty.get(type(value), value) for name, value in fields.items()
+    }
+    request = route.request(**fields)
+    call = encode_call(route, request)
+    path, _, query = call.target.partition("?")
+    taken = dict(zip(route.path.split("/"), map(urllib.parse.unquote, path.split("/")), strict=True))
+    named = {name[1:-1]: value for name, value in taken.items() if name.startswith("{")}
+    arrived = decode_request(route, named, urllib.parse.parse_qs(query, keep_blank_values=True), call.body)
+    for name in fields:
+        if not isinstance(getattr(request, name), msgspec.Raw):
+            assert getattr(arrived, name) == getattr(request, name), name
+
+
 @pytest.mark.parametrize("name", ["", ".", ".."])
 def test_a_name_cannot_climb_out_of_its_path(name: str) -> None:
     with pytest.raises(BadRequest):

@@ -162,6 +162,27 @@ async def test_no_route_that_changes_something_is_reached_from_another_page(tmp_
     await with_proxies(tmp_path, work)
 
 
+async def test_a_page_that_lost_its_cookies_is_told_to_sign_in_and_given_what_that_takes(tmp_path: Path) -> None:
+    async def work(auth: RunningAuth, ann: Person, web: RunningWeb) -> None:
+        window = await ann.browser(web)
+        renew = "/webapi/sessions/renew"
+        for left in ({}, {COOKIE: window.cookies[COOKIE]}):
+            there = Browser(web, dict(left))
+            answer = await there.ask("POST", renew)
+            assert answer.status == 401, answer.text
+            assert "load the page again" in answer.text
+            assert len(there.cookies[CSRF_COOKIE]) == 32, "the page may repeat it from now on"
+        assert (await there.ask("POST", renew)).status == 200, "its session is still there"
+        other = Browser(web, {COOKIE: window.cookies[COOKIE]})
+        for sent in ({"Origin": "https://evil.example.com"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}):
+            answer = await other.ask("POST", renew, **sent)
+            assert (answer.status, CSRF_COOKIE in other.cookies) == (403, False), sent
+        answer = await other.ask("PUT", "/webapi/users/password/token", json={})
+        assert (answer.status, CSRF_COOKIE in other.cookies) == (403, True)
+
+    await with_proxies(tmp_path, work)
+
+
 SESSION_ROUTES = [
     ("GET", "/webapi/user/status"),
     ("GET", "/webapi/user/sessions"),

@@ -130,7 +130,10 @@ export async function ask<T>(method: string, path: string, body?: unknown, asked
 
 async function send<T>(method: string, path: string, body: unknown, asked: Asked): Promise<T> {
   const headers: Record<string, string> = {};
-  if (method !== "GET") headers["X-CSRF-Token"] = csrf();
+  if (method !== "GET") {
+    if (!csrf()) await fetch("/web", { credentials: "same-origin", cache: "no-store" }).catch(() => {}); // it sets the page's cookie anew
+    headers["X-CSRF-Token"] = csrf();
+  }
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (session && !asked.open) headers.Authorization = `Bearer ${session.token}`;
   if (asked.background) headers["X-Background"] = "true";

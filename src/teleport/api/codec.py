@@ -75,7 +75,7 @@ def encode_call(route: Route[Req, Any], request: Req) -> Call:
     pairs = [
         (name, text)
         for name, value in fields.items()
-        if value not in (None, "", False) or name == "offset"
+        if value is not None and not _is_default(_type_of(route), name, value)
         for text in _query_values(value)
     ]
     return Call(route.method, path + ("?" + urllib.parse.urlencode(pairs) if pairs else ""), b"")
@@ -122,6 +122,19 @@ def _fields_of(kind: Any, form: str) -> frozenset[str]:
     if form == "list":
         return frozenset(field.name for field in fields if str(field.type).startswith("list"))
     return frozenset(field.name for field in fields if field.type is msgspec.Raw)
+
+
+@cache
+def _defaults_of(kind: Any) -> Mapping[str, Any]:
+    """What a request's fields are when nothing is said of them; a field that must be given has none."""
+    fields = msgspec.structs.fields(kind)
+    return {field.name: field.default for field in fields if field.default is not msgspec.NODEFAULT}
+
+
+def _is_default(kind: Any, name: str, value: Any) -> bool:
+    """Whether saying nothing says the same. Zero, the empty text and false are said where they are not the default."""
+    defaults = _defaults_of(kind)
+    return name in defaults and type(defaults[name]) is type(value) and bool(defaults[name] == value)
 
 
 def _raw_field(route: Route[Any, Any], name: str, value: msgspec.Raw) -> Any:

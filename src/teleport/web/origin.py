@@ -21,6 +21,13 @@ SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})  # where browsers take http for as good as https
 
 
+class PageUnproved(AccessDenied):
+    """The browser no longer has the page's cookie, and a page of ours, as far as its origin says, asked for something.
+
+    Cookies were removed, or it is a new window of an old one: loading the page sets it anew.
+    """
+
+
 def check_same_origin(request: web.Request, *, must: bool = False) -> None:
     """Raises `AccessDenied` for what another origin's page sent. `must`: who names no origin is refused, too."""
     origin = request.headers.get("Origin")
@@ -40,8 +47,12 @@ def check_same_origin(request: web.Request, *, must: bool = False) -> None:
 
 
 def check_page(request: web.Request) -> None:
-    """Raises `AccessDenied` unless the request repeats the page's cookie."""
+    """Raises `AccessDenied` unless the request repeats the page's cookie; `PageUnproved` where a page of ours has lost
+    it."""
     cookie, header = request.cookies.get(CSRF_COOKIE), request.headers.get(CSRF_HEADER, "")
+    if not cookie and request.headers.get("Origin") is not None:
+        check_same_origin(request)
+        raise PageUnproved("your browser no longer has the cookie of this page", hint="load the page again")
     if not cookie or not hmac.compare_digest(*(one.encode(errors="surrogateescape") for one in (cookie, header))):
         raise _foreign()
 

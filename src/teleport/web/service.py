@@ -42,10 +42,10 @@ from teleport.web.evidence_asking import Asking
 from teleport.web.evidence_routes import EvidenceRoutes
 from teleport.web.file_routes import FileRoutes
 from teleport.web.link_routes import LinkRoutes
-from teleport.web.origin import check_change, check_csrf
-from teleport.web.pages import secure
+from teleport.web.origin import PageUnproved, check_change, check_csrf
+from teleport.web.pages import secure, with_csrf_cookie
 from teleport.web.recording_routes import RecordingRoutes
-from teleport.web.session_routes import SessionRoutes
+from teleport.web.session_routes import RENEW, SessionRoutes
 from teleport.web.sessions import SessionOver, Ways, WebSessions
 from teleport.web.terminal_reach import ShellWays
 from teleport.web.terminal_routes import TerminalRoutes
@@ -208,6 +208,9 @@ class WebService:
             return answer
         except SessionOver as error:
             return failure(401, error.message, hint=error.hint)
+        except PageUnproved as error:
+            status = 401 if request.path.endswith(RENEW) else 403  # who has no page's cookie has no session's
+            return with_csrf_cookie(request, failure(status, error.message, hint=error.hint))
         except TeleportError as error:
             return failure(STATUS.get(error.code, 500), error.message, hint=error.hint)
         except (ConnectionResetError, asyncio.CancelledError):

@@ -29,6 +29,7 @@ from teleport.web.sessions import COOKIE, Proved, WebSession, WebSessions
 from teleport.web.tunnel import peer_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RENEW: Final = "/webapi/sessions/renew"
 # What a page's menus go by; auth decides anew about everything that is asked.
 SHOWN: Final[tuple[tuple[Kind, tuple[Verb, ...]], ...]] = (
     (Kind.USER, (Verb.LIST, Verb.CREATE, Verb.UPDATE, Verb.DELETE)),
@@ -112,7 +113,7 @@ class SessionRoutes:
         add("POST", f"{api}/sessions/web", self.log_in)
         add("POST", f"{api}/sessions", self.log_in)  # as older clients call it
         add("DELETE", f"{api}/sessions", self.log_out)
-        add("POST", f"{api}/sessions/renew", self.renew)
+        add("POST", f"{prefix}{RENEW}", self.renew)
         add("GET", f"{api}/user/status", self.status)
         add("GET", f"{api}/user/sessions", self.own_sessions)
         add("DELETE", f"{api}/user/sessions", self.end_others)
