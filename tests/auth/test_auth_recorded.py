@@ -105,6 +105,25 @@ async def test_nothing_is_found_of_sessions_that_one_may_not_read(tmp_path: Path
         assert page2.next_key == ""
 
 
+async def test_a_page_decides_no_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred thousand recordings, one page costs what one page holds."""
+    monkeypatch.setattr(recorded, "DECIDED_AT_ONCE", 1)
+    async with running_auth(tmp_path, sqlite=True) as auth:
+        for user in ("ann", "bob", "ann", "bob"):
+            await _recorded(auth, user)
+        asked: list[int] = []
+        decide = auth.service.authorizer.decide_each
+
+        async def decide_each(*args: Any, **more: Any) -> list[bool]:
+            asked.append(len(args[3]))
+            return await decide(*args, **more)
+
+        monkeypatch.setattr(auth.service.authorizer, "decide_each", decide_each)
+        request = m.ListRecordingsRequest(newest_first=True, limit=1)
+        page = await auth.call(await auth.admin(), routes.LIST_RECORDINGS, request)
+        assert (len(page.items), bool(page.next_key), sum(asked)) == (1, True, 2)
+
+
 async def test_lists_are_restricted_and_paged_newest_first(tmp_path: Path) -> None:
     clock = present_clock()
     async with running_auth(tmp_path, sqlite=True, clock=clock) as auth:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -24,6 +28,7 @@ from teleport.resources.trusted_cluster import RemoteCluster, TrustedCluster, Tr
 from teleport.store import records
 from teleport.testing.auth import CLUSTER, RunningAuth, present_clock, running_auth
 from teleport.testing.clock import FakeClock
+from teleport.web.admin_roles import MOST, OF_ONE
 from teleport.web.origin import CSRF_COOKIE, CSRF_HEADER, SAFE
 
 SITE = f"/webapi/sites/{CLUSTER}"
@@ -350,6 +355,49 @@ async def test_a_role_is_made_changed_and_removed_and_no_change_is_lost(tmp_path
         gone = await at.admin.ask("PUT", "/webapi/roles/ops", json=change)
         assert (gone.status, "removed" in message(gone)) == (412, True)
         assert (await at.admin.ask("GET", "/webapi/roles/ops")).status == 404
+
+    await at_work(tmp_path, work)
+
+
+async def test_a_role_as_large_as_auth_takes_one_is_edited(tmp_path: Path) -> None:
+    """And a larger one refused, as is what somebody sends who changes no roles, and what is too deep to be read."""
+    many = "".join(f"      - environment-{number:05}-of-many\n" for number in range(12_000))
+    large = OPS.replace("      env: [prod, test]\n", f"      env:\n{many}")
+    assert len(large) > 300_000
+
+    async def work(at: Office) -> None:
+        assert (await at.admin.ask("POST", "/webapi/roles", json={"yaml": large})).status == 200
+        one = (await at.admin.ask("GET", "/webapi/roles/ops")).json
+        found = (await at.admin.ask("POST", "/webapi/roles/check", json={"document": one["document"]})).json
+        assert (found["ok"], found["document"]) == (True, one["document"])
+        change = {"yaml": one["yaml"].replace("deploy", "admin"), "revision": one["revision"]}
+        assert (await at.admin.ask("PUT", "/webapi/roles/ops", json=change)).status == 200
+
+        async def sent(text: str) -> Any:
+            body = io.BytesIO(json.dumps({"yaml": text}).encode())
+            return await at.web.ask("POST", "/webapi/roles", data=body, headers=at.admin.headers())
+
+        assert (await sent("#" * MOST)).status == 413
+        above = large.replace(many, many.replace("-of-many", "-" + "y" * 100))
+        refused = await sent(above.replace("ops", "more"))
+        assert (refused.status, "the limit is" in message(refused)) == (400, True)
+        for browser in (at.auditor, at.plain):
+            assert (await browser.ask("POST", "/webapi/roles", json={"yaml": large})).status == 413
+        deep: Any = "x"
+        for _ in range(500):
+            deep = {"x": deep}
+        answer = await at.admin.ask("POST", "/webapi/roles/check", json={"document": deep})
+        assert (answer.status, "deeper" in message(answer)) == (400, True)
+
+    await at_work(tmp_path, work)
+
+
+async def test_one_user_has_few_roles_looked_over_at_a_time(tmp_path: Path) -> None:
+    async def work(at: Office) -> None:
+        asked = [at.admin.ask("POST", "/webapi/roles/check", json={"yaml": OPS}) for _ in range(40)]
+        statuses = Counter([answer.status for answer in await asyncio.gather(*asked)])
+        assert set(statuses) <= {200, 429}
+        assert statuses[200] >= OF_ONE
 
     await at_work(tmp_path, work)
 

@@ -157,7 +157,7 @@ async def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
 
     async def work(auth: RunningAuth, web: RunningWeb, windows: dict[str, Browser]) -> None:
         host = await RecordingHost.join(auth)
-        strange = ["=cmd|' /C calc'!A1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", 'a"b,c', "\r\n=1"]
+        strange = ["=cmd|' /C calc'!A1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", 'a"b,c', "\r\n=1", "\uff1d1"]
         for name in strange:
             await host.tell(SessionStart, str(uuid.uuid4()), user=name, login="root", server_hostname="=2")
         await auth.events("session.start", wait_for=len(strange))
@@ -166,9 +166,9 @@ async def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
         assert tuple(head) == evidence_routes.COLUMNS
         assert len(rows) == len(strange)
         for row in rows:
-            assert not any(cell.lstrip().startswith(("=", "+", "-", "@", "\t", "\r")) for cell in row), row
+            assert not any(cell.lstrip().startswith(("=", "\uff1d", "+", "-", "@", "\t", "\r")) for cell in row), row
         assert {row[head.index("user")] for row in rows} == {
-            "'=cmd|' /C calc'!A1", "'+1", "'-1", "'@SUM(A1)", "\\t=1", "'  =1", 'a"b,c', "\\r\\n=1",
+            "'=cmd|' /C calc'!A1", "'+1", "'-1", "'@SUM(A1)", "\\t=1", "'  =1", 'a"b,c', "\\r\\n=1", "'\uff1d1",
         }  # fmt: skip
 
     await with_people(tmp_path, work, ann="auditor")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import io
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -66,7 +67,7 @@ class RunningWeb:
         path: str,
         *,
         json: object = None,
-        data: bytes | None = None,
+        data: bytes | io.BytesIO | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request. Time passes between requests, so that attempts are not limited."""

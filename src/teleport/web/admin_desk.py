@@ -16,6 +16,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.errors import BadRequest, NotFound
 from teleport.resources.codec import Resource, from_json
+from teleport.resources.kinds import Kind, Verb
 from teleport.web.origin import SAFE, check_page
 from teleport.web.sessions import WebSession, WebSessions
 from teleport.web.tunnel import peer_of
@@ -42,6 +43,10 @@ class Desk:
         if site not in (self.cluster, "-current-"):
             raise NotFound(f"the cluster {site[:100]!r} is not known here, or is not shown in browsers")
         return session
+
+    def may(self, session: WebSession, kind: Kind, verb: Verb) -> bool:
+        """Whether auth would probably allow it: for how much work is taken on, never for whether something is done."""
+        return self._sessions.may(session, kind, verb)
 
     async def ask(self, session: WebSession, request: web.Request, route: routes.Route[Any, Any], asked: Any) -> Any:
         """Calls auth as the user."""

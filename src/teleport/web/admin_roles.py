@@ -20,14 +20,19 @@ from teleport.api import routes
 from teleport.authz.lint import lint_role
 from teleport.authz.sentences import role_sentences
 from teleport.errors import AccessDenied, BadRequest, TeleportError
-from teleport.resources.codec import Resource, from_json, to_document, to_json
+from teleport.resources.codec import MAX_DOCUMENT, Resource, from_json, to_document, to_json
+from teleport.resources.kinds import Kind, Verb
 from teleport.resources.parse import parse_resources, to_yaml
 from teleport.resources.role import Role
-from teleport.resources.yaml_document import InvalidDocument, Problems
+from teleport.resources.yaml_document import MAX_DEPTH, InvalidDocument, Problems
+from teleport.transport.turns import Turns
 from teleport.web.admin_desk import Add, Desk, done, flag, told
 from teleport.web.bodies import body_of
+from teleport.web.sessions import WebSession
 
 AT_ONCE: Final = 2  # roles that are looked over
+OF_ONE: Final = 4  # of one user that wait
+MOST: Final = 2 * MAX_DOCUMENT  # bytes that come: a role as large as auth takes one, as text in JSON
 SOURCE: Final = "role"
 
 
@@ -46,7 +51,7 @@ class RoleRoutes:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._looking = asyncio.Semaphore(AT_ONCE)
+        self._looking = Turns("roles", at_once=AT_ONCE, of_one=OF_ONE)
 
     def add(self, add: Add, prefix: str) -> None:
         """Puts the routes into an application."""
@@ -71,18 +76,20 @@ class RoleRoutes:
         found = await self._desk.ask(session, request, routes.GET["role"], asked)
         role = from_json(bytes(found.item))
         assert isinstance(role, Role)
-        return told({"name": role.name, "revision": found.revision, "yaml": to_yaml(role), **_shown(role)})
+        async with self._looking.of(session.user):
+            text = await asyncio.to_thread(to_yaml, role)
+        return told({"name": role.name, "revision": found.revision, "yaml": text, **_shown(role)})
 
     async def check(self, request: web.Request) -> web.Response:
         """What is wrong with a role, with its place; what it would give, and with `compare` whom it touches."""
         session = await self._desk.session(request)
-        asked = await body_of(request, RoleText)
-        listed = await self._desk.ask(session, request, routes.LIST["role"], m.ListRequest())
-        if not listed.items:  # of a list that goes on, too: who may see none of it
+        listed = await self._desk.ask(session, request, routes.LIST["role"], m.ListRequest(limit=1))
+        if not listed.items:
             raise AccessDenied("you may not list roles")
-        text = asked.yaml if asked.document is None else _as_text(asked.document)
+        asked = await self._asked(session, request)
         problems = Problems()
-        async with self._looking:
+        async with self._looking.of(session.user):
+            text = asked.yaml if asked.document is None else await asyncio.to_thread(_as_text, asked.document)
             try:
                 role = await asyncio.to_thread(_read, text, problems)
             except InvalidDocument as invalid:
@@ -102,8 +109,8 @@ class RoleRoutes:
 
     async def create(self, request: web.Request) -> web.Response:
         session = await self._desk.session(request)
-        asked = await body_of(request, RoleText)
-        role = await self._role(asked)
+        asked = await self._asked(session, request)
+        role = await self._role(session, asked)
         store = m.StoreRequest(item=m.Document(to_json(role)), confirm=asked.confirm)
         stored = await self._desk.ask(session, request, routes.STORE["role"], store)
         return done(stored.note)
@@ -111,10 +118,10 @@ class RoleRoutes:
     async def change(self, request: web.Request) -> web.Response:
         """Refused when somebody else changed or removed the role since it was looked at."""
         session = await self._desk.session(request)
-        asked = await body_of(request, RoleText)
+        asked = await self._asked(session, request)
         if asked.revision < 1:
             raise BadRequest("a change names the revision that it is of", hint="load the role again")
-        role = await self._role(asked)
+        role = await self._role(session, asked)
         if role.name != request.match_info["name"]:
             raise BadRequest(
                 f"a role keeps its name; the text is of {role.name!r}", hint="make a new role, and remove this one"
@@ -131,8 +138,13 @@ class RoleRoutes:
         await self._desk.ask(session, request, routes.REMOVE["role"], asked)
         return done()
 
-    async def _role(self, asked: RoleText) -> Role:
-        async with self._looking:
+    async def _asked(self, session: WebSession, request: web.Request) -> RoleText:
+        """What was sent. Much is taken from those only who could probably do something with it."""
+        may = any(self._desk.may(session, Kind.ROLE, verb) for verb in (Verb.CREATE, Verb.UPDATE))
+        return await body_of(request, RoleText, most=MOST if may else 0)
+
+    async def _role(self, session: WebSession, asked: RoleText) -> Role:
+        async with self._looking.of(session.user):
             return await asyncio.to_thread(_read, asked.yaml, Problems())
 
 
@@ -148,8 +160,17 @@ def _read(text: str, problems: Problems) -> Role:
 
 
 def _as_text(document: Mapping[str, Any]) -> str:
-    """A document as the text that is looked over; empty parts are left out."""
+    """A document as the text that is looked over. Raises `BadRequest` for one that nobody could read."""
+    if _deeper(document, MAX_DEPTH):
+        raise BadRequest(f"the document is deeper than {MAX_DEPTH} levels")
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return not levels or any(_deeper(one, levels - 1) for one in inside)
 
 
 def _shown(role: Role) -> dict[str, Any]:

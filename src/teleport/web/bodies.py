@@ -26,8 +26,11 @@ def client_address(request: web.Request) -> str:
     return str(HostPort(host, port)) if host else ""
 
 
-async def body_of(request: web.Request, kind: type[T]) -> T:
-    """What was sent. Raises `BadRequest` when it is not this, or does not come."""
+async def body_of(request: web.Request, kind: type[T], *, most: int = 0) -> T:
+    """What was sent, of at most `most` bytes (0: as many as is usual). Raises `BadRequest` when it is not this, or does
+    not come."""
+    if most:
+        request = request.clone(client_max_size=most)
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             body = await request.read()

@@ -17,7 +17,7 @@ from teleport.web.sessions import WebSession, WebSessions
 from teleport.web.tunnel import peer_of
 
 MOST: Final = 32  # streams of all sessions at once
-MOST_OF_ONE: Final = 4  # of one session
+MOST_OF_ONE: Final = 4  # of one user, in all browsers
 STILL: Final = 60.0  # seconds without progress after which a stream is given up
 MAX_TEXT: Final = 200  # characters of anything that is searched for
 
@@ -73,15 +73,15 @@ class Asking:
 
     @contextmanager
     def _slot(self, session: WebSession) -> Iterator[None]:
-        if self._streams[session.id] >= MOST_OF_ONE or self._streams.total() >= MOST:
+        if self._streams[session.user] >= MOST_OF_ONE or self._streams.total() >= MOST:
             raise LimitExceeded("too many recordings and exports are being sent already", hint="wait until one ends")
-        self._streams[session.id] += 1
+        self._streams[session.user] += 1
         try:
             yield
         finally:
-            self._streams[session.id] -= 1
-            if not self._streams[session.id]:
-                del self._streams[session.id]
+            self._streams[session.user] -= 1
+            if not self._streams[session.user]:
+                del self._streams[session.user]
 
 
 async def _send(request: web.Request, response: web.StreamResponse, pieces: AsyncGenerator[bytes, None]) -> None:

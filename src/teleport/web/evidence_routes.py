@@ -33,7 +33,7 @@ COLUMNS: Final = (
     "time", "event", "code", "user", "login", "server_hostname", "sid", "addr.remote", "success", "message", "error",
     "uid",
 )  # fmt: skip
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA: Final = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the wide forms count, too
 
 
 class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,13 +164,13 @@ def _sid(request: web.Request) -> str:
     return sid
 
 
-def _event(line: str) -> object:
+def _event(line: str) -> dict[str, Any]:
     """The event, as it stands in the log; a line that damage made no JSON is shown as it is."""
     try:
         found = msgspec.json.decode(line.encode())
     except (msgspec.DecodeError, RecursionError):
-        return {"event": "damaged", "line": line}
-    return found
+        found = None
+    return found if isinstance(found, dict) else {"event": "damaged", "line": line}
 
 
 async def _table(lines: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -181,8 +181,7 @@ async def _table(lines: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, No
             rows = []
             for line in some.splitlines():
                 event = _event(line.decode())
-                if isinstance(event, dict):
-                    rows.append(_row([_cell(event.get(name, "")) for name in COLUMNS]))
+                rows.append(_row([_cell(event.get(name, "")) for name in COLUMNS]))
             yield b"".join(rows)
     finally:
         await lines.aclose()

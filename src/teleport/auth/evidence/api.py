@@ -40,11 +40,14 @@ from teleport.recording.player import RecordingReader
 from teleport.recording.storage import MAX_PIECE, FileRecordingStore, HostSink, StoredRecording
 from teleport.resources.kinds import Kind, Verb
 from teleport.store import records
+from teleport.transport.turns import Turns
 
 PIECE: Final = 256 * 1024  # bytes of a recording sent at once
 FORMS: Final = frozenset({"play", "cast", "text", "json", "html"})  # what a recording may be said to be read for
 MAX_RECORDINGS: Final = 1000
 MAX_TEXT: Final = 200  # characters that events are searched for
+AT_ONCE: Final = 2  # searches of all callers; threads are few, and others need some, too
+OF_ONE: Final = 8  # of one caller that wait
 
 
 class Evidence:
@@ -73,6 +76,9 @@ class Evidence:
         self._claims = claims or Claims(state.backend, state.clock)
         self.searcher = Searcher(audit_directory)
         self._counter = Counter(audit_directory)
+        self._searches = Turns("searches of the audit log", at_once=AT_ONCE, of_one=OF_ONE)
+        self._proofs = Turns("proofs of the audit log", at_once=1, of_one=2)
+        self._lists = Turns("lists of recordings", at_once=AT_ONCE, of_one=OF_ONE)
 
     # events
 
@@ -110,26 +116,27 @@ class Evidence:
     async def search(self, caller: Caller, request: m.SearchEventsRequest) -> m.EventsPage:
         if len(request.text) > MAX_TEXT:
             raise BadRequest(f"a search is for at most {MAX_TEXT} characters")
-        page = await self.searcher.search(
-            Query(
-                start=request.start,
-                end=request.end,
-                types=tuple(request.types),
-                user=request.user,
-                login=request.login,
-                host=request.host,
-                sid=request.sid,
-                text=request.text,
-                limit=request.limit,
-                start_key=request.start_key,
-                oldest_first=request.oldest_first,
-            )
+        query = Query(
+            start=request.start,
+            end=request.end,
+            types=tuple(request.types),
+            user=request.user,
+            login=request.login,
+            host=request.host,
+            sid=request.sid,
+            text=request.text,
+            limit=request.limit,
+            start_key=request.start_key,
+            oldest_first=request.oldest_first,
         )
+        async with self._searches.of(caller.name):
+            page = await self.searcher.search(query)
         return m.EventsPage(lines=[line.decode() for line in page.lines], next_key=page.next_key)
 
     async def count(self, caller: Caller, request: m.CountEventsRequest) -> m.EventCounts:
         """How many events of a few sorts there were, by the hour: for who may list them all."""
-        found = await self._counter.count(request.start, request.end)
+        async with self._searches.of(caller.name):
+            found = await self._counter.count(request.start, request.end)
         hours = [
             m.HourCounts(hour=hour, **dict(zip(SERIES, numbers, strict=True))) for hour, numbers in found.hours.items()
         ]
@@ -137,6 +144,10 @@ class Evidence:
 
     async def verify(self, caller: Caller, request: m.Empty) -> m.VerifyReply:
         """Walks the whole store, its signatures and its recordings."""
+        async with self._proofs.of(caller.name):
+            return await self._proved()
+
+    async def _proved(self) -> m.VerifyReply:
         key = (await self._records.checkpoint_key()).public
         await self._intake.refresh()
         heads = self._intake.heads()
@@ -177,12 +188,13 @@ class Evidence:
         """The recordings that the caller may know of, by id or newest first."""
         if not 1 <= request.limit <= MAX_RECORDINGS:
             raise BadRequest(f"a page has 1 to {MAX_RECORDINGS} recordings, not {request.limit}")
-        if request.newest_first:
-            asked = await self._recorded.newest(request)
-        else:
-            known = sorted(await self._recordings.all(), key=lambda one: one.name)
-            asked = [one for one in known if one.name > request.start_key and wanted(one, request)]
-        permitted = await self._recorded.permitted(caller, Verb.LIST, asked)
+        async with self._lists.of(caller.name):
+            if request.newest_first:
+                asked = await self._recorded.newest(request)
+            else:
+                known = sorted(await self._recordings.all(), key=lambda one: one.name)
+                asked = [one for one in known if one.name > request.start_key and wanted(one, request)]
+            permitted = await self._recorded.permitted(caller, Verb.LIST, asked, most=request.limit + 1)
         found = permitted[: request.limit]
         next_key = ""
         if len(permitted) > request.limit:

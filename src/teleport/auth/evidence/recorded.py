@@ -24,6 +24,7 @@ from teleport.recording.index import Hits, search_index
 from teleport.recording.indexing import Indexer
 from teleport.recording.storage import FileRecordingStore, SessionKind, StoredRecording
 from teleport.resources.kinds import Kind, Verb
+from teleport.transport.turns import Turns
 
 UPLOADS: Final = "audit/uploads/"
 MAX_MATCHES: Final = 100
@@ -32,6 +33,7 @@ SECONDS: Final = 5.0  # of one call
 BATCH: Final = 20  # sessions searched at a time
 DECIDED_AT_ONCE: Final = 200  # decisions between two turns of the loop
 AT_ONCE: Final = 2  # searches and verifications of all callers
+OF_ONE: Final = 4  # of one caller that wait
 
 Filtered = m.ListRecordingsRequest | m.SearchRecordingsRequest
 
@@ -46,7 +48,7 @@ class Recorded:
         self._authorizer = authorizer
         self._recordings = recordings
         self._indexer = indexer
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots = Turns("searches of recordings", at_once=AT_ONCE, of_one=OF_ONE)
 
     async def newest(self, request: Filtered) -> list[StoredRecording]:
         """The recordings that a request is about, newest first, after its key."""
@@ -58,21 +60,27 @@ class Recorded:
             found = [one for one in found if (one.started, one.name) < key]
         return found
 
-    async def permitted(self, caller: Caller, verb: Verb, found: Sequence[StoredRecording]) -> list[StoredRecording]:
-        """Those that the caller may list, or read. Pages are made of these, so that no key tells of another."""
+    async def permitted(
+        self, caller: Caller, verb: Verb, found: Sequence[StoredRecording], *, most: int = 0
+    ) -> list[StoredRecording]:
+        """Those that the caller may list, or read, in their order; `most` (0: all) of them suffice. Pages are made of
+        these, so that no key tells of another."""
         allowed: list[StoredRecording] = []
-        people = await people_of_each(self._state.backend, [one.sid for one in found])
-        for at in range(0, len(found), DECIDED_AT_ONCE):
-            some = found[at : at + DECIDED_AT_ONCE]
-            may = await self._authorizer.decide_each(
-                caller,
-                verb,
-                Kind.SESSION,
-                [facts_of(one, of_recording(people, one)) for one in some],
-                reveals=verb is Verb.READ,
-            )
-            allowed += [one for one, yes in zip(some, may, strict=True) if yes]
-            await asyncio.sleep(0)
+        at, size = 0, max(most, DECIDED_AT_ONCE) if most else len(found)
+        while at < len(found) and not 0 < most <= len(allowed):
+            some, at, size = found[at : at + size], at + size, size * 2
+            people = await people_of_each(self._state.backend, [one.sid for one in some])
+            for first in range(0, len(some), DECIDED_AT_ONCE):
+                decided = some[first : first + DECIDED_AT_ONCE]
+                may = await self._authorizer.decide_each(
+                    caller,
+                    verb,
+                    Kind.SESSION,
+                    [facts_of(one, of_recording(people, one)) for one in decided],
+                    reveals=verb is Verb.READ,
+                )
+                allowed += [one for one, yes in zip(decided, may, strict=True) if yes]
+                await asyncio.sleep(0)
         return allowed
 
     async def search(self, caller: Caller, request: m.SearchRecordingsRequest) -> m.RecordingMatches:
@@ -85,7 +93,7 @@ class Recorded:
         general = await self._authorizer.decide(caller, Verb.READ, Kind.SESSION, own(caller), reveals=True)
         if isinstance(general, AccessDenial) and general.code is DenialCode.MFA_REQUIRED:
             raise Denied(general)
-        async with self._slots:
+        async with self._slots.of(caller.name):
             found = await self._search(caller, request, text)
         nothing = not found.searched and not found.left_out and not found.next_key
         if isinstance(general, AccessDenial) and nothing and not request.start_key:
@@ -169,7 +177,7 @@ class Recorded:
             names = await self._readable(caller, [(name, known.get(name)) for name in names or [asked]])
             if not there | announced.keys() >= set(names):
                 raise NotFound(f"there is no recording of session {asked}", hint="tctl recordings ls")
-            async with self._slots:
+            async with self._slots.of(caller.name):
                 return m.RecordingVerdicts(items=[await self._verdict(name, announced.get(name, "")) for name in names])
         general = await self._authorizer.decide(caller, Verb.READ, Kind.SESSION, {}, reveals=True)
         own_ones = await self._authorizer.decide(caller, Verb.READ, Kind.SESSION, own(caller), reveals=True)
@@ -180,7 +188,7 @@ class Recorded:
             may |= (there | announced.keys()) - known.keys()  # of whom, nobody can say any more
         loop = asyncio.get_running_loop()
         items: list[m.RecordingVerdict] = []
-        async with self._slots:
+        async with self._slots.of(caller.name):
             deadline = loop.time() + SECONDS
             for name in sorted(name for name in may if name > request.start_key):
                 if items and (loop.time() > deadline or len(items) >= MAX_MATCHES):
