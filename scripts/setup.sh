@@ -23,6 +23,7 @@ if [ "$kind" = dev ]; then
   need fish fish
   need mandoc mandoc
   need softhsm2-util softhsm2
+  need etcd etcd-server
   need chromedriver chromium-driver
   need chromium chromium
 fi

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 
@@ -23,15 +24,18 @@ from teleport.backend import (
     PutOp,
     WatchCompacted,
 )
+from teleport.backend.etcd.engine import EtcdBackend
+from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.feed import BATCH_EVENTS
 from teleport.backend.follow import follow
 from teleport.backend.interface import MAX_KEY, MAX_VALUE, MAX_WRITES, Changes, Snapshot, disjoint, prefix_end
 from teleport.backend.memory import MemoryBackend
 from teleport.backend.sqlite import SqliteBackend
 from teleport.errors import AlreadyExists, BadRequest, CompareFailed, LimitExceeded, NotFound
+from teleport.testing import etcd
 from teleport.testing.clock import FakeClock
 
-Engine = MemoryBackend | SqliteBackend
+Engine = MemoryBackend | SqliteBackend | EtcdBackend
 Open = Callable[..., AbstractAsyncContextManager[Engine]]
 
 CLOCK_STEP = 10.0
@@ -43,18 +47,42 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Open:
+@pytest.fixture(scope="module")
+def etcd_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """A real server."""
+    if etcd.program() is None:
+        pytest.skip(etcd.MISSING)
+    with etcd.EtcdCluster(tmp_path_factory.mktemp("etcd")) as cluster:
+        yield cluster.urls
+
+
+Make = Callable[..., Engine]
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
+def make(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Make:
+    """Makes a fresh engine, not open yet."""
+    if request.param == "etcd":
+        settings = EtcdSettings(request.getfixturevalue("etcd_urls"), f"/contract-{token_hex(8)}/", insecure=True)
+
+    def make_engine(*, log_keep: int = 10_000, sweep_every: float | None = None) -> Engine:
+        match request.param:
+            case "memory":
+                return MemoryBackend(clock, log_keep=log_keep, sweep_every=sweep_every)
+            case "sqlite":
+                return SqliteBackend(tmp_path / "backend", clock, log_keep=log_keep, sweep_every=sweep_every)
+        return EtcdBackend(settings, clock, log_keep=log_keep, sweep_every=sweep_every)
+
+    return make_engine
+
+
+@pytest.fixture
+def opened(make: Make) -> Open:
     """Opens a fresh engine, which sweeps only when told to."""
 
     @asynccontextmanager
     async def open_engine(*, log_keep: int = 10_000) -> AsyncIterator[Engine]:
-        engine: Engine
-        if request.param == "memory":
-            engine = MemoryBackend(clock, log_keep=log_keep, sweep_every=None)
-        else:
-            engine = SqliteBackend(tmp_path / "backend", clock, log_keep=log_keep, sweep_every=None)
-        async with engine:
+        async with make(log_keep=log_keep) as engine:
             yield engine
 
     return open_engine
@@ -346,12 +374,11 @@ async def test_sweeping_deletes_what_expired_and_tells_watchers(opened: Open, cl
         assert await collect(backend, [""], 3, 1) == [Deleted("short", 4)]
 
 
-async def test_an_open_engine_sweeps_by_itself(tmp_path: Path, clock: FakeClock) -> None:
-    for engine in (MemoryBackend(clock, sweep_every=0.01), SqliteBackend(tmp_path, clock, sweep_every=0.01)):
-        async with engine as backend:
-            await backend.put("short", b"", expires=later(clock, 1))
-            clock.advance(CLOCK_STEP)
-            assert await collect(backend, [""], 1, 1) == [Deleted("short", 2)]
+async def test_an_open_engine_sweeps_by_itself(make: Make, clock: FakeClock) -> None:
+    async with make(sweep_every=0.01) as backend:
+        await backend.put("short", b"", expires=later(clock, 1))
+        clock.advance(CLOCK_STEP)
+        assert await collect(backend, [""], 1, 1) == [Deleted("short", 2)]
 
 
 # Watches

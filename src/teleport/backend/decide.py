@@ -7,6 +7,7 @@ carries out the changes it returns, which by then cannot be refused any more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from teleport.backend.interface import (
@@ -25,7 +26,23 @@ from teleport.backend.interface import (
 from teleport.errors import AlreadyExists, BadRequest, CompareFailed, LimitExceeded, NotFound
 
 Look = Callable[[str], Item | None]  # what is stored under a key, also when its time has come
-Decision = Callable[[Look, datetime], Sequence[Write]]  # deletions it returns are of keys that are stored
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`decide` gives the changes; the deletions among them are of keys that are stored.
+
+    The rest is for engines that have to read before they can look: `keys` are all that it looks at, `absent` those
+    that most likely do not exist, `loose` those that it would only delete if they did.
+    """
+
+    decide: Callable[[Look, datetime], Sequence[Write]]
+    keys: tuple[str, ...] = ()
+    absent: frozenset[str] = frozenset()
+    loose: frozenset[str] = frozenset()
+
+    def __call__(self, look: Look, now: datetime) -> Sequence[Write]:
+        return self.decide(look, now)
 
 
 def create(key: str, value: bytes, expires: datetime | None) -> Decision:
@@ -36,12 +53,12 @@ def create(key: str, value: bytes, expires: datetime | None) -> Decision:
             raise AlreadyExists(f"cannot create {key}: it exists already")
         return [PutOp(key, value, expires)]
 
-    return decide
+    return Decision(decide, (key,), absent=frozenset((key,)))
 
 
 def put(key: str, value: bytes, expires: datetime | None) -> Decision:
     check_put(key, value, expires)
-    return lambda look, now: [PutOp(key, value, expires)]
+    return Decision(lambda look, now: [PutOp(key, value, expires)])
 
 
 def compare_and_swap(key: str, revision: int, value: bytes, expires: datetime | None) -> Decision:
@@ -54,7 +71,7 @@ def compare_and_swap(key: str, revision: int, value: bytes, expires: datetime | 
         _check_revision("change", item, revision)
         return [PutOp(key, value, expires)]
 
-    return decide
+    return Decision(decide, (key,))
 
 
 def delete(key: str, revision: int | None) -> Decision:
@@ -65,7 +82,7 @@ def delete(key: str, revision: int | None) -> Decision:
         _check_revision("delete", item, revision)
         return [DeleteOp(key)]
 
-    return decide
+    return Decision(decide, (key,))
 
 
 def renew(key: str, expires: datetime, revision: int | None) -> Decision:
@@ -76,7 +93,7 @@ def renew(key: str, expires: datetime, revision: int | None) -> Decision:
         _check_revision("renew", item, revision)
         return [PutOp(key, item.value, expires)]
 
-    return decide
+    return Decision(decide, (key,))
 
 
 def commit(writes: Sequence[Write], conditions: Sequence[Condition]) -> Decision:
@@ -108,7 +125,11 @@ def commit(writes: Sequence[Write], conditions: Sequence[Condition]) -> Decision
             changes.append(write)
         return changes
 
-    return decide
+    loose = {write.key for write in writes if isinstance(write, DeleteOp) and write.missing_ok}
+    looked = {condition.key for condition in conditions}
+    absent = {condition.key for condition in conditions if isinstance(condition, Absent)}
+    keys = looked | {write.key for write in writes if isinstance(write, DeleteOp)}
+    return Decision(decide, tuple(sorted(keys)), absent=frozenset(absent), loose=frozenset(loose - looked))
 
 
 def _live(look: Look, key: str, now: datetime) -> Item | None:

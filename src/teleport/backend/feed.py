@@ -77,16 +77,24 @@ class Feed:
         self._events += len(entry.events)
         self._bytes += entry.size()
         while len(self._entries) > 1 and (self._events > self._max_events or self._bytes > self._max_bytes):
-            oldest = self._entries.popleft()
-            self._events -= len(oldest.events)
-            self._bytes -= oldest.size()
-            self._base = oldest.revision
+            self._drop_oldest()
         keys = [event.key for event in entry.events]
         for prefixes in [one for one in self._interests if any(key.startswith(one) for key in keys)]:
             interest = self._interests.pop(prefixes, None)
             if interest is not None:
                 interest.before = entry.revision - 1
                 interest.changed.set()
+
+    def forget(self, upto: int) -> None:
+        """The changes up to revision `upto` are not kept any more, here neither."""
+        while self._entries and self._entries[0].revision <= upto:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        oldest = self._entries.popleft()
+        self._events -= len(oldest.events)
+        self._bytes -= oldest.size()
+        self._base = oldest.revision
 
     def reset(self, base: int | None) -> None:
         """Forget all; begin again after revision `base`, or (None) know nothing until the next reset."""
