@@ -2,8 +2,8 @@
 
 That nothing was altered or is missing is proved by the encryption. What was put in is proved here: every resource can
 be read, the audit log holds together (chains, checkpoints, signatures), every recording is whole and signed by a host
-of the cluster. What is wrong with log or recordings was so when the backup was made; it is told, and does not make the
-rest useless.
+of the cluster. What is wrong with log or recordings, or with what is stored of other clusters, was so when the backup
+was made; it is told, and does not make the rest useless.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from teleport.resources.authority import Authority
 from teleport.resources.cluster import ClusterName
 from teleport.resources.codec import TYPES, from_json
 from teleport.store import records
+from teleport.store.foreign import KINDS
 
 RESOURCES: Final = tuple(
     dict.fromkeys(prefix for kind, prefix in records.PREFIX_OF_KIND.items() if kind in {str(kind) for kind in TYPES})
@@ -64,7 +65,7 @@ class Checked:
     checkpoints: int = 0
     recordings: int = 0
     size: int = 0  # bytes of the archive's members
-    problems: list[str] = field(default_factory=list)  # of log and recordings
+    problems: list[str] = field(default_factory=list)  # of log, recordings and what is stored of other clusters
 
 
 def lay(member: Member, path: Path, mode: int) -> None:
@@ -127,6 +128,13 @@ def check(stream: BinaryIO, folder: Path, seen: Callable[[int], None] = lambda c
     return done
 
 
+def _of_another(key: str, cluster: str) -> bool:
+    """Whether what is stored there tells of another cluster: itself, or an authority of it."""
+    if key.startswith(tuple(records.PREFIX_OF_KIND[kind] for kind in KINDS)):
+        return True
+    return key.startswith(records.AUTHORITIES) and key.rpartition("/")[2] != cluster
+
+
 class _State:
     """What proving the rest needs of the state."""
 
@@ -144,6 +152,9 @@ class _State:
             try:
                 resource = from_json(item.value)
             except TeleportError as error:
+                if _of_another(item.key, done.manifest.cluster):  # nothing here depends on it (`store.foreign`)
+                    done.problems.append(f"what is stored of another cluster, {item.key}, cannot be read: {error}")
+                    return
                 raise Broken(f"the backup holds a resource that cannot be read, {item.key}: {error}") from None
             done.resources[resource.kind] += 1
             if isinstance(resource, ClusterName):
