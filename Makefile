@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: run test test-long bench bench-scale docs screenshots setup setup-dev check format clean
+.PHONY: run test test-long bench bench-scale bench-web docs screenshots setup setup-dev check format clean
 
 run: setup
 	@$(BIN)/python scripts/run.py
@@ -40,6 +40,10 @@ bench: setup-dev
 N ?= 1000
 bench-scale: setup-dev
 	$(BIN)/python -m bench.scale --hosts $(N)
+
+# the web client in Chromium; docs/benchmarks.md
+bench-web: setup-dev
+	$(BIN)/python -m bench.web
 
 docs: setup-dev
 	$(BIN)/python scripts/docs.py

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ import msgspec
 from bench import cluster
 from bench.memory import resident
 from bench.programs import ROOT, BenchmarkFailed, environment, tail, wait_until
+from bench.report import Report, say
 from bench.scale import estate
 from bench.scale.listing import Listed, listed
 from bench.scale.values import Ask, Clients, Estate, Host, Said
@@ -47,30 +48,6 @@ class Plan:
     restart: bool = True
     calm: float = 30.0  # seconds over which the cost of doing nothing is measured
     way: str = ""  # views: as real hosts; calls: announcements by the proxy, no views; direct: auth without the proxy
-
-
-@dataclass(slots=True)
-class Report:
-    """Rows of the table: what, the figure, the target and whether it is met."""
-
-    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-
-    def row(self, what: str, figure: str, target: str = "", met: bool | None = None) -> None:
-        verdict = {None: "", True: "met", False: "MISSED"}[met]
-        self.rows.append((what, figure, target, verdict))
-        _say(f"  {what}: {figure}")
-
-    def show(self) -> str:
-        rows = [("what", "figure", "target", ""), *self.rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join(lines)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 class Process:
@@ -180,8 +157,8 @@ class Simulation:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         way = way_of(plan)
         processes = processes_of(plan)
-        _say(f"descriptors: a process may have {hard} (now {soft}); the hosts live in {processes} processes")
-        _say(f"hosts reach auth {WAYS[way]}")
+        say(f"descriptors: a process may have {hard} (now {soft}); the hosts live in {processes} processes")
+        say(f"hosts reach auth {WAYS[way]}")
         began = time.monotonic()
         made = estate.write_files(self._folder)
         self._auth, self._proxy = estate.Daemon(made.auth), estate.Daemon(made.proxy)
@@ -274,7 +251,7 @@ class Simulation:
         said = [agents.answer() for agents in self._agents]
         for problem in {PORT.sub(":PORT", problem) for one in said for problem in one.problems} - self._told:
             self._told.add(problem)
-            _say(f"    announcing: {problem}")
+            say(f"    announcing: {problem}")
         return sum(int(getattr(one, what)) for one in said)
 
     def _until_all(self, what: str, *, began: float, of: int = 0, seconds: float = 45.0) -> float:
@@ -288,7 +265,7 @@ class Simulation:
                 raise BenchmarkFailed(f"{now} of {self._plan.hosts} after {seconds:.0f} s without progress: {what}")
             if time.monotonic() - told > 10:
                 told = time.monotonic()
-                _say(f"    {what}: {now} after {told - began:.0f} s")
+                say(f"    {what}: {now} after {told - began:.0f} s")
             time.sleep(0.25)
         return time.monotonic() - began
 
@@ -368,7 +345,7 @@ class Simulation:
             more = clients.ask(Ask(do="connect", count=count, at_once=plan.at_once, seed=1000 + done))
             said = Said(seconds=[*said.seconds, *more.seconds], failed=[*said.failed, *more.failed])
             if plan.connects > 2000:
-                _say(f"    connects: {len(said.seconds)} succeeded, {len(said.failed)} failed")
+                say(f"    connects: {len(said.seconds)} succeeded, {len(said.failed)} failed")
         took = time.monotonic() - began
         self._report.failed += said.failed
         what = f"{plan.connects} connects to random hosts, {plan.at_once} at a time"
