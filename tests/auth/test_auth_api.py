@@ -87,6 +87,7 @@ WHO_MAY: dict[str, str] = {
     "revocation_list": "editor node proxy admin",
     "login": "proxy admin",
     "login_challenge": "proxy admin",
+    "passkey_challenge": "proxy admin",  # where passkeys do not log in it says so to them
     "begin_browser_login": "proxy admin",
     "browser_login": "proxy admin",
     "finish_browser_login": "proxy admin",
@@ -315,7 +316,7 @@ class Asking:
             case "remove_factor":
                 return m.RemoveFactorRequest(name="missing")
             case "user_token_challenge":
-                return m.UserTokenRequest(token=missing)
+                return m.UserTokenChallengeRequest(token=missing)
             case "user_token":
                 return m.UserTokenRequest(token=missing)
             case "finish_user_token":

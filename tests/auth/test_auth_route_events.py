@@ -64,6 +64,7 @@ CHANGES_WITHOUT_EVENT = {
     "begin_browser_login": "a question for five minutes; its answer has user.login",
     "collect_browser_login": "hands over what user.login and cert.create told of",
     "login_challenge": "a question for five minutes; the login that answers it has user.login",
+    "passkey_challenge": "a question of which nothing is kept; the login that answers it has user.login",
     "lease_challenge": "a question for five minutes; the answer has session.mfa",
     "session_challenge": "a question for five minutes; the answer has session.mfa",
     "factor_challenge": "a question for five minutes; what answers it has an event",

@@ -40,6 +40,7 @@ FIELDS: dict[str, str | tuple[object, ...]] = {
     "cluster_auth_preference.webauthn": "test_hardware_keys_are_for_the_domain_that_is_named",
     "cluster_auth_preference.require_session_mfa": "test_each_session_needs_a_second_factor",
     "cluster_auth_preference.disconnect_expired_cert": "test_an_expired_certificate_ends_what_it_opened",
+    "cluster_auth_preference.passwordless": "tests/web/test_web_passkeys.py",
     "cluster_auth_preference.allow_local_auth": "test_who_may_log_in_and_with_what",
     "cluster_auth_preference.message_of_the_day": "test_the_message_of_the_day_is_shown_before_a_login",
     "cluster_auth_preference.locking_mode": "tests/security/test_security_strict_locks.py",  # takes minutes of a clock

@@ -188,6 +188,9 @@ LOGIN_CHALLENGE = _route(
     "login_challenge", "POST /login/challenge", Verb.CREATE, "web_session", (),
     m.LoginChallengeRequest, m.FactorChallenge,
 )  # fmt: skip
+PASSKEY_CHALLENGE = _route(
+    "passkey_challenge", "POST /login/passkey", Verb.CREATE, "web_session", (), m.Empty, m.FactorChallenge
+)
 BEGIN_BROWSER_LOGIN = _route(
     "begin_browser_login", "POST /login/browser", Verb.CREATE, "web_session", (),
     m.BeginBrowserLoginRequest, m.BrowserLogin,
@@ -215,7 +218,7 @@ FINISH_USER_TOKEN = _route(
 
 USER_TOKEN_CHALLENGE = _route(
     "user_token_challenge", "POST /user-tokens/{token}/challenge", Verb.UPDATE, "user_token", (),
-    m.UserTokenRequest, m.NewFactor,
+    m.UserTokenChallengeRequest, m.NewFactor,
 )  # fmt: skip
 
 # --- the sessions of browsers: what proxies ask that were shown a cookie

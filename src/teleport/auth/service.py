@@ -214,6 +214,7 @@ class AuthService:
             routes.ROTATION_PLAN.name: RotationPlans(state, self.rotations).plan,
             routes.LOGIN.name: logins.login,
             routes.LOGIN_CHALLENGE.name: logins.challenge,
+            routes.PASSKEY_CHALLENGE.name: logins.passkey_challenge,
             routes.BEGIN_BROWSER_LOGIN.name: browser_logins.begin,
             routes.BROWSER_LOGIN.name: browser_logins.show,
             routes.FINISH_BROWSER_LOGIN.name: browser_logins.finish,

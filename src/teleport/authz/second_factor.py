@@ -53,6 +53,13 @@ _RULES: Mapping[SecondFactor, FactorRule] = MappingProxyType(
 )
 
 
+def takes_passkeys(preference: AuthPreferenceSpec) -> bool:
+    """Whether a passkey alone logs a local user in: it is a hardware key, so it counts where these do."""
+    return (
+        preference.passwordless and preference.allow_local_auth and FactorKind.WEBAUTHN in factor_rule(preference).kinds
+    )
+
+
 def factor_rule(preference: AuthPreferenceSpec) -> FactorRule:
     """The rule in force. With `webauthn.disabled` no hardware key counts, so `webauthn` lets nobody in."""
     rule = _RULES[preference.second_factor]

@@ -61,6 +61,7 @@ def _authentication(config: AuthConfig) -> AuthPreferenceSpec:
         if webauthn is not None
         else None,
         allow_local_auth=said.local_auth,
+        passwordless=said.passwordless,
         require_session_mfa=said.require_session_mfa,
         disconnect_expired_cert=config.session_limits.disconnect_expired_cert,
         message_of_the_day=config.message_of_the_day,

@@ -80,6 +80,7 @@ class AuthPreferenceSpec(Value, frozen=True, kw_only=True):
     require_session_mfa: bool = False
     disconnect_expired_cert: bool = False
     allow_local_auth: bool = True
+    passwordless: bool = True  # whether passkeys log in, where hardware keys count
     message_of_the_day: str = ""
     locking_mode: LockingMode = LockingMode.BEST_EFFORT
 

@@ -57,6 +57,7 @@ class LocalFactor(Value, frozen=True, kw_only=True):
     sign_count: int = 0
     rp_id: str = ""
     aaguid: str = ""
+    passwordless: bool = False  # a passkey
 
 
 class LocalAuth(Value, frozen=True, kw_only=True):

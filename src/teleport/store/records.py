@@ -48,6 +48,9 @@ ACME_TURNS = "auth/acme-turns/"  # which proxy orders
 ACME_PAIRS = "auth/acme-pairs/"  # private keys of proxies, with their chains
 WEB_SESSIONS = "web_sessions/"  # <id>: that there is such a session of a browser; proxies watch it
 WEB_SESSION_SECRETS = "auth/web-sessions/"  # <id>: what takes it up, and its sealed key
+PASSKEY_USERS = "auth/passkey-users/"  # <hash of a user handle>: whose passkeys know it
+PASSKEY_KEY = "auth/passkey-key"  # by which auth knows challenges to passkeys as its own
+PASSKEYS_ASKED = "auth/passkeys-asked/"  # challenges to passkeys that were answered, until they are too old
 INVENTED_CREDENTIALS = "auth/invented-credentials"  # the key by which users without hardware keys seem to have some
 
 PREFIX_OF_KIND = {
@@ -119,6 +122,7 @@ class FactorDevice(Record, frozen=True, kw_only=True):
     sign_count: int = 0
     rp_id: str = ""
     aaguid: str = ""
+    passwordless: bool = False  # a passkey: it checks its owner by itself, and is asked without a name
 
 
 class LoginPlace(Record, frozen=True, kw_only=True):
@@ -177,6 +181,25 @@ class FactorChallengeRecord(Record, frozen=True, kw_only=True):
     user_handle: str = ""
     device_name: str = ""
     proved_by: str = ""  # what a registration rests on: id of a device, or hash of what proves the password
+    passwordless: bool = False  # of a passkey about to be registered
+
+
+class PasskeyUser(Record, frozen=True, kw_only=True):
+    """Whose user handle it is. It counts as long as that user's own record says the same."""
+
+    user: str
+
+
+class PasskeyKey(Record, frozen=True, kw_only=True):
+    """The key of the tags in challenges to passkeys."""
+
+    key: str  # hex
+
+
+class PasskeyAsked(Record, frozen=True, kw_only=True):
+    """A challenge to passkeys that was answered, rightly or not."""
+
+    expires: datetime
 
 
 class LeaseApprovalRecord(Record, frozen=True, kw_only=True):

@@ -209,10 +209,12 @@ class RunningAuth:
         secret = UserSecret(password_hash=passwords.hash_password(password))
         await self.service.state.commit([PutOp(records.USER_SECRETS + name, secret.encode())], events=[])
 
-    async def set_second_factor(self, setting: str, **webauthn: Any) -> None:
+    async def set_second_factor(self, setting: str, *, passwordless: bool = True, **webauthn: Any) -> None:
         """The cluster's setting, as if the configuration said so; hardware keys are for `localhost`."""
         spec = AuthPreferenceSpec(
-            second_factor=SecondFactor(setting), webauthn=Webauthn(**{"rp_id": "localhost", **webauthn})
+            second_factor=SecondFactor(setting),
+            passwordless=passwordless,
+            webauthn=Webauthn(**{"rp_id": "localhost", **webauthn}),
         )
         key = records.CLUSTER + "cluster-auth-preference"
         await self.service.state.commit([PutOp(key, to_json(AuthPreference(spec=spec)))], events=[])

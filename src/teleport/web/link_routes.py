@@ -63,6 +63,7 @@ class LinkRoutes:
                 kind=info.kind,
                 cluster=info.cluster,
                 second_factor=info.second_factor,
+                passwordless=info.passwordless,
                 totp_secret=info.totp_secret,
                 totp_url=info.totp_url,
                 expires=rfc3339(info.expires),
@@ -73,7 +74,8 @@ class LinkRoutes:
         """What a new hardware key is asked with."""
         self._attempts.limit(request)
         check_csrf(request)
-        asked = m.UserTokenRequest(token=request.match_info["token"])
+        body = await body_of(request, wm.RegisterChallengeRequest)
+        asked = m.UserTokenChallengeRequest(token=request.match_info["token"], passwordless=body.passwordless)
         made = await self._attempts.tried(request, "a link", self._auth.call(routes.USER_TOKEN_CHALLENGE, asked))
         if made.webauthn is None:
             raise BadRequest("hardware keys do not count here")

@@ -108,10 +108,31 @@ def creation_options(asked: m.WebauthnCreation) -> dict[str, Any]:
             "user": {"id": asked.user_id, "name": asked.user_name, "displayName": asked.user_name},
             "pubKeyCredParams": [{"type": "public-key", "alg": algorithm} for algorithm in asked.algorithms],
             "excludeCredentials": [{"type": "public-key", "id": made} for made in asked.exclude],
-            "authenticatorSelection": {"residentKey": "discouraged", "userVerification": asked.user_verification},
+            "authenticatorSelection": {
+                "residentKey": asked.resident_key,
+                "requireResidentKey": asked.resident_key == "required",  # as older browsers read it
+                "userVerification": asked.user_verification,
+            },
             "attestation": asked.attestation,
         }
     }
+
+
+class PasskeyLogin(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /webapi/sessions/passkey: a passkey's answer to a challenge of /webapi/mfa/login/passkey."""
+
+    challenge_id: str
+    webauthn_challenge_response: CredentialAssertion
+
+    def factor(self) -> m.FactorResponse:
+        answer = self.webauthn_challenge_response.message()
+        return m.FactorResponse(challenge_id=self.challenge_id, webauthn=answer)
+
+
+class RegisterChallengeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of that for a new key of somebody who follows a link."""
+
+    passwordless: bool = False  # a passkey
 
 
 class RegisterChallenge(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +223,7 @@ class PasswordTokenReply(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = "invite"
     cluster: str = ""
     second_factor: str = "otp"
+    passwordless: bool = False  # whether a passkey may be registered
     totp_secret: str = ""
     totp_url: str = ""
     expires: str = ""
@@ -241,6 +263,7 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     second_factor: str
     has_motd: bool = False
+    allow_passwordless: bool = False  # whether a passkey alone logs in
 
 
 class MessageOfTheDay(msgspec.Struct, frozen=True, kw_only=True):

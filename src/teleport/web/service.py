@@ -24,6 +24,7 @@ from teleport import __version__
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.api.codec import STATUS
+from teleport.authz.second_factor import takes_passkeys
 from teleport.clock import Clock, rfc3339
 from teleport.errors import AccessDenied, NotFound, TeleportError
 from teleport.pki.web_proof import HEADER
@@ -44,6 +45,7 @@ from teleport.web.file_routes import FileRoutes
 from teleport.web.link_routes import LinkRoutes
 from teleport.web.origin import PageUnproved, check_change, check_csrf
 from teleport.web.pages import secure, with_csrf_cookie
+from teleport.web.passkey_routes import PasskeyRoutes
 from teleport.web.recording_routes import RecordingRoutes
 from teleport.web.session_routes import RENEW, SessionRoutes
 from teleport.web.sessions import SessionOver, Ways, WebSessions
@@ -142,6 +144,7 @@ class WebService:
                 self._admin.add(add, prefix)
             if self._browsers is not None:
                 self._browsers.add(add, prefix)
+                PasskeyRoutes(self._browsers, self._attempts, self._auth).add(add, prefix)
             if asking is not None:
                 EvidenceRoutes(asking, self._clock).add(add, prefix)
                 RecordingRoutes(asking).add(add, prefix)
@@ -247,7 +250,12 @@ class WebService:
         spec = self._preference().spec
         has_motd = bool(spec.message_of_the_day)
         return self._ping_reply(
-            wm.AuthSettings(type="local", second_factor=spec.second_factor.value, has_motd=has_motd)
+            wm.AuthSettings(
+                type="local",
+                second_factor=spec.second_factor.value,
+                has_motd=has_motd,
+                allow_passwordless=takes_passkeys(spec),
+            )
         )
 
     async def _motd(self, _: web.Request) -> web.Response:

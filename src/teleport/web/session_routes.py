@@ -78,6 +78,7 @@ class DeviceRequest(wm.KeyProof, frozen=True, kw_only=True):
 
     name: str = ""
     type: str = ""
+    passwordless: bool = False  # of the type webauthn: a passkey
     password: str = ""
     second_factor_token: str = ""
 
@@ -257,6 +258,7 @@ class SessionRoutes:
         begin = m.BeginFactorRequest(
             name=asked.name,
             type=asked.type,
+            passwordless=asked.passwordless,
             factor=_factor(asked, asked.second_factor_token),
             password=wm.from_base64(asked.password, "password"),
         )

@@ -248,6 +248,7 @@ class Proved:
     factor: m.FactorResponse | None
     client_addr: str
     user_agent: str
+    passwordless: bool = False  # `factor` is a passkey's answer, which says who it is
 
 
 @dataclass(slots=True)
@@ -290,6 +291,7 @@ class WebSessions:
                 proof=asked.proof,
                 client_addr=proved.client_addr,
                 user_agent=asked.user_agent,
+                passwordless=proved.passwordless,
             ),
         )
         return self._keep(WebSession(found, secret, key, self._ways, self._clock))

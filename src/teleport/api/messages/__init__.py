@@ -169,6 +169,7 @@ from teleport.api.messages.users import (
     UnlockUserRequest,
     UpdateUserRequest,
     UserToken,
+    UserTokenChallengeRequest,
     UserTokenInfo,
     UserTokenRequest,
 )
@@ -343,6 +344,7 @@ __all__ = [
     "UseWebSessionRequest",
     "UserCerts",
     "UserToken",
+    "UserTokenChallengeRequest",
     "UserTokenInfo",
     "UserTokenRequest",
     "ValidateClusterRequest",

@@ -64,6 +64,7 @@ class WebauthnCreation(Message, frozen=True, kw_only=True):
     algorithms: list[int]  # COSE algorithm identifiers
     exclude: list[str]  # credential ids that the user has already
     user_verification: str = "discouraged"
+    resident_key: str = "discouraged"  # required: a passkey
     attestation: str = "none"
     timeout: int = 300_000  # milliseconds
 
@@ -101,6 +102,7 @@ class FactorDeviceInfo(Message, frozen=True, kw_only=True):
     type: str  # totp, webauthn
     added: datetime | None = None
     last_used: datetime | None = None
+    passwordless: bool = False  # a passkey
 
 
 class FactorDevices(Message, frozen=True, kw_only=True):
@@ -108,6 +110,7 @@ class FactorDevices(Message, frozen=True, kw_only=True):
 
     devices: list[FactorDeviceInfo]
     kinds: list[str]
+    passwordless: bool = False  # whether passkeys log in here
 
 
 class BeginFactorRequest(Request, frozen=True, kw_only=True):
@@ -117,6 +120,7 @@ class BeginFactorRequest(Request, frozen=True, kw_only=True):
     type: str  # totp, webauthn
     factor: FactorResponse | None = None
     password: str = ""
+    passwordless: bool = False  # of the type webauthn: a passkey
 
 
 class RemoveFactorRequest(Request, frozen=True, kw_only=True):

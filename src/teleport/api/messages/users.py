@@ -55,6 +55,7 @@ class FoundFactor(Message, frozen=True, kw_only=True):
     kind: str  # totp, webauthn
     added: datetime | None = None
     last_used: datetime | None = None
+    passwordless: bool = False  # a passkey
 
 
 class FoundUser(Message, frozen=True, kw_only=True):
@@ -69,7 +70,7 @@ class FoundUser(Message, frozen=True, kw_only=True):
     expires: datetime | None = None
     password: bool = False  # whether there is one
     factors: list[FoundFactor] = []
-    last_login: datetime | None = None  # of the last month, with a password
+    last_login: datetime | None = None  # of the last month, with a password or a passkey
     locked_out_until: datetime | None = None  # after failed logins
     link: str = ""  # invite, reset: one that was handed out and not used yet
     link_expires: datetime | None = None
@@ -97,6 +98,10 @@ class UserTokenRequest(Request, frozen=True, kw_only=True):
     token: str
 
 
+class UserTokenChallengeRequest(UserTokenRequest, frozen=True, kw_only=True):
+    passwordless: bool = False  # a passkey is to be registered
+
+
 class UserTokenInfo(Message, frozen=True, kw_only=True):
     """What the page behind the link shows."""
 
@@ -107,6 +112,7 @@ class UserTokenInfo(Message, frozen=True, kw_only=True):
     second_factor: str  # off, otp, webauthn, on, optional
     totp_secret: str = ""
     totp_url: str = ""
+    passwordless: bool = False  # whether a passkey may be registered
 
 
 class FinishUserTokenRequest(Request, frozen=True, kw_only=True):

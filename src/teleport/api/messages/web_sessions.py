@@ -31,6 +31,7 @@ class BeginWebSessionRequest(Request, frozen=True, kw_only=True):
     proof: str
     client_addr: str  # host:port
     user_agent: str = ""
+    passwordless: bool = False  # `factor` is the answer of a passkey, which says who it is
 
 
 class WebSessionRequest(Request, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ class MfaDevice(Struct, frozen=True, kw_only=True):
 class UserLogin(StatusEvent, frozen=True, kw_only=True, tag="user.login"):
     """Somebody logged in, or tried to."""
 
-    method: str = "local"  # local, oidc, saml, github, client.cert
+    method: str = "local"  # local, passwordless (a passkey alone), oidc, saml, github, client.cert
     addr: str = ""  # where the attempt came from
     user_agent: str = ""  # program that asked
     mfa_device: MfaDevice | UnsetType = UNSET  # second factor used; absent when none was

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from teleport.audit.events import Event, LockCreated, RoleCreated, UserCreate
+from teleport.auth.factors.passkeys import known_by_passkeys
 from teleport.auth.people import local_auth
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, PutOp, Write
@@ -142,4 +143,5 @@ def _user(user: User, now: datetime) -> list[Write]:
     return [
         PutOp(records.USERS + user.name, to_json(msgspec.structs.replace(user, spec=spec))),
         PutOp(records.USER_SECRETS + user.name, without_shown_codes(secret, now).encode()),
+        *known_by_passkeys(user.name, secret),
     ]

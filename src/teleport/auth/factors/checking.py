@@ -256,7 +256,7 @@ class Factors:
             lock = find_lock(await self._locks(), Locked(mfa_device=device.id), now)
             if lock is not None:
                 reason, device = describe(lock), None
-        return Checked(reason, device, _with(secret, device), spent, conditions)
+        return Checked(reason, device, moved_on(secret, device), spent, conditions)
 
     async def prove(
         self,
@@ -381,7 +381,8 @@ def _by_key(
     return msgspec.structs.replace(keys[credential.id], sign_count=count, last_used=now)
 
 
-def _with(secret: UserSecret, device: FactorDevice | None) -> UserSecret:
+def moved_on(secret: UserSecret, device: FactorDevice | None) -> UserSecret:
+    """The record with the device that answered as it is now."""
     if device is None:
         return secret
     return msgspec.structs.replace(secret, devices=[device if one.id == device.id else one for one in secret.devices])

@@ -23,12 +23,13 @@ from teleport.auth.factors import passwords
 from teleport.auth.factors.checking import LIFE, Factors, event_device, new_totp, refused_factor
 from teleport.auth.factors.leases import leases_of
 from teleport.auth.factors.lockout import forgiven
+from teleport.auth.factors.passkeys import known_by_passkeys
 from teleport.auth.people.logins import Logins
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.certificate import certificate_denial
 from teleport.authz.locks import user_lock_denial
-from teleport.authz.second_factor import FactorKind, FactorRule
+from teleport.authz.second_factor import FactorKind, FactorRule, takes_passkeys
 from teleport.backend.interface import Exists, PutOp, Write
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, LimitExceeded, NotFound
 from teleport.identity import UserIdentity
@@ -65,10 +66,18 @@ class Devices:
         rule = await self.factors.rule()
         return m.FactorDevices(
             devices=[
-                m.FactorDeviceInfo(id=one.id, name=one.name, type=one.kind, added=one.added, last_used=one.last_used)
+                m.FactorDeviceInfo(
+                    id=one.id,
+                    name=one.name,
+                    type=one.kind,
+                    added=one.added,
+                    last_used=one.last_used,
+                    passwordless=one.passwordless,
+                )
                 for one in secret.devices
             ],
             kinds=sorted(rule.kinds),
+            passwordless=takes_passkeys((await self._state.preference()).spec),
         )
 
     async def begin(self, caller: Caller, request: m.BeginFactorRequest) -> m.NewFactor:
@@ -83,12 +92,15 @@ class Devices:
                 f"devices of the type {request.type[:32]!r} do not count here: second_factor is {spec.second_factor}",
                 hint="--type=" + " or ".join(sorted(rule.kinds)) if rule.kinds else "ask an administrator",
             )
+        kind = FactorKind(request.type)
+        if request.passwordless:
+            check_passkey(kind, spec)
         secret, _ = await self._secret(user)
         if any(device.name == name for device in secret.devices):
             raise AlreadyExists(f"you have a device {name!r} already", hint="tsh mfa add --name=ANOTHER")
         if len(secret.devices) >= MAX_DEVICES:
             raise LimitExceeded(f"a user has at most {MAX_DEVICES} devices", hint="tsh mfa rm NAME")
-        made, record, reply = await self.new_factor(user, secret, FactorKind(request.type), spec, name)
+        made, record, reply = await self.new_factor(user, secret, kind, spec, name, passwordless=request.passwordless)
         key = records.secret_key(records.FACTOR_CHALLENGES, made)
 
         def begun(proved_by: str) -> Sequence[Write]:
@@ -111,12 +123,14 @@ class Devices:
                     "this registration is over: what you proved for it does not count any more",
                     hint="start again: tsh mfa add",
                 )
+            if record.passwordless:
+                check_passkey(FactorKind.WEBAUTHN, (await self._state.preference()).spec)
             device, changed = await self.proved(secret, record, request)
             if device.kind not in (await self.factors.rule()).kinds:
                 raise BadRequest(f"devices of the type {device.kind!r} do not count here any more", hint="tsh mfa ls")
             try:
                 await self._state.commit(
-                    [PutOp(records.USER_SECRETS + user, changed.encode()), spent],
+                    [PutOp(records.USER_SECRETS + user, changed.encode()), spent, *known_by_passkeys(user, changed)],
                     conditions=[
                         Exists(records.USER_SECRETS + user, revision),
                         Exists(records.USERS + user),
@@ -151,7 +165,14 @@ class Devices:
     # parts, also of invitations
 
     async def new_factor(
-        self, user: str, secret: UserSecret, kind: FactorKind, spec: AuthPreferenceSpec, name: str
+        self,
+        user: str,
+        secret: UserSecret,
+        kind: FactorKind,
+        spec: AuthPreferenceSpec,
+        name: str,
+        *,
+        passwordless: bool = False,
     ) -> tuple[str, FactorChallengeRecord, m.NewFactor]:
         """The id, the record to be kept and the reply for a device about to be registered."""
         made = secrets.token_urlsafe(24)
@@ -175,7 +196,10 @@ class Devices:
             rp_id=party.id,
             user_handle=handle,
             device_name=name,
+            passwordless=passwordless,
         )
+        # a key that is known already may become a passkey; a passkey is a second factor as it is
+        held = [one for one in secret.devices if one.credential_id and (one.passwordless or not passwordless)]
         asked = m.WebauthnCreation(
             challenge=challenge,
             rp_id=party.id,
@@ -183,7 +207,9 @@ class Devices:
             user_id=handle,
             user_name=user,
             algorithms=list(webauthn.ALGORITHMS),
-            exclude=[one.credential_id for one in secret.devices if one.credential_id],
+            exclude=[one.credential_id for one in held],
+            user_verification="required" if passwordless else "discouraged",
+            resident_key="required" if passwordless else "discouraged",
             attestation="direct" if attestation_policy(spec).asks else "none",
         )
         return made, record, m.NewFactor(id=made, expires=expires, webauthn=asked)
@@ -224,6 +250,7 @@ class Devices:
                 challenge=record.challenge,
                 party=party,
                 policy=attestation_policy(spec),
+                verified_user=record.passwordless,
             )
         except ProofRefused as error:
             raise AccessDenied(f"the hardware key could not be registered: {error}", hint="try another key") from None
@@ -241,6 +268,7 @@ class Devices:
             sign_count=credential.sign_count,
             rp_id=record.rp_id,
             aaguid=credential.aaguid,
+            passwordless=record.passwordless,
         )
 
     async def _prove(
@@ -304,6 +332,14 @@ class Devices:
         if denial is not None:
             raise Denied(denial)
         return identity.name
+
+
+def check_passkey(kind: FactorKind, spec: AuthPreferenceSpec) -> None:
+    """Raises `BadRequest` unless a device of this kind may be registered as a passkey."""
+    if kind is not FactorKind.WEBAUTHN:
+        raise BadRequest("only a hardware key is a passkey", hint="--type=webauthn")
+    if not takes_passkeys(spec):
+        raise BadRequest("passkeys do not log in to this cluster", hint="add it as a second factor: tsh mfa add")
 
 
 def attestation_policy(spec: AuthPreferenceSpec) -> AttestationPolicy:

@@ -31,12 +31,13 @@ from teleport.auth.factors import passwords
 from teleport.auth.factors.checking import event_device, new_totp
 from teleport.auth.factors.leases import leases_of
 from teleport.auth.factors.lockout import locked_until, unlocked
-from teleport.auth.people.devices import Devices, checked_device_name
+from teleport.auth.factors.passkeys import known_by_passkeys, unknown_to_passkeys
+from teleport.auth.people.devices import Devices, check_passkey, checked_device_name
 from teleport.auth.people.logins import Logins
 from teleport.auth.people.web_sessions import First, WebSessions, ending_all
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState, giving_roles
-from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule
+from teleport.authz.second_factor import FactorKind, FactorRule, factor_rule, takes_passkeys
 from teleport.backend.interface import Absent, Condition, DeleteOp, Exists, PutOp, Write
 from teleport.errors import AccessDenied, AlreadyExists, BadRequest, CompareFailed, NotFound
 from teleport.resources.cluster import SecondFactor
@@ -55,6 +56,7 @@ _UNLOCK_TRIES: Final = 5
 _RESET_TRIES: Final = 20
 FIRST_CODE: Final = "otp"  # names of devices that come with a link
 FIRST_KEY: Final = "webauthn"
+FIRST_PASSKEY: Final = "passkey"
 _OF_LINK: Final = "link "  # before the hash of a link: the purpose of its challenges
 PRESETS: Final = "access, editor, auditor"
 
@@ -151,6 +153,7 @@ class UserTokens:
                         *await self._old_links(request.name),
                         *await leases_of(self._state, request.name),
                         *browsers,
+                        *(unknown_to_passkeys(found[0]) if found is not None else ()),
                     ],
                     conditions=[
                         Exists(records.USERS + request.name),
@@ -211,18 +214,22 @@ class UserTokens:
             second_factor=setting,
             totp_secret=record.totp_secret if coded else "",
             totp_url=passwords.totp_url(record.totp_secret, record.user, self._state.cluster) if coded else "",
+            passwordless=takes_passkeys((await self._state.preference()).spec),
         )
 
-    async def challenge(self, caller: Caller, request: m.UserTokenRequest) -> m.NewFactor:
+    async def challenge(self, caller: Caller, request: m.UserTokenChallengeRequest) -> m.NewFactor:
         """What a new hardware key is asked with, for five minutes. Raises `BadRequest` where none counts."""
         record, _ = await self._find(request.token)
         spec = (await self._state.preference()).spec
         _, rule = await self._rule()
         if FactorKind.WEBAUTHN not in rule.kinds:
             raise BadRequest("hardware keys do not count here", hint="use an authenticator app")
+        if request.passwordless:
+            check_passkey(FactorKind.WEBAUTHN, spec)
         name = records.secret_key(_OF_LINK, request.token)
+        called = FIRST_PASSKEY if request.passwordless else FIRST_KEY
         made, asked, reply = await self._devices.new_factor(
-            record.user, UserSecret(), FactorKind.WEBAUTHN, spec, FIRST_KEY
+            record.user, UserSecret(), FactorKind.WEBAUTHN, spec, called, passwordless=request.passwordless
         )
         await self._factors.keep(made, msgspec.structs.replace(asked, purpose=name))
         return reply
@@ -259,6 +266,7 @@ class UserTokens:
         events += [self._state.event(MfaAdd, user=user, mfa_device=event_device(device)) for device in secret.devices]
         kept = begun.entry.secret if begun is not None else secret
         writes: list[Write] = [PutOp(records.USER_SECRETS + user, kept.encode()), DeleteOp(key), *factor.spent]
+        writes += known_by_passkeys(user, kept)
         conditions: list[Condition] = [Exists(key, revision), *factor.conditions]
         if begun is None:
             conditions.append(Exists(records.USERS + user))
@@ -342,7 +350,10 @@ class UserTokens:
             asked = await self._factors.asked(request.proof.id)
             if asked is None or asked[0].purpose != records.secret_key(_OF_LINK, request.token):
                 raise AccessDenied("the hardware key answered too late; try again")
-            named = msgspec.structs.replace(asked[0], device_name=checked_device_name(name or FIRST_KEY))
+            if asked[0].passwordless:
+                check_passkey(FactorKind.WEBAUTHN, (await self._state.preference()).spec)
+            called = checked_device_name(name or asked[0].device_name)
+            named = msgspec.structs.replace(asked[0], device_name=called)
             _, secret = await self._devices.proved(UserSecret(), named, request.proof)
             return _FirstFactor(secret, (asked[1],), (asked[2],))
         if FactorKind.TOTP in rule.kinds and (rule.of_everybody or request.otp_token):

@@ -28,6 +28,7 @@ def to_document(record: UserSecret) -> LocalAuth:
                 sign_count=device.sign_count,
                 rp_id=device.rp_id,
                 aaguid=device.aaguid,
+                passwordless=device.passwordless,
             )
             for device in record.devices
         ),
@@ -54,6 +55,7 @@ def from_document(local: LocalAuth) -> UserSecret:
                 sign_count=factor.sign_count,
                 rp_id=factor.rp_id,
                 aaguid=factor.aaguid,
+                passwordless=factor.passwordless and factor.type == "webauthn",
             )
             for factor in local.mfa
         ],

@@ -1,7 +1,8 @@
 """Logging in: password and second factor, then certificates. Every failure reads the same and costs the same.
 
 What happens on a failure for a user that does not exist is what happens for one that does: the hash is computed, the
-codes are compared, an event is written. Five failures lock the user for a while (`lockout`).
+codes are compared, an event is written. Five failures lock the user for a while (`lockout`). A passkey alone logs in,
+too: it says who it is, and has checked that itself.
 A used code is refused, also in parallel: accepting one is a compare-and-swap (threats T22, T36).
 """
 
@@ -13,18 +14,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+import msgspec
 from msgspec import UNSET
 
 from teleport.api import messages as m
 from teleport.audit.events import Event, UserLogin
 from teleport.auth.authorities.certify import UserGrant
 from teleport.auth.factors import passwords
-from teleport.auth.factors.checking import LOGIN, Checked, Factors, event_device
+from teleport.auth.factors.checking import LIFE, LOGIN, Checked, Factors, event_device, moved_on
 from teleport.auth.factors.lockout import locked_at, logged_in, place_of
+from teleport.auth.factors.passkeys import Passkeys
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, describe, find_lock
-from teleport.authz.second_factor import FactorKind, factor_rule
+from teleport.authz.second_factor import FactorKind, factor_rule, takes_passkeys
 from teleport.backend.interface import Exists, PutOp, Write
 from teleport.errors import AccessDenied, CompareFailed
 from teleport.pki.keys import PublicKey
@@ -37,6 +40,8 @@ from teleport.store.records import FactorDevice, UserSecret
 MAX_USER_AGENT: Final = 256  # characters of what a program says of itself
 PARALLEL_HASHES: Final = 4  # argon2 takes 19 MiB and a core; more at once only slow one another
 NO_SECRET: Final = UserSecret()
+LOCAL: Final = "local"  # methods, as events name them
+PASSWORDLESS: Final = "passwordless"
 
 
 class Granter(Protocol):
@@ -92,6 +97,7 @@ class _Outcome:
     checked: Checked | None = None
     factor_due: bool = False
     user_revision: int = 0
+    method: str = LOCAL
 
 
 def refused() -> AccessDenied:
@@ -110,6 +116,7 @@ class Logins:
         self._factors = factors
         self._granter = granter
         self._hashing = asyncio.Semaphore(PARALLEL_HASHES)
+        self._passkeys = Passkeys(state, factors)
 
     async def hashed(self, work: Callable[[], bool | None]) -> bool:
         """Runs password work on a thread; the loop goes on serving."""
@@ -120,6 +127,10 @@ class Logins:
         """A challenge for the second factor of a login, whoever the user may be."""
         return await self._factors.challenge_anybody(request.user)
 
+    async def passkey_challenge(self, caller: Caller, request: m.Empty) -> m.FactorChallenge:
+        """A challenge to whichever passkey somebody has. Raises `BadRequest` where passkeys do not log in."""
+        return await self._passkeys.challenge(self._state.clock.now() + LIFE)
+
     async def login(self, caller: Caller, request: m.LoginRequest) -> m.UserCerts:
         """Certificates for `request.public_key`; raises the one `AccessDenied` for everything that is not right."""
         return await self.admitted(request)
@@ -127,13 +138,23 @@ class Logins:
     async def admitted(self, request: m.LoginRequest, along: Along | None = None) -> m.UserCerts:
         """As `login`, with what comes along in the same transaction."""
         PublicKey.parse(request.public_key)
-        outcome = await self._check(request)
+        return await self._admit(request, await self._check(request), along)
+
+    async def admitted_by_passkey(self, request: m.LoginRequest, along: Along | None = None) -> m.UserCerts:
+        """As `admitted`, for whoever the passkey says that it is; `request` names nobody."""
+        PublicKey.parse(request.public_key)
+        owner = await self._passkeys.owner(request.factor)
+        request = msgspec.structs.replace(request, user=owner)
+        return await self._admit(request, await self._check_passkey(request), along)
+
+    async def _admit(self, request: m.LoginRequest, outcome: _Outcome, along: Along | None) -> m.UserCerts:
         if outcome.reason or outcome.user is None:
             await self._failed(request, outcome)
             raise refused()
         checked = outcome.checked if outcome.factor_due else None
         former = checked.secret if checked is not None else outcome.secret
-        entry = await self._entry(request, outcome.user, former, checked.device if checked is not None else None, along)
+        device = checked.device if checked is not None else None
+        entry = await self._entry(request, outcome.user, former, device, along, method=outcome.method)
         try:
             await self._state.commit(
                 [
@@ -149,7 +170,8 @@ class Logins:
                 events=entry.events,
             )
         except CompareFailed:
-            await self._failed(request, _Outcome("the second factor was used at the same moment, or the user changed"))
+            reason = "the second factor was used at the same moment, or the user changed"
+            await self._failed(request, _Outcome(reason, method=outcome.method))
             raise refused() from None
         return await self.certs_of(entry)
 
@@ -184,6 +206,7 @@ class Logins:
         device: FactorDevice | None,
         along: Along | None,
         message: str = "",
+        method: str = LOCAL,
     ) -> Entry:
         grant = await self._granter.grant(
             user,
@@ -196,7 +219,7 @@ class Logins:
         now, key = self._state.clock.now(), PublicKey.parse(request.public_key)
         certifier = await self._state.certifier()
         certs = await asyncio.to_thread(certifier.user_certs, grant, request.public_key, now)
-        factor = proved_by(device)
+        factor = "passkey" if method == PASSWORDLESS else proved_by(device)
         besides = await along.made(grant, certs, factor, now) if along is not None else Made()
         return Entry(
             user=user,
@@ -205,7 +228,7 @@ class Logins:
             secret=logged_in(secret, now, place_of(request.client_addr)),
             writes=besides.writes,
             events=[
-                self._event(request, "", device, message),
+                self._event(request, "", method, device, message),
                 self._state.certified(None, grant, key, certs, addr=request.client_addr, factor=factor),
                 *besides.events,
             ],
@@ -251,23 +274,55 @@ class Logins:
             reason = checked.reason
         return _Outcome(reason, user, secret, revision, checked, due, user_revision)
 
+    async def _check_passkey(self, request: m.LoginRequest) -> _Outcome:
+        """As `_check`: what is read, and the work, is the same whoever is meant. No password is asked."""
+        now = self._state.clock.now()
+        name = request.user or "-"
+        held = await self._state.find(records.USERS, name, User)
+        user, user_revision = held if held is not None else (None, 0)
+        found = await self._state.record(records.USER_SECRETS + name, UserSecret)
+        secret, revision = found if found is not None else (UserSecret(), 0)
+        preference = await self._state.preference()
+        locks = await self._granter.locks()
+        lock = find_lock(locks, Locked(user=name, roles=user.roles if user is not None else ()), now)
+        reason, device, spent, conditions = await self._passkeys.check(secret, request.factor, now)
+        if lock is None and device is not None:
+            lock = find_lock(locks, Locked(mfa_device=device.id), now)
+        if not takes_passkeys(preference.spec):
+            reason = "passkeys do not log in to this cluster"
+        elif user is None:
+            reason = "there is no user with this passkey"
+        elif user.expired(now):
+            reason = "the user has expired"
+        elif lock is not None:
+            reason = describe(lock)
+        elif locked_at(secret, place_of(request.client_addr), now):
+            reason = "the user is locked after too many failures"
+        checked = Checked(reason, device, moved_on(secret, device), spent, conditions)
+        return _Outcome(reason, user, secret, revision, checked, True, user_revision, PASSWORDLESS)
+
     async def _failed(self, request: m.LoginRequest, outcome: _Outcome) -> None:
         """Counts the failure and writes the event, in one transaction; the challenge that was answered is used up."""
         await self._factors.failed(
             request.user,
             known=outcome.user is not None,
-            events=[self._event(request, outcome.reason)],
+            events=[self._event(request, outcome.reason, outcome.method)],
             spent=outcome.checked.spent if outcome.checked is not None else (),
             place=place_of(request.client_addr),
         )
 
     def _event(
-        self, request: m.LoginRequest, reason: str, device: FactorDevice | None = None, message: str = ""
+        self,
+        request: m.LoginRequest,
+        reason: str,
+        method: str,
+        device: FactorDevice | None = None,
+        message: str = "",
     ) -> UserLogin:
         return self._state.event(
             UserLogin,
             user=request.user,
-            method="local",
+            method=method,
             success=not reason,
             error=reason,
             addr=request.client_addr,

@@ -81,7 +81,8 @@ class WebSessions:
             client_addr=request.client_addr,
             user_agent=request.user_agent,
         )
-        return await beginning.reply(await self._logins.admitted(login, beginning))
+        admitted = self._logins.admitted_by_passkey if request.passwordless else self._logins.admitted
+        return await beginning.reply(await admitted(login, beginning))
 
     async def first(self, user: str, secret: UserSecret, asked: m.NewWebSession, client_addr: str) -> First | None:
         """A session for whoever sets password and second factor by a link, to be written with these; None when the user

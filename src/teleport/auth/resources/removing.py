@@ -18,6 +18,7 @@ from teleport.audit.events import (
 )
 from teleport.auth.authorizer import require_administrator
 from teleport.auth.factors.leases import leases_of
+from teleport.auth.factors.passkeys import unknown_to_passkeys
 from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.people.administrators import Administrators, Change
 from teleport.auth.people.invitations import UserTokens
@@ -39,7 +40,7 @@ from teleport.resources.token import Token
 from teleport.resources.trusted_cluster import RemoteCluster
 from teleport.resources.user import User
 from teleport.store import records
-from teleport.store.records import HostRecord
+from teleport.store.records import HostRecord, UserSecret
 from teleport.store.standing import without_role
 
 
@@ -80,6 +81,8 @@ class Removing:
                 links = await self._user_tokens.remove_links(resource.name)
                 writes += [DeleteOp(records.USER_SECRETS + resource.name, missing_ok=True), *links]
                 writes += await leases_of(self._state, resource.name)
+                secret = await self._state.record(records.USER_SECRETS + resource.name, UserSecret)
+                writes += unknown_to_passkeys(secret[0]) if secret is not None else []
                 gone = event(UserDelete, caller, name=resource.name)
             case Token():
                 if any(token.name == resource.name for token in self._tokens.static):

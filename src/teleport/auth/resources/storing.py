@@ -18,6 +18,7 @@ from teleport.audit.events import (
     UserUpdate,
 )
 from teleport.auth.authorizer import require_administrator
+from teleport.auth.factors.passkeys import written_by_document
 from teleport.auth.hosts.tokens import check_life
 from teleport.auth.people import local_auth
 from teleport.auth.people.administrators import Administrators, Change
@@ -177,7 +178,8 @@ class Storing:
         key = records.USER_SECRETS + user.name
         if user.spec.local_auth is not None:
             require_administrator(caller, "set a user's password hash or second factor")
-            writes.append(PutOp(key, local_auth.from_document(user.spec.local_auth).encode()))
+            secret = local_auth.from_document(user.spec.local_auth)
+            writes += [PutOp(key, secret.encode()), *await written_by_document(self._state, user.name, secret)]
         elif stored is None:
             writes.append(PutOp(key, UserSecret().encode()))
         made = CreatedBy(time=self._state.clock.now(), user=Creator(name=caller.name))

@@ -93,7 +93,11 @@ class UserPages:
                     password=bool(secret.password_hash),
                     factors=[
                         m.FoundFactor(
-                            name=device.name, kind=device.kind, added=device.added, last_used=device.last_used
+                            name=device.name,
+                            kind=device.kind,
+                            added=device.added,
+                            last_used=device.last_used,
+                            passwordless=device.passwordless,
                         )
                         for device in secret.devices
                     ],
@@ -123,7 +127,7 @@ class UserPages:
 
 
 def last_login(secret: UserSecret) -> datetime | None:
-    """When the user last logged in with a password, as far back as places are kept."""
+    """When the user last logged in with a password or a passkey, as far back as places are kept."""
     return max((place.last for place in secret.places), default=None)
 
 

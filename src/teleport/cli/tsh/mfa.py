@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TYPES = {"totp": "totp", "webauthn": "webauthn", "u2f": "webauthn"}
 SHOWN = {"totp": "TOTP", "webauthn": "WebAuthn"}
+PASSKEY = "WebAuthn (passkey)"
 ATTEMPTS = 3  # at the first code of a new device
 
 
@@ -44,7 +45,14 @@ def ls(flags: Flags, verbose: bool, form: str) -> None:
         render.out(
             json_text(
                 [
-                    {"id": one.id, "name": one.name, "type": one.type, "added": one.added, "last_used": one.last_used}
+                    {
+                        "id": one.id,
+                        "name": one.name,
+                        "type": one.type,
+                        "passwordless": one.passwordless,
+                        "added": one.added,
+                        "last_used": one.last_used,
+                    }
                     for one in found.devices
                 ]
             )
@@ -55,7 +63,7 @@ def ls(flags: Flags, verbose: bool, form: str) -> None:
         [
             render.printable(one.name),
             *([one.id] if verbose else []),
-            SHOWN.get(one.type, render.printable(one.type)),
+            PASSKEY if one.passwordless else SHOWN.get(one.type, render.printable(one.type)),
             render.when(one.added),
             render.when(one.last_used),
         ]

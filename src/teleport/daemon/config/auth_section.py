@@ -114,6 +114,7 @@ class Authentication:
     )
     u2f: U2f | None = key(forms.section(U2f), None, "U2F devices")
     webauthn: Webauthn | None = key(forms.section(Webauthn), None, "WebAuthn devices")
+    passwordless: bool = key(boolean, True, "let passkeys log in, where hardware keys count")
     require_session_mfa: bool = key(boolean, False, "ask for the second factor for each session")
     locking_mode: LockingMode = key(
         one_of({kind.value: kind for kind in LockingMode}), LockingMode.BEST_EFFORT, "when the locks are not known"
