@@ -28,7 +28,8 @@ def home(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     authorities = home / ".putty" / "sshhostcas"
     authorities.mkdir(parents=True)
     line = cluster.tctl("auth", "export", "--type=host").ok().stdout
-    (authorities / NAME).write_text(f"PublicKey={line.split()[3]}\nValidity=*.{NAME} || {LOOPBACK}\n")
+    address = LOOPBACK.replace(":", "?")  # PuTTY takes no colon in these expressions
+    (authorities / NAME).write_text(f"PublicKey={line.split()[3]}\nValidity=*.{NAME} || {address}\n")
     return home
 
 
