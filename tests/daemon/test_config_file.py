@@ -125,6 +125,20 @@ BAD = [
     (teleport("storage: {peers: [a]}"), 3, "teleport.storage.peers", "does not belong", "with type etcd only"),
     (teleport("storage: {type: etcd}"), 3, "teleport.storage.peers", "nothing", "required"),
     (
+        teleport("storage: {type: etcd, peers: ['http://a']}"),
+        3,
+        "teleport.storage.peers",
+        "http://",
+        "insecure: true",
+    ),
+    (
+        teleport("storage: {type: etcd, peers: ['https://a'], insecure: true}"),
+        3,
+        "teleport.storage.insecure",
+        "true",
+        "tls_ca_file",
+    ),
+    (
         teleport("storage: {type: etcd, peers: ['https://a'], tls_cert_file: /c}"),
         3,
         "teleport.storage.tls_cert_file",
@@ -406,12 +420,15 @@ def test_a_file_without_values_means_the_defaults(text: str | bytes) -> None:
     ],
 )
 def test_every_type_of_storage_has_its_keys(line: str, kind: type, value: object) -> None:
-    """Read whole, though this version refuses to start with them."""
+    """Read whole, though this version refuses to start with all but etcd."""
     text = teleport(f"storage: {{{line}}}")
     storage = load_config(text, "teleport.yaml", not_built=()).document.teleport.storage
     assert type(storage) is kind
     assert value in [getattr(storage, name, None) for name in ("prefix", "table_name", "collection_name", "addr")]
     assert "secret_key" not in repr(storage)
+    if kind is EtcdStorage:
+        load_config(text, "teleport.yaml")
+        return
     (problem,) = mistakes(text)
     assert problem.path == "teleport.storage.type"
 

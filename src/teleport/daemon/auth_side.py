@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from teleport.api import messages as m
 from teleport.audit.emitter import Emitter
@@ -16,13 +16,14 @@ from teleport.audit.events import AuthFailed, Event
 from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
 from teleport.auth.authorities.trusting import whenever_authorities_change
 from teleport.auth.service import AuthConfig, AuthService
+from teleport.backend.etcd.load import etcd_backend
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import refuse_migration
 from teleport.clock import Clock
 from teleport.daemon import credentials
 from teleport.daemon.cluster_settings import settings_of
 from teleport.daemon.config.values import AuthConfig as AuthSettings
-from teleport.daemon.config.values import Config, KeyToken
+from teleport.daemon.config.values import Config, KeyToken, StorageConfig
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.identities import names_of
@@ -35,6 +36,9 @@ from teleport.resources.values import HostPort
 from teleport.transport.balancers import Address, Balancers, Headers
 from teleport.transport.limits import Heard
 from teleport.transport.tls import MutualServer
+
+if TYPE_CHECKING:
+    from teleport.backend.etcd.engine import EtcdBackend
 
 log = logging.getLogger(__name__)
 
@@ -127,15 +131,13 @@ async def open_auth(
     open_emitter: Callable[[str], Emitter],
     *,
     beside: bool = False,
-) -> tuple[AuthService, SqliteBackend]:
-    """The service over the embedded storage; the caller closes the storage after the service ended.
+) -> tuple[AuthService, SqliteBackend | EtcdBackend]:
+    """The service over its storage; the caller closes the storage after the service ended.
 
     `beside`: another process of this host uses the storage, too; its schema is not changed then, but `TeleportError`.
     """
-    if beside:
-        refuse_migration(config.storage.path)
     keys = await asyncio.to_thread(authority_keys, settings.key_token)
-    backend = SqliteBackend(config.storage.path, clock)
+    backend = _backend(config.storage, clock, beside)
     await backend.open()
     try:
         service = await AuthService.open(
@@ -165,6 +167,15 @@ async def open_auth(
         await backend.close()
         raise
     return service, backend
+
+
+def _backend(storage: StorageConfig, clock: Clock, beside: bool) -> SqliteBackend | EtcdBackend:
+    """The engine that the configuration names, not open yet."""
+    if storage.etcd is not None:
+        return etcd_backend()(storage.etcd, clock, may_migrate=not beside)
+    if beside:
+        refuse_migration(storage.path)
+    return SqliteBackend(storage.path, clock)
 
 
 async def local_credentials(

@@ -13,7 +13,7 @@ from teleport.backend.sqlite_file import FILE_NAME, refuse_migration
 from teleport.clock import Clock
 from teleport.daemon.config.values import Config
 from teleport.daemon.host import hold_while_down
-from teleport.errors import NotFound
+from teleport.errors import BadRequest, NotFound
 
 __all__ = ["Findings", "Repair", "repairing"]
 
@@ -21,6 +21,11 @@ __all__ = ["Findings", "Repair", "repairing"]
 @asynccontextmanager
 async def repairing(config: Config, clock: Clock, actor: Mapping[str, str]) -> AsyncIterator[Repair]:
     """The storage of the auth service of this host, to be repaired. Raises `TeleportError`."""
+    if config.auth is not None and config.storage.etcd is not None:
+        raise BadRequest(
+            "a storage in etcd cannot be repaired by this version: other auth servers may be using it",
+            hint="restore the snapshot of etcd that was made before: etcdctl snapshot restore",
+        )
     lock = hold_while_down(config.data_dir)
     try:
         path = config.storage.path

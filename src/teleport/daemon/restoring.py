@@ -41,7 +41,7 @@ from teleport.backup.settle import RESTORED, LogEnd, Settled, head_seqs, outbox_
 from teleport.clock import Clock
 from teleport.daemon.config.values import Config
 from teleport.daemon.host import UNFINISHED
-from teleport.errors import AlreadyExists, TeleportError
+from teleport.errors import AlreadyExists, BadRequest, TeleportError
 
 REASON: Final = "restored from a backup"
 
@@ -58,6 +58,11 @@ class Places:
     @classmethod
     def of(cls, config: Config) -> Places:
         storage = config.storage
+        if storage.etcd is not None:
+            raise BadRequest(
+                "a backup cannot be restored into etcd by this version",
+                hint="restore it with storage of type dir, or restore a snapshot of etcd: etcdctl snapshot restore",
+            )
         return cls(config.data_dir, storage.path, storage.events_path, storage.recordings_path)
 
     def check_empty(self) -> None:

@@ -93,7 +93,8 @@ class Peers:
         stored = b"" if settings.password_file is None else _read(settings.password_file, "password_file")
         self._password = stored.decode().strip("\r\n")
         credentials = _credentials(settings)
-        self._channels = [_channel(url, credentials) for url in settings.peers]
+        options = (*_OPTIONS, ("grpc.max_send_message_length", settings.max_message))
+        self._channels = [_channel(url, credentials, options) for url in settings.peers]
         self._current = random.randrange(len(self._channels))  # noqa: S311 (spreads the load)
         self._token = ""
         self._login = asyncio.Lock()
@@ -319,13 +320,13 @@ def _credentials(settings: EtcdSettings) -> Any:
     return grpc.ssl_channel_credentials(*files)
 
 
-def _channel(url: str, credentials: Any) -> Any:
+def _channel(url: str, credentials: Any, options: Sequence[tuple[str, int]]) -> Any:
     parts = urlsplit(url)
     name = parts.hostname or ""
     target = f"{f'[{name}]' if ':' in name else name}:{parts.port or 2379}"
     if parts.scheme == "https":
-        return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+        return grpc.aio.secure_channel(target, credentials, options=options)
+    return grpc.aio.insecure_channel(target, options=options)
 
 
 def check(settings: EtcdSettings) -> None:

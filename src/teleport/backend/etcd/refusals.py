@@ -42,7 +42,15 @@ _BY_TEXT: Final = (
     ("message larger than max", Kind.TOO_LARGE),
     ("database space exceeded", Kind.FULL),
 )
-_TLS: Final = ("handshake failed", "certificate", "ssl", "tls", "hostname verification", "peer name")
+# whole words of the library's: a server may have "tls" in its name
+_TLS: Final = (
+    "handshake failed",
+    "certificate_",
+    "certificate verify",
+    "ssl_error",
+    "hostname verification",
+    "peer name",
+)
 _AGAIN: Final = {
     *("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL", "ABORTED", "RESOURCE_EXHAUSTED"),
     "DATA_LOSS",  # etcd says so of a member whose disk or log is broken; others answer

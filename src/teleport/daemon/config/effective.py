@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
+from teleport.backend.etcd.settings import EtcdSettings
 from teleport.daemon.config import forms, ports
 from teleport.daemon.config.auth_section import AuthSection
 from teleport.daemon.config.file import Document, FileConfig
 from teleport.daemon.config.proxy_section import acme_names
 from teleport.daemon.config.ssh_section import SshSection
-from teleport.daemon.config.storage import DirStorage, StorageUri
+from teleport.daemon.config.storage import DirStorage, EtcdStorage, StorageUri
 from teleport.daemon.config.teleport_section import ConnectionLimits as LimitsSection
 from teleport.daemon.config.teleport_section import Log
 from teleport.daemon.config.token_source import TokenSource
@@ -376,19 +377,35 @@ def _enhanced(section: SshSection) -> EnhancedRecording | None:
 
 def _storage_config(document: Document) -> StorageConfig:
     storage, data_dir = document.teleport.storage, document.teleport.data_dir
-    if not isinstance(storage, DirStorage):
-        raise BadRequest(f"storage of type {storage.type} cannot be used by this version", hint="use type: dir")
+    if not isinstance(storage, DirStorage | EtcdStorage):
+        raise BadRequest(f"storage of type {storage.type} cannot be used by this version", hint="use type: dir or etcd")
+    embedded = storage if isinstance(storage, DirStorage) else DirStorage()
     files = [uri for uri in storage.audit_events_uri if uri.scheme == "file"]
     return StorageConfig(
-        path=storage.path or data_dir / "backend",
+        path=embedded.path or data_dir / "backend",
         events_path=_directory(files[0] if files else None, data_dir / "log"),
         recordings_path=_directory(storage.audit_sessions_uri, data_dir / "log" / "records"),
-        sync=storage.sync,
-        journal=storage.journal,
+        sync=embedded.sync,
+        journal=embedded.journal,
         events_to_stdout=any(uri.scheme == "stdout" for uri in storage.audit_events_uri),
         region=storage.region,
         audit_events_uri=tuple(str(uri) for uri in storage.audit_events_uri),
         audit_sessions_uri=str(storage.audit_sessions_uri) if storage.audit_sessions_uri is not None else "",
+        etcd=_etcd(storage) if isinstance(storage, EtcdStorage) else None,
+    )
+
+
+def _etcd(storage: EtcdStorage) -> EtcdSettings:
+    return EtcdSettings(
+        peers=storage.peers,
+        prefix=storage.prefix,
+        ca_file=storage.tls_ca_file,
+        cert_file=storage.tls_cert_file,
+        key_file=storage.tls_key_file,
+        username=storage.username,
+        password_file=storage.password_file,
+        insecure=storage.insecure,
+        max_message=storage.etcd_max_client_msg_size_bytes,
     )
 
 

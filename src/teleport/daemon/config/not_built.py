@@ -56,7 +56,9 @@ NOT_BUILT: Final = (
     NotBuilt("proxy_service.kubernetes.enabled", _on, _SERVICE.format("Kubernetes")),
     NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
-    NotBuilt("teleport.storage.type", lambda value: value not in ("dir", "sqlite", "lite"), f"dir: {_LATER}"),
+    NotBuilt(
+        "teleport.storage.type", lambda value: value not in ("dir", "sqlite", "lite", "etcd"), f"dir or etcd: {_LATER}"
+    ),
     NotBuilt("teleport.storage.audit_events_uri", _remote, f"file:///dir: {_LATER}"),
     NotBuilt("teleport.storage.audit_sessions_uri", _remote, f"file:///dir: {_LATER}"),
     NotBuilt("teleport.join_params.method", _in("ec2", "iam"), f"token: {_LATER}"),

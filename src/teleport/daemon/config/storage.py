@@ -127,7 +127,9 @@ class EtcdStorage(Storage):
     username: str = key(some_text, "", "etcd user")
     password_file: Path | None = key(forms.path, None, "file that holds the user's password")
     prefix: str = key(some_text, _DEFAULT_PREFIX, "prefix of all keys")
-    insecure: bool = key(boolean, False, "do not check the servers' certificates")
+    insecure: bool = key(
+        boolean, False, "peers may be http://; the certificate of an https:// server is always checked"
+    )
     etcd_max_client_msg_size_bytes: int = key(integer(1024), 2 * 1024 * 1024, "largest message, in bytes")
 
 
@@ -225,11 +227,22 @@ def _check(storage: Storage, node: Node, problems: Problems) -> None:
     if isinstance(storage, EtcdStorage):
         _check_pair(node, problems, "tls_cert_file", "tls_key_file")
         _check_pair(node, problems, "username", "password_file")
+        _check_peers(storage, node, problems)
         prefix = node.get("prefix")
         if prefix is not None and not storage.prefix.endswith("/"):
             prefix.notice(problems, "has no slash at its end")
     if isinstance(storage, DynamoStorage):
         _check_pair(node, problems, "access_key", "secret_key")
+
+
+def _check_peers(storage: EtcdStorage, node: Node, problems: Problems) -> None:
+    """What is sent are the keys of the cluster's authorities: never without TLS unless that was asked for."""
+    schemes = {peer.partition("://")[0] for peer in storage.peers}
+    peers, insecure = node.get("peers"), node.get("insecure")
+    if peers is not None and "http" in schemes and not storage.insecure:
+        peers.problem(problems, "https:// URLs, or insecure: true beside them", found="http://, which all can read")
+    if insecure is not None and storage.insecure and "https" in schemes:
+        insecure.problem(problems, "false with https:// peers, whose CA tls_ca_file names", found="true")
 
 
 def _check_pair(node: Node, problems: Problems, one: str, other: str) -> None:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from teleport.backend.etcd.settings import EtcdSettings
 from teleport.daemon.config.token_source import TokenSource
 from teleport.resources.cluster import (
     LockingMode,
@@ -68,9 +69,9 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class StorageConfig:
-    """Directories of the embedded storage."""
+    """Where state, events and recordings are: in directories, except the state where `etcd` says so."""
 
-    path: Path  # the database of the cluster's state
+    path: Path  # the database of the cluster's state, when it is the embedded one
     events_path: Path
     recordings_path: Path
     sync: str  # OFF, NORMAL or FULL
@@ -79,6 +80,7 @@ class StorageConfig:
     region: str = ""
     audit_events_uri: tuple[str, ...] = ()  # as the file has them; the paths above are what they come to
     audit_sessions_uri: str = ""
+    etcd: EtcdSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
