@@ -11,7 +11,7 @@ import pytest
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.backend.interface import PutOp
-from teleport.errors import AccessDenied
+from teleport.errors import AccessDenied, BadRequest
 from teleport.resources.codec import from_json, to_json
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Role, RoleSpec, Rule
@@ -122,3 +122,15 @@ async def test_pages_and_their_keys_tell_of_nothing_that_is_hidden(tmp_path: Pat
             await auth.call(nobody, routes.LIST["user"], m.ListRequest(limit=1))
         page = await auth.call(nobody, routes.LIST["node"], m.ListRequest(limit=1))
         assert (page.items, page.next_key) == ([], "")
+
+
+async def test_a_role_that_is_held_names_holders_to_those_only_who_may_list_users(tmp_path: Path) -> None:
+    """Threat T34: who may remove roles tries each of them, and would have the list of users."""
+    async with running_auth(tmp_path) as auth:
+        await add_role(auth, "gardener", Conditions(rules=(Rule(resources=("role",), verbs=("*",)),)))
+        await auth.user("ann", ["access"])
+        gardener = await auth.user("gus", ["gardener"])
+        for who, told in ((gardener, "is held by users$"), (await auth.admin(), "is held by ann$")):
+            with pytest.raises(BadRequest, match=told) as refused:
+                await auth.call(who, routes.REMOVE["role"], m.ExpelRequest(name="access"))
+            assert ("ann" in str(refused.value)) == (who is not gardener)

@@ -79,7 +79,7 @@ class Inventory:
         self._tokens = tokens
         administrators = Administrators(state)
         self._storing = Storing(state, administrators)
-        self._removing = Removing(state, administrators, tokens, user_tokens, self._storing)
+        self._removing = Removing(state, authorizer, administrators, tokens, user_tokens, self._storing)
 
     # list and get
 

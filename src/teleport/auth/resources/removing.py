@@ -16,7 +16,7 @@ from teleport.audit.events import (
     TokenDelete,
     UserDelete,
 )
-from teleport.auth.authorizer import require_administrator
+from teleport.auth.authorizer import Authorizer, require_administrator
 from teleport.auth.factors.leases import leases_of
 from teleport.auth.factors.passkeys import unknown_to_passkeys
 from teleport.auth.hosts.tokens import Tokens
@@ -50,12 +50,14 @@ class Removing:
     def __init__(
         self,
         state: ClusterState,
+        authorizer: Authorizer,
         administrators: Administrators,
         tokens: Tokens,
         user_tokens: UserTokens,
         storing: Storing,
     ) -> None:
         self._state = state
+        self._authorizer = authorizer
         self._storing = storing
         self._administrators = administrators
         self._tokens = tokens
@@ -71,7 +73,7 @@ class Removing:
         gone: Event
         match resource:
             case Role():
-                conditions.append(await self._check_unused(resource.name))
+                conditions.append(await self._check_unused(caller, resource.name))
                 gone = event(RoleDeleted, caller, name=resource.name)
             case User():
                 change = Change(user=resource.name)
@@ -150,16 +152,19 @@ class Removing:
         record = found[0] if found is not None else HostRecord(host_id=host_id)
         return [PutOp(key, without_role(record, role).encode())]
 
-    async def _check_unused(self, role: str) -> Condition:
-        """Raises `BadRequest` when a user has the role; else what must hold so that none was given it meanwhile.
+    async def _check_unused(self, caller: Caller, role: str) -> Condition:
+        """Raises `BadRequest` when a user has the role; else what must hold so that none was given it meanwhile. Named
+        are those users only whom the caller may list.
 
         A role that is missing grants nothing, but what it denies would be allowed: users must not be left with one.
         """
         given = await self._state.backend.get(records.GIVEN_ROLES)
         users = [from_json(item.value) for item in await self._state.backend.range(records.USERS)]
-        holders = [user.name for user in users if isinstance(user, User) and role in user.roles]
+        holders = [user for user in users if isinstance(user, User) and role in user.roles]
         if holders:
-            shown = ", ".join(holders[:10]) + (" ..." if len(holders) > 10 else "")
+            visible = await self._authorizer.listable(caller, Kind.USER, holders)
+            names = [user.metadata.name for user in visible[:10]]
+            shown = ", ".join(names) + (" ..." if len(holders) > len(names) else "") if names else "users"
             raise BadRequest(
                 f"the role {role!r} is held by {shown}",
                 hint="take it from them first: tctl users update NAME --set-roles=...",
