@@ -31,12 +31,13 @@ def test_the_sign_in_page_by_keyboard(windows: Windows) -> None:
     page = windows.open("/web/signin")
     expect(page.get_by_role("heading", name="Sign in to example.test")).to_be_visible()
     expect(page.get_by_label("Code of your authenticator app")).to_be_visible()
-    assert focus_order(page, 5) == [
+    assert focus_order(page, 6) == [
         "User name",
         "Password",
         "Code of your authenticator app",
         "Sign in",
         "Use a security key",
+        "Sign in with a passkey",
     ]
     axe_in_both(page)
 

@@ -1,4 +1,4 @@
-// Logging in: with a code, or by a security key's answer to a challenge.
+// Logging in: with a code, by a security key's answer to a challenge, or with a passkey alone.
 import { ask, begun, type Session } from "./api";
 import { type AssertionOptions, signWithKey } from "./webauthn";
 
@@ -24,4 +24,10 @@ export async function logIn(user: string, password: string, proof: { code?: stri
   const answer = proof.key ? await keyAnswer("/webapi/mfa/login/begin", { user }, true) : {};
   const body = { user, pass: password, second_factor_token: proof.code ?? "", ...answer };
   begun(await ask<Session>("POST", "/webapi/sessions/web", body, { open: true }));
+}
+
+// Whoever the passkey says that it is: neither a name nor a password is asked.
+export async function logInWithPasskey(): Promise<void> {
+  const answer = await keyAnswer("/webapi/mfa/login/passkey", {}, true);
+  begun(await ask<Session>("POST", "/webapi/sessions/passkey", answer, { open: true }));
 }

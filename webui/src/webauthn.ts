@@ -39,11 +39,16 @@ function listed(credentials: Descriptor[] | undefined): PublicKeyCredentialDescr
 }
 
 // What a browser says when a key did not answer names nothing useful, on purpose.
-function keyProblem(error: unknown): Error {
+function keyProblem(error: unknown, passkey: boolean): Error {
   const name = error instanceof Error ? error.name : "";
-  if (name === "InvalidStateError") return new Error("This security key is registered already.");
-  if (name === "NotSupportedError") return new Error("This security key cannot be used here.");
-  if (name === "SecurityError") return new Error("Security keys work only under the name of this cluster.");
+  const [one, many] = passkey ? ["passkey", "Passkeys"] : ["security key", "Security keys"];
+  if (name === "InvalidStateError")
+    return new Error(
+      passkey ? "This device holds a passkey of yours already." : "This security key is registered already.",
+    );
+  if (name === "NotSupportedError") return new Error(`This ${one} cannot be used here.`);
+  if (name === "SecurityError") return new Error(`${many} work only under the name of this cluster.`);
+  if (passkey) return new Error("No passkey answered. Unlock the device that holds it, and try again.");
   return new Error("No security key answered. Plug it in, touch it when it blinks, and try again.");
 }
 
@@ -53,6 +58,10 @@ export function keysAvailable(): boolean {
 
 function must(): void {
   if (!keysAvailable()) throw new Error("This browser knows no security keys. Use another one.");
+}
+
+export function makesPasskey(options: CreationOptions): boolean {
+  return options.publicKey.authenticatorSelection?.residentKey === "required";
 }
 
 export async function createKey(options: CreationOptions): Promise<object> {
@@ -69,7 +78,7 @@ export async function createKey(options: CreationOptions): Promise<object> {
       },
     })) as PublicKeyCredential;
   } catch (error) {
-    throw keyProblem(error);
+    throw keyProblem(error, makesPasskey(options));
   }
   const response = made.response as AuthenticatorAttestationResponse;
   return {
@@ -82,6 +91,7 @@ export async function createKey(options: CreationOptions): Promise<object> {
   };
 }
 
+// A passkey is asked without a list: the browser shows those that it knows of.
 export async function signWithKey(options: AssertionOptions): Promise<object> {
   must();
   const asked = options.publicKey;
@@ -95,7 +105,7 @@ export async function signWithKey(options: AssertionOptions): Promise<object> {
       },
     })) as PublicKeyCredential;
   } catch (error) {
-    throw keyProblem(error);
+    throw keyProblem(error, !asked.allowCredentials?.length);
   }
   const response = made.response as AuthenticatorAssertionResponse;
   return {

@@ -4,7 +4,7 @@ import { ask, ended } from "../../api";
 import { useMe } from "../../context";
 import { Button, Notice, Page, Spinner, Table, Trouble, useAsk, When } from "../../ui";
 import { called } from "./agent";
-import { AddDialog, RemoveDialog, TYPES } from "./devices";
+import { AddDialog, kindOf, RemoveDialog } from "./devices";
 import { PasswordDialog } from "./password";
 import type { Device, Devices } from "./proof";
 
@@ -19,7 +19,7 @@ interface Browser {
   factor: string;
 }
 
-type Open = { what: "password" | "add" } | { what: "remove"; device: Device } | null;
+type Open = { what: "password" | "add" | "passkey" } | { what: "remove"; device: Device } | null;
 
 export default function Account() {
   const me = useMe();
@@ -63,9 +63,12 @@ export default function Account() {
       <section class="part" aria-labelledby="factors-heading">
         <div class="heading">
           <h2 id="factors-heading">Second factors</h2>
-          {devices.data && devices.data.kinds.length > 0 && (
-            <Button onClick={() => setOpen({ what: "add" })}>Add a second factor</Button>
-          )}
+          <div class="actions">
+            {devices.data?.passwordless && <Button onClick={() => setOpen({ what: "passkey" })}>Add a passkey</Button>}
+            {devices.data && devices.data.kinds.length > 0 && (
+              <Button onClick={() => setOpen({ what: "add" })}>Add a second factor</Button>
+            )}
+          </div>
         </div>
         <Trouble error={devices.error} />
         {!devices.data && devices.loading && <Spinner label="Loading second factors" />}
@@ -77,7 +80,7 @@ export default function Account() {
             id={(device) => device.id}
             columns={[
               { key: "name", title: "Name", show: (device) => device.name },
-              { key: "type", title: "Kind", show: (device) => TYPES[device.type] ?? device.type },
+              { key: "type", title: "Kind", show: kindOf },
               { key: "added", title: "Added", show: (device) => <When time={device.added ?? ""} /> },
               { key: "used", title: "Last used", show: (device) => <When time={device.last_used ?? ""} /> },
               {
@@ -178,6 +181,13 @@ export default function Account() {
         <AddDialog
           devices={devices.data}
           close={(added) => closed(added ? `${added} is one of your second factors.` : "")}
+        />
+      )}
+      {open?.what === "passkey" && devices.data && (
+        <AddDialog
+          passkey
+          devices={devices.data}
+          close={(added) => closed(added ? `${added} signs you in from now on.` : "")}
         />
       )}
       {open?.what === "remove" && devices.data && (

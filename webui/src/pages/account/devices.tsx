@@ -1,10 +1,14 @@
 import { useState } from "preact/hooks";
 import { ask } from "../../api";
 import { Button, Dialog, Field, SelectField, Trouble } from "../../ui";
-import { type CreationOptions, createKey } from "../../webauthn";
+import { type CreationOptions, createKey, makesPasskey } from "../../webauthn";
 import { type Device, type Devices, ProofForm } from "./proof";
 
-export const TYPES: Record<string, string> = { totp: "Authenticator app", webauthn: "Security key" };
+const TYPES: Record<string, string> = { totp: "Authenticator app", webauthn: "Security key", passkey: "Passkey" };
+
+export function kindOf(device: Device): string {
+  return TYPES[device.passwordless ? "passkey" : device.type] ?? device.type;
+}
 
 interface New {
   id: string;
@@ -15,16 +19,17 @@ interface New {
 
 interface AddProps {
   devices: Devices;
+  passkey?: boolean; // nothing else
   close: (added: string) => void;
 }
 
 // First an older device proves who asks, then the new one that it works.
-export function AddDialog({ devices, close }: AddProps) {
+export function AddDialog({ devices, passkey = false, close }: AddProps) {
   const [name, setName] = useState("");
   const [type, setType] = useState(devices.kinds[0] ?? "totp");
   const [made, setMade] = useState<New | null>(null);
   return (
-    <Dialog title="Add a second factor" close={() => close("")}>
+    <Dialog title={passkey ? "Add a passkey" : "Add a second factor"} close={() => close("")}>
       {made ? (
         <Finish made={made} done={() => close(name)} close={() => close("")} />
       ) : (
@@ -32,17 +37,25 @@ export function AddDialog({ devices, close }: AddProps) {
           devices={devices}
           action="Next"
           close={() => close("")}
-          submit={async (proof) =>
-            setMade(await ask<New>("POST", "/webapi/mfa/devices/begin", { name, type, ...proof }))
-          }
+          submit={async (proof) => {
+            const body = { name, type: passkey ? "webauthn" : type, passwordless: passkey, ...proof };
+            setMade(await ask<New>("POST", "/webapi/mfa/devices/begin", body));
+          }}
         >
-          <SelectField label="Kind" value={type} set={setType}>
-            {devices.kinds.map((kind) => (
-              <option key={kind} value={kind}>
-                {TYPES[kind] ?? kind}
-              </option>
-            ))}
-          </SelectField>
+          {passkey ? (
+            <p>
+              It signs you in without your name and your password: a phone, a computer or a security key that checks
+              your fingerprint, face or PIN. Beside a password it is a second factor as well.
+            </p>
+          ) : (
+            <SelectField label="Kind" value={type} set={setType}>
+              {devices.kinds.map((kind) => (
+                <option key={kind} value={kind}>
+                  {TYPES[kind] ?? kind}
+                </option>
+              ))}
+            </SelectField>
+          )}
           <Field label="Name" value={name} set={setName} hint="By which you know it, such as “phone”." required />
         </ProofForm>
       )}
@@ -79,7 +92,11 @@ function Finish({ made, done, close }: { made: New; done: () => void; close: () 
     >
       <Trouble error={error} />
       {made.webauthn ? (
-        <p>Have the new security key at hand, and touch it when it blinks.</p>
+        <p>
+          {makesPasskey(made.webauthn)
+            ? "Your browser asks next where to keep the passkey, and that you unlock it."
+            : "Have the new security key at hand, and touch it when it blinks."}
+        </p>
       ) : (
         <>
           <p>Scan this with an authenticator app, then type the code that it shows.</p>

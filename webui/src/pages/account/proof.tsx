@@ -12,11 +12,13 @@ export interface Device {
   type: "totp" | "webauthn";
   added: string | null;
   last_used: string | null;
+  passwordless: boolean; // a passkey
 }
 
 export interface Devices {
   devices: Device[];
   kinds: string[]; // that count in this cluster
+  passwordless: boolean; // whether passkeys log in
 }
 
 export type Proof = Record<string, unknown>;

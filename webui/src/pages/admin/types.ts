@@ -3,6 +3,7 @@
 export interface Factor {
   name: string;
   kind: string;
+  passwordless: boolean; // a passkey
   added: string | null;
   last_used: string | null;
 }

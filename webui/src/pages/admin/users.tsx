@@ -23,7 +23,7 @@ import { startOf, startShown, useFirstWhenBeyond, useSearch } from "../../ui/sea
 import type { PageProps } from "../table";
 import { LockDialog } from "./lock_dialog";
 import { Confirm, Here } from "./parts";
-import type { User, Users } from "./types";
+import type { Factor, User, Users } from "./types";
 import { ChangeUser, InviteUser, ResetUser } from "./user_dialogs";
 import { counted } from "./words";
 
@@ -99,9 +99,7 @@ function UserList({ site }: { site: string }) {
       key: "factors",
       title: "Second factors",
       show: (user) =>
-        user.factors.length > 0
-          ? user.factors.map((one) => `${one.name} (${factorKind(one.kind)})`).join(", ")
-          : "none",
+        user.factors.length > 0 ? user.factors.map((one) => `${one.name} (${factorKind(one)})`).join(", ") : "none",
     },
     {
       key: "login",
@@ -216,8 +214,9 @@ function UserList({ site }: { site: string }) {
   );
 }
 
-export function factorKind(kind: string): string {
-  return kind === "webauthn" ? "key" : "code";
+export function factorKind(factor: Factor): string {
+  if (factor.passwordless) return "passkey";
+  return factor.kind === "webauthn" ? "key" : "code";
 }
 
 function standing(user: User): string {

@@ -12,11 +12,12 @@ interface Info {
   kind: string;
   cluster: string;
   second_factor: string;
+  passwordless?: boolean;
   qr: string;
   totp_secret: string;
 }
 
-type Factor = "app" | "key" | "none";
+type Factor = "app" | "key" | "passkey" | "none";
 
 // what each setting offers; the first is chosen at the start
 const OFFERS: Record<string, Factor[]> = {
@@ -26,7 +27,17 @@ const OFFERS: Record<string, Factor[]> = {
   on: ["app", "key"],
   optional: ["app", "key", "none"],
 };
-const NAMES: Record<Factor, string> = { app: "Authenticator app", key: "Security key", none: "None" };
+const NAMES: Record<Factor, string> = {
+  app: "Authenticator app",
+  key: "Security key",
+  passkey: "Passkey: signs you in without a password, too",
+  none: "None",
+};
+
+function offersOf(info: Info | null): Factor[] {
+  const offers = OFFERS[info?.second_factor ?? ""] ?? ["app"];
+  return info?.passwordless ? offers.flatMap((one): Factor[] => (one === "key" ? ["key", "passkey"] : [one])) : offers;
+}
 
 export default function Invite({ params }: PageProps) {
   const token = params.token ?? "";
@@ -41,13 +52,13 @@ export default function Invite({ params }: PageProps) {
   const [busy, setBusy] = useState(false);
   const [done, setDone] = useState(false);
   const form = useRef<HTMLFormElement>(null);
-  const offers = OFFERS[info?.second_factor ?? ""] ?? ["app"];
+  const offers = offersOf(info);
 
   useEffect(() => {
     ask<Info>("GET", `/webapi/users/password/token/${link}`, undefined, { open: true }).then(
       (found) => {
         setInfo(found);
-        setFactor((OFFERS[found.second_factor] ?? ["app"])[0] as Factor);
+        setFactor(offersOf(found)[0] as Factor);
       },
       (error) => {
         const gone = error instanceof ApiError && error.status === 404;
@@ -63,7 +74,8 @@ export default function Invite({ params }: PageProps) {
 
   async function registered(): Promise<object> {
     const path = `/webapi/mfa/token/${link}/registerchallenge`;
-    const asked = await ask<{ challenge_id: string; webauthn: CreationOptions }>("POST", path, {}, { open: true });
+    const body = { passwordless: factor === "passkey" };
+    const asked = await ask<{ challenge_id: string; webauthn: CreationOptions }>("POST", path, body, { open: true });
     const made = await createKey(asked.webauthn);
     return { challenge_id: asked.challenge_id, webauthn_creation_response: made };
   }
@@ -82,7 +94,7 @@ export default function Invite({ params }: PageProps) {
         token,
         password: base64(password),
         second_factor_token: factor === "app" ? code : "",
-        ...(factor === "key" ? await registered() : {}),
+        ...(factor === "key" || factor === "passkey" ? await registered() : {}),
         sign_in: true,
       };
       const answer = await ask<Partial<Session>>("PUT", "/webapi/users/password/token", body, { open: true });
@@ -199,6 +211,12 @@ export default function Invite({ params }: PageProps) {
                   required
                 />
               </div>
+            )}
+            {factor === "passkey" && (
+              <p>
+                Your browser asks next where to keep it: a phone, a computer or a security key that checks your
+                fingerprint, face or PIN.
+              </p>
             )}
             {factor === "key" && <p>Have your security key at hand: the browser asks for it next.</p>}
             <Button id="send" type="submit" kind="primary" busy={busy} disabled={busy}>

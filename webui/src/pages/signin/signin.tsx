@@ -1,15 +1,16 @@
-// Signing in: a name, a password, and a second factor where the cluster asks for one. Whatever was wrong, the proxy
-// says one thing.
+// Signing in: a name, a password, and a second factor where the cluster asks for one; or a passkey alone. Whatever was
+// wrong, the proxy says one thing.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ask } from "../../api";
-import { logIn } from "../../login";
+import { logIn, logInWithPasskey } from "../../login";
 import { go, ownPath, usePlace } from "../../router";
 import { Button, Field, Notice, Page, Trouble } from "../../ui";
 import { sentence } from "../../ui/notice";
+import { keysAvailable } from "../../webauthn";
 
 interface Ping {
   cluster_name: string;
-  auth?: { second_factor: string; has_motd: boolean };
+  auth?: { second_factor: string; has_motd: boolean; allow_passwordless?: boolean };
 }
 
 export default function SignIn() {
@@ -22,6 +23,7 @@ export default function SignIn() {
   const [busy, setBusy] = useState("");
   const [error, setError] = useState<unknown>(null);
   const form = useRef<HTMLFormElement>(null);
+  const passkey = useRef<HTMLDivElement>(null);
 
   useEffect(() => {
     ask<Ping>("GET", "/webapi/ping", undefined, { open: true }).then(async (found) => {
@@ -35,22 +37,33 @@ export default function SignIn() {
   const codes = factor !== "off" && factor !== "webauthn";
   const keys = factor === "webauthn" || factor === "on" || factor === "optional";
 
-  async function signIn(withKey: boolean) {
+  async function enter(what: string, act: () => Promise<void>, again: () => HTMLElement | null | undefined) {
     if (busy) return;
     setError(null);
-    setBusy(withKey ? "Touch your security key when it blinks." : "Signing in");
+    setBusy(what);
     try {
-      await logIn(user, password, withKey ? { key: true } : { code });
+      await act();
       setPassword("");
       go(ownPath(query.get("next"), window.location.origin) ?? "/web", { replace: true });
     } catch (problem) {
       setError(problem);
       setCode("");
-      form.current?.querySelector<HTMLInputElement>("input")?.focus();
+      again()?.focus();
     } finally {
       setBusy("");
     }
   }
+
+  const signIn = (withKey: boolean) =>
+    enter(
+      withKey ? "Touch your security key when it blinks." : "Signing in",
+      () => logIn(user, password, withKey ? { key: true } : { code }),
+      () => form.current?.querySelector<HTMLInputElement>("input"),
+    );
+  const signInWithPasskey = () =>
+    enter("Unlock your passkey: your browser asks for it.", logInWithPasskey, () =>
+      passkey.current?.querySelector<HTMLElement>("button"),
+    );
 
   const why = query.get("why");
   return (
@@ -116,6 +129,16 @@ export default function SignIn() {
           </div>
           {busy && <p role="status">{busy}</p>}
         </form>
+        {ping?.auth?.allow_passwordless && keysAvailable() && (
+          <div ref={passkey} class="other-way">
+            <Button busy={busy !== ""} onClick={signInWithPasskey} aria-describedby="passkey-hint">
+              Sign in with a passkey
+            </Button>
+            <p id="passkey-hint" class="hint">
+              Without a name and a password, if you have added one to your account.
+            </p>
+          </div>
+        )}
         <p class="hint terminal-hint">In a terminal:</p>
         <pre class="command">{`tsh login --proxy=${window.location.host} --user=NAME`}</pre>
       </Page>
