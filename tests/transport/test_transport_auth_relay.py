@@ -195,6 +195,46 @@ async def test_nothing_is_opened_for_those_who_gave_up_while_there_was_no_way() 
         assert opened[0].over.is_set()
 
 
+def test_a_host_that_has_tunnels_asks_seldom_for_what_it_is_refused() -> None:
+    sparing = auth_relay.Sparing(lambda: 1.0)
+    assert sparing.may(0.0)
+    now, pauses = 0.0, []
+    for _ in range(7):
+        sparing.gave(False, now)
+        until = next(later for later in range(1, 1000) if sparing.may(now + later))
+        pauses.append(until)
+        now += until
+    assert pauses == [5, 10, 20, 40, 80, 120, 120]
+    sparing.gave(True, now)
+    assert sparing.may(now)
+    drawn = auth_relay.Sparing(lambda: 0.0)
+    drawn.gave(False, 0.0)
+    assert not drawn.may(2.4)
+    assert drawn.may(2.5)
+
+
+async def test_without_a_tunnel_a_refused_websocket_is_not_asked_for_again_at_once() -> None:
+    asked = 0
+
+    async def no_tunnel(on_output: Callable[[bytes, bool], None], on_eof: Callable[[], None]) -> None:
+        return None
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        writer.close()
+
+    proxy = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with proxy, AuthRelay([proxy.sockets[0].getsockname()[:2]]) as relay:
+        for tunnels, expected in ((True, 1), (True, 1), (False, 2), (False, 3)):  # who joins has none yet
+            relay.by_tunnel = no_tunnel if tunnels else None
+            reader, writer = await asyncio.open_connection(*relay.address)
+            writer.write(b"hello")
+            assert await reader.read() == b""
+            writer.close()
+            assert asked == expected
+
+
 class Carried:
     """A connection by a tunnel whose far end says what it hears."""
 

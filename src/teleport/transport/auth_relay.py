@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -32,6 +33,8 @@ from teleport.transport.upgrade import stays
 log = logging.getLogger(__name__)
 
 CHUNK = 65536
+SPARED_FIRST = 5.0  # seconds without a websocket after one that was refused, doubled for each more ...
+SPARED_MOST = 120.0  # ... up to so many
 HELD = 65536  # bytes for which there is no way yet, about
 TUNNEL_PATH = "/webapi/auth/tunnel"
 
@@ -63,6 +66,28 @@ ByTunnel = Callable[[Callable[[bytes, bool], None], Callable[[], None]], Corouti
 T = TypeVar("T")
 
 
+class Sparing:
+    """When a host that has tunnels, as a rule, asks a proxy for a websocket instead: seldom where it gets none.
+
+    A proxy that has just begun again and that thousands of hosts ask for both would be busy with what it refuses.
+    Times are seconds of a monotonic clock."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        """`draw` gives numbers from 0 to 1."""
+        self._draw = draw
+        self._failures = 0
+        self._until = 0.0
+
+    def may(self, now: float) -> bool:
+        return now >= self._until
+
+    def gave(self, one: bool, now: float) -> None:
+        """An attempt is over, which gave one or none."""
+        self._failures = 0 if one else self._failures + 1
+        pause = min(SPARED_FIRST * 2.0 ** (self._failures - 1), SPARED_MOST) if self._failures else 0.0
+        self._until = now + pause * (0.5 + self._draw() / 2)
+
+
 class AuthRelay:
     """Listens on the loopback while entered; each connection goes by a tunnel, or becomes a websocket of a proxy."""
 
@@ -78,6 +103,7 @@ class AuthRelay:
         self._owner = owner
         self._told: set[int | None] = set()  # users whom the log told of
         self._full = False  # the log told of that
+        self._sparing = Sparing(random.random)
         self._server: asyncio.Server | None = None
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,7 +159,10 @@ class AuthRelay:
         try:
             if self.by_tunnel is not None and await self._carried(self.by_tunnel, local, writer):
                 return
+            if self.by_tunnel is not None and not self._sparing.may(_now()):
+                return
             tunnel = await local.unless_gone(self._open())
+            self._sparing.gave(tunnel is not None, _now())
             if tunnel is None:
                 return
             async with tunnel:
@@ -187,6 +216,10 @@ class AuthRelay:
             except (aiohttp.ClientError, TimeoutError, OSError, BadRequest, ConnectionProblem) as error:
                 log.warning("the proxy %s opens no way to auth: %s", shown, said(error))
         return None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class _Gone(ConnectionResetError):
