@@ -25,6 +25,7 @@ from teleport.api.client import AuthClient
 from teleport.audit.events import Event
 from teleport.clock import SystemClock
 from teleport.daemon.announce import Announcer
+from teleport.daemon.collecting import Collecting
 from teleport.daemon.remote import watch
 from teleport.daemon.view import NODE_KINDS, View
 from teleport.node.needs import NodeConfig
@@ -174,6 +175,8 @@ async def main(path: str) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with AsyncExitStack() as stack:
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        # a host has some thousand objects to look through, not those of all that live here
+        tasks.create_task(Collecting(long=0.01).run())
         shared = None
         if not estate.views:
             cache, filled = _cache("a process"), asyncio.Event()

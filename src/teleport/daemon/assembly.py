@@ -33,6 +33,7 @@ from teleport.daemon import (
     tunnels_lost,
 )
 from teleport.daemon.announce import Announcer
+from teleport.daemon.collecting import Collecting
 from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.descriptors import raise_limit
@@ -131,6 +132,7 @@ class Daemon:
             self._stack.callback(os.close, host.lock)
             self._sockets = Sockets(config, inherited, tunnels=identities.by_tunnel(host, config))
             self._stack.callback(self._sockets.close)
+            self._tasks.start(Collecting().run(), "collector")
             readiness = Readiness([role.value for role in config.roles])
             if "diag" in self._sockets:
                 edge = self._doors.diag["diag"] = diagnostics(readiness, self._metrics)
