@@ -153,6 +153,7 @@ class Simulated:
             await self.agent.wait_first(FIRST)
             if self.relay is not None:
                 self.relay.by_tunnel = self.agent.to_auth
+                self.client.way = self.agent.way
                 await self.client.renewed()
         tasks.create_task(self.announcer.run())
 

@@ -103,6 +103,27 @@ async def test_when_nobody_answers_every_address_is_named_and_the_reason(pair: t
     assert "auth_servers" in caught.value.hint
 
 
+async def test_nothing_is_begun_while_there_is_no_way_to_auth(pair: tuple[Path, Path]) -> None:
+    there, asked = False, 0
+
+    async def way(seconds: float) -> bool:
+        return there
+
+    async def handle(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return who("auth")
+
+    async with auth_like(pair, handle) as address, client_of(pair, address) as client:
+        client.way = way
+        with pytest.raises(ConnectionProblem, match="no proxy holds a tunnel of this host"):
+            await client.call(routes.WHO_AM_I, m.Empty())
+        assert client._connections is None
+        assert asked == 0
+        there = True
+        assert (await client.call(routes.WHO_AM_I, m.Empty())).name == "auth"
+
+
 async def test_without_addresses_the_error_says_so(pair: tuple[Path, Path]) -> None:
     async with client_of(pair) as client:
         with pytest.raises(ConnectionProblem, match="no address is known"):

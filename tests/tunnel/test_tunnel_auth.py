@@ -215,13 +215,19 @@ async def test_who_lost_a_locked_proxy_waits_for_no_tunnel_and_others_wait_once(
         await wait_until(lambda: agent.tunnels == 0)
         async with asyncio.timeout(5):  # else 25 s
             assert await agent.to_auth(lambda data, _: None, lambda: None) is None
+            assert await agent.way(60.0), "a websocket is one"
         del lab.hosts.refused[str(lab.proxy.host_id)]
         await wait_until(lambda: agent.tunnels == 1)
         (tunnel,) = lab.server.registry.every()
         tunnel._abort("it is cut")
         await wait_until(lambda: agent.tunnels == 0)
+        assert not await agent.way(0.01)
         waiting = asyncio.create_task(agent.to_auth(lambda data, _: None, lambda: None))
+        way = asyncio.create_task(agent.way(60.0))
         await asyncio.sleep(0)
         assert not waiting.done()
+        assert not way.done()
         await wait_until(lambda: agent.tunnels == 1)
+        assert await way
+        assert await agent.way(0.0)
         assert await waiting is None  # this proxy leads nobody to auth

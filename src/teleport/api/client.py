@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ Req = TypeVar("Req", bound=Request)
 Rep = TypeVar("Rep", bound=Message)
 
 CALL_TIMEOUT = 30.0  # seconds for one call
+CONNECT = 10.0  # seconds for a connection, and before it for a way
 WATCH_SILENCE = 60.0  # seconds without a line after which a watch counts as dead; auth says something every 25
 MOST_LATE = 2  # answers within a watch that nobody waits for any more, until nothing more is said there
 WATCH_AGAIN = 5.0  # seconds in which a watch that broke is waited for by what is said within it
@@ -102,6 +103,10 @@ class AuthClient:
     Connections are kept, so that `renewed` has to be told when it would give another one.
     """
 
+    way: Callable[[float], Awaitable[bool]] | None = None
+    """Waits up to so many seconds for a way to auth that comes and goes; whether there is one. A handshake that nobody
+    carries costs both ends as much as one that is answered."""
+
     def __init__(
         self,
         addresses: Sequence[tuple[str, int]],
@@ -157,6 +162,8 @@ class AuthClient:
     async def _request(
         self, method: str, target: str, body: bytes | AsyncIterator[bytes], timeout: float, *, streamed: bool
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        if self.way is not None and not await self.way(CONNECT):
+            raise ConnectionProblem("there is no way to auth yet: no proxy holds a tunnel of this host", hint=AGAIN)
         connections = self._present()
         connections.used += 1
         try:
@@ -176,7 +183,7 @@ class AuthClient:
         streamed: bool,
     ) -> aiohttp.ClientResponse:
         problem = "no address is known"
-        limits = aiohttp.ClientTimeout(total=None if streamed else timeout, sock_connect=10, sock_read=timeout)
+        limits = aiohttp.ClientTimeout(total=None if streamed else timeout, sock_connect=CONNECT, sock_read=timeout)
         for position, (host, port) in enumerate(list(self._addresses)):
             shown = shown_address(host, port)
             try:

@@ -473,7 +473,7 @@ class Daemon:
         if not await agent.wait_first(FIRST_TUNNEL):
             log.warning("no proxy is reached by a tunnel yet; the node is announced, and tried again")
         if self._way.relay is not None:
-            self._way.relay.by_tunnel = agent.to_auth
+            self._way.relay.by_tunnel, client.way = agent.to_auth, agent.way
             if agent.tunnels:
                 await client.renewed()  # what was opened before goes by the tunnel from here on
 

@@ -134,6 +134,16 @@ class TunnelAgent:
                 await self._first.wait()
         return self._first.is_set()
 
+    async def way(self, seconds: float) -> bool:
+        """Whether auth can be asked: by a tunnel, or because none is waited for. Waits so long for that."""
+        left = self._awaited - asyncio.get_running_loop().time()
+        if left <= 0 or self._leading():
+            return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(left, seconds)):
+                await self._stands.wait()
+        return left <= seconds or bool(self._leading())
+
     async def to_auth(
         self, on_output: Callable[[bytes, bool], None], on_eof: Callable[[], None]
     ) -> RemoteSession | None:
