@@ -34,6 +34,7 @@ NOT_LATE = {
     "daemon/watching.py",  # likewise
     "recording/export.py",  # of commands
     "recording/indexing.py",  # a process of its own
+    "backend/etcd/load.py",  # of the storage that is configured, when it is opened: at the start
     "daemon/assembly.py",  # the services of this host, loaded before the loop runs (`import_services`)
 }
 
