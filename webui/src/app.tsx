@@ -137,7 +137,7 @@ export function App() {
       </p>
     </Page>
   ) : Shown ? (
-    <Shown key={hit.row.path} params={hit.params} />
+    <Shown key={`${hit.row.path} ${site}`} params={hit.params} />
   ) : (
     <Spinner label="Loading" />
   );

@@ -5,10 +5,14 @@ import { ApiError, ask, ended } from "./api";
 import { may, type UserContext } from "./context";
 import { GROUPS, PAGES } from "./pages/table";
 import { fill, go, match } from "./router";
+import { SiteMenu } from "./sites";
 import { chooseTheme, chosenTheme, THEMES } from "./theme";
 import { Menu, Trouble } from "./ui";
 
 const THEME_NAMES = { system: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
+
+// What every cluster has; a cluster is run from its own proxies' pages.
+const EVERYWHERE = PAGES.filter((row) => row.group === "Work" || row.group === "See").map((row) => row.path);
 
 interface Props {
   me: UserContext;
@@ -36,6 +40,7 @@ export function Layout({ me, site, path, signOut, children }: Props) {
     go("/web/signin", { replace: true });
   }
 
+  const elsewhere = site !== me.cluster && site !== "-current-";
   const accountPage = PAGES.find((row) => row.path === "/web/account");
   return (
     <div class="frame">
@@ -55,6 +60,7 @@ export function Layout({ me, site, path, signOut, children }: Props) {
         <a class="brand" href="/web">
           {me.cluster}
         </a>
+        <SiteMenu site={site === "-current-" ? me.cluster : site} path={path} patterns={EVERYWHERE} />
         <Menu
           label={me.user}
           items={[
@@ -73,7 +79,9 @@ export function Layout({ me, site, path, signOut, children }: Props) {
       </header>
       <nav id="menu" class={open ? "menu open" : "menu"} aria-label="Pages">
         {GROUPS.map((group) => {
-          const rows = PAGES.filter((row) => row.group === group && may(me, row.needs));
+          const rows = PAGES.filter(
+            (row) => row.group === group && (elsewhere ? EVERYWHERE.includes(row.path) : may(me, row.needs)),
+          );
           if (rows.length === 0) return null;
           return (
             <section key={group} aria-labelledby={`group-${group}`}>
@@ -93,6 +101,11 @@ export function Layout({ me, site, path, signOut, children }: Props) {
       </nav>
       <main id="main" tabIndex={-1}>
         <Trouble error={error} />
+        {elsewhere && (
+          <p class="hint">
+            This is {site}, by way of {me.cluster}. What it shows is kept there, and it decides what you may see and do.
+          </p>
+        )}
         {children}
       </main>
     </div>

@@ -116,8 +116,10 @@ class AuthClient:
         connector: Callable[[], aiohttp.BaseConnector] = lambda: aiohttp.TCPConnector(
             limit=0, ttl_dns_cache=30, keepalive_timeout=30
         ),
+        most: int = MAX_BODY,
     ) -> None:
-        """`connector` makes what connects, for each generation of certificates anew."""
+        """`connector` makes what connects, for each generation of certificates anew. `most`: bytes of an answer."""
+        self._most = most
         self._connector = connector
         self._addresses = list(addresses)
         self._context = context
@@ -218,7 +220,7 @@ class AuthClient:
         """One call and its answer; raises the error that auth answers with, or `ConnectionProblem`."""
         call = encode_call(route, request)
         async with self._request(call.method, call.target, call.body, timeout, streamed=False) as response:
-            return decode_reply(route, response.status, await _body(response))
+            return decode_reply(route, response.status, await _body(response, self._most))
 
     async def upload(
         self, route: Route[Req, Rep], request: Req, body: AsyncIterator[bytes], *, timeout: float = CALL_TIMEOUT
@@ -226,7 +228,7 @@ class AuthClient:
         """A call whose body is a stream of bytes; `timeout` bounds each silence, not the whole."""
         call = encode_call(route, request)
         async with self._request(call.method, call.target, body, timeout, streamed=True) as response:
-            return decode_reply(route, response.status, await _body(response))
+            return decode_reply(route, response.status, await _body(response, self._most))
 
     async def announce(self, request: HeartbeatRequest) -> None:
         """Within the watch where there is one, which costs no connection; else by a call. One that broke is about to
@@ -255,7 +257,7 @@ class AuthClient:
         call = encode_call(route, request)
         async with self._request(call.method, call.target, spoken or call.body, timeout, streamed=True) as response:
             if response.status != 200:
-                raise decode_error(response.status, await _body(response))
+                raise decode_error(response.status, await _body(response, self._most))
             try:
                 async for chunk in response.content.iter_any():
                     yield chunk
@@ -329,13 +331,13 @@ def _watch_line(line: bytes) -> WatchLine:
         raise ConnectionProblem(f"watch: a line cannot be read: {error}", hint=AGAIN) from None
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
+async def _body(response: aiohttp.ClientResponse, most: int) -> bytes:
     body = bytearray()
     try:
         async for chunk in response.content.iter_any():
             body += chunk
-            if len(body) > MAX_BODY:
-                raise ConnectionProblem(f"the answer of the auth server is larger than {MAX_BODY} bytes", hint=AGAIN)
+            if len(body) > most:
+                raise ConnectionProblem(f"the answer of the auth server is larger than {most} bytes", hint=AGAIN)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise ConnectionProblem(f"the answer of the auth server broke off: {said(error)}", hint=AGAIN) from None
     return bytes(body)

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Final
 
 from teleport.api import messages as m
 from teleport.api.client import AuthClient
@@ -15,19 +16,25 @@ from teleport.backend.interface import Deleted, Event
 from teleport.daemon.former_node import connect_former, former_nodes
 from teleport.daemon.host import Host
 from teleport.daemon.view import View
-from teleport.errors import AccessDenied
+from teleport.errors import AccessDenied, NotFound
 from teleport.identity import SystemRole, UserIdentity
 from teleport.pki.keys import PrivateKey
 from teleport.pki.sshformat import parse_certificate, parse_certificate_line
+from teleport.pki.trust import AuthorityKind
 from teleport.pki.x509cert import auth_server_name
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.names import canonical_host
 from teleport.ssh.surface import Peer
 from teleport.store.records import LOCKS, ROLES, USERS, WEB_SESSIONS
+from teleport.transport.led import LedConnector
 from teleport.transport.tls import client_context_of
 from teleport.transport.vouching import VouchingConnector
-from teleport.web.sessions import Pair
+from teleport.web.sessions import Dial, Pair
 from teleport.web.terminal_reach import Way
+
+AUTH_PORT: Final = 3025
+CONNECTIONS: Final = 6  # of one session to the auth of another cluster
+BYTES: Final = 4 * 1024 * 1024  # of what that answers
 
 
 class WebWays:
@@ -64,19 +71,27 @@ class WebWays:
         return isinstance(evaluate_api_access(request, self._view.policy()), APIPermit)
 
     def user_caller(self, pair: Pair, address: tuple[str, int]) -> AuthClient:
-        made: list[tuple[m.UserCerts, tuple[str, ...], ssl.SSLContext]] = []
-
-        def context() -> ssl.SSLContext:
-            (certs, key), trusted = pair(), self._view.tls_authorities()
-            if not made or made[0][0] is not certs or made[0][1] != trusted:
-                made[:] = [(certs, trusted, _context(trusted, certs, key))]
-            return made[0][2]
-
         return AuthClient(
             self._auth_servers,
-            context,
+            _contexts(pair, self._view.tls_authorities),
             auth_server_name(self._view.cluster),
             connector=lambda: VouchingConnector(lambda: self._vouch(*address)),
+        )
+
+    def cluster_caller(self, pair: Pair, cluster: str, dial: Dial) -> AuthClient:
+        def authorities() -> tuple[str, ...]:
+            found = self._view.authority_of(AuthorityKind.HOST, cluster)
+            if found is None:
+                raise NotFound(f"the cluster {cluster[:100]!r} is not known here", hint="tsh clusters")
+            return tuple(found.trusted_tls_certs)
+
+        name = auth_server_name(cluster)
+        return AuthClient(
+            [(name, AUTH_PORT)],  # which is not looked up: `dial` knows the way
+            _contexts(pair, authorities),
+            name,
+            connector=lambda: LedConnector(dial, CONNECTIONS),
+            most=BYTES,
         )
 
     def follow(self, changed: Callable[[], None], removed: Callable[[str], None]) -> Callable[[], None]:
@@ -132,6 +147,19 @@ class Shells:
         if name and canonical_host(name) not in parse_certificate(certificate).body.principals:
             raise AccessDenied(f"its certificate is not made out to {name!a}", hint="name the host as the list does")
         return found.host_id
+
+
+def _contexts(pair: Pair, authorities: Callable[[], tuple[str, ...]]) -> Callable[[], ssl.SSLContext]:
+    """What TLS needs, made anew when the certificates or the authorities are others."""
+    made: list[tuple[m.UserCerts, tuple[str, ...], ssl.SSLContext]] = []
+
+    def context() -> ssl.SSLContext:
+        (certs, key), trusted = pair(), authorities()
+        if not made or made[0][0] is not certs or made[0][1] != trusted:
+            made[:] = [(certs, trusted, _context(trusted, certs, key))]
+        return made[0][2]
+
+    return context
 
 
 def _context(trusted: Sequence[str], certs: m.UserCerts, key: PrivateKey) -> ssl.SSLContext:

@@ -1,8 +1,12 @@
-"""What the routes of the record have in common: whose request it is, what its query says, answers that are streamed."""
+"""What the routes of the record have in common: whose request it is, what its query says, answers that are streamed.
+
+The record of another cluster is kept there: it is asked as `web.leaves` does it, and decides.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
@@ -12,35 +16,44 @@ from typing import Any, Final
 from aiohttp import web
 
 from teleport.api import routes
-from teleport.errors import BadRequest, ConnectionProblem, LimitExceeded, NotFound
-from teleport.web.sessions import WebSession, WebSessions
+from teleport.errors import BadRequest, ConnectionProblem, LimitExceeded
+from teleport.web.leaves import Leaves
+from teleport.web.sessions import UserCaller, WebSession, WebSessions
 from teleport.web.tunnel import peer_of
 
 MOST: Final = 32  # streams of all sessions at once
 MOST_OF_ONE: Final = 4  # of one user, in all browsers
 STILL: Final = 60.0  # seconds without progress after which a stream is given up
+PAGES_ELSEWHERE: Final = 200  # of another cluster's list
 MAX_TEXT: Final = 200  # characters of anything that is searched for
 
 
 class Asking:
     """Asks auth as the user of a browser's session, and streams answers to it."""
 
-    def __init__(self, sessions: WebSessions, cluster: str) -> None:
+    def __init__(self, sessions: WebSessions, leaves: Leaves) -> None:
         self.sessions = sessions
-        self.cluster = cluster
+        self._leaves = leaves
         self._streams: Counter[str] = Counter()
 
     async def here(self, request: web.Request) -> WebSession:
-        """The session of who asks about this cluster. Raises `SessionOver`, `NotFound`."""
+        """The session of who asks. Raises `SessionOver`, and as `Leaves.caller` for a cluster that cannot be asked."""
         session = await self.sessions.of(request)
-        site = request.match_info["site"]
-        if site not in (self.cluster, "-current-"):
-            raise NotFound(f"the cluster {site[:100]!r} is not known here, or is not shown in browsers")
+        self.caller(session, request)
         return session
 
+    def caller(self, session: WebSession, request: web.Request) -> UserCaller:
+        """What calls the auth of the cluster that the request names, as the user."""
+        return self._leaves.caller(session, peer_of(request), request.match_info["site"])
+
+    def pages(self, request: web.Request) -> int:
+        """How many pages of a list are asked for, one after the other: another cluster may never come to an end."""
+        own = request.match_info["site"] in (self._leaves.cluster, "-current-")
+        return sys.maxsize if own else PAGES_ELSEWHERE
+
     async def ask(self, session: WebSession, request: web.Request, route: routes.Route[Any, Any], asked: Any) -> Any:
-        """Calls auth as the user."""
-        return await session.caller(peer_of(request)).call(route, asked)
+        """Calls that auth as the user."""
+        return await self.caller(session, request).call(route, asked)
 
     async def stream(
         self,

@@ -17,7 +17,7 @@ from aiohttp import web
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.clock import Clock, rfc3339
-from teleport.errors import BadRequest, NotFound
+from teleport.errors import BadRequest, LimitExceeded, NotFound
 from teleport.recording.sanitise import one_line
 from teleport.web.bodies import reply
 from teleport.web.evidence_asking import Asking, attachment, moment, number, text
@@ -100,13 +100,14 @@ class EvidenceRoutes:
     async def _all(
         self, session: WebSession, request: web.Request, asked: m.SearchEventsRequest
     ) -> AsyncGenerator[bytes, None]:
-        while True:
+        for _ in range(self._asking.pages(request)):
             page = await self._asking.ask(session, request, routes.SEARCH_EVENTS, asked)
             if page.lines:
                 yield "".join(f"{line}\n" for line in page.lines).encode()
             if not page.next_key or page.next_key == asked.start_key:
                 return
             asked = msgspec.structs.replace(asked, start_key=page.next_key)
+        raise LimitExceeded("that cluster's log has no end; ask for a shorter time", hint="from and to say which")
 
     async def sessions(self, request: web.Request) -> web.Response:
         """Those that run and that the user may join or see."""

@@ -110,6 +110,7 @@ class FileRoutes:
         """What the user's devices are asked before files go to or come from a host whose roles ask for that."""
         session = await self._sessions.of(request)
         to = self._destination(request)
+        self._refuse_elsewhere(to)
         asked = m.SessionChallengeRequest(host=to.host, port=to.port, login=to.login)
         made = await session.caller(peer_of(request)).call(routes.SESSION_CHALLENGE, asked)
         keys = wm.assertion_options(made.webauthn) if made.webauthn is not None else None
@@ -128,11 +129,7 @@ class FileRoutes:
         certificate = ""
         if factor is not None:
             self._attempts.limit(request)
-            if to.cluster != self._cluster:
-                raise AccessDenied(
-                    f"the cluster {to.cluster} asks for a second factor of its own, which cannot be given from here",
-                    hint=f"ask an administrator of {to.cluster}: require_session_mfa of the roles that are mapped",
-                )
+            self._refuse_elsewhere(to)
             proof = m.SessionCertRequest(host=to.host, port=to.port, login=to.login, factor=factor)
             call = session.caller(peer_of(request)).call(routes.SESSION_CERT, proof)
             certificate = (await self._attempts.tried(request, session.user, call, proves=False)).cert
@@ -212,6 +209,14 @@ class FileRoutes:
             return reply(UploadReply(path=path.encode(errors="replace").decode(), size=size))
 
     # parts
+
+    def _refuse_elsewhere(self, to: Destination) -> None:
+        """Raises `AccessDenied` where no device of the user's could answer."""
+        if to.cluster != self._cluster:
+            raise AccessDenied(
+                f"the cluster {to.cluster} asks for a second factor of its own, which cannot be given from here",
+                hint=f"ask an administrator of {to.cluster}: require_session_mfa of the roles that are mapped",
+            )
 
     def _destination(self, request: web.Request) -> Destination:
         """Where to. Raises `NotFound` for what no host is called."""

@@ -21,7 +21,6 @@ from teleport.web.bodies import reply
 from teleport.web.evidence_asking import Asking, attachment, moment, number, text
 from teleport.web.recording_feed import converted, exported, played
 from teleport.web.sessions import WebSession
-from teleport.web.tunnel import peer_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -86,7 +85,7 @@ class RecordingRoutes:
     ) -> AsyncGenerator[bytes, None]:
         """The recording as it is stored."""
         asked = m.RecordingRequest(sid=name, form=form)
-        async with aclosing(session.caller(peer_of(request)).download(routes.READ_RECORDING, asked)) as pieces:
+        async with aclosing(self._asking.caller(session, request).download(routes.READ_RECORDING, asked)) as pieces:
             async for piece in pieces:
                 yield piece
 

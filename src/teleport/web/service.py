@@ -42,6 +42,7 @@ from teleport.web.clusters import OtherClusters, list_clusters, relay_to_cluster
 from teleport.web.evidence_asking import Asking
 from teleport.web.evidence_routes import EvidenceRoutes
 from teleport.web.file_routes import FileRoutes
+from teleport.web.leaves import Leaves
 from teleport.web.link_routes import LinkRoutes
 from teleport.web.origin import PageUnproved, check_change, check_csrf
 from teleport.web.pages import secure, with_csrf_cookie
@@ -112,6 +113,7 @@ class WebService:
         self._relays = Relays(max_tunnels, time.monotonic)
         self.others: OtherClusters | None = None  # that trust this one
         self.sessions = WebSessions(auth, ways, clock) if ways is not None else None
+        self._leaves = Leaves(config.cluster, lambda: self.others, clock)
         self._admin = (
             AdminRoutes(self.sessions, config.cluster, config.auth_servers, clock)
             if self.sessions is not None
@@ -123,7 +125,7 @@ class WebService:
             else None
         )
         self._browsers = (
-            SessionRoutes(self.sessions, self._attempts, config.cluster, clock, lambda: self.others)
+            SessionRoutes(self.sessions, self._attempts, config.cluster, clock, self._leaves)
             if self.sessions is not None
             else None
         )
@@ -138,7 +140,7 @@ class WebService:
         app.on_response_prepare.append(secure)
         add = app.router.add_route
         links = LinkRoutes(self._auth, self._attempts, self._browsers)
-        asking = Asking(self.sessions, self._config.cluster) if self.sessions is not None else None
+        asking = Asking(self.sessions, self._leaves) if self.sessions is not None else None
         for prefix in ("", "/v1"):
             if self._admin is not None:
                 self._admin.add(add, prefix)

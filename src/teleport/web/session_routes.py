@@ -16,13 +16,11 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.clock import Clock, rfc3339
 from teleport.errors import BadRequest, NotFound
-from teleport.pki import sshsig, web_proof
-from teleport.pki.sshformat import parse_certificate_line
 from teleport.resources.kinds import Kind, Verb
 from teleport.web import messages as wm
 from teleport.web.attempts import Attempts
 from teleport.web.bodies import body_of, client_address, reply
-from teleport.web.clusters import OtherClusters
+from teleport.web.leaves import Leaves
 from teleport.web.origin import check_csrf, check_same_origin
 from teleport.web.pages import qr_png
 from teleport.web.sessions import COOKIE, Proved, WebSession, WebSessions
@@ -100,13 +98,13 @@ class SessionRoutes:
         attempts: Attempts,
         cluster: str,
         clock: Clock,
-        others: Callable[[], OtherClusters | None],
+        leaves: Leaves,
     ) -> None:
         self.sessions = sessions
         self._attempts = attempts
         self._cluster = cluster
         self._clock = clock
-        self._others = others
+        self._leaves = leaves
 
     def add(self, add: Callable[[str, str, Handler], Any], prefix: str) -> None:
         """Puts the routes into an application."""
@@ -304,11 +302,7 @@ class SessionRoutes:
     async def sites(self, request: web.Request) -> web.Response:
         """This cluster, and those that the user may go to from here."""
         session = await self.sessions.of(request)
-        found = [(self._cluster, True)]
-        others = self._others()
-        if others is not None:
-            proof = self._proof(session, web_proof.CLUSTERS)
-            found += others.listed(proof, peer_of(request)[0])
+        found = self._leaves.listed(session, peer_of(request))
         return web.json_response(
             {"sites": [{"name": name, "status": "online" if online else "offline"} for name, online in found]}
         )
@@ -328,8 +322,9 @@ class SessionRoutes:
         )
 
     async def nodes(self, request: web.Request) -> web.Response:
-        """A page of nodes: `search`, `label` (again and again), `sort`, `start`, `limit`."""
-        session = await self._here(request)
+        """A page of nodes, of this cluster or, as that one decides, of another: `search`, `label` (again and again),
+        `sort`, `start`, `limit`."""
+        session = await self.sessions.of(request)
         query = request.query
         sort = query.get("sort", "hostname")
         asked = m.FindNodesRequest(
@@ -340,7 +335,8 @@ class SessionRoutes:
             start=_number(query.get("start", "0")),
             limit=_number(query.get("limit", "50")),
         )
-        return reply(await self._ask(session, request, routes.FIND_NODES, asked))
+        caller = self._leaves.caller(session, peer_of(request), request.match_info["site"])
+        return reply(await caller.call(routes.FIND_NODES, asked))
 
     # parts
 
@@ -355,15 +351,6 @@ class SessionRoutes:
     async def _ask(self, session: WebSession, request: web.Request, route: routes.Route[Any, Any], asked: Any) -> Any:
         """Calls auth as the user."""
         return await session.caller(peer_of(request)).call(route, asked)
-
-    def _proof(self, session: WebSession, purpose: str) -> str:
-        return web_proof.encode(
-            parse_certificate_line(session.certificate).blob,
-            lambda message: sshsig.sign(session.key, message),
-            audience=self._cluster,
-            purpose=purpose,
-            now=self._clock.now(),
-        )
 
     def _told(self, session: WebSession) -> web.Response:
         token, until = session.bearer()

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -47,6 +47,7 @@ SWEEP: Final = 5.0  # seconds between looks at what has come to its end
 USE_TOLD: Final = 60.0  # seconds between what auth is told of the use
 MOST: Final = 20_000  # sessions in memory
 MOST_PLACES: Final = 4  # addresses of one session that connections to auth are kept for
+MOST_CLUSTERS: Final = 4  # other clusters, of one address each time
 TAKEN_UP: Final = 20.0  # cookies that one address may have looked at by auth in a second
 TAKEN_UP_BURST: Final = 200.0
 REFUSED: Final = 10_000  # cookies that are remembered as refused
@@ -54,6 +55,7 @@ REFUSED_FOR: Final = 30.0  # seconds, of one that auth refused
 
 Req = TypeVar("Req", bound=m.Request)
 Rep = TypeVar("Rep", bound=m.Message)
+K = TypeVar("K")
 
 
 class SessionOver(AccessDenied):
@@ -79,6 +81,7 @@ class UserCaller(Caller, Protocol):
 
 
 Pair = Callable[[], tuple[m.UserCerts, PrivateKey]]
+Dial = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
 class Ways(Protocol):
@@ -98,6 +101,10 @@ class Ways(Protocol):
 
     def user_caller(self, pair: Pair, address: tuple[str, int]) -> UserCaller:
         """Calls auth with the certificates and key that `pair` gives, for a browser at this address."""
+        ...
+
+    def cluster_caller(self, pair: Pair, cluster: str, dial: Dial) -> UserCaller:
+        """Calls the auth of another cluster, over connections that `dial` makes."""
         ...
 
     def follow(self, changed: Callable[[], None], removed: Callable[[str], None]) -> Callable[[], None]:
@@ -131,6 +138,7 @@ class WebSession:
         self.sockets = 0
         self.renewing = asyncio.Lock()
         self._callers: OrderedDict[str, UserCaller] = OrderedDict()
+        self._elsewhere: OrderedDict[tuple[str, str], UserCaller] = OrderedDict()
         self.closing: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -150,13 +158,22 @@ class WebSession:
         """Calls auth as the user, who is at `address` now. Raises `SessionOver`."""
         if self.ended.is_set():
             raise over()
-        known = self._callers.pop(address[0], None)
-        if known is None:
-            known = self._ways.user_caller(lambda: (self._certs, self.key), address)
-        self._callers[address[0]] = known
-        while len(self._callers) > MOST_PLACES:
-            self._close(self._callers.popitem(last=False)[1].renewed())
-        return known
+        made = lambda: self._ways.user_caller(lambda: (self._certs, self.key), address)  # noqa: E731
+        return self._kept(self._callers, address[0], MOST_PLACES, made)
+
+    def caller_of(self, cluster: str, dial: Dial, address: tuple[str, int]) -> UserCaller:
+        """Calls another cluster's auth as the user; `dial` connects with it. Raises `SessionOver`."""
+        if self.ended.is_set():
+            raise over()
+        made = lambda: self._ways.cluster_caller(lambda: (self._certs, self.key), cluster, dial)  # noqa: E731
+        return self._kept(self._elsewhere, (cluster, address[0]), MOST_CLUSTERS, made)
+
+    def _kept(self, among: OrderedDict[K, UserCaller], key: K, most: int, made: Callable[[], UserCaller]) -> UserCaller:
+        known = among.pop(key, None)
+        among[key] = known if known is not None else made()
+        while len(among) > most:
+            self._close(among.popitem(last=False)[1].renewed())
+        return among[key]
 
     def touched(self) -> None:
         """Somebody is there: a key was pressed, a page was asked for."""
@@ -213,7 +230,7 @@ class WebSession:
         """Certificates were made anew."""
         assert found.certs is not None
         self._certs, self.identity = found.certs, self._ways.identify(found.certs.cert)
-        for one in self._callers.values():
+        for one in (*self._callers.values(), *self._elsewhere.values()):
             self._close(one.renewed())
 
     def end(self, why: str) -> None:
@@ -222,14 +239,14 @@ class WebSession:
             self.why = why
             self.ended.set()
             log.info("web session of %s ended: %s", self.user, why)
-            callers, self._callers = self._callers, OrderedDict()
-            for one in callers.values():
-                self._close(one.close())
+            self.leave()
 
     def leave(self) -> None:
         """It leaves the memory and may be taken up again."""
-        callers, self._callers = self._callers, OrderedDict()
-        for one in callers.values():
+        callers = (*self._callers.values(), *self._elsewhere.values())
+        self._callers.clear()
+        self._elsewhere.clear()
+        for one in callers:
             self._close(one.close())
 
     def _close(self, work: Coroutine[Any, Any, None]) -> None:

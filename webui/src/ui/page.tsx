@@ -1,7 +1,7 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { current } from "../api";
-import { hasMoved } from "../router";
+import { hasMoved, here, match } from "../router";
 
 interface Props {
   title: string;
@@ -14,7 +14,8 @@ interface Props {
 export function Page({ title, id, actions, children }: Props) {
   const heading = useRef<HTMLHeadingElement>(null);
   useEffect(() => {
-    const cluster = current()?.cluster;
+    const site = match("/web/cluster/:site", here().path.split("/").slice(0, 4).join("/"))?.site;
+    const cluster = site && site !== "-current-" ? site : current()?.cluster;
     document.title = cluster ? `${title} · ${cluster}` : title;
   }, [title]);
   useEffect(() => {
