@@ -66,7 +66,7 @@ async def test_who_finishes_a_link_is_signed_in_as_by_a_login(tmp_path: Path, ki
         assert login["addr"].startswith("127.0.0.1:")
         (begun,) = await auth.events("web_session.create")
         assert (begun["user"], begun["user_agent"]) == ("ann", "Mozilla/5.0 (test)")
-        (made,) = (event for event in await auth.events("cert.create") if event.get("user") == "ann")
+        (made,) = await auth.events("cert.create", wait_for=1, where=lambda event: event.get("user") == "ann")
         assert made["code"]
         again = await finish(auth, Browser(web), token)
         assert (again.status, "Set-Cookie" in again.headers) == (404, False)

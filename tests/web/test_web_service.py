@@ -75,7 +75,8 @@ async def test_ping_and_find_say_where_everything_is(tmp_path: Path, prefix: str
         assert (found.status, found.json) == (200, common), "without empty strings, without auth"
         for path in ("/webapi/ping", "/webapi/ping/local"):
             answer = await web.ask("GET", prefix + path)
-            assert answer.json == {**common, "auth": {"type": "local", "second_factor": "otp", "has_motd": False}}
+            sign_in = {"type": "local", "second_factor": "otp", "has_motd": False, "allow_passwordless": False}
+            assert answer.json == {**common, "auth": sign_in}
 
 
 async def test_the_authority_is_public(tmp_path: Path) -> None:
