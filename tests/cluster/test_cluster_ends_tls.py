@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,25 @@ from teleport.testing.cluster import LOOPBACK, PASSWORD, PUBLIC, DaemonProcess, 
 from teleport.testing.public_authority import PublicAuthority
 
 
-@pytest.mark.parametrize("flag", ["--insecure", "--insecure-no-tls"])
-def test_people_and_hosts_come_by_a_balancer_that_ends_tls_before_two_proxies(
-    flag: str, login: str, tmp_path: Path
-) -> None:
-    """`teleport start --insecure --roles=proxy --config=...`: the balancer opens TLS anew to proxies that show what
-    they made themselves; with `--insecure-no-tls` it opens none. Login, ssh, and a host that joins through it; every
-    event has the client's address, none the balancer's."""
+@dataclass
+class Ended:
+    """A cluster behind such a balancer; the host `joined` came in by it, too."""
+
+    farm: Farm
+    root: Path  # whom clients believe the balancer's certificate
+
+    def person(self, name: str) -> Balanced:
+        found = Balanced(self.farm, name, self.farm.folder / "homes" / name)
+        found.believed, found.public = self.root, self.farm.web_port
+        return found
+
+
+@contextmanager
+def before_two_proxies(flag: str, folder: Path) -> Iterator[Ended]:
+    """`teleport start FLAG --roles=proxy --config=...` twice: with `--insecure` the balancer opens TLS anew to proxies
+    that show what they made themselves; with `--insecure-no-tls` it opens none."""
     needs_haproxy()
-    farm = Farm(tmp_path / "farm", ["one", "two"])
+    farm = Farm(folder / "farm", ["one", "two"])
     public, proxies = farm.web_port, list(farm.proxies.values())
     for proxy in proxies:
         proxy.config["version"] = "v2"
@@ -38,7 +50,7 @@ def test_people_and_hosts_come_by_a_balancer_that_ends_tls_before_two_proxies(
         )
     farm.proxy_ssh_port = public
     authority = PublicAuthority("Balancer")
-    issued, pair, root = authority.issue(PUBLIC, "localhost", LOOPBACK), tmp_path / "pair.pem", tmp_path / "root.pem"
+    issued, pair, root = authority.issue(PUBLIC, "localhost", LOOPBACK), folder / "pair.pem", folder / "root.pem"
     pair.write_bytes(issued.chain + issued.key)
     root.write_bytes(authority.root)
     inner = " ssl verify none" if flag == "--insecure" else ""
@@ -57,18 +69,27 @@ def test_people_and_hosts_come_by_a_balancer_that_ends_tls_before_two_proxies(
             stack.push(proxy.daemon)
         for proxy in proxies:
             wait_until(f"{proxy.name} is ready", proxy.daemon.ready, 60)
-        stack.enter_context(haproxy(tmp_path / "haproxy", [front]))
+        stack.enter_context(haproxy(folder / "haproxy", [front]))
         node = TunnelNode(farm, "joined")
         node.begin()
         stack.push(node.daemon)
         wait_until("the host is ready", node.daemon.ready, 60)
-        bob = Balanced(farm, "bob", tmp_path / "homes" / "bob")
-        bob.believed, bob.public = root, public
+        ids = {proxy.host_id for proxy in proxies}
+        wait_until("the host has a tunnel to each proxy", lambda: set(farm.proxy_ids("joined")) == ids, 60)
+        yield Ended(farm, root)
+
+
+@pytest.mark.parametrize("flag", ["--insecure", "--insecure-no-tls"])
+def test_people_and_hosts_come_by_a_balancer_that_ends_tls_before_two_proxies(
+    flag: str, login: str, tmp_path: Path
+) -> None:
+    """Login, ssh, and a host that joins through it; every event has the client's address, none the balancer's."""
+    with before_two_proxies(flag, tmp_path) as ended:
+        farm, public = ended.farm, ended.farm.web_port
+        bob = ended.person("bob")
         added = farm.tctl("users", "add", "bob", "--roles=access", f"--logins={login}", "--format=json").json()
         bob.accept(added["url"])
         bob.tsh("login", f"--proxy={at(public, PUBLIC)}", "--user=bob", stdin=f"{PASSWORD}\n{bob.code()}\n").ok()
-        ids = {proxy.host_id for proxy in proxies}
-        wait_until("the host has a tunnel to each proxy", lambda: set(farm.proxy_ids("joined")) == ids, 60)
         for word in ("one", "two", "three", "four"):  # the balancer takes the proxies in turn
             assert bob.tsh("ssh", f"{login}@joined", "echo", word).ok().stdout == f"{word}\n"
         farm.wait_event("session.end", user="bob")

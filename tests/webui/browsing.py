@@ -112,15 +112,13 @@ class Watched:
         assert not left, "\n".join(left)
 
 
-class Windows:
-    """Opens windows on a cluster's pages; those of one person share a login."""
+class Opening:
+    """Opens windows on the pages of an origin."""
 
-    def __init__(self, browser: Browser, cluster: Cluster, logins: dict[str, Any], watched: Watched) -> None:
+    def __init__(self, browser: Browser, origin: str, watched: Watched) -> None:
         self._browser = browser
-        self.cluster = cluster
-        self.origin = f"https://{cluster.web_address}"
+        self.origin = origin
         self.watched = watched
-        self._logins = logins
         self._contexts: list[BrowserContext] = []
 
     def open(self, path: str = "/web", *, state: Any = None, scheme: Scheme = "light", **options: Any) -> Page:
@@ -143,6 +141,31 @@ class Windows:
         page.goto(path)
         return page
 
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+@contextmanager
+def looking(chromium: Chromium, origin: str) -> Iterator[Opening]:
+    """Windows on the pages of that origin, watched until the block ends."""
+    with chromium.used() as used:
+        opening = Opening(used, origin, Watched(origin))
+        try:
+            yield opening
+            opening.watched.check()
+        finally:
+            opening.close()
+
+
+class Windows(Opening):
+    """Opens windows on a cluster's pages; those of one person share a login."""
+
+    def __init__(self, browser: Browser, cluster: Cluster, logins: dict[str, Any], watched: Watched) -> None:
+        super().__init__(browser, f"https://{cluster.web_address}", watched)
+        self.cluster = cluster
+        self._logins = logins
+
     def of(self, person: Person, path: str = "/web", *, scheme: Scheme = "light", **options: Any) -> Page:
         """A window of somebody who is signed in. They sign in once for all tests: who signs out opens a window of
         nobody and signs in there."""
@@ -152,10 +175,6 @@ class Windows:
             expect(page.get_by_role("heading", name="Nodes")).to_be_visible()
             self._logins[person.name] = page.context.storage_state()
         return self.open(path, state=self._logins[person.name], scheme=scheme, **options)
-
-    def close(self) -> None:
-        for context in self._contexts:
-            context.close()
 
 
 def sign_in(page: Page, person: Person) -> None:
