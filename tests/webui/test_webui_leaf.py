@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from tests.cluster.cluster_trust import LEAF, ROOT, Trusting, trusting
 from tests.webui.browsing import Chromium, Watched, Windows, axe_in_both, screenshot
-from tests.webui.test_webui_terminal import ready, run
+from tests.webui.terminals import ready, run
 
 from teleport.testing.cluster import NODE, Person
 
