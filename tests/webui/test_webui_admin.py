@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 from tests.webui.browsing import Windows, axe_in_both, focus_order, screenshot
+from tests.webui.terminals import node_path, ready, run
 
-from teleport.testing.cluster import BIN, Cluster, DaemonProcess, Person, at, free_port, plain_environment
-from teleport.testing.terminal import Terminal
+from teleport.testing.cluster import Cluster, DaemonProcess, Person, at, free_port, plain_environment
 
 HERE = "/web/cluster/example.test"
 REFUSED = r"status of (400|404|409|412)"  # a refusal that a test provokes
@@ -48,8 +48,8 @@ def accepted(cluster: Cluster, name: str, link: str) -> Person:
 def test_an_administrator_runs_the_cluster_without_tctl(
     windows: Windows, cluster: Cluster, admin: Person, login: str, tmp_path: Path
 ) -> None:
-    """A role and a user are made, a host joins with the command that is shown, the user works there, is locked, and the
-    open shell ends; the log tells of it, and the recording is played."""
+    """A role and a user are made, a host joins with the command that is shown, the user works there in a page and is
+    locked, and the open shell ends; the log tells of it, and the recording is played."""
     page = windows.of(admin, f"{HERE}/new-role")
     page.get_by_label("Name", exact=True).fill("deployers")
     page.get_by_role("group", name="Hosts").get_by_label("Logs in as").fill(login)
@@ -84,17 +84,18 @@ def test_an_administrator_runs_the_cluster_without_tctl(
         dialog.get_by_role("button", name="Done").click()
         expect(page.get_by_role("table", name="Join tokens")).to_contain_text("used by")
 
-        dora.log_in()
-        with Terminal([str(BIN / "tsh"), "ssh", f"{login}@beta"], dora.environment) as shell:
-            shell.type("echo ready-$((40+2))\n")
-            shell.expect("ready-42")
-            page.get_by_role("link", name="Users").click()
-            open_menu(page, "dora", "Lock")
-            dialog = page.get_by_role("dialog")
-            dialog.get_by_label("Why").fill("left the company")
-            dialog.get_by_role("button", name="Lock", exact=True).click()
-            expect(dialog).to_be_hidden()
-            shell.ended(10)
+        shell = windows.of(dora, node_path(cluster, login, "beta"))
+        ready(shell)
+        run(shell, "echo ready-$((40+2))", "ready-42")
+        page.get_by_role("link", name="Users").click()
+        open_menu(page, "dora", "Lock")
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("Why").fill("left the company")
+        windows.watched.expect("401|403|WebSocket")
+        dialog.get_by_role("button", name="Lock", exact=True).click()
+        expect(dialog).to_be_hidden()
+        expect(shell.get_by_role("heading", name="Sign in to")).to_be_visible()  # it ended, and so did her login
+        expect(shell.locator(".xterm")).to_have_count(0)
         expect(page.get_by_role("cell", name=re.compile("^dora"))).to_contain_text("locked by 1 lock")
         page.get_by_role("link", name="Locks").click()
         row = page.get_by_role("row", name=re.compile("dora"))
