@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
 import pytest
 from tests.node.test_node_joining import begun, cast
 
-from teleport.audit.events import SessionRequestDenied
+from teleport.audit.events import Event, SessionRequestDenied, event_name
 from teleport.authz.decision import ClusterDefaults
 from teleport.errors import AccessDenied
 from teleport.launcher import LauncherEnd
 from teleport.node.company import MOST_OF_ONE
 from teleport.node.tracking import tracked
+from teleport.resources.lock import Lock, LockSpec, LockTarget
+from teleport.resources.metadata import Metadata
 from teleport.ssh.surface import TerminalRequest, TerminalSize
 from teleport.testing.lab_certificates import Authorities
 from teleport.testing.people import ended
@@ -59,6 +62,39 @@ async def test_a_mode_needs_its_own_right(launcher_end: LauncherEnd) -> None:
             assert await ended(refused) == 255
             assert b"You may not join this session as" in refused.shown
         assert not lab.events.named("session.join")
+
+
+async def test_who_is_locked_while_they_join_sees_nothing(
+    launcher_end: LauncherEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threat T47: the lock comes while the joining is put on record; that it was undone is on record as well."""
+    async with cast(launcher_end) as (lab, those):
+        alice, sid = await begun(those)
+        reached, written, emit = asyncio.Event(), asyncio.Event(), lab.events.emit
+
+        async def slow(event: Event) -> None:
+            if event_name(event) == "session.join":
+                reached.set()
+                await written.wait()
+            await emit(event)
+
+        monkeypatch.setattr(lab.events, "emit", slow)
+        joining = asyncio.create_task(those.joined("bob", "pair", sid=sid, mode="peer"))
+        await reached.wait()
+        lab.rules.locked = [Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="bob")))]
+        lab.node.reconsider()
+        (session,) = lab.node.tools.registry
+        written.set()
+        bob = await joining
+        bob.type("echo by-b''ob\n")
+        assert await ended(bob) == 255
+        assert b"This session is over for you" in bob.shown
+        assert b"ready" not in bob.shown
+        await lab.events.wait_for("session.leave")
+        assert [party.user for party in session.company.parties] == ["alice"]
+        alice.type("echo af''ter\n")
+        await alice.sees("after")
+        assert b"by-bob" not in alice.shown
 
 
 async def test_a_namesake_of_another_cluster_is_a_stranger(launcher_end: LauncherEnd) -> None:

@@ -68,6 +68,7 @@ class SessionChannelHandler:
         self._session: Session | None = None
         self._over = False
         self._gone = False
+        self._ended = ""  # why its connection may not go on
 
     # what the client asks for
 
@@ -166,6 +167,9 @@ class SessionChannelHandler:
         except TeleportError as error:
             log.error("joining cannot be put on record sid=%s error=%s", sid, error)
             return Refusal("This node cannot write its audit log now, so nobody joins a session.")
+        if self._ended:  # while that was put on record
+            session.company.leave(self.party)
+            return Refusal(_over_for_you(self._ended))
         self._session = session
         if self._gone:
             session.company.leave(self.party)
@@ -208,12 +212,13 @@ class SessionChannelHandler:
 
     def end(self, reason: str) -> None:
         """The connection may not go on: what it started ends, and its part in what others started."""
+        self._ended = reason
         if self._session is None:
             return
         if self._session.first is self.party:
             self._session.end(reason)
         else:
-            self._session.company.leave(self.party, f"This session is over for you: {reason}", status=255)
+            self._session.company.leave(self.party, _over_for_you(reason), status=255)
 
     def reconsider(self) -> None:
         """Rules changed, and the connection goes on."""
@@ -236,3 +241,7 @@ class SessionChannelHandler:
         if not self._over:
             self._over = True
             self._connection.left(self)
+
+
+def _over_for_you(reason: str) -> str:
+    return f"This session is over for you: {reason}"
