@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import re
 import shlex
@@ -586,5 +587,25 @@ async def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
                 for body in (b"", b"[]", b'{"yaml": 1}', b"\xff", b"{" * 1000):
                     answer = await at.web.ask(method, path, data=body, headers=at.admin.headers())
                     assert answer.status == 400, (method, path, body, answer.text)
+
+    await at_work(tmp_path, work)
+
+
+BOMB = "kind: role\na: &a [x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in itertools.pairwise("abcdefghijkl")
+)
+
+
+async def test_a_role_that_explodes_is_refused_at_once(tmp_path: Path) -> None:
+    """T19: aliases of aliases, and brackets without end: said as a mistake of the text, in no time."""
+
+    async def work(at: Office) -> None:
+        for text in (BOMB, "a: " + "[" * 20_000, "a: " + "{a: " * 5_000, "- " * 20_000):
+            async with asyncio.timeout(5.0):
+                answer = await at.admin.ask("POST", "/webapi/roles/check", json={"yaml": text})
+            assert answer.status == 400 or answer.json["ok"] is False, answer.text[:200]
+        deep = b'{"yaml": ' + b"[" * 30_000 + b"]" * 30_000 + b"}"
+        answer = await at.web.ask("POST", "/webapi/roles/check", data=deep, headers=at.admin.headers())
+        assert answer.status == 400
 
     await at_work(tmp_path, work)

@@ -14,10 +14,12 @@ from tests.web.terminal_rig import HOST, ME, Page, Place, place
 
 from teleport.api import messages as m
 from teleport.api import routes
+from teleport.audit.events import SessionEnd, SessionJoin
 from teleport.launcher import LauncherEnd
 from teleport.resources.codec import to_json
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Role, RoleSpec
+from teleport.web import terminal_session
 from teleport.wire.web_terminal import End, Kind
 
 ELSEWHERE = Role(
@@ -109,3 +111,32 @@ async def test_who_is_locked_or_logged_out_has_no_socket_to_come_back_by(
                 async with Page.opened(window, resume=started["resume"]):
                     pass
             assert no.value.status == 401, how
+
+
+async def test_a_cut_socket_leaves_the_end_and_the_recording(
+    tmp_path: Path, launcher_end: LauncherEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody comes back: once the host has waited, the end is on record, and all that was shown is in the recording;
+    and so are those who looked on from a browser."""
+    monkeypatch.setattr(terminal_session, "WAITS", 1)
+    async with place(tmp_path, launcher_end) as those:
+        window = await those.ann.browser(those.web)
+        async with Page.opened(window) as page:
+            sid = (await page.hears(Kind.STARTED))["sid"]
+            await page.type("stty -echo; echo be''gun\n")
+            await page.sees("begun")
+            async with Page.opened(window, sid=sid, mode="observer") as other:
+                await other.sees("begun")
+                other.cut()
+            await those.events.wait_for("session.leave")
+            page.cut()
+        (end,) = await those.events.wait_for("session.end")
+        assert isinstance(end, SessionEnd)
+        assert (end.sid, end.user, end.reason, end.participants) == (sid, "ann", "nobody came back", ["ann"])
+        (join,) = those.events.named("session.join")
+        assert isinstance(join, SessionJoin)
+        assert (join.sid, join.user, join.mode) == (sid, "ann", "observer")
+        assert join.addr_remote.startswith("127.0.0.1:")
+        (recording,) = those.recordings.all
+        assert b"begun" in recording.stdout
+        assert recording.reason == "nobody came back"
