@@ -77,9 +77,11 @@ def kept(page: Page, item: str) -> Path:
 
 def test_events_are_searched_shown_and_exported(windows: Windows, admin: Person, sid: str) -> None:
     page = windows.of(admin, f"{SITE}/audit")
+    rows = page.get_by_role("table", name="Events").get_by_role("row")
+    expect(rows.filter(has_text="session.end").first).to_be_visible()
     page.get_by_label("User", exact=True).fill("sam")
     page.get_by_label("User", exact=True).press("Enter")
-    rows = page.get_by_role("table", name="Events").get_by_role("row")
+    page.wait_for_url("**user=sam**")
     expect(rows.filter(has_text="session.end").first).to_be_visible()
     expect(rows.filter(has_text="user.create")).to_have_count(0)
     assert "user=sam" in page.url
@@ -303,9 +305,10 @@ def test_commands_and_files_are_shown_readably(
     axe_in_both(page)
 
 
-def test_nobody_plays_what_is_not_theirs(windows: Windows, alice: Person, sid: str) -> None:
+def test_nobody_plays_what_is_not_theirs(windows: Windows, login: str, sid: str) -> None:
+    nina = windows.cluster.add_person("nina", logins=[login])  # who has no recording of her own
     windows.watched.expect("403")
-    page = windows.of(alice, f"{SITE}/recording/{sid}")
+    page = windows.of(nina, f"{SITE}/recording/{sid}")
     expect(page.get_by_role("alert")).to_be_visible()
     expect(page.locator(".screen")).to_have_count(0)
     axe_in_both(page)

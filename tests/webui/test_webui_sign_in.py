@@ -58,6 +58,7 @@ def test_a_refused_login_says_one_thing(windows: Windows, alice: Person, user: s
 
 @pytest.mark.parametrize("to", ["https://evil.example/web", "//evil.example/web", "/webapi/ping"])
 def test_a_login_leads_to_no_other_place(windows: Windows, alice: Person, to: str) -> None:
+    windows.watched.expect("401")  # the login that the tests share ends with the first of these
     page = windows.of(alice)
     with page.expect_navigation():
         page.goto(f"/web/signin?next={to}")
