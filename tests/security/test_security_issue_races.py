@@ -47,7 +47,7 @@ async def _signed(auth: RunningAuth) -> tuple[Credentials, m.UserCerts]:
 async def _login(auth: RunningAuth, proxy: Credentials, secret: str) -> tuple[Credentials, m.UserCerts]:
     key = generate_p256()
     request = m.LoginRequest(
-        user="ann", password=PASSWORD, otp_token=auth.code(secret), public_key=key.public.line(), ttl=600,
+        user="ann", password=PASSWORD, otp_token=auth.code(secret), public_key=key.public.line(), ttl=3600,
         client_addr="192.0.2.7:1000",
     )  # fmt: skip
     certs = await auth.call(proxy, routes.LOGIN, request)
