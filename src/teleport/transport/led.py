@@ -17,6 +17,8 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.tracing import Trace
 
+from teleport.transport.vouching import connecting
+
 CHUNK: Final = 65536  # bytes
 KEPT: Final = 30.0  # seconds that a connection is kept for what is asked next
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -36,7 +38,7 @@ class LedConnector(aiohttp.BaseConnector):
         """What `aiohttp.BaseConnector` asks its heirs for."""
         context = req.ssl
         assert isinstance(context, ssl.SSLContext), "auth is spoken to by TLS alone"
-        try:
+        with connecting(req, timeout):
             async with asyncio.timeout(timeout.sock_connect):
                 far = await self._dial()
                 near, inner = socket.socketpair()
@@ -59,14 +61,6 @@ class LedConnector(aiohttp.BaseConnector):
                     near.close()
                     task.cancel()
                     raise
-        except TimeoutError:
-            raise aiohttp.ConnectionTimeoutError(f"no connection within {timeout.sock_connect:g} s") from None
-        except ssl.CertificateError as error:
-            raise aiohttp.ClientConnectorCertificateError(req.connection_key, error) from error
-        except ssl.SSLError as error:
-            raise aiohttp.ClientConnectorSSLError(req.connection_key, error) from error
-        except OSError as error:
-            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
         return protocol
 
     def close(self, **given: Any) -> Any:

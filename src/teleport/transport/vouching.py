@@ -8,12 +8,27 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.tracing import Trace
+
+
+@contextmanager
+def connecting(req: aiohttp.ClientRequest, timeout: aiohttp.ClientTimeout) -> Iterator[None]:
+    """What fails while a connection for `req` is made, as aiohttp's own connector would tell it."""
+    try:
+        yield
+    except TimeoutError:
+        raise aiohttp.ConnectionTimeoutError(f"no connection within {timeout.sock_connect:g} s") from None
+    except ssl.CertificateError as error:
+        raise aiohttp.ClientConnectorCertificateError(req.connection_key, error) from error
+    except ssl.SSLError as error:
+        raise aiohttp.ClientConnectorSSLError(req.connection_key, error) from error
+    except OSError as error:
+        raise aiohttp.ClientConnectorError(req.connection_key, error) from error
 
 
 class VouchingConnector(aiohttp.BaseConnector):
@@ -31,7 +46,7 @@ class VouchingConnector(aiohttp.BaseConnector):
         context = req.ssl
         assert isinstance(context, ssl.SSLContext), "auth is spoken to by TLS alone"
         name = req.server_hostname or host
-        try:
+        with connecting(req, timeout):
             async with asyncio.timeout(timeout.sock_connect):
                 opened = await _connected(host, port)
                 try:
@@ -43,14 +58,6 @@ class VouchingConnector(aiohttp.BaseConnector):
                 except BaseException:
                     opened.close()
                     raise
-        except TimeoutError:
-            raise aiohttp.ConnectionTimeoutError(f"no connection within {timeout.sock_connect:g} s") from None
-        except ssl.CertificateError as error:
-            raise aiohttp.ClientConnectorCertificateError(req.connection_key, error) from error
-        except ssl.SSLError as error:
-            raise aiohttp.ClientConnectorSSLError(req.connection_key, error) from error
-        except OSError as error:
-            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
         return protocol
 
 
