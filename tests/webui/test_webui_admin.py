@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
+from tests.cluster.test_cluster_first_run import code
 from tests.webui.browsing import Windows, axe_in_both, focus_order, screenshot
-from tests.webui.terminals import node_path, ready, run
+from tests.webui.terminals import ready, run
 
-from teleport.testing.cluster import Cluster, DaemonProcess, Person, at, free_port, plain_environment
+from teleport.testing.cluster import PASSWORD, Cluster, DaemonProcess, Person, at, free_port, plain_environment
 
 HERE = "/web/cluster/example.test"
 REFUSED = r"status of (400|404|409|412)"  # a refusal that a test provokes
@@ -38,11 +39,25 @@ def invite(page: Page, name: str, *roles: str, login: str = "") -> str:
     return link
 
 
-def accepted(cluster: Cluster, name: str, link: str) -> Person:
-    """Somebody who followed that link."""
-    person = Person(cluster, name, cluster.folder / "homes" / name)
-    person.accept(link)
-    return person
+def followed(windows: Windows, link: str) -> Page:
+    """The window of somebody who opened that link in a browser of theirs, and is signed in."""
+    page = windows.open(link)
+    secret = page.locator("#secret").inner_text()
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_label("Password again").fill(PASSWORD)
+    page.get_by_label("Code").fill(code(secret, 0))
+    page.get_by_role("button", name="Set password").click()
+    expect(page.get_by_role("heading", name="Nodes")).to_be_visible()
+    return page
+
+
+def connected(page: Page, host: str, login: str) -> Page:
+    """The terminal that the list of nodes opens in another tab."""
+    page.get_by_role("button", name=f"Connect to {host}").click()
+    with page.context.expect_page() as new:
+        page.get_by_role("menuitem", name=login, exact=True).click()
+    ready(new.value)
+    return new.value
 
 
 def test_an_administrator_runs_the_cluster_without_tctl(
@@ -66,7 +81,9 @@ def test_an_administrator_runs_the_cluster_without_tctl(
     link = invite(page, "dora", "deployers")
     assert link.startswith(f"https://{cluster.web_address}/web/invite/")
     expect(page.get_by_role("cell", name=re.compile("^dora"))).to_contain_text("invited, not come yet")
-    dora = accepted(cluster, "dora", link)
+    hers = followed(windows, link)
+    expect(hers.get_by_text("No nodes that you may reach.")).to_be_visible()
+    expect(page.get_by_role("cell", name=re.compile("^dora"))).not_to_contain_text("not come yet")
 
     page.get_by_role("link", name="Join tokens").click()
     page.get_by_role("button", name="Add a host").click()
@@ -84,8 +101,7 @@ def test_an_administrator_runs_the_cluster_without_tctl(
         dialog.get_by_role("button", name="Done").click()
         expect(page.get_by_role("table", name="Join tokens")).to_contain_text("used by")
 
-        shell = windows.of(dora, node_path(cluster, login, "beta"))
-        ready(shell)
+        shell = connected(hers, "beta", login)
         run(shell, "echo ready-$((40+2))", "ready-42")
         page.get_by_role("link", name="Users").click()
         open_menu(page, "dora", "Lock")
