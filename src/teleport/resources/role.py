@@ -192,6 +192,13 @@ class Role(Value, frozen=True, kw_only=True):
             return self.allow.node_labels
         return ANY_LABELS if self.version == "v3" and self.allow.logins else {}
 
+    @property
+    def allowed_kubernetes_labels(self) -> LabelSelector:
+        """The selector for Kubernetes clusters; absent from a v3 role it means every cluster, else none."""
+        if self.allow.kubernetes_labels is not None:
+            return self.allow.kubernetes_labels
+        return ANY_LABELS if self.version == "v3" else {}
+
     def findings(self) -> Iterator[Finding]:
         yield from self.metadata.findings()
         if self.metadata.name == IMPLICIT_ROLE_NAME:
