@@ -11,7 +11,7 @@ import pytest
 
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.explain import CLUSTER, explain_ssh_access
-from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access, usable_logins, why_no_session
+from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, evaluate_ssh_access, why_no_session
 from teleport.identity import UserIdentity
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
@@ -133,26 +133,6 @@ def test_each_part_of_a_permit_says_whose_it_is() -> None:
     assert parts["ends with the certificate"] == ("yes", (CLUSTER,))
     assert parts["recorded"] == ("yes", (CLUSTER,))
     assert parts["connections"] == ("no limit", ())
-
-
-def test_the_usable_logins_are_those_that_the_decision_lets_in() -> None:
-    for roles in ("prod", "all", "dev", "all no-prod", "mfa", "gone", "prod dev"):
-        for labels in ({"env": "prod"}, {"env": "dev"}, {}):
-            request = asked(roles, node_labels=labels)
-            # a second factor that is due hides no host: who does not see it could never give the factor
-            proved = dataclasses.replace(request.identity, mfa_device="device", mfa_target=ID)
-            wanted = tuple(
-                login
-                for login in request.identity.logins
-                if isinstance(
-                    evaluate_ssh_access(dataclasses.replace(request, login=login, identity=proved), Policy(ROLES)),
-                    SSHAccessPermit,
-                )
-            )
-            found = usable_logins(
-                request.identity, Policy(ROLES), cluster="main", now=NOW, node_id=ID, node_labels=labels
-            )
-            assert found == wanted, (roles, labels)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ from teleport.authz.api import APIAccessRequest, APIPermit, decides_alike, evalu
 from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.clusters import why_no_cluster
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
+from teleport.authz.host_rules import Reach
 from teleport.authz.locks import host_lock_denial
 from teleport.authz.renewal import RenewalPermit
 from teleport.authz.roles import NO_LOGIN_PRINCIPAL_PREFIX, RoleSet
-from teleport.authz.ssh import usable_logins
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.authority import Authority
@@ -297,27 +297,8 @@ class Authorizer:
         identity = caller.identity
         if not isinstance(identity, UserIdentity):
             return []
-        policy = await self._policy(identity)
-        now = self._state.clock.now()
-        known: dict[tuple[str, frozenset[tuple[str, str]]], list[str]] = {}
-        found = []
-        for node in nodes:
-            labels, namespace = node.all_labels, node.namespace
-            key = (namespace, frozenset(labels.items()))
-            if key not in known:
-                known[key] = list(
-                    usable_logins(
-                        identity,
-                        policy,
-                        cluster=self._state.cluster,
-                        now=now,
-                        node_id=node.host_id,
-                        node_labels=labels,
-                        namespace=namespace,
-                    )
-                )
-            found.append(known[key])
-        return found
+        reach = Reach(identity, await self._policy(identity), cluster=self._state.cluster, now=self._state.clock.now())
+        return [list(reach.logins(node.all_labels, node.namespace)) for node in nodes]
 
     async def visible_nodes(self, caller: Caller, nodes: Sequence[N]) -> list[N]:
         """The nodes that the caller may know of: all, when a rule of its own roles says so; else those it may use."""

@@ -8,11 +8,12 @@ of addresses all count). Selectors are compared in the same form. A selector tha
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NewType
+from functools import lru_cache
+from typing import Final, NewType
 
-from teleport.resources.pattern import BadPattern, compile_pattern, is_pattern
+from teleport.resources.pattern import BadPattern, Pattern, compile_pattern, is_pattern
 from teleport.resources.role import LabelSelector
 
 WILDCARD = "*"
@@ -29,6 +30,8 @@ class BadSelector(ValueError):
 
 def canonical_labels(labels: Mapping[str, str]) -> CanonicalLabels:
     """The one form of a target's labels; raises `AmbiguousLabels`."""
+    if "".join(labels).isascii() and "".join(labels.values()).isascii():
+        return CanonicalLabels(labels)  # has one form only
     result: dict[str, str] = {}
     for key, value in labels.items():
         name, text = unicodedata.normalize("NFC", key), unicodedata.normalize("NFC", value)
@@ -45,55 +48,97 @@ class LabelMatch:
     why: str = ""
 
 
+MATCHED: Final = LabelMatch(True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """The values that a selector has for one label, of which one has to match; sorted by what matching takes."""
+
+    texts: frozenset[str]
+    globs: tuple[str, ...]
+    patterns: tuple[Pattern, ...]
+    bad: str  # why the first that cannot be evaluated cannot; it only counts if no other matches
+    anything: bool
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def of(cls, values: tuple[str, ...]) -> _Values:
+        """Each value is literal, a glob with `*`, or `^a regular expression$`; case counts."""
+        texts, globs, patterns, bad = set[str](), list[str](), list[Pattern](), ""
+        for value in (unicodedata.normalize("NFC", one) for one in values):
+            if is_pattern(value):
+                try:
+                    patterns.append(compile_pattern(value))
+                except BadPattern as error:
+                    bad = bad or f"{value[:64]!r}: {error}"
+            elif WILDCARD in value:
+                globs.append(value)
+            else:
+                texts.add(value)
+        return cls(frozenset(texts), tuple(globs), tuple(patterns), bad, WILDCARD in globs)
+
+    def match(self, value: str) -> bool:
+        """Whether one of them is the whole of `value`; raises `BadSelector`."""
+        if self.anything or value in self.texts:
+            return True
+        if any(match_glob(glob, value) for glob in self.globs) or any(one.fullmatch(value) for one in self.patterns):
+            return True
+        if self.bad:
+            raise BadSelector(self.bad)
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A label selector, read once and matched against any number of targets. Absent and empty ones match nothing."""
+
+    everything: bool
+    wanted: tuple[tuple[str, _Values | None], ...]  # without values: what no key may be
+
+    @classmethod
+    def of(cls, selector: LabelSelector | None) -> Selector:
+        given = selector or {}
+        if tuple(given.get(WILDCARD, ())) == (WILDCARD,):
+            return cls(True, ())
+        return cls(
+            False,
+            tuple(
+                (unicodedata.normalize("NFC", key), None if key == WILDCARD else _Values.of(tuple(values)))
+                for key, values in given.items()
+            ),
+        )
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The labels that it looks at. What a target says in others changes nothing."""
+        return frozenset(name for name, _ in self.wanted)
+
+    def match(self, labels: CanonicalLabels) -> LabelMatch:
+        """Whether it matches; raises `BadSelector`."""
+        if self.everything:
+            return MATCHED
+        if not self.wanted:
+            return LabelMatch(False, "selects no host")
+        unmatched: LabelMatch | None = None
+        for name, values in self.wanted:
+            if values is None:
+                raise BadSelector("the key '*' takes the value '*' only")
+            target = labels.get(name)
+            if (target is None or not values.match(target)) and unmatched is None:
+                unmatched = LabelMatch(False, _why(name, target))
+        return unmatched or MATCHED
+
+
 def match_labels(selector: LabelSelector | None, labels: CanonicalLabels) -> LabelMatch:
     """Whether `selector` matches; raises `BadSelector`. Absent and empty selectors match nothing."""
-    if not selector:
-        return LabelMatch(False, "selects no host")
-    if tuple(selector.get(WILDCARD, ())) == (WILDCARD,):
-        return LabelMatch(True)
-    unmatched: LabelMatch | None = None
-    for key, values in selector.items():
-        name = unicodedata.normalize("NFC", key)
-        if key == WILDCARD:
-            raise BadSelector("the key '*' takes the value '*' only")
-        target = labels.get(name)
-        found = target is not None and _match_any(values, target)
-        if not found and unmatched is None:
-            unmatched = LabelMatch(False, _why(name, target))
-    return unmatched or LabelMatch(True)
+    return Selector.of(selector).match(labels)
 
 
 def _why(key: str, target: str | None) -> str:
     if target is None:
         return f"needs label {key!r}, which the host does not have"
     return f"label {key!r} is {target[:64]!r}, which does not match"
-
-
-def _match_any(patterns: Sequence[str], value: str) -> bool:
-    """Whether one of `patterns` matches; one that cannot be evaluated only counts if no other does."""
-    bad: BadSelector | None = None
-    for pattern in patterns:
-        try:
-            if _match_value(pattern, value):
-                return True
-        except BadSelector as error:
-            bad = bad or error
-    if bad is not None:
-        raise bad
-    return False
-
-
-def _match_value(pattern: str, value: str) -> bool:
-    """`pattern` is literal, a glob with `*`, or `^a regular expression$`; case counts, the whole value has to match."""
-    pattern = unicodedata.normalize("NFC", pattern)
-    if pattern == WILDCARD:
-        return True
-    if is_pattern(pattern):
-        try:
-            return compile_pattern(pattern).fullmatch(value)
-        except BadPattern as error:
-            raise BadSelector(f"{pattern[:64]!r}: {error}") from None
-    return match_glob(pattern, value)
 
 
 def match_glob(pattern: str, value: str) -> bool:

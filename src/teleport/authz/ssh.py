@@ -1,9 +1,9 @@
 """The decision about an SSH session: may this identity log in as this account on this host now, and under which terms.
 
 Order (`resources.md` 5): the certificate itself, locks (and whether they are known), deny over all roles, MFA, then
-allow, where namespace, labels and login have to match within one role. The login also has to be one of the
-certificate's. The node obeys the permit and never looks at a role. The function is pure and cheap, so that it is asked
-again while a session is open.
+allow, where namespace, labels and login have to match within one role (`host_rules`). The login also has to be one of
+the certificate's. The node obeys the permit and never looks at a role. The function is pure and cheap, so that it is
+asked again while a session is open.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from types import MappingProxyType
 from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.channels import ChannelDenies, ChannelTerms, RoleGrant
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
+from teleport.authz.host_rules import HostRules, Target
 from teleport.authz.host_users import groups_to_make
 from teleport.authz.joining import Requirement, requirements, without_unattended
-from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
+from teleport.authz.labels import AmbiguousLabels, canonical_labels
 from teleport.authz.locks import Locked, find_lock, locked_denial, locks_unknown_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
 from teleport.authz.session_mfa import (
@@ -86,32 +87,23 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
     if refused is not None:
         return refused
     try:
-        labels = canonical_labels(request.node_labels)
+        target = Target(request.namespace, canonical_labels(request.node_labels))
     except AmbiguousLabels as error:
         return _denial(DenialCode.BAD_REQUEST, request, f"node {request.node_id}: {error}")
-    roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
-    unknown = [f"role {name!r} does not exist" for name in roles.unknown]
-    unpinned = unpinned_denial(identity, roles)
-    if unpinned is not None:
-        return unpinned
+    rules = HostRules.of(identity, policy)
+    roles, since = rules.roles, rules.since
+    refused = rules.refused(policy)
+    if refused is not None:
+        return refused
 
-    since = RoleSet.build(identity.denying, policy.roles, identity.traits).own
-    unsure = locks_unknown_denial(RoleSet((*since, *roles.roles)), policy)
-    if unsure is not None:
-        return unsure
-    hits = [hit for role in (*roles.roles, *since) if (hit := _deny_hit(role, request, labels))]
+    unknown = [f"role {name!r} does not exist" for name in roles.unknown]
+    hits = list(rules.denials(request.login, target))
     if hits:
         return _denial(DenialCode.DENIED_BY_ROLE, request, *hits, *unknown)
-
-    granting: list[Role] = []
-    reasons: list[str] = []
-    for role in roles.own:
-        why = _why_not(role, request, labels)
-        if why:
-            reasons.append(f"role {role.name!r} {why}")
-        else:
-            granting.append(role)
+    asked_each = list(rules.grants(request.login, target))
+    granting = [role for role, why in asked_each if not why]
     if not granting:
+        reasons = [f"role {role.name!r} {why}" for role, why in asked_each]
         return _denial(DenialCode.NOT_GRANTED, request, *reasons, *unknown)
     required = requirements((*roles.own, *since))
     if required and not request.joinable:
@@ -182,32 +174,6 @@ def why_no_session(
             "ask an administrator for a role with logins, then tsh login",
         )
     return None
-
-
-def usable_logins(
-    identity: UserIdentity,
-    policy: Policy,
-    *,
-    cluster: str,
-    now: datetime,
-    node_id: str,
-    node_labels: Mapping[str, str],
-    namespace: str = DEFAULT_NAMESPACE,
-) -> tuple[str, ...]:
-    """Those of the identity's logins that would be let in on a host with these labels, as `why_out_of_reach` asks."""
-    return tuple(
-        login
-        for login in identity.logins
-        if not why_out_of_reach(
-            replace(identity, logins=(login,)),
-            policy,
-            cluster=cluster,
-            now=now,
-            node_id=node_id,
-            node_labels=node_labels,
-            namespace=namespace,
-        )
-    )
 
 
 def why_out_of_reach(
@@ -379,32 +345,3 @@ def _denial(code: DenialCode, request: SSHAccessRequest, *reasons: str) -> Acces
 
 def _namespace_matches(conditions: Conditions, namespace: str) -> bool:
     return any(name in {"*", namespace} for name in conditions.effective_namespaces)
-
-
-def _deny_hit(role: Role, request: SSHAccessRequest, labels: CanonicalLabels) -> str:
-    """What in the role's deny hits the request; empty when nothing does. What cannot be evaluated hits."""
-    deny = role.deny
-    if not _namespace_matches(deny, request.namespace):
-        return ""
-    if request.login in deny.logins or "*" in deny.logins:
-        return f"role {role.name!r} denies the login {request.login!r}"
-    try:
-        if match_labels(deny.node_labels, labels).matched:
-            return f"role {role.name!r} denies the labels of this host"
-    except BadSelector as error:
-        return f"role {role.name!r} denies labels in a way that cannot be evaluated: {error}"
-    return ""
-
-
-def _why_not(role: Role, request: SSHAccessRequest, labels: CanonicalLabels) -> str:
-    """Why the role does not grant the request; empty when it does."""
-    allow = role.allow
-    if not _namespace_matches(allow, request.namespace):
-        return f"does not apply to namespace {request.namespace!r}"
-    if request.login not in allow.logins:
-        return f"does not give the login {request.login!r}"
-    try:
-        match = match_labels(role.allowed_node_labels, labels)
-    except BadSelector as error:
-        return f"selects hosts in a way that cannot be evaluated: {error}"
-    return "" if match.matched else match.why

@@ -21,7 +21,8 @@ from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
 from teleport.authz.explain import explain_ssh_access
-from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest, usable_logins
+from teleport.authz.host_rules import Reach
+from teleport.authz.ssh import SSHAccessPermit, SSHAccessRequest
 from teleport.clock import rfc3339
 from teleport.errors import AccessDenied, NotFound
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
@@ -78,18 +79,8 @@ class Explaining:
         )
         now, cluster = self._state.clock.now(), self._state.cluster
         asked = replace(identity, cluster=cluster)
-        return any(
-            usable_logins(
-                asked,
-                policy,
-                cluster=cluster,
-                now=now,
-                node_id=node.host_id,
-                node_labels=node.all_labels,
-                namespace=node.metadata.namespace,
-            )
-            for node in nodes
-        )
+        reach = Reach(asked, policy, cluster=cluster, now=now)
+        return any(reach.logins(node.all_labels, node.metadata.namespace) for node in nodes)
 
     async def _decided(
         self, said: m.Explanation, user: User, node: Server, request: m.ExplainRequest, nodes: Sequence[Server]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -92,9 +93,10 @@ class NodePages:
             raise BadRequest(f"a search has at most {MAX_SEARCH} characters and {MAX_LABELS} labels")
         order = _order(request.sort)
         pairs = [_pair(label) for label in request.labels]
-        fitting = _fitting(request.search.lower().split(), pairs)
+        # what may be seen is decided before anything is searched: neither answers nor their times tell of the rest
         visible = await self._visible(caller)
-        found = sorted((node for node in visible if fitting(node)), key=order, reverse=request.descending)
+        found = _fitting(visible, request.search.lower().split(), pairs)
+        found.sort(key=order, reverse=request.descending)
         chosen = found[request.start : request.start + request.limit]
         logins = await self._authorizer.logins_on(caller, chosen) or [[] for _ in chosen]
         page = cut([self._shown(node, allowed) for node, allowed in zip(chosen, logins, strict=True)])
@@ -159,17 +161,19 @@ def _pair(label: str) -> tuple[str, str]:
     return key, value
 
 
-def _fitting(words: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Callable[[_Known], bool]:
-    def fits(node: _Known) -> bool:
-        return all(word in node.text for word in words) and all(node.all_labels.get(key) == one for key, one in pairs)
-
-    return fits
+def _fitting(nodes: Sequence[_Known], words: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[_Known]:
+    found = list(nodes)
+    for word in dict.fromkeys(words):
+        found = [node for node in found if word in node.text]
+    for key, value in pairs:
+        found = [node for node in found if node.all_labels.get(key) == value]
+    return found
 
 
 def _order(sort: str) -> Callable[[_Known], Any]:
     """By what a list is sorted; equal ones by name. Raises `BadRequest`."""
     if sort == "hostname":
-        return lambda node: node.order
+        return attrgetter("order")
     if sort == "addr":
         return lambda node: (node.addr, node.order)
     if sort.startswith("label:"):
