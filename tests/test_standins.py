@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from teleport.standins import standing_in
+from teleport.standins import hidden, standing_in
 
 
 def test_a_name_of_a_stand_in_serves_as_a_class_and_refuses_every_use() -> None:
@@ -24,6 +24,35 @@ def test_a_name_of_a_stand_in_serves_as_a_class_and_refuses_every_use() -> None:
             use()
 
 
+def test_a_name_of_a_stand_in_takes_parameters_as_a_generic_class_does() -> None:
+    with standing_in({"telegraphy": {}}):
+        from telegraphy import Line
+
+    class Better(Line[int]):  # type: ignore[misc]
+        pass
+
+    assert issubclass(Better, Line)
+
+
+def test_a_stand_in_within_a_package_that_is_one_too_is_found_as_its_attribute() -> None:
+    with standing_in({"telegraphy.codes": {"MORSE": 1}, "telegraphy": {}}):
+        import telegraphy.codes  # type: ignore[import-not-found]
+
+        assert telegraphy.codes.MORSE == 1
+    assert not {"telegraphy", "telegraphy.codes"} & set(sys.modules)
+
+
+def test_what_is_hidden_cannot_be_imported_until_the_context_ends() -> None:
+    real = sys.modules["subprocess"]
+    with hidden("sched", "subprocess"):
+        with pytest.raises(ModuleNotFoundError):
+            import sched
+        assert sys.modules["subprocess"] is real
+    import sched
+
+    assert sched.scheduler().empty()
+
+
 def test_the_names_are_free_again() -> None:
     with standing_in({"telegraphy": {}}):
         assert "telegraphy" in sys.modules
@@ -38,11 +67,13 @@ def test_a_module_that_is_loaded_already_stays_in_its_place() -> None:
 
 
 SCRIPT = """
+import teleport.lean
 import teleport.transport.quick_aiohttp
 import teleport.ssh
 import os, sys
 from aiohttp import cookiejar, web_urldispatcher, helpers
 import asyncssh.stream
+assert not {"ctypes", "decimal", "typing_extensions", "email.policy", "asyncssh.process"} & set(sys.modules)
 assert "FROZENLIST_NO_EXTENSIONS" not in os.environ
 assert web_urldispatcher.html_escape('<a href="&">') == "&lt;a href=&quot;&amp;&quot;&gt;"
 for use in (lambda: helpers.getproxies(), lambda: cookiejar._RestrictedCookieUnpickler(None),
@@ -53,7 +84,12 @@ for use in (lambda: helpers.getproxies(), lambda: cookiejar._RestrictedCookieUnp
         assert "is a stand-in" in str(error), error
     else:
         raise AssertionError("a stand-in was used")
-import html, argparse, pickle, mimetypes, urllib.request, asyncssh.sftp
+assert helpers.parse_content_type('text/html; charset="utf-8"; a=b') == ("text/html", {"charset": "utf-8", "a": "b"})
+assert helpers.parse_content_type("nonsense")[0] == "application/octet-stream"
+import html, argparse, pickle, mimetypes, urllib.request, asyncssh.sftp, decimal, lzma, ctypes.util, email.policy
+import logging.handlers, asyncssh.process, typing_extensions
+assert decimal.Decimal(1) + 1 == 2 and lzma.decompress(lzma.compress(b"x")) == b"x" and ctypes.util.find_library("c")
+assert email.policy.HTTP is not email.policy.compat32 and typing_extensions.TypeVar("T", default=int)
 assert html.unescape("&eacute;") == chr(0xe9)
 assert argparse.ArgumentParser().parse_args([]) is not None and pickle.loads(pickle.dumps(5)) == 5
 assert urllib.request.Request("http://localhost").host == "localhost"

@@ -43,6 +43,7 @@ ONLY_OF = {
     "pki/webauthn.py": "auth",
     "recording/screen/row.py": "auth",
     "ssh/brought.py": "proxy",
+    "store/resolve.py": "proxy",
 }  # one service's, wherever they lie
 LOADED = {"codecs", "datetime", "asyncio", "cryptography", "yarl"}  # by every daemon
 

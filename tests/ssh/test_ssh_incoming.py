@@ -337,9 +337,9 @@ async def test_new_keys_in_the_middle_of_a_transfer_change_nothing() -> None:
         encryption_algs=["aes128-gcm@openssh.com"],
         rekey_bytes=64 * 1024,
     ) as client:
-        process = await client.create_process("take", encoding=None)
-        process.stdin.write(sent)
-        process.stdin.write_eof()
+        writer, _, _ = await client.open_session("take", encoding=None)
+        writer.write(sent)
+        writer.write_eof()
         await asyncio.wait_for(done.wait(), 20)
     server.close()
     assert bytes(received) == sent

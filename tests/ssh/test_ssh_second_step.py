@@ -186,7 +186,8 @@ async def attempt(port: int, user: LabUser, **options: Any) -> str:
         "client_version": "other",
     }  # fmt: skip
     async with asyncssh.connect("127.0.0.1", port, **(settings | options)) as connection:
-        return str((await connection.run("who")).stdout)
+        _, reader, _ = await connection.open_session("who")
+        return str(await reader.read())
 
 
 async def test_the_keyboard_alone_opens_nothing() -> None:

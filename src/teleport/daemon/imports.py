@@ -17,9 +17,9 @@ BY_SERVICE: Final = {
         "teleport.resources.user",
         *("teleport.auth.cluster.from_file", "teleport.backup", "teleport.backup.archive"),
         *("fido2", "fido2.attestation.base", "fido2.cbor", "fido2.cose", "fido2.server", "fido2.webauthn", "json"),
-        "unicodedata",
+        *("difflib", "unicodedata"),
     ),
-    "proxy": ("segno", "base64", "io", "teleport.ssh.client"),
+    "proxy": ("difflib", "email.policy", "segno", "base64", "io", "teleport.ssh.client"),
 }
 
 

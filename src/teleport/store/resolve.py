@@ -11,7 +11,6 @@ not registered is ever dialled (no open relay).
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -203,6 +202,8 @@ def _started(node: RegisteredNode) -> tuple[datetime, str]:
 
 
 def _nearest(host: str, nodes: Iterable[RegisteredNode], may_see: Callable[[RegisteredNode], bool]) -> str:
+    import difflib  # a node resolves nothing, and would keep it in memory
+
     names = sorted({node.hostname for node in islice(nodes, _COMPARED) if may_see(node)})
     near = difflib.get_close_matches(host, names, n=_NEAREST, cutoff=0.5)
     first = host.partition(".")[0]  # with the domain or cluster that was meant
