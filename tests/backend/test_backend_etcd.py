@@ -254,6 +254,22 @@ async def test_keys_of_another_program_are_left_alone(shared: etcd.EtcdCluster) 
     assert "prefix" in caught.value.hint
 
 
+async def test_processes_that_start_at_once_on_an_empty_storage_all_open_it(shared: etcd.EtcdCluster) -> None:
+    """Whichever makes the schema, and writes behind it while the others still look."""
+
+    async def begin(prefix: str, number: int) -> None:
+        async with engine(shared, prefix) as backend:
+            await backend.put(f"k/{number}", b"")
+
+    for _ in range(20):
+        prefix = f"/{token_hex(8)}/"
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for number in range(6):
+                group.create_task(begin(prefix, number))
+        async with engine(shared, prefix) as backend:
+            assert len(await backend.range("k/")) == 6
+
+
 async def test_a_newer_schema_is_refused_and_stops_those_that_know_the_old_one(shared: etcd.EtcdCluster) -> None:
     prefix = f"/{token_hex(8)}/"
     ran: list[str] = []

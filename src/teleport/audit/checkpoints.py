@@ -71,6 +71,10 @@ class Heads(Protocol):
 
     checkpoint: str
 
+    async def know_all(self) -> None:
+        """Makes `heads` what they are now; for who holds the store's lock."""
+        ...
+
     def heads(self) -> Mapping[ChainKey, Head]: ...
 
 
@@ -130,6 +134,7 @@ class Checkpointer:
         """Signs and writes what moved since the last checkpoint. Errors of lease, signer and stores pass through."""
         async with self._lease(), self._exclusive:
             state = await self._resume()
+            await self._heads.know_all()
             planned = self._plan(state)
             self._own_lines = len(planned) or self._own_lines
             for event, after in planned:

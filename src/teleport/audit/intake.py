@@ -19,8 +19,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
@@ -32,7 +34,7 @@ from teleport.audit.codes import CODES, Origin
 from teleport.audit.events import MAX_LINE, REGISTRY, Event, ServerEvent, SessionEnd, UnknownEvent, is_canonical
 from teleport.audit.restored import Lost, Restored
 from teleport.audit.shipper import IntakeAck
-from teleport.audit.sinks import Sink
+from teleport.audit.sinks import Beyond, Sink, in_order
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, BadRequest, CompareFailed
 
@@ -56,6 +58,20 @@ class IntakeStore(Protocol):
     async def claim_end(self, sid: str, uid: str, host_id: str) -> str:
         """Makes `uid` the end of session `sid` on `host_id` unless there is one; answers the uid of the one that
         counts. What other hosts say of the same session is no matter."""
+        ...
+
+
+class SharedRecords(Protocol):
+    """What intake keeps besides where several auth servers share a folder of stores."""
+
+    async def load_head(self, key: ChainKey) -> Head | None: ...
+
+    async def load_positions(self) -> Mapping[str, str]:
+        """How far each store was looked through. Raises `TeleportError` when the log has moved to another folder."""
+        ...
+
+    async def save_in(self, store: str, changed: Mapping[ChainKey, Head], position: str) -> None:
+        """As `save_heads`, with the position of one of the stores."""
         ...
 
 
@@ -86,6 +102,15 @@ class EventStore(Sink, Protocol):
         """What it holds after a position."""
         ...
 
+    def beyond(self, positions: Mapping[str, str]) -> Sequence[Beyond]:
+        """What it and those beside it hold after these positions."""
+        ...
+
+    @property
+    def store(self) -> Path:
+        """Its folder, whose name tells it from those beside it."""
+        ...
+
 
 class Exclusive(Protocol):
     """Lets one process at a time change the store (`store_lock.StoreLock`)."""
@@ -111,9 +136,12 @@ class Intake:
         cluster: str,
         sink: Sink | None = None,
         gaps: Gaps | None = None,
+        shared: SharedRecords | None = None,
     ) -> None:
         """`sink` is what lines go to when it is more than the store (a `MultiSink` around it); `gaps` knows of a
-        restore."""
+        restore; with `shared` the store lies beside those of other auth servers, which take in the same chains."""
+        self._shared = shared
+        self._sure: set[ChainKey] | None = None  # whose head nobody else has moved since it was read; None: all
         self._clock = clock
         self._gaps = gaps
         self._restored: Restored | None = None
@@ -130,14 +158,51 @@ class Intake:
 
     async def start(self) -> None:
         """Loads the heads and reads what reached the store but not the heads before a crash."""
+        again = self._load if self._shared is None else self._others_wrote
         async with self._store.lock:
-            await self._load()
-        self._store.lock.after_others(self._load)
+            await again()
+        self._store.lock.after_others(again)
 
     async def refresh(self) -> None:
-        """What another process of this host took in counts here, too, from now on."""
+        """What another process took in counts here, too, from now on."""
         async with self._store.lock:
-            pass
+            await self.know_all()
+
+    async def know_all(self) -> None:
+        """Makes `heads` those of all chains; for who holds the store's lock."""
+        if self._sure is None:
+            return
+        heads, _ = await self._records.load_heads()
+        if self._sure is not None:  # those that batches moved meanwhile are newer than what was read
+            self._heads = {**heads, **{key: self._heads[key] for key in self._sure}}
+            self._sure = None
+
+    async def _others_wrote(self) -> None:
+        """Another auth server moved some heads, and may have been killed before it had saved all: what its store holds
+        beyond them is found."""
+        assert self._shared is not None, "nobody else writes"
+        self._sure = set()
+        self._restored = await self._gaps.load_restored() if self._gaps is not None else None
+        self._unsaved.clear()
+        known = await self._shared.load_positions()
+        for beyond in await asyncio.to_thread(self._store.beyond, known):
+            changed: dict[ChainKey, Head] = {}
+            for line in beyond.lines:
+                with suppress(BadRequest):  # damage is `verify`'s to report
+                    linked = Linked.parse(line)
+                    await self._know(linked.key)
+                    if linked.intact and linked.seq > self.head(linked.key).seq:
+                        changed[linked.key] = self._heads[linked.key] = Head(linked.seq, linked.computed)
+            await self._shared.save_in(beyond.store, changed, beyond.position)
+
+    async def _know(self, key: ChainKey) -> None:
+        """For who holds the chain's lock, too: nobody else here moves its head."""
+        if self._shared is None or self._sure is None or key in self._sure:
+            return
+        head = await self._shared.load_head(key) or NOTHING
+        if self._sure is not None:
+            self._heads[key] = head
+            self._sure.add(key)
 
     async def _load(self) -> None:
         heads, position = await self._records.load_heads()
@@ -197,6 +262,9 @@ class Intake:
 
     async def _take(self, key: ChainKey, lines: list[bytes], own: bool, speaks_for: Collection[str]) -> IntakeAck:
         async with self._locks[key], self._store.lock:
+            if self._restored is not None:
+                await self.know_all()
+            await self._know(key)
             head, fresh, lost = self._check(key, lines, own, speaks_for)
             if fresh:
                 for gap in lost:
@@ -207,8 +275,11 @@ class Intake:
                 await self._sink.append(kept)
                 self._heads[key] = head
                 others = [position for other, position in self._unsaved.items() if other != key]
-                position = min([*others, self._store.position], key=_in_order)
-                await self._records.save_heads({key: head}, position)
+                position = min([*others, self._store.position], key=in_order)
+                if self._shared is not None:
+                    await self._shared.save_in(self._store.store.name, {key: head}, position)
+                else:
+                    await self._records.save_heads({key: head}, position)
                 del self._unsaved[key]
         return IntakeAck(head.seq + 1, head.hash, self.checkpoint, may_skip=self._restored is not None)
 
@@ -301,12 +372,6 @@ def _written(event: Event, name: str) -> bool:
     if isinstance(event, UnknownEvent):
         return name in event.fields
     return getattr(event, name, UNSET) is not UNSET
-
-
-def _in_order(position: str) -> tuple[str, int]:
-    """Positions by file and then by length."""
-    name, _, length = position.partition(" ")
-    return name, int(length) if length.isdecimal() else 0
 
 
 class LocalDelivery:

@@ -1,6 +1,6 @@
 """What auth keeps in its database for the log, in memory: for tests and for trying things out.
 
-It implements `IntakeStore`, `CheckpointStore` and `OutboxBackend`, and shows what a real one must do.
+It implements `IntakeStore`, `SharedRecords`, `CheckpointStore` and `OutboxBackend`, and shows what a real one must do.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from teleport.audit.checkpoints import SavedCheckpoint
 
 
 class MemoryRecords:
-    """All three stores. `kept` survives as long as this object does, as a database would."""
+    """All of them. `kept` survives as long as this object does, as a database would."""
 
     def __init__(self) -> None:
         self.kept_heads: dict[ChainKey, Head] = {}
         self.position = ""
+        self.positions: dict[str, str] = {}
         self.ends: dict[tuple[str, str], str] = {}
         self.saved: SavedCheckpoint | None = None
         self.outbox: dict[str, bytes] = {}
@@ -27,6 +28,16 @@ class MemoryRecords:
     async def save_heads(self, changed: Mapping[ChainKey, Head], position: str) -> None:
         self.kept_heads.update(changed)
         self.position = position
+
+    async def load_head(self, key: ChainKey) -> Head | None:
+        return self.kept_heads.get(key)
+
+    async def load_positions(self) -> Mapping[str, str]:
+        return dict(self.positions)
+
+    async def save_in(self, store: str, changed: Mapping[ChainKey, Head], position: str) -> None:
+        self.kept_heads.update(changed)
+        self.positions[store] = position
 
     async def claim_end(self, sid: str, uid: str, host_id: str) -> str:
         return self.ends.setdefault((sid, host_id), uid)

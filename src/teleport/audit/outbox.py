@@ -55,6 +55,17 @@ class Emits(Protocol):
     async def emit(self, event: Event) -> None: ...
 
 
+class Step(Protocol):
+    """Tells of a step that others left half done, also when they run on another host (`store_lock.StoreLock`)."""
+
+    @property
+    def half_done(self) -> bool: ...
+
+    def begin_step(self) -> None: ...
+
+    def finish_step(self) -> None: ...
+
+
 InStore = Callable[[set[str]], Awaitable[set[str]]]  # which of these uids the store holds
 
 
@@ -67,8 +78,12 @@ class OutboxPump:
         emitter: Emits,
         in_store: InStore,
         exclusive: AbstractAsyncContextManager[object] | None = None,
+        *,
+        step: Step | None = None,
     ) -> None:
-        """`exclusive` is held while records are moved, so that no other process moves the same ones."""
+        """`exclusive` is held while records are moved, so that no other process moves the same ones. With `step` the
+        log is looked through for what others left half done; without, `look_again` says when."""
+        self._step = step
         self._exclusive = exclusive or contextlib.nullcontext()
         self.problem = ""
         self._backend = backend
@@ -116,8 +131,12 @@ class OutboxPump:
         if not records:
             self._fresh = False
             return 0
-        known = await self._known(records) if self._fresh else set()
+        known = (
+            await self._known(records) if self._fresh or (self._step is not None and self._step.half_done) else set()
+        )
         self._fresh = True  # until all went well
+        if self._step is not None:
+            self._step.begin_step()
         emitted = 0
         for key, value in records:
             try:
@@ -130,6 +149,8 @@ class OutboxPump:
                 await self._emitter.emit(event)
                 emitted += 1
             await self._backend.delete(key)
+        if self._step is not None:
+            self._step.finish_step()
         self._fresh = False
         return emitted
 

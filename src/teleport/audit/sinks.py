@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from teleport.errors import BadRequest, TeleportError
 
 FILE_MODE = 0o640
 DAY_FORMAT = "%Y-%m-%d.00:00:00.log"
+PUT_AWAY = timedelta(days=2)  # a file that is gone before is missing
 DAY_GLOB = "????-??-??.00:00:00.log"
 
 
@@ -45,8 +47,13 @@ class FileSink:
     Append while holding `lock`: another process of this host may have the same files open.
     """
 
-    def __init__(self, directory: Path, host_id: str, clock: Clock, *, directory_mode: int = 0o750) -> None:
-        """Makes the folders, and cuts the torn last line that a crash left; blocks for that."""
+    def __init__(
+        self, directory: Path, host_id: str, clock: Clock, *, directory_mode: int = 0o750, shared: bool = False
+    ) -> None:
+        """Makes the folders, and cuts the torn last line that a crash left; blocks for that.
+
+        `shared`: other auth servers have stores beside this one, and the lock is one for all.
+        """
         if not host_id or "/" in host_id or host_id.startswith("."):
             raise BadRequest(f"{host_id!r} cannot name a folder of the audit store")
         self.directory = directory
@@ -57,7 +64,7 @@ class FileSink:
         try:
             make_directory(directory, directory_mode)
             make_directory(self.store, directory_mode)
-            self.lock = StoreLock(directory / f".{host_id}")
+            self.lock = StoreLock(directory / (".cluster" if shared else f".{host_id}"))
             with self.lock.blocking():
                 for path in day_files(self.store)[-1:]:
                     cut_torn_line(path)
@@ -81,16 +88,32 @@ class FileSink:
 
     def lines_after(self, position: str) -> list[bytes]:
         """All lines kept after `position` (empty: all), oldest first. Blocks."""
-        name, _, length = position.partition(" ")
-        offset = int(length) if length.isdecimal() else 0
-        found: list[bytes] = []
-        for path in day_files(self.store):
-            if path.name < name:
-                continue
-            with path.open("rb") as file:
-                file.seek(offset if path.name == name else 0)
-                found.extend(raw[:-1] for raw in file if raw.endswith(b"\n"))
+        return _read_on(self.store, position)[0]
+
+    def beyond(self, positions: Mapping[str, str]) -> list[Beyond]:
+        """What any store of the folder holds after its position; those without one are read from their begin. Blocks.
+
+        Raises `TeleportError` when a store does not reach its position, unless old files were put away: then this is
+        not the folder that the others write to.
+        """
+        found = []
+        stores = {path.name for path in self.directory.iterdir() if path.is_dir() and not path.is_symlink()}
+        for name in sorted(stores | positions.keys()):
+            position = positions.get(name, "")
+            lines, end = _read_on(self.directory / name, position)
+            if end < in_order(position) and (end[0] or in_order(position)[0] >= self._recent()):
+                raise TeleportError(
+                    f"the audit log in {self.directory} lacks events that auth server {name} has written: it is not "
+                    "the folder that the others share, or an old copy of it",
+                    hint="mount the folder of teleport.storage.audit_events_uri that the other auth servers use",
+                )
+            if end > in_order(position):
+                found.append(Beyond(name, lines, f"{end[0]} {end[1]}"))
         return found
+
+    def _recent(self) -> str:
+        """The name of a file that nobody has put away yet."""
+        return (self._clock.now() - PUT_AWAY).strftime(DAY_FORMAT)
 
     def close(self) -> None:
         """Finishes what waits and closes the file."""
@@ -133,6 +156,43 @@ class FileSink:
         draft.unlink(missing_ok=True)
         draft.symlink_to(path.relative_to(self.directory))
         draft.replace(self.directory / "events.log")
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What a store holds after a position, and how far it reaches with that."""
+
+    store: str
+    lines: list[bytes]
+    position: str
+
+
+def in_order(position: str) -> tuple[str, int]:
+    """Positions by file and then by length."""
+    name, _, length = position.partition(" ")
+    return name, int(length) if length.isdecimal() else 0
+
+
+def _read_on(store: Path, position: str) -> tuple[list[bytes], tuple[str, int]]:
+    """The whole lines after a position, and where the last of them ends. Of another host's file only an `open` says
+    for sure how long it is."""
+    name, offset = in_order(position)
+    found: list[bytes] = []
+    end = ("", 0)
+    for path in day_files(store):
+        if path.name < name:
+            continue
+        with path.open("rb") as file:
+            begin = offset if path.name == name else 0
+            if begin > (size := os.fstat(file.fileno()).st_size):
+                return found, (path.name, size)
+            file.seek(begin)
+            for raw in file:
+                if raw.endswith(b"\n"):
+                    found.append(raw[:-1])
+                    begin += len(raw)
+            end = (path.name, begin)
+    return found, end
 
 
 class StreamSink:

@@ -1,13 +1,16 @@
-"""Who may change the audit store: one process of a host at a time, as many of its tasks as like.
+"""Who may change the audit store: one process at a time, as many of its tasks as like.
 
-During a restart two processes of one host run side by side, each with an auth service. Intake, the outbox and the
+During a restart two processes of one host run side by side, each with an auth service; auth servers of one storage
+share a store, on a file system whose locks hold between hosts. Intake, the outbox and the
 checkpoints each rest on what they remember, so each step of them is taken while the process holds this lock, and
 what it remembers is read anew when another process held the lock in between. A killed process lets go by itself.
 
     <path>.lock    held while changing the store; names the process that held it last
     <path>.door    held while waiting for `.lock`: whoever holds `.lock` sees that somebody waits, and makes room
 
-A process alone pays for a few system calls. Memory of one holder is never older than the lock's last change of hands.
+A step of which half may be done says so in `.lock` behind that name: who comes after a process that was killed over it
+looks. A process alone pays for a few system calls. Memory of one holder is never older than the lock's last change of
+hands.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from teleport.errors import TeleportError
 
 PAUSE = 0.005  # seconds between two tries while another process holds it
 NAME_SIZE = 16  # bytes that name a holder
+_HALF, _WHOLE = b"1", b"0"
 
 
 class StoreLock:
@@ -79,6 +83,18 @@ class StoreLock:
         if not self._holders:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
             self._idle.set()
+
+    @property
+    def half_done(self) -> bool:
+        """Whether the step of somebody who held the lock was not finished."""
+        return os.pread(self._lock, 1, NAME_SIZE) == _HALF
+
+    def begin_step(self) -> None:
+        """What follows may be left half done when this process is killed."""
+        os.pwrite(self._lock, _HALF, NAME_SIZE)
+
+    def finish_step(self) -> None:
+        os.pwrite(self._lock, _WHOLE, NAME_SIZE)
 
     @contextmanager
     def blocking(self) -> Iterator[None]:

@@ -39,12 +39,13 @@ from teleport.auth.certificates.renewal import Renewals
 from teleport.auth.certificates.revocations import Revocations
 from teleport.auth.cluster.api import ClusterAPI
 from teleport.auth.cluster.backups import Backups
-from teleport.auth.cluster.bootstrap import bootstrap
+from teleport.auth.cluster.bootstrap import MadeElsewhere, bootstrap
 from teleport.auth.cluster.settings import Settings
 from teleport.auth.cluster.web_certificates import WebCertificates
 from teleport.auth.clusters.assembled import Clusters
 from teleport.auth.evidence.api import Evidence
 from teleport.auth.evidence.recorded import Recorded
+from teleport.auth.evidence.shared import one_place
 from teleport.auth.evidence.store import EvidenceStore, Lease, signer
 from teleport.auth.factors.checking import Factors
 from teleport.auth.factors.leases import MfaLeases
@@ -109,6 +110,7 @@ class AuthConfig:
     settings: tuple[Singleton, ...] = ()  # the cluster's settings that the file decides
     events_to_stdout: bool = False  # a copy of every event on the standard output
     bootstrap: Callable[[], Sequence[Resource]] | None = None  # reads what a new cluster is made with
+    shared_storage: bool = False  # other auth servers may use the storage, too, and the folders above with it
 
 
 class AuthService:
@@ -125,7 +127,8 @@ class AuthService:
         records = EvidenceStore(backend, clock)
         self._records = records
         claims = Claims(backend, state.clock)
-        self._sink = FileSink(config.audit_directory, config.host_id, clock)
+        shared = config.shared_storage
+        self._sink = FileSink(config.audit_directory, config.host_id, clock, shared=shared)
         self._trust = LivingTrust(state)
         self._recordings = FileRecordingStore(
             config.recordings_directory,
@@ -137,7 +140,13 @@ class AuthService:
             *([StreamSink(1)] if config.events_to_stdout else []),
         ]
         self._intake = Intake(
-            self._sink, records, state.clock, cluster=state.cluster, sink=MultiSink(self._sink, copies), gaps=records
+            self._sink,
+            records,
+            state.clock,
+            cluster=state.cluster,
+            sink=MultiSink(self._sink, copies),
+            gaps=records,
+            shared=records if shared else None,
         )
         self._tokens = Tokens(state, config.static_tokens)
         self._joining = Joining(state, self._tokens)
@@ -172,8 +181,11 @@ class AuthService:
             self._indexer,
             claims,
         )
-        self._pump = OutboxPump(records, emitter, self._in_store, self._sink.lock)
-        self._sink.lock.after_others(self._pump.look_again)
+        self._pump = OutboxPump(
+            records, emitter, self._in_store, self._sink.lock, step=self._sink.lock if shared else None
+        )
+        if not shared:
+            self._sink.lock.after_others(self._pump.look_again)
         records.on_event, records.cluster = self._pump.kick, state.cluster
         claims.on_event, claims.cluster = self._pump.kick, state.cluster
         self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
@@ -283,24 +295,19 @@ class AuthService:
         `open_emitter` gets the cluster's name; `keys` says where private keys of authorities are, unless they are in
         the storage. Raises `TeleportError` when the file names another cluster than the one that the storage holds.
         """
-        stored = await stored_cluster_name(backend)
-        given = _given(config, stored)
-        wanted = config.cluster_name or stored or (given.cluster if given is not None else "") or config.node_name
-        if stored is not None and stored != wanted:
-            raise TeleportError(
-                f"the storage holds the cluster {stored!r}, the configuration names {wanted!r}: certificates carry the "
-                "name, so it cannot change",
-                hint=f"set auth_service.cluster_name to {stored!r}, or start with an empty data_dir",
-            )
         pumps: list[OutboxPump] = []
 
         def on_events() -> None:
             for pump in pumps:
                 pump.kick()
 
-        state = ClusterState(backend, clock, wanted, on_events=on_events, keys=keys)
-        await bootstrap(state, config.settings, given)
-        service = cls(config, backend, clock, open_emitter(wanted), state)
+        try:
+            state = await _found_or_made(config, backend, clock, on_events, keys)
+        except MadeElsewhere:
+            state = await _found_or_made(config, backend, clock, on_events, keys)
+        if config.shared_storage:
+            await one_place(backend, config.audit_directory, config.recordings_directory)
+        service = cls(config, backend, clock, open_emitter(state.cluster), state)
         pumps.append(service._pump)
         try:
             await service._trust.look()
@@ -432,6 +439,25 @@ class AuthService:
     async def client_authorities(self) -> list[str]:
         """PEM of every authority whose client certificates get through the API's handshake (`trusting`)."""
         return await self._trust.client_authorities()
+
+
+async def _found_or_made(
+    config: AuthConfig, backend: Backend, clock: Clock, on_events: Callable[[], None], keys: AuthorityKeys | None
+) -> ClusterState:
+    """The cluster that the storage holds, made when it holds none. Raises `MadeElsewhere` when another auth server
+    made it meanwhile."""
+    stored = await stored_cluster_name(backend)
+    given = _given(config, stored)
+    wanted = config.cluster_name or stored or (given.cluster if given is not None else "") or config.node_name
+    if stored is not None and stored != wanted:
+        raise TeleportError(
+            f"the storage holds the cluster {stored!r}, the configuration names {wanted!r}: certificates carry the "
+            "name, so it cannot change",
+            hint=f"set auth_service.cluster_name to {stored!r}, or start with an empty data_dir",
+        )
+    state = ClusterState(backend, clock, wanted, on_events=on_events, keys=keys)
+    await bootstrap(state, config.settings, given)
+    return state
 
 
 def _given(config: AuthConfig, stored: str | None) -> Given | None:

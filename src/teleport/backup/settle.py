@@ -102,6 +102,12 @@ TABLE: Final = (
     Row(CHECKPOINT, Fate.CHANGED, "last checkpoint, of the log if that has a later one"),
     Row(OUTBOX, Fate.CHANGED, "events on their way, unless the log has them"),
     Row("audit/position", Fate.LEFT_OUT, "how far the log was looked through"),
+    Row(
+        "audit/stores/",
+        Fate.LEFT_OUT,
+        "how far the logs of several auth servers were looked through, and where they lie",
+    ),
+    Row("audit/recordings-place", Fate.LEFT_OUT, "where the recordings of several auth servers lie"),
     Row("audit/lease", Fate.LEFT_OUT, "lease of the checkpoints"),
     Row(RESTORED, Fate.LEFT_OUT, "notes of an earlier restore"),
 )

@@ -156,6 +156,7 @@ async def open_auth(
                 ),
                 settings=settings_of(settings, config.storage),
                 events_to_stdout=config.storage.events_to_stdout,
+                shared_storage=config.storage.etcd is not None,
                 bootstrap=partial(read_bootstrap, config.bootstrap) if config.bootstrap is not None else None,
             ),
             backend,

@@ -17,7 +17,7 @@ from teleport.audit.events import AuditGap, new_event
 from teleport.audit.outbox import outbox_write
 from teleport.audit.restored import Lost, Restored
 from teleport.auth.sessions.claims import HOSTS
-from teleport.backend.interface import Absent, Backend, DeleteOp, PutOp
+from teleport.backend.interface import MAX_WRITES, Absent, Backend, DeleteOp, PutOp
 from teleport.clock import Clock
 from teleport.errors import AlreadyExists, CompareFailed, NotFound, TeleportError
 from teleport.pki import signing
@@ -26,6 +26,8 @@ from teleport.pki.secret import Secret
 
 HEADS = "audit/heads/"
 POSITION = "audit/position"
+STORES = "audit/stores/"  # how far each of the stores that share a folder was looked through
+PLACE = "place"  # under it: the id of that folder
 ENDS = "audit/session-ends/"  # SID/HOST; versions before kept SID alone
 CHECKPOINT = "audit/checkpoint"
 CHECKPOINT_KEY = "audit/checkpoint-key"
@@ -52,11 +54,12 @@ class _Note(msgspec.Struct, frozen=True):
 
 
 class EvidenceStore:
-    """Implements `IntakeStore`, `Gaps`, `CheckpointStore` and `OutboxBackend`."""
+    """Implements `IntakeStore`, `SharedRecords`, `Gaps`, `CheckpointStore` and `OutboxBackend`."""
 
     def __init__(self, backend: Backend, clock: Clock) -> None:
         self.on_event: Callable[[], None] = lambda: None  # told when an event waits in the outbox
         self.cluster = ""  # that events name
+        self.place = ""  # id of the folder that this auth server's store is in, once it is known
         self._backend = backend
         self._clock = clock
 
@@ -72,11 +75,34 @@ class EvidenceStore:
         return heads, position.value.decode() if position is not None else ""
 
     async def save_heads(self, changed: Mapping[ChainKey, Head], position: str) -> None:
-        writes = [
-            PutOp(f"{HEADS}{key.emitter}/{key.epoch}", msgspec.json.encode(_Head(head.seq, head.hash)))
-            for key, head in changed.items()
-        ]
+        writes = [_head_write(key, head) for key, head in changed.items()]
         await self._backend.commit([*writes, PutOp(POSITION, position.encode())])
+
+    # of stores that auth servers share
+
+    async def load_head(self, key: ChainKey) -> Head | None:
+        item = await self._backend.get(_head_key(key))
+        if item is None:
+            return None
+        head = msgspec.json.decode(item.value, type=_Head)
+        return Head(head.seq, head.hash)
+
+    async def load_positions(self) -> Mapping[str, str]:
+        items = {item.key.removeprefix(STORES): item.value.decode() for item in await self._backend.range(STORES)}
+        place = items.pop(PLACE, "")
+        self.place = self.place or place
+        if place != self.place:
+            raise TeleportError(
+                "the auth servers of this cluster keep their audit log in another folder by now",
+                hint="restart this auth server with the audit_events_uri that the others have",
+            )
+        return items
+
+    async def save_in(self, store: str, changed: Mapping[ChainKey, Head], position: str) -> None:
+        writes = [_head_write(key, head) for key, head in changed.items()]
+        for at in range(0, len(writes), MAX_WRITES - 1):  # the position last: what is not saved is found again
+            await self._backend.commit(writes[at : at + MAX_WRITES - 1])
+        await self._backend.put(STORES + store, position.encode())
 
     async def claim_end(self, sid: str, uid: str, host_id: str) -> str:
         former = await self._backend.get(ENDS + sid)
@@ -152,6 +178,14 @@ class EvidenceStore:
 
     async def delete(self, key: str) -> None:
         await self._backend.commit([DeleteOp(key, missing_ok=True)])
+
+
+def _head_key(key: ChainKey) -> str:
+    return f"{HEADS}{key.emitter}/{key.epoch}"
+
+
+def _head_write(key: ChainKey, head: Head) -> PutOp:
+    return PutOp(_head_key(key), msgspec.json.encode(_Head(head.seq, head.hash)))
 
 
 def signer(key: PrivateKey) -> Signer:

@@ -47,12 +47,16 @@ async def open_schema(
     if found is None:
         start, end = layout.whole
         request = m.RangeRequest(key=start, range_end=end, limit=1, keys_only=True)
-        if (await peers.call(RANGE, request, "open")).message.kvs:
+        taken = bool((await peers.call(RANGE, request, "open")).message.kvs)
+        if taken:  # perhaps by another auth server that starts at this moment: then the schema was its first key
+            found = await _read(peers, layout)
+        if taken and found is None:
             raise TeleportError(
                 f"cannot open the storage in etcd ({peers.where}): there are keys of another program under "
                 f"{layout.prefix}",
                 hint="name a prefix of its own for this cluster in teleport.storage, such as /teleport-access/",
             )
+    if found is None:
         await _write(peers, layout, 0, _document(known))
         found = await _read(peers, layout)
         if found is None:

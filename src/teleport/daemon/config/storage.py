@@ -94,10 +94,16 @@ class Storage:
     )
     region: str = key(some_text, "", "AWS region for DynamoDB and S3")
     audit_events_uri: tuple[StorageUri, ...] = key(
-        one_or_many(events_uri), (), "where audit events go; the first is read", default_text="<data_dir>/log"
+        one_or_many(events_uri),
+        (),
+        "where audit events go; the first is read. One folder for all auth servers of an etcd",
+        default_text="<data_dir>/log",
     )
     audit_sessions_uri: StorageUri | None = key(
-        sessions_uri, None, "where recordings go", default_text="<data_dir>/log/records"
+        sessions_uri,
+        None,
+        "where recordings go. One folder for all auth servers of an etcd",
+        default_text="<data_dir>/log/records",
     )
 
 
