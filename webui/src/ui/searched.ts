@@ -1,8 +1,7 @@
 // What lists have in common that are searched in the address and shown a page at a time.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { setQuery } from "../router";
-
-const TYPING = 250; // milliseconds after the last key that the search is asked
+import { Pace } from "./pace";
 
 // The first row that an address asks for.
 export function startOf(query: URLSearchParams): number {
@@ -15,23 +14,29 @@ export function startShown(found: { of: string }): number {
   return startOf(new URLSearchParams(found.of.split("?")[1] ?? ""));
 }
 
-// The text of the search field, and what sets it. It follows the address, where it goes after the last key.
-export function useSearch(query: URLSearchParams): [string, (text: string) => void] {
+// The text of the search field, and what sets it. It follows the address, where it goes in the pace of the answers;
+// `loading`: one is on its way.
+export function useSearch(query: URLSearchParams, loading: boolean): [string, (text: string) => void] {
   const kept = query.get("search") ?? "";
   const [search, setSearch] = useState(kept);
   const asked = useRef(kept); // what was typed and has gone into the address: no key that was pressed since is lost to it
+  const pace = useMemo(() => new Pace(), []);
   useEffect(() => {
     if (kept !== asked.current) setSearch(kept); // the way back, or a link
     asked.current = kept;
   }, [kept]);
   useEffect(() => {
-    if (search === asked.current) return;
-    const timer = setTimeout(() => {
+    if (search === asked.current) {
+      pace.drop();
+      return;
+    }
+    pace.want(() => {
       asked.current = search;
       setQuery({ search, start: "" }, { replace: true });
-    }, TYPING);
-    return () => clearTimeout(timer);
-  }, [search]);
+    });
+  }, [pace, search]);
+  useEffect(() => pace.answering(loading), [pace, loading]);
+  useEffect(() => () => pace.drop(), [pace]);
   return [search, setSearch];
 }
 

@@ -47,11 +47,11 @@ function UserList({ site }: { site: string }) {
   const me = useMe();
   const { query } = usePlace();
   const kept = query.get("search") ?? "";
-  const [search, setSearch] = useSearch(query);
   const [open, setOpen] = useState<Open>(null);
   const sort = query.get("sort") ?? "name";
   const asked = new URLSearchParams({ search: kept, sort, start: String(startOf(query)), limit: String(LIMIT) });
   const found = useAsk<Users>(`/webapi/users?${asked}`, EVERY);
+  const [search, setSearch] = useSearch(query, found.loading);
   const start = startShown(found);
   useFirstWhenBeyond(start, found.data);
 

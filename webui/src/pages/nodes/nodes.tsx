@@ -43,7 +43,7 @@ export default function NodesPage({ params }: PageProps) {
   const { query } = usePlace();
   const found = useAsk<Nodes>(nodesPath(site, query), EVERY);
   const kept = query.get("search") ?? "";
-  const [search, setSearch] = useSearch(query);
+  const [search, setSearch] = useSearch(query, found.loading);
   const labels = query.getAll("label");
   const start = startShown(found);
   useFirstWhenBeyond(start, found.data);
