@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import statistics
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 from playwright.sync_api import Browser, CDPSession, Page
 
 from bench.report import Report
 from bench.web.browser import window
-from bench.web.figures import milliseconds
+from bench.web.figures import milliseconds, p95
 
 FRAME = 16.0  # milliseconds that ours may take longer
 ROUND = 20  # keys of one side before it is the other's turn
@@ -26,24 +26,51 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
   return kind === "webgl2" || kind === "webgl" ? null : usual.call(this, kind, ...more);
 };
 """
-# `expect(end)`: `bench.echo` becomes the milliseconds from the event of the next key until a screen was painted whose
-# text, row after row, ends so.
+# `hops`: when since the last key something was sent, came, and was drawn.
+HOPS = """
+globalThis.hops = {};
+const sends = WebSocket.prototype.send;
+WebSocket.prototype.send = function (data) {
+  hops.sent ??= performance.now();
+  return sends.call(this, data);
+};
+globalThis.WebSocket = class extends WebSocket {
+  constructor(...how) {
+    super(...how);
+    this.addEventListener("message", () => {
+      if (hops.sent) hops.came ??= performance.now();
+    });
+  }
+};
+"""
+# `expect(end)`: `bench.echo` becomes the milliseconds from the event of the next key, one after another: until it was
+# sent, until something came, until a screen was drawn whose text, row after row, ends so, until that was painted.
 WATCH = """() => {
   const rows = document.querySelector(".xterm-rows");
   const text = () => rows.textContent.replaceAll("\\u00a0", " ").trimEnd();
-  let pressed = 0;
   let wanted = null;
-  addEventListener("keydown", (event) => { pressed = event.timeStamp; }, true);
+  addEventListener("keydown", (event) => { hops = { pressed: event.timeStamp }; }, true);
   new MutationObserver(() => {
     if (wanted === null || !text().endsWith(wanted.end)) return;
     const { told } = wanted;
+    const { pressed, sent, came } = hops;
+    const drawn = performance.now();
     wanted = null;
-    bench.later((at) => told(at - pressed));
+    bench.later((at) => told([sent - pressed, came - sent, drawn - came, at - drawn]));
   }).observe(rows, { childList: true, subtree: true, characterData: true });
   bench.expect = (end) => {
     bench.echo = new Promise((told) => { wanted = { end, told }; });
   };
 }"""
+
+
+class Echo(NamedTuple):
+    """Milliseconds of one key: in the page, to the host and back, until a frame, in the frame."""
+
+    sent: float
+    answered: float
+    drawn: float
+    painted: float
 
 
 class Terminal:
@@ -54,7 +81,7 @@ class Terminal:
         self._devtools: CDPSession = page.context.new_cdp_session(page)
         self._numbers = random.Random(1)
         self._typed = "begun"
-        self.found: list[float] = []
+        self.found: list[Echo] = []
 
     def begin(self) -> None:
         """From a shell to `cat`."""
@@ -83,7 +110,7 @@ class Terminal:
             self.page.evaluate("(end) => bench.expect(end)", self._typed)
             self.page.wait_for_timeout(self._numbers.uniform(*PAUSE))
             self._key("keyDown", letter)
-            took = float(self.page.evaluate("bench.echo"))
+            took = Echo(*self.page.evaluate("bench.echo"))
             self._key("keyUp", letter)
             if counted:
                 self.found.append(took)
@@ -105,15 +132,23 @@ def rows(browser: Browser, ours: tuple[str, str, Any], theirs: str, keys: int, r
     with ExitStack() as stack:
         sides = []
         for at, where, whose in ((origin, path, state), (theirs, "/", None)):
-            page = stack.enter_context(window(browser, at, whose, NO_WEBGL))
+            page = stack.enter_context(window(browser, at, whose, NO_WEBGL, HOPS))
             page.goto(where)
             sides.append(Terminal(page))
             sides[-1].begin()
         for turn in range(-1, -(-keys // ROUND)):
             for side in sides:
                 side.round(counted=turn >= 0)
-    one, other = (side.found for side in sides)
+    one, other = ([sum(echo) for echo in side.found] for side in sides)
     more = statistics.median(one) - statistics.median(other)
-    report.row(f"key to paint, ours ({len(one)} keys)", milliseconds(one))
-    report.row(f"key to paint, wetty ({len(other)} keys)", milliseconds(other))
+    later = p95(one) - p95(other)
+    for name, side, took in (("ours", sides[0], one), ("wetty", sides[1], other)):
+        report.row(f"key to paint, {name} ({len(took)} keys)", milliseconds(took))
+        report.row(f"key to paint, {name}: where p50 goes", _hops(side.found))
     report.row("key to paint, p50: ours above wetty's", f"{more:+.1f} ms", f"<= {FRAME:.0f} ms", more <= FRAME)
+    report.row("key to paint, p95: ours above wetty's", f"{later:+.1f} ms")
+
+
+def _hops(found: list[Echo]) -> str:
+    sent, answered, drawn, painted = (statistics.median(hop) for hop in zip(*found, strict=True))
+    return f"sent {sent:.1f}, answered +{answered:.1f}, drawn +{drawn:.1f}, painted +{painted:.1f} ms"

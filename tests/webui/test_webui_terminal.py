@@ -211,6 +211,30 @@ def test_it_is_all_reached_by_keyboard(windows: Windows, alice: Person, path: st
     screenshot(page, "terminal-files")
 
 
+def test_the_cursor_blinks_without_keeping_the_browser_drawing(windows: Windows, alice: Person, path: str) -> None:
+    """A cursor that an animation blinks costs a frame for each echo, and frames without end for nothing."""
+    page = opened(windows, alice, path)
+    cursor = page.locator(f"{ROWS}.xterm-focus .xterm-cursor")
+    blinking = page.locator(f"{ROWS}.xterm-focus .xterm-cursor-blink")
+    unlit = page.locator(".terminal-screen[data-unlit]")
+    run(page, r"printf '\033[1 q'; echo as''ked", "asked")
+    expect(blinking).to_have_count(1)
+    assert page.evaluate("document.getAnimations().length") == 0
+    page.emulate_media(reduced_motion="no-preference")
+    for number, shape in ((1, "background-color"), (3, "border-bottom-color"), (5, "box-shadow")):
+        run(page, rf"printf '\033[{number} q'; echo form''{number}", f"form{number}")
+        nothing = "none" if shape == "box-shadow" else "rgba(0, 0, 0, 0)"
+        expect(cursor).to_have_css(shape, nothing)
+        expect(unlit).to_have_count(1)
+        expect(cursor).not_to_have_css(shape, nothing)
+        assert page.evaluate("document.getAnimations().length") == 0
+    run(page, r"printf '\033[2 q'; echo ste''ady", "steady")
+    expect(cursor).to_have_count(1)
+    expect(blinking).to_have_count(0)
+    page.keyboard.press("Control+F6")
+    expect(unlit).to_have_count(0)
+
+
 def test_files_go_up_and_come_down_unchanged(
     windows: Windows, alice: Person, path: str, tmp_path: Path, cluster: Cluster
 ) -> None:

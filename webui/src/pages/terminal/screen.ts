@@ -3,6 +3,7 @@ import { FitAddon } from "@xterm/addon-fit";
 import { type ISearchOptions, SearchAddon } from "@xterm/addon-search";
 import { Terminal } from "@xterm/xterm";
 import "@xterm/xterm/css/xterm.css";
+import { Blink } from "./blink";
 import type { Size } from "./link";
 import { withOwnStyles } from "./own_styles";
 import { colours, type Settings } from "./settings";
@@ -34,6 +35,7 @@ export class Screen {
   readonly terminal: Terminal;
   private readonly fits = new FitAddon();
   private readonly search = new SearchAddon();
+  private readonly blink: Blink;
   private readonly watch: ResizeObserver;
   private readonly text = new TextEncoder();
 
@@ -42,9 +44,10 @@ export class Screen {
     chosen: Settings,
     private readonly events: ScreenEvents,
   ) {
+    const still = window.matchMedia("(prefers-reduced-motion: reduce)");
     this.terminal = new Terminal({
       allowProposedApi: true, // the search marks what it finds
-      cursorBlink: !window.matchMedia("(prefers-reduced-motion: reduce)").matches,
+      cursorBlink: !still.matches, // until the host says otherwise
       fontFamily: 'ui-monospace, "SFMono-Regular", "DejaVu Sans Mono", Menlo, Consolas, monospace',
       fontSize: chosen.size,
       minimumContrastRatio: 4.5,
@@ -65,6 +68,17 @@ export class Screen {
     this.search.onDidChangeResults(({ resultIndex, resultCount }) => events.found(resultIndex, resultCount));
     terminal.attachCustomKeyEventHandler((event) => this.key(event));
     place.addEventListener("paste", this.paste, true);
+    this.blink = new Blink({
+      later: (milliseconds, act) => {
+        const timer = setTimeout(act, milliseconds);
+        return () => clearTimeout(timer);
+      },
+      light: (on) => place.toggleAttribute("data-unlit", !on),
+      still: () => still.matches,
+    });
+    terminal.textarea?.addEventListener("focus", () => this.blink.begin());
+    terminal.textarea?.addEventListener("blur", () => this.blink.end());
+    terminal.onCursorMove(() => this.blink.moved());
     this.watch = new ResizeObserver(() => this.fit());
     this.watch.observe(place);
     this.fit();
@@ -117,6 +131,7 @@ export class Screen {
 
   close(): void {
     this.watch.disconnect();
+    this.blink.end();
     this.place.removeEventListener("paste", this.paste, true);
     this.terminal.dispose();
   }
