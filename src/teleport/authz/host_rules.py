@@ -1,13 +1,14 @@
 """What the roles of one user say of hosts, made ready once and asked about any number of them. Pure.
 
 Which role denies and which grants is decided here and nowhere else: `evaluate_ssh_access` asks about one host and one
-login, `Reach` for lists about ten thousand hosts. Whatever is the same for every host (traits, Unicode, expressions) is
-worked out when the rules are made; what is left is to look at the namespace and the labels of each.
+login, with a reason for each role; `Reach` asks for lists about ten thousand hosts, without words. Whatever is the same
+for every host (traits, Unicode, expressions) is worked out when the rules are made; what is left is to look at the
+namespace and the labels of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -57,6 +58,26 @@ class _Part:
     def within(self, namespace: str) -> bool:
         return WILDCARD in self.namespaces or namespace in self.namespaces
 
+    def given(self, logins: Sequence[str], target: Target) -> Collection[str]:
+        """What it grants there, if any of `logins` is among it: all of `why_not_granted` but the words."""
+        if self.logins.isdisjoint(logins) or not self.within(target.namespace):
+            return ()
+        try:
+            return self.logins if self.labels.matches(target.labels) else ()
+        except BadSelector:
+            return ()
+
+    def spared(self, logins: Sequence[str], target: Target) -> Sequence[str]:
+        """Those of `logins` that it does not hit there: all of `why_denied` but the words."""
+        if not self.within(target.namespace):
+            return logins
+        try:
+            if WILDCARD in self.logins or self.labels.matches(target.labels):
+                return ()
+        except BadSelector:
+            return ()
+        return [login for login in logins if login not in self.logins]
+
     def why_denied(self, login: str, target: Target) -> str:
         """What of a deny hits; empty when nothing does. What cannot be evaluated hits."""
         if not self.within(target.namespace):
@@ -64,7 +85,7 @@ class _Part:
         if login in self.logins or WILDCARD in self.logins:
             return f"role {self.role.name!r} denies the login {login!r}"
         try:
-            if self.labels.match(target.labels).matched:
+            if self.labels.matches(target.labels):
                 return f"role {self.role.name!r} denies the labels of this host"
         except BadSelector as error:
             return f"role {self.role.name!r} denies labels in a way that cannot be evaluated: {error}"
@@ -122,9 +143,14 @@ class HostRules:
         """Each role of the certificate, with the reason why it does not grant the login there: empty where it does."""
         return ((part.role, part.why_not_granted(login, target)) for part in self._granting)
 
-    def lets_in(self, login: str, target: Target) -> bool:
-        """Whether nothing denies and a role grants."""
-        return not any(self.denials(login, target)) and any(not why for _, why in self.grants(login, target))
+    def let_in(self, logins: Sequence[str], target: Target) -> Sequence[str]:
+        """Those of `logins` of which `denials` says nothing and that one of `grants` gives: each role is looked at once
+        for all of them."""
+        granted = {login for part in self._granting for login in part.given(logins, target)}
+        left: Sequence[str] = [login for login in logins if login in granted]
+        for part in self._denying:
+            left = part.spared(left, target) if left else left
+        return left
 
     @property
     def names(self) -> frozenset[str]:
@@ -160,7 +186,7 @@ class Reach:
         found = self._answers.get(seen)
         if found is None:
             target = Target(namespace, canonical)
-            found = tuple(login for login in self._logins if self._rules.lets_in(login, target))
+            found = tuple(self._rules.let_in(self._logins, target))
             if len(self._answers) < MOST_ANSWERS:
                 self._answers[seen] = found
         return found

@@ -120,14 +120,23 @@ class Selector:
             return MATCHED
         if not self.wanted:
             return LabelMatch(False, "selects no host")
-        unmatched: LabelMatch | None = None
+        name = self._unmatched(labels)
+        return MATCHED if name is None else LabelMatch(False, _why(name, labels.get(name)))
+
+    def matches(self, labels: CanonicalLabels) -> bool:
+        """As `match`, without words."""
+        return self.everything or (bool(self.wanted) and self._unmatched(labels) is None)
+
+    def _unmatched(self, labels: CanonicalLabels) -> str | None:
+        """The first label that is not as wanted; all are looked at: what cannot be evaluated counts anywhere."""
+        unmatched: str | None = None
         for name, values in self.wanted:
             if values is None:
                 raise BadSelector("the key '*' takes the value '*' only")
             target = labels.get(name)
             if (target is None or not values.match(target)) and unmatched is None:
-                unmatched = LabelMatch(False, _why(name, target))
-        return unmatched or MATCHED
+                unmatched = name
+        return unmatched
 
 
 def match_labels(selector: LabelSelector | None, labels: CanonicalLabels) -> LabelMatch:
