@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +15,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth.certificates.live import renewed_from
 from teleport.auth.sessions.opened import OPEN, OpenSession
+from teleport.backend.interface import Write
 from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256
@@ -249,3 +252,29 @@ async def test_the_certificate_of_a_session_ends_with_the_one_that_it_came_of(tm
         (lock,) = [one for one in locks if one.spec.target.serial == "77"]
         assert lock.in_force(now + timedelta(minutes=30))
         assert await auth.backend.get(f"{ISSUED}user/77") is None, "what has ended does not come back to the list"
+
+
+async def test_a_renewal_between_the_look_and_the_end_is_ended_too(tmp_path: Path) -> None:
+    """It changes nothing of what was looked at, so that only a second look finds it."""
+    async with running_auth(tmp_path) as auth:
+        who, certs = await _signed(auth, "ann")
+        looked, go_on = asyncio.Event(), asyncio.Event()
+        commit = auth.backend.commit
+
+        async def slow(writes: Sequence[Write], **more: Any) -> int:
+            if not go_on.is_set() and any(write.key.startswith("locks/") for write in writes):
+                looked.set()
+                await go_on.wait()
+            return await commit(writes, **more)
+
+        auth.backend.commit = slow  # type: ignore[method-assign]
+        ending = asyncio.create_task(_revoke(auth, certs.serial))
+        async with asyncio.timeout(10):
+            await looked.wait()
+            renewed = await auth.call(who, routes.RENEW_USER, m.Empty())
+            go_on.set()
+            done = await ending
+        assert done.serials == [certs.serial, renewed.serial]
+        assert len(done.locks) == 2
+        told = [one["serials"] for one in await auth.events("cert.revoked", wait_for=2)]
+        assert sorted(told) == sorted([[certs.serial], [renewed.serial]])

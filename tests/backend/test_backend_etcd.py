@@ -89,6 +89,29 @@ async def test_what_etcd_cannot_take_at_once_is_refused_with_the_limit(shared: e
         await backend.put("after", b"")
 
 
+@pytest.mark.parametrize(
+    ("conditions", "writes"),
+    [(0, 127), (0, 128), (62, MAX_WRITES), (100, 301), (100, MAX_WRITES), (126, 126), (120, 700)],
+)
+async def test_as_many_conditions_and_writes_as_etcd_takes(
+    shared: etcd.EtcdCluster, conditions: int, writes: int
+) -> None:
+    """In one transaction, and nothing of it when one condition does not hold."""
+    async with engine(shared) as backend:
+        puts = [PutOp(f"k/{number}", b"") for number in range(writes)]
+        absent = [Absent(f"c/{number}") for number in range(conditions)]
+        await backend.commit(puts, conditions=absent)
+        items = await backend.range("k/")
+        assert len(items) == writes
+        assert len({item.revision for item in items}) == 1
+        if not conditions:
+            return
+        await backend.put(f"c/{conditions - 1}", b"")
+        with pytest.raises(CompareFailed):
+            await backend.commit([PutOp(f"n/{number}", b"") for number in range(writes)], conditions=absent)
+        assert await backend.range("n/") == []
+
+
 async def test_two_processes_see_each_other_and_share_what_expires(shared: etcd.EtcdCluster) -> None:
     prefix = f"/{token_hex(8)}/"
     async with engine(shared, prefix) as one, engine(shared, prefix) as other:

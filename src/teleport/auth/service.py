@@ -117,7 +117,13 @@ class AuthService:
     """One auth server. `open` makes or finds the cluster, `run` serves it."""
 
     def __init__(
-        self, config: AuthConfig, backend: Backend, clock: Clock, emitter: Emitter, state: ClusterState
+        self,
+        config: AuthConfig,
+        backend: Backend,
+        clock: Clock,
+        emitter: Emitter,
+        state: ClusterState,
+        sink: FileSink,
     ) -> None:
         """Use `open`."""
         self.state = state
@@ -128,7 +134,7 @@ class AuthService:
         self._records = records
         claims = Claims(backend, state.clock)
         shared = config.shared_storage
-        self._sink = FileSink(config.audit_directory, config.host_id, clock, shared=shared)
+        self._sink = sink
         self._trust = LivingTrust(state)
         self._recordings = FileRecordingStore(
             config.recordings_directory,
@@ -307,7 +313,14 @@ class AuthService:
             state = await _found_or_made(config, backend, clock, on_events, keys)
         if config.shared_storage:
             await one_place(backend, config.audit_directory, config.recordings_directory)
-        service = cls(config, backend, clock, open_emitter(state.cluster), state)
+        sink = await asyncio.to_thread(  # it may have to wait for another process that writes
+            FileSink, config.audit_directory, config.host_id, clock, shared=config.shared_storage
+        )
+        try:
+            service = cls(config, backend, clock, open_emitter(state.cluster), state, sink)
+        except BaseException:
+            sink.close()
+            raise
         pumps.append(service._pump)
         try:
             await service._trust.look()

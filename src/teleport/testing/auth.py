@@ -278,12 +278,22 @@ async def running_auth(
     epoch: int = 1,
     keys: AuthorityKeys | None = None,
     cluster: str = CLUSTER,
+    storage: Backend | None = None,
+    shared: Path | None = None,
 ) -> AsyncIterator[RunningAuth]:
-    """A first start in `directory` (a later one with the same directory, `sqlite` and another epoch)."""
+    """A first start in `directory` (a later one with the same directory, `sqlite` and another epoch).
+
+    `storage` is one that the caller opened, and closes afterwards; auth servers that share it share their records in
+    the folder `shared`.
+    """
     clock = clock or present_clock()
     host_id = host_id or str(uuid.uuid4())
-    backend = SqliteBackend(directory / "backend", clock) if sqlite else MemoryBackend(clock)
-    await backend.open()
+    backend: Backend
+    if storage is not None:
+        backend = storage
+    else:
+        backend = own_backend = SqliteBackend(directory / "backend", clock) if sqlite else MemoryBackend(clock)
+        await own_backend.open()
     log = directory / "data" / "log"
     log.mkdir(parents=True, exist_ok=True)
     emitters: list[Emitter] = []
@@ -293,14 +303,29 @@ async def running_auth(
         return emitters[0]
 
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(backend.close)
-        config = AuthConfig(cluster, host_id, "auth", log, log / "records", static_tokens=tuple(static_tokens))
+        if storage is None:
+            stack.push_async_callback(backend.close)
+        kept = log if shared is None else shared
+        config = AuthConfig(
+            cluster,
+            host_id,
+            f"auth-{host_id[:8]}" if shared is not None else "auth",
+            kept,
+            kept / "records",
+            static_tokens=tuple(static_tokens),
+            shared_storage=shared is not None,
+        )
         service = await AuthService.open(config, backend, clock, open_emitter, keys=keys)
         stack.callback(emitters[0].close)
         key = generate_p256()
         try:
             own = await service.local_host(
-                host_id, "auth", SystemRole.AUTH, ["127.0.0.1"], key.public.line(), key.public.spki_pem().decode()
+                host_id,
+                config.node_name,
+                SystemRole.AUTH,
+                ["127.0.0.1"],
+                key.public.line(),
+                key.public.spki_pem().decode(),
             )
         except TeleportError:
             service.abandon()

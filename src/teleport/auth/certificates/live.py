@@ -8,7 +8,7 @@ and the record of each is written in the same transaction: a renewal that is und
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -33,7 +33,7 @@ from teleport.store.issued import ISSUED, IssuedCert, LastUse, issued_key, last_
 
 TYPES: Final = ("user", "host")
 MAX_PAGE: Final = 1000
-MOST_ENDED: Final = 300  # certificates in one transaction
+MOST_ENDED: Final = 100  # certificates in one transaction: each a condition, of which etcd takes 128
 SLACK: Final = timedelta(hours=1)  # clocks of hosts may be slow: a lock outlives its certificate by so much
 _TRIES: Final = 10
 
@@ -96,16 +96,27 @@ class Certificates:
         facts = {"resource": {"kind": "lock", "spec": {"target": {"serial": request.serial}}}}
         await self._authorizer.require(caller, Verb.CREATE, Kind.LOCK, facts)
         checked(Lock(metadata=Metadata(name="new"), spec=LockSpec(target=target, message=request.message)))
+        ended: m.RevokedCerts | None = None
         for _ in range(_TRIES):
             try:
-                return await self._revoke(caller, request)
+                more = await self._revoke(caller, request, ended.serials if ended is not None else ())
             except CompareFailed:
-                continue  # one of them was renewed, or ended, at this moment
+                continue  # one of them was changed at this moment
+            if more is None:
+                assert ended is not None, "the first time there is something to end"
+                return ended
+            ended = more if ended is None else _together(ended, more)
+            if not more.known:
+                return ended
+            # once more: what a renewal made between the look and the end is not among them; after the end none is made
         raise CompareFailed(
             f"the certificate {request.serial} is being renewed all the time", hint="lock its user: tctl lock --user="
         )
 
-    async def _revoke(self, caller: Caller, request: m.RevokeCertRequest) -> m.RevokedCerts:
+    async def _revoke(
+        self, caller: Caller, request: m.RevokeCertRequest, done: Collection[str]
+    ) -> m.RevokedCerts | None:
+        """Ends what is not among `done`; None when that is all."""
         named: tuple[IssuedCert, int] | None = None
         for kind in TYPES:
             named = named or await self._state.record(issued_key(kind, request.serial), IssuedCert)
@@ -113,7 +124,9 @@ class Certificates:
             ending, conditions, live = [], list[Condition](), set[str]()
             conditions += [Absent(issued_key(kind, request.serial)) for kind in TYPES]
         else:
-            family = await self._family(named[0])
+            family = [(one, revision) for one, revision in await self._family(named[0]) if one.serial not in done]
+            if not family:
+                return None
             ending, conditions = (
                 [one for one, _ in family],
                 [Exists(one.key, revision) for one, revision in family if revision],
@@ -181,6 +194,10 @@ class Certificates:
                 hint=f"stop the {first.type}: tctl lock --{'user' if first.type == 'user' else 'node'}={first.subject}",
             )
         return [every[serial] for serial in ordered]
+
+
+def _together(one: m.RevokedCerts, more: m.RevokedCerts) -> m.RevokedCerts:
+    return msgspec.structs.replace(one, serials=[*one.serials, *more.serials], locks=[*one.locks, *more.locks])
 
 
 def renewed_from(serials: Iterable[str], among: Sequence[IssuedCert]) -> set[str]:

@@ -50,13 +50,13 @@ async def bootstrap(state: ClusterState, settings: Sequence[Singleton], given: G
         brought = list(given.authorities) if given is not None else []
         own = {str(one.type) for one in brought if one.spec.cluster_name == state.cluster}
         lacking = [kind for kind in AuthorityKind if kind.value not in own]
-        authorities = brought + await asyncio.to_thread(
+        made = brought + await asyncio.to_thread(
             lambda: [state.keys.make(kind, state.cluster, now) for kind in lacking]
         )
         writes: list[Write] = [PutOp(records.CLUSTER + "cluster-name", to_json(name))]
         writes += [
-            PutOp(records.authority_key(made.type, made.spec.cluster_name), to_json(made, with_secrets=True))
-            for made in authorities
+            PutOp(records.authority_key(one.type, one.spec.cluster_name), to_json(one, with_secrets=True))
+            for one in made
         ]
         events = [
             state.event(
@@ -65,7 +65,7 @@ async def bootstrap(state: ClusterState, settings: Sequence[Singleton], given: G
                 authority=str(authority.type),
                 updated_by="teleport start --bootstrap" if authority in brought else "teleport start",
             )
-            for authority in authorities
+            for authority in made
         ]
         with _first():
             await state.commit(writes, events=events, conditions=[Absent(records.CLUSTER + "cluster-name")])

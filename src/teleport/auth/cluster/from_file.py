@@ -17,10 +17,12 @@ from typing import Final
 import msgspec
 
 from teleport.audit.events import Event, LockCreated, RoleCreated, UserCreate
+from teleport.audit.outbox import outbox_write
 from teleport.auth.factors.passkeys import known_by_passkeys
 from teleport.auth.people import local_auth
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Absent, PutOp, Write
+from teleport.backend.parts import in_parts
 from teleport.backup.settle import without_shown_codes
 from teleport.errors import BadRequest
 from teleport.resources.authority import Authority
@@ -125,10 +127,9 @@ async def store(state: ClusterState, given: Given) -> None:
     ]
     unnamed = [Absent(records.CLUSTER + "cluster-name")]
     await state.commit(plain, events=[], conditions=unnamed)
-    for at in range(0, len(told), _AT_ONCE):
-        part = told[at : at + _AT_ONCE]
-        writes = [write for some, _ in part for write in some]
-        await state.commit(writes, events=[event for _, event in part], conditions=unnamed)
+    groups: list[list[Write]] = [[*writes, PutOp(*outbox_write(event))] for writes, event in told]
+    for part in in_parts(groups, most=_AT_ONCE):
+        await state.commit(part, events=[], conditions=unnamed)
     for kind, count in given.left_out.items():
         log.info("bootstrap: %d of the kind %s are left out: they may have been used since; make new ones", count, kind)
 

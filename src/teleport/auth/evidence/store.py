@@ -17,7 +17,8 @@ from teleport.audit.events import AuditGap, new_event
 from teleport.audit.outbox import outbox_write
 from teleport.audit.restored import Lost, Restored
 from teleport.auth.sessions.claims import HOSTS
-from teleport.backend.interface import MAX_WRITES, Absent, Backend, DeleteOp, PutOp
+from teleport.backend.interface import Absent, Backend, DeleteOp, PutOp
+from teleport.backend.parts import in_parts
 from teleport.clock import Clock
 from teleport.errors import AlreadyExists, CompareFailed, NotFound, TeleportError
 from teleport.pki import signing
@@ -75,8 +76,7 @@ class EvidenceStore:
         return heads, position.value.decode() if position is not None else ""
 
     async def save_heads(self, changed: Mapping[ChainKey, Head], position: str) -> None:
-        writes = [_head_write(key, head) for key, head in changed.items()]
-        await self._backend.commit([*writes, PutOp(POSITION, position.encode())])
+        await self._save(changed, PutOp(POSITION, position.encode()))
 
     # of stores that auth servers share
 
@@ -99,10 +99,12 @@ class EvidenceStore:
         return items
 
     async def save_in(self, store: str, changed: Mapping[ChainKey, Head], position: str) -> None:
-        writes = [_head_write(key, head) for key, head in changed.items()]
-        for at in range(0, len(writes), MAX_WRITES - 1):  # the position last: what is not saved is found again
-            await self._backend.commit(writes[at : at + MAX_WRITES - 1])
-        await self._backend.put(STORES + store, position.encode())
+        await self._save(changed, PutOp(STORES + store, position.encode()))
+
+    async def _save(self, changed: Mapping[ChainKey, Head], position: PutOp) -> None:
+        """The position last: what is not saved is found again."""
+        for part in in_parts([*([_head_write(key, head)] for key, head in changed.items()), [position]]):
+            await self._backend.commit(part)
 
     async def claim_end(self, sid: str, uid: str, host_id: str) -> str:
         former = await self._backend.get(ENDS + sid)

@@ -26,7 +26,8 @@ from teleport.auth.hosts.presence import PRESENCE
 from teleport.auth.sessions.claims import Claim, Claims, claimants
 from teleport.auth.sessions.participants import MOST_NAME, is_closed, put_closed, put_people, told_by
 from teleport.auth.state import ClusterState
-from teleport.backend.interface import MAX_WRITES, Backend, DeleteOp, PutOp, Write
+from teleport.backend.interface import Backend, DeleteOp, PutOp, Write
+from teleport.backend.parts import in_parts
 from teleport.clock import Clock
 from teleport.errors import BadRequest, LimitExceeded, TeleportError
 from teleport.store import records
@@ -131,8 +132,8 @@ class SessionTracker:
             # in parts, as lines may come twice; what is told of a conflict first, as it is told of once
             told = [write for key, write in batch.writes.items() if key.startswith(OUTBOX)]
             writes = [*told, *(write for key, write in batch.writes.items() if not key.startswith(OUTBOX))]
-            for at in range(0, len(writes), MAX_WRITES):
-                await self._commit(writes[at : at + MAX_WRITES])
+            for part in in_parts([write] for write in writes):
+                await self._commit(part)
             if told:
                 self._claims.on_event()
 

@@ -2,7 +2,8 @@
 
 Conditions of the request: the schema is the one we know, the slot is as we left it, each key that the decision was
 made from is as it was read. etcd takes 128 operations: more writes go into transactions within the transaction, which
-share its fate and revision; more conditions are refused.
+share its fate and revision; more conditions are refused. What a transaction within may have is what the one around it
+leaves: etcd counts the conditions or the operations of each level, whichever are more, and adds the levels up.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from teleport.errors import LimitExceeded
 
 MOST: Final = 128  # conditions, and operations, of one level
 BARRED: Final = b"barred"  # the value of a slot that was written only to bar what was sent for it before
-GROUPS: Final = ((32, 96), (64, 64))  # up to so many conditions: so many writes in each transaction within
 
 
 def build(
@@ -40,7 +40,7 @@ def build(
     if len(compare) > MOST:
         raise _too_large(checked, changes)
     if len(writes) >= MOST:
-        size = next((size for most, size in GROUPS if len(compare) <= most), 0)
+        size = _group(len(compare), len(writes))
         if not size:
             raise _too_large(checked, changes)
         writes = [
@@ -48,6 +48,12 @@ def build(
         ]
     reads = [layout.schema, slot.key, *(layout.item(key) for key in checked)]
     return m.TxnRequest(compare=compare, success=[first, *writes], failure=[read(key) for key in reads])
+
+
+def _group(conditions: int, writes: int) -> int:
+    """How many writes each transaction within has; 0 when they cannot be grouped."""
+    fitting = (size for size in range(MOST - 1, 0, -1) if max(conditions, 1 + -(-writes // size)) + size <= MOST)
+    return next(fitting, 0)
 
 
 def removal(layout: Layout, schema: int, due: Sequence[tuple[str, int]]) -> m.Message:
