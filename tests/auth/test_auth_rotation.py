@@ -281,6 +281,30 @@ async def test_a_step_on_keys_that_changed_meanwhile_is_not_written(tmp_path: Pa
         assert await state.authority("host") == before
 
 
+async def test_a_step_out_of_a_phase_that_nobody_looked_at_is_not_taken(tmp_path: Path) -> None:
+    """Standby ends the old keys after update_servers, and the new ones after a rollback."""
+    async with running_auth(tmp_path) as auth:
+        admin = await auth.admin()
+        for phase in ("init", "update_clients", "update_servers", "rollback"):
+            await step(auth, phase, "jwt")
+        before = await state_of(auth, "jwt")
+        for seen in ("update_servers", "init"):
+            with pytest.raises(CompareFailed, match=f"in the phase rollback by now, not in {seen}; nothing was done"):
+                await auth.call(admin, routes.ROTATE, m.RotateRequest(types=["jwt"], phase="standby", seen=seen))
+        both = m.RotateRequest(types=["user", "jwt"], phase="standby", seen="rollback")
+        with pytest.raises(CompareFailed):
+            await auth.call(admin, routes.ROTATE, both)
+        with pytest.raises(BadRequest, match="is no phase"):
+            await auth.call(admin, routes.ROTATE, m.RotateRequest(types=["jwt"], phase="standby", seen="x"))
+        assert await state_of(auth, "jwt") == before
+        await auth.call(admin, routes.ROTATE, m.RotateRequest(types=["jwt"], phase="standby", seen="rollback"))
+        assert (await state_of(auth, "jwt")).spec.rotation.phase is RotationPhase.STANDBY
+
+
+async def state_of(auth: RunningAuth, kind: str) -> Authority:
+    return await auth.service.state.authority(kind)
+
+
 async def test_a_rule_decides_for_each_authority(tmp_path: Path) -> None:
     """The verb `rotate` is given by a role; a rule about the host authority keeps that one out."""
     async with running_auth(tmp_path) as auth:

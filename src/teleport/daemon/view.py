@@ -308,6 +308,11 @@ class View:
         identity = verify_user_cert(certificate, [former], self.clock.now())
         raise retired_refusal(identity, retired.retired) from None
 
+    def user_signer(self) -> bytes:
+        """The key (SSH blob) that signs users' certificates now; empty while nothing is known."""
+        authority = self.authorities().get(AuthorityType.USER)
+        return PublicKey.parse(authority.spec.active_keys.ssh[0].public_key).blob if authority is not None else b""
+
     def trusts_user_authority(self, signer: bytes) -> bool:
         everyone = (*self.ssh_authorities(AuthorityKind.USER), *self.remote_user_authorities())
         return any(key.blob == signer for one in everyone for key in one.keys)

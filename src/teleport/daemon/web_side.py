@@ -51,6 +51,9 @@ class WebWays:
     def identify(self, certificate: str) -> UserIdentity:
         return self._view.verify_user(parse_certificate_line(certificate).blob)
 
+    def user_signer(self) -> bytes:
+        return self._view.user_signer()
+
     def why_ended(self, identity: UserIdentity, expires: datetime) -> str:
         now = self._view.clock.now()
         return why_ended(identity, self._view.present(identity), self._view.locks(), now, expires)

@@ -11,6 +11,7 @@ from teleport.web.admin_desk import Add, Desk
 from teleport.web.admin_joining import TokenRoutes
 from teleport.web.admin_locks import LockRoutes
 from teleport.web.admin_roles import RoleRoutes
+from teleport.web.admin_rotation import RotationRoutes
 from teleport.web.admin_users import UserRoutes
 from teleport.web.sessions import WebSessions
 
@@ -29,6 +30,7 @@ class AdminRoutes:
             LockRoutes(desk, clock),
             ClusterRoutes(desk),
             AuthorityRoutes(desk, clock),
+            RotationRoutes(desk),
         )
 
     def add(self, add: Add, prefix: str) -> None:

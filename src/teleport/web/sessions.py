@@ -30,6 +30,7 @@ from teleport.clock import Clock
 from teleport.errors import AccessDenied, LimitExceeded, NotFound, TeleportError
 from teleport.identity import UserIdentity
 from teleport.pki.keys import PrivateKey, PublicKey, generate_p256
+from teleport.pki.sshformat import parse_certificate_line
 from teleport.pki.web_secret import SIZE, WebSecret, parse_cookie
 from teleport.resources.kinds import Kind, Verb
 from teleport.resources.names import canonical_address
@@ -44,6 +45,7 @@ BEARER_LIFE: Final = timedelta(minutes=10)
 BACKGROUND: Final = "X-Background"  # header of requests that nobody caused: they keep no session alive
 UNUSED: Final = 600.0  # seconds after which a session without requests and sockets leaves the memory
 SWEEP: Final = 5.0  # seconds between looks at what has come to its end
+SIGNED_ANEW: Final = 10.0  # seconds between attempts at a certificate of one key that is to sign
 USE_TOLD: Final = 60.0  # seconds between what auth is told of the use
 MOST: Final = 20_000  # sessions in memory
 MOST_PLACES: Final = 4  # addresses of one session that connections to auth are kept for
@@ -91,6 +93,11 @@ class Ways(Protocol):
         """Whose SSH certificate (a line) it is. Raises `AccessDenied`."""
         ...
 
+    def user_signer(self) -> bytes:
+        """The key (SSH blob) that signs users' certificates now: a rotation changes it, and ends the former one. Empty
+        while nothing is known."""
+        ...
+
     def why_ended(self, identity: UserIdentity, expires: datetime) -> str:
         """Why a session of this identity is over, as the cluster is now; empty when it is not."""
         ...
@@ -135,6 +142,7 @@ class WebSession:
         self.used = self.told = clock.monotonic()  # when somebody last did something, and when auth heard of it
         self.asked = clock.monotonic()  # when a request last came
         self.idle_asked = float("-inf")  # when auth was last asked whether it is idle
+        self._renewed = (b"", 0.0)  # the key that was to sign its certificates when they were last made anew, and when
         self.sockets = 0
         self.renewing = asyncio.Lock()
         self._callers: OrderedDict[str, UserCaller] = OrderedDict()
@@ -217,9 +225,16 @@ class WebSession:
         return self._secret.cookie(self.id)
 
     def stale(self) -> bool:
-        """Whether its certificates are to be made anew: two thirds of their time are over."""
+        """Whether its certificates are to be made anew: two thirds of their time are over, or a rotation changed the
+        key that signs, so that theirs counts for nothing soon."""
         issued, end = self.identity.issued or self.created, self.identity.expires
-        return end < self.expires and end - self._clock.now() < (end - issued) / 3
+        if end < self.expires and end - self._clock.now() < (end - issued) / 3:
+            return True
+        wanted = self._ways.user_signer()
+        if not wanted or wanted == parse_certificate_line(self._certs.cert).signer:
+            return False
+        asked_for, when = self._renewed  # auth may be behind what is known here: then it is asked now and then
+        return wanted != asked_for or self._clock.monotonic() - when >= SIGNED_ANEW
 
     def use_untold(self) -> bool:
         """Whether it was used, and auth is to hear of it: often enough that it takes no session in use for idle."""
@@ -229,6 +244,7 @@ class WebSession:
     def renewed(self, found: m.WebSession) -> None:
         """Certificates were made anew."""
         assert found.certs is not None
+        self._renewed = (self._ways.user_signer(), self._clock.monotonic())
         self._certs, self.identity = found.certs, self._ways.identify(found.certs.cert)
         for one in (*self._callers.values(), *self._elsewhere.values()):
             self._close(one.renewed())

@@ -16,6 +16,7 @@ class RotateRequest(Request, frozen=True, kw_only=True):
     mode: str = "manual"  # auto: auth takes the further steps by itself
     grace_period: float = 48 * 3600.0  # seconds, of a rotation that begins; 0: keys are replaced at once
     force: bool = False  # go on although live services have not reached the phase before
+    seen: str = ""  # the phase that the caller saw them in; nothing is done when one is in another
 
 
 class RotateReply(Message, frozen=True, kw_only=True):

@@ -77,7 +77,7 @@ class Rotations:
 
     async def rotate(self, caller: Caller, request: m.RotateRequest) -> m.RotateReply:
         """Takes one step for all authorities that are meant, or none. Raises `TeleportError` saying in which phase
-        they are, or which services have not followed."""
+        they are, or which services have not followed; `CompareFailed` when they are not where the caller saw them."""
         target, mode = _phase(request.phase), _mode(request.mode)
         # Nobody tells of hosts with a plain sshd that they have followed, so their authority changes when it is named.
         everything = list(AuthorityType) if target is RotationPhase.ROLLBACK else BY_THEMSELVES
@@ -86,6 +86,8 @@ class Rotations:
             found = [one for one in found if one[0].spec.rotation.state is RotationState.IN_PROGRESS]
             if not found:
                 raise BadRequest("no rotation is in progress, so there is nothing to roll back", hint="tctl status")
+        if request.seen:
+            _check_seen(found, _phase(request.seen))
         grace = self.grace(request.grace_period) if target is INIT else timedelta(0)
         steps = await self.plan(found, target, mode, grace, force=request.force)
         await self.take(steps, caller, forced=request.force)
@@ -235,6 +237,18 @@ def _phase(name: str) -> RotationPhase:
         return RotationPhase(name)
     except ValueError:
         raise BadRequest(f"{name[:40]!r} is no phase", hint=f"phases are {', '.join(RotationPhase)}") from None
+
+
+def _check_seen(found: Sequence[tuple[Authority, int]], seen: RotationPhase) -> None:
+    """Raises `CompareFailed` unless all are in the phase in which somebody looked at them and decided: the same step
+    may end the new keys after a rollback and the old ones before it."""
+    for authority, _ in found:
+        if authority.spec.rotation.phase is not seen:
+            raise CompareFailed(
+                f"the {authority.type} authority is in the phase {authority.spec.rotation.phase} by now, "
+                f"not in {seen}; nothing was done",
+                hint="see where it stands: tctl status",
+            )
 
 
 def _mode(name: str) -> RotationMode:

@@ -1,9 +1,14 @@
 // The authorities of the cluster: pins that others compare, keys, and how far a rotation has come.
+import { useState } from "preact/hooks";
+import { may, useMe } from "../../context";
 import { fill } from "../../router";
-import { type Column, Empty, Notice, Page, Spinner, Table, Trouble, useAsk, When } from "../../ui";
+import { Button, type Column, Empty, Page, Spinner, Table, Trouble, useAsk, When } from "../../ui";
 import type { PageProps } from "../table";
 import { CopyBox, Here } from "./parts";
-import type { Authorities, Authority, Key, WaitedFor } from "./types";
+import { RotationCard } from "./rotation";
+import { BeginRotation, StepDialog } from "./rotation_dialogs";
+import { type Group, groupsOf } from "./rotation_words";
+import type { Authorities, Authority, Key } from "./types";
 
 const EVERY = 5000; // milliseconds between looks
 
@@ -22,22 +27,46 @@ export default function AuthoritiesPage({ params }: PageProps) {
   );
 }
 
-const WAITING: Column<WaitedFor>[] = [
-  { key: "host", title: "Who", show: (one) => one.hostname || one.host_id },
-  { key: "service", title: "Service", show: (one) => one.service.replaceAll("_", " ") },
-  { key: "authority", title: "Authority", show: (one) => one.authority },
-  { key: "reached", title: "Has reached", show: (one) => one.reached || "reports no phase" },
-];
-
 function AuthorityList({ site }: { site: string }) {
   const found = useAsk<Authorities>(fill("/webapi/sites/:site/authorities", { site }), EVERY);
+  const me = useMe();
+  const [beginning, setBeginning] = useState(false);
+  const [stepping, setStepping] = useState<{ group: Group; target: string } | null>(null);
   const { data } = found;
+  const steers = may(me, "cert_authority.rotate") && data?.waiting != null;
+  const groups = groupsOf(data?.authorities ?? []);
+  const resting = (data?.authorities ?? []).filter((one) => one.phase === "standby").map((one) => one.kind);
+
+  function close() {
+    setBeginning(false);
+    setStepping(null);
+    found.again();
+  }
+
   return (
-    <Page title="Authorities">
+    <Page
+      title="Authorities"
+      actions={
+        steers &&
+        resting.length > 0 && (
+          <Button kind="primary" onClick={() => setBeginning(true)}>
+            Replace keys…
+          </Button>
+        )
+      }
+    >
       <Trouble error={found.error} />
       {!data && found.loading && <Spinner label="Loading authorities" />}
       {data && (
         <>
+          {groups.map((group) => (
+            <RotationCard
+              key={group.key}
+              group={group}
+              waiting={data.waiting}
+              go={steers ? (target) => setStepping({ group, target }) : null}
+            />
+          ))}
           <section class="part" aria-label="Pins">
             <h2>Pin of the cluster</h2>
             <p>Hosts that join compare it (--ca-pin), and so do people at their first login.</p>
@@ -48,18 +77,17 @@ function AuthorityList({ site }: { site: string }) {
           {data.authorities.map((one) => (
             <AuthorityCard key={one.kind} authority={one} />
           ))}
-          {data.waiting && data.waiting.length > 0 && (
-            <section class="part" aria-label="Who has not followed yet">
-              <h2>Who has not followed yet</h2>
-              <Table
-                caption="Services that a rotation waits for"
-                columns={WAITING}
-                rows={data.waiting}
-                id={(one) => `${one.authority} ${one.service} ${one.host_id}`}
-              />
-            </section>
-          )}
         </>
+      )}
+      {beginning && <BeginRotation site={site} kinds={resting} close={close} />}
+      {stepping && (
+        <StepDialog
+          site={site}
+          group={stepping.group}
+          target={stepping.target}
+          waiting={(data?.waiting ?? []).filter((one) => stepping.group.kinds.includes(one.authority))}
+          close={close}
+        />
       )}
     </Page>
   );
@@ -74,17 +102,10 @@ const KEYS: Column<Key>[] = [
 
 function AuthorityCard({ authority }: { authority: Authority }) {
   const title = `${authority.kind.charAt(0).toUpperCase()}${authority.kind.slice(1)} authority`;
-  const rotating = authority.phase !== "" && authority.phase !== "standby";
   return (
     <section class="part" aria-label={title}>
       <h2>{title}</h2>
       <p>{WHAT[authority.kind]}</p>
-      {rotating && (
-        <Notice kind="warn">
-          Its keys are being replaced: phase {authority.phase},{" "}
-          {authority.mode === "auto" ? "by itself" : "step by step"}.
-        </Notice>
-      )}
       <dl class="facts">
         <dt>Rotation</dt>
         <dd>{authority.rotation}</dd>
@@ -104,12 +125,6 @@ function AuthorityCard({ authority }: { authority: Authority }) {
             </dd>
           </>
         )}
-        {Object.entries(authority.schedule).flatMap(([phase, when]) => [
-          <dt key={phase}>{phase}</dt>,
-          <dd key={`${phase} at`}>
-            <When time={when} />
-          </dd>,
-        ])}
       </dl>
       {authority.fingerprints && authority.fingerprints.length > 0 && (
         <Table

@@ -173,6 +173,7 @@ export interface Authority {
   keys: number;
   phase: string;
   mode: string;
+  rotation_id: string;
   started: string | null;
   last_rotated: string | null;
   schedule: Record<string, string>;
@@ -193,6 +194,24 @@ export interface Authorities {
   ca_pins: string[];
   authorities: Authority[];
   waiting: WaitedFor[] | null;
+}
+
+export interface LeftBehind {
+  authority: string;
+  type: string; // user, host, cluster
+  subject: string;
+  name: string;
+  role: string;
+  serial: string;
+  expires: string | null;
+  why: string;
+  remedy: string;
+}
+
+export interface RotationPlan {
+  ends: Record<string, string>;
+  left_behind: LeftBehind[];
+  more: number;
 }
 
 export interface Service {
