@@ -70,6 +70,7 @@ class UserIdentity:
     denying: tuple[
         str, ...
     ] = ()  # roles that the user was given since: what they deny counts, what they allow does not
+    kube_cluster: str = ""  # the Kubernetes cluster that the certificate is for; empty: none was chosen
     origin: RemoteOrigin | None = None  # of a user of another cluster, who was mapped to what stands here
 
 

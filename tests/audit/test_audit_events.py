@@ -63,6 +63,7 @@ REFERENCE = {
     "x11-forward": ("T3008I", "T3008W"),
     "client.disconnect": ("T3006I",),
     "auth": ("T3007W",),
+    "kube.request": ("T3009I",),
     "session.command": ("T4000I",),
     "session.disk": ("T4001I",),
     "session.network": ("T4002I",),

@@ -212,7 +212,7 @@ def test_refusals(roles: list[str], env: str, code: DenialCode) -> None:
 
 def test_labels_and_a_name_that_is_not_there_read_the_same() -> None:
     """Nobody learns from a refusal which clusters there are."""
-    hidden, unknown = decide("dev", env="prod", kube_cluster="x"), decide(kube_cluster="x")
+    hidden, unknown = decide("dev", env="prod"), decide("dev", exists=False)
     assert isinstance(hidden, AccessDenial)
     assert isinstance(unknown, AccessDenial)
     assert hidden.public == unknown.public

@@ -437,7 +437,7 @@ def test_every_type_of_storage_has_its_keys(line: str, kind: type, value: object
     ("text", "warning"),
     [
         (proxy("mysql_listen_addr: 0.0.0.0:3036"), "proxy_service.mysql_listen_addr: is accepted, but MySQL clients"),
-        (proxy("kube_listen_addr: 0.0.0.0"), "proxy_service.kube_listen_addr: is accepted, but Kubernetes clients"),
+        (proxy("kube_listen_addr: 0.0.0.0"), "proxy_service.kube_listen_addr: leads to no Kubernetes"),
         (teleport("cache: {ttl: never}"), "teleport.cache.ttl: is ignored"),
         (auth("license_file: /x"), "auth_service.license_file: is ignored"),
         (teleport("kex_algos: [diffie-hellman-group14-sha1]"), "rests on SHA-1"),

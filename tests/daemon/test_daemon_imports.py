@@ -15,7 +15,7 @@ from teleport.daemon.imports import BY_SERVICE, EVERY
 SOURCE = Path(teleport.__file__).parent
 PACKAGES = {
     "auth": ("auth",),
-    "proxy": ("proxy", "web"),
+    "proxy": ("proxy", "web", "kube"),
     "node": ("node", "recording"),
     "every": ("daemon", "api", "store", "backend", "audit", "transport", "ssh", "authz", "pki", "wire", "resources"),
 }
@@ -28,6 +28,7 @@ NOT_LATE = {
     "ssh/channels.py",  # likewise
     "daemon/config/hints.py",  # of the process that reads the configuration
     "daemon/config/__init__.py",  # likewise
+    "kube/credentials.py",  # likewise
     "auth/authorities/token_keys.py",  # when it is made, where keys are in a token: `_library` loads all
     "auth/cluster/bootstrap.py",  # while it starts, before anything is served
     "daemon/auth_side.py",  # while it starts, before anything is served

@@ -125,6 +125,7 @@ def test_a_user_certificate_says_back_what_was_asked() -> None:
         mfa_device="device-1",
         active_requests=("0001", "0002"),
         impersonator="bot",
+        kube_cluster="kc",
         serial=str(parsed.serial_number),
         issued=NOW,
     )

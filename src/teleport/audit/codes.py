@@ -65,6 +65,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "x11-forward": _host("T3008I", "T3008W"),
         "agent.forward": _host("T9211I", "T9211W"),
         "client.disconnect": _host("T3006I"),
+        "kube.request": _host("T3009I"),
         "auth": _host("T3007W"),
         "session.command": _host("T4000I"),
         "session.disk": _host("T4001I"),

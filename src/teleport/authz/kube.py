@@ -49,7 +49,8 @@ class KubeAccessRequest:
     identity: UserIdentity
     cluster: str  # of ours
     now: datetime
-    kube_cluster: str
+    kube_cluster: str  # as it was named; empty: it was not
+    exists: bool = True  # whether there is one of that name
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     namespace: str = DEFAULT_NAMESPACE  # of the resource, not one of Kubernetes
     client_address: str = ""
@@ -79,8 +80,8 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
         return refused
     if identity.mfa_target:
         return _denial(DenialCode.NOT_GRANTED, request, "the certificate is for one session elsewhere")
-    if not request.kube_cluster:
-        return _denial(DenialCode.NOT_GRANTED, request, "no Kubernetes cluster was named")
+    if not request.exists:
+        return _denial(DenialCode.NOT_GRANTED, request, "there is no such Kubernetes cluster")
     try:
         labels = canonical_labels(request.labels)
     except AmbiguousLabels as error:
@@ -220,10 +221,12 @@ def _not_as(request: KubeAccessRequest, whom: str) -> AccessDenial:
 
 def _denial(code: DenialCode, request: KubeAccessRequest, *reasons: str) -> AccessDenial:
     """One sentence, also for a cluster that there is not: it must not tell which there are."""
-    name = request.kube_cluster or "none was chosen"
+    name = request.kube_cluster
     return AccessDenial(
         code,
-        f"Your roles allow no Kubernetes cluster of this name: {name[:80]!a}.",
+        f"Your roles allow no Kubernetes cluster with the name {name[:80]!a}."
+        if name
+        else "You chose no Kubernetes cluster, and your roles allow none of those here.",
         reasons or ("the certificate names no role",),
         "tsh kube ls shows the clusters that you may use",
     )

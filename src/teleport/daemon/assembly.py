@@ -325,6 +325,7 @@ class Daemon:
             self._metrics.add(keypairs.NOT_AFTER, side.tls.ends)
             self._tasks.start(side.tls.follow(), "certificates of the web listener")
         await self._start_tunnels(side)
+        await self._start_kube(side, host, view, emitter)
         self._doors.ssh["proxy clusters"] = side.clusters.trusted
         self._tasks.start(side.clusters.trusted.run(), "tunnels to other clusters")
         self._tasks.start(side.links.run(), "connections of hosts to auth")
@@ -355,6 +356,28 @@ class Daemon:
         self._doors.peer[PEER] = side.peers.server
         asking = asyncio.Event()
         await self._tasks.start_ready(side.peers.run(self._sockets, asking.set), PEER, asking)
+
+    async def _start_kube(self, side: ProxySide, host: Host, view: View, emitter: Emitter) -> None:
+        """The listener for Kubernetes clients, where the file asks for one."""
+        config = self._config
+        if config.proxy is None or "proxy kube" not in self._sockets:
+            return
+        from teleport.daemon.kube_side import KubeSide
+
+        kube = side.kube = KubeSide(
+            config.proxy.kube_clusters,
+            host,
+            config.nodename,
+            view,
+            emitter,
+            self._clock,
+            side.held,
+            config.limits,
+            side.headers,
+        )
+        self._doors.web["proxy kube"] = kube.server
+        serving = asyncio.Event()
+        await self._tasks.start_ready(kube.run([self._sockets["proxy kube"]], serving.set), "proxy kube", serving)
 
     async def _start_recording(self, side: RecordingSide, view: View) -> RecordingSide:
         """Recording at the proxy: what an earlier run left is ended before the first session."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from teleport import __version__
@@ -54,9 +55,12 @@ from teleport.transport.one_port import Ending, Port
 from teleport.tunnel.messages import SOFTWARE, KnownProxy
 from teleport.tunnel.reaching import tunnel_address
 from teleport.tunnel.server import TunnelConfig, TunnelServer
-from teleport.web.messages import SSHAddresses
+from teleport.web.messages import KubeAddresses, SSHAddresses
 from teleport.web.service import WebConfig, WebService
 from teleport.wire import alpn, vouch
+
+if TYPE_CHECKING:
+    from teleport.daemon.kube_side import KubeSide
 
 log = logging.getLogger(__name__)
 
@@ -232,6 +236,7 @@ class ProxySide:
             leases=ProxyLeases(view, client),
         )
         headers = Headers(Balancers.of(settings.balancers, "proxy_service.proxy_protocol_from"), self._refused)
+        self.headers = headers
         self.router.begin_with(headers)
         self.tunnels = TunnelServer(
             TunnelConfig(view.cluster, UUID(host.host_id), host.epoch, nodename, connections=connections),
@@ -266,6 +271,11 @@ class ProxySide:
                     ssh_tunnel_public_addr=str(addresses.public_tunnel[0]),
                 ),
                 auth_servers=tuple(auth_servers),
+                kube=KubeAddresses(
+                    enabled=True, public_addr=str(addresses.public_kube[0]), listen_addr=str(addresses.kube)
+                )
+                if addresses.kube is not None
+                else KubeAddresses(),
                 connections=connections,
             ),
             client,
@@ -291,6 +301,7 @@ class ProxySide:
         self.recording = RecordingSide(
             host, nodename, view, client, emitter, clock, self.router, held=lambda: self._key.held
         )
+        self.kube: KubeSide | None = None  # made where it is served
         self.acme: AcmeKeeper | None = None
         self.tls: WebTLS | None = None  # None: a balancer ends it
         if not settings.plain_http:
@@ -303,6 +314,10 @@ class ProxySide:
             self.web.edge.alone = self.tls.alone()
         follow_key_domain(view, addresses.public_web[0].host)
         follow_listener_mode(view, self.web.edge, self._one_port, always=settings.one_port)
+
+    def held(self) -> Credentials:
+        """The proxy's certificates as they are now."""
+        return self._key.held
 
     def describe(self) -> Server:
         """This proxy as presence carries it: its first public address is where links lead."""
@@ -379,6 +394,8 @@ class ProxySide:
         await self.tunnels.reload([host_key(held)])
         self.clusters.trusted.renewed()
         self.peers.renewed()
+        if self.kube is not None:
+            self.kube.renewed()
         if self.tls is not None:
             self.tls.renewed(held)
 

@@ -31,6 +31,8 @@ class ProxyAddresses:
     public_ssh: tuple[HostPort, ...]
     tunnel: HostPort | None  # None: tunnels come by the web listener
     public_tunnel: tuple[HostPort, ...]
+    kube: HostPort | None = None  # None: Kubernetes clients are not served
+    public_kube: tuple[HostPort, ...] = ()
 
 
 class Sockets:
@@ -56,6 +58,8 @@ class Sockets:
                 wanted.append((PEER, config.proxy.peer_listen_addr, "proxy_service.peer_listen_addr"))
             if config.proxy.tunnel_listen_addr != config.proxy.web_listen_addr:
                 wanted.append(("proxy tunnel", config.proxy.tunnel_listen_addr, "proxy_service.tunnel_listen_addr"))
+            if config.proxy.kube_listen_addr is not None:
+                wanted.append(("proxy kube", config.proxy.kube_listen_addr, "proxy_service.kube_listen_addr"))
         if config.node is not None and not tunnels:
             wanted.append(("node", config.node.listen_addr, "ssh_service.listen_addr"))
         if config.diag_addr is not None:
@@ -166,7 +170,12 @@ class Sockets:
         )
         tunnel = HostPort(*address_of(self._bound["proxy tunnel"])) if "proxy tunnel" in self._bound else None
         tunnel_port = (tunnel or web).port
+        kube = HostPort(*address_of(self._bound["proxy kube"])) if "proxy kube" in self._bound else None
         return ProxyAddresses(
+            kube=kube,
+            public_kube=tuple(replace(one, port=one.port or kube.port) for one in proxy.kube_public_addrs)
+            if kube is not None
+            else (),
             tunnel=tunnel,
             public_tunnel=tuple(replace(one, port=one.port or tunnel_port) for one in proxy.tunnel_public_addrs),
             ssh=ssh,

@@ -228,6 +228,7 @@ def _user(
         login_serial=subject.login_serial,
         active_requests=subject.active_requests,
         impersonator=subject.impersonator,
+        kube_cluster=subject.kube_cluster,
         serial=serial,
         issued=issued,
     )

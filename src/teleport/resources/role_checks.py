@@ -36,9 +36,6 @@ LEAST_LEASE, LONGEST_LEASE = Duration.of(minutes=1), Duration.of(hours=30)
 
 _LATER = {
     "app_labels": "application access",
-    "kubernetes_labels": "Kubernetes access",
-    "kubernetes_groups": "Kubernetes access",
-    "kubernetes_users": "Kubernetes access",
     "db_labels": "database access",
     "db_names": "database access",
     "db_users": "database access",

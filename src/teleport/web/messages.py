@@ -251,6 +251,8 @@ class SSHAddresses(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 class KubeAddresses(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = False
+    public_addr: str | msgspec.UnsetType = msgspec.UNSET
+    listen_addr: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):

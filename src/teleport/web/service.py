@@ -78,6 +78,7 @@ class WebConfig:
     cluster: str
     ssh: wm.SSHAddresses
     auth_servers: tuple[tuple[str, int], ...]
+    kube: wm.KubeAddresses = field(default_factory=wm.KubeAddresses)
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
@@ -228,7 +229,7 @@ class WebService:
 
     def _settings(self) -> wm.ProxySettings:
         return wm.ProxySettings(
-            kube=wm.KubeAddresses(),
+            kube=self._config.kube,
             ssh=self._config.ssh,
             tls_routing_enabled=self.edge.port is not None or msgspec.UNSET,
         )

@@ -56,6 +56,7 @@ from teleport.audit.events.codec import MAX_LINE, Registry, UnknownEvent, encode
 from teleport.audit.events.enhanced import SessionCommand, SessionDisk, SessionEnhancedGap, SessionNetwork
 from teleport.audit.events.forwards import AgentForward, PortClosed, X11Forward
 from teleport.audit.events.host_users import HostUserCreate, HostUserDelete, HostUserUpdate
+from teleport.audit.events.kube import KubeRequest
 from teleport.audit.events.peers import ProxyPeerDenied
 from teleport.audit.events.second_factor import MfaLeaseCreated, MfaLeaseDeleted, SessionMfa
 from teleport.audit.events.sessions import (
@@ -153,6 +154,7 @@ __all__ = [
     "HostUserCreate",
     "HostUserDelete",
     "HostUserUpdate",
+    "KubeRequest",
     "LockCreated",
     "LockDeleted",
     "MfaAdd",

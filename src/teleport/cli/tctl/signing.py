@@ -156,7 +156,9 @@ def _note(wanted: Wanted, paths: list[Path]) -> str:
                 "key that tctl auth export --type=host prints (PuTTY: Connection, SSH, Host keys, certificates)"
             )
         case "kubernetes":
-            return "This version has no Kubernetes service yet: nothing answers at the address in this file."
+            return (
+                f"kubectl --kubeconfig={paths[0]} get pods; the proxy listens there with kube_listen_addr in its file."
+            )
         case "db":
             return f"The database takes {paths[1]} and {paths[0]} as its pair, and {paths[2]} as whom it believes."
         case "mongodb":

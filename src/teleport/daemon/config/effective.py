@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from teleport.backend.etcd.settings import EtcdSettings
-from teleport.daemon.config import forms, ports
+from teleport.daemon.config import forms, kubernetes, ports
 from teleport.daemon.config.auth_section import AuthSection
 from teleport.daemon.config.file import Document, FileConfig
 from teleport.daemon.config.proxy_section import acme_names
@@ -328,6 +328,7 @@ def _proxy_config(
     tunnel = section.web_listen_addr if tunnels_alone else section.tunnel_listen_addr
     web = section.public_addr or (HostPort(nodename, section.web_listen_addr.port),)
     hosts = [address.host for address in web]
+    kube = kubernetes.listener(section, HostPort(forms.ANY_HOST, ports.PROXY_KUBE))
     return ProxyConfig(
         listen_addr=None if alone else bound(section.listen_addr),
         web_listen_addr=bound(section.web_listen_addr),
@@ -337,7 +338,11 @@ def _proxy_config(
         or (web if one_port else tuple(HostPort(host, section.listen_addr.port) for host in hosts)),
         tunnel_public_addrs=section.tunnel_public_addr
         or (web if tunnel == section.web_listen_addr else tuple(HostPort(host, tunnel.port) for host in hosts)),
-        kube_public_addrs=section.kube_public_addr,
+        kube_public_addrs=section.kube_public_addr
+        or (section.kubernetes.public_addr if section.kubernetes is not None else ())
+        or (tuple(HostPort(host, kube.port) for host in hosts) if kube is not None else ()),
+        kube_listen_addr=bound(kube) if kube is not None else None,
+        kube_clusters=kubernetes.clusters(section, document.auth_service.cluster_name or nodename),
         keypairs=section.keypairs,
         balancers=section.proxy_protocol_from if section.proxy_protocol else (),
         plain_http=plain_http,

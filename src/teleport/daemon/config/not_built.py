@@ -53,7 +53,6 @@ NOT_BUILT: Final = (
     NotBuilt("kubernetes_service.enabled", _on, _SERVICE.format("Kubernetes")),
     NotBuilt("app_service.enabled", _on, _SERVICE.format("application")),
     NotBuilt("db_service.enabled", _on, _SERVICE.format("database")),
-    NotBuilt("proxy_service.kubernetes.enabled", _on, _SERVICE.format("Kubernetes")),
     NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
     NotBuilt(
@@ -67,11 +66,9 @@ NOT_BUILT: Final = (
     NotBuilt("teleport.mac_algos", _any, _OWN_LIST, False),
     NotBuilt("teleport.ciphersuites", _any, _OWN_LIST, False),
     NotBuilt("teleport.cache", _any, "is accepted: the copy of auth's data is kept in memory so far", False),
-    NotBuilt("proxy_service.kube_listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
     NotBuilt("proxy_service.mysql_listen_addr", _any, _LISTENER.format("MySQL clients"), False),
     NotBuilt("proxy_service.postgres_listen_addr", _any, _LISTENER.format("PostgreSQL clients"), False),
     NotBuilt("proxy_service.mongo_listen_addr", _any, _LISTENER.format("MongoDB clients"), False),
-    NotBuilt("proxy_service.kubernetes.listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
     NotBuilt("kubernetes_service.listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
 )
 

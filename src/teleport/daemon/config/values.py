@@ -27,6 +27,7 @@ from teleport.transport.entrance import ConnectionLimits
 if TYPE_CHECKING:
     from teleport.daemon.config.auth_section import Authentication, StaticToken
     from teleport.daemon.config.proxy_section import KeyPair
+    from teleport.kube.credentials import KubeCluster
 
 
 class ServiceRole(StrEnum):
@@ -163,6 +164,8 @@ class ProxyConfig:
     one_port: bool = False  # the web listener serves everything, by first bytes
     peer_always: bool = False  # also while the cluster's settings do not ask for it
     peer_public_addr: HostPort | None = None
+    kube_listen_addr: HostPort | None = None  # None: Kubernetes clients are not served
+    kube_clusters: tuple[KubeCluster, ...] = ()  # those that the proxy itself reaches
     acme: AcmeConfig | None = None
 
 

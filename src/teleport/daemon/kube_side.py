@@ -1,0 +1,139 @@
+"""Kubernetes access as this daemon runs it: the authorities of now judge who comes, the file names the clusters."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from socket import socket
+from uuid import UUID
+
+from teleport.audit.emitter import Emitter
+from teleport.authz.decision import AccessDenial
+from teleport.authz.kube import ActAs, KubeAccessPermit, KubeAccessRequest, evaluate_kube_access
+from teleport.clock import Clock
+from teleport.daemon.credentials import Credentials
+from teleport.daemon.host import Host
+from teleport.daemon.lock_age import LockAge
+from teleport.daemon.view import View
+from teleport.errors import AccessDenied
+from teleport.identity import UserIdentity
+from teleport.kube.credentials import KubeCluster
+from teleport.kube.service import KubeConfig, KubeServer
+from teleport.kube.upstream import Upstream
+from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority
+from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
+from teleport.resources.authority import AuthorityType
+from teleport.transport.balancers import Headers
+from teleport.transport.entrance import ConnectionLimits
+from teleport.transport.tls import mutual_server_context
+from teleport.wire.alpn import HTTP
+
+DECIDED_BY = ("roles/", "users/", "locks/", "cluster/", "authorities/")  # what open calls are decided anew for
+USAGE = "usage:kube"
+
+
+class KubeRules:
+    """Who somebody is and what they may do (`kube.needs.Rules`), by what this daemon knows of its cluster."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._anchors: tuple[tuple[str, ...], list[TrustedTLSAuthority]] | None = None
+
+    def authorities(self) -> tuple[str, ...]:
+        """The certificates (PEM) of this cluster's user authority that count now."""
+        authority = self._view.authorities().get(AuthorityType.USER)
+        return tuple(authority.trusted_tls_certs) if authority is not None else ()
+
+    def verify_user_tls(self, certificate: bytes) -> UserIdentity:
+        pems = self.authorities()
+        if self._anchors is None or self._anchors[0] != pems:
+            anchors = [trusted_tls_authority(AuthorityKind.USER, self._view.cluster, pem.encode()) for pem in pems]
+            self._anchors = (pems, anchors)
+        identity = identity_from_tls(certificate, self._anchors[1], self._view.clock.now(), usage=USAGE)
+        if not isinstance(identity, UserIdentity):  # no authority of hosts is among those
+            raise AccessDenied("The certificate is no user's.", hint="tsh login")
+        if self._view.present(identity) is None:
+            raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
+        return identity
+
+    def permit_kube(
+        self, identity: UserIdentity, cluster: KubeCluster | None, name: str, client_address: str, act_as: ActAs
+    ) -> KubeAccessPermit | AccessDenial:
+        view = self._view
+        request = KubeAccessRequest(
+            identity=view.present(identity) or replace(identity, roles=()),
+            cluster=view.cluster,
+            now=view.clock.now(),
+            kube_cluster=name,
+            exists=cluster is not None,
+            labels=cluster.labels if cluster is not None else {},
+            client_address=client_address,
+            locks=view.locks(),
+            act_as=act_as,
+        )
+        return evaluate_kube_access(request, view.policy())
+
+
+class KubeSide:
+    """The listener for Kubernetes clients in one daemon."""
+
+    def __init__(
+        self,
+        clusters: Sequence[KubeCluster],
+        host: Host,
+        nodename: str,
+        view: View,
+        emitter: Emitter,
+        clock: Clock,
+        held: Callable[[], Credentials],
+        connections: ConnectionLimits,
+        headers: Headers,
+    ) -> None:
+        """`held` gives the certificates that are shown, as they are now. Raises `BadRequest` for credentials that
+        cannot be used."""
+        self._held = held
+        self._rules = KubeRules(view)
+        self._context: tuple[Credentials, tuple[str, ...], ssl.SSLContext] | None = None
+        self._due = False
+        self.server = KubeServer(
+            KubeConfig(view.cluster, UUID(host.host_id), nodename, connections=connections),
+            {cluster.name: Upstream(cluster) for cluster in clusters},
+            rules=self._rules,
+            context=self._next_context,
+            emitter=emitter,
+            clock=clock,
+        )
+        self.server.begin_with(headers)
+        self._age = LockAge(view, self.server.reconsider)
+        for prefix in DECIDED_BY:
+            view.cache.subscribe(prefix, lambda _: self._reconsider())
+
+    def renewed(self) -> None:
+        """There are other certificates."""
+        self._context = None
+
+    def _next_context(self) -> ssl.SSLContext:
+        held, pems = self._held(), self._rules.authorities()
+        if self._context is None or self._context[:2] != (held, pems):
+            context = mutual_server_context(held.server_tls_cert_file, held.tls_key_file, pems)
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.set_alpn_protocols([HTTP])
+            self._context = (held, pems, context)
+        return self._context[2]
+
+    def _reconsider(self) -> None:
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._look)  # changes come in groups
+
+    def _look(self) -> None:
+        self._due = False
+        self.server.reconsider()
+
+    async def run(self, sockets: Sequence[socket], started: Callable[[], None]) -> None:
+        """Serves until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._age.run(), name="age of locks for Kubernetes")
+            await self.server.run(sockets, started)

@@ -1,0 +1,325 @@
+"""One call after another on a client's connection: read, decided, on record, and relayed to the API server.
+
+Rules it keeps:
+- Nothing reaches the API server before the decision, and no answer reaches the client before the event is durable.
+- The decision is taken for each call, and again while it is open: whatever ends the permit ends the stream.
+- Streams into pods, and the services of nodes, which run commands too, are refused while sessions have to be recorded;
+  other protocols on a connection (SPDY, websockets) are refused in any case.
+- A refusal is a Status that kubectl prints; why exactly is for the record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import h11
+
+from teleport.authz.decision import AccessDenial
+from teleport.authz.kube import ActAs, KubeAccessPermit
+from teleport.errors import BadRequest, ConnectionProblem, TeleportError
+from teleport.identity import UserIdentity
+from teleport.kube import impersonate
+from teleport.kube.calls import Call, classify
+from teleport.kube.credentials import authorization
+from teleport.kube.heads import asks_upgrade, forwarded
+from teleport.kube.http import Client, Request, Server
+from teleport.kube.needs import Rules
+from teleport.kube.status import Refusal
+from teleport.kube.upstream import Upstream
+from teleport.ssh.surface import Peer
+
+MOST_THROWN_AWAY: Final = 1 << 20  # bytes of the body of a refused request
+THROWN_AWAY_WITHIN: Final = 2.0  # seconds
+UNRECORDED: Final = Refusal(503, "The call cannot be put on record now, so it is not made.", "try again")
+
+
+class Refused(Exception):
+    """The call ends here: `refusal` is what the client reads, `reason` what is on record."""
+
+    def __init__(self, refusal: Refusal, reason: str = "") -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.reason = reason or refusal.message
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is put on record of a call."""
+
+    request: Request
+    call: Call | None  # None: it could not be read
+    cluster: str
+    permit: KubeAccessPermit | None
+    code: int
+    error: str = ""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Those of the event."""
+        call, permit = self.call, self.permit
+        return {
+            "verb": call.verb if call else self.request.method[:20],
+            "request_path": (call.path if call else ascii(self.request.target))[:2048],
+            "resource_api_group": call.api_group if call else "",
+            "resource_kind": call.kind if call else "",
+            "resource_name": call.name if call else "",
+            "resource_namespace": call.namespace if call else "",
+            "response_code": self.code,
+            "kubernetes_cluster": self.cluster,
+            "kubernetes_users": [permit.kube_user] if permit else [],
+            "kubernetes_groups": list(permit.kube_groups) if permit else [],
+            "success": not self.error,
+            "error": self.error,
+        }
+
+
+class Tells(Protocol):
+    """Puts calls on record."""
+
+    async def tell(self, outcome: Outcome, identity: UserIdentity, client: Peer) -> None:
+        """Returns once it is durable."""
+        ...
+
+
+class Forwarder:
+    """The calls of one connection, whose client is `identity`."""
+
+    def __init__(
+        self,
+        identity: UserIdentity,
+        peer: Peer,
+        *,
+        clusters: Mapping[str, Upstream],
+        rules: Rules,
+        own_name: str,
+        tells: Tells,
+    ) -> None:
+        """`own_name` is the cluster that is meant first when the certificate names none."""
+        self._identity = identity
+        self._peer = peer
+        self._clusters = clusters
+        self._rules = rules
+        self._own_name = own_name
+        self._tells = tells
+        self._open: tuple[Upstream, str, ActAs, KubeAccessPermit] | None = None
+
+    @property
+    def ends(self) -> datetime | None:
+        """When the open call ends in any case; None: none is open."""
+        return self._open[3].ends if self._open is not None else None
+
+    def still(self) -> bool:
+        """Whether the open call may go on as it is: it is decided anew, and comes to the same."""
+        if self._open is None:
+            return True
+        upstream, name, act_as, permit = self._open
+        now = self._rules.permit_kube(self._identity, upstream.cluster, name, self._peer.host, act_as)
+        return isinstance(now, KubeAccessPermit) and (now.kube_user, now.kube_groups) == (
+            permit.kube_user,
+            permit.kube_groups,
+        )
+
+    async def answer(self, client: Client, request: Request, began: Callable[[], None]) -> None:
+        """Answers one request. `began` is called once a permit is in force, for the time of the call. Raises
+        `h11.ProtocolError` or `OSError` when a connection ends within it."""
+        call: Call | None = None
+        permit: KubeAccessPermit | None = None
+        name = self._identity.kube_cluster
+        try:
+            call = _read(request)
+            act_as = _asked(request)
+            upstream, permit = self._permitted(name, act_as)
+            name = upstream.cluster.name
+            _why_not_yet(call, request, permit)
+            self._open = (upstream, self._identity.kube_cluster, act_as, permit)
+            began()
+            await self._relay(client, request, call, upstream, permit)
+        except Refused as refused:
+            refusal = refused.refusal
+            try:
+                outcome = Outcome(request, call, name, permit, refusal.code, refused.reason)
+                await self._tells.tell(outcome, self._identity, self._peer)
+            except (TeleportError, OSError):
+                refusal = UNRECORDED
+            await refuse(client, refusal)
+        finally:
+            self._open = None
+
+    def _permitted(self, name: str, act_as: ActAs) -> tuple[Upstream, KubeAccessPermit]:
+        """The cluster that is meant, and the permit for it."""
+        first = None
+        for upstream in self._meant(name):
+            found = self._rules.permit_kube(self._identity, upstream.cluster, name, self._peer.host, act_as)
+            if isinstance(found, KubeAccessPermit):
+                return upstream, found
+            first = first or found
+        denial = first or self._rules.permit_kube(self._identity, None, name, self._peer.host, act_as)
+        assert isinstance(denial, AccessDenial), "there is no permit for a cluster that there is not"
+        raise denied(denial)
+
+    def _meant(self, name: str) -> list[Upstream]:
+        if name:
+            return [self._clusters[name]] if name in self._clusters else []
+        return [self._clusters[one] for one in sorted(self._clusters, key=lambda one: (one != self._own_name, one))]
+
+    async def _relay(
+        self, client: Client, request: Request, call: Call, upstream: Upstream, permit: KubeAccessPermit
+    ) -> None:
+        headers = _for_server(request, upstream, permit, self._peer.host)
+        relayed = _Relayed(client, request, upstream, upstream.cluster.path + call.target, headers)
+
+        async def on_record(status: int) -> None:
+            outcome = Outcome(request, call, upstream.cluster.name, permit, status)
+            try:
+                await self._tells.tell(outcome, self._identity, self._peer)
+            except (TeleportError, OSError) as error:
+                raise Refused(UNRECORDED, str(error)) from None
+
+        if not request.has_body:
+            async for _ in client.body():
+                raise AssertionError("a request without a body has none")
+            if request.method in ("GET", "HEAD"):
+                with contextlib.suppress(_EndedBefore):
+                    await relayed.once(on_record, again=True)
+                    return
+        await relayed.once(on_record, again=False)
+
+
+class _EndedBefore(Exception):
+    """The server had ended the connection before it heard the call, which can be made again on another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Relayed:
+    """A call on its way."""
+
+    client: Client
+    request: Request
+    upstream: Upstream
+    target: str
+    headers: list[tuple[bytes, bytes]]
+
+    async def once(self, on_record: Callable[[int], Awaitable[None]], *, again: bool) -> None:
+        """Asks the server and gives its answer to the client. `again`: the call may be made once more on another
+        connection."""
+        client = self.client
+        try:
+            server = await self.upstream.take(again=again)
+        except ConnectionProblem as error:
+            raise Refused(Refusal(502, f"{error.message}.", error.hint)) from None
+        sending = asyncio.create_task(self._send(server), name="a Kubernetes call's request")
+        try:
+            try:
+                answer = await server.answer()
+            except (TeleportError, h11.ProtocolError, OSError) as error:
+                if server.used and not server.heard:
+                    raise _EndedBefore from None
+                if sending.done() and isinstance(_failure(sending), h11.RemoteProtocolError):
+                    raise Refused(Refusal(400, "The request's body cannot be read to its end.")) from None
+                raise Refused(Refusal(502, "The API server gave no answer that can be read."), _said(error)) from None
+            await on_record(answer.status_code)
+            await client.begin(answer.status_code, _for_client(answer))
+            async for part in server.body():
+                await client.part(part)
+            await client.end()
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
+            _failure(sending)  # it ended the server's connection, so that the answer said what became of it
+            self.upstream.give(server)
+
+    async def _send(self, server: Server) -> None:
+        try:
+            await server.ask(self.request.method, self.target, self.headers)
+            if self.request.has_body:
+                async for part in self.client.body():
+                    await server.part(part)
+            await server.end()
+        except BaseException:
+            server.close()
+            raise
+
+
+async def refuse(client: Client, refusal: Refusal) -> None:
+    """Answers with a Status; of the request's body so much is thrown away that the client comes to read it."""
+    body = refusal.body
+    headers = [(b"Content-Type", b"application/json"), (b"Content-Length", str(len(body)).encode())]
+    await client.begin(refusal.code, headers)
+    if not client.bodiless:
+        await client.part(body)
+    await client.end()
+    thrown = 0
+    with contextlib.suppress(TimeoutError, h11.ProtocolError):
+        async with asyncio.timeout(THROWN_AWAY_WITHIN):
+            async for part in client.body():
+                thrown += len(part)
+                if thrown > MOST_THROWN_AWAY:
+                    return
+
+
+def denied(denial: AccessDenial) -> Refused:
+    """The refusal of somebody who is not allowed."""
+    return Refused(Refusal(403, denial.public, denial.hint), f"{denial.code}: {'; '.join(denial.reasons)}")
+
+
+def _read(request: Request) -> Call:
+    try:
+        return classify(request.method, request.target)
+    except BadRequest as error:
+        raise Refused(Refusal(400, error.message, error.hint)) from None
+
+
+def _asked(request: Request) -> ActAs:
+    try:
+        return impersonate.asked(request.headers)
+    except BadRequest as error:
+        raise Refused(Refusal(403, error.message, error.hint)) from None
+
+
+def _why_not_yet(call: Call, request: Request, permit: KubeAccessPermit) -> None:
+    """Raises `Refused` for what this version does not relay."""
+    if call.into_pod:
+        raise Refused(Refusal(403, f"{call.subresource} into pods is not available through this proxy yet."))
+    if call.through_node and permit.record:
+        raise Refused(
+            Refusal(
+                403, "A node's own service runs commands that nobody records, and sessions have to be recorded here."
+            )
+        )
+    if asks_upgrade(request.headers):
+        raise Refused(Refusal(403, "No other protocol than HTTP is relayed here."))
+
+
+def _for_server(
+    request: Request, upstream: Upstream, permit: KubeAccessPermit, client_address: str
+) -> list[tuple[bytes, bytes]]:
+    try:
+        proof = authorization(upstream.cluster)
+    except (BadRequest, OSError) as error:
+        refusal = Refusal(502, f"The credentials for {upstream.cluster.name} cannot be read.", "tell an administrator")
+        raise Refused(refusal, str(error)) from None
+    return [
+        (b"Host", str(upstream.cluster.address).encode()),
+        *impersonate.told(request.headers, permit, client_address),
+        *([(b"Authorization", proof)] if proof else []),
+        *([(b"Transfer-Encoding", b"chunked")] if request.length is None else []),
+        *([(b"Content-Length", request.length)] if request.length else []),
+    ]
+
+
+def _for_client(answer: h11.Response) -> list[tuple[bytes, bytes]]:
+    headers = list(answer.headers)
+    return [*forwarded(headers), *((name, value) for name, value in headers if name == b"content-length")]
+
+
+def _failure(done: asyncio.Task[None]) -> BaseException | None:
+    return None if done.cancelled() else done.exception()
+
+
+def _said(error: Exception) -> str:
+    return error.message if isinstance(error, TeleportError) else str(error) or type(error).__name__

@@ -1,0 +1,196 @@
+"""Both ends of a relayed call: the client's connection, read as requests, and one to an API server.
+
+h11 frames every body anew, so that what one side takes for the end of a message the other does, too; heads are looked
+at first (`heads`). Nothing is read ahead of what the other side takes: a writer that is full stops its reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import h11
+
+from teleport.errors import ConnectionProblem
+from teleport.kube.heads import MAX_HEAD, BadHead, Headers, find_head
+
+READ: Final = 64 * 1024  # bytes at once
+_EVENT: Final = MAX_HEAD + READ  # what h11 holds of one head
+_INFORMS: Final = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9] ")  # heads after which the answer is still to come
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The head of a request."""
+
+    method: str
+    target: str
+    headers: Headers
+    length: bytes | None  # of the body, empty when none is told; None: it is chunked
+
+    @property
+    def has_body(self) -> bool:
+        return self.length is None or bool(self.length.lstrip(b"0"))
+
+
+class _End:
+    """What both have in common: bytes in, events out."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._buffer = b""
+
+    async def _head(self) -> bool:
+        """Waits until a whole head is in the buffer; False when the connection ends instead. Raises `BadHead`."""
+        while not find_head(self._buffer):
+            data = await self.reader.read(READ)
+            if not data:
+                return False
+            self._buffer += data
+        return True
+
+    async def _body(self, http: h11.Connection) -> AsyncIterator[bytes]:
+        while True:
+            event = http.next_event()
+            if isinstance(event, h11.Data):
+                yield bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                return
+            elif event is h11.NEED_DATA:
+                if http.they_are_waiting_for_100_continue:
+                    self.writer.write(http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+                http.receive_data(await self.reader.read(READ))
+            else:
+                raise h11.RemoteProtocolError("the connection ended within a message")
+
+    def close(self) -> None:
+        """Ends the connection at once."""
+        self.writer.transport.abort()
+
+
+class Client(_End):
+    """A client's connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(reader, writer)
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_EVENT)
+        self.bodiless = False  # the answer has no body, because only its head was asked for
+        self.last = False  # the next answer is the last one on this connection
+
+    async def request(self) -> Request | None:
+        """The next request; None when the client has left. Raises `BadHead`."""
+        if not await self._head():
+            return None
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_EVENT)
+        self._http.receive_data(self._buffer)
+        self._buffer = b""
+        try:
+            event = self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            raise BadHead(str(error)) from None
+        if not isinstance(event, h11.Request) or event.http_version != b"1.1":
+            raise BadHead("it is not HTTP/1.1")
+        length: bytes | None = b""
+        for name, value in event.headers:
+            if name == b"content-length":
+                length = value
+            elif name == b"transfer-encoding":
+                length = None
+        self.bodiless = event.method == b"HEAD"
+        return Request(
+            event.method.decode("ascii"), event.target.decode("ascii", "replace"), list(event.headers), length
+        )
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """What of the request's body is there. Raises `h11.RemoteProtocolError`."""
+        async for part in self._body(self._http):
+            yield part
+
+    async def begin(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        closing = [(b"Connection", b"close")] if self.last else []
+        self._write(h11.Response(status_code=status, headers=[*headers, *closing]))
+        await self.writer.drain()
+
+    async def part(self, data: bytes) -> None:
+        self._write(h11.Data(data))
+        await self.writer.drain()
+
+    async def end(self) -> None:
+        self._write(h11.EndOfMessage())
+        await self.writer.drain()
+
+    def _write(self, event: h11.Event) -> None:
+        self.writer.write(self._http.send(event) or b"")
+
+    def next(self) -> bool:
+        """Whether another request may follow: both messages ended, and nobody said that it was the last."""
+        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            return False
+        self._buffer = self._http.trailing_data[0]
+        return True
+
+
+class Server(_End):
+    """A connection to an API server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(reader, writer)
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_EVENT)
+        self.used = False  # for an earlier call
+        self.heard = False  # anything, since the call began
+
+    @property
+    def stale(self) -> bool:
+        """Whether the server has ended it, or said something that nobody asked for."""
+        return self.reader.at_eof() or bool(self._buffer) or self.writer.is_closing()
+
+    async def ask(self, method: str, target: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_EVENT)
+        self.heard = False
+        self._write(h11.Request(method=method, target=target, headers=list(headers)))
+        await self.writer.drain()
+
+    async def part(self, data: bytes) -> None:
+        self._write(h11.Data(data))
+        await self.writer.drain()
+
+    async def end(self) -> None:
+        self._write(h11.EndOfMessage())
+        await self.writer.drain()
+
+    def _write(self, event: h11.Event) -> None:
+        self.writer.write(self._http.send(event) or b"")
+
+    async def answer(self) -> h11.Response:
+        """The head of the answer, without those that only say that one will come. Raises `ConnectionProblem` when the
+        server ends the connection instead, and `BadHead`."""
+        while True:
+            if not await self._head():
+                raise ConnectionProblem("the API server ended the connection", hint="try again")
+            self.heard = True
+            if not _INFORMS.match(self._buffer):
+                break
+            self._buffer = self._buffer[find_head(self._buffer) :]
+        self._http.receive_data(self._buffer)
+        self._buffer = b""
+        try:
+            event = self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            raise BadHead(str(error)) from None
+        if not isinstance(event, h11.Response):
+            raise BadHead("it begins another protocol, which nobody asked for")
+        return event
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The answer's body. Raises `h11.RemoteProtocolError`."""
+        async for part in self._body(self._http):
+            yield part
+
+    def ended(self) -> bool:
+        """Whether the call is over and the connection can take another one."""
+        done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
+        return done and not self._http.trailing_data[0]

@@ -1,0 +1,297 @@
+"""A stand-in API server of Kubernetes: real TLS, real client certificates, and so much of the API that `kubectl` works.
+
+Pods of namespaces can be listed (as tables, too), got, made and watched, and have logs that can be followed. As in a
+real cluster, whoever proves the certificate of the forwarder may act as others, and everybody else may not; what a call
+said of that is kept in `calls`. `rights` are its RBAC: groups that may do everything, by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+
+from teleport.testing.loopback import listening
+from teleport.testing.public_authority import PublicAuthority
+
+FORWARDER: Final = "forwarder"  # in whose name the credentials of the kubeconfig are
+RESOURCES: Final = (
+    ("pods", True, "Pod", ["create", "delete", "get", "list", "watch"]),
+    ("pods/log", True, "Pod", ["get"]),
+    ("namespaces", False, "Namespace", ["get", "list"]),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A call that arrived."""
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    body: bytes = b""
+
+    def of(self, name: str) -> list[str]:
+        """The values of a header."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+
+@dataclass
+class KubeApi:
+    """One server. Use `serving` within a loop, or `running_kube_api`."""
+
+    folder: Path
+    rights: set[str] = field(default_factory=lambda: {"developers", "system:masters"})
+    calls: list[Seen] = field(default_factory=list)
+    pods: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    port: int = 0
+    open_streams: int = 0  # watches and logs that are followed
+
+    def __post_init__(self) -> None:
+        self.authority = PublicAuthority("Kubernetes")
+        self._watches: set[asyncio.Queue[bytes]] = set()
+        self._changed = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self.add_pod("dev", "web")
+
+    def add_pod(self, namespace: str, name: str) -> None:
+        self.pods[namespace, name] = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "uid": f"{namespace}-{name}",
+                "resourceVersion": "1",
+                "creationTimestamp": "2030-01-01T00:00:00Z",
+            },
+            "spec": {"containers": [{"name": "main", "image": "example"}]},
+            "status": {"phase": "Running"},
+        }
+
+    def kubeconfig(self, context: str = "one", *, port: int = 0) -> str:
+        """A kubeconfig with the forwarder's certificate, everything inline."""
+        pair = self.authority.issue(FORWARDER)
+        inline = {
+            name: base64.b64encode(pem).decode()
+            for name, pem in (("ca", self.authority.root), ("crt", pair.chain), ("key", pair.key))
+        }
+        cluster = {
+            "server": f"https://localhost:{port or self.port}",
+            "certificate-authority-data": inline["ca"],
+        }
+        user = {"client-certificate-data": inline["crt"], "client-key-data": inline["key"]}
+        return json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "c", "cluster": cluster}],
+                "users": [{"name": "u", "user": user}],
+                "contexts": [{"name": context, "context": {"cluster": "c", "user": "u"}}],
+                "current-context": context,
+            }
+        )
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[KubeApi]:
+        """Serves while entered."""
+        chain, key = self.authority.issue("localhost", "127.0.0.1").write(self.folder, "kube-api")
+        root = self.folder / "kube-api-root.pem"
+        root.write_bytes(self.authority.root)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=root)
+        context.load_cert_chain(chain, key)
+        context.verify_mode = ssl.CERT_REQUIRED
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=0.1, handler_cancellation=True
+        )
+        self._runner = runner
+        await runner.setup()
+        listener: socket.socket = listening()
+        self.port = listener.getsockname()[1]
+        try:
+            await web.SockSite(runner, listener, ssl_context=context).start()
+            yield self
+        finally:
+            for queue in self._watches:
+                queue.put_nowait(b"")
+            await runner.cleanup()
+
+    def drop_connections(self) -> None:
+        """Ends every connection, as a server that restarts does."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        for connection in list(self._runner.server.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    def _streams(self, change: int) -> None:
+        self.open_streams += change
+        self._changed.set()
+
+    async def wait_streams(self, count: int) -> None:
+        """Returns when so many watches and logs are open."""
+        while self.open_streams != count:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def tell(self, event: str, namespace: str, name: str) -> None:
+        """An event for everybody who watches."""
+        pod = self.pods[namespace, name]
+        for queue in self._watches:
+            queue.put_nowait(json.dumps({"type": event, "object": pod}).encode() + b"\n")
+
+    def say(self, line: bytes) -> None:
+        """A line for everybody who follows a log."""
+        for queue in self._watches:
+            queue.put_nowait(line)
+
+    # answers
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        headers = [(name.decode(), value.decode()) for name, value in request.raw_headers]
+        seen = Seen(request.method, request.raw_path, headers, await request.read())
+        self.calls.append(seen)
+        user, groups = seen.of("Impersonate-User"), seen.of("Impersonate-Group")
+        if len(user) != 1 or "system:authenticated" not in groups:
+            return _status(403, "Forbidden", "the forwarder itself may do nothing but act as others")
+        parts = request.path.strip("/").split("/")
+        if parts[0] == "version":
+            return web.json_response({"major": "1", "minor": "32", "gitVersion": "v1.32.0"})
+        if request.path in ("/api", "/apis", "/api/v1"):
+            return web.json_response(_discovery(request.path))
+        if not self.rights & set(groups):
+            return _status(403, "Forbidden", f'pods is forbidden: User "{user[0]}" cannot do that')
+        match parts:
+            case ["api", "v1", "namespaces", namespace, "pods"]:
+                return await self._pods(request, namespace, seen.body)
+            case ["api", "v1", "namespaces", namespace, "pods", name]:
+                return self._pod(namespace, name)
+            case ["api", "v1", "namespaces", namespace, "pods", name, "log"] if (namespace, name) in self.pods:
+                return await self._log(request)
+        return _status(404, "NotFound", "the server could not find the requested resource")
+
+    async def _pods(self, request: web.Request, namespace: str, body: bytes) -> web.StreamResponse:
+        if request.method == "POST":
+            pod = json.loads(body)
+            self.add_pod(namespace, pod["metadata"]["name"])
+            return self._pod(namespace, pod["metadata"]["name"], 201)
+        found = [pod for (where, _), pod in self.pods.items() if where == namespace]
+        if request.query.get("watch") in ("true", "1"):
+            return await self._stream(request, "application/json", b"")
+        if "as=Table" in request.headers.get("Accept", ""):
+            return web.json_response(_table(found))
+        return web.json_response(
+            {"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": found}
+        )
+
+    def _pod(self, namespace: str, name: str, status: int = 200) -> web.Response:
+        pod = self.pods.get((namespace, name))
+        if pod is None:
+            return _status(404, "NotFound", f'pods "{name}" not found')
+        return web.json_response(pod, status=status)
+
+    async def _log(self, request: web.Request) -> web.StreamResponse:
+        if request.query.get("follow") in ("true", "1"):
+            return await self._stream(request, "text/plain", b"first line\n")
+        return web.Response(text="first line\n")
+
+    async def _stream(self, request: web.Request, kind: str, first: bytes) -> web.StreamResponse:
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        response = web.StreamResponse(headers={"Content-Type": kind})
+        await response.prepare(request)
+        self._watches.add(queue)
+        self._streams(+1)
+        try:
+            if first:
+                await response.write(first)
+            while line := await queue.get():
+                await response.write(line)
+        except ConnectionResetError:
+            pass  # whoever watched has left
+        finally:
+            self._watches.discard(queue)
+            self._streams(-1)
+        return response
+
+
+def _status(code: int, reason: str, message: str) -> web.Response:
+    body = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "code": code,
+    }
+    return web.json_response(body, status=code)
+
+
+def _discovery(path: str) -> dict[str, Any]:
+    if path == "/api":
+        return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
+    if path == "/apis":
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": []}
+    resources = [
+        {"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": verbs}
+        for name, namespaced, kind, verbs in RESOURCES
+    ]
+    return {"kind": "APIResourceList", "groupVersion": "v1", "resources": resources}
+
+
+def _table(pods: list[dict[str, Any]]) -> dict[str, Any]:
+    columns = [
+        {"name": name, "type": "string", "format": "", "description": "", "priority": 0} for name in ("Name", "Status")
+    ]
+    rows = [
+        {
+            "cells": [pod["metadata"]["name"], pod["status"]["phase"]],
+            "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": pod["metadata"]},
+        }
+        for pod in pods
+    ]
+    return {
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"resourceVersion": "1"},
+        "columnDefinitions": columns,
+        "rows": rows,
+    }
+
+
+@contextmanager
+def running_kube_api(folder: Path) -> Iterator[KubeApi]:
+    """One in a thread of its own, for tests without a loop. Its `tell` and `say` are called through `call`."""
+    api = KubeApi(folder)
+    ready, stops, loops = threading.Event(), list[asyncio.Event](), list[asyncio.AbstractEventLoop]()
+
+    async def serve() -> None:
+        stops.append(asyncio.Event())
+        loops.append(asyncio.get_running_loop())
+        async with api.serving():
+            ready.set()
+            await stops[0].wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="kube api", daemon=True)
+    thread.start()
+    assert ready.wait(10), "the API server did not start"
+    try:
+        yield api
+    finally:
+        with contextlib.suppress(RuntimeError):
+            loops[0].call_soon_threadsafe(stops[0].set)
+        thread.join(10)
+        assert not thread.is_alive(), "the API server did not stop"

@@ -1,0 +1,149 @@
+"""Kubernetes clusters through a real proxy, with the real `kubectl` and a stand-in API server."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from teleport.testing.cluster import PUBLIC, Cluster, Ran, at, free_port, plain_environment, run, wait_until
+from teleport.testing.kube_api import KubeApi, running_kube_api
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed (kubernetes-client)")
+
+ROLE = """
+kind: role
+version: v5
+metadata: {name: developers}
+spec: {allow: {kubernetes_labels: {'*': '*'}, kubernetes_groups: [developers]}}
+---
+kind: role
+version: v5
+metadata: {name: outsiders}
+spec: {allow: {kubernetes_labels: {'*': '*'}, kubernetes_groups: [visitors]}}
+"""
+
+
+@dataclass
+class Kube:
+    """A cluster whose proxy leads to one API server."""
+
+    cluster: Cluster
+    api: KubeApi
+    folder: Path
+    address: str
+
+    def kubeconfig(self, user: str) -> Path:
+        """One that `tctl auth sign` makes for a user, who is added."""
+        role = "outsiders" if user == "otto" else "developers"
+        if user not in self.cluster.tctl("users", "ls").ok().stdout:
+            self.cluster.add_person(user, roles=[role])
+        file = self.folder / f"{user}.kubeconfig"
+        said = self.cluster.tctl(
+            "auth",
+            "sign",
+            f"--user={user}",
+            "--format=kubernetes",
+            f"--proxy={self.address}",
+            f"--out={file}",
+            "--overwrite",
+        )
+        said.ok()
+        return file
+
+    def command(self, user: str, *arguments: str) -> list[str]:
+        return ["kubectl", f"--kubeconfig={self.kubeconfig(user)}", *arguments]
+
+    def kubectl(self, user: str, *arguments: str, stdin: str = "") -> Ran:
+        return run(*self.command(user, *arguments), environment=plain_environment(self.folder), stdin=stdin)
+
+
+@pytest.fixture(scope="module")
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
+    folder = tmp_path_factory.mktemp("kube")
+    with running_kube_api(folder) as api:
+        (folder / "kubeconfig").write_text(api.kubeconfig())
+        cluster = Cluster(folder / "cluster")
+        port = free_port()
+        cluster.config["proxy_service"]["kubernetes"] = {
+            "enabled": True,
+            "listen_addr": at(port),
+            "public_addr": at(port, PUBLIC),
+            "kubeconfig_file": str(folder / "kubeconfig"),
+        }
+        cluster.write()
+        with cluster:
+            cluster.tctl("create", "-f", stdin=ROLE).ok()
+            yield Kube(cluster, api, folder, at(port, PUBLIC))
+
+
+def test_kubectl_works_in_the_persons_name(kube: Kube) -> None:
+    """Tables, one pod, logs, creation: told to the API server as the person's, and on record with who and what."""
+    listed = kube.kubectl("alice", "get", "pods", "-n", "dev").ok().stdout
+    assert listed.split() == ["NAME", "STATUS", "web", "Running"]
+    assert kube.kubectl("alice", "get", "pod", "web", "-n", "dev", "-o", "name").ok().stdout == "pod/web\n"
+    assert kube.kubectl("alice", "logs", "web", "-n", "dev").ok().stdout == "first line\n"
+    pod = '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"made"},"spec":{"containers":[{"name":"a","image":"b"}]}}'
+    kube.kubectl("alice", "create", "-n", "dev", "--validate=false", "-f", "-", stdin=pod).ok()
+    assert ("dev", "made") in kube.api.pods
+    assert {tuple(call.of("Impersonate-User")) for call in kube.api.calls} == {("alice",)}
+    event = kube.cluster.wait_event("kube.request", verb="list", resource_kind="pods")
+    assert (event["user"], event["kubernetes_groups"]) == ("alice", ["developers", "system:authenticated"])
+    made = kube.cluster.wait_event("kube.request", verb="create")
+    assert (made["resource_namespace"], made["response_code"]) == ("dev", 201)
+
+
+def test_refusals_that_kubectl_prints(kube: Kube) -> None:
+    """Those of the cluster's RBAC, of our roles, and of what is not relayed."""
+    refused = kube.kubectl("otto", "get", "pods", "-n", "dev")
+    assert refused.status != 0
+    assert 'pods is forbidden: User "otto" cannot do that' in refused.stderr
+    acting = kube.kubectl("alice", "get", "pods", "-n", "dev", "--as=admin")
+    assert "Your roles do not let you act as the Kubernetes user 'admin'" in acting.stderr
+    group = kube.kubectl("alice", "get", "pods", "-n", "dev", "--as=alice", "--as-group=system:masters")
+    assert "act as the Kubernetes group 'system:masters'" in group.stderr
+    inside = kube.kubectl("alice", "exec", "web", "-n", "dev", "--", "id")
+    assert inside.status != 0
+    assert "exec into pods is not available through this proxy yet" in inside.stderr
+
+
+def test_a_lock_ends_watches_and_logs(kube: Kube) -> None:
+    """Within two seconds, at the API server too; afterwards kubectl says that access is locked."""
+    commands = (["get", "pods", "-n", "dev", "-w"], ["logs", "-f", "web", "-n", "dev"])
+    running = [
+        subprocess.Popen(
+            kube.command("larry", *words),
+            env=plain_environment(kube.folder),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )
+        for words in commands
+    ]
+    try:
+        wait_until("both are open", lambda: kube.api.open_streams == 2)
+        kube.cluster.tctl("lock", "--user=larry").ok()
+        wait_until("both are cut", lambda: kube.api.open_streams == 0, 2.0)
+    finally:
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=10)
+    refused = kube.kubectl("larry", "get", "pods", "-n", "dev")
+    assert "Access is locked" in refused.stderr
+
+
+def test_clients_are_told_where_it_is(kube: Kube) -> None:
+    """The proxy's first answer names the address for kubectl."""
+    person = kube.cluster.add_person("petra")
+    status, answer = person.web("GET", "/webapi/ping")
+    assert status == 200
+    assert answer["proxy"]["kube"] == {
+        "enabled": True,
+        "public_addr": kube.address,
+        "listen_addr": answer["proxy"]["kube"]["listen_addr"],
+    }
