@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
@@ -30,12 +31,14 @@ from teleport.backend.feed import BATCH_EVENTS
 from teleport.backend.follow import follow
 from teleport.backend.interface import MAX_KEY, MAX_VALUE, MAX_WRITES, Changes, Snapshot, disjoint, prefix_end
 from teleport.backend.memory import MemoryBackend
+from teleport.backend.postgresql.engine import PostgresqlBackend
+from teleport.backend.postgresql.settings import parse
 from teleport.backend.sqlite import SqliteBackend
 from teleport.errors import AlreadyExists, BadRequest, CompareFailed, LimitExceeded, NotFound
-from teleport.testing import etcd
+from teleport.testing import etcd, postgresql
 from teleport.testing.clock import FakeClock
 
-Engine = MemoryBackend | SqliteBackend | EtcdBackend
+Engine = MemoryBackend | SqliteBackend | EtcdBackend | PostgresqlBackend
 Open = Callable[..., AbstractAsyncContextManager[Engine]]
 
 CLOCK_STEP = 10.0
@@ -56,14 +59,25 @@ def etcd_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, .
         yield cluster.urls
 
 
+@pytest.fixture(scope="module")
+def postgresql_url() -> Iterator[str]:
+    """A real server."""
+    if postgresql.programs() is None:
+        pytest.skip(postgresql.MISSING)
+    with postgresql.PostgresqlServer() as server:
+        yield server.url()
+
+
 Make = Callable[..., Engine]
 
 
-@pytest.fixture(params=["memory", "sqlite", "etcd"])
+@pytest.fixture(params=["memory", "sqlite", "etcd", "postgresql"])
 def make(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Make:
     """Makes a fresh engine, not open yet."""
     if request.param == "etcd":
         settings = EtcdSettings(request.getfixturevalue("etcd_urls"), f"/contract-{token_hex(8)}/", insecure=True)
+    if request.param == "postgresql":
+        server = replace(parse(request.getfixturevalue("postgresql_url")), schema=f"contract_{token_hex(8)}")
 
     def make_engine(*, log_keep: int = 10_000, sweep_every: float | None = None) -> Engine:
         match request.param:
@@ -71,6 +85,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Ma
                 return MemoryBackend(clock, log_keep=log_keep, sweep_every=sweep_every)
             case "sqlite":
                 return SqliteBackend(tmp_path / "backend", clock, log_keep=log_keep, sweep_every=sweep_every)
+            case "postgresql":
+                return PostgresqlBackend(server, clock, log_keep=log_keep, sweep_every=sweep_every)
         return EtcdBackend(settings, clock, log_keep=log_keep, sweep_every=sweep_every)
 
     return make_engine

@@ -15,7 +15,13 @@ from teleport.daemon.config.file import InvalidConfig, load_config, read_config
 from teleport.daemon.config.not_built import NOT_BUILT
 from teleport.daemon.config.proxy_section import acme_names
 from teleport.daemon.config.sample import sample_config
-from teleport.daemon.config.storage import DynamoStorage, EtcdStorage, FirestoreStorage, PostgresStorage
+from teleport.daemon.config.storage import (
+    DynamoStorage,
+    EtcdStorage,
+    FirestoreStorage,
+    PostgresqlStorage,
+    PostgresStorage,
+)
 from teleport.errors import BadRequest, NotFound, TeleportError
 from teleport.resources.cluster import RecordingMode, SecondFactor
 from teleport.resources.values import CommandLabel, Duration, HostPort
@@ -124,6 +130,28 @@ BAD = [
     (teleport("storage: {type: oracle}"), 3, "teleport.storage.type", '"oracle"', "dir, sqlite, lite, etcd"),
     (teleport("storage: {peers: [a]}"), 3, "teleport.storage.peers", "does not belong", "with type etcd only"),
     (teleport("storage: {type: etcd}"), 3, "teleport.storage.peers", "nothing", "required"),
+    (teleport("storage: {type: postgresql}"), 3, "teleport.storage.conn_string", "nothing", "required"),
+    (
+        teleport(f"storage: {{type: postgresql, conn_string: 'postgresql://u:{SECRET}@a/d?sslmode=prefer'}}"),
+        3,
+        "teleport.storage.conn_string",
+        "a value that is not shown",
+        "sslmode=verify-full",
+    ),
+    (
+        teleport(f"storage: {{type: postgresql, conn_string: 'postgresql://u:{SECRET}@a/d?sslmode=disable'}}"),
+        3,
+        "teleport.storage.conn_string",
+        "a:5432 would be spoken to without TLS",
+        "insecure: true",
+    ),
+    (
+        teleport(f"storage: {{type: postgresql, conn_string: 'postgresql://u:{SECRET}@a/d', password_file: /p}}"),
+        3,
+        "teleport.storage.conn_string",
+        "both in conn_string and in password_file",
+        "checked",
+    ),
     (
         teleport("storage: {type: etcd, peers: ['http://a']}"),
         3,
@@ -417,16 +445,20 @@ def test_a_file_without_values_means_the_defaults(text: str | bytes) -> None:
         ("type: dynamodb, table_name: t, region: r, access_key: k, secret_key: s", DynamoStorage, "t"),
         ("type: firestore, project_id: p, collection_name: c", FirestoreStorage, "c"),
         ("type: postgres, addr: db.example.com", PostgresStorage, HostPort("db.example.com", 5432)),
+        ("type: postgresql, conn_string: 'postgresql://u@a/d', schema: ours", PostgresqlStorage, "ours"),
     ],
 )
 def test_every_type_of_storage_has_its_keys(line: str, kind: type, value: object) -> None:
-    """Read whole, though this version refuses to start with all but etcd."""
+    """Read whole, though this version refuses to start with some."""
     text = teleport(f"storage: {{{line}}}")
     storage = load_config(text, "teleport.yaml", not_built=()).document.teleport.storage
     assert type(storage) is kind
-    assert value in [getattr(storage, name, None) for name in ("prefix", "table_name", "collection_name", "addr")]
+    assert value in [
+        getattr(storage, name, None) for name in ("prefix", "table_name", "collection_name", "addr", "schema")
+    ]
     assert "secret_key" not in repr(storage)
-    if kind is EtcdStorage:
+    assert "conn_string" not in repr(storage)
+    if kind in (EtcdStorage, PostgresqlStorage):
         load_config(text, "teleport.yaml")
         return
     (problem,) = mistakes(text)

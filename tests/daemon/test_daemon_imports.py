@@ -36,6 +36,7 @@ NOT_LATE = {
     "recording/export.py",  # of commands
     "recording/indexing.py",  # a process of its own
     "backend/etcd/load.py",  # of the storage that is configured, when it is opened: at the start
+    "backend/postgresql/load.py",  # likewise
     "daemon/assembly.py",  # the services of this host, loaded before the loop runs (`import_services`)
 }
 

@@ -33,13 +33,14 @@ class Decision:
     """`decide` gives the changes; the deletions among them are of keys that are stored.
 
     The rest is for engines that have to read before they can look: `keys` are all that it looks at, `absent` those
-    that most likely do not exist, `loose` those that it would only delete if they did.
+    that most likely do not exist, `loose` those that it would only delete if they did, `size` the bytes of all values.
     """
 
     decide: Callable[[Look, datetime], Sequence[Write]]
     keys: tuple[str, ...] = ()
     absent: frozenset[str] = frozenset()
     loose: frozenset[str] = frozenset()
+    size: int = 0
 
     def __call__(self, look: Look, now: datetime) -> Sequence[Write]:
         return self.decide(look, now)
@@ -53,12 +54,12 @@ def create(key: str, value: bytes, expires: datetime | None) -> Decision:
             raise AlreadyExists(f"cannot create {key}: it exists already")
         return [PutOp(key, value, expires)]
 
-    return Decision(decide, (key,), absent=frozenset((key,)))
+    return Decision(decide, (key,), absent=frozenset((key,)), size=len(value))
 
 
 def put(key: str, value: bytes, expires: datetime | None) -> Decision:
     check_put(key, value, expires)
-    return Decision(lambda look, now: [PutOp(key, value, expires)])
+    return Decision(lambda look, now: [PutOp(key, value, expires)], size=len(value))
 
 
 def compare_and_swap(key: str, revision: int, value: bytes, expires: datetime | None) -> Decision:
@@ -71,7 +72,7 @@ def compare_and_swap(key: str, revision: int, value: bytes, expires: datetime | 
         _check_revision("change", item, revision)
         return [PutOp(key, value, expires)]
 
-    return Decision(decide, (key,))
+    return Decision(decide, (key,), size=len(value))
 
 
 def delete(key: str, revision: int | None) -> Decision:
@@ -128,8 +129,9 @@ def commit(writes: Sequence[Write], conditions: Sequence[Condition]) -> Decision
     loose = {write.key for write in writes if isinstance(write, DeleteOp) and write.missing_ok}
     looked = {condition.key for condition in conditions}
     absent = {condition.key for condition in conditions if isinstance(condition, Absent)}
+    size = sum(len(write.value) for write in writes if isinstance(write, PutOp))
     keys = looked | {write.key for write in writes if isinstance(write, DeleteOp)}
-    return Decision(decide, tuple(sorted(keys)), absent=frozenset(absent), loose=frozenset(loose - looked))
+    return Decision(decide, tuple(sorted(keys)), absent=frozenset(absent), loose=frozenset(loose - looked), size=size)
 
 
 def _live(look: Look, key: str, now: datetime) -> Item | None:

@@ -17,6 +17,7 @@ from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
 from teleport.auth.authorities.trusting import whenever_authorities_change
 from teleport.auth.service import AuthConfig, AuthService
 from teleport.backend.etcd.load import etcd_backend
+from teleport.backend.postgresql.load import postgresql_backend
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import refuse_migration
 from teleport.clock import Clock
@@ -39,6 +40,7 @@ from teleport.transport.tls import MutualServer
 
 if TYPE_CHECKING:
     from teleport.backend.etcd.engine import EtcdBackend
+    from teleport.backend.postgresql.engine import PostgresqlBackend
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +133,7 @@ async def open_auth(
     open_emitter: Callable[[str], Emitter],
     *,
     beside: bool = False,
-) -> tuple[AuthService, SqliteBackend | EtcdBackend]:
+) -> tuple[AuthService, SqliteBackend | EtcdBackend | PostgresqlBackend]:
     """The service over its storage; the caller closes the storage after the service ended.
 
     `beside`: another process of this host uses the storage, too; its schema is not changed then, but `TeleportError`.
@@ -156,7 +158,7 @@ async def open_auth(
                 ),
                 settings=settings_of(settings, config.storage),
                 events_to_stdout=config.storage.events_to_stdout,
-                shared_storage=config.storage.etcd is not None,
+                shared_storage=bool(config.storage.shared),
                 bootstrap=partial(read_bootstrap, config.bootstrap) if config.bootstrap is not None else None,
             ),
             backend,
@@ -170,10 +172,12 @@ async def open_auth(
     return service, backend
 
 
-def _backend(storage: StorageConfig, clock: Clock, beside: bool) -> SqliteBackend | EtcdBackend:
+def _backend(storage: StorageConfig, clock: Clock, beside: bool) -> SqliteBackend | EtcdBackend | PostgresqlBackend:
     """The engine that the configuration names, not open yet."""
     if storage.etcd is not None:
         return etcd_backend()(storage.etcd, clock, may_migrate=not beside)
+    if storage.postgresql is not None:
+        return postgresql_backend()(storage.postgresql, clock, may_migrate=not beside)
     if beside:
         refuse_migration(storage.path)
     return SqliteBackend(storage.path, clock)

@@ -11,7 +11,7 @@ from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import FILE_NAME, refuse_migration
 from teleport.clock import Clock
-from teleport.daemon.config.values import Config
+from teleport.daemon.config.values import SNAPSHOTS, Config
 from teleport.daemon.host import hold_while_down
 from teleport.errors import BadRequest, NotFound
 
@@ -21,10 +21,10 @@ __all__ = ["Findings", "Repair", "repairing"]
 @asynccontextmanager
 async def repairing(config: Config, clock: Clock, actor: Mapping[str, str]) -> AsyncIterator[Repair]:
     """The storage of the auth service of this host, to be repaired. Raises `TeleportError`."""
-    if config.auth is not None and config.storage.etcd is not None:
+    if config.auth is not None and (shared := config.storage.shared):
         raise BadRequest(
-            "a storage in etcd cannot be repaired by this version: other auth servers may be using it",
-            hint="restore the snapshot of etcd that was made before: etcdctl snapshot restore",
+            f"a storage in {shared} cannot be repaired by this version: other auth servers may be using it",
+            hint=f"restore {SNAPSHOTS[shared]} that was made before",
         )
     lock = hold_while_down(config.data_dir)
     try:

@@ -39,7 +39,7 @@ from teleport.backup.archive import (
 from teleport.backup.check import lay
 from teleport.backup.settle import RESTORED, LogEnd, Settled, head_seqs, outbox_uids, settle
 from teleport.clock import Clock
-from teleport.daemon.config.values import Config
+from teleport.daemon.config.values import SNAPSHOTS, Config
 from teleport.daemon.host import UNFINISHED
 from teleport.errors import AlreadyExists, BadRequest, TeleportError
 
@@ -58,10 +58,10 @@ class Places:
     @classmethod
     def of(cls, config: Config) -> Places:
         storage = config.storage
-        if storage.etcd is not None:
+        if shared := storage.shared:
             raise BadRequest(
-                "a backup cannot be restored into etcd by this version",
-                hint="restore it with storage of type dir, or restore a snapshot of etcd: etcdctl snapshot restore",
+                f"a backup cannot be restored into {shared} by this version",
+                hint=f"restore it with storage of type dir, or restore {SNAPSHOTS[shared]}",
             )
         return cls(config.data_dir, storage.path, storage.events_path, storage.recordings_path)
 

@@ -5,9 +5,6 @@ once however often it had to be sent (`slots`). One stream follows all changes f
 tells which items will expire; a watcher that is behind it reads what it missed on a stream of its own, from etcd's
 history, for as far as that was not compacted. Compacting is left to etcd (`--auto-compaction-retention`), since others
 may use the cluster, too, unless `log_keep` says how many revisions to keep.
-
-A server that goes away costs a moment: calls go on with the next, and the stream is taken up where it broke. When none
-answers for `RESUME_WITHIN` the watches end with the error, so that nobody takes old news for the newest.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from contextlib import aclosing
 from typing import Final
 
 from teleport.backend.decide import Decision
-from teleport.backend.engine import CLOSED, SWEEP_EVERY, Engine
+from teleport.backend.engine import SWEEP_EVERY, Engine
 from teleport.backend.etcd import messages as m
 from teleport.backend.etcd import transaction
 from teleport.backend.etcd.expiring import Expiring
@@ -33,9 +30,9 @@ from teleport.backend.etcd.schema import changed, open_schema
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.etcd.slots import LASTS, Slot, Slots
 from teleport.backend.etcd.stream import changes
-from teleport.backend.feed import Entry, Feed, select
+from teleport.backend.feed import Entry
+from teleport.backend.following import Following, Source
 from teleport.backend.interface import (
-    BackendClosed,
     Deleted,
     DeleteOp,
     Event,
@@ -43,18 +40,13 @@ from teleport.backend.interface import (
     Put,
     PutOp,
     Snapshot,
-    WatchCompacted,
     Write,
     disjoint,
 )
 from teleport.backend.kept_snapshots import KeptSnapshots
 from teleport.clock import Clock
-from teleport.errors import ConnectionProblem, LimitExceeded, TeleportError
+from teleport.errors import LimitExceeded, TeleportError
 
-FEED_EVENTS: Final = 10_000
-FEED_BYTES: Final = 32 * 1024 * 1024
-RESUME_WITHIN: Final = 5.0  # seconds without a stream, until watchers are told
-RETRY: Final = 1.0  # seconds until the changes are followed again after that
 SWEEP_CHUNK: Final = 64  # items in one transaction
 CONTENDED_FOR: Final = 30.0  # seconds that a write is decided anew because others were faster
 READS: Final = 5  # times that a read is begun anew because its revision was compacted meanwhile
@@ -100,9 +92,18 @@ class EtcdBackend(Engine):
         self._leases = Leases(self._peers, self._clock)
         self._slots = Slots(self._layout)
         self._expiring = Expiring()
-        self._feed = _new_feed()
+        self._following = Following(
+            Source(
+                where=f"etcd {self._settings.prefix}",
+                revision=self.revision,
+                begin=self._read_expiring,
+                stream=self._changes,
+                history=self._changes,
+                heard=lambda entry: self._expiring.note(entry.events),
+            )
+        )
         await super().open()
-        self._start(self._follow(), "backend follow")
+        self._start(self._following.run(), "backend follow")
 
     async def close(self) -> None:
         if not self._is_open:
@@ -110,7 +111,7 @@ class EtcdBackend(Engine):
         self._is_open = False  # no new writes; those that were accepted end by themselves, since each has its limit
         await self._no_writes.wait()
         await super().close()
-        self._feed.fail(BackendClosed(CLOSED))
+        self._following.close()
         try:
             start, end = self._slots.range
             gone = m.RequestOp(request_delete_range=m.DeleteRangeRequest(key=start, range_end=end))
@@ -157,7 +158,7 @@ class EtcdBackend(Engine):
 
     async def watched_snapshot(self, prefixes: Sequence[str]) -> Snapshot:
         self._check_open()
-        return await self._kept.get(prefixes, self._feed)
+        return await self._kept.get(prefixes, self._following.feed)
 
     async def revision(self) -> int:
         self._check_open()
@@ -358,79 +359,19 @@ class EtcdBackend(Engine):
                     await self._peers.call(COMPACT, request, "compact", told=(Kind.COMPACTED,))
                 except Refused:
                     log.debug("compacted already revision=%d", upto)
-                self._feed.forget(upto)
+                self._following.feed.forget(upto)
         return swept
 
     # Watches
 
     async def watch(self, prefixes: Sequence[str], *, start: int) -> AsyncGenerator[list[Event], None]:
         self._check_open()
-        feed = self._feed
-        wanted = tuple(prefixes)
-        position = start
-        if start > (last := await self.revision()):
-            raise WatchCompacted(f"cannot watch from revision {start}: the last is {last}")
-        while True:
-            interest = feed.interest(wanted)
-            if feed.failure is not None:
-                raise feed.failure
-            entries = feed.after(position)
-            if entries is None:
-                async with aclosing(changes(self._peers, self._reading, position)) as history:
-                    async for missed, upto in history:
-                        position = upto
-                        if events := select(missed, wanted):
-                            yield events
-                        if feed.failure is not None or feed.after(position) is not None:
-                            break
-                continue
-            if entries:
-                position = entries[-1].revision
-                if events := select(entries, wanted):
-                    yield events
-                continue
-            await interest.changed.wait()
-            position = max(position, interest.before)
+        async with aclosing(self._following.watch(prefixes, start)) as batches:
+            async for batch in batches:
+                yield batch
 
-    async def _follow(self) -> None:
-        """Keep the feed at the end of the changes. An error that lasts ends the watches there are."""
-        while True:
-            try:
-                await self._follow_on()
-            except WatchCompacted:  # this process stood still for long: let each watcher find out by itself
-                log.warning("the changes since were compacted: everything is read again prefix=%s", self._layout.prefix)
-            except Exception as error:
-                if isinstance(error, TeleportError):
-                    log.warning("following the changes failed error=%s", error)
-                else:
-                    log.exception("following the changes failed prefix=%s", self._layout.prefix)
-                failed, self._feed = self._feed, _new_feed()
-                failed.fail(error)
-                await asyncio.sleep(RETRY)
-
-    async def _follow_on(self) -> None:
-        loop = asyncio.get_running_loop()
-        position = await self._read_expiring()
-        self._feed.reset(position)
-        broke: float | None = None
-        while True:
-            try:
-                async with aclosing(changes(self._peers, self._reading, position)) as stream:
-                    async for entries, upto in stream:
-                        for entry in entries:
-                            self._append(entry)
-                        position = upto
-                        broke = None
-            except ConnectionProblem as error:
-                broke = broke or loop.time()
-                if loop.time() - broke > RESUME_WITHIN:
-                    raise
-                log.info("the stream of changes broke, taken up again revision=%d error=%s", position, error)
-                await asyncio.sleep(0.05)
-
-    def _append(self, entry: Entry) -> None:
-        self._expiring.note(entry.events)
-        self._feed.append(entry)
+    def _changes(self, after: int) -> AsyncGenerator[tuple[list[Entry], int], None]:
+        return changes(self._peers, self._reading, after)
 
     async def _read_expiring(self) -> int:
         """Learn what expires when, from all there is; the revision that this is of."""
@@ -449,7 +390,3 @@ class EtcdBackend(Engine):
             self._expiring.note(Put(item) for item in kept)
             return revision - self._reading.base
         raise self._overtaken()
-
-
-def _new_feed() -> Feed:
-    return Feed(base=None, max_events=FEED_EVENTS, max_bytes=FEED_BYTES)

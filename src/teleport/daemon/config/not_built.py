@@ -56,8 +56,9 @@ NOT_BUILT: Final = (
     NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
     NotBuilt(
-        "teleport.storage.type", lambda value: value not in ("dir", "sqlite", "lite", "etcd"), f"dir or etcd: {_LATER}"
+        "teleport.storage.type", _in("dynamodb", "firestore", "cockroachdb"), f"dir, etcd or postgresql: {_LATER}"
     ),
+    NotBuilt("teleport.storage.type", _in("postgres"), f"postgresql, with conn_string: {_LATER}"),
     NotBuilt("teleport.storage.audit_events_uri", _remote, f"file:///dir: {_LATER}"),
     NotBuilt("teleport.storage.audit_sessions_uri", _remote, f"file:///dir: {_LATER}"),
     NotBuilt("teleport.join_params.method", _in("ec2", "iam"), f"token: {_LATER}"),

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from teleport.backend.postgresql.settings import DEFAULT_SCHEMA, FORM, PostgresqlSettings, mistake
+from teleport.backend.postgresql.settings import parse as parse_conn_string
 from teleport.daemon.config import forms
 from teleport.daemon.config.hints import where_it_belongs
 from teleport.resources.values import HostPort
@@ -88,7 +90,7 @@ class Storage:
     """The keys that every type of storage has."""
 
     type: str = key(
-        one_of(("dir", "sqlite", "lite", "etcd", "dynamodb", "firestore", "postgres", "cockroachdb")),
+        one_of(("dir", "sqlite", "lite", "etcd", "dynamodb", "firestore", "postgresql", "postgres", "cockroachdb")),
         "dir",
         "the engine that keeps cluster state",
     )
@@ -96,13 +98,13 @@ class Storage:
     audit_events_uri: tuple[StorageUri, ...] = key(
         one_or_many(events_uri),
         (),
-        "where audit events go; the first is read. One folder for all auth servers of an etcd",
+        "where audit events go; the first is read. One folder for all auth servers of a cluster",
         default_text="<data_dir>/log",
     )
     audit_sessions_uri: StorageUri | None = key(
         sessions_uri,
         None,
-        "where recordings go. One folder for all auth servers of an etcd",
+        "where recordings go. One folder for all auth servers of a cluster",
         default_text="<data_dir>/log/records",
     )
 
@@ -183,6 +185,25 @@ class PostgresStorage(Storage):
     tls: PostgresTls = key(forms.section(PostgresTls), PostgresTls, "how to prove ourselves")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresqlStorage(Storage):
+    """PostgreSQL 13 or newer."""
+
+    conn_string: PostgresqlSettings | None = key(
+        matching(FORM, parse_conn_string, secret=True), None, "servers, database and user", required=True, secret=True
+    )
+    password_file: Path | None = key(forms.path, None, "file that holds the user's password")
+    schema: str = key(some_text, DEFAULT_SCHEMA, "schema of the database that is this cluster's alone")
+    insecure: bool = key(
+        boolean, False, "with sslmode=disable a server may be on another machine; certificates are always checked"
+    )
+
+    def settings(self) -> PostgresqlSettings:
+        """All of it together."""
+        assert self.conn_string is not None
+        return replace(self.conn_string, password_file=self.password_file, schema=self.schema, insecure=self.insecure)
+
+
 STORAGE_KINDS: Final[Mapping[str, type[Storage]]] = MappingProxyType(
     {
         "dir": DirStorage,
@@ -191,6 +212,7 @@ STORAGE_KINDS: Final[Mapping[str, type[Storage]]] = MappingProxyType(
         "etcd": EtcdStorage,
         "dynamodb": DynamoStorage,
         "firestore": FirestoreStorage,
+        "postgresql": PostgresqlStorage,
         "postgres": PostgresStorage,
         "cockroachdb": PostgresStorage,
     }
@@ -239,6 +261,8 @@ def _check(storage: Storage, node: Node, problems: Problems) -> None:
             prefix.notice(problems, "has no slash at its end")
     if isinstance(storage, DynamoStorage):
         _check_pair(node, problems, "access_key", "secret_key")
+    if isinstance(storage, PostgresqlStorage):
+        _check_conn_string(storage, node, problems)
 
 
 def _check_peers(storage: EtcdStorage, node: Node, problems: Problems) -> None:
@@ -249,6 +273,15 @@ def _check_peers(storage: EtcdStorage, node: Node, problems: Problems) -> None:
         peers.problem(problems, "https:// URLs, or insecure: true beside them", found="http://, which all can read")
     if insecure is not None and storage.insecure and "https" in schemes:
         insecure.problem(problems, "false with https:// peers, whose CA tls_ca_file names", found="true")
+
+
+def _check_conn_string(storage: PostgresqlStorage, node: Node, problems: Problems) -> None:
+    """What it comes to with the other keys. Of the string itself, which may hold a password, nothing is told."""
+    named = node.get("conn_string")
+    if named is None or storage.conn_string is None:
+        return
+    if wrong := mistake(storage.settings()):
+        named.problem(problems, "servers that are checked, or insecure: true beside sslmode=disable", found=wrong)
 
 
 def _check_pair(node: Node, problems: Problems, one: str, other: str) -> None:

@@ -6,12 +6,15 @@ a daemon holds no parser; whatever a field of `Config` is made of has to be impo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from teleport.backend.etcd.settings import EtcdSettings
+from teleport.backend.postgresql.settings import PostgresqlSettings
 from teleport.daemon.config.token_source import TokenSource
 from teleport.resources.cluster import (
     LockingMode,
@@ -68,9 +71,14 @@ class LogConfig:
     format: str = "text"
 
 
+SNAPSHOTS: Final[Mapping[str, str]] = MappingProxyType(
+    {"etcd": "a snapshot of etcd (etcdctl snapshot restore)", "PostgreSQL": "a dump of the database (pg_restore)"}
+)  # what a storage that auth servers share is brought back from
+
+
 @dataclass(frozen=True, slots=True)
 class StorageConfig:
-    """Where state, events and recordings are: in directories, except the state where `etcd` says so."""
+    """Where state, events and recordings are: in directories, except the state where `etcd` or `postgresql` says so."""
 
     path: Path  # the database of the cluster's state, when it is the embedded one
     events_path: Path
@@ -82,6 +90,12 @@ class StorageConfig:
     audit_events_uri: tuple[str, ...] = ()  # as the file has them; the paths above are what they come to
     audit_sessions_uri: str = ""
     etcd: EtcdSettings | None = None
+    postgresql: PostgresqlSettings | None = None
+
+    @property
+    def shared(self) -> str:
+        """What the state is in, when other auth servers may use it, too; else nothing."""
+        return "etcd" if self.etcd is not None else "PostgreSQL" if self.postgresql is not None else ""
 
 
 @dataclass(frozen=True, slots=True)

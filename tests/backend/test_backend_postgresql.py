@@ -1,0 +1,471 @@
+"""The engine over PostgreSQL where real servers go away, forget, refuse, fall silent and are asked twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import timedelta
+from secrets import token_hex
+
+import pytest
+
+from teleport.backend import Absent, Deleted, Exists, PutOp, Snapshot, WatchCompacted
+from teleport.backend.follow import follow
+from teleport.backend.interface import MAX_VALUE, MAX_WRITES, DeleteOp
+from teleport.backend.postgresql import schema as schemas
+from teleport.backend.postgresql.changes import POLL
+from teleport.backend.postgresql.engine import PostgresqlBackend
+from teleport.backend.postgresql.schema import LEAP, open_schema
+from teleport.backend.postgresql.servers import WITHIN, Servers
+from teleport.backend.postgresql.settings import PostgresqlSettings, parse
+from teleport.clock import SystemClock
+from teleport.errors import AccessDenied, AlreadyExists, CompareFailed, ConnectionProblem, NotFound, TeleportError
+from teleport.testing import postgresql
+from teleport.testing.cut_relay import CutRelay
+from teleport.testing.postgresql import PostgresqlServer
+
+PATIENCE = 60.0  # seconds
+
+pytestmark = pytest.mark.skipif(postgresql.programs() is None, reason=postgresql.MISSING)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[PostgresqlServer]:
+    """One server, which no test may stop."""
+    with PostgresqlServer() as server:
+        yield server
+
+
+def settings(server: PostgresqlServer, schema: str = "", *, port: int = 0) -> PostgresqlSettings:
+    return replace(parse(server.url(port=port)), schema=schema or f"t_{token_hex(8)}")
+
+
+def engine(
+    server: PostgresqlServer, schema: str = "", *, port: int = 0, within: float = WITHIN, log_keep: int = 50_000
+) -> PostgresqlBackend:
+    return PostgresqlBackend(
+        settings(server, schema, port=port), SystemClock(), sweep_every=None, within=within, log_keep=log_keep
+    )
+
+
+async def sql(server: PostgresqlServer, *statements: str) -> str:
+    return await asyncio.to_thread(server.sql, *statements)
+
+
+async def write_many(backend: PostgresqlBackend, count: int) -> None:
+    for number in range(count):
+        await backend.create(f"k/{number:04}", b"")
+
+
+async def see_many(backend: PostgresqlBackend, count: int) -> list[str]:
+    """The keys of `count` changes, as one watch tells them."""
+    seen: list[str] = []
+    async with aclosing(backend.watch(["k/"], start=0)) as batches:
+        async for batch in batches:
+            seen += [event.key for event in batch]
+            if len(seen) >= count:
+                return seen
+    raise AssertionError
+
+
+# Transactions
+
+
+async def test_a_transaction_of_a_thousand_writes_has_one_revision(shared: PostgresqlServer) -> None:
+    async with engine(shared) as backend:
+        keys = [f"k/{number:04}" for number in range(MAX_WRITES)]
+        revision = await backend.commit([PutOp(key, b"x") for key in keys], conditions=[Absent(key) for key in keys])
+        items = await backend.range("k/")
+        assert [item.key for item in items] == keys
+        assert {item.revision for item in items} == {revision}
+        assert await backend.commit([DeleteOp(key, missing_ok=True) for key in keys]) == revision + 1
+        assert await backend.range() == []
+        async with aclosing(backend.watch(["k/"], start=0)) as batches:
+            assert [event.key for event in await anext(batches)] == keys
+
+
+async def test_a_transaction_larger_than_one_statement_is_whole(shared: PostgresqlServer) -> None:
+    async with engine(shared) as backend, engine(shared, backend._settings.schema) as other:
+        keys = [f"k/{number:02}" for number in range(20)]
+        revision = await backend.commit([PutOp(key, key[-1:].encode() * MAX_VALUE) for key in keys])
+        assert [(len(item.value), item.revision) for item in await other.range("k/")] == [(MAX_VALUE, revision)] * 20
+        async with asyncio.timeout(PATIENCE), aclosing(other.watch(["k/"], start=0)) as batches:
+            assert [event.key for event in await anext(batches)] == keys
+
+
+async def test_writes_that_are_committed_together_are_decided_one_after_the_other(shared: PostgresqlServer) -> None:
+    async with engine(shared) as backend:
+        first = await backend.put("k", b"0")
+        told = await asyncio.gather(
+            backend.compare_and_swap("k", first, b"1"),
+            backend.compare_and_swap("k", first, b"2"),
+            backend.delete("k"),
+            backend.delete("k"),
+            backend.create("k", b"3"),
+            backend.create("k", b"4"),
+            return_exceptions=True,
+        )
+        assert [type(one) for one in told] == [int, CompareFailed, type(None), NotFound, int, AlreadyExists]
+        item = await backend.get("k")
+        assert item is not None
+        assert item.value == b"3"
+        async with aclosing(backend.watch([""], start=first)) as batches:
+            events = await anext(batches)
+        assert [(type(event) is Deleted, event.revision - first) for event in events] == [
+            (False, 1),
+            (True, 2),
+            (False, 3),
+        ]
+
+
+async def test_two_processes_see_each_other_and_share_what_expires(shared: PostgresqlServer) -> None:
+    async with engine(shared) as one, engine(shared, one._settings.schema) as other:
+        async with asyncio.timeout(PATIENCE), aclosing(other.watch(["k/"], start=0)) as batches:
+            first = await one.create("k/1", b"of one")
+            assert [event.revision for event in await anext(batches)] == [first]
+        with pytest.raises(AlreadyExists):
+            await other.create("k/1", b"")
+        await other.compare_and_swap("k/1", first, b"of other")
+        with pytest.raises(CompareFailed):
+            await one.compare_and_swap("k/1", first, b"")
+        await one.put("lease", b"", expires=SystemClock().now() - timedelta(seconds=1))
+        swept = await asyncio.gather(one.sweep(), other.sweep())
+        assert sum(swept) == 1
+        assert await sql(shared, f"SELECT count(*) FROM {one._settings.schema}.item") == "1"
+
+
+async def test_a_change_whose_notice_was_lost_is_found(shared: PostgresqlServer) -> None:
+    """The table has all changes; a notice only says when to look."""
+    async with engine(shared) as backend, asyncio.timeout(POLL + PATIENCE):
+        await backend.put("k/1", b"")
+        async with aclosing(backend.watch(["k/"], start=1)) as batches:
+            waiting = asyncio.ensure_future(anext(batches))
+            schema = backend._settings.schema
+            await sql(
+                shared,
+                f"BEGIN; UPDATE {schema}.meta SET revision = 2;"
+                f"INSERT INTO {schema}.change (revision, part, key, value) VALUES (2, 0, 'k/2', ''); COMMIT",
+            )
+            assert [event.key for event in await waiting] == ["k/2"]
+
+
+# Servers and networks that go away
+
+
+@pytest.mark.parametrize("passed", [True, False], ids=["the answer was lost", "it never arrived"])
+async def test_a_commit_without_an_answer_is_done_once(shared: PostgresqlServer, passed: bool) -> None:
+    async with CutRelay(shared.port) as relay, engine(shared, port=relay.port) as backend, asyncio.timeout(PATIENCE):
+        await backend.put("k/0", b"")
+        relay.cut_at(b"COMMIT", passed=passed)
+        first = await backend.create("k/1", b"")
+        assert relay.cut_at_word.is_set()
+        assert first == 2
+        relay.cut_at(b"COMMIT", passed=passed)
+        told = await asyncio.gather(
+            backend.create("k/1", b""), backend.compare_and_swap("k/1", first, b"two"), return_exceptions=True
+        )
+        assert relay.cut_at_word.is_set()
+        assert isinstance(told[0], AlreadyExists)
+        assert told[1] == 3
+        relay.cut_at(b"COMMIT", passed=passed)
+        await backend.delete("k/1")
+        assert relay.cut_at_word.is_set()
+        with pytest.raises(CompareFailed):
+            await backend.commit([PutOp("a", b"")], conditions=[Exists("k/1")])
+        assert [item.key for item in await backend.range()] == ["k/0"]
+        assert await backend.revision() == 4
+        async with aclosing(backend.watch(["k/"], start=0)) as batches:
+            seen = await anext(batches)
+        assert [(event.key, event.revision) for event in seen] == [("k/0", 1), ("k/1", 2), ("k/1", 3), ("k/1", 4)]
+
+
+async def test_a_server_that_restarts_costs_no_write_and_no_event() -> None:
+    """Writes and a watch go on over two restarts."""
+    count = 200
+    with PostgresqlServer() as server:
+        async with engine(server) as backend, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            group.create_task(write_many(backend, count))
+            seen: list[str] = []
+            restarted = 0
+            async with aclosing(backend.watch(["k/"], start=0)) as batches:
+                while len(seen) < count:
+                    seen += [event.key for event in await anext(batches)]
+                    if len(seen) >= (restarted + 1) * 60 and restarted < 2:
+                        restarted += 1
+                        await asyncio.to_thread(server.restart)
+            assert seen == [f"k/{number:04}" for number in range(count)]
+            assert restarted == 2
+
+
+async def test_connections_that_are_killed_cost_no_write_and_no_event(shared: PostgresqlServer) -> None:
+    count = 120
+
+    async def kill() -> None:
+        for _ in range(6):
+            await sql(
+                shared,
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'teleport'",
+            )
+
+    async with engine(shared) as backend, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        seeing = group.create_task(see_many(backend, count))
+        group.create_task(write_many(backend, count))
+        group.create_task(kill())
+        assert await seeing == [f"k/{number:04}" for number in range(count)]
+        assert [item.key for item in await backend.range("k/")] == await seeing
+
+
+async def test_without_a_server_writes_fail_in_time_and_watches_end() -> None:
+    with PostgresqlServer() as server:
+        async with engine(server, within=1.0) as backend, asyncio.timeout(PATIENCE):
+            revision = await backend.put("k", b"one")
+            watching = asyncio.create_task(anext(backend.watch(["k"], start=revision)))
+            await asyncio.to_thread(server.stop)
+            with pytest.raises(ConnectionProblem, match="PostgreSQL") as caught:
+                await backend.put("k", b"two")
+            assert "pg_isready" in caught.value.hint
+            with pytest.raises(ConnectionProblem):
+                await backend.get("k")
+            with pytest.raises(ConnectionProblem):
+                await watching
+
+
+async def test_a_network_that_falls_silent_is_noticed_and_nothing_is_lost_when_it_is_back(
+    shared: PostgresqlServer,
+) -> None:
+    """Nobody says that the connection is broken; a second process goes on meanwhile."""
+    async with (
+        CutRelay(shared.port) as relay,
+        engine(shared, port=relay.port, within=1.0) as one,
+        engine(shared, one._settings.schema) as other,
+        asyncio.timeout(PATIENCE),
+    ):
+        revision = await one.put("k/1", b"")
+        async with aclosing(one.watch(["k/"], start=revision)) as batches:
+            watching = asyncio.ensure_future(anext(batches))
+            relay.hold()
+            with pytest.raises(ConnectionProblem, match=r"not known whether|no answer"):
+                await one.put("k/2", b"")
+            await other.put("k/3", b"")  # nobody holds the lock of all writes for ever
+            with pytest.raises(ConnectionProblem):
+                await watching
+        relay.mend()
+        assert await one.put("k/4", b"") == await other.revision()
+        async with aclosing(one.watch(["k/"], start=revision)) as batches:
+            seen: list[str] = []
+            while "k/4" not in seen:
+                seen += [event.key for event in await anext(batches)]
+        assert [key for key in seen if key != "k/2"] == ["k/3", "k/4"]
+        assert ("k/2" in seen) == (await other.get("k/2") is not None)
+
+
+async def test_a_watcher_behind_a_compaction_goes_on_with_a_new_snapshot(shared: PostgresqlServer) -> None:
+    async with (
+        engine(shared, log_keep=2) as one,
+        CutRelay(shared.port) as relay,
+        engine(shared, one._settings.schema, port=relay.port) as other,
+        asyncio.timeout(PATIENCE),
+    ):
+        await one.put("k/0", b"")
+        async with aclosing(follow(other, ["k/"], heartbeat=60)) as updates:
+            first = await anext(updates)
+            assert isinstance(first, Snapshot)
+            waiting = asyncio.ensure_future(anext(updates))
+            await one.put("k/1", b"")
+            heard = await waiting
+            relay.cut()  # from here on it hears nothing, while much happens
+            for number in range(2, 40):
+                await one.put(f"k/{number}", b"")
+            await one.sweep()
+            kept = int(await sql(shared, f"SELECT kept FROM {one._settings.schema}.meta"))
+            assert kept > heard.revision, "the watcher is behind what is kept"
+            relay.mend()
+            again = await anext(updates)
+            assert isinstance(again, Snapshot)
+            assert {item.key for item in again.items} == {f"k/{number}" for number in range(40)}
+            assert again.revision == 40
+
+
+async def test_a_standby_takes_over_and_nobody_goes_on_with_what_it_does_not_have() -> None:
+    """The last write is on the lost server alone; its revision is never given out again."""
+    with PostgresqlServer("wal_level=replica", "max_wal_senders=4") as first, PostgresqlServer() as second:
+        await asyncio.to_thread(second.kill)
+        await asyncio.to_thread(_become_standby, second, first)
+        both = replace(parse(first.url()), servers=(*parse(second.url()).servers, *parse(first.url()).servers))
+        alone = parse(second.url())
+        with pytest.raises(ConnectionProblem, match="takes writes") as caught:
+            await PostgresqlBackend(alone, SystemClock(), within=0.5).open()
+        assert "pg_promote" in caught.value.hint
+        async with (
+            PostgresqlBackend(both, SystemClock(), sweep_every=None) as backend,
+            asyncio.timeout(PATIENCE),
+            aclosing(follow(backend, ["k/"], heartbeat=60)) as updates,
+        ):
+            await backend.put("k/1", b"")
+            assert isinstance(await anext(updates), Snapshot)
+            where = await sql(first, "SELECT pg_current_wal_lsn()")
+            while await sql(second, f"SELECT pg_last_wal_replay_lsn() >= '{where}'") != "t":
+                pass
+            await sql(second, "SELECT pg_wal_replay_pause()")
+            await asyncio.to_thread(second.stop)
+            lost = await backend.put("k/lost", b"")
+            await asyncio.to_thread(first.kill)
+            await asyncio.to_thread(second.start)
+            await asyncio.to_thread(second.promote)
+            after = await backend.put("k/2", b"")
+            assert after > lost + LEAP // 2
+            update = await anext(updates)
+            while not (isinstance(update, Snapshot) and "k/2" in {item.key for item in update.items}):
+                update = await anext(updates)
+            assert "k/lost" not in {item.key for item in update.items}
+            with pytest.raises(WatchCompacted):
+                await anext(backend.watch(["k/"], start=lost))
+
+
+def _become_standby(second: PostgresqlServer, first: PostgresqlServer) -> None:
+    shutil.rmtree(second.data)
+    second.base_backup(first, "-R")
+    second.start()
+
+
+async def test_tables_that_were_restored_begin_a_new_count(shared: PostgresqlServer) -> None:
+    """What was written after the dump is gone; its revisions are not given out again."""
+    name = f"t_{token_hex(8)}"
+    async with engine(shared, name) as backend:
+        await backend.put("k/1", b"")
+        dumped = await asyncio.to_thread(shared.dump, name)
+        lost = await backend.put("k/2", b"")
+    await sql(shared, f"DROP SCHEMA {name} CASCADE")
+    await asyncio.to_thread(shared.restore, dumped)
+    async with engine(shared, name) as backend:
+        assert [item.key for item in await backend.range()] == ["k/1"]
+        assert await backend.revision() > lost + LEAP // 2
+        with pytest.raises(WatchCompacted):
+            await anext(backend.watch([""], start=lost))
+
+
+async def test_who_holds_the_lock_of_all_writes_and_is_silent_loses_it(shared: PostgresqlServer) -> None:
+    async with engine(shared) as backend:
+        servers = Servers(backend._settings)
+        stuck = await servers.session()
+        assert (await stuck.row("SHOW idle_in_transaction_session_timeout"))[0] == "5s"
+        await stuck.run("SET idle_in_transaction_session_timeout = '200ms'")
+        await stuck.run(schemas.LOCK)
+        async with asyncio.timeout(PATIENCE):
+            assert await backend.put("k", b"") == 1
+        await stuck.close()
+        await servers.close()
+
+
+# The schema
+
+
+async def test_many_that_open_at_once_make_the_tables_once(shared: PostgresqlServer) -> None:
+    name = f"t_{token_hex(8)}"
+    servers = Servers(settings(shared, name))
+    made = await asyncio.gather(*(open_schema(servers) for _ in range(6)))
+    assert len({one.made for one in made}) == 1
+    await servers.close()
+
+
+async def test_tables_of_another_program_are_left_alone(shared: PostgresqlServer) -> None:
+    for number, statement in enumerate(
+        ("CREATE TABLE {}.kv (a int)", "CREATE TABLE {}.meta (a int)", "CREATE TABLE {}.meta (program text)")
+    ):
+        name = f"theirs_{number}"
+        await sql(shared, f"CREATE SCHEMA {name}", statement.format(name))
+        with pytest.raises(TeleportError, match="another program") as caught:
+            await engine(shared, name).open()
+        assert "schema" in caught.value.hint
+
+
+async def test_a_newer_schema_is_refused_and_stops_those_that_know_the_old_one(shared: PostgresqlServer) -> None:
+    migrations = ("ALTER TABLE item ADD COLUMN note text",)
+    async with engine(shared) as old:
+        await old.put("k", b"")
+        servers = Servers(old._settings)
+        with pytest.raises(TeleportError, match="from 1 to 2"):
+            await open_schema(servers, migrations=migrations, may_change=False)
+        assert (await open_schema(servers, migrations=migrations)).version == 2
+        assert (await open_schema(servers, migrations=migrations)).version == 2
+        await servers.close()
+        with pytest.raises(TeleportError, match="another version"):
+            await old.put("k", b"late")
+        with pytest.raises(TeleportError, match="version 2, this program knows up to 1") as caught:
+            await engine(shared, old._settings.schema).open()
+        assert "newer version" in caught.value.hint
+
+
+async def test_a_storage_that_was_removed_or_made_anew_is_not_written_to(shared: PostgresqlServer) -> None:
+    async with engine(shared) as backend:
+        await backend.put("k", b"")
+        await sql(shared, f"DROP SCHEMA {backend._settings.schema} CASCADE")
+        with pytest.raises(TeleportError, match="not there any more") as caught:
+            await backend.put("k", b"")
+        assert caught.value.hint
+        with pytest.raises(TeleportError, match="not there any more"):
+            await backend.get("k")
+        async with engine(shared, backend._settings.schema):
+            with pytest.raises(TeleportError, match="removed"):
+                await backend.put("k", b"")
+            with pytest.raises(TeleportError, match="removed"):
+                await backend._servers.read(lambda session: backend._forget(1, session))
+
+
+async def test_a_user_needs_to_own_the_tables_and_no_more(shared: PostgresqlServer) -> None:
+    name = f"t_{token_hex(8)}"
+    await sql(shared, f"CREATE ROLE {name} LOGIN")
+    plain = replace(parse(shared.url(name)), schema=name)
+    with pytest.raises(AccessDenied, match=f"user {name} may not") as caught:
+        await PostgresqlBackend(plain, SystemClock()).open()
+    assert f"CREATE SCHEMA {name} AUTHORIZATION {name}" in caught.value.hint
+    await sql(shared, f"CREATE SCHEMA {name} AUTHORIZATION {name}")
+    async with PostgresqlBackend(plain, SystemClock(), sweep_every=None) as backend:
+        await backend.put("k", b"")
+        assert await backend.revision() == 1
+
+
+async def test_a_database_that_cannot_hold_every_key_is_refused(shared: PostgresqlServer) -> None:
+    await sql(shared, "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(TeleportError, match="LATIN1"):
+        await PostgresqlBackend(parse(shared.url(database="latin")), SystemClock()).open()
+    with pytest.raises(TeleportError, match="no such database") as caught:
+        await PostgresqlBackend(parse(shared.url(database="absent")), SystemClock()).open()
+    assert "CREATE DATABASE" in caught.value.hint
+
+
+async def test_a_write_is_on_disk_although_the_server_would_not_wait(shared: PostgresqlServer) -> None:
+    name = f"t_{token_hex(8)}"
+    await sql(shared, f"CREATE ROLE {name} SUPERUSER LOGIN", f"ALTER ROLE {name} SET synchronous_commit = off")
+    servers = Servers(parse(shared.url(name)))
+    session = await servers.session()
+    assert (await session.row("SHOW synchronous_commit"))[0] == "on"
+    await session.close()
+    await servers.close()
+
+
+async def test_values_and_passwords_stay_out_of_the_log(
+    shared: PostgresqlServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = replace(settings(shared), password="hunter2hunter2")
+    async with PostgresqlBackend(secret, SystemClock(), sweep_every=None) as backend:
+        await backend.put("k", b"private-value")
+        await sql(shared, f"DROP SCHEMA {secret.schema} CASCADE")
+        with pytest.raises(TeleportError) as caught:
+            await backend.put("k", b"private-value")
+    said: Sequence[str] = [caplog.text, str(caught.value), caught.value.hint, repr(secret), repr(caught.value)]
+    assert not any("hunter2" in text or "private-value" in text for text in said)
+
+
+def test_nobody_loads_asyncpg_who_does_not_open_such_a_storage() -> None:
+    """A node, and an auth server with the embedded storage, have it not in memory."""
+    code = "import sys, teleport.daemon.assembly, teleport.daemon.auth_side; print('asyncpg' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
