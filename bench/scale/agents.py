@@ -85,6 +85,7 @@ class Simulated:
         self.host = host
         self._cert = Path(estate.folder) / f"{host.host_id}.pem"
         self._cert.write_text(host.tls_cert)
+        self._made: ssl.SSLContext | None = None
         self.client = AuthClient(servers, self._context, auth_server_name(estate.cluster))
         self._cache = None if shared is not None else _cache(host.name)
         self.view = shared or View(cast(Cache, self._cache), CLOCK, estate.cluster)
@@ -122,8 +123,11 @@ class Simulated:
         self.announcer.changed()
 
     def _context(self) -> ssl.SSLContext:
-        key = Path(self._estate.folder) / "tls.key"
-        return cluster_client_context(self._estate.tls_ca_certs, self._cert, key)
+        """Made once, as in a real host (`daemon.reaching`)."""
+        if self._made is None:
+            key = Path(self._estate.folder) / "tls.key"
+            self._made = cluster_client_context(self._estate.tls_ca_certs, self._cert, key)
+        return self._made
 
     def _describe(self) -> Server:
         self.announced = True

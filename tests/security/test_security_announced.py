@@ -90,6 +90,58 @@ async def test_an_announcement_is_made_by_a_call_when_the_watch_ends_meanwhile(t
             assert (await labels(auth, host.host_id))["v"] == "1"
 
 
+async def test_a_watch_that_is_asked_for_is_waited_for_and_one_that_is_refused_leaves_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long auth takes to greet: another handshake would keep it from greeting others."""
+    monkeypatch.setattr("teleport.api.client.WATCH_AGAIN", 0.0)
+    async with running_auth(tmp_path) as auth:
+        host = await auth.host(SystemRole.NODE)
+        client = auth.async_client(host)
+        ways = 0
+        answers: asyncio.Queue[bool] = asyncio.Queue()
+
+        async def way(_: float) -> bool:
+            nonlocal ways
+            ways += 1
+            return await answers.get()
+
+        async def watch() -> None:
+            async for _ in client.watch(m.WatchRequest(kinds=["role"])):
+                pass
+
+        client.way = way
+        watches: list[asyncio.Task[None]] = []
+
+        async def begun(told: str) -> asyncio.Task[None]:
+            before = ways
+            watches.append(asyncio.create_task(watch(), name="watch"))
+            await wait_until(lambda: ways == before + 1)
+            announcing = asyncio.create_task(client.announce(said(host.host_id, v=told)), name="announcement")
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert ways == before + 1, "it did not wait for the watch"
+            return announcing
+
+        announcing = await begun("in the watch")
+        answers.put_nowait(True)
+        await announcing
+        assert ways == 1
+        assert (await labels(auth, host.host_id))["v"] == "in the watch"
+        watches[0].cancel()
+        await asyncio.wait(watches)
+
+        announcing = await begun("by a call")
+        answers.put_nowait(False)  # of the watch
+        answers.put_nowait(True)  # of the call
+        await announcing
+        assert ways == 3
+        assert (await labels(auth, host.host_id))["v"] == "by a call"
+        with pytest.raises(ConnectionProblem, match="no way to auth"):
+            await watches[1]
+        await client.close()
+
+
 async def test_an_answer_that_came_too_late_is_not_taken_for_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

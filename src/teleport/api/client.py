@@ -127,7 +127,8 @@ class AuthClient:
         self._connections: _Connections | None = None
         self._retired: set[_Connections] = set()
         self._spoken: _Spoken | None = None  # of the watch that is open
-        self._watched: asyncio.Event | None = None  # set while one is open; None before the first one
+        self._watching: asyncio.Event | None = None  # set while one is asked for or open; None before the first one
+        self._opening: asyncio.Future[None] | None = None  # of the one that is asked for: done when it is open or over
 
     async def __aenter__(self) -> AuthClient:
         return self
@@ -232,11 +233,14 @@ class AuthClient:
 
     async def announce(self, request: HeartbeatRequest) -> None:
         """Within the watch where there is one, which costs no connection; else by a call. One that broke is about to
-        be there again, and is waited for a moment."""
-        if self._watched is not None:
+        be asked for again, and is waited for a moment; one that is asked for, until it is open or refused: an auth
+        server that is behind would be more so by another handshake."""
+        if self._watching is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_AGAIN):
-                    await self._watched.wait()
+                    await self._watching.wait()
+            if self._opening is not None and not self._opening.done():
+                await asyncio.wait([self._opening], timeout=CALL_TIMEOUT)
         spoken = self._spoken
         if spoken is not None:
             with suppress(_WatchEnded):  # to be announced twice is the same as once
@@ -270,6 +274,7 @@ class AuthClient:
             retired = self._present().retired
             begun: list[bytes] = []  # of a line whose end has not come; a snapshot is one long line
             spoken = _Spoken()
+            opening = self._asked_for()
             stream = self.download(WATCH, request, timeout=WATCH_SILENCE, spoken=spoken.lines())
             try:
                 async with aclosing(stream), aclosing(_until(stream, retired)) as chunks:
@@ -282,26 +287,34 @@ class AuthClient:
                             if told.answer is not None:
                                 spoken.answered(told.answer)
                                 continue
-                            self._opened(spoken)
+                            self._spoken = spoken
+                            if not opening.done():
+                                opening.set_result(None)
                             yield told
                         if rest:
                             begun.append(rest)
             finally:
                 spoken.end()
-                if self._spoken is spoken:
-                    self._spoken = None
-                    if self._watched is not None:
-                        self._watched.clear()
+                self._over(opening, spoken)
             if not retired.is_set():
                 break
         raise ConnectionProblem("watch: auth ended the stream", hint=AGAIN)
 
-    def _opened(self, spoken: _Spoken) -> None:
-        """A watch is open, within which things may be said."""
-        if self._spoken is not spoken:
-            self._spoken = spoken
-            self._watched = self._watched or asyncio.Event()
-            self._watched.set()
+    def _asked_for(self) -> asyncio.Future[None]:
+        """A watch is asked for, within which things may be said once it is open."""
+        self._opening = asyncio.get_running_loop().create_future()
+        self._watching = self._watching or asyncio.Event()
+        self._watching.set()
+        return self._opening
+
+    def _over(self, opening: asyncio.Future[None], spoken: _Spoken) -> None:
+        """That watch has ended, open or not."""
+        if not opening.done():
+            opening.set_result(None)
+        if self._spoken is spoken:
+            self._spoken = None
+        if self._opening is opening and self._watching is not None:
+            self._watching.clear()
 
 
 async def _until(chunks: AsyncGenerator[bytes, None], ended: asyncio.Event) -> AsyncGenerator[bytes, None]:
