@@ -207,10 +207,16 @@ class Authorizer:
             raise Denied(decision)
         return decision
 
-    async def require_listing(self, caller: Caller, kind: Kind) -> None:
-        """Raises `AccessDenied` unless the caller may list and read things of the kind, whatever they are."""
-        for verb in LISTING:
-            await self.require(caller, verb, kind)
+    async def require_listing(self, caller: Caller, *kinds: Kind) -> None:
+        """Raises `AccessDenied` unless the caller may list and read things of each kind, whatever they are; decided by
+        the rules of one moment."""
+        policy = await self._policy(caller.identity)
+        asked = await self._request(caller, LISTING[0], kinds[0])
+        for kind in kinds:
+            for verb in LISTING:
+                decision = evaluate_api_access(replace(asked, verb=verb, kind=kind), policy)
+                if isinstance(decision, AccessDenial):
+                    raise Denied(decision)
 
     async def decide(
         self,

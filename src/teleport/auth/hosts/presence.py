@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Final
@@ -209,7 +209,7 @@ class Presence:
                 raise BadRequest(f"{name[:64]!r} is no kind of resource") from None
             if kinds[-1] not in WATCHABLE:
                 raise BadRequest(f"{kinds[-1]} cannot be watched")
-        await self._require(caller, kinds)
+        await self._authorizer.require_listing(caller, *kinds)
         checked_at = self._state.clock.monotonic()
         prefixes = tuple(_watched_prefix(kind) for kind in kinds)
         # Followed whatever was asked for: what decides whether the caller may go on watching. So nothing has to be read
@@ -239,10 +239,6 @@ class Presence:
                 del change, events, line  # while nothing changes, a watch keeps nothing
                 if turned and not await self._believed(caller):
                     return  # that its authority ended is the last thing it hears: it must not trust those keys either
-
-    async def _require(self, caller: Caller, kinds: Sequence[Kind]) -> None:
-        for kind in dict.fromkeys(kinds):
-            await self._authorizer.require_listing(caller, kind)
 
     async def _still(self, caller: Caller) -> bool:
         """Whether the caller still belongs here: a watch must not outlive its right.
