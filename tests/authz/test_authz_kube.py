@@ -16,6 +16,7 @@ from teleport.authz.kube import (
     KubeAccessPermit,
     KubeAccessRequest,
     evaluate_kube_access,
+    is_open,
     usable_name,
 )
 from teleport.identity import UserIdentity
@@ -195,7 +196,7 @@ def test_who_the_cluster_is_told(roles: list[str], env: str, user: str, groups: 
         pytest.param(["dev", "no-alice"], "dev", DenialCode.NOT_GRANTED, id="the own name is denied"),
         pytest.param(["one-user", "no-users"], "dev", DenialCode.NOT_GRANTED, id="every user is denied"),
         pytest.param(["other-namespace"], "dev", DenialCode.NOT_GRANTED, id="another namespace"),
-        pytest.param(["two-users"], "dev", DenialCode.NOT_GRANTED, id="several users and no choice"),
+        pytest.param(["two-users"], "dev", DenialCode.BAD_REQUEST, id="several users and no choice"),
         pytest.param(["mfa"], "dev", DenialCode.MFA_REQUIRED, id="a second factor for each session"),
         pytest.param(["mfa", "dev"], "dev", DenialCode.MFA_REQUIRED, id="also where another role lets in"),
         pytest.param(["pinned"], "dev", DenialCode.WRONG_ADDRESS, id="a certificate without its pin"),
@@ -208,6 +209,23 @@ def test_refusals(roles: list[str], env: str, code: DenialCode) -> None:
     assert denial.code is code
     assert denial.reasons
     assert denial.hint
+
+
+@pytest.mark.parametrize(
+    ("roles", "env", "shown"),
+    [
+        (["dev"], "dev", True),
+        (["two-users"], "dev", True),
+        (["mfa"], "dev", True),
+        (["dev"], "prod", False),
+        (["prod", "no-prod"], "prod", False),
+        (["nothing"], "dev", False),
+        (["pinned"], "dev", False),
+    ],
+)
+def test_what_lists_show(roles: list[str], env: str, shown: bool) -> None:
+    """A cluster is shown to whoever lacks nothing but a choice or a second factor."""
+    assert is_open(decide(*roles, env=env)) is shown
 
 
 def test_labels_and_a_name_that_is_not_there_read_the_same() -> None:

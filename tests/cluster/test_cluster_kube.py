@@ -6,12 +6,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from teleport.testing.cluster import PUBLIC, Cluster, Ran, at, free_port, plain_environment, run, wait_until
+from teleport.pki.x509subject import decode_user
+from teleport.pki.x509verify import load_certificate
+from teleport.testing.cluster import PUBLIC, Cluster, Person, Ran, at, free_port, plain_environment, run, wait_until
 from teleport.testing.kube_api import KubeApi, running_kube_api
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed (kubernetes-client)")
@@ -37,6 +39,7 @@ class Kube:
     api: KubeApi
     folder: Path
     address: str
+    people: dict[str, Person] = field(default_factory=dict)
 
     def kubeconfig(self, user: str) -> Path:
         """One that `tctl auth sign` makes for a user, who is added."""
@@ -147,3 +150,75 @@ def test_clients_are_told_where_it_is(kube: Kube) -> None:
         "public_addr": kube.address,
         "listen_addr": answer["proxy"]["kube"]["listen_addr"],
     }
+
+
+def kubectl_of(person: Person, *arguments: str, seconds: float = 30.0) -> Ran:
+    """Plain kubectl in somebody's home."""
+    return run("kubectl", *arguments, environment=person.environment, seconds=seconds)
+
+
+@pytest.fixture
+def tess(kube: Kube) -> Person:
+    """Somebody who has logged in, with clusters of her own in her kubeconfig."""
+    if "tess" not in kube.cluster.tctl("users", "ls").ok().stdout:
+        kube.people["tess"] = kube.cluster.add_person("tess", roles=["developers"])
+    person = kube.people["tess"]
+    person.log_in()
+    file = person.home / ".kube" / "config"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(OWN)
+    return person
+
+
+OWN = """\
+apiVersion: v1
+kind: Config
+preferences: {}
+clusters:
+- name: own
+  cluster: {server: "https://own.example.com"}
+users:
+- name: me
+  user: {token: abc}
+contexts:
+- name: own
+  context: {cluster: own, user: me}
+current-context: own
+"""
+
+
+def test_tsh_points_kubectl_at_a_cluster(kube: Kube, tess: Person) -> None:
+    """Listed, chosen, used by plain kubectl, and gone again with the login; what was there before stays."""
+    assert tess.tsh("kube", "ls", "-q").ok().stdout == "one\n"
+    assert tess.tsh("kube", "ls", "--format=json").json() == [{"name": "one", "selected": False}]
+    assert "kubectl uses the Kubernetes cluster one now" in tess.tsh("kube", "login", "one").ok().stderr
+    assert tess.tsh("kube", "ls").ok().stdout.split()[-2:] == ["one", "*"]
+    assert kubectl_of(tess, "get", "pods", "-n", "dev", "-o", "name").ok().stdout.startswith("pod/")
+    assert kube.api.calls[-1].of("Impersonate-User") == ["tess"]
+    assert kubectl_of(tess, "config", "get-contexts", "-o", "name").ok().stdout.split() == ["example.test-one", "own"]
+    tess.tsh("logout").ok()
+    assert kubectl_of(tess, "config", "get-contexts", "-o", "name").ok().stdout.split() == ["own"]
+    assert "abc" in (tess.home / ".kube" / "config").read_text()
+
+
+def test_the_plugin_keeps_what_it_got(kube: Kube, tess: Person) -> None:
+    """One certificate serves many calls, is good for Kubernetes alone, and a new login begins a new one."""
+    ask = ["kube", "credentials", "--kube-cluster=one", "--teleport-cluster=example.test"]
+    first, second = tess.tsh(*ask).json(), tess.tsh(*ask).json()
+    assert first == second
+    assert (first["kind"], first["apiVersion"]) == ("ExecCredential", "client.authentication.k8s.io/v1beta1")
+    subject = decode_user(load_certificate(first["status"]["clientCertificateData"].encode()).subject)
+    assert (subject.usage, subject.kube_cluster) == (("usage:kube",), "one")
+    assert "BEGIN PRIVATE KEY" in first["status"]["clientKeyData"]
+    tess.tsh("logout").ok()
+    assert tess.tsh(*ask).status != 0
+    tess.log_in()
+    assert tess.tsh(*ask).json() != first
+
+
+def test_clusters_that_nobody_may_use_are_not_chosen(kube: Kube, tess: Person) -> None:
+    """Unknown and hidden ones read the same, and the kubeconfig stays as it is."""
+    refused = tess.tsh("kube", "login", "two")
+    assert refused.status == 3
+    assert "no Kubernetes cluster 'two' that you may use" in refused.stderr
+    assert (tess.home / ".kube" / "config").read_text() == OWN

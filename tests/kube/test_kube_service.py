@@ -15,12 +15,13 @@ import pytest
 from teleport.audit.events import AuthFailed, KubeRequest
 from teleport.authz.decision import ClusterDefaults
 from teleport.identity import SystemRole
+from teleport.kube.forwarder import CLUSTERS
 from teleport.kube.upstream import Upstream
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.values import HostPort
 from teleport.testing.clock import FakeClock
-from teleport.testing.kube_lab import Lab, kube_lab
+from teleport.testing.kube_lab import Lab, Wire, kube_lab
 from teleport.testing.web_lab import LabCluster
 from teleport.transport.entrance import ConnectionLimits
 
@@ -333,6 +334,37 @@ async def test_silent_connections_make_room(tmp_path: Path) -> None:
             assert (await wire.ask("GET /version")).status == 200
         for _, writer in silent:
             writer.close()
+
+
+async def listed(wire: Wire) -> list[str]:
+    answer = await wire.ask(f"GET {CLUSTERS}")
+    assert answer.status == 200
+    return [one["name"] for one in json.loads(answer.body)["clusters"]]
+
+
+async def test_the_clusters_that_somebody_may_use(tmp_path: Path) -> None:
+    """Those alone are listed, by the proxy itself; no API server hears of it, and the connection goes on."""
+    more = {"two": {"labels": {"env": "prod"}}, "three": {}}
+    async with kube_lab(tmp_path, more=more) as lab:
+        async with lab.connected() as wire:
+            assert await listed(wire) == ["one", "three", "two"]
+            assert (await wire.ask("GET /version")).status == 200
+        async with lab.connected(lab.pair("bob", roles=("prod-only",))) as wire:
+            assert await listed(wire) == ["two"]
+        async with lab.connected(lab.pair("eve", roles=("gone",))) as wire:
+            assert await listed(wire) == []
+        assert len(lab.api.calls) == 1
+        for line in (f"POST {CLUSTERS}", f"GET {CLUSTERS}/", f"GET {CLUSTERS}?x=1"):
+            async with lab.connected(lab.pair("bob", roles=("prod-only",))) as wire:
+                assert (await wire.ask(line)).status != 200
+
+
+async def test_a_locked_user_is_told_so_by_the_list(tmp_path: Path) -> None:
+    """It is no empty list."""
+    async with kube_lab(tmp_path) as lab, lab.connected() as wire:
+        lab.locks.append(Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="alice"))))
+        answer = await wire.ask(f"GET {CLUSTERS}")
+        assert (answer.status, status(answer.body).partition(" (")[0]) == (403, "Access is locked.")
 
 
 # streams

@@ -85,7 +85,7 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
     try:
         labels = canonical_labels(request.labels)
     except AmbiguousLabels as error:
-        return _denial(DenialCode.BAD_REQUEST, request, str(error))
+        return _denial(DenialCode.NOT_GRANTED, request, str(error))
     roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
     unpinned = unpinned_denial(identity, roles)
     if unpinned is not None:
@@ -131,6 +131,12 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
     )
 
 
+def is_open(decision: KubeAccessPermit | AccessDenial) -> bool:
+    """Whether the cluster is one that the person may use, though something may be missing for a call: the choice of a
+    user, or a second factor. Such a cluster is shown in lists."""
+    return isinstance(decision, KubeAccessPermit) or decision.code in (DenialCode.BAD_REQUEST, DenialCode.MFA_REQUIRED)
+
+
 def _named(
     request: KubeAccessRequest, granting: Sequence[Role], denying: Sequence[Role]
 ) -> tuple[str, tuple[str, ...]] | AccessDenial:
@@ -159,7 +165,7 @@ def _named(
         return _denial(DenialCode.NOT_GRANTED, request, "every Kubernetes user that the roles give is denied")
     if len(users) > 1:
         return AccessDenial(
-            DenialCode.NOT_GRANTED,
+            DenialCode.BAD_REQUEST,
             f"Your roles give you several Kubernetes users here, choose one: {', '.join(users)}.",
             (f"users {', '.join(users)}, and none was chosen",),
             f"kubectl --as={users[0]} ...",

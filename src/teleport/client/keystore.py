@@ -72,6 +72,10 @@ class KeyFiles:
     def ssh_folder(self) -> tuple[str, ...]:
         return (*self.folder, f"{self.user}-ssh")
 
+    @property
+    def kube_folder(self) -> tuple[str, ...]:
+        return (*self.folder, f"{self.user}-kube")
+
     def ssh(self, cluster: str) -> tuple[str, ...]:
         return (*self.ssh_folder, f"{cluster}-cert.pub")
 
@@ -135,6 +139,7 @@ def write_keys(
 ) -> None:
     """Writes a fresh login. The certificates of the key that was there before are removed first."""
     home.remove(*files.ssh_folder)
+    home.remove(*files.kube_folder)
     home.write(key_pem.reveal(), *files.key)
     home.write(f"{public_line}\n".encode(), *files.public)
     home.write(tls.encode(), *files.tls)
@@ -169,7 +174,7 @@ def clusters_of(home: Home, files: KeyFiles) -> list[str]:
 
 def remove_keys(home: Home, files: KeyFiles) -> bool:
     """Removes a user's files; whether there were any. The authorities go with the last user."""
-    found = [home.remove(*names) for names in (files.key, files.public, files.tls, files.ssh_folder)]
+    found = [home.remove(*names) for names in (files.key, files.public, files.tls, files.ssh_folder, files.kube_folder)]
     if home.names(*files.folder) in ([], ["certs.pem"]):
         home.remove(*files.folder)
     return any(found)

@@ -59,6 +59,8 @@ class Ping:
     server_version: str
     tls_routing: bool = False  # its web port serves everything
     has_motd: bool = False  # there is something to read before logging in
+    kube_public_addr: str = ""  # of Kubernetes clients, where they are served
+    kube_listen_addr: str = ""
     time: datetime | None = None  # what the proxy's clock said, by its Date header
 
 
@@ -179,6 +181,8 @@ class WebAPI:
             server_version=found.text("server_version"),
             tls_routing=found.part("proxy").flag("tls_routing_enabled"),
             has_motd=auth.flag("has_motd"),
+            kube_public_addr=found.part("proxy").part("kube").text("public_addr"),
+            kube_listen_addr=found.part("proxy").part("kube").text("listen_addr"),
             time=found.time,
         )
 

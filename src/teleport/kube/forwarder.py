@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,8 +20,8 @@ from typing import Any, Final, Protocol
 
 import h11
 
-from teleport.authz.decision import AccessDenial
-from teleport.authz.kube import ActAs, KubeAccessPermit
+from teleport.authz.decision import AccessDenial, DenialCode
+from teleport.authz.kube import ActAs, KubeAccessPermit, is_open
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import UserIdentity
 from teleport.kube import impersonate
@@ -33,6 +34,8 @@ from teleport.kube.status import Refusal
 from teleport.kube.upstream import Upstream
 from teleport.ssh.surface import Peer
 
+CLUSTERS: Final = "/v1/teleport/clusters"
+"""Answered here, to GET: the Kubernetes clusters that the person may use. No API server has such a path."""
 MOST_THROWN_AWAY: Final = 1 << 20  # bytes of the body of a refused request
 THROWN_AWAY_WITHIN: Final = 2.0  # seconds
 UNRECORDED: Final = Refusal(503, "The call cannot be put on record now, so it is not made.", "try again")
@@ -127,6 +130,9 @@ class Forwarder:
     async def answer(self, client: Client, request: Request, began: Callable[[], None]) -> None:
         """Answers one request. `began` is called once a permit is in force, for the time of the call. Raises
         `h11.ProtocolError` or `OSError` when a connection ends within it."""
+        if (request.method, request.target, request.has_body) == ("GET", CLUSTERS, False):
+            await self._list(client)
+            return
         call: Call | None = None
         permit: KubeAccessPermit | None = None
         name = self._identity.kube_cluster
@@ -149,6 +155,20 @@ class Forwarder:
             await refuse(client, refusal)
         finally:
             self._open = None
+
+    async def _list(self, client: Client) -> None:
+        found = []
+        for upstream in self._meant(""):
+            cluster = upstream.cluster
+            if is_open(self._rules.permit_kube(self._identity, cluster, cluster.name, self._peer.host, ActAs())):
+                found.append({"name": cluster.name, "labels": dict(cluster.labels)})
+        nothing = self._rules.permit_kube(self._identity, None, "", self._peer.host, ActAs())
+        if isinstance(nothing, AccessDenial) and nothing.code is not DenialCode.NOT_GRANTED:
+            await refuse(client, denied(nothing).refusal)  # locked, say
+            return
+        await answer_json(client, 200, json.dumps({"clusters": found}).encode())
+        async for _ in client.body():
+            raise AssertionError("a request without a body has none")
 
     def _permitted(self, name: str, act_as: ActAs) -> tuple[Upstream, KubeAccessPermit]:
         """The cluster that is meant, and the permit for it."""
@@ -245,14 +265,18 @@ class _Relayed:
             raise
 
 
-async def refuse(client: Client, refusal: Refusal) -> None:
-    """Answers with a Status; of the request's body so much is thrown away that the client comes to read it."""
-    body = refusal.body
+async def answer_json(client: Client, code: int, body: bytes) -> None:
+    """Answers by itself, without an API server."""
     headers = [(b"Content-Type", b"application/json"), (b"Content-Length", str(len(body)).encode())]
-    await client.begin(refusal.code, headers)
+    await client.begin(code, headers)
     if not client.bodiless:
         await client.part(body)
     await client.end()
+
+
+async def refuse(client: Client, refusal: Refusal) -> None:
+    """Answers with a Status; of the request's body so much is thrown away that the client comes to read it."""
+    await answer_json(client, refusal.code, refusal.body)
     thrown = 0
     with contextlib.suppress(TimeoutError, h11.ProtocolError):
         async with asyncio.timeout(THROWN_AWAY_WITHIN):

@@ -109,9 +109,11 @@ class UserCerts(Message, frozen=True, kw_only=True):
 
 
 class RenewUserRequest(Request, frozen=True, kw_only=True):
-    """A user has the own certificates made anew, perhaps to go to another cluster."""
+    """A user has the own certificates made anew, perhaps to go to another cluster; or gets one that is good for one
+    Kubernetes cluster alone (`kube_cluster`), which is not renewed in turn."""
 
     route_to_cluster: str = ""  # empty: as the certificates say
+    kube_cluster: str = ""
 
 
 class LoginRequest(Request, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ from teleport.transport.limits import RateLimit
 RENEWALS: Final = 1 / 15  # of one identity in a second, after the first
 RENEWAL_BURST: Final = 20.0
 IDENTITIES: Final = 100_000  # that are remembered
+MAX_KUBE_NAME: Final = 253  # bytes
 
 
 class RenewalRate:
@@ -57,8 +58,17 @@ class RenewalRate:
             )
 
 
+def kube_name(text: str) -> str:
+    """The name of a Kubernetes cluster that a certificate may carry. Whether there is one, the proxy knows. Raises
+    `BadRequest`."""
+    if len(text.encode("utf-8", "replace")) > MAX_KUBE_NAME or not text.isprintable() or text != text.strip():
+        raise BadRequest(f"{text[:80]!a} cannot be the name of a Kubernetes cluster", hint="tsh kube ls")
+    return text
+
+
 class Renewals:
-    """Renews what users hold."""
+    """Renews what users hold. A certificate for one Kubernetes cluster holds the same and is good for less: it has the
+    login's key and end, and ends with it (`login_serial`)."""
 
     def __init__(self, state: ClusterState, authorizer: Authorizer) -> None:
         self._state = state
@@ -113,6 +123,10 @@ class Renewals:
             await self._known(request.route_to_cluster, caller.identity, user)
             decision = replace(decision, route_to_cluster=request.route_to_cluster)
         grant = await self._authorizer.renewed_grant(user, caller.identity, decision, now, client_ip=subject.client_ip)
+        if request.kube_cluster:
+            grant = replace(
+                grant, usage="usage:kube", kube_cluster=kube_name(request.kube_cluster), logins=(), login_serial=serial
+            )
         if grant.ttl < LEAST_LEFT:
             raise AccessDenied("your roles do not give certificates that long any more", hint="tsh login")
         key = certificate_key(shown)

@@ -12,6 +12,7 @@ from teleport.cli.tsh.flags import Flags, takes_flags
 from teleport.client import hosts_seen, keystore, known_hosts, profile, ssh_install
 from teleport.client.addresses import ProxyAddress
 from teleport.client.home import Home
+from teleport.client.profile import Profile
 from teleport.errors import BadRequest, TeleportError
 
 
@@ -33,6 +34,7 @@ def logout(flags: Flags) -> None:
     with suppress(TeleportError):  # a damaged profile is a reason to log out, and none to fail
         for found in profile.load_all(home):
             _from_agent(home, found.name, found.user)
+            _from_kubectl(found)
     for name in home.names():
         if name.endswith(".yaml") or name in ("keys", hosts_seen.FOLDER, profile.CURRENT, known_hosts.NAME):
             home.remove(name)
@@ -48,12 +50,23 @@ def _from_agent(home: Home, proxy: str, user: str) -> None:
         ssh_agent.remove(os.environ, home, proxy, user)
 
 
+def _from_kubectl(found: Profile) -> None:
+    """Takes the login's clusters out of the kubeconfig. One that cannot be read or changed is named, and left."""
+    from teleport.client import kubeconfig_file
+
+    try:
+        kubeconfig_file.remove(kubeconfig_file.path_of(os.environ), found.web_proxy_addr, found.user)
+    except TeleportError as error:
+        render.note(f"tsh: {error.message}; {error.hint}")
+
+
 def _one(home: Home, proxy: str, user: str) -> None:
     _from_agent(home, proxy, user)
     found = profile.load(home, proxy)
     if found is not None and found.user == user:
         from teleport.client.login import log_out
 
+        _from_kubectl(found)
         log_out(home, found)
     elif not keystore.remove_keys(home, keystore.KeyFiles(proxy, user)):
         raise TeleportError(f"{user} is not logged in to {proxy}", hint="tsh status")

@@ -26,6 +26,7 @@ COMMANDS = {
     "scp": ("teleport.cli.tsh.scp:scp", "Copy files to, from and between hosts"),
     "proxy": ("teleport.cli.tsh.proxy:proxy", "Lead a connection of another program through the proxy"),
     "mfa": ("teleport.cli.tsh.mfa:mfa", "Manage your second factors"),
+    "kube": ("teleport.cli.tsh.kube:kube", "Use Kubernetes clusters"),
     "play": ("teleport.cli.tsh.play:play", "Play a recorded session"),
     "recordings": ("teleport.cli.tsh.recordings:recordings", "List, search and export recorded sessions"),
     "config": ("teleport.cli.tsh.config:config", "Print configuration for OpenSSH"),

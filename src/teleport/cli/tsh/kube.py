@@ -1,0 +1,96 @@
+"""`tsh kube`: lists Kubernetes clusters, points kubectl at one, and is what kubectl asks for certificates."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from teleport.cli import render
+from teleport.cli.tsh.flags import Flags, access, now, takes_flags
+from teleport.errors import NotFound
+
+if TYPE_CHECKING:
+    from teleport.client.profile import Profile
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def kube() -> None:
+    """Use Kubernetes clusters."""
+
+
+@kube.command()
+@click.option("-q", "--quiet", is_flag=True, help="names alone, without a header")
+@click.option("-f", "--format", "form", type=click.Choice(["text", "json"]), default="text")
+@takes_flags
+def ls(flags: Flags, quiet: bool, form: str) -> None:
+    """List the Kubernetes clusters that you may use."""
+    from teleport.client import kube as clients
+    from teleport.client import kubeconfig_file
+
+    found = access(flags, "")
+    profile = _profile(flags)
+    names = clients.clusters(found, clients.address_of(profile, flags.home, now()))
+    chosen = kubeconfig_file.current(kubeconfig_file.path_of(os.environ), profile.root_cluster)
+    if form == "json":
+        from teleport.cli.tsh.output import json_text
+
+        render.out(json_text([{"name": name, "selected": name == chosen} for name in names]))
+    elif quiet:
+        render.out("".join(f"{render.printable(name)}\n" for name in names))
+    else:
+        rows = [(name, "*" if name == chosen else "") for name in names]
+        render.out(render.table(("Kube Cluster Name", "Selected"), rows))
+
+
+@kube.command()
+@click.argument("name")
+@takes_flags
+def login(flags: Flags, name: str) -> None:
+    """Point kubectl at a Kubernetes cluster: its context becomes the current one of the kubeconfig."""
+    from teleport.client import keystore, kubeconfig_file
+    from teleport.client import kube as clients
+
+    found = access(flags, "")
+    profile = _profile(flags)
+    address = clients.address_of(profile, flags.home, now())
+    if name not in clients.clusters(found, address):
+        raise NotFound(f"there is no Kubernetes cluster {name!r} that you may use", hint="tsh kube ls")
+    clients.credentials(flags.home, profile, name, now())  # so that what refuses it is said now
+    files = keystore.KeyFiles(profile.name, profile.user)
+    entry = kubeconfig_file.Entry(
+        cluster=profile.root_cluster,
+        kube_cluster=name,
+        server=address,
+        authorities="".join(keystore.authorities_of(flags.home, files, profile.root_cluster)),
+        program=os.path.realpath(sys.argv[0]),
+        proxy=profile.web_proxy_addr,
+        user=profile.user,
+    )
+    kubeconfig_file.put(kubeconfig_file.path_of(os.environ), entry)
+    render.note(f"kubectl uses the Kubernetes cluster {render.printable(name)} now, by the context {entry.context}")
+
+
+@kube.command(hidden=True)
+@click.option("--kube-cluster", required=True)
+@click.option("--teleport-cluster", default="")
+@takes_flags
+def credentials(flags: Flags, kube_cluster: str, teleport_cluster: str) -> None:
+    """Print a certificate as kubectl reads it."""
+    from teleport.client import kube as clients
+
+    profile = _profile(flags)
+    if teleport_cluster and teleport_cluster != profile.root_cluster:
+        raise NotFound(f"the login at {profile.web_proxy_addr} is none of {teleport_cluster}", hint="tsh login")
+    render.out(clients.exec_credential(clients.credentials(flags.home, profile, kube_cluster, now())))
+
+
+def _profile(flags: Flags) -> Profile:
+    """The login that is meant."""
+    from teleport.client import profile
+    from teleport.client.addresses import ProxyAddress
+
+    address = ProxyAddress.parse(flags.proxy) if flags.proxy else None
+    return profile.choose(flags.home, address.host if address else "", flags.user)

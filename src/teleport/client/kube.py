@@ -1,0 +1,158 @@
+"""Kubernetes in tsh: which clusters there are, and the certificate for one of them, kept until a minute before its end.
+
+kubectl runs `tsh kube credentials` before each of its calls, so what is kept is read without a TLS or X.509 library:
+the file's first lines say of which key and until when it is. It holds no key; that is the login's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from teleport.client import keystore
+from teleport.client.home import Home
+from teleport.client.keystore import KeyFiles
+from teleport.client.profile import Profile
+from teleport.errors import AccessDenied, ConnectionProblem, NotFound
+
+if TYPE_CHECKING:
+    from teleport.client.access import Access
+
+EARLY: Final = timedelta(minutes=1)  # that kubectl is told the end before it
+PORT: Final = 3026
+LISTED_AT: Final = "/v1/teleport/clusters"
+MAX_LIST: Final = 1 << 20  # bytes
+_ODD: Final = "check that --proxy names a proxy of this version"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A certificate for one Kubernetes cluster, with the login's key. PEM."""
+
+    certificate: str
+    key: bytes
+    expires: datetime
+
+
+def address_of(found: Profile, home: Home, now: datetime) -> str:
+    """Where the profile's proxy serves Kubernetes clients, host:port. Raises `NotFound` when it does not."""
+    from teleport.client.access import profile_trust
+    from teleport.client.addresses import join, split_port
+    from teleport.client.webapi import WebAPI
+
+    ping = WebAPI(*found.web, profile_trust(home, found), now).ping()
+    if ping.kube_public_addr:
+        return join(*split_port(ping.kube_public_addr, PORT))
+    port = ping.kube_listen_addr.rpartition(":")[2]
+    if not port.isdigit():
+        raise NotFound(
+            f"the proxy {found.web_proxy_addr} serves no Kubernetes clients",
+            hint="its file has to say proxy_service.kubernetes.enabled",
+        )
+    return join(found.web[0], int(port))
+
+
+def clusters(access: Access, address: str) -> list[str]:
+    """The names of the Kubernetes clusters that the person may use. Raises `ConnectionProblem`, and `AccessDenied` with
+    what the proxy says."""
+    from teleport.client.addresses import split_port
+    from teleport.client.dial import INTERNAL_NAME, TIMEOUT
+    from teleport.transport.blocking import HTTPOver, TLSStream, read_body
+    from teleport.transport.site_dial import dial_out
+    from teleport.transport.tls import cluster_client_context
+
+    held = access.credentials
+    host, port = split_port(address, PORT)
+    context = cluster_client_context(held.ca_pems, held.tls_file, held.key_file)
+    connection = HTTPOver(TLSStream(dial_out(host, port, TIMEOUT), context, INTERNAL_NAME), host)
+    try:
+        connection.request("GET", LISTED_AT)
+        response = connection.getresponse()
+        text = read_body(response, MAX_LIST, f"the proxy at {address}")
+    finally:
+        connection.close()
+    try:
+        answer = json.loads(text)
+        if response.status != 200:
+            raise AccessDenied(str(answer["message"]), hint="tsh status")
+        return [str(one["name"]) for one in answer["clusters"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ConnectionProblem(f"{address} answers as no proxy does", hint=_ODD) from None
+
+
+def credentials(home: Home, found: Profile, kube_cluster: str, now: datetime) -> Held:
+    """The certificate for a Kubernetes cluster: the one that is kept, else a new one from auth. Raises
+    `TeleportError`."""
+    files = KeyFiles(found.name, found.user)
+    key = home.read(*files.key, private=True)
+    if key is None:
+        raise AccessDenied(f"{found.user} is not logged in to {found.web_proxy_addr}", hint=found.login_command)
+    kept = _kept(home, files, found, kube_cluster, key)
+    if kept is not None and now < kept.expires - EARLY:
+        return kept
+    made = _issued(home, found, kube_cluster, now)
+    text = f"# key {_key_id(key)}\n# expires {made.expires.isoformat()}\n{made.certificate}"
+    home.write(text.encode(), *_place(files, found, kube_cluster))
+    return made
+
+
+def exec_credential(held: Held) -> str:
+    """As kubectl reads it from a plugin (client.authentication.k8s.io/v1beta1)."""
+    return json.dumps(
+        {
+            "apiVersion": "client.authentication.k8s.io/v1beta1",
+            "kind": "ExecCredential",
+            "spec": {},
+            "status": {
+                "expirationTimestamp": (held.expires - EARLY).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "clientCertificateData": held.certificate,
+                "clientKeyData": held.key.decode(),
+            },
+        }
+    )
+
+
+def _place(files: KeyFiles, found: Profile, kube_cluster: str) -> tuple[str, ...]:
+    """Where it is kept. The names of Kubernetes clusters may have any characters."""
+    return (*files.kube_folder, quote(found.root_cluster, safe=""), f"{quote(kube_cluster, safe='')}-x509.pem")
+
+
+def _key_id(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()
+
+
+def _kept(home: Home, files: KeyFiles, found: Profile, kube_cluster: str, key: bytes) -> Held | None:
+    data = home.read(*_place(files, found, kube_cluster))
+    first, _, rest = (data or b"").decode("ascii", "replace").partition("\n")
+    second, _, certificate = rest.partition("\n")
+    if first != f"# key {_key_id(key)}" or not second.startswith("# expires "):
+        return None  # of a former login
+    try:
+        expires = datetime.fromisoformat(second.removeprefix("# expires "))
+    except ValueError:
+        return None
+    return Held(certificate, key, expires.astimezone(UTC))
+
+
+def _issued(home: Home, found: Profile, kube_cluster: str, now: datetime) -> Held:
+    """A certificate that auth makes for the login's key; it ends when the login does."""
+    from teleport.api import messages as m
+    from teleport.api import routes
+    from teleport.client.access import profile_trust
+    from teleport.client.cluster import auth_client
+    from teleport.client.dial import open_web
+    from teleport.pki.keys import PrivateKey
+    from teleport.pki.x509verify import certificate_key, load_certificate
+
+    own = keystore.credentials_of(home, found, now)
+    trust = profile_trust(home, found)
+    with auth_client(own, lambda: open_web(*found.web, trust), found.web) as client:
+        reply = client.call(routes.RENEW_USER, m.RenewUserRequest(kube_cluster=kube_cluster))
+    made = load_certificate(reply.tls_cert.encode())
+    if certificate_key(made) != PrivateKey.load(own.private_key).public:
+        raise ConnectionProblem("auth answered with a certificate for another key", hint=found.login_command)
+    return Held(reply.tls_cert, own.private_key.reveal(), made.not_valid_after_utc)

@@ -1,0 +1,212 @@
+"""The person's own kubeconfig: entries of ours are put there and taken away, every other one stays as it is.
+
+The file is the first of `KUBECONFIG`, else `~/.kube/config` (kubernetes.io, "Organizing Cluster Access Using kubeconfig
+Files"). While it is changed, `FILE.lock` keeps kubectl's own commands out, as theirs keeps us; the new one is written
+whole and takes the place of the old one. What cannot be read is never written over.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from teleport.errors import TeleportError
+
+OURS: Final = "credentials"  # of the plugin: tsh kube credentials
+LOCK_SECONDS: Final = 5.0
+_LISTS: Final = ("clusters", "users", "contexts")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A Kubernetes cluster as kubectl is told of it."""
+
+    cluster: str  # of ours
+    kube_cluster: str
+    server: str  # host:port
+    authorities: str  # PEM
+    program: str  # tsh
+    proxy: str  # of the profile
+    user: str
+
+    @property
+    def context(self) -> str:
+        return f"{self.cluster}-{self.kube_cluster}"
+
+
+def path_of(environment: Mapping[str, str]) -> Path:
+    """The file that is changed."""
+    first = next((one for one in environment.get("KUBECONFIG", "").split(os.pathsep) if one), "")
+    return Path(first) if first else Path(environment.get("HOME") or Path.home()) / ".kube" / "config"
+
+
+def put(path: Path, entry: Entry) -> None:
+    """Puts the cluster in, and makes its context the current one. A namespace that was set for it stays."""
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1beta1",
+        "command": entry.program,
+        "args": [
+            "kube",
+            OURS,
+            f"--kube-cluster={entry.kube_cluster}",
+            f"--teleport-cluster={entry.cluster}",
+            f"--proxy={entry.proxy}",
+            f"--user={entry.user}",
+        ],
+    }
+    authorities = base64.b64encode(entry.authorities.encode()).decode()
+
+    def change(document: dict[str, Any]) -> None:
+        _set(document, "clusters", entry.cluster, "cluster", {
+            "server": f"https://{entry.server}", "certificate-authority-data": authorities
+        })  # fmt: skip
+        _set(document, "users", entry.context, "user", {"exec": plugin})
+        former = _get(document, "contexts", entry.context, "context")
+        kept = {"namespace": former["namespace"]} if former.get("namespace") else {}
+        _set(document, "contexts", entry.context, "context", {"cluster": entry.cluster, "user": entry.context, **kept})
+        document["current-context"] = entry.context
+
+    _changed(path, change)
+
+
+def remove(path: Path, proxy: str, user: str) -> None:
+    """Takes away all that leads through this proxy as this user."""
+    mine = {f"--proxy={proxy}", f"--user={user}"}
+
+    def change(document: dict[str, Any]) -> None:
+        users = {str(one.get("name")) for one in document["users"] if _is_ours(one, mine)}
+        contexts = [one for one in document["contexts"] if _context(one).get("user") in users]
+        names = {str(one.get("name")) for one in contexts}
+        document["contexts"] = [one for one in document["contexts"] if one not in contexts]
+        used = {_context(one).get("cluster") for one in document["contexts"]}
+        gone = {_context(one).get("cluster") for one in contexts} - used
+        document["users"] = [one for one in document["users"] if one.get("name") not in users]
+        document["clusters"] = [one for one in document["clusters"] if one.get("name") not in gone]
+        if document.get("current-context") in names:
+            document["current-context"] = ""
+
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    if f"--user={user}".encode() in content:  # mostly nothing is ours, and nothing is parsed or written
+        _changed(path, change)
+
+
+def current(path: Path, cluster: str) -> str:
+    """The Kubernetes cluster of ours that is chosen; empty when none is."""
+    document = _read(path)
+    name = document.get("current-context", "")
+    for word in _plugin(_get(document, "users", name, "user")):
+        if word.startswith("--kube-cluster=") and name == f"{cluster}-{word.partition('=')[2]}":
+            return word.partition("=")[2]
+    return ""
+
+
+def _plugin(user: Mapping[str, Any]) -> list[str]:
+    """The arguments of our plugin; none when it is another way."""
+    said = user.get("exec")
+    words = said.get("args") if isinstance(said, dict) else None
+    found = [str(word) for word in words] if isinstance(words, list) else []
+    return found if found[:2] == ["kube", OURS] else []
+
+
+def _is_ours(entry: Mapping[str, Any], mine: set[str]) -> bool:
+    user = entry.get("user")
+    return mine <= set(_plugin(user if isinstance(user, dict) else {}))
+
+
+def _context(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = entry.get("context")
+    return found if isinstance(found, dict) else {}
+
+
+def _get(document: Mapping[str, Any], plural: str, name: str, single: str) -> Mapping[str, Any]:
+    for entry in document[plural]:
+        if entry.get("name") == name and isinstance(entry.get(single), dict):
+            return dict(entry[single])
+    return {}
+
+
+def _set(document: dict[str, Any], plural: str, name: str, single: str, content: dict[str, Any]) -> None:
+    entry = {"name": name, single: content}
+    entries = [one for one in document[plural] if one.get("name") != name]
+    at = next((number for number, one in enumerate(document[plural]) if one.get("name") == name), len(entries))
+    document[plural] = [*entries[:at], entry, *entries[at:]]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's content with its three lists. Raises `TeleportError` for a file that is none."""
+    import yaml
+
+    hint = f"mend or move {path}, or name another file in KUBECONFIG"
+    try:
+        document = yaml.safe_load(path.read_bytes()) if path.exists() else None
+    except OSError as error:
+        raise TeleportError(f"cannot read {path}: {error.strerror}", hint=hint) from None
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError):
+        raise TeleportError(f"{path} is no YAML; nothing was changed", hint=hint) from None
+    document = document if document is not None else {"apiVersion": "v1", "kind": "Config", "preferences": {}}
+    if not isinstance(document, dict):
+        raise TeleportError(f"{path} is no kubeconfig; nothing was changed", hint=hint)
+    for name in _LISTS:
+        found = document.get(name) or []
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise TeleportError(f"{path} has {name} that are no list; nothing was changed", hint=hint)
+        document[name] = found
+    return document
+
+
+def _changed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    import yaml
+
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        real = path.resolve()  # a link stays one
+        with _locked(real):
+            document = _read(real)
+            change(document)
+            text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+            beside = real.with_name(f".{real.name}.{os.getpid()}")
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with open(descriptor, "w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file)
+                beside.rename(real)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    beside.unlink()
+                raise
+    except OSError as error:
+        raise TeleportError(f"cannot write {path}: {error.strerror}", hint="name another file in KUBECONFIG") from None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock that kubectl's commands take, too."""
+    lock = path.with_name(f"{path.name}.lock")
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o600))
+            break
+        except FileExistsError:
+            if time.monotonic() >= end:
+                raise TeleportError(
+                    f"{path} is being changed by another program", hint=f"if that is not so, remove {lock}"
+                ) from None
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            lock.unlink()
