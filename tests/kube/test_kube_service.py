@@ -288,6 +288,18 @@ async def test_a_certificate_for_kubernetes_alone(tmp_path: Path) -> None:
             assert "'three'" in status(answer.body)
 
 
+async def test_no_connection_outlives_the_authority_that_let_it_in(tmp_path: Path) -> None:
+    """A key that was replaced because it was stolen lets nobody ask again on a connection that it once began."""
+    async with kube_lab(tmp_path) as lab, lab.connected() as wire:
+        assert (await wire.ask("GET /version")).status == 200
+        lab.trusting = False
+        for line in ("GET /version", f"GET {CLUSTERS}"):
+            answer = await wire.ask(line)
+            assert answer.status == 403
+            assert "not signed by an authority" in status(answer.body)
+        assert len(lab.api.calls) == 1
+
+
 async def test_a_user_that_is_gone(tmp_path: Path) -> None:
     """Removed before it came, or since: every call is refused."""
     async with kube_lab(tmp_path) as lab, lab.connected() as wire:
@@ -396,7 +408,7 @@ async def test_who_leaves_takes_the_stream_along(tmp_path: Path) -> None:
         await settled(lab, 0)
 
 
-@pytest.mark.parametrize("change", ["lock", "role", "user", "group"])
+@pytest.mark.parametrize("change", ["lock", "role", "user", "group", "authority"])
 async def test_a_change_ends_open_streams(tmp_path: Path, change: str) -> None:
     """A lock, a role taken or changed, a user removed: the stream is cut at once, at both ends."""
     async with kube_lab(tmp_path) as lab, lab.connected() as wire, lab.connected(lab.pair("bob")) as other:
@@ -411,6 +423,8 @@ async def test_a_change_ends_open_streams(tmp_path: Path, change: str) -> None:
                 lab.locks.append(Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="alice"))))
             case "user":
                 lab.gone.add("alice")
+            case "authority":
+                lab.trusting = False
             case "role":
                 lab.roles.clear()
             case "group":

@@ -22,7 +22,7 @@ import h11
 
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.authz.kube import ActAs, KubeAccessPermit, is_open
-from teleport.errors import BadRequest, ConnectionProblem, TeleportError
+from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import UserIdentity
 from teleport.kube import impersonate
 from teleport.kube.calls import Call, classify
@@ -90,10 +90,12 @@ class Tells(Protocol):
 
 
 class Forwarder:
-    """The calls of one connection, whose client is `identity`."""
+    """The calls of one connection, whose client proved `certificate` (DER) and is `identity`. That the certificate
+    counts is asked anew for each call, so that no connection outlives an authority that is not believed any more."""
 
     def __init__(
         self,
+        certificate: bytes,
         identity: UserIdentity,
         peer: Peer,
         *,
@@ -103,6 +105,7 @@ class Forwarder:
         tells: Tells,
     ) -> None:
         """`own_name` is the cluster that is meant first when the certificate names none."""
+        self._certificate = certificate
         self._identity = identity
         self._peer = peer
         self._clusters = clusters
@@ -121,6 +124,10 @@ class Forwarder:
         if self._open is None:
             return True
         upstream, name, act_as, permit = self._open
+        try:
+            self._identity = self._rules.verify_user_tls(self._certificate)
+        except AccessDenied:
+            return False
         now = self._rules.permit_kube(self._identity, upstream.cluster, name, self._peer.host, act_as)
         return isinstance(now, KubeAccessPermit) and (now.kube_user, now.kube_groups) == (
             permit.kube_user,
@@ -130,13 +137,14 @@ class Forwarder:
     async def answer(self, client: Client, request: Request, began: Callable[[], None]) -> None:
         """Answers one request. `began` is called once a permit is in force, for the time of the call. Raises
         `h11.ProtocolError` or `OSError` when a connection ends within it."""
-        if (request.method, request.target, request.has_body) == ("GET", CLUSTERS, False):
-            await self._list(client)
-            return
         call: Call | None = None
         permit: KubeAccessPermit | None = None
         name = self._identity.kube_cluster
         try:
+            self._identify()
+            if (request.method, request.target, request.has_body) == ("GET", CLUSTERS, False):
+                await self._list(client)
+                return
             call = _read(request)
             act_as = _asked(request)
             upstream, permit = self._permitted(name, act_as)
@@ -156,6 +164,12 @@ class Forwarder:
         finally:
             self._open = None
 
+    def _identify(self) -> None:
+        try:
+            self._identity = self._rules.verify_user_tls(self._certificate)
+        except AccessDenied as error:
+            raise Refused(Refusal(403, error.message, error.hint)) from None
+
     async def _list(self, client: Client) -> None:
         found = []
         for upstream in self._meant(""):
@@ -164,8 +178,7 @@ class Forwarder:
                 found.append({"name": cluster.name, "labels": dict(cluster.labels)})
         nothing = self._rules.permit_kube(self._identity, None, "", self._peer.host, ActAs())
         if isinstance(nothing, AccessDenial) and nothing.code is not DenialCode.NOT_GRANTED:
-            await refuse(client, denied(nothing).refusal)  # locked, say
-            return
+            raise denied(nothing)  # locked, say
         await answer_json(client, 200, json.dumps({"clusters": found}).encode())
         async for _ in client.body():
             raise AssertionError("a request without a body has none")

@@ -333,7 +333,7 @@ class _Connection(asyncio.StreamReaderProtocol):
     async def _serve(self, client: Client, writer: asyncio.StreamWriter) -> None:
         self._client = client
         try:
-            identity = self._identified(writer)
+            certificate, identity = self._identified(writer)
         except AccessDenied as error:
             why = " ".join(filter(None, (error.message, getattr(error, "detail", ""))))
             await self._server.failed(self.peer, "", why)
@@ -348,16 +348,16 @@ class _Connection(asyncio.StreamReaderProtocol):
         try:
             self._slot.proved()
             probe(writer.transport)
-            await self._calls(client, identity, writer)
+            await self._calls(client, certificate, identity)
         finally:
             self._server.users.leave(identity.name)
 
-    def _identified(self, writer: asyncio.StreamWriter) -> UserIdentity:
-        """Whose certificate TLS proved. Raises `AccessDenied`."""
+    def _identified(self, writer: asyncio.StreamWriter) -> tuple[bytes, UserIdentity]:
+        """The certificate (DER) that TLS proved, and whose it is. Raises `AccessDenied`."""
         proved = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         if not proved:
             raise AccessDenied("No certificate was shown.", hint="tsh kube login")
-        return self._server.rules.verify_user_tls(proved)
+        return proved, self._server.rules.verify_user_tls(proved)
 
     async def _refuse_first(self, client: Client, refusal: Refusal) -> None:
         client.last = True
@@ -366,9 +366,10 @@ class _Connection(asyncio.StreamReaderProtocol):
             await refuse(client, refusal)
             await _close(client)
 
-    async def _calls(self, client: Client, identity: UserIdentity, writer: asyncio.StreamWriter) -> None:
+    async def _calls(self, client: Client, certificate: bytes, identity: UserIdentity) -> None:
         server = self._server
         self._forwarder = forwarder = Forwarder(
+            certificate,
             identity,
             self.peer,
             clusters=server.clusters,

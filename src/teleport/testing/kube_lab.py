@@ -57,6 +57,7 @@ class Lab:
     events: Events = field(default_factory=Events)
     locks: list[Lock] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)  # users
+    trusting: bool = True  # the authority by which certificates were proved
     defaults: ClusterDefaults = field(default_factory=ClusterDefaults)
     port: int = 0
     server: KubeServer | None = None
@@ -75,6 +76,8 @@ class Lab:
         anchor = trusted_tls_authority(AuthorityKind.USER, self.cluster.cluster, user_pem)
         identity = identity_from_tls(certificate, [anchor], datetime.now(UTC), usage="usage:kube")
         assert isinstance(identity, UserIdentity)
+        if not self.trusting:
+            raise AccessDenied("The certificate was not signed by an authority that is trusted here.", hint="tsh login")
         if identity.name in self.gone:
             raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
         return identity
