@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from teleport.client import kubeconfig_file
 from teleport.client.kubeconfig_file import Entry, current, path_of, put, remove
 from teleport.errors import TeleportError
 
-ENTRY = Entry("example.com", "prod", "proxy:3026", "PEM", "/usr/bin/tsh", "proxy:3080", "alice")
+ENTRY = Entry("example.com", "prod", "proxy:3026", Path("/h/cas.pem"), "/usr/bin/tsh", "proxy:3080", "alice")
 OTHERS: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Config",
@@ -42,7 +41,7 @@ def test_a_first_entry_makes_the_file(tmp_path: Path) -> None:
     made = read(path)
     (cluster,), (user,), (context,) = made["clusters"], made["users"], made["contexts"]
     assert cluster["cluster"]["server"] == "https://proxy:3026"
-    assert base64.b64decode(cluster["cluster"]["certificate-authority-data"]) == b"PEM"
+    assert cluster["cluster"]["certificate-authority"] == "/h/cas.pem"
     assert user["user"]["exec"]["command"] == "/usr/bin/tsh"
     assert user["user"]["exec"]["args"][:4] == [
         "kube",

@@ -196,6 +196,9 @@ def test_tsh_points_kubectl_at_a_cluster(kube: Kube, tess: Person) -> None:
     assert kubectl_of(tess, "get", "pods", "-n", "dev", "-o", "name").ok().stdout.startswith("pod/")
     assert kube.api.calls[-1].of("Impersonate-User") == ["tess"]
     assert kubectl_of(tess, "config", "get-contexts", "-o", "name").ok().stdout.split() == ["example.test-one", "own"]
+    assert "enabled" in tess.tsh("status").ok().stdout
+    tess.log_in()
+    assert kubectl_of(tess, "get", "pods", "-n", "dev", "-o", "name").ok().stdout.startswith("pod/")
     tess.tsh("logout").ok()
     assert kubectl_of(tess, "config", "get-contexts", "-o", "name").ok().stdout.split() == ["own"]
     assert "abc" in (tess.home / ".kube" / "config").read_text()

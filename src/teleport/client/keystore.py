@@ -76,6 +76,10 @@ class KeyFiles:
     def kube_folder(self) -> tuple[str, ...]:
         return (*self.folder, f"{self.user}-kube")
 
+    @property
+    def kube_authorities(self) -> tuple[str, ...]:
+        return (*self.folder, f"{self.user}-kube-cas.pem")
+
     def ssh(self, cluster: str) -> tuple[str, ...]:
         return (*self.ssh_folder, f"{cluster}-cert.pub")
 
@@ -167,6 +171,11 @@ def authorities_of(home: Home, files: KeyFiles, cluster: str) -> tuple[str, ...]
     return tuple(pem for name, pem in _authorities(home, files) if name == cluster)
 
 
+def write_kube_authorities(home: Home, files: KeyFiles, cluster: str) -> Path:
+    """Writes whom kubectl is to believe at the proxy: the authority of its cluster, and of no other."""
+    return home.write("".join(authorities_of(home, files, cluster)).encode(), *files.kube_authorities)
+
+
 def clusters_of(home: Home, files: KeyFiles) -> list[str]:
     """The clusters whose authorities are known by this proxy."""
     return list(dict.fromkeys(name for name, _ in _authorities(home, files) if name))
@@ -174,7 +183,10 @@ def clusters_of(home: Home, files: KeyFiles) -> list[str]:
 
 def remove_keys(home: Home, files: KeyFiles) -> bool:
     """Removes a user's files; whether there were any. The authorities go with the last user."""
-    found = [home.remove(*names) for names in (files.key, files.public, files.tls, files.ssh_folder, files.kube_folder)]
+    found = [
+        home.remove(*names)
+        for names in (files.key, files.public, files.tls, files.ssh_folder, files.kube_folder, files.kube_authorities)
+    ]
     if home.names(*files.folder) in ([], ["certs.pem"]):
         home.remove(*files.folder)
     return any(found)

@@ -17,10 +17,11 @@ from teleport.client import keystore
 from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
-from teleport.errors import AccessDenied, ConnectionProblem, NotFound
+from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, NotFound
 
 if TYPE_CHECKING:
     from teleport.client.access import Access
+    from teleport.client.webapi import Ping
 
 EARLY: Final = timedelta(minutes=1)  # that kubectl is told the end before it
 PORT: Final = 3026
@@ -41,19 +42,30 @@ class Held:
 def address_of(found: Profile, home: Home, now: datetime) -> str:
     """Where the profile's proxy serves Kubernetes clients, host:port. Raises `NotFound` when it does not."""
     from teleport.client.access import profile_trust
-    from teleport.client.addresses import join, split_port
     from teleport.client.webapi import WebAPI
 
-    ping = WebAPI(*found.web, profile_trust(home, found), now).ping()
-    if ping.kube_public_addr:
-        return join(*split_port(ping.kube_public_addr, PORT))
-    port = ping.kube_listen_addr.rpartition(":")[2]
-    if not port.isdigit():
+    if found.cluster != found.root_cluster:
+        raise BadRequest(
+            f"the Kubernetes clusters of {found.cluster} are not reached through {found.root_cluster} yet",
+            hint=f"{found.login_command} {found.root_cluster}, or log in to a proxy of {found.cluster}",
+        )
+    address = kube_address(WebAPI(*found.web, profile_trust(home, found), now).ping(), found.web[0])
+    if not address:
         raise NotFound(
             f"the proxy {found.web_proxy_addr} serves no Kubernetes clients",
             hint="its file has to say proxy_service.kubernetes.enabled",
         )
-    return join(found.web[0], int(port))
+    return address
+
+
+def kube_address(ping: Ping, host: str) -> str:
+    """Where a proxy that is reached at `host` serves Kubernetes clients, host:port; empty when it does not."""
+    from teleport.client.addresses import join, split_port
+
+    if ping.kube_public_addr:
+        return join(*split_port(ping.kube_public_addr, PORT))
+    port = ping.kube_listen_addr.rpartition(":")[2]
+    return join(host, int(port)) if port.isdigit() and 0 < int(port) < 65536 else ""
 
 
 def clusters(access: Access, address: str) -> list[str]:

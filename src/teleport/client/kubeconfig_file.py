@@ -7,7 +7,6 @@ whole and takes the place of the old one. What cannot be read is never written o
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import time
@@ -31,7 +30,7 @@ class Entry:
     cluster: str  # of ours
     kube_cluster: str
     server: str  # host:port
-    authorities: str  # PEM
+    authorities: Path  # PEM; a file, which follows the cluster's authority through its rotations
     program: str  # tsh
     proxy: str  # of the profile
     user: str
@@ -61,12 +60,10 @@ def put(path: Path, entry: Entry) -> None:
             f"--user={entry.user}",
         ],
     }
-    authorities = base64.b64encode(entry.authorities.encode()).decode()
 
     def change(document: dict[str, Any]) -> None:
-        _set(document, "clusters", entry.cluster, "cluster", {
-            "server": f"https://{entry.server}", "certificate-authority-data": authorities
-        })  # fmt: skip
+        server = {"server": f"https://{entry.server}", "certificate-authority": str(entry.authorities)}
+        _set(document, "clusters", entry.cluster, "cluster", server)
         _set(document, "users", entry.context, "user", {"exec": plugin})
         former = _get(document, "contexts", entry.context, "context")
         kept = {"namespace": former["namespace"]} if former.get("namespace") else {}

@@ -16,6 +16,7 @@ from teleport.client.dial import Untrusted, clock_difference, open_web, shown_fi
 from teleport.client.hardware_keys import KeyAnswer, find_keys, need_keys, site
 from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
+from teleport.client.kube import kube_address
 from teleport.client.other_clusters import unknown
 from teleport.client.profile import Profile
 from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust, parse_trust, trust_by_pin
@@ -208,6 +209,7 @@ def _login(
         root_cluster=ping.cluster,
         proxy_trust=str(api.trust),
         tls_routing=way_of_ssh(api, address, ping),
+        kube_proxy_addr=kube_address(ping, api.host),
     )
     return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now))
 
@@ -326,6 +328,7 @@ def store_renewed(home: Home, found: Profile, certificates: Certificates) -> Non
     """
     files = KeyFiles(found.name, found.user)
     _store_signers(home, found, certificates.signers)
+    home.remove(*files.kube_folder)  # they say what roles gave before
     home.write(certificates.tls.encode(), *files.tls)
     home.write(f"{certificates.ssh.strip()}\n".encode(), *files.ssh(found.cluster))
 
@@ -337,6 +340,8 @@ def _store_signers(home: Home, found: Profile, signers: Sequence[Signer]) -> lis
     clusters = known_hosts.cluster_lines(signers)
     own = known_hosts.proxy_lines(signers, found.ssh[0], found.ssh[1], found.root_cluster)
     keystore.write_authorities(home, files, signers)
+    if home.read(*files.kube_authorities) is not None:
+        keystore.write_kube_authorities(home, files, found.root_cluster)
     if gone:
         known_hosts.forget(home, [f"*.{cluster}" for cluster in gone])
     return known_hosts.update(home, found.ssh[0], own, clusters, others)

@@ -10,7 +10,7 @@ import click
 
 from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, access, now, takes_flags
-from teleport.errors import NotFound
+from teleport.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
     from teleport.client.profile import Profile
@@ -64,7 +64,7 @@ def login(flags: Flags, name: str) -> None:
         cluster=profile.root_cluster,
         kube_cluster=name,
         server=address,
-        authorities="".join(keystore.authorities_of(flags.home, files, profile.root_cluster)),
+        authorities=keystore.write_kube_authorities(flags.home, files, profile.root_cluster),
         program=os.path.realpath(sys.argv[0]),
         proxy=profile.web_proxy_addr,
         user=profile.user,
@@ -80,8 +80,10 @@ def login(flags: Flags, name: str) -> None:
 def credentials(flags: Flags, kube_cluster: str, teleport_cluster: str) -> None:
     """Print a certificate as kubectl reads it."""
     from teleport.client import kube as clients
+    from teleport.client import renewal
 
     profile = _profile(flags)
+    renewal.keep_fresh(flags.home, profile.name, now())
     if teleport_cluster and teleport_cluster != profile.root_cluster:
         raise NotFound(f"the login at {profile.web_proxy_addr} is none of {teleport_cluster}", hint="tsh login")
     render.out(clients.exec_credential(clients.credentials(flags.home, profile, kube_cluster, now())))
@@ -92,5 +94,7 @@ def _profile(flags: Flags) -> Profile:
     from teleport.client import profile
     from teleport.client.addresses import ProxyAddress
 
+    if flags.identity:
+        raise BadRequest("kubectl needs a login, not an identity file", hint="tctl auth sign --format=kubernetes")
     address = ProxyAddress.parse(flags.proxy) if flags.proxy else None
     return profile.choose(flags.home, address.host if address else "", flags.user)

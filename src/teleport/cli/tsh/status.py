@@ -41,7 +41,7 @@ def describe(home: Home, found: Sequence[Profile], at: datetime, *, debug: bool 
                 rows += [(f"Trait {name}:", ", ".join(values)) for name, values in sorted(facts.traits.items())]
             rows += [
                 ("Logins:", ", ".join(facts.logins) or "none"),
-                ("Kubernetes:", "disabled"),
+                ("Kubernetes:", "enabled" if entry.kube_proxy_addr else "disabled"),
                 ("Valid until:", f"{render.when(facts.expires)} UTC [{validity}]"),
                 ("Extensions:", ", ".join(facts.extensions)),
             ]
@@ -66,7 +66,7 @@ def as_values(home: Home, found: Sequence[Profile], at: datetime) -> dict[str, A
                 "roles": list(facts.roles) if facts else [],
                 "traits": facts.traits if facts else {},
                 "logins": list(facts.logins) if facts else [],
-                "kubernetes_enabled": False,
+                "kubernetes_enabled": bool(entry.kube_proxy_addr),
                 "valid_until": facts.expires if facts else None,
                 "expired": facts is None or facts.expired(at),
                 "extensions": list(facts.extensions) if facts else [],
