@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from secrets import token_hex
 
 import pytest
@@ -122,6 +122,27 @@ async def test_writes_that_are_committed_together_are_decided_one_after_the_othe
             (True, 2),
             (False, 3),
         ]
+
+
+async def test_what_the_database_cannot_hold_fails_alone(shared: PostgresqlServer) -> None:
+    """Of writes that are committed together; what it was is not told."""
+    beyond = datetime.max.replace(tzinfo=timezone(-timedelta(hours=12)))
+    async with engine(shared) as backend, asyncio.timeout(PATIENCE):
+        told = await asyncio.gather(
+            backend.put("a", b""),
+            backend.put("b", b"private-value", expires=beyond),
+            backend.put("c", b""),
+            return_exceptions=True,
+        )
+        assert isinstance(told[1], TeleportError)
+        assert "private" not in str(told[1])
+        assert [item.key for item in await backend.range()] == ["a", "c"]
+        assert sorted(one for one in told if isinstance(one, int)) == [1, 2]
+        last = datetime.max.replace(tzinfo=UTC)
+        await backend.put("d", b"", expires=last)
+        item = await backend.get("d")
+        assert item is not None
+        assert item.expires == last
 
 
 async def test_two_processes_see_each_other_and_share_what_expires(shared: PostgresqlServer) -> None:

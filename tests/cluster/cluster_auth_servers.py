@@ -1,4 +1,4 @@
-"""Two auth servers over one etcd that share the folders of records, and a proxy and a node that name both."""
+"""Two auth servers over one storage that share the folders of records, and a proxy and a node that name both."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NODE_NAME = "nadir"
 class AuthPair(Cluster):
     """Auth A is this host itself, B is `other`; `proxy` and `node` are daemons of their own."""
 
-    def __init__(self, folder: Path, etcd: EtcdCluster, *, shared: bool = True, **auth_service: Any) -> None:
-        """`shared`: whether the folders of events and recordings are."""
+    def __init__(self, folder: Path, state: EtcdCluster | str, *, shared: bool = True, **auth_service: Any) -> None:
+        """`state`: etcd, or the connection string of PostgreSQL. `shared`: whether the folders of records are."""
         super().__init__(folder / "a", **auth_service)
-        self.etcd = etcd
+        self.state = state
         self.root = folder
         self._shared = shared
         self.config["teleport"]["nodename"] = "auth-a"
@@ -44,7 +44,9 @@ class AuthPair(Cluster):
         self.node.write()
 
     def _storage(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"type": "etcd", "peers": list(self.etcd.urls), "insecure": True}
+        found: dict[str, Any] = {"type": "postgresql", "conn_string": self.state}
+        if isinstance(self.state, EtcdCluster):
+            found = {"type": "etcd", "peers": list(self.state.urls), "insecure": True}
         if self._shared:
             found["audit_events_uri"] = f"file://{self.root / 'shared' / 'log'}"
             found["audit_sessions_uri"] = f"file://{self.root / 'shared' / 'records'}"

@@ -155,7 +155,8 @@ def test_an_auth_server_that_is_killed_costs_nobody_a_login_or_a_session(pair: A
 
 
 def test_a_member_of_etcd_that_is_killed_costs_nobody_a_login_or_a_session(pair: AuthPair, ann: Person) -> None:
-    for member in pair.etcd.members:
+    assert isinstance(pair.state, etcd.EtcdCluster)
+    for member in pair.state.members:
         member.kill()
         ann.log_in()
         assert ann.ssh(f"{ME}@{NODE_NAME}.{pair.name}", "echo here").stdout == "here\n"

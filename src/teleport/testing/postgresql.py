@@ -59,10 +59,7 @@ class PostgresqlServer:
 
     def __enter__(self) -> PostgresqlServer:
         try:
-            _own(self.directory)
-            if not self.data.exists():
-                self._run("initdb", "--no-sync", "-A", "trust", "-U", SUPERUSER, "-E", "UTF8", "-D", str(self.data))
-            (self.data / "pg_hba.conf").write_text(self._hba)
+            self.initialize()
             self.start()
         except BaseException:
             self.remove()
@@ -71,6 +68,20 @@ class PostgresqlServer:
 
     def __exit__(self, *about: object) -> None:
         self.remove()
+
+    def initialize(self) -> None:
+        """Make its files, unless they are there."""
+        if not self.data.exists():
+            _own(self.directory)
+            self._run("initdb", "--no-sync", "-A", "trust", "-U", SUPERUSER, "-E", "UTF8", "-D", str(self.data))
+            self.place("pg_hba.conf", self._hba.encode())
+
+    def place(self, name: str, content: bytes) -> None:
+        """A file in its data directory, which nobody else may read."""
+        path = self.data / name
+        path.write_bytes(content)
+        path.chmod(0o600)
+        _own(path)
 
     def base_backup(self, of: PostgresqlServer, *more: str) -> None:
         """Become a copy of another server, before the start: a standby with `-R`."""

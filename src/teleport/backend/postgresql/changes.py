@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from teleport.backend.feed import BATCH_EVENTS, Entry
@@ -55,7 +55,12 @@ def storable(text: str) -> bool:
 
 
 def item_of(row: Any) -> Item:
-    return Item(row["key"], row["value"], row["revision"], row["expires"])
+    expires = row["expires"]
+    if (
+        expires is not None and expires.tzinfo is None
+    ):  # asyncpg's word for infinity, which it stores for the last moment
+        expires = expires.replace(tzinfo=UTC)
+    return Item(row["key"], row["value"], row["revision"], expires)
 
 
 async def get(session: Session, key: str) -> Item | None:

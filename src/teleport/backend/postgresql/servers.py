@@ -207,8 +207,12 @@ class Servers:
             session = self._free.pop() if self._free else await self.session()
             try:
                 yield session
-            except BaseException:
+            except BaseException as error:
                 session.cut()
+                if isinstance(error, Refused) and error.kind is Kind.AGAIN:  # then most likely the others are gone, too
+                    free, self._free = self._free, []
+                    for other in free:
+                        other.cut()
                 raise
             if self._closed:
                 session.cut()
@@ -269,6 +273,8 @@ class Servers:
 def refused(error: BaseException, where: str = "") -> Refused:
     """What an exception of asyncpg's, or of the way to the server, means."""
     at = f"{where}: " if where else ""
+    if isinstance(error, asyncpg.DataError):  # it may quote what could not be sent
+        return Refused(Kind.REFUSED, f"{at}a value that the database cannot hold")
     if isinstance(error, asyncpg.PostgresError):
         state = str(getattr(error, "sqlstate", "") or "")
         return Refused(kind_of(state), f"{at}{_first_line(error)} ({state})")
@@ -283,7 +289,7 @@ def refused(error: BaseException, where: str = "") -> Refused:
         return Refused(Kind.AGAIN, f"{at}{error.strerror or _first_line(error)}")
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Refused(Kind.AGAIN, f"{at}{_first_line(error)}")
-    return Refused(Kind.REFUSED, f"{at}{type(error).__name__}: {_first_line(error)}")
+    return Refused(Kind.REFUSED, f"{at}{type(error).__name__}")
 
 
 def _forget(task: asyncio.Task[Any] | asyncio.Future[Any]) -> None:

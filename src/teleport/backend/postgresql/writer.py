@@ -199,6 +199,10 @@ class Writer:
                     log.exception("a transaction failed storage=%s", self._servers.where)
                 failure, again = error, False
             self._drop_session()
+            if not again and len(jobs) > 1 and self._sent is None:  # which of them it is: the others do not suffer
+                for job in jobs:
+                    await self._write([job])
+                return
             jobs = self._give_up(jobs, failure, loop.time() if again else None)
             if jobs:
                 log.info("a transaction is made again writes=%d error=%s", len(jobs), failure)
