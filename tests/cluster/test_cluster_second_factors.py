@@ -217,6 +217,72 @@ def test_a_key_enrolled_in_a_browser_logs_tsh_in(named: Cluster, tmp_path: Path)
     assert [one["mfa_device"]["mfa_device_type"] for one in by_tsh] == ["webauthn"]
 
 
+def test_tsh_logs_in_by_a_passkey_alone(cluster: Cluster, tmp_path: Path) -> None:
+    """`tsh login --auth=passwordless` asks no name and no password; the passkey checks its owner."""
+    set_factor(cluster, "on")
+    finn, key, plain = cluster.add_person("finn"), tmp_path / "key", tmp_path / "plain"
+    finn.log_in()
+    add = ("mfa", "add", "--name=stick", "--allow-passwordless")
+    assert finn.tsh(*add, "--type=totp").status == 2
+    finn.tsh_with_key(key, *add, stdin=f"{finn.code()}\n").ok()
+    finn.tsh_with_key(plain, "mfa", "add", "--name=plain", "--type=webauthn", stdin=f"{finn.code()}\n").ok()
+    finn.tsh("logout").ok()
+    where = ("login", f"--proxy={cluster.web_address}", f"--ca-pin={cluster.ca_pin()}", "--auth=passwordless")
+    none = finn.tsh(*where)
+    assert (none.status, "no security key at this machine" in none.stderr) == (3, True)
+    no_passkey = finn.tsh_with_key(plain, *where)
+    assert (no_passkey.status, "the code is wrong" in no_passkey.stderr) == (5, True), no_passkey.stderr
+    other = finn.tsh_with_key(key, *where, "--user=ann")
+    assert (other.status, "the passkey is that of 'finn', not of 'ann'" in other.stderr) == (5, True), other.stderr
+    assert finn.tsh("status").status != 0, "nothing was stored"
+    assert "finn" in finn.tsh_with_key(key, *where).ok().stdout
+    event = cluster.wait_event("user.login", user="finn", method="passwordless", success=True)
+    assert event["mfa_device"]["mfa_device_name"] == "stick"
+    assert event["user_agent"].startswith("tsh/")
+    assert NODE in finn.tsh("ls").ok().stdout
+    set_factor(cluster, "otp")
+    off = finn.tsh_with_key(key, *where, "--ttl=60")
+    assert (off.status, "passkeys do not log in to this cluster" in off.stderr) == (2, True), off.stderr
+
+
+@pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing() or "-")
+def test_a_passkey_in_a_browser_logs_tsh_in(named: Cluster, tmp_path: Path) -> None:
+    """Followed with a passkey alone, the invitation sets no password; the passkey answers for a tsh elsewhere."""
+    cluster = named
+    set_factor(cluster, "on")
+    added = cluster.tctl("users", "add", "gil", "--roles=access", "--logins=root", "--format=json").json()
+    gil = Person(cluster, "gil", tmp_path / "gil")
+    with chromium.browser(tmp_path / "browser") as window:
+        window.plug_in_key(passkeys=True)
+        window.go(added["url"])
+        window.wait("return document.getElementById('form') !== null", "the form")
+        window.click("input[value=passkey]")
+        window.click("#send")
+        window.wait("return document.querySelector('h1')?.textContent === 'Nodes'", "the registration")
+
+        where = [f"--proxy={cluster.web_address}", f"--ca-pin={cluster.ca_pin()}", "--auth=passwordless"]
+        with Terminal([str(BIN / "tsh"), "login", *where], gil.environment) as terminal:
+            page = terminal.expect(r"(https://\S+/web/login/\S+)")[1].decode()
+            code = terminal.expect(r"type there the code ([A-Z-]+)")[1].decode()
+            window.go(page.replace(cluster.web_address, at(cluster.web_port, "localhost")))
+            window.wait("return document.getElementById('passkey')?.hidden === false", "the page")
+            window.type("#check", "WRONG")
+            window.click("#passkey")
+            window.wait("return document.getElementById('problem')?.hidden === false", "a refusal")
+            window.wait("return !document.getElementById('passkey').disabled", "another try")
+            window.type("#check", code)
+            window.click("#passkey")
+            window.wait("return document.getElementById('title')?.textContent === 'Done'", "the login")
+            assert terminal.ended() == 0
+        assert not [text for text in window.complaints() if "Content Security Policy" in text]
+    assert "gil" in gil.tsh("status").ok().stdout
+    told = [one for one in cluster.events("--type=user.login") if one["user"] == "gil" and one["success"]]
+    assert [one["method"] for one in told] == ["passwordless", "passwordless"], "the invitation, and tsh"
+    assert not [one for one in cluster.events("--type=user.password_change") if one["user"] == "gil"]
+    refused = gil.tsh("login", *where[:2], "--user=gil", "--ttl=60", stdin=f"{PASSWORD}\n123456\n")
+    assert refused.status == 5
+
+
 def test_an_invitation_is_accepted_in_the_terminal_with_a_key(cluster: Cluster, tmp_path: Path) -> None:
     set_factor(cluster, "webauthn")
     added = cluster.tctl("users", "add", "emil", "--roles=access", "--format=json").json()

@@ -73,13 +73,15 @@ class Browser:
         found = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self._session = f"/session/{found['sessionId']}"
 
-    def plug_in_key(self) -> str:
-        """A security key that is touched whenever it is asked (Web Authentication Level 3, section 11); its id."""
+    def plug_in_key(self, *, passkeys: bool = False) -> str:
+        """A security key that is touched whenever it is asked (Web Authentication Level 3, section 11), and keeps
+        passkeys and checks its owner if it is to; its id."""
         key = {
             "protocol": "ctap2",
             "transport": "usb",
-            "hasResidentKey": False,
-            "hasUserVerification": False,
+            "hasResidentKey": passkeys,
+            "hasUserVerification": passkeys,
+            "isUserVerified": passkeys,
             "isUserConsenting": True,
         }
         return str(self._call("POST", f"{self._session}/webauthn/authenticator", key))

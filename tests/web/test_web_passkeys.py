@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.web.session_rig import Browser, Person, proxy_with_sessions
-from tests.web.web_rig import RunningWeb
+from tests.web.web_rig import Answer, RunningWeb
 
 from teleport.api import messages as m
+from teleport.pki.keys import generate_p256
 from teleport.testing.auth import RunningAuth, present_clock, running_auth
 from teleport.testing.authenticator import Authenticator
 from teleport.web.origin import CSRF_HEADER
@@ -121,3 +123,28 @@ async def test_where_it_is_off_both_routes_refuse(tmp_path: Path) -> None:
         asked = await window.ask("POST", ASK, json={})
         assert (asked.status, "passkeys do not log in" in asked.text) == (400, True)
         assert (await window.ask("POST", ENTER, json=body)).status == 403
+
+
+CERTS = "/webapi/ssh/certs"
+
+
+async def test_tsh_gets_certificates_for_a_passkey(tmp_path: Path) -> None:
+    """No name and no password go with it; refused is what is refused in a browser, in the same words."""
+    async with here(tmp_path) as site:
+        tsh = Browser(site.web, {})
+        key = base64.b64encode(generate_p256().public.line().encode()).decode()
+
+        async def ask(**more: Any) -> Answer:
+            asked = {"pub_key": key, "passwordless": True, **await site.answer(Browser(site.web)), **more}
+            return await tsh.ask("POST", CERTS, json=asked, Origin="")
+
+        got = await ask()
+        assert (got.status, got.json["username"]) == (200, "ann")
+        for more in ({"user": "ann"}, {"password": "x"}):
+            named = await ask(**more)
+            assert (named.status, "no user and no password" in named.text) == (400, True), named.text
+        wrong = await Browser(site.web).log_in("ann", "000000", password="not the password")
+        site.key.verified = False
+        refused = await ask()
+        assert (refused.status, refused.json) == (wrong.status, wrong.json)
+        assert (await tsh.ask("POST", CERTS, json={"pub_key": key}, Origin="")).status == 403

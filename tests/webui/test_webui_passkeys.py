@@ -102,3 +102,23 @@ def test_where_passkeys_do_not_log_in_there_is_no_button(browser: Chromium, tmp_
             windows.watched.check()
         finally:
             windows.close()
+
+
+def test_an_invitation_is_followed_with_a_passkey_alone(windows: Windows, cluster: Cluster, login: str) -> None:
+    """No password is typed; with anything else one has to be."""
+    page = windows.open(path_of(invited(cluster, "noa", login)))
+    passkeys_for(page)
+    expect(page.get_by_label("Password", exact=True)).to_have_attribute("required", "")
+    page.get_by_role("radio", name="Passkey").check()
+    expect(page.get_by_text("May stay empty: the passkey is enough.")).to_be_visible()
+    axe_in_both(page)
+    page.get_by_role("radio", name="Authenticator app").check()
+    expect(page.get_by_label("Password", exact=True)).to_have_attribute("required", "")
+    page.get_by_role("radio", name="Passkey").check()
+    page.get_by_role("button", name="Register the passkey").press("Enter")
+    expect(page.get_by_role("heading", name="Nodes")).to_be_visible()
+    sign_out(page, "noa")
+    page.get_by_role("button", name=BUTTON).click()
+    expect(page.get_by_role("heading", name="Nodes")).to_be_visible()
+    event = cluster.wait_event("user.login", user="noa", method="passwordless", success=True)
+    assert event["mfa_device"]["mfa_device_type"] == "webauthn"

@@ -50,6 +50,8 @@ def new_key(new: m.NewFactor, web: tuple[str, int], tell: Tell) -> m.NewFactorPr
         algorithms=tuple(asked.algorithms),
         exclude=tuple(asked.exclude),
         attestation=asked.attestation,
+        resident_key=asked.resident_key,
+        user_verification=asked.user_verification,
     )
     made = need_keys().create(question, site(*web, question.rp_id), tell)
     attestation = m.WebauthnAttestation(client_data=made.client_data, attestation_object=made.attestation_object)

@@ -22,8 +22,10 @@ class KeyQuestion:
 
     challenge: str
     rp_id: str
-    credentials: tuple[str, ...]
+    credentials: tuple[str, ...]  # none: any passkey of that site
     timeout: int = 60_000  # milliseconds
+    user_verification: str = "discouraged"  # required: the key checks a PIN or a finger itself
+    user: str = ""  # whose passkey, when the key holds those of several
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class NewKeyQuestion:
     exclude: tuple[str, ...]
     attestation: str = "none"
     timeout: int = 60_000  # milliseconds
+    resident_key: str = "discouraged"  # required: a passkey, which the key itself keeps
+    user_verification: str = "discouraged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ class Keys(Protocol):
     """The hardware keys of this machine. Both calls wait for a touch; `tell` shows what to do."""
 
     def sign(self, asked: KeyQuestion, origin: str, tell: Tell) -> KeyAnswer:
-        """Raises `NotFound` when no key here is registered, `AccessDenied` when nobody touched it."""
+        """Raises `NotFound` when no key here is registered, `AccessDenied` when nobody touched it, `BadRequest` when it
+        holds passkeys of several users and none of them was meant."""
         ...
 
     def create(self, asked: NewKeyQuestion, origin: str, tell: Tell) -> NewKeyAnswer:
@@ -139,11 +144,13 @@ class UsbKeys:
             "rpId": asked.rp_id,
             "allowCredentials": _listed(asked.credentials),
             "timeout": asked.timeout,
-            "userVerification": "discouraged",
+            "userVerification": asked.user_verification,
         }
         for device in self._devices:
             try:
-                found = self._client(device, origin, tell).get_assertion(_options("Request", options)).get_response(0)
+                selection = self._client(device, origin, tell).get_assertion(_options("Request", options))
+                names = [(one.user or {}).get("name") or "" for one in selection.get_assertions()]
+                found = selection.get_response(_whose(names, asked.user))
             except ClientError as error:
                 if error.code == ClientError.ERR.DEVICE_INELIGIBLE:
                     continue
@@ -157,7 +164,7 @@ class UsbKeys:
                 inner["signature"],
                 inner.get("userHandle") or "",
             )
-        raise NotFound("no security key at this machine is registered for you", hint="tsh mfa ls; " + NO_KEY)
+        raise _unknown(asked)
 
     def create(self, asked: NewKeyQuestion, origin: str, tell: Tell) -> NewKeyAnswer:
         from fido2.client import ClientError
@@ -169,7 +176,10 @@ class UsbKeys:
             "pubKeyCredParams": [{"type": "public-key", "alg": algorithm} for algorithm in asked.algorithms],
             "excludeCredentials": _listed(asked.exclude),
             "timeout": asked.timeout,
-            "authenticatorSelection": {"residentKey": "discouraged", "userVerification": "discouraged"},
+            "authenticatorSelection": {
+                "residentKey": asked.resident_key,
+                "userVerification": asked.user_verification,
+            },
             "attestation": asked.attestation,
         }
         try:
@@ -198,6 +208,25 @@ class UsbKeys:
         return Fido2Client(device, DefaultClientDataCollector(origin), Person())
 
 
+def _whose(names: Sequence[str], user: str) -> int:
+    """Which of the passkeys is meant that answered. Raises `BadRequest`."""
+    if len(names) < 2:
+        return 0
+    if user in names:
+        return names.index(user)
+    held = ", ".join(sorted(repr(name[:64]) for name in names))
+    raise BadRequest(f"the security key holds passkeys of several users: {held}", hint="--user=NAME says whose")
+
+
+def _unknown(asked: KeyQuestion) -> NotFound:
+    if asked.credentials:
+        return NotFound("no security key at this machine is registered for you", hint="tsh mfa ls; " + NO_KEY)
+    return NotFound(
+        "no security key at this machine holds a passkey of this cluster",
+        hint="add one on the account page of the proxy, or answer with one elsewhere: tsh login --browser",
+    )
+
+
 def _listed(credentials: Sequence[str]) -> list[dict[str, str]]:
     return [{"type": "public-key", "id": made} for made in credentials]
 
@@ -213,4 +242,9 @@ def _problem(error: Any) -> TeleportError:
 
     if error.code == ClientError.ERR.TIMEOUT:
         return AccessDenied("nobody touched the security key in time", hint="try again, and touch it when it blinks")
+    if error.code == ClientError.ERR.CONFIGURATION_UNSUPPORTED:
+        return BadRequest(
+            "the security key cannot check who holds it: it has no PIN and knows no finger",
+            hint="set a PIN on it, or tsh login without --auth=passwordless",
+        )
     return AccessDenied(f"the security key refused: {error!r}", hint="try again, or another key")

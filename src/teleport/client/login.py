@@ -7,7 +7,7 @@ compared with what was asked: the key, the user, the authority.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from teleport.client import hosts_seen, keystore, known_hosts, profile, renewal
@@ -152,6 +152,39 @@ def log_in(
     route = cluster or root
     certificates = api.certificates(user, password, code, key.public.line(""), ttl, route, answer)
     return _login(api, address, ping, user, route, key, certificates)
+
+
+def log_in_by_passkey(
+    api: WebAPI,
+    address: ProxyAddress,
+    user: str,
+    *,
+    asking: Asking,
+    ttl: float = 0,
+    cluster: str = "",
+    make_key: Callable[[], PrivateKey] = generate_p256,
+) -> Login:
+    """Proves a passkey at this machine, which says who it is and has checked its owner. `user`, when not empty, is who
+    that has to be. Raises what the proxy answers; stores nothing."""
+    ping = api.ping()
+    root = check_cluster_name(ping.cluster)
+    if not ping.passwordless:
+        raise BadRequest("passkeys do not log in to this cluster", hint="tsh login, with password and second factor")
+    keys = need_keys()
+    if ping.has_motd and (message := api.message_of_the_day()):
+        asking.read(message)
+    made, question = api.passkey_challenge()
+    question = replace(question, user=user)
+    answer = keys.sign(question, site(api.host, api.port, question.rp_id), asking.touch)
+    key = make_key()
+    route = cluster or root
+    certificates = api.certificates("", "", "", key.public.line(""), ttl, route, (made, answer))
+    answered = with_user_checked(certificates.username)
+    if user and answered != user:
+        raise AccessDenied(
+            f"the passkey is that of {answered!r}, not of {user!r}; nothing was stored", hint=f"--user={answered}"
+        )
+    return _login(api, address, ping, answered, route, key, certificates)
 
 
 def log_in_by_browser(

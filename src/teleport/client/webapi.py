@@ -34,6 +34,7 @@ from teleport.transport.blocking import HTTPOver, TLSStream
 
 MAX_REPLY = 1024 * 1024  # bytes
 _WRONG = "try again; when a password or a device is lost, an administrator makes a link: tctl users reset NAME"
+_NO_PASSKEY = "try again, or log in with a password: tsh login --auth=local"
 _ODD = "check that the address is a proxy's, of about the version of this tsh"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KINDS: dict[int, type[TeleportError]] = {
@@ -61,6 +62,7 @@ class Ping:
     has_motd: bool = False  # there is something to read before logging in
     kube_public_addr: str = ""  # of Kubernetes clients, where they are served
     kube_listen_addr: str = ""
+    passwordless: bool = False  # a passkey alone logs in
     time: datetime | None = None  # what the proxy's clock said, by its Date header
 
 
@@ -183,6 +185,7 @@ class WebAPI:
             has_motd=auth.flag("has_motd"),
             kube_public_addr=found.part("proxy").part("kube").text("public_addr"),
             kube_listen_addr=found.part("proxy").part("kube").text("listen_addr"),
+            passwordless=auth.flag("allow_passwordless"),
             time=found.time,
         )
 
@@ -199,6 +202,15 @@ class WebAPI:
             raise BadRequest("this cluster takes no security keys", hint="tsh login, with a one-time code")
         return found.text("challenge_id"), KeyQuestion(asked.text("challenge"), asked.text("rpId"), tuple(listed))
 
+    def passkey_challenge(self) -> tuple[str, KeyQuestion]:
+        """What any passkey is asked, and the id under which it is answered."""
+        found = self._call("POST", "/webapi/mfa/login/passkey", {}, where="the login")
+        asked = found.part("webauthn_challenge").part("publicKey")
+        if not asked.text("challenge") or not asked.text("rpId"):
+            raise ConnectionProblem("the proxy asks for a passkey without a challenge", hint="tsh login")
+        question = KeyQuestion(asked.text("challenge"), asked.text("rpId"), (), user_verification="required")
+        return found.text("challenge_id"), question
+
     def certificates(
         self,
         user: str,
@@ -210,11 +222,9 @@ class WebAPI:
         key: tuple[str, KeyAnswer] | None = None,
     ) -> Certificates:
         """Asks for certificates for `public_key`; `ttl` in seconds, 0 for the longest allowed. `key`: a hardware key's
-        answer, and the id of its challenge."""
+        answer, and the id of its challenge. Without `user` it is a passkey's, which says who it is."""
         body: dict[str, Any] = {
-            "user": user,
-            "password": password,
-            "otp_token": code,
+            **({"user": user, "password": password, "otp_token": code} if user else {"passwordless": True}),
             "pub_key": base64.b64encode(public_key.encode()).decode(),
             "ttl": int(ttl * 1e9),
             "compatibility": "standard",
@@ -236,7 +246,7 @@ class WebAPI:
         try:
             found = self._call("POST", "/webapi/ssh/certs", body, where="the login", secret=True)
         except AccessDenied as error:  # for whatever reason: the answer is one and the same (T22), and so is the hint
-            raise AccessDenied(error.message, hint=_WRONG) from None
+            raise AccessDenied(error.message, hint=_WRONG if user else _NO_PASSKEY) from None
         return _certificates(found)
 
     def begin_browser_login(self, public_key: str, ttl: float, route_to_cluster: str) -> tuple[str, str]:

@@ -174,10 +174,11 @@ class SoftwareKeys:
                 self._key.keys[made] = Key(rp_id, loaded, handle)
 
     def sign(self, asked: KeyQuestion, origin: str, tell: Tell) -> KeyAnswer:
-        if not set(asked.credentials) & set(self._key.keys):
+        if not (set(asked.credentials) & set(self._key.keys) if asked.credentials else self._key.keys):
             raise NotFound("no security key at this machine is registered for you", hint="tsh mfa ls")
         tell("Touch your security key.")
         self._key.origin = origin
+        self._key.verified = asked.user_verification == "required"
         challenge = m.WebauthnChallenge(
             challenge=asked.challenge, rp_id=asked.rp_id, credentials=list(asked.credentials)
         )
@@ -188,6 +189,7 @@ class SoftwareKeys:
     def create(self, asked: NewKeyQuestion, origin: str, tell: Tell) -> NewKeyAnswer:
         tell("Touch your security key.")
         self._key.origin = origin
+        self._key.verified = asked.user_verification == "required"
         made = self._key.create(
             m.WebauthnCreation(
                 challenge=asked.challenge,

@@ -9,7 +9,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from teleport.clock import Clock
-from teleport.errors import AccessDenied, LimitExceeded, NotFound
+from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound
 from teleport.transport.limits import Patience, RateLimit, is_own, who_tries
 
 FREE_FAILURES = 5  # of one user's logins from one address, before the next attempts have to wait
@@ -55,3 +55,12 @@ class Attempts:
         for patience, key in keys if proves else ():
             patience.succeeded(key)
         return done
+
+
+def named(user: str, password: str, *, passwordless: bool) -> str:
+    """On whose attempts a login counts. Raises `BadRequest` when a name comes with a passkey."""
+    if not passwordless:
+        return user
+    if user or password:
+        raise BadRequest("a passkey says who it is: no user and no password go with it")
+    return "a passkey"

@@ -164,9 +164,10 @@ class ApproveLease(msgspec.Struct, frozen=True, kw_only=True):
 class SSHCertsRequest(KeyProof, frozen=True, kw_only=True):
     """POST /webapi/ssh/certs (`protocols.md` 2.2). Fields of newer clients are ignored."""
 
-    user: str
-    password: str
     pub_key: str
+    user: str = ""  # both are left out with `passwordless`
+    password: str = ""
+    passwordless: bool = False  # the hardware key's answer is a passkey's, which says who it is
     otp_token: str = ""
     hotp_token: str = ""
     ttl: int = 0  # nanoseconds; 0 is the longest allowed
@@ -196,8 +197,9 @@ class BrowserLoginAnswer(KeyProof, frozen=True, kw_only=True):
     """POST /webapi/login/browser/:id: what was typed on the page."""
 
     code: str
-    user: str
-    password: str
+    user: str = ""  # both are left out with `passwordless`
+    password: str = ""
+    passwordless: bool = False  # the hardware key's answer is a passkey's, which says who it is
     otp_token: str = ""
 
 
@@ -233,7 +235,7 @@ class PasswordTokenRequest(msgspec.Struct, frozen=True, kw_only=True):
     """PUT /webapi/users/password/token."""
 
     token: str
-    password: str  # base64, as browsers send it
+    password: str = ""  # base64, as browsers send it; empty with a passkey alone
     second_factor_token: str = ""
     challenge_id: str = ""
     webauthn_creation_response: CredentialCreation | None = None

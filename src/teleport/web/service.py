@@ -36,7 +36,7 @@ from teleport.transport.limits import who_tries
 from teleport.web import app_pages, pages
 from teleport.web import messages as wm
 from teleport.web.admin_routes import AdminRoutes
-from teleport.web.attempts import Attempts
+from teleport.web.attempts import Attempts, named
 from teleport.web.bodies import body_of, browser_login_reply, certs_reply, client_address, failure, reply
 from teleport.web.clusters import OtherClusters, list_clusters, relay_to_cluster
 from teleport.web.evidence_asking import Asking
@@ -285,7 +285,9 @@ class WebService:
     async def _ssh_certs(self, request: web.Request) -> web.Response:
         self._attempts.limit(request)
         asked = await body_of(request, wm.SSHCertsRequest)
+        whose = named(asked.user, asked.password, passwordless=asked.passwordless)
         login = m.LoginRequest(
+            passwordless=asked.passwordless,
             user=asked.user,
             password=asked.password,
             otp_token=asked.otp_token or asked.hotp_token,
@@ -297,7 +299,7 @@ class WebService:
             compatibility=asked.compatibility or "standard",
             route_to_cluster=asked.RouteToCluster,
         )
-        certs = await self._attempts.tried(request, asked.user, self._auth.call(routes.LOGIN, login))
+        certs = await self._attempts.tried(request, whose, self._auth.call(routes.LOGIN, login))
         return reply(certs_reply(certs))
 
     # log in with a browser, for a tsh elsewhere
@@ -325,7 +327,9 @@ class WebService:
         self._attempts.limit(request)
         check_csrf(request)
         asked = await body_of(request, wm.BrowserLoginAnswer)
+        whose = named(asked.user, asked.password, passwordless=asked.passwordless)
         finish = m.FinishBrowserLoginRequest(
+            passwordless=asked.passwordless,
             id=request.match_info["id"],
             code=asked.code,
             user=asked.user,
@@ -335,7 +339,7 @@ class WebService:
             client_addr=client_address(request),
             user_agent=request.headers.get("User-Agent", ""),
         )
-        await self._attempts.tried(request, asked.user, self._auth.call(routes.FINISH_BROWSER_LOGIN, finish))
+        await self._attempts.tried(request, whose, self._auth.call(routes.FINISH_BROWSER_LOGIN, finish))
         return web.json_response({"message": "ok"})
 
     async def _collect_browser_login(self, request: web.Request) -> web.Response:

@@ -42,6 +42,7 @@ class FinishBrowserLoginRequest(Request, frozen=True, kw_only=True):
     factor: FactorResponse | None = None
     client_addr: str = ""
     user_agent: str = ""
+    passwordless: bool = False  # `factor` is a passkey's answer, which says who it is
 
 
 class CollectedLogin(Message, frozen=True, kw_only=True):

@@ -131,3 +131,4 @@ class LoginRequest(Request, frozen=True, kw_only=True):
     factor: FactorResponse | None = None
     user_agent: str = ""
     answered_from: str = ""  # address of the browser in which somebody answered for the tsh at `client_addr`
+    passwordless: bool = False  # `factor` is a passkey's answer, which says who it is: no name, no password

@@ -84,6 +84,7 @@ class BrowserLogins:
             route_to_cluster=record.route_to_cluster,
             user_agent=request.user_agent,
             answered_from=request.client_addr,
+            passwordless=request.passwordless,
         )
         certs = await self._logins.login(caller, login)
         answered = msgspec.structs.replace(record, certs=certs)

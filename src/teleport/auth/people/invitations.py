@@ -31,7 +31,7 @@ from teleport.auth.factors import passwords
 from teleport.auth.factors.checking import event_device, new_totp
 from teleport.auth.factors.leases import leases_of
 from teleport.auth.factors.lockout import locked_until, unlocked
-from teleport.auth.factors.passkeys import known_by_passkeys, unknown_to_passkeys
+from teleport.auth.factors.passkeys import is_passkey, known_by_passkeys, unknown_to_passkeys
 from teleport.auth.people.devices import Devices, check_passkey, checked_device_name
 from teleport.auth.people.logins import Logins
 from teleport.auth.people.web_sessions import First, WebSessions, ending_all
@@ -236,18 +236,23 @@ class UserTokens:
 
     async def finish(self, caller: Caller, request: m.FinishUserTokenRequest) -> m.FinishedUserToken:
         """Sets the password, and the second factor once it has proved that the person holds it: as much as a login
-        asks, so that a browser is signed in by it."""
+        asks, so that a browser is signed in by it. A passkey needs no password beside it."""
         record, revision = await self._find(request.token)
         key = records.secret_key(records.USER_TOKENS, request.token)
-        passwords.check_new_password(request.password, record.user)
+        if request.password or request.proof is None:
+            passwords.check_new_password(request.password, record.user)
         try:
             factor = await self._first_factor(record, request)
         except AccessDenied:
             await self._wrong_code(key, record, revision)
             raise
-        hashed: list[str] = []
-        await self._logins.hashed(lambda: hashed.append(passwords.hash_password(request.password)))
-        secret = msgspec.structs.replace(factor.secret, password_hash=hashed[0])
+        secret = factor.secret
+        if request.password:
+            hashed: list[str] = []
+            await self._logins.hashed(lambda: hashed.append(passwords.hash_password(request.password)))
+            secret = msgspec.structs.replace(secret, password_hash=hashed[0])
+        elif not any(map(is_passkey, secret.devices)):
+            passwords.check_new_password(request.password, record.user)
         first = None
         if request.session is not None:
             first = await self._browsers.first(record.user, secret, request.session, request.client_addr)
@@ -262,7 +267,7 @@ class UserTokens:
     async def _set(
         self, key: str, revision: int, user: str, secret: UserSecret, factor: _FirstFactor, begun: First | None
     ) -> None:
-        events: list[Event] = [self._state.event(UserPasswordChange, user=user)]
+        events: list[Event] = [self._state.event(UserPasswordChange, user=user)] if secret.password_hash else []
         events += [self._state.event(MfaAdd, user=user, mfa_device=event_device(device)) for device in secret.devices]
         kept = begun.entry.secret if begun is not None else secret
         writes: list[Write] = [PutOp(records.USER_SECRETS + user, kept.encode()), DeleteOp(key), *factor.spent]

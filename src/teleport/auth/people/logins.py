@@ -133,7 +133,7 @@ class Logins:
 
     async def login(self, caller: Caller, request: m.LoginRequest) -> m.UserCerts:
         """Certificates for `request.public_key`; raises the one `AccessDenied` for everything that is not right."""
-        return await self.admitted(request)
+        return await (self.admitted_by_passkey if request.passwordless else self.admitted)(request)
 
     async def admitted(self, request: m.LoginRequest, along: Along | None = None) -> m.UserCerts:
         """As `login`, with what comes along in the same transaction."""
@@ -189,8 +189,10 @@ class Logins:
         if user.expired(now) or locked is not None or not local:
             return None
         device = secret.devices[0] if secret.devices else None
+        alone = not secret.password_hash and device is not None
+        how, method = ("registers a passkey", PASSWORDLESS) if alone else ("sets the password", LOCAL)
         try:
-            return await self._entry(request, user, secret, device, along, "by a link that sets the password"), revision
+            return await self._entry(request, user, secret, device, along, f"by a link that {how}", method), revision
         except AccessDenied:
             return None
 

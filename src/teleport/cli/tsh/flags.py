@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from teleport.client.access import Access
     from teleport.client.home import Home
 
+PASSWORDLESS = "passwordless"  # of --auth: a passkey says who it is
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -51,8 +53,10 @@ class Flags:
                 "--insecure is not available: nothing secret is sent to a proxy that proved nothing",
                 hint="--ca-pin=sha256:... trusts the cluster by its pin, which tctl status prints",
             )
-        if self.auth not in ("", "local"):
-            raise BadRequest(f"there is no way to log in by {self.auth!r} here", hint="--auth=local")
+        if self.auth not in ("", "local", PASSWORDLESS):
+            raise BadRequest(
+                f"there is no way to log in by {self.auth!r} here", hint=f"--auth=local or --auth={PASSWORDLESS}"
+            )
         if self.cert_format not in ("", "standard"):
             raise BadRequest(
                 f"certificates of the format {self.cert_format!r} are not available", hint="--cert-format=standard"
@@ -83,7 +87,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
     (("--user",), "TELEPORT_USER", {"help": "your user name in the cluster"}),
     (("--ttl",), "", {"type": int, "help": "minutes that the certificates shall live"}),
     (("-i", "--identity"), "", {"help": "an identity file, in place of a login"}),
-    (("--auth",), "TELEPORT_AUTH", {"help": "how to log in: local"}),
+    (("--auth",), "TELEPORT_AUTH", {"help": "how to log in: local, or passwordless with a passkey"}),
     (("--cert-format",), "", {"hidden": True}),
     (("-J", "--jumphost"), "", {"hidden": True}),
     (

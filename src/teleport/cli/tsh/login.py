@@ -9,7 +9,7 @@ import click
 
 from teleport.cli import render
 from teleport.cli.tsh import prompts
-from teleport.cli.tsh.flags import Flags, now, takes_flags
+from teleport.cli.tsh.flags import PASSWORDLESS, Flags, now, takes_flags
 from teleport.client import profile as profiles
 from teleport.client.addresses import ProxyAddress
 from teleport.client.home import Home
@@ -167,10 +167,14 @@ def _log_in(
     )
     api = WebAPI(address.host, port, trust, now())
     ttl = flags.ttl * 60
-    if browser or _needs_browser(api):
+    by_passkey = flags.auth == PASSWORDLESS
+    wanted = flags.user if show else user  # a command goes on as whom it began with
+    if browser or _needs_browser(api, by_passkey=by_passkey):
         done = steps.log_in_by_browser(
-            api, address, flags.user, read=person.read, show=_show_page, pause=_pause, ttl=ttl, cluster=cluster
+            api, address, wanted, read=person.read, show=_show_page, pause=_pause, ttl=ttl, cluster=cluster
         )
+    elif by_passkey:
+        done = steps.log_in_by_passkey(api, address, wanted, asking=person, ttl=ttl, cluster=cluster)
     else:
         done = steps.log_in(api, address, user, asking=person, ttl=ttl, cluster=cluster)
     if done.clock_off:
@@ -206,11 +210,14 @@ def _to_agent(flags: Flags, found: Profile) -> None:
             raise
 
 
-def _needs_browser(api: WebAPI) -> bool:
-    """Whether the cluster wants a security key, this machine has none, and somebody is there to go to a browser."""
+def _needs_browser(api: WebAPI, *, by_passkey: bool) -> bool:
+    """Whether it takes a security key, this machine has none, and somebody is there to go to a browser."""
     from teleport.client.hardware_keys import find_keys
 
-    return prompts.interactive() and api.ping().second_factor in ("webauthn", "u2f") and find_keys() is None
+    if not prompts.interactive() or find_keys() is not None:
+        return False
+    ping = api.ping()
+    return ping.passwordless if by_passkey else ping.second_factor in ("webauthn", "u2f")
 
 
 def _show_page(address: str, code: str) -> None:

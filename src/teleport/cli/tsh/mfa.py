@@ -75,14 +75,18 @@ def ls(flags: Flags, verbose: bool, form: str) -> None:
 @mfa.command("add")
 @click.option("--name", default="", help="what you call the device")
 @click.option("--type", "kind", default="", help="totp (an authenticator app) or webauthn (a security key)")
+@click.option("--allow-passwordless", is_flag=True, help="a passkey: a security key that logs in alone")
 @takes_flags
-def add(flags: Flags, name: str, kind: str) -> None:
+def add(flags: Flags, name: str, kind: str, allow_passwordless: bool) -> None:
     """Add a device. One that you have is proved first; the first one needs your password."""
     from teleport.api import messages as m
     from teleport.api import routes
 
     if kind and kind.lower() not in TYPES:
         raise BadRequest(f"there are no devices of the type {kind!r}", hint="--type=totp or --type=webauthn")
+    if allow_passwordless and TYPES.get(kind.lower(), "webauthn") != "webauthn":
+        raise BadRequest("only a security key is a passkey", hint="--type=webauthn --allow-passwordless")
+    kind = "webauthn" if allow_passwordless else kind
     with _auth(flags) as (client, web):
         own: m.FactorDevices = client.call(routes.OWN_FACTORS, m.Empty())
         chosen = TYPES.get(kind.lower()) or _chosen(own.kinds)
@@ -92,7 +96,9 @@ def add(flags: Flags, name: str, kind: str) -> None:
             need_keys()  # before anything is typed
         name = name or prompts.visible("Name of the new device: ")
         factor, password = _proof(client, own, web)
-        begin = m.BeginFactorRequest(name=name, type=chosen, factor=factor, password=password)
+        begin = m.BeginFactorRequest(
+            name=name, type=chosen, factor=factor, password=password, passwordless=allow_passwordless
+        )
         new: m.NewFactor = client.call(routes.BEGIN_FACTOR, begin)
         if new.webauthn is not None:
             from teleport.client.factors import new_key

@@ -12,6 +12,7 @@ async function load() {
     $("totp").hidden = !["otp", "on", "optional"].includes(setting);
     $("code").required = setting === "otp";
     $("key").hidden = !["webauthn", "u2f", "on", "optional"].includes(setting);
+    $("passkey").hidden = !(ping.auth && ping.auth.allow_passwordless && securityKeys.available);
     $("send").hidden = setting === "webauthn" || setting === "u2f";
     $("form").hidden = false;
     $("check").focus();
@@ -21,24 +22,31 @@ async function load() {
   }
 }
 
-async function signed() {
+async function signed(path, body) {
   if (!securityKeys.available) throw new Error("This browser knows no security keys. Use another one.");
-  const asked = await ask("POST", "/webapi/mfa/login/begin", { user: $("user").value });
+  const asked = await ask("POST", path, body);
   const answer = await securityKeys.sign(asked.webauthn_challenge);
   return { challenge_id: asked.challenge_id, webauthn_challenge_response: answer };
 }
 
-async function send(withKey) {
+// What is proved besides the code of tsh: by typing, with a security key, or by a passkey alone.
+async function proved(how) {
+  if (how === "passkey") return { passwordless: true, ...(await signed("/webapi/mfa/login/passkey", {})) };
+  const user = $("user").value;
+  const typed = { user, password: $("password").value };
+  if (how === "key") return { ...typed, ...(await signed("/webapi/mfa/login/begin", { user })) };
+  return { ...typed, otp_token: $("code").value.replaceAll(" ", "") };
+}
+
+function busy(now) {
+  for (const id of ["send", "key", "passkey"]) $(id).disabled = now;
+}
+
+async function send(how) {
   problem("");
-  $("send").disabled = $("key").disabled = true;
+  busy(true);
   try {
-    await ask("POST", `/webapi/login/browser/${login}`, {
-      code: $("check").value,
-      user: $("user").value,
-      password: $("password").value,
-      otp_token: withKey ? "" : $("code").value.replaceAll(" ", ""),
-      ...(withKey ? await signed() : {}),
-    });
+    await ask("POST", `/webapi/login/browser/${login}`, { code: $("check").value, ...(await proved(how)) });
     $("form").reset();
     $("form").hidden = true;
     $("title").textContent = "Done";
@@ -47,17 +55,20 @@ async function send(withKey) {
     problem(error.message);
     $("code").value = "";
   } finally {
-    $("send").disabled = $("key").disabled = false;
+    busy(false);
   }
 }
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  send($("send").hidden);
+  send($("send").hidden ? "key" : "typed");
 });
 $("key").addEventListener("click", () => {
   $("code").required = false;
-  if ($("form").reportValidity()) send(true);
+  if ($("form").reportValidity()) send("key");
+});
+$("passkey").addEventListener("click", () => {
+  if ($("check").reportValidity()) send("passkey");
 });
 
 load();

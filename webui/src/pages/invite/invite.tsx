@@ -51,6 +51,7 @@ export default function Invite({ params }: PageProps) {
   const [code, setCode] = useState("");
   const [busy, setBusy] = useState(false);
   const [done, setDone] = useState(false);
+  const alone = factor === "passkey" && !password && !again; // no password beside it
   const form = useRef<HTMLFormElement>(null);
   const offers = offersOf(info);
 
@@ -157,8 +158,12 @@ export default function Invite({ params }: PageProps) {
               autoComplete="new-password"
               minLength={12}
               maxLength={128}
-              hint="12 characters or more."
-              required
+              hint={
+                factor === "passkey"
+                  ? "May stay empty: the passkey is enough. Else 12 characters or more."
+                  : "12 characters or more."
+              }
+              required={!alone}
             />
             <Field
               id="again"
@@ -168,7 +173,7 @@ export default function Invite({ params }: PageProps) {
               set={setAgain}
               autoComplete="new-password"
               maxLength={128}
-              required
+              required={!alone}
             />
             {offers.length > 1 && (
               <fieldset id="choice">
@@ -220,7 +225,7 @@ export default function Invite({ params }: PageProps) {
             )}
             {factor === "key" && <p>Have your security key at hand: the browser asks for it next.</p>}
             <Button id="send" type="submit" kind="primary" busy={busy} disabled={busy}>
-              Set password
+              {alone ? "Register the passkey" : "Set password"}
             </Button>
           </form>
         )}
@@ -236,7 +241,7 @@ function Done({ user }: { user: string }) {
   useEffect(() => next.current?.querySelector<HTMLElement>("button")?.focus(), []);
   return (
     <section id="done" aria-label="Sign in" ref={next}>
-      <p role="status">Your password is set. You are not signed in yet.</p>
+      <p role="status">All is set. You are not signed in yet.</p>
       <Button kind="primary" onClick={() => go("/web/signin", { replace: true })}>
         Sign in
       </Button>
