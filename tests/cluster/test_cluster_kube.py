@@ -112,7 +112,35 @@ def test_refusals_that_kubectl_prints(kube: Kube) -> None:
     assert "act as the Kubernetes group 'system:masters'" in group.stderr
     inside = kube.kubectl("alice", "exec", "web", "-n", "dev", "--", "id")
     assert inside.status != 0
-    assert "exec into pods is not available through this proxy yet" in inside.stderr
+    assert "Sessions have to be recorded here, and exec into pods cannot be yet" in inside.stderr
+
+
+UNRECORDED = """
+kind: session_recording_config
+version: v2
+metadata: {name: session-recording-config}
+spec: {mode: 'off'}
+"""
+
+
+def test_commands_in_pods_where_nothing_is_recorded(kube: Kube) -> None:
+    """`kubectl exec` with its input and output, on record with the command; not any more once it has to be recorded."""
+    kube.cluster.tctl("create", "-f", stdin=UNRECORDED).ok()
+    try:
+        said = wait_until(
+            "it is let in", lambda: kube.kubectl("alice", "exec", "web", "-n", "dev", "--", "echo", "hi").stdout
+        )
+        assert said == "hi\n"
+        copied = kube.kubectl("alice", "exec", "-i", "web", "-n", "dev", "--", "cat", stdin="one\ntwo\n").ok()
+        assert copied.stdout == "one\ntwo\n"
+        assert kube.api.calls[-1].of("Impersonate-User") == ["alice"]
+        event = kube.cluster.wait_event("kube.request", resource_kind="pods/exec", response_code=101)
+        assert "command=echo&command=hi" in event["request_path"]
+    finally:
+        kube.cluster.tctl("rm", "session_recording_config").ok()
+    wait_until(
+        "it is refused", lambda: kube.kubectl("alice", "exec", "web", "-n", "dev", "--", "echo", "hi").status != 0
+    )
 
 
 def test_a_lock_ends_watches_and_logs(kube: Kube) -> None:

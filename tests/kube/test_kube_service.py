@@ -161,7 +161,10 @@ async def test_acting_as_somebody(tmp_path: Path, headers: list[str], code: int,
         (f"GET {PODS}/web/exec?command=sh", ["Connection: Upgrade", "Upgrade: websocket"], 403),
         (f"POST {PODS}/web/%65xec?command=sh", [], 403),
         (f"POST {PODS}/web/attach", [], 403),
-        (f"POST {PODS}/web/portforward", [], 403),
+        (f"POST {PODS}/web/portforward", [], 400),
+        (f"POST {PODS}/web/portforward", ["Connection: Upgrade", "Upgrade: h2c"], 400),
+        (f"POST {PODS}/web/portforward", ["Upgrade: SPDY/3.1"], 400),
+        (f"POST {PODS}/web/portforward", ["Connection: Upgrade", "Upgrade: SPDY/3.1, h2c"], 400),
         ("POST /api/v1/nodes/n/proxy/run/dev/web/main?cmd=id", [], 403),
         ("GET /api/v1/proxy/nodes/n/run/dev/web/main?cmd=id", [], 403),
         (f"GET {PODS}?watch=true", ["Connection: Upgrade", "Upgrade: websocket"], 403),
@@ -195,7 +198,10 @@ async def test_node_services_where_nothing_is_recorded(tmp_path: Path) -> None:
         lab.defaults = ClusterDefaults(record_sessions=False)
         assert (await wire.ask("GET /api/v1/nodes/n/proxy/metrics")).status == 404
         assert len(lab.api.calls) == 1
-        assert (await wire.ask(f"POST {PODS}/web/exec")).status == 403
+        assert (await wire.ask(f"POST {PODS}/web/exec")).status == 400  # it asks for no stream
+        upgrade = ("Connection: Upgrade", "Upgrade: websocket")
+        assert (await wire.ask("GET /api/v1/nodes/n/proxy/exec/dev/web/main", *upgrade)).status == 403
+        assert len(lab.api.calls) == 1
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from teleport.authz.roles import RoleSet
 from teleport.authz.session_mfa import demands
 from teleport.errors import SECOND_FACTOR_DUE
 from teleport.identity import UserIdentity
+from teleport.resources.joining import concerns_kubernetes
 from teleport.resources.lock import Lock
 from teleport.resources.metadata import DEFAULT_NAMESPACE
 from teleport.resources.role import Conditions, Role
@@ -68,6 +69,8 @@ class KubeAccessPermit:
     kube_groups: tuple[str, ...]
     ends: datetime
     record: bool  # whether what is done in a pod has to be recorded
+    port_forwarding: bool = False  # to ports of pods
+    needs_company: tuple[str, ...] = ()  # roles that ask for somebody else in sessions in pods
 
 
 def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAccessPermit | AccessDenial:
@@ -128,6 +131,12 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
         kube_groups=(*(group for group in groups if group != AUTHENTICATED), AUTHENTICATED),
         ends=identity.expires,
         record=policy.cluster.record_sessions,
+        port_forwarding=any(role.options.port_forwarding is not False for role in granting),
+        needs_company=tuple(
+            role.name
+            for role in (*roles.own, *since)
+            if any(concerns_kubernetes(entry.kinds) for entry in role.allow.require_session_join)
+        ),
     )
 
 

@@ -54,6 +54,12 @@ class Call:
         return f"{self.resource}/{self.subresource}" if self.subresource else self.resource
 
     @property
+    def told(self) -> str:
+        """The path as it is put on record: of a stream into a pod with the query, which holds the command."""
+        query = self.target.partition("?")[2]
+        return f"{self.path}?{query}" if query and self.into_pod else self.path
+
+    @property
     def into_pod(self) -> bool:
         """Whether it opens a stream into a pod: a command, what it shows, or a port."""
         return self.resource == "pods" and self.subresource in _INTO_PODS

@@ -3,8 +3,8 @@
 Rules it keeps:
 - Nothing reaches the API server before the decision, and no answer reaches the client before the event is durable.
 - The decision is taken for each call, and again while it is open: whatever ends the permit ends the stream.
-- Streams into pods, and the services of nodes, which run commands too, are refused while sessions have to be recorded;
-  other protocols on a connection (SPDY, websockets) are refused in any case.
+- Commands in pods, and the services of nodes, which run commands too, are refused while sessions have to be recorded.
+  Ports of pods are as roles say. Other protocols on a connection (SPDY, websockets) lead into pods only.
 - A refusal is a Status that kubectl prints; why exactly is for the record.
 """
 
@@ -24,7 +24,7 @@ from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.authz.kube import ActAs, KubeAccessPermit, is_open
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import UserIdentity
-from teleport.kube import impersonate
+from teleport.kube import impersonate, streams
 from teleport.kube.calls import Call, classify
 from teleport.kube.credentials import authorization
 from teleport.kube.heads import asks_upgrade, forwarded
@@ -38,6 +38,7 @@ CLUSTERS: Final = "/v1/teleport/clusters"
 """Answered here, to GET: the Kubernetes clusters that the person may use. No API server has such a path."""
 MOST_THROWN_AWAY: Final = 1 << 20  # bytes of the body of a refused request
 THROWN_AWAY_WITHIN: Final = 2.0  # seconds
+MOST_TOLD: Final = 8000  # characters of a command's path and query: events hold that much of a text
 UNRECORDED: Final = Refusal(503, "The call cannot be put on record now, so it is not made.", "try again")
 
 
@@ -67,7 +68,7 @@ class Outcome:
         call, permit = self.call, self.permit
         return {
             "verb": call.verb if call else self.request.method[:20],
-            "request_path": (call.path if call else ascii(self.request.target))[:2048],
+            "request_path": (call.told if call else ascii(self.request.target)),
             "resource_api_group": call.api_group if call else "",
             "resource_kind": call.kind if call else "",
             "resource_name": call.name if call else "",
@@ -79,6 +80,18 @@ class Outcome:
             "success": not self.error,
             "error": self.error,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The call that goes on, and what it rests on."""
+
+    upstream: Upstream
+    name: str  # of the cluster, as the certificate names it
+    act_as: ActAs
+    permit: KubeAccessPermit
+    call: Call
+    request: Request
 
 
 class Tells(Protocol):
@@ -112,27 +125,27 @@ class Forwarder:
         self._rules = rules
         self._own_name = own_name
         self._tells = tells
-        self._open: tuple[Upstream, str, ActAs, KubeAccessPermit] | None = None
+        self._open: _Open | None = None
 
     @property
     def ends(self) -> datetime | None:
         """When the open call ends in any case; None: none is open."""
-        return self._open[3].ends if self._open is not None else None
+        return self._open.permit.ends if self._open is not None else None
 
     def still(self) -> bool:
         """Whether the open call may go on as it is: it is decided anew, and comes to the same."""
         if self._open is None:
             return True
-        upstream, name, act_as, permit = self._open
+        known = self._open
         try:
             self._identity = self._rules.verify_user_tls(self._certificate)
         except AccessDenied:
             return False
-        now = self._rules.permit_kube(self._identity, upstream.cluster, name, self._peer.host, act_as)
-        return isinstance(now, KubeAccessPermit) and (now.kube_user, now.kube_groups) == (
-            permit.kube_user,
-            permit.kube_groups,
-        )
+        cluster = known.upstream.cluster
+        now = self._rules.permit_kube(self._identity, cluster, known.name, self._peer.host, known.act_as)
+        if not isinstance(now, KubeAccessPermit) or _why_not(known.call, known.request, now) is not None:
+            return False
+        return (now.kube_user, now.kube_groups) == (known.permit.kube_user, known.permit.kube_groups)
 
     async def answer(self, client: Client, request: Request, began: Callable[[], None]) -> None:
         """Answers one request. `began` is called once a permit is in force, for the time of the call. Raises
@@ -149,18 +162,20 @@ class Forwarder:
             act_as = _asked(request)
             upstream, permit = self._permitted(name, act_as)
             name = upstream.cluster.name
-            _why_not_yet(call, request, permit)
-            self._open = (upstream, self._identity.kube_cluster, act_as, permit)
+            refusal = _why_not(call, request, permit)
+            if refusal is not None:
+                raise Refused(refusal)
+            self._open = _Open(upstream, self._identity.kube_cluster, act_as, permit, call, request)
             began()
             await self._relay(client, request, call, upstream, permit)
         except Refused as refused:
-            refusal = refused.refusal
+            told = refused.refusal
             try:
-                outcome = Outcome(request, call, name, permit, refusal.code, refused.reason)
+                outcome = Outcome(request, call, name, permit, told.code, refused.reason)
                 await self._tells.tell(outcome, self._identity, self._peer)
             except (TeleportError, OSError):
-                refusal = UNRECORDED
-            await refuse(client, refusal)
+                told = UNRECORDED
+            await refuse(client, told)
         finally:
             self._open = None
 
@@ -256,6 +271,10 @@ class _Relayed:
                     raise Refused(Refusal(400, "The request's body cannot be read to its end.")) from None
                 raise Refused(Refusal(502, "The API server gave no answer that can be read."), _said(error)) from None
             await on_record(answer.status_code)
+            if isinstance(answer, h11.InformationalResponse):
+                await client.change(streams.answered(list(answer.headers), streams.wanted(self.request.headers)))
+                await streams.relay(client, server)
+                return
             await client.begin(answer.status_code, _for_client(answer))
             async for part in server.body():
                 await client.part(part)
@@ -318,18 +337,27 @@ def _asked(request: Request) -> ActAs:
         raise Refused(Refusal(403, error.message, error.hint)) from None
 
 
-def _why_not_yet(call: Call, request: Request, permit: KubeAccessPermit) -> None:
-    """Raises `Refused` for what this version does not relay."""
-    if call.into_pod:
-        raise Refused(Refusal(403, f"{call.subresource} into pods is not available through this proxy yet."))
-    if call.through_node and permit.record:
-        raise Refused(
-            Refusal(
-                403, "A node's own service runs commands that nobody records, and sessions have to be recorded here."
-            )
+def _why_not(call: Call, request: Request, permit: KubeAccessPermit) -> Refusal | None:
+    """What is not relayed for the person, whatever the API server would say; None: this is."""
+    if call.subresource == "portforward" and call.into_pod:
+        if not permit.port_forwarding:
+            return Refusal(403, "Your roles do not allow port forwarding.")
+    elif call.into_pod:
+        if permit.record:
+            return Refusal(403, f"Sessions have to be recorded here, and {call.subresource} into pods cannot be yet.")
+        if permit.needs_company:
+            return Refusal(403, "Your roles ask for somebody else in your sessions, and in pods nobody can be yet.")
+    elif call.through_node and permit.record:
+        return Refusal(
+            403, "A node's own service runs commands that nobody records, and sessions have to be recorded here."
         )
-    if asks_upgrade(request.headers):
-        raise Refused(Refusal(403, "No other protocol than HTTP is relayed here."))
+    if call.into_pod and len(call.told) > MOST_TOLD:
+        return Refusal(400, f"The command is too long to be put on record: at most {MOST_TOLD} characters are taken.")
+    if call.into_pod and not streams.wanted(request.headers):
+        return Refusal(400, "A stream into a pod is asked for as SPDY/3.1 or as a websocket.")
+    if asks_upgrade(request.headers) and not call.into_pod:
+        return Refusal(403, "No other protocol than HTTP is relayed here.")
+    return None
 
 
 def _for_server(
@@ -344,6 +372,7 @@ def _for_server(
         (b"Host", str(upstream.cluster.address).encode()),
         *impersonate.told(request.headers, permit, client_address),
         *([(b"Authorization", proof)] if proof else []),
+        *(streams.asked(request.headers) if asks_upgrade(request.headers) else []),
         *([(b"Transfer-Encoding", b"chunked")] if request.length is None else []),
         *([(b"Content-Length", request.length)] if request.length else []),
     ]

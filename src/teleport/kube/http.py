@@ -39,6 +39,8 @@ class Request:
 class _End:
     """What both have in common: bytes in, events out."""
 
+    _http: h11.Connection
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
@@ -66,6 +68,10 @@ class _End:
                 http.receive_data(await self.reader.read(READ))
             else:
                 raise h11.RemoteProtocolError("the connection ended within a message")
+
+    def rest(self) -> bytes:
+        """What came after the heads by which the connection changed its protocol."""
+        return self._http.trailing_data[0]
 
     def close(self) -> None:
         """Ends the connection at once."""
@@ -113,6 +119,11 @@ class Client(_End):
     async def begin(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         closing = [(b"Connection", b"close")] if self.last else []
         self._write(h11.Response(status_code=status, headers=[*headers, *closing]))
+        await self.writer.drain()
+
+    async def change(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Tells the client that the connection has another protocol from here on."""
+        self._write(h11.InformationalResponse(status_code=101, headers=list(headers)))
         await self.writer.drain()
 
     async def part(self, data: bytes) -> None:
@@ -165,9 +176,10 @@ class Server(_End):
     def _write(self, event: h11.Event) -> None:
         self.writer.write(self._http.send(event) or b"")
 
-    async def answer(self) -> h11.Response:
-        """The head of the answer, without those that only say that one will come. Raises `ConnectionProblem` when the
-        server ends the connection instead, and `BadHead`."""
+    async def answer(self) -> h11.Response | h11.InformationalResponse:
+        """The head of the answer, without those that only say that one will come; an `InformationalResponse` is 101,
+        after which the protocol begins that was asked for. Raises `ConnectionProblem` when the server ends the
+        connection instead, and `BadHead`."""
         while True:
             if not await self._head():
                 raise ConnectionProblem("the API server ended the connection", hint="try again")
@@ -181,8 +193,7 @@ class Server(_End):
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
             raise BadHead(str(error)) from None
-        if not isinstance(event, h11.Response):
-            raise BadHead("it begins another protocol, which nobody asked for")
+        assert isinstance(event, h11.Response | h11.InformationalResponse), "h11 refuses what nobody asked for"
         return event
 
     async def body(self) -> AsyncIterator[bytes]:

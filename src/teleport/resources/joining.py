@@ -115,15 +115,19 @@ def _kinds_and_modes(
 
 
 def join_warnings(at: str, joins: Sequence[JoinPolicy], required: Sequence[RequiredJoin]) -> Iterator[FieldWarning]:
-    """What of the two fields has no effect yet."""
-    for name, kinds in (
-        ("join_sessions", [policy.kinds for policy in joins]),
-        ("require_session_join", [entry.kinds for entry in required]),
+    """What comes of the two fields in pods, where nobody can join a session yet."""
+    for name, kinds, text in (
+        ("join_sessions", [policy.kinds for policy in joins], "kept without effect"),
+        ("require_session_join", [entry.kinds for entry in required], "holders run nothing in pods"),
     ):
         for number, named in enumerate(kinds):
             if "k8s" in named:
-                text = "Kubernetes access: not available yet; kept without effect"
-                yield FieldWarning(f"{at}.{name}[{number}].kinds", text)
+                yield FieldWarning(f"{at}.{name}[{number}].kinds", f"nobody can join a session in a pod yet; {text}")
+
+
+def concerns_kubernetes(kinds: Sequence[SessionKind]) -> bool:
+    """Whether sessions in pods are meant."""
+    return "k8s" in kinds or WILDCARD in kinds
 
 
 def concerns_ssh(kinds: Sequence[SessionKind]) -> bool:

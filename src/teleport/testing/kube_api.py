@@ -1,8 +1,9 @@
 """A stand-in API server of Kubernetes: real TLS, real client certificates, and so much of the API that `kubectl` works.
 
-Pods of namespaces can be listed (as tables, too), got, made and watched, and have logs that can be followed. As in a
-real cluster, whoever proves the certificate of the forwarder may act as others, and everybody else may not; what a call
-said of that is kept in `calls`. `rights` are its RBAC: groups that may do everything, by name.
+Pods of namespaces can be listed (as tables, too), got, made and watched, have logs that can be followed, and run
+`echo` and `cat` over a websocket. As in a real cluster, whoever proves the certificate of the forwarder may act as
+others, and everybody else may not; what a call said of that is kept in `calls`. `rights` are its RBAC: groups that
+may do everything, by name.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FORWARDER: Final = "forwarder"  # in whose name the credentials of the kubeconfi
 RESOURCES: Final = (
     ("pods", True, "Pod", ["create", "delete", "get", "list", "watch"]),
     ("pods/log", True, "Pod", ["get"]),
+    ("pods/exec", True, "PodExecOptions", ["create", "get"]),
     ("namespaces", False, "Namespace", ["get", "list"]),
 )
 
@@ -181,7 +183,31 @@ class KubeApi:
                 return self._pod(namespace, name)
             case ["api", "v1", "namespaces", namespace, "pods", name, "log"] if (namespace, name) in self.pods:
                 return await self._log(request)
+            case ["api", "v1", "namespaces", namespace, "pods", name, "exec"] if (namespace, name) in self.pods:
+                return await self._exec(request)
         return _status(404, "NotFound", "the server could not find the requested resource")
+
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        """`echo WORDS` and `cat`, as `v5.channel.k8s.io` and `v4` carry them: a byte for the channel, then bytes."""
+        stream = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"))
+        if not stream.can_prepare(request).ok:
+            return _status(400, "BadRequest", "Upgrade request required")
+        await stream.prepare(request)
+        self._streams(+1)
+        try:
+            program, *words = request.query.getall("command")
+            if program == "echo":
+                await stream.send_bytes(b"\x01" + " ".join(words).encode() + b"\n")
+            else:
+                async for message in stream:
+                    if message.data[:1] == b"\xff":  # the client's end of a channel
+                        break
+                    await stream.send_bytes(b"\x01" + message.data[1:])
+            await stream.send_bytes(b"\x03" + json.dumps({"metadata": {}, "status": "Success"}).encode())
+            await stream.close()
+        finally:
+            self._streams(-1)
+        return stream
 
     async def _pods(self, request: web.Request, namespace: str, body: bytes) -> web.StreamResponse:
         if request.method == "POST":

@@ -42,6 +42,23 @@ spec: {allow: {kubernetes_labels: {'*': '*'}, kubernetes_groups: [developers, te
 ---
 kind: role
 version: v5
+metadata: {name: no-ports}
+spec:
+  options: {port_forwarding: no}
+  allow: {kubernetes_labels: {'*': '*'}, kubernetes_groups: [developers]}
+---
+kind: role
+version: v5
+metadata: {name: in-company}
+spec:
+  allow:
+    kubernetes_labels: {'*': '*'}
+    kubernetes_groups: [developers]
+    require_session_join:
+    - {name: eyes, filter: 'contains(user.spec.roles, "auditor")', kinds: [k8s], modes: [peer], count: 1}
+---
+kind: role
+version: v5
 metadata: {name: prod-only}
 spec: {allow: {kubernetes_labels: {env: prod}, kubernetes_groups: [developers]}}
 """

@@ -12,7 +12,7 @@ class KubeRequest(ServerEvent, frozen=True, kw_only=True, tag="kube.request"):
     it begins. `server_id` is the daemon that relayed or refused it."""
 
     verb: str = ""  # as Kubernetes calls it, such as list or watch; of a path that is no resource the method
-    request_path: str = ""  # decoded, without the query
+    request_path: str = ""  # decoded, without the query; of a stream into a pod with it, as it holds the command
     resource_api_group: str = ""  # empty for the core group
     resource_kind: str = ""  # resource and subresource, such as pods/log
     resource_name: str = ""  # empty when it concerns many
