@@ -331,9 +331,14 @@ class Simulation:
 
     def _first_host(self, clients: Process) -> None:
         """The same while one host is all that there is."""
+        before = Usage.of(self._proxy.pid).cpu
         said = clients.ask(Ask(do="connect", count=self._plan.singles // 2, of=1))
+        each = (Usage.of(self._proxy.pid).cpu - before) / max(len(said.seconds), 1) * 1000
         self._report.failed += said.failed
-        self._report.row("connect, one at a time, one host registered", _quantiles(said.seconds))
+        self._report.row(
+            "connect, one at a time, one host registered",
+            f"{_quantiles(said.seconds)}; {each:.1f} ms of the proxy's processor",
+        )
         self._alone = statistics.median(said.seconds) if said.seconds else None
 
     def _many(self, clients: Process) -> None:
