@@ -158,6 +158,13 @@ def test_many_hosts_at_once_are_decided_as_each_by_itself(decided: list[list[tup
     assert sum(len(set(wanted)) > 1 for wanted in decided) > len(CASES) / 20, "hosts of a case differ"
 
 
+def test_rules_that_name_very_many_labels_decide_the_same(
+    decided: list[list[tuple[str, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_rules, "MOST_NAMES", -1)  # nothing is remembered
+    assert [at_once(*case) for case in CASES] == decided
+
+
 def test_a_host_is_within_reach_when_a_login_is(decided: list[list[tuple[str, ...]]]) -> None:
     for (identity, policy, given), wanted in zip(CASES[:500], decided, strict=False):
         for (namespace, labels), logins in zip(given, wanted, strict=True):

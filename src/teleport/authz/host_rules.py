@@ -23,7 +23,7 @@ from teleport.resources.kinds import WILDCARD
 from teleport.resources.names import is_unix_login
 from teleport.resources.role import Conditions, Role
 
-MOST_ANSWERS: Final = 50_000  # that are remembered of one user
+MOST_NAMES: Final = 64  # labels that rules name, of which what hosts say is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,8 @@ class Reach:
         refused = certificate_denial(identity, cluster=cluster, now=now, client_address=identity.source_ip)
         refused = refused or self._rules.refused(policy)
         self._logins = () if refused else tuple(login for login in identity.logins if is_unix_login(login))
-        self._names = tuple(sorted(self._rules.names))
+        names = self._rules.names
+        self._names = tuple(sorted(names)) if len(names) <= MOST_NAMES else None
         self._answers: dict[tuple[str | None, ...], tuple[str, ...]] = {}
 
     def logins(self, labels: Mapping[str, str], namespace: str) -> tuple[str, ...]:
@@ -182,11 +183,11 @@ class Reach:
             canonical = canonical_labels(labels)
         except AmbiguousLabels:
             return ()
+        target = Target(namespace, canonical)
+        if self._names is None:
+            return tuple(self._rules.let_in(self._logins, target))
         seen = (namespace, *map(canonical.get, self._names))
         found = self._answers.get(seen)
         if found is None:
-            target = Target(namespace, canonical)
-            found = tuple(self._rules.let_in(self._logins, target))
-            if len(self._answers) < MOST_ANSWERS:
-                self._answers[seen] = found
+            found = self._answers[seen] = tuple(self._rules.let_in(self._logins, target))
         return found
