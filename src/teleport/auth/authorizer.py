@@ -21,7 +21,7 @@ from teleport.auth.authorities.certify import UserGrant
 from teleport.auth.hosts.joining import Joining
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
-from teleport.authz.api import APIAccessRequest, APIPermit, decides_alike, evaluate_api_access
+from teleport.authz.api import APIAccessRequest, APIPermit, decides_alike, deciding, evaluate_api_access
 from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.clusters import why_no_cluster
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
@@ -272,10 +272,8 @@ class Authorizer:
         request, policy = await self._request(caller, verb, kind), await self._policy(caller.identity)
         request = replace(request, reveals=reveals)
         types = ca_types or [""] * len(facts)
-        return [
-            isinstance(evaluate_api_access(replace(request, facts=one, ca_type=ca_type), policy), APIPermit)
-            for one, ca_type in zip(facts, types, strict=True)
-        ]
+        decide = deciding(request, policy)
+        return [isinstance(decide(one, ca_type), APIPermit) for one, ca_type in zip(facts, types, strict=True)]
 
     async def locks(self) -> Sequence[Lock]:
         return await self._state.locks()

@@ -6,8 +6,8 @@ do nothing. Every verb and kind that no rule names is refused (style.md 12).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import assert_never
@@ -56,22 +56,37 @@ class APIPermit:
     granted_by: str  # a role, or the system role
 
 
+Decision = Callable[[Mapping[str, object], str], "APIPermit | AccessDenial"]
+
+
 def evaluate_api_access(request: APIAccessRequest, policy: Policy) -> APIPermit | AccessDenial:
     """The permit, or the denial with its reasons."""
+    return deciding(request, policy)(request.facts, request.ca_type)
+
+
+def deciding(request: APIAccessRequest, policy: Policy) -> Decision:
+    """The decision about one thing after another, by its facts and the sort of authority that it is: what does not
+    depend on them is decided once. Those of the request do not count."""
     identity = request.identity
     match identity:
         case Anonymous():
-            return AccessDenial(
-                DenialCode.ANONYMOUS, "This needs a certificate.", ("no certificate was shown",), "tsh login"
+            return _always(
+                AccessDenial(
+                    DenialCode.ANONYMOUS, "This needs a certificate.", ("no certificate was shown",), "tsh login"
+                )
             )
         case UserIdentity() | HostIdentity():
             if refused := _certificate(request, identity):
-                return refused
+                return _always(refused)
         case _:
             assert_never(identity)
     if isinstance(identity, HostIdentity):
-        return _host(request, identity)
-    return _user(request, identity, policy)
+        return lambda facts, ca_type: _host(replace(request, facts=facts, ca_type=ca_type), identity)
+    return _of_user(request, identity, policy)
+
+
+def _always(refused: AccessDenial) -> Decision:
+    return lambda facts, ca_type: refused
 
 
 def decides_alike(request: APIAccessRequest, policy: Policy) -> bool:
@@ -129,40 +144,46 @@ def _resource_name(request: APIAccessRequest) -> object:
     return metadata.get("name") if isinstance(metadata, Mapping) else None
 
 
-def _user(request: APIAccessRequest, identity: UserIdentity, policy: Policy) -> APIPermit | AccessDenial:
+def _of_user(request: APIAccessRequest, identity: UserIdentity, policy: Policy) -> Decision:
     roles = RoleSet.build(identity.roles, policy.roles, identity.traits)
     unpinned = unpinned_denial(identity, roles)
     if unpinned is not None:
-        return unpinned
-    spec = {"roles": identity.roles, "traits": identity.traits}
-    facts = {**request.facts, "user": {"metadata": {"name": identity.name}, "spec": spec}}
+        return _always(unpinned)
     since = RoleSet.build(identity.denying, policy.roles, identity.traits).own
-    for role in (*roles.roles, *since):
-        hit = _deciding_rule(role.deny, request, facts, deny=True)
-        if hit is not None:
-            return _denial(request, DenialCode.DENIED_BY_ROLE, f"role {role.name!r} denies it: {_describe(hit)}")
-    for role in roles.roles:
-        if _deciding_rule(role.allow, request, facts, deny=False) is not None:
-            due = call_denial(identity, roles.own, policy.cluster) if request.reveals else None
-            if due is not None:
-                return due
-            return APIPermit(identity.name, request.verb, request.kind, role.name)
-    reasons = [f"role {role.name!r} {_why_not(role, request)}" for role in roles.own]
-    reasons += [f"role {name!r} does not exist" for name in roles.unknown]
-    return _denial(request, DenialCode.NOT_GRANTED, *(reasons or ["the certificate names no role"]))
+    denying = [(role, _concerning(role.deny, request, deny=True)) for role in (*roles.roles, *since)]
+    allowing = [(role, _concerning(role.allow, request, deny=False)) for role in roles.roles]
+    due = call_denial(identity, roles.own, policy.cluster) if request.reveals else None
+    user = {"metadata": {"name": identity.name}, "spec": {"roles": identity.roles, "traits": identity.traits}}
+
+    def decide(facts: Mapping[str, object], ca_type: str) -> APIPermit | AccessDenial:
+        known = {**facts, "user": user}
+        for role, rules in denying:
+            hit = _holding(rules, known, ca_type, deny=True)
+            if hit is not None:
+                return _denial(request, DenialCode.DENIED_BY_ROLE, f"role {role.name!r} denies it: {_describe(hit)}")
+        for role, rules in allowing:
+            if _holding(rules, known, ca_type, deny=False) is not None:
+                return due or APIPermit(identity.name, request.verb, request.kind, role.name)
+        reasons = [f"role {role.name!r} {_why_not(role, request)}" for role in roles.own]
+        reasons += [f"role {name!r} does not exist" for name in roles.unknown]
+        return _denial(request, DenialCode.NOT_GRANTED, *(reasons or ["the certificate names no role"]))
+
+    return decide
 
 
-def _deciding_rule(
-    conditions: Conditions, request: APIAccessRequest, facts: Mapping[str, object], *, deny: bool
-) -> Rule | None:
-    """The most specific rule that holds; what cannot be evaluated holds under deny only."""
+def _concerning(conditions: Conditions, request: APIAccessRequest, *, deny: bool) -> list[Rule]:
+    """The rules about this kind and verb, the most specific first."""
     if not any(name in {WILDCARD, request.namespace} for name in conditions.effective_namespaces):
-        return None
-    for rule in sorted(conditions.rules, key=lambda rule: specificity(rule, request.kind), reverse=True):
-        if not _names(rule, request, deny=deny):
-            continue
+        return []
+    rules = sorted(conditions.rules, key=lambda rule: specificity(rule, request.kind), reverse=True)
+    return [rule for rule in rules if _names(rule, request, deny=deny)]
+
+
+def _holding(rules: Sequence[Rule], facts: Mapping[str, object], ca_type: str, *, deny: bool) -> Rule | None:
+    """The first rule that holds; what cannot be evaluated holds under deny only."""
+    for rule in rules:
         try:
-            if holds(rule.where, facts, request.ca_type):
+            if holds(rule.where, facts, ca_type):
                 return rule
         except WhereError:
             if deny:
