@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from teleport.backend.postgresql.settings import parse
 from teleport.clock import SystemClock
 from teleport.errors import AlreadyExists, CompareFailed, ConnectionProblem, TeleportError
 from teleport.testing import etcd, postgresql
+from teleport.testing.cut_relay import CutRelay
 from teleport.testing.linearizable import Call, Done, broken_keys, linearizable
 
 KEYS = ("a", "b", "c")
@@ -217,13 +219,30 @@ async def test_two_processes_over_etcd_and_a_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(postgresql.programs() is None, reason=postgresql.MISSING)
-async def test_two_processes_over_postgresql_and_a_restart() -> None:
+async def test_two_processes_over_postgresql_while_all_breaks() -> None:
+    """The way of one is cut, answers to its commits are lost, all connections are killed, and the server restarts."""
     with postgresql.PostgresqlServer() as server:
-        one, other = (PostgresqlBackend(parse(server.url()), SystemClock(), sweep_every=None) for _ in range(2))
-        async with one, other, asyncio.TaskGroup() as group:
-            playing = group.create_task(play([one, other]))
-            await one.put("begun", b"")
+        async with (
+            CutRelay(server.port) as relay,
+            PostgresqlBackend(parse(server.url()), SystemClock(), sweep_every=None) as one,
+            PostgresqlBackend(parse(server.url(port=relay.port)), SystemClock(), sweep_every=None, within=0.5) as other,
+            asyncio.TaskGroup() as group,
+        ):
+            playing = group.create_task(play([one, other], rounds=40))
+            for passed in (True, False, True):
+                relay.cut_at(b"COMMIT", passed=passed)
+                while not relay.cut_at_word.is_set():
+                    with suppress(ConnectionProblem):  # where it takes longer than a call may
+                        await other.put("to be cut", b"")
+            relay.cut()
+            with pytest.raises(ConnectionProblem):
+                await other.put("cut off", b"")
+            relay.mend()
+            await asyncio.to_thread(
+                server.sql,
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'teleport'",
+            )
             await asyncio.to_thread(server.restart)
         history = playing.result()
         assert broken_keys(history) == []
-        assert len(history) > 100
+        assert len(history) > 200

@@ -242,6 +242,48 @@ async def test_connections_that_are_killed_cost_no_write_and_no_event(shared: Po
         assert [item.key for item in await backend.range("k/")] == await seeing
 
 
+async def test_all_processes_are_told_every_change_once_and_in_order(shared: PostgresqlServer) -> None:
+    """Three that write at once, while their connections are killed; each watches, and all are told the same."""
+    name, each = f"t_{token_hex(8)}", 60
+
+    async def write(backend: PostgresqlBackend, writer: int) -> None:
+        for number in range(each):
+            await backend.commit([PutOp(f"k/{writer}/{number}/{part}", b"") for part in range(3)])
+
+    async def see(backend: PostgresqlBackend) -> list[tuple[int, str]]:
+        seen: list[tuple[int, str]] = []
+        async with aclosing(backend.watch(["k/"], start=0)) as batches:
+            while len(seen) < 3 * 3 * each:
+                seen += [(event.revision, event.key) for event in await anext(batches)]
+        return seen
+
+    async with engine(shared, name) as one, engine(shared, name) as two, engine(shared, name) as three:
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            seeing = [group.create_task(see(backend)) for backend in (one, two, three)]
+            for writer, backend in enumerate((one, two, three)):
+                group.create_task(write(backend, writer))
+            for _ in range(3):
+                await sql(
+                    shared,
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'teleport'",
+                )
+        first = seeing[0].result()
+        assert [revision for revision, _ in first] == [1 + number // 3 for number in range(3 * 3 * each)]
+        assert len({key for _, key in first}) == 3 * 3 * each
+        assert all(task.result() == first for task in seeing)
+
+
+async def test_a_server_that_takes_no_writes_any_more_is_told() -> None:
+    """As during its maintenance."""
+    with PostgresqlServer() as server:
+        async with engine(server, within=0.5) as backend:
+            await backend.put("k", b"one")
+            await sql(server, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+            with pytest.raises(ConnectionProblem, match=r"takes writes|read-only") as caught:
+                await write_many(backend, 10_000)  # until it has read its settings
+            assert "primary" in caught.value.hint
+
+
 async def test_without_a_server_writes_fail_in_time_and_watches_end() -> None:
     with PostgresqlServer() as server:
         async with engine(server, within=1.0) as backend, asyncio.timeout(PATIENCE):
@@ -358,17 +400,21 @@ def _become_standby(second: PostgresqlServer, first: PostgresqlServer) -> None:
 async def test_tables_that_were_restored_begin_a_new_count(shared: PostgresqlServer) -> None:
     """What was written after the dump is gone; its revisions are not given out again."""
     name = f"t_{token_hex(8)}"
-    async with engine(shared, name) as backend:
-        await backend.put("k/1", b"")
+    async with engine(shared, name) as running:
+        await running.put("k/1", b"")
         dumped = await asyncio.to_thread(shared.dump, name)
-        lost = await backend.put("k/2", b"")
-    await sql(shared, f"DROP SCHEMA {name} CASCADE")
-    await asyncio.to_thread(shared.restore, dumped)
-    async with engine(shared, name) as backend:
-        assert [item.key for item in await backend.range()] == ["k/1"]
-        assert await backend.revision() > lost + LEAP // 2
-        with pytest.raises(WatchCompacted):
-            await anext(backend.watch([""], start=lost))
+        lost = await running.put("k/2", b"")
+        await sql(shared, f"DROP SCHEMA {name} CASCADE")
+        await asyncio.to_thread(shared.restore, dumped)
+        async with engine(shared, name) as backend, asyncio.timeout(PATIENCE):
+            for one in (backend, running):
+                assert [item.key for item in await one.range()] == ["k/1"]
+                assert await one.revision() > lost + LEAP // 2
+                with pytest.raises(WatchCompacted):
+                    await anext(one.watch([""], start=lost))
+            after = await running.put("k/3", b"")
+            async with aclosing(running.watch([""], start=after - 1)) as batches:
+                assert [event.key for event in await anext(batches)] == ["k/3"]
 
 
 async def test_who_holds_the_lock_of_all_writes_and_is_silent_loses_it(shared: PostgresqlServer) -> None:
