@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from tests.fuzz.client_targets import CLIENT_TARGETS
 from tests.fuzz.engine import Target
+from tests.fuzz.kube_targets import KUBE_TARGETS
 
 from teleport.api import routes
 from teleport.api.codec import decode_request
@@ -411,6 +412,7 @@ TARGETS: Final = {
     target.name: target
     for target in (
         *CLIENT_TARGETS,
+        *KUBE_TARGETS,
         Target("configuration", configuration, (TeleportError,), YAML_WORDS, runs=1600),
         Target("resource_yaml", resource_yaml, (TeleportError,), YAML_WORDS, runs=1600),
         Target("resource_json", resource_json, (TeleportError,), (b'"kind":', b"{", b"[", b"null", b'"1h"'), runs=3200),

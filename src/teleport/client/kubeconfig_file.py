@@ -148,7 +148,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_bytes()) if path.exists() else None
     except OSError as error:
         raise TeleportError(f"cannot read {path}: {error.strerror}", hint=hint) from None
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         raise TeleportError(f"{path} is no YAML; nothing was changed", hint=hint) from None
     document = document if document is not None else {"apiVersion": "v1", "kind": "Config", "preferences": {}}
     if not isinstance(document, dict):

@@ -56,8 +56,13 @@ def from_kubeconfig(text: bytes, folder: Path) -> tuple[KubeCluster, ...]:
 
     try:
         document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-        raise BadRequest(f"this is no YAML: {str(error).splitlines()[0]}", hint=_HINT) from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # the library's, for odd numbers and dates
+        raise BadRequest(f"this is no YAML: {(str(error) or 'too deep').splitlines()[0]}", hint=_HINT) from None
     if not isinstance(document, dict) or document.get("kind") != "Config":
         raise BadRequest("this is no kubeconfig: it is not of kind Config", hint=_HINT)
     clusters, users = _named(document, "clusters", "cluster"), _named(document, "users", "user")
