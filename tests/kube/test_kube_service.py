@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 from dataclasses import replace
@@ -488,6 +489,52 @@ async def test_nothing_is_answered_that_is_not_on_record(tmp_path: Path) -> None
         assert b"items" not in answer.body
         lab.events.failing = False
         assert (await wire.ask(f"GET {PODS}")).status == 200
+
+
+@pytest.mark.parametrize("ending", ["leaves", "is cut", "ends with the daemon"])
+async def test_a_call_that_nobody_waits_for_is_on_record(tmp_path: Path, ending: str) -> None:
+    """Whoever has something done and leaves before the answer is on record with it; so is who is cut off."""
+    arrived, left = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        arrived.set()
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            await reader.read()
+        writer.transport.abort()
+        left.set()
+
+    async with kube_lab(tmp_path) as lab:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*lab.api.authority.issue("localhost").write(tmp_path, "odd"))
+        odd = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        address = HostPort(*odd.sockets[0].getsockname()[:2])
+        lab.clusters["odd"] = Upstream(replace(lab.found, name="odd", address=address))
+        async with odd, lab.connected(lab.pair(kube_cluster="odd")) as wire:
+            await wire.send(f"DELETE {PODS}/web")
+            await arrived.wait()
+            match ending:
+                case "leaves":
+                    wire.writer.transport.abort()
+                case "is cut":
+                    lab.locks.append(Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="alice"))))
+                    assert lab.server is not None
+                    lab.server.reconsider()
+                case "ends with the daemon":
+                    await lab.stop()
+            (event,) = await requests(lab)
+            assert (event.verb, event.response_code, event.success) == ("delete", 0, False)
+            assert "before the API server's answer" in event.error
+            await left.wait()
+
+
+async def test_a_refusal_that_nobody_reads_is_on_record(tmp_path: Path) -> None:
+    """Leaving at once hides no attempt."""
+    async with kube_lab(tmp_path) as lab:
+        for _ in range(5):
+            async with lab.connected() as wire:
+                await wire.send("POST /api/v1/nodes/n/proxy/run/dev/web/main")
+        assert len(await requests(lab, 5)) == 5
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 Rules it keeps:
 - Nothing reaches the API server before the decision, and no answer reaches the client before the event is durable.
+- Whatever was sent to the API server is on record, also when the client leaves, or is cut off, before the answer.
 - The decision is taken for each call, and again while it is open: whatever ends the permit ends the stream.
 - Commands in pods, and the services of nodes, which run commands too, are refused while sessions have to be recorded.
   Ports of pods are as roles say. Other protocols on a connection (SPDY, websockets) lead into pods only.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -171,8 +172,7 @@ class Forwarder:
         except Refused as refused:
             told = refused.refusal
             try:
-                outcome = Outcome(request, call, name, permit, told.code, refused.reason)
-                await self._tells.tell(outcome, self._identity, self._peer)
+                await self._on_record(Outcome(request, call, name, permit, told.code, refused.reason))
             except (TeleportError, OSError):
                 told = UNRECORDED
             await refuse(client, told)
@@ -221,21 +221,49 @@ class Forwarder:
         headers = _for_server(request, upstream, permit, self._peer.host)
         relayed = _Relayed(client, request, upstream, upstream.cluster.path + call.target, headers)
 
-        async def on_record(status: int) -> None:
-            outcome = Outcome(request, call, upstream.cluster.name, permit, status)
-            try:
-                await self._tells.tell(outcome, self._identity, self._peer)
-            except (TeleportError, OSError) as error:
-                raise Refused(UNRECORDED, str(error)) from None
+        recorded = False
 
-        if not request.has_body:
-            async for _ in client.body():
-                raise AssertionError("a request without a body has none")
-            if request.method in ("GET", "HEAD"):
-                with contextlib.suppress(_EndedBefore):
-                    await relayed.once(on_record, again=True)
-                    return
-        await relayed.once(on_record, again=False)
+        async def on_record(status: int, error: str = "") -> None:
+            nonlocal recorded
+            recorded = True
+            try:
+                await self._on_record(Outcome(request, call, upstream.cluster.name, permit, status, error))
+            except (TeleportError, OSError) as failed:
+                raise Refused(UNRECORDED, str(failed)) from None
+
+        try:
+            if not request.has_body:
+                async for _ in client.body():
+                    raise AssertionError("a request without a body has none")
+                if request.method in ("GET", "HEAD"):
+                    with contextlib.suppress(_EndedBefore):
+                        await relayed.once(on_record, again=True)
+                        return
+            await relayed.once(on_record, again=False)
+        except Refused:
+            raise
+        except BaseException:
+            if not recorded:
+                await on_record(0, "the connection ended before the API server's answer")
+            raise
+
+    async def _on_record(self, outcome: Outcome) -> None:
+        await _to_its_end(self._tells.tell(outcome, self._identity, self._peer))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Does the work whatever cancels the caller meanwhile; that comes through afterwards."""
+    doing = asyncio.create_task(work, name="a Kubernetes call's record")
+    cancelled: asyncio.CancelledError | None = None
+    while not doing.done():
+        try:
+            await asyncio.wait([doing])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        _failure(doing)
+        raise cancelled
+    doing.result()
 
 
 class _EndedBefore(Exception):
@@ -261,6 +289,9 @@ class _Relayed:
         except ConnectionProblem as error:
             raise Refused(Refusal(502, f"{error.message}.", error.hint)) from None
         sending = asyncio.create_task(self._send(server), name="a Kubernetes call's request")
+        sending.add_done_callback(
+            _failure
+        )  # it ended the server's connection, so that the answer says what became of it
         try:
             try:
                 answer = await server.answer()
@@ -281,9 +312,8 @@ class _Relayed:
             await client.end()
         finally:
             sending.cancel()
+            self.upstream.give(server)  # before anything is waited for: who is cancelled twice must not leave it open
             await asyncio.wait([sending])
-            _failure(sending)  # it ended the server's connection, so that the answer said what became of it
-            self.upstream.give(server)
 
     async def _send(self, server: Server) -> None:
         try:

@@ -65,11 +65,14 @@ async def relay(client: Client, server: Server) -> None:
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for pump in pumps:
+            pump.add_done_callback(_ended)
             pump.cancel()
         await asyncio.wait(pumps)
-        for pump in pumps:
-            if not pump.cancelled():
-                pump.exception()  # a connection that broke has ended, too
+
+
+def _ended(pump: asyncio.Task[None]) -> None:
+    if not pump.cancelled():
+        pump.exception()  # a connection that broke has ended, too
 
 
 async def _pump(source: Client | Server, sink: Client | Server) -> None:

@@ -78,6 +78,7 @@ class Lab:
     defaults: ClusterDefaults = field(default_factory=ClusterDefaults)
     port: int = 0
     server: KubeServer | None = None
+    running: asyncio.Task[None] | None = None
     clusters: dict[str, Upstream] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,6 +86,12 @@ class Lab:
         self.roles: dict[str, Role] = {
             role.name: role for role in parse_resources(ROLES, "roles.yaml") if isinstance(role, Role)
         }
+
+    async def stop(self) -> None:
+        """Ends the service."""
+        assert self.running is not None
+        self.running.cancel()
+        await asyncio.wait([self.running])
 
     # kube.needs.Rules
 
@@ -241,10 +248,9 @@ async def kube_lab(folder: Path, **config: Any) -> AsyncIterator[Lab]:
         started = asyncio.Event()
         with listening() as listener:
             lab.port = listener.getsockname()[1]
-            running = asyncio.create_task(server.run([listener], started.set), name="kube")
+            lab.running = asyncio.create_task(server.run([listener], started.set), name="kube")
             await started.wait()
             try:
                 yield lab
             finally:
-                running.cancel()
-                await asyncio.wait([running])
+                await lab.stop()

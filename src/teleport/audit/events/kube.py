@@ -17,9 +17,9 @@ class KubeRequest(ServerEvent, frozen=True, kw_only=True, tag="kube.request"):
     resource_kind: str = ""  # resource and subresource, such as pods/log
     resource_name: str = ""  # empty when it concerns many
     resource_namespace: str = ""  # namespace in the Kubernetes cluster
-    response_code: int = 0  # HTTP status that was answered
+    response_code: int = 0  # HTTP status that was answered; 0: the connection ended before, the call may have been done
     kubernetes_cluster: str = ""  # name of the Kubernetes cluster
     kubernetes_users: list[str] = field(default_factory=list)  # user that the cluster was told
     kubernetes_groups: list[str] = field(default_factory=list)  # groups that the cluster was told
-    success: bool = True  # whether it reached the API server
+    success: bool = True  # whether it was answered by the API server
     error: str = ""  # why not
