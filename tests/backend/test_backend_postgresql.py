@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,14 @@ from teleport.backend.postgresql.schema import LEAP, open_schema
 from teleport.backend.postgresql.servers import WITHIN, Servers
 from teleport.backend.postgresql.settings import PostgresqlSettings, parse
 from teleport.clock import SystemClock
-from teleport.errors import AccessDenied, AlreadyExists, CompareFailed, ConnectionProblem, NotFound, TeleportError
+from teleport.errors import (
+    AccessDenied,
+    AlreadyExists,
+    CompareFailed,
+    ConnectionProblem,
+    NotFound,
+    TeleportError,
+)
 from teleport.testing import postgresql
 from teleport.testing.cut_relay import CutRelay
 from teleport.testing.postgresql import PostgresqlServer
@@ -415,6 +423,26 @@ async def test_tables_that_were_restored_begin_a_new_count(shared: PostgresqlSer
             after = await running.put("k/3", b"")
             async with aclosing(running.watch([""], start=after - 1)) as batches:
                 assert [event.key for event in await anext(batches)] == ["k/3"]
+
+
+async def test_the_kernel_ends_a_connection_whose_other_end_is_gone(shared: PostgresqlServer) -> None:
+    servers = Servers(settings(shared))
+    session = await servers.session()
+    own = session._connection._transport.get_extra_info("socket")
+    assert own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+    assert (await session.row("SHOW tcp_keepalives_idle"))[0] == "10"
+    await session.close()
+    await servers.close()
+
+
+async def test_a_server_on_this_machine_is_reached_by_its_socket(shared: PostgresqlServer) -> None:
+    text = f"postgresql://postgres@/postgres?host={shared.directory}&port={shared.port}"
+    async with PostgresqlBackend(
+        replace(parse(text), schema=f"t_{token_hex(8)}"), SystemClock(), sweep_every=None
+    ) as backend:
+        await backend.put("k", b"")
+        assert await backend.get("k") is not None
 
 
 async def test_who_holds_the_lock_of_all_writes_and_is_silent_loses_it(shared: PostgresqlServer) -> None:

@@ -72,7 +72,7 @@ class PostgresqlServer:
     def initialize(self) -> None:
         """Make its files, unless they are there."""
         if not self.data.exists():
-            _own(self.directory)
+            own(self.directory)
             self._run("initdb", "--no-sync", "-A", "trust", "-U", SUPERUSER, "-E", "UTF8", "-D", str(self.data))
             self.place("pg_hba.conf", self._hba.encode())
 
@@ -81,11 +81,11 @@ class PostgresqlServer:
         path = self.data / name
         path.write_bytes(content)
         path.chmod(0o600)
-        _own(path)
+        own(path)
 
     def base_backup(self, of: PostgresqlServer, *more: str) -> None:
         """Become a copy of another server, before the start: a standby with `-R`."""
-        _own(self.directory)
+        own(self.directory)
         source = (*of._as_superuser(), "-X", "stream", "-c", "fast")
         self._run("pg_basebackup", "--no-sync", *source, *more, "-D", str(self.data))
 
@@ -205,7 +205,8 @@ def _as_account() -> dict[str, Any]:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": ()}
 
 
-def _own(directory: Path) -> None:
+def own(directory: Path) -> None:
+    """Give it to the user that servers run as."""
     account = _account()
     if os.geteuid() == 0 and account is not None:
         os.chown(directory, account.pw_uid, account.pw_gid)

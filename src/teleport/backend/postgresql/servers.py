@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -46,6 +47,8 @@ _SETTINGS: Final = {
     "tcp_keepalives_count": "3",
     "client_connection_check_interval": "5s",  # since 14
 }
+# of our end: seconds of silence, seconds between questions, how many of these; milliseconds until sent bytes are missed
+_KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
 _GREET: Final = """
     SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' AS standby,
            current_setting('server_encoding') AS encoding,
@@ -248,6 +251,8 @@ class Servers:
             )
         except Exception as error:
             raise refused(error, str(server)) from error
+        if not server.host.startswith("/"):
+            _keep_alive(connection)
         session = Session(connection)
         try:
             about = await session.row(_GREET)
@@ -290,6 +295,15 @@ def refused(error: BaseException, where: str = "") -> Refused:
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Refused(Kind.AGAIN, f"{at}{_first_line(error)}")
     return Refused(Kind.REFUSED, f"{at}{type(error).__name__}")
+
+
+def _keep_alive(connection: Any) -> None:
+    """Let the kernel end it when the network has lost the other end, also while much is waited for."""
+    its_socket = connection._transport.get_extra_info("socket")
+    its_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:  # Linux has them all
+            its_socket.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _forget(task: asyncio.Task[Any] | asyncio.Future[Any]) -> None:

@@ -194,12 +194,14 @@ class Writer:
             except Refused as error:
                 failure: Exception = self._servers.explain("write to", error)
                 again = error.kind in (Kind.AGAIN, Kind.STANDBY)
+                one_of_them = error.kind is Kind.REFUSED
+            except TeleportError as error:
+                failure, again, one_of_them = error, False, False
             except Exception as error:
-                if not isinstance(error, TeleportError):
-                    log.exception("a transaction failed storage=%s", self._servers.where)
-                failure, again = error, False
+                log.exception("a transaction failed storage=%s", self._servers.where)
+                failure, again, one_of_them = error, False, True
             self._drop_session()
-            if not again and len(jobs) > 1 and self._sent is None:  # which of them it is: the others do not suffer
+            if one_of_them and len(jobs) > 1 and self._sent is None:  # whichever it is: the others do not suffer
                 for job in jobs:
                     await self._write([job])
                 return
