@@ -123,6 +123,22 @@ async def test_a_list_a_count_and_a_search_tell_nothing_of_hidden_nodes(tmp_path
         assert page.items[0].logins == ["root"]
 
 
+async def test_a_rule_looks_at_nodes_as_they_are_now(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        narrow = Rule(resources=("node",), verbs=("list",), where='equals(resource.metadata.labels["env"], "prod")')
+        await role(auth, "narrow", {"*": ("*",)}, deny=(narrow,))
+        nora = await auth.user("nora", ["narrow"])
+        await store(auth, [node(1, "one", env="test"), node(2, "two", env="prod")])
+        assert await found(auth, nora) == ["one"]
+        await store(auth, [node(1, "one", env="prod"), node(2, "two", env="test"), node(3, "three", env="prod")])
+        assert await found(auth, nora) == ["two"]
+        assert await found(auth, nora, search="env=prod") == []
+        await store(auth, [node(3, "three")])
+        assert await found(auth, nora) == ["three", "two"]
+        await auth.call(await auth.admin(), routes.REMOVE["node"], m.ExpelRequest(name=node(2).name))
+        assert await found(auth, nora) == ["three"]
+
+
 async def test_a_page_stays_small_whatever_labels_say(tmp_path: Path) -> None:
     async with running_auth(tmp_path) as auth:
         await store(auth, [node(number, note="x" * 4000) for number in range(1, 60)])

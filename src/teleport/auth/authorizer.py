@@ -248,9 +248,15 @@ class Authorizer:
             general = [await self.decide(caller, verb, kind, {}) for verb in LISTING]
             return list(resources) if all(isinstance(one, APIPermit) for one in general) else []
         types = [str(one.type) if isinstance(one, Authority) else "" for one in resources]
-        facts = [facts_of(one) for one in resources]
-        decided = [await self.decide_each(caller, verb, kind, facts, types) for verb in LISTING]
-        return [one for one, *answers in zip(resources, *decided, strict=True) if all(answers)]
+        may = await self.may_list(caller, kind, [facts_of(one) for one in resources], types)
+        return [one for one, allowed in zip(resources, may, strict=True) if allowed]
+
+    async def may_list(
+        self, caller: Caller, kind: Kind, facts: Sequence[Mapping[str, object]], ca_types: Sequence[str] = ()
+    ) -> list[bool]:
+        """Whether the caller may list and read each thing, by the facts of each."""
+        decided = [await self.decide_each(caller, verb, kind, facts, ca_types) for verb in LISTING]
+        return [all(answers) for answers in zip(*decided, strict=True)]
 
     async def lists_alike(self, caller: Caller, kind: Kind) -> bool:
         """Whether the caller may list and read all things of the kind, or none, whatever they are."""

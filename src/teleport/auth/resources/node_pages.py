@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from teleport.api import messages as m
-from teleport.auth.authorizer import Authorizer
+from teleport.auth.authorizer import Authorizer, facts_of
 from teleport.auth.hosts.tunnels_lost import TunnelsLost
 from teleport.auth.resources.found_pages import MAX_SEARCH, MOST, Remembered, cut
 from teleport.auth.server import Caller
@@ -24,7 +24,7 @@ from teleport.backend.interface import Item
 from teleport.errors import BadRequest
 from teleport.resources.codec import from_json
 from teleport.resources.kinds import Kind
-from teleport.resources.server import LOST_AFTER, Server
+from teleport.resources.server import LOST_AFTER
 from teleport.store import records
 
 MAX_LABELS: Final = 20
@@ -75,6 +75,15 @@ class _Known:
     order: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """What rules may look at of a node, read from one revision."""
+
+    revision: int
+    host_id: str
+    facts: Mapping[str, object]
+
+
 class NodePages:
     """The handler of `find_nodes`."""
 
@@ -84,6 +93,7 @@ class NodePages:
         self._tunnels = tunnels or TunnelsLost(state.clock)
         self._authorizer = authorizer
         self._known = Remembered(_known)
+        self._whole = Remembered(_whole)
 
     async def find(self, caller: Caller, request: m.FindNodesRequest) -> m.FoundNodes:
         """A page of what the caller may see. Raises `BadRequest`, `AccessDenied`."""
@@ -109,8 +119,9 @@ class NodePages:
         if await self._authorizer.lists_alike(caller, Kind.NODE):
             await self._authorizer.require_listing(caller, Kind.NODE)
         else:  # a rule looks at single nodes
-            nodes = [node for node in (from_json(item.value) for item in items) if isinstance(node, Server)]
-            listed = {node.name for node in await self._authorizer.listable(caller, Kind.NODE, nodes)}
+            whole = self._whole.of(items)
+            may = await self._authorizer.may_list(caller, Kind.NODE, [node.facts for node in whole])
+            listed = {node.host_id for node, allowed in zip(whole, may, strict=True) if allowed}
             known = [node for node in known if node.host_id in listed]
         return await self._authorizer.visible_nodes(caller, known)
 
@@ -152,6 +163,11 @@ def _known(item: Item) -> _Known:
         text="\n".join(words).lower(),
         order=f"{spec.hostname.lower()}\n{name}",
     )
+
+
+def _whole(item: Item) -> _Whole:
+    node = from_json(item.value)
+    return _Whole(item.revision, node.name, facts_of(node))
 
 
 def _pair(label: str) -> tuple[str, str]:
