@@ -85,6 +85,13 @@ async def test_who_comes_and_what_they_may(tmp_path: Path) -> None:
             with pytest.raises(AccessDenied, match="not signed by an authority"):
                 rules.verify_user_tls(der(node.cert.read_text()))
 
+            certificate = await signed(auth)
+            for _ in range(2):  # the second time, its signature is not looked at again
+                assert rules.verify_user_tls(certificate).name == "alice"
+            damaged = certificate[:-1] + bytes([certificate[-1] ^ 1])
+            with pytest.raises(AccessDenied):
+                rules.verify_user_tls(damaged)
+
             permit = rules.permit_kube(identity, ONE, "one", "192.0.2.7", ActAs())
             assert isinstance(permit, KubeAccessPermit)
             assert (permit.kube_user, permit.kube_groups) == ("alice", ("blue", "system:authenticated"))
@@ -101,4 +108,7 @@ async def test_who_comes_and_what_they_may(tmp_path: Path) -> None:
             await auth.call(await auth.admin(), routes.REMOVE["user"], m.ExpelRequest(name="alice"))
             await wait_until(lambda: view.present(identity) is None)
             with pytest.raises(AccessDenied, match="does not exist any more"):
+                rules.verify_user_tls(certificate)
+            clock.advance(3600)
+            with pytest.raises(AccessDenied, match="expired"):
                 rules.verify_user_tls(certificate)

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from socket import socket
 from uuid import UUID
 
@@ -32,6 +33,8 @@ from teleport.wire.alpn import HTTP
 
 DECIDED_BY = ("roles/", "users/", "locks/", "cluster/", "authorities/")  # what open calls are decided anew for
 USAGE = "usage:kube"
+PROVED_FOR = timedelta(minutes=1)  # that a signature is not looked at again, by the same authorities
+PROVED_MOST = 10_000  # certificates
 
 
 class KubeRules:
@@ -40,6 +43,7 @@ class KubeRules:
     def __init__(self, view: View) -> None:
         self._view = view
         self._anchors: tuple[tuple[str, ...], list[TrustedTLSAuthority]] | None = None
+        self._proved: dict[bytes, tuple[datetime, UserIdentity]] = {}  # by these anchors, and when
 
     def authorities(self) -> tuple[str, ...]:
         """The certificates (PEM) of this cluster's user authority that count now."""
@@ -51,9 +55,17 @@ class KubeRules:
         if self._anchors is None or self._anchors[0] != pems:
             anchors = [trusted_tls_authority(AuthorityKind.USER, self._view.cluster, pem.encode()) for pem in pems]
             self._anchors = (pems, anchors)
-        identity = identity_from_tls(certificate, self._anchors[1], self._view.clock.now(), usage=USAGE)
-        if not isinstance(identity, UserIdentity):  # no authority of hosts is among those
-            raise AccessDenied("The certificate is no user's.", hint="tsh login")
+            self._proved.clear()
+        now = self._view.clock.now()
+        proved, identity = self._proved.get(certificate, (None, None))
+        if proved is None or identity is None or not proved <= now < min(proved + PROVED_FOR, identity.expires):
+            found = identity_from_tls(certificate, self._anchors[1], now, usage=USAGE)
+            if not isinstance(found, UserIdentity):  # no authority of hosts is among those
+                raise AccessDenied("The certificate is no user's.", hint="tsh login")
+            identity = found
+            if len(self._proved) >= PROVED_MOST:
+                self._proved.clear()
+            self._proved[certificate] = (now, identity)
         if self._view.present(identity) is None:
             raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
         return identity
