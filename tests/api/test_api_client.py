@@ -95,6 +95,42 @@ async def test_an_auth_server_that_does_not_answer_is_passed_over_and_asked_last
     assert calls == ["second", "second"]
 
 
+async def test_an_auth_server_that_takes_calls_and_never_answers_is_asked_last_from_then_on(
+    pair: tuple[Path, Path],
+) -> None:
+    """As one does that is stopped, or whose machine is gone without a word: it costs one call its time."""
+    calls: list[str] = []
+    release = asyncio.Event()
+
+    async def frozen(_: web.Request) -> web.Response:
+        calls.append("frozen")
+        await release.wait()
+        return web.Response()
+
+    async with (
+        auth_like(pair, frozen) as first,
+        auth_like(pair, answering("second", calls)) as second,
+        client_of(pair, first, second) as client,
+    ):
+        with pytest.raises(ConnectionProblem, match="did not answer"):
+            await client.call(routes.ADD_TOKEN, m.AddTokenRequest(roles=["node"]), timeout=0.3)
+        for _ in range(3):
+            assert (await client.call(routes.WHO_AM_I, m.Empty())).name == "second"
+        release.set()
+    assert calls == ["frozen", *["second"] * 3]
+
+
+async def test_calls_at_once_agree_on_who_answers(pair: tuple[Path, Path]) -> None:
+    """Each of them finds the first one dead; it is not asked first again by the last of them."""
+    calls: list[str] = []
+    dead = dead_address()
+    async with auth_like(pair, answering("second", calls)) as second, client_of(pair, dead, second) as client:
+        for count in (2, 3, 4):
+            client._addresses = [dead, second]
+            await asyncio.gather(*(client.call(routes.WHO_AM_I, m.Empty()) for _ in range(count)))
+            assert client._addresses == [second, dead]
+
+
 async def test_when_nobody_answers_every_address_is_named_and_the_reason(pair: tuple[Path, Path]) -> None:
     first = dead_address()
     async with client_of(pair, first, ("::1", first[1])) as client:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
+import pytest
 from tests.audit.conftest import AUTH, ManualClock
 
 from teleport.audit.chain import ChainKey, ChainState
@@ -97,6 +99,38 @@ async def test_whoever_waits_gets_it_from_a_process_that_always_has_work(tmp_pat
         done.set()
     busy.close()
     patient.close()
+
+
+async def test_a_store_that_another_process_holds_for_long_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was stopped holds it; nothing is lost, but nothing comes in."""
+    monkeypatch.setattr("teleport.audit.store_lock.TELL_AFTER", 0.02)
+    ours, theirs = StoreLock(tmp_path / "store"), StoreLock(tmp_path / "store")
+    told: asyncio.Queue[str] = asyncio.Queue()
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.put_nowait(record.getMessage())
+
+    async def wait() -> None:
+        async with ours:
+            pass
+
+    heard = Heard()
+    logging.getLogger("teleport.audit.store_lock").addHandler(heard)
+    try:
+        async with theirs:
+            waiting = asyncio.create_task(wait())
+            async with asyncio.timeout(10):
+                said = await told.get()
+            assert not waiting.done()
+        await waiting
+    finally:
+        logging.getLogger("teleport.audit.store_lock").removeHandler(heard)
+    assert f"another process has held {tmp_path / 'store'}.lock" in said
+    ours.close()
+    theirs.close()
 
 
 async def test_what_is_remembered_is_read_anew_only_after_another_held_it(tmp_path: Path) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
@@ -28,7 +30,7 @@ from teleport.backend.etcd.schema import open_schema
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.etcd.transaction import same
 from teleport.backend.follow import follow
-from teleport.backend.interface import MAX_WRITES, DeleteOp
+from teleport.backend.interface import MAX_WRITES, DeleteOp, WatchCompacted
 from teleport.clock import SystemClock
 from teleport.errors import (
     AccessDenied,
@@ -40,6 +42,7 @@ from teleport.errors import (
     TeleportError,
 )
 from teleport.testing import etcd
+from teleport.testing.cut_relay import CutRelay
 
 PATIENCE = 60.0  # seconds
 
@@ -125,33 +128,40 @@ async def test_two_processes_see_each_other_and_share_what_expires(shared: etcd.
             await one.compare_and_swap("k/1", first, b"")
 
 
-async def test_a_write_that_was_done_and_whose_answer_was_lost_is_not_done_again(
-    shared: etcd.EtcdCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each transaction is sent twice: its first answer is thrown away, as by a broken connection."""
-    call = Peers.call
+async def test_a_write_that_was_done_and_whose_answer_was_lost_is_not_done_again(shared: etcd.EtcdCluster) -> None:
+    """The server has done it, the answer never arrives, the connection breaks: then it is sent again."""
+    prefix = f"/{token_hex(8)}/"
+    async with (
+        CutRelay(urlsplit(shared.urls[0]).port or 0) as relay,
+        engine(shared, prefix) as other,
+        EtcdBackend(
+            EtcdSettings((f"http://127.0.0.1:{relay.port}",), prefix, insecure=True), SystemClock(), sweep_every=None
+        ) as backend,
+        asyncio.timeout(PATIENCE),
+    ):
+        await backend.put("first", b"")  # what a first write needs besides is there then
 
-    async def lossy(peers: Peers, method: object, request: m.Message, doing: str, **more: object) -> object:
-        if method is TXN and doing == "write to":
-            await call(peers, method, request, doing, **more)  # type: ignore[arg-type]
-            answer = await call(peers, method, request, doing, **more)  # type: ignore[arg-type]
-            answer.unsure = True
-            return answer
-        return await call(peers, method, request, doing, **more)  # type: ignore[arg-type]
+        async def lost(marker: bytes, work: Coroutine[Any, Any, int]) -> int:
+            before = await other.revision()
+            relay.cut_at(marker, passed=True)
+            task = asyncio.create_task(work)
+            async with aclosing(other.watch([""], start=before)) as batches:
+                (seen, *_) = await anext(batches)
+            await relay.cut_at_word.wait()
+            assert await task == seen.revision
+            return seen.revision
 
-    monkeypatch.setattr(Peers, "call", lossy)
-    async with engine(shared) as backend:
-        first = await backend.create("k", b"one")
-        second = await backend.compare_and_swap("k", first, b"two")
-        third = await backend.put("k", b"three")
+        first = await lost(b"number one", backend.create("k", b"number one"))
+        second = await lost(b"number two", backend.compare_and_swap("k", first, b"number two"))
+        third = await lost(b"number three", backend.put("k", b"number three"))
         item = await backend.get("k")
         assert item is not None
-        assert (item.value, item.revision) == (b"three", third)
+        assert (item.value, item.revision) == (b"number three", third)
         assert first < second < third == await backend.revision()
-        await backend.delete("k")
+        fourth = await lost(b"number four", backend.commit([DeleteOp("k"), PutOp("m", b"number four")]))
         with pytest.raises(CompareFailed):
             await backend.commit([PutOp("a", b"")], conditions=[Exists("k")])
-        assert await backend.range() == []
+        assert [(one.key, one.revision) for one in await backend.range()] == [("first", first - 1), ("m", fourth)]
 
 
 async def test_a_server_that_restarts_costs_no_write_and_no_event(tmp_path: Path) -> None:
@@ -189,27 +199,36 @@ async def test_without_a_server_writes_fail_in_time_and_watches_end(tmp_path: Pa
                 await watching
 
 
-async def test_a_watcher_behind_a_compaction_goes_on_with_a_new_snapshot(tmp_path: Path) -> None:
-    with etcd.EtcdCluster(tmp_path) as cluster:
-        one = EtcdBackend(settings(cluster, "/t/"), SystemClock(), sweep_every=None, log_keep=2)
-        async with one, engine(cluster, "/t/") as other, asyncio.timeout(PATIENCE):
-            await one.put("k/0", b"")
-            async with aclosing(follow(other, ["k/"], heartbeat=60)) as updates:
-                first = await anext(updates)
-                assert isinstance(first, Snapshot)
-                cluster.members[0].kill()  # the stream of changes breaks, and is away while much happens
-                await asyncio.to_thread(cluster.members[0].start)
-                await asyncio.to_thread(cluster.members[0].wait_ready)
-                for number in range(1, 40):
-                    await one.put(f"k/{number}", b"")
-                await one.sweep()
-                keys = {item.key for item in first.items}
-                while len(keys) < 40:
-                    update = await anext(updates)
-                    if isinstance(update, Snapshot):
-                        keys = {item.key for item in update.items}
-                    else:
-                        keys |= {event.key for event in update.events}
+async def test_a_watcher_behind_a_compaction_goes_on_with_a_new_snapshot(shared: etcd.EtcdCluster) -> None:
+    """It is cut off while much happens and all of it is compacted: no change of that time reaches it as a change."""
+    prefix = f"/{token_hex(8)}/"
+    one = EtcdBackend(settings(shared, prefix), SystemClock(), sweep_every=None, log_keep=2)
+    async with (
+        CutRelay(urlsplit(shared.urls[0]).port or 0) as relay,
+        one,
+        EtcdBackend(
+            EtcdSettings((f"http://127.0.0.1:{relay.port}",), prefix, insecure=True), SystemClock(), sweep_every=None
+        ) as other,
+        asyncio.timeout(PATIENCE),
+    ):
+        await one.put("k/0", b"")
+        async with aclosing(follow(other, ["k/"], heartbeat=60)) as updates:
+            first = await anext(updates)
+            assert isinstance(first, Snapshot)
+            await one.put("k/1", b"")
+            heard = await anext(updates)
+            assert [event.key for event in heard.events] == ["k/1"]  # type: ignore[union-attr]
+            relay.cut()
+            for number in range(2, 12):
+                await one.put(f"k/{number}", b"")
+            await one.sweep()
+            behind = other.watch(["k/"], start=heard.revision)
+            relay.mend()
+            again = await anext(updates)
+            assert isinstance(again, Snapshot), "what happened meanwhile is not there to be told one by one"
+            assert len(again.items) == 12
+            with pytest.raises(WatchCompacted):
+                await anext(behind)
 
 
 async def test_the_leader_dies_while_writing_and_no_write_is_lost_or_done_twice(tmp_path: Path) -> None:

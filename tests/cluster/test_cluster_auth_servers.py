@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import json
+import os
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +18,10 @@ import pytest
 from tests.cluster.cluster_auth_servers import NODE_NAME, AuthPair
 from tests.cluster.cluster_shells import open_shell
 
+from teleport.auth.evidence.store import LEASE
+from teleport.backend.etcd.engine import EtcdBackend
+from teleport.backend.etcd.settings import EtcdSettings
+from teleport.clock import SystemClock
 from teleport.testing import etcd
 from teleport.testing.cluster import Host, Person, wait_until
 
@@ -164,3 +171,81 @@ def test_a_member_of_etcd_that_is_killed_costs_nobody_a_login_or_a_session(pair:
         member.wait_ready()
     for host in (pair, pair.other):
         host.tctl("audit", "verify").ok()
+
+
+def holder(pair: AuthPair) -> str:
+    """Which auth server holds the lease: its letter, or nothing."""
+
+    async def read() -> bytes:
+        assert isinstance(pair.state, etcd.EtcdCluster)
+        settings = EtcdSettings(pair.state.urls, insecure=True)
+        async with EtcdBackend(settings, SystemClock(), sweep_every=None) as backend:
+            item = await backend.get(LEASE)
+            return item.value if item is not None else b""
+
+    host = asyncio.run(read()).decode().partition("/")[0]
+    ids = {(pair.auth_of(letter).data_dir / "host_uuid").read_text().strip(): letter for letter in "ab"}
+    return ids.get(host, "")
+
+
+@pytest.mark.timeout(240)
+def test_who_holds_the_lease_is_killed_in_a_rotation_and_another_goes_on(pair: AuthPair, ann: Person) -> None:
+    """Each step is taken once, and the log goes on being signed, each statement once."""
+
+    def standby() -> bool:
+        return all(
+            one["spec"].get("rotation", {}).get("state") != "in_progress"
+            for one in pair.tctl("get", "cert_authority", "--format=json").json()
+        )
+
+    first = wait_until("one holds the lease", lambda: holder(pair), 40)
+    second = "b" if first == "a" else "a"
+    pair.auth_of(second).tctl("auth", "rotate", "--type=user", "--grace-period=10s").ok()
+    wait_until("it has begun", lambda: events(pair.auth_of(second), "--type=authority.rotate"))
+    assert not standby()
+    pair.auth_of(first).daemon.kill()
+    wait_until("the other one holds it", lambda: holder(pair) == second, 60)
+    pair.auth_of(first).daemon.start()
+
+    wait_until("the rotation is over", standby, 90)
+    steps = [(one["authority"], one["phase"]) for one in events(pair, "--type=authority.rotate")]
+    assert len(steps) == len(set(steps)) >= 3, steps
+    signed = [one["number"] for one in events(pair, "--type=audit.checkpoint")]
+    assert len(signed) == len(set(signed))
+    for host in (pair, pair.other):
+        host.tctl("audit", "verify").ok()
+    ann.log_in()
+    assert ann.ssh(f"{ME}@{NODE_NAME}.{pair.name}", "echo after").stdout == "after\n"
+
+
+def test_both_are_listed_by_either_and_named_to_who_joins(pair: AuthPair) -> None:
+    for host in (pair, pair.other):
+
+        def listed(host: Host = host) -> list[str]:
+            return sorted(one["spec"]["hostname"] for one in host.tctl("get", "auth_servers", "--format=json").json())
+
+        wait_until("both are listed", lambda: listed() == ["auth-a", "auth-b"])
+        assert [one["spec"]["hostname"] for one in host.tctl("nodes", "ls", "--format=json").json()] == [NODE_NAME]
+        made = host.tctl("tokens", "add", "--type=node", "--format=json").json()
+        assert sorted(made["auth_servers"]) == sorted(pair.auth_addresses)
+
+
+@pytest.mark.timeout(240)
+def test_an_auth_server_that_is_frozen_costs_one_call_its_time(pair: AuthPair, ann: Person) -> None:
+    """As one whose machine is gone without a word. Who is asked again is answered by the other one."""
+    os.kill(pair.daemon.pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+
+        def served() -> bool:
+            return ann.ssh(f"{ME}@{NODE_NAME}.{pair.name}", "echo in", seconds=60).stdout == "in\n"
+
+        wait_until("somebody is served", served, 120)
+        ann.log_in()
+        print(f"served {time.monotonic() - begun:.1f} s after it froze")
+        again = time.monotonic()
+        assert served()
+        assert time.monotonic() - again < 10
+    finally:
+        os.kill(pair.daemon.pid, signal.SIGCONT)
+    wait_until("the frozen one goes on", lambda: events(pair, "--type=session.end"))

@@ -99,8 +99,8 @@ class _Spoken:
 class AuthClient:
     """Calls auth with a host's certificate.
 
-    `addresses` are tried in order, the one that answered last first. `context` is asked for at each new connection.
-    Connections are kept, so that `renewed` has to be told when it would give another one.
+    `addresses` are tried in order, the one that answered last first, one that did not answer last. `context` is asked
+    for at each new connection. Connections are kept, so that `renewed` has to be told when it would give another one.
     """
 
     way: Callable[[float], Awaitable[bool]] | None = None
@@ -187,8 +187,8 @@ class AuthClient:
     ) -> aiohttp.ClientResponse:
         problem = "no address is known"
         limits = aiohttp.ClientTimeout(total=None if streamed else timeout, sock_connect=CONNECT, sock_read=timeout)
-        for position, (host, port) in enumerate(list(self._addresses)):
-            shown = shown_address(host, port)
+        for position, address in enumerate(list(self._addresses)):
+            shown = shown_address(*address)
             try:
                 response = await connections.session.request(
                     method,
@@ -208,14 +208,20 @@ class AuthClient:
                 problem = said(error)
                 if method == "GET":  # what changes something may have been done: it is not asked for twice
                     continue
+                self._move(address, last=True)  # it may be frozen, or its machine gone without a word
                 raise ConnectionProblem(f"the auth server at {shown} did not answer: {problem}", hint=AGAIN) from None
             if position:
-                self._addresses.insert(0, self._addresses.pop(position))
+                self._move(address, last=False)
             return response
         names = ", ".join(shown_address(*address) for address in self._addresses)
         raise ConnectionProblem(
             f"no auth server answers at {names}: {problem}", hint="check auth_servers and that the auth service runs"
         )
+
+    def _move(self, address: tuple[str, int], *, last: bool) -> None:
+        """Other calls may have moved it meanwhile."""
+        self._addresses.remove(address)
+        self._addresses.insert(len(self._addresses) if last else 0, address)
 
     async def call(self, route: Route[Req, Rep], request: Req, *, timeout: float = CALL_TIMEOUT) -> Rep:
         """One call and its answer; raises the error that auth answers with, or `ConnectionProblem`."""

@@ -17,17 +17,23 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from teleport.errors import TeleportError
 
 PAUSE = 0.005  # seconds between two tries while another process holds it
 NAME_SIZE = 16  # bytes that name a holder
 _HALF, _WHOLE = b"1", b"0"
+TELL_AFTER: Final = 10.0  # seconds of waiting until the log says so ...
+TELL_AGAIN: Final = 60.0  # ... and until it says so again
+
+log = logging.getLogger(__name__)
 
 
 class StoreLock:
@@ -36,6 +42,7 @@ class StoreLock:
     def __init__(self, path: Path) -> None:
         """Raises `TeleportError` when the lock's files cannot be made."""
         self._name = os.urandom(NAME_SIZE)
+        self._path = path
         self._after_others: list[Callable[[], Awaitable[None]]] = []
         self._gate = asyncio.Lock()
         self._idle = asyncio.Event()
@@ -60,9 +67,9 @@ class StoreLock:
                     self._holders += 1
                     return
                 await self._idle.wait()
-            await _take(self._door)
+            await _take(self._door, self._path)
             try:
-                await _take(self._lock)
+                await _take(self._lock, self._path)
             finally:
                 fcntl.flock(self._door, fcntl.LOCK_UN)
             try:
@@ -126,10 +133,20 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-async def _take(descriptor: int) -> None:
+async def _take(descriptor: int, path: Path) -> None:
+    clock = asyncio.get_running_loop().time
+    began, told = clock(), TELL_AFTER
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
+            if clock() - began >= told:
+                log.warning(
+                    "audit events wait: another process has held %s.lock for %.0f s; see whether an auth server of this"
+                    " cluster is stopped or does not get on, and end it",
+                    path,
+                    clock() - began,
+                )
+                told += TELL_AGAIN
             await asyncio.sleep(PAUSE)

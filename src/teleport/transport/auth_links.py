@@ -18,9 +18,9 @@ class AuthLinks:
     """Connections to auth servers, each made when it is first needed and kept from there on."""
 
     def __init__(self, servers: Sequence[tuple[str, int]], first: Callable[[], bytes]) -> None:
-        """`servers` are asked in this order. `first` makes the line that proves that this is a proxy (`wire.vouch`); it
-        raises `TeleportError`."""
-        self._servers = tuple(servers)
+        """`servers` are asked in this order, one that could not be reached after the others. `first` makes the line
+        that proves that this is a proxy (`wire.vouch`); it raises `TeleportError`."""
+        self._servers = list(servers)
         self._first = first
         self._links: dict[tuple[str, int], Mux] = {}
         self._all: set[Mux] = set()  # also those on which nothing new begins
@@ -34,11 +34,13 @@ class AuthLinks:
     async def connect(self, make: Callable[[], asyncio.Protocol]) -> None:
         """Connects the protocol that `make` gives with the first auth server that can be reached. Raises
         `ConnectionProblem`, or what `first` raises."""
-        for server in self._servers:
+        for server in tuple(self._servers):
             link = await self._link(server)
             if link is not None:
                 link.open(make)
                 return
+            self._servers.remove(server)  # so that not everybody waits for one that is silent
+            self._servers.append(server)
         raise ConnectionProblem(
             "the proxy cannot reach the auth service",
             hint="look on the proxy's host: its auth_servers, and whether auth runs",
