@@ -29,7 +29,7 @@ interface BeginProps {
 
 export function BeginRotation({ site, kinds, close }: BeginProps) {
   const usual = BY_THEMSELVES.filter((kind) => kinds.includes(kind));
-  const [kind, setKind] = useState("");
+  const [kind, setKind] = useState(usual.length > 0 ? "" : (kinds[0] ?? ""));
   const [mode, setMode] = useState("auto");
   const [hours, setHours] = useState("48");
   const work = useWork();
