@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from teleport.backend.postgresql.load import postgresql_backend
 from teleport.backend.postgresql.refusals import Kind, explain, kind_of
 from teleport.backend.postgresql.settings import PostgresqlSettings, Server, SslMode, mistake, parse
-from teleport.errors import LimitExceeded
+from teleport.errors import LimitExceeded, TeleportError
 
 FULL, CA, DISABLE = SslMode.VERIFY_FULL, SslMode.VERIFY_CA, SslMode.DISABLE
 SECRET = "hunter2hunter2"
@@ -158,3 +160,10 @@ def test_every_refusal_says_what_to_do(kind: Kind) -> None:
     assert "because" in str(told)
     assert told.hint
     assert isinstance(told, LimitExceeded) is (kind is Kind.FULL)
+
+
+def test_without_asyncpg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(TeleportError, match="asyncpg is not installed") as caught:
+        postgresql_backend()
+    assert caught.value.hint == "pip install 'teleport-access[postgresql]'"
