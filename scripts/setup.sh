@@ -24,6 +24,7 @@ if [ "$kind" = dev ]; then
   need mandoc mandoc
   need softhsm2-util softhsm2
   need etcd etcd-server
+  need kubectl kubernetes-client
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || need postgres postgresql
   need chromedriver chromium-driver
   need chromium chromium
