@@ -23,7 +23,7 @@ from teleport.backend.etcd.engine import EtcdBackend
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.clock import SystemClock
 from teleport.testing import etcd
-from teleport.testing.cluster import Host, Person, wait_until
+from teleport.testing.cluster import Host, Person, alive, descendants, processes_with, wait_until
 
 ME = getpass.getuser()
 
@@ -249,3 +249,29 @@ def test_an_auth_server_that_is_frozen_costs_one_call_its_time(pair: AuthPair, a
     finally:
         os.kill(pair.daemon.pid, signal.SIGCONT)
     wait_until("the frozen one goes on", lambda: events(pair, "--type=session.end"))
+
+
+def test_a_restart_by_hup_leaves_one_log(pair: AuthPair, ann: Person) -> None:
+    """The process that comes, the one that goes and the other server write to one folder at the same time."""
+    former = pair.daemon.pid
+    below = set(descendants(former))
+    os.kill(former, signal.SIGHUP)
+    for number in range(6):
+        pair.auth_of("ab"[number % 2]).tctl("users", "add", f"hup-{number}", "--roles=access", f"--logins={ME}").ok()
+    try:
+        wait_until("the former process is gone", lambda: pair.daemon.ended(0.2) == 0 if not alive(former) else None, 60)
+        assert set(processes_with(str(pair.config_path))) - {former, *below}, "another one serves"
+        wanted = {f"hup-{number}" for number in range(6)}
+        for host in (pair, pair.other):
+
+            def told(host: Host = host) -> Counter[str] | None:
+                names = Counter(one.get("name", "") for one in events(host, "--type=user.create"))
+                return names if wanted <= names.keys() else None
+
+            assert {wait_until("all are told of", told)[name] for name in wanted} == {1}
+            host.tctl("audit", "verify").ok()
+    finally:
+        for pid in processes_with(str(pair.config_path)):
+            os.kill(pid, signal.SIGTERM)
+        wait_until("its last process is gone", lambda: not processes_with(str(pair.config_path)))
+        pair.daemon.start()

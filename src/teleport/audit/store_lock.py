@@ -106,7 +106,11 @@ class StoreLock:
     @contextmanager
     def blocking(self) -> Iterator[None]:
         """Holds it without a loop, for a few quick steps at start. What was remembered counts as old afterwards."""
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for %s.lock, which another process holds", self._path)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
             yield
             os.pwrite(self._lock, bytes(NAME_SIZE), 0)
