@@ -116,6 +116,11 @@ async def test_a_link_is_followed_with_a_passkey_alone(tmp_path: Path) -> None:
             with pytest.raises(AccessDenied):
                 await log_in(here, None, user="bob", password=typed, passwordless=False)
         bob = await here.auth.user("bob", ["access"])
+        await here.auth.set_second_factor("optional")  # where the last device of others may go
+        asked = await here.auth.call(bob, routes.FACTOR_CHALLENGE, m.Empty())
+        remove = m.RemoveFactorRequest(name="passkey", factor=key.answer(asked))
+        with pytest.raises(BadRequest, match="last passkey of an account without a password"):
+            await here.auth.call(bob, routes.REMOVE_FACTOR, remove)
         change = m.ChangePasswordRequest(old="", new=PASSWORD)
         with pytest.raises(AccessDenied, match="the old password is wrong"):
             await here.auth.call(bob, routes.CHANGE_PASSWORD, change)

@@ -23,7 +23,7 @@ from teleport.auth.factors import passwords
 from teleport.auth.factors.checking import LIFE, Factors, event_device, new_totp, refused_factor
 from teleport.auth.factors.leases import leases_of
 from teleport.auth.factors.lockout import forgiven
-from teleport.auth.factors.passkeys import known_by_passkeys
+from teleport.auth.factors.passkeys import is_passkey, known_by_passkeys
 from teleport.auth.people.logins import Logins
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
@@ -382,4 +382,10 @@ def _may_go(device: FactorDevice, secret: UserSecret, rule: FactorRule) -> None:
         raise BadRequest(
             f"{device.name!r} is the last device with which you can log in: this cluster demands a second factor",
             hint="add another one first: tsh mfa add",
+        )
+    alone = not secret.password_hash and is_passkey(device)
+    if alone and not any(is_passkey(one) for one in secret.devices if one.id != device.id):
+        raise BadRequest(
+            f"{device.name!r} is the last passkey of an account without a password: nothing else logs in",
+            hint="add another passkey first: tsh mfa add --allow-passwordless",
         )
