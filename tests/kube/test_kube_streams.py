@@ -90,6 +90,14 @@ async def test_who_gets_no_stream(tmp_path: Path, why: str) -> None:
         assert lab.api.calls == []
 
 
+async def test_no_node_runs_commands_for_who_needs_company(tmp_path: Path) -> None:
+    """Whose roles ask for somebody else in sessions gets no command past that by a node's own service."""
+    async with kube_lab(tmp_path) as lab, lab.connected(lab.pair(roles=("in-company",))) as wire:
+        lab.defaults = OFF
+        assert (await wire.ask("POST /api/v1/nodes/n/proxy/run/dev/web/main?cmd=id")).status == 403
+        assert lab.api.calls == []
+
+
 async def test_the_api_server_may_refuse(tmp_path: Path) -> None:
     """Its own answer comes through."""
     async with kube_lab(tmp_path) as lab:

@@ -244,7 +244,8 @@ class Forwarder:
             raise
         except BaseException:
             if not recorded:
-                await on_record(0, "the connection ended before the API server's answer")
+                with contextlib.suppress(Refused):  # nobody is there to read it, and what ended the call goes on
+                    await on_record(0, "the connection ended before the API server's answer")
             raise
 
     async def _on_record(self, outcome: Outcome) -> None:
@@ -381,6 +382,8 @@ def _why_not(call: Call, request: Request, permit: KubeAccessPermit) -> Refusal 
         return Refusal(
             403, "A node's own service runs commands that nobody records, and sessions have to be recorded here."
         )
+    elif call.through_node and permit.needs_company:
+        return Refusal(403, "Your roles ask for somebody else in your sessions, and at a node's service nobody can be.")
     if call.into_pod and len(call.told) > MOST_TOLD:
         return Refusal(400, f"The command is too long to be put on record: at most {MOST_TOLD} characters are taken.")
     if call.into_pod and not streams.wanted(request.headers):

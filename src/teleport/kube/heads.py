@@ -43,10 +43,6 @@ _SAYS_WHO: Final = frozenset(
         b"host",
         b"sec-websocket-protocol",  # Kubernetes takes bearer tokens there
         b"set-cookie",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
-        b"x-forwarded-uri",
         b"x-http-method",
         b"x-http-method-override",
         b"x-method-override",
@@ -56,7 +52,7 @@ _SAYS_WHO: Final = frozenset(
         b"x-rewrite-url",
     }
 )
-_SAYS_WHO_BEGINS: Final = (b"impersonate-", b"proxy-", b"x-remote-")
+_SAYS_WHO_BEGINS: Final = (b"impersonate-", b"proxy-", b"x-auth-request-", b"x-forwarded-", b"x-remote-", b"x-ssl-")
 _ONCE: Final = (b"content-length", b"transfer-encoding", b"host", b"upgrade", b"expect")
 
 

@@ -157,7 +157,13 @@ class Server(_End):
     @property
     def stale(self) -> bool:
         """Whether the server has ended it, or said something that nobody asked for."""
-        return self.reader.at_eof() or bool(self._buffer) or self.writer.is_closing()
+        reading = self.reader.read(1)
+        try:
+            reading.send(None)
+        except (StopIteration, OSError):  # something is there, or the end
+            return True
+        reading.close()
+        return bool(self._buffer) or self.writer.is_closing()
 
     async def ask(self, method: str, target: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_EVENT)
@@ -193,7 +199,8 @@ class Server(_End):
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
             raise BadHead(str(error)) from None
-        assert isinstance(event, h11.Response | h11.InformationalResponse), "h11 refuses what nobody asked for"
+        if not isinstance(event, h11.Response | h11.InformationalResponse):
+            raise BadHead("it answers nothing that was asked")
         return event
 
     async def body(self) -> AsyncIterator[bytes]:
