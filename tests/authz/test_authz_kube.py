@@ -241,6 +241,7 @@ def test_labels_and_a_name_that_is_not_there_read_the_same() -> None:
     [
         pytest.param({"expires": NOW}, DenialCode.EXPIRED, id="expired"),
         pytest.param({"cluster": "elsewhere"}, DenialCode.WRONG_CLUSTER, id="another cluster"),
+        pytest.param({"route_to_cluster": "leaf.example.com"}, DenialCode.WRONG_CLUSTER, id="led to another cluster"),
         pytest.param({"source_ip": "192.0.2.8"}, DenialCode.WRONG_ADDRESS, id="pinned to another address"),
         pytest.param(
             {"mfa_device": "d", "mfa_target": "a-host"}, DenialCode.NOT_GRANTED, id="for one session elsewhere"
@@ -337,6 +338,18 @@ def test_templates() -> None:
 def test_names_that_no_header_carries(name: str) -> None:
     """A name that would be read as another one, or as two headers, is nobody's."""
     assert not usable_name(name)
+
+
+@pytest.mark.parametrize("name", ["system:kube-scheduler", "system:serviceaccount:kube-system:default", "system:"])
+def test_a_name_of_kubernetes_own_is_given_by_roles_alone(name: str) -> None:
+    """Who happens to be called as one of its components does not become it; a role may say so."""
+    identity = replace(ALICE, name=name)
+    denial = decide("dev", identity=identity)
+    assert isinstance(denial, AccessDenial)
+    assert denial.code is DenialCode.NOT_GRANTED
+    permit = decide("one-user", identity=identity)
+    assert isinstance(permit, KubeAccessPermit)
+    assert permit.kube_user == "robot"
 
 
 def test_what_has_to_be_recorded_is_in_the_permit() -> None:

@@ -82,6 +82,32 @@ def test_what_was_chosen_by_another_is_no_cluster_of_ours(tmp_path: Path) -> Non
     assert read(path) == OTHERS
 
 
+@pytest.mark.parametrize(
+    ("cluster", "user", "context"),
+    [
+        ("example.com", "them", "theirs"),  # their token would go to our server
+        ("example.com", None, None),
+        ("theirs", "example.com-prod", "theirs"),
+        ("theirs", "them", "example.com-prod"),
+    ],
+)
+def test_entries_of_others_are_not_written_over(
+    tmp_path: Path, cluster: str, user: str | None, context: str | None
+) -> None:
+    """A cluster that is called as another one does not get what belongs to that: credentials, commands, contexts."""
+    path = tmp_path / "config"
+    document = {
+        "kind": "Config",
+        "clusters": [{"name": cluster, "cluster": {"server": "https://other"}}],
+        "users": [{"name": user or "them", "user": {"token": "secret"}}],
+        "contexts": [{"name": context, "context": {"cluster": cluster, "user": user}}] if context else [],
+    }
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(TeleportError, match="nothing was changed"):
+        put(path, ENTRY)
+    assert read(path) == document
+
+
 def test_a_namespace_that_was_set_stays(tmp_path: Path) -> None:
     """`kubectl config set-context --current --namespace` outlives the next login; its order in the file, too."""
     path = tmp_path / "config"

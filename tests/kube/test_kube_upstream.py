@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -15,6 +16,15 @@ from teleport.resources.values import HostPort
 from teleport.testing.kube_lab import Lab, kube_lab
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+async def wait_for(what: Callable[[], Any]) -> Any:
+    """What it is once it is something; each turn of the loop comes nearer."""
+    async with asyncio.timeout(10):
+        for _ in itertools.count():
+            if found := what():
+                return found
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -48,11 +58,7 @@ async def test_what_a_server_says_unasked_answers_nobody(tmp_path: Path) -> None
     async with kube_lab(tmp_path) as lab, odd_server(lab, serve) as pair, lab.connected(pair) as wire:
         assert (await wire.ask("GET /version")).body == b"1  "
         upstream = lab.clusters["odd"]
-        async with asyncio.timeout(10):
-            while not upstream._idle:
-                await asyncio.sleep(0)
-            (kept,) = upstream._idle
-            told.set()
-            while not kept.reader._buffer:  # type: ignore[attr-defined]
-                await asyncio.sleep(0)
+        (kept,) = await wait_for(lambda: list(upstream._idle))
+        told.set()
+        await wait_for(lambda: kept.reader._buffer)
         assert (await wire.ask("GET /version")).body == b"2  "

@@ -3,7 +3,8 @@
 Order: the certificate itself, locks (and whether they are known), deny over all roles, allow, where namespace and
 labels have to match within one role, MFA, then whom the cluster is told. Users and groups come from the roles that let
 in here and from no others; what deny names is taken away, whichever role gave it. Who has several users has to choose
-one; who is given none goes by the own name. Whoever asks to act as somebody is given no more than the roles give.
+one; who is given none goes by the own name, unless that is one of Kubernetes' own.
+Whoever asks to act as somebody is given no more than the roles give.
 
 What this version cannot do is refused, not left out: a second factor for each session, and certificates for one session
 elsewhere. The function is pure and cheap, so that it is asked for each call, and again while streams are open.
@@ -32,6 +33,7 @@ from teleport.resources.metadata import DEFAULT_NAMESPACE
 from teleport.resources.role import Conditions, Role
 
 AUTHENTICATED: Final = "system:authenticated"  # the group of everybody whom a Kubernetes cluster knows by name
+OF_KUBERNETES: Final = "system:"  # begins the names of its own components and accounts: only roles may give one
 MAX_NAME: Final = 1024  # bytes of a user or group
 
 
@@ -81,6 +83,13 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
     ) or user_lock_denial(identity, request.locks, request.now)
     if refused is not None:
         return refused
+    if identity.route_to_cluster not in ("", request.cluster):
+        return AccessDenial(
+            DenialCode.WRONG_CLUSTER,
+            f"Your certificate leads to the cluster {identity.route_to_cluster!r}, not to those of this one.",
+            (f"routed to {identity.route_to_cluster!r}, this is {request.cluster!r}",),
+            "tsh login without another cluster",
+        )
     if identity.mfa_target:
         return _denial(DenialCode.NOT_GRANTED, request, "the certificate is for one session elsewhere")
     if not request.exists:
@@ -159,7 +168,9 @@ def _named(
     if not groups and not users:
         return _denial(DenialCode.NOT_GRANTED, request, "no Kubernetes user and no group is left that the roles give")
     if not given:  # a role that gave users, all of which are denied, must not give the own name instead
-        users = _without((request.identity.name,), no_users)
+        users = _without(_given([request.identity.name]), no_users)
+        if request.identity.name.startswith(OF_KUBERNETES):
+            users = ()
     act_as = request.act_as
     if act_as.groups:
         for group in act_as.groups:
@@ -171,7 +182,11 @@ def _named(
             return _not_as(request, f"user {act_as.user[:80]!a}")
         return act_as.user, groups
     if not users:
-        return _denial(DenialCode.NOT_GRANTED, request, "every Kubernetes user that the roles give is denied")
+        return _denial(
+            DenialCode.NOT_GRANTED,
+            request,
+            "every Kubernetes user that the roles give is denied, or none is given and the own name is Kubernetes' own",
+        )
     if len(users) > 1:
         return AccessDenial(
             DenialCode.BAD_REQUEST,

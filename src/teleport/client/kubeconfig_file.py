@@ -47,7 +47,8 @@ def path_of(environment: Mapping[str, str]) -> Path:
 
 
 def put(path: Path, entry: Entry) -> None:
-    """Puts the cluster in, and makes its context the current one. A namespace that was set for it stays."""
+    """Puts the cluster in, and makes its context the current one. A namespace that was set for it stays. Raises
+    `TeleportError` where an entry of that name is another's: it may carry other credentials, which would go to ours."""
     plugin = {
         "apiVersion": "client.authentication.k8s.io/v1beta1",
         "command": entry.program,
@@ -62,6 +63,7 @@ def put(path: Path, entry: Entry) -> None:
     }
 
     def change(document: dict[str, Any]) -> None:
+        _refuse_others(document, entry, path)
         server = {"server": f"https://{entry.server}", "certificate-authority": str(entry.authorities)}
         _set(document, "clusters", entry.cluster, "cluster", server)
         _set(document, "users", entry.context, "user", {"exec": plugin})
@@ -113,6 +115,29 @@ def _plugin(user: Mapping[str, Any]) -> list[str]:
     words = said.get("args") if isinstance(said, dict) else None
     found = [str(word) for word in words] if isinstance(words, list) else []
     return found if found[:2] == ["kube", OURS] else []
+
+
+def _refuse_others(document: Mapping[str, Any], entry: Entry, path: Path) -> None:
+    """Every context that uses the cluster's entry, or is called as ours is, has to be one of our plugin."""
+    for one in document["contexts"]:
+        if one.get("name") == entry.context or _context(one).get("cluster") == entry.cluster:
+            user = _context(one).get("user")
+            if not isinstance(user, str) or not _plugin(_get(document, "users", user, "user")):
+                raise _others("context", str(one.get("name")), path)
+    used = {_context(one).get("cluster") for one in document["contexts"]}
+    kept = _get(document, "clusters", entry.cluster, "cluster")
+    if kept and entry.cluster not in used and kept.get("certificate-authority") != str(entry.authorities):
+        raise _others("cluster", entry.cluster, path)
+    user = _get(document, "users", entry.context, "user")
+    if user and not _plugin(user):
+        raise _others("user", entry.context, path)
+
+
+def _others(kind: str, name: str, path: Path) -> TeleportError:
+    return TeleportError(
+        f"{path} has a {kind} {name!r} of another program under a name that is needed here; nothing was changed",
+        hint="rename it (kubectl config rename-context), or name another file in KUBECONFIG",
+    )
 
 
 def _is_ours(entry: Mapping[str, Any], mine: set[str]) -> bool:
