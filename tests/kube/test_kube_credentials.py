@@ -63,6 +63,9 @@ def test_a_tokens_file_is_read_each_time(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("two\r\nImpersonate-User: admin\n")
     with pytest.raises(BadRequest):
         authorization(made)
+    (tmp_path / "token").write_text("\n")  # nobody is asked anything in nobody's name
+    with pytest.raises(BadRequest, match="is empty"):
+        authorization(made)
     (tmp_path / "token").unlink()
     with pytest.raises(OSError, match="token"):
         authorization(made)

@@ -182,4 +182,6 @@ def authorization(cluster: KubeCluster) -> bytes:
     token = cluster.token
     if cluster.token_file is not None:
         token = _header(_read(cluster.token_file).decode("ascii", "replace").strip())
+        if not token:
+            raise BadRequest(f"{cluster.token_file} is empty", hint="the file has to hold a token")
     return b"Bearer " + token.encode() if token else b""

@@ -82,6 +82,8 @@ def credentials(flags: Flags, kube_cluster: str, teleport_cluster: str) -> None:
     from teleport.client import kube as clients
     from teleport.client import renewal
 
+    if sys.stdout.isatty():
+        raise BadRequest("this prints a private key, and not on a terminal", hint="kubectl asks for it: tsh kube login")
     profile = _profile(flags)
     renewal.keep_fresh(flags.home, profile.name, now())
     if teleport_cluster and teleport_cluster != profile.root_cluster:
