@@ -22,6 +22,29 @@ def test_a_head_ends_with_an_empty_line() -> None:
     assert find_head(whole + b"abc") == len(whole)
 
 
+@pytest.mark.parametrize("bad", [b"", b"X: a\nY: b\r\n", b"X: a\rY: b\r\n", b"X: a\r\r\n", b"X: a\x00\r\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_head_that_comes_in_pieces(bad: bytes, size: int) -> None:
+    """It is judged as if it had come at once, and what was looked at is not looked at again."""
+
+    def fed(data: bytes) -> int:
+        looked = 0
+        for end in range(size, len(data) + size, size):
+            if found := find_head(data[:end], looked):
+                return found
+            looked = min(end, len(data))
+        return 0
+
+    whole = GET + b"Accept: a\r\n" + bad + b"\r\n"
+    if bad:
+        with pytest.raises(BadHead):
+            fed(whole)
+    else:
+        assert fed(whole) == len(whole)
+    old = b"GET /\n"
+    assert find_head(old + b"a" * 100, len(old) + 50) == 0
+
+
 @pytest.mark.parametrize(
     "lines",
     [

@@ -65,13 +65,15 @@ class BadHead(BadRequest):
         )
 
 
-def find_head(buffer: bytes) -> int:
-    """How many bytes of `buffer` are the first message's head; 0 when it has not ended yet. Raises `BadHead`."""
-    end = buffer.find(_END)
+def find_head(buffer: bytes, looked: int = 0) -> int:
+    """How many bytes of `buffer` are the first message's head; 0 when it has not ended yet. For the first `looked`
+    bytes that was the answer already: a head that comes byte by byte is read once. Raises `BadHead`."""
+    end = buffer.find(_END, max(looked - len(_END) + 1, 0))
     if end < 0:
         if len(buffer) > MAX_HEAD:
             raise BadHead("its head is too long")
-        if _BARE.search(buffer.removesuffix(b"\r")):  # which may be half of a line's end
+        known = len(buffer) - buffer.endswith(b"\r")  # which may be half of a line's end
+        if _BARE.search(buffer, max(looked - 1, 0), known):
             raise BadHead("a line of its head ends in another way than by CR LF")
         return 0
     if end > MAX_HEAD:

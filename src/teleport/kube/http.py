@@ -48,7 +48,9 @@ class _End:
 
     async def _head(self) -> bool:
         """Waits until a whole head is in the buffer; False when the connection ends instead. Raises `BadHead`."""
-        while not find_head(self._buffer):
+        looked = 0
+        while not find_head(self._buffer, looked):
+            looked = len(self._buffer)
             data = await self.reader.read(READ)
             if not data:
                 return False
@@ -201,6 +203,8 @@ class Server(_End):
             raise BadHead(str(error)) from None
         if not isinstance(event, h11.Response | h11.InformationalResponse):
             raise BadHead("it answers nothing that was asked")
+        if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
+            raise BadHead("it says that an answer will come, in another way than HTTP/1.1")
         return event
 
     async def body(self) -> AsyncIterator[bytes]:
