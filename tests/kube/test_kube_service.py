@@ -487,8 +487,15 @@ async def test_nothing_is_answered_that_is_not_on_record(tmp_path: Path) -> None
         answer = await wire.ask(f"GET {PODS}")
         assert answer.status == 503
         assert b"items" not in answer.body
+        assert "was made" in status(answer.body)
+        made = len(lab.api.calls)
+        for method in ("GET", "DELETE"):  # and nothing more is made, by nobody
+            assert "not made" in status((await wire.ask(f"{method} {PODS}/web")).body)
+        assert len(lab.api.calls) == made
         lab.events.failing = False
         assert (await wire.ask(f"GET {PODS}")).status == 200
+        paths = [(event.request_path, event.response_code) for event in await requests(lab, 2)]
+        assert paths == [(PODS, 200), (PODS, 200)]  # the first one late
 
 
 @pytest.mark.parametrize("ending", ["leaves", "is cut", "ends with the daemon"])

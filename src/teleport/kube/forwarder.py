@@ -2,6 +2,7 @@
 
 Rules it keeps:
 - Nothing reaches the API server before the decision, and no answer reaches the client before the event is durable.
+- While a call that was made is not on record, because events cannot be written, no other one is made.
 - Whatever was sent to the API server is on record, also when the client leaves, or is cut off, before the answer.
 - The decision is taken for each call, and again while it is open: whatever ends the permit ends the stream.
 - Commands in pods, and the services of nodes, which run commands too, are refused while sessions have to be recorded.
@@ -43,6 +44,11 @@ MOST_TOLD: Final = 8000  # characters of a command's path and query: events hold
 UNRECORDED: Final = Refusal(503, "The call cannot be put on record now, so it is not made.", "try again")
 
 
+WITHHELD: Final = Refusal(
+    503, "The call was made and cannot be put on record now, so its answer is withheld.", "look before you try again"
+)
+
+
 class Refused(Exception):
     """The call ends here: `refusal` is what the client reads, `reason` what is on record."""
 
@@ -62,6 +68,7 @@ class Outcome:
     permit: KubeAccessPermit | None
     code: int
     error: str = ""
+    made: bool = False  # the API server may have carried it out
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -99,7 +106,11 @@ class Tells(Protocol):
     """Puts calls on record."""
 
     async def tell(self, outcome: Outcome, identity: UserIdentity, client: Peer) -> None:
-        """Returns once it is durable."""
+        """Returns once it is durable. Of a call that was made it is kept otherwise, and told later."""
+        ...
+
+    async def settle(self) -> None:
+        """Tells of the calls that were made and could not be told of. Raises what `tell` does."""
         ...
 
 
@@ -155,7 +166,8 @@ class Forwarder:
         permit: KubeAccessPermit | None = None
         name = self._identity.kube_cluster
         try:
-            self._identify()
+            await self._settled()
+            self._identify()  # from here to the call nothing is waited for
             if (request.method, request.target, request.has_body) == ("GET", CLUSTERS, False):
                 await self._list(client)
                 return
@@ -174,7 +186,7 @@ class Forwarder:
             try:
                 await self._on_record(Outcome(request, call, name, permit, told.code, refused.reason))
             except (TeleportError, OSError):
-                told = UNRECORDED
+                told = told if told is WITHHELD else UNRECORDED
             await refuse(client, told)
         finally:
             self._open = None
@@ -197,6 +209,13 @@ class Forwarder:
         await answer_json(client, 200, json.dumps({"clusters": found}).encode())
         async for _ in client.body():
             raise AssertionError("a request without a body has none")
+
+    async def _settled(self) -> None:
+        """Nothing is made while what was made before is not on record."""
+        try:
+            await _to_its_end(self._tells.settle())
+        except (TeleportError, OSError) as failed:
+            raise Refused(UNRECORDED, str(failed)) from None
 
     def _permitted(self, name: str, act_as: ActAs) -> tuple[Upstream, KubeAccessPermit]:
         """The cluster that is meant, and the permit for it."""
@@ -227,9 +246,9 @@ class Forwarder:
             nonlocal recorded
             recorded = True
             try:
-                await self._on_record(Outcome(request, call, upstream.cluster.name, permit, status, error))
+                await self._on_record(Outcome(request, call, upstream.cluster.name, permit, status, error, made=True))
             except (TeleportError, OSError) as failed:
-                raise Refused(UNRECORDED, str(failed)) from None
+                raise Refused(WITHHELD, str(failed)) from None
 
         try:
             if not request.has_body:

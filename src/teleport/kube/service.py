@@ -26,7 +26,7 @@ import h11
 from teleport.audit.emits import Emits
 from teleport.audit.events import AuthFailed, KubeRequest, new_event
 from teleport.clock import Clock
-from teleport.errors import AccessDenied, TeleportError
+from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.identity import UserIdentity
 from teleport.kube.forwarder import Forwarder, Outcome, refuse
 from teleport.kube.heads import BadHead
@@ -85,6 +85,7 @@ class KubeServer:
         self._emitter = emitter
         self._context = context
         self._heard = Heard()
+        self._owed: list[KubeRequest] = []  # of calls that were made, and could not be put on record
         self._connections: set[_Connection] = set()
         self._tasks: asyncio.TaskGroup | None = None
         slots = Slots(config.unproved, "kube", limits=config.connections, rated=True)
@@ -181,21 +182,39 @@ class KubeServer:
 
     async def tell(self, outcome: Outcome, identity: UserIdentity, client: Peer) -> None:
         """Puts a call on record (`kube.forwarder.Tells`)."""
-        await self._emitter.emit(
-            new_event(
-                KubeRequest,
-                self.clock.now(),
-                str(uuid4()),
-                cluster_name=self.config.cluster,
-                user=identity.name,
-                impersonator=identity.impersonator,
-                server_id=str(self.config.host_id),
-                server_hostname=self.config.hostname,
-                addr_remote=str(client),
-                proto="kube",
-                **outcome.fields,
-            )
+        event = new_event(
+            KubeRequest,
+            self.clock.now(),
+            str(uuid4()),
+            cluster_name=self.config.cluster,
+            user=identity.name,
+            impersonator=identity.impersonator,
+            server_id=str(self.config.host_id),
+            server_hostname=self.config.hostname,
+            addr_remote=str(client),
+            proto="kube",
+            **outcome.fields,
         )
+        try:
+            await self._emitter.emit(event)
+        except BadRequest:  # this one can never be written: it must not keep the others out
+            log.exception("a call is not on record user=%s path=%r", event.user, event.request_path)
+            raise
+        except (TeleportError, OSError) as error:
+            if outcome.made:
+                log.error("a call is not on record yet user=%s path=%r: %s", event.user, event.request_path, error)
+                self._owed.append(event)
+            raise
+
+    async def settle(self) -> None:
+        """Puts on record what is owed (`kube.forwarder.Tells`): no call is made before."""
+        while self._owed:
+            event = self._owed.pop()
+            try:
+                await self._emitter.emit(event)
+            except (TeleportError, OSError):
+                self._owed.append(event)
+                raise
 
     async def failed(self, peer: Peer, user: str, reason: str) -> None:
         """Puts on record that somebody was not let in; so many in a second, the others are counted."""
