@@ -42,6 +42,34 @@ def test_a_stand_in_within_a_package_that_is_one_too_is_found_as_its_attribute()
     assert not {"telegraphy", "telegraphy.codes"} & set(sys.modules)
 
 
+def test_a_stand_in_within_a_package_that_is_loaded_leaves_it_as_it_was() -> None:
+    import xml
+
+    assert "xml.sax" not in sys.modules
+    with standing_in({"xml.sax": {"SPEED": 5}}):
+        import xml.sax
+
+        assert xml.sax.SPEED == 5  # type: ignore[attr-defined]
+    assert not hasattr(xml, "sax")
+    import xml.sax
+
+    assert xml.sax.SAXException("x").getMessage() == "x"
+
+
+@pytest.mark.parametrize("first", ["", "import ctypes", "import ctypes.util"])
+def test_ssh_is_imported_whatever_of_ctypes_is_loaded(first: str) -> None:
+    code = f"""
+{first}
+import sys
+import teleport.ssh, asyncssh
+import ctypes.util
+assert ctypes.util.find_library("c"), "it is the real one again"
+assert asyncssh.crypto.pq.mlkem_available and not asyncssh.crypto.pq.sntrup_available
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_is_hidden_cannot_be_imported_until_the_context_ends() -> None:
     real = sys.modules["subprocess"]
     with hidden("sched", "subprocess"):

@@ -82,12 +82,12 @@ def standing_in(modules: Mapping[str, Mapping[str, object]], forget: tuple[str, 
         if name not in sys.modules:
             module = made[name] = _StandIn(name)
             module.__dict__.update(values)
-    for name, module in made.items():  # as the import of a package's module leaves it
-        parent, _, child = name.rpartition(".")
-        if parent in made:
-            setattr(made[parent], child, module)
     before = set(sys.modules)
     sys.modules.update(made)
+    for name, module in made.items():  # as the import of a package's module leaves it
+        parent, _, child = name.rpartition(".")
+        if parent in sys.modules:
+            setattr(sys.modules[parent], child, module)
     try:
         yield
     finally:
