@@ -19,8 +19,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -155,6 +155,7 @@ class Intake:
         # Where the store ended before a batch whose head is not saved yet: a saved position never goes past that.
         self._unsaved: dict[ChainKey, str] = {}
         self._locks: defaultdict[ChainKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._coming: dict[object, tuple[ChainKey, int]] = {}  # lines of batches that wait for the store's lock
 
     async def start(self) -> None:
         """Loads the heads and reads what reached the store but not the heads before a crash."""
@@ -255,13 +256,33 @@ class Intake:
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
+    @property
+    def coming(self) -> int:
+        """How many lines, at least, wait until the store is free. A host that got no answer brings the same again."""
+        most: dict[ChainKey, int] = {}
+        for key, lines in self._coming.values():
+            most[key] = max(most.get(key, 0), lines)
+        return sum(most.values())
+
     async def close(self) -> None:
         """Waits for batches that are on their way to the sinks."""
         if self._tasks:
             await asyncio.wait(set(self._tasks))
 
+    @asynccontextmanager
+    async def _turn(self, key: ChainKey, lines: int) -> AsyncIterator[None]:
+        """The locks of the chain and of the store; who waits for them is counted."""
+        batch = object()
+        self._coming[batch] = key, lines
+        try:
+            async with self._locks[key], self._store.lock:
+                del self._coming[batch]
+                yield
+        finally:
+            self._coming.pop(batch, None)
+
     async def _take(self, key: ChainKey, lines: list[bytes], own: bool, speaks_for: Collection[str]) -> IntakeAck:
-        async with self._locks[key], self._store.lock:
+        async with self._turn(key, len(lines)):
             if self._restored is not None:
                 await self.know_all()
             await self._know(key)

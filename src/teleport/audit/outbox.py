@@ -13,6 +13,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +33,11 @@ def outbox_write(event: Event) -> tuple[str, bytes]:
     """Key and value of the record of `event`. Keys sort by the event's time. `BadRequest` when it cannot be written."""
     micros = int(event.time.timestamp() * 1_000_000)
     return f"{PREFIX}{micros:016x}-{event.uid}", encode_event(event)
+
+
+def told_at(key: str) -> datetime:
+    """The time of the event whose record has this key."""
+    return datetime.fromtimestamp(int(key.removeprefix(PREFIX).partition("-")[0], 16) / 1_000_000, UTC)
 
 
 class OutboxBackend(Protocol):

@@ -47,6 +47,7 @@ from teleport.auth.evidence.api import Evidence
 from teleport.auth.evidence.recorded import Recorded
 from teleport.auth.evidence.shared import one_place
 from teleport.auth.evidence.store import EvidenceStore, Lease, signer
+from teleport.auth.evidence.waiting import Waiting
 from teleport.auth.factors.checking import Factors
 from teleport.auth.factors.leases import MfaLeases
 from teleport.auth.factors.one_use import SessionFactor
@@ -176,6 +177,7 @@ class AuthService:
         presence = self._presence = Presence(state, self.authorizer, self._joining)
         self._indexer = Indexer(config.recordings_directory, self._recordings.directory)
         recorded = Recorded(state, self.authorizer, self._recordings, self._indexer)
+        self.waiting = Waiting(records, self._sink.lock, self._intake, lambda: self._pump.problem, state.clock)
         self._evidence = Evidence(
             state,
             self.authorizer,
@@ -185,6 +187,7 @@ class AuthService:
             config.audit_directory,
             recorded,
             self._indexer,
+            self.waiting,
             claims,
         )
         self._pump = OutboxPump(

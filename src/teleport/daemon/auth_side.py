@@ -28,6 +28,7 @@ from teleport.daemon.config.values import Config, KeyToken, StorageConfig
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.identities import names_of
+from teleport.daemon.metrics import Gauge, Metrics
 from teleport.errors import TeleportError
 from teleport.identity import SystemRole
 from teleport.resources.codec import Resource
@@ -46,6 +47,18 @@ log = logging.getLogger(__name__)
 
 MAX_BOOTSTRAP: Final = 64 * 1024 * 1024  # bytes
 AT_ONCE: Final = 100  # refused connections that wait to be put on record
+EVENTS_WAITING: Final = Gauge(
+    "teleport_audit_events_waiting", "Events, at least, that hosts have brought and that wait to be taken into the log."
+)
+STORE_HELD: Final = Gauge(
+    "teleport_audit_store_held_seconds", "How long another process has held up the audit log; 0 when none does."
+)
+
+
+def add_metrics(metrics: Metrics, service: AuthService) -> None:
+    """What monitors should know of auth."""
+    metrics.add(EVENTS_WAITING, service.waiting.coming)
+    metrics.add(STORE_HELD, service.waiting.seconds)
 
 
 def authority_keys(token: KeyToken | None) -> AuthorityKeys:

@@ -28,6 +28,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PAGE: Final = 500  # events of one answer
 EXPORTED: Final = 1000  # events that an export asks for at a time
 TYPES: Final = 50
+CAUSE: Final = 400  # characters of why events wait
 HOURS: Final = 31 * 24  # that a picture may show
 COLUMNS: Final = (
     "time", "event", "code", "user", "login", "server_hostname", "sid", "addr.remote", "success", "message", "error",
@@ -43,6 +44,7 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     end: str
     hours: list[m.HourCounts]
     complete: bool  # false: ask again, not everything is counted yet
+    waiting: m.EventsWaiting | None  # what is not counted, since it is not in the log yet
 
 
 class EvidenceRoutes:
@@ -81,7 +83,11 @@ class EvidenceRoutes:
 
     async def _page(self, session: WebSession, request: web.Request, asked: m.SearchEventsRequest) -> web.Response:
         page = await self._asking.ask(session, request, routes.SEARCH_EVENTS, asked)
-        body = {"events": [_event(line) for line in page.lines], "startKey": page.next_key}
+        body = {
+            "events": [_event(line) for line in page.lines],
+            "startKey": page.next_key,
+            "waiting": _waiting(page.waiting),
+        }
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
     async def export(self, request: web.Request) -> web.StreamResponse:
@@ -133,7 +139,15 @@ class EvidenceRoutes:
         found = await self._asking.ask(
             session, request, routes.COUNT_EVENTS, m.CountEventsRequest(start=start, end=end)
         )
-        return reply(Dashboard(start=rfc3339(start), end=rfc3339(end), hours=found.hours, complete=found.complete))
+        return reply(
+            Dashboard(
+                start=rfc3339(start),
+                end=rfc3339(end),
+                hours=found.hours,
+                complete=found.complete,
+                waiting=_waiting(found.waiting),
+            )
+        )
 
 
 def _query(request: web.Request, limit: int) -> m.SearchEventsRequest:
@@ -156,6 +170,11 @@ def _query(request: web.Request, limit: int) -> m.SearchEventsRequest:
         start_key=text(request, "startKey"),
         oldest_first=order == "asc",
     )
+
+
+def _waiting(found: m.EventsWaiting | None) -> m.EventsWaiting | None:
+    """Another cluster's word, perhaps."""
+    return found and msgspec.structs.replace(found, cause=one_line(found.cause, CAUSE))
 
 
 def _sid(request: web.Request) -> str:

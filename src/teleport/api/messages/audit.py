@@ -39,11 +39,20 @@ class SearchEventsRequest(Request, frozen=True, kw_only=True):
     text: str = ""  # anywhere in the event, any case
 
 
+class EventsWaiting(Message, frozen=True, kw_only=True):
+    """Events that happened and that no search finds yet: they wait to be taken into the log."""
+
+    count: int  # at least; 0 when nobody knows of one, and none could come in
+    since: datetime
+    cause: str = ""
+
+
 class EventsPage(Message, frozen=True, kw_only=True):
     """Event lines as they are stored, so that they can be verified."""
 
     lines: list[str]
     next_key: str = ""
+    waiting: EventsWaiting | None = None  # what is missing from this answer, when some wait for long
 
 
 class CountEventsRequest(Request, frozen=True, kw_only=True):
@@ -69,6 +78,7 @@ class EventCounts(Message, frozen=True, kw_only=True):
 
     hours: list[HourCounts]
     complete: bool = True  # false: ask again, not everything is counted yet
+    waiting: EventsWaiting | None = None
 
 
 class VerifyReply(Message, frozen=True, kw_only=True):
@@ -81,6 +91,7 @@ class VerifyReply(Message, frozen=True, kw_only=True):
     recordings: int
     problems: list[str] = []  # each names its place, in order of the log
     checkpoint_key: str = ""  # the public key that checkpoints are signed with, PEM
+    waiting: EventsWaiting | None = None  # what was not proved, since it is not in the log
 
 
 class RecordingRequest(Request, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.evidence.choosing import undecided, undisputed
 from teleport.auth.evidence.recorded import UPLOADS, Recorded, facts_of, key_of, own, wanted
 from teleport.auth.evidence.store import EvidenceStore
+from teleport.auth.evidence.waiting import Waiting
 from teleport.auth.server import Caller
 from teleport.auth.sessions.claims import Claim, Claims
 from teleport.auth.sessions.opened import all_hosts_of
@@ -32,7 +33,7 @@ from teleport.auth.sessions.participants import Participants, of_recording, part
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, PutOp
-from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound
+from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound, TeleportError
 from teleport.identity import HostIdentity, SystemRole
 from teleport.recording.format import BrokenPlace, RecordingHeader, canonical_uuid
 from teleport.recording.indexing import Indexer
@@ -48,6 +49,7 @@ MAX_RECORDINGS: Final = 1000
 MAX_TEXT: Final = 200  # characters that events are searched for
 AT_ONCE: Final = 2  # searches of all callers; threads are few, and others need some, too
 OF_ONE: Final = 8  # of one caller that wait
+LOCKED: Final = 15.0  # seconds that a proof waits for the store, of the 30 that its caller waits
 
 
 class Evidence:
@@ -63,6 +65,7 @@ class Evidence:
         audit_directory: Path,
         recorded: Recorded,
         indexer: Indexer,
+        waiting: Waiting,
         claims: Claims | None = None,
     ) -> None:
         self._state = state
@@ -73,6 +76,7 @@ class Evidence:
         self._audit_directory = audit_directory
         self._recorded = recorded
         self._indexer = indexer
+        self._waiting = waiting
         self._claims = claims or Claims(state.backend, state.clock)
         self.searcher = Searcher(audit_directory)
         self._counter = Counter(audit_directory)
@@ -131,7 +135,8 @@ class Evidence:
         )
         async with self._searches.of(caller.name):
             page = await self.searcher.search(query)
-        return m.EventsPage(lines=[line.decode() for line in page.lines], next_key=page.next_key)
+        waiting = await self._waiting.now()
+        return m.EventsPage(lines=[line.decode() for line in page.lines], next_key=page.next_key, waiting=waiting)
 
     async def count(self, caller: Caller, request: m.CountEventsRequest) -> m.EventCounts:
         """How many events of a few sorts there were, by the hour: for who may list them all."""
@@ -140,7 +145,7 @@ class Evidence:
         hours = [
             m.HourCounts(hour=hour, **dict(zip(SERIES, numbers, strict=True))) for hour, numbers in found.hours.items()
         ]
-        return m.EventCounts(hours=hours, complete=found.complete)
+        return m.EventCounts(hours=hours, complete=found.complete, waiting=await self._waiting.now())
 
     async def verify(self, caller: Caller, request: m.Empty) -> m.VerifyReply:
         """Walks the whole store, its signatures and its recordings."""
@@ -149,7 +154,15 @@ class Evidence:
 
     async def _proved(self) -> m.VerifyReply:
         key = (await self._records.checkpoint_key()).public
-        await self._intake.refresh()
+        try:
+            async with asyncio.timeout(LOCKED):
+                await self._intake.refresh()
+        except TimeoutError:
+            held = self._waiting.lock.held_up()
+            raise TeleportError(
+                f"the audit log cannot be proved now: {held or 'other work on it takes long'}",
+                hint="see whether an auth server of this cluster is stopped or does not get on, and end it",
+            ) from None
         heads = self._intake.heads()
         loop = asyncio.get_running_loop()
 
@@ -172,6 +185,7 @@ class Evidence:
             recordings=report.recordings,
             problems=[str(problem) for problem in report.problems],
             checkpoint_key=key.spki_pem().decode(),
+            waiting=await self._waiting.now(),
         )
 
     async def _recording_hash(self, name: str) -> str | None:

@@ -178,6 +178,10 @@ class EvidenceStore:
     async def range(self, prefix: str) -> Sequence[tuple[str, bytes]]:
         return [(item.key, item.value) for item in await self._backend.range(prefix)]
 
+    async def first(self, prefix: str, most: int) -> Sequence[str]:
+        """Keys below a prefix, in their order."""
+        return [item.key for item in await self._backend.range(prefix, limit=most)]
+
     async def delete(self, key: str) -> None:
         await self._backend.commit([DeleteOp(key, missing_ok=True)])
 

@@ -69,7 +69,7 @@ def list_events(
     )
     wanted = limit if limit is not None or form == "json" else DEFAULT_LIMIT
     with open_auth(flags_of(ctx)) as auth, progress("reading the audit log", "events") as so_far:
-        found, more = _newest(auth, request, wanted, so_far)
+        found, more, waiting = _newest(auth, request, wanted, so_far)
     found.reverse()
     if form == "json":
         # a terminal is not driven by what a host wrote; files and pipes get the stored bytes
@@ -80,26 +80,38 @@ def list_events(
         render.out(table(found))
     if more:
         render.note(f"Only the newest {len(found)} are shown: --limit=N or --from and --to show others.")
+    _tell_of(waiting)
 
 
 def _newest(
     auth: Auth, request: m.SearchEventsRequest, wanted: int | None, so_far: Callable[[int], None]
-) -> tuple[list[str], bool]:
-    """The newest events, newest first, and whether there are more."""
+) -> tuple[list[str], bool, m.EventsWaiting | None]:
+    """The newest events, newest first, whether there are more, and what is missing since it is not in the log yet."""
     import msgspec
 
     found: list[str] = []
     key = ""
+    waiting = None
     while True:
         size = PAGE if wanted is None else min(PAGE, wanted - len(found))
         page = auth.client.call(routes.SEARCH_EVENTS, msgspec.structs.replace(request, start_key=key, limit=size))
         found += page.lines
+        waiting = page.waiting or waiting
         so_far(len(found))
         if not page.next_key or page.next_key == key:
-            return found, False
+            return found, False, waiting
         if wanted is not None and len(found) >= wanted:
-            return found, True
+            return found, True, waiting
         key = page.next_key
+
+
+def _tell_of(waiting: m.EventsWaiting | None) -> None:
+    if waiting is None:
+        return
+    since = f"{waiting.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    what = f"At least {waiting.count} events wait" if waiting.count > 1 else "Events wait"
+    why = f": {render.printable(waiting.cause)}" if waiting.cause else ""
+    render.note(f"Not everything is in this answer. {what} to be taken into the log, since {since}{why}.")
 
 
 @audit.command("verify", cls=Command)
@@ -136,6 +148,7 @@ def _verify_store(ctx: click.Context, key_file: str) -> dict[str, object]:
 
     with open_auth(flags_of(ctx)) as auth, progress("auth verifies its log and its recordings"):
         reply = auth.client.call(routes.VERIFY_EVENTS, m.Empty())
+    _tell_of(reply.waiting)
     found: dict[str, object] = msgspec.to_builtins(reply)
     if key_file and _read_key(key_file).spki_pem().decode() != reply.checkpoint_key:
         problem = f"the checkpoints are signed with another key than the one in {key_file}"

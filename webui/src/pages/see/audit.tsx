@@ -20,12 +20,14 @@ import {
 import type { PageProps } from "../table";
 import { type AuditEvent, eventsOf, failed, GROUPS, idOf, MOST, merged, summary, text } from "./events";
 import { type Filters, fromAddress, NONE, problem, RANGES, toAddress, toQuery } from "./filters";
+import { type EventsWaiting, Missing } from "./missing";
 import { copied, download } from "./raw";
 import "./see.css";
 
 interface Found {
   events: unknown[];
   startKey: string;
+  waiting: EventsWaiting | null;
 }
 
 const LIMIT = 100;
@@ -43,6 +45,7 @@ export default function AuditPage({ params }: PageProps) {
   const [key, setKey] = useState("");
   const [busy, setBusy] = useState(true);
   const [error, setError] = useState<unknown>(null);
+  const [waiting, setWaiting] = useState<EventsWaiting | null>(null);
   const [live, setLive] = useState(false);
   const [fresh, setFresh] = useState(0);
   const [chosen, setChosen] = useState<AuditEvent | null>(null);
@@ -68,6 +71,7 @@ export default function AuditPage({ params }: PageProps) {
         const more = eventsOf(found.events);
         setEvents((known) => (startKey ? merged(known, more) : more));
         setKey(found.startKey);
+        setWaiting(found.waiting);
       } catch (problem) {
         if (turn.current === mine) setError(problem);
       } finally {
@@ -104,6 +108,7 @@ export default function AuditPage({ params }: PageProps) {
               background: true,
               signal: stop.signal,
             });
+            setWaiting(found.waiting);
             const page = eventsOf(found.events);
             more = merged(more, page);
             if (found.startKey === "" || page.some((event) => shown.current.has(idOf(event)))) break;
@@ -268,6 +273,7 @@ export default function AuditPage({ params }: PageProps) {
       {filters.sid !== "" && <Notice>Only events of session {filters.sid}.</Notice>}
       {said !== "" && <Notice>{said}</Notice>}
       <Trouble error={error} />
+      <Missing waiting={waiting} />
       <p class="hint" role="status">
         {live ? `Following the log: ${fresh} new.` : ""}
       </p>

@@ -3,6 +3,7 @@ import { fill, setQuery, usePlace } from "../../router";
 import { Notice, Page, Spinner, Tabs, Trouble, useAsk } from "../../ui";
 import type { PageProps } from "../table";
 import { buckets, type Hour, SERIES } from "./counts";
+import { type EventsWaiting, Missing } from "./missing";
 import { Plot } from "./plot";
 import "./see.css";
 
@@ -11,6 +12,7 @@ interface Dashboard {
   end: string;
   hours: Hour[];
   complete: boolean;
+  waiting: EventsWaiting | null;
 }
 
 const RANGES = [
@@ -52,6 +54,7 @@ function Numbers({ path, by, site }: { path: string; by: "hour" | "day"; site: s
   return (
     <>
       <Trouble error={later.error} />
+      <Missing waiting={data.waiting} />
       {!data.complete && <Notice>Older events are still being counted; the numbers grow.</Notice>}
       <p>
         Sessions that run now and that you may see:{" "}
