@@ -30,7 +30,7 @@ from teleport.backend.etcd.schema import open_schema
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.etcd.transaction import same
 from teleport.backend.follow import follow
-from teleport.backend.interface import MAX_WRITES, DeleteOp, WatchCompacted
+from teleport.backend.interface import MAX_WRITES, BackendClosed, DeleteOp, WatchCompacted
 from teleport.clock import SystemClock
 from teleport.errors import (
     AccessDenied,
@@ -43,6 +43,7 @@ from teleport.errors import (
 )
 from teleport.testing import etcd
 from teleport.testing.cut_relay import CutRelay
+from teleport.testing.running import wait_until
 
 PATIENCE = 60.0  # seconds
 
@@ -483,6 +484,20 @@ async def test_a_user_needs_the_right_password_and_logs_in_again_when_forgotten(
             assert await backend.put("k", b"two") > first
             async with aclosing(backend.watch(["k"], start=first)) as batches:
                 assert [event.key for event in await anext(batches)] == ["k"]
+
+
+async def test_threads_end_with_a_storage_though_somebody_still_refers_to_it(shared: etcd.EtcdCluster) -> None:
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = threads()
+    backend = engine(shared)
+    async with backend:
+        await backend.commit([PutOp("a", b"1")])
+        assert threads() > before
+    await wait_until(lambda: threads() <= before)
+    with pytest.raises(BackendClosed):
+        await backend.get("a")
 
 
 def test_nobody_loads_grpc_who_does_not_open_such_a_storage() -> None:

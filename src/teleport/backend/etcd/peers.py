@@ -95,7 +95,8 @@ class Peers:
         credentials = _credentials(settings)
         options = (*_OPTIONS, ("grpc.max_send_message_length", settings.max_message))
         self._channels = [_channel(url, credentials, options) for url in settings.peers]
-        self._current = random.randrange(len(self._channels))  # noqa: S311 (spreads the load)
+        self._count = len(self._channels)
+        self._current = random.randrange(self._count)  # noqa: S311 (spreads the load)
         self._token = ""
         self._login = asyncio.Lock()
         self._closed = False
@@ -132,7 +133,7 @@ class Peers:
             unsure = unsure or kind is Kind.AGAIN
             failures += 1
             self._next(at)
-            everywhere = failures % len(self._channels) == 0
+            everywhere = failures % self._count == 0
             if loop.time() >= deadline or (kind is Kind.TLS and everywhere):
                 raise self._explain(doing, kind, details)
             if everywhere:
@@ -161,8 +162,10 @@ class Peers:
         return watching
 
     async def close(self) -> None:
+        """Keeps no channel: the threads of grpc end with the last one, however long this object is referred to."""
         self._closed = True
-        await asyncio.gather(*(channel.close() for channel in self._channels))
+        channels, self._channels = self._channels, []
+        await asyncio.gather(*(channel.close() for channel in channels))
 
     # What is not for callers
 
@@ -184,6 +187,8 @@ class Peers:
         return None
 
     def _stub(self, at: int, method: Method, shape: str) -> Any:
+        if self._closed:
+            raise BackendClosed("the storage is not open")
         return getattr(self._channels[at], shape)(
             method.path,
             request_serializer=method.request.SerializeToString,
@@ -191,8 +196,6 @@ class Peers:
         )
 
     async def _once(self, at: int, method: Method, request: m.Message, token: str, timeout: float) -> m.Message:
-        if self._closed:
-            raise BackendClosed("the storage is not open")
         try:
             return await self._stub(at, method, "unary_unary")(
                 request, timeout=timeout, metadata=_token_metadata(token)
@@ -223,7 +226,7 @@ class Peers:
                 self._next(at)
                 if kind is not Kind.AGAIN or asyncio.get_running_loop().time() >= deadline:
                     raise self._explain(doing, kind, details)
-                await asyncio.sleep(PAUSE * len(self._channels))
+                await asyncio.sleep(PAUSE * self._count)
         return self._token
 
     def _forget(self, token: str) -> None:
@@ -233,7 +236,7 @@ class Peers:
     def _next(self, at: int) -> None:
         """Leave server `at`, unless somebody has already."""
         if self._current == at:
-            self._current = (at + 1) % len(self._channels)
+            self._current = (at + 1) % self._count
 
     def _explain(self, doing: str, kind: Kind, details: str) -> TeleportError:
         settings = self._settings
