@@ -42,7 +42,7 @@ spec:
   allow:
     logins: [root]
     node_labels: {env: dev}
-    kubernetes_groups: [edit]
+    db_users: [edit]
 ---
 kind: user
 version: v2
@@ -241,7 +241,7 @@ async def test_resources_are_created_replaced_read_and_removed(tmp_path: Path) -
     async with administration(tmp_path) as admin:
         created = (await admin("create", stdin=ROLE_AND_USER)).ok()
         assert created.out == "role 'dev' has been created\nuser 'carol' has been created\n"
-        assert "warning: stdin:1: spec.allow.kubernetes_groups" in created.err
+        assert "warning: stdin:1: spec.allow.db_users" in created.err
         again = await admin("create", stdin=ROLE_AND_USER)
         assert again.status == 4
         assert "tctl create -f" in again.err
