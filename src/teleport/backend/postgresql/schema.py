@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from teleport.backend.postgresql.ownership import check_owners
 from teleport.backend.postgresql.refusals import Kind
 from teleport.backend.postgresql.servers import Refused, Servers, Session
 from teleport.errors import TeleportError
@@ -97,6 +98,7 @@ async def open_schema(servers: Servers, *, migrations: Sequence[str] = MIGRATION
 
 async def _open(servers: Servers, session: Session, migrations: Sequence[str], may_change: bool) -> Schema:
     known = len(migrations) + 1
+    await check_owners(servers, session)  # reading what is another's may already run what he wrote
     found = await _read(servers, session)
     if found is None or found.version < known:
         await session.run("BEGIN")
@@ -150,6 +152,7 @@ async def _make(servers: Servers, session: Session, version: int) -> None:
     )
     if row["absent"]:
         await session.run(f"CREATE SCHEMA {row['quoted']}")
+    await check_owners(servers, session)  # it may be there since this moment, and another's
     await session.run(_MAKE)
     await session.row(
         f"INSERT INTO meta (program, version, history) VALUES ($1, $2, {HISTORY}) RETURNING version",  # noqa: S608

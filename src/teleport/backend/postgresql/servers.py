@@ -59,6 +59,9 @@ _APPLY: Final = """
     SELECT set_config(name, wanted, false) FROM unnest($1::text[], $2::text[]) AS w (name, wanted)
     JOIN pg_settings USING (name)
 """
+# Up to version 14 everybody may make functions in the schema `public`: whatever is called before the path is ours alone
+# could be theirs, and would be run as us.
+_NOTHING_OF_OTHERS: Final = "SELECT pg_catalog.set_config('search_path', '', false)"
 _SEARCH: Final = "SELECT set_config('search_path', quote_ident($1), false)"
 
 T = TypeVar("T")
@@ -160,6 +163,10 @@ class Servers:
     def schema(self) -> str:
         return self._settings.schema
 
+    @property
+    def user(self) -> str:
+        return self._settings.user
+
     async def session(self) -> Session:
         """With a server that takes writes. Raises `Refused` when none of them does now."""
         failure: Refused | None = None
@@ -255,6 +262,7 @@ class Servers:
             _keep_alive(connection)
         session = Session(connection)
         try:
+            await session.row(_NOTHING_OF_OTHERS)
             about = await session.row(_GREET)
             if about["standby"]:
                 raise Refused(Kind.STANDBY, str(server))

@@ -58,7 +58,7 @@ _DONE: Final = """
         INSERT INTO writer (process, number) VALUES ($1, $2)
         ON CONFLICT (process) DO UPDATE SET number = excluded.number, at = now()
     )
-    UPDATE meta SET revision = $3, kept = $4, history = $5 RETURNING pg_notify(current_schema(), $3::bigint::text)
+    UPDATE meta SET revision = $3, kept = $4, history = $5 RETURNING pg_notify(current_schema()::text, $3::bigint::text)
 """
 _CONFIRM: Final = "UPDATE writer SET at = now() WHERE process = $1"
 _LEAVE: Final = "DELETE FROM writer WHERE process = $1 OR at < now() - interval '1 day'"
