@@ -19,6 +19,7 @@ import msgspec
 
 from teleport.audit.chain import ChainKey, Head, Linked
 from teleport.audit.events import REGISTRY, AuditCheckpoint
+from teleport.backend.moving import MARK
 from teleport.backup.archive import Manifest, StoredItem
 from teleport.errors import BadRequest
 from teleport.store.records import UserSecret
@@ -109,6 +110,7 @@ TABLE: Final = (
     ),
     Row("audit/recordings-place", Fate.LEFT_OUT, "where the recordings of several auth servers lie"),
     Row("audit/lease", Fate.LEFT_OUT, "lease of the checkpoints"),
+    Row(MARK, Fate.LEFT_OUT, "that a migration did not come to its end"),
     Row(RESTORED, Fate.LEFT_OUT, "notes of an earlier restore"),
 )
 

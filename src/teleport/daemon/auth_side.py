@@ -16,19 +16,17 @@ from teleport.audit.events import AuthFailed, Event
 from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
 from teleport.auth.authorities.trusting import whenever_authorities_change
 from teleport.auth.service import AuthConfig, AuthService
-from teleport.backend.etcd.load import etcd_backend
-from teleport.backend.postgresql.load import postgresql_backend
-from teleport.backend.sqlite import SqliteBackend
-from teleport.backend.sqlite_file import refuse_migration
+from teleport.backend.moving import refuse_unfinished
 from teleport.clock import Clock
 from teleport.daemon import credentials
 from teleport.daemon.cluster_settings import settings_of
 from teleport.daemon.config.values import AuthConfig as AuthSettings
-from teleport.daemon.config.values import Config, KeyToken, StorageConfig
+from teleport.daemon.config.values import Config, KeyToken
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.identities import names_of
 from teleport.daemon.metrics import Gauge, Metrics
+from teleport.daemon.storages import engine_of
 from teleport.errors import TeleportError
 from teleport.identity import SystemRole
 from teleport.resources.codec import Resource
@@ -42,6 +40,7 @@ from teleport.transport.tls import MutualServer
 if TYPE_CHECKING:
     from teleport.backend.etcd.engine import EtcdBackend
     from teleport.backend.postgresql.engine import PostgresqlBackend
+    from teleport.backend.sqlite import SqliteBackend
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +151,10 @@ async def open_auth(
     `beside`: another process of this host uses the storage, too; its schema is not changed then, but `TeleportError`.
     """
     keys = await asyncio.to_thread(authority_keys, settings.key_token)
-    backend = _backend(config.storage, clock, beside)
+    backend = engine_of(config.storage, clock, beside=beside)
     await backend.open()
     try:
+        await refuse_unfinished(backend)
         service = await AuthService.open(
             AuthConfig(
                 # a name that nobody chose may change with the host's; what is stored then counts
@@ -183,17 +183,6 @@ async def open_auth(
         await backend.close()
         raise
     return service, backend
-
-
-def _backend(storage: StorageConfig, clock: Clock, beside: bool) -> SqliteBackend | EtcdBackend | PostgresqlBackend:
-    """The engine that the configuration names, not open yet."""
-    if storage.etcd is not None:
-        return etcd_backend()(storage.etcd, clock, may_migrate=not beside)
-    if storage.postgresql is not None:
-        return postgresql_backend()(storage.postgresql, clock, may_migrate=not beside)
-    if beside:
-        refuse_migration(storage.path)
-    return SqliteBackend(storage.path, clock)
 
 
 async def local_credentials(

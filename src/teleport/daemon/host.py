@@ -85,7 +85,7 @@ def open_host(data_dir: Path, inherited: int | None = None) -> Host:
         raise
 
 
-def hold_while_down(data_dir: Path) -> int:
+def hold_while_down(data_dir: Path, command: str = "teleport repair") -> int:
     """The descriptor of the lock on `data_dir`, for whoever works there while no daemon does; it is no run of one.
 
     Raises `NotFound` when no daemon ever ran there, `AlreadyExists` while one runs, and `TeleportError` for another
@@ -96,7 +96,7 @@ def hold_while_down(data_dir: Path) -> int:
         if owner != os.geteuid():
             raise TeleportError(
                 f"data_dir {data_dir} belongs to the uid {owner}, and this is the uid {os.geteuid()}",
-                hint=f"run it as that user: sudo -u '#{owner}' teleport repair",
+                hint=f"run it as that user: sudo -u '#{owner}' {command}",
             )
         lock = os.open(data_dir / "daemon.lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

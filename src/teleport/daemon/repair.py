@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from teleport.auth.cluster.repair import Findings, Repair
 from teleport.auth.state import ClusterState, stored_cluster_name
+from teleport.backend.moving import refuse_unfinished
 from teleport.backend.sqlite import SqliteBackend
 from teleport.backend.sqlite_file import FILE_NAME, refuse_migration
 from teleport.clock import Clock
@@ -37,6 +38,7 @@ async def repairing(config: Config, clock: Clock, actor: Mapping[str, str]) -> A
         backend = SqliteBackend(path, clock)
         await backend.open()
         try:
+            await refuse_unfinished(backend)
             cluster = await stored_cluster_name(backend)
             if cluster is None:
                 raise NotFound(f"the storage at {path} holds no cluster yet", hint="teleport start makes one")

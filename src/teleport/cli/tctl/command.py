@@ -49,6 +49,7 @@ tctl = app.LazyGroup(
         "rm": (f"{_HERE}.resources:rm", "Remove resources."),
         "audit": (f"{_HERE}.audit:audit", "Search the audit log, and prove it complete."),
         "backup": (f"{_HERE}.backup:backup", "Back the cluster up, prove a backup, restore it."),
+        "migrate": (f"{_HERE}.migrate:migrate", "Move the state of a stopped cluster to another storage."),
         "sessions": (f"{_HERE}.sessions:sessions", "List sessions that run now, and end them."),
         "recordings": (f"{_HERE}.recordings:recordings", "List, search, export and verify recorded sessions."),
         "completion": (f"{_HERE}.command:completion", "Print the completion for bash, zsh or fish."),
