@@ -58,6 +58,7 @@ ROWS: dict[str, Callable[[object, object], bool]] = {
     "expires": no_later,
     "traits": free,
     "route_to_cluster": same,
+    "kube_cluster": same,
     "source_ip": same,
     "mfa_device": same,
     "mfa_target": same,
