@@ -57,7 +57,18 @@ class _End:
             self._buffer += data
         return True
 
-    async def _body(self, http: h11.Connection) -> AsyncIterator[bytes]:
+    def _told(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """What the head in the buffer says. Raises `BadHead`."""
+        self._http.receive_data(self._buffer)
+        self._buffer = b""
+        try:
+            return self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            raise BadHead(str(error)) from None
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """What of the message's body is there. Raises `h11.RemoteProtocolError`."""
+        http = self._http
         while True:
             event = http.next_event()
             if isinstance(event, h11.Data):
@@ -70,6 +81,17 @@ class _End:
                 http.receive_data(await self.reader.read(READ))
             else:
                 raise h11.RemoteProtocolError("the connection ended within a message")
+
+    async def part(self, data: bytes) -> None:
+        self._write(h11.Data(data))
+        await self.writer.drain()
+
+    async def end(self) -> None:
+        self._write(h11.EndOfMessage())
+        await self.writer.drain()
+
+    def _write(self, event: h11.Event) -> None:
+        self.writer.write(self._http.send(event) or b"")
 
     def rest(self) -> bytes:
         """What came after the heads by which the connection changed its protocol."""
@@ -94,12 +116,7 @@ class Client(_End):
         if not await self._head():
             return None
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_EVENT)
-        self._http.receive_data(self._buffer)
-        self._buffer = b""
-        try:
-            event = self._http.next_event()
-        except h11.RemoteProtocolError as error:
-            raise BadHead(str(error)) from None
+        event = self._told()
         if not isinstance(event, h11.Request) or event.http_version != b"1.1":
             raise BadHead("it is not HTTP/1.1")
         length: bytes | None = b""
@@ -113,11 +130,6 @@ class Client(_End):
             event.method.decode("ascii"), event.target.decode("ascii", "replace"), list(event.headers), length
         )
 
-    async def body(self) -> AsyncIterator[bytes]:
-        """What of the request's body is there. Raises `h11.RemoteProtocolError`."""
-        async for part in self._body(self._http):
-            yield part
-
     async def begin(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         closing = [(b"Connection", b"close")] if self.last else []
         self._write(h11.Response(status_code=status, headers=[*headers, *closing]))
@@ -127,17 +139,6 @@ class Client(_End):
         """Tells the client that the connection has another protocol from here on."""
         self._write(h11.InformationalResponse(status_code=101, headers=list(headers)))
         await self.writer.drain()
-
-    async def part(self, data: bytes) -> None:
-        self._write(h11.Data(data))
-        await self.writer.drain()
-
-    async def end(self) -> None:
-        self._write(h11.EndOfMessage())
-        await self.writer.drain()
-
-    def _write(self, event: h11.Event) -> None:
-        self.writer.write(self._http.send(event) or b"")
 
     def next(self) -> bool:
         """Whether another request may follow: both messages ended, and nobody said that it was the last."""
@@ -173,17 +174,6 @@ class Server(_End):
         self._write(h11.Request(method=method, target=target, headers=list(headers)))
         await self.writer.drain()
 
-    async def part(self, data: bytes) -> None:
-        self._write(h11.Data(data))
-        await self.writer.drain()
-
-    async def end(self) -> None:
-        self._write(h11.EndOfMessage())
-        await self.writer.drain()
-
-    def _write(self, event: h11.Event) -> None:
-        self.writer.write(self._http.send(event) or b"")
-
     async def answer(self) -> h11.Response | h11.InformationalResponse:
         """The head of the answer, without those that only say that one will come; an `InformationalResponse` is 101,
         after which the protocol begins that was asked for. Raises `ConnectionProblem` when the server ends the
@@ -195,22 +185,12 @@ class Server(_End):
             if not _INFORMS.match(self._buffer):
                 break
             self._buffer = self._buffer[find_head(self._buffer) :]
-        self._http.receive_data(self._buffer)
-        self._buffer = b""
-        try:
-            event = self._http.next_event()
-        except h11.RemoteProtocolError as error:
-            raise BadHead(str(error)) from None
+        event = self._told()
         if not isinstance(event, h11.Response | h11.InformationalResponse):
             raise BadHead("it answers nothing that was asked")
         if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
             raise BadHead("it says that an answer will come, in another way than HTTP/1.1")
         return event
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """The answer's body. Raises `h11.RemoteProtocolError`."""
-        async for part in self._body(self._http):
-            yield part
 
     def ended(self) -> bool:
         """Whether the call is over and the connection can take another one."""
