@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.cluster.cluster_kube import serve_kubectl
 
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import load_certificate
-from teleport.testing.cluster import PUBLIC, Cluster, Person, Ran, at, free_port, plain_environment, run, wait_until
+from teleport.testing.cluster import Cluster, Person, Ran, plain_environment, run, wait_until
 from teleport.testing.kube_api import KubeApi, running_kube_api
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed (kubernetes-client)")
@@ -71,19 +72,11 @@ class Kube:
 def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
     folder = tmp_path_factory.mktemp("kube")
     with running_kube_api(folder) as api:
-        (folder / "kubeconfig").write_text(api.kubeconfig())
         cluster = Cluster(folder / "cluster")
-        port = free_port()
-        cluster.config["proxy_service"]["kubernetes"] = {
-            "enabled": True,
-            "listen_addr": at(port),
-            "public_addr": at(port, PUBLIC),
-            "kubeconfig_file": str(folder / "kubeconfig"),
-        }
-        cluster.write()
+        address = serve_kubectl(cluster, api)
         with cluster:
             cluster.tctl("create", "-f", stdin=ROLE).ok()
-            yield Kube(cluster, api, folder, at(port, PUBLIC))
+            yield Kube(cluster, api, folder, address)
 
 
 def test_kubectl_works_in_the_persons_name(kube: Kube) -> None:

@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.cluster.cluster_kube import serve_kubectl
 from tests.cluster.cluster_restarting import Restarting
 
-from teleport.testing.cluster import PUBLIC, at, free_port, plain_environment, run, wait_until
+from teleport.testing.cluster import plain_environment, run, wait_until
 from teleport.testing.kube_api import running_kube_api
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed (kubernetes-client)")
@@ -26,21 +27,12 @@ spec: {allow: {kubernetes_labels: {'*': '*'}, kubernetes_groups: [developers]}}
 def test_a_daemon_that_is_replaced_serves_kubectl_all_along(tmp_path: Path) -> None:
     """The listener goes over to the new process, watches of the old one end, and it leaves."""
     with running_kube_api(tmp_path) as api:
-        (tmp_path / "kubeconfig").write_text(api.kubeconfig())
         cluster = Restarting(tmp_path / "cluster")
-        port = free_port()
-        cluster.config["proxy_service"]["kubernetes"] = {
-            "enabled": True,
-            "listen_addr": at(port),
-            "public_addr": at(port, PUBLIC),
-            "kubeconfig_file": str(tmp_path / "kubeconfig"),
-        }
-        cluster.write()
+        address = serve_kubectl(cluster, api)
         with cluster:
             cluster.tctl("create", "-f", stdin=ROLE).ok()
             cluster.add_person("alice", roles=["developers"])
             file = tmp_path / "alice"
-            address = at(port, PUBLIC)
             signed = ("auth", "sign", "--user=alice", "--format=kubernetes", f"--proxy={address}", f"--out={file}")
             cluster.tctl(*signed).ok()
             kubectl = ["kubectl", f"--kubeconfig={file}", "get", "pods", "-n", "dev", "-o", "name"]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +46,20 @@ async def settled(lab: Lab, streams: int) -> None:
     """Waits until the API server has so many open streams."""
     async with asyncio.timeout(10):
         await lab.api.wait_streams(streams)
+
+
+@contextlib.asynccontextmanager
+async def odd_server(
+    lab: Lab, folder: Path, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """`serve` stands in for the API server of the cluster `odd`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*lab.api.authority.issue("localhost").write(folder, "odd"))
+    odd = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    address = HostPort(*odd.sockets[0].getsockname()[:2])
+    lab.clusters["odd"] = Upstream(replace(lab.found, name="odd", address=address))
+    async with odd:
+        yield
 
 
 async def test_a_call_goes_on_in_the_persons_name(tmp_path: Path) -> None:
@@ -511,28 +526,26 @@ async def test_a_call_that_nobody_waits_for_is_on_record(tmp_path: Path, ending:
         writer.transport.abort()
         left.set()
 
-    async with kube_lab(tmp_path) as lab:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*lab.api.authority.issue("localhost").write(tmp_path, "odd"))
-        odd = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-        address = HostPort(*odd.sockets[0].getsockname()[:2])
-        lab.clusters["odd"] = Upstream(replace(lab.found, name="odd", address=address))
-        async with odd, lab.connected(lab.pair(kube_cluster="odd")) as wire:
-            await wire.send(f"DELETE {PODS}/web")
-            await arrived.wait()
-            match ending:
-                case "leaves":
-                    wire.writer.transport.abort()
-                case "is cut":
-                    lab.locks.append(Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="alice"))))
-                    assert lab.server is not None
-                    lab.server.reconsider()
-                case "ends with the daemon":
-                    await lab.stop()
-            (event,) = await requests(lab)
-            assert (event.verb, event.response_code, event.success) == ("delete", 0, False)
-            assert "before the API server's answer" in event.error
-            await left.wait()
+    async with (
+        kube_lab(tmp_path) as lab,
+        odd_server(lab, tmp_path, serve),
+        lab.connected(lab.pair(kube_cluster="odd")) as wire,
+    ):
+        await wire.send(f"DELETE {PODS}/web")
+        await arrived.wait()
+        match ending:
+            case "leaves":
+                wire.writer.transport.abort()
+            case "is cut":
+                lab.locks.append(Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="alice"))))
+                assert lab.server is not None
+                lab.server.reconsider()
+            case "ends with the daemon":
+                await lab.stop()
+        (event,) = await requests(lab)
+        assert (event.verb, event.response_code, event.success) == ("delete", 0, False)
+        assert "before the API server's answer" in event.error
+        await left.wait()
 
 
 async def test_a_refusal_that_nobody_reads_is_on_record(tmp_path: Path) -> None:
@@ -591,15 +604,12 @@ async def test_answers_with_two_readings(tmp_path: Path, answer: bytes) -> None:
         writer.write(answer)
         writer.close()
 
-    async with kube_lab(tmp_path) as lab:
-        server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server_context.load_cert_chain(*lab.api.authority.issue("localhost").write(tmp_path, "odd"))
-        odd = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context)
-        address = HostPort(*odd.sockets[0].getsockname()[:2])
-        upstream = Upstream(replace(lab.found, name="odd", address=address))
-        lab.clusters["odd"] = upstream
-        async with odd, lab.connected(lab.pair(kube_cluster="odd")) as wire:
-            assert (await wire.ask("GET /version")).status == 502
+    async with (
+        kube_lab(tmp_path) as lab,
+        odd_server(lab, tmp_path, serve),
+        lab.connected(lab.pair(kube_cluster="odd")) as wire,
+    ):
+        assert (await wire.ask("GET /version")).status == 502
 
 
 async def test_what_answers_say_of_one_connection_stays_there(tmp_path: Path) -> None:
@@ -611,13 +621,11 @@ async def test_what_answers_say_of_one_connection_stays_there(tmp_path: Path) ->
         writer.write(b"X-Own: 1\r\nSet-Cookie: a=b\r\nX-Kept: 2\r\nKeep-Alive: 5\r\n\r\nuntil it ends")
         writer.close()
 
-    async with kube_lab(tmp_path) as lab:
-        server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server_context.load_cert_chain(*lab.api.authority.issue("localhost").write(tmp_path, "odd"))
-        odd = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context)
-        address = HostPort(*odd.sockets[0].getsockname()[:2])
-        lab.clusters["odd"] = Upstream(replace(lab.found, name="odd", address=address))
-        async with odd, lab.connected(lab.pair(kube_cluster="odd")) as wire:
-            answer = await wire.ask("GET /version")
-            assert (answer.status, answer.body) == (200, b"until it ends")
-            assert answer.headers == {"x-kept": "2", "transfer-encoding": "chunked"}
+    async with (
+        kube_lab(tmp_path) as lab,
+        odd_server(lab, tmp_path, serve),
+        lab.connected(lab.pair(kube_cluster="odd")) as wire,
+    ):
+        answer = await wire.ask("GET /version")
+        assert (answer.status, answer.body) == (200, b"until it ends")
+        assert answer.headers == {"x-kept": "2", "transfer-encoding": "chunked"}
