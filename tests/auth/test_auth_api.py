@@ -157,6 +157,10 @@ WHO_MAY: dict[str, str] = {
     "get_auth_server": CERTIFIED,
     "store_auth_server": "admin",
     "remove_auth_server": "admin",
+    "list_kube_service": "user editor auditor proxy admin",
+    "get_kube_service": "user editor auditor proxy admin",
+    "store_kube_service": "admin",
+    "remove_kube_service": "admin",
     "list_cluster_auth_preference": CERTIFIED,  # everybody may know how to log in
     "get_cluster_auth_preference": CERTIFIED,
     "store_cluster_auth_preference": "editor admin",

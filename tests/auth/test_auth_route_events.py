@@ -60,6 +60,7 @@ CHANGES_WITHOUT_EVENT = {
     "seen_clusters": "a note that tunnels are there, every half minute",
     "store_mfa_lease": "always refused: leases are made by proving a second factor",
     "store_proxy": "always refused: proxies announce themselves",
+    "store_kube_service": "always refused: Kubernetes services announce themselves",
     "store_auth_server": "always refused: auth servers announce themselves",
     "begin_browser_login": "a question for five minutes; its answer has user.login",
     "collect_browser_login": "hands over what user.login and cert.create told of",
@@ -105,6 +106,7 @@ READS_WITHOUT_EVENT = {
             "remote_cluster",
             "proxy",
             "auth_server",
+            "kube_service",
             *SINGLETONS,
         )
     ),
@@ -249,6 +251,7 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
                 "proxy": host_id if kind == "proxy" else "",
                 "mfa_lease": lease.name if kind == "mfa_lease" else "",
                 "auth_server": host_id if kind == "auth_server" else "",
+                "kube_service": host_id if kind == "kube_service" else "",
             }.get(kind, setting_name(Kind(kind)) if kind in SINGLETONS else "of-admin")
             await recorder.call(f"remove_{kind}", ask(f"remove_{kind}", m.ExpelRequest(name=name)))
         # recordings
@@ -356,11 +359,12 @@ async def _backed_up(auth: RunningAuth, who: Credentials) -> bytes:
 
 
 async def _announced(auth: RunningAuth, kind: str) -> str:
-    """A proxy or auth server that made itself known; its id. By hand nobody makes one."""
+    """A proxy, auth server or Kubernetes service that made itself known; its id. By hand nobody makes one."""
     admin, request = await auth.admin(), m.StoreRequest(item=document(server(kind, str(uuid.uuid4()))), force=True)
     with pytest.raises(BadRequest, match="not made by hand"):
         await auth.call(admin, ROUTES[f"store_{kind}"], request)
-    who = await auth.host(SystemRole.PROXY if kind == "proxy" else SystemRole.AUTH, name="h")
+    roles = {"proxy": SystemRole.PROXY, "auth_server": SystemRole.AUTH, "kube_service": SystemRole.KUBE}
+    who = await auth.host(roles[kind], name="h")
     await auth.call(who, routes.HEARTBEAT, m.HeartbeatRequest(item=document(server(kind, who.host_id, "h"))))
     return who.host_id
 

@@ -113,14 +113,13 @@ MATRIX: dict[str, tuple[Identity, set[str]]] = {
             "semaphore",
             "web_session",
             "web_token",
-            "kube_service",
         )
         | cells("create update", "event", "ssh_session")
         | cells("list readnosecrets", "oidc", "saml", "github", "auth_connector")
         | cells("read readnosecrets update", "user_token")
         | cells("create", "mfa_lease", "openssh_cert")
         | cells("list create read readnosecrets update", "web_certificate")
-        | cells(RO, "node", "tunnel", "static_tokens", "remote_cluster", "app_server", "db_server"),
+        | cells(RO, "node", "tunnel", "static_tokens", "remote_cluster", "kube_service", "app_server", "db_server"),
     ),
     "kube": (
         host(SystemRole.KUBE),

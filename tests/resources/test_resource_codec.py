@@ -46,7 +46,7 @@ from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
 from teleport.resources.parse import parse_resources, to_yaml
 from teleport.resources.presets import preset_roles
 from teleport.resources.secret import SecretText
-from teleport.resources.server import CommandLabelState, Server, ServerSpec
+from teleport.resources.server import CommandLabelState, KubeClusterEntry, Server, ServerSpec
 from teleport.resources.token import Token, TokenRole
 from teleport.resources.trusted_cluster import (
     RemoteCluster,
@@ -97,6 +97,19 @@ RESOURCES: list[Resource] = [
     ),
     Server(kind="proxy", metadata=Metadata(name="p")),
     Server(kind="auth_server", metadata=Metadata(name="a")),
+    Server(
+        kind="kube_service",
+        metadata=Metadata(name="k"),
+        spec=ServerSpec(
+            kube_clusters=(
+                KubeClusterEntry(
+                    name="demo",
+                    static_labels={"env": "dev"},
+                    dynamic_labels={"up": CommandLabelState(period=Duration.of(minutes=1), command=("uptime",))},
+                ),
+            )
+        ),
+    ),
     AUTHORITY.without_secrets(),
     Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="bob"), message="left", expires=WHEN)),
     MfaLease(

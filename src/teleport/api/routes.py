@@ -311,6 +311,7 @@ RESOURCE_EVENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ..
     # nobody makes these by hand: writing one is always refused
     "proxy": ((), (), ("proxy.delete",)),
     "auth_server": ((), (), ("auth_server.delete",)),
+    "kube_service": ((), (), ("kube_service.delete",)),
     # the settings of the cluster: removing one brings the defaults back
     "cluster_auth_preference": ((), ("auth_preference.update",), ("auth_preference.update",)),
     "cluster_networking_config": ((), ("cluster_networking_config.update",), ("cluster_networking_config.update",)),

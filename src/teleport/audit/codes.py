@@ -93,6 +93,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         "proxy.delete": _auth("T9019I"),
         "auth_server.create": _auth("T9020I"),
         "auth_server.delete": _auth("T9021I"),
+        "kube_service.delete": _auth("T9024I"),
         "authority.create": _auth("T9022I"),
         "authority.delete": _auth("T9023I"),
         "authority.rotate": _auth("T9100I"),

@@ -321,6 +321,14 @@ class Authorizer:
         reached = await self.logins_on(caller, nodes)
         return [node for node, logins in zip(nodes, reached, strict=True) if logins]
 
+    async def sees_kube_services(self, caller: Caller) -> bool:
+        """Whether the caller may know which Kubernetes services there are, and where they lead: a rule of its own roles
+        has to say so. Everybody else is told by proxies which clusters are theirs."""
+        if not isinstance(caller.identity, UserIdentity):
+            return True
+        permit = await self.decide(caller, Verb.LIST, Kind.KUBE_SERVICE, {})
+        return isinstance(permit, APIPermit) and permit.granted_by != IMPLICIT_ROLE_NAME
+
     async def visible_clusters(self, caller: Caller, clusters: Sequence[RemoteCluster]) -> list[RemoteCluster]:
         """The remote clusters that the caller may know of: all, when a rule of its own roles says so; else those that
         it may go to."""

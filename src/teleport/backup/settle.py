@@ -92,6 +92,7 @@ TABLE: Final = (
     Row("semaphores/connection/", Fate.LEFT_OUT, "connections that are counted"),
     Row("proxies/", Fate.LEFT_OUT, "proxies", "proxies that announced themselves"),
     Row("auth_servers/", Fate.LEFT_OUT, "auth servers", "auth servers that announced themselves"),
+    Row("kube_services/", Fate.LEFT_OUT, "Kubernetes services", "Kubernetes services that announced themselves"),
     Row(HEADS, Fate.CHANGED, "how far the log holds each chain; with what the log has beyond the state"),
     Row(ENDS, Fate.KEPT, "sessions that ended"),
     Row(OPEN, Fate.LEFT_OUT, "sessions that were open: each is ended"),

@@ -66,6 +66,7 @@ TYPES: Mapping[Kind, type[Resource]] = {
     Kind.NODE: Server,
     Kind.PROXY: Server,
     Kind.AUTH_SERVER: Server,
+    Kind.KUBE_SERVICE: Server,
     Kind.CERT_AUTHORITY: Authority,
     Kind.LOCK: Lock,
     Kind.MFA_LEASE: MfaLease,

@@ -24,10 +24,20 @@ def with_forced(server: Server, forced: Mapping[str, str]) -> Server:
     if not forced:
         return server
     labels = {**outranked(server.metadata.labels, forced), **forced}
+    clusters = tuple(
+        msgspec.structs.replace(
+            one,
+            static_labels={**outranked(one.static_labels, forced), **forced},
+            dynamic_labels=outranked(one.dynamic_labels, forced),
+        )
+        for one in server.spec.kube_clusters
+    )
     return msgspec.structs.replace(
         server,
         metadata=msgspec.structs.replace(server.metadata, labels=labels),
-        spec=msgspec.structs.replace(server.spec, cmd_labels=outranked(server.spec.cmd_labels, forced)),
+        spec=msgspec.structs.replace(
+            server.spec, cmd_labels=outranked(server.spec.cmd_labels, forced), kube_clusters=clusters
+        ),
     )
 
 

@@ -24,6 +24,8 @@ from teleport.resources.names import check_hostname
 from teleport.resources.values import Duration, HostPort
 
 MAX_ADDRESSES = 32
+MAX_KUBE_CLUSTERS = 1000  # of one service
+MAX_KUBE_NAME = 256  # characters
 LOST_AFTER = timedelta(seconds=150)  # of silence: two heartbeats were missed, and half a minute more
 
 
@@ -43,6 +45,19 @@ class ReachedPhase(Value, frozen=True, kw_only=True):
     current_id: str = ""
 
 
+class KubeClusterEntry(Value, frozen=True, kw_only=True):
+    """A Kubernetes cluster that a service leads to, with the labels by which roles select it."""
+
+    name: str
+    static_labels: Mapping[str, str] = {}
+    dynamic_labels: Mapping[str, CommandLabelState] = {}
+
+    @property
+    def all_labels(self) -> Mapping[str, str]:
+        """Static and dynamic labels together, as they are matched; a dynamic one wins a clash."""
+        return {**self.static_labels, **{key: state.result for key, state in self.dynamic_labels.items()}}
+
+
 class ServerSpec(Value, frozen=True, kw_only=True):
     addr: str = ""  # where it listens, `host:port`; empty behind a tunnel
     public_addrs: tuple[str, ...] = ()  # where clients reach it, `host:port`
@@ -59,12 +74,13 @@ class ServerSpec(Value, frozen=True, kw_only=True):
     peer_addr: str = ""  # of a proxy: where other proxies ask for the hosts whose tunnels it holds, `host:port`
     silent_for: Duration = Duration(0)  # in lists, of a service that is lost: the time since then
     tunnel_lost_for: Duration = Duration(0)  # in lists: for how long its proxies have been without a tunnel of it
+    kube_clusters: tuple[KubeClusterEntry, ...] = ()  # of a Kubernetes service: where it leads
 
 
 class Server(Value, frozen=True, kw_only=True):
     """A live service. `name` is the host's UUID; `metadata.expires` ends its presence."""
 
-    kind: Literal["node", "proxy", "auth_server"] = "node"
+    kind: Literal["node", "proxy", "auth_server", "kube_service"] = "node"
     sub_kind: Literal["", "openssh"] = ""  # openssh: a plain sshd, which a person registered and proxies speak for
     version: Literal["v2"] = "v2"
     metadata: Metadata
@@ -136,8 +152,24 @@ class Server(Value, frozen=True, kw_only=True):
         yield from label_findings(("metadata", "labels"), self.all_labels)
         for name in ("version", "epoch"):
             yield from text_findings(("spec", name), getattr(self.spec, name), 128)
+        yield from self._kube_findings()
         if self.agentless:
             yield from self._agentless_findings()
+
+    def _kube_findings(self) -> Iterator[Finding]:
+        clusters = self.spec.kube_clusters
+        if clusters and self.kind != "kube_service":
+            yield Finding(("spec", "kube_clusters"), "clusters", "none: only a Kubernetes service has some")
+        if len(clusters) > MAX_KUBE_CLUSTERS:
+            yield Finding(("spec", "kube_clusters"), f"{len(clusters)}", f"at most {MAX_KUBE_CLUSTERS}")
+        if len({one.name for one in clusters}) < len(clusters):
+            yield Finding(("spec", "kube_clusters"), "a name twice", "each cluster once")
+        for number, one in enumerate(clusters):
+            where = ("spec", "kube_clusters", number)
+            if not one.name:
+                yield Finding((*where, "name"), "nothing", "the name of a Kubernetes cluster")
+            yield from text_findings((*where, "name"), one.name, MAX_KUBE_NAME)
+            yield from label_findings((*where, "static_labels"), one.all_labels)
 
     def _agentless_findings(self) -> Iterator[Finding]:
         if self.kind != "node":

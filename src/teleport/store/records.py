@@ -23,6 +23,7 @@ TOKENS = "tokens/"
 NODES = "nodes/"
 PROXIES = "proxies/"
 AUTH_SERVERS = "auth_servers/"
+KUBE_SERVICES = "kube_services/"
 AUTHORITIES = "authorities/"
 LOCKS = "locks/"
 MFA_LEASES = "mfa_leases/"
@@ -60,6 +61,7 @@ PREFIX_OF_KIND = {
     "node": NODES,
     "proxy": PROXIES,
     "auth_server": AUTH_SERVERS,
+    "kube_service": KUBE_SERVICES,
     "cert_authority": AUTHORITIES,
     "lock": LOCKS,
     "mfa_lease": MFA_LEASES,

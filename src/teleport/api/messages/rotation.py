@@ -31,7 +31,7 @@ class WaitedFor(Message, frozen=True, kw_only=True):
     authority: str  # its kind
     host_id: str
     hostname: str
-    service: str  # node, proxy, auth_server
+    service: str  # node, proxy, auth_server, kube_service
     reached: str  # the phase it reports; empty when it reports none
 
 

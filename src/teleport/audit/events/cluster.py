@@ -110,6 +110,13 @@ class AuthServerDelete(ResourceEvent, frozen=True, kw_only=True, tag="auth_serve
     """An auth server was removed."""
 
 
+class KubeServiceDelete(ResourceEvent, frozen=True, kw_only=True, tag="kube_service.delete"):
+    """A Kubernetes service was expelled. `name` is its host's UUID."""
+
+    hostname: str = ""  # its name
+    keep_identity: bool = False  # only hidden: its certificates stay good
+
+
 class AuthorityCreate(ResourceEvent, frozen=True, kw_only=True, tag="authority.create"):
     """An authority was made or changed."""
 

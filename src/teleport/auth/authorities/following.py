@@ -22,7 +22,7 @@ from teleport.store.records import ClusterLink
 
 FOLLOWED: Final = frozenset({AuthorityType.USER, AuthorityType.HOST})
 """Authorities that services hold something of. Nothing verifies tokens of the jwt authority yet."""
-SERVICES: Final = (records.AUTH_SERVERS, records.PROXIES, records.NODES)
+SERVICES: Final = (records.AUTH_SERVERS, records.PROXIES, records.KUBE_SERVICES, records.NODES)
 
 
 class _Spec(msgspec.Struct, frozen=True):

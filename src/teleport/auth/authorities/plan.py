@@ -29,7 +29,7 @@ from teleport.store.standing import host_counts
 
 MOST: Final = 5000  # rows of an answer
 ADMINISTRATOR: Final = "administrator"  # how the inventory marks what `tctl auth sign` issued
-SERVICE_OF: Final[Mapping[str, str]] = {"Node": "node", "Proxy": "proxy", "Auth": "auth_server"}
+SERVICE_OF: Final[Mapping[str, str]] = {"Node": "node", "Proxy": "proxy", "Auth": "auth_server", "Kube": "kube_service"}
 
 
 class RotationPlans:

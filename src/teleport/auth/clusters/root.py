@@ -172,7 +172,7 @@ class RemoteClusters:
         """Raises `AccessDenied` when names of this cluster, its hosts or proxies end as those of the other one would:
         who asks for such a host would be led over there."""
         called = [self._state.cluster]
-        for prefix in (records.NODES, records.PROXIES, records.AUTH_SERVERS):
+        for prefix in (records.NODES, records.PROXIES, records.AUTH_SERVERS, records.KUBE_SERVICES):
             for item in await self._state.backend.range(prefix):
                 server = from_json(item.value)
                 if isinstance(server, Server):

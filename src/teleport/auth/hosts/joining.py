@@ -48,6 +48,7 @@ KIND_OF_ROLE: Final[Mapping[SystemRole, str]] = {
     SystemRole.NODE: records.NODES,
     SystemRole.PROXY: records.PROXIES,
     SystemRole.AUTH: records.AUTH_SERVERS,
+    SystemRole.KUBE: records.KUBE_SERVICES,
 }
 
 

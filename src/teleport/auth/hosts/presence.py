@@ -62,6 +62,7 @@ WATCHABLE: Final = frozenset(
         Kind.NODE,
         Kind.PROXY,
         Kind.AUTH_SERVER,
+        Kind.KUBE_SERVICE,
         Kind.CERT_AUTHORITY,
         Kind.LOCK,
         Kind.MFA_LEASE,
@@ -77,6 +78,9 @@ WATCHABLE: Final = frozenset(
         Kind.WEB_SESSION,
     }
 )
+
+
+_SECTION: Final = {"node": "ssh_service", "kube_service": "kubernetes_service"}
 
 
 class Presence:
@@ -104,7 +108,7 @@ class Presence:
             raise AccessDenied("a node service does not announce itself as a plain sshd")
         addresses = [HostPort.parse(address, 0).host for address in server.spec.public_addrs]
         await self._joining.check_names(server.host_id, identity.role, [server.hostname], addresses, nodes=False)
-        if kind is Kind.NODE:
+        if kind in (Kind.NODE, Kind.KUBE_SERVICE):
             _check_dialable(server, caller)
         now = self._state.clock.now()
         metadata = msgspec.structs.replace(server.metadata, expires=now + PRESENCE)
@@ -286,8 +290,8 @@ def _check_dialable(node: Server, caller: Caller) -> None:
         host = HostPort.parse(address, 0).host if address else ""
         if problem := not_dialable(host, loopback=local) if host else "":
             raise AccessDenied(
-                f"the address {address!r} of the node {node.host_id} {problem}, so proxies do not connect to it",
-                hint="set teleport.advertise_ip or ssh_service.public_addr to where this host is reached",
+                f"the address {address!r} of the {node.kind} {node.host_id} {problem}, so proxies do not connect to it",
+                hint=f"set teleport.advertise_ip or {_SECTION[node.kind]}.public_addr to where this host is reached",
             )
 
 

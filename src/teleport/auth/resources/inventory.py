@@ -150,6 +150,8 @@ class Inventory:
             found = list(
                 await self._authorizer.visible_nodes(caller, [node for node in found if isinstance(node, Server)])
             )
+        if kind is Kind.KUBE_SERVICE and not await self._authorizer.sees_kube_services(caller):
+            found = []
         if kind is Kind.REMOTE_CLUSTER:
             remotes = [one for one in found if isinstance(one, RemoteCluster)]
             found = list(await self._authorizer.visible_clusters(caller, remotes))
@@ -215,6 +217,8 @@ class Inventory:
             and resource.kind == "node"
             and not await self._authorizer.visible_nodes(caller, [resource])
         ):
+            raise _missing(kind, request.name)
+        if kind is Kind.KUBE_SERVICE and not await self._authorizer.sees_kube_services(caller):
             raise _missing(kind, request.name)
         if isinstance(resource, RemoteCluster) and not await self._authorizer.visible_clusters(caller, [resource]):
             raise _missing(kind, request.name)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final, Literal
+
 from teleport.api import messages as m
 from teleport.audit.events import (
     AuthorityDelete,
     AuthServerDelete,
     Event,
+    KubeServiceDelete,
     LockDeleted,
     MfaLeaseDeleted,
     NodeDelete,
@@ -42,6 +46,12 @@ from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.records import HostRecord, UserSecret
 from teleport.store.standing import without_role
+
+_ROLE_OF: Final[Mapping[Kind, SystemRole]] = {
+    Kind.NODE: SystemRole.NODE,
+    Kind.PROXY: SystemRole.PROXY,
+    Kind.KUBE_SERVICE: SystemRole.KUBE,
+}
 
 
 class Removing:
@@ -117,6 +127,16 @@ class Removing:
                 if not request.keep_identity:
                     writes += await self._expel(resource.host_id, SystemRole.PROXY)
                 gone = event(ProxyDelete, caller, name=resource.name)
+            case Server(kind="kube_service"):
+                if not request.keep_identity:
+                    writes += await self._expel(resource.host_id, SystemRole.KUBE)
+                gone = event(
+                    KubeServiceDelete,
+                    caller,
+                    name=resource.name,
+                    hostname=resource.hostname,
+                    keep_identity=request.keep_identity,
+                )
             case Server():
                 gone = event(AuthServerDelete, caller, name=resource.name)
             case Authority():
@@ -137,13 +157,19 @@ class Removing:
 
     async def silent_host(self, kind: Kind, name: str) -> Server | None:
         """A host of this UUID that belongs to the cluster and announces nothing now: one that was stopped."""
-        role = {Kind.NODE: SystemRole.NODE, Kind.PROXY: SystemRole.PROXY}.get(kind)
+        role = _ROLE_OF.get(kind)
         found = await self._state.record(records.HOSTS + name, HostRecord) if role is not None else None
         if found is None or found[0].expelled or str(role) not in found[0].roles:
             return None
         metadata = Metadata(name=found[0].host_id, labels=found[0].labels)
         spec = ServerSpec(hostname=found[0].node_name)
-        return Server(kind="node" if kind is Kind.NODE else "proxy", metadata=metadata, spec=spec)
+        named: Literal["node", "proxy", "kube_service"] = "node"
+        match kind:
+            case Kind.PROXY:
+                named = "proxy"
+            case Kind.KUBE_SERVICE:
+                named = "kube_service"
+        return Server(kind=named, metadata=metadata, spec=spec)
 
     async def _expel(self, host_id: str, role: SystemRole) -> list[Write]:
         """Its certificates for this role do not count any more; services of other roles on that host stay."""

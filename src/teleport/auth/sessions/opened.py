@@ -359,7 +359,9 @@ class LostHosts:
         self._ended &= {_begun(session) for session in sessions}
         self._missing = {host: since for host, since in self._missing.items() if host in hosts}
         for host in hosts:
-            item = await self._backend.get(records.NODES + host) or await self._backend.get(records.PROXIES + host)
+            item = None
+            for prefix in (records.NODES, records.PROXIES, records.KUBE_SERVICES):
+                item = item or await self._backend.get(prefix + host)
             if item is not None and not _silent(item.value, self._clock.now()):
                 self._missing.pop(host, None)
                 continue

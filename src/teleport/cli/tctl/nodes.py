@@ -125,11 +125,12 @@ def list_nodes(ctx: click.Context, namespace: str, form: str) -> None:
 
 def server_table(found: Sequence[Server]) -> str:
     """Nodes, proxies or auth servers as a table."""
-    rows = [[one.hostname, one.host_id, _address(one) + _lost(one), label_text(one.all_labels)] for one in found]
+    rows = [[one.hostname, one.host_id, address_of(one) + lost_of(one), label_text(one.all_labels)] for one in found]
     return render.table(["Nodename", "UUID", "Address", "Labels"], rows)
 
 
-def _address(server: Server) -> str:
+def address_of(server: Server) -> str:
+    """Where it is reached, as lists say it."""
     if server.spec.use_tunnel:
         return "<- Tunnel"
     if server.agentless:
@@ -137,7 +138,8 @@ def _address(server: Server) -> str:
     return server.spec.public_addrs[0] if server.spec.public_addrs else server.spec.addr
 
 
-def _lost(server: Server) -> str:
+def lost_of(server: Server) -> str:
+    """What lists say behind the address of a service that is silent; empty while it is heard."""
     silent = server.spec.silent_for
     if silent:
         return f" (lost, silent for {render.how_long(silent.seconds)})"

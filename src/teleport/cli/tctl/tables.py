@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from teleport.cli import render
 from teleport.cli.tctl.clusters import remote_table, trusted_table
+from teleport.cli.tctl.kube import kube_table
 from teleport.cli.tctl.nodes import server_table
 from teleport.cli.tctl.tokens import token_table
 from teleport.resources.authority import Authority
@@ -49,6 +50,8 @@ def resource_table(kind: str, found: Sequence[Resource]) -> str:
             return lease_table([one for one in found if isinstance(one, MfaLease)])
         case "token":
             return token_table([one for one in found if isinstance(one, Token)])
+        case "kube_service":
+            return kube_table([one for one in found if isinstance(one, Server)])
         case kind if kind in SINGLETONS:
             return "\n".join(_settings(one) for one in found)
         case _:
