@@ -1,4 +1,4 @@
-"""The unit of docs/operations.md under a systemd that booted: start, reload, crash, broken configuration, stop."""
+"""The unit of all services under a systemd that booted: start, reload, crash, broken configuration, stop."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from tests.cluster.cluster_sessions import Newcomers, Sessions
 from tests.cluster.systemd_machine import Machine, why_not
 
 import teleport
+from teleport.daemon.systemd.units import Unit as UnitKind
+from teleport.daemon.systemd.units import Values, unit_text
 from teleport.testing.cluster import BIN, NODE, RUNNING, Cluster, DaemonProcess, Person, wait_until
 
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "operations.md"
 UNIT = "teleport.service"
 UNIT_PATH = f"/etc/systemd/system/{UNIT}"
 BAD_UNIT = "/etc/systemd/system/bad.service"
 PID_FILE = "/run/teleport.pid"
 
 
-def documented_unit() -> str:
-    found = re.findall(r"```ini\n(\[Unit\]\n.*?)```", DOCUMENTED.read_text(), re.DOTALL)
-    assert len(found) == 1, "the documentation has one unit file"
-    return str(found[0])
+def combined_unit() -> str:
+    return unit_text(Values(UnitKind.COMBINED))
 
 
 class Unit(DaemonProcess):
@@ -85,10 +84,10 @@ class InContainer(Cluster):
         machine_folder = folder / "machine"
         # What this machine's own start files of shells do (pyenv's take a lock of a minute) is not part of this.
         start_files = {str(Path.home() / name): "" for name in (".bashrc", ".bash_profile", ".bash_login", ".profile")}
-        bad = documented_unit().replace("Restart=", "Restrt=")
+        bad = combined_unit().replace("Restart=", "Restrt=")
         self.machine = Machine(
             machine_folder,
-            {UNIT_PATH: documented_unit(), BAD_UNIT: bad, **start_files},
+            {UNIT_PATH: combined_unit(), BAD_UNIT: bad, **start_files},
             {"/etc/teleport.yaml": self.config_path, "/usr/local/bin/teleport": BIN / "teleport"},
             [folder, here],
         )
@@ -125,11 +124,47 @@ def test_systemd_finds_nothing_wrong_with_the_unit(cluster: InContainer) -> None
     assert "Restrt" in bad.stderr
 
 
+def test_the_daemon_says_itself_that_it_has_started(cluster: InContainer) -> None:
+    """And how it stands; reading the units again restarts nothing."""
+    machine, main = cluster.machine, cluster.unit.main_pid()
+    assert machine.show(UNIT, "Type") == "notify"
+    machine.systemctl("daemon-reload").ok()
+    assert cluster.unit.main_pid() == main
+    status = machine.systemctl("status", UNIT).ok().stdout
+    assert f"Main PID: {main} " in status
+    assert f"pid {main} serves" in status
+
+
+# Says that it is the main process, and ends when systemd has dealt with that.
+IMPOSTOR = """\
+import os, socket
+done, given = os.pipe()
+talk = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+talk.connect("/run/systemd/notify")
+talk.send(b"MAINPID=%d\\nSTATUS=taken over" % os.getpid())
+socket.send_fds(talk, [b"BARRIER=1"], [given])
+os.close(given)
+os.read(done, 1)
+print("heard")
+"""
+
+
+def test_no_process_of_a_session_speaks_for_the_daemon(cluster: InContainer, sysa: Person, login: str) -> None:
+    main, file = cluster.unit.main_pid(), cluster.folder / "impostor.py"
+    file.write_text(IMPOSTOR)
+    ran = sysa.ssh(f"{login}@{NODE}.{cluster.name}", f"python3 {file}").ok()
+    assert ran.stdout == "heard\n"
+    assert cluster.unit.main_pid() == main
+    assert "taken over" not in cluster.machine.show(UNIT, "StatusText")
+    assert "reception only permitted for main PID" in cluster.machine.run("journalctl", "--output=cat").stdout
+
+
 def test_reload_cuts_nobody_off_and_systemd_follows(cluster: InContainer, sysa: Person, login: str) -> None:
     """Twice while the first process still has its sessions: the newest one is what is replaced."""
     unit = cluster.unit
     first = unit.main_pid()
     assert first == unit.serving() > 0
+    assert cluster.machine.show(UNIT, "StatusText") == f"pid {first} serves: auth, proxy, node"
     with Sessions(cluster, sysa, login).open(2) as sessions:
         coming = Newcomers(sysa, login, 16, at_once=2)
         wait_until("some connect before", lambda: coming.done >= 2, 60)
@@ -146,6 +181,8 @@ def test_reload_cuts_nobody_off_and_systemd_follows(cluster: InContainer, sysa: 
         sessions.end()
         wait_until("systemd follows", lambda: unit.main_pid() == third, 40)
     assert unit.state() == "active"
+    said = f"pid {third} serves: auth, proxy, node"
+    wait_until("it says so", lambda: cluster.machine.show(UNIT, "StatusText") == said)
     assert cluster.machine.show(UNIT, "NRestarts") == "0"
     wait_until("the others are gone", lambda: not {first, second} & set(unit.processes()))
     check_serves(cluster, sysa, login)
@@ -162,6 +199,7 @@ def test_a_broken_configuration_at_reload_changes_nothing(cluster: InContainer, 
     finally:
         cluster.config_path.write_text(cluster.good)
     assert unit.serving() == unit.main_pid() == serving
+    assert "the new process failed" in cluster.machine.show(UNIT, "StatusText")
     check_serves(cluster, sysa, login)
 
 

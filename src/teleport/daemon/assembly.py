@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ from teleport.daemon.remote import RemoteDelivery
 from teleport.daemon.restarts.handover import Inherited
 from teleport.daemon.restarts.leaving import Doors
 from teleport.daemon.restarts.succession import Request, Succession
+from teleport.daemon.restarts.supervisor import READY_ANYWAY, Supervisor
 from teleport.daemon.sockets import PEER, Sockets
 from teleport.daemon.tasks import Tasks
 from teleport.daemon.welcome import Welcome
@@ -138,8 +139,10 @@ class Daemon:
                 edge = self._doors.diag["diag"] = diagnostics(readiness, self._metrics)
                 self._tasks.start(serve_diagnostics(self._sockets["diag"], edge), "diagnostics")
             emitter: Emitter | None = None
+            supervisor = Supervisor.of(os.environ)
             try:
-                emitter = await self._started(self._start(host, readiness), stop)
+                with _counts_as_started(supervisor, inherited):
+                    emitter = await self._started(self._start(host, readiness), stop)
                 if emitter is not None:
                     succession = self._succession = Succession(
                         host,
@@ -151,6 +154,7 @@ class Daemon:
                         stop,
                         self._facts,
                         self._look.set,
+                        supervisor,
                     )
                     succession.begin()
                     self._tasks.start(succession.run(self._requests), "signals")
@@ -530,6 +534,21 @@ class Daemon:
             web=str(proxy.public_web[0]) if proxy is not None else "",
             has_users=users,
         )
+
+
+@contextmanager
+def _counts_as_started(supervisor: Supervisor, inherited: Inherited | None) -> Iterator[None]:
+    """Within: a daemon that waits for others is told of as started after a while. A child has a parent that tells."""
+    if inherited is not None:
+        yield
+        return
+    supervisor.status("starting")
+    waits = "not every service takes connections yet: the log says what is waited for"
+    later = asyncio.get_running_loop().call_later(READY_ANYWAY, supervisor.ready, waits)
+    try:
+        yield
+    finally:
+        later.cancel()
 
 
 async def _deliver(shipper: Shipper) -> None:

@@ -29,6 +29,7 @@ from teleport.daemon.host import Host, last_epoch, write_private
 from teleport.daemon.restarts.child import Child, own_command, start_child
 from teleport.daemon.restarts.handover import Inherited
 from teleport.daemon.restarts.leaving import Doors, hand_over, leave_alone
+from teleport.daemon.restarts.supervisor import Supervisor
 from teleport.daemon.sockets import Sockets
 from teleport.errors import TeleportError
 
@@ -59,9 +60,11 @@ class Succession:
         stop: asyncio.Event,
         facts: Callable[[], Mapping[str, str]],
         gone: Callable[[], None],
+        supervisor: Supervisor,
     ) -> None:
         """`gone` is called when a child or the parent has ended: it may have left recordings."""
         self._gone = gone
+        self._supervisor = supervisor
         self._host = host
         self._sockets = sockets
         self._doors = doors
@@ -92,6 +95,8 @@ class Succession:
         if self._inherited is not None:
             self._watch_parent()
             self._inherited.tell_ready()
+        else:
+            self._supervisor.ready(self._serving())
 
     async def run(self, requests: asyncio.Queue[Request]) -> None:
         """Serves requests until cancelled."""
@@ -119,6 +124,8 @@ class Succession:
         self._close_guard()
         self._forget_parent()
         if self._child is not None:
+            if self.superseded:
+                self._supervisor.goes_on(self._child.pid)
             self._child.forget()
         if self._parent_follows:
             return  # the parent writes its own over it: at no moment there is none
@@ -155,6 +162,7 @@ class Succession:
             log.warning("no new process is started: the one that started this one still serves; QUIT that one first")
             return False
         log.info("starting a new process: %s", self._command[0])
+        self._supervisor.status("a new process is starting")
         for announcer in self._announcers.values():
             announcer.hush()
         try:
@@ -163,12 +171,14 @@ class Succession:
             )
         except TeleportError as error:
             log.error("the new process failed, this one (pid %d) serves on: %s", os.getpid(), error)
+            self._supervisor.status(f"{self._serving()}; the new process failed: {error}")
             self._speak()
             return False
         except BaseException:
             self._speak()
             raise
         log.info("the new process is ready: pid %d", self._child.pid)
+        self._supervisor.status(f"{self._serving()}, beside pid {self._child.pid}")
         return True
 
     def _begin_leaving(self) -> None:
@@ -179,7 +189,8 @@ class Succession:
 
     async def _leave(self) -> None:
         try:
-            if self.superseded:
+            if self.superseded and self._child is not None:
+                self._supervisor.status(f"pid {self._child.pid} serves; clients of pid {os.getpid()} are leaving")
                 self._close_guard()
                 await hand_over(self._doors)
                 if self._parent >= 0:
@@ -188,6 +199,7 @@ class Succession:
                     log.info("the last client has left; the process that started this one ends first")
                     await self._parentless.wait()
             else:
+                self._supervisor.status("nothing new is accepted; the clients are leaving")
                 for announcer in self._announcers.values():
                     await announcer.withdraw()
                 await leave_alone(self._doors, self._sockets.close_one)
@@ -213,6 +225,8 @@ class Succession:
         self._forget_parent()
         self._parentless.set()
         log.info("the process that started this one has ended")
+        if self._leaving is None:
+            self._supervisor.ready(self._serving())
         self._gone()
 
     def _forget_parent(self) -> None:
@@ -245,6 +259,7 @@ class Succession:
             await self._doors.resume()
         self._claim_pid_file()
         log.warning("pid %d serves again", os.getpid())
+        self._supervisor.status(f"{self._serving()} again: the new process has ended")
         self._speak()
 
     def _newer_lives(self) -> bool:
@@ -273,6 +288,9 @@ class Succession:
         if self._guard >= 0:
             os.close(self._guard)
             self._guard = -1
+
+    def _serving(self) -> str:
+        return f"pid {os.getpid()} serves: {self._facts()['services']}"
 
     def _own_facts(self) -> dict[str, str]:
         child = "none" if self._child is None else f"pid {self._child.pid}"
