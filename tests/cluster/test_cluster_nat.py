@@ -6,10 +6,8 @@ test runs), `nat` translates and drops, `lan` has the node, whose own firewall d
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
-import shutil
 import subprocess
 import time
 import uuid
@@ -20,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster import cluster_packages
+from tests.cluster import cluster_networks
+from tests.cluster.cluster_networks import command, moved_to, put_inside
 
-from teleport.testing.cluster import BIN, LOOPBACK, PUBLIC, Cluster, DaemonProcess, Host, Person, at, run, wait_until
+from teleport.testing.cluster import BIN, LOOPBACK, PUBLIC, Cluster, Host, Person, at, run, wait_until
 from teleport.testing.terminal import Terminal
 
 QUICK = 6 if ":" in LOOPBACK else 4  # the version of IP that is tried on each run
-CLONE_NEWNET = 0x40000000
 BACK = 10.0  # seconds within which the node is back
 PREFIXES = {4: ("203.0.113.1", "203.0.113.2", 24, "10.99.0.1", "10.99.0.2", 24)}
 PREFIXES[6] = ("fd01::1", "fd01::2", 64, "fd02::1", "fd02::2", 64)
@@ -56,28 +54,9 @@ table inet guard {
 """
 
 
-def command(*words: str, stdin: str = "") -> None:
-    """Runs one; `AssertionError` with what it said when it fails."""
-    run(*words, environment=cluster_packages.ENVIRONMENT, stdin=stdin).ok()
-
-
 def why_not(version: int) -> str:
     """Why there can be no namespaces with a NAT here; empty when there can."""
-    if version == 4 and QUICK == 6:
-        return f"the cluster's users are at {LOOPBACK} here, and it would listen on IPv4 only"
-    if os.geteuid() != 0:
-        return "needs root: it makes network namespaces"
-    if shutil.which("ip") is None and (why := cluster_packages.install("iproute2", "ip")):
-        return why
-    if shutil.which("nft") is None and (why := cluster_packages.install("nftables", "nft")):
-        return why
-    script = "ip link add name one type veth peer name two && nft -f -"
-    done = run(
-        *("unshare", "--net", "sh", "-c", script),
-        environment=cluster_packages.ENVIRONMENT,
-        stdin=RULES.format(ports="1"),
-    )
-    return f"this kernel makes no NAT: {done.stderr.strip()[-200:]}" if done.status else ""
+    return cluster_networks.why_not(version, RULES.format(ports="1"))
 
 
 @dataclass(frozen=True)
@@ -110,7 +89,6 @@ def net(version: int) -> Iterator[Net]:
     mark = uuid.uuid4().hex[:8]
     made = Net(f"wan{mark}", f"nat{mark}", f"lan{mark}", version)
     wan, nat_out, out_bits, nat_in, lan, in_bits = PREFIXES[version]
-    libc = ctypes.CDLL(None, use_errno=True)
     with ExitStack() as stack:
         for name in (made.wan, made.nat, made.lan):
             command("ip", "netns", "add", name)
@@ -135,22 +113,8 @@ def net(version: int) -> Iterator[Net]:
         forward = "net.ipv4.ip_forward=1" if version == 4 else "net.ipv6.conf.all.forwarding=1"
         command("ip", "netns", "exec", made.nat, "sysctl", "-q", "-w", forward)
         command("ip", "netns", "exec", made.lan, "nft", "-f", "-", stdin=LAN_RULES)
-        with open("/proc/thread-self/ns/net") as former, open(f"/run/netns/{made.wan}") as here:
-            if libc.setns(here.fileno(), CLONE_NEWNET) != 0:
-                pytest.skip(f"this process cannot move to another network: {os.strerror(ctypes.get_errno())}")
-            try:
-                yield made
-            finally:
-                assert libc.setns(former.fileno(), CLONE_NEWNET) == 0
-
-
-class Inside(DaemonProcess):
-    """A daemon in another network, which nobody here can ask whether it is ready."""
-
-    def ready(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self.log()
-        return "is ready: node" in self.log()
+        with moved_to(made.wan):
+            yield made
 
 
 def inside(network: Net, cluster: Cluster, folder: Path, **more: Any) -> Host:
@@ -162,10 +126,7 @@ def inside(network: Net, cluster: Cluster, folder: Path, **more: Any) -> Host:
     config["teleport"]["auth_servers"] = [f"{web}:{cluster.web_port}"]
     config["teleport"] |= more
     host = Host(folder, config)
-    program = folder / "in-lan"
-    program.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{network.lan} {BIN}/teleport "$@"\n')
-    program.chmod(0o755)
-    host.daemon = Inside(folder, ["--config", host.config_path], program=program)
+    put_inside(host, network.lan)
     return host
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Final
 
 from teleport import __version__
@@ -134,10 +135,15 @@ def remember_door(host: Host, door: Door) -> None:
 def through_proxy(host: Host, config: Config) -> bool:
     """Whether this host reaches auth through a proxy: as it did when it joined, if that address is still configured;
     else as the port of the first address says."""
+    return leads_through_proxy(host.proc_dir, config)
+
+
+def leads_through_proxy(proc_dir: Path, config: Config) -> bool:
+    """The same for whoever has no host, and perhaps may not look into its directory."""
     first = config.auth_servers[0]
     try:
-        kind, name, port = (host.proc_dir / "door").read_text().split()
-    except (FileNotFoundError, ValueError):
+        kind, name, port = (proc_dir / "door").read_text().split()
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):
         return first.port in WEB_PORTS
     if any(server.host == name and str(server.port) == port for server in config.auth_servers):
         return kind == "proxy"

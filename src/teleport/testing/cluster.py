@@ -54,6 +54,9 @@ NODE = "alpha"  # and of their node
 class Cluster(Host):
     """Auth, proxy and node in one daemon."""
 
+    web_host = LOOPBACK  # where people reach the proxy
+    public_host = PUBLIC  # what it calls itself
+
     def __init__(self, folder: Path, *, name: str = NAME, **auth_service: Any) -> None:
         """`auth_service`: further keys of that section."""
         self.name = name
@@ -88,7 +91,7 @@ class Cluster(Host):
 
     @property
     def web_address(self) -> str:
-        return at(self.web_port, PUBLIC)
+        return at(self.web_port, self.public_host)
 
     def ca_pin(self) -> str:
         """As `tctl status` prints it."""

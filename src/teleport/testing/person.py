@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from teleport.auth.factors import passwords
-from teleport.testing.loopback import LOOPBACK, PUBLIC
 from teleport.testing.processes import BIN, Ran, plain_environment, run, wait_until
 
 if TYPE_CHECKING:
@@ -64,10 +63,10 @@ class Person:
         """One call of the proxy's web API, over TLS that the cluster's own authority proves: status and JSON."""
         context = ssl.create_default_context(cadata=self.cluster.authority())
         with (
-            socket.create_connection((LOOPBACK, self.cluster.web_port), 10) as raw,
+            socket.create_connection((self.cluster.web_host, self.cluster.web_port), 10) as raw,
             context.wrap_socket(raw, server_hostname="teleport.cluster.local") as secure,
         ):
-            connection = http.client.HTTPConnection(PUBLIC, self.cluster.web_port)
+            connection = http.client.HTTPConnection(self.cluster.public_host, self.cluster.web_port)
             connection.sock = secure
             connection.request(method, path, None if body is None else json.dumps(body))
             response = connection.getresponse()
