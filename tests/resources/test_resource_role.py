@@ -27,6 +27,8 @@ CONDITIONS = """
     cluster_labels: {env: '*'}
     kubernetes_groups: [viewers, '{{internal.kubernetes_groups}}']
     kubernetes_users: ['IAM#{{external.foo}};']
+    kubernetes_resources:
+      - {kind: pods, api_group: '', namespace: 'team-{{external.team}}', name: 'web-*', verbs: [get, list, exec]}
     db_names: ['*']
     db_users: ['*']
     aws_role_arns: ['arn:aws:iam::1:role/x']
@@ -164,6 +166,7 @@ def test_fields_whose_feature_comes_later_are_named_with_their_lines() -> None:
             "kubernetes_labels",
             "kubernetes_groups",
             "kubernetes_users",
+            "kubernetes_resources",
             "rules",
             "forward_to",
             "listen_on",

@@ -6,6 +6,9 @@ in here and from no others; what deny names is taken away, whichever role gave i
 one; who is given none goes by the own name, unless that is one of Kubernetes' own.
 Whoever asks to act as somebody is given no more than the roles give.
 
+Of a call, only the roles that allow it (`kubernetes_resources`) let in, so that it goes on with their groups and no
+others. A list that some allow whole is asked with those alone; one that is allowed in part goes with what is shown.
+
 What this version cannot do is refused, not left out: a second factor for each session, and certificates for one session
 elsewhere. The function is pure and cheap, so that it is asked for each call, and again while streams are open.
 """
@@ -21,6 +24,7 @@ from typing import Final
 
 from teleport.authz.certificate import certificate_denial, unpinned_denial
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
+from teleport.authz.kube_resources import SHOWS, Extent, KubeCall, Shown, denies, extent, sentence, shown
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
 from teleport.authz.locks import locks_unknown_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
@@ -59,6 +63,7 @@ class KubeAccessRequest:
     client_address: str = ""
     locks: Sequence[Lock] = ()
     act_as: ActAs = ActAs()
+    call: KubeCall | None = None  # None: whether anything may be asked there
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class KubeAccessPermit:
     record: bool  # whether what is done in a pod has to be recorded
     port_forwarding: bool = False  # to ports of pods
     needs_company: tuple[str, ...] = ()  # roles that ask for somebody else in sessions in pods
+    shown: Shown | None = None  # what of the list or watch that was asked for; None: all of it
 
 
 def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAccessPermit | AccessDenial:
@@ -121,6 +127,12 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
             granting.append(role)
     if not granting:
         return _denial(DenialCode.NOT_GRANTED, request, *reasons, *unknown)
+    seen: Shown | None = None
+    if request.call is not None:
+        decided = _of_call(request, request.call, granting, denying)
+        if isinstance(decided, AccessDenial):
+            return decided
+        granting, seen = decided
     asked = demands(granting, policy.cluster)
     if asked:  # no certificate can be given that is marked for a Kubernetes cluster
         return AccessDenial(
@@ -146,7 +158,30 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
             for role in (*roles.own, *since)
             if any(concerns_kubernetes(entry.kinds) for entry in role.allow.require_session_join)
         ),
+        shown=seen,
     )
+
+
+def _of_call(
+    request: KubeAccessRequest, call: KubeCall, granting: Sequence[Role], denying: Sequence[Role]
+) -> tuple[list[Role], Shown | None] | AccessDenial:
+    """The roles that allow the call, and what it shows."""
+    denied = [
+        (role.name, role.deny.kubernetes_resources)
+        for role in denying
+        if role.deny.kubernetes_resources and _namespace_matches(role.deny, request.namespace)
+    ]
+    hits = [f"role {name!r} denies the call" for name, rules in denied if denies(call, rules)]
+    if hits:
+        return _call_denial(DenialCode.DENIED_BY_ROLE, request, call, hits)
+    extents = [(extent(call, role.allow.kubernetes_resources), role) for role in granting]
+    most = max(found for found, _ in extents)
+    if most is Extent.NONE or (most is Extent.PART and call.verb not in SHOWS):
+        why = [f"role {role.name!r} does not allow the call" for _, role in extents]
+        return _call_denial(DenialCode.NOT_GRANTED, request, call, why)
+    left = [role for found, role in extents if found is most]
+    allow = [role.allow.kubernetes_resources for role in left]
+    return left, shown(call, allow, [rules for _, rules in denied])
 
 
 def is_open(decision: KubeAccessPermit | AccessDenial) -> bool:
@@ -246,6 +281,15 @@ def _not_as(request: KubeAccessRequest, whom: str) -> AccessDenial:
         f"Your roles do not let you act as the Kubernetes {whom}.",
         (f"asked to act as the {whom}, which the roles do not give",),
         "leave --as and --as-group out, or ask an administrator for a role with that user or group",
+    )
+
+
+def _call_denial(code: DenialCode, request: KubeAccessRequest, call: KubeCall, reasons: Sequence[str]) -> AccessDenial:
+    return AccessDenial(
+        code,
+        f"{sentence(request.identity.name, call)}: your roles do not allow it",
+        tuple(reasons),
+        "an administrator can give it in a role's kubernetes_resources",
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from teleport.resources.kube_rules import MAX_PATTERN, WILDCARD, KubeRule
 from teleport.resources.lexer import BadSyntax
 from teleport.resources.names import check_text, is_unix_login
 from teleport.resources.role import Conditions, LabelSelector, Role, RoleSpec
@@ -86,6 +87,31 @@ def expand_labels(selector: LabelSelector, traits: Traits) -> LabelSelector:
     return results
 
 
+def expand_kube_rules(rules: Sequence[KubeRule], traits: Traits) -> tuple[KubeRule, ...]:
+    """The rules with their templates filled in, one for each value. A rule whose trait is missing is left out, and so
+    is a value that would be a wildcard: only who writes roles gives those."""
+    results: dict[KubeRule, None] = {}
+    for rule in rules:
+        namespaces = (None,) if rule.namespace is None else _expand_pattern(rule.namespace, traits)
+        for namespace in namespaces:
+            for name in _expand_pattern(rule.name, traits):
+                results[msgspec.structs.replace(rule, namespace=namespace, name=name)] = None
+                if len(results) == MAX_VALUES:
+                    return tuple(results)
+    return tuple(results)
+
+
+def _expand_pattern(text: str, traits: Traits) -> tuple[str, ...]:
+    if not is_template(text):
+        return (text,)
+    written = text.partition("{{")[0].count(WILDCARD) + text.rpartition("}}")[2].count(WILDCARD)
+    return tuple(
+        value
+        for value in expand(text, traits)
+        if value.count(WILDCARD) == written and len(value) <= MAX_PATTERN and not check_text(value)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Filled:
     """Conditions with the traits of one user."""
@@ -97,6 +123,8 @@ class _Filled:
         changes["host_groups"] = expand_all(conditions.host_groups, self.traits, is_unix_login)
         for name in NAME_FIELDS:
             changes[name] = expand_all(getattr(conditions, name), self.traits)
+        if conditions.kubernetes_resources is not None:
+            changes["kubernetes_resources"] = expand_kube_rules(conditions.kubernetes_resources, self.traits)
         for name in FORWARD_FIELDS:
             entries = getattr(conditions, name)
             if entries is not None:  # a list whose traits are missing allows nothing: absence would allow more

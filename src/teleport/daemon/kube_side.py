@@ -13,6 +13,7 @@ from uuid import UUID
 from teleport.audit.emitter import Emitter
 from teleport.authz.decision import AccessDenial
 from teleport.authz.kube import ActAs, KubeAccessPermit, KubeAccessRequest, evaluate_kube_access
+from teleport.authz.kube_resources import KubeCall
 from teleport.clock import Clock
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
@@ -71,7 +72,13 @@ class KubeRules:
         return identity
 
     def permit_kube(
-        self, identity: UserIdentity, cluster: KubeCluster | None, name: str, client_address: str, act_as: ActAs
+        self,
+        identity: UserIdentity,
+        cluster: KubeCluster | None,
+        name: str,
+        client_address: str,
+        act_as: ActAs,
+        call: KubeCall | None = None,
     ) -> KubeAccessPermit | AccessDenial:
         view = self._view
         request = KubeAccessRequest(
@@ -84,6 +91,7 @@ class KubeRules:
             client_address=client_address,
             locks=view.locks(),
             act_as=act_as,
+            call=call,
         )
         return evaluate_kube_access(request, view.policy())
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from teleport.authz.kube_resources import KubeCall
 from teleport.errors import BadRequest
 
 MAX_TARGET: Final = 16 * 1024  # bytes of path and query
@@ -52,6 +53,13 @@ class Call:
     def kind(self) -> str:
         """The resource as rules name it, such as `pods` or `pods/log`; empty when it is about none."""
         return f"{self.resource}/{self.subresource}" if self.subresource else self.resource
+
+    @property
+    def decided(self) -> KubeCall:
+        """The call as it is decided."""
+        return KubeCall(
+            self.verb, self.api_group, self.resource, self.subresource, self.namespace, self.name, self.path
+        )
 
     @property
     def told(self) -> str:

@@ -154,10 +154,13 @@ class Forwarder:
         except AccessDenied:
             return False
         cluster = known.upstream.cluster
-        now = self._rules.permit_kube(self._identity, cluster, known.name, self._peer.host, known.act_as)
+        now = self._rules.permit_kube(
+            self._identity, cluster, known.name, self._peer.host, known.act_as, known.call.decided
+        )
         if not isinstance(now, KubeAccessPermit) or _why_not(known.call, known.request, now) is not None:
             return False
-        return (now.kube_user, now.kube_groups) == (known.permit.kube_user, known.permit.kube_groups)
+        before = known.permit
+        return (now.kube_user, now.kube_groups, now.shown) == (before.kube_user, before.kube_groups, before.shown)
 
     async def answer(self, client: Client, request: Request, began: Callable[[], None]) -> None:
         """Answers one request. `began` is called once a permit is in force, for the time of the call. Raises
@@ -173,11 +176,15 @@ class Forwarder:
                 return
             call = _read(request)
             act_as = _asked(request)
-            upstream, permit = self._permitted(name, act_as)
+            upstream, permit = self._permitted(name, act_as, call)
             name = upstream.cluster.name
             refusal = _why_not(call, request, permit)
             if refusal is not None:
                 raise Refused(refusal)
+            if permit.shown is not None:
+                raise Refused(
+                    Refusal(403, "Your roles allow this list in part only, and it cannot be shown in part yet.")
+                )
             self._open = _Open(upstream, self._identity.kube_cluster, act_as, permit, call, request)
             began()
             await self._relay(client, request, call, upstream, permit)
@@ -217,15 +224,21 @@ class Forwarder:
         except (TeleportError, OSError) as failed:
             raise Refused(UNRECORDED, str(failed)) from None
 
-    def _permitted(self, name: str, act_as: ActAs) -> tuple[Upstream, KubeAccessPermit]:
+    def _permitted(self, name: str, act_as: ActAs, call: Call) -> tuple[Upstream, KubeAccessPermit]:
         """The cluster that is meant, and the permit for it."""
-        first = None
+        first: AccessDenial | None = None
+        peer = self._peer.host
         for upstream in self._meant(name):
-            found = self._rules.permit_kube(self._identity, upstream.cluster, name, self._peer.host, act_as)
+            there = self._rules.permit_kube(self._identity, upstream.cluster, name, peer, act_as)
+            found = there
+            if is_open(there):
+                found = self._rules.permit_kube(self._identity, upstream.cluster, name, peer, act_as, call.decided)
             if isinstance(found, KubeAccessPermit):
                 return upstream, found
+            if isinstance(there, KubeAccessPermit):  # what this cluster refuses is not asked of another one
+                raise denied(found)
             first = first or found
-        denial = first or self._rules.permit_kube(self._identity, None, name, self._peer.host, act_as)
+        denial = first or self._rules.permit_kube(self._identity, None, name, peer, act_as)
         assert isinstance(denial, AccessDenial), "there is no permit for a cluster that there is not"
         raise denied(denial)
 

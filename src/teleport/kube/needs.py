@@ -8,6 +8,7 @@ from typing import Protocol
 
 from teleport.authz.decision import AccessDenial
 from teleport.authz.kube import ActAs, KubeAccessPermit
+from teleport.authz.kube_resources import KubeCall
 from teleport.identity import UserIdentity
 from teleport.kube.credentials import KubeCluster
 
@@ -23,8 +24,14 @@ class Rules(Protocol):
         ...
 
     def permit_kube(
-        self, identity: UserIdentity, cluster: KubeCluster | None, name: str, client_address: str, act_as: ActAs
+        self,
+        identity: UserIdentity,
+        cluster: KubeCluster | None,
+        name: str,
+        client_address: str,
+        act_as: ActAs,
+        call: KubeCall | None = None,
     ) -> KubeAccessPermit | AccessDenial:
         """The decision of `authz.kube`, for what is left of the identity. `name` is what was asked for, empty when
-        nothing was; `cluster` None: there is none of that name."""
+        nothing was; `cluster` None: there is none of that name; `call` None: whether anything may be asked there."""
         ...

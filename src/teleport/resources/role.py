@@ -12,6 +12,7 @@ from typing import Literal
 
 from teleport.resources import role_checks
 from teleport.resources.joining import JoinPolicy, RequiredJoin
+from teleport.resources.kube_rules import KubeRule
 from teleport.resources.metadata import DEFAULT_NAMESPACE, FieldWarning, Finding, Metadata, Value
 from teleport.resources.values import Duration
 
@@ -139,6 +140,7 @@ class Conditions(Value, frozen=True, kw_only=True):
     cluster_labels: LabelSelector | None = None
     kubernetes_groups: tuple[str, ...] = ()
     kubernetes_users: tuple[str, ...] = ()
+    kubernetes_resources: tuple[KubeRule, ...] | None = None  # absent from allow: all that the cluster lets its groups
     db_names: tuple[str, ...] = ()
     db_users: tuple[str, ...] = ()
     aws_role_arns: tuple[str, ...] = ()

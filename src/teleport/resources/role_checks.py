@@ -13,6 +13,7 @@ from teleport.errors import BadRequest
 from teleport.resources.destinations import UNIX, parse_command_pattern, parse_host_pattern, parse_path_pattern
 from teleport.resources.joining import join_findings, join_warnings
 from teleport.resources.kinds import WILDCARD, Kind, Verb
+from teleport.resources.kube_rules import kube_rule_findings
 from teleport.resources.lexer import BadSyntax
 from teleport.resources.metadata import FieldWarning, Finding, shown, text_findings
 from teleport.resources.names import check_name, check_text, is_no_login, is_unix_login
@@ -81,6 +82,7 @@ def _conditions(at: Where, conditions: Conditions, *, allow: bool) -> Iterator[F
             yield from _selector((*at, name), selector)
     for name in NAME_FIELDS:
         yield from _names((*at, name), getattr(conditions, name), wildcard=name != "aws_role_arns" or not allow)
+    yield from kube_rule_findings((*at, "kubernetes_resources"), conditions.kubernetes_resources or (), allow=allow)
     for number, rule in enumerate(_bounded(conditions.rules)):
         yield from _rule((*at, "rules", number), rule)
     for name in FORWARD_FIELDS:

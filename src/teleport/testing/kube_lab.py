@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.kube import ActAs, KubeAccessPermit, KubeAccessRequest, evaluate_kube_access
+from teleport.authz.kube_resources import KubeCall
 from teleport.clock import Clock, SystemClock
 from teleport.errors import AccessDenied
 from teleport.identity import SystemRole, UserIdentity
@@ -107,7 +108,13 @@ class Lab:
         return identity
 
     def permit_kube(
-        self, identity: UserIdentity, cluster: KubeCluster | None, name: str, client_address: str, act_as: ActAs
+        self,
+        identity: UserIdentity,
+        cluster: KubeCluster | None,
+        name: str,
+        client_address: str,
+        act_as: ActAs,
+        call: KubeCall | None = None,
     ) -> KubeAccessPermit | AccessDenial:
         request = KubeAccessRequest(
             identity=identity if identity.name not in self.gone else replace(identity, roles=()),
@@ -119,6 +126,7 @@ class Lab:
             client_address=client_address,
             locks=self.locks,
             act_as=act_as,
+            call=call,
         )
         return evaluate_kube_access(request, Policy(roles=self.roles, cluster=self.defaults))
 
