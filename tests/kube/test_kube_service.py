@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from teleport.audit.events import AuthFailed, KubeRequest
 from teleport.authz.decision import ClusterDefaults
 from teleport.identity import SystemRole
 from teleport.kube.forwarder import CLUSTERS
-from teleport.kube.upstream import Upstream
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.values import HostPort
@@ -46,20 +43,6 @@ async def settled(lab: Lab, streams: int) -> None:
     """Waits until the API server has so many open streams."""
     async with asyncio.timeout(10):
         await lab.api.wait_streams(streams)
-
-
-@contextlib.asynccontextmanager
-async def odd_server(
-    lab: Lab, folder: Path, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-) -> AsyncIterator[None]:
-    """`serve` stands in for the API server of the cluster `odd`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*lab.api.authority.issue("localhost").write(folder, "odd"))
-    odd = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    address = HostPort(*odd.sockets[0].getsockname()[:2])
-    lab.clusters["odd"] = Upstream(replace(lab.found, name="odd", address=address))
-    async with odd:
-        yield
 
 
 async def test_a_call_goes_on_in_the_persons_name(tmp_path: Path) -> None:
@@ -528,7 +511,7 @@ async def test_a_call_that_nobody_waits_for_is_on_record(tmp_path: Path, ending:
 
     async with (
         kube_lab(tmp_path) as lab,
-        odd_server(lab, tmp_path, serve),
+        lab.odd_server(serve),
         lab.connected(lab.pair(kube_cluster="odd")) as wire,
     ):
         await wire.send(f"DELETE {PODS}/web")
@@ -606,7 +589,7 @@ async def test_answers_with_two_readings(tmp_path: Path, answer: bytes) -> None:
 
     async with (
         kube_lab(tmp_path) as lab,
-        odd_server(lab, tmp_path, serve),
+        lab.odd_server(serve),
         lab.connected(lab.pair(kube_cluster="odd")) as wire,
     ):
         assert (await wire.ask("GET /version")).status == 502
@@ -623,7 +606,7 @@ async def test_what_answers_say_of_one_connection_stays_there(tmp_path: Path) ->
 
     async with (
         kube_lab(tmp_path) as lab,
-        odd_server(lab, tmp_path, serve),
+        lab.odd_server(serve),
         lab.connected(lab.pair(kube_cluster="odd")) as wire,
     ):
         answer = await wire.ask("GET /version")

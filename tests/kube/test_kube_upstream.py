@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from teleport.kube.upstream import Upstream
-from teleport.resources.values import HostPort
 from teleport.testing.kube_lab import Lab, kube_lab
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
@@ -30,12 +26,7 @@ async def wait_for(what: Callable[[], Any]) -> Any:
 @asynccontextmanager
 async def odd_server(lab: Lab, serve: Serve) -> AsyncIterator[tuple[Path, Path]]:
     """An API server that does what `serve` does, named odd; the pair of somebody whom it serves."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*lab.api.authority.issue("localhost").write(lab.folder, "odd"))
-    odd = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    address = HostPort(*odd.sockets[0].getsockname()[:2])
-    lab.clusters["odd"] = Upstream(replace(lab.found, name="odd", address=address))
-    async with odd:
+    async with lab.odd_server(serve):
         yield lab.pair(kube_cluster="odd")
 
 

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -24,13 +24,15 @@ import h11
 
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.authz.kube import ActAs, KubeAccessPermit, is_open
+from teleport.authz.kube_resources import Shown
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import UserIdentity
-from teleport.kube import impersonate, streams
+from teleport.kube import filtered, filtering, impersonate, streams
 from teleport.kube.calls import Call, classify
 from teleport.kube.credentials import authorization
 from teleport.kube.heads import asks_upgrade, forwarded
 from teleport.kube.http import Client, Request, Server
+from teleport.kube.list_filter import ListFilter, UnreadableList, WatchFilter
 from teleport.kube.needs import Rules
 from teleport.kube.status import Refusal
 from teleport.kube.upstream import Upstream
@@ -181,10 +183,6 @@ class Forwarder:
             refusal = _why_not(call, request, permit)
             if refusal is not None:
                 raise Refused(refusal)
-            if permit.shown is not None:
-                raise Refused(
-                    Refusal(403, "Your roles allow this list in part only, and it cannot be shown in part yet.")
-                )
             self._open = _Open(upstream, self._identity.kube_cluster, act_as, permit, call, request)
             began()
             await self._relay(client, request, call, upstream, permit)
@@ -250,8 +248,16 @@ class Forwarder:
     async def _relay(
         self, client: Client, request: Request, call: Call, upstream: Upstream, permit: KubeAccessPermit
     ) -> None:
-        headers = _for_server(request, upstream, permit, self._peer.host)
-        relayed = _Relayed(client, request, upstream, upstream.cluster.path + call.target, headers)
+        asked, target = request, call.target
+        if permit.shown is not None:
+            try:
+                target = filtering.asked(request.method, target)
+                asked = replace(request, headers=filtering.headers(request.headers))
+            except filtering.CannotFilter as error:
+                raise Refused(error.refusal) from None
+        headers = _for_server(asked, upstream, permit, self._peer.host)
+        part = (permit.shown, call.verb == "watch") if permit.shown is not None else None
+        relayed = _Relayed(client, asked, upstream, upstream.cluster.path + target, headers, part)
 
         recorded = False
 
@@ -312,6 +318,7 @@ class _Relayed:
     upstream: Upstream
     target: str
     headers: list[tuple[bytes, bytes]]
+    part: tuple[Shown, bool] | None = None  # what of the answer is shown, and whether it is a watch; None: all of it
 
     async def once(self, on_record: Callable[[int], Awaitable[None]], *, again: bool) -> None:
         """Asks the server and gives its answer to the client. `again`: the call may be made once more on another
@@ -334,10 +341,17 @@ class _Relayed:
                 if sending.done() and isinstance(_failure(sending), h11.RemoteProtocolError):
                     raise Refused(Refusal(400, "The request's body cannot be read to its end.")) from None
                 raise Refused(Refusal(502, "The API server gave no answer that can be read."), _said(error)) from None
+            shows = self._filter(answer)
             await on_record(answer.status_code)
             if isinstance(answer, h11.InformationalResponse):
                 await client.change(streams.answered(list(answer.headers), streams.wanted(self.request.headers)))
                 await streams.relay(client, server)
+                return
+            if shows is not None:
+                try:
+                    await filtered.relay(client, server, answer, shows)
+                except UnreadableList as error:
+                    raise Refused(Refusal(502, error.message, error.hint)) from None
                 return
             await client.begin(answer.status_code, _for_client(answer))
             async for part in server.body():
@@ -347,6 +361,17 @@ class _Relayed:
             sending.cancel()
             self.upstream.give(server)  # before anything is waited for: who is cancelled twice must not leave it open
             await asyncio.wait([sending])
+
+    def _filter(self, answer: h11.Response | h11.InformationalResponse) -> ListFilter | WatchFilter | None:
+        """What shows a part of the answer; None: it goes on as it is, as refusals do."""
+        if self.part is None or answer.status_code >= 400:
+            return None
+        shown, watch = self.part
+        headers = list(answer.headers)
+        found = filtering.filter_of(headers, shown, watch=watch) if answer.status_code == 200 else None
+        if found is None:
+            raise Refused(Refusal(502, "The API server's list is in a form that cannot be shown in part."))
+        return found
 
     async def _send(self, server: Server) -> None:
         try:

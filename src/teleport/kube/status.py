@@ -10,6 +10,8 @@ _REASONS: Final = {
     400: "BadRequest",
     403: "Forbidden",
     404: "NotFound",
+    406: "NotAcceptable",
+    410: "Expired",
     429: "TooManyRequests",
     500: "InternalError",
     502: "ServiceUnavailable",

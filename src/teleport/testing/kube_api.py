@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from teleport.testing.kube_lists import answer_list, event_in_form, form
 from teleport.testing.loopback import listening
 from teleport.testing.public_authority import PublicAuthority
 
@@ -177,6 +178,11 @@ class KubeApi:
         if not self.rights & set(groups):
             return _status(403, "Forbidden", f'pods is forbidden: User "{user[0]}" cannot do that')
         match parts:
+            case ["api", "v1", "namespaces"]:
+                names = sorted({namespace for namespace, _ in self.pods})
+                return answer_list(request, [{"metadata": {"name": name}} for name in names], "Namespace")
+            case ["api", "v1", "pods"]:
+                return await self._pods(request, "", seen.body)
             case ["api", "v1", "namespaces", namespace, "pods"]:
                 return await self._pods(request, namespace, seen.body)
             case ["api", "v1", "namespaces", namespace, "pods", name]:
@@ -214,14 +220,10 @@ class KubeApi:
             pod = json.loads(body)
             self.add_pod(namespace, pod["metadata"]["name"])
             return self._pod(namespace, pod["metadata"]["name"], 201)
-        found = [pod for (where, _), pod in self.pods.items() if where == namespace]
+        found = [pod for (where, _), pod in self.pods.items() if namespace in ("", where)]
         if request.query.get("watch") in ("true", "1"):
-            return await self._stream(request, "application/json", b"")
-        if "as=Table" in request.headers.get("Accept", ""):
-            return web.json_response(_table(found))
-        return web.json_response(
-            {"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": found}
-        )
+            return await self._stream(request, "application/json", b"", form(request))
+        return answer_list(request, found)
 
     def _pod(self, namespace: str, name: str, status: int = 200) -> web.Response:
         pod = self.pods.get((namespace, name))
@@ -234,7 +236,7 @@ class KubeApi:
             return await self._stream(request, "text/plain", b"first line\n")
         return web.Response(text="first line\n")
 
-    async def _stream(self, request: web.Request, kind: str, first: bytes) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, kind: str, first: bytes, wanted: str = "json") -> web.StreamResponse:
         queue: asyncio.Queue[bytes] = asyncio.Queue()
         response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)
@@ -243,8 +245,10 @@ class KubeApi:
         try:
             if first:
                 await response.write(first)
+            begins = True
             while line := await queue.get():
-                await response.write(line)
+                await response.write(event_in_form(line, wanted, first=begins))
+                begins = False
         except ConnectionResetError:
             pass  # whoever watched has left
         finally:
@@ -276,26 +280,6 @@ def _discovery(path: str) -> dict[str, Any]:
         for name, namespaced, kind, verbs in RESOURCES
     ]
     return {"kind": "APIResourceList", "groupVersion": "v1", "resources": resources}
-
-
-def _table(pods: list[dict[str, Any]]) -> dict[str, Any]:
-    columns = [
-        {"name": name, "type": "string", "format": "", "description": "", "priority": 0} for name in ("Name", "Status")
-    ]
-    rows = [
-        {
-            "cells": [pod["metadata"]["name"], pod["status"]["phase"]],
-            "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": pod["metadata"]},
-        }
-        for pod in pods
-    ]
-    return {
-        "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": {"resourceVersion": "1"},
-        "columnDefinitions": columns,
-        "rows": rows,
-    }
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,7 @@ from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
 from teleport.resources.lock import Lock
 from teleport.resources.parse import parse_resources
 from teleport.resources.role import Role
+from teleport.resources.values import HostPort
 from teleport.testing.kube_api import KubeApi
 from teleport.testing.loopback import listening
 from teleport.testing.memory import Events
@@ -57,6 +58,15 @@ spec:
     kubernetes_groups: [developers]
     require_session_join:
     - {name: eyes, filter: 'contains(user.spec.roles, "auditor")', kinds: [k8s], modes: [peer], count: 1}
+---
+kind: role
+version: v5
+metadata: {name: dev-pods}
+spec:
+  allow:
+    kubernetes_labels: {'*': '*'}
+    kubernetes_groups: [developers]
+    kubernetes_resources: [{kind: pods, namespace: dev, verbs: [get, list, watch, exec]}]
 ---
 kind: role
 version: v5
@@ -161,6 +171,19 @@ class Lab:
             yield Wire(reader, writer)
         finally:
             writer.transport.abort()
+
+    @asynccontextmanager
+    async def odd_server(
+        self, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    ) -> AsyncIterator[None]:
+        """`serve` stands in for the API server of the cluster `odd`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.api.authority.issue("localhost").write(self.folder, "odd"))
+        odd = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        address = HostPort(*odd.sockets[0].getsockname()[:2])
+        self.clusters["odd"] = Upstream(replace(self.found, name="odd", address=address))
+        async with odd:
+            yield
 
 
 @dataclass
