@@ -1,8 +1,11 @@
-"""A cluster whose proxy leads kubectl to a stand-in API server."""
+"""Clusters whose proxies lead kubectl to stand-in API servers, by themselves or by Kubernetes services."""
 
 from __future__ import annotations
 
-from teleport.testing.cluster import PUBLIC, Cluster, at, free_port
+from pathlib import Path
+from typing import Any
+
+from teleport.testing.cluster import PUBLIC, Cluster, Host, at, free_port
 from teleport.testing.kube_api import KubeApi
 
 
@@ -20,3 +23,32 @@ def serve_kubectl(cluster: Cluster, api: KubeApi) -> str:
     }
     cluster.write()
     return address
+
+
+def lead_kubectl(cluster: Cluster) -> str:
+    """Writes the configuration of a cluster whose proxy itself reaches no Kubernetes cluster; the address at which
+    kubectl is served."""
+    port = free_port()
+    cluster.config["proxy_service"] |= {"kube_listen_addr": at(port), "kube_public_addr": at(port, PUBLIC)}
+    cluster.write()
+    return at(port, PUBLIC)
+
+
+class KubeHost(Host):
+    """A host that runs the Kubernetes service alone."""
+
+    def __init__(self, folder: Path, cluster: Cluster, name: str, api: KubeApi, **section: Any) -> None:
+        """`section`: further keys of `kubernetes_service`; without `listen_addr` it is reached by tunnels."""
+        token, kubeconfig = folder.parent / f"{name}-token", folder.parent / f"{name}-kubeconfig"
+        cluster.tctl("tokens", "add", "--type=kube", f"--out={token}").ok()
+        kubeconfig.write_text(api.kubeconfig(section.pop("context", "demo")))
+        config = cluster.node_config(name, auth_token=str(token), ca_pin=cluster.ca_pin())
+        config["ssh_service"] = {"enabled": False}
+        config["kubernetes_service"] = {"enabled": True, "kubeconfig_file": str(kubeconfig), **section}
+        if "listen_addr" not in section:
+            config["teleport"]["auth_servers"] = [at(cluster.web_port)]
+        super().__init__(folder, config)
+
+    @property
+    def host_id(self) -> str:
+        return (self.data_dir / "host_uuid").read_text().strip()

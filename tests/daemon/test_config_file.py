@@ -296,7 +296,6 @@ BAD = [
         "each name once",
     ),
     ("kubernetes_service:\n  enabled: yes\n", 1, "kubernetes_service", "neither", "kubeconfig_file or"),
-    ("kubernetes_service:\n  enabled: yes\n", 2, "kubernetes_service.enabled", '"yes"', "not have the Kubernetes"),
     ("app_service:\n  enabled: on\n", 2, "app_service.enabled", '"on"', "not have the application service yet"),
     ("db_service:\n  enabled: 1\n", 2, "db_service.enabled", '"1"', "not have the database service yet"),
     (
@@ -469,7 +468,6 @@ def test_every_type_of_storage_has_its_keys(line: str, kind: type, value: object
     ("text", "warning"),
     [
         (proxy("mysql_listen_addr: 0.0.0.0:3036"), "proxy_service.mysql_listen_addr: is accepted, but MySQL clients"),
-        (proxy("kube_listen_addr: 0.0.0.0"), "proxy_service.kube_listen_addr: leads to no Kubernetes"),
         (teleport("cache: {ttl: never}"), "teleport.cache.ttl: is ignored"),
         (auth("license_file: /x"), "auth_service.license_file: is ignored"),
         (teleport("kex_algos: [diffie-hellman-group14-sha1]"), "rests on SHA-1"),

@@ -9,7 +9,7 @@ import pytest
 
 from teleport.daemon.config.effective import StartFlags, effective_config
 from teleport.daemon.config.file import load_config
-from teleport.daemon.config.values import ProxyConfig
+from teleport.daemon.config.values import Config, ProxyConfig
 from teleport.errors import BadRequest
 from teleport.resources.values import HostPort
 from teleport.testing.kube_api import KubeApi
@@ -46,11 +46,10 @@ def test_both_forms(tmp_path: Path) -> None:
     assert made.kube_public_addrs == (HostPort("k.example.com", 3026),)
 
 
-def test_the_newer_form_alone_leads_nowhere() -> None:
-    """It listens, and says that it leads to no cluster."""
+def test_the_newer_form_alone_leads_to_clusters_of_services() -> None:
     made, warnings = proxy("  kube_listen_addr: 127.0.0.1:4026\n")
     assert (made.kube_listen_addr, made.kube_clusters) == (HostPort("127.0.0.1", 4026), ())
-    assert "leads to no Kubernetes cluster" in warnings[0]
+    assert warnings == ()
 
 
 def test_a_name_beside_a_kubeconfig_says_that_it_is_ignored(tmp_path: Path) -> None:
@@ -76,3 +75,27 @@ def test_outside_a_pod_a_kubeconfig_is_needed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(BadRequest, match=r"proxy_service\.kubernetes\.enabled: this process does not run in a pod"):
         proxy("  kubernetes: {enabled: yes}\n")
+
+
+def service(text: str, roles: str = "") -> Config:
+    file = load_config("auth_service: {enabled: no}\nkubernetes_service:\n  enabled: yes\n" + text, "teleport.yaml")
+    return effective_config(file, StartFlags(roles=roles), "box")
+
+
+def test_the_service_is_of_the_file(tmp_path: Path) -> None:
+    """Its clusters, labels and addresses are values; flags for roles neither start nor stop it."""
+    (tmp_path / "kubeconfig").write_text(KubeApi(tmp_path).kubeconfig("prod", port=6443))
+    text = f"  listen_addr: 127.0.0.1\n  kubeconfig_file: {tmp_path}/kubeconfig\n  labels: {{env: prod}}\n"
+    for roles in ("", "node"):
+        made = service(text, roles=roles)
+        assert made.kube is not None
+        assert made.kube.listen_addr == HostPort("127.0.0.1", 3027)
+        assert [one.name for one in made.kube.clusters] == ["prod"]
+        assert dict(made.kube.labels.static) == {"env": "prod"}
+        assert made.roles[-1] == "kube"
+    with pytest.raises(BadRequest, match="kubernetes_service is enabled by the file alone"):
+        service(text, roles="kube")
+    with pytest.raises(BadRequest, match=r"kubernetes_service\.kubeconfig_file: /missing: No such file"):
+        service("  listen_addr: 127.0.0.1\n  kubeconfig_file: /missing\n")
+    with pytest.raises(BadRequest, match=r"kubernetes_service\.enabled: this process does not run in a pod"):
+        service("  listen_addr: 127.0.0.1\n  kube_cluster_name: own\n")

@@ -51,7 +51,7 @@ from teleport.daemon.restarts.handover import Inherited
 from teleport.daemon.restarts.leaving import Doors
 from teleport.daemon.restarts.succession import Request, Succession
 from teleport.daemon.restarts.supervisor import READY_ANYWAY, Supervisor
-from teleport.daemon.sockets import PEER, Sockets
+from teleport.daemon.sockets import KUBE, PEER, Sockets
 from teleport.daemon.tasks import Tasks
 from teleport.daemon.welcome import Welcome
 from teleport.errors import TeleportError
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from teleport.daemon.proxy_side import ProxySide
     from teleport.daemon.recording_side import RecordingSide
     from teleport.daemon.view import View
+    from teleport.node.dynamic_labels import HostLabels
     from teleport.node.service import NodeService
     from teleport.proxy.ssh_router import Accept, SshRouter
 
@@ -89,7 +90,12 @@ def import_services(config: Config) -> None:
     """Imports what the services of this host need, and nothing of those that it does not run (memory, start)."""
     if config.auth is not None or config.proxy is not None:
         import_module("teleport.transport.quick_web")
-    for wanted, name in ((config.auth, "auth_side"), (config.proxy, "proxy_side"), (config.node, "node_side")):
+    for wanted, name in (
+        (config.auth, "auth_side"),
+        (config.proxy, "proxy_side"),
+        (config.node, "node_side"),
+        (config.kube, "kube_service_side"),
+    ):
         if wanted is not None:
             import_module(f"teleport.daemon.{name}")
 
@@ -253,6 +259,8 @@ class Daemon:
             router = await self._start_proxy(host, held, clients, emitter, servers, readiness, service)
         if SystemRole.NODE in held:
             node = await self._start_node(host, held, clients, emitter, readiness, service)
+        if SystemRole.KUBE in held:
+            await self._start_kube_service(host, held, clients, emitter, readiness, service)
         if router is not None and node is not None:
             router.beside = _node_beside(host.host_id, node)
         self._welcome(await self._summary(service, held))
@@ -367,6 +375,7 @@ class Daemon:
         config = self._config
         if config.proxy is None or "proxy kube" not in self._sockets:
             return
+        from teleport.daemon.kube_reach import KubeReach
         from teleport.daemon.kube_side import KubeSide
 
         kube = side.kube = KubeSide(
@@ -379,6 +388,7 @@ class Daemon:
             side.held,
             config.limits,
             side.headers,
+            KubeReach(view, side.held),
         )
         self._doors.web["proxy kube"] = kube.server
         serving = asyncio.Event()
@@ -469,7 +479,7 @@ class Daemon:
         announcers.append(announcer)
         self._tasks.start(recorded.recover_again(), "recovery of recordings")
         self._tasks.start(side.tell_host_users(), "accounts made for sessions")
-        self._tasks.start(_labels(side), "labels")
+        self._tasks.start(_labels(side.labels), "labels")
         self._tasks.start(cluster_ports.keep(reserved, (*config.auth_servers, *web)), "addresses of the cluster")
         self._tasks.start(side.teller.run(), "running sessions")
         self._tasks.start(LockAge(view, side.service.reconsider).run(), "age of locks")
@@ -477,6 +487,50 @@ class Daemon:
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         readiness.ready("node")
         return side.service
+
+    async def _start_kube_service(
+        self,
+        host: Host,
+        held: dict[SystemRole, Credentials],
+        clients: dict[SystemRole, AuthClient],
+        emitter: Emitter,
+        readiness: Readiness,
+        service: AuthService | None,
+    ) -> None:
+        from teleport.daemon.kube_service_side import KubeServiceSide
+
+        config, role = self._config, SystemRole.KUBE
+        assert config.kube is not None
+        view = await self._way.view(host, role, clients[role], held[role].cluster.cluster)
+        follower = await self._kept.of_service(role, clients[role], view, service)
+        announcers: list[Announcer] = []
+
+        def changed() -> None:
+            for announcer in announcers:
+                announcer.changed()
+
+        listeners = [self._sockets[KUBE]] if KUBE in self._sockets else []
+        side = KubeServiceSide(
+            config.kube,
+            host,
+            config.nodename,
+            view,
+            emitter,
+            self._clock,
+            lambda: held[role],
+            config.limits,
+            address=str(self._sockets.advertised(KUBE, config.kube.public_addrs)) if listeners else "",
+            changed=changed,
+        )
+        self._doors.web[KUBE] = side.server
+        await side.labels.first()
+        serving = asyncio.Event()
+        await self._tasks.start_ready(side.serve(listeners, serving.set), KUBE, serving)
+        announcer = await self._announce(clients[role], side.describe, KUBE, readiness, follower)
+        announcers.append(announcer)
+        self._tasks.start(_labels(side.labels), "labels of Kubernetes clusters")
+        self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
+        readiness.ready(KUBE)
 
     async def _start_agent(
         self,
@@ -569,8 +623,8 @@ def _node_beside(host_id: str, node: NodeService) -> Callable[[str], Accept | No
     return lambda asked: node.accepted if asked == host_id and node.accepting else None
 
 
-async def _labels(side: NodeSide) -> None:
-    await side.labels.run()
+async def _labels(labels: HostLabels) -> None:
+    await labels.run()
     await asyncio.Event().wait()
 
 

@@ -39,6 +39,9 @@ def names_of(config: Config, role: SystemRole) -> tuple[str, ...]:
         addresses = [listener, *(one for family in (*public, config.proxy.kube_public_addrs) for one in family)]
     elif role is SystemRole.NODE and config.node is not None:
         addresses = [config.node.listen_addr, *config.node.public_addrs]
+    elif role is SystemRole.KUBE and config.kube is not None:
+        listeners = (config.kube.listen_addr,) if config.kube.listen_addr is not None else ()
+        addresses = [*listeners, *config.kube.public_addrs]
     hosts = [address.host for address in addresses]
     if config.advertise_ip is not None:
         hosts.append(config.advertise_ip.host)

@@ -17,16 +17,19 @@ from teleport.authz.kube_resources import KubeCall
 from teleport.clock import Clock
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
+from teleport.daemon.kube_reach import KubeReach
 from teleport.daemon.lock_age import LockAge
 from teleport.daemon.view import View
 from teleport.errors import AccessDenied
 from teleport.identity import UserIdentity
 from teleport.kube.credentials import KubeCluster
 from teleport.kube.service import KubeConfig, KubeServer
+from teleport.kube.services import Services
 from teleport.kube.upstream import Upstream
 from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority
 from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
 from teleport.resources.authority import AuthorityType
+from teleport.store.records import HOSTS, KUBE_SERVICES
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.tls import mutual_server_context
@@ -110,13 +113,14 @@ class KubeSide:
         held: Callable[[], Credentials],
         connections: ConnectionLimits,
         headers: Headers,
+        reach: KubeReach,
     ) -> None:
         """`held` gives the certificates that are shown, as they are now. Raises `BadRequest` for credentials that
         cannot be used."""
         self._held = held
         self._rules = KubeRules(view)
         self._context: tuple[Credentials, tuple[str, ...], ssl.SSLContext] | None = None
-        self._due = False
+        services = Services(reach)
         self.server = KubeServer(
             KubeConfig(view.cluster, UUID(host.host_id), nodename, connections=connections),
             {cluster.name: Upstream(cluster) for cluster in clusters},
@@ -124,11 +128,12 @@ class KubeSide:
             context=self._next_context,
             emitter=emitter,
             clock=clock,
+            services=services,
         )
         self.server.begin_with(headers)
-        self._age = LockAge(view, self.server.reconsider)
-        for prefix in DECIDED_BY:
-            view.cache.subscribe(prefix, lambda _: self._reconsider())
+        self._following = Following(view, self.server)
+        view.cache.subscribe(KUBE_SERVICES, lambda _: services.changed())
+        self._following.also(KUBE_SERVICES, HOSTS)  # where open calls go, and whether those may be here
 
     def renewed(self) -> None:
         """There are other certificates."""
@@ -143,6 +148,26 @@ class KubeSide:
             self._context = (held, pems, context)
         return self._context[2]
 
+    async def run(self, sockets: Sequence[socket], started: Callable[[], None]) -> None:
+        """Serves until cancelled."""
+        await self._following.run(sockets, started)
+
+
+class Following:
+    """A listener whose open calls are decided anew when anything changes that decides about them."""
+
+    def __init__(self, view: View, server: KubeServer) -> None:
+        self._view = view
+        self._server = server
+        self._age = LockAge(view, server.reconsider)
+        self._due = False
+        self.also(*DECIDED_BY)
+
+    def also(self, *prefixes: str) -> None:
+        """Further parts of the view that decide."""
+        for prefix in prefixes:
+            self._view.cache.subscribe(prefix, lambda _: self._reconsider())
+
     def _reconsider(self) -> None:
         if not self._due:
             self._due = True
@@ -150,10 +175,10 @@ class KubeSide:
 
     def _look(self) -> None:
         self._due = False
-        self.server.reconsider()
+        self._server.reconsider()
 
     async def run(self, sockets: Sequence[socket], started: Callable[[], None]) -> None:
         """Serves until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._age.run(), name="age of locks for Kubernetes")
-            await self.server.run(sockets, started)
+            await self._server.run(sockets, started)

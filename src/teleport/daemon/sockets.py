@@ -18,6 +18,7 @@ from teleport.transport.listeners import address_of, bind, resolved
 log = logging.getLogger(__name__)
 
 PEER: Final = "proxy peer"  # the listener for other proxies
+KUBE: Final = "kube"  # that of the Kubernetes service, for proxies
 ANY: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never bound
 
 
@@ -62,6 +63,8 @@ class Sockets:
                 wanted.append(("proxy kube", config.proxy.kube_listen_addr, "proxy_service.kube_listen_addr"))
         if config.node is not None and not tunnels:
             wanted.append(("node", config.node.listen_addr, "ssh_service.listen_addr"))
+        if config.kube is not None and config.kube.listen_addr is not None:
+            wanted.append((KUBE, config.kube.listen_addr, "kubernetes_service.listen_addr"))
         if config.diag_addr is not None:
             wanted.append(("diag", config.diag_addr, "teleport.diag_addr"))
         problems: list[TeleportError] = []

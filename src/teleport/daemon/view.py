@@ -45,6 +45,7 @@ from teleport.store.cache import Cache
 from teleport.store.foreign import C, foreign_authority, other_cluster
 from teleport.store.records import (
     HOSTS,
+    KUBE_SERVICES,
     MFA_LEASES,
     PROXIES,
     REMOTE_CLUSTERS,
@@ -66,7 +67,7 @@ NODE_KINDS = (
     "cluster_networking_config",
     "session_recording_config",
 )
-PROXY_KINDS = (*NODE_KINDS, "node", "proxy", "remote_cluster", "web_certificate", "web_session")
+PROXY_KINDS = (*NODE_KINDS, "node", "proxy", "kube_service", "remote_cluster", "web_certificate", "web_session")
 R = TypeVar("R")
 
 
@@ -124,6 +125,10 @@ class View:
 
     def proxies(self) -> list[Server]:
         return self._items(PROXIES, Server)
+
+    def kube_services(self) -> list[Server]:
+        """The services that lead to Kubernetes clusters."""
+        return self._items(KUBE_SERVICES, Server)
 
     def node(self, host_id: str) -> Server | None:
         """A registered node."""

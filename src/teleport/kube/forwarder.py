@@ -34,6 +34,7 @@ from teleport.kube.heads import asks_upgrade, forwarded
 from teleport.kube.http import Client, Request, Server
 from teleport.kube.list_filter import ListFilter, UnreadableList, WatchFilter
 from teleport.kube.needs import Rules
+from teleport.kube.services import ServicesOfOne, ServiceWay
 from teleport.kube.status import Refusal
 from teleport.kube.upstream import Upstream
 from teleport.ssh.surface import Peer
@@ -96,12 +97,16 @@ class Outcome:
 class _Open:
     """The call that goes on, and what it rests on."""
 
-    upstream: Upstream
-    name: str  # of the cluster, as the certificate names it
+    upstream: Way
+    name: str  # of the cluster, as it was chosen
     act_as: ActAs
     permit: KubeAccessPermit
     call: Call
     request: Request
+
+
+Way = Upstream | ServiceWay
+"""Where a call goes: an API server, or a service that decides once more and leads there."""
 
 
 class Tells(Protocol):
@@ -130,8 +135,11 @@ class Forwarder:
         rules: Rules,
         own_name: str,
         tells: Tells,
+        named: str = "",
+        services: ServicesOfOne | None = None,
     ) -> None:
-        """`own_name` is the cluster that is meant first when the certificate names none."""
+        """`named` is the cluster that was chosen, `own_name` the one that is meant first when none was. `services` lead
+        to clusters that are not reached from here."""
         self._certificate = certificate
         self._identity = identity
         self._peer = peer
@@ -139,6 +147,8 @@ class Forwarder:
         self._rules = rules
         self._own_name = own_name
         self._tells = tells
+        self._named = named
+        self._services = services
         self._open: _Open | None = None
 
     @property
@@ -155,7 +165,9 @@ class Forwarder:
             self._identity = self._rules.verify_user_tls(self._certificate)
         except AccessDenied:
             return False
-        cluster = known.upstream.cluster
+        cluster = known.upstream.now()
+        if cluster is None:
+            return False
         now = self._rules.permit_kube(
             self._identity, cluster, known.name, self._peer.host, known.act_as, known.call.decided
         )
@@ -169,7 +181,7 @@ class Forwarder:
         `h11.ProtocolError` or `OSError` when a connection ends within it."""
         call: Call | None = None
         permit: KubeAccessPermit | None = None
-        name = self._identity.kube_cluster
+        name = self._named
         try:
             await self._settled()
             self._identify()  # from here to the call nothing is waited for
@@ -183,7 +195,7 @@ class Forwarder:
             refusal = _why_not(call, request, permit)
             if refusal is not None:
                 raise Refused(refusal)
-            self._open = _Open(upstream, self._identity.kube_cluster, act_as, permit, call, request)
+            self._open = _Open(upstream, self._named, act_as, permit, call, request)
             began()
             await self._relay(client, request, call, upstream, permit)
         except Refused as refused:
@@ -203,15 +215,21 @@ class Forwarder:
             raise Refused(Refusal(403, error.message, error.hint)) from None
 
     async def _list(self, client: Client) -> None:
-        found = []
+        found: dict[str, dict[str, str]] = {}
         for upstream in self._meant(""):
             cluster = upstream.cluster
-            if is_open(self._rules.permit_kube(self._identity, cluster, cluster.name, self._peer.host, ActAs())):
-                found.append({"name": cluster.name, "labels": dict(cluster.labels)})
+            if cluster.name not in found and is_open(
+                self._rules.permit_kube(self._identity, cluster, cluster.name, self._peer.host, ActAs())
+            ):
+                found[cluster.name] = dict(cluster.labels)
         nothing = self._rules.permit_kube(self._identity, None, "", self._peer.host, ActAs())
         if isinstance(nothing, AccessDenial) and nothing.code is not DenialCode.NOT_GRANTED:
             raise denied(nothing)  # locked, say
-        await answer_json(client, 200, json.dumps({"clusters": found}).encode())
+        await answer_json(
+            client,
+            200,
+            json.dumps({"clusters": [{"name": name, "labels": labels} for name, labels in found.items()]}).encode(),
+        )
         async for _ in client.body():
             raise AssertionError("a request without a body has none")
 
@@ -222,7 +240,7 @@ class Forwarder:
         except (TeleportError, OSError) as failed:
             raise Refused(UNRECORDED, str(failed)) from None
 
-    def _permitted(self, name: str, act_as: ActAs, call: Call) -> tuple[Upstream, KubeAccessPermit]:
+    def _permitted(self, name: str, act_as: ActAs, call: Call) -> tuple[Way, KubeAccessPermit]:
         """The cluster that is meant, and the permit for it."""
         first: AccessDenial | None = None
         peer = self._peer.host
@@ -240,13 +258,16 @@ class Forwarder:
         assert isinstance(denial, AccessDenial), "there is no permit for a cluster that there is not"
         raise denied(denial)
 
-    def _meant(self, name: str) -> list[Upstream]:
+    def _meant(self, name: str) -> list[Way]:
+        """The ways to the cluster of that name, to all of them where none is named: those from here come first."""
         if name:
-            return [self._clusters[name]] if name in self._clusters else []
-        return [self._clusters[one] for one in sorted(self._clusters, key=lambda one: (one != self._own_name, one))]
+            own: list[Way] = [self._clusters[name]] if name in self._clusters else []
+            return [*own, *(self._services.meant(name) if self._services is not None else ())]
+        names = {*self._clusters, *(self._services.names() if self._services is not None else ())}
+        return [way for one in sorted(names, key=lambda one: (one != self._own_name, one)) for way in self._meant(one)]
 
     async def _relay(
-        self, client: Client, request: Request, call: Call, upstream: Upstream, permit: KubeAccessPermit
+        self, client: Client, request: Request, call: Call, upstream: Way, permit: KubeAccessPermit
     ) -> None:
         asked, target = request, call.target
         if permit.shown is not None:
@@ -255,7 +276,7 @@ class Forwarder:
                 asked = replace(request, headers=filtering.headers(request.headers))
             except filtering.CannotFilter as error:
                 raise Refused(error.refusal) from None
-        headers = _for_server(asked, upstream, permit, self._peer.host)
+        headers = _headers(asked, upstream, permit, self._peer.host)
         part = (permit.shown, call.verb == "watch") if permit.shown is not None else None
         relayed = _Relayed(client, asked, upstream, upstream.cluster.path + target, headers, part)
 
@@ -264,6 +285,8 @@ class Forwarder:
         async def on_record(status: int, error: str = "") -> None:
             nonlocal recorded
             recorded = True
+            if isinstance(upstream, ServiceWay):
+                return  # the service puts on record what it was asked, before it answers
             try:
                 await self._on_record(Outcome(request, call, upstream.cluster.name, permit, status, error, made=True))
             except (TeleportError, OSError) as failed:
@@ -315,7 +338,7 @@ class _Relayed:
 
     client: Client
     request: Request
-    upstream: Upstream
+    upstream: Way
     target: str
     headers: list[tuple[bytes, bytes]]
     part: tuple[Shown, bool] | None = None  # what of the answer is shown, and whether it is a watch; None: all of it
@@ -450,6 +473,26 @@ def _why_not(call: Call, request: Request, permit: KubeAccessPermit) -> Refusal 
     return None
 
 
+def _headers(
+    request: Request, upstream: Way, permit: KubeAccessPermit, client_address: str
+) -> list[tuple[bytes, bytes]]:
+    return [
+        *(
+            _for_service(request)
+            if isinstance(upstream, ServiceWay)
+            else _for_server(request, upstream, permit, client_address)
+        ),
+        *(streams.asked(request.headers) if asks_upgrade(request.headers) else []),
+        *([(b"Transfer-Encoding", b"chunked")] if request.length is None else []),
+        *([(b"Content-Length", request.length)] if request.length else []),
+    ]
+
+
+def _for_service(request: Request) -> list[tuple[bytes, bytes]]:
+    """What a service reads: whom the client asks to act as, as it was asked, since the service decides by itself."""
+    return [(b"Host", b"kube"), *forwarded(request.headers), *impersonate.repeated(_asked(request))]
+
+
 def _for_server(
     request: Request, upstream: Upstream, permit: KubeAccessPermit, client_address: str
 ) -> list[tuple[bytes, bytes]]:
@@ -462,9 +505,6 @@ def _for_server(
         (b"Host", str(upstream.cluster.address).encode()),
         *impersonate.told(request.headers, permit, client_address),
         *([(b"Authorization", proof)] if proof else []),
-        *(streams.asked(request.headers) if asks_upgrade(request.headers) else []),
-        *([(b"Transfer-Encoding", b"chunked")] if request.length is None else []),
-        *([(b"Content-Length", request.length)] if request.length else []),
     ]
 
 

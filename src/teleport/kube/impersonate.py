@@ -43,6 +43,14 @@ def _text(value: bytes) -> str:
         raise BadRequest("The request names whom to act as in no UTF-8 text.", hint="kubectl --as=USER") from None
 
 
+def repeated(act_as: ActAs) -> list[tuple[bytes, bytes]]:
+    """The headers by which the same is asked once more."""
+    return [
+        *([(b"Impersonate-User", act_as.user.encode())] if act_as.user else []),
+        *((b"Impersonate-Group", group.encode()) for group in act_as.groups),
+    ]
+
+
 def told(headers: Headers, permit: KubeAccessPermit, client_address: str) -> list[tuple[bytes, bytes]]:
     """The headers for the API server: those of the client that may go on, and in whose name it asks."""
     return [

@@ -28,10 +28,12 @@ from teleport.audit.events import AuthFailed, KubeRequest, new_event
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, BadRequest, TeleportError
 from teleport.identity import UserIdentity
+from teleport.kube.entrance import Entered, Entrance, People, Unspoken
 from teleport.kube.forwarder import Forwarder, Outcome, refuse
 from teleport.kube.heads import BadHead
 from teleport.kube.http import READ, Client, Request
 from teleport.kube.needs import Context, Rules
+from teleport.kube.services import Services, ServicesOfOne
 from teleport.kube.status import Refusal
 from teleport.kube.upstream import Upstream
 from teleport.ssh.listener import Before, Listener, Slot
@@ -74,11 +76,17 @@ class KubeServer:
         context: Context,
         emitter: Emits,
         clock: Clock,
+        services: Services | None = None,
+        entrance: Entrance | None = None,
     ) -> None:
-        """`context` gives the TLS context of the next connection; it must require a client certificate."""
+        """`context` gives the TLS context of the next connection; it must require a client certificate. `services` are
+        those that lead to further clusters; `entrance` says whose a connection is, where people do not come
+        themselves."""
         self.config = config
         self.clusters = clusters
         self.rules = rules
+        self.services = services
+        self.entrance = entrance or People(rules)
         self.clock = clock
         self.users = Users(config.connections)
         self.leaving = False
@@ -88,8 +96,12 @@ class KubeServer:
         self._owed: list[KubeRequest] = []  # of calls that were made, and could not be put on record
         self._connections: set[_Connection] = set()
         self._tasks: asyncio.TaskGroup | None = None
-        slots = Slots(config.unproved, "kube", limits=config.connections, rated=True)
+        slots = Slots(config.unproved, "kube", limits=config.connections, rated=entrance is None)
         self._listener = Listener(self._protocol, slots=slots)
+
+    def accepted(self, transport: asyncio.Transport) -> None:
+        """Takes a connection over that was accepted elsewhere, or came by a tunnel."""
+        self._listener.accepted(transport)
 
     def begin_with(self, before: Before) -> None:
         """What balancers say before everything else."""
@@ -279,6 +291,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._client_transport: asyncio.Transport | None = None
         self._serving: asyncio.Task[None] | None = None
         self._forwarder: Forwarder | None = None
+        self._proved = b""  # certificate, by TLS
         self._client: Client | None = None
         self._idle = True  # between requests
         self._ends: asyncio.TimerHandle | None = None
@@ -329,7 +342,10 @@ class _Connection(asyncio.StreamReaderProtocol):
             self.abort()
 
     def reconsider(self) -> None:
-        if self._forwarder is not None and not self._forwarder.still():
+        stays = self._server.entrance.stays(self._proved) if self._forwarder is not None else True
+        if stays is None:
+            self.leave()
+        if stays is False or (self._forwarder is not None and not self._forwarder.still()):
             self._cut()
 
     def _cut(self) -> None:
@@ -352,12 +368,15 @@ class _Connection(asyncio.StreamReaderProtocol):
     async def _serve(self, client: Client, writer: asyncio.StreamWriter) -> None:
         self._client = client
         try:
-            certificate, identity = self._identified(writer)
+            self._proved = writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
+            entered = await self._server.entrance.enter(self._proved, self.peer, client.reader)
         except AccessDenied as error:
             why = " ".join(filter(None, (error.message, getattr(error, "detail", ""))))
             await self._server.failed(self.peer, "", why)
-            await self._refuse_first(client, Refusal(403, error.message, error.hint))
+            if not isinstance(error, Unspoken):
+                await self._refuse_first(client, Refusal(403, error.message, error.hint))
             return
+        identity = entered.identity
         if not self._server.users.enter(identity.name):
             await self._server.failed(self.peer, identity.name, "more users than may be here")
             await self._refuse_first(
@@ -367,16 +386,9 @@ class _Connection(asyncio.StreamReaderProtocol):
         try:
             self._slot.proved()
             probe(writer.transport)
-            await self._calls(client, certificate, identity)
+            await self._calls(client, entered)
         finally:
             self._server.users.leave(identity.name)
-
-    def _identified(self, writer: asyncio.StreamWriter) -> tuple[bytes, UserIdentity]:
-        """The certificate (DER) that TLS proved, and whose it is. Raises `AccessDenied`."""
-        proved = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        if not proved:
-            raise AccessDenied("No certificate was shown.", hint="tsh kube login")
-        return proved, self._server.rules.verify_user_tls(proved)
 
     async def _refuse_first(self, client: Client, refusal: Refusal) -> None:
         client.last = True
@@ -385,19 +397,30 @@ class _Connection(asyncio.StreamReaderProtocol):
             await refuse(client, refusal)
             await _close(client)
 
-    async def _calls(self, client: Client, certificate: bytes, identity: UserIdentity) -> None:
+    async def _calls(self, client: Client, entered: Entered) -> None:
         server = self._server
+        services = ServicesOfOne(server.services, entered.certificate, entered.peer) if server.services else None
         self._forwarder = forwarder = Forwarder(
-            certificate,
-            identity,
-            self.peer,
+            entered.certificate,
+            entered.identity,
+            entered.peer,
             clusters=server.clusters,
             rules=server.rules,
             own_name=server.config.cluster,
             tells=server,
+            named=entered.kube_cluster,
+            services=services,
         )
+        try:
+            await self._each(client, forwarder, entered.identity.name)
+        finally:
+            if services is not None:
+                services.close()
+
+    async def _each(self, client: Client, forwarder: Forwarder, user: str) -> None:
+        server = self._server
         patience = FIRST
-        while (request := await self._next(client, patience, identity.name)) is not None:
+        while (request := await self._next(client, patience, user)) is not None:
             self._idle = False
             client.last = client.last or server.leaving
             try:

@@ -31,6 +31,10 @@ class Upstream:
         self._idle: dict[Server, asyncio.TimerHandle] = {}
         self._context = _context(cluster)
 
+    def now(self) -> KubeCluster:
+        """The cluster as it is now."""
+        return self.cluster
+
     async def take(self, *, again: bool) -> Server:
         """A connection. Raises `ConnectionProblem`."""
         while again and self._idle:

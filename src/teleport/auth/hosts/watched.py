@@ -23,6 +23,7 @@ from teleport.store import records
 
 KEPT: Final = 2048  # encoded items
 LARGEST: Final = 16 * 1024  # bytes of an item that is kept
+FEW_HOSTS: Final = frozenset({SystemRole.NODE, SystemRole.KUBE})  # who believe proxies, and no node
 ROLES: Final = 100_000  # hosts of which is remembered whether they are nodes alone
 SNAPSHOTS: Final = 8  # of which is remembered what they show
 
@@ -79,7 +80,7 @@ class Encoded:
 
     def snapshot(self, snapshot: Snapshot, prefixes: tuple[str, ...], watcher: HostIdentity) -> _Shared:
         """What `snapshot` shows to all watchers of this role, their own records left out."""
-        of_node = watcher.role is SystemRole.NODE
+        of_node = watcher.role in FEW_HOSTS
         known = self._snapshots.get((prefixes, of_node))
         if known is not None and known.of is snapshot.items:
             return known
@@ -108,8 +109,8 @@ class Encoded:
 class Shown:
     """What one watch shows of the changes that it follows.
 
-    Of hosts, a node hears of those alone that may be more than nodes, and of itself: it believes proxies, never another
-    node. One that may not any more is told as gone.
+    Of hosts, a node, or a Kubernetes service, hears of those alone that may be more than nodes, and of itself: it
+    believes proxies, never another node. One that may not any more is told as gone.
     """
 
     def __init__(self, watcher: HostIdentity, prefixes: tuple[str, ...], encoded: Encoded) -> None:
@@ -117,7 +118,7 @@ class Shown:
         self._prefixes = prefixes
         self._encoded = encoded
         self._own = records.HOSTS + watcher.host_id
-        self._hosts: set[str] | None = set() if watcher.role is SystemRole.NODE else None  # keys that it knows
+        self._hosts: set[str] | None = set() if watcher.role in FEW_HOSTS else None  # keys that it knows
 
     def line(self, change: Snapshot | Changes) -> bytes | None:
         """What is sent; None when the change shows nothing."""

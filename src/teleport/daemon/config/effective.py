@@ -16,6 +16,7 @@ from teleport.daemon.config import forms, kubernetes, ports
 from teleport.daemon.config.auth_section import AuthSection
 from teleport.daemon.config.file import Document, FileConfig
 from teleport.daemon.config.proxy_section import acme_names
+from teleport.daemon.config.resource_sections import KubernetesSection
 from teleport.daemon.config.ssh_section import SshSection
 from teleport.daemon.config.storage import DirStorage, EtcdStorage, PostgresqlStorage, StorageUri
 from teleport.daemon.config.teleport_section import ConnectionLimits as LimitsSection
@@ -28,6 +29,7 @@ from teleport.daemon.config.values import (
     EnhancedRecording,
     JoinMethod,
     KeyToken,
+    KubeServiceConfig,
     LogConfig,
     ManagedResource,
     NodeConfig,
@@ -54,7 +56,7 @@ from teleport.transport.entrance import ConnectionLimits, Rate
 T = TypeVar("T")
 
 
-_ROLES_LATER: Final = frozenset({"app", "db", "kube"})
+_ROLES_LATER: Final = frozenset({"app", "db"})
 
 
 _NETWORKING_KEYS: Final = (
@@ -131,6 +133,8 @@ def _parse_roles(value: str) -> frozenset[ServiceRole]:
     names = [name.strip().lower() for name in value.split(",")]
     if later := [name for name in names if name in _ROLES_LATER]:
         raise ValueError(f"node, proxy and auth; this version does not have the {later[0]} service yet")
+    if ServiceRole.KUBE in names:
+        raise ValueError("node, proxy and auth; kubernetes_service is enabled by the file alone")
     try:
         return frozenset(ServiceRole(name) for name in names)
     except ValueError:
@@ -178,7 +182,9 @@ def effective_config(file: FileConfig | None, flags: StartFlags, hostname: str) 
     advertise_ip = read.read("--advertise-ip", flags.advertise_ip, forms.parse_advertised, forms.ADVERTISED_FORMS)
     read.raise_if_any()
 
-    enabled = roles if roles is not None else _enabled(document)
+    enabled = _enabled(document)
+    if roles is not None:
+        enabled = roles | (enabled & {ServiceRole.KUBE})
     auth_servers = tuple(server for server in given_servers if server is not None) or document.teleport.auth_servers
     if flags.auth_servers and ServiceRole.AUTH in enabled:
         enabled -= {ServiceRole.AUTH}
@@ -226,6 +232,7 @@ def effective_config(file: FileConfig | None, flags: StartFlags, hostname: str) 
         insecure=flags.insecure,
         debug=flags.debug,
         warnings=tuple(warnings),
+        kube=_kube_config(document.kubernetes_service, enabled, bound) if ServiceRole.KUBE in enabled else None,
     )
 
 
@@ -243,6 +250,7 @@ def _enabled(document: Document) -> frozenset[ServiceRole]:
         (ServiceRole.AUTH, document.auth_service.enabled),
         (ServiceRole.PROXY, document.proxy_service.enabled),
         (ServiceRole.NODE, document.ssh_service.enabled),
+        (ServiceRole.KUBE, document.kubernetes_service.enabled),
     )
     return frozenset(role for role, enabled in sections if enabled)
 
@@ -370,6 +378,22 @@ def _node_config(
         pam=Pam(section.pam.service_name, section.pam.use_pam_auth, tuple(section.pam.environment.items()))
         if section.pam.enabled
         else None,
+    )
+
+
+def _kube_config(
+    section: KubernetesSection, enabled: frozenset[ServiceRole], bound: Callable[[HostPort], HostPort]
+) -> KubeServiceConfig:
+    if section.listen_addr is None:
+        raise BadRequest(
+            "kubernetes_service.listen_addr: found nothing, allowed: where proxies reach the service",
+            hint="listen_addr: 0.0.0.0:3027",
+        )
+    return KubeServiceConfig(
+        listen_addr=bound(section.listen_addr) if section.listen_addr is not None else None,
+        public_addrs=section.public_addr,
+        clusters=kubernetes.of_service(section),
+        labels=Labels(section.labels, section.commands),
     )
 
 

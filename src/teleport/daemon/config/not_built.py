@@ -50,7 +50,6 @@ _OWN_LIST: Final = "is accepted, but this version negotiates a list of its own"
 _LATER: Final = "this version cannot do that yet"
 
 NOT_BUILT: Final = (
-    NotBuilt("kubernetes_service.enabled", _on, _SERVICE.format("Kubernetes")),
     NotBuilt("app_service.enabled", _on, _SERVICE.format("application")),
     NotBuilt("db_service.enabled", _on, _SERVICE.format("database")),
     NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
@@ -70,7 +69,6 @@ NOT_BUILT: Final = (
     NotBuilt("proxy_service.mysql_listen_addr", _any, _LISTENER.format("MySQL clients"), False),
     NotBuilt("proxy_service.postgres_listen_addr", _any, _LISTENER.format("PostgreSQL clients"), False),
     NotBuilt("proxy_service.mongo_listen_addr", _any, _LISTENER.format("MongoDB clients"), False),
-    NotBuilt("kubernetes_service.listen_addr", _any, _LISTENER.format("Kubernetes clients"), False),
 )
 
 

@@ -160,9 +160,6 @@ def check_proxy(section: ProxySection, node: Node, problems: Problems) -> None:
     older, newer = node.get("kubernetes"), node.get("kube_listen_addr")
     if older is not None and newer is not None and older.get("listen_addr") is not None:
         newer.problem(problems, "one of them", found="kube_listen_addr beside kubernetes.listen_addr")
-    serves = section.kubernetes is not None and section.kubernetes.enabled
-    if newer is not None and not serves:
-        newer.notice(problems, "leads to no Kubernetes cluster without proxy_service.kubernetes.enabled")
     named = older.get("cluster_name") if older is not None else None
     if named is not None and section.kubernetes is not None and section.kubernetes.kubeconfig_file is not None:
         named.notice(problems, "is ignored: the contexts of kubeconfig_file name their clusters")

@@ -1,4 +1,4 @@
-"""`kubernetes_service`, `app_service`, `db_service`: read and checked whole, though none can be enabled yet.
+"""`kubernetes_service`, `app_service`, `db_service`: read and checked whole; of them only the first is served yet.
 
 `config.md` 7 to 9.
 """
@@ -43,6 +43,9 @@ def check_kubernetes(section: KubernetesSection, node: Node, problems: Problems)
     forms.check_labels(node, problems)
     if section.enabled and node.get("kubeconfig_file") is None and node.get("kube_cluster_name") is None:
         node.problem(problems, "kubeconfig_file or kube_cluster_name", found="neither of them")
+    named = node.get("kube_cluster_name")
+    if named is not None and section.kubeconfig_file is not None:
+        named.notice(problems, "is ignored: the contexts of kubeconfig_file name their clusters")
 
 
 def _header(value: str) -> str:

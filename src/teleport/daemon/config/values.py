@@ -39,6 +39,7 @@ class ServiceRole(StrEnum):
     AUTH = "auth"
     PROXY = "proxy"
     NODE = "node"
+    KUBE = "kube"
 
 
 class ManagedResource(StrEnum):
@@ -216,6 +217,16 @@ class NodeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class KubeServiceConfig:
+    """The Kubernetes service of this host."""
+
+    listen_addr: HostPort | None  # None: proxies reach it by the reverse tunnels that it keeps
+    public_addrs: tuple[HostPort, ...]
+    clusters: tuple[KubeCluster, ...]
+    labels: Labels  # of each of them
+
+
+@dataclass(frozen=True, slots=True)
 class SshAlgorithms:
     """What SSH connections may negotiate, in order of preference."""
 
@@ -249,9 +260,15 @@ class Config:
     insecure: bool
     debug: bool
     warnings: tuple[str, ...]
+    kube: KubeServiceConfig | None = None
 
     @property
     def roles(self) -> tuple[ServiceRole, ...]:
         """The services to run."""
-        services = ((ServiceRole.AUTH, self.auth), (ServiceRole.PROXY, self.proxy), (ServiceRole.NODE, self.node))
+        services = (
+            (ServiceRole.AUTH, self.auth),
+            (ServiceRole.PROXY, self.proxy),
+            (ServiceRole.NODE, self.node),
+            (ServiceRole.KUBE, self.kube),
+        )
         return tuple(role for role, service in services if service is not None)
