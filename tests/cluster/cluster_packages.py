@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,15 @@ from teleport.testing.cluster import run
 
 ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 INSTALL_SECONDS: Final = 180.0
-LOCK: Final = Path("/run/lock/teleport-tests-apt")
+LOCK: Final = Path("/run/lock/teleport-tests-apt" if os.geteuid() == 0 else f"/tmp/teleport-tests-apt-{os.geteuid()}")
+
+
+@contextlib.contextmanager
+def packages_lock() -> Iterator[None]:
+    """Lists of tests run side by side, and apt does not wait for another apt."""
+    with LOCK.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def install(package: str, what: str) -> str:
@@ -22,8 +32,7 @@ def install(package: str, what: str) -> str:
     if shutil.which("apt-get") is None:
         return f"{what} is not installed, and there is no apt-get to install it with"
     quiet = {**ENVIRONMENT, "DEBIAN_FRONTEND": "noninteractive"}
-    with LOCK.open("a") as lock:  # lists of tests run side by side, and apt does not wait for another apt
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with packages_lock():
         for words in (("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", package)):
             done = run("apt-get", *words, environment=quiet, seconds=INSTALL_SECONDS)
             if done.status:

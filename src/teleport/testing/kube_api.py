@@ -15,7 +15,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +60,7 @@ class KubeApi:
     pods: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     port: int = 0
     open_streams: int = 0  # watches and logs that are followed
+    loop: asyncio.AbstractEventLoop | None = None  # that serves
 
     def __post_init__(self) -> None:
         self.authority = PublicAuthority("Kubernetes")
@@ -109,6 +110,7 @@ class KubeApi:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[KubeApi]:
         """Serves while entered."""
+        self.loop = asyncio.get_running_loop()
         chain, key = self.authority.issue("localhost", "127.0.0.1").write(self.folder, "kube-api")
         root = self.folder / "kube-api-root.pem"
         root.write_bytes(self.authority.root)
@@ -155,6 +157,11 @@ class KubeApi:
         pod = self.pods[namespace, name]
         for queue in self._watches:
             queue.put_nowait(json.dumps({"type": event, "object": pod}).encode() + b"\n")
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Does it in the loop that serves, from another thread."""
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(action)
 
     def say(self, line: bytes) -> None:
         """A line for everybody who follows a log."""
