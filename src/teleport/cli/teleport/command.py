@@ -36,6 +36,7 @@ teleport = app.LazyGroup(
         "configure": (f"{_HERE}.configure:configure", "Print a configuration file, or check one."),
         "install": (f"{_HERE}.install:install", "Set this host up to run the daemon."),
         "doctor": (f"{_HERE}.doctor:doctor", "Look for what keeps this host from serving, and how to mend it."),
+        "healthcheck": (f"{_HERE}.healthcheck:healthcheck", "Ask the daemon of this host whether it serves."),
         "ports": (f"{_HERE}.ports:ports", "Print each port that this host needs, and why."),
         "repair": (f"{_HERE}.repair:repair", "Give an administrator back to a cluster whose daemon is stopped."),
         "status": (f"{_HERE}.status:status", "Show the session that this shell belongs to."),
