@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: run test test-long bench bench-scale bench-web docs screenshots setup setup-dev check format clean
+.PHONY: run test test-long bench bench-scale bench-web bench-kube docs screenshots setup setup-dev check format clean
 
 run: setup
 	@$(BIN)/python scripts/run.py
@@ -45,6 +45,10 @@ bench-scale: setup-dev
 # the web client in Chromium; docs/benchmarks.md
 bench-web: setup-dev
 	$(BIN)/python -m bench.web
+
+# kubectl through the proxy, against kubectl alone; docs/benchmarks.md
+bench-kube: setup-dev
+	$(BIN)/python -m bench.kube
 
 docs: setup-dev
 	$(BIN)/python scripts/docs.py

@@ -14,7 +14,7 @@ class Report:
     failed: list[str] = field(default_factory=list)
 
     def row(self, what: str, figure: str, target: str = "", met: bool | None = None) -> None:
-        verdict = {None: "", True: "met", False: "MISSED"}[met]
+        verdict = {None: "unclear" if target else "", True: "met", False: "MISSED"}[met]
         self.rows.append((what, figure, target, verdict))
         say(f"  {what}: {figure}")
 

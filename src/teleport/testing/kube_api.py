@@ -27,6 +27,9 @@ from teleport.testing.kube_lists import answer_list, event_in_form, form
 from teleport.testing.loopback import listening
 from teleport.testing.public_authority import PublicAuthority
 
+LINE: Final = (
+    b"a line of a log, as long as they are, with a number 0123456789 in it, and then some more of the same 01234567\n"
+)
 FORWARDER: Final = "forwarder"  # in whose name the credentials of the kubeconfig are
 RESOURCES: Final = (
     ("pods", True, "Pod", ["create", "delete", "get", "list", "watch"]),
@@ -61,6 +64,7 @@ class KubeApi:
     port: int = 0
     open_streams: int = 0  # watches and logs that are followed
     loop: asyncio.AbstractEventLoop | None = None  # that serves
+    long_log: int = 0  # bytes of logs that are not followed
 
     def __post_init__(self) -> None:
         self.authority = PublicAuthority("Kubernetes")
@@ -241,7 +245,17 @@ class KubeApi:
     async def _log(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("follow") in ("true", "1"):
             return await self._stream(request, "text/plain", b"first line\n")
+        if self.long_log:
+            return await self._long(request)
         return web.Response(text="first line\n")
+
+    async def _long(self, request: web.Request) -> web.StreamResponse:
+        lines = LINE * ((1 << 20) // len(LINE))
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        await response.prepare(request)
+        for _ in range(self.long_log // len(lines)):
+            await response.write(lines)
+        return response
 
     async def _stream(self, request: web.Request, kind: str, first: bytes, wanted: str = "json") -> web.StreamResponse:
         queue: asyncio.Queue[bytes] = asyncio.Queue()
