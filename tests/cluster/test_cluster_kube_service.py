@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,70 @@ def test_a_service_that_was_expelled_serves_nobody(served: Served, tmp_path: Pat
                 watching.send_signal(signal.SIGTERM)
                 watching.communicate(timeout=10)
         assert "away" not in eve.tsh("kube", "ls", "-q").stdout
+
+
+# behind NAT: only tunnels lead there
+
+
+@pytest.fixture(scope="module")
+def behind(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeHost]:
+    folder = tmp_path_factory.mktemp("behind")
+    with KubeHost(folder / "inner", served.cluster, "inner", served.api, context="inner") as host:
+        yield host
+
+
+def test_kubectl_works_through_a_service_that_only_a_tunnel_reaches(served: Served, behind: KubeHost) -> None:
+    """Lists, watches, logs that go on, and streams into pods; each with the person's name."""
+    (spec,) = [
+        one["spec"]
+        for one in served.cluster.tctl("get", "kube_service", "--format=json").json()
+        if one["metadata"]["name"] == behind.host_id
+    ]
+    assert spec["use_tunnel"] is True
+    assert "addr" not in spec
+    tom = served.cluster.add_person("tom", roles=["developers"])
+    tom.log_in()
+    tom.tsh("kube", "login", "inner").ok()
+    assert kubectl(tom, "get", "pods", "-n", "dev", "-o", "name").ok().stdout.startswith("pod/")
+    assert served.api.calls[-1].of("Impersonate-User") == ["tom"]
+    assert kubectl(tom, "logs", "web", "-n", "dev").ok().stdout == "first line\n"
+    event = served.cluster.wait_event("kube.request", user="tom", server_id=behind.host_id)
+    assert event["kubernetes_cluster"] == "inner"
+    with subprocess.Popen(
+        ["kubectl", "logs", "-f", "web", "-n", "dev"],
+        env=tom.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    ) as following:
+        try:
+            assert following.stdout is not None
+            assert following.stdout.readline() == b"first line\n"
+            served.api.call(lambda: served.api.say(b"second line\n"))
+            assert following.stdout.readline() == b"second line\n"
+            served.cluster.tctl("lock", "--user=tom").ok()
+            wait_until("it is cut", lambda: served.api.open_streams == 0, 2.0)
+        finally:
+            following.send_signal(signal.SIGTERM)
+            following.communicate(timeout=10)
+
+
+def test_another_service_takes_over(served: Served, tmp_path: Path) -> None:
+    """Two services of one cluster: whichever is killed, the next call goes to the other; one is listed."""
+    nina = served.cluster.add_person("nina", roles=["developers"])
+    nina.log_in()
+    hosts = [KubeHost(tmp_path / name, served.cluster, name, served.api, context="twins") for name in ("one", "two")]
+    with ExitStack() as running:
+        for host in hosts:
+            host.daemon.start()
+            running.callback(host.daemon.abandon)
+        wait_until("both are here", lambda: served.cluster.tctl("kube", "ls").stdout.count("twins") == 2)
+        assert nina.tsh("kube", "ls", "-q").ok().stdout.split().count("twins") == 1
+        nina.tsh("kube", "login", "twins").ok()
+        kubectl(nina, "get", "pods", "-n", "dev").ok()
+        ids = {host.host_id: host for host in hosts}
+        first = served.cluster.wait_event("kube.request", user="nina", verb="list")["server_id"]
+        ids[first].daemon.kill()
+        kubectl(nina, "get", "pods", "-n", "dev", "-w=false").ok()
+        last = served.cluster.events("--type=kube.request", "--user=nina")[-1]
+        assert {last["server_id"], first} == set(ids)

@@ -77,8 +77,9 @@ def test_outside_a_pod_a_kubeconfig_is_needed(monkeypatch: pytest.MonkeyPatch) -
         proxy("  kubernetes: {enabled: yes}\n")
 
 
-def service(text: str, roles: str = "") -> Config:
-    file = load_config("auth_service: {enabled: no}\nkubernetes_service:\n  enabled: yes\n" + text, "teleport.yaml")
+def service(text: str, roles: str = "", *, proxy: str = "no") -> Config:
+    others = f"auth_service: {{enabled: no}}\nproxy_service: {{enabled: {proxy}}}\n"
+    file = load_config(f"{others}kubernetes_service:\n  enabled: yes\n{text}", "teleport.yaml")
     return effective_config(file, StartFlags(roles=roles), "box")
 
 
@@ -99,3 +100,15 @@ def test_the_service_is_of_the_file(tmp_path: Path) -> None:
         service("  listen_addr: 127.0.0.1\n  kubeconfig_file: /missing\n")
     with pytest.raises(BadRequest, match=r"kubernetes_service\.enabled: this process does not run in a pod"):
         service("  listen_addr: 127.0.0.1\n  kube_cluster_name: own\n")
+
+
+def test_without_an_address_it_keeps_tunnels_unless_a_proxy_or_auth_is_beside(tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text(KubeApi(tmp_path).kubeconfig("prod", port=6443))
+    text = f"  kubeconfig_file: {tmp_path}/kubeconfig\n"
+    made = service(text)
+    assert made.kube is not None
+    assert made.kube.listen_addr is None
+    with pytest.raises(
+        BadRequest, match=r"kubernetes_service\.listen_addr: .* a host that runs proxy keeps no tunnels"
+    ):
+        service(text, proxy="yes")

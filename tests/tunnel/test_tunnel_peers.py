@@ -38,6 +38,7 @@ from teleport.testing.running import listener, served, wait_until
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.tls import cluster_client_context, peer_server_context
 from teleport.tunnel import leading as leading_module
+from teleport.tunnel import messages as m
 from teleport.tunnel.leading import Leading
 from teleport.tunnel.peer_dialer import Dialer, NotHere, PeerProxy
 from teleport.tunnel.peer_server import PeerConfig, PeerServer
@@ -465,6 +466,19 @@ async def test_a_client_is_led_by_the_own_tunnel_first_then_by_those_that_are_sa
         client = await leading.connect(str(mine.host_id), Client)
         await client.says(b"by mine", b"by mine")
         assert listed.asked == [host], "nobody was asked for a host whose tunnel ends here"
+
+
+async def test_a_kubernetes_service_is_asked_for_at_other_proxies_as_such(tmp_path: Path) -> None:
+    async with peers(tmp_path) as end, tunnels(Hosts()) as own:
+        kube = end.lab.hosts.host(SystemRole.KUBE, "kube")
+        host_id = str(kube.host_id)
+        await end.lab.agent(kube, conn_type=m.KUBE)
+        await wait_until(lambda: end.lab.server.holds(host_id, m.KUBE))
+        leading = Leading(own.server, end.dialer, Listed([end.proxy]))
+        client = await leading.connect(host_id, Client, m.KUBE)
+        await client.says(b"by the other", b"by the other")
+        with pytest.raises(NotHere):
+            await end.dialer.connect(end.proxy, host_id, Client)
 
 
 async def test_a_client_waits_for_a_tunnel_that_is_made_anew_wherever_it_ends(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ class Tunnels:
         *,
         seeds: list[str] | None = None,
         configured: tuple[str, ...] = ("127.0.0.1",),
+        conn_type: str = m.NODE,
     ) -> TunnelAgent:
         """An agent of `host` that runs until the test ends, with a tunnel."""
 
@@ -110,7 +111,7 @@ class Tunnels:
             return seeds or [f"{self.address[0]}:{self.address[1]}"]
 
         agent = TunnelAgent(
-            AgentConfig(CLUSTER, host.host_id, epoch, configured),
+            AgentConfig(CLUSTER, host.host_id, epoch, configured, conn_type),
             hosts=self.hosts,
             key=lambda: client_key(host),
             seeds=found,
@@ -175,8 +176,30 @@ async def test_a_client_is_led_through_the_tunnel_to_the_node_service() -> None:
         await wait_until(lambda: lab.server.open == 0)
 
 
-@pytest.mark.parametrize("role", [SystemRole.PROXY, SystemRole.AUTH, SystemRole.ADMIN])
-async def test_only_nodes_keep_tunnels(role: SystemRole) -> None:
+async def test_each_service_of_a_host_is_led_to_by_its_own_tunnels() -> None:
+    """A node's tunnel never takes the clients of a Kubernetes service, nor the other way round, whoever says so."""
+    async with tunnels() as lab:
+        node = lab.hosts.host(SystemRole.NODE, "both")
+        kube = lab.hosts.host(SystemRole.KUBE, "both", host_id=node.host_id)
+        host_id = str(node.host_id)
+        await lab.agent(node)
+        await wait_until(lambda: lab.server.holds(host_id))
+        assert not lab.server.holds(host_id, m.KUBE)
+        await lab.agent(kube, conn_type=m.KUBE)
+        await wait_until(lambda: lab.server.holds(host_id, m.KUBE))
+        for conn_type in (m.NODE, m.KUBE):
+            client = await lab.server.connect(host_id, Client, conn_type)
+            await client.says(b"hello", b"hello")
+        other = lab.hosts.host(SystemRole.NODE, "other")
+        await lab.agent(other, conn_type=m.KUBE)  # it says so, and its certificate does not
+        await wait_until(lambda: lab.server.holds(str(other.host_id)))
+        assert not lab.server.holds(str(other.host_id), m.KUBE)
+        with pytest.raises(ConnectionProblem, match="its own service"):
+            await lab.server.connect(str(other.host_id), Client)
+
+
+@pytest.mark.parametrize("role", [SystemRole.PROXY, SystemRole.AUTH, SystemRole.ADMIN, SystemRole.APP])
+async def test_only_services_that_are_led_to_keep_tunnels(role: SystemRole) -> None:
     async with tunnels() as lab:
         with pytest.raises(AccessDenied, match="keeps no tunnel"):
             await lab.log_in(lab.hosts.host(role, "other"))

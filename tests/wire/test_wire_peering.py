@@ -110,7 +110,7 @@ def test_a_frame_has_a_longest() -> None:
         Ask(server_id=f"{HOST}.other.test"),
         Ask(server_id=f"{HOST.upper()}.{CLUSTER}"),
         Ask(server_id=f"{{{HOST}}}.{CLUSTER}"),
-        Ask(server_id=f"{HOST}.{CLUSTER}", conn_type="kube"),
+        Ask(server_id=f"{HOST}.{CLUSTER}", conn_type="app"),
         Ask(server_id=f"{HOST}.{CLUSTER}", version=2),
         Ask(server_id=""),
     ],

@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ from teleport.daemon.restarts.supervisor import READY_ANYWAY, Supervisor
 from teleport.daemon.sockets import KUBE, PEER, Sockets
 from teleport.daemon.tasks import Tasks
 from teleport.daemon.welcome import Welcome
-from teleport.errors import TeleportError
+from teleport.errors import BadRequest, TeleportError
 from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
@@ -64,13 +65,14 @@ from teleport.transport import tls_buffers
 
 if TYPE_CHECKING:
     from teleport.auth.service import AuthService
-    from teleport.daemon.node_side import NodeSide
     from teleport.daemon.proxy_side import ProxySide
     from teleport.daemon.recording_side import RecordingSide
+    from teleport.daemon.tunnel_side import Behind
     from teleport.daemon.view import View
     from teleport.node.dynamic_labels import HostLabels
     from teleport.node.service import NodeService
     from teleport.proxy.ssh_router import Accept, SshRouter
+    from teleport.tunnel.agent import TunnelAgent
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +127,7 @@ class Daemon:
         self._welcome = welcome
         self._tasks = Tasks()
         self._metrics = Metrics()
+        self._agents: list[TunnelAgent] = []
         self._stack = AsyncExitStack()
         self._way = WayToAuth(config, clock, self._tasks, self._stack)
 
@@ -388,7 +391,7 @@ class Daemon:
             side.held,
             config.limits,
             side.headers,
-            KubeReach(view, side.held),
+            KubeReach(view, side.held, side.peers.leading),
         )
         self._doors.web["proxy kube"] = kube.server
         serving = asyncio.Event()
@@ -474,7 +477,7 @@ class Daemon:
         await self._tasks.start_ready(side.serve(listeners, serving.set), "node", serving)
         self._tasks.start(_launcher_lives(launcher), "launcher")
         if not listeners:
-            await self._start_agent(side, host, view, held, clients[role], changed, readiness)
+            await self._start_agent(side, host, view, lambda: held[role], clients[role], changed, readiness, emitter)
         announcer = await self._announce(clients[role], side.describe, "node", readiness, follower)
         announcers.append(announcer)
         self._tasks.start(recorded.recover_again(), "recovery of recordings")
@@ -526,6 +529,14 @@ class Daemon:
         await side.labels.first()
         serving = asyncio.Event()
         await self._tasks.start_ready(side.serve(listeners, serving.set), KUBE, serving)
+        if not listeners:
+            if not identities.through_proxy(host, config):
+                raise BadRequest(
+                    "kubernetes_service has no listen_addr, and auth_servers names no proxy to keep tunnels to",
+                    hint="set one of the two",
+                )
+            held_now = partial(held.__getitem__, role)
+            await self._start_agent(side, host, view, held_now, clients[role], changed, readiness, emitter, KUBE)
         announcer = await self._announce(clients[role], side.describe, KUBE, readiness, follower)
         announcers.append(announcer)
         self._tasks.start(_labels(side.labels), "labels of Kubernetes clusters")
@@ -534,26 +545,31 @@ class Daemon:
 
     async def _start_agent(
         self,
-        side: NodeSide,
+        side: Behind,
         host: Host,
         view: View,
-        held: dict[SystemRole, Credentials],
+        held: Callable[[], Credentials],
         client: AuthClient,
         changed: Callable[[], None],
         readiness: Readiness,
+        emitter: Emitter,
+        conn_type: str = "node",
     ) -> None:
-        """Keeps tunnels to the proxies, and reaches auth by them. The node is announced once one stands, or cannot be
-        made for now."""
+        """Keeps tunnels to the proxies, and reaches auth by them. The service is announced once one stands, or cannot
+        be made for now."""
         from teleport.daemon.tunnel_side import keep_tunnels
 
         proxies = [(server.host, server.port) for server in self._config.auth_servers]
-        agent = keep_tunnels(side, host, view, lambda: held[SystemRole.NODE], changed, proxies, side.emitter)
-        self._doors.ssh["node tunnel"] = agent
-        self._tasks.start(agent.run(), "tunnels")
-        tunnel_metrics.of_node(self._metrics, lambda: agent.tunnels)
-        readiness.watch("tunnels", lambda: "" if agent.tunnels else "no proxy is reached by a tunnel")
+        agent = keep_tunnels(side, host, view, held, changed, proxies, emitter, conn_type)
+        self._doors.ssh[f"{conn_type} tunnel"] = agent
+        self._tasks.start(agent.run(), f"tunnels of the {conn_type} service")
+        self._agents.append(agent)
+        if len(self._agents) == 1:
+            tunnel_metrics.of_node(self._metrics, lambda: sum(one.tunnels for one in self._agents))
+        what = "tunnels" if conn_type == "node" else f"{conn_type} tunnels"
+        readiness.watch(what, lambda: "" if agent.tunnels else "no proxy is reached by a tunnel")
         if not await agent.wait_first(FIRST_TUNNEL):
-            log.warning("no proxy is reached by a tunnel yet; the node is announced, and tried again")
+            log.warning("no proxy is reached by a tunnel yet; the %s service is announced, and tried again", conn_type)
         if self._way.relay is not None:
             self._way.relay.by_tunnel, client.way = agent.to_auth, agent.way
             if agent.tunnels:

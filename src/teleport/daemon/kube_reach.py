@@ -7,7 +7,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from teleport.daemon.config import ports
 from teleport.daemon.credentials import Credentials
@@ -18,17 +18,27 @@ from teleport.resources.names import canonical_address, not_dialable
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
 from teleport.transport.tls import cluster_client_context
+from teleport.tunnel.messages import KUBE
 from teleport.wire.alpn import KUBE_SERVICE
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
+class Tunnels(Protocol):
+    """The tunnels of the whole cluster (`tunnel.leading`)."""
+
+    async def connect(self, host_id: str, make: Callable[[], P], conn_type: str) -> P:
+        """Raises `ConnectionProblem`."""
+        ...
+
+
 class KubeReach:
     """What a proxy knows of services (`kube.services.Reach`)."""
 
-    def __init__(self, view: View, held: Callable[[], Credentials]) -> None:
+    def __init__(self, view: View, held: Callable[[], Credentials], tunnels: Tunnels) -> None:
         self._view = view
         self._held = held
+        self._tunnels = tunnels
         self._context: tuple[Credentials, tuple[str, ...], ssl.SSLContext] | None = None
 
     def services(self) -> Sequence[Server]:
@@ -56,9 +66,10 @@ class KubeReach:
             )
 
     async def connect(self, service: Server, make: Callable[[], P]) -> P:
+        """By its address where it has one, else by a tunnel."""
         texts = service.spec.public_addrs or ((service.spec.addr,) if service.spec.addr else ())
         if not texts:
-            raise ConnectionProblem("it announces no address", hint="tctl get kube_service")
+            return await self._tunnels.connect(service.host_id, make, KUBE)
         address = HostPort.parse(texts[0], ports.KUBE)
         await _check_name(address)
         _, made = await asyncio.get_running_loop().create_connection(make, address.host, address.port)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from socket import socket
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from teleport import __version__
@@ -33,6 +35,9 @@ from teleport.store.records import HOSTS
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.tls import peer_server_context
 from teleport.wire.alpn import KUBE_SERVICE
+
+if TYPE_CHECKING:
+    from teleport.tunnel.agent import TunnelAgent
 
 
 class ServiceRules(KubeRules):
@@ -81,6 +86,7 @@ class KubeServiceSide:
         self._clock = clock
         self._held = held
         self._address = address
+        self.agent: TunnelAgent | None = None  # where proxies reach this host by tunnels
         self._context: tuple[Credentials, tuple[str, ...], ssl.SSLContext] | None = None
 
         def labels_changed() -> None:
@@ -114,9 +120,19 @@ class KubeServiceSide:
             self._context = (held, pems, context)
         return self._context[2]
 
+    # daemon.tunnel_side.Behind
+
+    def accepted(self, transport: asyncio.Transport) -> None:
+        self.server.accepted(transport)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        self.server.in_background(work)
+
     async def renewed(self, held: Credentials) -> None:
         """New connections see the renewed certificate."""
         self._context = None
+        if self.agent is not None:
+            self.agent.renewed()
 
     def describe(self) -> Server:
         """This service as presence carries it."""
@@ -128,6 +144,8 @@ class KubeServiceSide:
                 addr=self._address,
                 public_addrs=self._public(),
                 hostname=self._nodename,
+                use_tunnel=self.agent is not None,
+                proxy_ids=self.agent.proxies if self.agent is not None else (),
                 version=__version__,
                 epoch=str(self._host.epoch),
                 started=self._clock.now(),

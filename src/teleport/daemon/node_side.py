@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from teleport import __version__
@@ -131,6 +132,14 @@ class NodeSide:
         registry = self.service.tools.registry
         self.teller = SessionTeller(client, host.epoch, lambda: tracked(registry))
         registry.changed = self.teller.changed
+
+    # daemon.tunnel_side.Behind
+
+    def accepted(self, transport: asyncio.Transport) -> None:
+        self.service.accepted(transport)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        self.service.in_background(work, "audit")
 
     def lease_changed(self, event: Event) -> None:
         """A lease of a second factor came into view or went out of it."""

@@ -25,7 +25,7 @@ from teleport.errors import TeleportError
 from teleport.resources.codec import from_json
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
-from teleport.store.records import HOSTS, NODES, PROXIES
+from teleport.store.records import HOSTS, KUBE_SERVICES, NODES, PROXIES
 from teleport.transport.tls import cluster_client_context, peer_server_context
 from teleport.tunnel.leading import Leading
 from teleport.tunnel.peer_dialer import Dialer, PeerProxy
@@ -84,9 +84,11 @@ class PeerDirectory:
         for proxy_id, one in list(self._known.items()):
             if one.gone is not None and now - one.gone > REMEMBERED:
                 del self._known[proxy_id]
-        item = self._view.cache.get(NODES + host_id)
-        node = from_json(item.value) if item is not None else None
-        named = node.spec.proxy_ids if isinstance(node, Server) else ()
+        named: list[str] = []
+        for prefix in (NODES, KUBE_SERVICES):
+            item = self._view.cache.get(prefix + host_id)
+            service = from_json(item.value) if item is not None else None
+            named += [one for one in service.spec.proxy_ids if one not in named] if isinstance(service, Server) else []
         order = [self._known[one] for one in named if one in self._known]
         wall = self._clock.now()  # one that is silent for long is asked only for what was said to be there
         order += [one for host, one in self._known.items() if host not in named and not one.server.lost(wall)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from teleport.daemon.metrics import Gauge, Metrics
 from teleport.daemon.view import View
+from teleport.tunnel.messages import KUBE
 
 if TYPE_CHECKING:
     from teleport.tunnel.server import TunnelServer
@@ -49,7 +50,8 @@ def of_proxy(
 
     def connected() -> Mapping[str, float]:
         of_clusters = sum(remote().values())
-        return {"node": server.tunnels - of_clusters, "proxy": of_clusters}
+        of_kube = sum(1 for _ in server.registries[KUBE].every())
+        return {"node": server.tunnels - of_clusters - of_kube, "kube": of_kube, "proxy": of_clusters}
 
     metrics.add(CONNECTED, connected)
     metrics.add(MISSING, missing)

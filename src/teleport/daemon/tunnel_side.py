@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Protocol
 from uuid import UUID, uuid4
 
 from teleport.audit.emitter import Emitter
@@ -12,7 +13,6 @@ from teleport.audit.events import Event, TunnelEnded, new_event
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.live_settings import NETWORKING
-from teleport.daemon.node_side import NodeSide
 from teleport.daemon.view import View
 from teleport.errors import BadRequest
 from teleport.identity import HostIdentity
@@ -20,24 +20,38 @@ from teleport.resources.values import HostPort
 from teleport.ssh.client import ClientKey
 from teleport.store.records import HOSTS
 from teleport.tunnel.agent import AgentConfig, TunnelAgent
+from teleport.tunnel.messages import NODE
 from teleport.tunnel.reaching import PORT, tunnel_address
 from teleport.tunnel.seeds import tunnel_addresses
 
 VARIABLE: Final = "TELEPORT_TUNNEL_PUBLIC_ADDR"
 
 
+class Behind(Protocol):
+    """A service that is reached by tunnels."""
+
+    agent: TunnelAgent | None
+
+    def accepted(self, transport: asyncio.Transport) -> None:
+        """Takes a connection, as its listener would."""
+        ...
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None: ...
+
+
 def keep_tunnels(
-    side: NodeSide,
+    side: Behind,
     host: Host,
     view: View,
     held: Callable[[], Credentials],
     changed: Callable[[], None],
     proxies: Sequence[tuple[str, int]],
     emitter: Emitter,
+    conn_type: str = NODE,
 ) -> TunnelAgent:
-    """What keeps the tunnels by which the node is reached from here on; to be run. `proxies` are configured web
-    addresses, `changed` hears that what the node announces is other now. Raises `BadRequest` for a variable that cannot
-    be meant."""
+    """What keeps the tunnels by which a service is reached from here on; to be run. `proxies` are configured web
+    addresses, `changed` hears that what the service announces is other now. Raises `BadRequest` for a variable that
+    cannot be meant."""
     told = said_by_hand(os.environ)
 
     def key() -> ClientKey:
@@ -57,7 +71,7 @@ def keep_tunnels(
             role=str(proxy.role),
             reason=reason,
         )
-        side.service.in_background(_emit(emitter, event), "audit")
+        side.in_background(_emit(emitter, event))
 
     def tunnels_changed() -> None:
         if agent.proxies:
@@ -66,12 +80,16 @@ def keep_tunnels(
 
     agent = side.agent = TunnelAgent(
         AgentConfig(
-            view.cluster, UUID(host.host_id), host.epoch, (*(name for name, _ in proxies), *(one.host for one in told))
+            view.cluster,
+            UUID(host.host_id),
+            host.epoch,
+            (*(name for name, _ in proxies), *(one.host for one in told)),
+            conn_type,
         ),
         hosts=view,
         key=key,
         seeds=lambda: _seeds(told, proxies),
-        accept=side.service.accepted,
+        accept=side.accepted,
         changed=tunnels_changed,
         clock=view.clock,
         connections=lambda: view.networking().spec.tunnel_strategy.connections,

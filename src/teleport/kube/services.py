@@ -27,6 +27,7 @@ from teleport.ssh.surface import Peer
 from teleport.transport.probes import probe
 
 REACH: Final = 5.0  # seconds for one service, until it is introduced to whom it serves
+AT_FIRST: Final = 1.0  # seconds for each of several, before any of them has more
 HANDSHAKE: Final = 5  # seconds of them for TLS
 AVOIDED: Final = 10.0  # seconds that a service which was not reached is tried after the others
 KEPT: Final = 4  # idle connections to one service
@@ -196,9 +197,11 @@ class ServiceWay:
                 return server
             server.close()
         problem = ConnectionProblem(f"no service leads to {self.cluster.name} now", hint="tsh kube ls")
-        for service in self.known.ordered(self.services, self.introduction.certificate):
+        order = self.known.ordered(self.services, self.introduction.certificate)
+        rounds = [(one, AT_FIRST) for one in order] if len(order) > 1 else []
+        for service, seconds in [*rounds, *((one, REACH) for one in order)]:
             try:
-                async with asyncio.timeout(REACH):
+                async with asyncio.timeout(seconds):
                     server = await self._reach(service)
             except (TimeoutError, OSError, TeleportError) as error:
                 self.known.failed(service.host_id)
@@ -221,21 +224,25 @@ class ServiceWay:
         shaken: asyncio.Future[None] = loop.create_future()
         context, introduction = reach.context(), encode(self.introduction)
 
-        def make() -> asyncio.Protocol:
-            return _TLS(  # type: ignore[return-value]  # a buffered protocol, which transports take
-                loop,
-                inside,
-                context,
-                shaken,
-                server_side=False,
-                server_hostname=reach.server_name(service.host_id),
-                ssl_handshake_timeout=HANDSHAKE,
-                ssl_shutdown_timeout=1,
-            )
+        made: list[_TLS] = []
 
-        made = await reach.connect(service, make)
-        assert isinstance(made, _TLS)
+        def make() -> asyncio.Protocol:
+            made.append(
+                _TLS(
+                    loop,
+                    inside,
+                    context,
+                    shaken,
+                    server_side=False,
+                    server_hostname=reach.server_name(service.host_id),
+                    ssl_handshake_timeout=HANDSHAKE,
+                    ssl_shutdown_timeout=1,
+                )
+            )
+            return made[-1]  # type: ignore[return-value]  # a buffered protocol, which transports take
+
         try:
+            await reach.connect(service, make)
             await shaken
             assert inside.transport is not None
             writer = asyncio.StreamWriter(inside.transport, inside, reader, loop)
@@ -245,7 +252,8 @@ class ServiceWay:
             writer.write(introduction)
         except BaseException:
             shaken.cancel()
-            made.drop()
+            for one in made:
+                one.drop()
             raise
         return Server(reader, writer)
 

@@ -63,8 +63,8 @@ class Authorities:
         request = replace(request, **changes)  # type: ignore[arg-type]
         return LabUser(key, issue_user_cert(request, self.user_key, self.cluster, self.clock.now()))
 
-    def host(self, role: SystemRole, hostname: str) -> LabHost:
-        key, host_id = generate_ed25519(), uuid4()
+    def host(self, role: SystemRole, hostname: str, *, host_id: UUID | None = None) -> LabHost:
+        key, host_id = generate_ed25519(), host_id or uuid4()
         names = host_principals(str(host_id), hostname, self.cluster)
         request = HostCertRequest(key.public, str(host_id), role, names)
         return LabHost(host_id, hostname, key, issue_host_cert(request, self.host_key, self.cluster, self.clock.now()))

@@ -64,6 +64,7 @@ class AgentConfig:
     host_id: UUID
     epoch: int
     configured: tuple[str, ...] = ()
+    conn_type: str = m.NODE  # which service of the host clients are led to
 
 
 class TunnelAgent:
@@ -392,6 +393,10 @@ class TunnelAgent:
     @property
     def server_id(self) -> str:
         return m.server_id(str(self.config.host_id), self.config.cluster)
+
+    @property
+    def conn_type(self) -> str:
+        return self.config.conn_type
 
     def believed(self, certificate: bytes, where: str) -> HostIdentity:
         """The proxy that showed this certificate. Raises `CertificateRefused`, or `AccessDenied` for one that may not

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from teleport.errors import ConnectionProblem
+from teleport.tunnel.messages import NODE
 from teleport.tunnel.peer_dialer import Dialer, NotHere, PeerProxy
 from teleport.tunnel.server import ON_ITS_WAY, TunnelServer
 
@@ -40,71 +41,71 @@ class Leading:
         self._own = own
         self._dialer = dialer
         self._proxies = proxies
-        self._missing: dict[str, _Missing] = {}  # hosts that nobody had a moment ago
+        self._missing: dict[tuple[str, str], _Missing] = {}  # services of hosts that nobody had a moment ago
 
-    def holds(self, host_id: str) -> bool:
-        """Whether a tunnel of the host ends here now."""
-        return self._own.holds(host_id)
+    def holds(self, host_id: str, conn_type: str = NODE) -> bool:
+        """Whether a tunnel of the host's service ends here now."""
+        return self._own.holds(host_id, conn_type)
 
-    async def connect(self, host_id: str, make: Callable[[], P]) -> P:
-        """Connects the protocol that `make` gives with the node service of a host. Raises `ConnectionProblem`."""
+    async def connect(self, host_id: str, make: Callable[[], P], conn_type: str = NODE) -> P:
+        """Connects the protocol that `make` gives with a service of a host. Raises `ConnectionProblem`."""
         loop = asyncio.get_running_loop()
         until = loop.time() + ON_ITS_WAY
         problem = ConnectionProblem(f"no tunnel of {host_id} leads here, nor to a proxy that was asked")
         while True:
-            if self._own.holds(host_id):
+            if self._own.holds(host_id, conn_type):
                 try:
-                    return await self._own.connect(host_id, make)
+                    return await self._own.connect(host_id, make, conn_type)
                 except ConnectionProblem as error:
                     problem = error
-            found, problem = await self._elsewhere(host_id, make, until, problem)
+            found, problem = await self._elsewhere((host_id, conn_type), make, until, problem)
             if found is not None:
                 return found
             left = until - loop.time()
             if left <= 0:
                 raise problem
-            if self._own.holds(host_id):
+            if self._own.holds(host_id, conn_type):
                 await asyncio.sleep(min(left, AGAIN))  # its tunnel failed just now
             else:
-                await self._own.registry.wait_newest(host_id, min(left, AGAIN))
+                await self._own.registries[conn_type].wait_newest(host_id, min(left, AGAIN))
 
     async def _elsewhere(
-        self, host_id: str, make: Callable[[], P], until: float, problem: ConnectionProblem
+        self, service: tuple[str, str], make: Callable[[], P], until: float, problem: ConnectionProblem
     ) -> tuple[P | None, ConnectionProblem]:
         """By another proxy's tunnel; or None, and what the problem is then.
 
         Whoever looks for a host that nobody has makes proxies shake hands with each other: however many look for one,
         the others are asked about it once in a while.
         """
-        missing = self._missing.get(host_id)
+        missing = self._missing.get(service)
         if missing is None:
-            return await self._asked(host_id, make, until, problem)
+            return await self._asked(service, make, until, problem)
         async with missing.asking:
             if asyncio.get_running_loop().time() < missing.again:
                 return None, problem
-            return await self._asked(host_id, make, until, problem)
+            return await self._asked(service, make, until, problem)
 
     async def _asked(
-        self, host_id: str, make: Callable[[], P], until: float, problem: ConnectionProblem
+        self, service: tuple[str, str], make: Callable[[], P], until: float, problem: ConnectionProblem
     ) -> tuple[P | None, ConnectionProblem]:
         """One round through the other proxies."""
-        loop = asyncio.get_running_loop()
+        loop, (host_id, conn_type) = asyncio.get_running_loop(), service
         for proxy in list(self._proxies.peers(host_id))[:ASKED]:
             try:
-                found = await self._dialer.connect(proxy, host_id, make)
+                found = await self._dialer.connect(proxy, host_id, make, conn_type)
             except NotHere:
                 continue
             except ConnectionProblem as error:
                 problem = error
                 log.info("%s", error.message)
             else:
-                self._missing.pop(host_id, None)
+                self._missing.pop(service, None)
                 return found, problem
-            if self._own.holds(host_id) or loop.time() >= until:
+            if self._own.holds(host_id, conn_type) or loop.time() >= until:
                 break
-        if host_id not in self._missing and len(self._missing) >= REMEMBERED:
+        if service not in self._missing and len(self._missing) >= REMEMBERED:
             self._missing.pop(next(iter(self._missing)))
-        self._missing.setdefault(host_id, _Missing()).again = loop.time() + AGAIN / 2
+        self._missing.setdefault(service, _Missing()).again = loop.time() + AGAIN / 2
         return None, problem
 
 

@@ -35,6 +35,11 @@ class Agent(Protocol):
         ...
 
     @property
+    def conn_type(self) -> str:
+        """Which service of the host clients are led to."""
+        ...
+
+    @property
     def clock(self) -> Clock: ...
 
     @property
@@ -163,8 +168,9 @@ class Link:
             dial = m.decode(data, m.Dial)
         except BadRequest as error:
             return Refusal(error.message)
-        if dial.version != m.VERSION or dial.conn_type != m.NODE or dial.server_id != self._agent.server_id:
-            return Refusal("This host takes connections to its own node service, and no others.")
+        asked = (dial.version, dial.conn_type, dial.server_id)
+        if asked != (m.VERSION, self._agent.conn_type, self._agent.server_id):
+            return Refusal("This host takes connections to its own service, and no others.")
         if not self.trusted:
             return Refusal("This host does not believe the certificate of this proxy any more.")
         self.carried += 1

@@ -23,7 +23,8 @@ VERSION: Final = 1
 SOFTWARE: Final = b"TeleportTunnel"  # with which the SSH version of a host that keeps a tunnel begins (`one_port`)
 MAX_MESSAGE: Final = 64 * 1024  # bytes
 AUTH: Final = "@auth"  # no host can be called so
-NODE: Final = "node"  # the one `conn_type` that is served
+NODE: Final = "node"  # of `conn_type`: the SSH service of a host
+KUBE: Final = "kube"  # its Kubernetes service, by tunnels of its own
 T = TypeVar("T")
 
 

@@ -81,12 +81,12 @@ class Dialer:
             for link in list(self._links):
                 link.abort()
 
-    async def connect(self, proxy: PeerProxy, host_id: str, make: Callable[[], P]) -> P:
-        """Connects the protocol that `make` gives with the node service of a host, by that proxy's tunnel.
+    async def connect(self, proxy: PeerProxy, host_id: str, make: Callable[[], P], conn_type: str = peering.NODE) -> P:
+        """Connects the protocol that `make` gives with a service of a host, by that proxy's tunnel.
 
         Raises `NotHere`, and `ConnectionProblem` when the proxy is not reached or not believed.
         """
-        return await self.lead(proxy, peering.Ask(server_id=f"{host_id}.{self._cluster}"), make)
+        return await self.lead(proxy, peering.Ask(server_id=f"{host_id}.{self._cluster}", conn_type=conn_type), make)
 
     async def lead(self, proxy: PeerProxy, ask: peering.Ask, make: Callable[[], P]) -> P:
         """Connects the protocol that `make` gives with what `ask` names. Raises as `connect`, and `AccessDenied` when

@@ -51,9 +51,9 @@ P = TypeVar("P", bound=asyncio.Protocol)
 class Tunnels(Protocol):
     """The tunnels that end here (`tunnel.server`)."""
 
-    def holds(self, host_id: str) -> bool: ...
+    def holds(self, host_id: str, conn_type: str) -> bool: ...
 
-    async def connect(self, host_id: str, make: Callable[[], P]) -> P:
+    async def connect(self, host_id: str, make: Callable[[], P], conn_type: str) -> P:
         """Raises `ConnectionProblem`."""
         ...
 
@@ -279,10 +279,10 @@ class _Asking(Link):
         if cluster:
             self._asked_for_cluster(cluster, ask.dial.encode())
             return
-        if not self._server.tunnels.holds(host_id):
+        if not self._server.tunnels.holds(host_id, ask.conn_type):
             self._answer(peering.Answer(error="no tunnel of this host ends here"))
             return
-        work = self._lead_on(lambda: self._server.tunnels.connect(host_id, self._leg))
+        work = self._lead_on(lambda: self._server.tunnels.connect(host_id, self._leg, ask.conn_type))
         self._server.in_background(work, f"a client of the proxy {self.host_id}")
 
     def _asked_for_cluster(self, cluster: str, dial: bytes) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID, uuid4
@@ -60,6 +60,7 @@ LEAVE_SECONDS: Final = 15.0  # for hosts to reach another process before this on
 RETURNS: Final = 125  # hosts in a second that a proxy bears when all of them come back to it
 AUTH_OF_ONE: Final = 16  # connections to auth by one tunnel: a daemon of a host has three or four
 AT_ONCE: Final = 50  # tunnels looked at in one turn of the loop
+LED_TO: Final = {SystemRole.NODE: m.NODE, SystemRole.KUBE: m.KUBE}
 P = TypeVar("P", bound=asyncio.Protocol)
 ToAuth = Callable[[Peer, Callable[[bytes], asyncio.Protocol]], Awaitable[object]]
 
@@ -112,6 +113,7 @@ class TunnelServer(SshService):
         self.clock = clock
         self.to_auth = to_auth
         self.registry: Registry[Tunnel] = Registry()
+        self.registries: Mapping[str, Registry[Tunnel]] = {m.NODE: self.registry, m.KUBE: Registry()}  # by `conn_type`
         self.clusters: ClusterTunnels | None = None  # tunnels of other clusters' proxies
         self.strangers = Heard()
         self.denied = Heard()  # what hosts ask for and do not get
@@ -131,16 +133,17 @@ class TunnelServer(SshService):
 
     # leading clients
 
-    def holds(self, host_id: str) -> bool:
-        """Whether a host can be reached by a tunnel of this proxy now."""
-        return self.registry.newest(host_id) is not None
+    def holds(self, host_id: str, conn_type: str = m.NODE) -> bool:
+        """Whether a service of a host can be reached by a tunnel of this proxy now."""
+        return self.registries[conn_type].newest(host_id) is not None
 
-    async def connect(self, host_id: str, make: Callable[[], P]) -> P:
-        """Connects the protocol that `make` gives with the node service of a host. Raises `ConnectionProblem`."""
+    async def connect(self, host_id: str, make: Callable[[], P], conn_type: str = m.NODE) -> P:
+        """Connects the protocol that `make` gives with a service of a host. Raises `ConnectionProblem`."""
         loop = asyncio.get_running_loop()
         until, tried = loop.time() + ON_ITS_WAY, list[Tunnel]()
         problem = ConnectionProblem(f"no tunnel of {host_id} leads here")
-        while (tunnel := await self.registry.wait_newest(host_id, until - loop.time(), tried)) is not None:
+        registry = self.registries[conn_type]
+        while (tunnel := await registry.wait_newest(host_id, until - loop.time(), tried)) is not None:
             tried.append(tunnel)
             try:
                 return await tunnel.connect(make)
@@ -264,7 +267,7 @@ class TunnelServer(SshService):
 
 
 class _Gate:
-    """Lets host certificates of role Node in."""
+    """Lets hosts in whose certificates are of a role that is led to."""
 
     def __init__(self, server: TunnelServer, peer: Peer) -> None:
         self._server = server
@@ -276,7 +279,7 @@ class _Gate:
             if server.clusters is not None and (cluster := server.clusters.claimed(login)):
                 return self._of_cluster(server.clusters, cluster, login, certificate)
             identity = server.hosts.verify_host(certificate)
-            if identity.role is not SystemRole.NODE:
+            if identity.role not in LED_TO:
                 raise AccessDenied(f"a certificate of the role {identity.role} keeps no tunnel")
             if login != m.server_id(identity.host_id, server.config.cluster):
                 raise AccessDenied(f"the host {identity.host_id} logs in as {login[:200]!r}, which is not itself")
@@ -285,7 +288,7 @@ class _Gate:
             detail = getattr(error, "detail", "")
             server.stranger_failed(login, self._peer, f"{error.message} {detail}".strip())
             return Refusal.told(error.message, error.hint)
-        return Tunnel(server, identity, certificate, login, self._peer)
+        return Tunnel(server, identity, certificate, login, self._peer, conn_type=LED_TO[identity.role])
 
     def _check_unregistered(self, name: str) -> None:
         if self._server.unregistered[name] >= UNREGISTERED:
@@ -317,11 +320,13 @@ class Tunnel:
         peer: Peer,
         registry: Registry[Tunnel] | None = None,
         verify: Callable[[bytes], HostIdentity] | None = None,
+        conn_type: str = m.NODE,
     ) -> None:
         """`registry` is where the tunnel of another cluster's proxy belongs, `verify` says whose certificate it is
         then: the UUIDs of other clusters are never mixed with those of hosts here."""
         self._server = server
-        self.registry = registry if registry is not None else server.registry
+        self.registry = registry if registry is not None else server.registries[conn_type]
+        self._conn_type = conn_type
         self._verify = verify or server.hosts.verify_host
         self._name = login if registry is not None else identity.host_id
         self._role = identity.role
@@ -396,7 +401,8 @@ class Tunnel:
 
     async def connect(self, make: Callable[[], P]) -> P:
         """As `TunnelServer.connect`, by this tunnel."""
-        dial = m.Dial(server_id=m.server_id(self.host_id, self._server.config.cluster))
+        server_id = m.server_id(self.host_id, self._server.config.cluster)
+        dial = m.Dial(server_id=server_id, conn_type=self._conn_type)
         made = await self.open(m.encode(dial), make)
         if isinstance(made, Refusal):
             raise ConnectionProblem(f"the host {self.host_id} did not take the client: {made.message}")
@@ -480,7 +486,8 @@ class Tunnel:
         self, channel: Channel, host: str, port: int, origin: tuple[str, int]
     ) -> StreamHandler | Refusal:
         """The way to auth, for a host that said which process it is. The proxy reads nothing of what passes."""
-        connect = self._server.to_auth if self.registry is self._server.registry else None  # not for other clusters
+        ours = any(self.registry is one for one in self._server.registries.values())  # no other cluster's
+        connect = self._server.to_auth if ours else None
         if (host, port) != (m.AUTH, 0) or connect is None:
             self.refused(AskedKind.CHANNEL, "direct-tcpip", "a tunnel leads its host to auth, and nowhere else")
             return Refusal("A tunnel leads its host to auth, and nowhere else.")

@@ -29,6 +29,8 @@ VERSION: Final = 1
 MAX_MESSAGE: Final = 64 * 1024  # bytes of a question or an answer: one for another cluster has two certificates in it
 MAX_DATA: Final = (1 << 24) - 1  # bytes of one frame
 NODE: Final = "node"
+KUBE: Final = "kube"
+SERVICES: Final = frozenset({NODE, KUBE})
 CLUSTER: Final = "cluster"
 T = TypeVar("T")
 
@@ -89,9 +91,9 @@ def host_of(ask: Ask, cluster: str) -> str:
         known = str(UUID(host)) == host
     except ValueError:
         known = False
-    if ask.version != VERSION or ask.conn_type != NODE or not known or not dot or of != cluster:
+    if ask.version != VERSION or ask.conn_type not in SERVICES or not known or not dot or of != cluster:
         raise BadRequest(
-            f"{ask.server_id[:200]!r} ({ask.conn_type[:40]}) is no node of this cluster; nothing else is led to"
+            f"{ask.server_id[:200]!r} ({ask.conn_type[:40]}) is no such service of this cluster; nothing else is led to"
         )
     return host
 

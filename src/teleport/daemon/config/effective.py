@@ -384,10 +384,12 @@ def _node_config(
 def _kube_config(
     section: KubernetesSection, enabled: frozenset[ServiceRole], bound: Callable[[HostPort], HostPort]
 ) -> KubeServiceConfig:
-    if section.listen_addr is None:
+    beside = enabled & {ServiceRole.AUTH, ServiceRole.PROXY}
+    if section.listen_addr is None and beside:
         raise BadRequest(
-            "kubernetes_service.listen_addr: found nothing, allowed: where proxies reach the service",
-            hint="listen_addr: 0.0.0.0:3027",
+            "kubernetes_service.listen_addr: found nothing, allowed: where proxies reach the service, since a host "
+            f"that runs {' and '.join(sorted(beside))} keeps no tunnels",
+            hint="listen_addr: 127.0.0.1:3027 where the only proxy is beside it, else 0.0.0.0:3027",
         )
     return KubeServiceConfig(
         listen_addr=bound(section.listen_addr) if section.listen_addr is not None else None,
