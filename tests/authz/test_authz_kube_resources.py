@@ -332,3 +332,45 @@ def test_the_refusal_says_who_and_what(call: str, said: str) -> None:
         if "metrics" not in call:
             assert denial.code is code
         assert "kubernetes_resources" in denial.hint
+
+
+@pytest.mark.parametrize(
+    ("roles", "allowed"),
+    [
+        ("patches", False),
+        ("applies", True),
+        ("whole", True),
+        ("whole no-making", False),
+    ],
+)
+def test_a_patch_that_makes_what_is_not_there_has_to_be_allowed_to(roles: str, allowed: bool) -> None:
+    """One role has to allow both, and none may deny one of them; a plain patch makes nothing."""
+    both = "kubernetes_resources: [{kind: pods, namespace: dev, name: 'w*', verbs: [patch, create]}]"
+    texts = {
+        "patches": "allow: {" + LET_IN + ": [g], " + both.replace(", create", "") + "}",
+        "applies": "allow: {" + LET_IN + ": [g], " + both + "}",
+        "whole": "allow: {" + LET_IN + ": [g]}",
+        "no-making": "deny: {kubernetes_resources: [{kind: pods, verbs: [create]}]}",
+    }
+    known = {
+        name: role
+        for name, spec in texts.items()
+        for role in parse_resources(
+            f"kind: role\nversion: v5\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n", "roles.yaml"
+        )
+        if isinstance(role, Role)
+    }
+    for makes in (False, True):
+        request = KubeAccessRequest(
+            identity=replace(ALICE, roles=tuple(roles.split())),
+            cluster="example.com",
+            now=NOW,
+            kube_cluster="one",
+            client_address="192.0.2.7",
+            call=replace(classify("PATCH", POD).decided, makes=makes),
+        )
+        found = evaluate_kube_access(request, Policy(roles=known))
+        assert isinstance(found, KubeAccessPermit) is (allowed or not makes)
+        if makes and not allowed:
+            assert isinstance(found, AccessDenial)
+            assert f'{WHO} create by patch resource "pods"' in found.public

@@ -107,6 +107,33 @@ async def test_refusals(tmp_path: Path, line: str, headers: list[str], code: int
         assert (event.success, event.response_code) == (False, code)
 
 
+@pytest.mark.parametrize(
+    ("kinds", "goes_on"),
+    [
+        (["application/merge-patch+json"], True),
+        (["application/apply-patch+yaml"], False),
+        (["Application/Apply-Patch+YAML; charset=utf-8"], False),
+        (["application/apply-patch+cbor"], False),
+        (["application/merge-patch+json", "application/apply-patch+yaml"], False),
+    ],
+)
+async def test_applying_is_making(tmp_path: Path, kinds: list[str], goes_on: bool) -> None:
+    """A server-side apply makes what is not there, so who may only patch may not apply."""
+    async with kube_lab(tmp_path) as lab:
+        (role,) = parse_resources(
+            "kind: role\nversion: v5\nmetadata: {name: patches}\nspec: {allow: {kubernetes_labels: {'*': '*'},"
+            " kubernetes_groups: [developers], kubernetes_resources: [{kind: pods, namespace: dev, verbs: [patch]}]}}",
+            "role.yaml",
+        )
+        assert isinstance(role, Role)
+        lab.roles["patches"] = role
+        async with lab.connected(lab.pair(roles=("patches",))) as wire:
+            headers = [f"Content-Type: {kind}" for kind in kinds]
+            answer = await wire.ask(f"PATCH {PODS}/web", "Content-Length: 2", *headers, body=b"{}")
+            assert (answer.status != 403) is goes_on
+            assert bool(lab.api.calls) is goes_on
+
+
 async def test_the_head_of_a_list_tells_no_length(tmp_path: Path) -> None:
     """It is refused, as it would tell of what is not shown."""
     async with dev_pods(tmp_path) as (lab, wire):

@@ -13,7 +13,7 @@ a namespace anywhere, a kind with its subresources; `get` is also what lists and
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final
@@ -38,6 +38,7 @@ class KubeCall:
     namespace: str = ""
     name: str = ""
     path: str = ""  # decoded
+    makes: bool = False  # it makes the object if there is none, which its verb does not say
 
 
 class Extent(IntEnum):
@@ -88,7 +89,10 @@ def extent(call: KubeCall, rules: Sequence[KubeRule] | None) -> Extent:
         return Extent.WHOLE
     if not call.resource:
         return Extent.WHOLE if is_discovery(call) else Extent.NONE
-    return max((_extent(call, place) for place in _places(call, rules, deny=False)), default=Extent.NONE)
+    return min(
+        max((_extent(one, place) for place in _places(one, rules, deny=False)), default=Extent.NONE)
+        for one in _both(call)
+    )
 
 
 def denies(call: KubeCall, rules: Sequence[KubeRule]) -> bool:
@@ -96,7 +100,12 @@ def denies(call: KubeCall, rules: Sequence[KubeRule]) -> bool:
     if not call.resource:
         return False
     least = Extent.WHOLE if call.verb in SHOWS else Extent.PART
-    return any(_extent(call, place) >= least for place in _places(call, rules, deny=True))
+    return any(_extent(one, place) >= least for one in _both(call) for place in _places(one, rules, deny=True))
+
+
+def _both(call: KubeCall) -> tuple[KubeCall, ...]:
+    """The call, and the creation that it may come to: both have to be allowed."""
+    return (call, replace(call, verb="create", makes=False)) if call.makes else (call,)
 
 
 def shown(
@@ -131,6 +140,7 @@ def sentence(user: str, call: KubeCall) -> str:
     verb, subresource = verb_and_subresource(call)
     if not call.resource:
         return f"forbidden: User {_quoted(user)} cannot {verb} path {_quoted(call.path)}"
+    verb = f"create by {verb}" if call.makes else verb
     kind = f"{call.resource}/{subresource}" if subresource else call.resource
     where = f"in the namespace {_quoted(call.namespace)}" if call.namespace else "at the cluster scope"
     what = f"{kind} {_quoted(call.name)}" if call.name else kind

@@ -10,6 +10,7 @@ targets and queries that the server has no use for.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -30,6 +31,7 @@ _VERBS: Final = {
     "DELETE": "delete",
 }
 _INTO_PODS: Final = frozenset({"exec", "attach", "portforward"})
+_APPLIED: Final = b"application/apply-patch"
 _ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HINT: Final = "kubectl writes such paths by itself"
 
@@ -48,6 +50,7 @@ class Call:
     resource: str = ""
     subresource: str = ""
     name: str = ""
+    makes: bool = False  # a patch that makes the object if there is none
 
     @property
     def kind(self) -> str:
@@ -58,7 +61,14 @@ class Call:
     def decided(self) -> KubeCall:
         """The call as it is decided."""
         return KubeCall(
-            self.verb, self.api_group, self.resource, self.subresource, self.namespace, self.name, self.path
+            self.verb,
+            self.api_group,
+            self.resource,
+            self.subresource,
+            self.namespace,
+            self.name,
+            self.path,
+            self.makes and not self.subresource,
         )
 
     @property
@@ -123,6 +133,11 @@ def classify(method: str, target: str) -> Call:
         subresource=subresource,
         name=name,
     )
+
+
+def makes(method: str, content_types: Sequence[bytes]) -> bool:
+    """Whether a body of this type is applied by the server, which makes an object that is not there."""
+    return method == "PATCH" and any(kind.strip().lower().startswith(_APPLIED) for kind in content_types)
 
 
 def _plain(call: Call) -> Call:

@@ -28,9 +28,9 @@ from teleport.authz.kube_resources import Shown
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import UserIdentity
 from teleport.kube import filtered, filtering, impersonate, streams
-from teleport.kube.calls import Call, classify
+from teleport.kube.calls import Call, classify, makes
 from teleport.kube.credentials import authorization
-from teleport.kube.heads import asks_upgrade, forwarded
+from teleport.kube.heads import asks_upgrade, forwarded, values
 from teleport.kube.http import Client, Request, Server
 from teleport.kube.list_filter import ListFilter, UnreadableList, WatchFilter
 from teleport.kube.needs import Rules
@@ -436,9 +436,10 @@ def denied(denial: AccessDenial) -> Refused:
 
 def _read(request: Request) -> Call:
     try:
-        return classify(request.method, request.target)
+        call = classify(request.method, request.target)
     except BadRequest as error:
         raise Refused(Refusal(400, error.message, error.hint)) from None
+    return replace(call, makes=makes(request.method, values(request.headers, b"content-type")))
 
 
 def _asked(request: Request) -> ActAs:
