@@ -10,7 +10,7 @@ from tests.auth.test_auth_rotation import announce
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.authorities.driver import PATIENCE
+from teleport.auth.authorities.driver import PATIENCE, patience
 from teleport.auth.authorities.rotation import BY_THEMSELVES
 from teleport.identity import SystemRole
 from teleport.resources.authority import Rotation, RotationMode, RotationPhase
@@ -151,6 +151,10 @@ async def test_two_auth_servers_take_each_step_once(tmp_path: Path) -> None:
 
 
 def test_patience_outlasts_what_a_silent_service_is_waited_for() -> None:
+    from teleport.auth.authorities.following import Announced, _Metadata, _Spec
+    from teleport.auth.hosts.unchanged import LONGEST_LOST_AFTER
     from teleport.resources.server import LOST_AFTER
 
-    assert LOST_AFTER.total_seconds() < PATIENCE
+    few, many = (Announced("node", _Metadata("a"), _Spec(lost_after=after)) for after in (0, LONGEST_LOST_AFTER))
+    assert LOST_AFTER.total_seconds() < patience([]) == patience([few]) == PATIENCE
+    assert LONGEST_LOST_AFTER < patience([few, many]) == patience([many])

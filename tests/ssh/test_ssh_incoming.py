@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from asyncssh.encryption import GCMEncryption
 from asyncssh.misc import MACError, ProtocolError
 
 from teleport.ssh.incoming import AMPLE_WINDOW, IncomingPath, Opener
+from teleport.ssh.surface import KeepAlive
 
 KEY, IV = bytes(range(16)), bytes(12)
 WINDOW = 1 << 20
@@ -257,6 +259,28 @@ async def test_a_keepalive_is_due_only_when_nothing_was_heard_for_its_interval()
     receiver._keepalive_timer_callback()
     assert asked == ["are you there?"]
     receiver._cancel_keepalive_timer()
+
+
+async def test_the_kernel_probes_as_late_as_it_is_told() -> None:
+    here, there = socket.socketpair(socket.AF_UNIX)
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    transports = []
+    try:
+        for raw, after in ((client, 20), (here, None)):
+            receiver = Receiver.__new__(Receiver)
+            transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=raw)
+            transports.append(transport)
+            receiver._transport = transport
+            receiver.ask_after(KeepAlive(50.0, 1, 20))
+            assert (receiver._keepalive_interval, receiver._keepalive_count_max) == (50.0, 1)
+            if after is not None:
+                assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == after
+    finally:
+        for transport in transports:
+            transport.close()
+        for one in (here, there, listener, client):
+            one.close()
 
 
 async def test_a_peer_that_does_not_answer_keepalives_is_let_go() -> None:

@@ -174,7 +174,7 @@ class AuthService:
         mfa_leases = MfaLeases(state, self.authorizer, session_factor, self.cluster_api)
         tunnels = TunnelsLost(state.clock)
         inventory = Inventory(state, self.authorizer, self._tokens, user_tokens, tunnels)
-        presence = self._presence = Presence(state, self.authorizer, self._joining)
+        presence = self._presence = Presence(state, self.authorizer, self._joining, tunnels)
         self._indexer = Indexer(config.recordings_directory, self._recordings.directory)
         recorded = Recorded(state, self.authorizer, self._recordings, self._indexer)
         self.waiting = Waiting(records, self._sink.lock, self._intake, lambda: self._pump.problem, state.clock)

@@ -29,6 +29,11 @@ MAX_KUBE_NAME = 256  # characters
 LOST_AFTER = timedelta(seconds=150)  # of silence: two heartbeats were missed, and half a minute more
 
 
+def is_lost(heard: datetime | None, lost_after: int, now: datetime) -> bool:
+    """Whether a service of which auth noted so that it heard of it is not there any more (`ServerSpec`)."""
+    return heard is not None and now - heard >= (timedelta(seconds=lost_after) if lost_after else LOST_AFTER)
+
+
 class CommandLabelState(Value, frozen=True, kw_only=True):
     """A dynamic label: the command that finds its value, and what it found last."""
 
@@ -68,7 +73,8 @@ class ServerSpec(Value, frozen=True, kw_only=True):
     epoch: str = ""  # this run of the daemon; a newer run of the same host replaces an older one
     started: Moment | None = None
     rotation: Mapping[AuthorityType, ReachedPhase] = {}  # empty: it says nothing (of an older version)
-    heard: Moment | None = None  # when auth heard of it last
+    heard: Moment | None = None  # when auth noted last that it heard of it
+    lost_after: int = 0  # seconds from then on in which it is not lost; 0: `LOST_AFTER`
     proxy_ids: tuple[str, ...] = ()  # of a node behind a tunnel: the proxies that it keeps one to
     tunnel_addrs: tuple[str, ...] = ()  # of a proxy: where hosts reach its tunnel listener, `host:port`
     peer_addr: str = ""  # of a proxy: where other proxies ask for the hosts whose tunnels it holds, `host:port`
@@ -114,7 +120,7 @@ class Server(Value, frozen=True, kw_only=True):
 
     def lost(self, now: datetime) -> bool:
         """Whether it ended without saying so, or cannot reach auth. What a person registered is never lost."""
-        return self.spec.heard is not None and now - self.spec.heard >= LOST_AFTER
+        return is_lost(self.spec.heard, self.spec.lost_after, now)
 
     def as_of(self, now: datetime) -> Server:
         """The same, saying of a lost service for how long it has been silent (to the second)."""
@@ -201,6 +207,7 @@ class _GlanceResult(msgspec.Struct):
 class _GlanceSpec(msgspec.Struct):
     cmd_labels: dict[str, _GlanceResult] = {}
     heard: datetime | None = None
+    lost_after: int = 0
     silent_for: str = ""
 
 
@@ -226,7 +233,7 @@ class Glance(msgspec.Struct):
 
     def as_stored(self, now: datetime) -> bool:
         """Whether `Server.as_of` would change nothing."""
-        return not self.spec.silent_for and (self.spec.heard is None or now - self.spec.heard < LOST_AFTER)
+        return not self.spec.silent_for and not is_lost(self.spec.heard, self.spec.lost_after, now)
 
 
 def _is_address(text: str) -> bool:

@@ -16,6 +16,7 @@ import struct
 import threading
 from asyncio import Transport
 from asyncio.trsock import TransportSocket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from asyncssh.connection import SSHConnection
@@ -23,6 +24,8 @@ from asyncssh.encryption import GCMEncryption
 from asyncssh.misc import MACError, ProtocolError
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from teleport.ssh.surface import KeepAlive
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport, TimerHandle
@@ -42,6 +45,7 @@ _REST = 0.001  # seconds for which window adjustments gather unread while much i
 AMPLE_WINDOW = 1024 * 1024  # bytes a peer still takes; below, nothing rests
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+_KEEPIDLE: int | None = getattr(socket, "TCP_KEEPIDLE", None)
 
 
 class _Scratch(threading.local):
@@ -92,6 +96,7 @@ class IncomingPath(SSHConnection):
     _only_windows = True  # whether the read at hand held nothing but adjustments, and windows are ample after them
     _rest: TimerHandle | None = None
     _heard_at = 0.0  # loop time
+    _probed_after = 0  # seconds; 0: as whoever made the connection has it
 
     def connection_made(self, transport: BaseTransport) -> None:
         # OpenSSH's client leaves Nagle's algorithm on for connections that carry another (`ssh -J`, ProxyCommand) and
@@ -100,6 +105,7 @@ class IncomingPath(SSHConnection):
         if _QUICKACK is not None and isinstance(raw, TransportSocket) and raw.family in _INTERNET:
             self._prompt = raw
         super().connection_made(transport)
+        self._probe_later()
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
         small, much = len(data) < _SMALL_READ, self._sent_much
@@ -124,6 +130,19 @@ class IncomingPath(SSHConnection):
             self._rest = None
             if self._transport is not None:
                 self._transport.resume_reading()
+
+    def ask_after(self, every: KeepAlive) -> None:
+        """How often the other end is asked whether it is there, from the next time on."""
+        self._keepalive_interval, self._keepalive_count_max = every.seconds, every.count
+        self._probed_after = every.probed_after
+        if self._transport is not None:
+            self._probe_later()
+
+    def _probe_later(self) -> None:
+        raw: Any = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if self._probed_after and _KEEPIDLE is not None and raw is not None and raw.family in _INTERNET:
+            with suppress(OSError):  # the peer is gone; the transport says so in its own way
+                raw.setsockopt(socket.IPPROTO_TCP, _KEEPIDLE, self._probed_after)
 
     def _reset_keepalive_timer(self) -> None:
         # asyncssh makes a new timer with every read; here the one that runs looks how long ago the last read was.

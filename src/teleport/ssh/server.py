@@ -122,7 +122,7 @@ class ServerConnection(ForwardRequests):
 
     def keep_alive(self, every: KeepAlive) -> None:
         """Asks the client so often whether it is there; asyncssh's timer runs once it has authenticated."""
-        self._keepalive_interval, self._keepalive_count_max = every.seconds, every.count
+        self.ask_after(every)
         if self._keepalive_timer is not None:
             self._cancel_keepalive_timer()
             self._set_keepalive_timer()

@@ -92,10 +92,12 @@ class ServerLimits:
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
     """How often a client that says nothing is asked whether it is there, and after how many questions without an
-    answer its connection ends."""
+    answer its connection ends; `probed_after`: the seconds without a packet after which the kernel probes a connection
+    that it probes (`transport.probes`), 0: as before."""
 
     seconds: float
     count: int
+    probed_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,10 @@ class TunnelClient:
             raise ConnectionProblem("the tunnel was lost")
         return await self._client.stream(TcpEnd(host, 0), on_output=on_output, on_writable=on_writable, on_eof=on_eof)
 
+    def keep_alive(self, every: KeepAlive) -> None:
+        """Asks the server so often whether it is there, from the next time on."""
+        self._client._connection.ask_after(every)
+
     @property
     def idle(self) -> bool:
         """Whether it carries nobody."""

@@ -26,13 +26,13 @@ from teleport.ssh.client import ClientKey
 from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.handlers import Channel
 from teleport.ssh.relay import NodeLeg
-from teleport.ssh.surface import KeepAlive
 from teleport.ssh.tunnel_client import connect_tunnel
 from teleport.transport import memory_pair
 from teleport.tunnel import messages as m
 from teleport.tunnel import pool
 from teleport.tunnel.link import Arrival, Link, Noted, Serve
 from teleport.tunnel.reaching import Ways, tunnel_address
+from teleport.tunnel.silence import of_host
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ ON_ITS_WAY: Final = (
 )
 OPEN_SECONDS: Final = 10.0  # for a proxy to reach auth
 LOGIN_SECONDS: Final = 15.0  # for all that follows, each way
-PING: Final = KeepAlive(15.0, 2)
 
 Seeds = Callable[[], Awaitable[Sequence[str]]]
 
@@ -380,7 +379,7 @@ class TunnelAgent:
             key=self._key(),
             check=check,
             handler=link,
-            keepalive=PING,
+            keepalive=of_host(0),
             software=m.SOFTWARE,
         )
         reply = await link.tunnel.ask("tunnel-register@teleport", m.encode(m.Register(epoch=self.config.epoch)))

@@ -18,6 +18,7 @@ from teleport.ssh.surface import Refusal
 from teleport.ssh.tunnel_client import TunnelClient
 from teleport.transport.probes import probe
 from teleport.tunnel import messages as m
+from teleport.tunnel.silence import of_host
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,8 @@ class Link:
         """Tells the pool what the proxy said last."""
         if self._stands and self._news is not None:
             self._agent.told(self.number, self._news)
+            if self.tunnel is not None:
+                self.tunnel.keep_alive(of_host(self._news.silence))
 
     async def arrive(self, data: bytes, channel: Channel) -> StreamHandler | Refusal:
         if self._agent.serve is not None:

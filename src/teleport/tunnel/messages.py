@@ -56,6 +56,8 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     number itself a host takes from auth; what it learns here is whether proxies can be asked for others' hosts.
 
     `spread`: milliseconds over which the hosts of this proxy come back when it ends, so that not all come at once.
+
+    `silence`: seconds without a word of the proxy after which a host asks whether it is there (`tunnel.silence`).
     """
 
     version: int = VERSION
@@ -63,6 +65,7 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     leaving: bool = False
     connections: int = 0
     spread: int = 0
+    silence: int = 0
 
 
 class Dial(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,7 @@ from teleport.transport.slots import Slots
 from teleport.tunnel import messages as m
 from teleport.tunnel.clusters import ClusterTunnels, Gone
 from teleport.tunnel.registry import Registry
+from teleport.tunnel.silence import of_proxy, silence_of
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,13 @@ class TunnelServer(SshService):
         """What hosts are told now."""
         leaving = self._leaving_since is not None
         return m.encode(
-            m.News(proxies=self._proxies, leaving=leaving, connections=self._connections, spread=self._spread)
+            m.News(
+                proxies=self._proxies,
+                leaving=leaving,
+                connections=self._connections,
+                spread=self._spread,
+                silence=silence_of(len(self._all)),
+            )
         )
 
     @property
@@ -174,6 +181,7 @@ class TunnelServer(SshService):
 
     def _tell_all(self) -> None:
         news, self._told_of = self.news(), max(len(self._all), RETURNS)
+        self.keep_alive(of_proxy(len(self._all)))
         for tunnel in self._all:
             tunnel.tell(news)
 

@@ -18,7 +18,7 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.x509verify import certificate_key, load_certificate
 from teleport.resources.authority import Authority, KeySet
 from teleport.resources.codec import from_json, to_document
-from teleport.resources.server import LOST_AFTER
+from teleport.resources.server import is_lost
 from teleport.web.admin_desk import Add, Desk, told
 from teleport.web.sessions import WebSession
 
@@ -36,6 +36,7 @@ class _Spec(msgspec.Struct):
     version: str = ""
     started: datetime | None = None
     heard: datetime | None = None
+    lost_after: int = 0
     use_tunnel: bool = False
     proxy_ids: list[str] = []
 
@@ -50,7 +51,8 @@ class _Service(msgspec.Struct):
     def silent(self, now: datetime) -> int:
         """Seconds since it was lost; 0: it is here."""
         heard = self.spec.heard
-        return int((now - heard).total_seconds()) if heard is not None and now - heard >= LOST_AFTER else 0
+        lost = heard is not None and is_lost(heard, self.spec.lost_after, now)
+        return int((now - heard).total_seconds()) if heard is not None and lost else 0
 
 
 class AuthorityRoutes:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final
 
 from teleport.audit.checkpoints import LeaseElsewhere
 from teleport.audit.events import AuthorityRotateStopped
+from teleport.auth.authorities.following import Announced
 from teleport.auth.authorities.rotation import NotFollowed, Rotations
 from teleport.auth.state import ClusterState
 from teleport.backend.interface import Exists, PutOp
@@ -27,8 +28,14 @@ from teleport.store import records
 log = logging.getLogger(__name__)
 
 PATIENCE: Final = 180.0  # seconds for services to follow after a step was due; who is silent is not waited for before
+SLACK: Final = 30.0  # seconds more than a service may be silent where it is not noted each minute
 LOOK_EVERY: Final = 5.0  # seconds: another process may have begun a rotation
 LOOK_WHILE_WAITING: Final = 0.5  # seconds between looks whether all have followed
+
+
+def patience(missing: Iterable[Announced]) -> float:
+    """Seconds for which these are waited for: for none that is silent longer than it takes to call it lost."""
+    return max([PATIENCE, *(one.spec.lost_after + SLACK for one in missing if one.spec.lost_after)])
 
 
 class RotationDriver:
@@ -90,7 +97,7 @@ class RotationDriver:
         except TeleportError as error:
             now = self._state.clock.monotonic()
             since = self._held_up.setdefault(key, now)
-            if now - since < PATIENCE:
+            if now - since < patience(error.missing if isinstance(error, NotFollowed) else ()):
                 return LOOK_WHILE_WAITING
             await self._stop(authority, revision, target, error)
         else:

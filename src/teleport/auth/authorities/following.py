@@ -14,7 +14,7 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.pin import ca_pin
 from teleport.pki.rotation import has_reached, next_by_itself
 from teleport.resources.authority import Authority, AuthorityType, RotationMode, RotationPhase, RotationState
-from teleport.resources.server import LOST_AFTER, ReachedPhase
+from teleport.resources.server import LOST_AFTER, ReachedPhase, is_lost
 from teleport.resources.trusted_cluster import RemoteCluster
 from teleport.store import records
 from teleport.store.foreign import other_cluster
@@ -29,6 +29,7 @@ class _Spec(msgspec.Struct, frozen=True):
     hostname: str = ""
     version: str = ""
     heard: datetime | None = None
+    lost_after: int = 0
     rotation: dict[AuthorityType, ReachedPhase] = {}
 
 
@@ -92,7 +93,7 @@ class Followers:
             return False  # registered by a person: it announces nothing
         starting = clock.monotonic() - self._since < LOST_AFTER.total_seconds()
         reference = self._before if starting and self._before is not None else clock.now()
-        return reference - heard < LOST_AFTER
+        return not is_lost(heard, server.spec.lost_after, reference)
 
     async def missing(self, authority: Authority) -> list[Announced]:
         """The live services that have not reached the phase of this authority."""

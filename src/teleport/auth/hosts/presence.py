@@ -1,7 +1,7 @@
 """Who is here: heartbeats of hosts, and the watches that keep the caches of services filled.
 
 A host announces only itself, in the role of its certificate. A watch sends hosts what they may list, never a secret,
-one JSON value a line; silence is broken every 25 s, so that a dead stream is noticed within a minute (`store.cache`).
+one JSON value a line; silence is broken every 40 s, so that a dead stream is noticed within a minute (`store.cache`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from teleport.audit.events import NodeDelete, new_event
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.hosts.joining import KIND_OF_ROLE, Joining
 from teleport.auth.hosts.succession import KEPT, may_announce, may_withdraw, replaced
+from teleport.auth.hosts.tunnels_lost import TunnelsLost
+from teleport.auth.hosts.unchanged import Unchanged, digest_of
 from teleport.auth.hosts.watched import Encoded, Shown, nothing
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
@@ -37,7 +39,7 @@ from teleport.backend.interface import (
     Write,
 )
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, TeleportError
-from teleport.identity import HostIdentity
+from teleport.identity import HostIdentity, SystemRole
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.forced_labels import with_forced
 from teleport.resources.kinds import Kind, Verb
@@ -52,7 +54,7 @@ PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
 TIDY_EVERY: Final = 60.0  # seconds
 TIDY_AGAIN: Final = 1.0  # seconds, for nodes that are new: each time all nodes are read
 TRIES: Final = 8  # at a record that two processes write
-HEARTBEAT: Final = 25.0  # seconds of silence on a watch; a reader gives up after 60
+HEARTBEAT: Final = 40.0  # seconds of silence on a watch; a reader gives up after 60
 RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it, when something changed
 RECHECK_CALM: Final = 300.0  # when nothing changed that could tell
 WATCHABLE: Final = frozenset(
@@ -86,8 +88,13 @@ _SECTION: Final = {"node": "ssh_service", "kube_service": "kubernetes_service"}
 class Presence:
     """The handlers of heartbeats and watches, and the care for what was left behind."""
 
-    def __init__(self, state: ClusterState, authorizer: Authorizer, joining: Joining) -> None:
+    def __init__(
+        self, state: ClusterState, authorizer: Authorizer, joining: Joining, tunnels: TunnelsLost | None = None
+    ) -> None:
+        """`tunnels`: what proxies say of tunnels that ended."""
         self._state = state
+        self._tunnels = tunnels or TunnelsLost(state.clock)
+        self._unchanged = Unchanged()
         self._joining = joining
         self._authorizer = authorizer
         self._encoded = Encoded()
@@ -96,6 +103,9 @@ class Presence:
 
     async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Done:
         """Announces the caller; what is silent after that is listed as lost, for a week."""
+        digest = await self._digest(caller, bytes(request.item))
+        if await self._as_before(caller, digest):
+            return m.Done()
         server = from_json(bytes(request.item))
         if not isinstance(server, Server):
             raise BadRequest(f"a {server.kind} does not announce itself")
@@ -112,7 +122,10 @@ class Presence:
             _check_dialable(server, caller)
         now = self._state.clock.now()
         metadata = msgspec.structs.replace(server.metadata, expires=now + PRESENCE)
-        spec = msgspec.structs.replace(server.spec, heard=now, silent_for=Duration(0), tunnel_lost_for=Duration(0))
+        lost_after = self._unchanged.lost_after if kind is Kind.NODE else 0
+        spec = msgspec.structs.replace(
+            server.spec, heard=now, lost_after=lost_after, silent_for=Duration(0), tunnel_lost_for=Duration(0)
+        )
         forced = await self._joining.forced_labels(identity)
         said = checked(with_forced(msgspec.structs.replace(server, metadata=metadata, spec=spec), forced))
         key = _prefix(kind) + server.host_id
@@ -125,10 +138,34 @@ class Presence:
                 raise AccessDenied(f"{server.host_id} is registered as a host with a plain sshd")
             return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
 
-        await self._change(key, write)
+        revision = await self._change(key, write)
+        if kind is Kind.NODE:
+            if revision is None:
+                self._unchanged.forget(server.host_id)
+            else:
+                self._unchanged.wrote(server.host_id, digest, revision, self._state.clock.monotonic(), lost_after)
         if kind is Kind.NODE and stored is None and not server.spec.use_tunnel:  # behind a tunnel it displaces nobody
             await self._tidy_soon()
         return m.Done()
+
+    async def _digest(self, caller: Caller, said: bytes) -> bytes:
+        identity = caller.identity
+        forced = await self._joining.forced_labels(identity) if isinstance(identity, HostIdentity) else {}
+        return digest_of(said, caller.certificate, (caller.host, *caller.vouched_by), forced)
+
+    async def _as_before(self, caller: Caller, digest: bytes) -> bool:
+        """Whether it is on record already, by an announcement of this very certificate: then it was looked at whole,
+        and only what may have happened to the host meanwhile is decided anew."""
+        identity = caller.identity
+        if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.NODE:
+            return False
+        host_id = identity.host_id
+        revision = self._unchanged.revision(host_id, digest, self._state.clock.monotonic())
+        if revision is None or self._tunnels.concerns(host_id):  # that it is heard is news then
+            return False
+        await self._authorizer.require(caller, Verb.UPDATE, Kind.NODE, {"resource": {"metadata": {"name": host_id}}})
+        item = await self._state.backend.get(records.NODES + host_id)
+        return item is not None and item.revision == revision
 
     async def withdraw(self, caller: Caller, request: m.Named) -> m.Done:
         """The caller stops; `request.name` is the epoch that stops, so that a newer one stays."""
@@ -147,18 +184,17 @@ class Presence:
         await self._change(key, write)
         return m.Done()
 
-    async def _change(self, key: str, write: Callable[[Item | None], Write | None]) -> None:
-        """Writes what `write` makes of the record that is there; asked anew when that changed meanwhile, since two
-        processes of one host may speak at the same time."""
+    async def _change(self, key: str, write: Callable[[Item | None], Write | None]) -> int | None:
+        """Writes what `write` makes of the record that is there, and gives the revision; asked anew when that changed
+        meanwhile, since two processes of one host may speak at the same time. None: it makes nothing of it."""
         for _ in range(TRIES):
             item = await self._state.backend.get(key)
             change = write(item)
             if change is None:
-                return
+                return None
             condition: Condition = Absent(key) if item is None else Exists(key, item.revision)
             with suppress(CompareFailed):
-                await self._state.commit([change], conditions=[condition], events=[])
-                return
+                return await self._state.commit([change], conditions=[condition], events=[])
         raise CompareFailed("presence of this host is being changed from elsewhere", hint="it is tried again")
 
     async def run(self) -> None:

@@ -24,7 +24,7 @@ from teleport.backend.interface import Item
 from teleport.errors import BadRequest
 from teleport.resources.codec import from_json
 from teleport.resources.kinds import Kind
-from teleport.resources.server import LOST_AFTER
+from teleport.resources.server import is_lost
 from teleport.store import records
 
 MAX_LABELS: Final = 20
@@ -46,6 +46,7 @@ class _Spec(msgspec.Struct):
     use_tunnel: bool = False
     cmd_labels: dict[str, _Result] = {}
     heard: datetime | None = None
+    lost_after: int = 0
     proxy_ids: tuple[str, ...] = ()
 
 
@@ -70,6 +71,7 @@ class _Known:
     tunnel: bool
     agentless: bool
     heard: datetime | None
+    lost_after: int
     proxies: tuple[str, ...]
     text: str  # what is searched
     order: str
@@ -127,9 +129,9 @@ class NodePages:
 
     def _shown(self, node: _Known, logins: list[str]) -> m.FoundNode:
         silent = 0
-        if node.heard is not None and not node.agentless:
-            since = self._state.clock.now() - node.heard
-            silent = int(since.total_seconds()) if since >= LOST_AFTER else 0
+        now = self._state.clock.now()
+        if node.heard is not None and not node.agentless and is_lost(node.heard, node.lost_after, now):
+            silent = int((now - node.heard).total_seconds())
         return m.FoundNode(
             id=node.host_id,
             hostname=node.hostname,
@@ -159,6 +161,7 @@ def _known(item: Item) -> _Known:
         tunnel=spec.use_tunnel,
         agentless=stored.sub_kind == "openssh",
         heard=spec.heard,
+        lost_after=spec.lost_after,
         proxies=spec.proxy_ids if spec.use_tunnel else (),
         text="\n".join(words).lower(),
         order=f"{spec.hostname.lower()}\n{name}",

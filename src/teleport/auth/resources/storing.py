@@ -97,7 +97,7 @@ class Storing:
                 require_administrator(caller, "register a node by hand")
                 await self._check_agentless(resource, former)
                 spec = msgspec.structs.replace(
-                    resource.spec, heard=None, silent_for=Duration(0), tunnel_lost_for=Duration(0)
+                    resource.spec, heard=None, lost_after=0, silent_for=Duration(0), tunnel_lost_for=Duration(0)
                 )  # so it is never lost
                 resource = msgspec.structs.replace(resource, spec=spec)
                 return [PutOp(key_of(resource), to_json(resource), resource.metadata.expires)], event(
