@@ -39,6 +39,10 @@ teleport = app.LazyGroup(
         "healthcheck": (f"{_HERE}.healthcheck:healthcheck", "Ask the daemon of this host whether it serves."),
         "ports": (f"{_HERE}.ports:ports", "Print each port that this host needs, and why."),
         "repair": (f"{_HERE}.repair:repair", "Give an administrator back to a cluster whose daemon is stopped."),
+        "support-bundle": (
+            f"{_HERE}.support_bundle:support_bundle",
+            "Write what helps others to help, without secrets.",
+        ),
         "status": (f"{_HERE}.status:status", "Show the session that this shell belongs to."),
         "completion": (f"{_HERE}.command:completion", "Print the completion for bash, zsh or fish."),
         "man": (f"{_HERE}.command:man", "Print the manual page."),

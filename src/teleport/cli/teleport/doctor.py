@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from teleport.cli import render
-from teleport.errors import BadRequest, NotFound, TeleportError
+from teleport.errors import BadRequest, TeleportError
 
 if TYPE_CHECKING:
     from teleport.daemon.doctor.examination import Report
@@ -40,33 +37,12 @@ def doctor(config_file: str | None, roles: str, form: str) -> None:
 
 def _looked(config_file: str | None, roles: str) -> Report:
     from teleport.clock import SystemClock
-    from teleport.daemon.config.effective import StartFlags, effective_config
-    from teleport.daemon.config.file import DEFAULT_PATH, ENVIRONMENT_VARIABLE, read_config
-    from teleport.daemon.doctor import examination, settings
-    from teleport.daemon.doctor.patient import Patient, processes_of
+    from teleport.daemon.doctor.examination import Report, checks, examined
+    from teleport.daemon.doctor.reception import received
 
-    path = Path(config_file) if config_file is not None else DEFAULT_PATH
-    in_environment = config_file is None and bool(os.environ.get(ENVIRONMENT_VARIABLE))
-    if not in_environment and path.exists() and not os.access(path, os.R_OK):
-        raise BadRequest(f"this user may not read {path}", hint=f"sudo teleport doctor --config={path}")
-    try:
-        if not in_environment and config_file is None and not path.exists():
-            raise NotFound(
-                f"there is no configuration file {path}", hint=f"write one: teleport configure -o file://{path}"
-            )
-        found = read_config(None if in_environment else path, "", os.environ if in_environment else {})
-        config = effective_config(found, StartFlags(roles=roles), socket.gethostname())
-    except TeleportError as error:
-        return examination.report(settings.of_mistakes(error, path), [settings.CHECK])
     clock = SystemClock()
-    patient = Patient(
-        file=None if in_environment else path.absolute(),
-        text="" if in_environment else path.read_text(errors="replace"),
-        config=config,
-        now=clock.now(),
-        pids=processes_of(config.data_dir),
-    )
-    return examination.examined(patient, examination.checks(clock.now))
+    found = received(config_file, roles, clock)
+    return found if isinstance(found, Report) else examined(found, checks(clock.now))
 
 
 def _document(report: Report) -> dict[str, object]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 from teleport.daemon.doctor.patient import Finding, Patient, Said
@@ -23,19 +24,21 @@ def addresses(host: str) -> list[str]:
 
 
 def looked(patient: Patient, resolve: Callable[[str], list[str]] = addresses) -> Said:
-    found = named(patient)
-    pool = ThreadPoolExecutor(8, thread_name_prefix="doctor")
-    try:
-        asked = {host: pool.submit(resolve, host) for host in found}
-        for host, answer in asked.items():
-            try:
-                known = bool(answer.result(SECONDS))
-            except TimeoutError:
-                known = False
-            if not known:
-                yield Finding(CHECK, f"the name {host} ({found[host]}) is not known", patient.edit(host))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    found, answers = named(patient), dict[str, list[str]]()
+
+    def ask(host: str) -> None:
+        answers[host] = resolve(host)
+
+    # nobody waits at the end of the process for a name server that is silent
+    asking = [threading.Thread(target=ask, args=(host,), name=f"doctor asks for {host}", daemon=True) for host in found]
+    for thread in asking:
+        thread.start()
+    until = time.monotonic() + SECONDS
+    for thread in asking:
+        thread.join(max(0.0, until - time.monotonic()))
+    for host, key in found.items():
+        if not answers.get(host):
+            yield Finding(CHECK, f"the name {host} ({key}) is not known", patient.edit(host))
 
 
 def named(patient: Patient) -> dict[str, str]:
