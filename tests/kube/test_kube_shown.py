@@ -229,3 +229,27 @@ async def test_a_long_list_that_breaks_off_is_not_shown_as_whole(tmp_path: Path)
         await wire.send(f"GET {ALL_PODS}")
         assert (await wire.head())[0] == 200
         assert not (await wire.ended()).endswith(b"0\r\n\r\n")
+
+
+async def test_what_one_cluster_refuses_is_not_asked_of_another(tmp_path: Path) -> None:
+    """A certificate without a cluster means the first that may be used, for every call."""
+    async with kube_lab(tmp_path, labels={"in": "first"}, more={"two": {"labels": {"in": "second"}}}) as lab:
+        (narrow, wide) = parse_resources(
+            "kind: role\nversion: v5\nmetadata: {name: narrow}\nspec: {allow: {kubernetes_labels: {in: first},"
+            " kubernetes_groups: [developers], kubernetes_resources: [{kind: pods, namespace: dev, verbs: [get]}]}}\n"
+            "---\nkind: role\nversion: v5\nmetadata: {name: wide}\n"
+            "spec: {allow: {kubernetes_labels: {in: second}, kubernetes_groups: [developers]}}\n",
+            "roles.yaml",
+        )
+        assert isinstance(narrow, Role)
+        assert isinstance(wide, Role)
+        lab.roles |= {"narrow": narrow, "wide": wide}
+        for roles, line, status in (
+            (("narrow", "wide"), f"GET {PODS}/web", 200),
+            (("narrow", "wide"), f"GET {PODS}", 403),
+            (("wide",), f"GET {PODS}", 200),
+        ):
+            lab.api.calls.clear()
+            async with lab.connected(lab.pair(roles=roles)) as wire:
+                assert (await wire.ask(line)).status == status
+            assert bool(lab.api.calls) is (status == 200)

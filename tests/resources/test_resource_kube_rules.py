@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from teleport.resources.kube_rules import MAX_RULES
-from teleport.resources.parse import parse_resources
+from teleport.resources.parse import parse_resources, to_yaml
 from teleport.resources.role import Role
 from teleport.resources.yaml_document import InvalidDocument
 
@@ -43,7 +43,9 @@ def test_rules_that_are_taken(rule: str, version: str) -> None:
 
 def test_an_empty_list_is_kept_as_one() -> None:
     """It allows nothing; absence allows everything."""
-    assert parse("").allow.kubernetes_resources == ()
+    role = parse("")
+    assert role.allow.kubernetes_resources == ()
+    assert parse_resources(to_yaml(role), "again.yaml") == [role]
 
 
 @pytest.mark.parametrize(

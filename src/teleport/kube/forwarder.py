@@ -245,13 +245,14 @@ class Forwarder:
         first: AccessDenial | None = None
         peer = self._peer.host
         for upstream in self._meant(name):
-            there = self._rules.permit_kube(self._identity, upstream.cluster, name, peer, act_as)
-            found = there
-            if is_open(there):
-                found = self._rules.permit_kube(self._identity, upstream.cluster, name, peer, act_as, call.decided)
+            chosen = name or self._rules.permit_kube(self._identity, upstream.cluster, name, peer, act_as)
+            if isinstance(chosen, AccessDenial) and not is_open(chosen):
+                first = first or chosen
+                continue
+            found = self._rules.permit_kube(self._identity, upstream.cluster, name, peer, act_as, call.decided)
             if isinstance(found, KubeAccessPermit):
                 return upstream, found
-            if isinstance(there, KubeAccessPermit):  # what this cluster refuses is not asked of another one
+            if isinstance(chosen, KubeAccessPermit):  # what this cluster refuses is not asked of another one
                 raise denied(found)
             first = first or found
         denial = first or self._rules.permit_kube(self._identity, None, name, peer, act_as)
