@@ -109,9 +109,18 @@ def test_refusals_are_those_of_the_person(served: Served) -> None:
     assert 'User "otto" cannot do that' in kubectl(otto, "get", "pods", "-n", "dev").stderr
     acting = kubectl(otto, "get", "pods", "-n", "dev", "--as=admin")
     assert "Your roles do not let you act as the Kubernetes user 'admin'" in acting.stderr
+
+
+def test_commands_in_pods_are_recorded_by_the_proxy(served: Served) -> None:
+    """The service takes the proxy's word for it; what a client says of that counts nowhere."""
     erin = served.person("erin")
-    inside = kubectl(erin, "exec", "web", "-n", "dev", "--", "id")
-    assert "exec into pods cannot be yet" in inside.stderr
+    assert kubectl(erin, "exec", "web", "-n", "dev", "--", "echo", "hi").ok().stdout == "hi\n"
+    assert served.api.calls[-1].of("X-Teleport-Recorded") == []
+    end = served.cluster.wait_event("session.end", user="erin")
+    assert (end["kubernetes_cluster"], end["kubernetes_pod_name"]) == ("demo", "web")
+    assert end["server_id"] != served.host.host_id
+    upload = served.cluster.wait_event("session.upload", user="erin")
+    assert (upload["sid"], upload["kubernetes_pod_name"]) == (end["sid"], "web")
 
 
 def test_a_lock_ends_streams_within_two_seconds(served: Served) -> None:

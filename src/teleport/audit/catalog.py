@@ -14,6 +14,7 @@ from teleport.audit.codes import CODES, Origin
 from teleport.audit.events import REGISTRY, Event, MfaDevice
 from teleport.audit.events.base import Actor, ResourceEvent, ServerEvent, StatusEvent, UserEvent
 from teleport.audit.events.cluster import CheckpointHead
+from teleport.audit.events.sessions import PodEvent
 from teleport.audit.events.settings import SettingsUpdate
 
 _GROUPS: tuple[tuple[str, type[msgspec.Struct]], ...] = (
@@ -23,6 +24,7 @@ _GROUPS: tuple[tuple[str, type[msgspec.Struct]], ...] = (
     ("Resource events", ResourceEvent),
     ("Settings events", SettingsUpdate),
     ("Server events", ServerEvent),
+    ("Events of sessions in hosts and pods", PodEvent),
     ("actor", Actor),
     ("mfa_device", MfaDevice),
     ("heads", CheckpointHead),

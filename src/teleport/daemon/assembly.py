@@ -392,6 +392,7 @@ class Daemon:
             config.limits,
             side.headers,
             KubeReach(view, side.held, side.peers.leading),
+            side.recording.recorded,
         )
         self._doors.web["proxy kube"] = kube.server
         serving = asyncio.Event()

@@ -108,6 +108,7 @@ class KubeServiceSide:
             emitter=emitter,
             clock=clock,
             entrance=Proxies(rules, view),
+            recorded_before=True,
         )
         self._following = Following(view, self.server)
         self._following.also(HOSTS)  # whether the proxies may be here

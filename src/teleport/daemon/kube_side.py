@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from socket import socket
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from teleport.audit.emitter import Emitter
 from teleport.authz.decision import AccessDenial
@@ -19,10 +19,12 @@ from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.kube_reach import KubeReach
 from teleport.daemon.lock_age import LockAge
+from teleport.daemon.recorded import Recorded
 from teleport.daemon.view import View
 from teleport.errors import AccessDenied
 from teleport.identity import UserIdentity
 from teleport.kube.credentials import KubeCluster
+from teleport.kube.needs import Sessions
 from teleport.kube.service import KubeConfig, KubeServer
 from teleport.kube.services import Services
 from teleport.kube.upstream import Upstream
@@ -114,8 +116,10 @@ class KubeSide:
         connections: ConnectionLimits,
         headers: Headers,
         reach: KubeReach,
+        recorded: Recorded,
     ) -> None:
-        """`held` gives the certificates that are shown, as they are now. Raises `BadRequest` for credentials that
+        """`recorded` is where sessions in pods are recorded. `held` gives the certificates that are shown, as they are
+        now. Raises `BadRequest` for credentials that
         cannot be used."""
         self._held = held
         self._rules = KubeRules(view)
@@ -129,6 +133,9 @@ class KubeSide:
             emitter=emitter,
             clock=clock,
             services=services,
+            sessions=Sessions(
+                recorded.spool, recorded.mode, emitter, clock, view.cluster, UUID(host.host_id), nodename, uuid4
+            ),
         )
         self.server.begin_with(headers)
         self._following = Following(view, self.server)

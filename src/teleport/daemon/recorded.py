@@ -58,7 +58,7 @@ class Recorded:
         self._nodename = nodename
         self._emitter = emitter
         self._clock = clock
-        self._mode = mode
+        self.mode = mode
         self._sign = sign
         self._uploads = _private(host.log_dir / folder)
         self._upload_dir, self._upload_lock = upload_folders.begin(self._uploads, host.epoch)
@@ -205,15 +205,16 @@ class Recorded:
             server_id=header.node_id if header.recorder else self._host.host_id,
             server_hostname=header.node_name if header.recorder else self._nodename,
             namespace="default",
-            proto="ssh",
+            proto="kube" if header.kube_cluster else "ssh",
             interactive=header.interactive,
             participants=people,
             session_start=header.started,
             session_stop=stop,
-            session_recording=self._mode(),
+            session_recording=self.mode(),
             initial_command=[header.command] if header.command else [],
             reason=reason,
             recording_hash=digest,
+            **header.pod_fields,
         )
 
     async def settle(self) -> None:

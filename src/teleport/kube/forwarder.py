@@ -5,8 +5,9 @@ Rules it keeps:
 - While a call that was made is not on record, because events cannot be written, no other one is made.
 - Whatever was sent to the API server is on record, also when the client leaves, or is cut off, before the answer.
 - The decision is taken for each call, and again while it is open: whatever ends the permit ends the stream.
-- Commands in pods, and the services of nodes, which run commands too, are refused while sessions have to be recorded.
-  Ports of pods are as roles say. Other protocols on a connection (SPDY, websockets) lead into pods only.
+- Commands in pods are recorded where sessions have to be (`exec_session`), or refused. The services of nodes, which run
+  commands too and tell nobody, are refused then. Ports of pods are as roles say. Other protocols on a connection
+  (SPDY, websockets) lead into pods only.
 - A refusal is a Status that kubectl prints; why exactly is for the record.
 """
 
@@ -27,13 +28,14 @@ from teleport.authz.kube import ActAs, KubeAccessPermit, is_open
 from teleport.authz.kube_resources import Shown
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import UserIdentity
-from teleport.kube import filtered, filtering, impersonate, streams
+from teleport.kube import exec_request, filtered, filtering, impersonate, streams
 from teleport.kube.calls import Call, classify, makes
 from teleport.kube.credentials import authorization
-from teleport.kube.heads import asks_upgrade, forwarded, values
+from teleport.kube.exec_session import LEFT, ExecSession, Who
+from teleport.kube.heads import asks_upgrade, forwarded, plain_name, values
 from teleport.kube.http import Client, Request, Server
 from teleport.kube.list_filter import ListFilter, UnreadableList, WatchFilter
-from teleport.kube.needs import Rules
+from teleport.kube.needs import Rules, Sessions
 from teleport.kube.services import ServicesOfOne, ServiceWay
 from teleport.kube.status import Refusal
 from teleport.kube.upstream import Upstream
@@ -50,6 +52,8 @@ UNRECORDED: Final = Refusal(503, "The call cannot be put on record now, so it is
 WITHHELD: Final = Refusal(
     503, "The call was made and cannot be put on record now, so its answer is withheld.", "look before you try again"
 )
+NOT_RECORDED: Final = Refusal(503, "Sessions have to be recorded here, and this one cannot be now.", "try again later")
+UNREADABLE: Final = Refusal(502, "The API server answered in a way that cannot be recorded.", "tell an administrator")
 
 
 class Refused(Exception):
@@ -103,6 +107,7 @@ class _Open:
     permit: KubeAccessPermit
     call: Call
     request: Request
+    recorded: bool  # as a session in a pod
 
 
 Way = Upstream | ServiceWay
@@ -137,9 +142,12 @@ class Forwarder:
         tells: Tells,
         named: str = "",
         services: ServicesOfOne | None = None,
+        sessions: Sessions | None = None,
+        recorded_before: bool = False,
     ) -> None:
         """`named` is the cluster that was chosen, `own_name` the one that is meant first when none was. `services` lead
-        to clusters that are not reached from here."""
+        to clusters that are not reached from here. `sessions` records those in pods, unless who comes here has them
+        recorded (`recorded_before`); without either there are none where they have to be."""
         self._certificate = certificate
         self._identity = identity
         self._peer = peer
@@ -149,6 +157,9 @@ class Forwarder:
         self._tells = tells
         self._named = named
         self._services = services
+        self._sessions = sessions
+        self._recorded_before = recorded_before
+        self.cut_by = ""  # why the connection is ended, when it is not the client's doing
         self._open: _Open | None = None
 
     @property
@@ -171,7 +182,7 @@ class Forwarder:
         now = self._rules.permit_kube(
             self._identity, cluster, known.name, self._peer.host, known.act_as, known.call.decided
         )
-        if not isinstance(now, KubeAccessPermit) or _why_not(known.call, known.request, now) is not None:
+        if not isinstance(now, KubeAccessPermit) or _why_not(known.call, known.request, now, known.recorded):
             return False
         before = known.permit
         return (now.kube_user, now.kube_groups, now.shown) == (before.kube_user, before.kube_groups, before.shown)
@@ -192,12 +203,14 @@ class Forwarder:
             act_as = _asked(request)
             upstream, permit = self._permitted(name, act_as, call)
             name = upstream.cluster.name
-            refusal = _why_not(call, request, permit)
+            before = self._recorded_before and exec_request.says_recorded(request.headers)
+            recorded = permit.record and exec_request.is_recorded(call) and (before or self._sessions is not None)
+            refusal = _why_not(call, request, permit, recorded)
             if refusal is not None:
                 raise Refused(refusal)
-            self._open = _Open(upstream, self._named, act_as, permit, call, request)
+            self._open = _Open(upstream, self._named, act_as, permit, call, request, recorded)
             began()
-            await self._relay(client, request, call, upstream, permit)
+            await (self._record if recorded and not before else self._relay)(client, request, call, upstream, permit)
         except Refused as refused:
             told = refused.refusal
             try:
@@ -267,8 +280,39 @@ class Forwarder:
         names = {*self._clusters, *(self._services.names() if self._services is not None else ())}
         return [way for one in sorted(names, key=lambda one: (one != self._own_name, one)) for way in self._meant(one)]
 
-    async def _relay(
+    async def _record(
         self, client: Client, request: Request, call: Call, upstream: Way, permit: KubeAccessPermit
+    ) -> None:
+        """As `_relay`, of a session in a pod."""
+        assert self._sessions is not None, "nothing is recorded without"
+        who = Who(self._identity, self._peer, permit, upstream.cluster.name, call)
+        session = ExecSession(self._sessions, who, streams.wanted(request.headers))
+        why = ""
+        try:
+            try:
+                await session.begin()
+            except (TeleportError, OSError) as error:
+                raise Refused(NOT_RECORDED, f"it cannot be recorded: {error}") from None
+            if not self.still():  # that took time: what has changed meanwhile counts
+                raise Refused(Refusal(403, "Your roles do not allow this any more.", "try again"))
+            await self._relay(client, request, call, upstream, permit, session)
+        except Refused as refused:
+            why = f"not started: {refused.reason}"
+            raise
+        except BaseException:
+            why = self.cut_by or LEFT
+            raise
+        finally:
+            await _to_its_end(session.end(why))
+
+    async def _relay(
+        self,
+        client: Client,
+        request: Request,
+        call: Call,
+        upstream: Way,
+        permit: KubeAccessPermit,
+        session: ExecSession | None = None,
     ) -> None:
         asked, target = request, call.target
         if permit.shown is not None:
@@ -277,9 +321,9 @@ class Forwarder:
                 asked = replace(request, headers=filtering.headers(request.headers))
             except filtering.CannotFilter as error:
                 raise Refused(error.refusal) from None
-        headers = _headers(asked, upstream, permit, self._peer.host)
+        headers = _headers(asked, upstream, permit, self._peer.host, recorded=session is not None)
         part = (permit.shown, call.verb == "watch") if permit.shown is not None else None
-        relayed = _Relayed(client, asked, upstream, upstream.cluster.path + target, headers, part)
+        relayed = _Relayed(client, asked, upstream, upstream.cluster.path + target, headers, part, session)
 
         recorded = False
 
@@ -297,7 +341,7 @@ class Forwarder:
             if not request.has_body:
                 async for _ in client.body():
                     raise AssertionError("a request without a body has none")
-                if request.method in ("GET", "HEAD"):
+                if request.method in ("GET", "HEAD") and not call.into_pod:
                     with contextlib.suppress(_EndedBefore):
                         await relayed.once(on_record, again=True)
                         return
@@ -343,6 +387,7 @@ class _Relayed:
     target: str
     headers: list[tuple[bytes, bytes]]
     part: tuple[Shown, bool] | None = None  # what of the answer is shown, and whether it is a watch; None: all of it
+    session: ExecSession | None = None  # that is recorded
 
     async def once(self, on_record: Callable[[int], Awaitable[None]], *, again: bool) -> None:
         """Asks the server and gives its answer to the client. `again`: the call may be made once more on another
@@ -366,10 +411,17 @@ class _Relayed:
                     raise Refused(Refusal(400, "The request's body cannot be read to its end.")) from None
                 raise Refused(Refusal(502, "The API server gave no answer that can be read."), _said(error)) from None
             shows = self._filter(answer)
+            session = self.session
+            if session is not None:
+                agreed = exec_request.agreed(self.request.headers, answer)
+                if answer.status_code < 300 and not agreed:
+                    raise Refused(UNREADABLE)
+                if not agreed:
+                    session.refused(answer.status_code)
             await on_record(answer.status_code)
             if isinstance(answer, h11.InformationalResponse):
                 await client.change(streams.answered(list(answer.headers), streams.wanted(self.request.headers)))
-                await streams.relay(client, server)
+                await (session.relay if session is not None else streams.relay)(client, server)
                 return
             if shows is not None:
                 try:
@@ -450,14 +502,15 @@ def _asked(request: Request) -> ActAs:
         raise Refused(Refusal(403, error.message, error.hint)) from None
 
 
-def _why_not(call: Call, request: Request, permit: KubeAccessPermit) -> Refusal | None:
-    """What is not relayed for the person, whatever the API server would say; None: this is."""
+def _why_not(call: Call, request: Request, permit: KubeAccessPermit, recorded: bool) -> Refusal | None:
+    """What is not relayed for the person, whatever the API server would say; None: this is. `recorded`: as a session
+    in a pod."""
     if call.subresource == "portforward" and call.into_pod:
         if not permit.port_forwarding:
             return Refusal(403, "Your roles do not allow port forwarding.")
     elif call.into_pod:
-        if permit.record:
-            return Refusal(403, f"Sessions have to be recorded here, and {call.subresource} into pods cannot be yet.")
+        if permit.record and not recorded:
+            return Refusal(403, f"Sessions have to be recorded here, and {call.subresource} into pods cannot be.")
         if permit.needs_company:
             return Refusal(403, "Your roles ask for somebody else in your sessions, and in pods nobody can be yet.")
     elif call.through_node and permit.record:
@@ -470,21 +523,26 @@ def _why_not(call: Call, request: Request, permit: KubeAccessPermit) -> Refusal 
         return Refusal(400, f"The command is too long to be put on record: at most {MOST_TOLD} characters are taken.")
     if call.into_pod and not streams.wanted(request.headers):
         return Refusal(400, "A stream into a pod is asked for as SPDY/3.1 or as a websocket.")
+    if recorded and (refusal := exec_request.why_unrecordable(request)) is not None:
+        return refusal
     if asks_upgrade(request.headers) and not call.into_pod:
         return Refusal(403, "No other protocol than HTTP is relayed here.")
     return None
 
 
 def _headers(
-    request: Request, upstream: Way, permit: KubeAccessPermit, client_address: str
+    request: Request, upstream: Way, permit: KubeAccessPermit, client_address: str, *, recorded: bool
 ) -> list[tuple[bytes, bytes]]:
+    if isinstance(upstream, ServiceWay):
+        said = _for_service(request)
+        recorded_here = [(exec_request.RECORDED_BEFORE, b"1")] if recorded else []
+    else:
+        recorded_here = []
+        said = _for_server(request, upstream, permit, client_address)
     return [
-        *(
-            _for_service(request)
-            if isinstance(upstream, ServiceWay)
-            else _for_server(request, upstream, permit, client_address)
-        ),
-        *(streams.asked(request.headers) if asks_upgrade(request.headers) else []),
+        *(one for one in streams.without(said) if plain_name(one[0]) != exec_request.RECORDED_BEFORE.lower()),
+        *recorded_here,
+        *((exec_request if recorded else streams).asked(request.headers) if asks_upgrade(request.headers) else []),
         *([(b"Transfer-Encoding", b"chunked")] if request.length is None else []),
         *([(b"Content-Length", request.length)] if request.length else []),
     ]

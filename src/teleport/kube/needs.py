@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
+from teleport.audit.emits import Emits
 from teleport.authz.decision import AccessDenial
 from teleport.authz.kube import ActAs, KubeAccessPermit
 from teleport.authz.kube_resources import KubeCall
+from teleport.clock import Clock
+from teleport.errors import TeleportError
 from teleport.identity import UserIdentity
 from teleport.kube.credentials import KubeCluster
+from teleport.recording.format import RecordingHeader
 
 Context = Callable[[], ssl.SSLContext]
 """The TLS context of the next connection; it asks for a client certificate of the user authorities that count now."""
@@ -35,3 +42,53 @@ class Rules(Protocol):
         """The decision of `authz.kube`, for what is left of the identity. `name` is what was asked for, empty when
         nothing was; `cluster` None: there is none of that name; `call` None: whether anything may be asked there."""
         ...
+
+
+class Summary(Protocol):
+    """A finished recording."""
+
+    @property
+    def sha256(self) -> str: ...
+
+
+class Recording(Protocol):
+    """The recording of one session in a pod. What is noted here is noted before it goes on."""
+
+    failed: asyncio.Future[TeleportError]
+
+    def record_output(self, data: bytes) -> None: ...
+    def record_stderr(self, data: bytes) -> None: ...
+    def resize(self, width: int, height: int) -> None: ...
+    @property
+    def must_drain(self) -> bool: ...
+    async def drain(self) -> None: ...
+    async def sync(self) -> None: ...
+    async def close(self, reason: str) -> Summary: ...
+
+
+class Recordings(Protocol):
+    """Where sessions in pods are recorded; when `start` returns, the recording exists on disk."""
+
+    async def start(self, header: RecordingHeader) -> Recording: ...
+
+    def on_record(self, sid: str) -> None:
+        """The end of the session is on record, or its beginning never was: its recording may leave this host."""
+        ...
+
+    def unended(self, sid: str) -> None:
+        """The session is over, and its recording could not be closed or its end not be put on record: tried again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """What sessions in pods are recorded with."""
+
+    recordings: Recordings
+    mode: Callable[[], str]  # the recording mode, as events say it
+    emitter: Emits
+    clock: Clock
+    cluster: str  # of ours
+    host_id: UUID  # of the daemon that records
+    hostname: str
+    new_id: Callable[[], UUID]

@@ -32,7 +32,7 @@ from teleport.kube.entrance import Entered, Entrance, People, Unspoken
 from teleport.kube.forwarder import Forwarder, Outcome, refuse
 from teleport.kube.heads import BadHead
 from teleport.kube.http import READ, Client, Request
-from teleport.kube.needs import Context, Rules
+from teleport.kube.needs import Context, Rules, Sessions
 from teleport.kube.services import Services, ServicesOfOne
 from teleport.kube.status import Refusal
 from teleport.kube.upstream import Upstream
@@ -51,6 +51,8 @@ KEPT_ALIVE: Final = 75.0  # seconds between two requests
 BUFFER: Final = 16 * 1024  # bytes that TLS reads at once
 UNPROVED: Final = 500  # connections that have not authenticated yet
 CUT: Final = "a call was cut: its permit has ended"
+ENDED: Final = "access has ended"
+STOPPED: Final = "the service stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +80,21 @@ class KubeServer:
         clock: Clock,
         services: Services | None = None,
         entrance: Entrance | None = None,
+        sessions: Sessions | None = None,
+        recorded_before: bool = False,
     ) -> None:
         """`context` gives the TLS context of the next connection; it must require a client certificate. `services` are
         those that lead to further clusters; `entrance` says whose a connection is, where people do not come
-        themselves."""
+        themselves. `sessions` is what those in pods are recorded with, `recorded_before` says that who comes here has
+        them recorded; without either, none is let in where they have to be."""
         self.config = config
         self.clusters = clusters
         self.rules = rules
         self.services = services
         self.entrance = entrance or People(rules)
         self.clock = clock
+        self.sessions = sessions
+        self.recorded_before = recorded_before
         self.users = Users(config.connections)
         self.leaving = False
         self._emitter = emitter
@@ -112,7 +119,11 @@ class KubeServer:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                await self._listener.serve(sockets, started)
+                try:
+                    await self._listener.serve(sockets, started)
+                finally:
+                    for connection in self._connections:
+                        connection.ends_by(STOPPED)
         finally:
             for upstream in self.clusters.values():
                 upstream.close()
@@ -153,7 +164,7 @@ class KubeServer:
     def end_endless(self) -> None:
         """Ends what is still open; the clients of watches come again."""
         for connection in list(self._connections):
-            connection.abort()
+            connection.abort(STOPPED)
 
     # who may be here
 
@@ -331,7 +342,13 @@ class _Connection(asyncio.StreamReaderProtocol):
 
     # from outside
 
-    def abort(self) -> None:
+    def ends_by(self, why: str) -> None:
+        """What is open is about to end, for this reason."""
+        if self._forwarder is not None:
+            self._forwarder.cut_by = self._forwarder.cut_by or why
+
+    def abort(self, why: str) -> None:
+        self.ends_by(why)
         if self._client_transport is not None:
             self._client_transport.abort()
 
@@ -339,7 +356,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         if self._client is not None:
             self._client.last = True
         if self._idle and self._forwarder is not None:
-            self.abort()
+            self.abort(STOPPED)
 
     def reconsider(self) -> None:
         stays = self._server.entrance.stays(self._proved) if self._forwarder is not None else True
@@ -350,7 +367,7 @@ class _Connection(asyncio.StreamReaderProtocol):
 
     def _cut(self) -> None:
         log.info("%s peer=%s", CUT, self.peer)
-        self.abort()
+        self.abort(ENDED)
 
     # the calls
 
@@ -410,6 +427,8 @@ class _Connection(asyncio.StreamReaderProtocol):
             tells=server,
             named=entered.kube_cluster,
             services=services,
+            sessions=server.sessions,
+            recorded_before=server.recorded_before,
         )
         try:
             await self._each(client, forwarder, entered.identity.name)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from teleport.kube.heads import Headers, named_by_connection, values
+from teleport.kube.heads import Headers, named_by_connection, plain_name, values
 from teleport.kube.http import READ, Client, Server
 
 _PROTOCOLS: Final = {b"spdy/3.1": b"SPDY/3.1", b"websocket": b"websocket"}
@@ -46,6 +46,12 @@ def asked(headers: Headers) -> list[tuple[bytes, bytes]]:
         *((name, value) for name in _ASKED for value in values(headers, name)),
         *([(b"Sec-WebSocket-Protocol", b", ".join(inner))] if inner else []),
     ]
+
+
+def without(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Those that say nothing of another protocol: what is said of one is written anew."""
+    said = (*_ASKED, PROTOCOL, b"sec-websocket-extensions")
+    return [(name, value) for name, value in headers if plain_name(name) not in said]
 
 
 def answered(headers: Headers, protocol: bytes) -> list[tuple[bytes, bytes]]:

@@ -232,7 +232,7 @@ class FileRecordingStore:
             user=header.user,
             login=header.login,
             node_id=header.node_id,
-            node_name=header.node_name,
+            node_name=header.place,
             command=header.command,
             interactive=header.interactive,
         )

@@ -1,9 +1,9 @@
 """A stand-in API server of Kubernetes: real TLS, real client certificates, and so much of the API that `kubectl` works.
 
 Pods of namespaces can be listed (as tables, too), got, made and watched, have logs that can be followed, and run
-`echo` and `cat` over a websocket. As in a real cluster, whoever proves the certificate of the forwarder may act as
-others, and everybody else may not; what a call said of that is kept in `calls`. `rights` are its RBAC: groups that
-may do everything, by name.
+commands (`kube_exec`) by websocket and by SPDY. As in a real cluster, whoever proves the certificate of the forwarder
+may act as others, and everybody else may not; what a call said of that is kept in `calls`. `rights` are its RBAC:
+groups that may do everything, by name.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from teleport.testing.kube_exec import PodStreams, SpdySide, WebsocketSide, serve_command
 from teleport.testing.kube_lists import answer_list, event_in_form, form
 from teleport.testing.loopback import listening
 from teleport.testing.public_authority import PublicAuthority
@@ -35,6 +36,7 @@ RESOURCES: Final = (
     ("pods", True, "Pod", ["create", "delete", "get", "list", "watch"]),
     ("pods/log", True, "Pod", ["get"]),
     ("pods/exec", True, "PodExecOptions", ["create", "get"]),
+    ("pods/attach", True, "PodAttachOptions", ["create", "get"]),
     ("namespaces", False, "Namespace", ["get", "list"]),
 )
 
@@ -62,7 +64,9 @@ class KubeApi:
     calls: list[Seen] = field(default_factory=list)
     pods: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     port: int = 0
-    open_streams: int = 0  # watches and logs that are followed
+    open_streams: int = 0  # watches, logs that are followed, and commands
+    speaks_spdy: bool = True
+    speaks_websocket: bool = True
     loop: asyncio.AbstractEventLoop | None = None  # that serves
     long_log: int = 0  # bytes of logs that are not followed
 
@@ -200,31 +204,31 @@ class KubeApi:
                 return self._pod(namespace, name)
             case ["api", "v1", "namespaces", namespace, "pods", name, "log"] if (namespace, name) in self.pods:
                 return await self._log(request)
-            case ["api", "v1", "namespaces", namespace, "pods", name, "exec"] if (namespace, name) in self.pods:
-                return await self._exec(request)
+            case ["api", "v1", "namespaces", namespace, "pods", name, "exec" | "attach"] if (
+                namespace,
+                name,
+            ) in self.pods:
+                return await self._exec(request, ["cat"] if parts[-1] == "attach" else request.query.getall("command"))
         return _status(404, "NotFound", "the server could not find the requested resource")
 
-    async def _exec(self, request: web.Request) -> web.StreamResponse:
-        """`echo WORDS` and `cat`, as `v5.channel.k8s.io` and `v4` carry them: a byte for the channel, then bytes."""
-        stream = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"))
-        if not stream.can_prepare(request).ok:
+    async def _exec(self, request: web.Request, command: list[str]) -> web.StreamResponse:
+        """Runs the command, on this machine, in the folder of the pod."""
+        side: PodStreams
+        if request.headers.get("Upgrade", "").lower() == "spdy/3.1" and self.speaks_spdy:
+            side = SpdySide(request)
+        elif self.speaks_websocket and WebsocketSide.can(request):
+            side = WebsocketSide(request)
+        else:
             return _status(400, "BadRequest", "Upgrade request required")
-        await stream.prepare(request)
+        await side.begin()
         self._streams(+1)
         try:
-            program, *words = request.query.getall("command")
-            if program == "echo":
-                await stream.send_bytes(b"\x01" + " ".join(words).encode() + b"\n")
-            else:
-                async for message in stream:
-                    if message.data[:1] == b"\xff":  # the client's end of a channel
-                        break
-                    await stream.send_bytes(b"\x01" + message.data[1:])
-            await stream.send_bytes(b"\x03" + json.dumps({"metadata": {}, "status": "Success"}).encode())
-            await stream.close()
+            place = self.folder / "pods" / "/".join(request.path.split("/")[4:7:2])
+            place.mkdir(parents=True, exist_ok=True)
+            await serve_command(side, command, terminal=request.query.get("tty") in ("true", "1"), place=place)
         finally:
             self._streams(-1)
-        return stream
+        return side.response
 
     async def _pods(self, request: web.Request, namespace: str, body: bytes) -> web.StreamResponse:
         if request.method == "POST":

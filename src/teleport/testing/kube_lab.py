@@ -19,6 +19,7 @@ from teleport.clock import Clock, SystemClock
 from teleport.errors import AccessDenied
 from teleport.identity import SystemRole, UserIdentity
 from teleport.kube.credentials import KubeCluster, from_kubeconfig
+from teleport.kube.needs import Sessions
 from teleport.kube.service import KubeConfig, KubeServer
 from teleport.kube.upstream import Upstream
 from teleport.pki.keys import generate_p256
@@ -32,7 +33,7 @@ from teleport.resources.role import Role
 from teleport.resources.values import HostPort
 from teleport.testing.kube_api import KubeApi
 from teleport.testing.loopback import listening
-from teleport.testing.memory import Events
+from teleport.testing.memory import Events, MemoryRecordings
 from teleport.testing.web_lab import LabCluster
 from teleport.transport.tls import mutual_server_context
 
@@ -83,6 +84,8 @@ class Lab:
     api: KubeApi
     found: KubeCluster  # the way to it
     events: Events = field(default_factory=Events)
+    recordings: MemoryRecordings = field(default_factory=MemoryRecordings)
+    mode: str = "proxy"  # of recording
     locks: list[Lock] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)  # users
     trusting: bool = True  # the authority by which certificates were proved
@@ -267,13 +270,17 @@ async def kube_lab(folder: Path, **config: Any) -> AsyncIterator[Lab]:
             cert_file, key_file, [pem_of(lab.cluster.user.active.tls[0].certificate).decode()]
         )
         context.verify_mode = ssl.CERT_REQUIRED
+        host_id = uuid4()
         server = KubeServer(
-            KubeConfig(lab.cluster.cluster, uuid4(), "proxy", **config),
+            KubeConfig(lab.cluster.cluster, host_id, "proxy", **config),
             lab.clusters,
             rules=lab,
             context=lambda: context,
             emitter=lab.events,
             clock=clock,
+            sessions=Sessions(
+                lab.recordings, lambda: lab.mode, lab.events, clock, lab.cluster.cluster, host_id, "proxy", uuid4
+            ),
         )
         lab.server = server
         started = asyncio.Event()

@@ -14,7 +14,21 @@ UPLOAD_INDEX = 2147483647  # `ei` of session.upload
 DATA_INDEX = 2147483646  # `ei` of session.data
 
 
-class SessionStart(ServerEvent, frozen=True, kw_only=True, tag="session.start"):
+class PodEvent(ServerEvent, frozen=True, kw_only=True):
+    """Something in a session, which may be one in a pod of a Kubernetes cluster: only then these fields are there.
+
+    `server_id` is the daemon that led there and recorded it, `login` the user that the cluster was told.
+    """
+
+    kubernetes_cluster: str | UnsetType = UNSET  # name of the Kubernetes cluster
+    kubernetes_users: list[str] | UnsetType = UNSET  # user that the cluster was told
+    kubernetes_groups: list[str] | UnsetType = UNSET  # groups that the cluster was told; not known of lost sessions
+    kubernetes_pod_name: str | UnsetType = UNSET  # the pod's name
+    kubernetes_pod_namespace: str | UnsetType = UNSET  # its namespace in the Kubernetes cluster
+    kubernetes_container_name: str | UnsetType = UNSET  # container as it was asked for, empty: the pod's first
+
+
+class SessionStart(PodEvent, frozen=True, kw_only=True, tag="session.start"):
     """A shell or a command begins."""
 
     size: str = ""  # terminal's size W:H, empty without a terminal
@@ -54,13 +68,13 @@ class SessionHeld(ServerEvent, frozen=True, kw_only=True, tag="session.held"):
     missing: list[str] = field(default_factory=list)  # what roles ask for and is missing
 
 
-class Resize(ServerEvent, frozen=True, kw_only=True, tag="resize"):
+class Resize(PodEvent, frozen=True, kw_only=True, tag="resize"):
     """The terminal changed its size."""
 
     size: str = ""  # W:H
 
 
-class SessionEnd(ServerEvent, frozen=True, kw_only=True, tag="session.end"):
+class SessionEnd(PodEvent, frozen=True, kw_only=True, tag="session.end"):
     """A session ended. Unique by session and host: a later one, as after auth wrote `node lost`, is a supplement."""
 
     enhanced_recording: bool = False  # whether the kernel's view was recorded too
@@ -84,7 +98,7 @@ class SessionConflict(ServerEvent, frozen=True, kw_only=True, tag="session.confl
     others_left_out: int = 0  # of more than a hundred such hosts, how many `others` does not name
 
 
-class SessionUpload(ServerEvent, frozen=True, kw_only=True, tag="session.upload"):
+class SessionUpload(PodEvent, frozen=True, kw_only=True, tag="session.upload"):
     """Auth holds the whole recording."""
 
     ei: int = UPLOAD_INDEX  # always 2147483647
@@ -93,7 +107,7 @@ class SessionUpload(ServerEvent, frozen=True, kw_only=True, tag="session.upload"
     recording_hash: str = ""  # last hash of the recording, hex
 
 
-class SessionData(ServerEvent, frozen=True, kw_only=True, tag="session.data"):
+class SessionData(PodEvent, frozen=True, kw_only=True, tag="session.data"):
     """A connection ended; how much went over it."""
 
     ei: int = DATA_INDEX  # always 2147483646
@@ -101,7 +115,7 @@ class SessionData(ServerEvent, frozen=True, kw_only=True, tag="session.data"):
     rx: int = 0  # bytes received from the client
 
 
-class Exec(ServerEvent, frozen=True, kw_only=True, tag="exec"):
+class Exec(PodEvent, frozen=True, kw_only=True, tag="exec"):
     """A command was run."""
 
     command: str = ""  # as asked for

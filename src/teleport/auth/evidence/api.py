@@ -324,6 +324,7 @@ class Evidence:
             url=f"file:///{name}.rec",
             recording_hash=request.sha256,
             ei=2**31 - 1,
+            **found.pod_fields,
         )
         # Told once, however often the host asks, and also when this process died between keeping and telling.
         key = UPLOADS + name

@@ -57,6 +57,8 @@ class OpenSession(msgspec.Struct, frozen=True, kw_only=True):
     recorder: str = ""  # UUID of the proxy that tells of it, when the host has no daemon
     cert: IssuedCert | None = None  # what its certificate says, which may end before the session does
     joined: list[str] = []  # others who took part
+    proto: str = "ssh"
+    pod: tuple[str, str, str, str] | None = None  # of one in a pod: Kubernetes cluster, namespace, pod, container
 
     @property
     def told_by(self) -> str:
@@ -297,7 +299,28 @@ def opened(event: SessionStart, cert: IssuedCert | None = None) -> OpenSession:
         addr=event.addr_remote,
         recorder=event.emitter if event.emitter != _host(event) else "",
         cert=cert,
+        proto=event.proto or "ssh",
+        pod=_pod(event),
     )
+
+
+def _pod(event: SessionStart) -> tuple[str, str, str, str] | None:
+    if not event.kubernetes_cluster:
+        return None
+    place = (event.kubernetes_pod_namespace, event.kubernetes_pod_name, event.kubernetes_container_name)
+    namespace, pod, container = (value or "" for value in place)
+    return event.kubernetes_cluster, namespace, pod, container
+
+
+def _pod_fields(session: OpenSession) -> dict[str, object]:
+    """What its end says of the pod."""
+    if session.pod is None:
+        return {}
+    names = ("cluster", "pod_namespace", "pod_name", "container_name")
+    return {
+        **{f"kubernetes_{name}": value for name, value in zip(names, session.pod, strict=True)},
+        "kubernetes_users": [session.login],
+    }
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -389,11 +412,12 @@ def end_of(session: OpenSession, cluster: str, now: datetime, reason: str) -> Se
         server_id=session.host_id,
         server_hostname=session.hostname,
         namespace="default",
-        proto="ssh",
+        proto=session.proto,
         interactive=session.interactive,
         participants=[session.user, *session.joined],
         session_start=session.started,
         session_stop=now,
         initial_command=session.command,
         reason=reason,
+        **_pod_fields(session),
     )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from enum import IntEnum
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -99,10 +99,33 @@ class RecordingHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     told_by_node: bool = False  # of one that a proxy made: the host has a daemon, which tells of the session
 
+    kube_cluster: str = ""  # of one in a pod: the Kubernetes cluster; `login` is the user that it was told
+    pod_namespace: str = ""
+    pod: str = ""
+    container: str = ""  # as it was asked for; empty: the pod's first
+
     @property
     def made_by(self) -> str:
         """UUID of the host that made the recording, and signs it."""
         return self.recorder or self.node_id
+
+    @property
+    def place(self) -> str:
+        """Where the session ran, as lists show it."""
+        return f"{self.kube_cluster}/{self.pod_namespace}/{self.pod}" if self.kube_cluster else self.node_name
+
+    @property
+    def pod_fields(self) -> dict[str, Any]:
+        """What events of a session in a pod say of it; nothing of others."""
+        if not self.kube_cluster:
+            return {}
+        return {
+            "kubernetes_cluster": self.kube_cluster,
+            "kubernetes_users": [self.login],
+            "kubernetes_pod_name": self.pod,
+            "kubernetes_pod_namespace": self.pod_namespace,
+            "kubernetes_container_name": self.container,
+        }
 
 
 class ExecDetail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

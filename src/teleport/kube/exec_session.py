@@ -1,0 +1,300 @@
+"""One session in a pod, `kubectl exec` or `attach`: recorded and put on record while its bytes are relayed unchanged.
+
+Order of its life, as of SSH sessions (threat T40): the recording exists on disk, then its start is on record, then the
+API server is asked; every byte of output is noted in the recording before it is sent on; how the command ended is told
+to the client once what it had said is on disk. What cannot be recorded or put on record does not start, and ends when
+that fails. Where recordings are sent while they are made, what the client sees is on this host's disk first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+from teleport.audit.events import Exec, Resize, SessionData, SessionEnd, SessionStart, new_event
+from teleport.audit.events.sessions import PodEvent
+from teleport.authz.kube import KubeAccessPermit
+from teleport.errors import TeleportError
+from teleport.identity import UserIdentity
+from teleport.kube.calls import Call
+from teleport.kube.exec_channels import BadStream, Channel, LastWord, Reader, Sizes
+from teleport.kube.exec_request import PodCommand, read_command
+from teleport.kube.http import READ, Client, Server
+from teleport.kube.needs import Recording, Sessions
+from teleport.kube.spdy import SpdyStreams
+from teleport.kube.websocket_frames import WebsocketReader
+from teleport.recording.format import RecordingHeader
+from teleport.ssh.surface import Peer
+
+log = logging.getLogger(__name__)
+
+E_ = TypeVar("E_", bound=PodEvent)
+FIRST_SIZE: Final = (80, 24)  # of a terminal, until the client says its own
+CLOSE_SECONDS: Final = 900.0  # a long recording takes seconds for each GiB
+LEFT: Final = "the client disconnected"
+LOST: Final = "the API server ended the stream"
+UNRECORDED: Final = "the recording failed"
+UNTOLD: Final = "what it did cannot be put on record"
+
+
+class _Ended(Exception):
+    """The stream is over; the message is why, when it is not over by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Who asked for what."""
+
+    identity: UserIdentity
+    client: Peer
+    permit: KubeAccessPermit
+    kube_cluster: str
+    call: Call
+
+
+class ExecSession:
+    """A session that is recorded. `begin` it, ask the API server, `relay` what comes, and in any case `end` it."""
+
+    def __init__(self, tools: Sessions, who: Who, protocol: bytes) -> None:
+        """`protocol`: by which it is asked for (`streams.wanted`)."""
+        self.sid = tools.new_id()
+        self._tools = tools
+        self._who = who
+        self._what: PodCommand = read_command(who.call)
+        self._mode = tools.mode()
+        self._began = tools.clock.now()
+        self._recording: Recording | None = None
+        self._from_client: Reader
+        self._from_server: Reader
+        if protocol == b"websocket":
+            self._from_client, self._from_server = WebsocketReader(client=True), WebsocketReader(client=False)
+        else:
+            both = SpdyStreams()
+            self._from_client, self._from_server = both.reader(client=True), both.reader(client=False)
+        self._sizes = Sizes()
+        self._size: tuple[int, int] = FIRST_SIZE
+        self._last_word = LastWord()
+        self._sent = 0  # bytes of output
+        self._next = 0  # index of the next event
+        self._started = False  # its start is on record
+        self._reason = ""  # why it ended when not by itself
+
+    # the start
+
+    async def begin(self) -> None:
+        """Raises `TeleportError` or `OSError`: then there is no session, and nothing has to be ended."""
+        self._recording = await self._tools.recordings.start(self._header())
+        try:
+            size = f"{FIRST_SIZE[0]}:{FIRST_SIZE[1]}" if self._what.terminal else ""
+            serial = self._who.identity.serial
+            await self._emit(SessionStart, size=size, cert_serial=serial, **self._common)
+        except BaseException:
+            if await self._close("not put on record"):
+                self._tools.recordings.on_record(str(self.sid))
+            raise
+        self._started = True
+
+    def _header(self) -> RecordingHeader:
+        tools, who, what = self._tools, self._who, self._what
+        return RecordingHeader(
+            sid=str(self.sid),
+            started=self._began,
+            user=who.identity.name,
+            login=who.permit.kube_user,
+            node_id=str(tools.host_id),
+            node_name=tools.hostname,
+            cluster=tools.cluster,
+            command=what.command,
+            interactive=what.terminal,
+            width=FIRST_SIZE[0] if what.terminal else 0,
+            height=FIRST_SIZE[1] if what.terminal else 0,
+            client=str(who.client),
+            kube_cluster=who.kube_cluster,
+            pod_namespace=who.call.namespace,
+            pod=who.call.name,
+            container=what.container,
+        )
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        return {
+            "initial_command": [self._what.command] if self._what.command else [],
+            "session_recording": self._mode,
+            "interactive": self._what.terminal,
+        }
+
+    # bytes
+
+    async def relay(self, client: Client, server: Server) -> None:
+        """Bytes both ways until one side ends or may not go on; each is read only as fast as the other takes it."""
+        recording = self._recording
+        assert recording is not None, "it was begun"
+        ways = (
+            self._pump(client, server, self._client_sent, (LEFT, LOST)),
+            self._pump(server, client, self._server_sent, (LOST, LEFT)),
+        )
+        pumps = [asyncio.create_task(way, name=f"session {self.sid} in a pod") for way in ways]
+        failed: asyncio.Future[Any] = recording.failed
+        try:
+            await asyncio.wait([*pumps, failed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.wait(pumps)
+        found = [pump.exception() for pump in reversed(pumps) if not pump.cancelled()]
+        for error in found:
+            if not isinstance(error, _Ended):
+                log.error("a session in a pod failed sid=%s", self.sid, exc_info=error)
+        self._reason = UNRECORDED if failed.done() else str(found[0]) if found else ""
+
+    async def _pump(
+        self,
+        source: Client | Server,
+        sink: Client | Server,
+        noted: Callable[[bytes], Awaitable[None]],
+        ends: tuple[str, str],
+    ) -> None:
+        """Raises `_Ended`, always. `ends`: what it means when `source` or `sink` is over."""
+        over, sink_over = ends
+        try:
+            data = source.rest()
+            while data or (data := await source.reader.read(READ)):
+                await noted(data)
+                over = sink_over
+                sink.writer.write(data)
+                data = b""
+                await sink.writer.drain()
+                over = ends[0]
+        except BadStream as error:
+            log.warning("a stream into a pod is refused sid=%s user=%s: %s", self.sid, self._who.identity.name, error)
+            raise _Ended(f"the stream was refused: {error}") from None
+        except TeleportError as error:
+            log.error("a session in a pod cannot go on sid=%s: %s", self.sid, error)
+            raise _Ended(UNTOLD) from None
+        except OSError:
+            pass
+        raise _Ended(over)
+
+    async def _client_sent(self, data: bytes) -> None:
+        recording = self._recording
+        assert recording is not None, "it was begun"
+        size = self._size
+        for channel, part in self._from_client.feed(data):
+            if channel is Channel.RESIZE and self._what.terminal:  # without a terminal nobody reads them
+                for width, height in self._sizes.feed(part):
+                    if width and height and (width, height) != self._size:
+                        self._size = width, height
+                        self._check(recording)
+                        recording.resize(width, height)
+        if self._size != size:  # of many in a row the last one counts
+            await self._emit(Resize, size=f"{self._size[0]}:{self._size[1]}")
+
+    async def _server_sent(self, data: bytes) -> None:
+        recording = self._recording
+        assert recording is not None, "it was begun"
+        for channel, part in self._from_server.feed(data):
+            if channel is Channel.ERROR:
+                self._last_word.feed(part)
+                continue
+            self._check(recording)
+            self._sent += len(part)
+            if channel is Channel.STDERR:
+                recording.record_stderr(part)
+            else:
+                recording.record_output(part)
+        if recording.must_drain:
+            await recording.drain()
+        if self._last_word.came or self._mode.endswith("-sync"):
+            await recording.sync()
+        self._check(recording)
+
+    def _check(self, recording: Recording) -> None:
+        """What is not recorded is not sent."""
+        if recording.failed.done():
+            raise _Ended(UNRECORDED)
+
+    # the end
+
+    def refused(self, status: int) -> None:
+        """The API server did not start it."""
+        self._reason = f"not started: the API server answered {status}"
+
+    async def end(self, why: str = "") -> None:
+        """Closes the recording and puts the end on record; one that cannot be now is made up for. Raises nothing.
+
+        `why`: what ended it from outside."""
+        if not self._started:
+            return
+        code, error = self._last_word.read()
+        reason = why or ("" if self._last_word.came and self._reason in (LEFT, LOST) else self._reason)
+        kept = False
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                recording = self._recording
+                digest = await self._close(reason)
+                if recording is None or not digest or recording.failed.done():
+                    reason = reason or UNRECORDED
+                if self._what.command:
+                    await self._emit(
+                        Exec, command=self._what.command, exit_code=code, exit_error=error or ("" if code else reason)
+                    )
+                await self._emit(SessionData, numbered=False, tx=self._sent, rx=self._from_client.typed)
+                now = self._tools.clock.now()
+                await self._emit(
+                    SessionEnd,
+                    participants=[self._who.identity.name],
+                    session_start=self._began,
+                    session_stop=now,
+                    reason=reason,
+                    recording_hash=digest,
+                    **self._common,
+                )
+                kept = bool(digest)
+        except Exception as failed:
+            log.error("the end of a session in a pod cannot be put on record sid=%s: %s", self.sid, failed)
+        finally:
+            if kept:
+                self._tools.recordings.on_record(str(self.sid))
+            else:
+                self._tools.recordings.unended(str(self.sid))
+
+    async def _close(self, reason: str) -> str:
+        """The recording's hash; empty when it could not be closed."""
+        assert self._recording is not None, "it was begun"
+        try:
+            return (await self._recording.close(reason or "ended")).sha256
+        except TeleportError as error:
+            log.error("recording not closed sid=%s error=%s", self.sid, error)
+            return ""
+
+    async def _emit(self, cls: type[E_], *, numbered: bool = True, **fields: Any) -> None:
+        """Puts an event on record. `numbered` false: its class has an index of its own."""
+        tools, who = self._tools, self._who
+        if numbered:
+            fields["ei"], self._next = self._next, self._next + 1
+        event = new_event(
+            cls,
+            tools.clock.now(),
+            str(uuid4()),
+            cluster_name=tools.cluster,
+            user=who.identity.name,
+            impersonator=who.identity.impersonator,
+            login=who.permit.kube_user,
+            sid=str(self.sid),
+            server_id=str(tools.host_id),
+            server_hostname=tools.hostname,
+            addr_remote=str(who.client),
+            proto="kube",
+            kubernetes_cluster=who.kube_cluster,
+            kubernetes_users=[who.permit.kube_user],
+            kubernetes_groups=list(who.permit.kube_groups),
+            kubernetes_pod_name=who.call.name,
+            kubernetes_pod_namespace=who.call.namespace,
+            kubernetes_container_name=self._what.container,
+            **fields,
+        )
+        await tools.emitter.emit(event)
