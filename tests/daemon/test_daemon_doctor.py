@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sqlite3
 import subprocess
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +18,18 @@ import pytest
 
 from teleport.daemon.config.effective import StartFlags, effective_config
 from teleport.daemon.config.file import load_config
-from teleport.daemon.doctor import backend, certificates, clock, denials, examination, ipv6, limits, listening, names
+from teleport.daemon.doctor import (
+    backend,
+    certificates,
+    clock,
+    denials,
+    examination,
+    ipv6,
+    limits,
+    listening,
+    names,
+    permissions,
+)
 from teleport.daemon.doctor.patient import Finding, Patient, Said, Unseen, processes_of
 from teleport.testing.auth import running_auth
 from teleport.testing.public_authority import PublicAuthority
@@ -253,3 +266,35 @@ def test_a_check_that_fails_is_said_and_the_others_go_on(tmp_path: Path) -> None
     assert report.findings == (Finding("b", "x", "y"),)
     assert report.blind
     assert "no such luck" in report.unseen[0].what
+
+
+def test_a_storage_that_is_held_is_not_called_damaged(tmp_path: Path) -> None:
+    """What the command for a damaged one does must not be done to it."""
+    mine = patient(tmp_path, AUTH, pids=(os.getpid(),))
+    folder = mine.config.storage.path
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "sqlite.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        (only,) = list(backend.looked(mine))
+    assert isinstance(only, Unseen)
+    assert only.blind
+    assert "locked" in only.what
+
+
+def test_a_storage_among_other_things_is_looked_at_alone(tmp_path: Path) -> None:
+    shared = tmp_path / "srv"
+    shared.mkdir()
+    (shared / "of-others").touch(mode=0o644)
+    (shared / "sqlite.db").touch(mode=0o644)
+    mine = patient(tmp_path, f"  storage: {{type: dir, path: {shared}}}\n{AUTH}")
+    (only,) = findings(permissions.looked(mine))
+    assert only.mend == f"chmod 0600 {shared / 'sqlite.db'}"
+
+
+def test_where_there_is_no_log_of_denials_that_is_said(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "sys" / "fs" / "selinux").mkdir(parents=True)
+    (root / "sys" / "fs" / "selinux" / "enforce").write_text("1")
+    (only,) = list(denials.looked(patient(tmp_path, AUTH, root=root)))
+    assert (isinstance(only, Unseen), only.mend) == (True, "journalctl -k --grep=denied")

@@ -32,7 +32,9 @@ def doctor(config_file: str | None, roles: str, form: str) -> None:
             hint="run the commands that mend them, then this one again",
         )
     if report.blind:
-        raise BadRequest("not all could be looked at, so nobody knows", hint=report.unseen[0].mend)
+        raise BadRequest(
+            "not all could be looked at, so nobody knows", hint=next(one.mend for one in report.unseen if one.blind)
+        )
 
 
 def _looked(config_file: str | None, roles: str) -> Report:

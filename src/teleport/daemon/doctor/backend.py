@@ -92,10 +92,10 @@ def _of_file(patient: Patient, path: Path) -> Said:
     except FileNotFoundError:
         return  # the first start makes it
     except OSError as error:
-        yield Unseen(CHECK, f"{path}: {error.strerror}", "sudo teleport doctor", blind=True)
+        yield Unseen(CHECK, f"{path}: {error.strerror}", patient.again, blind=True)
         return
     if not os.access(path, os.R_OK):
-        yield Unseen(CHECK, f"{path}: this user may not read it", "sudo teleport doctor", blind=True)
+        yield Unseen(CHECK, f"{path}: this user may not read it", patient.again, blind=True)
         return
     left = path.with_name(f"{path.name}-wal")
     if not patient.pids and left.exists() and left.stat().st_size:
@@ -103,7 +103,7 @@ def _of_file(patient: Patient, path: Path) -> Said:
         return
     if not size:
         return
-    mode = "mode=ro" if left.exists() else "immutable=1"
+    mode = "mode=ro" if patient.pids or left.exists() else "immutable=1"
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=5.0)) as connection:
             connection.execute("PRAGMA query_only=ON")
@@ -114,6 +114,8 @@ def _of_file(patient: Patient, path: Path) -> Said:
                     raise sqlite3.DatabaseError("it is damaged")
             if version:
                 yield from _of_cluster(patient, connection)
+    except sqlite3.OperationalError as error:  # held by somebody, or its folder is closed: no word on what is in it
+        yield Unseen(CHECK, f"{path}: {error}", patient.again, blind=True)
     except sqlite3.DatabaseError as error:
         yield Finding(
             CHECK,

@@ -20,19 +20,24 @@ _FIELD = r'\b{}="?([^" ]+)"?'
 def looked(patient: Patient) -> Said:
     mine = ("selinux", "apparmor")
     on = [name for name in mine if _on(patient, name)]
+    found = False
     for log in LOGS:
         path = patient.root / log
         try:
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - MOST))
                 text = file.read(MOST).decode(errors="replace")
+                found = True
         except PermissionError:
+            found = True
             if on:
-                yield Unseen(CHECK, f"{path}: this user may not read it", "sudo teleport doctor")
+                yield Unseen(CHECK, f"{path}: this user may not read it", patient.again)
             continue
         except OSError:
             continue
         yield from dict.fromkeys(of_log(patient, text))
+    if on and not found:
+        yield Unseen(CHECK, f"no log of {' and '.join(on)} is where it usually is", "journalctl -k --grep=denied")
 
 
 def _on(patient: Patient, name: str) -> bool:

@@ -15,7 +15,7 @@ def looked(patient: Patient) -> Said:
         try:
             text = (patient.proc / str(pid) / "limits").read_text()
         except OSError:
-            yield Unseen(CHECK, f"the limits of process {pid}", "sudo teleport doctor")
+            yield Unseen(CHECK, f"the limits of process {pid}", patient.again)
             continue
         soft, most = of_process(text)
         if soft < ENOUGH:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from teleport.daemon.doctor.patient import Finding, Patient, Said, pids
+from teleport.daemon.doctor.patient import Finding, Patient, Said, Unseen, pids
 from teleport.daemon.identities import leads_through_proxy
 from teleport.daemon.needed_ports import ANY, Direction, Port, Surroundings, needed
 from teleport.resources.values import HostPort
@@ -54,7 +54,9 @@ def looked(patient: Patient) -> Said:
                 f"or set another one: {change}",
                 f"kill {pid}",
             )
-        if same and not any(owners.values()):
+        if same and not any(owners.values()) and not patient.seen:
+            yield Unseen(CHECK, f"whose port {one.port} ({one.key}) is", patient.again)
+        elif same and not any(owners.values()):
             yield Finding(
                 CHECK,
                 f"port {one.port} ({one.key}) is taken by a program of another user",

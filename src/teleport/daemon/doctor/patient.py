@@ -49,6 +49,21 @@ class Patient:
     def proc(self) -> Path:
         return self.root / "proc"
 
+    @property
+    def again(self) -> str:
+        """The command with which root looks at the same."""
+        return "sudo teleport doctor" + (f" -c {quoted(self.file)}" if self.file is not None else "")
+
+    @property
+    def seen(self) -> bool:
+        """Whether this user sees the daemon's processes and files."""
+        try:
+            return os.geteuid() in (0, self.config.data_dir.stat().st_uid)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return os.geteuid() == 0
+
     def edit(self, word: str = "") -> str:
         """The command that opens the configuration, at the first line that has `word`."""
         return edit(self.file, next((n for n, line in enumerate(self.text.splitlines(), 1) if word in line), 1))

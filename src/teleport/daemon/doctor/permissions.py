@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from teleport.backend.sqlite_file import FILE_NAME
 from teleport.daemon.doctor.patient import Finding, Patient, Said, Unseen, quoted
 
 CHECK = "permissions"
@@ -22,7 +23,7 @@ def looked(patient: Patient) -> Said:
         yield from _absent(folder)
         return
     except OSError as error:
-        yield _closed(folder, error)
+        yield _closed(patient, error)
         return
     owner = found.st_uid
     if stat.S_IMODE(found.st_mode) & 0o077:
@@ -32,11 +33,13 @@ def looked(patient: Patient) -> Said:
             f"chmod 0700 {quoted(folder)}",
         )
     if os.geteuid() not in (0, owner):
-        yield _closed(folder, f"it belongs to the uid {owner}, and this is the uid {os.geteuid()}")
+        yield _closed(patient, f"it belongs to the uid {owner}, and this is the uid {os.geteuid()}")
         return
     for root in dict.fromkeys((folder, patient.config.storage.path)):
         strangers = []
         for path, seen in _below(root):
+            if not path.is_relative_to(folder) and not path.name.startswith(FILE_NAME):
+                continue  # a storage may lie among other things
             if seen.st_uid != owner:
                 strangers.append((path, seen.st_uid))
             yield from _of_mode(patient, path, seen)
@@ -60,8 +63,9 @@ def _of_owners(root: Path, strangers: list[tuple[Path, int]], owner: int) -> Sai
         )
 
 
-def _closed(folder: Path, why: object) -> Unseen:
-    return Unseen(CHECK, f"{folder}: {getattr(why, 'strerror', why)}", "sudo teleport doctor", blind=True)
+def _closed(patient: Patient, why: object) -> Unseen:
+    said = f"{patient.config.data_dir}: {getattr(why, 'strerror', why)}"
+    return Unseen(CHECK, said, patient.again, blind=True)
 
 
 def _absent(folder: Path) -> Said:
@@ -110,6 +114,6 @@ def _secret(patient: Patient, path: Path) -> bool:
     data = patient.config.data_dir
     return path.suffix not in (".cert", ".crt") and (
         path.is_relative_to(data / "proc")
-        or path.is_relative_to(patient.config.storage.path)
+        or (path.is_relative_to(patient.config.storage.path) and path.name.startswith(FILE_NAME))
         or path in (data / "webproxy_key.pem", data / "host_uuid")
     )

@@ -76,7 +76,7 @@ def _of_token(patient: Patient, path: Path) -> Said:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except PermissionError:
-        yield Unseen(CHECK, f"the token file {path}", "sudo teleport doctor")
+        yield Unseen(CHECK, f"the token file {path}", patient.again)
         return
     except OSError as error:
         if not has_any(patient.config.data_dir / "proc"):
