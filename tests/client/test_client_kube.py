@@ -14,7 +14,7 @@ from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
 from teleport.client.webapi import Ping
-from teleport.errors import AccessDenied, BadRequest
+from teleport.errors import AccessDenied
 from teleport.pki.secret import Secret
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -33,7 +33,7 @@ def home(tmp_path: Path) -> Home:
 def keep(home: Home, name: str = "prod", *, key: bytes = b"KEY", left: timedelta = timedelta(hours=1)) -> None:
     """As an earlier call kept it."""
     text = f"# key {kube._key_id(key)}\n# expires {(NOW + left).isoformat()}\nCERTIFICATE\n"
-    home.write(text.encode(), *kube._place(FILES, PROFILE, name))
+    home.write(text.encode(), *kube._place(FILES, PROFILE.root_cluster, name))
 
 
 @pytest.mark.parametrize("name", ["prod", "arn:aws:eks:eu-1:1:cluster/prod", "..", "a b", "é"])
@@ -64,7 +64,7 @@ def test_what_does_not_serve_any_more_is_asked_for_anew(home: Home, key: bytes, 
 
 @pytest.mark.parametrize("text", [b"", b"CERTIFICATE", b"# key x\n# expires y\nC", b"\xff\xff\n\n"])
 def test_damaged_files_count_as_none(home: Home, text: bytes) -> None:
-    home.write(text, *kube._place(FILES, PROFILE, "prod"))
+    home.write(text, *kube._place(FILES, PROFILE.root_cluster, "prod"))
     with pytest.raises(AccessDenied):
         kube.credentials(home, PROFILE, "prod", NOW)
 
@@ -78,7 +78,7 @@ def test_logging_out_and_in_leaves_none(home: Home) -> None:
     """Certificates go with the key that they are of; whom kubectl believes goes with the login."""
     keep(home)
     keystore.write_keys(home, FILES, key_pem=Secret(b"NEW"), public_line="x", ssh="s", tls="t", cluster="example.com")
-    assert home.read(*kube._place(FILES, PROFILE, "prod")) is None
+    assert home.read(*kube._place(FILES, PROFILE.root_cluster, "prod")) is None
     keep(home, key=b"NEW")
     home.write(b"# cluster example.com\n", *FILES.authorities)
     assert keystore.write_kube_authorities(home, FILES, "example.com").name == "alice-kube-cas.pem"
@@ -93,5 +93,3 @@ def test_where_the_proxy_serves_kubernetes(home: Home) -> None:
     assert kube.kube_address(replace(ping, kube_public_addr="k.example.com"), "proxy") == "k.example.com:3026"
     assert kube.kube_address(replace(ping, kube_listen_addr="0.0.0.0:4026"), "proxy") == "proxy:4026"
     assert kube.kube_address(replace(ping, kube_listen_addr="odd"), "proxy") == ""
-    with pytest.raises(BadRequest, match=r"of leaf\.example are not reached"):
-        kube.address_of(replace(PROFILE, cluster="leaf.example"), home, NOW)

@@ -46,6 +46,7 @@ class Served:
         """Somebody who has logged in, and chosen the cluster if that can be chosen."""
         person = self.cluster.add_person(name, roles=[role])
         person.log_in()
+        wait_until("the proxy knows them", lambda: person.tsh("kube", "ls").status == 0)
         person.tsh("kube", "login", "demo")
         return person
 

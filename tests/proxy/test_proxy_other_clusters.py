@@ -97,6 +97,8 @@ class Trust:
     def __init__(self, root: Authorities) -> None:
         self.root = root
         self.role_map: tuple[RoleMapping, ...] = (RoleMapping(remote="access", local=("guest",)),)
+        self.kube: list[tuple[bytes, Peer]] = []  # whom the listener for Kubernetes clients was handed
+        self.serves_kube = True
 
     def verify_host(self, certificate: bytes) -> HostIdentity:
         return self.verify_proxy(ROOT, certificate)
@@ -110,6 +112,12 @@ class Trust:
     def verify_user(self, certificate: bytes) -> UserIdentity:
         found = verify_user_cert(certificate, self.root.trusted, SystemClock().now())
         return map_user(found, self.role_map, LEAF)
+
+    def take_kube(self, transport: asyncio.Transport, certificate: bytes, peer: Peer) -> None:
+        if not self.serves_kube:
+            raise ConnectionProblem("none are served", hint="try elsewhere")
+        self.kube.append((certificate, peer))
+        transport.set_protocol(asyncio.Protocol())
 
 
 @dataclass
@@ -382,6 +390,27 @@ async def test_who_may_have_no_session_in_the_leaf_gets_no_connection_to_its_aut
         assert len(found.lines) == 1
         (told,) = await found.leaf_events.wait_for("session.request_denied")
         assert "lock l1 on the user" in cast(Any, told).reason
+
+
+async def test_kubernetes_clients_are_handed_to_their_listener_with_whom_a_proxy_vouched_for() -> None:
+    """Once for each message, which names no host; the listener judges the certificate."""
+    async with both() as found:
+        user, kube = alice(found), {"conn_type": cm.KUBE, "host": "", "port": 0}
+        message = found.vouched(found.dial(user, **kube))
+        assert await found.served(message) == "served"
+        ((certificate, peer),) = found.trust.kube
+        assert certificate == user.certificate.blob
+        assert peer.through == ROOT
+        assert "used before" in await found.served(message)
+        assert await found.served(found.vouched(found.dial(user, **{**kube, "host": "db"}))) != "served"
+        taken = m.decode(found.vouched(found.dial(user, **kube)), cm.ClusterDial)
+        other = cm.encoded_certificate(found.root.user(["root"], user="bob").certificate.blob)
+        forged = m.encode(msgspec.structs.replace(taken, certificate=other))
+        assert "meant for another" in await found.served(forged)
+        found.trust.serves_kube = False
+        assert "none are served" in await found.served(found.vouched(found.dial(user, **kube)))
+        assert len(found.trust.kube) == 1
+        assert not found.lines
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "127.0.0.2", "localhost", "[::1]", "10.0.0.1", "db\x00", ""])

@@ -17,7 +17,7 @@ from teleport.client import keystore
 from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
-from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, NotFound
+from teleport.errors import AccessDenied, ConnectionProblem, NotFound
 
 if TYPE_CHECKING:
     from teleport.client.access import Access
@@ -44,16 +44,11 @@ def address_of(found: Profile, home: Home, now: datetime) -> str:
     from teleport.client.access import profile_trust
     from teleport.client.webapi import WebAPI
 
-    if found.cluster != found.root_cluster:
-        raise BadRequest(
-            f"the Kubernetes clusters of {found.cluster} are not reached through {found.root_cluster} yet",
-            hint=f"{found.login_command} {found.root_cluster}, or log in to a proxy of {found.cluster}",
-        )
     address = kube_address(WebAPI(*found.web, profile_trust(home, found), now).ping(), found.web[0])
     if not address:
         raise NotFound(
             f"the proxy {found.web_proxy_addr} serves no Kubernetes clients",
-            hint="its file has to say proxy_service.kubernetes.enabled",
+            hint="its file has to say proxy_service.kube_listen_addr, or proxy_service.kubernetes.enabled",
         )
     return address
 
@@ -68,18 +63,22 @@ def kube_address(ping: Ping, host: str) -> str:
     return join(host, int(port)) if port.isdigit() and 0 < int(port) < 65536 else ""
 
 
-def clusters(access: Access, address: str) -> list[str]:
-    """The names of the Kubernetes clusters that the person may use. Raises `ConnectionProblem`, and `AccessDenied` with
-    what the proxy says."""
+def clusters(access: Access, address: str, home: Home, found: Profile, cluster: str, now: datetime) -> list[str]:
+    """The names of the Kubernetes clusters of `cluster` that the person may use. Raises `ConnectionProblem`, and
+    `AccessDenied` with what the proxy says."""
     from teleport.client.addresses import split_port
     from teleport.client.dial import INTERNAL_NAME, TIMEOUT
     from teleport.transport.blocking import HTTPOver, TLSStream, read_body
     from teleport.transport.site_dial import dial_out
-    from teleport.transport.tls import cluster_client_context
+    from teleport.transport.tls import client_context_of, cluster_client_context
 
     held = access.credentials
     host, port = split_port(address, PORT)
-    context = cluster_client_context(held.ca_pems, held.tls_file, held.key_file)
+    if cluster == found.cluster:  # where the login's own certificate leads
+        context = cluster_client_context(held.ca_pems, held.tls_file, held.key_file)
+    else:
+        made = _issued(home, found, "", cluster, now)
+        context = client_context_of(held.ca_pems, made.certificate.encode(), made.key)
     connection = HTTPOver(TLSStream(dial_out(host, port, TIMEOUT), context, INTERNAL_NAME), host)
     try:
         connection.request("GET", LISTED_AT)
@@ -96,19 +95,21 @@ def clusters(access: Access, address: str) -> list[str]:
         raise ConnectionProblem(f"{address} answers as no proxy does", hint=_ODD) from None
 
 
-def credentials(home: Home, found: Profile, kube_cluster: str, now: datetime) -> Held:
-    """The certificate for a Kubernetes cluster: the one that is kept, else a new one from auth. Raises
-    `TeleportError`."""
+def credentials(home: Home, found: Profile, kube_cluster: str, now: datetime, cluster: str = "") -> Held:
+    """The certificate for a Kubernetes cluster of `cluster`, the proxy's own unless it is said: the one that is kept,
+    else a new one from auth. Raises `TeleportError`."""
+    cluster = cluster or found.root_cluster
     files = KeyFiles(found.name, found.user)
     key = home.read(*files.key, private=True)
     if key is None:
         raise AccessDenied(f"{found.user} is not logged in to {found.web_proxy_addr}", hint=found.login_command)
-    kept = _kept(home, files, found, kube_cluster, key)
+    place = _place(files, cluster, kube_cluster)
+    kept = _kept(home, place, key)
     if kept is not None and now < kept.expires - EARLY:
         return kept
-    made = _issued(home, found, kube_cluster, now)
+    made = _issued(home, found, kube_cluster, cluster, now)
     text = f"# key {_key_id(key)}\n# expires {made.expires.isoformat()}\n{made.certificate}"
-    home.write(text.encode(), *_place(files, found, kube_cluster))
+    home.write(text.encode(), *place)
     return made
 
 
@@ -128,17 +129,17 @@ def exec_credential(held: Held) -> str:
     )
 
 
-def _place(files: KeyFiles, found: Profile, kube_cluster: str) -> tuple[str, ...]:
+def _place(files: KeyFiles, cluster: str, kube_cluster: str) -> tuple[str, ...]:
     """Where it is kept. The names of Kubernetes clusters may have any characters."""
-    return (*files.kube_folder, quote(found.root_cluster, safe=""), f"{quote(kube_cluster, safe='')}-x509.pem")
+    return (*files.kube_folder, quote(cluster, safe=""), f"{quote(kube_cluster, safe='')}-x509.pem")
 
 
 def _key_id(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()
 
 
-def _kept(home: Home, files: KeyFiles, found: Profile, kube_cluster: str, key: bytes) -> Held | None:
-    data = home.read(*_place(files, found, kube_cluster))
+def _kept(home: Home, place: tuple[str, ...], key: bytes) -> Held | None:
+    data = home.read(*place)
     first, _, rest = (data or b"").decode("ascii", "replace").partition("\n")
     second, _, certificate = rest.partition("\n")
     if first != f"# key {_key_id(key)}" or not second.startswith("# expires "):
@@ -150,7 +151,7 @@ def _kept(home: Home, files: KeyFiles, found: Profile, kube_cluster: str, key: b
     return Held(certificate, key, expires.astimezone(UTC))
 
 
-def _issued(home: Home, found: Profile, kube_cluster: str, now: datetime) -> Held:
+def _issued(home: Home, found: Profile, kube_cluster: str, cluster: str, now: datetime) -> Held:
     """A certificate that auth makes for the login's key; it ends when the login does."""
     from teleport.api import messages as m
     from teleport.api import routes
@@ -163,7 +164,7 @@ def _issued(home: Home, found: Profile, kube_cluster: str, now: datetime) -> Hel
     own = keystore.credentials_of(home, found, now)
     trust = profile_trust(home, found)
     with auth_client(own, lambda: open_web(*found.web, trust), found.web) as client:
-        reply = client.call(routes.RENEW_USER, m.RenewUserRequest(kube_cluster=kube_cluster))
+        reply = client.call(routes.RENEW_USER, m.RenewUserRequest(kube_cluster=kube_cluster, route_to_cluster=cluster))
     made = load_certificate(reply.tls_cert.encode())
     if certificate_key(made) != PrivateKey.load(own.private_key).public:
         raise ConnectionProblem("auth answered with a certificate for another key", hint=found.login_command)

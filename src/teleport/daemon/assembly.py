@@ -378,6 +378,7 @@ class Daemon:
         config = self._config
         if config.proxy is None or "proxy kube" not in self._sockets:
             return
+        from teleport.daemon.kube_elsewhere import KubeElsewhere
         from teleport.daemon.kube_reach import KubeReach
         from teleport.daemon.kube_side import KubeSide
 
@@ -393,7 +394,9 @@ class Daemon:
             side.headers,
             KubeReach(view, side.held, side.peers.leading),
             side.recording.recorded,
+            KubeElsewhere(view, side.clusters.remotes, side.clusters.tunnels, side.router.identity),
         )
+        side.clusters.trusted.serve_kube(kube.take_from)
         self._doors.web["proxy kube"] = kube.server
         serving = asyncio.Event()
         await self._tasks.start_ready(kube.run([self._sockets["proxy kube"]], serving.set), "proxy kube", serving)

@@ -18,7 +18,7 @@ from teleport.authz.decision import AccessDenial
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.peer_side import PeerSide
 from teleport.daemon.view import View
-from teleport.errors import AccessDenied
+from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.pki import web_proof
 from teleport.pki.sshformat import parse_certificate
@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 
 DECIDE: Final = ("roles/", "users/", "locks/", "cluster/", "authorities/", REMOTE_CLUSTERS)
 WATCHED: Final = (TRUSTED_CLUSTERS, "authorities/", "locks/")
+
+
+TakesKube = Callable[[str, asyncio.Transport, bytes, Peer], None]
+"""Serves a Kubernetes client of a trusted cluster: its name, the connection, the certificate (DER), where they are."""
 
 
 class Remotes:
@@ -125,6 +129,11 @@ class _Trusted:
 
     view: View
     cluster: str
+    kube: TakesKube
+
+    def take_kube(self, transport: asyncio.Transport, certificate: bytes, peer: Peer) -> None:
+        """Serves a Kubernetes client of that cluster. Raises `ConnectionProblem` where none are served."""
+        self.kube(self.cluster, transport, certificate, peer)
 
     def verify_host(self, certificate: bytes) -> HostIdentity:
         """A proxy of that cluster. Raises `AccessDenied`."""
@@ -169,10 +178,24 @@ class TrustedSide:
         self._auth_servers = auth_servers
         self._vouch_to_auth = vouch_to_auth
         self._kept: dict[str, _Kept] = {}
+        self._kube: TakesKube | None = None
         self._changed = asyncio.Event()
         self._paused = False
         for prefix in WATCHED:
             view.cache.subscribe(prefix, lambda _: self._look())
+
+    def serve_kube(self, take: TakesKube) -> None:
+        """Kubernetes clients are served here from now on."""
+        self._kube = take
+
+    def kube(self, cluster: str, transport: asyncio.Transport, certificate: bytes, peer: Peer) -> None:
+        """Hands a Kubernetes client of a trusted cluster to the listener for such."""
+        if self._kube is None:
+            raise ConnectionProblem(
+                f"The proxies of {self._view.cluster} serve no Kubernetes clients.",
+                hint="their file has to say proxy_service.kube_listen_addr",
+            )
+        self._kube(cluster, transport, certificate, peer)
 
     def _look(self) -> None:
         self._changed.set()
@@ -233,7 +256,7 @@ class TrustedSide:
                     log.exception("no tunnels to the cluster %s are kept", name)
 
     def _keep(self, trusted: TrustedCluster) -> None:
-        trust = _Trusted(self._view, trusted.name)
+        trust = _Trusted(self._view, trusted.name, self.kube)
         serving = FromCluster(
             trusted.name,
             self._router,
@@ -292,6 +315,8 @@ class ClusterSide:
     """Both directions of one proxy."""
 
     others: OtherClusters
+    remotes: Remotes
+    tunnels: AllClusterTunnels
     ways: WebWays
     trusted: TrustedSide
     online: Callable[[], list[str]]  # the clusters whose tunnels end here
@@ -337,4 +362,4 @@ def cluster_side(
     def online() -> list[str]:
         return [name for name in remotes.names() if ends.online(name)] if view.cache.ready else []
 
-    return ClusterSide(others, WebWays(view, others), trusted, online)
+    return ClusterSide(others, remotes, every, WebWays(view, others), trusted, online)

@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 
 
 class ServiceRules(KubeRules):
-    """The same rules, for clusters whose labels are found on this host."""
+    """The same rules, for clusters whose labels are found on this host; and people of clusters that are trusted here
+    come, too, whom proxies have let in."""
 
     def __init__(self, view: View, labels: HostLabels) -> None:
-        super().__init__(view)
+        super().__init__(view, lambda: (view.cluster, *(one.name for one in view.trusted_clusters())))
         self._labels = labels
 
     def permit_kube(

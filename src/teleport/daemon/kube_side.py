@@ -14,6 +14,7 @@ from teleport.audit.emitter import Emitter
 from teleport.authz.decision import AccessDenial
 from teleport.authz.kube import ActAs, KubeAccessPermit, KubeAccessRequest, evaluate_kube_access
 from teleport.authz.kube_resources import KubeCall
+from teleport.authz.role_map import map_user
 from teleport.clock import Clock
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
@@ -24,20 +25,30 @@ from teleport.daemon.view import View
 from teleport.errors import AccessDenied
 from teleport.identity import UserIdentity
 from teleport.kube.credentials import KubeCluster
-from teleport.kube.needs import Sessions
+from teleport.kube.entrance import OfCluster
+from teleport.kube.needs import Elsewhere, Sessions
 from teleport.kube.service import KubeConfig, KubeServer
 from teleport.kube.services import Services
 from teleport.kube.upstream import Upstream
 from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority
 from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
 from teleport.resources.authority import AuthorityType
-from teleport.store.records import HOSTS, KUBE_SERVICES
+from teleport.ssh.surface import Peer
+from teleport.store.records import HOSTS, KUBE_SERVICES, REMOTE_CLUSTERS, TRUSTED_CLUSTERS
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.tls import mutual_server_context
 from teleport.wire.alpn import HTTP
 
-DECIDED_BY = ("roles/", "users/", "locks/", "cluster/", "authorities/")  # what open calls are decided anew for
+DECIDED_BY = (
+    "roles/",
+    "users/",
+    "locks/",
+    "cluster/",
+    "authorities/",
+    TRUSTED_CLUSTERS,
+    REMOTE_CLUSTERS,
+)  # what open calls are decided anew for
 USAGE = "usage:kube"
 PROVED_FOR = timedelta(minutes=1)  # that a signature is not looked at again, by the same authorities
 PROVED_MOST = 10_000  # certificates
@@ -46,9 +57,11 @@ PROVED_MOST = 10_000  # certificates
 class KubeRules:
     """Who somebody is and what they may do (`kube.needs.Rules`), by what this daemon knows of its cluster."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, whose: Callable[[], Sequence[str]] | None = None) -> None:
+        """`whose` gives the clusters whose people are meant; without it, those of this one."""
         self._view = view
-        self._anchors: tuple[tuple[str, ...], list[TrustedTLSAuthority]] | None = None
+        self._whose = whose or (lambda: (view.cluster,))
+        self._anchors: tuple[tuple[tuple[str, str], ...], list[TrustedTLSAuthority]] | None = None
         self._proved: dict[bytes, tuple[datetime, UserIdentity]] = {}  # by these anchors, and when
 
     def authorities(self) -> tuple[str, ...]:
@@ -57,9 +70,9 @@ class KubeRules:
         return tuple(authority.trusted_tls_certs) if authority is not None else ()
 
     def verify_user_tls(self, certificate: bytes) -> UserIdentity:
-        pems = self.authorities()
+        pems = tuple((one, pem) for one in self._whose() for pem in self._authorities_of(one))
         if self._anchors is None or self._anchors[0] != pems:
-            anchors = [trusted_tls_authority(AuthorityKind.USER, self._view.cluster, pem.encode()) for pem in pems]
+            anchors = [trusted_tls_authority(AuthorityKind.USER, one, pem.encode()) for one, pem in pems]
             self._anchors = (pems, anchors)
             self._proved.clear()
         now = self._view.clock.now()
@@ -72,9 +85,25 @@ class KubeRules:
             if len(self._proved) >= PROVED_MOST:
                 self._proved.clear()
             self._proved[certificate] = (now, identity)
+        if identity.cluster != self._view.cluster:
+            return self._mapped(identity)
         if self._view.present(identity) is None:
             raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
         return identity
+
+    def _authorities_of(self, cluster: str) -> tuple[str, ...]:
+        if cluster == self._view.cluster:
+            return self.authorities()
+        trusted = self._view.trusted_cluster(cluster)
+        found = self._view.authority_of(AuthorityKind.USER, cluster) if trusted is not None else None
+        return tuple(found.trusted_tls_certs) if found is not None else ()
+
+    def _mapped(self, identity: UserIdentity) -> UserIdentity:
+        """Who somebody of another cluster is here. Raises `AccessDenied`."""
+        trusted = self._view.trusted_cluster(identity.cluster)
+        if trusted is None:
+            raise AccessDenied(f"Users of the cluster {identity.cluster} are not let in here.", hint="tctl get tc")
+        return map_user(identity, trusted.role_map, self._view.cluster)
 
     def permit_kube(
         self,
@@ -117,6 +146,7 @@ class KubeSide:
         headers: Headers,
         reach: KubeReach,
         recorded: Recorded,
+        elsewhere: Elsewhere,
     ) -> None:
         """`recorded` is where sessions in pods are recorded. `held` gives the certificates that are shown, as they are
         now. Raises `BadRequest` for credentials that
@@ -136,11 +166,19 @@ class KubeSide:
             sessions=Sessions(
                 recorded.spool, recorded.mode, emitter, clock, view.cluster, UUID(host.host_id), nodename, uuid4
             ),
+            elsewhere=elsewhere,
         )
+        self._view = view
+        self._of_others: dict[str, KubeRules] = {}
         self.server.begin_with(headers)
         self._following = Following(view, self.server)
         view.cache.subscribe(KUBE_SERVICES, lambda _: services.changed())
         self._following.also(KUBE_SERVICES, HOSTS)  # where open calls go, and whether those may be here
+
+    def take_from(self, cluster: str, transport: asyncio.Transport, certificate: bytes, peer: Peer) -> None:
+        """Serves somebody of a cluster that is trusted here, whom a proxy of it leads here."""
+        rules = self._of_others.setdefault(cluster, KubeRules(self._view, lambda: (cluster,)))
+        self.server.introduced(transport, peer, OfCluster(rules, certificate))
 
     def renewed(self) -> None:
         """There are other certificates."""

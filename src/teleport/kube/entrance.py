@@ -28,6 +28,7 @@ class Entered:
     identity: UserIdentity
     peer: Peer  # where the person is
     kube_cluster: str  # where the calls go; empty: nobody chose
+    rules: Rules | None = None  # by which the person is judged, where not by those of everybody
 
 
 class Unspoken(AccessDenied):
@@ -60,6 +61,22 @@ class People:
 
     def stays(self, proved: bytes) -> bool | None:
         return True  # who it is, is asked anew for each call
+
+
+class OfCluster:
+    """Somebody of another cluster of ours, whom a proxy over there leads here: the certificate was proved to it."""
+
+    def __init__(self, rules: Rules, certificate: bytes) -> None:
+        """`rules` judge people of that cluster, and no others."""
+        self._rules = rules
+        self._certificate = certificate
+
+    async def enter(self, proved: bytes, peer: Peer, reader: asyncio.StreamReader) -> Entered:
+        identity = self._rules.verify_user_tls(self._certificate)
+        return Entered(self._certificate, identity, peer, identity.kube_cluster, self._rules)
+
+    def stays(self, proved: bytes) -> bool | None:
+        return True  # the tunnel ends when the proxy may not lead here any more
 
 
 class Hosts(Protocol):

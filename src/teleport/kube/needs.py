@@ -23,6 +23,24 @@ Context = Callable[[], ssl.SSLContext]
 """The TLS context of the next connection; it asks for a client certificate of the user authorities that count now."""
 
 
+class Elsewhere(Protocol):
+    """The way to other clusters of ours, for people whose certificates lead there."""
+
+    def meant(self, identity: UserIdentity) -> bool:
+        """Whether another cluster is meant."""
+        ...
+
+    async def connect(
+        self, certificate: bytes, identity: UserIdentity, host: str, port: int
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to a proxy over there, which judges the person by itself. Raises `TeleportError`."""
+        ...
+
+    def still(self, certificate: bytes, host: str) -> bool:
+        """Whether somebody who proved this certificate may still be led there."""
+        ...
+
+
 class Rules(Protocol):
     """Who somebody is, and what they may do now."""
 

@@ -26,17 +26,18 @@ import h11
 from teleport.audit.emits import Emits
 from teleport.audit.events import AuthFailed, KubeRequest, new_event
 from teleport.clock import Clock
-from teleport.errors import AccessDenied, BadRequest, TeleportError
+from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 from teleport.identity import UserIdentity
 from teleport.kube.entrance import Entered, Entrance, People, Unspoken
 from teleport.kube.forwarder import Forwarder, Outcome, refuse
 from teleport.kube.heads import BadHead
-from teleport.kube.http import READ, Client, Request
-from teleport.kube.needs import Context, Rules, Sessions
+from teleport.kube.http import READ, Client, Request, Server
+from teleport.kube.needs import Context, Elsewhere, Rules, Sessions
 from teleport.kube.services import Services, ServicesOfOne
 from teleport.kube.status import Refusal
+from teleport.kube.streams import relay
 from teleport.kube.upstream import Upstream
-from teleport.ssh.listener import Before, Listener, Slot
+from teleport.ssh.listener import Before, Listener, NoSlot, Slot
 from teleport.ssh.surface import Peer
 from teleport.transport.entrance import ConnectionLimits, Users
 from teleport.transport.limits import Heard
@@ -82,16 +83,19 @@ class KubeServer:
         entrance: Entrance | None = None,
         sessions: Sessions | None = None,
         recorded_before: bool = False,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """`context` gives the TLS context of the next connection; it must require a client certificate. `services` are
         those that lead to further clusters; `entrance` says whose a connection is, where people do not come
         themselves. `sessions` is what those in pods are recorded with, `recorded_before` says that who comes here has
-        them recorded; without either, none is let in where they have to be."""
+        them recorded; without either, none is let in where they have to be. `elsewhere` leads to other clusters of
+        ours."""
         self.config = config
         self.clusters = clusters
         self.rules = rules
         self.services = services
         self.entrance = entrance or People(rules)
+        self.elsewhere = elsewhere
         self.clock = clock
         self.sessions = sessions
         self.recorded_before = recorded_before
@@ -109,6 +113,13 @@ class KubeServer:
     def accepted(self, transport: asyncio.Transport) -> None:
         """Takes a connection over that was accepted elsewhere, or came by a tunnel."""
         self._listener.accepted(transport)
+
+    def introduced(self, transport: asyncio.Transport, peer: Peer, entrance: Entrance) -> None:
+        """Serves somebody who proved a certificate elsewhere, as `entrance` knows, and whose HTTP comes by this
+        transport."""
+        connection = _Connection(self, peer, NoSlot(), entrance)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
 
     def begin_with(self, before: Before) -> None:
         """What balancers say before everything else."""
@@ -293,7 +304,7 @@ def _end_of_tls(context: ssl.SSLContext, inside: _Connection) -> asyncio.Protoco
 class _Connection(asyncio.StreamReaderProtocol):
     """One client."""
 
-    def __init__(self, server: KubeServer, peer: Peer, slot: Slot) -> None:
+    def __init__(self, server: KubeServer, peer: Peer, slot: Slot, entrance: Entrance | None = None) -> None:
         self._client_reader = asyncio.StreamReader(limit=READ)
         super().__init__(self._client_reader)
         self.peer = peer
@@ -303,6 +314,9 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._serving: asyncio.Task[None] | None = None
         self._forwarder: Forwarder | None = None
         self._proved = b""  # certificate, by TLS
+        self._entrance = entrance or server.entrance
+        self._over_tls = entrance is None
+        self._led: Entered | None = None  # whoever is led to another cluster
         self._client: Client | None = None
         self._idle = True  # between requests
         self._ends: asyncio.TimerHandle | None = None
@@ -327,6 +341,11 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._serving = self._server.start(self, self._client_reader, writer)
         if self._serving is None:
             transport.abort()
+
+    def eof_received(self) -> bool:
+        """Whoever sends no more has left: so it is over TLS, and so it is to be by other ways."""
+        super().eof_received()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -359,10 +378,13 @@ class _Connection(asyncio.StreamReaderProtocol):
             self.abort(STOPPED)
 
     def reconsider(self) -> None:
-        stays = self._server.entrance.stays(self._proved) if self._forwarder is not None else True
+        stays = self._entrance.stays(self._proved) if self._forwarder is not None else True
         if stays is None:
             self.leave()
         if stays is False or (self._forwarder is not None and not self._forwarder.still()):
+            self._cut()
+        led, elsewhere = self._led, self._server.elsewhere
+        if led is not None and elsewhere is not None and not elsewhere.still(led.certificate, led.peer.host):
             self._cut()
 
     def _cut(self) -> None:
@@ -385,8 +407,9 @@ class _Connection(asyncio.StreamReaderProtocol):
     async def _serve(self, client: Client, writer: asyncio.StreamWriter) -> None:
         self._client = client
         try:
-            self._proved = writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
-            entered = await self._server.entrance.enter(self._proved, self.peer, client.reader)
+            if self._over_tls:
+                self._proved = writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
+            entered = await self._entrance.enter(self._proved, self.peer, client.reader)
         except AccessDenied as error:
             why = " ".join(filter(None, (error.message, getattr(error, "detail", ""))))
             await self._server.failed(self.peer, "", why)
@@ -403,7 +426,11 @@ class _Connection(asyncio.StreamReaderProtocol):
         try:
             self._slot.proved()
             probe(writer.transport)
-            await self._calls(client, entered)
+            elsewhere = self._server.elsewhere
+            if elsewhere is not None and self._over_tls and elsewhere.meant(identity):
+                await self._lead(client, entered, elsewhere)
+            else:
+                await self._calls(client, entered)
         finally:
             self._server.users.leave(identity.name)
 
@@ -414,6 +441,27 @@ class _Connection(asyncio.StreamReaderProtocol):
             await refuse(client, refusal)
             await _close(client)
 
+    async def _lead(self, client: Client, entered: Entered, elsewhere: Elsewhere) -> None:
+        """To another cluster of ours, whose proxy reads what follows."""
+        self._led = entered
+        try:
+            peer = entered.peer
+            reader, writer = await elsewhere.connect(entered.certificate, entered.identity, peer.host, peer.port)
+        except TeleportError as error:
+            why = " ".join(filter(None, (error.message, getattr(error, "detail", ""))))
+            await self._server.failed(self.peer, entered.identity.name, why)
+            code = 403 if isinstance(error, AccessDenied | NotFound) else 502
+            await self._refuse_first(client, Refusal(code, error.message, error.hint))
+            return
+        self._idle = False
+        seconds = (entered.identity.expires - self._server.clock.now()).total_seconds()
+        self._ends = asyncio.get_running_loop().call_later(max(seconds, 0), self._cut)
+        server = Server(reader, writer)
+        try:
+            await relay(client, server)
+        finally:
+            server.close()
+
     async def _calls(self, client: Client, entered: Entered) -> None:
         server = self._server
         services = ServicesOfOne(server.services, entered.certificate, entered.peer) if server.services else None
@@ -422,7 +470,7 @@ class _Connection(asyncio.StreamReaderProtocol):
             entered.identity,
             entered.peer,
             clusters=server.clusters,
-            rules=server.rules,
+            rules=entered.rules or server.rules,
             own_name=server.config.cluster,
             tells=server,
             named=entered.kube_cluster,

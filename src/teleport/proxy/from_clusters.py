@@ -27,6 +27,7 @@ from teleport.ssh.handlers import Channel
 from teleport.ssh.relay import NodeLeg
 from teleport.ssh.surface import Peer, Refusal
 from teleport.store.resolve import Destination
+from teleport.transport import memory_pair
 from teleport.tunnel import cluster_messages as cm
 from teleport.wire import vouch
 
@@ -42,6 +43,11 @@ class Trust(Protocol):
 
     def verify_user(self, certificate: bytes) -> UserIdentity:
         """A user of a cluster that is trusted here, with what the role map gives. Raises `AccessDenied`."""
+        ...
+
+    def take_kube(self, transport: asyncio.Transport, certificate: bytes, peer: Peer) -> None:
+        """Serves a Kubernetes client of that cluster, who proved a TLS certificate (DER) to its proxy. Raises
+        `TeleportError`."""
         ...
 
 
@@ -70,8 +76,10 @@ class FromCluster:
         router, who, peer, what = self._router, None, Peer("", 0), ""
         try:
             dial, certificate = cm.read_dial(data, router.config.cluster)
-            what = f"proxy:{dial.host}:{dial.port}" if dial.conn_type == cm.NODE else "auth"
+            what = f"proxy:{dial.host}:{dial.port}" if dial.conn_type == cm.NODE else dial.conn_type
             peer = self._vouched(dial)
+            if dial.conn_type == cm.KUBE:
+                return self._to_kube(channel, certificate, peer)
             who = self._user(certificate)
             if dial.conn_type == cm.AUTH:
                 refused = router.directory.why_no_session(who, peer.host)
@@ -110,6 +118,12 @@ class FromCluster:
         if found.origin is None or found.origin.cluster != self._cluster:
             raise AccessDenied(f"This is no certificate of the cluster {self._cluster}.", hint="tsh login")
         return found
+
+    def _to_kube(self, channel: Channel, certificate: bytes, peer: Peer) -> NodeLeg:
+        """The listener for Kubernetes clients judges and records by itself, as of whoever comes to it."""
+        leg = NodeLeg(channel, b"", channel.close)
+        memory_pair.connect(lambda: leg, lambda far: self._trust.take_kube(far, certificate, peer))
+        return leg
 
     async def _to_auth(self, channel: Channel, peer: Peer) -> NodeLeg:
         first = self._vouch_to_auth(peer.host, peer.port, peer.through)

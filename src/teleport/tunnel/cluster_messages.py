@@ -1,12 +1,13 @@
 """What a proxy asks of another cluster's proxy, through the tunnel that the latter keeps (`tunnel.clusters`). Pure.
 
 The message opens a `teleport-transport` channel; the channel's bytes are those of the connection asked for. It names a
-host of the other cluster as the user typed it, or that cluster's auth service, and never an address to dial: the other
-proxy looks the name up among its own registered hosts, as for clients of its own.
+host of the other cluster as the user typed it, or that cluster's auth service, or what its proxy serves Kubernetes
+clients with, and never an address to dial: the other proxy looks the name up among its own registered hosts, as for
+clients of its own. Towards Kubernetes the bytes are HTTP, as the person's client speaks it.
 
 `vouch` is a line of `wire.vouch` by the asking proxy. Its target is `dial_target`, which covers the whole message: a
 line that was heard elsewhere leads to no other host and for no other user. `certificate` is the user's SSH certificate
-(base64 of its blob), which the asking proxy has seen proved.
+(base64 of its blob), or for Kubernetes the TLS certificate (of its DER), which the asking proxy has seen proved.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _DIALS: Final = UUID("a9a3f1de-6a0c-4f43-8c0e-3f6f0f1f7a11")  # name space of `d
 
 NODE: Final = "node"
 AUTH: Final = "auth"
+KUBE: Final = "kube"
 
 
 class ClusterDial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +37,7 @@ class ClusterDial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     cluster: str  # that is asked
     certificate: str  # the user's
-    conn_type: Literal["node", "auth"] = NODE
+    conn_type: Literal["node", "auth", "kube"] = NODE
     host: str = ""  # as it was typed; of a node
     port: int = 0
     vouch: str = ""
@@ -61,7 +63,7 @@ def read_dial(data: bytes, cluster: str) -> tuple[ClusterDial, bytes]:
     if dial.cluster != cluster:
         raise BadRequest(f"this is the cluster {cluster}, and another one was asked for")
     if len(dial.host) > MAX_HOST or not 0 <= dial.port <= 65535 or (dial.conn_type == NODE) != bool(dial.host):
-        raise BadRequest("a connection leads to a host, by its name and port, or to auth")
+        raise BadRequest("a connection leads to a host, by its name and port, or to auth or Kubernetes")
     try:
         return dial, base64.b64decode(dial.certificate.encode("ascii"), validate=True)
     except (binascii.Error, ValueError):

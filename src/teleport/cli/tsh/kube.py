@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from teleport.cli import render
-from teleport.cli.tsh.flags import Flags, access, now, takes_flags
+from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_flags
 from teleport.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
@@ -24,16 +24,18 @@ def kube() -> None:
 @kube.command()
 @click.option("-q", "--quiet", is_flag=True, help="names alone, without a header")
 @click.option("-f", "--format", "form", type=click.Choice(["text", "json"]), default="text")
+@cluster_option
 @takes_flags
-def ls(flags: Flags, quiet: bool, form: str) -> None:
+def ls(flags: Flags, quiet: bool, form: str, cluster: str) -> None:
     """List the Kubernetes clusters that you may use."""
     from teleport.client import kube as clients
     from teleport.client import kubeconfig_file
 
     found = access(flags, "")
     profile = _profile(flags)
-    names = clients.clusters(found, clients.address_of(profile, flags.home, now()))
-    chosen = kubeconfig_file.current(kubeconfig_file.path_of(os.environ), profile.root_cluster)
+    where, at = cluster or profile.cluster, now()
+    names = clients.clusters(found, clients.address_of(profile, flags.home, at), flags.home, profile, where, at)
+    chosen = kubeconfig_file.current(kubeconfig_file.path_of(os.environ), where)
     if form == "json":
         from teleport.cli.tsh.output import json_text
 
@@ -47,8 +49,9 @@ def ls(flags: Flags, quiet: bool, form: str) -> None:
 
 @kube.command()
 @click.argument("name")
+@cluster_option
 @takes_flags
-def login(flags: Flags, name: str) -> None:
+def login(flags: Flags, name: str, cluster: str) -> None:
     """Point kubectl at a Kubernetes cluster: its context becomes the current one of the kubeconfig."""
     from teleport.client import keystore, kubeconfig_file
     from teleport.client import kube as clients
@@ -56,12 +59,13 @@ def login(flags: Flags, name: str) -> None:
     found = access(flags, "")
     profile = _profile(flags)
     address = clients.address_of(profile, flags.home, now())
-    if name not in clients.clusters(found, address):
+    where = cluster or profile.cluster
+    if name not in clients.clusters(found, address, flags.home, profile, where, now()):
         raise NotFound(f"there is no Kubernetes cluster {name!r} that you may use", hint="tsh kube ls")
-    clients.credentials(flags.home, profile, name, now())  # so that what refuses it is said now
+    clients.credentials(flags.home, profile, name, now(), where)  # so that what refuses it is said now
     files = keystore.KeyFiles(profile.name, profile.user)
     entry = kubeconfig_file.Entry(
-        cluster=profile.root_cluster,
+        cluster=where,
         kube_cluster=name,
         server=address,
         authorities=keystore.write_kube_authorities(flags.home, files, profile.root_cluster),
@@ -86,9 +90,7 @@ def credentials(flags: Flags, kube_cluster: str, teleport_cluster: str) -> None:
         raise BadRequest("this prints a private key, and not on a terminal", hint="kubectl asks for it: tsh kube login")
     profile = _profile(flags)
     renewal.keep_fresh(flags.home, profile.name, now())
-    if teleport_cluster and teleport_cluster != profile.root_cluster:
-        raise NotFound(f"the login at {profile.web_proxy_addr} is none of {teleport_cluster}", hint="tsh login")
-    render.out(clients.exec_credential(clients.credentials(flags.home, profile, kube_cluster, now())))
+    render.out(clients.exec_credential(clients.credentials(flags.home, profile, kube_cluster, now(), teleport_cluster)))
 
 
 def _profile(flags: Flags) -> Profile:
