@@ -23,7 +23,7 @@ def run(folder: Path, server: str, *arguments: str) -> Ran:
 
 
 def test_text_names_each_port_with_whom_and_why(tmp_path: Path) -> None:
-    out = run(tmp_path, "auth.example.com:3025").ok().out
+    out = run(tmp_path, "auth.example.com:3025", "--offline").ok().out
     inbound, _, outbound = out.partition("Outbound")
     assert "tcp 3022" in inbound
     assert "proxies" in inbound
@@ -48,6 +48,10 @@ def test_a_proxy_that_cannot_be_asked_is_said(tmp_path: Path) -> None:
         (tmp_path / "proc" / "door").write_text(f"proxy 127.0.0.1 {bound.getsockname()[1]}\n")
         ran = run(tmp_path, f"127.0.0.1:{bound.getsockname()[1]}", "--format=nft").ok()
     assert "3024 is taken" in ran.err
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        (tmp_path / "proc" / "door").unlink()
+        assert "it is taken for auth itself" in run(tmp_path, f"127.0.0.1:{bound.getsockname()[1]}").ok().err
     assert ran.out.startswith("# ")
     assert ran.out.endswith("}\n")
 

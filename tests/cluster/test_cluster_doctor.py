@@ -25,7 +25,18 @@ from tests.cluster import cluster_networks
 from tests.cluster.cluster_networks import switch
 
 from teleport.daemon.doctor.patient import processes_of
-from teleport.testing.cluster import BIN, LOOPBACK, Cluster, Ran, at, free_port, plain_environment, run, wait_until
+from teleport.testing.cluster import (
+    BIN,
+    LOOPBACK,
+    Cluster,
+    Host,
+    Ran,
+    at,
+    free_port,
+    plain_environment,
+    run,
+    wait_until,
+)
 from teleport.testing.public_authority import PublicAuthority
 
 SECRET = "sesame-of-the-cluster"  # a join token, in the configuration itself
@@ -257,3 +268,39 @@ def test_who_is_not_root_is_told_what_was_not_looked_at(tmp_path: Path) -> None:
         ran = doctor()
         assert (ran.status, ran.stdout.startswith("Nothing was found.")) == (0, True), ran
         assert "files open" not in ran.stdout
+
+
+@pytest.mark.parametrize("way", ["direct", "through the proxy"])
+def test_a_sound_node_has_no_finding_before_it_joins_while_it_runs_and_after(
+    cluster: Cluster, tmp_path: Path, way: str
+) -> None:
+    """And the ports that it needs are those of this cluster, as the proxy says."""
+    token = tmp_path / "token"
+    cluster.tctl("tokens", "add", "--type=node", f"--out={token}").ok()
+    config = cluster.node_config("sound", auth_token=str(token), ca_pin=cluster.ca_pin())
+    if way != "direct":
+        config["teleport"]["auth_servers"] = [at(cluster.web_port)]
+    node = Host(tmp_path / "node", config)
+
+    def teleport(*words: str) -> Ran:
+        return run(BIN / "teleport", *words, f"--config={node.config_path}", environment=plain_environment(node.folder))
+
+    teleport("doctor").ok()
+    before = json.loads(teleport("ports", "--format=json").ok().stdout)
+    with node:
+        teleport("doctor").ok()
+        found = json.loads(teleport("ports", "--format=json").ok().stdout)
+        assert found == before, "it is asked who answers there, before this host knows"
+        assert found["notes"] == []
+        out = [one["port"] for one in found["ports"] if one["direction"] == "out" and not one["only_if"]]
+        inbound = [one["port"] for one in found["ports"] if one["direction"] == "in"]
+        if way == "direct":
+            assert (out, len(inbound)) == ([cluster.auth_port], 2)
+        else:
+            assert (out, inbound) == ([cluster.web_port, cluster.tunnel_port], [node.diag_port])
+    teleport("doctor").ok()
+    if way == "direct":
+        config["teleport"]["ca_pin"] = f"sha256:{'0' * 64}"
+        node.write()
+        ran = teleport("doctor")
+        assert (ran.status, "teleport.ca_pin" in ran.stdout) == (1, True)

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("-c", "--config", "config_file", metavar="FILE", help="Configuration file [/etc/teleport.yaml].")
 @click.option("-r", "--roles", metavar="LIST", default="", help="Services, as for `start`: proxy,node,auth.")
-@click.option("--offline", is_flag=True, help="Do not ask the proxy where tunnels end; 3024 is taken.")
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Ask nobody: whether auth or a proxy is at auth_servers is told by the port, and tunnels end at 3024.",
+)
 @click.option(
     "-f", "--format", "form", type=click.Choice(("text", "nft", "json")), default="text", help="Form of the output."
 )
@@ -59,8 +63,15 @@ def _surroundings(config: Config, *, offline: bool) -> tuple[Surroundings, list[
     from teleport.daemon import identities
     from teleport.daemon.needed_ports import Surroundings
 
+    notes: list[str] = []
     through = config.auth is None and identities.leads_through_proxy(config.data_dir / "proc", config)
-    tunnel, notes = None, []
+    if config.auth is None and not offline and not os.path.exists(config.data_dir / "proc" / "door"):
+        asked = _door(config)  # it has not joined, or this user may not look
+        if asked is None:
+            taken = "a proxy" if through else "auth itself"
+            notes.append(f"note: nobody answers at teleport.auth_servers; by its port it is taken for {taken}")
+        through = through if asked is None else asked
+    tunnel = None
     if through and config.node is not None and config.proxy is None:
         tunnel = None if offline else _asked(config)
         if tunnel is None:
@@ -70,6 +81,17 @@ def _surroundings(config: Config, *, offline: bool) -> tuple[Surroundings, list[
                 else "note: no proxy says where tunnels end: 3024 is taken; run it again when one is reached"
             )
     return Surroundings(through, tunnel, _name_servers(), _site_proxy), notes
+
+
+def _door(config: Config) -> bool | None:
+    """Whether a proxy answers at the first of `auth_servers` that does, or auth itself; None: nobody."""
+    from teleport.api.join import find_cluster
+    from teleport.errors import TeleportError
+
+    try:
+        return find_cluster([(one.host, one.port) for one in config.auth_servers], ()).door.through_proxy
+    except TeleportError:
+        return None
 
 
 def _asked(config: Config) -> HostPort | None:
