@@ -10,7 +10,7 @@ import zlib
 import pytest
 
 from teleport.kube.exec_channels import BadStream, Channel, LastWord, Pieces, Reader, Sizes
-from teleport.kube.spdy import DICTIONARY, MOST_BLOCK, SpdyReader, SpdyStreams, data_frame
+from teleport.kube.spdy import DICTIONARY, MOST_BLOCK, SpdyReader, SpdyStreams
 from teleport.kube.websocket_frames import MOST, WebsocketReader, frame
 
 MASK = b"\x11\x22\x33\x44"
@@ -108,8 +108,8 @@ def test_a_websocket_is_read_however_it_is_cut(seed: int) -> None:
     sizes = joined([piece for part in cut(up, chance) for piece in reader.feed(part)])
     assert (reader.typed, sizes) == (typed, {Channel.RESIZE: b'{"Width":9,"Height":8}\n' * 30})
     assert server.between
-    assert server.feed(b"\x88\x00") == []
-    assert not server.between
+    assert server.feed(server.last_word(b"{}")) == [(Channel.ERROR, b"{}")]
+    assert (server.closed, server.between) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -261,8 +261,10 @@ def test_the_dictionary_is_the_one_of_everybody() -> None:
 
 def test_our_own_frame_ends_its_stream() -> None:
     streams, up, opening = all_streams()
+    server = streams.reader(client=False)
+    assert server.last_word(b"why") == b""
     up.feed(opening)
-    assert streams.reader(client=False).feed(data_frame(1, b"why")) == [(Channel.ERROR, b"why")]
+    assert server.feed(server.last_word(b"why")) == [(Channel.ERROR, b"why")]
 
 
 def test_sizes() -> None:

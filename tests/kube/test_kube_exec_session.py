@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -263,6 +263,19 @@ async def test_an_end_that_cannot_be_put_on_record_is_made_up_for(tmp_path: Path
         assert lab.recordings.on_record_of == []
 
 
+@pytest.mark.parametrize("by_client", [True, False])
+async def test_who_leaves_after_the_last_word_does_not_disconnect(tmp_path: Path, by_client: bool) -> None:
+    """kubectl goes once it knows how the command ended, whether or not the server ends the stream first."""
+    async with kube_lab(tmp_path) as lab:
+        async with stream(lab, "echo", "a") as found:
+            while by_client and (await found.receive_bytes())[:1] != b"\x03":
+                pass
+            if not by_client:
+                await rest(found)
+        end, _ = await ended(lab)
+        assert end.reason == ""
+
+
 async def test_a_lost_api_server(tmp_path: Path) -> None:
     async with kube_lab(tmp_path) as lab, stream(lab, "cat") as found:
         await found.send_bytes(b"\x00a")
@@ -343,8 +356,10 @@ async def test_a_hundred_at_once(tmp_path: Path) -> None:
 # the real kubectl
 
 
-async def kubectl(lab: Lab, *words: str, stdin: bytes = b"", spdy: bool = False) -> tuple[int, bytes, bytes]:
-    """Runs it as Alice: its status, what it printed, and its errors."""
+async def kubectl(
+    lab: Lab, *words: str, stdin: bytes = b"", spdy: bool = False, shown: Callable[[], None] | None = None
+) -> tuple[int, bytes, bytes]:
+    """Runs it as Alice: its status, what it printed, and its errors. `shown` is called after the first line."""
     certificate, key = lab.pair()
     (lab.folder / "root.pem").write_text(lab.cluster.ca_pems[0])
     config = {
@@ -378,6 +393,10 @@ async def kubectl(lab: Lab, *words: str, stdin: bytes = b"", spdy: bool = False)
         env=environment,
     )
     async with asyncio.timeout(30):
+        if shown is not None:
+            assert process.stdout is not None
+            await process.stdout.readline()
+            shown()
         said, errors = await process.communicate(stdin)
     assert process.returncode is not None
     return process.returncode, said, errors
@@ -417,6 +436,20 @@ async def test_kubectl_cp_both_ways(tmp_path: Path, spdy: bool) -> None:
         await lab.events.wait_for("session.end", len(lab.recordings.all))
         assert not any(data[:1000] in one.stdout for one in lab.recordings.all[:-1])
         assert data in lab.recordings.all[-1].stdout
+
+
+@KUBECTL
+@BOTH
+async def test_kubectl_prints_why_a_session_was_ended(tmp_path: Path, spdy: bool) -> None:
+    async with kube_lab(tmp_path) as lab:
+
+        def fail() -> None:
+            lab.recordings.all[0].failed.set_result(TeleportError("the disk is full"))
+
+        script = "echo a; exec sleep 100"
+        status, _, errors = await kubectl(lab, "exec", "web", "--", "sh", "-c", script, spdy=spdy, shown=fail)
+        assert status != 0
+        assert b"This session was ended: the recording failed." in errors
 
 
 @KUBECTL

@@ -40,9 +40,19 @@ class Reader(Protocol):
     """Reads one direction."""
 
     typed: int  # bytes of stdin so far
+    closed: bool  # whether this side has said that it is about to go
 
     def feed(self, data: bytes) -> Pieces:
         """What is in the next bytes, but for stdin. Raises `BadStream`."""
+        ...
+
+    @property
+    def between(self) -> bool:
+        """Whether something of ours could come behind what was read so far."""
+        ...
+
+    def last_word(self, status: bytes) -> bytes:
+        """What tells the client the last word in the server's place; nothing where it has no place for it."""
         ...
 
 

@@ -9,6 +9,7 @@ that fails. Where recordings are sent while they are made, what the client sees 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from teleport.kube.exec_request import PodCommand, read_command
 from teleport.kube.http import READ, Client, Server
 from teleport.kube.needs import Recording, Sessions
 from teleport.kube.spdy import SpdyStreams
+from teleport.kube.status import Refusal
 from teleport.kube.websocket_frames import WebsocketReader
 from teleport.recording.format import RecordingHeader
 from teleport.ssh.surface import Peer
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 E_ = TypeVar("E_", bound=PodEvent)
 FIRST_SIZE: Final = (80, 24)  # of a terminal, until the client says its own
 CLOSE_SECONDS: Final = 900.0  # a long recording takes seconds for each GiB
+SAY_SECONDS: Final = 1.0  # for a client to take why its session is ended
 LEFT: Final = "the client disconnected"
 LOST: Final = "the API server ended the stream"
 UNRECORDED: Final = "the recording failed"
@@ -78,10 +81,11 @@ class ExecSession:
         self._sizes = Sizes()
         self._size: tuple[int, int] = FIRST_SIZE
         self._last_word = LastWord()
+        self._clean = True  # what the client was sent ends with a frame
         self._sent = 0  # bytes of output
         self._next = 0  # index of the next event
         self._started = False  # its start is on record
-        self._reason = ""  # why it ended when not by itself
+        self._reason = LEFT  # why it ended when not by itself
 
     # the start
 
@@ -149,7 +153,21 @@ class ExecSession:
         for error in found:
             if not isinstance(error, _Ended):
                 log.error("a session in a pod failed sid=%s", self.sid, exc_info=error)
-        self._reason = UNRECORDED if failed.done() else str(found[0]) if found else ""
+        self._reason = UNRECORDED if failed.done() else str(found[0]) if found else LEFT
+        if self._reason == LOST and self._from_client.closed:
+            self._reason = LEFT
+        if self._reason not in (LOST, LEFT):
+            await self._say(client)
+
+    async def _say(self, client: Client) -> None:
+        """Tells the client why we end it, where that can be told: kubectl prints the sentence."""
+        if not self._clean or self._last_word.came:
+            return
+        status = Refusal(500, f"This session was ended: {self._reason}.").body
+        client.writer.write(self._from_server.last_word(status))
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(SAY_SECONDS):
+                await client.writer.drain()
 
     async def _pump(
         self,
@@ -166,6 +184,8 @@ class ExecSession:
                 await noted(data)
                 over = sink_over
                 sink.writer.write(data)
+                if isinstance(sink, Client):
+                    self._clean = self._from_server.between
                 data = b""
                 await sink.writer.drain()
                 over = ends[0]

@@ -31,7 +31,7 @@ from teleport.identity import UserIdentity
 from teleport.kube import exec_request, filtered, filtering, impersonate, streams
 from teleport.kube.calls import Call, classify, makes
 from teleport.kube.credentials import authorization
-from teleport.kube.exec_session import LEFT, ExecSession, Who
+from teleport.kube.exec_session import ExecSession, Who
 from teleport.kube.heads import asks_upgrade, forwarded, plain_name, values
 from teleport.kube.http import Client, Request, Server
 from teleport.kube.list_filter import ListFilter, UnreadableList, WatchFilter
@@ -300,7 +300,7 @@ class Forwarder:
             why = f"not started: {refused.reason}"
             raise
         except BaseException:
-            why = self.cut_by or LEFT
+            why = self.cut_by
             raise
         finally:
             await _to_its_end(session.end(why))

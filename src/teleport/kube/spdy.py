@@ -76,6 +76,7 @@ class SpdyReader:
 
     def __init__(self, streams: SpdyStreams, *, client: bool) -> None:
         self.typed = 0
+        self.closed = False
         self._streams = streams
         self._client = client
         self._head = b""  # of the frame that comes, with the whole of a control frame
@@ -114,8 +115,14 @@ class SpdyReader:
 
     @property
     def between(self) -> bool:
-        """Whether a frame of ours could come now."""
         return not self._left and not self._head
+
+    def last_word(self, status: bytes) -> bytes:
+        numbers = {channel: number for number, channel in self._streams.channels.items()}
+        if Channel.ERROR not in numbers:
+            return b""
+        ends = [data_frame(numbers[one], b"") for one in (Channel.STDOUT, Channel.STDERR) if one in numbers]
+        return b"".join([data_frame(numbers[Channel.ERROR], status), *ends])
 
     def _missing(self) -> int:
         """Bytes that are still to come of a frame's head, of a control frame also of the rest, as far as is known."""
@@ -151,6 +158,7 @@ class SpdyReader:
         if kind in _LENGTHS:
             if len(body) != _LENGTHS[kind] or flags:
                 raise BadStream("a control frame has a length that is not its own")
+            self.closed = self.closed or kind == _GOAWAY
         elif kind == _SETTINGS:
             if len(body) < 4 or len(body) != 4 + 8 * int.from_bytes(body[:4]):
                 raise BadStream("settings have a length that is not theirs")

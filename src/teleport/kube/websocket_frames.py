@@ -15,6 +15,7 @@ MOST: Final = 32 * 1024 * 1024  # bytes of a frame, as API servers take them
 _CHANNELS: Final = (Channel.STDIN, Channel.STDOUT, Channel.STDERR, Channel.ERROR, Channel.RESIZE)
 _END_OF_CHANNEL: Final = 255  # of `v5`: the next byte names the channel that has ended
 _CONTINUED, _BINARY, _CLOSE, _PING, _PONG = 0, 2, 8, 9, 10
+_NORMAL: Final = (1000).to_bytes(2)  # why it is closed
 _MOST_CONTROL: Final = 125
 
 
@@ -34,14 +35,14 @@ class WebsocketReader:
         self._last = True  # whether the frame ends its message
         self._continues = False  # whether a message goes on in a later frame
         self._channel = -1  # of the message; -1: not known yet
-        self._closed = False
+        self.closed = False
 
     def feed(self, data: bytes) -> Pieces:
         found: Pieces = []
         at, end = 0, len(data)
         while at < end or (self._in_frame and not self._left):
             if not self._in_frame:
-                if self._closed:
+                if self.closed:
                     raise BadStream("something comes after the end of the websocket")
                 taken = min(self._missing(), end - at)
                 self._head += data[at : at + taken]
@@ -61,8 +62,10 @@ class WebsocketReader:
 
     @property
     def between(self) -> bool:
-        """Whether a frame of ours could come now."""
-        return not self._in_frame and not self._head and not self._continues and not self._closed
+        return not self._in_frame and not self._head and not self._continues and not self.closed
+
+    def last_word(self, status: bytes) -> bytes:
+        return frame(bytes((_CHANNELS.index(Channel.ERROR),)) + status) + frame(_NORMAL, closes=True)
 
     def _missing(self) -> int:
         """Bytes of the head that are still to come, as far as is known."""
@@ -105,7 +108,7 @@ class WebsocketReader:
     def _end(self) -> None:
         self._in_frame = False
         if self._operation == _CLOSE:
-            self._closed = True
+            self.closed = True
         elif self._operation < _CLOSE:
             self._continues = not self._last
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import struct
 import termios
 import zlib
@@ -202,8 +203,7 @@ async def serve_command(side: PodStreams, command: list[str], *, terminal: bool,
         for task in (receiving, leaving):
             task.cancel()
         await asyncio.wait([receiving, leaving])
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        _kill(process)
         await process.wait()
         if terminal:
             os.close(ours)
@@ -212,8 +212,14 @@ async def serve_command(side: PodStreams, command: list[str], *, terminal: bool,
 async def _when(receiving: asyncio.Task[None], process: asyncio.subprocess.Process) -> None:
     """Who leaves takes the command along."""
     await asyncio.wait([receiving])
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+    _kill(process)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """With what it started."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _receive(side: PodStreams, process: asyncio.subprocess.Process, ours: int) -> None:
