@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EARLY: Final = timedelta(minutes=1)  # that kubectl is told the end before it
 PORT: Final = 3026
+KUBE_NAME: Final = "kube.teleport.cluster.local"  # of proxies at a port that serves everything (`pki.x509cert`)
 LISTED_AT: Final = "/v1/teleport/clusters"
 MAX_LIST: Final = 1 << 20  # bytes
 _ODD: Final = "check that --proxy names a proxy of this version"
@@ -39,18 +40,30 @@ class Held:
     expires: datetime
 
 
-def address_of(found: Profile, home: Home, now: datetime) -> str:
-    """Where the profile's proxy serves Kubernetes clients, host:port. Raises `NotFound` when it does not."""
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a proxy serves Kubernetes clients: host:port, and the name to ask for in TLS; empty: the host's."""
+
+    address: str
+    server_name: str = ""
+
+
+def address_of(found: Profile, home: Home, now: datetime) -> Where:
+    """Where the profile's proxy serves Kubernetes clients. Raises `NotFound` when it does not."""
     from teleport.client.access import profile_trust
+    from teleport.client.addresses import join
     from teleport.client.webapi import WebAPI
 
-    address = kube_address(WebAPI(*found.web, profile_trust(home, found), now).ping(), found.web[0])
+    ping = WebAPI(*found.web, profile_trust(home, found), now).ping()
+    if ping.tls_routing and ping.kube_enabled and not (ping.kube_public_addr or ping.kube_listen_addr):
+        return Where(join(*found.web), KUBE_NAME)
+    address = kube_address(ping, found.web[0])
     if not address:
         raise NotFound(
             f"the proxy {found.web_proxy_addr} serves no Kubernetes clients",
             hint="its file has to say proxy_service.kube_listen_addr, or proxy_service.kubernetes.enabled",
         )
-    return address
+    return Where(address)
 
 
 def kube_address(ping: Ping, host: str) -> str:
@@ -63,7 +76,7 @@ def kube_address(ping: Ping, host: str) -> str:
     return join(host, int(port)) if port.isdigit() and 0 < int(port) < 65536 else ""
 
 
-def clusters(access: Access, address: str, home: Home, found: Profile, cluster: str, now: datetime) -> list[str]:
+def clusters(access: Access, at: Where, home: Home, found: Profile, cluster: str, now: datetime) -> list[str]:
     """The names of the Kubernetes clusters of `cluster` that the person may use. Raises `ConnectionProblem`, and
     `AccessDenied` with what the proxy says."""
     from teleport.client.addresses import split_port
@@ -73,17 +86,17 @@ def clusters(access: Access, address: str, home: Home, found: Profile, cluster: 
     from teleport.transport.tls import client_context_of, cluster_client_context
 
     held = access.credentials
-    host, port = split_port(address, PORT)
+    host, port = split_port(at.address, PORT)
     if cluster == found.cluster:  # where the login's own certificate leads
         context = cluster_client_context(held.ca_pems, held.tls_file, held.key_file)
     else:
         made = _issued(home, found, "", cluster, now)
         context = client_context_of(held.ca_pems, made.certificate.encode(), made.key)
-    connection = HTTPOver(TLSStream(dial_out(host, port, TIMEOUT), context, INTERNAL_NAME), host)
+    connection = HTTPOver(TLSStream(dial_out(host, port, TIMEOUT), context, at.server_name or INTERNAL_NAME), host)
     try:
         connection.request("GET", LISTED_AT)
         response = connection.getresponse()
-        text = read_body(response, MAX_LIST, f"the proxy at {address}")
+        text = read_body(response, MAX_LIST, f"the proxy at {at.address}")
     finally:
         connection.close()
     try:
@@ -92,7 +105,7 @@ def clusters(access: Access, address: str, home: Home, found: Profile, cluster: 
             raise AccessDenied(str(answer["message"]), hint="tsh status")
         return [str(one["name"]) for one in answer["clusters"]]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConnectionProblem(f"{address} answers as no proxy does", hint=_ODD) from None
+        raise ConnectionProblem(f"{at.address} answers as no proxy does", hint=_ODD) from None
 
 
 def credentials(home: Home, found: Profile, kube_cluster: str, now: datetime, cluster: str = "") -> Held:

@@ -34,6 +34,7 @@ class Entry:
     program: str  # tsh
     proxy: str  # of the profile
     user: str
+    server_name: str = ""  # to ask for in TLS, where it is not the server's
 
     @property
     def context(self) -> str:
@@ -65,6 +66,8 @@ def put(path: Path, entry: Entry) -> None:
     def change(document: dict[str, Any]) -> None:
         _refuse_others(document, entry, path)
         server = {"server": f"https://{entry.server}", "certificate-authority": str(entry.authorities)}
+        if entry.server_name:
+            server["tls-server-name"] = entry.server_name
         _set(document, "clusters", entry.cluster, "cluster", server)
         _set(document, "users", entry.context, "user", {"exec": plugin})
         former = _get(document, "contexts", entry.context, "context")

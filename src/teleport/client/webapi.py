@@ -60,6 +60,7 @@ class Ping:
     server_version: str
     tls_routing: bool = False  # its web port serves everything
     has_motd: bool = False  # there is something to read before logging in
+    kube_enabled: bool = False
     kube_public_addr: str = ""  # of Kubernetes clients, where they are served
     kube_listen_addr: str = ""
     passwordless: bool = False  # a passkey alone logs in
@@ -183,6 +184,7 @@ class WebAPI:
             server_version=found.text("server_version"),
             tls_routing=found.part("proxy").flag("tls_routing_enabled"),
             has_motd=auth.flag("has_motd"),
+            kube_enabled=found.part("proxy").part("kube").flag("enabled"),
             kube_public_addr=found.part("proxy").part("kube").text("public_addr"),
             kube_listen_addr=found.part("proxy").part("kube").text("listen_addr"),
             passwordless=auth.flag("allow_passwordless"),

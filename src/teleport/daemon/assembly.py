@@ -376,7 +376,7 @@ class Daemon:
     async def _start_kube(self, side: ProxySide, host: Host, view: View, emitter: Emitter) -> None:
         """The listener for Kubernetes clients, where the file asks for one."""
         config = self._config
-        if config.proxy is None or "proxy kube" not in self._sockets:
+        if config.proxy is None or ("proxy kube" not in self._sockets and not config.proxy.one_port):
             return
         from teleport.daemon.kube_elsewhere import KubeElsewhere
         from teleport.daemon.kube_reach import KubeReach
@@ -399,7 +399,8 @@ class Daemon:
         side.clusters.trusted.serve_kube(kube.take_from)
         self._doors.web["proxy kube"] = kube.server
         serving = asyncio.Event()
-        await self._tasks.start_ready(kube.run([self._sockets["proxy kube"]], serving.set), "proxy kube", serving)
+        listeners = [self._sockets["proxy kube"]] if "proxy kube" in self._sockets else []
+        await self._tasks.start_ready(kube.run(listeners, serving.set), "proxy kube", serving)
 
     async def _start_recording(self, side: RecordingSide, view: View) -> RecordingSide:
         """Recording at the proxy: what an earlier run left is ended before the first session."""

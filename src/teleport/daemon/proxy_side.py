@@ -39,6 +39,7 @@ from teleport.errors import BadRequest, ConnectionProblem
 from teleport.identity import UserIdentity
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
+from teleport.pki.x509cert import KUBE_NAME
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.metadata import Metadata
 from teleport.resources.names import canonical_address
@@ -275,7 +276,7 @@ class ProxySide:
                     enabled=True, public_addr=str(addresses.public_kube[0]), listen_addr=str(addresses.kube)
                 )
                 if addresses.kube is not None
-                else KubeAddresses(),
+                else KubeAddresses(enabled=settings.one_port),
                 connections=connections,
             ),
             client,
@@ -410,7 +411,14 @@ class ProxySide:
             alpn.PROXY_SSH: Ending(tls.choice(alpn.PROXY_SSH), accept),
             alpn.REVERSE_TUNNEL: Ending(tls.choice(alpn.REVERSE_TUNNEL), tunnel),
         }
-        return Port(accept, tls.choice(alpn.HTTP), within, {SOFTWARE: tunnel})
+        return Port(accept, tls.choice(alpn.HTTP), within, {SOFTWARE: tunnel}, {KUBE_NAME: self._to_kube})
+
+    def _to_kube(self, transport: asyncio.Transport, client: Address, data: bytes = b"") -> None:
+        """A Kubernetes client at the one port."""
+        if self.kube is None:
+            transport.abort()
+            return
+        self.kube.server.accepted(transport, client, data)
 
 
 def _told(addresses: Iterable[str]) -> Iterator[str]:

@@ -40,6 +40,7 @@ from teleport.kube.upstream import Upstream
 from teleport.ssh.listener import Before, Listener, NoSlot, Slot
 from teleport.ssh.surface import Peer
 from teleport.transport.entrance import ConnectionLimits, Users
+from teleport.transport.feeding import feed
 from teleport.transport.limits import Heard
 from teleport.transport.probes import probe
 from teleport.transport.slots import Slots
@@ -110,9 +111,13 @@ class KubeServer:
         slots = Slots(config.unproved, "kube", limits=config.connections, rated=entrance is None)
         self._listener = Listener(self._protocol, slots=slots)
 
-    def accepted(self, transport: asyncio.Transport) -> None:
-        """Takes a connection over that was accepted elsewhere, or came by a tunnel."""
-        self._listener.accepted(transport)
+    def accepted(self, transport: asyncio.Transport, client: tuple[str, int] | None = None, data: bytes = b"") -> None:
+        """Takes a connection over that was accepted elsewhere, or came by a tunnel; `client` is who comes, where that
+        is not the other end, `data` what was read already."""
+        if self._tasks is None:
+            transport.abort()
+            return
+        self._listener.accepted(transport, client, data)
 
     def introduced(self, transport: asyncio.Transport, peer: Peer, entrance: Entrance) -> None:
         """Serves somebody who proved a certificate elsewhere, as `entrance` knows, and whose HTTP comes by this
@@ -284,6 +289,10 @@ class _TLS(sslproto.SSLProtocol):
 
     max_size = BUFFER
     inside: _Connection
+
+    def data_received(self, data: bytes) -> None:
+        """What was read before this protocol had the connection."""
+        feed(self, data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)

@@ -47,6 +47,7 @@ SERVER_LIFETIME = timedelta(hours=2190)  # a quarter of a year: nothing renews t
 WEB_LIFETIME = timedelta(days=825)  # the most that browsers take
 MIN_USER_TTL = timedelta(minutes=1)
 INTERNAL_NAME = "teleport.cluster.local"
+KUBE_NAME = f"kube.{INTERNAL_NAME}"  # by which kubectl asks for a proxy at a port that serves everything
 
 _WITH_TLS_ENDS = frozenset({SystemRole.AUTH, SystemRole.PROXY, SystemRole.KUBE, SystemRole.APP, SystemRole.DB})
 
@@ -239,8 +240,8 @@ def _host_common_name(host_id: str, cluster: str) -> str:
 def issue_host_tls(request: HostTLSRequest, ca: bytes, ca_key: PrivateKey, cluster: str, now: datetime) -> bytes:
     """Signs a host certificate (DER) with a host authority; 90 days at most. Raises `BadRequest`.
 
-    Services with TLS ends get `teleport.cluster.local`; the auth service alone gets `auth_server_name`. No wildcard:
-    it would let any proxy answer in auth's name.
+    Services with TLS ends get `teleport.cluster.local`, proxies `KUBE_NAME`; the auth service alone gets
+    `auth_server_name`. No wildcard: it would let any proxy answer in auth's name.
     """
     from cryptography import x509
 
@@ -253,6 +254,8 @@ def issue_host_tls(request: HostTLSRequest, ca: bytes, ca_key: PrivateKey, clust
     wanted = [f"{request.host_id}.{cluster}", *request.names]
     if request.role in _WITH_TLS_ENDS:
         wanted.append(INTERNAL_NAME)
+    if request.role is SystemRole.PROXY:
+        wanted.append(KUBE_NAME)
     if request.role is SystemRole.AUTH:
         wanted.append(auth_server_name(cluster))
     alternatives = _alternative_names(wanted, f"host {request.host_id}")

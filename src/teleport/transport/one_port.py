@@ -1,7 +1,8 @@
 """One port for everything: the first bytes say what a connection is, and only then it begins.
 
 `SSH-` is SSH as it stands. A TLS ClientHello is read here before TLS sees it: the protocol that it asks for (ALPN) says
-who takes what is inside, and with the server's name it chooses the context. So nothing about a handshake depends on a
+who takes what is inside, and with the server's name it chooses the context. Some names are of listeners that end TLS
+by themselves: to those it goes as it came. So nothing about a handshake depends on a
 callback within it (trap T-3), and each choice has a context of its own that issues no tickets: a session of one name
 and protocol cannot be resumed under another. Everything else is nobody's and ends; where a balancer in front ends TLS
 for the web, it is the web's.
@@ -72,6 +73,7 @@ class Port:
     web: Choice | None
     within: dict[str, Ending] = field(default_factory=dict)
     software: dict[bytes, Accept] = field(default_factory=dict)  # SSH of clients that begin so, after `SSH-2.0-`
+    named: dict[str, Accept] = field(default_factory=dict)  # who takes TLS as it comes, by the server's name
 
     def ssh_of(self, line: bytes) -> Accept | None:
         """Who takes SSH that begins with this line, which proves nothing: each asks for certificates of its own."""
@@ -160,6 +162,12 @@ class Sorter(asyncio.Protocol):
             self._end()
             return
         if hello is None:
+            return
+        named = self._port.named.get(hello.server_name)
+        if named is not None:
+            transport = self._forget()
+            self._turns.handed()
+            named(transport, self._client, self._buffer)
             return
         context, accept = self._port.chosen(hello)
         if context is None:

@@ -67,7 +67,8 @@ def login(flags: Flags, name: str, cluster: str) -> None:
     entry = kubeconfig_file.Entry(
         cluster=where,
         kube_cluster=name,
-        server=address,
+        server=address.address,
+        server_name=address.server_name,
         authorities=keystore.write_kube_authorities(flags.home, files, profile.root_cluster),
         program=os.path.realpath(sys.argv[0]),
         proxy=profile.web_proxy_addr,
