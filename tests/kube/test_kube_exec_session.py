@@ -337,6 +337,40 @@ async def test_what_cannot_be_read_is_refused(tmp_path: Path, head: list[str]) -
         assert (lab.api.calls, lab.recordings.all) == ([], [])
 
 
+async def test_what_comes_before_the_answer_is_part_of_the_session(tmp_path: Path) -> None:
+    """Frames behind the request's own head are read as all others (threat T40)."""
+    async with kube_lab(tmp_path) as lab, lab.connected() as client:
+        head = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Protocol: v4.channel.k8s.io"]
+        key = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+        size = b'\x04{"Width":70,"Height":7}'
+        early = b"\x82" + bytes((0x80 | len(size),)) + bytes(4) + size
+        line = f"GET {POD}/exec?command=cat&stdin=1&stdout=1&tty=1"
+        await client.send(line, *head, *key, body=early + b"\x82\x87\0\0\0\0\x01forged")
+        await client.ended()
+        end, recording = await ended(lab)
+        assert end.reason == "the stream was refused: stdout comes from the wrong side"
+        assert (bytes(recording.stdout), recording.sizes) == (b"", [])  # nothing of it went on
+
+
+async def test_a_flood_of_sizes(tmp_path: Path) -> None:
+    """Each is in the recording once; on record come those that last."""
+    async with kube_lab(tmp_path) as lab, stream(lab, "cat", more="&tty=true") as found:
+        for number in range(5000):
+            await found.send_bytes(b'\x04{"Width":%d,"Height":9}' % (1 + number % 200))
+        await found.send_bytes(b"\x00a")
+        assert await found.receive_bytes() == b"\x01a"
+        (recording,) = lab.recordings.all
+        assert len(recording.sizes) == 5000
+        assert len(lab.events.named("resize")) < 2000
+
+
+async def test_a_client_cannot_say_that_it_is_recorded(tmp_path: Path) -> None:
+    """That is between a proxy and a service."""
+    async with kube_lab(tmp_path) as lab, lab.connected() as wire:
+        assert (await wire.ask("GET /version", "X-Teleport-Recorded: 1", "X_Teleport_Recorded: 1")).status == 200
+        assert "recorded" not in str(lab.api.calls[-1].headers).lower()
+
+
 async def test_a_hundred_at_once(tmp_path: Path) -> None:
     """Each in a recording of its own."""
     async with kube_lab(tmp_path) as lab:
@@ -418,6 +452,16 @@ async def test_kubectl_exec(tmp_path: Path, spdy: bool) -> None:
         end, recording = await ended(lab)
         assert (bytes(recording.stdout), bytes(recording.stderr), end.reason) == (b"some words", b"bad\n", "")
         assert any("spdy" in " ".join(call.of("Upgrade")).lower() for call in lab.api.calls) is spdy
+
+
+@KUBECTL
+@BOTH
+async def test_kubectl_attach(tmp_path: Path, spdy: bool) -> None:
+    async with kube_lab(tmp_path) as lab:
+        status, said, errors = await kubectl(lab, "attach", "-i", "web", stdin=b"some words", spdy=spdy)
+        assert (status, said) == (0, b"some words"), errors
+        end, recording = await ended(lab)
+        assert (bytes(recording.stdout), end.initial_command) == (b"some words", [])
 
 
 @KUBECTL

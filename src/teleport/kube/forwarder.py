@@ -290,7 +290,7 @@ class Forwarder:
         why = ""
         try:
             try:
-                await session.begin()
+                await _to_its_end(session.begin())  # cut within, nobody would know whether it has to be ended
             except (TeleportError, OSError) as error:
                 raise Refused(NOT_RECORDED, f"it cannot be recorded: {error}") from None
             if not self.still():  # that took time: what has changed meanwhile counts
