@@ -25,6 +25,7 @@ from teleport.backend import (
     PutOp,
     WatchCompacted,
 )
+from teleport.backend.dynamodb.engine import DynamoBackend
 from teleport.backend.etcd.engine import EtcdBackend
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.feed import BATCH_EVENTS
@@ -35,10 +36,10 @@ from teleport.backend.postgresql.engine import PostgresqlBackend
 from teleport.backend.postgresql.settings import parse
 from teleport.backend.sqlite import SqliteBackend
 from teleport.errors import AlreadyExists, BadRequest, CompareFailed, LimitExceeded, NotFound
-from teleport.testing import etcd, postgresql
+from teleport.testing import dynamodb, etcd, postgresql
 from teleport.testing.clock import FakeClock
 
-Engine = MemoryBackend | SqliteBackend | EtcdBackend | PostgresqlBackend
+Engine = MemoryBackend | SqliteBackend | EtcdBackend | PostgresqlBackend | DynamoBackend
 Open = Callable[..., AbstractAsyncContextManager[Engine]]
 
 CLOCK_STEP = 10.0
@@ -68,10 +69,19 @@ def postgresql_url() -> Iterator[str]:
         yield server.url()
 
 
+@pytest.fixture(scope="module")
+def dynamodb_server() -> Iterator[dynamodb.DynamoServer]:
+    """moto."""
+    if dynamodb.program() is None:
+        pytest.skip(dynamodb.MISSING)
+    with dynamodb.DynamoServer() as server:
+        yield server
+
+
 Make = Callable[..., Engine]
 
 
-@pytest.fixture(params=["memory", "sqlite", "etcd", "postgresql"])
+@pytest.fixture(params=["memory", "sqlite", "etcd", "postgresql", "dynamodb"])
 def make(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Make:
     """Makes a fresh engine, not open yet."""
     if request.param == "etcd":
@@ -79,12 +89,17 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Ma
     if request.param == "postgresql":
         server = replace(parse(request.getfixturevalue("postgresql_url")), schema=f"contract_{token_hex(8)}")
 
+    if request.param == "dynamodb":
+        table = request.getfixturevalue("dynamodb_server").settings()
+
     def make_engine(*, log_keep: int = 10_000, sweep_every: float | None = None) -> Engine:
         match request.param:
             case "memory":
                 return MemoryBackend(clock, log_keep=log_keep, sweep_every=sweep_every)
             case "sqlite":
                 return SqliteBackend(tmp_path / "backend", clock, log_keep=log_keep, sweep_every=sweep_every)
+            case "dynamodb":
+                return DynamoBackend(table, clock, log_keep=log_keep, sweep_every=sweep_every)
             case "postgresql":
                 return PostgresqlBackend(server, clock, log_keep=log_keep, sweep_every=sweep_every)
         return EtcdBackend(settings, clock, log_keep=log_keep, sweep_every=sweep_every)

@@ -441,7 +441,7 @@ def test_a_file_without_values_means_the_defaults(text: str | bytes) -> None:
     ("line", "kind", "value"),
     [
         ("type: etcd, peers: ['https://a:2379'], prefix: /t/", EtcdStorage, "/t/"),
-        ("type: dynamodb, table_name: t, region: r, access_key: k, secret_key: s", DynamoStorage, "t"),
+        ("type: dynamodb, table_name: tab, region: r, access_key: k, secret_key: s", DynamoStorage, "tab"),
         ("type: firestore, project_id: p, collection_name: c", FirestoreStorage, "c"),
         ("type: postgres, addr: db.example.com", PostgresStorage, HostPort("db.example.com", 5432)),
         ("type: postgresql, conn_string: 'postgresql://u@a/d', schema: ours", PostgresqlStorage, "ours"),
@@ -457,7 +457,7 @@ def test_every_type_of_storage_has_its_keys(line: str, kind: type, value: object
     ]
     assert "secret_key" not in repr(storage)
     assert "conn_string" not in repr(storage)
-    if kind in (EtcdStorage, PostgresqlStorage):
+    if kind in (EtcdStorage, PostgresqlStorage, DynamoStorage):
         load_config(text, "teleport.yaml")
         return
     (problem,) = mistakes(text)

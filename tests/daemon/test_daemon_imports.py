@@ -37,6 +37,7 @@ NOT_LATE = {
     "recording/indexing.py",  # a process of its own
     "backend/etcd/load.py",  # of the storage that is configured, when it is opened: at the start
     "backend/postgresql/load.py",  # likewise
+    "backend/dynamodb/load.py",  # likewise
     "daemon/assembly.py",  # the services of this host, loaded before the loop runs (`import_services`)
 }
 

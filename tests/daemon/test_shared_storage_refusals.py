@@ -17,6 +17,7 @@ from teleport.errors import BadRequest
 SHARED = {
     "etcd": "type: etcd, peers: ['https://a:2379'], prefix: /t/, username: u, password_file: /p",
     "PostgreSQL": "type: postgresql, conn_string: 'postgresql://u@a/d', schema: ours, password_file: /p",
+    "DynamoDB": "type: dynamodb, table_name: state, region: eu-central-1",
 }
 
 
@@ -37,6 +38,12 @@ def test_the_keys_of_postgresql_reach_the_engine(tmp_path: Path) -> None:
     assert found is not None
     assert (found.where, found.user, found.schema) == ("a:5432, database d", "u", "ours")
     assert (found.password_file, found.insecure, found.sslmode) == (Path("/p"), False, "verify-full")
+
+
+def test_the_keys_of_dynamodb_reach_the_engine(tmp_path: Path) -> None:
+    found = config(tmp_path, "DynamoDB").storage.dynamodb
+    assert found is not None
+    assert (found.table, found.region, found.endpoint, found.reads) == ("state", "eu-central-1", "", None)
 
 
 @pytest.mark.parametrize("storage", SHARED)

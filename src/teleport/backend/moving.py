@@ -67,7 +67,7 @@ async def check_free(target: Backend) -> bool:
     if await target.range("", limit=1):
         raise AlreadyExists(
             "the storage to migrate to is not empty: a migration replaces nothing",
-            hint="name an empty one: another directory, prefix of etcd or schema of PostgreSQL",
+            hint="name an empty one: another directory, prefix of etcd, schema of PostgreSQL or table of DynamoDB",
         )
     return False
 

@@ -38,6 +38,7 @@ from teleport.transport.limits import Heard
 from teleport.transport.tls import MutualServer
 
 if TYPE_CHECKING:
+    from teleport.backend.dynamodb.engine import DynamoBackend
     from teleport.backend.etcd.engine import EtcdBackend
     from teleport.backend.postgresql.engine import PostgresqlBackend
     from teleport.backend.sqlite import SqliteBackend
@@ -145,7 +146,7 @@ async def open_auth(
     open_emitter: Callable[[str], Emitter],
     *,
     beside: bool = False,
-) -> tuple[AuthService, SqliteBackend | EtcdBackend | PostgresqlBackend]:
+) -> tuple[AuthService, SqliteBackend | EtcdBackend | PostgresqlBackend | DynamoBackend]:
     """The service over its storage; the caller closes the storage after the service ended.
 
     `beside`: another process of this host uses the storage, too; its schema is not changed then, but `TeleportError`.

@@ -89,6 +89,8 @@ def described(storage: StorageConfig) -> str:
         return f"etcd ({', '.join(storage.etcd.peers)}, prefix {storage.etcd.prefix})"
     if storage.postgresql is not None:
         return f"PostgreSQL ({storage.postgresql.where}, schema {storage.postgresql.schema})"
+    if storage.dynamodb is not None:
+        return f"DynamoDB ({storage.dynamodb.where})"
     return str(storage.path / FILE_NAME)
 
 

@@ -20,7 +20,6 @@ from teleport.backend.decide import Decision
 from teleport.backend.engine import SWEEP_EVERY, Engine
 from teleport.backend.etcd import messages as m
 from teleport.backend.etcd import transaction
-from teleport.backend.etcd.expiring import Expiring
 from teleport.backend.etcd.layout import Layout, Reading
 from teleport.backend.etcd.leases import Leases
 from teleport.backend.etcd.peers import COMPACT, RANGE, TXN, WITHIN, Peers, Refused
@@ -30,6 +29,7 @@ from teleport.backend.etcd.schema import changed, open_schema
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.etcd.slots import LASTS, Slot, Slots
 from teleport.backend.etcd.stream import changes
+from teleport.backend.expiring import Expiring
 from teleport.backend.feed import Entry
 from teleport.backend.following import Following, Source
 from teleport.backend.interface import (

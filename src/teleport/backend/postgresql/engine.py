@@ -14,16 +14,17 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
-from teleport.backend.decide import Decision, Look
+from teleport.backend.decide import Decision
 from teleport.backend.engine import SWEEP_EVERY, Engine
 from teleport.backend.following import Following, Source, Stream
-from teleport.backend.interface import DeleteOp, Event, Item, Snapshot, Write, disjoint
+from teleport.backend.interface import Event, Item, Snapshot, disjoint
 from teleport.backend.kept_snapshots import KeptSnapshots
 from teleport.backend.postgresql import changes
 from teleport.backend.postgresql.schema import LOCK, changed, open_schema
 from teleport.backend.postgresql.servers import COMMITTING, LONG, WITHIN, Refused, Servers, Session
 from teleport.backend.postgresql.settings import PostgresqlSettings
 from teleport.backend.postgresql.writer import Writer
+from teleport.backend.removal import Removal
 from teleport.clock import Clock
 
 LOG_KEEP: Final = 50_000  # revisions
@@ -142,7 +143,7 @@ class PostgresqlBackend(Engine):
             rows = await self._servers.read(partial(_expired, now), "sweep")
             if not rows:
                 break
-            removal = _Removal([row["key"] for row in rows])
+            removal = Removal([row["key"] for row in rows])
             await self._writer.submit(removal.decision)
             swept += removal.removed
         await self._trim()
@@ -195,21 +196,6 @@ class PostgresqlBackend(Engine):
 
 
 NOTHING: Final = Decision(lambda look, now: [])
-
-
-class _Removal:
-    """The deletion of those of `keys` whose time has come; afterwards, how many these were."""
-
-    def __init__(self, keys: list[str]) -> None:
-        self.removed = 0
-        self._keys = keys
-        self.decision = Decision(self._decide, tuple(keys))
-
-    def _decide(self, look: Look, now: datetime) -> Sequence[Write]:
-        found = [item for key in self._keys if (item := look(key)) is not None]
-        gone = [DeleteOp(item.key) for item in found if not item.live(now)]
-        self.removed = len(gone)
-        return gone
 
 
 async def _expired(now: datetime, session: Session) -> list[Any]:

@@ -1,38 +1,30 @@
-"""The one task that writes: what waits while a transaction is committed goes into the next one together.
+"""The one task that writes: each transaction is made by `committing`, and is one of the server's.
 
 A commit costs the server one sync of its disk however many writes are in it, and all processes write one after the
-other. Each write stays its own: it is decided after those before it, fails alone and has its own revision. Nobody is
-answered, refused ones included, before the transaction is committed: a refusal may rest on a write of the same one.
-
-A transaction that fails is made again, as long as its writes may wait. When the answer to COMMIT was lost, the next one
-finds out first, in the table `writer`: it locks the row that every transaction locks, so the lost one is over by then,
-one way or the other. One whose COMMIT was never sent cannot happen any more.
+other. When the answer to COMMIT was lost, the next transaction finds out first, in the table `writer`: it locks the row
+that every transaction locks, so the lost one is over by then, one way or the other. One whose COMMIT was never sent
+cannot happen any more.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
 
-from teleport.backend.decide import Decision
-from teleport.backend.interface import BackendClosed, DeleteOp, Item, PutOp, Write
+from teleport.backend.committing import Committing, Failed, Job, Sent, answer_all
+from teleport.backend.interface import DeleteOp, Item, PutOp, Write
 from teleport.backend.postgresql.changes import item_of
 from teleport.backend.postgresql.refusals import Kind
 from teleport.backend.postgresql.schema import HISTORY, LEAP, LOCK, Schema, changed
-from teleport.backend.postgresql.servers import COMMITTING, LONG, PAUSE, PAUSE_MOST, Refused, Servers, Session
+from teleport.backend.postgresql.servers import COMMITTING, LONG, Refused, Servers, Session
 from teleport.clock import Clock
-from teleport.errors import ConnectionProblem, TeleportError
+from teleport.errors import TeleportError
 
-GROUP: Final = 256  # writes in one transaction at most
 GROUP_BYTES: Final = 4 * 1024 * 1024  # of values, unless one write has more
 PART_BYTES: Final = 8 * 1024 * 1024  # of values in one statement, about
-SLOW: Final = 1.0  # seconds; a transaction that takes longer is told in the log
 
 _STATE: Final = (
     "SELECT version, made, history, revision, kept, "  # noqa: S608 # constants
@@ -64,22 +56,6 @@ _CONFIRM: Final = "UPDATE writer SET at = now() WHERE process = $1"
 _LEAVE: Final = "DELETE FROM writer WHERE process = $1 OR at < now() - interval '1 day'"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    decision: Decision
-    future: asyncio.Future[int]
-    until: float  # of the loop's clock
-
-
-@dataclass(slots=True)
-class _Sent:
-    """A transaction whose COMMIT was sent and not answered."""
-
-    number: int
-    jobs: list[_Job]
-    outcomes: list[int | Exception]
 
 
 @dataclass(slots=True)
@@ -117,38 +93,20 @@ class _Changes:
         return found
 
 
-class Writer:
+class Writer(Committing):
     """Of one open storage. `run` it in a task."""
 
     def __init__(self, servers: Servers, schema: Schema, clock: Clock) -> None:
+        super().__init__(servers.where, within=servers.within, group_bytes=GROUP_BYTES)
         self._servers = servers
         self._schema = schema
         self._clock = clock
         self._process = uuid4()
         self._number = 0
         self._session: Session | None = None
-        self._jobs: deque[_Job] = deque()
-        self._more = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._sent: _Sent | None = None
-        self._closing = False
-
-    async def submit(self, decision: Decision) -> int:
-        """Decide and write in the next transaction; the revision after it, once it is committed."""
-        if self._closing:
-            raise BackendClosed("the storage is not open")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[int] = loop.create_future()
-        self._jobs.append(_Job(decision, future, loop.time() + self._servers.within))
-        self._idle.clear()
-        self._more.set()
-        return await future
 
     async def close(self) -> None:
-        """Commit what was submitted. End the task that runs afterwards."""
-        self._closing = True
-        await self._idle.wait()
+        await super().close()
         session, self._session = self._session, None
         if session is not None:
             try:
@@ -158,73 +116,25 @@ class Writer:
             await session.close()
 
     async def run(self) -> None:
-        """Write what is submitted, until cancelled."""
         try:
-            while True:
-                await self._more.wait()
-                jobs = self._take()
-                if jobs:
-                    await self._write(jobs)
-                if not self._jobs:
-                    self._more.clear()
-                    self._idle.set()
+            await super().run()
         finally:
             if self._session is not None:
                 self._session.cut()
 
-    def _take(self) -> list[_Job]:
-        jobs: list[_Job] = []
-        size = 0
-        while self._jobs and len(jobs) < GROUP and (not jobs or size + self._jobs[0].decision.size <= GROUP_BYTES):
-            job = self._jobs.popleft()
-            if not job.future.done():  # its caller may have been cancelled
-                jobs.append(job)
-                size += job.decision.size
-        return jobs
+    def _failed(self, error: Exception) -> Failed:
+        session, self._session = self._session, None
+        if session is not None:
+            session.cut()
+        if isinstance(error, Refused):
+            again = error.kind in (Kind.AGAIN, Kind.STANDBY)
+            return Failed(self._servers.explain("write to", error), again, error.kind is Kind.REFUSED)
+        if isinstance(error, TeleportError):
+            return Failed(error, False, False)
+        log.error("a transaction failed storage=%s", self._servers.where, exc_info=error)
+        return Failed(error, False, True)
 
-    async def _write(self, jobs: list[_Job]) -> None:
-        """Each of `jobs` is answered when this returns."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        pause = PAUSE
-        while jobs:
-            try:
-                await self._transact(jobs)
-                break
-            except Refused as error:
-                failure: Exception = self._servers.explain("write to", error)
-                again = error.kind in (Kind.AGAIN, Kind.STANDBY)
-                one_of_them = error.kind is Kind.REFUSED
-            except TeleportError as error:
-                failure, again, one_of_them = error, False, False
-            except Exception as error:
-                log.exception("a transaction failed storage=%s", self._servers.where)
-                failure, again, one_of_them = error, False, True
-            self._drop_session()
-            if one_of_them and len(jobs) > 1 and self._sent is None:  # whichever it is: the others do not suffer
-                for job in jobs:
-                    await self._write([job])
-                return
-            jobs = self._give_up(jobs, failure, loop.time() if again else None)
-            if jobs:
-                log.info("a transaction is made again writes=%d error=%s", len(jobs), failure)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
-                pause = min(2 * pause, PAUSE_MOST)
-        if (took := loop.time() - began) > SLOW:
-            log.warning("slow transaction storage=%s seconds=%.1f", self._servers.where, took)
-
-    def _give_up(self, jobs: list[_Job], failure: Exception, now: float | None) -> list[_Job]:
-        """Tell those that may not wait any longer (None: nobody may); the others."""
-        sent = self._sent.jobs if self._sent is not None else ()
-        kept = [job for job in jobs if now is not None and now < job.until and not job.future.done()]
-        for job in jobs:
-            if job not in kept:
-                _answer(job, _unknown(failure) if job in sent else failure)
-        if self._sent is not None and not any(job in kept for job in sent):
-            self._sent = None  # nobody asks any more
-        return kept
-
-    async def _transact(self, jobs: list[_Job]) -> None:
+    async def _transact(self, jobs: list[Job]) -> None:
         if self._session is None or self._session.ended:
             self._session = await self._servers.session()
         session = self._session
@@ -238,7 +148,7 @@ class Writer:
                 await session.rows(_CONFIRM, self._process)
                 await session.run("COMMIT", within=COMMITTING)
                 sent, self._sent = self._sent, None
-                _answer_all(sent)
+                answer_all(sent)
                 jobs[:] = [job for job in jobs if job not in sent.jobs]
                 if jobs:
                     await self._transact(jobs)
@@ -278,41 +188,14 @@ class Writer:
             outcomes.append(revision)
         for piece in changes.pieces():
             await session.rows(_CHANGE, *piece, within=LONG)
-        sent = _Sent(self._number + 1, list(jobs), outcomes)
+        sent = Sent(self._number + 1, list(jobs), outcomes)
         if revision == state["revision"]:
             await session.run("ROLLBACK")
-            _answer_all(sent)
+            answer_all(sent)
             return
         self._number = sent.number
         await session.rows(_DONE, self._process, sent.number, revision, kept, state["current"])
         self._sent = sent
         await session.run("COMMIT", within=COMMITTING)
         self._sent = None
-        _answer_all(sent)
-
-    def _drop_session(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.cut()
-
-
-def _answer_all(sent: _Sent) -> None:
-    for job, outcome in zip(sent.jobs, sent.outcomes, strict=True):
-        _answer(job, outcome)
-
-
-def _answer(job: _Job, outcome: int | Exception) -> None:
-    if job.future.done():  # its caller may have been cancelled
-        return
-    if isinstance(outcome, Exception):
-        job.future.set_exception(outcome)
-    else:
-        job.future.set_result(outcome)
-
-
-def _unknown(failure: Exception) -> Exception:
-    """For a write that was committed or was not: nobody could be asked."""
-    return ConnectionProblem(
-        f"it is not known whether this was written: {failure}",
-        hint=getattr(failure, "hint", "") or "see what is stored, then do it again if it is not there",
-    )
+        answer_all(sent)

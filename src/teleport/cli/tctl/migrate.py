@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 @format_option("text", "json")
 @click.pass_context
 def migrate(ctx: click.Context, source: str, target: str, dry_run: bool, form: str) -> None:
-    """Copy the state of the cluster into another storage (a directory, etcd, PostgreSQL), which must be empty, and
-    prove that both hold the same. On an auth server, as the user who runs the daemon, while every auth server of the
-    cluster is stopped. The source stays as it is; after a break, run it again. Log and recordings do not move."""
+    """Copy the state of the cluster into another storage (a directory, etcd, PostgreSQL, DynamoDB), which must be
+    empty, and prove that both hold the same. On an auth server, as the user who runs the daemon, while every auth
+    server of the cluster is stopped. The source stays as it is; after a break, run it again. Log and recordings
+    do not move."""
     from teleport.cli.progress import progress
     from teleport.cli.tctl.connect import CONFIG_VARIABLE
     from teleport.clock import SystemClock

@@ -18,7 +18,7 @@ from teleport.daemon.config.file import Document, FileConfig
 from teleport.daemon.config.proxy_section import acme_names
 from teleport.daemon.config.resource_sections import KubernetesSection
 from teleport.daemon.config.ssh_section import SshSection
-from teleport.daemon.config.storage import DirStorage, EtcdStorage, PostgresqlStorage, StorageUri
+from teleport.daemon.config.storage import DirStorage, DynamoStorage, EtcdStorage, PostgresqlStorage, StorageUri
 from teleport.daemon.config.teleport_section import ConnectionLimits as LimitsSection
 from teleport.daemon.config.teleport_section import Log
 from teleport.daemon.config.token_source import TokenSource
@@ -408,9 +408,10 @@ def _enhanced(section: SshSection) -> EnhancedRecording | None:
 
 def _storage_config(document: Document) -> StorageConfig:
     storage, data_dir = document.teleport.storage, document.teleport.data_dir
-    if not isinstance(storage, DirStorage | EtcdStorage | PostgresqlStorage):
+    if not isinstance(storage, DirStorage | EtcdStorage | PostgresqlStorage | DynamoStorage):
         raise BadRequest(
-            f"storage of type {storage.type} cannot be used by this version", hint="use type: dir, etcd or postgresql"
+            f"storage of type {storage.type} cannot be used by this version",
+            hint="use type: dir, etcd, postgresql or dynamodb",
         )
     embedded = storage if isinstance(storage, DirStorage) else DirStorage()
     files = [uri for uri in storage.audit_events_uri if uri.scheme == "file"]
@@ -426,6 +427,7 @@ def _storage_config(document: Document) -> StorageConfig:
         audit_sessions_uri=str(storage.audit_sessions_uri) if storage.audit_sessions_uri is not None else "",
         etcd=_etcd(storage) if isinstance(storage, EtcdStorage) else None,
         postgresql=storage.settings() if isinstance(storage, PostgresqlStorage) else None,
+        dynamodb=storage.settings() if isinstance(storage, DynamoStorage) else None,
     )
 
 

@@ -54,9 +54,7 @@ NOT_BUILT: Final = (
     NotBuilt("db_service.enabled", _on, _SERVICE.format("database")),
     NotBuilt("ssh_service.restricted_session.enabled", _on, f"no: {_LATER}"),
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
-    NotBuilt(
-        "teleport.storage.type", _in("dynamodb", "firestore", "cockroachdb"), f"dir, etcd or postgresql: {_LATER}"
-    ),
+    NotBuilt("teleport.storage.type", _in("firestore", "cockroachdb"), f"dir, etcd, postgresql or dynamodb: {_LATER}"),
     NotBuilt("teleport.storage.type", _in("postgres"), f"postgresql, with conn_string: {_LATER}"),
     NotBuilt("teleport.storage.audit_events_uri", _remote, f"file:///dir: {_LATER}"),
     NotBuilt("teleport.storage.audit_sessions_uri", _remote, f"file:///dir: {_LATER}"),

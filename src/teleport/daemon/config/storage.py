@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from teleport.backend.dynamodb.settings import DynamoSettings, Scaling
+from teleport.backend.dynamodb.settings import mistake as dynamodb_mistake
 from teleport.backend.postgresql.settings import DEFAULT_SCHEMA, FORM, PostgresqlSettings, mistake
 from teleport.backend.postgresql.settings import parse as parse_conn_string
 from teleport.daemon.config import forms
@@ -146,7 +148,8 @@ class DynamoStorage(Storage):
     """A DynamoDB table, created if absent."""
 
     table_name: str = key(some_text, "", "table of the cluster state", required=True)
-    access_key: str = key(secret_text, "", "AWS access key id", secret=True)
+    endpoint: str = key(url, "", "URL of the service", default_text="Amazon's, of the region")
+    access_key: str = key(secret_text, "", "AWS access key id", secret=True, default_text="as AWS's own tools find it")
     secret_key: str = key(secret_text, "", "AWS secret access key", secret=True)
     continuous_backups: bool = key(boolean, False, "point-in-time recovery")
     auto_scaling: bool = key(boolean, False, "scale the table's capacity")
@@ -156,6 +159,21 @@ class DynamoStorage(Storage):
     write_min_capacity: int = key(integer(1), 1, "with auto_scaling: least write capacity")
     write_max_capacity: int = key(integer(1), 100, "with auto_scaling: most write capacity")
     write_target_value: float = key(integer(1, 100), 50, "with auto_scaling: aimed-at use of write capacity, percent")
+
+    def settings(self) -> DynamoSettings:
+        """All of it together."""
+        reads = Scaling(self.read_min_capacity, self.read_max_capacity, self.read_target_value)
+        writes = Scaling(self.write_min_capacity, self.write_max_capacity, self.write_target_value)
+        return DynamoSettings(
+            self.table_name,
+            self.region,
+            self.endpoint,
+            self.access_key,
+            self.secret_key,
+            self.continuous_backups,
+            reads if self.auto_scaling else None,
+            writes if self.auto_scaling else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,8 +265,6 @@ def _check(storage: Storage, node: Node, problems: Problems) -> None:
             events.problem(
                 problems, "a table other than teleport.storage.table_name", found="the table of the cluster state"
             )
-        if storage.auto_scaling and storage.read_min_capacity > storage.read_max_capacity:
-            node.problem(problems, "read_min_capacity up to read_max_capacity", found="a minimum above the maximum")
     shared = [uri for uri in storage.audit_events_uri if uri.scheme in ("dynamodb", "firestore")]
     if events is not None and shared and storage.audit_sessions_uri is None:
         events.notice(problems, "is shared storage: recordings should be too, set audit_sessions_uri")
@@ -259,8 +275,8 @@ def _check(storage: Storage, node: Node, problems: Problems) -> None:
         prefix = node.get("prefix")
         if prefix is not None and not storage.prefix.endswith("/"):
             prefix.notice(problems, "has no slash at its end")
-    if isinstance(storage, DynamoStorage):
-        _check_pair(node, problems, "access_key", "secret_key")
+    if isinstance(storage, DynamoStorage) and storage.table_name and (wrong := dynamodb_mistake(storage.settings())):
+        node.problem(problems, "a table as docs/operations.md shows", found=wrong)
     if isinstance(storage, PostgresqlStorage):
         _check_conn_string(storage, node, problems)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from teleport.backend.dynamodb.settings import DynamoSettings
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.postgresql.settings import PostgresqlSettings
 from teleport.daemon.config.token_source import TokenSource
@@ -73,13 +74,17 @@ class LogConfig:
 
 
 SNAPSHOTS: Final[Mapping[str, str]] = MappingProxyType(
-    {"etcd": "a snapshot of etcd (etcdctl snapshot restore)", "PostgreSQL": "a dump of the database (pg_restore)"}
+    {
+        "etcd": "a snapshot of etcd (etcdctl snapshot restore)",
+        "PostgreSQL": "a dump of the database (pg_restore)",
+        "DynamoDB": "a backup of the table into another one (aws dynamodb restore-table-from-backup)",
+    }
 )  # what a storage that auth servers share is brought back from
 
 
 @dataclass(frozen=True, slots=True)
 class StorageConfig:
-    """Where state, events and recordings are: in directories, except the state where `etcd` or `postgresql` says so."""
+    """Where state, events and recordings are: in directories, except the state where a service is named."""
 
     path: Path  # the database of the cluster's state, when it is the embedded one
     events_path: Path
@@ -92,11 +97,13 @@ class StorageConfig:
     audit_sessions_uri: str = ""
     etcd: EtcdSettings | None = None
     postgresql: PostgresqlSettings | None = None
+    dynamodb: DynamoSettings | None = None
 
     @property
     def shared(self) -> str:
         """What the state is in, when other auth servers may use it, too; else nothing."""
-        return "etcd" if self.etcd is not None else "PostgreSQL" if self.postgresql is not None else ""
+        named = {"etcd": self.etcd, "PostgreSQL": self.postgresql, "DynamoDB": self.dynamodb}
+        return next((name for name, settings in named.items() if settings is not None), "")
 
 
 @dataclass(frozen=True, slots=True)
