@@ -23,7 +23,7 @@ from teleport.audit.outbox import PREFIX as OUTBOX
 from teleport.auth.evidence.store import ENDS, EvidenceStore
 from teleport.auth.sessions import participants
 from teleport.auth.sessions.claims import HOSTS, Claim, Claims, claimants
-from teleport.auth.sessions.opened import OPEN, LostHosts, OpenSession, SessionTracker, hosts_of, opened
+from teleport.auth.sessions.opened import OPEN, LostHosts, OpenSession, SessionTracker, end_of, hosts_of, opened
 from teleport.auth.sessions.participants import PEOPLE, Participants, people_of, people_of_each, put_people
 from teleport.backend.interface import BackendClosed, PutOp
 from teleport.backend.memory import MemoryBackend
@@ -138,6 +138,26 @@ async def test_the_end_that_auth_writes_names_everybody_who_took_part() -> None:
     (end,) = told
     assert isinstance(end, SessionEnd)
     assert end.participants == ["ann", "bob", "carol"]
+
+
+def test_the_end_of_a_lost_session_in_a_pod_says_where_it_was() -> None:
+    """As its start did, also after auth has kept it meanwhile."""
+    places = {
+        "kubernetes_cluster": "one",
+        "kubernetes_pod_namespace": "dev",
+        "kubernetes_pod_name": "web",
+        "kubernetes_container_name": "",
+        "kubernetes_users": ["ann"],
+    }
+    start = new_event(
+        SessionStart, START, "u", sid=SID, server_id=HOST, user="ann", login="ann", proto="kube", **places
+    )
+    kept = msgspec.json.decode(msgspec.json.encode(opened(start)), type=OpenSession)
+    end = end_of(kept, "example", START, "node lost")
+    assert end.proto == "kube"
+    assert {name: getattr(end, name) for name in places} == places
+    host = new_event(SessionStart, START, "u", sid=SID, server_id=HOST, user="ann", login="root", proto="ssh")
+    assert b"kubernetes" not in encode_event(end_of(opened(host), "example", START, "node lost"))
 
 
 async def test_what_another_host_tells_of_a_session_changes_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -326,3 +327,33 @@ def test_how_a_command_ended(status: object, found: tuple[str, str]) -> None:
 
 def test_without_a_last_word_nothing_is_known() -> None:
     assert LastWord().read() == ("", "")
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_whatever_comes_is_read_or_refused(seed: int) -> None:
+    """Streams with bytes changed, left out and added raise nothing but the one error."""
+    chance = random.Random(seed)
+    streams, up, opening = all_streams()
+    wires: list[tuple[Reader, bytes]] = [
+        (up, opening + data(3, b"words") + data(9, b'{"Width":9,"Height":8}') + control(6, b"\0\0\0\x01")),
+        (streams.reader(client=False), data(5, b"words") + control(9, bytes(8)) + data(1, b"{}", 1)),
+        (WebsocketReader(client=True), masked(b"\x00words") + masked(b'\x04{"Width":9,"Height":8}')),
+        (WebsocketReader(client=False), frame(b"\x01words") + b"\x89\x00" + frame(b"\x02" + bytes(300))),
+    ]
+    for reader, wire in wires:
+        changed = bytearray(wire)
+        for _ in range(chance.randrange(1, 5)):
+            place = chance.randrange(len(changed))
+            what = chance.random()
+            if what < 0.6:
+                changed[place] = chance.randrange(256)
+            elif what < 0.8:
+                del changed[place]
+            else:
+                changed.insert(place, chance.randrange(256))
+        sizes = Sizes()
+        with contextlib.suppress(BadStream):
+            for part in cut(bytes(changed), chance):
+                for channel, piece in reader.feed(part):
+                    if channel is Channel.RESIZE:
+                        sizes.feed(piece)
