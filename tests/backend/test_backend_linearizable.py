@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from teleport.backend import Backend
+from teleport.backend.dynamodb.engine import DynamoBackend
 from teleport.backend.etcd.engine import EtcdBackend
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.memory import MemoryBackend
@@ -22,7 +23,7 @@ from teleport.backend.postgresql.engine import PostgresqlBackend
 from teleport.backend.postgresql.settings import parse
 from teleport.clock import SystemClock
 from teleport.errors import AlreadyExists, CompareFailed, ConnectionProblem, TeleportError
-from teleport.testing import etcd, postgresql
+from teleport.testing import dynamodb, etcd, postgresql
 from teleport.testing.cut_relay import CutRelay
 from teleport.testing.linearizable import Call, Done, broken_keys, linearizable
 
@@ -246,3 +247,34 @@ async def test_two_processes_over_postgresql_while_all_breaks() -> None:
         history = playing.result()
         assert broken_keys(history) == []
         assert len(history) > 200
+
+
+@pytest.mark.skipif(dynamodb.program() is None, reason=dynamodb.MISSING)
+async def test_two_processes_over_dynamodb_while_all_breaks() -> None:
+    """The way of one is cut and answers to its writes are lost, while the log is written out and trimmed."""
+    with dynamodb.DynamoServer() as server:
+        settings = server.settings()
+        async with (
+            CutRelay(server.port) as relay,
+            DynamoBackend(settings, SystemClock(), sweep_every=None, log_keep=10) as one,
+            DynamoBackend(
+                replace(settings, endpoint=server.endpoint(relay.port)), SystemClock(), sweep_every=None, within=0.5
+            ) as other,
+            asyncio.TaskGroup() as group,
+        ):
+            playing = group.create_task(play([one, other], rounds=40))
+            for passed in (True, False, True, False):
+                relay.cut_at(b"TransactWriteItems", passed=passed)
+                while not relay.cut_at_word.is_set():
+                    with suppress(ConnectionProblem):  # where it takes longer than a call may
+                        await other.put("to be cut", b"")
+                await one.revision()
+                await one.sweep()
+            relay.cut()
+            with pytest.raises(ConnectionProblem):
+                await other.put("cut off", b"")
+            relay.mend()
+            await one.sweep()
+        history = playing.result()
+        assert broken_keys(history) == []
+        assert len(history) > 150

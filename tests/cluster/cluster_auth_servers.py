@@ -16,8 +16,11 @@ NODE_NAME = "nadir"
 class AuthPair(Cluster):
     """Auth A is this host itself, B is `other`; `proxy` and `node` are daemons of their own."""
 
-    def __init__(self, folder: Path, state: EtcdCluster | str, *, shared: bool = True, **auth_service: Any) -> None:
-        """`state`: etcd, or the connection string of PostgreSQL. `shared`: whether the folders of records are."""
+    def __init__(
+        self, folder: Path, state: EtcdCluster | str | dict[str, Any], *, shared: bool = True, **auth_service: Any
+    ) -> None:
+        """`state`: etcd, the connection string of PostgreSQL, or a `teleport.storage`. `shared`: whether the folders of
+        records are."""
         super().__init__(folder / "a", **auth_service)
         self.state = state
         self.root = folder
@@ -45,6 +48,8 @@ class AuthPair(Cluster):
 
     def _storage(self) -> dict[str, Any]:
         found: dict[str, Any] = {"type": "postgresql", "conn_string": self.state}
+        if isinstance(self.state, dict):
+            found = dict(self.state)
         if isinstance(self.state, EtcdCluster):
             found = {"type": "etcd", "peers": list(self.state.urls), "insecure": True}
         if self._shared:

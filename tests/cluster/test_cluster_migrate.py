@@ -1,4 +1,4 @@
-"""The state of a cluster goes from its directory to etcd, to PostgreSQL and back, and is the same."""
+"""The state of a cluster goes from its directory to etcd, to PostgreSQL, to DynamoDB and back, and is the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from teleport.testing import etcd, postgresql
+from teleport.testing import dynamodb, etcd, postgresql
 from teleport.testing.cluster import BIN, Cluster, Ran, plain_environment, run
 
 
@@ -18,13 +18,19 @@ def migrate(cluster: Cluster, *arguments: str) -> Ran:
 
 @pytest.mark.skipif(etcd.program() is None, reason=etcd.MISSING)
 @pytest.mark.skipif(postgresql.programs() is None, reason=postgresql.MISSING)
-def test_from_a_directory_to_etcd_to_postgresql_and_back(tmp_path: Path) -> None:
+@pytest.mark.skipif(dynamodb.program() is None, reason=dynamodb.MISSING)
+def test_from_a_directory_to_etcd_to_postgresql_to_dynamodb_and_back(tmp_path: Path) -> None:
     (tmp_path / "etcd").mkdir()
-    with etcd.EtcdCluster(tmp_path / "etcd") as servers, postgresql.PostgresqlServer() as server:
+    with (
+        etcd.EtcdCluster(tmp_path / "etcd") as servers,
+        postgresql.PostgresqlServer() as server,
+        dynamodb.DynamoServer() as service,
+    ):
         cluster = Cluster(tmp_path / "cluster")
         storages: list[dict[str, Any]] = [
             {"type": "etcd", "peers": list(servers.urls), "insecure": True},
             {"type": "postgresql", "conn_string": server.url()},
+            service.storage("state"),
             {"type": "dir", "path": str(tmp_path / "cluster" / "back")},
         ]
         with cluster:

@@ -5,13 +5,14 @@ It removes nothing whose time to live is over, and has no limit on how much it i
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
@@ -24,10 +25,12 @@ MISSING: Final = "there is no moto server here: pip install 'moto[dynamodb]' fla
 REGION: Final = "us-east-1"
 
 
+@cache
 def program() -> str | None:
-    """Where moto's server is; None when it is not installed."""
-    beside = Path(sys.executable).parent / "moto_server"
-    return str(beside) if beside.exists() else shutil.which("moto_server")
+    """Where moto is; None when it is not installed."""
+    if not all(map(find_spec, ("moto", "flask", "flask_cors", "aiobotocore"))):
+        return None
+    return str(Path(__file__).with_name("dynamodb_server.py"))
 
 
 class DynamoServer:
@@ -55,7 +58,7 @@ class DynamoServer:
         if found is None:
             raise RuntimeError(MISSING)
         self._process = subprocess.Popen(
-            [found, "-H", "127.0.0.1", "-p", str(self.port)], stdout=self._log, stderr=subprocess.STDOUT
+            [sys.executable, found, str(self.port)], stdout=self._log, stderr=subprocess.STDOUT
         )
         deadline = time.monotonic() + PATIENCE
         while not self._answers():

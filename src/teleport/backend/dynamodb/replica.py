@@ -26,6 +26,7 @@ from teleport.errors import ConnectionProblem, TeleportError
 READS: Final = 5  # times that reading all is begun anew because the log was cut meanwhile
 FILLED: Final = 0.02  # seconds until a row of the log is looked for again whose transaction is being finished
 POLL: Final = 0.25  # seconds between looks for what others wrote
+FRESH: Final = 2.5  # seconds that who follows waits for an answer: others take what it has for the newest
 FAR: Final = ".99"  # after all parts of a record
 
 
@@ -169,8 +170,18 @@ class Replica:
                 async with asyncio.timeout(POLL):
                     await interest.changed.wait()
             except TimeoutError:
-                await self.catch_up()
+                await self._catch_up_soon()
                 yield [], position
+
+    async def _catch_up_soon(self) -> None:
+        try:
+            async with asyncio.timeout(FRESH):
+                await self.catch_up()
+        except TimeoutError:
+            raise ConnectionProblem(
+                f"cannot watch the storage in DynamoDB ({self._table.where}): no answer in time",
+                hint="check that the service is reached from here (TCP 443)",
+            ) from None
 
     async def history(self, position: int) -> AsyncGenerator[tuple[list[Entry], int], None]:
         """The changes after a revision from the log, for a watcher that is behind. Raises `WatchCompacted`."""
