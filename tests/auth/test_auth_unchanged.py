@@ -44,11 +44,12 @@ def test_of_many_hosts_no_more_is_written_than_a_second_bears_and_none_is_lost_m
     lost_after = known.lost_after
     assert LOST_AFTER.total_seconds() < lost_after <= LONGEST_LOST_AFTER
     known.wrote("0", b"same", 7, 0.0, lost_after)
-    minutes = [minute for minute in range(1, 9) if known.revision("0", b"same", minute * EVERY + 4.0) is None]
-    written = minutes[0] * EVERY
-    assert minutes == list(range(minutes[0], 9)), "once it is time, it is"
-    assert hosts / written <= max(WRITES * 1.7, hosts / unchanged.LONGEST)
-    assert written + MISSED <= lost_after + EVERY / 2, "silent for longer than the record bears"
+    for late in (-10.0, 0.0, 10.0):
+        minutes = [minute for minute in range(1, 9) if known.revision("0", b"same", minute * EVERY + late) is None]
+        written = minutes[0] * EVERY
+        assert minutes == list(range(minutes[0], 9)), "once it is time, it is"
+        assert hosts / written <= WRITES or minutes[0] == unchanged.MOST
+        assert written + MISSED == lost_after
 
 
 def test_what_was_written_when_there_were_few_hosts_is_written_again_when_there_are_many() -> None:

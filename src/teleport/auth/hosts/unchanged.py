@@ -10,17 +10,17 @@ may be silent from then on (`resources.server.ServerSpec.lost_after`): whoever r
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 EVERY: Final = 60.0  # seconds between two announcements of a host (`protocols.md` 6)
 WRITES: Final = 40  # in a second
-LONGEST: Final = 240.0  # seconds
-MISSED: Final = 90  # seconds of silence more than the period: as much as `LOST_AFTER` bears
-EARLY: Final = 5.0  # seconds by which an announcement may come before its time
+MOST: Final = 4  # announcements of which one is written
+MISSED: Final = 90  # seconds of silence more than between two writes: as much as `LOST_AFTER` bears
 FORGOTTEN: Final = 900.0  # seconds after which a silent host counts no more
-LONGEST_LOST_AFTER: Final = int(LONGEST) + MISSED
+LONGEST_LOST_AFTER: Final = int(MOST * EVERY) + MISSED
 
 
 @dataclass(slots=True)
@@ -42,8 +42,8 @@ class Unchanged:
     @property
     def lost_after(self) -> int:
         """`ServerSpec.lost_after` of what is written now; 0 while every announcement is written."""
-        period = min(len(self._written) / WRITES, LONGEST)
-        return int(period) + MISSED if period > EVERY else 0
+        one_of = min(math.ceil(len(self._written) / (WRITES * EVERY)), MOST)
+        return int(one_of * EVERY) + MISSED if one_of > 1 else 0
 
     def revision(self, host_id: str, digest: bytes, now: float) -> int | None:
         """The revision in which what a host says is written. None: it says something else, or it is time to write."""
@@ -53,9 +53,9 @@ class Unchanged:
         known.heard = now
         if known.digest != digest or not known.lost_after:
             return None
-        # by what it says itself: there were fewer hosts then, perhaps
-        next_is_too_late = now - known.when > known.lost_after - MISSED - EVERY + EARLY
-        return None if next_is_too_late else known.revision
+        # by what it says itself: there were fewer hosts then, perhaps. An announcement may come early or late.
+        is_due = now - known.when > known.lost_after - MISSED - EVERY / 2
+        return None if is_due else known.revision
 
     def wrote(self, host_id: str, digest: bytes, revision: int, now: float, lost_after: int) -> None:
         """It is written now."""
