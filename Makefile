@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: run test test-long bench bench-scale bench-web bench-kube docs screenshots setup setup-dev check format clean
+.PHONY: run test test-long bench bench-scale bench-web bench-kube docs screenshots setup setup-dev install uninstall check format clean
 
 run: setup
 	@$(BIN)/python scripts/run.py
@@ -74,6 +74,14 @@ setup:
 
 setup-dev:
 	@PYTHON=$(PYTHON) scripts/setup.sh dev
+
+# this release into PREFIX (below DESTDIR, for packages), beside those that are there; EXTRAS="etcd postgresql hsm"
+PREFIX ?= /usr/local
+install: setup
+	@PYTHON=$(PYTHON) PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' EXTRAS='$(EXTRAS)' scripts/install.sh install
+
+uninstall:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/install.sh uninstall
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .hypothesis webui/node_modules src/teleport/web/static/app

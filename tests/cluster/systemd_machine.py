@@ -1,8 +1,8 @@
 """A real systemd that boots in a container, over this machine's own files, to run the documented unit.
 
 The container has a file system of its own, an overlay that keeps changes in memory, and processes of its own; the
-network is this machine's, so that clients here reach the daemon there. It boots in under a second, since nothing
-is installed into it. Nothing runs in it but what systemd needs itself and what a test starts.
+network is this machine's, so that clients here reach the daemon there, unless it is `alone`. It boots in under a
+second, since nothing is installed into it. Nothing runs in it but what systemd needs itself and what a test starts.
 """
 
 from __future__ import annotations
@@ -59,8 +59,17 @@ def why_not() -> str:
 class Machine:
     """A booted container; its init sees `binds` at the same paths."""
 
-    def __init__(self, folder: Path, files: dict[str, str], links: dict[str, Path], binds: Sequence[Path]) -> None:
-        """`files`: content by path in the container; `links`: what symbolic links there point to."""
+    def __init__(
+        self,
+        folder: Path,
+        files: dict[str, str],
+        links: dict[str, Path],
+        binds: Sequence[Path],
+        *,
+        alone: bool = False,
+    ) -> None:
+        """`files`: content by path in the container; `links`: what symbolic links there point to; `alone`: with a
+        network of its own that leads nowhere, so that every port is free."""
         self._folder = folder
         self._name = f"tested-{uuid.uuid4().hex[:8]}"
         self._binds = binds
@@ -69,7 +78,8 @@ class Machine:
         self.console = folder / "console.log"
         self.boot_seconds = 0.0
         (folder / "layers").mkdir(parents=True)
-        seed = folder / "seed"
+        self.alone = alone
+        self.seed = seed = folder / "seed"  # what is put there before the boot is in the container
         seed.mkdir()
         wants = "[Unit]\nDescription=What is tested\nRequires=basic.target\nAfter=basic.target\nAllowIsolate=yes\n"
         for path, text in {f"/etc/systemd/system/{TARGET}": wants, **files}.items():
@@ -91,6 +101,8 @@ class Machine:
     def __enter__(self) -> Self:
         began = time.monotonic()
         binds = [f"--bind={path}" for path in self._binds]
+        if self.alone:
+            binds.append("--private-network")
         with self.console.open("wb") as console:
             self._nspawn = subprocess.Popen(
                 ["unshare", "--mount", "sh", "-c", BOOT, "sh", str(self._folder), self._name, TARGET, *binds],

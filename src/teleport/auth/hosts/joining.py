@@ -119,7 +119,8 @@ class Joining:
             if isinstance(error, AccessDenied):
                 raise AccessDenied(
                     f"the host {request.node_name!r} may not join as {request.role}: {_public_reason(error)}",
-                    hint="make a new token on the auth server: tctl nodes add --roles=" + request.role.lower()[:16],
+                    hint=error.hint
+                    or "make a new token on the auth server: tctl nodes add --roles=" + request.role.lower()[:16],
                 ) from None
             raise
         now = self._state.clock.now()
