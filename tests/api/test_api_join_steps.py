@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from teleport.api import messages as m
-from teleport.api.join_steps import cluster_document
+from teleport.api.join_steps import cluster_document, for_host
+from teleport.daemon.config.effective import StartFlags, effective_config
+from teleport.daemon.config.file import load_config
 from teleport.resources.parse import parse_resources
 from teleport.resources.trusted_cluster import TrustedCluster
+from teleport.testing.kube_api import KubeApi
 
 PIN = "sha256:" + "0" * 64
 
@@ -31,3 +36,24 @@ def test_the_document_for_another_cluster_says_what_it_means(address: str, out: 
     assert found.spec.web_proxy_addr == address
     assert found.spec.token is not None
     assert found.spec.token.reveal() == (f"THE TOKEN IN {out}" if out else made.token)
+
+
+def test_a_kubernetes_service_is_told_by_a_file(tmp_path: Path) -> None:
+    """Which the daemon takes as it is; no flag starts the service."""
+    made = m.JoinToken(
+        token="secret",
+        id="1",
+        roles=["kube"],
+        expires=datetime(2026, 1, 1, tzinfo=UTC),
+        ca_pins=[PIN],
+        auth_servers=["a:3025"],
+    )
+    said = for_host(made, "", [])
+    assert "--roles" not in said
+    text = said[said.index("teleport:") :].replace("/etc/teleport.kubeconfig", f"{tmp_path}/kubeconfig")
+    (tmp_path / "kubeconfig").write_text(KubeApi(tmp_path).kubeconfig("prod", port=6443))
+    found = effective_config(load_config(text, "teleport.yaml"), StartFlags(), "box")
+    assert found.roles == ("kube",)
+    assert [str(one) for one in found.auth_servers] == ["a:3025"]
+    behind = msgspec.structs.replace(made, web_addresses=["p.example:443"])
+    assert '["p.example:443"]' in for_host(behind, "/etc/kube.token", [])

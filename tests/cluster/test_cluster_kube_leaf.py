@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from tests.cluster.cluster_kube import KubeHost, lead_kubectl, serve_kubectl
@@ -71,6 +72,18 @@ def test_kubectl_reaches_both_kinds_of_clusters_over_there(two: Two) -> None:
         assert (event["user"], event["kubernetes_cluster"]) == (f"remote-alice-{ROOT}", name)
     assert f"{LEAF}-far" in kubectl(alice, "config", "current-context").ok().stdout
     assert two.trusting.root.events("--type=kube.request") == []
+
+
+def test_a_signed_kubeconfig_leads_there(two: Two, tmp_path: Path) -> None:
+    """`tctl auth sign --leaf-cluster`; only of a cluster that trusts this one."""
+    robot = two.person("robot")
+    root = two.trusting.root
+    signing = ["auth", "sign", "--user=robot", "--format=kubernetes", "--kube-cluster-name=one"]
+    address = root.config["proxy_service"]["kube_public_addr"]
+    root.tctl(*signing, f"--leaf-cluster={LEAF}", f"--proxy={address}", f"--out={tmp_path}/file").ok()
+    assert kubectl(robot, f"--kubeconfig={tmp_path}/file", "get", "pods", "-n", "dev", "-o", "name").ok().stdout
+    assert two.api.calls[-1].of("Impersonate-User") == [f"remote-robot-{ROOT}"]
+    assert root.tctl(*signing, "--leaf-cluster=nowhere.test", f"--out={tmp_path}/none").status == 3
 
 
 def test_who_is_not_mapped_or_locked_over_there_is_refused_there(two: Two) -> None:

@@ -17,9 +17,11 @@ import pytest
 from tests.cluster.cluster_kube import KubeHost, lead_kubectl
 from tests.cluster.test_cluster_kube import ROLE
 
+from teleport.identity import SystemRole
 from teleport.kube.introduction import Introduction, encode
 from teleport.testing.cluster import LOOPBACK, Cluster, Person, Ran, at, free_port, run, wait_until
 from teleport.testing.kube_api import KubeApi, running_kube_api
+from teleport.testing.web_lab import LabCluster
 from teleport.wire.alpn import KUBE_SERVICE
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed (kubernetes-client)")
@@ -181,6 +183,9 @@ def test_only_a_proxy_is_believed_and_only_about_people_who_showed_a_certificate
     speaks for somebody whose certificate does not count. What they tried is on record, and reaches no API server."""
     cluster = served.cluster
     victor = served.person("victor")
+    kubectl(
+        victor, "get", "pods", "-n", "dev"
+    ).ok()  # so that it knows the API: refused at that, it says nothing of use
     cluster.tctl("auth", "sign", "--user=victor", "--format=tls", f"--out={tmp_path}/victor").ok()
     person = ssl.PEM_cert_to_DER_cert((tmp_path / "victor.crt").read_text())
     for_victor = encode(Introduction(person, LOOPBACK, 1, "demo")) + GET
@@ -189,6 +194,7 @@ def test_only_a_proxy_is_believed_and_only_about_people_who_showed_a_certificate
     before = len(served.api.calls)
     for cert, key in (
         (None, None),
+        LabCluster(tmp_path).host_pair(SystemRole.PROXY, "proxy"),
         (tmp_path / "victor.crt", tmp_path / "victor.key"),
         (proc / "node" / "tls.crt", proc / "node" / "tls.key"),
         (proc / "auth" / "tls.crt", proc / "auth" / "tls.key"),

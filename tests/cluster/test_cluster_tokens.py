@@ -50,10 +50,13 @@ def test_a_host_has_the_labels_of_its_token_whatever_its_file_says(
 
 
 def test_types_without_a_service_are_kept_and_say_so(cluster: Cluster) -> None:
-    for kind in ("kube", "app", "db"):
+    for kind in ("app", "db"):
         made = cluster.tctl("tokens", "add", f"--type={kind}").ok()
         assert f"no {kind} service yet" in made.stderr
         assert "teleport start" not in made.stdout
+    kube = cluster.tctl("tokens", "add", "--type=kube").ok()
+    assert kube.stderr == ""
+    assert "kubernetes_service:" in kube.stdout
     both = cluster.tctl("tokens", "add", "--type=node,kube").ok()
     assert "--roles=node \\\n" in both.stdout
     shown = cluster.tctl("tokens", "ls").ok().stdout

@@ -456,8 +456,10 @@ async def test_a_token_for_another_cluster_comes_with_its_document(tmp_path: Pat
         assert "no cluster is named" in made.json["warning"]
         named = await at.admin.ask("POST", f"{SITE}/tokens", json={"roles": ["trusted_cluster"], "cluster": "leaf"})
         assert (named.json["cluster"], named.json["warning"]) == ("leaf", "")
-        later = await at.admin.ask("POST", f"{SITE}/tokens", json={"roles": ["kube"]})
+        later = await at.admin.ask("POST", f"{SITE}/tokens", json={"roles": ["app"]})
         assert "no service" in later.json["warning"]
+        kube = await at.admin.ask("POST", f"{SITE}/tokens", json={"roles": ["kube"]})
+        assert "kubernetes_service:\n  enabled: yes\n" in kube.json["command"]
 
     await at_work(tmp_path, work)
 

@@ -12,8 +12,10 @@ from typing import Final
 
 from teleport.api import messages as m
 
+KUBE_FILE: Final = "/etc/teleport-kube.yaml"
 TOKEN_PLACE: Final = "/etc/teleport.token"  # noqa: S105 - where the instructions put one
-SERVED: Final = frozenset({"node", "proxy", "auth"})  # what hosts join as; other types are kept for later
+SERVED: Final = frozenset({"node", "proxy", "auth", "kube"})  # what hosts join as; other types are kept for later
+BY_FLAG: Final = SERVED - {"kube"}  # which `--roles` starts; a Kubernetes service needs a file
 _LOOPBACK: Final = ("127.", "localhost:", "[::1]")
 OWN_HOST_ONLY: Final = "That address of the auth server is good on this host only: use one that the new host reaches."
 
@@ -27,7 +29,7 @@ def start_command(made: m.JoinToken, out: str, reached: Sequence[str], *, indent
     """The command that starts the host. `out`: the file that holds the token already; `reached`: addresses of auth,
     when none has announced itself."""
     place = shlex.quote(out) if out else TOKEN_PLACE
-    flags = [f"--roles={','.join(role for role in made.roles if role in SERVED)}", f"--token={place}"]
+    flags = [f"--roles={','.join(role for role in made.roles if role in BY_FLAG)}", f"--token={place}"]
     flags += [f"--ca-pin={pin}" for pin in made.ca_pins]
     flags += [shlex.quote(f"--auth-server={server}") for server in auth_servers(made, reached)]
     return "teleport start " + f" \\\n{indent}    ".join(flags)
@@ -43,8 +45,39 @@ def own_host_only(made: m.JoinToken, reached: Sequence[str]) -> bool:
     return any(server.startswith(_LOOPBACK) for server in auth_servers(made, reached))
 
 
+def kube_document(made: m.JoinToken, out: str, reached: Sequence[str]) -> str:
+    """The file of a host that runs a Kubernetes service."""
+    servers = made.web_addresses[:1] or auth_servers(made, reached)
+    pins = "".join(f"\n  - {pin}" for pin in made.ca_pins)
+    return (
+        f"teleport:\n  auth_token: {_quoted(out or TOKEN_PLACE)}\n"
+        f"  auth_servers: [{', '.join(_quoted(server) for server in servers)}]\n  ca_pin:{pins}\n"
+        "kubernetes_service:\n  enabled: yes\n"
+        "  kubeconfig_file: /etc/teleport.kubeconfig   # each context is a cluster; or kube_cluster_name, in a pod\n"
+        "  # listen_addr: 0.0.0.0:3027   # without it, it keeps tunnels to the proxy in auth_servers\n"
+        "auth_service: {enabled: no}\nproxy_service: {enabled: no}\nssh_service: {enabled: no}\n"
+    )
+
+
+def kube_command(made: m.JoinToken, reached: Sequence[str]) -> str:
+    """What starts such a host, all in one."""
+    return (
+        f"{write_token(made)}\ncat > {KUBE_FILE} <<'END'\n{kube_document(made, '', reached)}END\n"
+        f"teleport start --config={KUBE_FILE}"
+    )
+
+
 def for_host(made: m.JoinToken, out: str, reached: Sequence[str]) -> str:
     """What to type on the new host, with words around it."""
+    if not BY_FLAG.intersection(made.roles):
+        first = (
+            f"Copy {out} to the new host"
+            if out
+            else f"On the new host, put the token into a file:\n\n    {write_token(made)}\n"
+        )
+        then = f"Then write {KUBE_FILE} and run teleport start --config={KUBE_FILE}:"
+        text = f"{first}\n{then}\n\n{kube_document(made, out, reached)}"
+        return text + (f"\n{OWN_HOST_ONLY}\n" if not made.web_addresses and own_host_only(made, reached) else "")
     first = (
         f"Copy {out} to the new host, and start there, as root:\n\n"
         if out

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from teleport.daemon.config import ports
-from teleport.daemon.config.values import AcmeConfig, AuthConfig, Config, NodeConfig, ProxyConfig
+from teleport.daemon.config.values import AcmeConfig, AuthConfig, Config, KubeServiceConfig, NodeConfig, ProxyConfig
 from teleport.resources.cluster import TunnelStrategyType
 from teleport.resources.values import HostPort
 
@@ -91,9 +91,12 @@ def needed(config: Config, around: Surroundings) -> list[Port]:
         found += list(_of_auth(config, config.auth))
     if config.proxy is not None:
         found += list(_of_proxy(config, config.proxy))
-    tunnels = config.node is not None and config.auth is None and config.proxy is None and around.through_proxy
+    alone = config.auth is None and config.proxy is None and around.through_proxy
+    tunnels = alone and (config.node is not None or (config.kube is not None and config.kube.listen_addr is None))
     if config.node is not None:
         found += list(_of_node(config.node, tunnels=tunnels))
+    if config.kube is not None:
+        found += list(_of_kube(config.kube))
     if config.diag_addr is not None:
         found.append(_in(config.diag_addr, "monitoring", "/healthz, /readyz and /metrics", "teleport.diag_addr"))
     if config.auth is None:
@@ -167,6 +170,13 @@ def _of_proxy(config: Config, proxy: ProxyConfig) -> Iterator[Port]:
     yield _out("", ports.SSH, "hosts that join auth directly", "sessions of users (ssh_service.listen_addr there)")
     yield _out(
         "",
+        ports.KUBE,
+        "hosts with a Kubernetes service that listens",
+        "calls of kubectl (kubernetes_service.listen_addr there)",
+        only_if="there are such services (tctl kube ls)",
+    )
+    yield _out(
+        "",
         _PLAIN_SSH,
         "hosts with a plain sshd",
         "sessions of users",
@@ -218,6 +228,19 @@ def _of_node(node: NodeConfig, *, tunnels: bool) -> Iterator[Port]:
         yield _in(node.listen_addr, "proxies", "sessions of users", "ssh_service.listen_addr")
     if node.port_forwarding:
         yield _out("", 0, "what users forward ports to", "port forwarding", only_if="roles allow port_forwarding")
+
+
+def _of_kube(kube: KubeServiceConfig) -> Iterator[Port]:
+    if kube.listen_addr is not None:
+        yield _in(kube.listen_addr, "proxies", "calls of kubectl, from proxies", "kubernetes_service.listen_addr")
+    for cluster in kube.clusters:
+        yield _out(
+            cluster.address.host,
+            cluster.address.port,
+            f"the API server of the Kubernetes cluster {cluster.name}",
+            "calls of users",
+            "kubernetes_service",
+        )
 
 
 def _to_auth(config: Config, around: Surroundings, *, tunnels: bool) -> Iterator[Port]:

@@ -87,6 +87,8 @@ class TokenRoutes:
             return {"document": join_steps.cluster_document(made), "warning": "" if made.cluster else NAMES_NONE}
         if not join_steps.SERVED.intersection(made.roles):
             return {"warning": "this version has no service that joins with this token"}
+        if not join_steps.BY_FLAG.intersection(made.roles):
+            return {"command": join_steps.kube_command(made, self._reached), "warning": ""}
         only_here = join_steps.own_host_only(made, self._reached)
         return {
             "command": f"{join_steps.write_token(made)}\n"

@@ -40,6 +40,7 @@ class Wanted:
     kube_cluster: str
     source_ip: str
     for_sshd: bool
+    leaf: str = ""
 
 
 @click.command("sign", cls=Command)
@@ -57,7 +58,9 @@ class Wanted:
 @click.option("--ttl", type=DURATION, help="Lifetime: 12h unless given, for hosts 90 days.")
 @click.option("--compat", type=click.Choice(("standard", "oldssh")), default="standard", hidden=True)
 @click.option("--proxy", default="", metavar="HOST[:PORT]", help="With kubernetes: where kubectl reaches the proxy.")
-@click.option("--leaf-cluster", default="", hidden=True)
+@click.option(
+    "--leaf-cluster", "leaf", default="", metavar="NAME", help="With kubernetes: a cluster that trusts this one."
+)
 @click.option("--kube-cluster-name", "kube_cluster", default="", metavar="NAME", help="With kubernetes: which cluster.")
 @click.option("--source-ip", default="", metavar="ADDRESS", help="The user's certificates hold from this address only.")
 @click.option("--for-sshd", is_flag=True, help="With openssh and --source-ip: for hosts with a plain sshd alone.")
@@ -72,7 +75,7 @@ def sign(
     ttl: float | None,
     compat: str,
     proxy: str,
-    leaf_cluster: str,
+    leaf: str,
     kube_cluster: str,
     source_ip: str,
     for_sshd: bool,
@@ -86,8 +89,8 @@ def sign(
     if bool(user) == bool(hosts):
         raise BadRequest("give either --user or --host", hint="tctl auth sign --user=NAME --out=FILE")
     chosen = form or ("openssh" if hosts else "file")
-    wanted = Wanted(user, hosts, chosen, ttl, compat, proxy, kube_cluster, source_ip, for_sshd)
-    _check(wanted, leaf_cluster)
+    wanted = Wanted(user, hosts, chosen, ttl, compat, proxy, kube_cluster, source_ip, for_sshd, leaf)
+    _check(wanted)
     paths = paths_of(Path(out), wanted.form)
     check_free(paths, overwrite=overwrite)
     with open_auth(flags_of(ctx)) as connected:
@@ -99,7 +102,7 @@ def sign(
         render.note(note)
 
 
-def _check(wanted: Wanted, leaf_cluster: str) -> None:
+def _check(wanted: Wanted) -> None:
     """Raises `BadRequest` for what does not go together, before anything is asked of auth."""
     possible = FOR_HOSTS if wanted.hosts else FOR_USERS
     if wanted.form not in possible:
@@ -113,16 +116,14 @@ def _check(wanted: Wanted, leaf_cluster: str) -> None:
             f"--compat={wanted.compat} is not available: hosts of the cluster read roles from the certificate",
             hint="leave it out",
         )
-    if leaf_cluster:
-        raise BadRequest(
-            "--leaf-cluster is not available yet: this version knows no leaf clusters", hint="leave it out"
-        )
     if wanted.hosts and wanted.source_ip:
         raise BadRequest("--source-ip is for users: servers are reached, they do not come", hint="leave it out")
     if wanted.for_sshd and not (wanted.form == "openssh" and wanted.user and wanted.source_ip):
         raise BadRequest("--for-sshd goes with --user, --format=openssh and --source-ip", hint="leave it out")
-    if wanted.form != "kubernetes" and (wanted.proxy or wanted.kube_cluster):
-        raise BadRequest("--proxy and --kube-cluster-name belong to --format=kubernetes", hint="leave them out")
+    if wanted.form != "kubernetes" and (wanted.proxy or wanted.kube_cluster or wanted.leaf):
+        raise BadRequest(
+            "--proxy, --kube-cluster-name and --leaf-cluster belong to --format=kubernetes", hint="leave them out"
+        )
 
 
 def paths_of(out: Path, form: str) -> list[Path]:
@@ -180,6 +181,7 @@ def _user_files(connected: Auth, wanted: Wanted) -> list[bytes]:
         compatibility=wanted.compat,
         usage="usage:kube" if limited else "",
         kube_cluster=wanted.kube_cluster,
+        route_to_cluster=_leaf(connected, wanted.leaf),
         source_ip=wanted.source_ip,
         for_sshd=wanted.for_sshd,
     )
@@ -199,10 +201,11 @@ def _user_files(connected: Auth, wanted: Wanted) -> list[bytes]:
         case "kubernetes":
             from teleport.client.kubeconfig import kubeconfig
 
-            name = f"{connected.cluster}-{wanted.kube_cluster}" if wanted.kube_cluster else connected.cluster
+            cluster = wanted.leaf or connected.cluster
+            name = f"{cluster}-{wanted.kube_cluster}" if wanted.kube_cluster else cluster
             return [
                 kubeconfig(
-                    cluster=connected.cluster,
+                    cluster=cluster,
                     context=name,
                     server=server,
                     authorities=authorities.encode(),
@@ -230,6 +233,16 @@ def _identity_file(key: PrivateKey, certs: m.UserCerts) -> bytes:
         tls_authorities=tuple(pem.encode() for signer in certs.host_signers for pem in signer.tls_certs),
     )
     return write_identity_file(identity).reveal()
+
+
+def _leaf(connected: Auth, name: str) -> str:
+    """The cluster that the certificate leads to; empty: this one. Raises `NotFound`."""
+    from teleport.cli.tctl.listing import all_of
+    from teleport.resources.kinds import Kind
+
+    if name and all(one.name != name for one in all_of(connected, Kind.REMOTE_CLUSTER)):
+        raise NotFound(f"no cluster {name!r} trusts this one", hint="tctl get rc")
+    return name
 
 
 def _kube_server(connected: Auth, proxy: str) -> str:
