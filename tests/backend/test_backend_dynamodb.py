@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from teleport.backend import DeleteOp, PutOp
+from teleport.backend import DeleteOp, PutOp, WatchCompacted
 from teleport.backend.dynamodb.engine import DynamoBackend
 from teleport.backend.dynamodb.refusals import Kind, explain, kind_of
 from teleport.backend.dynamodb.rows import CHECKPOINT, HEAD, int_of
@@ -415,3 +415,61 @@ def test_what_answers_mean(code: str, status: int, reasons: list[str], kind: Kin
 def test_every_refusal_has_a_hint() -> None:
     for kind in Kind:
         assert explain("read", "here", kind, "so").hint
+
+
+async def test_the_log_is_trimmed_past_records_of_many_parts(server: DynamoServer) -> None:
+    """Also when a break left the last parts of one that was forgotten."""
+    settings = server.settings()
+    async with engine(settings, log_keep=0) as backend:
+        await backend.put("large", b"v" * 1024 * 1024)
+        await backend.put("k", b"")
+        async with raw(settings) as table:
+            gone = (await rows(table, "log"))[:2]
+            await backend.snapshot([""])
+            await backend._checkpoints._write(await backend._checkpoints._read())
+            await table.remove([{"kind": {"S": "log"}, "key": {"S": key}} for key in gone])
+            await backend.put("more", b"")
+            await backend.sweep()
+            assert await rows(table, "log") == []
+        async with engine(settings) as later:
+            assert len(await later.range()) == 3
+
+
+async def test_a_table_that_a_backup_caught_half_way_is_refused(server: DynamoServer) -> None:
+    settings = server.settings()
+    async with engine(settings) as backend:
+        await backend.put("k", b"")
+        await backend.put("k", b"")
+    async with raw(settings) as table:
+        await table.remove([{"kind": {"S": "log"}, "key": {"S": (await rows(table, "log"))[0]}}])
+    with pytest.raises(TeleportError, match="not whole") as caught:
+        await engine(settings, within=0.1).open()
+    assert "another moment" in caught.value.hint
+
+
+async def test_a_restored_table_has_another_history(server: DynamoServer) -> None:
+    """Whoever knew the old one reads everything again, also when the new one has come to the same revision."""
+    settings = server.settings()
+    restored = replace(settings, table=f"{settings.table}-restored")
+    async with engine(settings) as backend, raw(settings) as table:
+        for number in range(5):
+            await backend.put(f"k/{number}", b"old")
+        made = await table.call("create_backup", TableName=settings.table, BackupName="nightly")
+        await backend.put("after", b"")
+        seen = await backend.revision()
+        await table.call(
+            "restore_table_from_backup",
+            TargetTableName=restored.table,
+            BackupArn=made["BackupDetails"]["BackupArn"],
+        )
+    async with engine(restored) as backend:
+        assert [item.key for item in await backend.range()] == [f"k/{number}" for number in range(5)]
+        first = await backend.put("k/5", b"new")
+        assert first > 2**32
+        with pytest.raises(WatchCompacted):
+            await anext(backend.watch([""], start=seen))
+        async with aclosing(backend.watch([""], start=first - 1)) as batches:
+            assert [event.key for event in await anext(batches)] == ["k/5"]
+    async with engine(restored) as later:
+        assert await later.revision() == first, "it is a history of its own from now on"
+        assert len(await later.range()) == 6

@@ -24,7 +24,7 @@ from teleport.clock import Clock
 
 EVERY: Final = 512  # revisions
 EVERY_BYTES: Final = 4 * 1024 * 1024  # of the log
-GIVEN_UP: Final = timedelta(minutes=1)  # since its beginning; then another process may do it
+GIVEN_UP: Final = timedelta(minutes=1)  # without a step; then another process may do it
 AT_ONCE: Final = 90  # rows in one transaction, which takes 100
 AT_ONCE_BYTES: Final = 3_000_000  # and 4 MB
 TRIM_CHUNK: Final = 500  # rows of the log
@@ -58,7 +58,14 @@ class Checkpoints:
         if wanted and not await self._write(about):
             return
         if due or excess > 0:
-            await self._trim()
+            await self._trim(self._log_keep)
+
+    async def forget_all(self) -> bool:
+        """Write all out and keep no change; whether that is done, not left to another process."""
+        if not await self._write(await self._read()):
+            return False
+        await self._trim(0)
+        return True
 
     async def _read(self) -> dict[str, Any]:
         about = dict(await self._table.get(CHECKPOINT))
@@ -90,13 +97,6 @@ class Checkpoints:
             )
             upto = replica.position
             wanted = [(key, replica.items.get(key)) for key in replica.dirty]
-            held = {
-                "TableName": self._table.settings.table,
-                "Key": CHECKPOINT,
-                "ConditionExpression": "#by = :by",
-                "ExpressionAttributeNames": {"#by": "by"},
-                "ExpressionAttributeValues": {":by": text(name)},
-            }
             parts: list[dict[str, Any]] = []
             size = 0
             for key, item in wanted:
@@ -104,12 +104,12 @@ class Checkpoints:
                 more = await self._parts(key, rows)
                 grows = sum(len(row["data"]["B"]) + 1500 for row in rows)
                 if parts and (len(parts) + len(more) > AT_ONCE or size + grows > AT_ONCE_BYTES):
-                    await self._table.transact([{"ConditionCheck": held}, *parts], uuid4().hex)
+                    await self._table.transact([self._held(name), *parts], uuid4().hex)
                     parts, size = [], 0
                 parts += more
                 size += grows
             if parts:
-                await self._table.transact([{"ConditionCheck": held}, *parts], uuid4().hex)
+                await self._table.transact([self._held(name), *parts], uuid4().hex)
             await self._update(
                 "SET applied = :upto REMOVE #by, since", "#by = :by", {":by": text(name), ":upto": number(upto)}
             )
@@ -120,6 +120,19 @@ class Checkpoints:
             return False
         replica.written_out(upto)
         return True
+
+    def _held(self, name: str) -> dict[str, Any]:
+        """What each transaction begins with: it is ours still, and goes on."""
+        return {
+            "Update": {
+                "TableName": self._table.settings.table,
+                "Key": CHECKPOINT,
+                "UpdateExpression": "SET since = :now",
+                "ConditionExpression": "#by = :by",
+                "ExpressionAttributeNames": {"#by": "by"},
+                "ExpressionAttributeValues": {":by": text(name), ":now": number(micros(self._clock.now()))},
+            }
+        }
 
     async def _parts(self, key: str, rows: list[Row]) -> list[dict[str, Any]]:
         """What makes the rows of an item so; what is left of an older value goes."""
@@ -149,10 +162,10 @@ class Checkpoints:
             ExpressionAttributeValues=values,
         )
 
-    async def _trim(self) -> None:
+    async def _trim(self, keep: int) -> None:
         """Forget what of the log is written out and too much, or too old."""
         applied = self._replica.applied
-        most = min(applied, self._replica.position - self._log_keep)
+        most = min(applied, self._replica.position - keep)
         old = micros(self._clock.now() - self._log_keep_for)
         while True:
             async with aclosing(
@@ -161,7 +174,7 @@ class Checkpoints:
                 rows: Sequence[Mapping[str, Any]] = await anext(pages, [])
             gone: list[dict[str, Any]] = []
             upto = 0
-            goes = False
+            goes = True  # parts that come first are of a record that is forgotten already
             for row in rows:
                 revision = int(row["key"]["S"].partition(".")[0])
                 if "at" in row:

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Final
 
 from teleport.backend.decide import Decision
+from teleport.backend.dynamodb.adopting import adopt, is_copy
 from teleport.backend.dynamodb.checkpoint import Checkpoints
 from teleport.backend.dynamodb.replica import Replica
 from teleport.backend.dynamodb.schema import open_schema
@@ -60,7 +61,8 @@ class DynamoBackend(Engine):
         self._table = table = Table(self._settings, within=self._within)
         try:
             await table.open()
-            schema = await open_schema(table)
+            schema, identity = await open_schema(table)
+            copied = await is_copy(table, identity)
             self._replica = replica = Replica(table, schema)
             await replica.load()
         except Refused as error:
@@ -86,6 +88,15 @@ class DynamoBackend(Engine):
         await super().open()
         self._start(replica.run(), "backend reader")
         self._start(self._writer.run(), "backend writer")
+        try:
+            if copied:
+                await adopt(table, identity, schema, self._writer, self._checkpoints)
+        except Refused as error:
+            await self.close()
+            raise table.explain("open", error) from error
+        except BaseException:
+            await self.close()
+            raise
         self._start(self._following.run(), "backend follow")
 
     async def close(self) -> None:

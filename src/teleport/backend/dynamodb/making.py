@@ -20,11 +20,10 @@ TYPES: Final = [{"AttributeName": "kind", "AttributeType": "S"}, {"AttributeName
 log = logging.getLogger(__name__)
 
 
-async def open_table(table: Table) -> bool:
-    """Whether it was made by this. Raises `Refused`, or `TeleportError` for one of another program."""
+async def open_table(table: Table) -> str:
+    """What tells it from any other, of the same name too. Raises `Refused`; `TeleportError` where it is others'."""
     name = table.settings.table
-    found, made = await _described(table), False
-    if not found:
+    if not await _described(table):
         asked: dict[str, Any] = {"BillingMode": "PAY_PER_REQUEST"}
         if table.settings.reads is not None and table.settings.writes is not None:
             units = {
@@ -35,7 +34,6 @@ async def open_table(table: Table) -> bool:
         try:
             await table.call("create_table", TableName=name, KeySchema=KEYS, AttributeDefinitions=TYPES, **asked)
             log.info("the table is made storage=%s", table.where)
-            made = True
         except Refused as error:
             if error.kind is not Kind.EXISTS:  # then another auth server that starts at this moment makes it
                 raise
@@ -53,7 +51,7 @@ async def open_table(table: Table) -> bool:
         client = await table.client("application-autoscaling")
         await _scale(table, client, "Read", table.settings.reads)
         await _scale(table, client, "Write", table.settings.writes)
-    return made
+    return f"{found['TableArn']} {found['CreationDateTime'].timestamp():.3f}"
 
 
 def others(table: Table) -> TeleportError:

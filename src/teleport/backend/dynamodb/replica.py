@@ -209,6 +209,8 @@ class Replica:
 
     async def _look(self) -> None:
         """Take what the log has more. Raises `Refused`, `WatchCompacted`, or `TeleportError` when it is another one."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._table.within
         while True:
             head = await self._table.get(HEAD)
             if not head or Schema.of(head) != self._schema:
@@ -229,6 +231,12 @@ class Replica:
                 return
             if self.position < int_of(await self._table.get(CHECKPOINT), "kept"):
                 raise _compacted(self.position)
+            if loop.time() > deadline:
+                raise TeleportError(
+                    f"the storage in DynamoDB ({self._table.where}) is not whole: of its changes up to revision "
+                    f"{wanted} those after {self.position} are missing",
+                    hint="restore the table as of another moment: a backup may have caught a write half-way",
+                )
             await asyncio.sleep(FILLED)
 
     async def _is_there(self) -> bool:

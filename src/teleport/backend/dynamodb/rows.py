@@ -1,7 +1,7 @@
 """What the rows of the table look like. Pure.
 
     kind        key                      what
-    meta        head                     the last revision, the version of this layout, and of which making it is
+    meta        head                     the last revision, the version of this layout, and whose rows these are
     meta        checkpoint               up to which revision items are written out, and the log is not kept any more
     log         <revision>[.<part>]      the changes that were committed together, by the last revision of theirs
     item        <key>                    an item as of the checkpoint, or of one that is being made

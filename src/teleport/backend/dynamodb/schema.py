@@ -22,23 +22,26 @@ class Schema:
     """As this process found it."""
 
     version: int
-    made: str
+    made: str  # another one for each making
 
     @staticmethod
     def of(head: Mapping[str, Any]) -> Schema:
         return Schema(int_of(head, "version"), head["made"]["S"])
 
 
-async def open_schema(table: Table) -> Schema:
-    """Make what is missing. What is newer, or of another program, is refused, unchanged."""
-    await open_table(table)
+async def open_schema(table: Table) -> tuple[Schema, str]:
+    """Make what is missing; also what tells the table from any other.
+
+    What is newer, or of another program, is refused, unchanged.
+    """
+    identity = await open_table(table)
     head = await table.get(HEAD)
     if not head:
         taken = (await table.call("scan", TableName=table.settings.table, Limit=1, ConsistentRead=True))["Items"]
         if taken and not (head := await table.get(HEAD)):
             raise others(table)
     if not head:
-        await _make(table)
+        await _make(table, identity)
         head = await table.get(HEAD)
     if not head or head.get("program", {}).get("S") != PROGRAM or "made" not in head:
         raise others(table)
@@ -50,16 +53,17 @@ async def open_schema(table: Table) -> Schema:
             hint="start that newer version, or restore the backup made before the upgrade into another table: aws "
             "dynamodb restore-table-from-backup",
         )
-    return found
+    return found, identity
 
 
-async def _make(table: Table) -> None:
+async def _make(table: Table, identity: str) -> None:
     """The two rows that are always there; another auth server that starts at this moment may be first."""
     head = {
         **HEAD,
         "program": text(PROGRAM),
         "version": number(KNOWN),
         "made": text(uuid4().hex),
+        "table": text(identity),
         "revision": number(0),
     }
     checkpoint = {**CHECKPOINT, "applied": number(0), "kept": number(0)}

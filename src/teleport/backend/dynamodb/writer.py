@@ -44,6 +44,7 @@ class Writer(Committing):
         self._clock = clock
         self._process = uuid4().hex
         self._number = 0
+        self.leap = 0  # revisions that are passed over
         self._request: tuple[Record, list[dict[str, Any]], str] | None = None  # what `_sent` was
         self._unsure = False  # whether an attempt of it was not answered
 
@@ -148,7 +149,7 @@ class Writer(Committing):
                 outcomes.append(error)
                 continue
             if writes:
-                revision += 1
+                revision += 1 + self.leap
                 events = tuple(_event(write, revision) for write in writes)
                 entries.append(Entry(revision, events))
                 changed_now.update({one.key: one.item if isinstance(one, Put) else None for one in events})
