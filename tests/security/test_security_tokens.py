@@ -28,7 +28,7 @@ from teleport.resources.values import Duration
 from teleport.testing.auth import ANONYMOUS, CLUSTER, Credentials, RunningAuth, present_clock, running_auth
 from teleport.testing.clock import FakeClock
 
-JOINS = ("node", "proxy", "auth")
+JOINS = ("node", "proxy", "auth", "kube")
 
 
 async def joined(auth: RunningAuth, token: str, who: Credentials = ANONYMOUS, **fields: Any) -> Credentials:
@@ -77,8 +77,8 @@ async def test_a_token_lets_in_as_what_it_says_and_as_nothing_else(tmp_path: Pat
                 assert "this version" in caught.value.message or "no host joins with" in caught.value.message
             refused += 1
         events = await auth.events("host.join_failed", wait_for=refused)
-        assert len(events) == refused == 7 * 8 - 3
-        assert len(await auth.events("host.join", wait_for=3)) == 3
+        assert len(events) == refused == 7 * 8 - len(JOINS)
+        assert len(await auth.events("host.join", wait_for=len(JOINS))) == len(JOINS)
 
 
 async def test_every_type_is_stored_listed_and_revoked(tmp_path: Path) -> None:
