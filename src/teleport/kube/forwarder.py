@@ -217,7 +217,7 @@ class Forwarder:
                 await self._on_record(Outcome(request, call, name, permit, told.code, refused.reason))
             except (TeleportError, OSError):
                 told = told if told is WITHHELD else UNRECORDED
-            await refuse(client, told)
+            await refuse(client, request, told)
         finally:
             self._open = None
 
@@ -238,7 +238,7 @@ class Forwarder:
         nothing = self._rules.permit_kube(self._identity, None, "", self._peer.host, ActAs())
         if isinstance(nothing, AccessDenial) and nothing.code is not DenialCode.NOT_GRANTED:
             raise denied(nothing)  # locked, say
-        await answer_json(
+        await answer(
             client,
             200,
             json.dumps({"clusters": [{"name": name, "labels": labels} for name, labels in found.items()]}).encode(),
@@ -461,18 +461,21 @@ class _Relayed:
             raise
 
 
-async def answer_json(client: Client, code: int, body: bytes) -> None:
+async def answer(client: Client, code: int, body: bytes, kind: bytes = b"application/json") -> None:
     """Answers by itself, without an API server."""
-    headers = [(b"Content-Type", b"application/json"), (b"Content-Length", str(len(body)).encode())]
+    headers = [(b"Content-Type", kind), (b"Content-Length", str(len(body)).encode())]
     await client.begin(code, headers)
     if not client.bodiless:
         await client.part(body)
     await client.end()
 
 
-async def refuse(client: Client, refusal: Refusal) -> None:
+async def refuse(client: Client, request: Request, refusal: Refusal) -> None:
     """Answers with a Status; of the request's body so much is thrown away that the client comes to read it."""
-    await answer_json(client, refusal.code, refusal.body)
+    if _discovers(request):
+        await answer(client, refusal.code, refusal.sentence.encode(), b"text/plain; charset=utf-8")
+    else:
+        await answer(client, refusal.code, refusal.body)
     thrown = 0
     with contextlib.suppress(TimeoutError, h11.ProtocolError):
         async with asyncio.timeout(THROWN_AWAY_WITHIN):
@@ -480,6 +483,15 @@ async def refuse(client: Client, refusal: Refusal) -> None:
                 thrown += len(part)
                 if thrown > MOST_THROWN_AWAY:
                     return
+
+
+def _discovers(request: Request) -> bool:
+    """Whether kubectl asks what a cluster has, as it does before its first command there. Of a refusal of that it reads
+    no Status, and prints "unknown"; it prints plain text."""
+    path = request.target.partition("?")[0]
+    return path in ("/api", "/apis") and any(
+        b"as=APIGroupDiscoveryList" in one for one in values(request.headers, b"accept")
+    )
 
 
 def denied(denial: AccessDenial) -> Refused:

@@ -447,7 +447,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         client.last = True
         request = await self._next(client, FIRST)
         if request is not None:
-            await refuse(client, refusal)
+            await refuse(client, request, refusal)
             await _close(client)
 
     async def _lead(self, client: Client, entered: Entered, elsewhere: Elsewhere) -> None:

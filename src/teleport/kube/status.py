@@ -28,16 +28,20 @@ class Refusal:
     hint: str = ""
 
     @property
+    def sentence(self) -> str:
+        """All that somebody reads."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    @property
     def body(self) -> bytes:
         """JSON; the hint is part of the sentence, because kubectl prints nothing else."""
-        message = f"{self.message} ({self.hint})" if self.hint else self.message
         return json.dumps(
             {
                 "kind": "Status",
                 "apiVersion": "v1",
                 "metadata": {},
                 "status": "Failure",
-                "message": message,
+                "message": self.sentence,
                 "reason": _REASONS.get(self.code, "InternalError"),
                 "code": self.code,
             }
