@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from tests.cluster.systemd_machine import Machine, why_not
 
 import teleport
 from teleport.daemon.systemd.units import Unit, Values, unit_text
-from teleport.testing.cluster import BIN, Cluster, Ran, wait_until
+from teleport.testing.cluster import BIN, Cluster, Ran, at, wait_until
 
 UNIT = "teleport.service"
+NODE_UNIT = "teleport-node.service"
 FOLDERS = "/etc/systemd/system"
 PLACE = "/etc/teleport.yaml"
 
@@ -118,6 +120,65 @@ def test_reload_replaces_it_inside_the_same_walls(guarded: Guarded) -> None:
     assert guarded.status("status")["NoNewPrivs"] == "1"
     assert guarded.machine.show(UNIT, "NRestarts") == "0"
     guarded.tctl("status").ok()
+
+
+def test_a_host_joins_by_one_command_and_keeps_a_session_over_a_changed_configuration(guarded: Guarded) -> None:
+    """Beside auth and proxy, by a tunnel: written, enabled, started, listed; again changes nothing."""
+    machine, name = guarded.machine, "bravo"
+    guarded.tctl("tokens", "add", "--type=node", "--out=/etc/join-token").ok()
+    join = [
+        *("/usr/local/bin/teleport", "join", "--systemd", f"--nodename={name}", "--token-file=/etc/join-token"),
+        *(f"--auth-server={at(guarded.web_port)}", f"--ca-pin={guarded.ca_pin()}"),
+    ]
+    first = machine.run(*join, seconds=120).ok()
+    assert f"{name} is part of the cluster {guarded.name} and takes sessions." in first.stdout
+    assert first.stderr == ""
+    assert machine.show(NODE_UNIT, "ActiveState") == "active"
+    assert machine.show(NODE_UNIT, "UnitFileState") == "enabled"
+    assert name in guarded.tctl("nodes", "ls").ok().stdout, "it is listed when the command comes back"
+    machine.run("rm", "/etc/join-token").ok()
+    assert "Nothing was changed." in machine.run(*join, seconds=120).ok().stdout
+    bob = guarded.add_person("bob")
+    bob.log_in()
+    target = f"root@{name}.{guarded.name}"
+    wait_until("a session begins", lambda: bob.ssh(target, "echo here").stdout == "here\n")
+    assert machine.run(*join, "--labels=env=new").status == 4
+    with subprocess.Popen(
+        bob.ssh_arguments(target, "echo open; read line; echo $line"),
+        env=bob.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as session:
+        assert session.stdin is not None
+        assert session.stdout is not None
+        assert session.stdout.readline() == "open\n"
+        changed = machine.run(*join, "--labels=env=new", "--force", seconds=120).ok()
+        assert "Nothing was changed." not in changed.stdout
+        wait_until("its label is new", lambda: "env=new" in guarded.tctl("nodes", "ls").ok().stdout)
+        session.stdin.write("still here\n")
+        session.stdin.flush()
+        assert session.stdout.readline() == "still here\n"
+        session.stdin.close()
+        assert session.wait(30) == 0
+
+
+def test_a_host_that_cannot_join_says_why(guarded: Guarded) -> None:
+    """The daemon's own words, at once, and what to do; with a good token it joins while systemd still tries."""
+    machine = guarded.machine
+    machine.systemctl("disable", "--now", NODE_UNIT, seconds=90)
+    machine.run("rm", "-rf", "/var/lib/teleport-node").ok()
+    machine.run("sh", "-c", "umask 077; echo 0123456789abcdef0123456789abcdef > /etc/wrong-token").ok()
+    join = ["/usr/local/bin/teleport", "join", "--systemd", "--force"]
+    join += [f"--auth-server={at(guarded.web_port)}", f"--ca-pin={guarded.ca_pin()}"]
+    done = machine.run(*join, "--token-file=/etc/wrong-token", seconds=120)
+    assert done.status == 1
+    assert "the daemon of teleport-node does not start" in done.stderr
+    assert "token" in done.stderr
+    assert "0123456789abcdef" not in done.stderr
+    guarded.tctl("tokens", "add", "--type=node", "--out=/etc/right-token").ok()
+    machine.run(*join, "--token-file=/etc/right-token", seconds=120).ok()
+    machine.systemctl("disable", "--now", NODE_UNIT, seconds=90).ok()
 
 
 def test_it_starts_again_over_what_it_left(guarded: Guarded) -> None:

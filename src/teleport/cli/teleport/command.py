@@ -38,6 +38,7 @@ teleport = app.LazyGroup(
         "doctor": (f"{_HERE}.doctor:doctor", "Look for what keeps this host from serving, and how to mend it."),
         "healthcheck": (f"{_HERE}.healthcheck:healthcheck", "Ask the daemon of this host whether it serves."),
         "ports": (f"{_HERE}.ports:ports", "Print each port that this host needs, and why."),
+        "join": (f"{_HERE}.join:join", "Make this host one that takes sessions."),
         "repair": (f"{_HERE}.repair:repair", "Give an administrator back to a cluster whose daemon is stopped."),
         "support-bundle": (
             f"{_HERE}.support_bundle:support_bundle",

@@ -97,7 +97,7 @@ def systemd(
 
 def write(values: Values, text: str, place: Path, *, force: bool) -> bool:
     """Writes the unit and says what comes next; whether that changed anything. Raises `AlreadyExists`."""
-    _check_program(values.program)
+    check_program(values.program)
     changed = put(place, text, 0o644, force=force)
     render.out(f"{place} {'has been written' if changed else 'is there already, as it should be'}.\n")
     for line in _warnings(values):
@@ -130,7 +130,8 @@ def put(place: Path, text: str, mode: int, *, force: bool) -> bool:
     return True
 
 
-def _check_program(program: Path) -> None:
+def check_program(program: Path) -> None:
+    """Raises `NotFound` when it is not there, or cannot be run."""
     if not (program.is_file() and os.access(program, os.X_OK)):
         import sys
 
