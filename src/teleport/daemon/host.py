@@ -9,6 +9,7 @@ to the open file, not to the process, so that both hold it then, and nobody else
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import stat
 import uuid
@@ -16,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from teleport.daemon.privacy import close_to_others
 from teleport.errors import AlreadyExists, NotFound, TeleportError
+
+log = logging.getLogger(__name__)
 
 UNFINISHED: Final = "restore.unfinished"
 """In `data_dir` while a backup is being laid out there."""
@@ -74,6 +78,8 @@ def open_host(data_dir: Path, inherited: int | None = None) -> Host:
             f"another daemon uses data_dir {data_dir}", hint="stop it, or set another teleport.data_dir for this one"
         ) from None
     try:
+        for said in close_to_others(data_dir):
+            log.warning("%s", said)
         return Host(data_dir, _host_id(data_dir), _next_epoch(data_dir), lock)
     except BaseException as error:
         os.close(lock)
