@@ -52,6 +52,9 @@ ROLES_TEXT = "---\n".join(
                 "no-pods-in-dev": "{kind: pods, namespace: dev, verbs: ['*']}",
                 "no-prod-pods": "{kind: pods, name: 'prod-*', verbs: [get, delete, create]}",
                 "no-exec": "{kind: pods, verbs: [exec]}",
+                "no-lists": "{kind: secrets, verbs: [list]}",
+                "no-ends": "{kind: pods, namespace: dev, verbs: [delete]}",
+                "no-making": "{kind: '*', verbs: [create]}",
                 "no-web-proxy": "{kind: services, name: web, verbs: [proxy]}",
                 "nothing": "{kind: '*', verbs: ['*']}",
             }.items()
@@ -229,7 +232,22 @@ WHOLE, PART, NO = "whole", "part", "no"
         ("whole no-secrets", "GET /api/v1/secrets?watch=true", NO),
         ("whole no-secrets", "GET /api/v1/secrets", NO),
         ("whole no-secrets", f"GET {PODS}", WHOLE),
-        ("whole no-secrets", "DELETE /api/v1/namespaces/dev/secrets/a", WHOLE),
+        # the answers to these hold the object, which a dry run does not even change
+        *(
+            ("whole no-secrets", f"{method} /api/v1/namespaces/dev/secrets{rest}", NO)
+            for method, rest in (("PATCH", "/a?dryRun=All"), ("PUT", "/a?dryRun=All"), ("DELETE", "?dryRun=All"),
+                                 ("DELETE", "/a?dryRun=All&propagationPolicy=Foreground"), ("DELETE", "/a"))
+        ),
+        ("whole no-secrets", "POST /api/v1/namespaces/dev/secrets", WHOLE),
+        ("whole no-lists", "DELETE /api/v1/namespaces/dev/secrets?dryRun=All", NO),
+        ("whole no-lists", "PATCH /api/v1/namespaces/dev/secrets/a", WHOLE),
+        ("whole no-ends", f"POST {POD}/eviction", NO),
+        ("whole no-ends", "POST /api/v1/namespaces/prod/pods/web/eviction", WHOLE),
+        ("whole no-ends", f"POST {POD}/binding", WHOLE),
+        ("whole no-making", "PUT /apis/rbac.authorization.k8s.io/v1/namespaces/dev/rolebindings/a", NO),
+        ("whole no-making", "PUT /api/v1/namespaces/dev/services/a", NO),
+        ("whole no-making", "PUT /api/v1/namespaces/dev/services/a/status", WHOLE),
+        ("whole no-making", "PUT /api/v1/namespaces/dev/secrets/a", WHOLE),
         ("whole no-pods-in-dev", f"GET {POD}/log", NO),
         ("whole no-pods-in-dev", f"GET {POD}/status", NO),
         ("whole no-pods-in-dev", f"GET {PODS}", NO),

@@ -6,8 +6,9 @@ counts by its widest reading: to allow it, a rule has to cover all that it may t
 Only lists and watches can be allowed in part: the permit then says which objects are shown (`Shown`).
 
 Deny reads further than allow, so that nobody gets by it in another way: without a group it means every group, without
-a namespace anywhere, a kind with its subresources; `get` is also what lists and watches show, `delete` also what
-`deletecollection` deletes.
+a namespace anywhere, a kind with its subresources; `get` is also what lists and watches show and what is answered to
+changes (a patch that changes nothing, a deletion that is a dry run), `delete` also what `deletecollection` and
+evictions delete, `create` also what an update makes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,21 @@ from teleport.resources.kube_rules import KNOWN, LEADS_IN, WILDCARD, KubeRule
 
 SHOWS: Final = frozenset({"list", "watch"})
 _NAMESPACES: Final = "namespaces"  # objects that are, to the server, in the namespace that they are
-_ALSO_DENIED: Final = {"list": "get", "watch": "get", "deletecollection": "delete"}
+_NOTHING: Final[frozenset[str]] = frozenset()
+_ALSO_DENIED: Final = {
+    "list": frozenset({"get"}),
+    "watch": frozenset({"get"}),
+    "update": frozenset({"get"}),
+    "patch": frozenset({"get"}),
+    "delete": frozenset({"get"}),
+    "deletecollection": frozenset({"get", "list", "delete"}),
+}
+_MAKING_KINDS: Final = (
+    "clusterrolebindings clusterroles endpoints events leases limitranges mutatingadmissionpolicies"
+    " mutatingadmissionpolicybindings poddisruptionbudgets podsecuritypolicies priorityclasses rolebindings roles"
+    " runtimeclasses services validatingadmissionpolicies validatingadmissionpolicybindings"
+)
+_MADE_BY_UPDATE: Final = frozenset(_MAKING_KINDS.split())  # of which the API server makes one when an update finds none
 _MAX_SHOWN: Final = 253  # characters of a name in a sentence
 _OPEN: Final = frozenset({"version", "healthz", "livez", "readyz", "openapi"})
 
@@ -157,9 +172,10 @@ def _quoted(text: str) -> str:
 def _places(call: KubeCall, rules: Sequence[KubeRule], *, deny: bool) -> Iterator[Place]:
     """Where rules are about such a call."""
     verb, subresource = verb_and_subresource(call)
+    verbs = {verb} | (_also_denied(call, verb) if deny else _NOTHING)
     for rule in rules:
         every = WILDCARD in rule.verbs
-        if not every and verb not in rule.verbs and not (deny and _ALSO_DENIED.get(verb) in rule.verbs):
+        if not every and verbs.isdisjoint(rule.verbs):
             continue
         kind, slash, below = rule.kind.partition("/")
         if kind not in (WILDCARD, call.resource) or not _in_group(rule, call.api_group, deny=deny):
@@ -168,6 +184,15 @@ def _places(call: KubeCall, rules: Sequence[KubeRule], *, deny: bool) -> Iterato
         of_kind = bool(subresource) and below in (WILDCARD, subresource) if slash else widely
         if of_kind:
             yield Place(WILDCARD if deny and rule.namespace is None else rule.namespace, rule.name)
+
+
+def _also_denied(call: KubeCall, verb: str) -> frozenset[str]:
+    """The verbs by which such a call is denied, too, since it comes to the same."""
+    if verb == "create" and (call.resource, call.subresource) == ("pods", "eviction"):
+        return frozenset({"delete"})
+    if verb == "update" and not call.subresource and call.resource in _MADE_BY_UPDATE:
+        return _ALSO_DENIED[verb] | {"create"}
+    return _ALSO_DENIED.get(verb, _NOTHING)
 
 
 def _in_group(rule: KubeRule, group: str, *, deny: bool) -> bool:
