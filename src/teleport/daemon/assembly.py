@@ -198,7 +198,8 @@ class Daemon:
 
         def open_emitter(cluster: str) -> Emitter:
             spool = host.log_dir / "spool"
-            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+            host.log_dir.mkdir(mode=0o750, exist_ok=True)  # as where events are kept; data_dir above it is 0700
+            spool.mkdir(mode=0o700, exist_ok=True)
             return Emitter.open(spool, host.host_id, host.epoch, self._clock, cluster=cluster)
 
         joiner = identities.Joiner(config, host, self._clock)
