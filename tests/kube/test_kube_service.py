@@ -14,7 +14,7 @@ import pytest
 
 from teleport.audit.events import AuthFailed, KubeRequest
 from teleport.authz.decision import ClusterDefaults
-from teleport.identity import SystemRole
+from teleport.identity import SystemRole, UserIdentity
 from teleport.kube.forwarder import CLUSTERS
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
@@ -442,6 +442,34 @@ async def test_a_change_ends_open_streams(tmp_path: Path, change: str) -> None:
             assert await other.chunk()
         else:
             await settled(lab, 0)
+
+
+async def test_a_decision_that_fails_ends_its_stream_and_keeps_no_other_one_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes the decision about themselves fail does not outlive a lock, nor does anybody behind them."""
+    async with kube_lab(tmp_path) as lab, lab.connected() as wire, lab.connected(lab.pair("bob")) as other:
+        for one in (wire, other):
+            await one.send(f"GET {PODS}?watch=true")
+            await one.head()
+        await settled(lab, 2)
+        assert lab.server is not None
+        lab.locks.extend(
+            Lock(metadata=Metadata(name=user), spec=LockSpec(target=LockTarget(user=user))) for user in ("alice", "bob")
+        )
+
+        decides = lab.permit_kube
+
+        def fails(identity: UserIdentity, *rest: Any) -> object:
+            if identity.name == "alice":
+                raise RuntimeError("a decision failed")
+            return decides(identity, *rest)
+
+        monkeypatch.setattr(lab, "permit_kube", fails)
+        lab.server.reconsider()
+        assert await wire.ended() == b""
+        assert await other.ended() == b""
+        await settled(lab, 0)
 
 
 async def test_a_stream_ends_with_the_certificate(tmp_path: Path) -> None:

@@ -387,6 +387,14 @@ class _Connection(asyncio.StreamReaderProtocol):
             self.abort(STOPPED)
 
     def reconsider(self) -> None:
+        """Decides anew. A decision that fails is none that lets anybody stay, and must not keep others from theirs."""
+        try:
+            self._reconsider()
+        except Exception:
+            log.exception("a decision about an open call failed peer=%s", self.peer)
+            self._cut()
+
+    def _reconsider(self) -> None:
         stays = self._entrance.stays(self._proved) if self._forwarder is not None else True
         if stays is None:
             self.leave()

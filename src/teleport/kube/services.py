@@ -191,7 +191,8 @@ class ServiceWay:
         while again and self._idle:
             server, (host_id, timer) = self._idle.popitem()
             timer.cancel()
-            if not server.stale and self._believed(host_id, server):
+            leads = any(one.host_id == host_id for one in self.services)  # and has not come to give other labels
+            if leads and not server.stale and self._believed(host_id, server):
                 server.used = True
                 self._open[server] = host_id
                 return server
