@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
@@ -579,6 +580,15 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=5),
     max_leaves=20,
 )
+
+
+@pytest.mark.parametrize("name", ["a\ud7fcb", "\u202eyek", "\x85", "\u2028", "\x1b[2J"])
+def test_the_name_of_a_file_that_is_not_there_is_told_in_signs_that_do_nothing(name: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load_config(json.dumps({"proxy_service": {"https_key_file": f"/nowhere/{name}"}}), "c.yaml")
+    (told,) = [one for one in map(str, caught.value.problems) if "where nothing is" in one]
+    assert told.isprintable()
+    assert ascii(name)[1:-1] in told
 
 
 @settings(max_examples=150, deadline=None)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from teleport.resources.yaml_problems import quoted
+
 MAX_LINKS: Final = 16
 
 
@@ -37,13 +39,18 @@ def unreadable(path: Path) -> Unreadable | None:
             break
         to = at.parent / os.readlink(at)
         if not os.path.lexists(to) and _seen(to.parent):
-            return Unreadable(f"{at}, a link to {to}, where nothing is")
+            return Unreadable(f"{_told(at)}, a link to {_told(to)}, where nothing is")
         at = Path(os.path.abspath(to))
     if not os.path.lexists(at):
-        return Unreadable(f"{path}, where nothing is")
+        return Unreadable(f"{_told(path)}, where nothing is")
     if not at.is_file():
-        return Unreadable(f"{path}, which is no file")
+        return Unreadable(f"{_told(path)}, which is no file")
     return None if os.access(at, os.R_OK) else _closed(at, "the file", "r")
+
+
+def _told(path: Path) -> str:
+    """As people read it: a name may hold what moves their cursor, or turns what follows."""
+    return str(path) if str(path).isprintable() else quoted(str(path), 4096)
 
 
 def _from_root(folder: Path) -> Iterator[Path]:
@@ -63,7 +70,7 @@ def _closed(path: Path, what: str, wanted: str) -> Unreadable:
     if found.st_gid not in (os.getegid(), *os.getgroups()):
         mend.insert(0, f"chgrp {group} {shlex.quote(str(path))}")
     owner = f"{_user(found.st_uid)}:{_group(found.st_gid)}"
-    return Unreadable(f"{what} {path} ({owner}, mode {mode:04o}), closed to the user {user}", " && ".join(mend))
+    return Unreadable(f"{what} {_told(path)} ({owner}, mode {mode:04o}), closed to the user {user}", " && ".join(mend))
 
 
 def _user(uid: int) -> str:
