@@ -364,6 +364,35 @@ async def test_a_flood_of_sizes(tmp_path: Path) -> None:
         assert len(lab.events.named("resize")) < 2000
 
 
+async def test_sizes_come_no_faster_than_the_disk_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording that has too much in memory stops a client that floods it."""
+    full, waits, room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def drain(_: MemoryRecording) -> None:
+        waits.set()
+        await room.wait()
+
+    monkeypatch.setattr(MemoryRecording, "must_drain", property(lambda recording: len(recording.sizes) >= 100))
+    monkeypatch.setattr(MemoryRecording, "drain", drain)
+    async with kube_lab(tmp_path) as lab, stream(lab, "cat", more="&tty=true") as found, asyncio.timeout(20):
+
+        async def flood() -> None:
+            for number in range(20_000):
+                await found.send_bytes(b'\x04{"Width":%d,"Height":9}' % (1 + number % 200))
+            await found.send_bytes(b"\x00a")
+            full.set()
+
+        flooding = asyncio.create_task(flood())
+        await waits.wait()
+        (recording,) = lab.recordings.all
+        assert len(recording.sizes) < 5000
+        room.set()
+        await full.wait()
+        assert await found.receive_bytes() == b"\x01a"
+        assert len(recording.sizes) == 20_000
+        await flooding
+
+
 async def test_a_client_cannot_say_that_it_is_recorded(tmp_path: Path) -> None:
     """That is between a proxy and a service."""
     async with kube_lab(tmp_path) as lab, lab.connected() as wire:

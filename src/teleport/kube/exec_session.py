@@ -210,6 +210,8 @@ class ExecSession:
                         self._size = width, height
                         self._check(recording)
                         recording.resize(width, height)
+        if recording.must_drain:
+            await recording.drain()
         if self._size != size:  # of many in a row the last one counts
             await self._emit(Resize, size=f"{self._size[0]}:{self._size[1]}")
 
