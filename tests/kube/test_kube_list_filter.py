@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -236,3 +237,23 @@ def test_what_is_no_watch_is_an_error(text: str) -> None:
 def test_a_watch_that_ends_within_an_event() -> None:
     """As watches do when the server leaves."""
     assert watched('{"type":"ADDED","object":{') == []
+
+
+@pytest.mark.parametrize("part", [b"[],", b"1,", b'{"":{}},', b'"",', b'"\\"",'])
+def test_an_object_made_to_take_memory_is_refused_before_it_is_read(part: bytes) -> None:
+    """A few MB of text can be a GB of values, and a second in which nobody else is served."""
+    many = b"[" + part * (3_000_000 // len(part))
+    for begun, answer in ((b'{"items":[', ListFilter(DEV)), (b'{"type":"ADDED","object":', WatchFilter(DEV))):
+        tracemalloc.start()
+        try:
+            with pytest.raises(UnreadableList, match="too many parts"):
+                shown(begun + many, 64 * 1024, answer)
+            assert tracemalloc.get_traced_memory()[1] < 120 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_large_object_of_few_parts_is_shown() -> None:
+    """What is in its texts counts for nothing, wherever they are cut."""
+    large = pod("dev", "a", data={"text": ',[{"\\\n' * 400_000})
+    assert of(listed(large, pod("prod", "b"), large), step=64 * 1024) == listed(large, large)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any, Final
@@ -17,6 +18,9 @@ from teleport.authz.kube_resources import Shown
 from teleport.errors import BadRequest
 
 MOST: Final = 16 << 20  # characters of one object; etcd holds less than a tenth of that
+LARGE: Final = 1 << 20  # characters of one object from which on its parts are counted before it is read
+MOST_PARTS: Final = 500_000  # values of such an object
+_TEXT: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _SPACE: Final = " \t\r\n"
 _OBJECTS: Final = {"items": False, "rows": True}  # of lists, and of tables, whose rows hold the object
 _OF_LIST: Final = frozenset({"resourceVersion", "selfLink"})
@@ -80,6 +84,7 @@ class _Values:
         """The next value, whole, and its text."""
         if not self.peek() or len(self._text) - self._at < self._least:
             raise _More
+        self._count()
         try:
             value, end = _decode(self._text, self._at)
         except RecursionError:
@@ -92,6 +97,13 @@ class _Values:
         self._least = 0
         start, self._at = self._at, end
         return value, self._text[start:end]
+
+    def _count(self) -> None:
+        """A value takes up to a hundred times the memory of its text, and time in which nobody else is served."""
+        if len(self._text) - self._at > LARGE:
+            signs = _TEXT.sub("", self._text[self._at :])
+            if sum(signs.count(sign) for sign in "[{,") > MOST_PARTS:
+                raise UnreadableList("an object has too many parts")
 
     def back(self, at: int) -> None:
         self._at = at
