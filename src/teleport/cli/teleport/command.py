@@ -39,6 +39,7 @@ teleport = app.LazyGroup(
         "healthcheck": (f"{_HERE}.healthcheck:healthcheck", "Ask the daemon of this host whether it serves."),
         "ports": (f"{_HERE}.ports:ports", "Print each port that this host needs, and why."),
         "join": (f"{_HERE}.join:join", "Make this host one that takes sessions."),
+        "kube": (f"{_HERE}.kube:kube", "Run a Kubernetes service inside a cluster."),
         "repair": (f"{_HERE}.repair:repair", "Give an administrator back to a cluster whose daemon is stopped."),
         "support-bundle": (
             f"{_HERE}.support_bundle:support_bundle",
