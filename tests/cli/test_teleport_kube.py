@@ -110,6 +110,7 @@ def test_the_pod_is_closed_off_and_the_token_only_named() -> None:
     pod = documents["Deployment"]["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"  # data_dir stays private
     (container,) = pod["containers"]
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,

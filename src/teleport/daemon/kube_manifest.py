@@ -192,6 +192,7 @@ def _deployment(asked: Manifest, meta: dict[str, Any]) -> dict[str, Any]:
             "runAsUser": _UID,
             "runAsGroup": _UID,
             "fsGroup": _UID,
+            "fsGroupChangePolicy": "OnRootMismatch",  # else the next start opens what is private to the group
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
