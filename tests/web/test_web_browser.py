@@ -73,7 +73,7 @@ def follow_invitation(window: Browser, url: str, auth: RunningAuth, shots: Path)
     window.screenshot(shots / "done.png")
 
     window.go(url)
-    window.wait("return document.getElementById('title').textContent === 'This link cannot be used'", "a used link")
+    window.wait("return document.getElementById('title')?.textContent === 'This link cannot be used'", "a used link")
     said = "this link was used, has expired, or never existed. ask an administrator for a new one."
     assert problem(window).lower() == said
     assert not there(window, "#form")
@@ -120,7 +120,7 @@ async def test_a_reset_and_hostile_or_unknown_links_in_the_browser(tmp_path: Pat
 
                 for path in ("/web/invite/" + "0" * 32, "/web/invite/%3Cimg%20src=x%20onerror=alert(1)%3E"):
                     window.go(web.url + path)
-                    script = "return document.getElementById('title').textContent === 'This link cannot be used'"
+                    script = "return document.getElementById('title')?.textContent === 'This link cannot be used'"
                     window.wait(script, "a refusal")
                     assert problem(window)
                     assert window.run("return document.images.length") == 0
