@@ -37,9 +37,10 @@ from teleport.tunnel.silence import of_host
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest pause
-ON_ITS_WAY: Final = (
-    25.0  # seconds, and those in which all hosts come back, for which connections to auth wait for a tunnel
-)
+ON_ITS_WAY: Final = 25.0  # seconds for which connections to auth wait for a tunnel that is made anew, and ...
+# ... so many times those in which the many hosts of a proxy come back. One that is slower than it said is not helped by
+# hosts that ask it for other ways meanwhile: with ten thousand, those who still waited brought the rest to a stand.
+LATE: Final = 3
 OPEN_SECONDS: Final = 10.0  # for a proxy to reach auth
 LOGIN_SECONDS: Final = 15.0  # for all that follows, each way
 
@@ -281,8 +282,9 @@ class TunnelAgent:
             if link.was_lost and not self._leading():
                 # a proxy that may not be here is not waited for: news of a lifted lock comes by auth alone
                 self._stands.clear()
-                waits = ON_ITS_WAY + self._state.spread(pool.SEEDS) if link.trusted else 0.0
-                self._awaited = asyncio.get_running_loop().time() + waits
+                spread = self._state.spread(pool.SEEDS)
+                waits = ON_ITS_WAY + spread * (LATE if spread > pool.SPREAD else 1)
+                self._awaited = asyncio.get_running_loop().time() + (waits if link.trusted else 0.0)
 
     async def _reach(self, link: Link, addresses: Sequence[str]) -> tuple[str, int, str]:
         """UUID and epoch of the proxy that answered first, and where. Raises the last problem."""
