@@ -78,15 +78,15 @@ def test_what_is_not_on_the_page_is_found(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def dora(cluster: Cluster, login: str) -> Person:
-    person = cluster.add_person("dora", logins=[login])
+def dagny(cluster: Cluster, login: str) -> Person:
+    person = cluster.add_person("dagny", logins=[login])
     person.log_in()
     return person
 
 
 @pytest.mark.parametrize("way", ["directly", "by a tunnel"])
 def test_after_the_run_of_a_node_there_is_nothing_else(
-    cluster: Cluster, dora: Person, login: str, tmp_path: Path, way: str
+    cluster: Cluster, dagny: Person, login: str, tmp_path: Path, way: str
 ) -> None:
     """While it runs, after it stopped, and after it was killed with a session."""
     token, name = tmp_path / "token", "india" if way == "directly" else "juliet"
@@ -96,7 +96,7 @@ def test_after_the_run_of_a_node_there_is_nothing_else(
         config["teleport"]["auth_servers"] = [at(cluster.web_port)]
     with Host(tmp_path / name, config) as host:
         target = f"{login}@{name}.{cluster.name}"
-        wait_until("a session", lambda: dora.ssh(target, "echo here").stdout == "here\n")
+        wait_until("a session", lambda: dagny.ssh(target, "echo here").stdout == "here\n")
         assert strangers(host.data_dir, {"node"}) == []
         host.daemon.stop()
         assert strangers(host.data_dir, {"node"}) == []
@@ -106,9 +106,9 @@ def test_after_the_run_of_a_node_there_is_nothing_else(
         assert strangers(host.data_dir, {"node"}) == []
 
 
-def test_after_the_run_of_auth_and_proxy_there_is_nothing_else(cluster: Cluster, dora: Person, login: str) -> None:
+def test_after_the_run_of_auth_and_proxy_there_is_nothing_else(cluster: Cluster, dagny: Person, login: str) -> None:
     """With a node beside them, since a proxy alone keeps nothing of its own."""
-    assert dora.ssh(f"{login}@{NODE}.{cluster.name}", "echo here").ok().stdout == "here\n"
+    assert dagny.ssh(f"{login}@{NODE}.{cluster.name}", "echo here").ok().stdout == "here\n"
     cluster.tctl("audit", "verify").ok()
     assert strangers(cluster.data_dir, {"auth", "proxy", "node"}) == []
 
