@@ -36,12 +36,15 @@ def pattern(path: str) -> re.Pattern[str]:
 
 
 def kept(folder: Path) -> dict[str, os.stat_result]:
-    """Everything below, folders with a slash at the end. What goes while it is looked at is not kept."""
+    """Everything below, folders with a slash at the end. What goes while it is looked at is not kept, nor what is
+    being written, or was when the daemon was killed (`.NAME.PID.new`, as the page says)."""
     found = {}
     for path in folder.rglob("*"):
         try:
             seen = path.lstat()
         except FileNotFoundError:
+            continue
+        if re.fullmatch(r"\..+\.\d+\.new", path.name):
             continue
         found[str(path.relative_to(folder)) + ("/" if stat.S_ISDIR(seen.st_mode) else "")] = seen
     return found
