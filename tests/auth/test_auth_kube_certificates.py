@@ -51,7 +51,7 @@ async def test_it_says_what_it_is_for_and_ends_with_the_login(tmp_path: Path) ->
         assert shown.not_valid_after_utc <= login.not_valid_after_utc
         found = await at_kubernetes(auth, made.tls_cert)
         assert (found.kube_cluster, found.login_serial) == ("arn:aws:eks:eu:1:cluster/prod", str(login.serial_number))
-        events = await auth.events("cert.create", wait_for=3)
+        events = await auth.events("cert.create", wait_for=4)
         assert ("ann", str(login.serial_number)) in {(one["subject"], one["renewed_from"]) for one in events}
 
 
