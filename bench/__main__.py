@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import compileall
 import contextlib
 import os
 import shutil
@@ -15,8 +14,9 @@ from pathlib import Path
 
 from bench import cluster, commands, connect, memory, sshd
 from bench.account import account
+from bench.asked import begin, may_name
 from bench.measure import Table
-from bench.programs import ROOT, BenchmarkFailed
+from bench.programs import BenchmarkFailed
 
 NAMES = ("commands", "certificates", "start", "memory", "exec", "tsh", "bulk")
 _FULL, _QUICK = 1024, 128  # MiB each way
@@ -97,21 +97,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Benchmarks; docs/benchmarks.md explains them."
     )
-    parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(NAMES)} (default: all)")
+    may_name(parser, NAMES)
     parser.add_argument("--quick", action="store_true", help=f"{_QUICK} MiB each way instead of {_FULL}")
     parser.add_argument("--client", choices=("jump", "subsystem"), default="jump", help="how ssh goes in `bulk`")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.names) - set(NAMES))
-    if unknown:
-        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    # Byte code is what an installation has; a first run would pay for making it, or always when writing it is off.
-    compileall.compile_dir(ROOT / "src", quiet=1)
+    names = begin(parser, arguments.names, NAMES)
     failed = 0
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="teleport-bench-")))
         bench = Bench(folder, _QUICK if arguments.quick else _FULL, arguments.client, stack)
         bench.table.head()
-        for name in arguments.names or NAMES:
+        for name in names:
             try:
                 getattr(bench, name)()
             except BenchmarkFailed as error:

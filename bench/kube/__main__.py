@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import compileall
 import contextlib
-import signal
 import sys
 import tempfile
 from pathlib import Path
 
+from bench.asked import begin, may_name
 from bench.kube import figures
 from bench.kube.estate import estate
 from bench.kube.paired import load
-from bench.programs import ROOT, BenchmarkFailed
+from bench.programs import BenchmarkFailed
 from bench.report import Report
 
 NAMES = ("get", "requests", "logs", "plugin", "watches")
@@ -23,18 +22,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.kube", description="kubectl through the proxy; docs/benchmarks.md explains it."
     )
-    parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(NAMES)} (default: all)")
+    may_name(parser, NAMES)
     parser.add_argument("--gets", type=int, default=40, help="of each kind")
     parser.add_argument("--requests", type=int, default=500, help="of each kind")
     parser.add_argument("--log", type=int, default=256, help="mebibytes of the log")
     parser.add_argument("--logs", type=int, default=5, help="times that it is read, each way")
     parser.add_argument("--watches", type=int, default=1000)
     given = parser.parse_args()
-    names = given.names or NAMES
-    if unknown := sorted(set(names) - set(NAMES)):
-        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    compileall.compile_dir(ROOT / "src", quiet=1)
+    names = begin(parser, given.names, NAMES)
     report = Report()
     with contextlib.ExitStack() as stack:
         try:

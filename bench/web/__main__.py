@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import compileall
 import contextlib
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +12,8 @@ from playwright.sync_api import Error as PlaywrightError
 
 from bench import cluster
 from bench.account import account
-from bench.programs import ROOT, BenchmarkFailed
+from bench.asked import begin, may_name
+from bench.programs import BenchmarkFailed
 from bench.report import Report, say
 from bench.web import keys, loading, nodes
 from bench.web.browser import chromium
@@ -28,17 +27,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.web", description="The web client in Chromium; docs/benchmarks.md explains it."
     )
-    parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(NAMES)} (default: all)")
+    may_name(parser, NAMES)
     parser.add_argument("--loads", type=int, default=9, help="first loads of each kind")
     parser.add_argument("--keys", type=int, default=200, help="in each terminal")
     parser.add_argument("--nodes", type=int, default=10_000, help="that are searched")
     parser.add_argument("--searches", type=int, default=30)
     given = parser.parse_args()
-    names = given.names or NAMES
-    if unknown := sorted(set(names) - set(NAMES)):
-        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    compileall.compile_dir(ROOT / "src", quiet=1)
+    names = begin(parser, given.names, NAMES)
     report = Report()
     with contextlib.ExitStack() as stack:
         try:
