@@ -51,7 +51,8 @@ SURFACE: Final = Surface(
     session_requests=frozenset(),
     global_requests=frozenset({"keepalive@openssh.com", "tunnel-register@teleport"}),
 )
-LIMITS: Final = ServerLimits(channels=4096, keepalive_seconds=15.0, keepalive_count=2)
+_OF_FEW: Final = of_proxy(0)
+LIMITS: Final = ServerLimits(channels=4096, keepalive_seconds=_OF_FEW.seconds, keepalive_count=_OF_FEW.count)
 REGISTER_SECONDS: Final = 10.0  # for a host to say which process it is
 UNREGISTERED: Final = 8  # connections of one host that have not said so yet
 WRONG: Final = 8  # registrations that cannot be read, after which a connection ends

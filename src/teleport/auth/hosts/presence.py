@@ -103,15 +103,16 @@ class Presence:
 
     async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Done:
         """Announces the caller; what is silent after that is listed as lost, for a week."""
-        digest = await self._digest(caller, bytes(request.item))
+        identity, item = caller.identity, bytes(request.item)
+        forced = await self._joining.forced_labels(identity) if isinstance(identity, HostIdentity) else {}
+        digest = digest_of(item, caller.certificate, (caller.host, *caller.vouched_by), forced)
         if await self._as_before(caller, digest):
             return m.Done()
-        server = from_json(bytes(request.item))
+        server = from_json(item)
         if not isinstance(server, Server):
             raise BadRequest(f"a {server.kind} does not announce itself")
         kind = Kind(server.kind)
         await self._authorizer.require(caller, Verb.UPDATE, kind, {"resource": {"metadata": {"name": server.host_id}}})
-        identity = caller.identity
         if not isinstance(identity, HostIdentity) or KIND_OF_ROLE.get(identity.role) != _prefix(kind):
             raise AccessDenied(f"this certificate does not announce a {kind}")
         if server.sub_kind:
@@ -126,7 +127,6 @@ class Presence:
         spec = msgspec.structs.replace(
             server.spec, heard=now, lost_after=lost_after, silent_for=Duration(0), tunnel_lost_for=Duration(0)
         )
-        forced = await self._joining.forced_labels(identity)
         said = checked(with_forced(msgspec.structs.replace(server, metadata=metadata, spec=spec), forced))
         key = _prefix(kind) + server.host_id
         stored: Server | None = None
@@ -147,11 +147,6 @@ class Presence:
         if kind is Kind.NODE and stored is None and not server.spec.use_tunnel:  # behind a tunnel it displaces nobody
             await self._tidy_soon()
         return m.Done()
-
-    async def _digest(self, caller: Caller, said: bytes) -> bytes:
-        identity = caller.identity
-        forced = await self._joining.forced_labels(identity) if isinstance(identity, HostIdentity) else {}
-        return digest_of(said, caller.certificate, (caller.host, *caller.vouched_by), forced)
 
     async def _as_before(self, caller: Caller, digest: bytes) -> bool:
         """Whether it is on record already, by an announcement of this very certificate: then it was looked at whole,
