@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from socket import socket
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,6 @@ from uuid import UUID
 
 from teleport import __version__
 from teleport.audit.emitter import Emitter
-from teleport.authz.decision import AccessDenial
-from teleport.authz.kube import ActAs, KubeAccessPermit
-from teleport.authz.kube_resources import KubeCall
 from teleport.clock import Clock
 from teleport.daemon.config import ports
 from teleport.daemon.config.values import KubeServiceConfig
@@ -22,7 +19,7 @@ from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.kube_side import Following, KubeRules
 from teleport.daemon.view import View
-from teleport.identity import SystemRole, UserIdentity
+from teleport.identity import SystemRole
 from teleport.kube.credentials import KubeCluster
 from teleport.kube.entrance import Proxies
 from teleport.kube.service import KubeConfig, KubeServer
@@ -46,19 +43,10 @@ class ServiceRules(KubeRules):
 
     def __init__(self, view: View, labels: HostLabels) -> None:
         super().__init__(view, lambda: (view.cluster, *(one.name for one in view.trusted_clusters())))
-        self._labels = labels
+        self._host_labels = labels
 
-    def permit_kube(
-        self,
-        identity: UserIdentity,
-        cluster: KubeCluster | None,
-        name: str,
-        client_address: str,
-        act_as: ActAs,
-        call: KubeCall | None = None,
-    ) -> KubeAccessPermit | AccessDenial:
-        here = replace(cluster, labels=self._labels.current()) if cluster is not None else None
-        return super().permit_kube(identity, here, name, client_address, act_as, call)
+    def _labels_of(self, cluster: KubeCluster) -> Mapping[str, str]:
+        return self._host_labels.current()
 
 
 class KubeServiceSide:

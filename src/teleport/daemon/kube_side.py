@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from socket import socket
@@ -121,13 +121,17 @@ class KubeRules:
             now=view.clock.now(),
             kube_cluster=name,
             exists=cluster is not None,
-            labels=cluster.labels if cluster is not None else {},
+            labels=self._labels_of(cluster) if cluster is not None else {},
             client_address=client_address,
             locks=view.locks(),
             act_as=act_as,
             call=call,
         )
         return evaluate_kube_access(request, view.policy())
+
+    def _labels_of(self, cluster: KubeCluster) -> Mapping[str, str]:
+        """By which roles choose it."""
+        return cluster.labels
 
 
 class KubeSide:
