@@ -47,6 +47,7 @@ class StoreRequest(Request, frozen=True, kw_only=True):
     force: bool = False
     confirm: bool = False
     revision: int = 0  # replaces it only if it is still as it was then; 0: whatever it is
+    check: bool = False  # says what storing it would refuse, and writes nothing; roles of a user may be missing still
 
 
 class ExpelRequest(Request, frozen=True, kw_only=True):

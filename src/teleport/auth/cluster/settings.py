@@ -192,6 +192,8 @@ class Settings:
             raise _overtaken(kind)
         origin = origin_of(stored) if stored is not None else Origin.DEFAULTS
         decide_write(kind, origin, force=request.force, confirm=request.confirm)
+        if request.check:
+            return m.Done()
         try:
             await self._write(kind, item, with_origin(resource, Origin.DYNAMIC), caller)
         except CompareFailed:

@@ -56,6 +56,7 @@ from teleport.pki.cluster_statement import (
 from teleport.pki.trust import AuthorityKind
 from teleport.resources.codec import checked, from_json, to_json
 from teleport.resources.kinds import Kind, Verb
+from teleport.resources.secret import SecretText
 from teleport.resources.trusted_cluster import (
     RemoteCluster,
     TrustedCluster,
@@ -111,6 +112,9 @@ class TrustedClusters:
                 f"trusted_cluster {wanted.name!r} was changed by somebody else in the meantime",
                 hint="look at it as it is now and try again",
             )
+        if request.check:
+            _token_of(wanted) if found is None else _refuse_more_than_a_switch(wanted, found[0])
+            return m.Done()
         if found is not None:
             return await self._switch(caller, wanted, *found)
         return await self._establish(caller, wanted)
@@ -120,12 +124,7 @@ class TrustedClusters:
 
     async def _switch(self, caller: Caller, wanted: TrustedCluster, stored: TrustedCluster, revision: int) -> m.Done:
         """Takes the trust away or gives it back. All else of it stays as it was established."""
-        same = msgspec.structs.replace(wanted.without_token().spec, enabled=stored.spec.enabled)
-        if same != stored.spec:
-            raise BadRequest(
-                f"of the trusted cluster {stored.name} only enabled may change",
-                hint=f"to change the rest, with a new token of the root: tctl rm tc/{stored.name}, then create it",
-            )
+        _refuse_more_than_a_switch(wanted, stored)
         await self._check_roles(stored)
         if wanted.spec.enabled != stored.spec.enabled:
             spec = msgspec.structs.replace(stored.spec, enabled=wanted.spec.enabled)
@@ -144,12 +143,7 @@ class TrustedClusters:
         return m.Done(note=f"authorities could not be exchanged now: {problem}" if problem else "")
 
     async def _establish(self, caller: Caller, wanted: TrustedCluster) -> m.Done:
-        token = wanted.spec.token
-        if token is None:
-            raise BadRequest(
-                f"the trusted cluster {wanted.name} comes without a token of the root",
-                hint="on the root: tctl tokens add --type=trusted_cluster; put it into spec.token",
-            )
+        token = _token_of(wanted)
         await self._check_roles(wanted)
         proved = await apart(partial(self.reaching.prove, wanted))
         cluster = checked(
@@ -394,3 +388,23 @@ class TrustedClusters:
             await self._state.commit([put], conditions=[unchanged], events=[])
         except CompareFailed:
             log.debug("the link to %s was changed at this moment", name)
+
+
+def _refuse_more_than_a_switch(wanted: TrustedCluster, stored: TrustedCluster) -> None:
+    """Raises `BadRequest`: all but `enabled` stays as it was established."""
+    same = msgspec.structs.replace(wanted.without_token().spec, enabled=stored.spec.enabled)
+    if same != stored.spec:
+        raise BadRequest(
+            f"of the trusted cluster {stored.name} only enabled may change",
+            hint=f"to change the rest, with a new token of the root: tctl rm tc/{stored.name}, then create it",
+        )
+
+
+def _token_of(wanted: TrustedCluster) -> SecretText:
+    """What a cluster that is not trusted yet comes with. Raises `BadRequest` without one."""
+    if wanted.spec.token is None:
+        raise BadRequest(
+            f"the trusted cluster {wanted.name} comes without a token of the root",
+            hint="on the root: tctl tokens add --type=trusted_cluster; put it into spec.token",
+        )
+    return wanted.spec.token

@@ -332,7 +332,9 @@ class Inventory:
         if request.revision and (item is None or item.revision != request.revision):
             raise _changed(kind, resource.name, gone=item is None)
         guarded = await self._storing.guarded(resource, confirmed=request.confirm)
-        written, event = await self._storing.written(caller, resource, item)
+        written, event = await self._storing.written(caller, resource, item, check=request.check)
+        if request.check:
+            return m.Done()
         writes = [*written, *guarded[0]]
         conditions: list[Condition] = [Exists(key, item.revision) if item is not None else Absent(key), *guarded[1]]
         if isinstance(resource, User):

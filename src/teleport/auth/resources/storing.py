@@ -66,9 +66,12 @@ class Storing:
                 return await guard(Change(lock=resource), confirmed=confirmed)
         return [], []
 
-    async def written(self, caller: Caller, resource: Resource, former: Item | None) -> tuple[Sequence[Write], Event]:
+    async def written(
+        self, caller: Caller, resource: Resource, former: Item | None, *, check: bool = False
+    ) -> tuple[Sequence[Write], Event]:
         """What writes `resource`, in place of `former`, and the event that tells of it. Raises `BadRequest` when it is
-        not made by hand, and `AccessDenied` when only administrators may."""
+        not made by hand, and `AccessDenied` when only administrators may. `check`: nothing will be written now, and
+        what it refers to may come before it is."""
         event, name, by = self._state.event, resource.metadata.name, caller.name
         match resource:
             case Role():
@@ -77,7 +80,8 @@ class Storing:
                 )
             case User():
                 stored = from_json(former.value) if former is not None else None
-                return await self.user_written(caller, resource, stored if isinstance(stored, User) else None)
+                known = stored if isinstance(stored, User) else None
+                return await self.user_written(caller, resource, known, check=check)
             case Token():
                 expires = resource.metadata.expires
                 check_life(expires, self._state.clock.now())
@@ -161,7 +165,9 @@ class Storing:
                 hint="give the host with a plain sshd another one: uuidgen makes one",
             )
 
-    async def user_written(self, caller: Caller, user: User, stored: User | None) -> tuple[Sequence[Write], Event]:
+    async def user_written(
+        self, caller: Caller, user: User, stored: User | None, *, check: bool = False
+    ) -> tuple[Sequence[Write], Event]:
         """What writes `user`, which takes the place of `stored`.
 
         When and by whom a user was made is never taken from the document: certificates from before then do not count.
@@ -170,7 +176,7 @@ class Storing:
             check_local_user(user.name)
         known = await self._state.roles(user.roles)
         unknown = [role for role in user.roles if role not in known]
-        if unknown:
+        if unknown and not check:
             raise NotFound(
                 f"user {user.name!r}: there is no role {', '.join(map(repr, unknown))}", hint="tctl get roles"
             )

@@ -46,6 +46,7 @@ tctl = app.LazyGroup(
         "mfa": (f"{_HERE}.mfa:mfa", "List and take away what second factors gave."),
         "get": (f"{_HERE}.resources:get", "Print resources as YAML, JSON or tables."),
         "create": (f"{_HERE}.resources:create", "Create resources from YAML documents."),
+        "apply": (f"{_HERE}.apply:apply", "Make the cluster as files say, and show what differs."),
         "update": (f"{_HERE}.clusters:update", "Change the labels of a remote cluster, or its lifetime."),
         "rm": (f"{_HERE}.resources:rm", "Remove resources."),
         "audit": (f"{_HERE}.audit:audit", "Search the audit log, and prove it complete."),

@@ -145,14 +145,14 @@ def create(ctx: click.Context, file: str | None, force: bool, confirm: bool, for
                 stored, done_as = _store(auth, resource.kind, item, force=force, confirm=confirm)
                 name = done_as.name or resource.metadata.name
                 called = f"; its name is {render.printable(name)!r}" if done_as.name else ""
-                tell(resource.kind, name, stored, f"{_title(resource)} has been {stored}{touches}{called}")
+                tell(resource.kind, name, stored, f"{title(resource)} has been {stored}{touches}{called}")
                 if done_as.note:
                     render.note(f"warning: {render.printable(done_as.note)}")
             except TeleportError as error:
                 if done + 1 < len(resources):
                     render.note(f"stopped at document {done + 1} of {len(resources)}; those after it are not created")
                 named = repr(resource.metadata.name) in error.message
-                message = error.message if named else f"{_title(resource)}: {error.message}"
+                message = error.message if named else f"{title(resource)}: {error.message}"
                 raise type(error)(message, hint=error.hint) from None
 
 
@@ -200,7 +200,8 @@ def _store(auth: Auth, kind: str, item: m.Document, *, force: bool, confirm: boo
         return "updated", auth.client.call(route, m.StoreRequest(item=item, force=True, confirm=confirm))
 
 
-def _title(resource: Resource) -> str:
+def title(resource: Resource) -> str:
+    """What messages call it."""
     sub_kind = getattr(resource, "sub_kind", "") if resource.kind == "cert_authority" else ""
     kind = f"{resource.kind}/{sub_kind}" if sub_kind else resource.kind
     return f"{kind} {render.printable(resource.metadata.name)!r}"
