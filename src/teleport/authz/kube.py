@@ -18,7 +18,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
@@ -79,6 +79,9 @@ class KubeAccessPermit:
     port_forwarding: bool = False  # to ports of pods
     needs_company: tuple[str, ...] = ()  # roles that ask for somebody else in sessions in pods
     shown: Shown | None = None  # what of the list or watch that was asked for; None: all of it
+    max_connections: int = 0  # of the user in the cluster, streams into pods among them; 0: as many as they like
+    client_idle_timeout: timedelta = timedelta(0)  # of streams into pods; 0: none
+    client_idle_timeout_message: str = ""  # told to the user when that has passed
 
 
 def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAccessPermit | AccessDenial:
@@ -145,13 +148,15 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
     if isinstance(named, AccessDenial):
         return named
     user, groups = named
+    options, cluster = roles.options, policy.cluster
+    idle = [timeout for timeout in (options.client_idle_timeout, cluster.client_idle_timeout) if timeout]
     return KubeAccessPermit(
         user=identity.name,
         roles=tuple(role.name for role in granting),
         kube_user=user,
         kube_groups=(*(group for group in groups if group != AUTHENTICATED), AUTHENTICATED),
         ends=identity.expires,
-        record=policy.cluster.record_sessions,
+        record=cluster.record_sessions,
         port_forwarding=any(role.options.port_forwarding is not False for role in granting),
         needs_company=tuple(
             role.name
@@ -159,6 +164,9 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
             if any(concerns_kubernetes(entry.kinds) for entry in role.allow.require_session_join)
         ),
         shown=seen,
+        max_connections=options.max_connections,
+        client_idle_timeout=min(idle, default=timedelta(0)),
+        client_idle_timeout_message=cluster.client_idle_timeout_message,
     )
 
 

@@ -36,6 +36,7 @@ from teleport.daemon import (
 from teleport.daemon.announce import Announcer
 from teleport.daemon.collecting import Collecting
 from teleport.daemon.config.values import Config
+from teleport.daemon.connection_count import RemoteControl
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.descriptors import raise_limit
 from teleport.daemon.diag import Readiness, diagnostics, serve_diagnostics
@@ -342,7 +343,7 @@ class Daemon:
             self._metrics.add(keypairs.NOT_AFTER, side.tls.ends)
             self._tasks.start(side.tls.follow(), "certificates of the web listener")
         await self._start_tunnels(side)
-        await self._start_kube(side, host, view, emitter)
+        await self._start_kube(side, host, view, emitter, clients[role])
         self._doors.ssh["proxy clusters"] = side.clusters.trusted
         self._tasks.start(side.clusters.trusted.run(), "tunnels to other clusters")
         self._tasks.start(side.links.run(), "connections of hosts to auth")
@@ -374,7 +375,7 @@ class Daemon:
         asking = asyncio.Event()
         await self._tasks.start_ready(side.peers.run(self._sockets, asking.set), PEER, asking)
 
-    async def _start_kube(self, side: ProxySide, host: Host, view: View, emitter: Emitter) -> None:
+    async def _start_kube(self, side: ProxySide, host: Host, view: View, emitter: Emitter, client: AuthClient) -> None:
         """The listener for Kubernetes clients, where the file asks for one."""
         config = self._config
         if config.proxy is None or ("proxy kube" not in self._sockets and not config.proxy.one_port):
@@ -396,6 +397,7 @@ class Daemon:
             KubeReach(view, side.held, side.peers.leading),
             side.recording.recorded,
             KubeElsewhere(view, side.clusters.remotes, side.clusters.tunnels, side.router.identity),
+            RemoteControl(client),
         )
         side.clusters.trusted.serve_kube(kube.take_from)
         self._doors.web["proxy kube"] = kube.server

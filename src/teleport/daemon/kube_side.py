@@ -37,6 +37,7 @@ from teleport.ssh.surface import Peer
 from teleport.store.records import HOSTS, KUBE_SERVICES, REMOTE_CLUSTERS, TRUSTED_CLUSTERS
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
+from teleport.transport.places import Control
 from teleport.transport.tls import mutual_server_context
 from teleport.wire.alpn import HTTP
 
@@ -151,10 +152,10 @@ class KubeSide:
         reach: KubeReach,
         recorded: Recorded,
         elsewhere: Elsewhere,
+        control: Control,
     ) -> None:
-        """`recorded` is where sessions in pods are recorded. `held` gives the certificates that are shown, as they are
-        now. Raises `BadRequest` for credentials that
-        cannot be used."""
+        """`recorded` is where sessions in pods are recorded, `control` counts streams into pods. `held` gives the
+        certificates that are shown, as they are now. Raises `BadRequest` for credentials that cannot be used."""
         self._held = held
         self._rules = KubeRules(view)
         self._context: tuple[Credentials, tuple[str, ...], ssl.SSLContext] | None = None
@@ -171,6 +172,7 @@ class KubeSide:
                 recorded.spool, recorded.mode, emitter, clock, view.cluster, UUID(host.host_id), nodename, uuid4
             ),
             elsewhere=elsewhere,
+            control=control,
         )
         self._view = view
         self._of_others: dict[str, KubeRules] = {}

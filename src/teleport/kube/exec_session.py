@@ -62,8 +62,10 @@ class Who:
 class ExecSession:
     """A session that is recorded. `begin` it, ask the API server, `relay` what comes, and in any case `end` it."""
 
-    def __init__(self, tools: Sessions, who: Who, protocol: bytes) -> None:
-        """`protocol`: by which it is asked for (`streams.wanted`)."""
+    def __init__(self, tools: Sessions, who: Who, protocol: bytes, active: Callable[[], None]) -> None:
+        """`protocol`: by which it is asked for (`streams.wanted`); `active` hears that its person did something."""
+        self._active = active
+        self._stop: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
         self.sid = tools.new_id()
         self._tools = tools
         self._who = who
@@ -85,6 +87,7 @@ class ExecSession:
         self._sent = 0  # bytes of output
         self._next = 0  # index of the next event
         self._started = False  # its start is on record
+        self.runs = False  # bytes go through it
         self._reason = LEFT  # why it ended when not by itself
 
     # the start
@@ -133,6 +136,11 @@ class ExecSession:
 
     # bytes
 
+    def stop(self, reason: str, told: str = "") -> None:
+        """Ends it, whoever asks. The client reads `told`, or the reason where that tells nothing of others."""
+        if not self._stop.done():
+            self._stop.set_result((reason, told or reason))
+
     async def relay(self, client: Client, server: Server) -> None:
         """Bytes both ways until one side ends or may not go on; each is read only as fast as the other takes it."""
         recording = self._recording
@@ -143,9 +151,11 @@ class ExecSession:
         )
         pumps = [asyncio.create_task(way, name=f"session {self.sid} in a pod") for way in ways]
         failed: asyncio.Future[Any] = recording.failed
+        self.runs = True
         try:
-            await asyncio.wait([*pumps, failed], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*pumps, failed, self._stop], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self.runs = False
             for pump in pumps:
                 pump.cancel()
             await asyncio.wait(pumps)
@@ -156,14 +166,17 @@ class ExecSession:
         self._reason = UNRECORDED if failed.done() else str(found[0]) if found else LEFT
         if self._reason == LOST and self._from_client.closed:
             self._reason = LEFT
+        told = self._reason
+        if self._stop.done() and not failed.done():
+            self._reason, told = self._stop.result()
         if self._reason not in (LOST, LEFT):
-            await self._say(client)
+            await self._say(client, told)
 
-    async def _say(self, client: Client) -> None:
+    async def _say(self, client: Client, told: str) -> None:
         """Tells the client why we end it, where that can be told: kubectl prints the sentence."""
         if not self._clean or self._last_word.came:
             return
-        status = Refusal(500, f"This session was ended: {self._reason}.").body
+        status = Refusal(500, f"This session was ended: {told.rstrip('.')}.").body
         client.writer.write(self._from_server.last_word(status))
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(SAY_SECONDS):
@@ -202,7 +215,7 @@ class ExecSession:
     async def _client_sent(self, data: bytes) -> None:
         recording = self._recording
         assert recording is not None, "it was begun"
-        size = self._size
+        size, typed = self._size, self._from_client.typed
         for channel, part in self._from_client.feed(data):
             if channel is Channel.RESIZE and self._what.terminal:  # without a terminal nobody reads them
                 for width, height in self._sizes.feed(part):
@@ -210,6 +223,8 @@ class ExecSession:
                         self._size = width, height
                         self._check(recording)
                         recording.resize(width, height)
+        if (self._size, self._from_client.typed) != (size, typed):
+            self._active()
         if recording.must_drain:
             await recording.drain()
         if self._size != size:  # of many in a row the last one counts
@@ -224,6 +239,8 @@ class ExecSession:
                 continue
             self._check(recording)
             self._sent += len(part)
+            if not self._what.terminal:
+                self._active()  # a terminal shows things by itself, and nobody need be there
             if channel is Channel.STDERR:
                 recording.record_stderr(part)
             else:

@@ -36,8 +36,10 @@ from teleport.kube.heads import asks_upgrade, forwarded, plain_name, values
 from teleport.kube.http import Client, Request, Server
 from teleport.kube.list_filter import ListFilter, UnreadableList, WatchFilter
 from teleport.kube.needs import Rules, Sessions
+from teleport.kube.pings import only_pings
 from teleport.kube.services import ServicesOfOne, ServiceWay
 from teleport.kube.status import Refusal
+from teleport.kube.staying import Counts, Stay
 from teleport.kube.upstream import Upstream
 from teleport.ssh.surface import Peer
 
@@ -53,6 +55,7 @@ WITHHELD: Final = Refusal(
     503, "The call was made and cannot be put on record now, so its answer is withheld.", "look before you try again"
 )
 NOT_RECORDED: Final = Refusal(503, "Sessions have to be recorded here, and this one cannot be now.", "try again later")
+NOT_ANY_MORE: Final = Refusal(403, "Your roles do not allow this any more.", "try again")
 UNREADABLE: Final = Refusal(502, "The API server answered in a way that cannot be recorded.", "tell an administrator")
 
 
@@ -108,6 +111,7 @@ class _Open:
     call: Call
     request: Request
     recorded: bool  # as a session in a pod
+    stay: Stay | None  # of a stream into a pod, where its limits are seen to
 
 
 Way = Upstream | ServiceWay
@@ -123,6 +127,14 @@ class Tells(Protocol):
 
     async def settle(self) -> None:
         """Tells of the calls that were made and could not be told of. Raises what `tell` does."""
+        ...
+
+    async def rejected(self, identity: UserIdentity, client: Peer, most: int) -> None:
+        """Puts on record that somebody has as many connections as they may."""
+        ...
+
+    def disconnected(self, identity: UserIdentity, client: Peer, reason: str) -> None:
+        """Puts on record, some time, that a stream was ended by its limits."""
         ...
 
 
@@ -144,10 +156,13 @@ class Forwarder:
         services: ServicesOfOne | None = None,
         sessions: Sessions | None = None,
         recorded_before: bool = False,
+        counts: Counts | None = None,
+        cut: Callable[[str], None] = lambda reason: None,
     ) -> None:
         """`named` is the cluster that was chosen, `own_name` the one that is meant first when none was. `services` lead
         to clusters that are not reached from here. `sessions` records those in pods, unless who comes here has them
-        recorded (`recorded_before`); without either there are none where they have to be."""
+        recorded (`recorded_before`); without either there are none where they have to be. `counts` sees to the
+        limits of streams, unless who comes here does; `cut` ends the connection."""
         self._certificate = certificate
         self._identity = identity
         self._peer = peer
@@ -159,6 +174,9 @@ class Forwarder:
         self._services = services
         self._sessions = sessions
         self._recorded_before = recorded_before
+        self._counts = counts
+        self._cut = cut
+        self._session: ExecSession | None = None  # that is recorded here and goes on
         self.cut_by = ""  # why the connection is ended, when it is not the client's doing
         self._open: _Open | None = None
 
@@ -185,6 +203,8 @@ class Forwarder:
         if not isinstance(now, KubeAccessPermit) or _why_not(known.call, known.request, now, known.recorded):
             return False
         before = known.permit
+        if known.stay is not None:
+            known.stay.obey(now)
         return (now.kube_user, now.kube_groups, now.shown) == (before.kube_user, before.kube_groups, before.shown)
 
     async def answer(self, client: Client, request: Request, began: Callable[[], None]) -> None:
@@ -208,8 +228,11 @@ class Forwarder:
             refusal = _why_not(call, request, permit, recorded)
             if refusal is not None:
                 raise Refused(refusal)
-            self._open = _Open(upstream, self._named, act_as, permit, call, request, recorded)
+            stay = Stay(self._counts, self._over) if self._counts is not None and call.into_pod else None
+            self._open = _Open(upstream, self._named, act_as, permit, call, request, recorded, stay)
             began()
+            if stay is not None:
+                await self._enter(stay, permit)
             await (self._record if recorded and not before else self._relay)(client, request, call, upstream, permit)
         except Refused as refused:
             told = refused.refusal
@@ -219,7 +242,35 @@ class Forwarder:
                 told = told if told is WITHHELD else UNRECORDED
             await refuse(client, request, told)
         finally:
+            if self._open is not None and self._open.stay is not None:
+                self._open.stay.leave()
             self._open = None
+
+    async def _enter(self, stay: Stay, permit: KubeAccessPermit) -> None:
+        """A place for the stream, where its person may have so many only."""
+        refusal = await stay.enter(permit)
+        if refusal is not None:
+            if refusal.code == 429:
+                try:
+                    await self._tells.rejected(self._identity, self._peer, permit.max_connections)
+                except (TeleportError, OSError) as error:
+                    raise Refused(UNRECORDED, str(error)) from None
+            raise Refused(refusal)
+        if not self.still():  # that took time: what has changed meanwhile counts
+            raise Refused(NOT_ANY_MORE)
+
+    def _over(self, reason: str, told: str) -> None:
+        """The open stream has to end by its limits."""
+        self._tells.disconnected(self._identity, self._peer, reason)
+        if self._session is not None and self._session.runs:
+            self._session.stop(reason, told)
+        else:
+            self._cut(reason)
+
+    def _active(self) -> None:
+        """Something was done in the open stream."""
+        if self._open is not None and self._open.stay is not None:
+            self._open.stay.active()
 
     def _identify(self) -> None:
         try:
@@ -286,7 +337,7 @@ class Forwarder:
         """As `_relay`, of a session in a pod."""
         assert self._sessions is not None, "nothing is recorded without"
         who = Who(self._identity, self._peer, permit, upstream.cluster.name, call)
-        session = ExecSession(self._sessions, who, streams.wanted(request.headers))
+        session = ExecSession(self._sessions, who, streams.wanted(request.headers), self._active)
         why = ""
         try:
             try:
@@ -294,7 +345,8 @@ class Forwarder:
             except (TeleportError, OSError) as error:
                 raise Refused(NOT_RECORDED, f"it cannot be recorded: {error}") from None
             if not self.still():  # that took time: what has changed meanwhile counts
-                raise Refused(Refusal(403, "Your roles do not allow this any more.", "try again"))
+                raise Refused(NOT_ANY_MORE)
+            self._session = session
             await self._relay(client, request, call, upstream, permit, session)
         except Refused as refused:
             why = f"not started: {refused.reason}"
@@ -303,6 +355,7 @@ class Forwarder:
             why = self.cut_by
             raise
         finally:
+            self._session = None
             await _to_its_end(session.end(why))
 
     async def _relay(
@@ -323,7 +376,14 @@ class Forwarder:
                 raise Refused(error.refusal) from None
         headers = _headers(asked, upstream, permit, self._peer.host, recorded=session is not None)
         part = (permit.shown, call.verb == "watch") if permit.shown is not None else None
-        relayed = _Relayed(client, asked, upstream, upstream.cluster.path + target, headers, part, session)
+        wanted = streams.wanted(request.headers)
+        terminal = call.subresource != "portforward" and exec_request.read_command(call).terminal
+
+        def moved(data: bytes, by_client: bool) -> None:
+            if (by_client or not terminal) and not only_pings(wanted, data):
+                self._active()
+
+        relayed = _Relayed(client, asked, upstream, upstream.cluster.path + target, headers, part, session, moved)
 
         recorded = False
 
@@ -388,6 +448,7 @@ class _Relayed:
     headers: list[tuple[bytes, bytes]]
     part: tuple[Shown, bool] | None = None  # what of the answer is shown, and whether it is a watch; None: all of it
     session: ExecSession | None = None  # that is recorded
+    moved: streams.Moved | None = None  # hears of what goes through one that is not
 
     async def once(self, on_record: Callable[[int], Awaitable[None]], *, again: bool) -> None:
         """Asks the server and gives its answer to the client. `again`: the call may be made once more on another
@@ -421,7 +482,10 @@ class _Relayed:
             await on_record(answer.status_code)
             if isinstance(answer, h11.InformationalResponse):
                 await client.change(streams.answered(list(answer.headers), streams.wanted(self.request.headers)))
-                await (session.relay if session is not None else streams.relay)(client, server)
+                if session is not None:
+                    await session.relay(client, server)
+                else:
+                    await streams.relay(client, server, self.moved)
                 return
             if shows is not None:
                 try:

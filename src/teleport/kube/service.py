@@ -18,13 +18,13 @@ from asyncio import sslproto
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from socket import socket
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 import h11
 
 from teleport.audit.emits import Emits
-from teleport.audit.events import AuthFailed, KubeRequest, new_event
+from teleport.audit.events import AuthFailed, ClientDisconnect, KubeRequest, ServerEvent, SessionRejected, new_event
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 from teleport.identity import UserIdentity
@@ -42,6 +42,7 @@ from teleport.ssh.surface import Peer
 from teleport.transport.entrance import ConnectionLimits, Users
 from teleport.transport.feeding import feed
 from teleport.transport.limits import Heard
+from teleport.transport.places import Control, Places
 from teleport.transport.probes import probe
 from teleport.transport.slots import Slots
 
@@ -55,6 +56,7 @@ UNPROVED: Final = 500  # connections that have not authenticated yet
 CUT: Final = "a call was cut: its permit has ended"
 ENDED: Final = "access has ended"
 STOPPED: Final = "the service stopped"
+E = TypeVar("E", bound=ServerEvent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,13 @@ class KubeServer:
         sessions: Sessions | None = None,
         recorded_before: bool = False,
         elsewhere: Elsewhere | None = None,
+        control: Control | None = None,
     ) -> None:
         """`context` gives the TLS context of the next connection; it must require a client certificate. `services` are
         those that lead to further clusters; `entrance` says whose a connection is, where people do not come
         themselves. `sessions` is what those in pods are recorded with, `recorded_before` says that who comes here has
         them recorded; without either, none is let in where they have to be. `elsewhere` leads to other clusters of
-        ours."""
+        ours. `control` counts streams into pods; without it their limits are those who come here see to."""
         self.config = config
         self.clusters = clusters
         self.rules = rules
@@ -101,6 +104,7 @@ class KubeServer:
         self.sessions = sessions
         self.recorded_before = recorded_before
         self.users = Users(config.connections)
+        self.counts = Places(control, self._count) if control is not None else None
         self.leaving = False
         self._emitter = emitter
         self._context = context
@@ -212,28 +216,18 @@ class KubeServer:
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work`, owned by `run`."""
+        logged = _logged(work)
         try:
             if self._tasks is None:
                 raise RuntimeError("not running")
-            self._tasks.create_task(_logged(work), name="audit")
+            self._tasks.create_task(logged, name="audit")
         except RuntimeError:  # before or after `run`
+            logged.close()
             work.close()
 
     async def tell(self, outcome: Outcome, identity: UserIdentity, client: Peer) -> None:
         """Puts a call on record (`kube.forwarder.Tells`)."""
-        event = new_event(
-            KubeRequest,
-            self.clock.now(),
-            str(uuid4()),
-            cluster_name=self.config.cluster,
-            user=identity.name,
-            impersonator=identity.impersonator,
-            server_id=str(self.config.host_id),
-            server_hostname=self.config.hostname,
-            addr_remote=str(client),
-            proto="kube",
-            **outcome.fields,
-        )
+        event = self._about(KubeRequest, identity, client, **outcome.fields)
         try:
             await self._emitter.emit(event)
         except BadRequest:  # this one can never be written: it must not keep the others out
@@ -244,6 +238,36 @@ class KubeServer:
                 log.error("a call is not on record yet user=%s path=%r: %s", event.user, event.request_path, error)
                 self._owed.append(event)
             raise
+
+    async def rejected(self, identity: UserIdentity, client: Peer, most: int) -> None:
+        """Puts on record that somebody has as many connections as they may (`kube.forwarder.Tells`)."""
+        await self._emitter.emit(self._about(SessionRejected, identity, client, reason="max_connections", max=most))
+
+    def disconnected(self, identity: UserIdentity, client: Peer, reason: str) -> None:
+        """Puts on record that a stream was ended by its limits (`kube.forwarder.Tells`)."""
+        self.in_background(self._emit(self._about(ClientDisconnect, identity, client, reason=reason)))
+
+    async def _emit(self, event: ServerEvent) -> None:
+        await self._emitter.emit(event)
+
+    def _count(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self.in_background(work)
+
+    def _about(self, cls: type[E], identity: UserIdentity, client: Peer, **fields: Any) -> E:
+        """An event about somebody who was let in."""
+        return new_event(
+            cls,
+            self.clock.now(),
+            str(uuid4()),
+            cluster_name=self.config.cluster,
+            user=identity.name,
+            impersonator=identity.impersonator,
+            server_id=str(self.config.host_id),
+            server_hostname=self.config.hostname,
+            addr_remote=str(client),
+            proto="kube",
+            **fields,
+        )
 
     async def settle(self) -> None:
         """Puts on record what is owed (`kube.forwarder.Tells`): no call is made before."""
@@ -494,6 +518,8 @@ class _Connection(asyncio.StreamReaderProtocol):
             services=services,
             sessions=server.sessions,
             recorded_before=server.recorded_before,
+            counts=server.counts,
+            cut=self.abort,
         )
         try:
             await self._each(client, forwarder, entered.identity.name)

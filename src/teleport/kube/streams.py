@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from teleport.kube.heads import Headers, named_by_connection, plain_name, values
@@ -63,10 +63,14 @@ def answered(headers: Headers, protocol: bytes) -> list[tuple[bytes, bytes]]:
     ]
 
 
-async def relay(client: Client, server: Server) -> None:
+Moved = Callable[[bytes, bool], None]
+"""Hears of bytes that go on, and whether the client sent them."""
+
+
+async def relay(client: Client, server: Server, moved: Moved | None = None) -> None:
     """Bytes both ways until one side ends; each is read only as fast as the other takes it."""
     ways: Sequence[tuple[Client | Server, Client | Server]] = ((client, server), (server, client))
-    pumps = [asyncio.create_task(_pump(source, sink), name="a stream into a pod") for source, sink in ways]
+    pumps = [asyncio.create_task(_pump(source, sink, moved), name="a stream into a pod") for source, sink in ways]
     try:
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -81,9 +85,11 @@ def _ended(pump: asyncio.Task[None]) -> None:
         pump.exception()  # a connection that broke has ended, too
 
 
-async def _pump(source: Client | Server, sink: Client | Server) -> None:
+async def _pump(source: Client | Server, sink: Client | Server, moved: Moved | None) -> None:
     data = source.rest()
     while data or (data := await source.reader.read(READ)):
+        if moved is not None:
+            moved(data, isinstance(source, Client))
         sink.writer.write(data)
         data = b""
         await sink.writer.drain()

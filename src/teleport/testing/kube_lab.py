@@ -32,9 +32,11 @@ from teleport.resources.parse import parse_resources
 from teleport.resources.role import Role
 from teleport.resources.values import HostPort
 from teleport.testing.kube_api import KubeApi
+from teleport.testing.lab_rules import LabControl
 from teleport.testing.loopback import listening
 from teleport.testing.memory import Events, MemoryRecordings
 from teleport.testing.web_lab import LabCluster
+from teleport.transport.places import Control
 from teleport.transport.tls import mutual_server_context
 
 ROLES = """
@@ -253,9 +255,10 @@ class Answer:
 @asynccontextmanager
 async def kube_lab(folder: Path, **config: Any) -> AsyncIterator[Lab]:
     """The service, running. `config` is of `KubeConfig`; `labels` are those of the one Kubernetes cluster, `more` names
-    further ones with what is different about them, `clock` is the service's."""
+    further ones with what is different about them, `clock` is the service's, `control` counts its streams."""
     labels, more = config.pop("labels", {}), config.pop("more", {})
     clock: Clock = config.pop("clock", SystemClock())
+    control: Control = config.pop("control", None) or LabControl()
     api = KubeApi(folder)
     async with api.serving():
         found = from_kubeconfig(api.kubeconfig().encode(), folder)[0]
@@ -281,6 +284,7 @@ async def kube_lab(folder: Path, **config: Any) -> AsyncIterator[Lab]:
             sessions=Sessions(
                 lab.recordings, lambda: lab.mode, lab.events, clock, lab.cluster.cluster, host_id, "proxy", uuid4
             ),
+            control=control,
         )
         lab.server = server
         started = asyncio.Event()

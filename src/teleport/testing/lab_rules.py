@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
@@ -154,6 +155,7 @@ class LabControl:
     def __init__(self, seconds: float = 60.0) -> None:
         self.seconds = seconds
         self.held: dict[str, str] = {}  # id of the place: user
+        self._changed = asyncio.Event()
         self.away = False
         self.renewed = 0
 
@@ -166,7 +168,15 @@ class LabControl:
         if list(self.held.values()).count(place.user) >= place.most:
             raise LimitExceeded("as many connections as the roles allow")
         self.held[place.id] = place.user
+        self._changed.set()
         return self.seconds
+
+    async def wait_held(self, number: int) -> None:
+        """Returns when so many places are held."""
+        async with asyncio.timeout(10):
+            while len(self.held) != number:
+                self._changed.clear()
+                await self._changed.wait()
 
     async def renew(self, places: Sequence[Place]) -> tuple[float, frozenset[str]]:
         self._there()
@@ -177,3 +187,4 @@ class LabControl:
         self._there()
         for place in places:
             self.held.pop(place.id, None)
+        self._changed.set()
