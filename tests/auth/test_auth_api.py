@@ -178,6 +178,7 @@ WHO_MAY: dict[str, str] = {
     "intake": HOSTS,  # of one's own chain
     "search_events": "user auditor admin",  # the preset `access` reads events, as the reference says
     "count_events": "user auditor admin",
+    "tail_events": "user auditor admin",
     "verify_events": "user auditor admin",
     "list_recordings": "user auditor admin",  # a user's list holds the own sessions
     "track_sessions": "node",
@@ -343,6 +344,8 @@ class Asking:
                 return m.IntakeRequest(emitter=self.who.host_id or "x", epoch=1, lines=[])
             case "search_events":
                 return m.SearchEventsRequest(limit=1)
+            case "tail_events":
+                return m.TailEventsRequest()
             case "count_events":
                 return m.CountEventsRequest(start=datetime.now(UTC), end=datetime.now(UTC) + timedelta(days=1))
             case "list_recordings":

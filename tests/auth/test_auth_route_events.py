@@ -74,6 +74,7 @@ CHANGES_WITHOUT_EVENT = {
     "diff_access": "compares and answers; POST because roles are too long for a query",
     "verify_recordings": "reads and answers whether they are whole; nothing of what they hold is told",
     "verify_events": "reads the log and answers; POST because it takes long",
+    "tail_events": "reads the log; the cursor is too long for a query",
 }
 READS_WITHOUT_EVENT = {
     "running_sessions",

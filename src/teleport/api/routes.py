@@ -344,6 +344,7 @@ INTAKE = _route("intake", "POST /audit/intake", Verb.CREATE, "event", (), m.Inta
 SEARCH_EVENTS = _route(
     "search_events", "GET /audit/events", Verb.LIST, "event", (), m.SearchEventsRequest, m.EventsPage
 )
+TAIL_EVENTS = _route("tail_events", "POST /audit/tail", Verb.LIST, "event", (), m.TailEventsRequest, m.TailedEvents)
 COUNT_EVENTS = _route("count_events", "GET /audit/counts", Verb.LIST, "event", (), m.CountEventsRequest, m.EventCounts)
 VERIFY_EVENTS = _route("verify_events", "POST /audit/verify", Verb.READ, "event", (), m.Empty, m.VerifyReply)
 LIST_RECORDINGS = _route(

@@ -47,6 +47,7 @@ from teleport.auth.evidence.api import Evidence
 from teleport.auth.evidence.recorded import Recorded
 from teleport.auth.evidence.shared import one_place
 from teleport.auth.evidence.store import EvidenceStore, Lease, signer
+from teleport.auth.evidence.tailing import Tailing
 from teleport.auth.evidence.waiting import Waiting
 from teleport.auth.factors.checking import Factors
 from teleport.auth.factors.leases import MfaLeases
@@ -266,6 +267,7 @@ class AuthService:
             routes.EXPLAIN_ACCESS.name: Explaining(state, self.authorizer).explain,
             routes.INTAKE.name: self._evidence.intake,
             routes.SEARCH_EVENTS.name: self._evidence.search,
+            routes.TAIL_EVENTS.name: Tailing(config.audit_directory, self._durable, self.waiting).tail,
             routes.COUNT_EVENTS.name: self._evidence.count,
             routes.VERIFY_EVENTS.name: self._evidence.verify,
             routes.LIST_RECORDINGS.name: self._evidence.page,
@@ -388,6 +390,9 @@ class AuthService:
         except (TeleportError, OSError) as error:
             log.warning("audit events wait for the next start: %s", error)
         self.abandon()
+
+    async def _durable(self) -> Mapping[str, str]:
+        return await self._records.durable(self._config.host_id, shared=self._config.shared_storage)
 
     async def _in_store(self, uids: set[str]) -> set[str]:
         from datetime import timedelta

@@ -41,6 +41,9 @@ from teleport.api.messages.audit import (
     RecordingRequest,
     RecordingsPage,
     SearchEventsRequest,
+    TailedEvent,
+    TailedEvents,
+    TailEventsRequest,
     VerifyReply,
 )
 from teleport.api.messages.backups import BackupRequest
@@ -337,6 +340,9 @@ __all__ = [
     "SignServerRequest",
     "SignUserRequest",
     "StoreRequest",
+    "TailEventsRequest",
+    "TailedEvent",
+    "TailedEvents",
     "TrackSessionsRequest",
     "TrackedSession",
     "UnlockUserRequest",

@@ -55,6 +55,32 @@ class EventsPage(Message, frozen=True, kw_only=True):
     waiting: EventsWaiting | None = None  # what is missing from this answer, when some wait for long
 
 
+class TailEventsRequest(Request, frozen=True, kw_only=True):
+    """What follows a cursor, in the order in which events were taken into the log."""
+
+    cursor: str = ""  # as a reply gave it; empty: from the oldest event on
+    types: list[str] = []  # names; one may end with a star: session.*
+    limit: int = 500
+    from_now: bool = False  # no events: the cursor behind all that the log holds
+
+
+class TailedEvent(Message, frozen=True, kw_only=True):
+    """A line as it is stored, and the place in its store behind it."""
+
+    line: str
+    store: str
+    file: str
+    offset: int
+    check: str
+
+
+class TailedEvents(Message, frozen=True, kw_only=True):
+    events: list[TailedEvent]
+    cursor: str  # behind all of them
+    more: bool = False  # the log holds more by now
+    waiting: EventsWaiting | None = None
+
+
 class CountEventsRequest(Request, frozen=True, kw_only=True):
     """How many events of a few sorts there were in each hour of a range."""
 

@@ -98,6 +98,13 @@ class EvidenceStore:
             )
         return items
 
+    async def durable(self, own: str, *, shared: bool) -> Mapping[str, str]:
+        """How far stores are kept for good: this one, or, where several share a folder, all."""
+        if shared:
+            return await self.load_positions()
+        item = await self._backend.get(POSITION)
+        return {own: item.value.decode() if item is not None else ""}
+
     async def save_in(self, store: str, changed: Mapping[ChainKey, Head], position: str) -> None:
         await self._save(changed, PutOp(STORES + store, position.encode()))
 

@@ -16,6 +16,7 @@ import click
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.cli import render
+from teleport.cli.tctl.audit_tail import tail
 from teleport.cli.tctl.options import Command, Group, comma_list, flags_of, format_option
 from teleport.errors import BadRequest, NotFound, TeleportError
 
@@ -31,6 +32,9 @@ DEFAULT_LIMIT: Final = 500  # of a table
 @click.group(cls=Group)
 def audit() -> None:
     """Search the audit log, and prove it complete."""
+
+
+audit.add_command(tail)
 
 
 @audit.command("ls")

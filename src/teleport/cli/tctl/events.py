@@ -60,6 +60,13 @@ def table(lines: Iterable[str]) -> str:
     return render.table(_HEADERS, [_row(line) for line in lines])
 
 
+def as_line(line: str) -> str:
+    """An event as one line of text."""
+    time, event, code, user, login, host, words = _row(line)
+    who = "@".join(part for part in (login, host) if part)
+    return render.printable("  ".join(part for part in (time, event, code, user, who, words) if part))
+
+
 def _row(line: str) -> list[str]:
     try:
         event = _OBJECT.decode(line)
