@@ -27,7 +27,6 @@ from teleport.client.accept import InvitationLink
 from teleport.daemon.config.file import load_config
 from teleport.errors import BadRequest, TeleportError
 from teleport.node.programs import NODE_VARIABLES, Asked
-from teleport.node.scrollback import Scrollback, TerminalState
 from teleport.pki.authority import parse_known_hosts_line
 from teleport.pki.identity_file import read_identity_file, write_identity_file
 from teleport.pki.keys import PublicKey
@@ -49,6 +48,7 @@ from teleport.resources.names import canonical_address
 from teleport.resources.parse import parse_resources, to_yaml
 from teleport.resources.pattern import BadPattern, compile_pattern
 from teleport.resources.template import is_template, parse_template
+from teleport.sharing.scrollback import Scrollback, TerminalState
 from teleport.store.resolve import Destination
 from teleport.wire import client_hello, proxy_protocol, scp_lines, sftp, vouch, web_terminal
 from teleport.wire.transfer_command import Word, split_words

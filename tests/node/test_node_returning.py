@@ -9,7 +9,7 @@ from uuid import uuid4
 from tests.node.test_node_joining import cast
 
 from teleport.launcher import LauncherEnd
-from teleport.node.company import MOST_OF_ONE
+from teleport.sharing.company import MOST_OF_ONE
 from teleport.ssh.client_session import RemoteExit
 from teleport.testing.people import People, Terminal
 from teleport.testing.running import wait_until

@@ -12,10 +12,10 @@ from teleport.audit.events import Event, SessionRequestDenied, event_name
 from teleport.authz.decision import ClusterDefaults
 from teleport.errors import AccessDenied
 from teleport.launcher import LauncherEnd
-from teleport.node.company import MOST_OF_ONE
 from teleport.node.tracking import tracked
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
+from teleport.sharing.company import MOST_OF_ONE
 from teleport.ssh.surface import TerminalRequest, TerminalSize
 from teleport.testing.lab_certificates import Authorities
 from teleport.testing.people import ended

@@ -19,15 +19,15 @@ from typing import Any
 from teleport.authz.joining import RunningSession
 from teleport.errors import LimitExceeded, TeleportError
 from teleport.launcher.values import SIGNALS, Exit, LauncherRefused, SessionLost
-from teleport.node.company import Company, State
 from teleport.node.environment import spawn_request
 from teleport.node.needs import Process, Recording, Unrecorded
-from teleport.node.parties import Party
+from teleport.node.party import NodeParty
 from teleport.node.programs import Asked, Program
 from teleport.node.story import Story
 from teleport.node.streams import Streams
 from teleport.node.tools import Tools
 from teleport.node.transfers import Transfers
+from teleport.sharing.company import Company, State
 from teleport.ssh.surface import Refusal
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Session:
     def __init__(
         self,
         tools: Tools,
-        first: Party,
+        first: NodeParty,
         program: Program,
         asked: Asked,
         *,
@@ -224,7 +224,7 @@ class Session:
         tools.registry.changed()
         return None
 
-    def signalled(self, party: Party, name: str) -> bool:
+    def signalled(self, party: NodeParty, name: str) -> bool:
         """A party sends a signal; True when it was delivered."""
         if not self.company.may_act(party) or self._process is None or name not in SIGNALS:
             return False
@@ -239,7 +239,7 @@ class Session:
         if not self._stop.done():
             self._stop.set_result(reason)
 
-    def reconsider(self, party: Party) -> None:
+    def reconsider(self, party: NodeParty) -> None:
         """Rules changed, and the connection of a party goes on."""
         if self._transfers is not None:
             self._transfers.reconsider()

@@ -12,10 +12,10 @@ from teleport.authz.joining import JoinPermit, unknown_session
 from teleport.errors import TeleportError
 from teleport.launcher.environment import filter_environment
 from teleport.launcher.values import Kind
-from teleport.node import parties
 from teleport.node.forwards import Forwards
 from teleport.node.offers import Variables, take_agent, take_display
-from teleport.node.parties import Party
+from teleport.node.party import Connection as PartyConnection
+from teleport.node.party import NodeParty
 from teleport.node.programs import NODE_VARIABLES, Asked, choose
 from teleport.node.session import Session
 from teleport.node.tools import Tools
@@ -32,7 +32,7 @@ NOT_ALONE: Final = (
 _ASKED: Final = {Shell: "shell", Exec: "exec", Subsystem: "subsystem"}
 
 
-class Connection(parties.Connection, Protocol):
+class Connection(PartyConnection, Protocol):
     """What a channel needs of its connection."""
 
     @property
@@ -64,7 +64,7 @@ class SessionChannelHandler:
         self._tools = tools
         self._connection = connection
         self._asked = Asked()
-        self.party = Party(connection, channel, self._left)
+        self.party = NodeParty(connection, channel, self._left)
         self._session: Session | None = None
         self._over = False
         self._gone = False

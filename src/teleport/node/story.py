@@ -23,7 +23,7 @@ from teleport.node.facts import Facts, SessionEvents
 from teleport.node.programs import Program
 from teleport.node.tools import Tools
 from teleport.recording.format import RecordingHeader
-from teleport.resources.joining import JoinMode
+from teleport.sharing.parties import Party
 from teleport.ssh.surface import TerminalRequest, TerminalSize
 from teleport.wire.transfer_command import RsyncCommand
 
@@ -90,14 +90,14 @@ class Story:
     async def resized(self, size: TerminalSize) -> None:
         await self.events.emit(Resize, self._clock.now(), size=str(size))
 
-    async def joined(self, facts: Facts, mode: JoinMode, granted_by: str) -> None:
+    async def joined(self, party: Party, granted_by: str) -> None:
         """Somebody else, on another connection, is about to take part."""
-        now = self._clock.now()
-        await self.events.emit(SessionJoin, now, facts=facts, mode=str(mode), granted_by=granted_by)
+        now, mode = self._clock.now(), str(party.mode)
+        await self.events.emit(SessionJoin, now, facts=_facts(party), mode=mode, granted_by=granted_by)
 
-    async def left(self, facts: Facts, mode: JoinMode) -> None:
+    async def left(self, party: Party) -> None:
         """Somebody takes part no more, and the session goes on."""
-        await self.events.emit(SessionLeave, self._clock.now(), facts=facts, mode=str(mode))
+        await self.events.emit(SessionLeave, self._clock.now(), facts=_facts(party), mode=str(party.mode))
 
     async def held(self, missing: Sequence[str], *, started: bool) -> None:
         """The session stands still because of what is missing, or with nothing missing goes on."""
@@ -166,3 +166,9 @@ class Story:
             hash_reason="rsync",
             error=error or (f"exit status {status}" if status not in ("", "0") else ""),
         )
+
+
+def _facts(party: Party) -> Facts:
+    facts = party.connection.facts
+    assert isinstance(facts, Facts), "parties are connections of this node"
+    return facts

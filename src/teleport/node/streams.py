@@ -13,10 +13,10 @@ from typing import Any
 
 from teleport.launcher.client import resize_terminal
 from teleport.node.needs import Process, Recording
-from teleport.node.parties import Party
 from teleport.node.pump import Input, Output
-from teleport.node.scrollback import Replay, Scrollback
 from teleport.recording.outgoing import Outgoing
+from teleport.sharing.parties import Party
+from teleport.sharing.scrollback import Replay, Scrollback
 from teleport.ssh.surface import TerminalSize
 
 _COPY_SECONDS = 5.0  # without a byte, for output that outlives the process (`protocols.md` 7)

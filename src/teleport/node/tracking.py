@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from teleport.api import messages as m
-from teleport.node.company import State
 from teleport.node.session import Session
+from teleport.sharing.company import State
 
 MOST = 2000
 _LONGEST = 500  # characters

@@ -7,19 +7,24 @@ parties send is told with at most `GRAIN` of delay, one note for what one of the
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
-from teleport.node.needs import Recording
-from teleport.node.parties import Party
 from teleport.recording.format.parties import Note, PartyNote, TypedNote, encode_note
+from teleport.sharing.parties import Party
 
 GRAIN: Final = 0.25  # seconds
+
+
+class Notes(Protocol):
+    """The recording, as far as it takes notes."""
+
+    def note(self, text: str) -> None: ...
 
 
 class WhoTyped:
     """The notes of one session."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Notes) -> None:
         self._recording = recording
         self._loop = asyncio.get_running_loop()
         self._begun = False

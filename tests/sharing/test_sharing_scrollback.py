@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from teleport.node.scrollback import LIMIT, Scrollback, TerminalState
 from teleport.recording.sanitise import sanitise_for_terminal
+from teleport.sharing.scrollback import LIMIT, Scrollback, TerminalState
 
 PIECES = [
     b"plain text\r\n",

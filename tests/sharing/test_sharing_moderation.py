@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from teleport.authz.joining import Participant, Requirement, RunningSession
 from teleport.identity import UserIdentity
-from teleport.node.moderation import Action, Moderation
 from teleport.resources.joining import JoinMode, OnLeave, RequiredJoin
+from teleport.sharing.moderation import Action, Moderation
 
 SESSION = RunningSession("s", "here", "alice", "here", "root", ("prod",), interactive=True)
 

@@ -7,20 +7,17 @@ change as well. While people are missing who have to be there (`moderation`) not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from teleport.authz.decision import AccessDenial
 from teleport.authz.joining import JoinPermit, Participant, RunningSession, is_own
-from teleport.node.moderation import Action, Moderation
-from teleport.node.needs import Recording
-from teleport.node.parties import Party
-from teleport.node.scrollback import Replay
-from teleport.node.story import Story
-from teleport.node.streams import Streams
-from teleport.node.who_typed import WhoTyped
 from teleport.resources.joining import JoinMode
+from teleport.sharing.moderation import Action, Moderation
+from teleport.sharing.parties import Party
+from teleport.sharing.scrollback import Replay
+from teleport.sharing.who_typed import Notes, WhoTyped
 from teleport.ssh.surface import KeepAlive, TerminalSize
 
 MOST_PARTIES: Final = 32
@@ -50,6 +47,64 @@ class Life(Protocol):
 
     def end(self, reason: str) -> None:
         """Ends it."""
+        ...
+
+
+class Streams(Protocol):
+    """The bytes of a session, on their way between its program and the parties."""
+
+    def replay(self) -> Replay:
+        """The last output."""
+        ...
+
+    def wait_for(self, parties: Sequence[Party]) -> None:
+        """These hold the session up while they do not keep up."""
+        ...
+
+    def hold(self, held: bool) -> None:
+        """Lets nothing through, either way, or does again."""
+        ...
+
+    def flow(self) -> None:
+        """A party does not take what is written."""
+        ...
+
+    def drained(self) -> None:
+        """A party takes what is written again."""
+        ...
+
+    def typed(self, data: bytes) -> None:
+        """Input of a party."""
+        ...
+
+    def end_input(self) -> None:
+        """No more input comes."""
+        ...
+
+    def resize(self, size: TerminalSize) -> bool:
+        """Gives the terminal another size; True when it was done, and is in the recording."""
+        ...
+
+    def send_break(self) -> bool:
+        """Sends a break to the terminal, if there is one."""
+        ...
+
+
+class Story(Protocol):
+    """What goes on record. Every call returns once it is durable."""
+
+    async def joined(self, party: Party, granted_by: str) -> None:
+        """Somebody else, in the party's mode, is about to take part."""
+        ...
+
+    async def left(self, party: Party) -> None:
+        """Somebody takes part no more, and the session goes on."""
+        ...
+
+    async def resized(self, size: TerminalSize) -> None: ...
+
+    async def held(self, missing: Sequence[str], *, started: bool) -> None:
+        """The session stands still because of what is missing, or with nothing missing goes on."""
         ...
 
 
@@ -111,7 +166,7 @@ class Company:
         """Seconds for which the session lives on without the party: those it was begun with, for whose it is."""
         return self._linger if is_own(party.connection.identity, self._about) else 0.0
 
-    def recorded(self, recording: Recording) -> None:
+    def recorded(self, recording: Notes) -> None:
         """Who types is noted in this recording from now on."""
         self._typed = WhoTyped(recording)
 
@@ -150,11 +205,11 @@ class Company:
         self._joining.add(party)
         try:
             party.mode = permit.mode
-            await self._story.joined(party.connection.facts, permit.mode, permit.granted_by)
+            await self._story.joined(party, permit.granted_by)
         finally:
             self._joining.discard(party)
         if not self._life.lives_on:
-            await self._story.left(party.connection.facts, party.mode)
+            await self._story.left(party)
             return False
         self._came += 1
         party.number = self._came
@@ -194,7 +249,7 @@ class Company:
         self.parties.remove(party)
         if self._typed is not None:
             self._typed.left(party)
-        self._in_background(self._story.left(party.connection.facts, party.mode), f"leave session {self._about.sid}")
+        self._in_background(self._story.left(party), f"leave session {self._about.sid}")
         if replaced := any(one.succeeds(party) for one in others):
             party.replaced()
         else:

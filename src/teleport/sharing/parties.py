@@ -12,26 +12,54 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from teleport.authz.decision import AccessDenial
-from teleport.authz.joining import JoinPermit, RunningSession
-from teleport.authz.ssh import SSHAccessPermit
+from teleport.authz.joining import JoinPermit, Requirement, RunningSession
 from teleport.identity import UserIdentity
-from teleport.launcher.values import Exit
-from teleport.node.facts import Facts
-from teleport.node.scrollback import Replay
 from teleport.recording.sanitise import RESET_TERMINAL, TerminalSanitiser, one_line
 from teleport.resources.joining import JoinMode
+from teleport.sharing.scrollback import Replay
 from teleport.ssh.handlers import SessionChannel
-from teleport.ssh.surface import TerminalSize
+from teleport.ssh.surface import Peer, TerminalSize
 from teleport.wire.returning import ELSEWHERE
 
 BACKLOG: Final = 1024 * 1024  # bytes kept for a party that is being shown the last output
 
 
+class Facts(Protocol):
+    """Who a party's connection belongs to, as far as that is known."""
+
+    @property
+    def user(self) -> UserIdentity | None: ...
+    @property
+    def client(self) -> Peer: ...
+
+
+class Permit(Protocol):
+    """Under what a party's connection is here."""
+
+    @property
+    def required_joins(self) -> tuple[Requirement, ...]:
+        """Who has to be in its sessions for anything to be done there."""
+        ...
+
+
+class Ended(Protocol):
+    """How a program ended."""
+
+    @property
+    def status(self) -> int | None: ...
+    @property
+    def signal(self) -> str | None: ...
+    @property
+    def core_dumped(self) -> bool: ...
+
+
 class Connection(Protocol):
     """What a session needs of a party's connection."""
 
-    facts: Facts
-    permit: SSHAccessPermit
+    @property
+    def facts(self) -> Facts: ...
+    @property
+    def permit(self) -> Permit: ...
 
     @property
     def identity(self) -> UserIdentity:
@@ -155,7 +183,7 @@ class Party:
 
     # the end
 
-    def answer(self, ended: Exit | None, reason: str) -> None:
+    def answer(self, ended: Ended | None, reason: str) -> None:
         """Tells the client how the session ended, and closes the channel."""
         if reason:
             told = reason.rstrip(".\n").replace("\n", "\r\n")
