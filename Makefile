@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: run test test-long bench bench-scale bench-web bench-kube docs screenshots setup setup-dev install uninstall check format clean
+.PHONY: run test test-long test-kube bench bench-scale bench-web bench-kube docs screenshots setup setup-dev install uninstall check format clean
 
 run: setup
 	@$(BIN)/python scripts/run.py
@@ -33,6 +33,12 @@ test-long: setup-dev check
 	@export TELEPORT_LONG=1; scripts/side_by_side.sh "$(PYTEST) --timeout=900 --durations=20 $(FIRST_LIST)" \
 		"$(PYTEST) --timeout=900 --durations=20 $(SECOND_LIST)"
 	$(ON_IPV6) --timeout=900 tests/cluster
+
+# a real Kubernetes cluster on this machine, built once out of Debian's source package; needs root. Where it cannot be built
+# the tests are skipped, with the reason
+test-kube: setup-dev
+	@scripts/kube-cluster.sh || true
+	TELEPORT_TEST_KUBE=1 $(PYTEST) -rs tests/realkube
 
 bench: setup-dev
 	$(BIN)/python -m bench

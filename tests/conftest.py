@@ -54,10 +54,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long forms run only when asked for with TELEPORT_LONG=1 (`make test-long`)."""
-    if os.environ.get("TELEPORT_LONG"):
-        return
-    selected = [item for item in items if item.get_closest_marker("long") is None]
+    """Some tests run only when asked for: long forms with TELEPORT_LONG=1 (`make test-long`), those that need a real
+    Kubernetes cluster with TELEPORT_TEST_KUBE=1 (`make test-kube`)."""
+    asked = {"long": "TELEPORT_LONG", "real_kube": "TELEPORT_TEST_KUBE"}
+    left_out = [marker for marker, variable in asked.items() if not os.environ.get(variable)]
+    selected = [item for item in items if not any(item.get_closest_marker(marker) for marker in left_out)]
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     items[:] = selected
 

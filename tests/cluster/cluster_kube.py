@@ -1,18 +1,25 @@
-"""Clusters whose proxies lead kubectl to stand-in API servers, by themselves or by Kubernetes services."""
+"""Clusters whose proxies lead kubectl to API servers, by themselves or by Kubernetes services."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from teleport.testing.cluster import PUBLIC, Cluster, Host, at, free_port
-from teleport.testing.kube_api import KubeApi
 
 
-def serve_kubectl(cluster: Cluster, api: KubeApi) -> str:
+class Api(Protocol):
+    """An API server: a stand-in, or that of a real cluster."""
+
+    def kubeconfig(self, context: str = "one") -> str:
+        """That of a proxy or a service, whose one context is called so."""
+        ...
+
+
+def serve_kubectl(cluster: Cluster, api: Api, *context: str) -> str:
     """Writes the configuration of a cluster that does not run yet; the address at which kubectl is served."""
     kubeconfig = cluster.folder.parent / "kubeconfig"
-    kubeconfig.write_text(api.kubeconfig())
+    kubeconfig.write_text(api.kubeconfig(*context))
     port = free_port()
     address = at(port, PUBLIC)
     cluster.config["proxy_service"]["kubernetes"] = {
@@ -37,7 +44,7 @@ def lead_kubectl(cluster: Cluster) -> str:
 class KubeHost(Host):
     """A host that runs the Kubernetes service alone."""
 
-    def __init__(self, folder: Path, cluster: Cluster, name: str, api: KubeApi, **section: Any) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, name: str, api: Api, **section: Any) -> None:
         """`section`: further keys of `kubernetes_service`; without `listen_addr` it is reached by tunnels."""
         token, kubeconfig = folder.parent / f"{name}-token", folder.parent / f"{name}-kubeconfig"
         cluster.tctl("tokens", "add", "--type=kube", f"--out={token}").ok()
