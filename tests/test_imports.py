@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["cli"] |= {"launcher"}  # `teleport start` forks it before anything else is imported
 MAY_IMPORT["node"] |= {"launcher"}  # the node asks the launcher for processes, by messages
+MAY_IMPORT["ssh"] |= {"transport.accepting"}  # connections are taken alike, whatever is spoken on them
 FOREIGN_FORBIDDEN_IN_PURE = {"asyncio", "socket", "ssl", "asyncssh", "aiohttp", "subprocess", "threading"}
 
 

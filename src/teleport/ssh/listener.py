@@ -14,9 +14,7 @@ from weakref import WeakSet
 
 from teleport.resources.names import peer_address
 from teleport.ssh.surface import Peer
-
-AT_ONCE = 32  # connections accepted in one turn of the loop, so that a burst of them holds up nobody else
-BACKLOG = 1024  # connections that wait in the kernel
+from teleport.transport.accepting import Accepting
 
 
 class Slot(Protocol):
@@ -97,7 +95,7 @@ class Listener:
         self._slots = slots
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._sockets: Sequence[socket.socket] = ()
-        self._servers: list[asyncio.Server] = []
+        self._accepting: list[Accepting] = []
 
     async def serve(self, sockets: Sequence[socket.socket], started: Callable[[], None]) -> None:
         """Accepts until cancelled; `started` is called when all sockets are served."""
@@ -113,29 +111,24 @@ class Listener:
 
     def pause(self) -> None:
         """Accepts nothing more. Connections stay, and so do the sockets: what arrives waits, or goes elsewhere."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for accepting in self._accepting:
+            accepting.stop()
+        self._accepting.clear()
 
     async def resume(self) -> None:
         """Accepts (again)."""
-        loop = asyncio.get_running_loop()
-        for sock in self._sockets if not self._servers else ():
-            # a server closes its socket when it is closed, so it gets a descriptor of its own
-            own = sock.dup()
-            own.setblocking(False)
-            self._servers.append(await loop.create_server(lambda: _Accepted(self), sock=own, backlog=AT_ONCE))
-            sock.listen(BACKLOG)
+        if not self._accepting:
+            self._accepting += [Accepting(sock, lambda: _Accepted(self)) for sock in self._sockets]
 
     def entrance(self) -> tuple[Sequence[socket.socket], Callable[[], asyncio.Protocol]]:
         """The sockets that are accepted from now, and what each connection begins with, also when somebody else took
         it from them."""
-        return self._sockets if self._servers else (), lambda: _Accepted(self)
+        return self._sockets if self._accepting else (), lambda: _Accepted(self)
 
     @property
     def accepting(self) -> bool:
         """Whether new connections are taken here now."""
-        return bool(self._servers)
+        return bool(self._accepting)
 
     @property
     def open(self) -> int:

@@ -22,6 +22,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from teleport.resources.names import peer_address
+from teleport.transport.accepting import Accepting
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.feeding import feed
@@ -42,8 +43,6 @@ PATIENCE = 5.0  # seconds in which hosts that are led here make no room for othe
 WAITING = 1000  # connections without a client certificate that wait for a next request
 BUFFER = 16 * 1024  # bytes that TLS reads at once
 LINGER = 1.0  # seconds that the rest of a refused body is thrown away, so that the client reads why
-AT_ONCE = 32  # connections accepted in one turn of the loop, so that a burst of them holds up nobody else
-BACKLOG = 1024  # connections that wait in the kernel
 
 Context = ssl.SSLContext | Callable[[], ssl.SSLContext]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -143,8 +142,7 @@ class HTTPListener:
         self._within = Slots(WITHIN, f"{what}, within requests")
         self._odd = Heard(rate=1.0, burst=20.0)  # of what came within requests
         self._upgraded = set[Any]()  # requests that became websockets: told to close, aiohttp reads nothing more of one
-        self._resume: Callable[[], Awaitable[asyncio.Server]] | None = None
-        self._server: asyncio.Server | None = None
+        self._accepting: Accepting | None = None
         self._make: Callable[[], asyncio.Protocol] = asyncio.Protocol
         self._socket: socket.socket | None = None
         self._leaving = False
@@ -195,7 +193,6 @@ class HTTPListener:
     ) -> AsyncIterator[None]:
         """Takes connections while entered; the runner's own clean-up ends those that are open. `context` may be what
         gives the context of the next connection."""
-        loop = asyncio.get_running_loop()
         assert runner.server is not None, "the runner is set up"
         lost = runner.server.connection_lost
 
@@ -208,15 +205,7 @@ class HTTPListener:
         def make() -> asyncio.Protocol:
             return _Accepted(self, runner, context)
 
-        async def take() -> asyncio.Server:
-            # a server closes its socket when it is closed, so it gets a descriptor of its own
-            own = listener.dup()
-            own.setblocking(False)
-            server = await loop.create_server(make, sock=own, backlog=AT_ONCE)
-            listener.listen(BACKLOG)
-            return server
-
-        self._resume, self._make, self._socket = take, make, listener
+        self._make, self._socket = make, listener
         await self.resume()
         try:
             yield
@@ -229,21 +218,21 @@ class HTTPListener:
 
     def pause(self) -> None:
         """Accepts nothing more. Connections stay, and so does the socket: what arrives waits, or goes elsewhere."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._accepting is not None:
+            self._accepting.stop()
+            self._accepting = None
         for mux in self._muxes:
             mux.leave()
 
     async def resume(self) -> None:
         """Accepts (again)."""
         self._leaving = False
-        if self._server is None and self._resume is not None:
-            self._server = await self._resume()
+        if self._accepting is None and self._socket is not None:
+            self._accepting = Accepting(self._socket, self._make)
 
     def entrance(self) -> tuple[Sequence[socket.socket], Callable[[], asyncio.Protocol]]:
         """The sockets that are accepted from now, and what each connection begins with."""
-        return ([self._socket] if self._server is not None and self._socket is not None else []), self._make
+        return ([self._socket] if self._accepting is not None and self._socket is not None else []), self._make
 
     def leave(self) -> None:
         """Lets clients go elsewhere: connections without a request are closed, the others after their answer. Who has
@@ -465,7 +454,7 @@ class HTTPListener:
         transport.set_protocol(mux)
         mux.connection_made(transport)
         feed(mux, data)
-        if self._server is None:
+        if self._accepting is None:
             mux.leave()
 
     def _lost(self, http: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 import h11
 
 from teleport.resources.names import peer_address
+from teleport.transport.accepting import Accepting
 from teleport.transport.slots import Slot, Slots
 
 SECONDS: Final = 15.0  # for the head of a request, from the connection or the answer before
@@ -52,7 +53,7 @@ class ShortAnswers:
         self.slots = Slots(silent, what)
         self.connections: set[_Connection] = set()
         self._listener: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._accepting: Accepting | None = None
 
     @property
     def open(self) -> int:
@@ -61,17 +62,14 @@ class ShortAnswers:
 
     def pause(self) -> None:
         """Accepts nothing more. Connections stay, and so does the socket: what arrives waits, or goes elsewhere."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._accepting is not None:
+            self._accepting.stop()
+            self._accepting = None
 
     async def resume(self) -> None:
         """Accepts (again)."""
-        if self._server is None and self._listener is not None:
-            # a server closes its socket when it is closed, so it gets a descriptor of its own
-            own = self._listener.dup()
-            own.setblocking(False)
-            self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=own)
+        if self._accepting is None and self._listener is not None:
+            self._accepting = Accepting(self._listener, lambda: _Connection(self))
 
     @asynccontextmanager
     async def serve(self, listener: socket.socket) -> AsyncIterator[None]:
