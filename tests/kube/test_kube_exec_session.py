@@ -214,7 +214,8 @@ async def test_what_ends_access_ends_the_session(tmp_path: Path, change: str) ->
         (end,) = await lab.events.wait_for("session.end", seconds=2)
         assert isinstance(end, SessionEnd)
         assert end.reason == "access has ended"
-        assert (await found.receive()).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+        assert (await found.receive_bytes())[:1] == b"\x03", "the last word"
+        assert (await found.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
         assert lab.recordings.all[0].stdout == b"hello"
         async with asyncio.timeout(10):
             await lab.api.wait_streams(0)
@@ -523,6 +524,40 @@ async def test_kubectl_prints_why_a_session_was_ended(tmp_path: Path, spdy: bool
         status, _, errors = await kubectl(lab, "exec", "web", "--", "sh", "-c", script, spdy=spdy, shown=fail)
         assert status != 0
         assert b"This session was ended: the recording failed." in errors
+
+
+@KUBECTL
+@BOTH
+async def test_kubectl_prints_that_access_has_ended(tmp_path: Path, spdy: bool) -> None:
+    """Of a connection that breaks it would think, by SPDY, that the command ended well."""
+    async with kube_lab(tmp_path) as lab:
+
+        def lock() -> None:
+            lab.locks.append(Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="alice"))))
+            assert lab.server is not None
+            lab.server.reconsider()
+            lab.server.reconsider()
+
+        script = "echo a; exec sleep 100"
+        status, _, errors = await kubectl(lab, "exec", "web", "--", "sh", "-c", script, spdy=spdy, shown=lock)
+        assert status != 0
+        assert b"This session was ended: access has ended." in errors
+        assert (await ended(lab))[0].reason == "access has ended"
+
+
+async def test_who_does_not_read_why_is_cut_off_all_the_same(tmp_path: Path) -> None:
+    """Within 2 s, and nothing more goes either way meanwhile."""
+    async with kube_lab(tmp_path) as lab:
+        async with stream(lab, "sh", "-c", "exec cat /dev/zero") as found:
+            assert await found.receive_bytes()
+            assert lab.server is not None
+            lab.locks.append(Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="alice"))))
+            lab.server.reconsider()
+            async with asyncio.timeout(2):
+                await lab.api.wait_streams(0)
+                (end,) = await lab.events.wait_for("session.end", seconds=2)
+        assert isinstance(end, SessionEnd)
+        assert end.reason == "access has ended"
 
 
 @KUBECTL

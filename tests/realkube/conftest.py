@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,9 +134,31 @@ class Use:
         return run(*self.words(*words), environment=self.environment, stdin=stdin, seconds=seconds)
 
     @property
+    def by(self) -> str:
+        return f"{self.way}-{'debian' if 'debian' in str(self.program) else 'newest'}"
+
+    @property
     def name(self) -> str:
         """One that objects of this use alone have."""
         return self.person.name
+
+
+@contextlib.contextmanager
+def running(use: Use, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """kubectl, until the block ends."""
+    process = subprocess.Popen(
+        use.words(*words),
+        env=dict(use.environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=10)
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.realkube.conftest import Use
+from tests.realkube.conftest import Use, running
 
 from teleport.testing.cluster import free_port, wait_until
 from teleport.testing.kube_cluster import pod
@@ -19,24 +17,6 @@ from teleport.testing.kube_image import IMAGE, PAGE
 from teleport.testing.terminal import Terminal
 
 pytestmark = pytest.mark.real_kube
-
-
-@contextlib.contextmanager
-def running(use: Use, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """kubectl, until the block ends."""
-    process = subprocess.Popen(
-        use.words(*words),
-        env=dict(use.environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=10)
 
 
 def line(process: subprocess.Popen[str]) -> str:

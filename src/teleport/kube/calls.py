@@ -83,9 +83,14 @@ class Call:
         return self.resource == "pods" and self.subresource in _INTO_PODS
 
     @property
+    def proxied(self) -> bool:
+        """Whether a program in the cluster answers, and not the API server."""
+        return self.verb == "proxy" or self.subresource == "proxy"
+
+    @property
     def through_node(self) -> bool:
         """Whether it speaks to a node's own service, which runs commands in pods and tells nobody."""
-        return self.resource == "nodes" and (self.verb == "proxy" or self.subresource == "proxy")
+        return self.resource == "nodes" and self.proxied
 
 
 def classify(method: str, target: str) -> Call:

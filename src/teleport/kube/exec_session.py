@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 E_ = TypeVar("E_", bound=PodEvent)
 FIRST_SIZE: Final = (80, 24)  # of a terminal, until the client says its own
 CLOSE_SECONDS: Final = 900.0  # a long recording takes seconds for each GiB
+AHEAD_SECONDS: Final = 0.5  # by which a service that ends it, too, may be ahead of us, who can say why
 SAY_SECONDS: Final = 1.0  # for a client to take why its session is ended
 LEFT: Final = "the client disconnected"
 LOST: Final = "the API server ended the stream"
@@ -166,6 +167,8 @@ class ExecSession:
         self._reason = UNRECORDED if failed.done() else str(found[0]) if found else LEFT
         if self._reason == LOST and self._from_client.closed:
             self._reason = LEFT
+        if self._reason == LOST and not self._last_word.came:
+            await asyncio.wait([self._stop, failed], timeout=AHEAD_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         told = self._reason
         if self._stop.done() and not failed.done():
             self._reason, told = self._stop.result()

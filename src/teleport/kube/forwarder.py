@@ -28,7 +28,7 @@ from teleport.authz.kube import ActAs, KubeAccessPermit, is_open
 from teleport.authz.kube_resources import Shown
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import UserIdentity
-from teleport.kube import exec_request, filtered, filtering, impersonate, streams
+from teleport.kube import exec_request, filtered, filtering, impersonate, refusals, streams
 from teleport.kube.calls import Call, classify, makes
 from teleport.kube.credentials import authorization
 from teleport.kube.exec_session import ExecSession, Who
@@ -267,6 +267,14 @@ class Forwarder:
         else:
             self._cut(reason)
 
+    def tells_end(self, why: str) -> bool:
+        """Ends the open stream by a last word that its client reads, where there is a place for one; whether it does.
+        Nothing goes through it from now on."""
+        if self._session is None or not self._session.runs:
+            return False
+        self._session.stop(why)
+        return True
+
     def _active(self) -> None:
         """Something was done in the open stream."""
         if self._open is not None and self._open.stay is not None:
@@ -383,7 +391,9 @@ class Forwarder:
             if (by_client or not terminal) and not only_pings(wanted, data):
                 self._active()
 
-        relayed = _Relayed(client, asked, upstream, upstream.cluster.path + target, headers, part, session, moved)
+        relayed = _Relayed(
+            client, asked, upstream, upstream.cluster.path + target, headers, part, session, moved, call.proxied
+        )
 
         recorded = False
 
@@ -449,6 +459,7 @@ class _Relayed:
     part: tuple[Shown, bool] | None = None  # what of the answer is shown, and whether it is a watch; None: all of it
     session: ExecSession | None = None  # that is recorded
     moved: streams.Moved | None = None  # hears of what goes through one that is not
+    proxied: bool = False  # it is not the API server that answers
 
     async def once(self, on_record: Callable[[int], Awaitable[None]], *, again: bool) -> None:
         """Asks the server and gives its answer to the client. `again`: the call may be made once more on another
@@ -471,6 +482,8 @@ class _Relayed:
                 if sending.done() and isinstance(_failure(sending), h11.RemoteProtocolError):
                     raise Refused(Refusal(400, "The request's body cannot be read to its end.")) from None
                 raise Refused(Refusal(502, "The API server gave no answer that can be read."), _said(error)) from None
+            if answer.status_code == 401 and not self.proxied and isinstance(self.upstream, Upstream):
+                raise Refused(refusals.not_taken(self.upstream.cluster.name), "the API server answered 401")
             shows = self._filter(answer)
             session = self.session
             if session is not None:
@@ -536,10 +549,8 @@ async def answer(client: Client, code: int, body: bytes, kind: bytes = b"applica
 
 async def refuse(client: Client, request: Request, refusal: Refusal) -> None:
     """Answers with a Status; of the request's body so much is thrown away that the client comes to read it."""
-    if _discovers(request):
-        await answer(client, refusal.code, refusal.sentence.encode(), b"text/plain; charset=utf-8")
-    else:
-        await answer(client, refusal.code, refusal.body)
+    told = refusals.worded(request, refusal)
+    await answer(client, told.code, told.body, told.kind)
     thrown = 0
     with contextlib.suppress(TimeoutError, h11.ProtocolError):
         async with asyncio.timeout(THROWN_AWAY_WITHIN):
@@ -547,15 +558,6 @@ async def refuse(client: Client, request: Request, refusal: Refusal) -> None:
                 thrown += len(part)
                 if thrown > MOST_THROWN_AWAY:
                     return
-
-
-def _discovers(request: Request) -> bool:
-    """Whether kubectl asks what a cluster has, as it does before its first command there. Of a refusal of that it reads
-    no Status, and prints "unknown"; it prints plain text."""
-    path = request.target.partition("?")[0]
-    return path in ("/api", "/apis") and any(
-        b"as=APIGroupDiscoveryList" in one for one in values(request.headers, b"accept")
-    )
 
 
 def denied(denial: AccessDenial) -> Refused:

@@ -29,6 +29,7 @@ from teleport.clock import Clock
 from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
 from teleport.identity import UserIdentity
 from teleport.kube.entrance import Entered, Entrance, People, Unspoken
+from teleport.kube.exec_session import SAY_SECONDS
 from teleport.kube.forwarder import Forwarder, Outcome, refuse
 from teleport.kube.heads import BadHead
 from teleport.kube.http import READ, Client, Request, Server
@@ -353,6 +354,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._client: Client | None = None
         self._idle = True  # between requests
         self._ends: asyncio.TimerHandle | None = None
+        self._last_words: asyncio.TimerHandle | None = None  # access has ended, which the client may read until then
 
     # TLS
 
@@ -429,8 +431,14 @@ class _Connection(asyncio.StreamReaderProtocol):
             self._cut()
 
     def _cut(self) -> None:
+        if self._last_words is not None:
+            return
         log.info("%s peer=%s", CUT, self.peer)
-        self.abort(ENDED)
+        self.ends_by(ENDED)
+        if self._forwarder is not None and self._forwarder.tells_end(ENDED):
+            self._last_words = asyncio.get_running_loop().call_later(SAY_SECONDS, self.abort, ENDED)
+        else:
+            self.abort(ENDED)
 
     # the calls
 
@@ -563,9 +571,10 @@ class _Connection(asyncio.StreamReaderProtocol):
             self._ends = asyncio.get_running_loop().call_later(max(seconds, 0), self._cut)
 
     def _disarm(self) -> None:
-        if self._ends is not None:
-            self._ends.cancel()
-            self._ends = None
+        for timer in (self._ends, self._last_words):
+            if timer is not None:
+                timer.cancel()
+        self._ends = self._last_words = None
 
 
 def _bad(refusal: Refusal) -> bytes:
