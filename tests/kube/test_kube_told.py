@@ -67,3 +67,40 @@ async def test_credentials_of_ours_that_the_api_server_does_not_take(tmp_path: P
         if status == 502:
             assert b"The API server of odd does not take our credentials" in answer.body
             assert getattr(event, "success", True) is False
+
+
+SAID = 'groups "developers" is forbidden: User "system:serviceaccount:t:k" cannot impersonate resource "groups"'
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            json.dumps({"kind": "Status", "message": SAID}),
+            f"{SAID} (an administrator of the Kubernetes cluster can let",
+        ),
+        (json.dumps({"kind": "Status", "message": "no\x1b[31m entry"}), "no [31m entry"),
+        ("{" * 100_000, "The API server refuses to say what it has."),
+        ("[]", "The API server refuses to say what it has."),
+        ("", "The API server refuses to say what it has."),
+    ],
+)
+async def test_an_api_server_that_refuses_to_say_what_it_has(tmp_path: Path, body: str, told: str) -> None:
+    """It does so when our account may not act as the person: kubectl would print the word unknown, or that there are no
+    pods. Everything else that it refuses goes on as it is."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            head = f"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write((head + body).encode())
+            await writer.drain()
+
+    async with kube_lab(tmp_path) as lab, lab.odd_server(serve):
+        for accept, status in ((DISCOVERY, 403), ("application/json", 400)):
+            async with lab.connected(lab.pair(kube_cluster="odd")) as wire:
+                answer = await wire.ask("GET /api?timeout=32s", f"Accept: {accept}")
+                assert answer.status == status
+                assert told in (json.loads(answer.body)["message"] if status == 400 else answer.body.decode())
+        async with lab.connected(lab.pair(kube_cluster="odd")) as wire:
+            answer = await wire.ask(f"GET {PODS}", "Accept: application/json")
+            assert (answer.status, answer.body) == (403, body.encode())

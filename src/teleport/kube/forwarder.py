@@ -484,6 +484,9 @@ class _Relayed:
                 raise Refused(Refusal(502, "The API server gave no answer that can be read."), _said(error)) from None
             if answer.status_code == 401 and not self.proxied and isinstance(self.upstream, Upstream):
                 raise Refused(refusals.not_taken(self.upstream.cluster.name), "the API server answered 401")
+            if answer.status_code == 403 and refusals.discovers(self.request) and isinstance(self.upstream, Upstream):
+                said = await _beginning(server, refusals.MOST_READ)
+                raise Refused(refusals.of_server(said), "the API server answered 403")
             shows = self._filter(answer)
             session = self.session
             if session is not None:
@@ -536,6 +539,17 @@ class _Relayed:
         except BaseException:
             server.close()
             raise
+
+
+async def _beginning(server: Server, most: int) -> bytes:
+    """The first bytes of the answer's body, as far as they can be read."""
+    found = b""
+    with contextlib.suppress(h11.ProtocolError, OSError, TeleportError):
+        async for part in server.body():
+            found += part
+            if len(found) >= most:
+                break
+    return found[:most]
 
 
 async def answer(client: Client, code: int, body: bytes, kind: bytes = b"application/json") -> None:

@@ -1,6 +1,7 @@
 """How a refusal is worded, so that each sort of kubectl prints its sentence. Pure.
 
-Usually that is a Status. Not everywhere does kubectl read one:
+Usually that is a Status. Those of the API server go on as they are, but for discovery, where it refuses everything
+when our own account may not act as the person. Not everywhere does kubectl read a Status:
 
 - Before its first command at a cluster it asks what that has. A newer one (1.26) prints "unknown" for a Status there,
   and plain text as it is. An older one takes 403 for a cluster that has nothing, and says that there is no resource
@@ -10,6 +11,7 @@ Usually that is a Status. Not everywhere does kubectl read one:
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl
@@ -20,6 +22,9 @@ from teleport.kube.status import Refusal
 
 _JSON: Final = b"application/json"
 _TEXT: Final = b"text/plain; charset=utf-8"
+_MAY_NOT: Final = "an administrator of the Kubernetes cluster can let our account act as you"
+MOST_SAID: Final = 1000  # characters of what the API server says
+MOST_READ: Final = 64 * 1024  # bytes of its refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +36,9 @@ class Worded:
 
 def worded(request: Request, refusal: Refusal) -> Worded:
     """The answer to this request."""
-    path, _, query = request.target.partition("?")
+    query = request.target.partition("?")[2]
     accepted = b",".join(values(request.headers, b"accept"))
-    if path in ("/api", "/apis"):
+    if discovers(request):
         if b"as=APIGroupDiscoveryList" in accepted:
             return Worded(refusal.code, refusal.sentence.encode(), _TEXT)
         if refusal.code == 403:
@@ -41,6 +46,24 @@ def worded(request: Request, refusal: Refusal) -> Worded:
     elif b"as=Table" in accepted and ("watch", "true") in parse_qsl(query):
         return Worded(refusal.code, refusal.sentence.encode(), _TEXT)
     return Worded(refusal.code, refusal.body, _JSON)
+
+
+def discovers(request: Request) -> bool:
+    """Whether it asks what a cluster has."""
+    return request.target.partition("?")[0] in ("/api", "/apis")
+
+
+def of_server(body: bytes) -> Refusal:
+    """A refusal with the words of the API server's own."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        found = None
+    message = found.get("message") if isinstance(found, dict) else None
+    if not isinstance(message, str) or not message:
+        return Refusal(403, "The API server refuses to say what it has.")
+    told = "".join(character if character.isprintable() else " " for character in message[:MOST_SAID])
+    return Refusal(403, told, _MAY_NOT if "cannot impersonate resource" in told else "")
 
 
 def not_taken(cluster: str) -> Refusal:
