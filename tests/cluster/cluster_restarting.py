@@ -7,7 +7,7 @@ import re
 import signal
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from teleport.testing.cluster import BIN, Cluster, DaemonProcess, alive, descendants, wait_until
 
@@ -15,8 +15,19 @@ from teleport.testing.cluster import BIN, Cluster, DaemonProcess, alive, descend
 class Restarting(Cluster):
     """A cluster in one daemon that may be replaced by another one."""
 
-    def __init__(self, folder: Path, program: Path = BIN / "teleport") -> None:
-        super().__init__(folder)
+    def __init__(
+        self,
+        folder: Path,
+        program: Path = BIN / "teleport",
+        *,
+        storage: dict[str, Any] | None = None,
+        **auth_service: Any,
+    ) -> None:
+        """`storage`: of the section `teleport`, where it is not what a cluster has by itself."""
+        super().__init__(folder, **auth_service)
+        if storage is not None:
+            self.config["teleport"]["storage"] = storage
+            self.write()
         self.pid_file = folder / "teleport.pid"
         self.daemon = DaemonProcess(
             folder,

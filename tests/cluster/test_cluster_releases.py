@@ -6,27 +6,17 @@ The other releases are copies of this one with another version, and with what a 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from tests.cluster.cluster_releases import Releases
 from tests.cluster.cluster_restarting import Restarting
 from tests.cluster.cluster_sessions import Sessions
 
-import teleport
 from teleport import __version__
 from teleport.testing.cluster import NODE, Person, wait_until
 
-PROGRAM = """\
-#!{python}
-import os, sys
-sys.path.insert(0, os.path.realpath("{current}"))
-from teleport.cli.teleport import main
-sys.exit(main())
-"""
 HANDOVER, RESTART = "daemon/restarts/handover.py", "daemon/restarts/child.py"
 LATER = {  # one that hands over more, and reads this one
     HANDOVER: [
@@ -45,35 +35,6 @@ LATER = {  # one that hands over more, and reads this one
 }
 STRANGE = {HANDOVER: [("OLDEST: Final = 1", "OLDEST: Final = 9"), ("FORMAT: Final = 1", "FORMAT: Final = 9")]}
 DEMANDING = {HANDOVER: [("FORMAT: Final = 1", "FORMAT: Final = 2"), ("NEEDS: Final = 1", "NEEDS: Final = 2")]}
-
-
-class Releases:
-    """Folders of releases, and the link to the one that is current."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir()
-        self.program = folder / "teleport"
-        self.program.write_text(PROGRAM.format(python=sys.executable, current=folder / "current"))
-        self.program.chmod(0o755)
-        self.add(__version__, {})
-        self.turn(__version__)
-
-    def add(self, version: str, changes: dict[str, list[tuple[str, str]]]) -> None:
-        package = self._folder / version / "teleport"
-        shutil.copytree(Path(teleport.__file__).parent, package)
-        named = [(f'__version__ = "{__version__}"', f'__version__ = "{version}"')]
-        for name, replacements in {"__init__.py": named, **changes}.items():
-            text = (package / name).read_text()
-            for old, new in replacements:
-                assert old in text, f"{name} has no {old}"
-                text = text.replace(old, new)
-            (package / name).write_text(text)
-
-    def turn(self, version: str) -> None:
-        new = self._folder / "new"
-        new.symlink_to(version)
-        new.replace(self._folder / "current")
 
 
 @pytest.fixture(scope="module")
