@@ -195,26 +195,6 @@ def _read_on(store: Path, position: str) -> tuple[list[bytes], tuple[str, int]]:
     return found, end
 
 
-class StreamSink:
-    """A copy of every event on a descriptor that is already open, such as standard output."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._one_at_a_time = asyncio.Lock()
-
-    async def append(self, lines: Sequence[bytes]) -> None:
-        async with self._one_at_a_time:
-            await asyncio.to_thread(self._write, b"\n".join([*lines, b""]))
-
-    def _write(self, block: bytes) -> None:
-        view = memoryview(block)
-        try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-        except OSError as error:
-            raise TeleportError(f"audit events cannot be written to the standard output: {error.strerror}") from error
-
-
 class MultiSink:
     """The store and copies elsewhere. Copies are written first: the store then holds each event exactly once.
 

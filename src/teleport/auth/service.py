@@ -25,7 +25,7 @@ from teleport.audit.events import ApiDenied
 from teleport.audit.intake import Intake, LocalDelivery
 from teleport.audit.outbox import OutboxPump
 from teleport.audit.shipper import Shipper
-from teleport.audit.sinks import FileSink, MultiSink, Sink, StreamSink
+from teleport.audit.sinks import FileSink, MultiSink, Sink
 from teleport.auth.access.diff import AccessDiffs
 from teleport.auth.access.explain import Explaining
 from teleport.auth.authorities.driver import RotationDriver
@@ -43,6 +43,9 @@ from teleport.auth.cluster.bootstrap import MadeElsewhere, bootstrap
 from teleport.auth.cluster.settings import Settings
 from teleport.auth.cluster.web_certificates import WebCertificates
 from teleport.auth.clusters.assembled import Clusters
+from teleport.auth.copies.copier import Source
+from teleport.auth.copies.places import Copies
+from teleport.auth.copies.settings import CopySettings
 from teleport.auth.evidence.api import Evidence
 from teleport.auth.evidence.recorded import Recorded
 from teleport.auth.evidence.shared import one_place
@@ -110,7 +113,7 @@ class AuthConfig:
     recordings_directory: Path
     static_tokens: tuple[Token, ...] = ()
     settings: tuple[Singleton, ...] = ()  # the cluster's settings that the file decides
-    events_to_stdout: bool = False  # a copy of every event on the standard output
+    copies: tuple[CopySettings, ...] = ()  # of audit events, to other places
     bootstrap: Callable[[], Sequence[Resource]] | None = None  # reads what a new cluster is made with
     shared_storage: bool = False  # other auth servers may use the storage, too, and the folders above with it
 
@@ -143,10 +146,7 @@ class AuthService:
             check_signature=signature_check(self._trust.host_authorities, self._trust.former_host_authorities),
             require_signature=True,
         )
-        copies: list[Sink] = [
-            SessionTracker(backend, state.uses, claims, auth=config.host_id),
-            *([StreamSink(1)] if config.events_to_stdout else []),
-        ]
+        copies: list[Sink] = [SessionTracker(backend, state.uses, claims, auth=config.host_id)]
         self._intake = Intake(
             self._sink,
             records,
@@ -200,6 +200,8 @@ class AuthService:
         claims.on_event, claims.cluster = self._pump.kick, state.cluster
         self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
+        source = Source(config.audit_directory, self._durable, config.host_id, emitter.key.epoch)
+        self.copies = Copies(config.copies, source, backend, self._lease, config.node_name)
         self.rotation_driver = RotationDriver(state, self.rotations, self._lease)
         self.clusters = Clusters(state, self.authorizer, self._tokens, self._lease, self._trust.look)
         self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
@@ -330,6 +332,7 @@ class AuthService:
         try:
             await service._trust.look()
             await service._intake.start()
+            await service.copies.begin()
             await service.rotations.followers.start()
         except BaseException:
             service.abandon()
@@ -361,6 +364,7 @@ class AuthService:
             async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump.run(), name="audit outbox")
                 tasks.create_task(self._shipper.run(), name="audit delivery")
+                tasks.create_task(self.copies.run(), name="copies of audit events")
                 tasks.create_task(checkpointer.run(), name="audit checkpoints")
                 tasks.create_task(self._lost_hosts.run(), name="lost hosts")
                 tasks.create_task(self._presence.run(), name="presence")
@@ -385,6 +389,7 @@ class AuthService:
             await self._pump.pump()
             await self._shipper.deliver_all()
             await self._intake.close()
+            await self.copies.finish()
             await self._lease.release()
             await self.state.uses.write()
         except (TeleportError, OSError) as error:

@@ -54,11 +54,18 @@ STORE_HELD: Final = Gauge(
     "teleport_audit_store_held_seconds", "How long another process has held up the audit log; 0 when none does."
 )
 
+COPIES_FAILING: Final = Gauge(
+    "teleport_audit_copy_failing_seconds",
+    "How long a receiver of copies has not taken audit events; 0 when it does.",
+    "copy",
+)
+
 
 def add_metrics(metrics: Metrics, service: AuthService) -> None:
     """What monitors should know of auth."""
     metrics.add(EVENTS_WAITING, service.waiting.coming)
     metrics.add(STORE_HELD, service.waiting.seconds)
+    metrics.add(COPIES_FAILING, service.copies.failing)
 
 
 def authority_keys(token: KeyToken | None) -> AuthorityKeys:
@@ -171,7 +178,7 @@ async def open_auth(
                     for static in settings.static_tokens
                 ),
                 settings=settings_of(settings, config.storage),
-                events_to_stdout=config.storage.events_to_stdout,
+                copies=(*config.storage.copies, *settings.ship_events),
                 shared_storage=bool(config.storage.shared),
                 bootstrap=partial(read_bootstrap, config.bootstrap) if config.bootstrap is not None else None,
             ),

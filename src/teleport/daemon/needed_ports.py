@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
 
+from teleport.auth.copies.settings import HttpsCopy, PostgresqlCopy, SyslogCopy
 from teleport.daemon.config import ports
 from teleport.daemon.config.values import AcmeConfig, AuthConfig, Config, KubeServiceConfig, NodeConfig, ProxyConfig
 from teleport.resources.cluster import TunnelStrategyType
@@ -23,6 +24,7 @@ _ETCD: Final = 2379
 _DNS: Final = 53
 _NTP: Final = 123
 _PLAIN_SSH: Final = 22
+_SHIP: Final = "auth_service.ship_events"
 
 
 class Direction(StrEnum):
@@ -113,6 +115,23 @@ def _out(host: str, port: int, peer: str, why: str, key: str = "", only_if: str 
     return Port(Direction.OUT, "tcp", host, port, peer, why, key, only_if)
 
 
+def _copies(config: Config, auth: AuthConfig) -> Iterator[Port]:
+    """Where copies of audit events go."""
+    why = "copies of audit events"
+    for copy in (*config.storage.copies, *auth.ship_events):
+        match copy:
+            case PostgresqlCopy():
+                for server in copy.settings.servers:
+                    if not server.host.startswith("/"):
+                        where = "teleport.storage.audit_events_uri"
+                        yield _out(server.host, server.port, "PostgreSQL", why, where)
+            case SyslogCopy():
+                yield _out(copy.address.host, copy.address.port, f"{copy.name} (syslog)", why, _SHIP)
+            case HttpsCopy():
+                parts = urlsplit(copy.url)
+                yield _out(parts.hostname or "", parts.port or ports.HTTPS, f"{copy.name} (https)", why, _SHIP)
+
+
 def _of_auth(config: Config, auth: AuthConfig) -> Iterator[Port]:
     yield _in(
         auth.listen_addr,
@@ -124,6 +143,7 @@ def _of_auth(config: Config, auth: AuthConfig) -> Iterator[Port]:
         for peer in config.storage.etcd.peers:
             parts = urlsplit(peer)
             yield _out(parts.hostname or "", parts.port or _ETCD, "etcd", "the cluster's state", "teleport.storage")
+    yield from _copies(config, auth)
     if config.storage.postgresql is not None:
         for server in config.storage.postgresql.servers:
             if not server.host.startswith("/"):

@@ -31,6 +31,7 @@ from teleport.api.routes import Route
 from teleport.api.sync_client import SyncAuthClient, direct
 from teleport.audit.emitter import Emitter
 from teleport.auth.authorities.keys import AuthorityKeys
+from teleport.auth.copies.settings import CopySettings
 from teleport.auth.factors import passwords
 from teleport.auth.service import AuthConfig, AuthService
 from teleport.backend.interface import Backend, PutOp
@@ -280,6 +281,7 @@ async def running_auth(
     cluster: str = CLUSTER,
     storage: Backend | None = None,
     shared: Path | None = None,
+    copies: Sequence[CopySettings] = (),
 ) -> AsyncIterator[RunningAuth]:
     """A first start in `directory` (a later one with the same directory, `sqlite` and another epoch).
 
@@ -313,6 +315,7 @@ async def running_auth(
             kept,
             kept / "records",
             static_tokens=tuple(static_tokens),
+            copies=tuple(copies),
             shared_storage=shared is not None,
         )
         service = await AuthService.open(config, backend, clock, open_emitter, keys=keys)

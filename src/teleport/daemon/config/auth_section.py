@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from teleport.daemon.config import forms, ports
+from teleport.daemon.config.shipping import Receiver, check_receivers, receivers
 from teleport.daemon.config.token_source import TokenSource
 from teleport.resources.cluster import (
     MOST_CONNECTIONS,
@@ -239,11 +240,14 @@ class AuthSection:
         ProxyListenerMode.SEPARATE,
         "whether proxies serve everything on their web port",
     )
+    ship_events: tuple[Receiver, ...] = key(receivers, (), "receivers of copies of audit events")
     dynamic_config: Any = key(boolean, None, "legacy", warning="is ignored")
 
 
 def check_auth(section: AuthSection, node: Node, problems: Problems) -> None:
-    tokens = node.get("tokens")
+    shipped, tokens = node.get("ship_events"), node.get("tokens")
+    if shipped is not None:
+        check_receivers(shipped, problems)
     if tokens is None:
         return
     seen: set[str] = set()

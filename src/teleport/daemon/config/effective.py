@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
+from teleport.auth.copies.settings import CopySettings, PostgresqlCopy, StdoutCopy
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.daemon.config import forms, kubernetes, ports
 from teleport.daemon.config.auth_section import AuthSection
@@ -307,6 +308,7 @@ def _auth_config(
         managed=frozenset(resource for path, resource in _MANAGED_BY.items() if path in present),
         key_token=_key_token(section),
         proxy_listener_mode=section.proxy_listener_mode,
+        ship_events=tuple(receiver.settings() for receiver in section.ship_events),
     )
 
 
@@ -421,7 +423,7 @@ def _storage_config(document: Document) -> StorageConfig:
         recordings_path=_directory(storage.audit_sessions_uri, data_dir / "log" / "records"),
         sync=embedded.sync,
         journal=embedded.journal,
-        events_to_stdout=any(uri.scheme == "stdout" for uri in storage.audit_events_uri),
+        copies=tuple(_copies(storage.audit_events_uri)),
         region=storage.region,
         audit_events_uri=tuple(str(uri) for uri in storage.audit_events_uri),
         audit_sessions_uri=str(storage.audit_sessions_uri) if storage.audit_sessions_uri is not None else "",
@@ -429,6 +431,14 @@ def _storage_config(document: Document) -> StorageConfig:
         postgresql=storage.settings() if isinstance(storage, PostgresqlStorage) else None,
         dynamodb=storage.settings() if isinstance(storage, DynamoStorage) else None,
     )
+
+
+def _copies(uris: Iterable[StorageUri]) -> Iterator[CopySettings]:
+    for uri in uris:
+        if uri.scheme == "stdout":
+            yield StdoutCopy()
+        elif uri.database is not None:
+            yield PostgresqlCopy(uri.database)
 
 
 def _etcd(storage: EtcdStorage) -> EtcdSettings:

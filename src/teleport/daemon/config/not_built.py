@@ -41,7 +41,7 @@ def _in(*values: str) -> Callable[[str], bool]:
 
 
 def _remote(value: str) -> bool:
-    return not value.startswith(("file:", "stdout:", "/"))
+    return not value.startswith(("file:", "stdout:", "postgresql:", "/"))
 
 
 _SERVICE: Final = "no: this version does not have the {} service yet"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from teleport.backend.dynamodb.settings import DynamoSettings, Scaling
 from teleport.backend.dynamodb.settings import mistake as dynamodb_mistake
@@ -36,17 +36,19 @@ from teleport.resources.yaml_readers import (
 )
 
 _DEFAULT_PREFIX: Final = "/teleport/"
+AUDIT_SCHEMA: Final = "teleport_audit"
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "file": frozenset(),
         "stdout": frozenset(),
+        "postgresql": frozenset(),  # a connection string, read as one
         "dynamodb": frozenset({"region", "endpoint"}),
         "firestore": frozenset({"projectID", "credentialsPath"}),
         "s3": frozenset({"region", "endpoint", "insecure", "disablesse", "sse_kms_key", "acl", "use_fips_endpoint"}),
         "gs": frozenset({"projectID", "credentialsPath", "endpoint"}),
     }
 )
-_EVENT_SCHEMES: Final = ("file", "dynamodb", "firestore", "stdout")
+_EVENT_SCHEMES: Final = ("file", "dynamodb", "firestore", "stdout", "postgresql")
 _SESSION_SCHEMES: Final = ("file", "s3", "gs")
 
 
@@ -57,6 +59,7 @@ class StorageUri:
     scheme: str
     location: str
     options: Mapping[str, str] = field(default_factory=lambda: forms.NOTHING)
+    database: PostgresqlSettings | None = None
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.location}"
@@ -65,6 +68,8 @@ class StorageUri:
 def _uri(value: str, schemes: tuple[str, ...]) -> StorageUri:
     if value.startswith("/"):
         return StorageUri("file", value)
+    if value.startswith("postgresql://") and "postgresql" in schemes:
+        return _database(value)
     parts = urlsplit(value)
     if "://" not in value or parts.scheme not in schemes or parts.fragment or parts.username is not None:
         raise ValueError
@@ -79,9 +84,43 @@ def _uri(value: str, schemes: tuple[str, ...]) -> StorageUri:
     return StorageUri(parts.scheme, location, MappingProxyType(options))
 
 
-events_uri: Final = matching(
-    "file:///dir, dynamodb://table, firestore://collection or stdout://", lambda value: _uri(value, _EVENT_SCHEMES)
+def _database(value: str) -> StorageUri:
+    """A connection string with two options of ours. A password in it would be shown to who reads settings."""
+    parts = urlsplit(value)
+    ours = {"password_file": "", "schema": AUDIT_SCHEMA}
+    others = []
+    for name, option in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else []:
+        if name in ours:
+            ours[name] = option
+        else:
+            others.append((name, option))
+    settings = parse_conn_string(urlunsplit(parts._replace(query=urlencode(others, safe="/:,"))))
+    if settings.password or (ours["password_file"] and not ours["password_file"].startswith("/")):
+        raise ValueError
+    file = Path(ours["password_file"]) if ours["password_file"] else None
+    settings = replace(settings, password_file=file, schema=ours["schema"])
+    if mistake(settings):
+        raise ValueError
+    return StorageUri("postgresql", f"{parts.netloc}{parts.path}", database=settings)
+
+
+_EVENTS_FORM: Final = (
+    "file:///dir, dynamodb://table, firestore://collection, stdout:// or "
+    "postgresql://USER@HOST/DATABASE?sslrootcert=/FILE&password_file=/FILE, with no password in it"
 )
+
+
+class _EventsUri:
+    """What could hold a password in spite of that is not quoted in a problem."""
+
+    allowed = _EVENTS_FORM
+
+    def __call__(self, node: Node, problems: Problems, /) -> StorageUri | None:
+        secret = node.is_scalar and "@" in node.value
+        return matching(_EVENTS_FORM, lambda value: _uri(value, _EVENT_SCHEMES), secret=secret)(node, problems)
+
+
+events_uri: Final = _EventsUri()
 sessions_uri: Final = matching(
     "file:///dir, s3://bucket/path or gs://bucket/path", lambda value: _uri(value, _SESSION_SCHEMES)
 )
@@ -100,7 +139,7 @@ class Storage:
     audit_events_uri: tuple[StorageUri, ...] = key(
         one_or_many(events_uri),
         (),
-        "where audit events go; the first is read. One folder for all auth servers of a cluster",
+        "where audit events go; the first is the log, others get copies. One folder for all auth servers of a cluster",
         default_text="<data_dir>/log",
     )
     audit_sessions_uri: StorageUri | None = key(
@@ -265,6 +304,15 @@ def _check(storage: Storage, node: Node, problems: Problems) -> None:
             events.problem(
                 problems, "a table other than teleport.storage.table_name", found="the table of the cluster state"
             )
+    if events is not None and any(uri.scheme == "postgresql" for uri in storage.audit_events_uri[:1]):
+        events.problem(
+            problems, "file:///dir first: that is the log, and copies of it go elsewhere", found="a copy first"
+        )
+    for uri in storage.audit_events_uri:
+        if events is None or uri.database is None or not isinstance(storage, PostgresqlStorage):
+            continue
+        if uri.database.schema == storage.schema:
+            events.problem(problems, "a schema other than that of the state", found=f"the schema {storage.schema}")
     shared = [uri for uri in storage.audit_events_uri if uri.scheme in ("dynamodb", "firestore")]
     if events is not None and shared and storage.audit_sessions_uri is None:
         events.notice(problems, "is shared storage: recordings should be too, set audit_sessions_uri")

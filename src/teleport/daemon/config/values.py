@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from teleport.auth.copies.settings import CopySettings
 from teleport.backend.dynamodb.settings import DynamoSettings
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.postgresql.settings import PostgresqlSettings
@@ -91,7 +92,7 @@ class StorageConfig:
     recordings_path: Path
     sync: str  # OFF, NORMAL or FULL
     journal: str
-    events_to_stdout: bool = False
+    copies: tuple[CopySettings, ...] = ()  # of audit events
     region: str = ""
     audit_events_uri: tuple[str, ...] = ()  # as the file has them; the paths above are what they come to
     audit_sessions_uri: str = ""
@@ -149,6 +150,7 @@ class AuthConfig:
     managed: frozenset[ManagedResource]
     key_token: KeyToken | None = None  # None: private keys of authorities are in the storage
     proxy_listener_mode: ProxyListenerMode = ProxyListenerMode.SEPARATE
+    ship_events: tuple[CopySettings, ...] = ()
 
     @property
     def second_factor(self) -> SecondFactor:

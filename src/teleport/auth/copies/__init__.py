@@ -1,0 +1,1 @@
+"""Copies of audit events elsewhere, written from the log by a cursor (`docs/audit-log.md`, Copies)."""

@@ -1,0 +1,84 @@
+"""From settings to places; what a place needs is loaded when it is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from teleport.auth.copies.copier import Copier, Place, Source
+from teleport.auth.copies.settings import CopySettings, HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy
+from teleport.backend.interface import Backend
+from teleport.errors import TeleportError
+
+
+class Copies:
+    """All places of an auth server."""
+
+    def __init__(
+        self,
+        wanted: Sequence[CopySettings],
+        source: Source,
+        backend: Backend,
+        lease: Callable[[], AbstractAsyncContextManager[object]],
+        host: str,
+    ) -> None:
+        """`host` is how this server is named to them. Raises `TeleportError` when something is not installed."""
+        self._copiers = [
+            Copier(
+                one.name,
+                place_of(one, host),
+                source,
+                backend,
+                None if isinstance(one, StdoutCopy) else lease,
+                types=one.types,
+            )
+            for one in wanted
+        ]
+
+    async def begin(self) -> None:
+        """Before anything is taken in."""
+        for copier in self._copiers:
+            await copier.begin()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for copier in self._copiers:
+                tasks.create_task(copier.run(), name=f"copies of audit events to {copier.name}")
+
+    async def finish(self) -> None:
+        for copier in self._copiers:
+            await copier.finish()
+
+    def failing(self) -> Mapping[str, float]:
+        """For each place how many seconds events have not arrived there."""
+        return {copier.name: copier.failing() for copier in self._copiers}
+
+
+def place_of(settings: CopySettings, host: str) -> Place:
+    """The place; `host` is how this server is named there. Raises `TeleportError` when something is not installed."""
+    match settings:
+        case StdoutCopy():
+            from teleport.auth.copies.stdout import StreamPlace
+
+            return StreamPlace(1)
+        case PostgresqlCopy():
+            try:
+                import asyncpg  # noqa: F401
+            except ImportError:
+                raise TeleportError(
+                    "audit events are to go to PostgreSQL, but asyncpg is not installed",
+                    hint="pip install 'teleport-access[postgresql]'",
+                ) from None
+            from teleport.auth.copies.postgresql import PostgresqlPlace
+
+            return PostgresqlPlace(settings.settings)
+        case SyslogCopy():
+            from teleport.auth.copies.syslog import SyslogPlace
+
+            return SyslogPlace(settings, host)
+        case HttpsCopy():
+            from teleport.auth.copies.https import HttpsPlace
+
+            return HttpsPlace(settings)

@@ -1,0 +1,106 @@
+"""Where copies of audit events go, as the file says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from teleport.auth.copies.settings import HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy, TlsFiles
+from teleport.daemon.config.effective import StartFlags, effective_config
+from teleport.daemon.config.file import InvalidConfig, load_config
+from teleport.daemon.config.values import Config
+from teleport.daemon.needed_ports import Direction, Surroundings, needed
+from teleport.resources.values import HostPort
+
+SECRET = "sesame"
+FILE = """
+teleport:
+  storage:
+    audit_events_uri:
+    - file:///srv/log
+    - stdout://
+    - postgresql://audit@db.example.com/events?sslrootcert=/ca.pem&password_file=/secret
+auth_service:
+  ship_events:
+  - {name: siem, url: "syslog+tls://logs.example.com", ca_file: /ca.pem, cert_file: /c.pem, key_file: /k.pem}
+  - {name: cloud, url: "https://in.example.com:8443/v1?x=y", token_file: /token, event_types: [session.*, user.login]}
+proxy_service: {enabled: no}
+ssh_service: {enabled: no}
+"""
+
+
+def config(text: str) -> Config:
+    return effective_config(load_config(text, "teleport.yaml"), StartFlags(), "host")
+
+
+def test_all_places_are_read_and_their_ports_are_needed() -> None:
+    found = config(FILE)
+    assert found.storage.events_path == Path("/srv/log")
+    stdout, database = found.storage.copies
+    assert stdout == StdoutCopy()
+    assert isinstance(database, PostgresqlCopy)
+    assert database.settings.password_file == Path("/secret")
+    assert database.settings.schema == "teleport_audit"
+    assert database.name.startswith("postgresql-")
+    assert found.auth is not None
+    syslog, https = found.auth.ship_events
+    tls = TlsFiles(Path("/ca.pem"), Path("/c.pem"), Path("/k.pem"))
+    assert syslog == SyslogCopy("siem", HostPort("logs.example.com", 6514), tls)
+    assert https == HttpsCopy(
+        "cloud", "https://in.example.com:8443/v1?x=y", TlsFiles(), Path("/token"), ("session.*", "user.login")
+    )
+    out = {(one.host, one.port) for one in needed(found, Surroundings()) if one.direction is Direction.OUT}
+    assert {("db.example.com", 5432), ("logs.example.com", 6514), ("in.example.com", 8443)} <= out
+    assert found.storage.audit_events_uri[2] == "postgresql://audit@db.example.com/events"
+
+
+@pytest.mark.parametrize(
+    ("uri", "allowed"),
+    [
+        (f"[file:///l, 'postgresql://u:{SECRET}@db/t']", "no password in it"),
+        (f"[file:///l, 'postgresql://u@db/t?password={SECRET}']", "no password in it"),
+        ("[file:///l, 'postgresql://u@db/t?sslmode=disable']", "no password in it"),
+        ("[file:///l, 'postgresql://u@db/t?schema=pg_x']", "no password in it"),
+        ("[file:///l, 'postgresql://u@db/t?password_file=secret']", "no password in it"),
+        ("['postgresql://u@db/t', file:///l]", "file:///dir first"),
+        ("postgresql://u@db/t", "file:///dir first"),
+        ("[file:///l, 'dynamodb://t']", "cannot do that yet"),
+    ],
+)
+def test_a_place_that_cannot_be_meant_is_refused_and_no_password_is_shown(uri: str, allowed: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        config(f"teleport: {{storage: {{audit_events_uri: {uri}}}}}")
+    assert allowed in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_events_do_not_go_into_the_schema_of_the_state() -> None:
+    state = "type: postgresql, conn_string: 'postgresql://u@db/t', schema: ours"
+    with pytest.raises(InvalidConfig, match="a schema other than that of the state"):
+        config(f"teleport: {{storage: {{{state}, audit_events_uri: [/l, 'postgresql://u@db/t?schema=ours']}}}}")
+
+
+@pytest.mark.parametrize(
+    ("receiver", "allowed"),
+    [
+        ("name: a", "required"),
+        ("name: A, url: 'https://a/'", "a name of lower-case"),
+        ("name: stdout, url: 'https://a/'", "a name of lower-case"),
+        ("name: a, url: 'http://a/'", "syslog[+]tls://host:6514 or https"),
+        ("name: a, url: 'syslog://a'", "syslog[+]tls://host:6514 or https"),
+        ("name: a, url: 'https://u:p@a/'", "syslog[+]tls://host:6514 or https"),
+        ("name: a, url: 'syslog+tls://a:x'", "syslog[+]tls://host:6514 or https"),
+        ("name: a, url: 'syslog+tls://a/b'", "syslog[+]tls://host:6514 or https"),
+        ("name: a, url: 'https:///x'", "syslog[+]tls://host:6514 or https"),
+        ("name: a, url: 'https://a/', cert_file: /c", "cert_file and key_file together"),
+        ("name: a, url: 'syslog+tls://a', token_file: /t", "with https:// only"),
+        ("name: a, url: 'https://a/', event_types: ['*.x']", "the name of an event"),
+        ("name: a, url: 'https://a/', insecure: yes", "insecure"),
+        ("name: a, url: 'https://a/'}, {name: a, url: 'https://b/'", "each name once"),
+    ],
+)
+def test_a_receiver_that_cannot_be_meant_is_refused(receiver: str, allowed: str) -> None:
+    """There is no word to check less."""
+    with pytest.raises(InvalidConfig, match=allowed):
+        config(f"auth_service: {{ship_events: [{{{receiver}}}]}}")
