@@ -55,7 +55,7 @@ class Sessions:
             client.wait()
         self.stop_file.unlink()
 
-    def open(self, count: int, *, every: float = 0.05) -> Self:
+    def open(self, count: int, *, every: float = 0.05, host: str = NODE) -> Self:
         """`every`: seconds from one number to the next."""
         (self.cluster.folder / "counter.py").write_text(COUNTER)
         for number in range(count):
@@ -65,7 +65,7 @@ class Sessions:
             out = self.cluster.folder / f"{marker}.out"
             with out.open("wb") as file:
                 client = subprocess.Popen(
-                    self.person.ssh_arguments(*terminal, f"{self.login}@{NODE}.{self.cluster.name}", command),
+                    self.person.ssh_arguments(*terminal, f"{self.login}@{host}.{self.cluster.name}", command),
                     env=self.person.environment,
                     stdin=subprocess.DEVNULL,
                     stdout=file,

@@ -21,7 +21,7 @@ ANY_HOST = (
 
 @dataclass
 class OpenShell:
-    """A session that runs, and would for a minute."""
+    """A session that runs, and would for a while."""
 
     client: subprocess.Popen[str]
 
@@ -33,9 +33,12 @@ class OpenShell:
 
 
 @contextlib.contextmanager
-def open_shell(person: Person, login: str, *, host: str = NODE, cluster: str = "") -> Iterator[OpenShell]:
+def open_shell(
+    person: Person, login: str, *, host: str = NODE, cluster: str = "", lasts: int = 60
+) -> Iterator[OpenShell]:
+    """`lasts`: seconds after which it would end by itself."""
     client = subprocess.Popen(
-        person.ssh_arguments(f"{login}@{host}.{cluster or person.cluster.name}", "echo in; exec sleep 60"),
+        person.ssh_arguments(f"{login}@{host}.{cluster or person.cluster.name}", f"echo in; exec sleep {lasts}"),
         env=person.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
