@@ -256,7 +256,7 @@ def _greet(listening: socket.socket) -> None:
 
 
 class Watched:
-    """Somebody in a browser, logged in, who plays a recording."""
+    """Somebody in a browser, logged in, who begins to play a recording and reads on when told."""
 
     def __init__(self, person: Person, sid: str) -> None:
         self._person, self._sid = person, sid
@@ -276,6 +276,8 @@ class Watched:
         self._cookies = [value.partition(";")[0] for name, value in answer.getheaders() if name.lower() == "set-cookie"]
         self._token = json.loads(answer.read())["token"]
         connection.close()
+        self._answer = self._ask()
+        self._begun = self._answer.read(SLOWLY)
 
     def _headers(self, csrf: str) -> dict[str, str]:
         cluster = self._person.cluster
@@ -320,9 +322,9 @@ class Watched:
         self._answers.append(answer)
         return answer
 
-    def play(self) -> str:
-        """The hash of what the player is given."""
-        return _shown(self._ask().read())
+    def go_on(self) -> tuple[str, str]:
+        """The hash of what the player is given in all, and of what it is given when it begins anew."""
+        return _shown(self._begun + self._answer.read()), _shown(self._ask().read())
 
 
 def _shown(lines: bytes) -> str:

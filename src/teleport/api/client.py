@@ -17,6 +17,7 @@ from teleport.api.routes import HEARTBEAT, WATCH, Route
 from teleport.errors import ConnectionProblem
 from teleport.transport.blocking import AGAIN, shown_address
 from teleport.transport.problems import said
+from teleport.transport.whole_answers import whole
 
 Req = TypeVar("Req", bound=Request)
 Rep = TypeVar("Rep", bound=Message)
@@ -32,7 +33,7 @@ class _Connections:
     """The connections of one generation of certificates, and how many calls and streams use them."""
 
     def __init__(self, connector: aiohttp.BaseConnector) -> None:
-        self.session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        self.session = aiohttp.ClientSession(connector=whole(connector), auto_decompress=False)
         self.used = 0
         self.retired = asyncio.Event()
 
