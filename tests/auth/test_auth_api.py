@@ -181,7 +181,7 @@ WHO_MAY: dict[str, str] = {
     "tail_events": "user auditor admin",
     "verify_events": "user auditor admin",
     "list_recordings": "user auditor admin",  # a user's list holds the own sessions
-    "track_sessions": "node",
+    "track_sessions": "node proxy",
     "running_sessions": "user editor auditor admin",  # each sees what it may join or list
     "hold_connection": "node proxy admin",
     "renew_connections": "node proxy admin",

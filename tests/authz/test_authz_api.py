@@ -118,6 +118,7 @@ MATRIX: dict[str, tuple[Identity, set[str]]] = {
         | cells("list readnosecrets", "oidc", "saml", "github", "auth_connector")
         | cells("read readnosecrets update", "user_token")
         | cells("create", "mfa_lease", "openssh_cert")
+        | cells("update", "session_tracker")
         | cells("list create read readnosecrets update", "web_certificate")
         | cells(RO, "node", "tunnel", "static_tokens", "remote_cluster", "kube_service", "app_server", "db_server"),
     ),

@@ -80,6 +80,7 @@ BUILTIN: Mapping[SystemRole, Grants] = {
             RW,
         ),
         ((Kind.EVENT, Kind.SSH_SESSION), _ADD),
+        ((Kind.SESSION_TRACKER,), (Verb.UPDATE,)),  # of sessions in pods
         ((Kind.OIDC, Kind.SAML, Kind.GITHUB, Kind.AUTH_CONNECTOR), _NO_SECRETS),
         ((Kind.MFA_LEASE,), (Verb.CREATE,)),  # by a certificate that a client proved there, and a code of its user
         ((Kind.OPENSSH_CERT,), (Verb.CREATE,)),  # for a session that a user has proved at this proxy

@@ -1,10 +1,10 @@
 """The decision about joining a running session, and about sessions that somebody has to join.
 
-Who wants to join holds a permit for the node and the login already: that decision (`ssh`) is never left out. This one
-comes on top. Without any rule people join their own sessions and nobody else's; `join_sessions` of a role adds the
-sessions of whoever has one of the roles that it names, and under deny takes them away. The id of a session is no
-credential. Sessions of whoever has `require_session_join` need others in them: of each role that has it, one entry has
-to be met. Pure, so that all of it is asked again while a session runs.
+Who wants to join holds a permit for the node and the login already, for a session in a pod one for that very call:
+that decision (`ssh`, `kube`) is never left out. This one comes on top. Without any rule people join their own sessions
+and nobody else's; `join_sessions` of a role adds the sessions of whoever has one of the roles that it names, and under
+deny takes them away. The id of a session is no credential. Sessions of whoever has `require_session_join` need others
+in them: of each role that has it, one entry has to be met. Pure, so that all of it is asked again while a session runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from teleport.authz.labels import match_glob
 from teleport.authz.roles import RoleSet
 from teleport.authz.where import WhereError, holds
 from teleport.identity import UserIdentity
-from teleport.resources.joining import JoinMode, JoinPolicy, OnLeave, RequiredJoin, concerns_ssh
+from teleport.resources.joining import (
+    KUBERNETES,
+    SSH,
+    JoinMode,
+    JoinPolicy,
+    OnLeave,
+    RequiredJoin,
+    concerns_kubernetes,
+    concerns_ssh,
+)
 from teleport.resources.pattern import BadPattern, compile_pattern, is_pattern
 from teleport.resources.role import Role
 
@@ -38,6 +47,7 @@ class RunningSession:
     login: str
     roles: tuple[str, ...]
     interactive: bool
+    kind: str = SSH  # or `KUBERNETES`: it runs in a pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,7 @@ def is_own(identity: UserIdentity, session: RunningSession) -> bool:
 
 
 def join_rights(identity: UserIdentity, session: RunningSession, policy: Policy) -> JoinRights:
-    """What the identity may do in the session. Says nothing of the node: that is decided by `ssh`."""
+    """What the identity may do in the session. Says nothing of the place: that is decided by `ssh` and `kube`."""
     if not session.interactive:
         return JoinRights({}, ("it has no terminal",))
     if identity.force_command:
@@ -95,11 +105,11 @@ def join_rights(identity: UserIdentity, session: RunningSession, policy: Policy)
 
 @dataclass(frozen=True, slots=True)
 class LetIn:
-    """Somebody whom the node has let in, under the terms of that permit."""
+    """Somebody whom the place has let in, under the terms of that permit."""
 
     identity: UserIdentity
     login: str
-    channels: ChannelTerms
+    channels: ChannelTerms | None  # of a node; None: what is typed goes into a pod, where the permit was for that
     moderated: bool  # whether sessions of theirs need others in them
 
 
@@ -131,7 +141,7 @@ def evaluate_join(
 def _within(rights: JoinRights, who: LetIn, *, own: bool) -> JoinRights:
     """The rights without typing, for whoever may have no shell here, or none that nobody looks at."""
     why = ""
-    if (shell := why_no_shell(who.channels)) is not None:
+    if who.channels is not None and (shell := why_no_shell(who.channels)) is not None:
         why = f"typing needs a shell: {'; '.join(shell.reasons)}"
     elif who.moderated and not own:
         why = "whoever may do nothing alone types in no session of others"
@@ -158,14 +168,14 @@ def _denial(*reasons: str) -> AccessDenial:
     )
 
 
-def unknown_session() -> AccessDenial:
-    """The refusal of an id that no session here has."""
-    return _denial("no session here has this id")
+def unknown_session(*reasons: str) -> AccessDenial:
+    """The refusal of an id that no session here has, or of whose session nothing may be told, for other `reasons`."""
+    return _denial(*(reasons or ("no session here has this id",)))
 
 
 def _covers(entry: JoinPolicy, session: RunningSession, *, deny: bool) -> bool:
     """Whether the entry is about this session; what cannot be evaluated is, under deny only."""
-    if not concerns_ssh(entry.kinds):
+    if not (concerns_kubernetes if session.kind == KUBERNETES else concerns_ssh)(entry.kinds):
         return False
     return any(_matches(pattern, role, deny=deny) for pattern in entry.roles for role in (*session.roles, ""))
 

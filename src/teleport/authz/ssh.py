@@ -144,6 +144,28 @@ def why_no_session(
 
     It says nothing of hosts, so that it may be told where none was named.
     """
+    refused = why_nothing(identity, policy, cluster=cluster, now=now, client_address=client_address, locks=locks)
+    if refused is not None or identity.logins:
+        return refused
+    counting = RoleSet.build(identity.roles, policy.roles, identity.traits)
+    return AccessDenial(
+        DenialCode.NOT_GRANTED,
+        f"Your roles ({', '.join(role.name for role in counting.own)}) gave you no login on any host.",
+        ("the certificate holds no login",),
+        "ask an administrator for a role with logins, then tsh login",
+    )
+
+
+def why_nothing(
+    identity: UserIdentity,
+    policy: Policy,
+    *,
+    cluster: str,
+    now: datetime,
+    client_address: str,
+    locks: Sequence[Lock] = (),
+) -> AccessDenial | None:
+    """As `why_no_session`, where no login is needed: in sessions in pods."""
     refused = certificate_denial(identity, cluster=cluster, now=now, client_address=client_address)
     if refused is not None:
         return refused
@@ -163,17 +185,7 @@ def why_no_session(
             reasons or ("the user has none of the roles of the certificate any more",),
             "ask an administrator for a role, then tsh login",
         )
-    unpinned = unpinned_denial(identity, counting)
-    if unpinned is not None:
-        return unpinned
-    if not identity.logins:
-        return AccessDenial(
-            DenialCode.NOT_GRANTED,
-            f"Your roles ({', '.join(role.name for role in counting.own)}) gave you no login on any host.",
-            ("the certificate holds no login",),
-            "ask an administrator for a role with logins, then tsh login",
-        )
-    return None
+    return unpinned_denial(identity, counting)
 
 
 def why_out_of_reach(

@@ -37,9 +37,11 @@ def find_session(client: SyncAuthClient, name: str) -> m.RunningSession:
             hint=f"if that is the host which you mean, join {sid}.{found.host_id}",
         )
     if not found.modes:
+        pods = f"the right to exec into pods of {found.kube_cluster}"
+        what = pods if found.kube_cluster else f"the login {found.login}"
         raise AccessDenied(
             f"you may see this session of {found.user}, and not join it" if found.interactive else "it has no terminal",
-            hint="ask an administrator for a role with join_sessions, and the login " + found.login,
+            hint=f"ask an administrator for a role with join_sessions, and {what}",
         )
     return found
 
@@ -49,4 +51,5 @@ def target_of(session: m.RunningSession, mode: str, *, with_terminal: bool) -> T
     from teleport.client.session import Target
 
     environment = {"TELEPORT_SESSION": session.sid} | ({"TELEPORT_JOIN_MODE": mode} if mode else {})
-    return Target(session.host_id, session.login, with_terminal=with_terminal, environment=environment)
+    where = session.join_at or session.host_id
+    return Target(where, session.login, with_terminal=with_terminal, environment=environment)

@@ -34,6 +34,7 @@ from teleport.ssh.client_session import RemoteExit, RemoteSession
 from teleport.ssh.surface import KeepAlive, TerminalRequest, TerminalSize
 from teleport.transport.site_proxy import site_proxy
 from teleport.wire.forward_spec import End, Forward, SocketEnd
+from teleport.wire.pod_sessions import proxy_of
 from teleport.wire.screen import Screen
 
 NOT_KNOWN = 255  # what ssh exits with when there is no exit status to pass on
@@ -113,13 +114,10 @@ class Way:
     async def to(self, host: str, port: int, login: str) -> SshClient:
         """A connection to a host. Raises `TeleportError`."""
         name = host.removesuffix(f".{self.access.cluster}")
-        return await self.proxy.through(
-            name,
-            port,
-            cluster=self.access.cluster,
-            login=login,
-            check=host_check(self.theirs, SystemRole.NODE, name, self.now, f"the host {name}"),
-        )
+        check = host_check(self.theirs, SystemRole.NODE, name, self.now, f"the host {name}")
+        if keeper := proxy_of(name):  # a session in a pod, which ends at the proxy that leads there
+            check = host_check(self.theirs, SystemRole.PROXY, keeper, self.now, f"the proxy {keeper}")
+        return await self.proxy.through(name, port, cluster=self.access.cluster, login=login, check=check)
 
     async def lost_hop(self, node: SshClient, host: str) -> str:
         """Which connection was lost, and why; empty when both are there."""

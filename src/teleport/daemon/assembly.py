@@ -36,7 +36,6 @@ from teleport.daemon import (
 from teleport.daemon.announce import Announcer
 from teleport.daemon.collecting import Collecting
 from teleport.daemon.config.values import Config
-from teleport.daemon.connection_count import RemoteControl
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.descriptors import raise_limit
 from teleport.daemon.diag import Readiness, diagnostics, serve_diagnostics
@@ -397,7 +396,8 @@ class Daemon:
             KubeReach(view, side.held, side.peers.leading),
             side.recording.recorded,
             KubeElsewhere(view, side.clusters.remotes, side.clusters.tunnels, side.router.identity),
-            RemoteControl(client),
+            client,
+            side.router,
         )
         side.clusters.trusted.serve_kube(kube.take_from)
         self._doors.web["proxy kube"] = kube.server

@@ -10,34 +10,43 @@ from datetime import datetime, timedelta
 from socket import socket
 from uuid import UUID, uuid4
 
+from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.authz.decision import AccessDenial
 from teleport.authz.kube import ActAs, KubeAccessPermit, KubeAccessRequest, evaluate_kube_access
 from teleport.authz.kube_resources import KubeCall
+from teleport.authz.locks import Locked, find_lock
 from teleport.authz.role_map import map_user
 from teleport.clock import Clock
+from teleport.daemon.connection_count import RemoteControl
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
+from teleport.daemon.kube_joins import JoinRules, tracked
 from teleport.daemon.kube_reach import KubeReach
 from teleport.daemon.lock_age import LockAge
 from teleport.daemon.recorded import Recorded
+from teleport.daemon.session_telling import SessionTeller
+from teleport.daemon.ssh_proof import host_key
 from teleport.daemon.view import View
 from teleport.errors import AccessDenied
 from teleport.identity import UserIdentity
 from teleport.kube.credentials import KubeCluster
 from teleport.kube.entrance import OfCluster
+from teleport.kube.joining import Joins, JoinService
+from teleport.kube.live import LiveSessions
 from teleport.kube.needs import Elsewhere, Sessions
 from teleport.kube.service import KubeConfig, KubeServer
 from teleport.kube.services import Services
 from teleport.kube.upstream import Upstream
 from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority
 from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
+from teleport.proxy.ssh_router import SshRouter
 from teleport.resources.authority import AuthorityType
 from teleport.ssh.surface import Peer
 from teleport.store.records import HOSTS, KUBE_SERVICES, REMOTE_CLUSTERS, TRUSTED_CLUSTERS
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
-from teleport.transport.places import Control
+from teleport.transport.places import Places
 from teleport.transport.tls import mutual_server_context
 from teleport.wire.alpn import HTTP
 
@@ -130,6 +139,9 @@ class KubeRules:
         )
         return evaluate_kube_access(request, view.policy())
 
+    def session_locked(self, sid: str) -> bool:
+        return find_lock(self._view.locks(), Locked(session=sid), self._view.clock.now()) is not None
+
     def _labels_of(self, cluster: KubeCluster) -> Mapping[str, str]:
         """By which roles choose it."""
         return cluster.labels
@@ -152,14 +164,17 @@ class KubeSide:
         reach: KubeReach,
         recorded: Recorded,
         elsewhere: Elsewhere,
-        control: Control,
+        client: AuthClient,
+        router: SshRouter,
     ) -> None:
-        """`recorded` is where sessions in pods are recorded, `control` counts streams into pods. `held` gives the
+        """`recorded` is where sessions in pods are recorded, `router` leads there who joins them. `held` gives the
         certificates that are shown, as they are now. Raises `BadRequest` for credentials that cannot be used."""
         self._held = held
         self._rules = KubeRules(view)
         self._context: tuple[Credentials, tuple[str, ...], ssl.SSLContext] | None = None
         services = Services(reach)
+        host_id, control = UUID(host.host_id), RemoteControl(client)
+        live = LiveSessions(router.in_background)
         self.server = KubeServer(
             KubeConfig(view.cluster, UUID(host.host_id), nodename, connections=connections),
             {cluster.name: Upstream(cluster) for cluster in clusters},
@@ -169,15 +184,32 @@ class KubeSide:
             clock=clock,
             services=services,
             sessions=Sessions(
-                recorded.spool, recorded.mode, emitter, clock, view.cluster, UUID(host.host_id), nodename, uuid4
+                recorded.spool, recorded.mode, emitter, clock, view.cluster, host_id, nodename, uuid4, live
             ),
             elsewhere=elsewhere,
             control=control,
         )
+        self.joins = JoinService(
+            Joins(
+                view.cluster,
+                host_id,
+                nodename,
+                live,
+                JoinRules(view),
+                Places(control, router.in_background),
+                emitter,
+                clock,
+                router.in_background,
+            ),
+            lambda: [host_key(held())],
+        )
+        router.pods = self.joins
+        self._teller = SessionTeller(client, host.epoch, lambda: tracked(live))
+        live.changed = self._teller.changed
         self._view = view
         self._of_others: dict[str, KubeRules] = {}
         self.server.begin_with(headers)
-        self._following = Following(view, self.server)
+        self._following = Following(view, self.server, self.joins.reconsider)
         view.cache.subscribe(KUBE_SERVICES, lambda _: services.changed())
         self._following.also(KUBE_SERVICES, HOSTS)  # where open calls go, and whether those may be here
 
@@ -201,16 +233,21 @@ class KubeSide:
 
     async def run(self, sockets: Sequence[socket], started: Callable[[], None]) -> None:
         """Serves until cancelled."""
-        await self._following.run(sockets, started)
+        async with asyncio.TaskGroup() as tasks:
+            telling = tasks.create_task(self._teller.run(), name="sessions in pods")
+            await self._following.run(sockets, started)
+            telling.cancel()
 
 
 class Following:
     """A listener whose open calls are decided anew when anything changes that decides about them."""
 
-    def __init__(self, view: View, server: KubeServer) -> None:
+    def __init__(self, view: View, server: KubeServer, besides: Callable[[], None] = lambda: None) -> None:
+        """`besides` is called, too, when anything changes."""
         self._view = view
         self._server = server
-        self._age = LockAge(view, server.reconsider)
+        self._besides = besides
+        self._age = LockAge(view, self._look)
         self._due = False
         self.also(*DECIDED_BY)
 
@@ -227,6 +264,7 @@ class Following:
     def _look(self) -> None:
         self._due = False
         self._server.reconsider()
+        self._besides()
 
     async def run(self, sockets: Sequence[socket], started: Callable[[], None]) -> None:
         """Serves until cancelled."""

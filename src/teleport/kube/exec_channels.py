@@ -55,6 +55,11 @@ class Reader(Protocol):
         """What tells the client the last word in the server's place; nothing where it has no place for it."""
         ...
 
+    def piece(self, channel: Channel, data: bytes) -> bytes:
+        """Frames of this direction that carry `data` (64 KiB at most); nothing where there is no place for them: a
+        channel that was not opened, or has ended."""
+        ...
+
 
 class Sizes:
     """The sizes of a terminal, which come as JSON, one object after another, wherever the bytes are cut."""

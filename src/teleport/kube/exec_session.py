@@ -11,53 +11,49 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
-from uuid import uuid4
+from typing import Any, Final
 
-from teleport.audit.events import Exec, Resize, SessionData, SessionEnd, SessionStart, new_event
-from teleport.audit.events.sessions import PodEvent
-from teleport.authz.kube import KubeAccessPermit
+from teleport.authz.joining import RunningSession
 from teleport.errors import TeleportError
-from teleport.identity import UserIdentity
-from teleport.kube.calls import Call
 from teleport.kube.exec_channels import BadStream, Channel, LastWord, Reader, Sizes
 from teleport.kube.exec_request import PodCommand, read_command
+from teleport.kube.exec_story import FIRST_SIZE, PodStory, Who
 from teleport.kube.http import READ, Client, Server
+from teleport.kube.inserting import Inserting
+from teleport.kube.live import Facts, First, LiveSession, Place
 from teleport.kube.needs import Recording, Sessions
 from teleport.kube.spdy import SpdyStreams
 from teleport.kube.status import Refusal
 from teleport.kube.websocket_frames import WebsocketReader
-from teleport.recording.format import RecordingHeader
-from teleport.ssh.surface import Peer
+from teleport.resources.joining import KUBERNETES
+from teleport.sharing.parties import Party
+from teleport.ssh.surface import TerminalSize
 
 log = logging.getLogger(__name__)
 
-E_ = TypeVar("E_", bound=PodEvent)
-FIRST_SIZE: Final = (80, 24)  # of a terminal, until the client says its own
 CLOSE_SECONDS: Final = 900.0  # a long recording takes seconds for each GiB
 AHEAD_SECONDS: Final = 0.5  # by which a service that ends it, too, may be ahead of us, who can say why
 SAY_SECONDS: Final = 1.0  # for a client to take why its session is ended
 LEFT: Final = "the client disconnected"
 LOST: Final = "the API server ended the stream"
 UNRECORDED: Final = "the recording failed"
+NOT_ANY_MORE: Final = "who began it has left"
 UNTOLD: Final = "what it did cannot be put on record"
+
+
+@dataclass(frozen=True, slots=True)
+class _Exit:
+    """How the command ended, for those who took part (`sharing.parties.Ended`)."""
+
+    status: int
+    signal: str | None = None
+    core_dumped: bool = False
 
 
 class _Ended(Exception):
     """The stream is over; the message is why, when it is not over by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Who:
-    """Who asked for what."""
-
-    identity: UserIdentity
-    client: Peer
-    permit: KubeAccessPermit
-    kube_cluster: str
-    call: Call
 
 
 class ExecSession:
@@ -72,7 +68,7 @@ class ExecSession:
         self._who = who
         self._what: PodCommand = read_command(who.call)
         self._mode = tools.mode()
-        self._began = tools.clock.now()
+        self._story = PodStory(tools, who, self._what, self.sid, self._mode)
         self._recording: Recording | None = None
         self._from_client: Reader
         self._from_server: Reader
@@ -84,56 +80,44 @@ class ExecSession:
         self._sizes = Sizes()
         self._size: tuple[int, int] = FIRST_SIZE
         self._last_word = LastWord()
-        self._clean = True  # what the client was sent ends with a frame
+        self._to_client: Inserting | None = None
+        self._to_server: Inserting | None = None
         self._sent = 0  # bytes of output
-        self._next = 0  # index of the next event
         self._started = False  # its start is on record
         self.runs = False  # bytes go through it
         self._reason = LEFT  # why it ended when not by itself
+        self._live = self._shared() if self._what.terminal and tools.live is not None else None
+
+    def _shared(self) -> LiveSession:
+        """What others take part in."""
+        tools, who = self._tools, self._who
+        assert tools.live is not None, "else nobody joins"
+        about = RunningSession(
+            sid=str(self.sid),
+            cluster=tools.cluster,
+            user=who.identity.name,
+            user_cluster=who.identity.cluster,
+            login=who.permit.kube_user,
+            roles=who.identity.roles,
+            interactive=True,
+            kind=KUBERNETES,
+        )
+        place = Place(who.named, who.kube_cluster, who.cluster_now, who.call.decided, self._what.container)
+        first = First(Facts(who.identity, who.client), self)
+        return LiveSession(tools.live, self.sid, about, place, self._story.began, self._what.command, first, self)
 
     # the start
 
     async def begin(self) -> None:
         """Raises `TeleportError` or `OSError`: then there is no session, and nothing has to be ended."""
-        self._recording = await self._tools.recordings.start(self._header())
+        self._recording = await self._tools.recordings.start(self._story.header())
         try:
-            size = f"{FIRST_SIZE[0]}:{FIRST_SIZE[1]}" if self._what.terminal else ""
-            serial = self._who.identity.serial
-            await self._emit(SessionStart, size=size, cert_serial=serial, **self._common)
+            await self._story.started()
         except BaseException:
             if await self._close("not put on record"):
                 self._tools.recordings.on_record(str(self.sid))
             raise
         self._started = True
-
-    def _header(self) -> RecordingHeader:
-        tools, who, what = self._tools, self._who, self._what
-        return RecordingHeader(
-            sid=str(self.sid),
-            started=self._began,
-            user=who.identity.name,
-            login=who.permit.kube_user,
-            node_id=str(tools.host_id),
-            node_name=tools.hostname,
-            cluster=tools.cluster,
-            command=what.command,
-            interactive=what.terminal,
-            width=FIRST_SIZE[0] if what.terminal else 0,
-            height=FIRST_SIZE[1] if what.terminal else 0,
-            client=str(who.client),
-            kube_cluster=who.kube_cluster,
-            pod_namespace=who.call.namespace,
-            pod=who.call.name,
-            container=what.container,
-        )
-
-    @property
-    def _common(self) -> dict[str, Any]:
-        return {
-            "initial_command": [self._what.command] if self._what.command else [],
-            "session_recording": self._mode,
-            "interactive": self._what.terminal,
-        }
 
     # bytes
 
@@ -141,6 +125,43 @@ class ExecSession:
         """Ends it, whoever asks. The client reads `told`, or the reason where that tells nothing of others."""
         if not self._stop.done():
             self._stop.set_result((reason, told or reason))
+
+    # for the others who take part (`live.Bytes`)
+
+    def type(self, data: bytes) -> bool:
+        if self._to_server is None:
+            return True
+        self._to_server.put(Channel.STDIN, data)
+        return not self._to_server.full
+
+    def resize(self, width: int, height: int) -> bool:
+        recording = self._recording
+        if self._to_server is None or recording is None or recording.failed.done() or not (width and height):
+            return False
+        if not self._to_server.put(Channel.RESIZE, b'{"Width":%d,"Height":%d}\n' % (width, height)):
+            return False
+        self._size = width, height
+        recording.resize(width, height)
+        return True
+
+    def tell(self, data: bytes) -> None:
+        told = self._to_client
+        if told is not None and not told.full and not self._last_word.came:
+            told.put(Channel.STDOUT, data)
+
+    def active(self) -> None:
+        self._active()
+
+    async def joined(self, party: Party, granted_by: str) -> None:
+        await self._story.joined(party, granted_by)
+
+    async def left(self, party: Party) -> None:
+        await self._story.left(party)
+
+    async def resized(self, size: TerminalSize) -> None:
+        await self._story.resized(size.columns, size.rows)
+
+    # the relay
 
     async def relay(self, client: Client, server: Server) -> None:
         """Bytes both ways until one side ends or may not go on; each is read only as fast as the other takes it."""
@@ -152,7 +173,12 @@ class ExecSession:
         )
         pumps = [asyncio.create_task(way, name=f"session {self.sid} in a pod") for way in ways]
         failed: asyncio.Future[Any] = recording.failed
+        self._to_client = Inserting(self._from_server, client.writer, self._in_background)
+        taken = self._live.taken if self._live is not None else lambda: None
+        self._to_server = Inserting(self._from_client, server.writer, self._in_background, taken)
         self.runs = True
+        if self._live is not None:
+            self._live.begin(recording)
         try:
             await asyncio.wait([*pumps, failed, self._stop], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -177,7 +203,7 @@ class ExecSession:
 
     async def _say(self, client: Client, told: str) -> None:
         """Tells the client why we end it, where that can be told: kubectl prints the sentence."""
-        if not self._clean or self._last_word.came:
+        if self._to_client is None or not self._to_client.clean or self._last_word.came:
             return
         status = Refusal(500, f"This session was ended: {told.rstrip('.')}.").body
         client.writer.write(self._from_server.last_word(status))
@@ -200,8 +226,9 @@ class ExecSession:
                 await noted(data)
                 over = sink_over
                 sink.writer.write(data)
-                if isinstance(sink, Client):
-                    self._clean = self._from_server.between
+                inserting = self._to_client if isinstance(sink, Client) else self._to_server
+                assert inserting is not None, "it is relayed"
+                inserting.wrote()
                 data = b""
                 await sink.writer.drain()
                 over = ends[0]
@@ -228,14 +255,17 @@ class ExecSession:
                         recording.resize(width, height)
         if (self._size, self._from_client.typed) != (size, typed):
             self._active()
+        if self._live is not None and self._from_client.typed != typed:
+            self._live.typed_by_first(self._from_client.typed - typed)
         if recording.must_drain:
             await recording.drain()
         if self._size != size:  # of many in a row the last one counts
-            await self._emit(Resize, size=f"{self._size[0]}:{self._size[1]}")
+            await self._story.resized(*self._size)
 
     async def _server_sent(self, data: bytes) -> None:
         recording = self._recording
         assert recording is not None, "it was begun"
+        shown = []
         for channel, part in self._from_server.feed(data):
             if channel is Channel.ERROR:
                 self._last_word.feed(part)
@@ -244,6 +274,7 @@ class ExecSession:
             self._sent += len(part)
             if not self._what.terminal:
                 self._active()  # a terminal shows things by itself, and nobody need be there
+            shown.append(part)
             if channel is Channel.STDERR:
                 recording.record_stderr(part)
             else:
@@ -253,6 +284,16 @@ class ExecSession:
         if self._last_word.came or self._mode.endswith("-sync"):
             await recording.sync()
         self._check(recording)
+        if self._live is not None:
+            for part in shown:
+                self._live.shown(part)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        live = self._tools.live
+        if live is None:
+            work.close()
+        else:
+            live.in_background(work, f"session {self.sid} in a pod")
 
     def _check(self, recording: Recording) -> None:
         """What is not recorded is not sent."""
@@ -274,26 +315,19 @@ class ExecSession:
         code, error = self._last_word.read()
         reason = why or ("" if self._last_word.came and self._reason in (LEFT, LOST) else self._reason)
         kept = False
+        if self._live is not None:
+            known = self._last_word.came and code.isdecimal() and int(code) < 256
+            self._live.over(_Exit(int(code)) if known else None, reason if reason != LEFT else NOT_ANY_MORE)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 recording = self._recording
                 digest = await self._close(reason)
                 if recording is None or not digest or recording.failed.done():
                     reason = reason or UNRECORDED
-                if self._what.command:
-                    await self._emit(
-                        Exec, command=self._what.command, exit_code=code, exit_error=error or ("" if code else reason)
-                    )
-                await self._emit(SessionData, numbered=False, tx=self._sent, rx=self._from_client.typed)
-                now = self._tools.clock.now()
-                await self._emit(
-                    SessionEnd,
-                    participants=[self._who.identity.name],
-                    session_start=self._began,
-                    session_stop=now,
-                    reason=reason,
-                    recording_hash=digest,
-                    **self._common,
+                typed = self._from_client.typed + (self._live.typed_by_others if self._live is not None else 0)
+                people = self._live.company.people if self._live is not None else [self._who.identity.name]
+                await self._story.ended(
+                    code, error or ("" if code else reason), reason, people, sent=self._sent, typed=typed, digest=digest
                 )
                 kept = bool(digest)
         except Exception as failed:
@@ -312,31 +346,3 @@ class ExecSession:
         except TeleportError as error:
             log.error("recording not closed sid=%s error=%s", self.sid, error)
             return ""
-
-    async def _emit(self, cls: type[E_], *, numbered: bool = True, **fields: Any) -> None:
-        """Puts an event on record. `numbered` false: its class has an index of its own."""
-        tools, who = self._tools, self._who
-        if numbered:
-            fields["ei"], self._next = self._next, self._next + 1
-        event = new_event(
-            cls,
-            tools.clock.now(),
-            str(uuid4()),
-            cluster_name=tools.cluster,
-            user=who.identity.name,
-            impersonator=who.identity.impersonator,
-            login=who.permit.kube_user,
-            sid=str(self.sid),
-            server_id=str(tools.host_id),
-            server_hostname=tools.hostname,
-            addr_remote=str(who.client),
-            proto="kube",
-            kubernetes_cluster=who.kube_cluster,
-            kubernetes_users=[who.permit.kube_user],
-            kubernetes_groups=list(who.permit.kube_groups),
-            kubernetes_pod_name=who.call.name,
-            kubernetes_pod_namespace=who.call.namespace,
-            kubernetes_container_name=self._what.container,
-            **fields,
-        )
-        await tools.emitter.emit(event)

@@ -31,7 +31,8 @@ from teleport.identity import UserIdentity
 from teleport.kube import exec_request, filtered, filtering, impersonate, refusals, streams
 from teleport.kube.calls import Call, classify, makes
 from teleport.kube.credentials import authorization
-from teleport.kube.exec_session import ExecSession, Who
+from teleport.kube.exec_session import ExecSession
+from teleport.kube.exec_story import Who
 from teleport.kube.heads import asks_upgrade, forwarded, plain_name, values
 from teleport.kube.http import Client, Request, Server
 from teleport.kube.list_filter import ListFilter, UnreadableList, WatchFilter
@@ -55,6 +56,7 @@ WITHHELD: Final = Refusal(
     503, "The call was made and cannot be put on record now, so its answer is withheld.", "look before you try again"
 )
 NOT_RECORDED: Final = Refusal(503, "Sessions have to be recorded here, and this one cannot be now.", "try again later")
+LOCKED: Final = "an administrator ended it"
 NOT_ANY_MORE: Final = Refusal(403, "Your roles do not allow this any more.", "try again")
 UNREADABLE: Final = Refusal(502, "The API server answered in a way that cannot be recorded.", "tell an administrator")
 
@@ -205,6 +207,9 @@ class Forwarder:
         before = known.permit
         if known.stay is not None:
             known.stay.obey(now)
+        if self._session is not None and self._rules.session_locked(str(self._session.sid)):
+            self._session.stop(LOCKED)
+            return self._session.runs  # one that nothing runs in yet is cut
         return (now.kube_user, now.kube_groups, now.shown) == (before.kube_user, before.kube_groups, before.shown)
 
     async def answer(self, client: Client, request: Request, began: Callable[[], None]) -> None:
@@ -344,7 +349,7 @@ class Forwarder:
     ) -> None:
         """As `_relay`, of a session in a pod."""
         assert self._sessions is not None, "nothing is recorded without"
-        who = Who(self._identity, self._peer, permit, upstream.cluster.name, call)
+        who = Who(self._identity, self._peer, permit, upstream.cluster.name, call, self._named, upstream.now)
         session = ExecSession(self._sessions, who, streams.wanted(request.headers), self._active)
         why = ""
         try:

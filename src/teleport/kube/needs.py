@@ -17,6 +17,7 @@ from teleport.clock import Clock
 from teleport.errors import TeleportError
 from teleport.identity import UserIdentity
 from teleport.kube.credentials import KubeCluster
+from teleport.kube.live import LiveSessions
 from teleport.recording.format import RecordingHeader
 
 Context = Callable[[], ssl.SSLContext]
@@ -61,6 +62,10 @@ class Rules(Protocol):
         nothing was; `cluster` None: there is none of that name; `call` None: whether anything may be asked there."""
         ...
 
+    def session_locked(self, sid: str) -> bool:
+        """Whether somebody stopped this very session."""
+        ...
+
 
 class Summary(Protocol):
     """A finished recording."""
@@ -77,6 +82,7 @@ class Recording(Protocol):
     def record_output(self, data: bytes) -> None: ...
     def record_stderr(self, data: bytes) -> None: ...
     def resize(self, width: int, height: int) -> None: ...
+    def note(self, text: str) -> None: ...
     @property
     def must_drain(self) -> bool: ...
     async def drain(self) -> None: ...
@@ -110,3 +116,4 @@ class Sessions:
     host_id: UUID  # of the daemon that records
     hostname: str
     new_id: Callable[[], UUID]
+    live: LiveSessions | None = None  # where those that run are found by who joins them; None: nobody does

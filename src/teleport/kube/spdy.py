@@ -124,6 +124,12 @@ class SpdyReader:
         ends = [data_frame(numbers[one], b"") for one in (Channel.STDOUT, Channel.STDERR) if one in numbers]
         return b"".join([data_frame(numbers[Channel.ERROR], status), *ends])
 
+    def piece(self, channel: Channel, data: bytes) -> bytes:
+        number = next((number for number, one in self._streams.channels.items() if one is channel), None)
+        if number is None or number in self._ended:
+            return b""
+        return data_frame(number, data, last=False)
+
     def _missing(self) -> int:
         """Bytes that are still to come of a frame's head, of a control frame also of the rest, as far as is known."""
         head = self._head
@@ -215,6 +221,6 @@ def _text(rest: bytes) -> tuple[bytes, bytes]:
     return rest[4 : 4 + size], rest[4 + size :]
 
 
-def data_frame(number: int, payload: bytes) -> bytes:
-    """The last one of a stream."""
-    return number.to_bytes(4) + bytes((_FIN,)) + len(payload).to_bytes(3) + payload
+def data_frame(number: int, payload: bytes, *, last: bool = True) -> bytes:
+    """A frame of a stream; the last one, unless that is said."""
+    return number.to_bytes(4) + bytes((_FIN if last else 0,)) + len(payload).to_bytes(3) + payload

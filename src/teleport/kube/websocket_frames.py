@@ -35,6 +35,7 @@ class WebsocketReader:
         self._last = True  # whether the frame ends its message
         self._continues = False  # whether a message goes on in a later frame
         self._channel = -1  # of the message; -1: not known yet
+        self._ended: set[int] = set()  # channels that `v5` said the end of
         self.closed = False
 
     def feed(self, data: bytes) -> Pieces:
@@ -66,6 +67,10 @@ class WebsocketReader:
 
     def last_word(self, status: bytes) -> bytes:
         return frame(bytes((_CHANNELS.index(Channel.ERROR),)) + status) + frame(_NORMAL, closes=True)
+
+    def piece(self, channel: Channel, data: bytes) -> bytes:
+        number = _CHANNELS.index(channel)
+        return b"" if number in self._ended or self.closed else frame(bytes((number,)) + data, masked=self._client)
 
     def _missing(self) -> int:
         """Bytes of the head that are still to come, as far as is known."""
@@ -118,6 +123,7 @@ class WebsocketReader:
             self._channel = part[0] ^ self._mask[0] if self._mask else part[0]
             part, offset = part[1:], offset + 1
         if self._channel == _END_OF_CHANNEL:
+            self._ended.update(_unmasked(part, self._mask, offset) if self._mask else part)
             return
         if self._channel >= len(_CHANNELS):
             raise BadStream("there is no such channel")
@@ -136,12 +142,14 @@ def _unmasked(part: bytes, mask: bytes, offset: int) -> bytes:
     return bytes(byte ^ mask[(offset + place) % 4] for place, byte in enumerate(part))
 
 
-def frame(payload: bytes, *, closes: bool = False) -> bytes:
-    """One that a server sends: of bytes, or the last one."""
+def frame(payload: bytes, *, closes: bool = False, masked: bool = False) -> bytes:
+    """One of bytes, or the last one; as a server sends it, or `masked` as a client does: the mask hides nothing from
+    caches here, where everything is within TLS, and is nothing but zeros."""
     first = 0x80 | (_CLOSE if closes else _BINARY)
-    size = len(payload)
+    size, bit = len(payload), 0x80 if masked else 0
+    payload = bytes(4 if masked else 0) + payload
     if size <= _MOST_CONTROL:
-        return bytes((first, size)) + payload
+        return bytes((first, bit | size)) + payload
     if size <= 0xFFFF:
-        return bytes((first, 126)) + size.to_bytes(2) + payload
-    return bytes((first, 127)) + size.to_bytes(8) + payload
+        return bytes((first, bit | 126)) + size.to_bytes(2) + payload
+    return bytes((first, bit | 127)) + size.to_bytes(8) + payload

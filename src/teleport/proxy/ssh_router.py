@@ -59,6 +59,7 @@ from teleport.transport.entrance import ConnectionLimits, Users
 from teleport.transport.limits import Heard
 from teleport.transport.slots import Slots
 from teleport.wire import vouch
+from teleport.wire.pod_sessions import proxy_of
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,18 @@ class Tunnels(Protocol):
 
         Raises `ConnectionProblem`.
         """
+        ...
+
+
+class PodSessions(Protocol):
+    """The sessions in pods that this proxy leads into, for who joins them."""
+
+    def why_nothing(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
+        """What forbids somebody to come there at all: to have no login on hosts does not."""
+        ...
+
+    async def lead(self, channel: Channel, peer: Peer, ended: Callable[[], None]) -> NodeLeg:
+        """The leg that carries a client's connection, which ends there and is decided there."""
         ...
 
 
@@ -222,6 +235,7 @@ class SshRouter(SshService):
         self.beside = beside
         self.tunnels: Tunnels | None = None
         self.recording: RecordingService | None = None  # for hosts with a plain sshd
+        self.pods: PodSessions | None = None  # where Kubernetes clients are led
         self.others: OtherClusters | None = None  # that trust this one
         self.strangers = Heard()
         self.users = Users(config.connections)
@@ -279,6 +293,9 @@ class SshRouter(SshService):
         `key` is the fingerprint of the key that the client proved, `certificate` what it proved it with; only with it
         does a connection lead to other clusters.
         """
+        keeper = proxy_of(destination.host) if destination.cluster in ("", self.config.cluster) else ""
+        if keeper and identity.route_to_cluster in ("", self.config.cluster):
+            return await self._to_pods(keeper, channel, identity, peer, ended)
         refused = self.directory.why_no_session(identity, peer.host)
         if refused is not None:
             raise Forbidden(refused)
@@ -304,6 +321,20 @@ class SshRouter(SshService):
         if node.agentless:
             raise ConnectionProblem(f"This proxy does not lead to {node.hostname}.", hint="ask its administrator")
         return await self._reach(node, peer, lambda line: NodeLeg(channel, line, ended))
+
+    async def _to_pods(
+        self, keeper: str, channel: Channel, identity: UserIdentity, peer: Peer, ended: Callable[[], None]
+    ) -> NodeLeg:
+        """To the sessions in pods that this proxy holds, where it is the one that is meant."""
+        if self.pods is None or keeper != str(self.config.host_id):
+            raise ConnectionProblem(
+                "This proxy does not hold the session.",
+                hint="come by the proxy that its user came by: tsh login --proxy",
+            )
+        refused = self.pods.why_nothing(identity, peer.host)
+        if refused is not None:
+            raise Forbidden(refused)
+        return await self.pods.lead(channel, peer, ended)
 
     async def reach(self, host_id: str, peer: Peer, make: Callable[[bytes], asyncio.Protocol]) -> asyncio.Protocol:
         """As `lead` connects, with a protocol of the caller's: it gets the line that vouches for the client."""
@@ -406,6 +437,8 @@ class _Gate:
         try:
             identity = self._router.certificates.verify_user(certificate)
             refused = self._router.directory.why_no_session(identity, self._peer.host)
+            if refused is not None and self._router.pods is not None:  # pods need no login; hosts are refused later
+                refused = self._router.pods.why_nothing(identity, self._peer.host)
             if refused is not None:
                 raise Forbidden(refused)
         except AccessDenied as error:

@@ -18,6 +18,7 @@ from teleport.resources.predicate import parse_predicate
 
 SessionKind = Literal["ssh", "k8s", "*"]
 SSH = "ssh"
+KUBERNETES = "k8s"
 WILDCARD = "*"
 MAX_ENTRIES = 100  # policies of one role, and roles of one policy
 MAX_COUNT = 20
@@ -114,20 +115,17 @@ def _kinds_and_modes(
         yield Finding((*at, "modes"), "nothing", "one or more of observer, peer, moderator")
 
 
-def join_warnings(at: str, joins: Sequence[JoinPolicy], required: Sequence[RequiredJoin]) -> Iterator[FieldWarning]:
-    """What comes of the two fields in pods, where nobody can join a session yet."""
-    for name, kinds, text in (
-        ("join_sessions", [policy.kinds for policy in joins], "kept without effect"),
-        ("require_session_join", [entry.kinds for entry in required], "holders run nothing in pods"),
-    ):
-        for number, named in enumerate(kinds):
-            if "k8s" in named:
-                yield FieldWarning(f"{at}.{name}[{number}].kinds", f"nobody can join a session in a pod yet; {text}")
+def join_warnings(at: str, required: Sequence[RequiredJoin]) -> Iterator[FieldWarning]:
+    """What comes of `require_session_join` in pods, whose sessions wait for nobody yet."""
+    for number, entry in enumerate(required):
+        if KUBERNETES in entry.kinds:
+            text = "a session in a pod cannot wait for somebody yet; holders run nothing in pods"
+            yield FieldWarning(f"{at}.require_session_join[{number}].kinds", text)
 
 
 def concerns_kubernetes(kinds: Sequence[SessionKind]) -> bool:
     """Whether sessions in pods are meant."""
-    return "k8s" in kinds or WILDCARD in kinds
+    return KUBERNETES in kinds or WILDCARD in kinds
 
 
 def concerns_ssh(kinds: Sequence[SessionKind]) -> bool:

@@ -261,7 +261,7 @@ def role_warnings(role: Role) -> tuple[FieldWarning, ...]:
         for name, feature in _LATER.items():
             if getattr(conditions, name):
                 found.append(FieldWarning(f"spec.{part}.{name}", f"{feature}: not available yet; kept without effect"))
-        found += join_warnings(f"spec.{part}", conditions.join_sessions, conditions.require_session_join)
+        found += join_warnings(f"spec.{part}", conditions.require_session_join)
         for number, rule in enumerate(conditions.rules):
             if rule.actions:
                 found.append(

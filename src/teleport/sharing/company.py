@@ -372,13 +372,17 @@ class Company:
         if not party.types or self._moderation.held:
             self._not_typed(party, data)
         elif self._streams is not None:
-            if self._typed is not None:
-                self._typed.typed(party, len(data))
-                for other in self.parties:
-                    if not other.types:
-                        other.connection.active()  # who watches is not idle while somebody types ...
-                self.first.connection.active()  # ... and nor is whose session it is
+            self.counted(party, len(data))
             self._streams.typed(data)
+
+    def counted(self, party: Party, size: int) -> None:
+        """So many bytes of a party's input reach the program."""
+        if self._typed is not None:
+            self._typed.typed(party, size)
+            for other in self.parties:
+                if not other.types:
+                    other.connection.active()  # who watches is not idle while somebody types ...
+            self.first.connection.active()  # ... and nor is whose session it is
 
     def _not_typed(self, party: Party, data: bytes) -> None:
         """What a party sends that is no input: some keys mean something, the rest is dropped."""

@@ -15,6 +15,7 @@ from uuid import uuid4
 from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.kube import ActAs, KubeAccessPermit, KubeAccessRequest, evaluate_kube_access
 from teleport.authz.kube_resources import KubeCall
+from teleport.authz.locks import Locked, find_lock
 from teleport.clock import Clock, SystemClock
 from teleport.errors import AccessDenied
 from teleport.identity import SystemRole, UserIdentity
@@ -144,6 +145,9 @@ class Lab:
             call=call,
         )
         return evaluate_kube_access(request, Policy(roles=self.roles, cluster=self.defaults))
+
+    def session_locked(self, sid: str) -> bool:
+        return find_lock(self.locks, Locked(session=sid), datetime.now(UTC)) is not None
 
     # clients
 

@@ -19,6 +19,7 @@ from teleport.identity import SystemRole
 from teleport.ssh.client import ClientKey, SshClient, connect_by
 from teleport.transport import memory_pair
 from teleport.web.sessions import WebSession
+from teleport.wire.pod_sessions import name_of, proxy_of
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,10 @@ async def reach(
 
     def is_host(shown: bytes) -> None:
         try:
-            seen.append(ways.prove(shown, SystemRole.NODE, to.cluster, to.host))
+            keeper = proxy_of(to.host)  # of a session in a pod, which ends at the proxy that leads there
+            role = SystemRole.PROXY if keeper else SystemRole.NODE
+            found = ways.prove(shown, role, to.cluster, keeper or to.host)
+            seen.append(name_of(found) if keeper else found)
         except TeleportError as error:
             log.warning("host not believed host=%r cluster=%s: %s", to.host, to.cluster, error.message)
             raise ConnectionProblem(

@@ -153,6 +153,7 @@ from teleport.api.messages.session_control import (
     RenewedConnections,
 )
 from teleport.api.messages.sessions import (
+    PodPlace,
     RunningSession,
     RunningSessions,
     SessionPartyInfo,
@@ -297,6 +298,7 @@ __all__ = [
     "OwnWebSession",
     "OwnWebSessions",
     "Page",
+    "PodPlace",
     "ProxyAddresses",
     "RecordingHit",
     "RecordingInfo",

@@ -15,8 +15,20 @@ class SessionPartyInfo(Request, frozen=True, kw_only=True):
     mode: str  # observer, peer or moderator
 
 
+class PodPlace(Request, frozen=True, kw_only=True):
+    """Where a session in a pod runs, and by which call: whoever joins it must be let in there."""
+
+    kube_cluster: str
+    labels: dict[str, str] = {}  # of the Kubernetes cluster
+    namespace: str
+    pod: str
+    container: str = ""  # as it was asked for; empty: the pod's first
+    verb: str  # of the call
+    subresource: str  # exec or attach
+
+
 class TrackedSession(Request, frozen=True, kw_only=True):
-    """One session in a terminal, as its node tells of it."""
+    """One session in a terminal, as its node tells of it; in a pod, as the proxy that leads there."""
 
     sid: str
     user: str
@@ -27,10 +39,11 @@ class TrackedSession(Request, frozen=True, kw_only=True):
     command: str = ""  # empty: a shell
     parties: list[SessionPartyInfo] = []
     missing: str = ""  # who has to be there and is not
+    place: PodPlace | None = None  # None: on the node itself
 
 
 class TrackSessionsRequest(Request, frozen=True, kw_only=True):
-    """Every session in a terminal of one process of the calling node; replaces what it told before."""
+    """Every session in a terminal of one process of the calling node or proxy; replaces what it told before."""
 
     epoch: str  # of the process
     sessions: list[TrackedSession]
@@ -52,6 +65,12 @@ class RunningSession(Message, frozen=True, kw_only=True):
     missing: str = ""
     modes: list[str] = []  # in which the caller may join
     disputed: bool = False  # whether other hosts told of this id, too
+    kind: str = "ssh"  # or k8s: in a pod
+    kube_cluster: str = ""
+    pod_namespace: str = ""
+    pod: str = ""
+    container: str = ""
+    join_at: str = ""  # name of the host to go to for joining; empty: host_id
 
 
 class RunningSessions(Message, frozen=True, kw_only=True):

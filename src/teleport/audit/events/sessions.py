@@ -47,14 +47,14 @@ class SessionRejected(ServerEvent, frozen=True, kw_only=True, tag="session.rejec
     max: int = 0  # the limit
 
 
-class SessionJoin(ServerEvent, frozen=True, kw_only=True, tag="session.join"):
+class SessionJoin(PodEvent, frozen=True, kw_only=True, tag="session.join"):
     """Somebody joins a running session."""
 
     mode: str = ""  # observer, peer or moderator
     granted_by: str = ""  # role that allows it, empty in a session of one's own
 
 
-class SessionLeave(ServerEvent, frozen=True, kw_only=True, tag="session.leave"):
+class SessionLeave(PodEvent, frozen=True, kw_only=True, tag="session.leave"):
     """A party left a session that goes on."""
 
     mode: str = ""  # observer, peer or moderator

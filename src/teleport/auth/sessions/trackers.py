@@ -1,10 +1,10 @@
 """Which sessions run now, and what callers may know of them.
 
-Nodes tell of their sessions in terminals: all of one process at once, under its host and epoch, every half minute and
-when something changes; what is not renewed is forgotten. Sessions of other sorts are known from their events
-(`opened`). A caller sees sessions of their own, those that they may join (`authz.joining`), and those that a
-rule on `session` lets them list; of the rest nothing, not even how many there are (threat T34). Ids open nothing: the
-node decides about joining itself.
+Nodes tell of their sessions in terminals, proxies of those in pods that they lead into: all of one process at once,
+under its host and epoch, every half minute and when something changes; what is not renewed is forgotten. Sessions of
+other sorts are known from their events (`opened`). A caller sees sessions of their own, those that they may join
+(`authz.joining`), and those that a rule on `session` lets them list; of the rest nothing, not even how many there are
+(threat T34). Ids open nothing: the node, or the proxy, decides about joining itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -26,22 +26,27 @@ from teleport.auth.state import ClusterState
 from teleport.authz import joining
 from teleport.authz.decision import Policy
 from teleport.authz.joining import is_own, join_rights
+from teleport.authz.kube import KubeAccessRequest, evaluate_kube_access, is_open
+from teleport.authz.kube_resources import KubeCall
 from teleport.backend.interface import DeleteOp, PutOp
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded
 from teleport.identity import HostIdentity, SystemRole, UserIdentity
 from teleport.recording.format import canonical_uuid
 from teleport.resources.codec import from_json
-from teleport.resources.joining import JoinMode
+from teleport.resources.joining import KUBERNETES, SSH, JoinMode
 from teleport.resources.kinds import Kind, Verb
+from teleport.resources.lock import Lock
 from teleport.resources.server import Server
 from teleport.store import records
 from teleport.store.records import SESSION_TRACKERS, TrackerRecord
+from teleport.wire.pod_sessions import name_of
 
 KEPT: Final = timedelta(seconds=100)
 MOST: Final = 2000  # sessions of one process
 EPOCHS: Final = 4  # processes of one host that tell at a time: two while one takes over from the other, seldom three
 LOOK_EVERY: Final = 25.0  # seconds after which it is looked anew who else told of sessions that are known
 _LONGEST: Final = 512  # characters of any text
+_IN_PODS: Final = "pods-"  # before the epoch of a proxy, whose host may run a node, too
 _YEARS: Final = (1980, 9000)  # in which sessions can begin: others have no place in every zone
 
 
@@ -54,6 +59,15 @@ class _Turn:
     looked: dict[str, float] = field(default_factory=dict)  # key: monotonic seconds
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A session, as it is told of, and as joining it is decided."""
+
+    told: m.RunningSession
+    about: joining.RunningSession
+    place: m.PodPlace | None = None  # of one that somebody tells of now
+
+
 class SessionTrackers:
     """The handlers of the routes about running sessions."""
 
@@ -61,15 +75,18 @@ class SessionTrackers:
         self._state = state
         self._authorizer = authorizer
         self._claims = claims or Claims(state.backend, state.clock)
-        self._turns: dict[str, _Turn] = {}  # by host
+        self._turns: dict[str, _Turn] = {}  # by where it is kept
 
     async def track(self, caller: Caller, request: m.TrackSessionsRequest) -> m.Done:
-        """Takes what a node tells of its own sessions."""
+        """Takes what a node tells of its own sessions, a proxy of those in pods."""
         identity = caller.identity
-        if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.NODE:
-            raise AccessDenied("only nodes tell of their sessions")
-        host = identity.host_id
-        turn = self._turns.setdefault(host, _Turn())
+        if not isinstance(identity, HostIdentity) or identity.role not in (SystemRole.NODE, SystemRole.PROXY):
+            raise AccessDenied("only nodes and proxies tell of their sessions")
+        in_pods, host = identity.role is SystemRole.PROXY, identity.host_id
+        if any((told.place is not None) is not in_pods for told in request.sessions):
+            raise BadRequest("nodes tell of sessions on themselves, proxies of those in pods")
+        kept = f"{SESSION_TRACKERS}{host}/{_IN_PODS if in_pods else ''}"
+        turn = self._turns.setdefault(kept, _Turn())
         if turn.waiting >= EPOCHS:
             raise LimitExceeded(
                 f"{turn.waiting} reports of the sessions of host {host} are being taken already",
@@ -79,17 +96,21 @@ class SessionTrackers:
         turn.waiting += 1
         try:
             async with turn.lock:  # what one host tells costs the others no more than one report at a time
-                await self._take(host, request, turn)
+                await self._take(host, kept, request, turn)
         finally:
             turn.waiting -= 1
             if not turn.waiting and not turn.looked:
-                self._turns.pop(host, None)
+                self._turns.pop(kept, None)
         return m.Done()
 
-    async def _take(self, host: str, request: m.TrackSessionsRequest, turn: _Turn) -> None:
+    async def _take(self, host: str, own: str, request: m.TrackSessionsRequest, turn: _Turn) -> None:
         _check(request)
-        now, own = self._state.clock.now(), f"{SESSION_TRACKERS}{host}/"
-        known = {item.key: item for item in await self._state.backend.range(own) if item.live(now)}
+        now = self._state.clock.now()
+        known = {
+            item.key: item
+            for item in await self._state.backend.range(own)
+            if item.live(now) and item.key.removeprefix(own).isdecimal()
+        }
         turn.looked = {key: at for key, at in turn.looked.items() if key in known}
         key = own + request.epoch
         if not request.sessions:
@@ -118,16 +139,18 @@ class SessionTrackers:
         if not isinstance(caller.identity, UserIdentity):
             await self._authorizer.require(caller, Verb.LIST, Kind.SESSION)
         found = await self._all()
-        nodes = await self._nodes({one.host_id for one, _ in found})
+        nodes = await self._nodes({known.told.host_id for known in found})
         seen = await self._seen(caller, found)
         modes = await self._modes(caller, found, nodes)
         identity = caller.identity
         shown = []
-        for (one, about), may, given in zip(found, seen, modes, strict=True):
-            own = isinstance(identity, UserIdentity) and is_own(identity, about)
+        for known, may, given in zip(found, seen, modes, strict=True):
+            one = known.told
+            own = isinstance(identity, UserIdentity) and is_own(identity, known.about)
             if may or own or given:
                 node = nodes.get(one.host_id)
-                name = node.hostname if node is not None else one.hostname
+                # the host of a session in a pod is a proxy, whatever else runs there
+                name = node.hostname if node is not None and one.kind == SSH else one.hostname
                 shown.append(msgspec.structs.replace(one, hostname=name, modes=sorted(given)))
         claimed = await claimants_of(self._state.backend, {one.sid for one in shown})
         shown = [
@@ -136,34 +159,41 @@ class SessionTrackers:
         ]
         return m.RunningSessions(sessions=sorted(shown, key=lambda one: (one.started, one.sid)))
 
-    async def _all(self) -> list[tuple[m.RunningSession, joining.RunningSession]]:
+    async def _all(self) -> list[_Known]:
         """Those that began on record, and those that hosts tell of: each host's, when several told of one id.
 
         Whose an id is nobody can know: a host in strange hands tells what it likes, and earlier. So no host's word
         takes another's off the list.
         """
         now = self._state.clock.now()
-        found: dict[tuple[str, str], tuple[m.RunningSession, joining.RunningSession]] = {}
+        found: dict[tuple[str, str], _Known] = {}
         for opened in await open_sessions(self._state):
-            found[opened.sid, opened.host_id] = (
-                _of_event(opened),
-                self._about(opened.sid, opened.user, opened.login, (), opened.interactive),
-            )
+            pod = opened.pod is not None
+            about = self._about(opened.sid, opened.user, opened.login, (), opened.interactive, pod=pod)
+            found[opened.sid, opened.host_id] = _Known(_of_event(opened), about)
         for item in await self._state.backend.range(SESSION_TRACKERS):
             if not item.live(now):
                 continue
             record = msgspec.json.decode(item.value, type=TrackerRecord)
             for told in record.sessions:
-                about = self._about(told.sid, told.user, told.login, tuple(told.roles), True)
-                found[told.sid, record.host_id] = (_of_tracker(told, record.host_id), about)
+                pod = told.place is not None
+                about = self._about(told.sid, told.user, told.login, tuple(told.roles), True, pod=pod)
+                found[told.sid, record.host_id] = _Known(_of_tracker(told, record.host_id), about, told.place)
         return list(found.values())
 
     def _about(
-        self, sid: str, user: str, login: str, roles: tuple[str, ...], interactive: bool
+        self, sid: str, user: str, login: str, roles: tuple[str, ...], interactive: bool, *, pod: bool
     ) -> joining.RunningSession:
         cluster = self._state.cluster
         return joining.RunningSession(
-            sid=sid, cluster=cluster, user=user, user_cluster=cluster, login=login, roles=roles, interactive=interactive
+            sid=sid,
+            cluster=cluster,
+            user=user,
+            user_cluster=cluster,
+            login=login,
+            roles=roles,
+            interactive=interactive,
+            kind=KUBERNETES if pod else SSH,
         )
 
     async def _nodes(self, wanted: set[str]) -> Mapping[str, Server]:
@@ -175,23 +205,17 @@ class SessionTrackers:
                 found[host_id] = server
         return found
 
-    async def _seen(
-        self, caller: Caller, found: Sequence[tuple[m.RunningSession, joining.RunningSession]]
-    ) -> list[bool]:
+    async def _seen(self, caller: Caller, found: Sequence[_Known]) -> list[bool]:
         """Which of them a rule on `session` lets the caller list."""
         facts = []
-        for one, _ in found:
+        for one in (known.told for known in found):
             there = list(dict.fromkeys([one.user, *(party.user for party in one.parties)]))
             facts.append({"session": {"participants": there, "sid": one.sid, "login": one.login}})
         return await self._authorizer.decide_each(caller, Verb.LIST, Kind.SESSION, facts)
 
-    async def _modes(
-        self,
-        caller: Caller,
-        found: Sequence[tuple[m.RunningSession, joining.RunningSession]],
-        nodes: Mapping[str, Server],
-    ) -> list[set[JoinMode]]:
-        """How the caller may join each: what its rules say, on nodes that it may enter with the session's login.
+    async def _modes(self, caller: Caller, found: Sequence[_Known], nodes: Mapping[str, Server]) -> list[set[JoinMode]]:
+        """How the caller may join each: what its rules say, on nodes that it may enter with the session's login, and in
+        pods where the session's call is one that it may make.
 
         Whether a second factor is due, and whether it may have a shell there, the node decides.
         """
@@ -202,10 +226,33 @@ class SessionTrackers:
         servers = list(nodes.values())
         logins = dict(zip(nodes, await self._authorizer.logins_on(caller, servers), strict=True))
         modes: list[set[JoinMode]] = []
-        for one, about in found:
-            may = one.login in logins.get(one.host_id, ())
+        locks = await self._authorizer.locks()
+        for known in found:
+            one, about = known.told, known.about
+            if about.kind == KUBERNETES:
+                may = known.place is not None and self._may_call(identity, caller.host, known.place, policy, locks)
+            else:
+                may = one.login in logins.get(one.host_id, ())
             modes.append(set(join_rights(identity, about, policy).modes) if may else set())
         return modes
+
+    def _may_call(
+        self, identity: UserIdentity, address: str, place: m.PodPlace, policy: Policy, locks: Sequence[Lock]
+    ) -> bool:
+        """Whether they may make the call by which a session was begun, leaving out what only its proxy knows."""
+        call = KubeCall(place.verb, "", "pods", place.subresource, place.namespace, place.pod)
+        request = KubeAccessRequest(
+            identity=identity,
+            cluster=self._state.cluster,
+            now=self._state.clock.now(),
+            kube_cluster=place.kube_cluster,
+            labels=place.labels,
+            client_address=address,
+            locks=locks,
+            call=call,
+            joins=True,
+        )
+        return is_open(evaluate_kube_access(request, policy))
 
 
 def _of_event(opened: OpenSession) -> m.RunningSession:
@@ -219,11 +266,13 @@ def _of_event(opened: OpenSession) -> m.RunningSession:
         state="running",
         interactive=opened.interactive,
         command=" ".join(opened.command),
+        **_in_pod(opened.pod),
         parties=[m.SessionPartyInfo(user=opened.user, mode=str(JoinMode.PEER))],
     )
 
 
 def _of_tracker(told: m.TrackedSession, host_id: str) -> m.RunningSession:
+    place = told.place
     return m.RunningSession(
         sid=told.sid,
         user=told.user,
@@ -235,7 +284,23 @@ def _of_tracker(told: m.TrackedSession, host_id: str) -> m.RunningSession:
         command=told.command,
         parties=list(told.parties),
         missing=told.missing,
+        **_in_pod((place.kube_cluster, place.namespace, place.pod, place.container) if place is not None else None),
+        join_at=name_of(host_id) if place is not None else "",
     )
+
+
+def _in_pod(pod: tuple[str, str, str, str] | None) -> dict[str, Any]:
+    """What is said of a session in a pod besides."""
+    if pod is None:
+        return {}
+    cluster, namespace, name, container = pod
+    return {
+        "kind": KUBERNETES,
+        "kube_cluster": cluster,
+        "pod_namespace": namespace,
+        "pod": name,
+        "container": container,
+    }
 
 
 def _check(request: m.TrackSessionsRequest) -> None:
@@ -248,6 +313,10 @@ def _check(request: m.TrackSessionsRequest) -> None:
         canonical_uuid(told.sid)
         texts = [told.user, told.login, told.state, told.missing, told.command, *told.roles]
         texts += [text for party in told.parties for text in (party.user, party.mode)]
+        place = told.place
+        if place is not None:
+            texts += [place.kube_cluster, place.namespace, place.pod, place.container, place.verb, place.subresource]
+            texts += [text for pair in place.labels.items() for text in pair]
         if len(texts) > 500 or any(len(text) > _LONGEST for text in texts):
             raise BadRequest("what is told of a session is too long")
         if not _YEARS[0] <= told.started.year <= _YEARS[1]:

@@ -40,7 +40,7 @@ def list_sessions(ctx: click.Context, user: str, host: str, form: str) -> None:
             one.sid,
             one.user,
             one.login,
-            one.hostname or one.host_id,
+            _where(one),
             render.when(one.started),
             one.state,
             ", ".join(f"{party.user} ({party.mode})" for party in one.parties),
@@ -50,6 +50,12 @@ def list_sessions(ctx: click.Context, user: str, host: str, form: str) -> None:
     ]
     heads = ["Session", "User", "Login", "Host", "Started (UTC)", "State", "In It", "What"]
     render.out(render.table(heads, rows))
+
+
+def _where(one: m.RunningSession) -> str:
+    if one.kube_cluster:
+        return f"{one.kube_cluster}/{one.pod_namespace}/{one.pod}"
+    return one.hostname or one.host_id
 
 
 @sessions.command("rm")

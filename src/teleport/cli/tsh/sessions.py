@@ -51,7 +51,7 @@ def table(listed: list[m.RunningSession]) -> str:
         [
             f"{one.sid}.{one.host_id}" if one.disputed else one.sid,
             one.user,
-            f"{one.login}@{one.hostname or one.host_id}",
+            _where(one),
             render.when(one.started),
             _what(one),
             ", ".join(f"{party.user} ({party.mode})" for party in one.parties),
@@ -60,6 +60,12 @@ def table(listed: list[m.RunningSession]) -> str:
         for one in listed
     ]
     return render.table(["Session", "User", "Where", "Started (UTC)", "What", "In It", "You May Join As"], rows)
+
+
+def _where(one: m.RunningSession) -> str:
+    if one.kube_cluster:
+        return f"{one.kube_cluster}/{one.pod_namespace}/{one.pod}"
+    return f"{one.login}@{one.hostname or one.host_id}"
 
 
 def _what(one: m.RunningSession) -> str:

@@ -24,6 +24,14 @@ interface Running {
   missing: string;
   modes: string[];
   disputed: boolean;
+  kube_cluster: string;
+  pod_namespace: string;
+  pod: string;
+}
+
+/** Where it runs: on a host, or in a pod. */
+function where(one: Running): string {
+  return one.kube_cluster ? `${one.kube_cluster}/${one.pod_namespace}/${one.pod}` : one.hostname || one.host_id;
 }
 
 const EVERY = 4000; // milliseconds between looks
@@ -42,7 +50,7 @@ export default function SessionsPage({ params }: PageProps) {
       title: "Where",
       show: (one) => (
         <>
-          {one.login}@{one.hostname || one.host_id}
+          {one.login}@{where(one)}
           {one.disputed && <div class="see-failed">Several hosts tell of this session.</div>}
         </>
       ),
@@ -82,7 +90,7 @@ export default function SessionsPage({ params }: PageProps) {
               rel="noopener"
               onClick={() => follows(one.sid, mode)}
               href={`${fill("/web/cluster/:site/session/:sid", { site, sid: one.sid })}?mode=${encodeURIComponent(mode)}`}
-              aria-label={`${MODES[mode] ?? mode}: session of ${one.user} on ${one.hostname || one.host_id}, in a new tab`}
+              aria-label={`${MODES[mode] ?? mode}: session of ${one.user} on ${where(one)}, in a new tab`}
             >
               {MODES[mode] ?? mode}
             </a>

@@ -13,7 +13,18 @@ import type { Place } from "./socket";
 import { plain, windowTitle } from "./title";
 
 interface Running {
-  sessions: { sid: string; host_id: string; hostname: string; login: string; user: string; modes: string[] }[];
+  sessions: {
+    sid: string;
+    host_id: string;
+    hostname: string;
+    join_at: string;
+    kube_cluster: string;
+    pod_namespace: string;
+    pod: string;
+    login: string;
+    user: string;
+    modes: string[];
+  }[];
 }
 
 interface Nodes {
@@ -47,14 +58,17 @@ function Join({ site, sid }: { site: string; sid: string }) {
   const [agreed, setAgreed] = useState(() => (wasChosen(sid, mode) ? mode : ""));
   const found = useAsk<Running>(fill("/webapi/sites/:site/sessions/:sid", { site, sid }));
   const session = found.data?.sessions[0];
+  const host = session?.kube_cluster
+    ? `${session.kube_cluster}/${session.pod_namespace}/${session.pod}`
+    : (session?.hostname ?? "");
   function join(as: string) {
     chooses(sid, as);
     setAgreed(as);
     setQuery({ mode: as }, { replace: true });
   }
   if (agreed === mode && session?.modes.includes(mode)) {
-    const place = { site, server_id: session.host_id, login: session.login, sid, mode };
-    return <Terminals key={sid} place={place} host={session.hostname} />;
+    const place = { site, server_id: session.join_at || session.host_id, login: session.login, sid, mode };
+    return <Terminals key={sid} place={place} host={host} />;
   }
   return (
     <main id="main" class="alone" tabIndex={-1}>
@@ -64,7 +78,7 @@ function Join({ site, sid }: { site: string; sid: string }) {
         {session && (
           <>
             <p>
-              A session of {plain(session.user)} as {plain(session.login)} on {plain(session.hostname)}.
+              A session of {plain(session.user)} as {plain(session.login)} on {plain(host)}.
             </p>
             {session.modes.length === 0 && <p>Your roles do not let you join it.</p>}
             <div class="actions">

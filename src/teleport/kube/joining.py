@@ -1,0 +1,454 @@
+"""Where people come who join sessions in pods: an SSH server within the proxy, that starts nothing and leads nowhere.
+
+A client that asks the proxy for `wire.pod_sessions` gets a connection that ends here, proves its certificate, names a
+session and takes part in it, as on a node. Rules it keeps:
+- Who may join is decided when they ask and again whenever something changes (`authz.kube_joining`), and until their
+  certificate ends. That somebody joins is on record before they see anything.
+- An id that no session has and one of a session that may not be joined are refused alike.
+- A connection counts as one of its person's, and ends when it is idle, as the roles say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+from uuid import UUID, uuid4
+
+from teleport.audit.emits import Emits
+from teleport.audit.events import (
+    AuthFailed,
+    ClientDisconnect,
+    ServerEvent,
+    SessionRejected,
+    SessionRequestDenied,
+    new_event,
+)
+from teleport.authz.channel_table import AskedKind
+from teleport.authz.decision import AccessDenial
+from teleport.authz.joining import JoinPermit, RunningSession, unknown_session
+from teleport.authz.kube_joining import PodJoinPermit
+from teleport.clock import Clock
+from teleport.errors import AccessDenied, TeleportError
+from teleport.identity import UserIdentity
+from teleport.kube.live import Facts, LiveSession, LiveSessions, Unattended
+from teleport.kube.staying import Counts, Stay
+from teleport.recording.format import canonical_uuid
+from teleport.resources.joining import JoinMode
+from teleport.sharing.parties import Party
+from teleport.ssh.handlers import (
+    Channel,
+    Client,
+    ConnectionHandler,
+    SessionChannel,
+    SessionHandler,
+    StreamHandler,
+)
+from teleport.ssh.relay import NodeLeg
+from teleport.ssh.server import HostKey, SshServer
+from teleport.ssh.surface import Peer, Refusal, Shell, Start, Surface, TerminalRequest, TerminalSize
+from teleport.transport import memory_pair
+from teleport.transport.limits import Heard
+from teleport.wire.returning import TERMINAL_VARIABLE
+
+log = logging.getLogger(__name__)
+
+SURFACE: Final = Surface(
+    channels=frozenset({"session"}),
+    session_requests=frozenset(
+        {"shell", "exec", "subsystem", "pty-req", "env", "window-change", "signal", "break", "keepalive@openssh.com"}
+    ),
+    global_requests=frozenset(
+        {"keepalive@openssh.com", "no-more-sessions@openssh.com", "recording-proxy@teleport.com"}
+    ),
+)
+_LAST_WORDS_SECONDS: Final = 1.0
+_NO_LONGER: Final = "You may not be in this session any more."
+_EXPIRED: Final = "the certificate has expired"
+_NOTHING_ELSE: Final = Refusal.told("Sessions in pods are joined here, and nothing is started.", "tsh join SESSION")
+E = TypeVar("E", bound=ServerEvent)
+
+
+class Rules(Protocol):
+    """Who somebody is, and what they may join now."""
+
+    def verify_user(self, certificate: bytes) -> UserIdentity:
+        """Whose SSH certificate it is. Raises `AccessDenied`."""
+        ...
+
+    def now(self, identity: UserIdentity) -> UserIdentity:
+        """What is left of the identity."""
+        ...
+
+    def why_nothing(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
+        """What forbids them everything now, whatever they join."""
+        ...
+
+    def permit_join(
+        self, identity: UserIdentity, client_address: str, session: LiveSession, mode: JoinMode | None
+    ) -> PodJoinPermit | AccessDenial:
+        """The decision of `authz.kube_joining`, by the rules of this moment."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Joins:
+    """What the service works with."""
+
+    cluster: str  # of ours
+    host_id: UUID
+    hostname: str
+    live: LiveSessions
+    rules: Rules
+    counts: Counts
+    emitter: Emits
+    clock: Clock
+    in_background: Callable[[Coroutine[Any, Any, None], str], None]
+
+
+class JoinService:
+    """Everybody who joins sessions here."""
+
+    def __init__(self, tools: Joins, host_keys: Callable[[], Sequence[HostKey]]) -> None:
+        """`host_keys` are those by which the proxy proves itself, as they are now."""
+        self.tools = tools
+        self._host_keys = host_keys
+        self._server: tuple[Sequence[HostKey], SshServer] | None = None
+        self._connections: set[_Connection] = set()
+        self._strangers = Heard()
+
+    def why_nothing(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
+        """What forbids somebody to come here at all."""
+        return self.tools.rules.why_nothing(identity, client_address)
+
+    async def lead(self, channel: Channel, peer: Peer, ended: Callable[[], None]) -> NodeLeg:
+        """The leg that carries a client's connection, which ends here."""
+        keys = self._host_keys()
+        if self._server is None or self._server[0] != keys:
+            self._server = keys, await SshServer.create(keys, SURFACE)
+        return memory_pair.connect(
+            lambda: NodeLeg(channel, b"", ended),
+            lambda transport: self._accept(transport, peer),
+            peername=(peer.host, peer.port),
+        )
+
+    def _accept(self, transport: asyncio.Transport, peer: Peer) -> None:
+        assert self._server is not None, "it was made"
+        protocol = self._server[1].connection(lambda _: _Gate(self, peer))
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+    def reconsider(self) -> None:
+        """Decides anew about everybody who is here; to be called when anything changed that decides about access."""
+        for connection in list(self._connections):
+            connection.reconsider()
+
+    def entered(self, connection: _Connection) -> None:
+        self._connections.add(connection)
+
+    def left(self, connection: _Connection) -> None:
+        self._connections.discard(connection)
+
+    def failed(self, peer: Peer, login: str, reason: str, user: UserIdentity | None = None) -> None:
+        """Puts on record that somebody was not let in; of strangers only so many in a second."""
+        told: str | None = reason
+        if user is None:
+            told = self._strangers.told(reason, asyncio.get_running_loop().time())
+        if told is not None:
+            self.put_on_record(self.event(AuthFailed, Facts(user, peer), login, error=told))
+
+    def event(self, cls: type[E], facts: Facts, login: str, **fields: Any) -> E:
+        tools, user = self.tools, facts.user
+        return new_event(
+            cls,
+            tools.clock.now(),
+            str(uuid4()),
+            cluster_name=tools.cluster,
+            user=user.name if user else "",
+            impersonator=user.impersonator if user else "",
+            login=login,
+            server_id=str(tools.host_id),
+            server_hostname=tools.hostname,
+            addr_remote=str(facts.client),
+            proto="ssh",
+            **fields,
+        )
+
+    def put_on_record(self, event: ServerEvent) -> None:
+        self.tools.in_background(self._emit(event), "audit")
+
+    async def _emit(self, event: ServerEvent) -> None:
+        await self.tools.emitter.emit(event)
+
+
+class _Gate:
+    """Lets user certificates in; what they may join is decided once they say what."""
+
+    def __init__(self, service: JoinService, peer: Peer) -> None:
+        self._service = service
+        self._peer = peer
+
+    async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
+        service, rules = self._service, self._service.tools.rules
+        try:
+            identity = rules.verify_user(certificate)
+        except AccessDenied as error:
+            service.failed(self._peer, login, f"{error.message} {getattr(error, 'detail', '')}".strip())
+            return Refusal.told(error.message, error.hint)
+        denial = rules.why_nothing(identity, self._peer.host)
+        if denial is not None:
+            service.failed(self._peer, login, f"{denial.code}: {'; '.join(denial.reasons)}", identity)
+            return Refusal.told(denial.public, denial.hint)
+        return _Connection(service, certificate, Facts(identity, self._peer), identity, login)
+
+    def failed(self, login: str, reason: str) -> None:
+        self._service.failed(self._peer, login, reason)
+
+
+class _Connection:
+    """Serves one person's connection (`ssh.handlers.ConnectionHandler`, and `sharing.parties.Connection`)."""
+
+    def __init__(
+        self, service: JoinService, certificate: bytes, facts: Facts, identity: UserIdentity, login: str
+    ) -> None:
+        self.service = service
+        self.facts = facts
+        self.permit = Unattended()
+        self.over = False
+        self._certificate = certificate
+        self._identity = identity
+        self._login = login
+        self._client: Client | None = None
+        self._channel: _Channel | None = None
+        self._stay: Stay | None = None
+        left = (identity.expires - service.tools.clock.now()).total_seconds()
+        self._expiry = asyncio.get_running_loop().call_later(max(left, 0), self.disconnect, _EXPIRED)
+        service.entered(self)
+
+    @property
+    def records(self) -> bool:
+        return False
+
+    @property
+    def identity(self) -> UserIdentity:
+        """Who it is, as the cluster knows them now."""
+        return self.service.tools.rules.now(self._identity)
+
+    def began(self, client: Client) -> None:
+        self._client = client
+
+    def active(self) -> None:
+        """The client did something."""
+        if self._stay is not None:
+            self._stay.active()
+
+    def denied(self, what: str, reason: str) -> None:
+        """Puts a refusal on record."""
+        event = self.service.event(SessionRequestDenied, self.facts, self._login, request=what, reason=reason)
+        self.service.put_on_record(event)
+
+    def refused(self, kind: AskedKind, name: str, reason: str) -> None:
+        self.denied(name, f"{kind}: {reason}")
+
+    def decide(self, session: LiveSession, mode: JoinMode | None) -> PodJoinPermit | AccessDenial:
+        """Whether they may be in the session, as rules are now."""
+        return self.service.tools.rules.permit_join(self._identity, self.facts.client.host, session, mode)
+
+    def may_join(self, session: RunningSession, mode: JoinMode | None) -> JoinPermit | AccessDenial:
+        """As `decide`, for the company of a session."""
+        live = self.service.tools.live.find(UUID(session.sid))
+        decision = self.decide(live, mode) if live is not None else unknown_session()
+        if isinstance(decision, AccessDenial):
+            return decision
+        if self._stay is not None:
+            self._stay.obey(decision.call)
+        return decision.join
+
+    async def enter(self, permit: PodJoinPermit) -> Refusal | None:
+        """A place for the connection, before it takes part in something."""
+        if self._stay is not None:
+            return None
+        stay = Stay(self.service.tools.counts, self.disconnect)
+        refusal = await stay.enter(permit.call)
+        if refusal is None and self.over:
+            stay.leave()
+            return Refusal("This connection is over.")
+        if refusal is None:
+            self._stay = stay
+            return None
+        if refusal.code == 429:
+            most = permit.call.max_connections
+            event = self.service.event(SessionRejected, self.facts, self._login, reason="max_connections", max=most)
+            await self.service.tools.emitter.emit(event)
+        return Refusal.told(refusal.message, refusal.hint)
+
+    async def open_session(self, channel: SessionChannel) -> SessionHandler | Refusal:
+        if self.over:
+            return Refusal("This connection is over.")
+        if self._channel is not None:
+            return Refusal("One session is joined on a connection here.")
+        self._channel = _Channel(self, channel)
+        return self._channel
+
+    async def open_stream(
+        self, channel: Channel, host: str, port: int, origin: tuple[str, int]
+    ) -> StreamHandler | Refusal:
+        return _NOTHING_ELSE
+
+    def reconsider(self) -> None:
+        """Rules changed: may it still be here, and in the session that it is in?"""
+        if self.over:
+            return
+        rules = self.service.tools.rules
+        try:
+            rules.verify_user(self._certificate)  # its authority may have gone
+            denial = rules.why_nothing(self._identity, self.facts.client.host)
+        except TeleportError as error:
+            self.disconnect(f"no longer allowed: {error.message}", error.message)
+            return
+        if denial is not None:
+            self.disconnect(f"no longer allowed: {'; '.join(denial.reasons)}", denial.public)
+        elif self._channel is not None:
+            self._channel.reconsider()
+
+    def disconnect(self, reason: str, told: str = "") -> None:
+        """Ends the connection and its part in a session. The audit log gets `reason`, the person `told`."""
+        if self.over:
+            return
+        self.over = True
+        self._expiry.cancel()
+        self.service.put_on_record(self.service.event(ClientDisconnect, self.facts, self._login, reason=reason))
+        if self._channel is not None:
+            self._channel.end(told or reason)
+        asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._abort, told or reason)
+
+    def _abort(self, told: str) -> None:
+        if self._client is not None:
+            self._client.abort(f"disconnected: {told}")
+
+    def ended(self, reason: str) -> None:
+        self.over = True
+        self._expiry.cancel()
+        if self._stay is not None:
+            self._stay.leave()
+        self.service.left(self)
+
+
+class _Channel:
+    """One session channel: it names a session, and then takes part in it (`ssh.handlers.SessionHandler`)."""
+
+    def __init__(self, connection: _Connection, channel: SessionChannel) -> None:
+        self._connection = connection
+        self._party = Party(connection, channel, lambda: None)
+        self._channel = channel
+        self._sid: UUID | None = None
+        self._mode: JoinMode | None = None
+        self._window: UUID | None = None
+        self._session: LiveSession | None = None
+        self._gone = False
+
+    def environment(self, name: str, value: str) -> bool:
+        try:
+            match name:
+                case "TELEPORT_SESSION":
+                    self._sid = UUID(canonical_uuid(value))
+                case "TELEPORT_JOIN_MODE":
+                    self._mode = JoinMode(value)
+                case _ if name == TERMINAL_VARIABLE:
+                    self._window = UUID(canonical_uuid(value))
+                case _:
+                    return False
+        except (ValueError, TeleportError):
+            return False
+        return True
+
+    def terminal(self, request: TerminalRequest) -> bool:
+        self._party.size = request.size
+        return True
+
+    async def start(self, what: Start) -> Refusal | None:
+        connection, sid = self._connection, self._sid
+        if connection.over:
+            return Refusal("This connection is over.")
+        if sid is None or not isinstance(what, Shell):
+            connection.denied("join", "no session was named" if sid is None else "something else was asked for")
+            return _NOTHING_ELSE
+        session = connection.service.tools.live.find(sid)
+        decision = connection.decide(session, self._mode) if session is not None else unknown_session()
+        if isinstance(decision, AccessDenial):
+            return self._denied(sid, decision)
+        assert session is not None, "what does not exist is not permitted"
+        if self._party.size is not None:
+            self._party.window = self._window
+        try:
+            refusal = await connection.enter(decision)
+            if refusal is not None:
+                return refusal
+            decision = connection.decide(session, self._mode)  # that took time: what has changed meanwhile counts
+            if isinstance(decision, AccessDenial):
+                return self._denied(sid, decision)
+            if not await session.company.join(self._party, decision.join):
+                return Refusal("This session is over, or as many people are in it as may be.")
+        except TeleportError as error:
+            log.error("joining cannot be put on record sid=%s error=%s", sid, error)
+            return Refusal("This proxy cannot write its audit log now, so nobody joins a session.")
+        self._session = session
+        if self._gone or connection.over:
+            session.company.leave(self._party)
+            return Refusal("This session is over for you.")
+        if self._party.window is not None:
+            self._channel.tell_session(str(sid), 0, str(self._party.mode))
+        return None
+
+    def _denied(self, sid: UUID, denial: AccessDenial) -> Refusal:
+        self._connection.denied("join", f"session {sid}: {'; '.join(denial.reasons)}")
+        return Refusal.told(denial.public, denial.hint)
+
+    # what happens on it once it takes part
+
+    def data_received(self, data: bytes) -> None:
+        if self._session is not None:
+            self._session.company.typed(self._party, data)
+
+    def eof_received(self) -> None:
+        if self._session is not None:
+            self._session.company.end_input(self._party)
+
+    def pause_writing(self) -> None:
+        self._full(True)
+
+    def resume_writing(self) -> None:
+        self._full(False)
+
+    def _full(self, full: bool) -> None:
+        self._party.full = full
+        if self._session is not None:
+            self._session.company.full(self._party, full)
+
+    def resized(self, size: TerminalSize) -> None:
+        if self._session is not None:
+            self._session.company.resized(self._party, size)
+
+    def signalled(self, name: str) -> bool:
+        return False  # these protocols carry none
+
+    def broke(self, milliseconds: int) -> bool:
+        return False
+
+    # the end
+
+    def end(self, reason: str) -> None:
+        """The connection may not go on."""
+        if self._session is not None:
+            self._session.company.leave(self._party, f"This session is over for you: {reason}", status=255)
+
+    def reconsider(self) -> None:
+        if self._session is not None:
+            self._session.company.reconsider(self._party)
+
+    def closed(self) -> None:
+        self._gone = True
+        if self._session is not None:
+            self._session.company.leave(self._party)
