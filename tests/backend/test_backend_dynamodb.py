@@ -123,6 +123,22 @@ async def test_when_nobody_answers_it_is_said_that_it_is_not_known(server: Dynam
         assert {item.key for item in await backend.range()} == {"k", "after"}
 
 
+async def test_what_finds_nobody_listening_is_tried_again(server: DynamoServer) -> None:
+    settings = server.settings()
+    async with (
+        CutRelay(server.port) as relay,
+        engine(replace(settings, endpoint=server.endpoint(relay.port))) as backend,
+    ):
+        await backend.put("before", b"")
+        relay.leave()
+        writing = asyncio.create_task(backend.put("k", b""))
+        done, _ = await asyncio.wait([writing], timeout=1.0)  # as long as several tries take
+        assert not done
+        await relay.come_back()
+        await writing
+        assert [item.key for item in await backend.range()] == ["before", "k"]
+
+
 # Throttling
 
 

@@ -50,6 +50,16 @@ class CutRelay:
         self._refuses = True
         self._cut_all()
 
+    def leave(self) -> None:
+        """All connections end, and nobody listens any more: new ones are refused by the kernel."""
+        assert self._server is not None
+        self._server.close()
+        self._cut_all()
+
+    async def come_back(self) -> None:
+        """Listens again, at the same port."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+
     def mend(self) -> None:
         """As at first."""
         self._refuses = False

@@ -216,7 +216,7 @@ def refused(error: BaseException) -> Refused:
         return Refused(Kind.NO_LOGIN, type(error).__name__)
     if isinstance(error, TimeoutError | away.ConnectTimeoutError | away.ReadTimeoutError):
         return Refused(Kind.AGAIN, "no answer in time")
-    if isinstance(error, away.HTTPClientError | OSError):
+    if isinstance(error, away.ConnectionError | away.HTTPClientError | OSError):
         return Refused(Kind.AGAIN, f"it is not reached, or the connection broke ({type(error).__name__})")
     return Refused(Kind.REFUSED, type(error).__name__)
 
