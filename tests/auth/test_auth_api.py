@@ -192,6 +192,9 @@ WHO_MAY: dict[str, str] = {
     "recording_offset": HOSTS,
     "append_recording": HOSTS,
     "complete_recording": HOSTS,
+    "add_hold": "admin",  # who may let evidence go is nobody with a certificate alone
+    "list_holds": "admin",
+    "remove_hold": "admin",
     "create_backup": "admin",  # it holds every secret
 }
 
@@ -366,6 +369,12 @@ class Asking:
                 return m.ReleaseConnectionsRequest(places=[])
             case "append_recording":
                 return m.AppendRecordingRequest(sid=str(uuid.uuid4()), offset=0)
+            case "add_hold":
+                return m.AddHoldRequest(user="person", reason="test")
+            case "list_holds":
+                return m.Empty()
+            case "remove_hold":
+                return m.RemoveHoldRequest(id="none", reason="test")
             case "create_backup":
                 return m.BackupRequest()
             case "complete_recording":

@@ -92,7 +92,7 @@ READS_WITHOUT_EVENT = {
     "lease_approval",
     "browser_login",
 } | {
-    *("search_events", "count_events", "list_recordings", "recording_offset"),
+    *("search_events", "list_holds", "count_events", "list_recordings", "recording_offset"),
     *("rotation_progress", "rotation_plan"),
     *(
         f"{verb}_{kind}"
@@ -264,6 +264,9 @@ async def test_every_event_that_a_route_declares_is_written(tmp_path: Path) -> N
         await recorder.call("read_recording", lambda: _read(auth, admin.who, sid))
         needle = m.SearchRecordingsRequest(text="whoami")
         await recorder.call("search_recordings", ask("search_recordings", needle))
+        await recorder.call("add_hold", ask("add_hold", m.AddHoldRequest(user="person", reason="test")))
+        (hold,) = (await auth.call(admin.who, routes.LIST_HOLDS, m.Empty())).holds
+        await recorder.call("remove_hold", ask("remove_hold", m.RemoveHoldRequest(id=hold.id, reason="test")))
         await recorder.call("create_backup", lambda: _backed_up(auth, admin.who))
         assert recorder.missing == {}
         assert recorder.called == {name for name, route in ROUTES.items() if route.events}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,28 @@ def test_a_receiver_that_cannot_be_meant_is_refused(receiver: str, allowed: str)
     """There is no word to check less."""
     with pytest.raises(InvalidConfig, match=allowed):
         config(f"auth_service: {{ship_events: [{{{receiver}}}]}}")
+
+
+def test_events_are_kept_by_type() -> None:
+    text = "auth_service: {retention: {events: {default: 8760h, session.*: 720h, session.end: never}}}"
+    found = config(text).auth
+    assert found is not None
+    wanted = (("default", timedelta(days=365)), ("session.*", timedelta(days=30)), ("session.end", None))
+    assert found.retention == wanted
+    assert config("auth_service: {}").auth is not None
+
+
+@pytest.mark.parametrize(
+    ("rule", "allowed"),
+    [
+        ("default: 47h", "a duration of 48h or more, or never"),
+        ("default: 0s", "a duration of 48h or more, or never"),
+        ("default: soon", "a duration of 48h or more, or never"),
+        ("audit.checkpoint: 72h", "not what the log is proved by"),
+        ("hold.deleted: 72h", "not what the log is proved by"),
+        ("Session: 72h", "the name of an event, or a group"),
+    ],
+)
+def test_a_retention_that_cannot_be_meant_is_refused(rule: str, allowed: str) -> None:
+    with pytest.raises(InvalidConfig, match=allowed):
+        config(f"auth_service: {{retention: {{events: {{{rule}}}}}}}")

@@ -449,4 +449,13 @@ CREATE_BACKUP = _route(
     stream=Stream.DOWN,
 )
 
+# --- legal hold: of the administrator on an auth host alone
+ADD_HOLD = _route(
+    "add_hold", "POST /audit/holds", Verb.CREATE, "*hold", ("hold.created",), m.AddHoldRequest, m.HoldInfo
+)
+LIST_HOLDS = _route("list_holds", "GET /audit/holds", Verb.LIST, "*hold", (), m.Empty, m.HoldList)
+REMOVE_HOLD = _route(
+    "remove_hold", "DELETE /audit/holds/{id}", Verb.DELETE, "*hold", ("hold.deleted",), m.RemoveHoldRequest, m.Done
+)
+
 ROUTES: dict[str, Route[Any, Any]] = dict(_table)

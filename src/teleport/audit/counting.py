@@ -52,6 +52,7 @@ class _File:
     """What was counted of one."""
 
     read: int = 0  # bytes
+    inode: int = 0
     hours: dict[int, list[int]] = field(default_factory=dict)
 
 
@@ -104,9 +105,10 @@ class Counter:
 def _go_on(path: Path, known: _File, deadline: float) -> bool:
     """Counts what is new in a file; whether all of it is counted."""
     try:
-        size = path.stat().st_size
-        if size < known.read:  # put back from a copy
-            known.read, known.hours = 0, {}
+        about = path.stat()
+        size = about.st_size
+        if size < known.read or about.st_ino != known.inode:  # put back from a copy, or pruned
+            known.read, known.hours, known.inode = 0, {}, about.st_ino
         if size == known.read:
             return True
         with path.open("rb") as file:

@@ -123,6 +123,7 @@ class Searcher:
     def __init__(self, directory: Path) -> None:
         """`directory`: the audit store, with one folder for each auth server."""
         self._directory = directory
+        self._inodes: dict[Path, int] = {}  # a file that was pruned is another one
         self._parts: dict[Path, tuple[_Part, ...]] = {}  # what is known of files, from their beginning
 
     async def search(self, query: Query) -> Page:
@@ -170,13 +171,15 @@ class Searcher:
     def _parts_of(self, path: Path) -> list[_Part]:
         """The parts of a file: those that are known, and what came since."""
         try:
-            size = path.stat().st_size
+            about = path.stat()
         except FileNotFoundError:
             return []  # it was put away meanwhile
+        size = about.st_size
         known = self._parts.get(path, ())
-        if known and known[-1].end > size:  # put back from a copy
+        if known and (known[-1].end > size or self._inodes[path] != about.st_ino):  # put back from a copy, or pruned
             known = ()
             self._parts.pop(path)
+        self._inodes[path] = about.st_ino
         read = known[-1].end if known else 0
         return [*known, _Part(read, size)] if size > read else [*known]
 

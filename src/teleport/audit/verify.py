@@ -7,8 +7,8 @@ with every checkpoint about it shows only against knowledge from outside: `known
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from teleport.audit.appendlog import whole_lines
@@ -33,6 +33,16 @@ Recordings = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Basis:
+    """What pruning rests on: how far sound checkpoints have seen each chain, what was vouched for by file, and the
+    events that first events of later epochs name."""
+
+    signed: Mapping[ChainKey, int] = field(default_factory=dict)
+    vouched: Mapping[str, Collection[str]] = field(default_factory=dict)
+    former: Collection[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What was found."""
 
@@ -43,6 +53,8 @@ class Report:
     signatures: bool  # whether checkpoints' signatures were checked
     recordings: int  # how many recordings were compared
     problems: tuple[Problem, ...]  # in order of the log, at most 100
+    pruned: int = 0  # events that are not there any more, as auth put on record
+    basis: Basis = field(default_factory=Basis)
 
     @property
     def ok(self) -> bool:
@@ -139,6 +151,8 @@ def _verify(
         signatures=verify is not None,
         recordings=len(compared),
         problems=tuple(runs.problems),
+        pruned=runs.pruned,
+        basis=Basis(runs.signed if verify is not None else {}, runs.vouched, frozenset(expected.former)),
     )
 
 

@@ -12,7 +12,7 @@ import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,10 @@ from teleport.api import routes
 from teleport.api.routes import Route
 from teleport.audit.checkpoints import Checkpointer
 from teleport.audit.emitter import Emitter
-from teleport.audit.events import ApiDenied
+from teleport.audit.events import ApiDenied, AuditPrune
 from teleport.audit.intake import Intake, LocalDelivery
 from teleport.audit.outbox import OutboxPump
+from teleport.audit.retention import Retention
 from teleport.audit.shipper import Shipper
 from teleport.audit.sinks import FileSink, MultiSink, Sink
 from teleport.auth.access.diff import AccessDiffs
@@ -70,6 +71,8 @@ from teleport.auth.people.web_sessions import WebSessions
 from teleport.auth.resources.inventory import Inventory
 from teleport.auth.resources.node_pages import NodePages
 from teleport.auth.resources.user_pages import UserPages
+from teleport.auth.retention.holds import Holds
+from teleport.auth.retention.pruner import Pruner, Said
 from teleport.auth.server import Caller, build_app
 from teleport.auth.sessions.claims import Claims
 from teleport.auth.sessions.control import SessionControl
@@ -113,6 +116,7 @@ class AuthConfig:
     recordings_directory: Path
     static_tokens: tuple[Token, ...] = ()
     settings: tuple[Singleton, ...] = ()  # the cluster's settings that the file decides
+    retention: Retention = field(default_factory=Retention)  # of audit events
     copies: tuple[CopySettings, ...] = ()  # of audit events, to other places
     bootstrap: Callable[[], Sequence[Resource]] | None = None  # reads what a new cluster is made with
     shared_storage: bool = False  # other auth servers may use the storage, too, and the folders above with it
@@ -202,6 +206,19 @@ class AuthService:
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
         source = Source(config.audit_directory, self._durable, config.host_id, emitter.key.epoch)
         self.copies = Copies(config.copies, source, backend, self._lease, config.node_name)
+        self._holds = Holds(state, self._sink.lock)
+        self._pruner = Pruner(
+            config.audit_directory,
+            config.retention,
+            clock=state.clock,
+            lease=self._lease,
+            exclusive=self._sink.lock,
+            holds=self._holds.all,
+            durable=self._durable,
+            copied=self.copies.cursors,
+            prove=self._evidence.proof,
+            say=self._say_pruned,
+        )
         self.rotation_driver = RotationDriver(state, self.rotations, self._lease)
         self.clusters = Clusters(state, self.authorizer, self._tokens, self._lease, self._trust.look)
         self._lost_hosts = LostHosts(backend, clock, state.cluster, state.tell, self._lease)
@@ -289,6 +306,7 @@ class AuthService:
             ).create,
             **inventory.handlers(),
             **self.clusters.handlers(),
+            **self._holds.handlers(),
             **WebCertificates(state).handlers(),
             **Settings(state, self.authorizer).handlers(),
         }
@@ -365,6 +383,7 @@ class AuthService:
                 tasks.create_task(self._pump.run(), name="audit outbox")
                 tasks.create_task(self._shipper.run(), name="audit delivery")
                 tasks.create_task(self.copies.run(), name="copies of audit events")
+                tasks.create_task(self._pruner.run(), name="pruning of audit events")
                 tasks.create_task(checkpointer.run(), name="audit checkpoints")
                 tasks.create_task(self._lost_hosts.run(), name="lost hosts")
                 tasks.create_task(self._presence.run(), name="presence")
@@ -395,6 +414,10 @@ class AuthService:
         except (TeleportError, OSError) as error:
             log.warning("audit events wait for the next start: %s", error)
         self.abandon()
+
+    async def _say_pruned(self, said: Said) -> None:
+        event = self.state.event(AuditPrune, store=said.store, file=said.file, pruned=said.events, digest=said.digest)
+        await self.state.tell(event)
 
     async def _durable(self) -> Mapping[str, str]:
         return await self._records.durable(self._config.host_id, shared=self._config.shared_storage)

@@ -110,6 +110,7 @@ TABLE: Final = (
         "how far the logs of several auth servers were looked through, and where they lie",
     ),
     Row("audit/recordings-place", Fate.LEFT_OUT, "where the recordings of several auth servers lie"),
+    Row("audit/holds/", Fate.KEPT, "legal holds"),
     Row("audit/copies/", Fate.KEPT, "how far copies of the log got"),
     Row("audit/lease", Fate.LEFT_OUT, "lease of the checkpoints"),
     Row(MARK, Fate.LEFT_OUT, "that a migration did not come to its end"),

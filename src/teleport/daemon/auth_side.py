@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from teleport.api import messages as m
 from teleport.audit.emitter import Emitter
 from teleport.audit.events import AuthFailed, Event
+from teleport.audit.retention import Retention
 from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
 from teleport.auth.authorities.trusting import whenever_authorities_change
 from teleport.auth.service import AuthConfig, AuthService
@@ -178,6 +179,7 @@ async def open_auth(
                     for static in settings.static_tokens
                 ),
                 settings=settings_of(settings, config.storage),
+                retention=Retention(settings.retention),
                 copies=(*config.storage.copies, *settings.ship_events),
                 shared_storage=bool(config.storage.shared),
                 bootstrap=partial(read_bootstrap, config.bootstrap) if config.bootstrap is not None else None,

@@ -89,6 +89,7 @@ from teleport.api.messages.factors import (
     WebauthnChallenge,
     WebauthnCreation,
 )
+from teleport.api.messages.holds import AddHoldRequest, HoldInfo, HoldList, RemoveHoldRequest
 from teleport.api.messages.inventory import (
     CertInfo,
     CertsPage,
@@ -207,6 +208,7 @@ __all__ = [
     "AccessChange",
     "AccessDiff",
     "AccessDiffRequest",
+    "AddHoldRequest",
     "AddTokenRequest",
     "AddUserRequest",
     "Answer",
@@ -264,6 +266,8 @@ __all__ = [
     "GetRequest",
     "HeartbeatRequest",
     "HoldConnectionRequest",
+    "HoldInfo",
+    "HoldList",
     "HostCredentials",
     "HostSigner",
     "HourCounts",
@@ -313,6 +317,7 @@ __all__ = [
     "RegisterOpensshRequest",
     "ReleaseConnectionsRequest",
     "RemoveFactorRequest",
+    "RemoveHoldRequest",
     "RenewConnectionsRequest",
     "RenewHostRequest",
     "RenewUserRequest",

@@ -115,6 +115,7 @@ class VerifyReply(Message, frozen=True, kw_only=True):
     emitters: int
     checkpoints: int
     recordings: int
+    pruned: int = 0  # events whose time had come, and of which marks are left
     problems: list[str] = []  # each names its place, in order of the log
     checkpoint_key: str = ""  # the public key that checkpoints are signed with, PEM
     waiting: EventsWaiting | None = None  # what was not proved, since it is not in the log

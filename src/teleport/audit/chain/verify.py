@@ -16,16 +16,22 @@ from enum import StrEnum
 
 from teleport.audit.chain.checkpoint import CheckpointRef, Verify, reference, root_of, signature_holds
 from teleport.audit.chain.link import ChainKey, Head, Linked
-from teleport.audit.events import REGISTRY, AuditCheckpoint, AuditGap, BackupRestore, SessionEnd
+from teleport.audit.chain.pruned import PREFIX, Pruned, digest_of_marks
+from teleport.audit.events import REGISTRY, AuditCheckpoint, AuditGap, AuditPrune, BackupRestore, SessionEnd
 from teleport.errors import BadRequest
 
 MAX_PROBLEMS = 100
 _DEMANDING = (
     b'"event":"audit.checkpoint"',
     b'"event":"audit.gap"',
+    b'"event":"audit.prune"',
     b'"event":"backup.restore"',
     b'"seq":1,',
 )  # parts of the lines that say something of others
+
+
+Excuse = AuditGap | AuditPrune | BackupRestore
+"""Says why events are not there."""
 
 
 class Fault(StrEnum):
@@ -40,6 +46,7 @@ class Fault(StrEnum):
     CHECKPOINT = "checkpoint"
     RECORDING = "recording"
     SUPPLEMENT = "supplement"
+    PRUNED = "pruned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +100,13 @@ class Expectations:
     heads: dict[ChainKey, dict[int, list[tuple[str, str]]]] = field(default_factory=dict)  # seq: (hash, who says so)
     former: dict[str, ChainKey] = field(default_factory=dict)  # hash that a first event of this chain follows
     checkpoints: list[tuple[AuditCheckpoint, Place, int]] = field(default_factory=list)
-    excuses: list[tuple[AuditGap | BackupRestore, ChainKey, int]] = field(default_factory=list)  # and where they stand
+    excuses: list[tuple[Excuse, ChainKey, int]] = field(default_factory=list)  # and where they stand
 
     def look(self, line: bytes, place: Place, order: int) -> None:
         """First pass: one line. Damaged lines demand nothing; the second pass reports them."""
+        if line.startswith(PREFIX):
+            self._look_at_mark(line)
+            return
         if not any(part in line for part in _DEMANDING):
             return
         try:
@@ -108,10 +118,19 @@ class Expectations:
             return
         if linked.seq == 1 and linked.prev:
             self.former[linked.prev] = linked.key
-        if isinstance(event, AuditGap | BackupRestore):
+        if isinstance(event, AuditGap | AuditPrune | BackupRestore):
             self.excuses.append((event, linked.key, linked.seq))
         if isinstance(event, AuditCheckpoint):
             self.checkpoints.append((event, Place(place.file, place.line, linked.key, linked.seq), order))
+
+    def _look_at_mark(self, line: bytes) -> None:
+        """The first event of an epoch may be pruned; what it names has to be there all the same."""
+        try:
+            mark = Pruned.parse(line)
+        except BadRequest:
+            return
+        if mark.first == 1 and mark.prev:
+            self.former[mark.prev] = mark.key
 
     def demand(self, key: ChainKey, head: Head, who: str) -> None:
         """Somebody trusted says that this chain holds this event."""
@@ -135,6 +154,11 @@ class RunVerifier:
     _met: set[tuple[ChainKey, int]] = field(default_factory=set)
     _lost: dict[ChainKey, set[tuple[int, int]]] = field(default_factory=dict)  # first and last, as auth put on record
     _lost_former: set[str] = field(default_factory=set)  # hashes of former epochs' events that are lost
+    signed: dict[ChainKey, int] = field(default_factory=dict)  # the last event that a sound checkpoint has seen
+    vouched: dict[str, set[str]] = field(default_factory=dict)  # by file: digests of its marks, as auth put on record
+    pruned: int = 0  # events of which marks are left
+    _marks: dict[str, list[bytes]] = field(default_factory=dict)  # by file
+    _first_marks: dict[str, tuple[Place, int]] = field(default_factory=dict)
     _restored: datetime | None = None  # when the log was restored from a backup, the last time
     _order: int = 0
 
@@ -163,6 +187,7 @@ class RunVerifier:
                 text = f"the root of checkpoint {event.number} is not that of its heads"
                 self.report(Fault.CHECKPOINT, place, text, order)
             for key, head in moved.items():
+                self.signed[key] = max(head.seq, self.signed.get(key, 0))
                 self.expected.demand(key, head, f"checkpoint {event.number} at {place.file}:{place.line}")
             before = ref
         self._excuse()
@@ -175,6 +200,10 @@ class RunVerifier:
         for event, key, seq in self.expected.excuses:
             if seq > max(self.expected.heads.get(key, {0: []})):
                 continue
+            if isinstance(event, AuditPrune):
+                if seq <= self.signed.get(key, 0):
+                    self.vouched.setdefault(f"{event.store}/{event.file}", set()).add(event.digest)
+                continue
             if isinstance(event, BackupRestore):
                 self._restored = max(event.time, self._restored or event.time)
                 continue
@@ -185,8 +214,11 @@ class RunVerifier:
     def feed(self, line: bytes, file: str, number: int, store: str) -> Linked | None:
         """One line of a file that belongs to `store`; the line taken apart when it is intact."""
         self._order += 1
-        self.events += 1
         place = Place(file, number)
+        if line.startswith(PREFIX):
+            self._feed_mark(line, place, store)
+            return None
+        self.events += 1
         try:
             linked = Linked.parse(line)
         except BadRequest as error:
@@ -213,6 +245,44 @@ class RunVerifier:
             return None
         self._compare(linked, place)
         return linked
+
+    def _feed_mark(self, line: bytes, place: Place, store: str) -> None:
+        """A stretch that was pruned: it fits between its neighbours, and ends as others saw it end."""
+        self._marks.setdefault(place.file, []).append(line)
+        self._first_marks.setdefault(place.file, (place, self._order))
+        try:
+            mark = Pruned.parse(line)
+        except BadRequest as error:
+            self.report(Fault.UNREADABLE, place, error.message)
+            return
+        self.pruned += mark.count
+        place = Place(place.file, place.line, mark.key, mark.first)
+        run = self._open.get((store, mark.key))
+        if run is not None and mark.first == run.last + 1:
+            if mark.prev not in (run.hash, run.computed):
+                self.report(Fault.ALTERED, place, "it does not continue the event before it: another history")
+            run.last, run.hash, run.computed, run.last_place = mark.last, mark.hash, mark.hash, place
+        else:
+            run = _Run(store, self._order, place, mark.first, mark.prev, mark.last, mark.hash, mark.hash, place)
+            self._open[store, mark.key] = run
+            self._runs.setdefault(mark.key, []).append(run)
+        if mark.hash in self.expected.former:
+            self._found_former.add(mark.hash)
+        demands = self.expected.heads.get(mark.key, {}).get(mark.last, ())
+        if demands:
+            self._met.add((mark.key, mark.last))
+        for digest, who in demands:
+            if digest != mark.hash:
+                self.report(Fault.CHECKPOINT, place, f"{who} has seen another event at the end of what was pruned")
+
+    def _check_marks(self) -> None:
+        """Each file's marks together are what auth said that it prunes; in an export, of whichever file."""
+        for file, marks in self._marks.items():
+            said = self.vouched.get(file, set()) if self.complete else set().union(*self.vouched.values())
+            if digest_of_marks(marks) not in said:
+                place, order = self._first_marks[file]
+                text = "events are gone here, and no pruning of just these is on record and seen by a checkpoint"
+                self.report(Fault.PRUNED, place, text, order)
 
     def _compare(self, linked: Linked, place: Place) -> None:
         """Against what others said of this event, and what it says of others."""
@@ -253,6 +323,7 @@ class RunVerifier:
             self._check_chain(key, runs)
         self._check_demands()
         self._check_references()
+        self._check_marks()
         self.problems.sort(key=lambda problem: problem.order)
 
     def chains(self) -> Iterable[ChainKey]:

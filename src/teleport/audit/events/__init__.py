@@ -59,6 +59,7 @@ from teleport.audit.events.forwards import AgentForward, PortClosed, X11Forward
 from teleport.audit.events.host_users import HostUserCreate, HostUserDelete, HostUserUpdate
 from teleport.audit.events.kube import KubeRequest
 from teleport.audit.events.peers import ProxyPeerDenied
+from teleport.audit.events.retention import AuditPrune, HoldCreated, HoldDeleted
 from teleport.audit.events.second_factor import MfaLeaseCreated, MfaLeaseDeleted, SessionMfa
 from teleport.audit.events.sessions import (
     AuthFailed,
@@ -130,6 +131,7 @@ __all__ = [
     "AuditCheckpoint",
     "AuditConfigUpdate",
     "AuditGap",
+    "AuditPrune",
     "AuthFailed",
     "AuthPreferenceUpdate",
     "AuthServerCreate",
@@ -150,6 +152,8 @@ __all__ = [
     "ClusterStatementRefused",
     "Event",
     "Exec",
+    "HoldCreated",
+    "HoldDeleted",
     "HostJoin",
     "HostJoinFailed",
     "HostUserCreate",

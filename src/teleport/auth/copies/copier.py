@@ -178,6 +178,11 @@ class Copier:
         """For how many seconds events have not arrived; 0 when they do."""
         return 0.0 if self.failing_since is None else asyncio.get_running_loop().time() - self.failing_since
 
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it gets what all auth servers take in."""
+        return self._lease is not None
+
     async def cursor(self) -> Cursor:
         """How far the place has events; the beginning of the log when it has none."""
         return (await self._load())[0]

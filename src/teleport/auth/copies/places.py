@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
+from teleport.audit.cursor import Cursor
 from teleport.auth.copies.copier import Copier, Place, Source
 from teleport.auth.copies.settings import CopySettings, HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy
 from teleport.backend.interface import Backend
@@ -50,6 +51,10 @@ class Copies:
     async def finish(self) -> None:
         for copier in self._copiers:
             await copier.finish()
+
+    async def cursors(self) -> Mapping[str, Cursor]:
+        """How far each place has got that gets everything."""
+        return {copier.name: await copier.cursor() for copier in self._copiers if copier.is_for_all}
 
     def failing(self) -> Mapping[str, float]:
         """For each place how many seconds events have not arrived there."""

@@ -20,7 +20,7 @@ from teleport.audit.counting import SERIES, Counter
 from teleport.audit.events import SessionRecordingAccess, SessionUpload
 from teleport.audit.intake import Intake
 from teleport.audit.search import Query, Searcher
-from teleport.audit.verify import verify_store
+from teleport.audit.verify import Report, verify_store
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.evidence.choosing import undecided, undisputed
 from teleport.auth.evidence.recorded import UPLOADS, Recorded, facts_of, key_of, own, wanted
@@ -153,6 +153,22 @@ class Evidence:
             return await self._proved()
 
     async def _proved(self) -> m.VerifyReply:
+        report = await self.proof()
+        key = (await self._records.checkpoint_key()).public
+        return m.VerifyReply(
+            ok=report.ok,
+            events=report.events,
+            emitters=report.emitters,
+            checkpoints=report.checkpoints,
+            recordings=report.recordings,
+            pruned=report.pruned,
+            problems=[str(problem) for problem in report.problems],
+            checkpoint_key=key.spki_pem().decode(),
+            waiting=await self._waiting.now(),
+        )
+
+    async def proof(self) -> Report:
+        """Of the whole store, against auth's database."""
         key = (await self._records.checkpoint_key()).public
         try:
             async with asyncio.timeout(LOCKED):
@@ -169,23 +185,13 @@ class Evidence:
         def recording_hash(name: str) -> str | None:
             return asyncio.run_coroutine_threadsafe(self._recording_hash(name), loop).result()
 
-        report = await asyncio.to_thread(
+        return await asyncio.to_thread(
             lambda: verify_store(
                 self._audit_directory,
                 verify=verifier([key]),
                 known_heads=heads,
                 recordings=recording_hash,
             )
-        )
-        return m.VerifyReply(
-            ok=report.ok,
-            events=report.events,
-            emitters=report.emitters,
-            checkpoints=report.checkpoints,
-            recordings=report.recordings,
-            problems=[str(problem) for problem in report.problems],
-            checkpoint_key=key.spki_pem().decode(),
-            waiting=await self._waiting.now(),
         )
 
     async def _recording_hash(self, name: str) -> str | None:

@@ -179,6 +179,7 @@ def _verify_local(path: Path, key_file: str) -> dict[str, object]:
         "emitters": report.emitters,
         "checkpoints": report.checkpoints,
         "recordings": report.recordings,
+        "pruned": report.pruned,
         "problems": [str(problem) for problem in report.problems],
         "signatures": report.signatures,
     }
@@ -217,6 +218,8 @@ def _show(found: dict[str, object], file: str | None) -> None:
         ("Checkpoints", "checkpoints"),
         ("Recordings", "recordings"),
     ]
+    if found.get("pruned"):
+        counts.append(("Pruned", "pruned"))
     render.out(render.pairs([(title, str(found[name])) for title, name in counts]))
     if found.get("signatures") is False and found["checkpoints"]:
         render.note("The signatures of checkpoints were not checked: --key=PEM does that.")

@@ -50,6 +50,7 @@ tctl = app.LazyGroup(
         "update": (f"{_HERE}.clusters:update", "Change the labels of a remote cluster, or its lifetime."),
         "rm": (f"{_HERE}.resources:rm", "Remove resources."),
         "audit": (f"{_HERE}.audit:audit", "Search the audit log, and prove it complete."),
+        "hold": (f"{_HERE}.hold:hold", "Keep events from being pruned: legal hold."),
         "backup": (f"{_HERE}.backup:backup", "Back the cluster up, prove a backup, restore it."),
         "migrate": (f"{_HERE}.migrate:migrate", "Move the state of a stopped cluster to another storage."),
         "sessions": (f"{_HERE}.sessions:sessions", "List sessions that run now, and end them."),

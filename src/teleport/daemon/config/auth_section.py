@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from teleport.daemon.config import forms, ports
+from teleport.daemon.config.keeping import RetentionSection
 from teleport.daemon.config.shipping import Receiver, check_receivers, receivers
 from teleport.daemon.config.token_source import TokenSource
 from teleport.resources.cluster import (
@@ -239,6 +240,9 @@ class AuthSection:
         one_of({kind.value: kind for kind in ProxyListenerMode}),
         ProxyListenerMode.SEPARATE,
         "whether proxies serve everything on their web port",
+    )
+    retention: RetentionSection = key(
+        forms.section(RetentionSection), RetentionSection, "how long audit events are kept"
     )
     ship_events: tuple[Receiver, ...] = key(receivers, (), "receivers of copies of audit events")
     dynamic_config: Any = key(boolean, None, "legacy", warning="is ignored")

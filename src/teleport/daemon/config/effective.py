@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -308,6 +309,10 @@ def _auth_config(
         managed=frozenset(resource for path, resource in _MANAGED_BY.items() if path in present),
         key_token=_key_token(section),
         proxy_listener_mode=section.proxy_listener_mode,
+        retention=tuple(
+            (name, timedelta(seconds=kept.seconds) if kept.seconds else None)
+            for name, kept in section.retention.events.items()
+        ),
         ship_events=tuple(receiver.settings() for receiver in section.ship_events),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -151,6 +152,7 @@ class AuthConfig:
     key_token: KeyToken | None = None  # None: private keys of authorities are in the storage
     proxy_listener_mode: ProxyListenerMode = ProxyListenerMode.SEPARATE
     ship_events: tuple[CopySettings, ...] = ()
+    retention: tuple[tuple[str, timedelta | None], ...] = ()  # of audit events; None: for ever
 
     @property
     def second_factor(self) -> SecondFactor:

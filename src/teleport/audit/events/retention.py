@@ -1,0 +1,34 @@
+"""Events about what is kept and what is not. Ours, from T9260 on."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from msgspec import UNSET, UnsetType
+
+from teleport.audit.events.base import Event, UserEvent
+
+
+class AuditPrune(Event, frozen=True, kw_only=True, tag="audit.prune"):
+    """The time of events has come. They are taken out of a file of the log once a signed checkpoint has seen this
+    event, if none of them is held by then."""
+
+    store: str = ""  # host UUID of the auth server whose file it is
+    file: str = ""  # name of the file
+    pruned: int = 0  # how many events are gone from it then, altogether
+    digest: str = ""  # SHA-256 over the marks that are left of them, hex
+
+
+class HoldCreated(UserEvent, frozen=True, kw_only=True, tag="hold.created"):
+    """Events were put on legal hold: they are not pruned."""
+
+    hold: str = ""  # UUID of the hold
+    held_user: str = ""  # whose events are held; empty: everybody's
+    held_session: str = ""  # the session whose events are held; empty: all
+    held_from: datetime | UnsetType = UNSET  # only events from then on
+    held_to: datetime | UnsetType = UNSET  # only events before
+    reason: str = ""  # why, as the person who did it said
+
+
+class HoldDeleted(HoldCreated, frozen=True, kw_only=True, tag="hold.deleted"):
+    """A legal hold was removed; what is old enough is pruned."""
