@@ -28,6 +28,9 @@ def main() -> int:
     parser.add_argument("--log", type=int, default=256, help="mebibytes of the log")
     parser.add_argument("--logs", type=int, default=5, help="times that it is read, each way")
     parser.add_argument("--watches", type=int, default=1000)
+    parser.add_argument(
+        "--real", action="store_true", help="before a real Kubernetes cluster, as make test-kube has it"
+    )
     given = parser.parse_args()
     names = begin(parser, given.names, NAMES)
     report = Report()
@@ -35,7 +38,7 @@ def main() -> int:
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="teleport-bench-")))
             report.row("load before", load())
-            found = estate(folder, given.log, stack)
+            found = estate(folder, given.log, stack, is_real=given.real)
             if "get" in names:
                 figures.get(found, given.gets, report)
             if "requests" in names:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from bench.kube import real
 from bench.programs import ROOT, BenchmarkFailed, server, wait_until
 from teleport.testing.cluster import PUBLIC, Cluster, Person, at, free_port, plain_environment
 
@@ -105,12 +106,18 @@ class Estate:
     person: Person
 
 
-def estate(folder: Path, mebibytes: int, stack: contextlib.ExitStack) -> Estate:
-    """Starts it; `stack` ends it. `mebibytes`: of the long log."""
+def estate(folder: Path, mebibytes: int, stack: contextlib.ExitStack, *, is_real: bool = False) -> Estate:
+    """Starts it; `stack` ends it. `mebibytes`: of the long log. `is_real`: before a real Kubernetes cluster."""
     if shutil.which("kubectl") is None:
         raise BenchmarkFailed("kubectl is not installed")
     api = folder / "api"
     api.mkdir()
+    (real.serve if is_real else _stand_in)(api, mebibytes, stack)
+    return _before(api, folder, stack)
+
+
+def _stand_in(api: Path, mebibytes: int, stack: contextlib.ExitStack) -> None:
+    folder = api.parent
     log = folder / "api.log"
     here = {"PYTHONPATH": str(ROOT)}
     process = stack.enter_context(
@@ -123,6 +130,9 @@ def estate(folder: Path, mebibytes: int, stack: contextlib.ExitStack) -> Estate:
         return (api / "kubeconfig").exists()
 
     wait_until(ready, "the API server")
+
+
+def _before(api: Path, folder: Path, stack: contextlib.ExitStack) -> Estate:
     cluster = Cluster(folder / "cluster")
     port = free_port()
     cluster.config["proxy_service"]["kubernetes"] = {

@@ -15,7 +15,7 @@ from tests.cluster.cluster_kube import KubeHost, serve_kubectl
 from tests.cluster.cluster_kubectl import debian_kubectl, newest_kubectl
 
 from teleport.testing.cluster import RUNNING, Cluster, Person, Ran, run, wait_until
-from teleport.testing.kube_cluster import KubeCluster, pod, why_none
+from teleport.testing.kube_cluster import UP, KubeCluster, pod, why_none
 
 ROLES = """
 kind: role
@@ -93,6 +93,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         for daemon in RUNNING:
             report.sections.append((f"log of {daemon.folder}", daemon.log()[-6000:]))
+        for cluster in UP:
+            report.sections += [(f"log of {name}", said) for name, said in cluster.ended().items()]
     return report
 
 

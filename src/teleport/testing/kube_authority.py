@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -46,12 +47,13 @@ class KubeAuthority:
         (self._folder / "sa.pub").write_bytes(pem)
 
     def kubeconfig(self, file: str, port: int, context: str) -> str:
-        """The kubeconfig of whoever has the certificate `file`."""
-        cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": str(self._folder / "ca.pem")}
-        pair = {
-            "client-certificate": str(self._folder / f"{file}.pem"),
-            "client-key": str(self._folder / f"{file}.key"),
+        """The kubeconfig of whoever has the certificate `file`, everything inline."""
+        inline = {
+            name: base64.b64encode((self._folder / name).read_bytes()).decode()
+            for name in ("ca.pem", f"{file}.pem", f"{file}.key")
         }
+        cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority-data": inline["ca.pem"]}
+        pair = {"client-certificate-data": inline[f"{file}.pem"], "client-key-data": inline[f"{file}.key"]}
         return json.dumps(
             {
                 "apiVersion": "v1",
@@ -63,15 +65,15 @@ class KubeAuthority:
             }
         )
 
-    def _new_key(self, name: str) -> rsa.RSAPrivateKey:
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    def _new_key(self, name: str) -> ec.EllipticCurvePrivateKey:
+        key = ec.generate_private_key(ec.SECP256R1())
         file = self._folder / f"{name}.key"
         file.touch(mode=0o600)
         file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
         return key
 
 
-def _builder(name: x509.Name, key: rsa.RSAPublicKey) -> x509.CertificateBuilder:
+def _builder(name: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()

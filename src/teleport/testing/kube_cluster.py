@@ -42,6 +42,8 @@ LOCK: Final = Path("/run/lock/teleport-tests-kubernetes")
 READY: Final = 90.0  # seconds
 FEATURES: Final = "EphemeralContainers=true"  # what `kubectl debug` needs, alpha in this version
 
+UP: list[KubeCluster] = []  # whose logs a failing test shows, where a program has ended
+
 
 def why_none() -> str:
     """Why no cluster can be started here; empty when one can."""
@@ -111,6 +113,11 @@ class KubeCluster:
         """That of a proxy, or of a service: it is in the group `impersonators`, to which tests give what it may do."""
         return self._authority.kubeconfig("proxy", self.port, context)
 
+    def ended(self) -> dict[str, str]:
+        """The programs that ended by themselves, and what they said last."""
+        over = [name for name, process in self._running.items() if process.poll() is not None]
+        return {name: _last_words(self.log(name)) for name in over}
+
     @property
     def authority(self) -> Path:
         return self.folder / "ca.pem"
@@ -120,6 +127,7 @@ class KubeCluster:
     def __enter__(self) -> KubeCluster:
         self._lock.enter_context(_alone())
         self._traces = Traces.taken()
+        UP.append(self)
         try:
             self._start()
         except BaseException as error:
@@ -238,6 +246,7 @@ class KubeCluster:
             "makeIPTablesUtilChains": False,
             "evictionHard": {"memory.available": "1Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
             "resolvConf": "",
+            "containerLogMaxSize": "2Gi",  # no log begins anew while it is read
             "featureGates": {"EphemeralContainers": True},
         }
 
@@ -273,6 +282,7 @@ class KubeCluster:
                 self.kubectl(*every, seconds=30.0)
             with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
                 wait_until("no container is left", lambda: not self._containers(), 30.0)
+        UP.remove(self)
         self._end("kubelet")
         with contextlib.suppress(subprocess.TimeoutExpired):
             for container in self._containers() if "containerd" in self._running else ():
@@ -321,6 +331,12 @@ def pod(name: str, namespace: str, *containers: dict[str, Any], **spec: Any) -> 
             **spec,
         },
     }
+
+
+def _last_words(log: str) -> str:
+    """What a program died of stands before what all its parts were doing then."""
+    died = max(log.find("\nfatal error: "), log.find("\npanic: "))
+    return log[died : died + 2000] if died >= 0 else log[-2000:]
 
 
 @contextlib.contextmanager
