@@ -107,6 +107,7 @@ WHO_MAY: dict[str, str] = {
     "end_own_web_sessions": "user editor auditor",
     "change_password": "",  # a wrong one is refused to everybody
     "find_nodes": CERTIFIED,  # each sees those that its roles reach
+    "find_kube_clusters": "user editor auditor",  # of their own
     "find_users": READERS_OF_POLICY,
     "add_user": "editor admin",
     "update_user": "editor admin",
@@ -307,6 +308,8 @@ class Asking:
                 return m.ChangePasswordRequest(old="not the password", new="another password")
             case "find_nodes":
                 return m.FindNodesRequest()
+            case "find_kube_clusters":
+                return m.FindKubeClustersRequest()
             case "find_users":
                 return m.FindUsersRequest()
             case "begin_browser_login":

@@ -88,6 +88,7 @@ READS_WITHOUT_EVENT = {
     "own_factors",
     "own_web_sessions",
     "find_nodes",
+    "find_kube_clusters",
     "find_users",
     "lease_approval",
     "browser_login",

@@ -14,7 +14,7 @@ from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
 from teleport.client.webapi import Ping
-from teleport.errors import AccessDenied
+from teleport.errors import AccessDenied, NotFound
 from teleport.pki.secret import Secret
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -89,7 +89,14 @@ def test_logging_out_and_in_leaves_none(home: Home) -> None:
 def test_where_the_proxy_serves_kubernetes(home: Home) -> None:
     """As it is announced, else on its host at the port that it listens on; a proxy of old says nothing."""
     ping = Ping("example.com", "off", "", "", "0.1.0")
-    assert kube.kube_address(ping, "proxy") == ""
-    assert kube.kube_address(replace(ping, kube_public_addr="k.example.com"), "proxy") == "k.example.com:3026"
-    assert kube.kube_address(replace(ping, kube_listen_addr="0.0.0.0:4026"), "proxy") == "proxy:4026"
-    assert kube.kube_address(replace(ping, kube_listen_addr="odd"), "proxy") == ""
+    assert kube.kube_address(ping, "proxy", 3080) == ""
+    assert kube.kube_address(replace(ping, kube_public_addr="k.example.com"), "proxy", 3080) == "k.example.com:3026"
+    assert kube.kube_address(replace(ping, kube_listen_addr="0.0.0.0:4026"), "proxy", 3080) == "proxy:4026"
+    assert kube.kube_address(replace(ping, kube_listen_addr="odd"), "proxy", 3080) == ""
+    one_port = replace(ping, tls_routing=True, kube_enabled=True)
+    assert kube.kube_address(one_port, "proxy", 3080) == "proxy:3080"
+    assert kube.kube_address(replace(one_port, kube_listen_addr="0.0.0.0:3026"), "proxy", 3080) == "proxy:3026"
+    assert kube.where(PROFILE, "proxy:3080") == kube.Where("proxy:3080", kube.KUBE_NAME)
+    assert kube.where(PROFILE, "proxy:3026") == kube.Where("proxy:3026")
+    with pytest.raises(NotFound, match="serves no Kubernetes clients"):
+        kube.where(PROFILE, "")

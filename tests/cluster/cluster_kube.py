@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from teleport.testing.cluster import PUBLIC, Cluster, Host, at, free_port
+from teleport.testing.cluster import PUBLIC, Cluster, Host, Person, at, free_port, run, wait_until
 
 
 class Api(Protocol):
@@ -39,6 +39,19 @@ def lead_kubectl(cluster: Cluster) -> str:
     cluster.config["proxy_service"] |= {"kube_listen_addr": at(port), "kube_public_addr": at(port, PUBLIC)}
     cluster.write()
     return at(port, PUBLIC)
+
+
+def wait_known(person: Person, address: str) -> None:
+    """Until the proxy that serves kubectl at `address` knows somebody who was just added."""
+    (folder,) = (person.home / ".tsh" / "keys").iterdir()
+    ask = ["kubectl", f"--server=https://{address}", f"--certificate-authority={folder}/certs.pem", "get", "--raw=/api"]
+    with_login = [f"--client-certificate={folder}/{person.name}-x509.pem", f"--client-key={folder}/{person.name}"]
+
+    def known() -> bool:
+        said = run(*ask, *with_login, environment=person.environment)
+        return said.status == 0 or "Your roles" in said.stderr or "You chose no" in said.stderr
+
+    wait_until("the proxy knows them", known)
 
 
 class KubeHost(Host):

@@ -209,7 +209,7 @@ current-context: own
 def test_tsh_points_kubectl_at_a_cluster(kube: Kube, tess: Person) -> None:
     """Listed, chosen, used by plain kubectl, and gone again with the login; what was there before stays."""
     assert tess.tsh("kube", "ls", "-q").ok().stdout == "one\n"
-    assert tess.tsh("kube", "ls", "--format=json").json() == [{"name": "one", "selected": False}]
+    assert tess.tsh("kube", "ls", "--format=json").json() == [{"name": "one", "labels": {}, "selected": False}]
     assert "kubectl uses the Kubernetes cluster one now" in tess.tsh("kube", "login", "one").ok().stderr
     assert tess.tsh("kube", "ls").ok().stdout.split()[-2:] == ["one", "*"]
     assert kubectl_of(tess, "get", "pods", "-n", "dev", "-o", "name").ok().stdout.startswith("pod/")
@@ -240,7 +240,56 @@ def test_the_plugin_keeps_what_it_got(kube: Kube, tess: Person) -> None:
 
 def test_clusters_that_nobody_may_use_are_not_chosen(kube: Kube, tess: Person) -> None:
     """Unknown and hidden ones read the same, and the kubeconfig stays as it is."""
+    before = (tess.home / ".kube" / "config").read_text()
     refused = tess.tsh("kube", "login", "two")
     assert refused.status == 3
     assert "no Kubernetes cluster 'two' that you may use" in refused.stderr
-    assert (tess.home / ".kube" / "config").read_text() == OWN
+    assert (tess.home / ".kube" / "config").read_text() == before
+
+
+def test_a_login_tells_kubectl_of_the_clusters(kube: Kube) -> None:
+    """Contexts of all that the person may use, between the lines that they wrote; the current one stays it, until one
+    is asked for. A file that is none is left alone, and the login is one nevertheless."""
+    lena = kube.cluster.add_person("lena", roles=["developers"])
+    file = lena.home / ".kube" / "config"
+    file.parent.mkdir()
+    own = OWN.replace("users:", "users:  # of mine")
+    file.write_text(own)
+    said = lena.log_in()
+    assert "kubectl knows a Kubernetes cluster of example.test" in said.stderr
+    assert "# of mine" in file.read_text()
+    assert kubectl_of(lena, "config", "get-contexts", "-o", "name").ok().stdout.split() == ["example.test-one", "own"]
+    assert kubectl_of(lena, "config", "current-context").ok().stdout == "own\n"
+    listed = kubectl_of(lena, "--context=example.test-one", "get", "pods", "-n", "dev", "-o", "name").ok()
+    assert listed.stdout.startswith("pod/")
+    before = file.stat()
+    again = lena.tsh("login").ok()
+    assert "kubectl" not in again.stderr
+    assert file.stat() == before, "nothing is new"
+    assert "kubectl uses the Kubernetes cluster one now" in lena.tsh("login", "--kube-cluster=one").ok().stderr
+    assert kubectl_of(lena, "config", "current-context").ok().stdout == "example.test-one\n"
+    refused = lena.tsh("login", "--kube-cluster=two")
+    assert refused.status == 3
+    assert "no Kubernetes cluster 'two' that you may use in example.test" in refused.stderr
+    assert lena.tsh("login", "--kube-cluster=one", f"--out={lena.home}/file").status == 2
+    lena.tsh("logout").ok()
+    assert file.read_text() == own.replace("current-context: own", "current-context: ''")
+    file.write_text("clusters: [\n# mine")
+    said = lena.log_in()
+    assert "is no YAML; nothing was changed" in said.stderr
+    assert file.read_text() == "clusters: [\n# mine"
+
+
+def test_a_login_of_somebody_without_clusters_makes_no_file(kube: Kube) -> None:
+    kube.cluster.tctl("create", "-f", stdin=NOBODY).ok()
+    nils = kube.cluster.add_person("nils", roles=["nobodys-clusters"])
+    assert "kube" not in nils.log_in().stderr
+    assert not (nils.home / ".kube").exists()
+
+
+NOBODY = """
+kind: role
+version: v5
+metadata: {name: nobodys-clusters}
+spec: {allow: {logins: [root]}, deny: {kubernetes_labels: {'*': '*'}}}
+"""

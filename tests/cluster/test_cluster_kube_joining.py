@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from tests.cluster.cluster_kube import KubeHost, serve_kubectl
+from tests.cluster.cluster_kube import KubeHost, serve_kubectl, wait_known
 
 from teleport.testing.cluster import Cluster, Person, wait_until
 from teleport.testing.kube_api import KubeApi, running_kube_api
@@ -70,7 +70,7 @@ class Kube:
     def person(self, name: str, role: str = "developers") -> Person:
         person = self.cluster.add_person(f"{name}-{self.way}", roles=[role])
         person.log_in()
-        wait_until("the proxy knows them", lambda: person.tsh("kube", "ls").status == 0)
+        wait_known(person, self.cluster.config["proxy_service"]["kubernetes"]["public_addr"])
         person.tsh("kube", "login", self.way)
         return person
 

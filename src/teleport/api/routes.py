@@ -281,6 +281,10 @@ UNLOCK_USER = _route(
     m.UnlockUserRequest, m.UnlockedUser,
 )  # fmt: skip
 
+FIND_KUBE_CLUSTERS = _route(
+    "find_kube_clusters", "GET /kube_clusters/found", Verb.LIST, "kube_service", (),
+    m.FindKubeClustersRequest, m.FoundKubeClusters,
+)  # fmt: skip
 FIND_USERS = _route("find_users", "GET /users/found", Verb.LIST, "user", (), m.FindUsersRequest, m.FoundUsers)
 
 # --- decisions

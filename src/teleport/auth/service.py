@@ -69,6 +69,7 @@ from teleport.auth.people.logins import Logins
 from teleport.auth.people.own_password import OwnPasswords
 from teleport.auth.people.web_sessions import WebSessions
 from teleport.auth.resources.inventory import Inventory
+from teleport.auth.resources.kube_pages import KubeClusterPages
 from teleport.auth.resources.node_pages import NodePages
 from teleport.auth.resources.user_pages import UserPages
 from teleport.auth.retention.holds import Holds
@@ -275,6 +276,7 @@ class AuthService:
             routes.END_OWN_WEB_SESSIONS.name: web_sessions.end_own,
             routes.CHANGE_PASSWORD.name: OwnPasswords(state, devices, logins).change,
             routes.FIND_NODES.name: NodePages(state, self.authorizer, tunnels).find,
+            routes.FIND_KUBE_CLUSTERS.name: KubeClusterPages(state, self.authorizer).find,
             routes.LOST_TUNNELS.name: tunnels.say,
             routes.FIND_USERS.name: UserPages(state, self.authorizer).find,
             routes.ADD_USER.name: user_tokens.add_user,

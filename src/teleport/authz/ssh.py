@@ -188,6 +188,12 @@ def why_nothing(
     return unpinned_denial(identity, counting)
 
 
+def asking_auth(identity: UserIdentity) -> UserIdentity:
+    """For `why_no_session`: somebody who only asks an auth service, as people do who have Kubernetes clusters and no
+    hosts. That needs no login, and everything else that is said there."""
+    return identity if identity.logins else replace(identity, logins=("-",))  # no account can be called so
+
+
 def why_out_of_reach(
     identity: UserIdentity,
     policy: Policy,

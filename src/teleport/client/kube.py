@@ -20,15 +20,15 @@ from teleport.client.profile import Profile
 from teleport.errors import AccessDenied, ConnectionProblem, NotFound
 
 if TYPE_CHECKING:
+    from teleport.api.messages import FoundKubeCluster
     from teleport.client.access import Access
     from teleport.client.webapi import Ping
 
 EARLY: Final = timedelta(minutes=1)  # that kubectl is told the end before it
 PORT: Final = 3026
 KUBE_NAME: Final = "kube.teleport.cluster.local"  # of proxies at a port that serves everything (`pki.x509cert`)
-LISTED_AT: Final = "/v1/teleport/clusters"
-MAX_LIST: Final = 1 << 20  # bytes
-_ODD: Final = "check that --proxy names a proxy of this version"
+MAX_PAGES: Final = 1000
+PAGE: Final = 200  # clusters
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,63 +49,53 @@ class Where:
 
 
 def address_of(found: Profile, home: Home, now: datetime) -> Where:
-    """Where the profile's proxy serves Kubernetes clients. Raises `NotFound` when it does not."""
+    """Where the profile's proxy serves Kubernetes clients, as it says now. Raises `NotFound` when it does not."""
     from teleport.client.access import profile_trust
-    from teleport.client.addresses import join
     from teleport.client.webapi import WebAPI
 
     ping = WebAPI(*found.web, profile_trust(home, found), now).ping()
-    if ping.tls_routing and ping.kube_enabled and not (ping.kube_public_addr or ping.kube_listen_addr):
-        return Where(join(*found.web), KUBE_NAME)
-    address = kube_address(ping, found.web[0])
+    return where(found, kube_address(ping, *found.web))
+
+
+def where(found: Profile, address: str) -> Where:
+    """The address with the name to ask for there. Raises `NotFound` when there is none."""
+    from teleport.client.addresses import join
+
     if not address:
         raise NotFound(
             f"the proxy {found.web_proxy_addr} serves no Kubernetes clients",
             hint="its file has to say proxy_service.kube_listen_addr, or proxy_service.kubernetes.enabled",
         )
-    return Where(address)
+    return Where(address, KUBE_NAME if address == join(*found.web) else "")
 
 
-def kube_address(ping: Ping, host: str) -> str:
+def kube_address(ping: Ping, host: str, web_port: int) -> str:
     """Where a proxy that is reached at `host` serves Kubernetes clients, host:port; empty when it does not."""
     from teleport.client.addresses import join, split_port
 
     if ping.kube_public_addr:
         return join(*split_port(ping.kube_public_addr, PORT))
+    if ping.tls_routing and ping.kube_enabled and not ping.kube_listen_addr:
+        return join(host, web_port)
     port = ping.kube_listen_addr.rpartition(":")[2]
     return join(host, int(port)) if port.isdigit() and 0 < int(port) < 65536 else ""
 
 
-def clusters(access: Access, at: Where, home: Home, found: Profile, cluster: str, now: datetime) -> list[str]:
-    """The names of the Kubernetes clusters of `cluster` that the person may use. Raises `ConnectionProblem`, and
-    `AccessDenied` with what the proxy says."""
-    from teleport.client.addresses import split_port
-    from teleport.client.dial import INTERNAL_NAME, TIMEOUT
-    from teleport.transport.blocking import HTTPOver, TLSStream, read_body
-    from teleport.transport.site_dial import dial_out
-    from teleport.transport.tls import client_context_of, cluster_client_context
+def clusters(access: Access, now: datetime) -> list[FoundKubeCluster]:
+    """The Kubernetes clusters of the chosen cluster that the person may use, by name. Raises `TeleportError`."""
+    from teleport.api import messages as m
+    from teleport.api import routes
+    from teleport.client.cluster import cluster_client
 
-    held = access.credentials
-    host, port = split_port(at.address, PORT)
-    if cluster == found.cluster:  # where the login's own certificate leads
-        context = cluster_client_context(held.ca_pems, held.tls_file, held.key_file)
-    else:
-        made = _issued(home, found, "", cluster, now)
-        context = client_context_of(held.ca_pems, made.certificate.encode(), made.key)
-    connection = HTTPOver(TLSStream(dial_out(host, port, TIMEOUT), context, at.server_name or INTERNAL_NAME), host)
-    try:
-        connection.request("GET", LISTED_AT)
-        response = connection.getresponse()
-        text = read_body(response, MAX_LIST, f"the proxy at {at.address}")
-    finally:
-        connection.close()
-    try:
-        answer = json.loads(text)
-        if response.status != 200:
-            raise AccessDenied(str(answer["message"]), hint="tsh status")
-        return [str(one["name"]) for one in answer["clusters"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConnectionProblem(f"{at.address} answers as no proxy does", hint=_ODD) from None
+    found: list[FoundKubeCluster] = []
+    with cluster_client(access, now) as client:
+        for _ in range(MAX_PAGES):
+            asked = m.FindKubeClustersRequest(start=len(found), limit=PAGE)
+            page = client.call(routes.FIND_KUBE_CLUSTERS, asked)
+            found += page.items
+            if not page.items or page.next_start != len(found):
+                break
+    return found
 
 
 def credentials(home: Home, found: Profile, kube_cluster: str, now: datetime, cluster: str = "") -> Held:

@@ -2,7 +2,8 @@
 
 The file is the first of `KUBECONFIG`, else `~/.kube/config` (kubernetes.io, "Organizing Cluster Access Using kubeconfig
 Files"). While it is changed, `FILE.lock` keeps kubectl's own commands out, as theirs keeps us; the new one is written
-whole and takes the place of the old one. What cannot be read is never written over.
+whole and takes the place of the old one. What cannot be read is never written over, and what says all that it should is
+not written at all. Lines that nothing changes stay as they are (`kubeconfig_text`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from teleport.client.kubeconfig_text import CURRENT, LISTS, changed, normal
 from teleport.errors import TeleportError
 
 OURS: Final = "credentials"  # of the plugin: tsh kube credentials
 LOCK_SECONDS: Final = 5.0
-_LISTS: Final = ("clusters", "users", "contexts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,24 @@ def path_of(environment: Mapping[str, str]) -> Path:
 def put(path: Path, entry: Entry) -> None:
     """Puts the cluster in, and makes its context the current one. A namespace that was set for it stays. Raises
     `TeleportError` where an entry of that name is another's: it may carry other credentials, which would go to ours."""
+    put_all(path, [entry], entry.context)
+
+
+def put_all(path: Path, entries: Sequence[Entry], chosen: str = "") -> bool:
+    """Puts the clusters in as `put` does, all or none, and makes the context `chosen` the current one; empty: the one
+    that is the current one stays it. Whether the file is another one now."""
+
+    def change(document: dict[str, Any]) -> None:
+        for entry in entries:
+            _put(document, entry, path)
+        if chosen:
+            document[CURRENT] = chosen
+
+    return _changed(path, change)
+
+
+def _put(document: dict[str, Any], entry: Entry, path: Path) -> None:
+    _refuse_others(document, entry, path)
     plugin = {
         "apiVersion": "client.authentication.k8s.io/v1beta1",
         "command": entry.program,
@@ -62,20 +82,14 @@ def put(path: Path, entry: Entry) -> None:
             f"--user={entry.user}",
         ],
     }
-
-    def change(document: dict[str, Any]) -> None:
-        _refuse_others(document, entry, path)
-        server = {"server": f"https://{entry.server}", "certificate-authority": str(entry.authorities)}
-        if entry.server_name:
-            server["tls-server-name"] = entry.server_name
-        _set(document, "clusters", entry.cluster, "cluster", server)
-        _set(document, "users", entry.context, "user", {"exec": plugin})
-        former = _get(document, "contexts", entry.context, "context")
-        kept = {"namespace": former["namespace"]} if former.get("namespace") else {}
-        _set(document, "contexts", entry.context, "context", {"cluster": entry.cluster, "user": entry.context, **kept})
-        document["current-context"] = entry.context
-
-    _changed(path, change)
+    server = {"server": f"https://{entry.server}", "certificate-authority": str(entry.authorities)}
+    if entry.server_name:
+        server["tls-server-name"] = entry.server_name
+    _set(document, "clusters", entry.cluster, "cluster", server)
+    _set(document, "users", entry.context, "user", {"exec": plugin})
+    former = _get(document, "contexts", entry.context, "context")
+    kept = {"namespace": former["namespace"]} if former.get("namespace") else {}
+    _set(document, "contexts", entry.context, "context", {"cluster": entry.cluster, "user": entry.context, **kept})
 
 
 def remove(path: Path, proxy: str, user: str) -> None:
@@ -91,8 +105,8 @@ def remove(path: Path, proxy: str, user: str) -> None:
         gone = {_context(one).get("cluster") for one in contexts} - used
         document["users"] = [one for one in document["users"] if one.get("name") not in users]
         document["clusters"] = [one for one in document["clusters"] if one.get("name") not in gone]
-        if document.get("current-context") in names:
-            document["current-context"] = ""
+        if document.get(CURRENT) in names:
+            document[CURRENT] = ""
 
     try:
         content = path.read_bytes()
@@ -105,7 +119,7 @@ def remove(path: Path, proxy: str, user: str) -> None:
 def current(path: Path, cluster: str) -> str:
     """The Kubernetes cluster of ours that is chosen; empty when none is."""
     document = _read(path)
-    name = document.get("current-context", "")
+    name = document.get(CURRENT, "")
     for word in _plugin(_get(document, "users", name, "user")):
         if word.startswith("--kube-cluster=") and name == f"{cluster}-{word.partition('=')[2]}":
             return word.partition("=")[2]
@@ -169,11 +183,16 @@ def _set(document: dict[str, Any], plural: str, name: str, single: str, content:
 
 def _read(path: Path) -> dict[str, Any]:
     """The file's content with its three lists. Raises `TeleportError` for a file that is none."""
+    return _text_and_document(path)[1]
+
+
+def _text_and_document(path: Path) -> tuple[str, dict[str, Any]]:
     import yaml
 
     hint = f"mend or move {path}, or name another file in KUBECONFIG"
     try:
-        document = yaml.safe_load(path.read_bytes()) if path.exists() else None
+        text = path.read_bytes().decode() if path.exists() else ""
+        document = yaml.safe_load(text)
     except OSError as error:
         raise TeleportError(f"cannot read {path}: {error.strerror}", hint=hint) from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
@@ -181,28 +200,35 @@ def _read(path: Path) -> dict[str, Any]:
     document = document if document is not None else {"apiVersion": "v1", "kind": "Config", "preferences": {}}
     if not isinstance(document, dict):
         raise TeleportError(f"{path} is no kubeconfig; nothing was changed", hint=hint)
-    for name in _LISTS:
-        found = document.get(name) or []
-        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+    document = normal(document)
+    for name in LISTS:
+        if not isinstance(document[name], list) or not all(isinstance(one, dict) for one in document[name]):
             raise TeleportError(f"{path} has {name} that are no list; nothing was changed", hint=hint)
-        document[name] = found
-    return document
+    return text, document
 
 
-def _changed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    import yaml
+def _after(path: Path, change: Callable[[dict[str, Any]], None]) -> str | None:
+    """The file's text after the change; None where it changes nothing."""
+    text, old = _text_and_document(path)
+    new = deepcopy(old)
+    change(new)
+    return None if new == old else changed(text, old, new)
 
+
+def _changed(path: Path, change: Callable[[dict[str, Any]], None]) -> bool:
     try:
+        if _after(path, change) is None:
+            return False
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         real = path.resolve()  # a link stays one
         with _locked(real):
-            document = _read(real)
-            change(document)
-            text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+            text = _after(real, change)
+            if text is None:
+                return False
             beside = real.with_name(f".{real.name}.{os.getpid()}")
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                with open(descriptor, "w", encoding="utf-8") as file:
+                with open(descriptor, "w", encoding="utf-8", newline="") as file:
                     file.write(text)
                     file.flush()
                     os.fsync(file)
@@ -213,6 +239,7 @@ def _changed(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
                 raise
     except OSError as error:
         raise TeleportError(f"cannot write {path}: {error.strerror}", hint="name another file in KUBECONFIG") from None
+    return True
 
 
 @contextmanager

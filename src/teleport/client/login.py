@@ -242,7 +242,7 @@ def _login(
         root_cluster=ping.cluster,
         proxy_trust=str(api.trust),
         tls_routing=way_of_ssh(api, address, ping),
-        kube_proxy_addr=kube_address(ping, api.host),
+        kube_proxy_addr=kube_address(ping, api.host, api.port),
     )
     return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now))
 

@@ -15,6 +15,7 @@ from typing import Final
 from teleport.audit.events import TunnelEnded
 from teleport.authz.clusters import why_no_cluster
 from teleport.authz.decision import AccessDenial
+from teleport.authz.ssh import asking_auth
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.peer_side import PeerSide
 from teleport.daemon.view import View
@@ -112,7 +113,7 @@ class WebWays:
     def listed(self, proof: str, client_address: str) -> list[tuple[str, bool]]:
         """The clusters that whoever made the proof may go to. Raises `TeleportError`."""
         identity, _ = self._proved(proof, web_proof.CLUSTERS)
-        self._others.check_session(identity, client_address)
+        self._others.check_session(asking_auth(identity), client_address)
         return self._others.listed(identity)
 
     async def to_auth(
@@ -120,7 +121,7 @@ class WebWays:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to that cluster's auth. Raises `TeleportError`."""
         identity, certificate = self._proved(proof, web_proof.to_auth_of(cluster))
-        return await self._others.to_auth(Traveller(identity, certificate, Peer(*peer), cluster))
+        return await self._others.to_auth(Traveller(identity, certificate, Peer(*peer), cluster, asks_auth=True))
 
 
 @dataclass(frozen=True, slots=True)

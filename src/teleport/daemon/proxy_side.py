@@ -43,7 +43,7 @@ from teleport.pki.x509cert import KUBE_NAME
 from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.metadata import Metadata
 from teleport.resources.names import canonical_address
-from teleport.resources.server import Server, ServerSpec
+from teleport.resources.server import KubeClusterEntry, Server, ServerSpec
 from teleport.resources.values import HostPort
 from teleport.ssh.surface import Peer
 from teleport.store.records import HOSTS, PROXIES
@@ -224,6 +224,7 @@ class ProxySide:
         self._nodename = nodename
         self._clock = clock
         self._addresses = addresses
+        self._kube_clusters = tuple(dict.fromkeys(one.name for one in settings.kube_clusters))
         self._key = ProxyKey(held)
         self._forged = Heard(rate=1.0, burst=20.0)
         self.router = SshRouter(
@@ -334,6 +335,7 @@ class ProxySide:
                 version=__version__,
                 epoch=str(self._host.epoch),
                 started=self._clock.now(),
+                kube_clusters=tuple(KubeClusterEntry(name=name) for name in self._kube_clusters),
             ),
         )
 

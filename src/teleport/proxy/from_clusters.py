@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from teleport.audit.events import AuthFailed, SessionRequestDenied
+from teleport.authz.ssh import asking_auth
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki import sshsig
@@ -82,7 +83,7 @@ class FromCluster:
                 return self._to_kube(channel, certificate, peer)
             who = self._user(certificate)
             if dial.conn_type == cm.AUTH:
-                refused = router.directory.why_no_session(who, peer.host)
+                refused = router.directory.why_no_session(asking_auth(who), peer.host)
                 if refused is not None:
                     raise Forbidden(refused)
                 return await self._to_auth(channel, peer)

@@ -22,6 +22,7 @@ from uuid import uuid4
 import msgspec
 
 from teleport.authz.decision import AccessDenial
+from teleport.authz.ssh import asking_auth
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, NotFound, TeleportError
 from teleport.identity import UserIdentity
@@ -90,6 +91,7 @@ class Traveller:
     certificate: bytes
     peer: Peer
     cluster: str
+    asks_auth: bool = False  # and no host
 
 
 class NotThere(NotFound):
@@ -224,7 +226,7 @@ class OtherClusters:
         self._check_identity(who, replace(who.identity, expires=max(who.identity.expires, later)))
 
     def _check_identity(self, who: Traveller, identity: UserIdentity) -> None:
-        self.check_session(identity, who.peer.host)
+        self.check_session(asking_auth(identity) if who.asks_auth else identity, who.peer.host)
         if who.cluster not in self._remotes.names():
             raise NotThere(who.cluster, self._cluster, self._nearest(identity, who.cluster))
         refused = self._remotes.why_not(identity, who.cluster)

@@ -24,19 +24,22 @@ def with_forced(server: Server, forced: Mapping[str, str]) -> Server:
     if not forced:
         return server
     labels = {**outranked(server.metadata.labels, forced), **forced}
+    # a proxy decides about those that it leads to itself as about ones without labels, whatever its own are
     clusters = tuple(
         msgspec.structs.replace(
             one,
             static_labels={**outranked(one.static_labels, forced), **forced},
             dynamic_labels=outranked(one.dynamic_labels, forced),
         )
-        for one in server.spec.kube_clusters
+        for one in (server.spec.kube_clusters if server.kind == "kube_service" else ())
     )
     return msgspec.structs.replace(
         server,
         metadata=msgspec.structs.replace(server.metadata, labels=labels),
         spec=msgspec.structs.replace(
-            server.spec, cmd_labels=outranked(server.spec.cmd_labels, forced), kube_clusters=clusters
+            server.spec,
+            cmd_labels=outranked(server.spec.cmd_labels, forced),
+            kube_clusters=clusters or server.spec.kube_clusters,
         ),
     )
 

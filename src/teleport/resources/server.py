@@ -80,7 +80,7 @@ class ServerSpec(Value, frozen=True, kw_only=True):
     peer_addr: str = ""  # of a proxy: where other proxies ask for the hosts whose tunnels it holds, `host:port`
     silent_for: Duration = Duration(0)  # in lists, of a service that is lost: the time since then
     tunnel_lost_for: Duration = Duration(0)  # in lists: for how long its proxies have been without a tunnel of it
-    kube_clusters: tuple[KubeClusterEntry, ...] = ()  # of a Kubernetes service: where it leads
+    kube_clusters: tuple[KubeClusterEntry, ...] = ()  # of a Kubernetes service or proxy: where it leads itself
 
 
 class Server(Value, frozen=True, kw_only=True):
@@ -164,8 +164,8 @@ class Server(Value, frozen=True, kw_only=True):
 
     def _kube_findings(self) -> Iterator[Finding]:
         clusters = self.spec.kube_clusters
-        if clusters and self.kind != "kube_service":
-            yield Finding(("spec", "kube_clusters"), "clusters", "none: only a Kubernetes service has some")
+        if clusters and self.kind not in ("kube_service", "proxy"):
+            yield Finding(("spec", "kube_clusters"), "clusters", "none: Kubernetes services and proxies have some")
         if len(clusters) > MAX_KUBE_CLUSTERS:
             yield Finding(("spec", "kube_clusters"), f"{len(clusters)}", f"at most {MAX_KUBE_CLUSTERS}")
         if len({one.name for one in clusters}) < len(clusters):

@@ -99,6 +99,7 @@ from teleport.api.messages.inventory import (
     RevokeCertRequest,
     RevokedCerts,
 )
+from teleport.api.messages.kube_pages import FindKubeClustersRequest, FoundKubeCluster, FoundKubeClusters
 from teleport.api.messages.node_pages import FindNodesRequest, FoundNode, FoundNodes
 from teleport.api.messages.recordings import (
     RecordingHit,
@@ -253,12 +254,15 @@ __all__ = [
     "FactorDeviceInfo",
     "FactorDevices",
     "FactorResponse",
+    "FindKubeClustersRequest",
     "FindNodesRequest",
     "FindUsersRequest",
     "FinishBrowserLoginRequest",
     "FinishUserTokenRequest",
     "FinishedUserToken",
     "FoundFactor",
+    "FoundKubeCluster",
+    "FoundKubeClusters",
     "FoundNode",
     "FoundNodes",
     "FoundUser",

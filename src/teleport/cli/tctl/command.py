@@ -36,7 +36,7 @@ tctl = app.LazyGroup(
         "status": (f"{_HERE}.status:status", "Show the cluster, its authorities and the CA pin."),
         "users": (f"{_HERE}.users:users", "Invite, list, change and remove users."),
         "nodes": (f"{_HERE}.nodes:nodes", "Add hosts, list and expel them."),
-        "kube": (f"{_HERE}.kube:kube", "List the Kubernetes clusters that services lead to."),
+        "kube": (f"{_HERE}.kube:kube", "List Kubernetes clusters."),
         "tokens": (f"{_HERE}.tokens:tokens", "Make, list and remove join tokens."),
         "auth": (f"{_HERE}.authorities:auth", "Export and rotate authorities, sign certificates for users and hosts."),
         "access": (f"{_HERE}.access:access", "Explain who may reach what, and why."),

@@ -1,4 +1,4 @@
-"""`tctl kube`: which Kubernetes clusters services lead to, and by which services."""
+"""`tctl kube`: which Kubernetes clusters there are, and which services and proxies lead there."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def kube() -> None:
-    """Kubernetes clusters that services lead to."""
+    """List Kubernetes clusters."""
 
 
 @kube.command("ls")
 @format_option("text", "json")
 @click.pass_context
 def ls(ctx: click.Context, form: str) -> None:
-    """List the Kubernetes clusters of all services, a line for each cluster of each service."""
+    """List the Kubernetes clusters there are, a line for each service that leads there, and for each proxy that does
+    without one."""
     from teleport.cli.tctl.connect import open_auth
     from teleport.cli.tctl.listing import all_of, documents
     from teleport.resources.kinds import Kind
     from teleport.resources.server import Server
 
     with open_auth(flags_of(ctx)) as auth:
-        found = [one for one in all_of(auth, Kind.KUBE_SERVICE) if isinstance(one, Server)]
+        every = [*all_of(auth, Kind.KUBE_SERVICE), *all_of(auth, Kind.PROXY)]
+    found = [one for one in every if isinstance(one, Server) and one.spec.kube_clusters]
     render.out(render.as_json(documents([*found])) if form == "json" else kube_table(found))
 
 

@@ -10,7 +10,7 @@ import click
 
 from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_flags
-from teleport.errors import BadRequest, NotFound
+from teleport.errors import BadRequest
 
 if TYPE_CHECKING:
     from teleport.client.profile import Profile
@@ -31,20 +31,20 @@ def ls(flags: Flags, quiet: bool, form: str, cluster: str) -> None:
     from teleport.client import kube as clients
     from teleport.client import kubeconfig_file
 
-    found = access(flags, "")
     profile = _profile(flags)
-    where, at = cluster or profile.cluster, now()
-    names = clients.clusters(found, clients.address_of(profile, flags.home, at), flags.home, profile, where, at)
-    chosen = kubeconfig_file.current(kubeconfig_file.path_of(os.environ), where)
+    found = access(flags, cluster)
+    listed = clients.clusters(found, now())
+    chosen = kubeconfig_file.current(kubeconfig_file.path_of(os.environ), cluster or profile.cluster)
     if form == "json":
         from teleport.cli.tsh.output import json_text
 
-        render.out(json_text([{"name": name, "selected": name == chosen} for name in names]))
+        rows = [{"name": one.name, "labels": one.labels, "selected": one.name == chosen} for one in listed]
+        render.out(json_text(rows))
     elif quiet:
-        render.out("".join(f"{render.printable(name)}\n" for name in names))
+        render.out("".join(f"{render.printable(one.name)}\n" for one in listed))
     else:
-        rows = [(name, "*" if name == chosen else "") for name in names]
-        render.out(render.table(("Kube Cluster Name", "Selected"), rows))
+        marked = [(one.name, "*" if one.name == chosen else "") for one in listed]
+        render.out(render.table(("Kube Cluster Name", "Selected"), marked))
 
 
 @kube.command()
@@ -53,29 +53,17 @@ def ls(flags: Flags, quiet: bool, form: str, cluster: str) -> None:
 @takes_flags
 def login(flags: Flags, name: str, cluster: str) -> None:
     """Point kubectl at a Kubernetes cluster: its context becomes the current one of the kubeconfig."""
-    from teleport.client import keystore, kubeconfig_file
+    from teleport.cli.tsh import kube_entries
     from teleport.client import kube as clients
 
-    found = access(flags, "")
     profile = _profile(flags)
+    found = access(flags, cluster)
     address = clients.address_of(profile, flags.home, now())
     where = cluster or profile.cluster
-    if name not in clients.clusters(found, address, flags.home, profile, where, now()):
-        raise NotFound(f"there is no Kubernetes cluster {name!r} that you may use", hint="tsh kube ls")
+    if name not in (one.name for one in clients.clusters(found, now())):
+        raise kube_entries.unknown(name, where)
     clients.credentials(flags.home, profile, name, now(), where)  # so that what refuses it is said now
-    files = keystore.KeyFiles(profile.name, profile.user)
-    entry = kubeconfig_file.Entry(
-        cluster=where,
-        kube_cluster=name,
-        server=address.address,
-        server_name=address.server_name,
-        authorities=keystore.write_kube_authorities(flags.home, files, profile.root_cluster),
-        program=os.path.realpath(sys.argv[0]),
-        proxy=profile.web_proxy_addr,
-        user=profile.user,
-    )
-    kubeconfig_file.put(kubeconfig_file.path_of(os.environ), entry)
-    render.note(f"kubectl uses the Kubernetes cluster {render.printable(name)} now, by the context {entry.context}")
+    kube_entries.put(flags.home, profile, where, [name], address.address, name)
 
 
 @kube.command(hidden=True)

@@ -31,31 +31,52 @@ BROWSER_PAUSE = 2.0  # seconds between looks whether somebody has answered in th
 )
 @click.option("--overwrite", is_flag=True, help="replace the files of --out")
 @click.option("--browser", is_flag=True, help="answer on a page of the proxy, in a browser anywhere")
+@click.option(
+    "--kube-cluster",
+    default="",
+    envvar="TELEPORT_KUBE_CLUSTER",
+    show_envvar=True,
+    help="make this Kubernetes cluster the current one of kubectl",
+)
 @takes_flags
 def login(
-    flags: Flags, cluster: str, pins: tuple[str, ...], out: str, form: str, overwrite: bool, browser: bool
+    flags: Flags,
+    cluster: str,
+    pins: tuple[str, ...],
+    out: str,
+    form: str,
+    overwrite: bool,
+    browser: bool,
+    kube_cluster: str,
 ) -> None:
     """Log in to a cluster and get certificates.
 
     Asks for password and one-time code; where stdin is no terminal, reads them from it, a line each.
+    The kubeconfig gets a context for each Kubernetes cluster that you may use; which one is current stays as it is.
     """
     if flags.identity:
         raise BadRequest("an identity file needs no login", hint="leave -i away")
     home = flags.home
     address, known = _where(flags, home)
     user = flags.user or (known.user if known else "") or _local_user()
+    if out and kube_cluster:
+        raise BadRequest("--kube-cluster changes the kubeconfig, and --out nothing but its file", hint="leave one away")
     if out:
         _check_free(out, form, overwrite)
     elif known and not flags.ttl and _switched(flags, known, address, user, cluster, pins):
         _show(home)
+        _to_kubectl(home, known.name, kube_cluster)
         return
     elif known and not flags.ttl and _still_good(home, known, address, user, cluster, pins):
         profiles.save(home, known.with_cluster(cluster or known.cluster))
         _show(home)
         _to_agent(flags, known)
         _refresh_hosts(flags, known.name)
+        _to_kubectl(home, known.name, kube_cluster)
         return
     _log_in(flags, home, address, known, user, cluster, pins, out, form, browser=browser)
+    if not out:
+        _to_kubectl(home, address.host, kube_cluster)
 
 
 def _switched(
@@ -194,6 +215,15 @@ def _log_in(
         _show(home)
     _to_agent(flags, done.profile)
     _refresh_hosts(flags, done.profile.name)
+
+
+def _to_kubectl(home: Home, name: str, chosen: str) -> None:
+    """Brings the kubeconfig up to date after a login to the proxy of that name."""
+    found = profiles.load(home, name)
+    if found is not None and (found.kube_proxy_addr or chosen):
+        from teleport.cli.tsh.kube_entries import after_login
+
+        after_login(home, found, chosen)
 
 
 def _to_agent(flags: Flags, found: Profile) -> None:
