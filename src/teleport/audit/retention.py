@@ -28,6 +28,12 @@ class Retention:
         """For how long after its day events of this type are kept; None: for ever."""
         if event in KEPT:
             return None
+        if event == "session.end":  # a session whose start alone is left would count as one that goes on
+            times = [self._of(one) for one in ("session.start", event)]
+            return None if None in times else max(time for time in times if time is not None)
+        return self._of(event)
+
+    def _of(self, event: str) -> timedelta | None:
         fitting = [(pattern, kept) for pattern, kept in self.rules if pattern == event or fnmatchcase(event, pattern)]
         exact = [kept for pattern, kept in fitting if pattern == event]
         if exact:

@@ -7,7 +7,7 @@ with every checkpoint about it shows only against knowledge from outside: `known
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from teleport.audit.chain import (
     Verify,
     demand_all,
 )
-from teleport.audit.events import REGISTRY, SessionEnd, SessionUpload
+from teleport.audit.events import REGISTRY, AuditPrune, SessionEnd, SessionUpload
 from teleport.audit.sinks import day_files
 from teleport.errors import NotFound
 
@@ -34,11 +34,14 @@ Recordings = Callable[[str], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What pruning rests on: how far sound checkpoints have seen each chain, what was vouched for by file, and the
-    events that first events of later epochs name."""
+    """What pruning rests on: how far sound checkpoints have seen each chain; by file the last pruning that they have
+    seen, the number of the last one, and what is left of prunings; and the events that first ones of later epochs name.
+    """
 
     signed: Mapping[ChainKey, int] = field(default_factory=dict)
-    vouched: Mapping[str, Collection[str]] = field(default_factory=dict)
+    prunings: Mapping[str, Sequence[AuditPrune]] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
     former: Collection[str] = ()
 
 
@@ -152,7 +155,13 @@ def _verify(
         recordings=len(compared),
         problems=tuple(runs.problems),
         pruned=runs.pruned,
-        basis=Basis(runs.signed if verify is not None else {}, runs.vouched, frozenset(expected.former)),
+        basis=Basis(
+            runs.signed if verify is not None else {},
+            runs.prunings,
+            runs.numbers,
+            runs.digests,
+            frozenset(expected.former),
+        ),
     )
 
 

@@ -418,7 +418,15 @@ class AuthService:
         self.abandon()
 
     async def _say_pruned(self, said: Said) -> None:
-        event = self.state.event(AuditPrune, store=said.store, file=said.file, pruned=said.events, digest=said.digest)
+        event = self.state.event(
+            AuditPrune,
+            store=said.store,
+            file=said.file,
+            pruned=said.events,
+            digest=said.digest,
+            follows=said.follows,
+            number=said.number,
+        )
         await self.state.tell(event)
 
     async def _durable(self) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -18,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from teleport.audit.chain import ChainKey, Head, Linked
+from teleport.audit.chain.pruned import PREFIX, Pruned
 from teleport.audit.events import REGISTRY, AuditCheckpoint
 from teleport.backend.moving import MARK
 from teleport.backup.archive import Manifest, StoredItem
@@ -140,6 +142,9 @@ class LogEnd:
     def look(self, line: bytes) -> None:
         """One line, in order. A damaged one says nothing; `verify` has told of it."""
         self.lines += 1
+        if line.startswith(PREFIX):
+            self._look_at_mark(line)
+            return
         try:
             linked = Linked.parse(line)
         except BadRequest:
@@ -164,6 +169,13 @@ class LogEnd:
                     self.checkpoint is None or event.number >= self.checkpoint.number
                 ):
                     self.checkpoint = event
+
+    def _look_at_mark(self, line: bytes) -> None:
+        """Of pruned events it is known how far they reached."""
+        with suppress(BadRequest):
+            mark = Pruned.parse(line)
+            if mark.last > self.heads.get(mark.key, Head(0, "")).seq:
+                self.heads[mark.key] = Head(mark.last, mark.hash)
 
 
 class _Told(msgspec.Struct):

@@ -155,9 +155,11 @@ class RunVerifier:
     _lost: dict[ChainKey, set[tuple[int, int]]] = field(default_factory=dict)  # first and last, as auth put on record
     _lost_former: set[str] = field(default_factory=set)  # hashes of former epochs' events that are lost
     signed: dict[ChainKey, int] = field(default_factory=dict)  # the last event that a sound checkpoint has seen
-    vouched: dict[str, set[str]] = field(default_factory=dict)  # by file: digests of its marks, as auth put on record
+    prunings: dict[str, list[AuditPrune]] = field(default_factory=dict)  # by file: the last that checkpoints have seen
+    numbers: dict[str, int] = field(default_factory=dict)  # by file: of the last pruning that anybody tells of
     pruned: int = 0  # events of which marks are left
     _marks: dict[str, list[bytes]] = field(default_factory=dict)  # by file
+    digests: dict[str, str] = field(default_factory=dict)  # by file: of the marks that are there
     _first_marks: dict[str, tuple[Place, int]] = field(default_factory=dict)
     _restored: datetime | None = None  # when the log was restored from a backup, the last time
     _order: int = 0
@@ -201,8 +203,7 @@ class RunVerifier:
             if seq > max(self.expected.heads.get(key, {0: []})):
                 continue
             if isinstance(event, AuditPrune):
-                if seq <= self.signed.get(key, 0):
-                    self.vouched.setdefault(f"{event.store}/{event.file}", set()).add(event.digest)
+                self._take_up(event, signed=seq <= self.signed.get(key, 0))
                 continue
             if isinstance(event, BackupRestore):
                 self._restored = max(event.time, self._restored or event.time)
@@ -210,6 +211,14 @@ class RunVerifier:
             self._lost.setdefault(ChainKey(event.host_id, event.chain_epoch), set()).add((event.first, event.last))
             if not event.first:
                 self._lost_former.add(event.follows)
+
+    def _take_up(self, event: AuditPrune, *, signed: bool) -> None:
+        """Only the last one of a file counts: one that a hold took back must not excuse what somebody does later."""
+        file = f"{event.store}/{event.file}"
+        self.numbers[file] = max(event.number, self.numbers.get(file, 0))
+        known = self.prunings.get(file, [])
+        if signed and (not known or event.number >= known[0].number):
+            self.prunings[file] = [*(one for one in known if one.number == event.number), event]
 
     def feed(self, line: bytes, file: str, number: int, store: str) -> Linked | None:
         """One line of a file that belongs to `store`; the line taken apart when it is intact."""
@@ -276,10 +285,13 @@ class RunVerifier:
                 self.report(Fault.CHECKPOINT, place, f"{who} has seen another event at the end of what was pruned")
 
     def _check_marks(self) -> None:
-        """Each file's marks together are what auth said that it prunes; in an export, of whichever file."""
+        """Each file's marks together are what auth said that it prunes, or what was there before it; in an export, of
+        whichever file."""
         for file, marks in self._marks.items():
-            said = self.vouched.get(file, set()) if self.complete else set().union(*self.vouched.values())
-            if digest_of_marks(marks) not in said:
+            self.digests[file] = digest_of_marks(marks)
+            files = [file] if self.complete else list(self.prunings)
+            said = [one for name in files for one in self.prunings.get(name, ())]
+            if not any(self.digests[file] in (one.digest, one.follows) for one in said):
                 place, order = self._first_marks[file]
                 text = "events are gone here, and no pruning of just these is on record and seen by a checkpoint"
                 self.report(Fault.PRUNED, place, text, order)

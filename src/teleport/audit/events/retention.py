@@ -11,12 +11,14 @@ from teleport.audit.events.base import Event, UserEvent
 
 class AuditPrune(Event, frozen=True, kw_only=True, tag="audit.prune"):
     """The time of events has come. They are taken out of a file of the log once a signed checkpoint has seen this
-    event, if none of them is held by then."""
+    event, if none of them is held by then; if one is, the next of these events takes it back."""
 
     store: str = ""  # host UUID of the auth server whose file it is
     file: str = ""  # name of the file
     pruned: int = 0  # how many events are gone from it then, altogether
     digest: str = ""  # SHA-256 over the marks that are left of them, hex
+    follows: str = ""  # the same of the marks that are in the file before that
+    number: int = 0  # 1, 2, 3, ... for each file; only the last one counts
 
 
 class HoldCreated(UserEvent, frozen=True, kw_only=True, tag="hold.created"):

@@ -19,13 +19,13 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from teleport.audit.appendlog import sync_directory
 from teleport.audit.chain import Linked
-from teleport.audit.chain.pruned import Rewriting, rewritten
+from teleport.audit.chain.pruned import Rewriting, digest_of_marks, rewritten
 from teleport.audit.checkpoints import LeaseElsewhere
 from teleport.audit.cursor import Cursor
 from teleport.audit.following import stores_of
@@ -67,6 +67,13 @@ class Said:
     file: str
     events: int
     digest: str
+    follows: str
+    number: int
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """What is left then and was before, and the number of the statement."""
+        return {"digest": self.digest, "follows": self.follows, "number": self.number}
 
 
 class Pruner:
@@ -98,7 +105,8 @@ class Pruner:
         self._prove = prove
         self._say = say
         self._seen: dict[Path, _Seen] = {}
-        self._said: set[Said] = set()
+        self._said: dict[Path, Said] = {}  # that wait for a checkpoint
+        self._settled = False  # whether what an earlier process left undone was looked at
         self._held_sessions: dict[str, frozenset[str]] = {}
         self._held_users: frozenset[str] = frozenset()
         self._held_at = 0.0
@@ -133,37 +141,61 @@ class Pruner:
         holds = tuple(await self._holds())
         files = await self._old_files()
         due = await asyncio.to_thread(self._due, files, holds)
-        if not due:
+        if not due and self._settled:
             return False
         report = await self._prove()
         if not report.ok:
             raise TeleportError(f"it does not verify: {report.first}", hint="tctl audit verify")
-        waits = False
-        for path in due:
-            planned = await asyncio.to_thread(self._plan, path, holds, report.basis)
-            if planned is None:
-                continue
-            said = Said(path.parent.name, path.name, planned.events, planned.digest)
-            if planned.digest in report.basis.vouched.get(f"{said.store}/{said.file}", ()):
-                waits |= not await self._rewrite(path, said, report.basis)
-                continue
-            waits = True
-            if said not in self._said:
-                await self._say(said)
-                self._said.add(said)
+        basis, waits = report.basis, False
+        self._settled = True
+        open_ones = [path for path in files if self._is_open(path, basis)]
+        for path in dict.fromkeys([*due, *open_ones]):
+            planned = await asyncio.to_thread(self._plan, path, holds, basis)
+            digest = planned.digest if planned is not None else self._present(path, basis)
+            if planned is not None and digest in [one.digest for one in basis.prunings.get(_name(path), ())]:
+                waits |= not await self._rewrite(path, digest, basis)
+            elif planned is not None or path in open_ones:
+                waits = True
+                await self._tell(path, planned, basis)
         return waits
 
-    async def _rewrite(self, path: Path, said: Said, basis: Basis) -> bool:
-        """Whether it comes to what was said; a hold may have come in between."""
+    def _present(self, path: Path, basis: Basis) -> str:
+        """The digest of the marks that are in a file."""
+        return basis.digests.get(_name(path), digest_of_marks(()))
+
+    def _is_open(self, path: Path, basis: Basis) -> bool:
+        """Whether something is on record that was not done."""
+        return any(one.digest != self._present(path, basis) for one in basis.prunings.get(_name(path), ()))
+
+    async def _tell(self, path: Path, planned: Rewriting | None, basis: Basis) -> None:
+        """Puts on record what comes next of a file; without a plan, that it stays as it is."""
+        present = self._present(path, basis)
+        said = Said(
+            path.parent.name,
+            path.name,
+            planned.events if planned is not None else 0,
+            planned.digest if planned is not None else present,
+            present,
+            basis.numbers.get(_name(path), 0) + 1,
+        )
+        former = self._said.get(path)
+        if former is None or (former.digest, former.follows) != (said.digest, said.follows):
+            await self._say(said)
+            self._said[path] = said
+
+    async def _rewrite(self, path: Path, digest: str, basis: Basis) -> bool:
+        """Whether it came to what was said. When a hold came in between, that is taken back."""
         async with self._exclusive:
             holds = tuple(await self._holds())
             planned = await asyncio.to_thread(self._plan, path, holds, basis)
-            if planned is None or planned.digest != said.digest:
-                return False
-            await asyncio.to_thread(replace_file, path, planned.lines)
-        self._said.discard(said)
-        log.info("%s events were pruned from %s/%s", planned.newly, said.store, said.file)
-        return True
+            if planned is not None and planned.digest == digest:
+                await asyncio.to_thread(replace_file, path, planned.lines)
+                self._said.pop(path, None)
+                log.info("%s events were pruned from %s", planned.newly, _name(path))
+                return True
+        self._said.pop(path, None)
+        await self._tell(path, planned, basis)
+        return False
 
     async def _old_files(self) -> list[Path]:
         """Files that nobody writes to or has to read on from."""
@@ -277,6 +309,10 @@ def replace_file(path: Path, lines: Sequence[bytes]) -> None:
         raise TeleportError(
             f"{path} cannot be written anew: {error.strerror}", hint="free space on that file system or repair it"
         ) from None
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
 def _name_of(raw: bytes) -> str:
