@@ -262,6 +262,11 @@ class Workload:
         self.ledger.joined(host_id)
         self._stop.wait(0.7)
 
+    @property
+    def worked(self) -> Worked:
+        """Where it works."""
+        return self._worked
+
     def target(self, host: str) -> str:
         """The login at a host, as clients of OpenSSH take it."""
         return f"{self._worked.login}@{host}.{self._worked.auth.name}"

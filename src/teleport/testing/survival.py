@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,9 @@ class Ledger:
         self.moves: list[Moved] = []
         self.forwards: list[Forwarded] = []
         self.shared: list[Joined] = []
+        self.shut_out: set[str] = set()  # people who may do nothing
+        self.tried = 0  # what policy forbids, and
+        self.let_in: list[str] = []  # of that what was done all the same, as a client saw it
         self.failures: Counter[str] = Counter()  # what was asked and not acknowledged, for the report
 
     def wrote(self, name: str, description: str) -> None:
@@ -80,6 +83,13 @@ class Ledger:
         with self._lock:
             self.shared.append(joined)
 
+    def forbidden(self, what: str, *, done: bool) -> None:
+        """Somebody tried what policy forbids."""
+        with self._lock:
+            self.tried += 1
+            if done:
+                self.let_in.append(what)
+
     def failed(self, what: str) -> None:
         with self._lock:
             self.failures[what] += 1
@@ -92,6 +102,7 @@ class Ledger:
             f"{sum(move.told for move in self.moves)} of {len(self.moves)} operations on files, "
             f"{sum(forward.told for forward in self.forwards)} of {len(self.forwards)} forwards acknowledged, "
             f"{sum(one.told for one in self.shared)} of {len(self.shared)} joined sessions seen; "
+            f"{len(self.let_in)} of {self.tried} forbidden things done; "
             "not acknowledged: "
             + (", ".join(f"{count} {what}" for what, count in sorted(self.failures.items())) or "nothing")
         )
@@ -109,14 +120,20 @@ class Evidence:
     @classmethod
     def read(cls, auth: Path, hosts: Sequence[Path]) -> Evidence:
         """`auth` and `hosts`: data directories; auth's storage, log and recordings, and every host's spools."""
-        found = cls()
-        for path in sorted((auth / "log").glob("*/*.00:00:00.log")):
-            found.events += [json.loads(line) for line in path.read_bytes().splitlines()]
         with closing(sqlite3.connect(auth / "backend" / FILE_NAME)) as connection:
-            found.items = dict(connection.execute("SELECT key, value FROM item"))
-        for path in sorted((auth / "log" / "records").glob("*.rec")):
+            items = dict(connection.execute("SELECT key, value FROM item"))
+        return cls.of(auth / "log", auth / "log" / "records", items, {auth, *hosts})
+
+    @classmethod
+    def of(cls, log: Path, records: Path, items: dict[str, bytes], hosts: Collection[Path]) -> Evidence:
+        """The folders of the log and of the recordings, what is in the storage, and the data directories of all
+        hosts."""
+        found = cls(items=items)
+        for path in sorted(log.glob("*/*.00:00:00.log")):
+            found.events += [json.loads(line) for line in path.read_bytes().splitlines()]
+        for path in sorted(records.glob("*.rec")):
             found.recordings[path.stem] = recorded_output(path)
-        for host in {auth, *hosts}:
+        for host in hosts:
             for folder, end in itertools.product(("upload", "upload-proxy"), ("*.rec*", "*.torn", "*.open")):
                 found.left += [str(path) for path in sorted((host / "log" / folder).rglob(end))]
         return found
@@ -148,6 +165,7 @@ def problems(ledger: Ledger, evidence: Evidence) -> list[str]:
         *moved_wrongly(ledger.moves, named),
         *forwarded_wrongly(ledger.forwards, named),
         *joined_wrongly(ledger.shared, named),
+        *_forbidden(ledger, named),
         *(f"left behind: {path}" for path in evidence.left),
         *(f"left in the outbox: {key}" for key in evidence.items if key.startswith("audit/outbox/")),
     ]
@@ -175,6 +193,16 @@ def _lost_writes(ledger: Ledger, evidence: Evidence, named: _Named) -> Iterator[
     for host_id in joined:
         if HOST + host_id not in evidence.items:
             yield f"half done: an event tells that host {host_id} joined, which is not in the storage"
+
+
+def _forbidden(ledger: Ledger, named: _Named) -> Iterator[str]:
+    """What was done though policy forbids it."""
+    for what in ledger.let_in:
+        yield f"forbidden access: {what}"
+    for kind in ("session.start", "session.join", "port", "sftp", "scp", "exec"):
+        for event in named.get(kind, ()):
+            if event.get("user") in ledger.shut_out and not event.get("error"):
+                yield f"forbidden access: {kind} of {event['user']} is on record"
 
 
 def _lost_events(ledger: Ledger, named: _Named) -> Iterator[str]:
