@@ -318,6 +318,25 @@ async def test_a_second_end_of_a_session_must_be_marked(audit_log: AuditLog) -> 
     assert (first.fault, first.place.line) == (Fault.SUPPLEMENT, 2)
 
 
+async def test_a_supplement_may_stand_before_the_end_that_counts(audit_log: AuditLog) -> None:
+    """Several auth servers write to folders of their own, and one that is killed may have claimed an end that it takes
+    in after another one: which counts is told by the mark, not by what is read first. The mark still cannot go."""
+    await audit_log.intake.start()
+    auth, node = audit_log.emitter(AUTH), audit_log.emitter("node-a")
+    await auth.emit(auth.new(SessionEnd, sid="s1", server_id="node-a", reason="node lost"))
+    await audit_log.shipper(auth).deliver_all()
+    await node.emit(node.new(SessionEnd, sid="s1", server_id="node-a"))
+    await audit_log.shipper(node).deliver_all()
+    exchanged = audit_log.lines()[::-1]
+    assert exchanged[0].endswith(b',"supplement":true}')
+    rewrite(audit_log, exchanged)
+    assert check(audit_log).ok
+    rewrite(audit_log, [line.replace(b',"supplement":true}', b"}") for line in exchanged])
+    first = check(audit_log).first
+    assert first is not None
+    assert (first.fault, first.place.line) == (Fault.SUPPLEMENT, 2)
+
+
 def test_nothing_to_verify_is_said(tmp_path: Path) -> None:
     """An empty answer must not look like a proof."""
     with pytest.raises(NotFound):

@@ -150,7 +150,7 @@ class RunVerifier:
     _open: dict[tuple[str, ChainKey], _Run] = field(default_factory=dict)
     _found_former: set[str] = field(default_factory=set)
     _references: dict[CheckpointRef, tuple[Place, int]] = field(default_factory=dict)
-    _ended: set[tuple[str, str]] = field(default_factory=set)  # sessions, each with its host
+    _ended: set[tuple[str, str]] = field(default_factory=set)  # sessions, each with its host, whose end counts
     _met: set[tuple[ChainKey, int]] = field(default_factory=set)
     _lost: dict[ChainKey, set[tuple[int, int]]] = field(default_factory=dict)  # first and last, as auth put on record
     _lost_former: set[str] = field(default_factory=set)  # hashes of former epochs' events that are lost
@@ -321,11 +321,10 @@ class RunVerifier:
 
     def _check_end(self, linked: Linked, place: Place) -> None:
         event = REGISTRY.decode(linked.body)
-        if not isinstance(event, SessionEnd) or not event.sid:
-            return
+        if not isinstance(event, SessionEnd) or not event.sid or linked.supplement:
+            return  # a supplement may be read before the end that counts: in another store, or taken in first
         one = event.sid, event.server_id or event.emitter
-        known = one in self._ended
-        if self.complete and known and not linked.supplement:
+        if self.complete and one in self._ended:
             self.report(Fault.SUPPLEMENT, place, f"a second end of session {event.sid}, not marked a supplement")
         self._ended.add(one)
 
