@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: run test test-long test-kube bench bench-scale bench-web bench-kube docs screenshots setup setup-dev install uninstall check format clean
+.PHONY: run test test-long test-kube bench bench-scale bench-web bench-kube docs screenshots setup setup-dev install uninstall dist check format clean
 
 run: setup
 	@$(BIN)/python scripts/run.py
@@ -88,6 +88,11 @@ install: setup
 
 uninstall:
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/install.sh uninstall
+
+# the wheel, archives with an interpreter of their own, .deb and .rpm into dist/; docs/packages.md
+SIGN_KEY ?=
+dist: setup-dev
+	$(BIN)/python -m scripts.dist --sign-key='$(SIGN_KEY)'
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .hypothesis webui/node_modules src/teleport/web/static/app

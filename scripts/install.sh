@@ -40,30 +40,6 @@ version=$(.venv/bin/python -c 'from teleport import __version__; print(__version
 release=$version-${digest:0:10}
 place=$top/versions/$release
 
-# The pinned entries of the packages that an extra needs, with their hashes.
-entries() {
-  .venv/bin/python - "$@" <<'P'
-import re, sys, tomllib
-from importlib.metadata import requires
-known = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
-pinned = {re.match(r"[A-Za-z0-9_.-]+", one)[0].lower().replace("_", "-"): one for one in re.split(r"\n(?=[a-z0-9])", open("requirements/dev.txt").read()) if "==" in one}
-runtime = open("requirements/runtime.txt").read()
-name = lambda text: re.match(r"[A-Za-z0-9_.-]+", text)[0].lower().replace("_", "-")
-waiting, found = [], {}
-for extra in sys.argv[1:]:
-    if extra not in known:
-        sys.exit(f"there is no extra {extra!r}: {', '.join(sorted(known))}")
-    waiting += map(name, known[extra])
-while waiting:
-    one = waiting.pop()
-    if one in found or re.search(rf"^{re.escape(one)}==", runtime, re.MULTILINE):
-        continue
-    found[one] = pinned[one]
-    waiting += [name(text) for text in requires(one) or () if "extra ==" not in text and name(text) in pinned]
-print("\n".join(found[one] for one in sorted(found)))
-P
-}
-
 if [ ! -e "$place/.complete" ]; then
   echo "$what: release $release into $place"
   rm -rf "$place"
@@ -71,7 +47,7 @@ if [ ! -e "$place/.complete" ]; then
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   # shellcheck disable=SC2086 # a list of words
-  entries $extras > "$work/extras.txt" || fail "EXTRAS is a list of words, see above"
+  .venv/bin/python scripts/dist/locked.py $extras > "$work/extras.txt" || fail "EXTRAS is a list of words, see above"
   "${PYTHON:-python3}" -m venv --without-pip "$place"
   pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check)
   "${pip[@]}" wheel --no-deps --no-build-isolation --wheel-dir "$work" .

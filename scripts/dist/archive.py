@@ -1,0 +1,46 @@
+"""Archives: a release, and a script that puts it in its place."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tarfile
+from pathlib import Path
+
+from scripts.dist import interpreter
+from scripts.dist.locked import ROOT
+from scripts.dist.tree import settle
+
+
+def write(target: Path, name: str, product: str, release: str, place: Path, moment: int, work: Path) -> None:
+    """`target` with one directory `name`: the release, its name, and `install`."""
+    folder = work / name
+    folder.mkdir()
+    (folder / "RELEASE").write_text(f"{product} {release} {interpreter.glibc_needed(place)}\n")
+    shutil.copy2(ROOT / "packaging" / "install", folder / "install")
+    (folder / "install").chmod(0o755)
+    shutil.copy2(ROOT / "LICENSE", folder / "LICENSE")
+    place.rename(folder / "release")
+    settle(folder, moment)
+    try:
+        pack(target, folder, name)
+    finally:
+        (folder / "release").rename(place)
+
+
+def pack(target: Path, folder: Path, name: str) -> None:
+    """A tar of `folder` that depends on its content alone."""
+    with target.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+        with tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar:
+            for path in (folder, *sorted(folder.rglob("*"))):
+                inside = name if path == folder else f"{name}/{path.relative_to(folder).as_posix()}"
+                info = tar.gettarinfo(str(path), inside)
+                info.uid = info.gid = 0
+                info.uname = info.gname = "root"
+                if info.islnk():
+                    info.type, info.linkname, info.size = tarfile.REGTYPE, "", path.stat().st_size
+                if info.isfile():
+                    with path.open("rb") as file:
+                        tar.addfile(info, file)
+                else:
+                    tar.addfile(info)
