@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -113,6 +114,12 @@ def open_routes() -> str:
 # --- docs/cli.md
 
 
+def openapi() -> str:
+    from teleport.api.openapi import document
+
+    return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
+
+
 def program(name: str) -> click.Group:
     """The click group behind one of the three commands."""
     import importlib
@@ -205,6 +212,9 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
 }
 
 
+WHOLE: dict[str, Callable[[], str]] = {"docs/openapi.json": openapi}
+
+
 def filled(text: str, parts: dict[str, Callable[[], str]]) -> str:
     """The page with its generated parts as the code has them now. Raises `ValueError` for a part without a place."""
     for name, make in parts.items():
@@ -225,6 +235,10 @@ def differing() -> dict[Path, str]:
         text = path.read_text()
         wanted = filled(text, parts)
         if wanted != text:
+            found[path] = wanted
+    for page, make in WHOLE.items():
+        path, wanted = ROOT / page, make()
+        if not path.exists() or path.read_text() != wanted:
             found[path] = wanted
     return found
 
