@@ -67,13 +67,24 @@ class _End:
             raise BadHead(str(error)) from None
 
     async def body(self) -> AsyncIterator[bytes]:
-        """What of the message's body is there. Raises `h11.RemoteProtocolError`."""
+        """What of the message's body is there, as much at once as came at once: API servers write logs in chunks of a
+        line or two, each of which costs as much as a large one. Raises `h11.RemoteProtocolError`."""
         http = self._http
+        found: list[bytes] = []
         while True:
-            event = http.next_event()
+            try:
+                event = http.next_event()
+            except h11.RemoteProtocolError:
+                if found:
+                    yield b"".join(found)
+                raise
             if isinstance(event, h11.Data):
-                yield bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
+                found.append(bytes(event.data))
+                continue
+            if found:
+                yield b"".join(found)
+                found = []
+            if isinstance(event, h11.EndOfMessage):
                 return
             elif event is h11.NEED_DATA:
                 if http.they_are_waiting_for_100_continue:
