@@ -81,7 +81,7 @@ setup:
 setup-dev:
 	@PYTHON=$(PYTHON) scripts/setup.sh dev
 
-# this release into PREFIX (below DESTDIR, for packages), beside those that are there; EXTRAS="etcd postgresql dynamodb hsm"
+# this release into PREFIX (below DESTDIR, for packages), beside those that are there; EXTRAS="etcd postgresql dynamodb s3 hsm"
 PREFIX ?= /usr/local
 install: setup
 	@PYTHON=$(PYTHON) PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' EXTRAS='$(EXTRAS)' scripts/install.sh install

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# make install PREFIX=/usr/local DESTDIR= EXTRAS="etcd postgresql dynamodb hsm": puts this release into a directory of its own below
+# make install PREFIX=/usr/local DESTDIR= EXTRAS="etcd postgresql dynamodb s3 hsm": puts this release into a directory of its own below
 # $PREFIX/lib/teleport/versions, and turns one link, `current`, to it: a daemon that runs goes on with the release that it
 # was started from, and its next process is of the new one. make uninstall takes the links and every release away.
 set -euo pipefail

@@ -48,6 +48,7 @@ from teleport.auth.copies.copier import Source
 from teleport.auth.copies.places import Copies
 from teleport.auth.copies.settings import CopySettings
 from teleport.auth.evidence.api import Evidence
+from teleport.auth.evidence.places import RecordingPlace
 from teleport.auth.evidence.recorded import Recorded
 from teleport.auth.evidence.shared import one_place
 from teleport.auth.evidence.store import EvidenceStore, Lease, signer
@@ -86,8 +87,6 @@ from teleport.backend.interface import Backend
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
-from teleport.recording.indexing import Indexer
-from teleport.recording.storage import FileRecordingStore
 from teleport.recording.trust import signature_check
 from teleport.resources.cluster import Singleton
 from teleport.resources.codec import Resource
@@ -99,6 +98,7 @@ from teleport.transport.tls import MutualServer
 
 if TYPE_CHECKING:
     from teleport.auth.cluster.from_file import Given
+    from teleport.recording.s3.settings import S3Settings
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +115,7 @@ class AuthConfig:
     node_name: str
     audit_directory: Path
     recordings_directory: Path
+    recordings_s3: S3Settings | None = None  # where they are brought from that folder
     static_tokens: tuple[Token, ...] = ()
     settings: tuple[Singleton, ...] = ()  # the cluster's settings that the file decides
     retention: Retention = field(default_factory=Retention)  # of audit events
@@ -146,11 +147,9 @@ class AuthService:
         shared = config.shared_storage
         self._sink = sink
         self._trust = LivingTrust(state)
-        self._recordings = FileRecordingStore(
-            config.recordings_directory,
-            check_signature=signature_check(self._trust.host_authorities, self._trust.former_host_authorities),
-            require_signature=True,
-        )
+        check = signature_check(self._trust.host_authorities, self._trust.former_host_authorities)
+        self._place = RecordingPlace(config.recordings_directory, config.recordings_s3, backend, check)
+        self._recordings, self._indexer = self._place.store, self._place.indexer
         copies: list[Sink] = [SessionTracker(backend, state.uses, claims, auth=config.host_id)]
         self._intake = Intake(
             self._sink,
@@ -181,7 +180,6 @@ class AuthService:
         tunnels = TunnelsLost(state.clock)
         inventory = Inventory(state, self.authorizer, self._tokens, user_tokens, tunnels)
         presence = self._presence = Presence(state, self.authorizer, self._joining, tunnels)
-        self._indexer = Indexer(config.recordings_directory, self._recordings.directory)
         recorded = Recorded(state, self.authorizer, self._recordings, self._indexer)
         self.waiting = Waiting(records, self._sink.lock, self._intake, lambda: self._pump.problem, state.clock)
         self._evidence = Evidence(
@@ -195,6 +193,7 @@ class AuthService:
             self._indexer,
             self.waiting,
             claims,
+            self._place.arrived,
         )
         self._pump = OutboxPump(
             records, emitter, self._in_store, self._sink.lock, step=self._sink.lock if shared else None
@@ -339,7 +338,8 @@ class AuthService:
         except MadeElsewhere:
             state = await _found_or_made(config, backend, clock, on_events, keys)
         if config.shared_storage:
-            await one_place(backend, config.audit_directory, config.recordings_directory)
+            shared = config.recordings_directory if config.recordings_s3 is None else None
+            await one_place(backend, config.audit_directory, shared)
         sink = await asyncio.to_thread(  # it may have to wait for another process that writes
             FileSink, config.audit_directory, config.host_id, clock, shared=config.shared_storage
         )
@@ -358,6 +358,11 @@ class AuthService:
             service.abandon()
             raise
         return service
+
+    @property
+    def recordings_problem(self) -> str:
+        """Why recordings are not where the configuration wants them; empty when they are."""
+        return self._place.problem
 
     def abandon(self) -> None:
         """Closes what a service that will not run, or runs no more, has opened."""
@@ -390,6 +395,7 @@ class AuthService:
                 tasks.create_task(self._lost_hosts.run(), name="lost hosts")
                 tasks.create_task(self._presence.run(), name="presence")
                 tasks.create_task(self._indexer.run(), name="searchable recordings")
+                tasks.create_task(self._place.run(), name="recordings to S3")
                 tasks.create_task(self.state.uses.run(), name="last use of certificates")
                 tasks.create_task(self._trust.run(context), name="authorities")
                 tasks.create_task(self.rotation_driver.run(), name="rotation")
@@ -415,6 +421,7 @@ class AuthService:
             await self.state.uses.write()
         except (TeleportError, OSError) as error:
             log.warning("audit events wait for the next start: %s", error)
+        await self._place.close()
         self.abandon()
 
     async def _say_pruned(self, said: Said) -> None:

@@ -102,6 +102,7 @@ TABLE: Final = (
     Row("audit/session-closed/", Fate.KEPT, "whose word on who took part in a session is final"),
     Row("audit/session-hosts/", Fate.KEPT, "which hosts told of sessions"),
     Row("audit/uploads/", Fate.KEPT, "recordings that were told of"),
+    Row("audit/objects/", Fate.KEPT, "recordings that lie in S3"),
     Row("audit/checkpoint-key", Fate.KEPT, "key of the checkpoints"),
     Row(CHECKPOINT, Fate.CHANGED, "last checkpoint, of the log if that has a later one"),
     Row(OUTBOX, Fate.CHANGED, "events on their way, unless the log has them"),

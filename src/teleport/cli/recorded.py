@@ -177,6 +177,8 @@ def _why_left_out(one: m.RecordingLeftOut) -> str:
             return f"Session {one.sid} was not searched: its recording is still being prepared. Search again later."
         case "unreadable":
             return f"The recording of session {one.sid} cannot be read: tctl recordings verify {one.sid}"
+        case "elsewhere":
+            return f"Session {one.sid} was not searched: its recording is in S3, searchable by another auth server."
         case "broken":
             why, hint = "its recording breaks off", f"tctl recordings verify {one.sid}"
         case "time":

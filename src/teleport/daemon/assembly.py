@@ -251,6 +251,7 @@ class Daemon:
             self._kept.run(admin, SystemRole.ADMIN)
             self._tasks.start(auth_side.tell_of_changes(service, [own.changed, admin.changed]), "authorities")
             auth_side.add_metrics(self._metrics, service)
+            readiness.watch("recordings", lambda: service.recordings_problem)
             readiness.ready("auth")
         else:
             delivering = next(iter(clients.values()))

@@ -172,6 +172,7 @@ async def open_auth(
                 node_name=config.nodename,
                 audit_directory=config.storage.events_path,
                 recordings_directory=config.storage.recordings_path,
+                recordings_s3=config.storage.recordings_s3,
                 static_tokens=tuple(
                     Token.from_secret(
                         SecretText(static.token.read()), tuple(TokenRole(role.value) for role in static.roles)

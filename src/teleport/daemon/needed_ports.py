@@ -148,6 +148,16 @@ def _of_auth(config: Config, auth: AuthConfig) -> Iterator[Port]:
         for server in config.storage.postgresql.servers:
             if not server.host.startswith("/"):
                 yield _out(server.host, server.port, "PostgreSQL", "the cluster's state", "teleport.storage")
+    if config.storage.recordings_s3 is not None:
+        there = urlsplit(config.storage.recordings_s3.endpoint)
+        plain = there.scheme == "http"
+        yield _out(
+            there.hostname or "",
+            there.port or (ports.HTTP if plain else ports.HTTPS),
+            "S3",
+            "recordings",
+            "teleport.storage.audit_sessions_uri",
+        )
     yield _out(
         "",
         ports.HTTPS,

@@ -29,6 +29,8 @@ class Suffix(StrEnum):
     INDEX = ".idx"  # what a stored recording showed, for searching; made anew when it is not there
     INDEX_NEW = ".idx.new"  # that text while it is made; its maker holds an flock
     OPEN = ".open"  # note of a session that runs and is not recorded here (`unrecorded`)
+    AWAY = ".away"  # note that the recording was brought to S3: its last hash, by which its index is believed
+    PARTS = ".parts"  # journal of the parts of a recording that is being brought to S3
     BROKEN = ".rec.broken"  # cannot be read at all; never tried again
 
 
@@ -55,15 +57,15 @@ class RecordingDirectory:
                 hint=f"make it a folder that only the service's user may enter: install -d -m 0700 {path}",
             ) from error
 
-    def check_room(self, sid: str, what: str, *, part: int = 1) -> None:
+    def check_room(self, sid: str, what: str, *, part: int = 1, more: int = 0) -> None:
         """Raises `LimitExceeded` when what is free on this file system is kept for audit events.
 
         Recordings give way first: a disk that fills leaves room to put on record why sessions are refused. What has
-        begun may use some of it: `part` 2 stands for half of what is kept.
+        begun may use some of it: `part` 2 stands for half of what is kept. `more`: bytes that are about to be written.
         """
         found = os.statvfs(self.descriptor)
         free, kept = found.f_bavail * found.f_frsize, reserve(found.f_blocks * found.f_frsize) // part
-        if free < kept:
+        if free - more < kept:
             raise LimitExceeded(
                 f"the recording of session {sid} cannot be {what}: {free >> 20} MiB are free, the last {kept >> 20} "
                 "MiB are kept for audit events",

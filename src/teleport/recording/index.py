@@ -190,7 +190,8 @@ def _pieces(frame: Frame) -> Iterator[Frame]:
 def remove_orphans(directory: RecordingDirectory) -> None:
     """Removes indexes of recordings that are there no more: who deletes a recording deletes what it showed."""
     for suffix in (Suffix.INDEX, Suffix.INDEX_NEW):
-        for sid in set(directory.names(suffix)) - set(directory.names(Suffix.DONE)):
+        # first the indexes: the note of one that was brought to S3 is there before the recording goes
+        for sid in set(directory.names(suffix)) - set(directory.names(Suffix.DONE)) - set(directory.names(Suffix.AWAY)):
             directory.remove(stored_name(sid, suffix))
 
 
@@ -261,8 +262,17 @@ def _head(directory: RecordingDirectory, sid: str, file: BinaryIO) -> IndexHead 
         return None
     if found.version != VERSION:
         return None
-    with os.fdopen(directory.open(stored_name(sid, Suffix.DONE)), "rb") as recording:
-        return found if _last_hash(recording) == found.head else None
+    return found if _head_of(directory, sid) == found.head else None
+
+
+def _head_of(directory: RecordingDirectory, sid: str) -> str:
+    """The last hash of the recording, which is here or was brought to S3. Raises `NotFound`."""
+    try:
+        with os.fdopen(directory.open(stored_name(sid, Suffix.DONE)), "rb") as recording:
+            return _last_hash(recording)
+    except NotFound:
+        with os.fdopen(directory.open(stored_name(sid, Suffix.AWAY)), "rb") as note:
+            return note.read(2 * HASH_SIZE).decode("ascii", "replace")
 
 
 def _last_hash(file: BinaryIO) -> str:

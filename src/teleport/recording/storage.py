@@ -31,6 +31,7 @@ from teleport.recording.format import (
     canonical_name,
     canonical_uuid,
 )
+from teleport.recording.player import RecordingReader
 from teleport.recording.verify import SignatureCheck, VerifiedRecording, verify_recording
 
 MAX_PIECE = 4 * 1024 * 1024
@@ -99,6 +100,23 @@ class StoredRecording:
         return SessionKind.TRANSFER if program in _TRANSFERS else SessionKind.EXEC
 
 
+def stored_recording(name: str, header: RecordingHeader, size: int) -> StoredRecording:
+    """The line of a recording, out of what it says of itself."""
+    return StoredRecording(
+        name=name,
+        sid=header.sid,
+        made_by=header.made_by,
+        size=size,
+        started=header.started,
+        user=header.user,
+        login=header.login,
+        node_id=header.node_id,
+        node_name=header.place,
+        command=header.command,
+        interactive=header.interactive,
+    )
+
+
 class FileRecordingStore:
     """All calls work in threads and may run at the same time."""
 
@@ -127,6 +145,28 @@ class FileRecordingStore:
 
     async def exists(self, name: str) -> bool:
         return await asyncio.to_thread(lambda: self._directory.exists(stored_name(self._lies(name), Suffix.DONE)))
+
+    async def header(self, name: str) -> RecordingHeader:
+        """What the stored recording says of itself. `NotFound` when there is none."""
+
+        def read() -> RecordingHeader:
+            with self._open(name) as file:
+                return RecordingReader(file).header
+
+        return await asyncio.to_thread(read)
+
+    def url(self, name: str) -> str:
+        """Where the recording of that name lies, for events."""
+        return f"file:///{name}.rec"
+
+    @property
+    def lost(self) -> str:
+        """What is to be said of a recording that arrived, and that nobody finds."""
+        return "it arrived here, and is here no more"
+
+    async def searchable(self, name: str) -> bool:
+        """Whether this auth server can search, or make searchable, what the recording showed."""
+        return True
 
     async def open(self, name: str) -> BinaryIO:
         """The stored recording, for reading; the caller closes it. `NotFound` when there is none."""
@@ -223,19 +263,7 @@ class FileRecordingStore:
             size = os.fstat(file.fileno()).st_size
         if dot and header.made_by != maker:
             raise BrokenRecording(BrokenPlace(None, 0, "it was recorded by another host than its name says"), name)
-        return StoredRecording(
-            name=name,
-            sid=sid,
-            made_by=header.made_by,
-            size=size,
-            started=header.started,
-            user=header.user,
-            login=header.login,
-            node_id=header.node_id,
-            node_name=header.place,
-            command=header.command,
-            interactive=header.interactive,
-        )
+        return stored_recording(name, header, size)
 
     # One host's uploads; called in threads by HostSink
 

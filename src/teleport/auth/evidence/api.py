@@ -7,7 +7,7 @@ permission on that session, decided with its facts, and leaves an event.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
@@ -37,7 +37,6 @@ from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound, T
 from teleport.identity import HostIdentity, SystemRole
 from teleport.recording.format import BrokenPlace, RecordingHeader, canonical_uuid
 from teleport.recording.indexing import Indexer
-from teleport.recording.player import RecordingReader
 from teleport.recording.storage import MAX_PIECE, FileRecordingStore, HostSink, StoredRecording
 from teleport.resources.kinds import Kind, Verb
 from teleport.store import records
@@ -67,6 +66,7 @@ class Evidence:
         indexer: Indexer,
         waiting: Waiting,
         claims: Claims | None = None,
+        stored: Callable[[], None] | None = None,
     ) -> None:
         self._state = state
         self._authorizer = authorizer
@@ -77,6 +77,7 @@ class Evidence:
         self._recorded = recorded
         self._indexer = indexer
         self._waiting = waiting
+        self._stored = stored or indexer.stored  # told when a recording arrived
         self._claims = claims or Claims(state.backend, state.clock)
         self.searcher = Searcher(audit_directory)
         self._counter = Counter(audit_directory)
@@ -289,8 +290,7 @@ class Evidence:
         return facts_of(found, await people_of(self._state.backend, found.sid, found.node_id, found.made_by))
 
     async def _header(self, name: str) -> RecordingHeader:
-        with await self._recordings.open(name) as file:
-            return (await asyncio.to_thread(RecordingReader, file)).header
+        return await self._recordings.header(name)
 
     async def _may_some(self, caller: Caller) -> bool:
         decision = await self._authorizer.decide(caller, Verb.LIST, Kind.SESSION, own(caller))
@@ -327,7 +327,7 @@ class Evidence:
             login=found.login,
             server_id=found.node_id,
             server_hostname=found.node_name,
-            url=f"file:///{name}.rec",
+            url=self._recordings.url(name),
             recording_hash=request.sha256,
             ei=2**31 - 1,
             **found.pod_fields,
@@ -343,7 +343,7 @@ class Evidence:
                 writes = [PutOp(key, request.sha256.encode()), *claims]
                 with suppress(CompareFailed):
                     await self._state.commit(writes, conditions=[Absent(key)], events=[event])
-        self._indexer.stored()
+        self._stored()
         after = await sink.begin(request.sid)
         return m.RecordingOffset(offset=after.offset, complete=after.complete)
 

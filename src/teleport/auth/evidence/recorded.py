@@ -119,12 +119,18 @@ class Recorded:
         searched, key, waits = 0, request.start_key, False
         while todo:
             batch = [one.name for one in todo[:BATCH]]
+            elsewhere = {name for name in batch if not await self._recordings.searchable(name)}
+            batch = [name for name in batch if name not in elsewhere]
             hits = await asyncio.to_thread(self._hits, batch, text)
             absent = [sid for sid, found in hits.items() if found is None and not self._indexer.failed(sid)]
             if absent:
                 await self._indexer.ensure(absent, max(0.1, deadline - loop.time()))
                 hits |= await asyncio.to_thread(self._hits, absent, text)
             for one in todo[:BATCH]:
+                if one.name in elsewhere:
+                    left_out.append(m.RecordingLeftOut(sid=one.name, why="elsewhere"))
+                    searched, key, todo = searched + 1, key_of(one), todo[1:]
+                    continue
                 found = hits[one.name]
                 if found is None and not self._indexer.failed(one.name):
                     if not self._indexer.overdue(one.name):
@@ -217,7 +223,7 @@ class Recorded:
         try:
             found = await self._recordings.verify(sid)
         except NotFound:
-            return m.RecordingVerdict(sid=sid, ok=False, problem="it arrived here, and is here no more")
+            return m.RecordingVerdict(sid=sid, ok=False, problem=self._recordings.lost)
         if isinstance(found, BrokenPlace):
             return m.RecordingVerdict(sid=sid, ok=False, problem=str(found), chunk=found.chunk, offset=found.offset)
         verdict = m.RecordingVerdict(

@@ -88,9 +88,14 @@ class _Place:
         )
 
 
-async def one_place(backend: Backend, events: Path, recordings: Path) -> None:
-    """Makes sure that these are the folders of all auth servers; the first one decides. Raises `TeleportError`."""
+async def one_place(backend: Backend, events: Path, recordings: Path | None) -> None:
+    """Makes sure that these are the folders of all auth servers; the first one decides. Raises `TeleportError`.
+
+    `recordings` None: each has a folder of its own, from which recordings are brought to a place of all.
+    """
     await _agree(backend, _Place(events, STORES + PLACE, ".log-id", "audit log", "audit_events_uri", 0o750))
+    if recordings is None:
+        return
     await _agree(backend, _Place(recordings, RECORDINGS, ".recordings-id", "recordings", "audit_sessions_uri", 0o700))
 
 

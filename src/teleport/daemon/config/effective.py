@@ -425,7 +425,9 @@ def _storage_config(document: Document) -> StorageConfig:
     return StorageConfig(
         path=embedded.path or data_dir / "backend",
         events_path=_directory(files[0] if files else None, data_dir / "log"),
-        recordings_path=_directory(storage.audit_sessions_uri, data_dir / "log" / "records"),
+        recordings_path=_directory(
+            storage.audit_sessions_uri if storage.recordings_s3 is None else None, data_dir / "log" / "records"
+        ),
         sync=embedded.sync,
         journal=embedded.journal,
         copies=tuple(_copies(storage.audit_events_uri)),
@@ -435,6 +437,7 @@ def _storage_config(document: Document) -> StorageConfig:
         etcd=_etcd(storage) if isinstance(storage, EtcdStorage) else None,
         postgresql=storage.settings() if isinstance(storage, PostgresqlStorage) else None,
         dynamodb=storage.settings() if isinstance(storage, DynamoStorage) else None,
+        recordings_s3=storage.recordings_s3,
     )
 
 

@@ -17,6 +17,7 @@ DIAG: Final = 3000
 POSTGRES: Final = 5432
 MONGO: Final = 27017
 HTTPS: Final = 443
+HTTP: Final = 80
 
 DEFAULT_PORTS: Final = {
     "ssh_service.listen_addr": SSH,

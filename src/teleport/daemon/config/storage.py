@@ -17,6 +17,8 @@ from teleport.backend.postgresql.settings import DEFAULT_SCHEMA, FORM, Postgresq
 from teleport.backend.postgresql.settings import parse as parse_conn_string
 from teleport.daemon.config import forms
 from teleport.daemon.config.hints import where_it_belongs
+from teleport.recording.s3.settings import S3Settings
+from teleport.recording.s3.settings import parse as parse_s3
 from teleport.resources.values import HostPort
 from teleport.resources.yaml_document import Node, Problems
 from teleport.resources.yaml_readers import (
@@ -145,9 +147,15 @@ class Storage:
     audit_sessions_uri: StorageUri | None = key(
         sessions_uri,
         None,
-        "where recordings go. One folder for all auth servers of a cluster",
+        "where recordings go: one folder for all auth servers of a cluster, or S3",
         default_text="<data_dir>/log/records",
     )
+
+    @property
+    def recordings_s3(self) -> S3Settings | None:
+        """Where recordings go, when that is S3."""
+        uri = self.audit_sessions_uri
+        return parse_s3(uri.location, uri.options, self.region) if uri is not None and uri.scheme == "s3" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,6 +324,12 @@ def _check(storage: Storage, node: Node, problems: Problems) -> None:
     shared = [uri for uri in storage.audit_events_uri if uri.scheme in ("dynamodb", "firestore")]
     if events is not None and shared and storage.audit_sessions_uri is None:
         events.notice(problems, "is shared storage: recordings should be too, set audit_sessions_uri")
+    sessions = node.get("audit_sessions_uri")
+    if sessions is not None:
+        try:
+            _ = storage.recordings_s3
+        except ValueError as error:
+            sessions.problem(problems, "s3://bucket/path as docs/operations.md shows", found=str(error))
     if isinstance(storage, EtcdStorage):
         _check_pair(node, problems, "tls_cert_file", "tls_key_file")
         _check_pair(node, problems, "username", "password_file")

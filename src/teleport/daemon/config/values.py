@@ -19,6 +19,7 @@ from teleport.backend.dynamodb.settings import DynamoSettings
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.postgresql.settings import PostgresqlSettings
 from teleport.daemon.config.token_source import TokenSource
+from teleport.recording.s3.settings import S3Settings
 from teleport.resources.cluster import (
     LockingMode,
     ProxyListenerMode,
@@ -100,6 +101,7 @@ class StorageConfig:
     etcd: EtcdSettings | None = None
     postgresql: PostgresqlSettings | None = None
     dynamodb: DynamoSettings | None = None
+    recordings_s3: S3Settings | None = None  # where recordings are brought from `recordings_path`
 
     @property
     def shared(self) -> str:

@@ -1,0 +1,213 @@
+"""The bucket, and how it is spoken to. One attempt each: who calls knows whether and when to try again.
+
+Nothing is ever replaced: every object is made on the condition that there is none of its key. Each request carries the
+SHA-256 of what is sent, and the service compares; what it keeps is proved by reading it (`uploader`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import warnings
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+import botocore.exceptions as away
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+
+from teleport.errors import TeleportError
+from teleport.recording.s3.refusals import Kind, explain, kind_of
+from teleport.recording.s3.settings import S3Settings
+
+ATTEMPT: Final = 30.0  # seconds in which nothing moves
+WHOLE: Final = 600.0  # seconds that one part may take
+CONNECTIONS: Final = 16
+PIECE: Final = 256 * 1024
+
+_NO_LOGIN: Final = (
+    away.NoCredentialsError,
+    away.PartialCredentialsError,
+    away.ProfileNotFound,
+    away.CredentialRetrievalError,
+)
+
+
+class Refused(Exception):
+    """What the service, or the way to it, answered. Never leaves this package."""
+
+    def __init__(self, kind: Kind, details: str) -> None:
+        super().__init__(kind, details)
+        self.kind = kind
+        self.details = details
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One that the service has."""
+
+    number: int  # from 1
+    etag: str
+    sha256: str = ""  # base64; empty: not told
+    size: int = 0
+
+
+class Bucket:
+    """Belongs to the running loop; connects when it is first used."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        self.settings = settings
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+
+    async def close(self) -> None:
+        async with self._opening:
+            self._closed = True
+            await self._stack.aclose()
+
+    async def open(self) -> None:
+        """Loads what is needed; nothing is sent. Raises `Refused`."""
+        async with self._opening:
+            if self._closed:
+                raise Refused(Kind.AGAIN, "this auth server ends")
+            if self._client is not None:
+                return
+            for name in ("botocore", "aiobotocore", "urllib3"):
+                logging.getLogger(name).setLevel(logging.WARNING)
+            # aiohttp's word about bodies of more than 1 MiB, which the library gives it whole
+            warnings.filterwarnings("ignore", "Sending a large body directly", ResourceWarning)
+            session = AioSession()
+            await asyncio.to_thread(session.get_component("data_loader").load_service_model, "s3", "service-2")
+            settings = self.settings
+            config = AioConfig(
+                connect_timeout=ATTEMPT / 3,
+                read_timeout=ATTEMPT,
+                retries={"total_max_attempts": 1},
+                max_pool_connections=CONNECTIONS,
+                ignore_configured_endpoint_urls=True,  # only our configuration says where to connect
+                request_checksum_calculation="when_required",  # we give our own
+                response_checksum_validation="when_required",
+                use_fips_endpoint=settings.fips,
+                s3={"addressing_style": "path" if settings.endpoint else "auto"},
+            )
+            try:
+                self._client = await self._stack.enter_async_context(
+                    session.create_client(
+                        "s3",
+                        region_name=settings.region or None,
+                        endpoint_url=settings.endpoint or None,
+                        config=config,
+                    )
+                )
+            except Exception as error:
+                raise refused(error) from None
+
+    async def _call(self, operation: str, **parameters: Any) -> Any:
+        await self.open()
+        try:
+            async with asyncio.timeout(WHOLE):
+                return await getattr(self._client, operation)(Bucket=self.settings.bucket, **parameters)
+        except Exception as error:
+            raise refused(error) from None
+
+    @property
+    def _made_as(self) -> dict[str, str]:
+        """With which encryption and for whom objects are made."""
+        made: dict[str, str] = {}
+        if self.settings.encrypt:
+            made["ServerSideEncryption"] = "aws:kms"
+        if self.settings.kms_key:
+            made["SSEKMSKeyId"] = self.settings.kms_key
+        if self.settings.acl:
+            made["ACL"] = self.settings.acl
+        return made
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Makes a small object. Raises `Refused`: with `EXISTS` when there is one."""
+        await self._call(
+            "put_object", Key=key, Body=data, IfNoneMatch="*", ChecksumSHA256=sum_of(data), **self._made_as
+        )
+
+    async def begin(self, key: str) -> str:
+        """Begins an upload in parts; its id."""
+        answer = await self._call("create_multipart_upload", Key=key, ChecksumAlgorithm="SHA256", **self._made_as)
+        return str(answer["UploadId"])
+
+    async def part(self, key: str, upload: str, number: int, data: bytes) -> Part:
+        found = sum_of(data)
+        answer = await self._call(
+            "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=data, ChecksumSHA256=found
+        )
+        return Part(number, str(answer["ETag"]), found, len(data))
+
+    async def parts(self, key: str, upload: str) -> list[Part]:
+        """What the service has of an upload. Raises `Refused`: with `ABSENT` when it knows of none."""
+        found: list[Part] = []
+        after = 0
+        while True:
+            answer = await self._call("list_parts", Key=key, UploadId=upload, PartNumberMarker=after)
+            found += [
+                Part(int(one["PartNumber"]), str(one["ETag"]), size=int(one["Size"])) for one in answer.get("Parts", [])
+            ]
+            if not answer.get("IsTruncated") or not found or found[-1].number <= after:
+                return found
+            after = found[-1].number
+
+    async def finish(self, key: str, upload: str, parts: Sequence[Part]) -> None:
+        """Makes the object out of its parts. Raises `Refused`: with `EXISTS` when there is one."""
+        told = [{"PartNumber": one.number, "ETag": one.etag, "ChecksumSHA256": one.sha256} for one in parts]
+        await self._call(
+            "complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": told}, IfNoneMatch="*"
+        )
+
+    async def abandon(self, key: str, upload: str) -> None:
+        """Drops an upload that is not needed any more."""
+        await self._call("abort_multipart_upload", Key=key, UploadId=upload)
+
+    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
+        """The object's bytes, in pieces. Raises `Refused`: with `ABSENT` when there is none."""
+        answer = await self._call("get_object", Key=key)
+        try:
+            async with answer["Body"] as body:
+                while True:
+                    async with asyncio.timeout(ATTEMPT):
+                        piece = await body.read(PIECE)
+                    if not piece:
+                        return
+                    yield piece
+        except Exception as error:
+            raise refused(error) from None
+
+    def explain(self, doing: str, error: Refused) -> TeleportError:
+        return explain(doing, self.settings.where, error.kind, error.details)
+
+
+def sum_of(data: bytes) -> str:
+    """As S3 writes a SHA-256."""
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
+def refused(error: BaseException) -> Refused:
+    """What an exception of the library's, or of the way to the service, means."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, away.ClientError):
+        about = error.response.get("Error", {})
+        code, words = str(about.get("Code", "")), next(iter(str(about.get("Message", "")).splitlines()), "")
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return Refused(kind_of(code, status, words), f"{words[:300]} ({code[:60]})".strip())
+    if isinstance(error, away.SSLError):
+        return Refused(Kind.TLS, "its certificate is not of an authority that this machine knows, or of another name")
+    if isinstance(error, away.NoRegionError):
+        return Refused(Kind.REGION, "none is named")
+    if isinstance(error, _NO_LOGIN):
+        return Refused(Kind.NO_LOGIN, type(error).__name__)
+    if isinstance(error, TimeoutError | away.ConnectTimeoutError | away.ReadTimeoutError):
+        return Refused(Kind.AGAIN, "no answer in time")
+    return Refused(Kind.AGAIN, f"it is not reached, or the connection broke ({type(error).__name__})")

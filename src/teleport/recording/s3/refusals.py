@@ -1,0 +1,121 @@
+"""What S3 answers when it does not do what was asked: whether it may mend itself, and what a person reads. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportError
+
+
+class Kind(StrEnum):
+    """What to do about an answer."""
+
+    AGAIN = "again"  # the service or the way to it is away; it may or may not have happened
+    EXISTS = "exists"  # an object of that key is there already. Nothing has happened
+    ABSENT = "absent"  # there is no such object, or no such upload
+    NO_BUCKET = "no bucket"
+    NOT_ALLOWED = "not allowed"
+    KMS = "kms"  # the key with which the service encrypts cannot be used
+    NO_LOGIN = "no login"  # no credentials, or such as are not known
+    CLOCK = "clock"
+    TLS = "tls"  # the other end was not believed
+    REGION = "region"  # none is named, or another one than the bucket's
+    REFUSED = "refused"  # anything else
+
+
+_BY_CODE: Final = {
+    "PreconditionFailed": Kind.EXISTS,
+    "NoSuchKey": Kind.ABSENT,
+    "NoSuchUpload": Kind.ABSENT,
+    "NoSuchVersion": Kind.ABSENT,
+    "NoSuchBucket": Kind.NO_BUCKET,
+    "AccessDenied": Kind.NOT_ALLOWED,
+    "AllAccessDisabled": Kind.NOT_ALLOWED,
+    "AccountProblem": Kind.NOT_ALLOWED,
+    "InvalidAccessKeyId": Kind.NO_LOGIN,
+    "SignatureDoesNotMatch": Kind.NO_LOGIN,
+    "ExpiredToken": Kind.NO_LOGIN,
+    "InvalidToken": Kind.NO_LOGIN,
+    "TokenRefreshRequired": Kind.NO_LOGIN,
+    "RequestTimeTooSkewed": Kind.CLOCK,
+    "PermanentRedirect": Kind.REGION,
+    "AuthorizationHeaderMalformed": Kind.REGION,
+    "IllegalLocationConstraintException": Kind.REGION,
+    "SlowDown": Kind.AGAIN,
+    "ServiceUnavailable": Kind.AGAIN,
+    "InternalError": Kind.AGAIN,
+    "RequestTimeout": Kind.AGAIN,
+    "OperationAborted": Kind.AGAIN,
+    "ConditionalRequestConflict": Kind.AGAIN,
+    "BadDigest": Kind.AGAIN,  # it broke on the way
+    "XAmzContentSHA256Mismatch": Kind.AGAIN,
+}
+
+
+def kind_of(code: str, status: int, details: str) -> Kind:
+    """What an error means."""
+    if code.startswith("KMS") or ("kms" in details.lower() and status != 403):
+        return Kind.KMS
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    match status:
+        case 401 | 403:
+            return Kind.NOT_ALLOWED
+        case 404:
+            return Kind.ABSENT
+        case 412:
+            return Kind.EXISTS
+        case 429:
+            return Kind.AGAIN
+    return Kind.AGAIN if status >= 500 else Kind.REFUSED
+
+
+def explain(doing: str, where: str, kind: Kind, details: str) -> TeleportError:
+    """The error for whoever waits for it."""
+    what = f"cannot {doing} the recordings in S3 ({where})"
+    match kind:
+        case Kind.AGAIN:
+            return ConnectionProblem(
+                f"{what}: {details}", hint="check that the service is reached from the auth server, and try again"
+            )
+        case Kind.ABSENT:
+            return NotFound(f"{what}: it is not there: {details}", hint="look for it, and for older versions of it")
+        case Kind.NO_BUCKET:
+            return TeleportError(
+                f"{what}: there is no such bucket", hint="make it, or name another one in audit_sessions_uri"
+            )
+        case Kind.NOT_ALLOWED:
+            return AccessDenied(
+                f"{what}: the role or user of this machine may not do that: {details}",
+                hint="let its policy allow what docs/operations.md lists for the bucket",
+            )
+        case Kind.KMS:
+            return AccessDenied(
+                f"{what}: the key with which it is to be encrypted cannot be used: {details}",
+                hint="see sse_kms_key of audit_sessions_uri and the key's policy; disablesse=true leaves encryption to "
+                "the bucket",
+            )
+        case Kind.NO_LOGIN:
+            return AccessDenied(
+                f"{what}: these credentials are not known there, or there are none: {details}",
+                hint="give the machine a role, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            )
+        case Kind.CLOCK:
+            return AccessDenied(
+                f"{what}: the clock of this machine is not right: {details}",
+                hint="set it by time servers: timedatectl set-ntp true",
+            )
+        case Kind.TLS:
+            return ConnectionProblem(
+                f"{what}: the certificate of the other end was not accepted: {details}",
+                hint="check endpoint of audit_sessions_uri and the certificates that this machine trusts "
+                "(AWS_CA_BUNDLE)",
+            )
+        case Kind.REGION:
+            return TeleportError(
+                f"{what}: no region is named, or another one than the bucket's: {details}",
+                hint="set region in audit_sessions_uri: aws s3api get-bucket-location --bucket NAME",
+            )
+        case _:
+            return TeleportError(f"{what}: {details}", hint="see what the service's own log says of the request")

@@ -1,0 +1,190 @@
+"""Recordings wherever they lie: here while they wait to be brought to S3, and there afterwards.
+
+What hosts upload is taken in here as ever (`recording.storage`). A recording is read here as long as its file is; then
+it is fetched, and believed only if it has the bytes that were noted. A note is written before the file here goes, and
+files are looked at before notes, so that in between none is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from teleport.errors import AlreadyExists, LimitExceeded, NotFound, TeleportError
+from teleport.recording.format import BrokenPlace, BrokenRecording, RecordingHeader, canonical_name
+from teleport.recording.index import index_head
+from teleport.recording.s3.bucket import Bucket, Refused
+from teleport.recording.s3.fetched import fetch
+from teleport.recording.s3.notes import Notes, ObjectNote
+from teleport.recording.storage import FileRecordingStore, HostSink, StoredRecording, UploadState, stored_recording
+from teleport.recording.verify import SignatureCheck, VerifiedRecording, verify_recording
+
+AT_ONCE: Final = 4  # objects that are fetched
+
+
+class S3RecordingStore(FileRecordingStore):
+    """As the store of files, for all callers."""
+
+    def __init__(
+        self,
+        path: Path,
+        bucket: Bucket,
+        notes: Notes,
+        *,
+        check_signature: SignatureCheck | None = None,
+        require_signature: bool = False,
+    ) -> None:
+        super().__init__(path, check_signature=check_signature, require_signature=require_signature)
+        self._bucket = bucket
+        self._notes = notes
+        self._fetches = asyncio.Semaphore(AT_ONCE)
+
+    def sink_for(self, host_id: str) -> HostSink:
+        return _Sink(self, super().sink_for(host_id), self._notes, host_id)
+
+    def url(self, name: str) -> str:
+        return self._bucket.settings.url(name)
+
+    @property
+    def lost(self) -> str:
+        return "it arrived, and is neither here nor noted as brought to S3: another auth server may have it still"
+
+    async def exists(self, name: str) -> bool:
+        return await super().exists(name) or await self._noted(name) is not None
+
+    async def name_of(self, name: str) -> str:
+        lies = await super().name_of(name)
+        if await super().exists(lies):
+            return lies
+        found = await self._noted(name)
+        return found[0] if found is not None else lies
+
+    async def _noted(self, name: str) -> tuple[str, ObjectNote] | None:
+        """Under which name there is a note, and the note."""
+        sid, dot, maker = canonical_name(name).partition(".")
+        if (note := await self._notes.get(name)) is not None:
+            return name, note
+        if dot and (note := await self._notes.get(sid)) is not None and note.header.made_by == maker:
+            return sid, note
+        return None
+
+    async def header(self, name: str) -> RecordingHeader:
+        try:
+            return await super().header(name)
+        except NotFound:
+            found = await self._noted(name)
+            if found is None:
+                raise
+            return found[1].header
+
+    async def open(self, name: str) -> BinaryIO:
+        """Raises also `BrokenRecording` when what lies in S3 is not what was brought there."""
+        try:
+            return await super().open(name)
+        except NotFound:
+            found = await self._noted(name)
+            if found is None:
+                raise
+        file = await self._fetched(*found)
+        if isinstance(file, BrokenPlace):
+            raise BrokenRecording(file, name)
+        return file
+
+    async def _fetched(self, name: str, note: ObjectNote) -> BinaryIO | BrokenPlace:
+        async with self._fetches:
+            try:
+                return await fetch(self._bucket, self.directory, name, note)
+            except Refused as error:
+                raise self._bucket.explain("read", error) from None
+            except OSError as error:
+                raise LimitExceeded(
+                    f"recording {name} cannot be fetched from S3: {error.strerror}",
+                    hint=f"make room on the disk of {self.directory.path}",
+                ) from None
+
+    async def verify(self, name: str) -> VerifiedRecording | BrokenPlace:
+        try:
+            return await super().verify(name)
+        except NotFound:
+            found = await self._noted(name)
+            if found is None:
+                raise
+        file = await self._fetched(*found)
+        if isinstance(file, BrokenPlace):
+            return file
+        with file:
+            return await asyncio.to_thread(
+                verify_recording,
+                file,
+                sid=name.partition(".")[0],
+                check_signature=self._check_signature,
+                require_signature=self._require_signature,
+            )
+
+    async def searchable(self, name: str) -> bool:
+        def here() -> bool:
+            try:
+                return index_head(self.directory, name) is not None
+            except (TeleportError, OSError):
+                return False
+
+        return await super().exists(name) or await asyncio.to_thread(here)
+
+    async def all(self) -> list[StoredRecording]:
+        here = await super().all()
+        found = {one.name: one for one in _listed(await self._notes.every())} | {one.name: one for one in here}
+        return sorted(found.values(), key=lambda one: (one.started, one.name), reverse=True)
+
+    async def names(self) -> list[str]:
+        here = await super().names()
+        return sorted({*here, *(await self._notes.every())})
+
+    async def some(self, names: Iterable[str]) -> list[StoredRecording]:
+        wanted = sorted(set(names))
+        found = {one.name: one for one in await super().some(wanted)}
+        for name in wanted:
+            if name not in found and (note := await self._notes.get(canonical_name(name))) is not None:
+                found[name] = stored_recording(name, note.header, note.size)
+        return [found[name] for name in wanted if name in found]
+
+    async def recordings(self, *, after: str = "", limit: int = 100) -> list[StoredRecording]:
+        every = sorted(await self.all(), key=lambda one: one.name)
+        return [one for one in every if one.name > after][:limit]
+
+
+def _listed(notes: Mapping[str, ObjectNote]) -> list[StoredRecording]:
+    return [stored_recording(name, note.header, note.size) for name, note in notes.items()]
+
+
+class _Sink(HostSink):
+    """What a host has brought to any auth server is not taken in again."""
+
+    def __init__(self, store: S3RecordingStore, here: HostSink, notes: Notes, host_id: str) -> None:
+        super().__init__(store, host_id)
+        self._here = here
+        self._notes = notes
+
+    async def _there(self, sid: str) -> tuple[str, ObjectNote] | None:
+        for name in (f"{canonical_name(sid)}.{self._host_id}", sid):
+            note = await self._notes.get(name)
+            if note is not None and note.header.made_by == self._host_id:
+                return name, note
+        return None
+
+    async def begin(self, sid: str) -> UploadState:
+        found = await self._there(sid)
+        return UploadState(found[1].size, found[1].head) if found is not None else await self._here.begin(sid)
+
+    async def append(self, sid: str, offset: int, data: bytes) -> int:
+        found = await self._there(sid)
+        return found[1].size if found is not None else await self._here.append(sid, offset, data)
+
+    async def keep(self, sid: str, sha256: str, *, first_is_told: bool = False, records_others: bool = True) -> str:
+        found = await self._there(sid)
+        if found is None:
+            return await self._here.keep(sid, sha256, first_is_told=first_is_told, records_others=records_others)
+        if found[1].head != sha256:
+            raise AlreadyExists(f"session {sid} has another recording of this host", hint="tctl recordings ls")
+        return found[0]
