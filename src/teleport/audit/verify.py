@@ -177,7 +177,7 @@ def _compare_recording(
     # An end speaks of what its own host recorded, an upload of what auth stored then.
     name = f"{event.sid}.{event.emitter}"
     if isinstance(event, SessionUpload):
-        name = event.url.removeprefix("file:///").removesuffix(".rec") or event.sid
+        name = event.url.rpartition("/")[2].removesuffix(".rec") or event.sid
     kept = recordings(name)
     if kept is None:
         if isinstance(event, SessionUpload):
