@@ -31,6 +31,8 @@ NOT_LATE = {
     "kube/credentials.py",  # likewise
     "auth/authorities/token_keys.py",  # when it is made, where keys are in a token: `_library` loads all
     "auth/copies/places.py",  # of the places that are configured, when the service is made: at the start
+    "auth/evidence/places.py",  # likewise
+    "recording/s3/load.py",  # likewise
     "auth/cluster/bootstrap.py",  # while it starts, before anything is served
     "daemon/auth_side.py",  # while it starts, before anything is served
     "daemon/watching.py",  # likewise

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any
@@ -19,6 +20,7 @@ from teleport.backend.memory import MemoryBackend
 from teleport.clock import SystemClock
 from teleport.recording.format import Frame, FrameKind
 from teleport.recording.s3.bucket import Bucket, Refused
+from teleport.recording.s3.refusals import Kind
 from teleport.recording.s3.settings import S3Settings
 from teleport.recording.s3.store import S3RecordingStore
 from teleport.recording.s3.uploader import Uploader
@@ -104,6 +106,7 @@ class Sides:
             stack.push_async_callback(opened.close)
             store = S3RecordingStore(folder, opened, notes, check_signature=check_signature, require_signature=True)
             stack.callback(store.close)
+            stack.push_async_callback(store.end)
             uploader = Uploader(opened, store.directory, notes, index, part_size=PART, pause=0.01)
             side = Side(folder, opened, store, uploader, self.backend)
             if made:
@@ -149,3 +152,33 @@ class KilledAt(Bucket):
                         raise Killed from None
                 raise Killed
         return await super()._call(operation, **parameters)
+
+
+class FailsOver(Bucket):
+    """A bucket that fails over one recording."""
+
+    def __init__(self, settings: S3Settings, sid: str) -> None:
+        super().__init__(settings)
+        self._sid = sid
+
+    async def _call(self, operation: str, **parameters: Any) -> Any:
+        if self._sid in parameters.get("Key", ""):
+            raise Refused(Kind.AGAIN, "as told")
+        return await super()._call(operation, **parameters)
+
+
+class Slow(Bucket):
+    """A bucket whose objects are read while it `flows`."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        super().__init__(settings)
+        self.flows = asyncio.Event()
+        self.flows.set()
+        self.reads = 0
+
+    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
+        self.reads += 1
+        await self.flows.wait()
+        async with aclosing(super().read(key)) as pieces:
+            async for piece in pieces:
+                yield piece

@@ -11,11 +11,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.recording.recording_samples import HOST, OTHER_HOST, SID, chunk_list, recording
-from tests.recording.s3_parts import PART, Killed, KilledAt, Sides, large
+from tests.recording.recording_samples import HOST, OTHER_HOST, OTHER_SID, SID, chunk_list, recording
+from tests.recording.s3_parts import PART, FailsOver, Killed, KilledAt, Sides, Slow, large
 
+from teleport.auth.evidence.recorded import UPLOADS
+from teleport.backend.interface import PutOp
 from teleport.errors import AlreadyExists, ConnectionProblem, NotFound, TeleportError
 from teleport.recording.format import BrokenPlace, BrokenRecording, Frame, FrameKind
+from teleport.recording.s3.bucket import Bucket
+from teleport.recording.s3.settings import parse
 from teleport.recording.storage import UploadState
 from teleport.recording.verify import VerifiedRecording
 from teleport.testing import s3
@@ -335,6 +339,89 @@ async def test_two_processes_of_an_auth_server_do_not_meet(server: s3.S3Server, 
                 await one.uploader.once()
         assert one.uploader.problem == two.uploader.problem == ""
         assert await one.object() == DATA
+
+
+async def test_one_recording_over_which_the_service_fails_holds_up_no_other(server: s3.S3Server, sides: Sides) -> None:
+    other = b"".join(chunk_list(3, OTHER_SID))
+    async with sides.side(server.settings(), bucket=partial(FailsOver, sid=SID)) as side:
+        await side.take(DATA)
+        await side.take(other, OTHER_SID)
+        assert SID < OTHER_SID
+        assert not await side.uploader.once()
+        assert not await side.uploader.once()
+        assert side.files() == [f"{SID}.rec", f"{OTHER_SID}.away"]
+        assert "as told" in side.uploader.problem
+
+
+async def test_a_disk_that_does_not_read_one_file_holds_up_no_other(server: s3.S3Server, sides: Sides) -> None:
+    other = b"".join(chunk_list(3, OTHER_SID))
+    async with sides.side(server.settings()) as side:
+        await side.take(DATA)
+        await side.take(other, OTHER_SID)
+        (side.folder / f"{SID}.away").mkdir()  # so that the note cannot be written
+        assert await side.uploader.once()
+        assert side.files() == [f"{SID}.away", f"{SID}.rec", f"{OTHER_SID}.away"]
+        assert "the disk of" in side.uploader.problem
+
+
+async def test_two_hosts_claim_a_session_at_two_auth_servers_at_once(server: s3.S3Server, sides: Sides) -> None:
+    """Each auth server keeps its own first, and only one of them may be told of under that name."""
+    theirs = recording([Frame(1, FrameKind.OUTPUT, b"mine")], recorder=OTHER_HOST)
+    settings = server.settings()
+    async with sides.side(settings, "one") as one, sides.side(settings, "two") as two:
+        await one.take(DATA)
+        assert await two.take(theirs, host=OTHER_HOST, told=False) == SID
+        name = await two.store.set_beside(SID, OTHER_HOST)
+        assert name == f"{SID}.{OTHER_HOST}" == await two.store.set_beside(SID, OTHER_HOST)
+        await two.backend.commit([PutOp(UPLOADS + name, theirs[-32:].hex().encode())])
+        assert await one.uploader.once()
+        assert await two.uploader.once()
+        for side in (one, two):
+            assert await side.store.names() == [SID, name]
+            with await side.store.open(name) as file:
+                assert file.read() == theirs
+
+
+def test_objects_are_made_with_the_key_that_is_asked_for() -> None:
+    made = Bucket(parse("records", {"sse_kms_key": "alias/k", "acl": "private"}))._made_as
+    assert made == {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/k", "ACL": "private"}
+    assert Bucket(parse("records", {}))._made_as == {"ServerSideEncryption": "aws:kms"}
+    assert Bucket(parse("records", {"disablesse": "true"}))._made_as == {}
+
+
+async def test_a_fetch_goes_on_for_who_asks_again(server: s3.S3Server, sides: Sides) -> None:
+    """Clients wait for half a minute, and a large recording may take longer."""
+    async with sides.side(server.settings(), bucket=Slow) as side:
+        await side.take(DATA)
+        await side.uploader.once()
+        assert isinstance(side.bucket, Slow)
+        before = side.bucket.reads
+        side.bucket.flows.clear()
+        impatient = [asyncio.create_task(side.store.open(SID)) for _ in range(2)]
+        async with asyncio.timeout(60):
+            while side.bucket.reads == before:  # noqa: ASYNC110 - another task moves it on
+                await asyncio.sleep(0.01)
+        for task in impatient:
+            task.cancel()
+        assert all(
+            isinstance(one, asyncio.CancelledError) for one in await asyncio.gather(*impatient, return_exceptions=True)
+        )
+        side.bucket.flows.set()
+        files = await asyncio.gather(side.store.open(SID), side.store.open(SID))
+        assert side.bucket.reads == before + 1
+        for file in files:
+            with file:
+                assert file.read() == DATA
+        (await side.store.open(SID)).close()
+        assert side.bucket.reads == before + 2  # what was handed out is not kept
+        side.bucket.flows.clear()
+        waiting = asyncio.create_task(side.store.open(SID))
+        async with asyncio.timeout(60):
+            while side.bucket.reads == before + 2:  # noqa: ASYNC110 - another task moves it on
+                await asyncio.sleep(0.01)
+        await side.store.end()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
 
 
 async def test_a_missing_recording_is_not_found(server: s3.S3Server, sides: Sides) -> None:

@@ -155,6 +155,18 @@ class FileRecordingStore:
 
         return await asyncio.to_thread(read)
 
+    async def set_beside(self, sid: str, host_id: str) -> str:
+        """Gives a host's recording, which lies as the session's first, its own name, and returns that."""
+        own = _own_name(sid, host_id)
+
+        def rename() -> None:
+            if self._maker(sid) == host_id:
+                with suppress(FileExistsError):
+                    self._directory.rename(stored_name(sid, Suffix.DONE), stored_name(own, Suffix.DONE))
+
+        await asyncio.to_thread(rename)
+        return own
+
     def url(self, name: str) -> str:
         """Where the recording of that name lies, for events."""
         return f"file:///{name}.rec"

@@ -51,7 +51,10 @@ class RecordingLeftOut(Message, frozen=True, kw_only=True):
     """A session that was not searched, or not all of it."""
 
     sid: str  # or SID.HOST, where several hosts have recorded it
-    why: str  # preparing (ask again later), unreadable; or searched up to `until` only: time, size, broken
+    why: (
+        str  # preparing (ask again later), unreadable, elsewhere (another auth server can search it); or searched up to
+    )
+    # `until` only: time, size, broken
     until: int = 0  # microseconds since its start
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -319,6 +318,10 @@ class Evidence:
         taken = told is not None and told.value != request.sha256.encode()
         proxy = await self._is_proxy(_host(caller))
         name = await sink.keep(request.sid, request.sha256, first_is_told=taken, records_others=proxy)
+        told = await self._state.backend.get(UPLOADS + name)
+        if name == request.sid and told is not None and told.value != request.sha256.encode():
+            # another auth server, which keeps its files to itself, has told of another host's meanwhile
+            name = await self._recordings.set_beside(name, _host(caller))
         found = await self._header(name)
         event = self._state.event(
             SessionUpload,
@@ -333,7 +336,7 @@ class Evidence:
             **found.pod_fields,
         )
         # Told once, however often the host asks, and also when this process died between keeping and telling.
-        key = UPLOADS + name
+        key, told_elsewhere = UPLOADS + name, False
         async with self._claims.lock:
             if await self._state.backend.get(key) is None:
                 makers = {one.made_by for one in await self._of_session(request.sid)} - {found.made_by}
@@ -341,8 +344,12 @@ class Evidence:
                     request.sid, found.node_id, Claim.RECORDING, told_by=found.made_by, makers=makers
                 )
                 writes = [PutOp(key, request.sha256.encode()), *claims]
-                with suppress(CompareFailed):
+                try:
                     await self._state.commit(writes, conditions=[Absent(key)], events=[event])
+                except CompareFailed:
+                    told_elsewhere = True
+        if told_elsewhere:  # of this one, or of another host's: what is kept decides
+            return await self.complete(caller, request)
         self._stored()
         after = await sink.begin(request.sid)
         return m.RecordingOffset(offset=after.offset, complete=after.complete)

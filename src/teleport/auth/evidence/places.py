@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from teleport.auth.evidence.objects import StoredNotes
 from teleport.backend.interface import Backend
@@ -15,9 +16,8 @@ from teleport.recording.verify import SignatureCheck
 if TYPE_CHECKING:
     from teleport.recording.s3.bucket import Bucket
     from teleport.recording.s3.settings import S3Settings
+    from teleport.recording.s3.store import S3RecordingStore
     from teleport.recording.s3.uploader import Uploader
-
-INDEXED_IN: Final = 5.0  # seconds that are waited for an index at a time
 
 
 class RecordingPlace:
@@ -26,6 +26,7 @@ class RecordingPlace:
     def __init__(self, folder: Path, s3: S3Settings | None, backend: Backend, check: SignatureCheck) -> None:
         """Raises `TeleportError` when the folder, or what S3 needs, cannot be used."""
         self._bucket: Bucket | None = None
+        self._s3: S3RecordingStore | None = None
         self._uploader: Uploader | None = None
         self.store: FileRecordingStore
         if s3 is None:
@@ -39,7 +40,9 @@ class RecordingPlace:
         from teleport.recording.s3.uploader import Uploader
 
         notes = StoredNotes(backend)
-        self.store = S3RecordingStore(folder, self._bucket, notes, check_signature=check, require_signature=True)
+        self.store = self._s3 = S3RecordingStore(
+            folder, self._bucket, notes, check_signature=check, require_signature=True
+        )
         self.indexer = Indexer(folder, self.store.directory)
         self._uploader = Uploader(self._bucket, self.store.directory, notes, self._searchable)
 
@@ -61,11 +64,13 @@ class RecordingPlace:
 
     async def close(self) -> None:
         """When nobody reads any more."""
+        if self._s3 is not None:
+            await self._s3.end()
         if self._bucket is not None:
             await self._bucket.close()
 
     async def _searchable(self, name: str) -> bool:
-        if self.indexer.failed(name) or index_head(self.store.directory, name) is not None:
+        if self.indexer.failed(name) or await asyncio.to_thread(index_head, self.store.directory, name) is not None:
             return True
-        await self.indexer.ensure([name], INDEXED_IN)
-        return self.indexer.failed(name) or index_head(self.store.directory, name) is not None
+        await self.indexer.ensure([name], 0)  # made with others meanwhile, and asked for again
+        return False

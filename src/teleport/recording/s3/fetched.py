@@ -10,13 +10,17 @@ import asyncio
 import hashlib
 import os
 from contextlib import aclosing
-from typing import BinaryIO
+from functools import partial
+from typing import BinaryIO, Final
 
 from teleport.recording.directory import RecordingDirectory
 from teleport.recording.format import BrokenPlace
 from teleport.recording.s3.bucket import Bucket, Refused
 from teleport.recording.s3.notes import ObjectNote
 from teleport.recording.s3.refusals import Kind
+
+AT_ONCE: Final = 4  # objects that are fetched
+KEEP: Final = 120.0  # seconds for which one is kept whose reader did not wait for it: perhaps he asks again
 
 
 async def difference(bucket: Bucket, name: str, size: int, sha256: str, into: BinaryIO | None = None) -> str:
@@ -61,3 +65,79 @@ async def fetch(bucket: Bucket, directory: RecordingDirectory, name: str, note: 
         file.close()
         raise
     return file
+
+
+class Fetches:
+    """Fetches that are under way. One goes on when its reader has lost patience, and who asks again then has it."""
+
+    def __init__(self, bucket: Bucket, directory: RecordingDirectory, *, keep: float = KEEP) -> None:
+        self._bucket = bucket
+        self._directory = directory
+        self._keep = keep
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._running: dict[str, _Fetch] = {}
+
+    async def open(self, name: str, note: ObjectNote) -> BinaryIO | BrokenPlace:
+        """As `fetch`."""
+        one = self._running.get(name)
+        if one is None:
+            task = asyncio.create_task(self._fetch(name, note), name=f"fetch of recording {name}")
+            one = self._running[name] = _Fetch(task)
+            task.add_done_callback(partial(self._fetched, name, one))
+        one.waiting += 1
+        try:
+            found = await asyncio.shield(one.task)
+            if isinstance(found, BrokenPlace):
+                return found
+            # a description of its own: others may read the same file
+            opened = os.fdopen(os.open(f"/proc/self/fd/{found.fileno()}", os.O_RDONLY | os.O_CLOEXEC), "rb")
+            one.taken = True
+            return opened
+        finally:
+            one.waiting -= 1
+            if one.taken and not one.waiting:
+                self._drop(name, one)
+
+    async def close(self) -> None:
+        for one in self._running.values():
+            one.task.cancel()
+        await asyncio.gather(*(one.task for one in self._running.values()), return_exceptions=True)
+        for name, one in list(self._running.items()):
+            self._drop(name, one)
+
+    async def _fetch(self, name: str, note: ObjectNote) -> BinaryIO | BrokenPlace:
+        async with self._slots:
+            return await fetch(self._bucket, self._directory, name, note)
+
+    def _fetched(self, name: str, one: _Fetch, _: object) -> None:
+        if one.file is None:
+            self._drop(name, one)
+            return
+        one.timer = asyncio.get_running_loop().call_later(self._keep, self._drop, name, one)
+        kept = [(name, one) for name, one in self._running.items() if one.timer is not None and not one.waiting]
+        for oldest in kept[:-AT_ONCE]:
+            self._drop(*oldest)
+
+    def _drop(self, name: str, one: _Fetch) -> None:
+        if self._running.get(name) is one:
+            del self._running[name]
+        if one.timer is not None:
+            one.timer.cancel()
+        if one.file is not None:
+            one.file.close()
+
+
+class _Fetch:
+    def __init__(self, task: asyncio.Task[BinaryIO | BrokenPlace]) -> None:
+        self.task = task
+        self.waiting = 0
+        self.taken = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def file(self) -> BinaryIO | None:
+        """What was fetched, if that is whole."""
+        if not self.task.done() or self.task.cancelled() or self.task.exception() is not None:
+            return None
+        found = self.task.result()
+        return None if isinstance(found, BrokenPlace) else found

@@ -10,18 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from teleport.errors import AlreadyExists, LimitExceeded, NotFound, TeleportError
 from teleport.recording.format import BrokenPlace, BrokenRecording, RecordingHeader, canonical_name
 from teleport.recording.index import index_head
 from teleport.recording.s3.bucket import Bucket, Refused
-from teleport.recording.s3.fetched import fetch
+from teleport.recording.s3.fetched import Fetches
 from teleport.recording.s3.notes import Notes, ObjectNote
 from teleport.recording.storage import FileRecordingStore, HostSink, StoredRecording, UploadState, stored_recording
 from teleport.recording.verify import SignatureCheck, VerifiedRecording, verify_recording
-
-AT_ONCE: Final = 4  # objects that are fetched
 
 
 class S3RecordingStore(FileRecordingStore):
@@ -39,7 +37,7 @@ class S3RecordingStore(FileRecordingStore):
         super().__init__(path, check_signature=check_signature, require_signature=require_signature)
         self._bucket = bucket
         self._notes = notes
-        self._fetches = asyncio.Semaphore(AT_ONCE)
+        self._fetches = Fetches(bucket, self.directory)
 
     def sink_for(self, host_id: str) -> HostSink:
         return _Sink(self, super().sink_for(host_id), self._notes, host_id)
@@ -93,16 +91,19 @@ class S3RecordingStore(FileRecordingStore):
         return file
 
     async def _fetched(self, name: str, note: ObjectNote) -> BinaryIO | BrokenPlace:
-        async with self._fetches:
-            try:
-                return await fetch(self._bucket, self.directory, name, note)
-            except Refused as error:
-                raise self._bucket.explain("read", error) from None
-            except OSError as error:
-                raise LimitExceeded(
-                    f"recording {name} cannot be fetched from S3: {error.strerror}",
-                    hint=f"make room on the disk of {self.directory.path}",
-                ) from None
+        try:
+            return await self._fetches.open(name, note)
+        except Refused as error:
+            raise self._bucket.explain("read", error) from None
+        except OSError as error:
+            raise LimitExceeded(
+                f"recording {name} cannot be fetched from S3: {error.strerror}",
+                hint=f"make room on the disk of {self.directory.path}",
+            ) from None
+
+    async def end(self) -> None:
+        """Nothing is fetched any more."""
+        await self._fetches.close()
 
     async def verify(self, name: str) -> VerifiedRecording | BrokenPlace:
         try:

@@ -83,6 +83,7 @@ class Uploader:
         self._first_pause = pause
         self._wake = asyncio.Event()
         self._trouble = ""  # with the bucket
+        self._met_over = ""  # the recording with which there was trouble
         self._later: dict[str, _Turn] = {}  # recordings that were tried
         self._proved: set[str] = set()  # noted, and not searchable yet
 
@@ -105,6 +106,8 @@ class Uploader:
     async def run(self) -> None:
         pause = self._first_pause
         loop = asyncio.get_running_loop()
+        with suppress(Refused):
+            await self._bucket.open()  # what it needs is loaded while this release is surely there
         while True:
             self._wake.clear()
             if await self.once():
@@ -124,7 +127,8 @@ class Uploader:
             del self._later[name]
         self._proved &= set(names)
         now = asyncio.get_running_loop().time()
-        for name in names:
+        # the one over which trouble was met last comes last: if it is the trouble, it holds up no other
+        for name in sorted(names, key=lambda one: one == self._met_over):
             if name in self._later and self._later[name].at > now:
                 continue
             try:
@@ -136,9 +140,16 @@ class Uploader:
             except Stuck as error:
                 self._put_off(name, str(error))
             except Refused as error:
+                if error.kind is Kind.REFUSED:
+                    self._put_off(name, f"it is refused: {error.details}")
+                    continue
+                self._met_over = name
                 self._tell_trouble(str(self._bucket.explain("write", error)))
                 return False
-            except (TeleportError, OSError) as error:  # the cluster's storage, or the disk
+            except OSError as error:
+                self._put_off(name, f"the disk of {self._directory.path}: {error.strerror}")
+            except TeleportError as error:  # the cluster's storage
+                self._met_over = name
                 self._tell_trouble(f"recordings cannot be brought to S3: {error}")
                 return False
         return True
