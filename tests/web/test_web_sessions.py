@@ -198,6 +198,7 @@ SESSION_ROUTES = [
     ("GET", "/webapi/sites/example.com/context"),
     ("GET", NODES),
     ("GET", "/webapi/sites/example.com/namespaces/default/nodes"),
+    ("GET", "/webapi/sites/example.com/kube_clusters"),
 ]
 
 

@@ -126,6 +126,7 @@ class SessionRoutes:
         add("GET", f"{api}/sites/{{site}}/context", self.context)
         for nodes in ("nodes", "namespaces/default/nodes"):
             add("GET", f"{api}/sites/{{site}}/{nodes}", self.nodes)
+        add("GET", f"{api}/sites/{{site}}/kube_clusters", self.kube_clusters)
 
     # sessions
 
@@ -340,6 +341,19 @@ class SessionRoutes:
         )
         caller = self._leaves.caller(session, peer_of(request), request.match_info["site"])
         return reply(await caller.call(routes.FIND_NODES, asked))
+
+    async def kube_clusters(self, request: web.Request) -> web.Response:
+        """A page of the Kubernetes clusters that the user may use, of this cluster or, as that one decides, of another:
+        `search`, `start`, `limit`."""
+        session = await self.sessions.of(request)
+        query = request.query
+        asked = m.FindKubeClustersRequest(
+            search=query.get("search", ""),
+            start=_number(query.get("start", "0")),
+            limit=_number(query.get("limit", "50")),
+        )
+        caller = self._leaves.caller(session, peer_of(request), request.match_info["site"])
+        return reply(await caller.call(routes.FIND_KUBE_CLUSTERS, asked))
 
     # parts
 

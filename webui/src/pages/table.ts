@@ -34,6 +34,7 @@ const OPEN: Row[] = [
 
 const WORK: Row[] = [
   { path: "/web/cluster/:site/nodes", title: "Nodes", group: "Work", load: () => import("./nodes/nodes") },
+  { path: "/web/cluster/:site/kube", title: "Kubernetes", group: "Work", load: () => import("./kube/kube") },
   {
     path: "/web/cluster/:site/node/:host_id/:login",
     title: "Terminal",
