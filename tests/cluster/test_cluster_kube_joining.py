@@ -4,14 +4,15 @@ behind a tunnel; limits, locks and changes of roles end what they have to, on bo
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
 from tests.cluster.cluster_kube import KubeHost, serve_kubectl, wait_known
 
-from teleport.testing.cluster import Cluster, Person, wait_until
+from teleport.testing.cluster import Cluster, Person, run, wait_until
 from teleport.testing.kube_api import KubeApi, running_kube_api
 from teleport.testing.processes import BIN
 from teleport.testing.terminal import Terminal
@@ -57,6 +58,13 @@ metadata: {name: of-no-pods}
 spec:
   allow:
     join_sessions: [{roles: ['*'], kinds: ['*'], modes: [observer]}]
+---
+kind: role
+version: v5
+metadata: {name: limited}
+spec:
+  options: {max_connections: 1, client_idle_timeout: 3s}
+  allow: {kubernetes_labels: {'*': '*'}, kubernetes_groups: [developers]}
 """
 SHELL = "stty -echo; echo ready; exec sh"
 
@@ -179,3 +187,81 @@ def test_who_may_not_join_learns_nothing(kube: Kube) -> None:
         assert shell.shown.count(b"has joined") == 0
     denied = kube.cluster.wait_event("session.request_denied", user=f"una-{kube.way}")
     assert (denied["request"], sid in denied["reason"]) == ("join", True)
+
+
+def opened(kube: Kube, environment: Mapping[str, str]) -> list[subprocess.Popen[bytes]]:
+    """A watch, a followed log, a port and two commands without a terminal, all open."""
+    words = (
+        ["get", "pods", "-n", "dev", "-w"],
+        ["logs", "-f", "web", "-n", "dev"],
+        ["port-forward", "-n", "dev", "pod/web", ":80"],
+        ["exec", "-n", "dev", "web", "--", "sleep", "100"],
+        ["attach", "-n", "dev", "-i", "web"],
+    )
+    running = [
+        subprocess.Popen(
+            ["kubectl", *one],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for one in words
+    ]
+    wait_until("all are open", lambda: kube.api.open_streams == len(words))
+    return running
+
+
+@pytest.mark.parametrize("change", ["lock", "role"])
+def test_what_ends_access_ends_what_is_open(kube: Kube, change: str) -> None:
+    """Watches, logs, ports and commands, within 2 s, also where a service behind a tunnel leads to the pods."""
+    person = kube.person(change)
+    running = opened(kube, person.environment)
+    try:
+        match change:
+            case "lock":
+                kube.cluster.tctl("lock", f"--user={person.name}").ok()
+            case "role":
+                kube.cluster.tctl("users", "update", person.name, "--set-roles=access").ok()
+        wait_until("all are cut", lambda: kube.api.open_streams == 0, 2.0)
+    finally:
+        for process in running:
+            process.terminate()
+            process.communicate(timeout=10)
+    ends = [event for event in kube.cluster.events("--type=session.end") if event["user"] == person.name]
+    assert {event["reason"] for event in ends} == {"access has ended"}
+
+
+def test_a_session_that_an_administrator_ends(kube: Kube) -> None:
+    """For everybody in it, who read why; those who may not be in it any more leave before."""
+    eva, wes = kube.person("eva"), kube.person("wes", "pod-watchers")
+    vic = kube.person("vic", "pod-watchers")
+    with kube.shell(eva) as shell:
+        shell.expect("ready")
+        sid = kube.sid(eva)
+        with join(wes, sid) as watching, join(vic, sid) as other:
+            shell.expect("has joined.*has joined")
+            kube.cluster.tctl("users", "update", vic.name, "--set-roles=developers").ok()
+            other.expect("This session is over for you", 2.0 * 5)
+            assert other.ended() == 255
+            shell.expect(f"{vic.name} has left this session")
+            kube.cluster.tctl("sessions", "rm", sid).ok()
+            assert shell.ended(2.0 * 5) != 0
+            assert watching.ended() != 0
+            assert b"an administrator ended it" in shell.shown
+            assert b"an administrator ended it" in watching.shown
+    assert kube.cluster.wait_event("session.end", sid=sid)["reason"] == "an administrator ended it"
+
+
+def test_limits_of_roles(kube: Kube) -> None:
+    """One connection, and not for long without a key."""
+    ida = kube.person("ida", "limited")
+    with kube.shell(ida, "stty -echo; echo ready; while echo alive; do sleep 0.2; done") as shell:
+        shell.expect("ready")
+        second = run("kubectl", "exec", "-n", "dev", "web", "--", "id", environment=ida.environment)
+        assert "Your roles allow 1 connections at the same time" in second.stderr
+        assert shell.ended() != 0
+        assert b"idle for more than 3 s" in shell.shown
+    assert kube.cluster.wait_event("session.end", user=ida.name)["reason"] == "idle for more than 3 s"
+    assert kube.cluster.wait_event("client.disconnect", user=ida.name)["reason"] == "idle for more than 3 s"
+    assert kube.cluster.wait_event("session.rejected", user=ida.name)["max"] == 1

@@ -83,6 +83,7 @@ class ExecSession:
         self._to_client: Inserting | None = None
         self._to_server: Inserting | None = None
         self._sent = 0  # bytes of output
+        self._typed_by_others = 0  # bytes
         self._started = False  # its start is on record
         self.runs = False  # bytes go through it
         self._reason = LEFT  # why it ended when not by itself
@@ -131,7 +132,8 @@ class ExecSession:
     def type(self, data: bytes) -> bool:
         if self._to_server is None:
             return True
-        self._to_server.put(Channel.STDIN, data)
+        if self._to_server.put(Channel.STDIN, data):
+            self._typed_by_others += len(data)
         return not self._to_server.full
 
     def resize(self, width: int, height: int) -> bool:
@@ -324,7 +326,7 @@ class ExecSession:
                 digest = await self._close(reason)
                 if recording is None or not digest or recording.failed.done():
                     reason = reason or UNRECORDED
-                typed = self._from_client.typed + (self._live.typed_by_others if self._live is not None else 0)
+                typed = self._from_client.typed + self._typed_by_others
                 people = self._live.company.people if self._live is not None else [self._who.identity.name]
                 await self._story.ended(
                     code, error or ("" if code else reason), reason, people, sent=self._sent, typed=typed, digest=digest

@@ -125,20 +125,26 @@ class JoinService:
 
     async def lead(self, channel: Channel, peer: Peer, ended: Callable[[], None]) -> NodeLeg:
         """The leg that carries a client's connection, which ends here."""
-        keys = self._host_keys()
-        if self._server is None or self._server[0] != keys:
-            self._server = keys, await SshServer.create(keys, SURFACE)
+        serve = await self.server()
         return memory_pair.connect(
             lambda: NodeLeg(channel, b"", ended),
-            lambda transport: self._accept(transport, peer),
+            lambda transport: serve(transport, peer),
             peername=(peer.host, peer.port),
         )
 
-    def _accept(self, transport: asyncio.Transport, peer: Peer) -> None:
-        assert self._server is not None, "it was made"
-        protocol = self._server[1].connection(lambda _: _Gate(self, peer))
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
+    async def server(self) -> Callable[[asyncio.Transport, Peer], None]:
+        """What serves a connection of a client, by the host keys of now."""
+        keys = self._host_keys()
+        if self._server is None or self._server[0] != keys:
+            self._server = keys, await SshServer.create(keys, SURFACE)
+        made = self._server[1]
+
+        def serve(transport: asyncio.Transport, peer: Peer) -> None:
+            protocol = made.connection(lambda _: _Gate(self, peer))
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+
+        return serve
 
     def reconsider(self) -> None:
         """Decides anew about everybody who is here; to be called when anything changed that decides about access."""

@@ -110,7 +110,6 @@ class LiveSession:
         self.began = began
         self.command = command
         self.state = State.STARTING
-        self.typed_by_others = 0  # bytes
         self._live = live
         self._stream = stream
         self._scrollback = Scrollback()
@@ -177,7 +176,6 @@ class LiveSession:
         return self._scrollback.replay()
 
     def typed(self, data: bytes) -> None:
-        self.typed_by_others += len(data)
         if not self._stream.type(data):
             for party in self.company.parties:
                 if party.types:

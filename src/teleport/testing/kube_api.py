@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from teleport.testing.kube_exec import PodStreams, SpdySide, WebsocketSide, serve_command
+from teleport.testing.kube_exec import PodStreams, SpdySide, WebsocketSide, hold, serve_command
 from teleport.testing.kube_lists import answer_list, event_in_form, form
 from teleport.testing.loopback import listening
 from teleport.testing.public_authority import PublicAuthority
@@ -209,7 +209,19 @@ class KubeApi:
                 name,
             ) in self.pods:
                 return await self._exec(request, ["cat"] if parts[-1] == "attach" else request.query.getall("command"))
+            case ["api", "v1", "namespaces", namespace, "pods", name, "portforward"] if (namespace, name) in self.pods:
+                return await self._port(request)
         return _status(404, "NotFound", "the server could not find the requested resource")
+
+    async def _port(self, request: web.Request) -> web.StreamResponse:
+        """Takes a stream to ports, behind which nothing answers."""
+        if request.headers.get("Upgrade", "").lower() != "spdy/3.1":
+            return _status(400, "BadRequest", "Upgrade request required")
+        self._streams(+1)
+        try:
+            return await hold(request)
+        finally:
+            self._streams(-1)
 
     async def _exec(self, request: web.Request, command: list[str]) -> web.StreamResponse:
         """Runs the command, on this machine, in the folder of the pod."""

@@ -95,6 +95,23 @@ class _Feed:
         self.reader.feed_eof()
 
 
+async def hold(request: web.Request) -> web.StreamResponse:
+    """Agrees to SPDY and says nothing more, until the client goes."""
+    feed = _Feed()
+    protocol: Any = request.protocol
+    protocol.set_parser(feed)
+    version = request.headers.getall("X-Stream-Protocol-Version", [""])[0].split(",")[0].strip()
+    if request.transport is not None:
+        request.transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+            b"X-Stream-Protocol-Version: %s\r\n\r\n" % version.encode()
+        )
+    with contextlib.suppress(ConnectionError):
+        while await feed.reader.read(65536):
+            pass
+    return web.Response()
+
+
 class SpdySide:
     """SPDY/3.1: the client opens a stream for each channel and says in its headers which."""
 

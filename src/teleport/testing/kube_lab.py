@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from teleport.clock import Clock, SystemClock
 from teleport.errors import AccessDenied
 from teleport.identity import SystemRole, UserIdentity
 from teleport.kube.credentials import KubeCluster, from_kubeconfig
+from teleport.kube.live import LiveSessions
 from teleport.kube.needs import Sessions
 from teleport.kube.service import KubeConfig, KubeServer
 from teleport.kube.upstream import Upstream
@@ -97,12 +98,18 @@ class Lab:
     server: KubeServer | None = None
     running: asyncio.Task[None] | None = None
     clusters: dict[str, Upstream] = field(default_factory=dict)
+    live: LiveSessions = field(init=False)  # that others may join
 
     def __post_init__(self) -> None:
         self.cluster = LabCluster(self.folder)
+        self.live = LiveSessions(self._in_background)
         self.roles: dict[str, Role] = {
             role.name: role for role in parse_resources(ROLES, "roles.yaml") if isinstance(role, Role)
         }
+
+    def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        assert self.server is not None
+        self.server.in_background(work)
 
     async def stop(self) -> None:
         """Ends the service."""
@@ -286,7 +293,15 @@ async def kube_lab(folder: Path, **config: Any) -> AsyncIterator[Lab]:
             emitter=lab.events,
             clock=clock,
             sessions=Sessions(
-                lab.recordings, lambda: lab.mode, lab.events, clock, lab.cluster.cluster, host_id, "proxy", uuid4
+                lab.recordings,
+                lambda: lab.mode,
+                lab.events,
+                clock,
+                lab.cluster.cluster,
+                host_id,
+                "proxy",
+                uuid4,
+                lab.live,
             ),
             control=control,
         )
