@@ -10,8 +10,10 @@ import pytest
 from teleport.auth.copies.settings import HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy, TlsFiles
 from teleport.daemon.config.effective import StartFlags, effective_config
 from teleport.daemon.config.file import InvalidConfig, load_config
+from teleport.daemon.config.keeping import SORTS
 from teleport.daemon.config.values import Config
 from teleport.daemon.needed_ports import Direction, Surroundings, needed
+from teleport.recording.storage import SessionKind
 from teleport.resources.values import HostPort
 
 SECRET = "sesame"
@@ -130,3 +132,13 @@ def test_events_are_kept_by_type() -> None:
 def test_a_retention_that_cannot_be_meant_is_refused(rule: str, allowed: str) -> None:
     with pytest.raises(InvalidConfig, match=allowed):
         config(f"auth_service: {{retention: {{events: {{{rule}}}}}}}")
+
+
+def test_recordings_are_kept_by_sort_of_session() -> None:
+    text = "auth_service: {retention: {recordings: {default: never, transfer: 72h}}}"
+    found = config(text).auth
+    assert found is not None
+    assert found.recordings_retention == (("default", None), ("transfer", timedelta(days=3)))
+    assert set(SORTS) == set(SessionKind)
+    with pytest.raises(InvalidConfig, match="default, shell, exec, transfer"):
+        config("auth_service: {retention: {recordings: {movies: 72h}}}")

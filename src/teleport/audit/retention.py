@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -13,7 +13,10 @@ import msgspec
 LEAST: Final = timedelta(hours=48)
 DEFAULT: Final = "default"
 KEPT: Final = frozenset(
-    {"audit.checkpoint", "audit.gap", "audit.prune", "backup.restore", "hold.created", "hold.deleted"}
+    {
+        *("audit.checkpoint", "audit.gap", "audit.prune", "backup.restore"),
+        *("hold.created", "hold.deleted", "session_recording.prune"),
+    }
 )
 """Never pruned: the log is proved by them, or they say who let others be pruned."""
 
@@ -70,6 +73,14 @@ class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.session and not any(one == self.session or one.startswith(f"{self.session}.") for one in texts):
             return False
         return self._spans(event)
+
+    def holds_recording(self, texts: Collection[str], sid: str, first: datetime, last: datetime) -> bool:
+        """Whether a recording of session `sid` is held; `texts`: who took part, `first` and `last`: when it was."""
+        if not (self.user or self.session or self.start or self.end):
+            return False
+        if (self.user and self.user not in texts) or (self.session and self.session != sid):
+            return False
+        return (self.start is None or last >= self.start) and (self.end is None or first < self.end)
 
     def _spans(self, event: dict[str, Any]) -> bool:
         """Whether it happened, or was taken in, within the hold's time. What has no time is held."""

@@ -24,7 +24,7 @@ from teleport.audit.chain import (
     Verify,
     demand_all,
 )
-from teleport.audit.events import REGISTRY, AuditPrune, SessionEnd, SessionUpload
+from teleport.audit.events import REGISTRY, AuditPrune, RecordingPrune, SessionEnd, SessionUpload
 from teleport.audit.sinks import day_files
 from teleport.errors import NotFound
 
@@ -43,6 +43,8 @@ class Basis:
     numbers: Mapping[str, int] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     former: Collection[str] = ()
+    recordings: Mapping[str, RecordingPrune] = field(default_factory=dict)
+    recording_numbers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,8 @@ def _verify(
             runs.numbers,
             runs.digests,
             frozenset(expected.former),
+            runs.recordings,
+            runs.recording_numbers,
         ),
     )
 
@@ -180,7 +184,8 @@ def _compare_recording(
         name = event.url.rpartition("/")[2].removesuffix(".rec") or event.sid
     kept = recordings(name)
     if kept is None:
-        if isinstance(event, SessionUpload):
+        pruned = runs.recordings.get(name)
+        if isinstance(event, SessionUpload) and (pruned is None or not pruned.gone):
             runs.report(Fault.RECORDING, place, f"the recording of session {event.sid} is missing")
         return
     compared.add(f"{event.sid} {event.recording_hash}")

@@ -75,6 +75,7 @@ from teleport.auth.resources.node_pages import NodePages
 from teleport.auth.resources.user_pages import UserPages
 from teleport.auth.retention.holds import Holds
 from teleport.auth.retention.pruner import Pruner, Said
+from teleport.auth.retention.recordings import RecordingPruner
 from teleport.auth.server import Caller, build_app
 from teleport.auth.sessions.claims import Claims
 from teleport.auth.sessions.control import SessionControl
@@ -119,6 +120,7 @@ class AuthConfig:
     static_tokens: tuple[Token, ...] = ()
     settings: tuple[Singleton, ...] = ()  # the cluster's settings that the file decides
     retention: Retention = field(default_factory=Retention)  # of audit events
+    recordings_retention: Retention = field(default_factory=Retention)
     copies: tuple[CopySettings, ...] = ()  # of audit events, to other places
     bootstrap: Callable[[], Sequence[Resource]] | None = None  # reads what a new cluster is made with
     shared_storage: bool = False  # other auth servers may use the storage, too, and the folders above with it
@@ -218,6 +220,15 @@ class AuthService:
             copied=self.copies.cursors,
             prove=self._evidence.proof,
             say=self._say_pruned,
+        )
+        self._recording_pruner = RecordingPruner(
+            state,
+            self._recordings,
+            config.recordings_retention,
+            lease=self._lease,
+            exclusive=self._sink.lock,
+            holds=self._holds.all,
+            prove=self._evidence.proof,
         )
         self.rotation_driver = RotationDriver(state, self.rotations, self._lease)
         self.clusters = Clusters(state, self.authorizer, self._tokens, self._lease, self._trust.look)
@@ -391,6 +402,7 @@ class AuthService:
                 tasks.create_task(self._shipper.run(), name="audit delivery")
                 tasks.create_task(self.copies.run(), name="copies of audit events")
                 tasks.create_task(self._pruner.run(), name="pruning of audit events")
+                tasks.create_task(self._recording_pruner.run(), name="pruning of recordings")
                 tasks.create_task(checkpointer.run(), name="audit checkpoints")
                 tasks.create_task(self._lost_hosts.run(), name="lost hosts")
                 tasks.create_task(self._presence.run(), name="presence")

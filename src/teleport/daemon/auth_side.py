@@ -181,6 +181,7 @@ async def open_auth(
                 ),
                 settings=settings_of(settings, config.storage),
                 retention=Retention(settings.retention),
+                recordings_retention=Retention(settings.recordings_retention),
                 copies=(*config.storage.copies, *settings.ship_events),
                 shared_storage=bool(config.storage.shared),
                 bootstrap=partial(read_bootstrap, config.bootstrap) if config.bootstrap is not None else None,

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -237,6 +237,24 @@ class FileRecordingStore:
                 with suppress(TeleportError):
                     self._known[name] = self._summary(name)
             return sorted(self._known.values(), key=lambda one: (one.started, one.name), reverse=True)
+
+    async def stored_at(self, name: str) -> datetime:
+        """When it was stored whole, by this machine's clock. Raises `NotFound`."""
+
+        def look() -> datetime:
+            with os.fdopen(self._directory.open(stored_name(name, Suffix.DONE)), "rb") as file:
+                return datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+
+        return await asyncio.to_thread(look)
+
+    async def remove(self, name: str) -> None:
+        """Removes it, durably, and what was made of it for searching."""
+
+        def remove() -> None:
+            self._directory.remove(stored_name(name, Suffix.DONE))
+            self._directory.remove(stored_name(name, Suffix.INDEX))
+
+        await asyncio.to_thread(remove)
 
     async def names(self) -> list[str]:
         """The names of all that are stored whole, in order."""

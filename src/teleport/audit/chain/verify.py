@@ -17,7 +17,15 @@ from enum import StrEnum
 from teleport.audit.chain.checkpoint import CheckpointRef, Verify, reference, root_of, signature_holds
 from teleport.audit.chain.link import ChainKey, Head, Linked
 from teleport.audit.chain.pruned import PREFIX, Pruned, digest_of_marks
-from teleport.audit.events import REGISTRY, AuditCheckpoint, AuditGap, AuditPrune, BackupRestore, SessionEnd
+from teleport.audit.events import (
+    REGISTRY,
+    AuditCheckpoint,
+    AuditGap,
+    AuditPrune,
+    BackupRestore,
+    RecordingPrune,
+    SessionEnd,
+)
 from teleport.errors import BadRequest
 
 MAX_PROBLEMS = 100
@@ -25,12 +33,13 @@ _DEMANDING = (
     b'"event":"audit.checkpoint"',
     b'"event":"audit.gap"',
     b'"event":"audit.prune"',
+    b'"event":"session_recording.prune"',
     b'"event":"backup.restore"',
     b'"seq":1,',
 )  # parts of the lines that say something of others
 
 
-Excuse = AuditGap | AuditPrune | BackupRestore
+Excuse = AuditGap | AuditPrune | RecordingPrune | BackupRestore
 """Says why events are not there."""
 
 
@@ -118,7 +127,7 @@ class Expectations:
             return
         if linked.seq == 1 and linked.prev:
             self.former[linked.prev] = linked.key
-        if isinstance(event, AuditGap | AuditPrune | BackupRestore):
+        if isinstance(event, AuditGap | AuditPrune | RecordingPrune | BackupRestore):
             self.excuses.append((event, linked.key, linked.seq))
         if isinstance(event, AuditCheckpoint):
             self.checkpoints.append((event, Place(place.file, place.line, linked.key, linked.seq), order))
@@ -159,6 +168,8 @@ class RunVerifier:
     numbers: dict[str, int] = field(default_factory=dict)  # by file: of the last pruning that anybody tells of
     pruned: int = 0  # events of which marks are left
     _marks: dict[str, list[bytes]] = field(default_factory=dict)  # by file
+    recordings: dict[str, RecordingPrune] = field(default_factory=dict)  # by name: the last that checkpoints have seen
+    recording_numbers: dict[str, int] = field(default_factory=dict)  # by name: of the last one that anybody tells of
     digests: dict[str, str] = field(default_factory=dict)  # by file: of the marks that are there
     _first_marks: dict[str, tuple[Place, int]] = field(default_factory=dict)
     _restored: datetime | None = None  # when the log was restored from a backup, the last time
@@ -205,6 +216,9 @@ class RunVerifier:
             if isinstance(event, AuditPrune):
                 self._take_up(event, signed=seq <= self.signed.get(key, 0))
                 continue
+            if isinstance(event, RecordingPrune):
+                self._take_up_recording(event, signed=seq <= self.signed.get(key, 0))
+                continue
             if isinstance(event, BackupRestore):
                 self._restored = max(event.time, self._restored or event.time)
                 continue
@@ -219,6 +233,13 @@ class RunVerifier:
         known = self.prunings.get(file, [])
         if signed and (not known or event.number >= known[0].number):
             self.prunings[file] = [*(one for one in known if one.number == event.number), event]
+
+    def _take_up_recording(self, event: RecordingPrune, *, signed: bool) -> None:
+        """As with files."""
+        known = self.recordings.get(event.recording, RecordingPrune(time=event.time, uid="", gone=False))
+        self.recording_numbers[event.recording] = max(event.number, self.recording_numbers.get(event.recording, 0))
+        if signed and event.number > known.number:
+            self.recordings[event.recording] = event
 
     def feed(self, line: bytes, file: str, number: int, store: str) -> Linked | None:
         """One line of a file that belongs to `store`; the line taken apart when it is intact."""

@@ -59,7 +59,7 @@ from teleport.audit.events.forwards import AgentForward, PortClosed, X11Forward
 from teleport.audit.events.host_users import HostUserCreate, HostUserDelete, HostUserUpdate
 from teleport.audit.events.kube import KubeRequest
 from teleport.audit.events.peers import ProxyPeerDenied
-from teleport.audit.events.retention import AuditPrune, HoldCreated, HoldDeleted
+from teleport.audit.events.retention import AuditPrune, HoldCreated, HoldDeleted, RecordingPrune
 from teleport.audit.events.second_factor import MfaLeaseCreated, MfaLeaseDeleted, SessionMfa
 from teleport.audit.events.sessions import (
     AuthFailed,
@@ -179,6 +179,7 @@ __all__ = [
     "ProxyDelete",
     "ProxyPeerDenied",
     "RecordingGap",
+    "RecordingPrune",
     "RecordingSpoolFull",
     "RecordingUpdate",
     "Registry",

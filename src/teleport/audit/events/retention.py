@@ -1,4 +1,4 @@
-"""Events about what is kept and what is not. Ours, from T9260 on."""
+"""Events about what is kept and what is not. Ours, from T9390 on."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ class AuditPrune(Event, frozen=True, kw_only=True, tag="audit.prune"):
     digest: str = ""  # SHA-256 over the marks that are left of them, hex
     follows: str = ""  # the same of the marks that are in the file before that
     number: int = 0  # 1, 2, 3, ... for each file; only the last one counts
+
+
+class RecordingPrune(Event, frozen=True, kw_only=True, tag="session_recording.prune"):
+    """The time of a recording has come. It is removed once a signed checkpoint has seen this event, if it is not held
+    by then; if it is, the next of these events takes it back."""
+
+    sid: str = ""  # session
+    recording: str = ""  # name of the recording: the session's id, or that and its maker's
+    user: str = ""  # whose session it was
+    gone: bool = True  # no: it stays, since it is held
+    number: int = 0  # 1, 2, 3, ... for each recording; only the last one counts
 
 
 class HoldCreated(UserEvent, frozen=True, kw_only=True, tag="hold.created"):

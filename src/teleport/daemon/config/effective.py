@@ -47,6 +47,7 @@ from teleport.errors import BadRequest
 from teleport.resources.cluster import ProxyListenerMode, TunnelStrategy
 from teleport.resources.values import (
     ADDRESS_FORMS,
+    Duration,
     HostPort,
     Labels,
     parse_host,
@@ -309,12 +310,15 @@ def _auth_config(
         managed=frozenset(resource for path, resource in _MANAGED_BY.items() if path in present),
         key_token=_key_token(section),
         proxy_listener_mode=section.proxy_listener_mode,
-        retention=tuple(
-            (name, timedelta(seconds=kept.seconds) if kept.seconds else None)
-            for name, kept in section.retention.events.items()
-        ),
+        retention=tuple(_times(section.retention.events)),
+        recordings_retention=tuple(_times(section.retention.recordings)),
         ship_events=tuple(receiver.settings() for receiver in section.ship_events),
     )
+
+
+def _times(rules: Mapping[str, Duration]) -> Iterator[tuple[str, timedelta | None]]:
+    for name, kept in rules.items():
+        yield name, timedelta(seconds=kept.seconds) if kept.seconds else None
 
 
 def _key_token(section: AuthSection) -> KeyToken | None:

@@ -14,6 +14,7 @@ from teleport.daemon.config.shipping import event_type
 from teleport.resources.values import Duration
 from teleport.resources.yaml_readers import MapOf, key, matching
 
+SORTS: Final = ("shell", "exec", "transfer")  # `recording.storage.SessionKind`
 _NOTHING: Final[Mapping[str, Duration]] = MappingProxyType({})
 
 
@@ -32,6 +33,12 @@ def _time(text: str) -> Duration:
     return kept
 
 
+def _sort(name: str) -> str:
+    if name not in (DEFAULT, *SORTS):
+        raise ValueError
+    return name
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionSection:
     """`retention`."""
@@ -44,5 +51,15 @@ class RetentionSection:
         ),
         _NOTHING,
         "by type: how long after the day in which auth took them in; never: for ever",
+        default_text="for ever",
+    )
+    recordings: Mapping[str, Duration] = key(
+        MapOf(
+            matching("a duration of 48h or more, or never", _time),
+            _sort,
+            "default, " + ", ".join(SORTS),
+        ),
+        _NOTHING,
+        "by sort of session: how long after auth stored them; never: for ever",
         default_text="for ever",
     )

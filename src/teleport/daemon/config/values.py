@@ -154,6 +154,7 @@ class AuthConfig:
     key_token: KeyToken | None = None  # None: private keys of authorities are in the storage
     proxy_listener_mode: ProxyListenerMode = ProxyListenerMode.SEPARATE
     ship_events: tuple[CopySettings, ...] = ()
+    recordings_retention: tuple[tuple[str, timedelta | None], ...] = ()
     retention: tuple[tuple[str, timedelta | None], ...] = ()  # of audit events; None: for ever
 
     @property
