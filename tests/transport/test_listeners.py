@@ -113,3 +113,35 @@ async def test_who_is_there_when_a_listener_is_closed_is_served() -> None:
             socket.create_connection(address)
         with suppress(ConnectionResetError):
             assert await asyncio.to_thread(asked, client) == b"hello"
+
+
+@pytest.mark.parametrize("turns", TURNS)
+async def test_what_a_listener_that_leaves_has_begun_is_answered(turns: int) -> None:
+    """A request on a connection that was kept, at the moment in which those without a request are closed."""
+    done: list[str] = []
+
+    async def work(request: web.Request) -> web.Response:
+        done.append(request.path)
+        return web.Response(text="hello")
+
+    door = HTTPListener()
+    app = web.Application()
+    app.router.add_get("/{name}", work)
+    runner = door.runner(app)
+    await runner.setup()
+    with listener() as sock:
+        async with door.serve(runner, sock, None):
+            reader, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(b"GET /first HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b"hello")
+            writer.write(b"GET /second HTTP/1.1\r\nHost: x\r\n\r\n")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            door.leave()
+            try:
+                answered = b"hello" in await reader.read()
+            except ConnectionResetError:  # it came too late, and nothing was done
+                answered = False
+            writer.close()
+            assert answered == ("/second" in done)
+    await runner.cleanup()

@@ -241,7 +241,8 @@ class HTTPListener:
         for http, connection in list(self._connections.items()):
             if not connection.asked or http in self._upgraded:
                 continue
-            idle = http._waiter is not None  # it waits for a request
+            waiter = http._waiter
+            idle = waiter is not None and not waiter.done()  # it waits for a request, and none has just come
             http.close()
             if idle and http.transport is not None:
                 http.transport.close()  # aiohttp ends the waiting task only
