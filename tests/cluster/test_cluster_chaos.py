@@ -2,7 +2,9 @@
 nobody does what policy forbids (threats T41, T46, T58).
 
 The checker is shown to fail first, on what the very same run left behind: an event that is gone, one that is there
-twice, a recording that is gone, and somebody who was let in. `TELEPORT_CHAOS_SEED` sets the seed, which is printed.
+twice, a recording that is gone, and somebody who was let in. What one auth server was telling of when it was killed may
+be told of once more by the other one, with one uid: that is promised, and nothing else that is there twice.
+`TELEPORT_CHAOS_SEED` sets the seed, which is printed.
 """
 
 from __future__ import annotations
@@ -53,6 +55,15 @@ def test_the_checker_finds_what_is_lost_doubled_or_forbidden(short: tuple[Ledger
         assert any(line.startswith("lost event") for line in problems(ledger, planted)), kind
         planted.events = [*evidence.events, lost]
         assert problems(ledger, planted), kind
+    again = {**[event for event in evidence.events if event["event"] == "session.upload"][-1], "seq": 1, "epoch": 1}
+    for changed, wrong in (
+        ({"emitter": "b"}, False),
+        ({"emitter": "b", "user": "another"}, True),
+        ({"epoch": 2}, True),
+    ):
+        planted = copy.copy(evidence)
+        planted.events = [*evidence.events, {**again, **changed}]
+        assert any("2 uploads" in line for line in problems(ledger, planted)) == wrong, changed
     planted = copy.copy(evidence)
     sid = next(event["sid"] for event in evidence.events if event["event"] == "session.start")
     planted.recordings = {name: data for name, data in evidence.recordings.items() if name != sid}
