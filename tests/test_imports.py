@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "teleport"
 VALUES = {"errors", "clock", "identity", "resources", "standins", "lean", "quick_dataclasses", "__init__"}
 PURE = {"authz", "pki", "wire", "audit.chain", "audit.events", "audit.codes", "recording.format"}
 ADAPTERS = {"kernel", "ssh", "transport", "backend", "audit", "recording"}
-SHARED = {"tunnel", "api", "store", "backup", "transfer", "sharing"}
+SHARED = {"tunnel", "api", "store", "backup", "transfer", "sharing", "copies"}
 SERVICES = {"auth", "proxy", "node", "kube", "web", "client"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(VALUES, VALUES),

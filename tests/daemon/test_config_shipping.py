@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from teleport.auth.copies.settings import HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy, TlsFiles
+from teleport.copies.settings import HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy, TlsFiles
 from teleport.daemon.config.effective import StartFlags, effective_config
 from teleport.daemon.config.file import InvalidConfig, load_config
 from teleport.daemon.config.keeping import SORTS

@@ -30,7 +30,7 @@ NOT_LATE = {
     "daemon/config/__init__.py",  # likewise
     "kube/credentials.py",  # likewise
     "auth/authorities/token_keys.py",  # when it is made, where keys are in a token: `_library` loads all
-    "auth/copies/places.py",  # of the places that are configured, when the service is made: at the start
+    "copies/places.py",  # of the places that are configured, when the service is made: at the start
     "auth/evidence/places.py",  # likewise
     "recording/s3/load.py",  # likewise
     "auth/cluster/bootstrap.py",  # while it starts, before anything is served

@@ -44,9 +44,6 @@ from teleport.auth.cluster.bootstrap import MadeElsewhere, bootstrap
 from teleport.auth.cluster.settings import Settings
 from teleport.auth.cluster.web_certificates import WebCertificates
 from teleport.auth.clusters.assembled import Clusters
-from teleport.auth.copies.copier import Source
-from teleport.auth.copies.places import Copies
-from teleport.auth.copies.settings import CopySettings
 from teleport.auth.evidence.api import Evidence
 from teleport.auth.evidence.places import RecordingPlace
 from teleport.auth.evidence.recorded import Recorded
@@ -86,6 +83,9 @@ from teleport.auth.vouched import Vouched
 from teleport.authz.locks import Locked, find_lock
 from teleport.backend.interface import Backend
 from teleport.clock import Clock
+from teleport.copies.copier import Source
+from teleport.copies.places import Copies
+from teleport.copies.settings import CopySettings
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import Anonymous, HostIdentity, SystemRole
 from teleport.recording.trust import signature_check

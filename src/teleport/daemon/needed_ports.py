@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
 
-from teleport.auth.copies.settings import HttpsCopy, PostgresqlCopy, SyslogCopy
+from teleport.copies.settings import HttpsCopy, PostgresqlCopy, SyslogCopy
 from teleport.daemon.config import ports
 from teleport.daemon.config.values import AcmeConfig, AuthConfig, Config, KubeServiceConfig, NodeConfig, ProxyConfig
 from teleport.resources.cluster import TunnelStrategyType

@@ -31,13 +31,13 @@ from teleport.api.routes import Route
 from teleport.api.sync_client import SyncAuthClient, direct
 from teleport.audit.emitter import Emitter
 from teleport.auth.authorities.keys import AuthorityKeys
-from teleport.auth.copies.settings import CopySettings
 from teleport.auth.factors import passwords
 from teleport.auth.service import AuthConfig, AuthService
 from teleport.backend.interface import Backend, PutOp
 from teleport.backend.memory import MemoryBackend
 from teleport.backend.sqlite import SqliteBackend
 from teleport.clock import Clock
+from teleport.copies.settings import CopySettings
 from teleport.errors import TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256

@@ -12,8 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeVar
 
-from teleport.auth.copies.settings import CopySettings, PostgresqlCopy, StdoutCopy
 from teleport.backend.etcd.settings import EtcdSettings
+from teleport.copies.settings import CopySettings, PostgresqlCopy, StdoutCopy
 from teleport.daemon.config import forms, kubernetes, ports
 from teleport.daemon.config.auth_section import AuthSection
 from teleport.daemon.config.file import Document, FileConfig

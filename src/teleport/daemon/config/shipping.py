@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from teleport.auth.copies.settings import CopySettings, HttpsCopy, SyslogCopy, TlsFiles
+from teleport.copies.settings import CopySettings, HttpsCopy, SyslogCopy, TlsFiles
 from teleport.daemon.config import forms
 from teleport.resources.values import HostPort
 from teleport.resources.yaml_document import Node, Problems

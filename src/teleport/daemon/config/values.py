@@ -14,10 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from teleport.auth.copies.settings import CopySettings
 from teleport.backend.dynamodb.settings import DynamoSettings
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.postgresql.settings import PostgresqlSettings
+from teleport.copies.settings import CopySettings
 from teleport.daemon.config.token_source import TokenSource
 from teleport.recording.s3.settings import S3Settings
 from teleport.resources.cluster import (

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from teleport.audit.cursor import Cursor
-from teleport.auth.copies.copier import Copier, Place, Source
-from teleport.auth.copies.settings import CopySettings, HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy
 from teleport.backend.interface import Backend
+from teleport.copies.copier import Copier, Place, Source
+from teleport.copies.settings import CopySettings, HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy
 from teleport.errors import TeleportError
 
 
@@ -65,7 +65,7 @@ def place_of(settings: CopySettings, host: str) -> Place:
     """The place; `host` is how this server is named there. Raises `TeleportError` when something is not installed."""
     match settings:
         case StdoutCopy():
-            from teleport.auth.copies.stdout import StreamPlace
+            from teleport.copies.stdout import StreamPlace
 
             return StreamPlace(1)
         case PostgresqlCopy():
@@ -76,14 +76,14 @@ def place_of(settings: CopySettings, host: str) -> Place:
                     "audit events are to go to PostgreSQL, but asyncpg is not installed",
                     hint="pip install 'teleport-access[postgresql]'",
                 ) from None
-            from teleport.auth.copies.postgresql import PostgresqlPlace
+            from teleport.copies.postgresql import PostgresqlPlace
 
             return PostgresqlPlace(settings.settings)
         case SyslogCopy():
-            from teleport.auth.copies.syslog import SyslogPlace
+            from teleport.copies.syslog import SyslogPlace
 
             return SyslogPlace(settings, host)
         case HttpsCopy():
-            from teleport.auth.copies.https import HttpsPlace
+            from teleport.copies.https import HttpsPlace
 
             return HttpsPlace(settings)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.auth.test_auth_copies import opened, running
+from tests.copies.test_copies import opened, running
 
-from teleport.auth.copies import copier as copier_module
-from teleport.auth.copies.copier import Later
-from teleport.auth.copies.https import HttpsPlace, stay_away
-from teleport.auth.copies.settings import HttpsCopy, TlsFiles
+from teleport.copies import copier as copier_module
+from teleport.copies.copier import Later
+from teleport.copies.https import HttpsPlace, stay_away
+from teleport.copies.settings import HttpsCopy, TlsFiles
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.testing.loopback import LOOPBACK
 from teleport.testing.public_authority import PublicAuthority

@@ -19,9 +19,9 @@ from typing import Final
 import aiohttp
 
 from teleport import __version__
-from teleport.auth.copies.copier import Later
-from teleport.auth.copies.settings import HttpsCopy
-from teleport.auth.copies.tls import context_of
+from teleport.copies.copier import Later
+from teleport.copies.settings import HttpsCopy
+from teleport.copies.tls import context_of
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 
 WITHIN: Final = 30.0  # seconds for one batch

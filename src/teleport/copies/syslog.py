@@ -18,8 +18,8 @@ from typing import Final
 
 import msgspec
 
-from teleport.auth.copies.settings import SyslogCopy
-from teleport.auth.copies.tls import context_of
+from teleport.copies.settings import SyslogCopy
+from teleport.copies.tls import context_of
 from teleport.errors import ConnectionProblem
 
 FACILITY: Final = 13  # log audit

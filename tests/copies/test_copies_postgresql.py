@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.auth.test_auth_copies import opened, running
+from tests.copies.test_copies import opened, running
 
-from teleport.auth.copies import copier as copier_module
-from teleport.auth.copies import postgresql as place_module
-from teleport.auth.copies.places import place_of
-from teleport.auth.copies.postgresql import row
-from teleport.auth.copies.settings import PostgresqlCopy
 from teleport.backend.postgresql.settings import parse
+from teleport.copies import copier as copier_module
+from teleport.copies import postgresql as place_module
+from teleport.copies.places import place_of
+from teleport.copies.postgresql import row
+from teleport.copies.settings import PostgresqlCopy
 from teleport.errors import TeleportError
 from teleport.testing import postgresql
 from teleport.testing.running import wait_until

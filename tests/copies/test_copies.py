@@ -15,11 +15,11 @@ from tests.audit.conftest import AUTH, AuditLog, ManualClock
 from teleport.audit.checkpoints import LeaseElsewhere
 from teleport.audit.emitter import Emitter
 from teleport.audit.events import Exec
-from teleport.auth.copies import copier as copier_module
-from teleport.auth.copies.copier import Copier, Later, Source, pauses
-from teleport.auth.copies.stdout import StreamPlace
 from teleport.backend.memory import MemoryBackend
 from teleport.clock import SystemClock
+from teleport.copies import copier as copier_module
+from teleport.copies.copier import Copier, Later, Source, pauses
+from teleport.copies.stdout import StreamPlace
 from teleport.errors import TeleportError
 from teleport.testing.running import wait_until
 

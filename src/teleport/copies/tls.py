@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from teleport.auth.copies.settings import TlsFiles
+from teleport.copies.settings import TlsFiles
 from teleport.errors import TeleportError
 
 

@@ -8,11 +8,11 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.auth.test_auth_copies import Rig, opened, running
+from tests.copies.test_copies import Rig, opened, running
 
-from teleport.auth.copies import copier as copier_module
-from teleport.auth.copies.settings import SyslogCopy, TlsFiles
-from teleport.auth.copies.syslog import SyslogPlace, counted, message
+from teleport.copies import copier as copier_module
+from teleport.copies.settings import SyslogCopy, TlsFiles
+from teleport.copies.syslog import SyslogPlace, counted, message
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.resources.values import HostPort
 from teleport.testing import rsyslog
