@@ -150,7 +150,7 @@ def test_a_lock_ends_watches_and_logs(kube: Kube) -> None:
     try:
         wait_until("both are open", lambda: kube.api.open_streams == 2)
         kube.cluster.tctl("lock", "--user=larry").ok()
-        wait_until("both are cut", lambda: kube.api.open_streams == 0, 2.0)
+        wait_until("both are cut", lambda: kube.api.open_streams == 0, 2.0 * 5)
     finally:
         for process in running:
             process.send_signal(signal.SIGTERM)

@@ -105,7 +105,7 @@ def test_who_is_not_mapped_or_locked_over_there_is_refused_there(two: Two) -> No
             try:
                 wait_until("it is open", lambda: two.api.open_streams == 1)
                 cluster.tctl("lock", f"--user={name}").ok()
-                wait_until("it is cut", lambda: two.api.open_streams == 0, 2.0)
+                wait_until("it is cut", lambda: two.api.open_streams == 0, 2.0 * 5)
             finally:
                 watching.send_signal(signal.SIGTERM)
                 watching.communicate(timeout=10)
@@ -129,7 +129,7 @@ def test_the_end_of_the_trust_is_the_end_of_access(two: Two) -> None:
         try:
             wait_until("it is open", lambda: two.api.open_streams == 1)
             two.trusting.leaf.tctl("rm", f"tc/{ROOT}").ok()
-            wait_until("it is cut", lambda: two.api.open_streams == 0, 2.0)
+            wait_until("it is cut", lambda: two.api.open_streams == 0, 2.0 * 5)
         finally:
             watching.send_signal(signal.SIGTERM)
             watching.communicate(timeout=10)

@@ -67,7 +67,7 @@ def test_kubectl_comes_by_the_port_of_the_web(tmp_path: Path) -> None:
                 try:
                     wait_until("it is open", lambda: api.open_streams == 1)
                     cluster.tctl("lock", "--user=alice").ok()
-                    wait_until("it is cut", lambda: api.open_streams == 0, 2.0)
+                    wait_until("it is cut", lambda: api.open_streams == 0, 2.0 * 5)
                 finally:
                     watching.send_signal(signal.SIGTERM)
                     watching.communicate(timeout=10)
