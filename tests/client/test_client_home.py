@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from teleport.client.home import Home, home_path
+from teleport.client.system import make_private
 from teleport.errors import TeleportError
 
 
@@ -36,6 +38,32 @@ def test_writing_replaces_the_file_and_what_others_opened_before_stays_as_it_was
         home.write(b"new", "a")
         assert reader.read() == b"old"
     assert home.read("a") == b"new"
+
+
+@pytest.mark.parametrize("often", [1, 1000])
+def test_a_folder_that_is_taken_away_meanwhile_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: int
+) -> None:
+    """A login that is renewed takes certificates away that another tsh writes at this moment."""
+    times = 0
+
+    def taken(file: int) -> None:
+        nonlocal times
+        times += 1
+        if times <= often:
+            shutil.rmtree(tmp_path / "keys")
+        make_private(file)
+
+    monkeypatch.setattr("teleport.client.home.make_private", taken)
+    home = Home(tmp_path)
+    if often == 1:
+        home.write(b"new", "keys", "proxy", "one")
+        assert home.names("keys", "proxy") == ["one"]
+        assert home.read("keys", "proxy", "one") == b"new"
+    else:
+        with pytest.raises(TeleportError, match="No such file"):
+            home.write(b"new", "keys", "proxy", "one")
+        assert times < 10
 
 
 def test_a_link_in_the_files_place_is_replaced_and_never_written_through(tmp_path: Path) -> None:

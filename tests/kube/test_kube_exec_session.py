@@ -553,9 +553,9 @@ async def test_who_does_not_read_why_is_cut_off_all_the_same(tmp_path: Path) -> 
             assert lab.server is not None
             lab.locks.append(Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="alice"))))
             lab.server.reconsider()
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(2.0 * 5):
                 await lab.api.wait_streams(0)
-                (end,) = await lab.events.wait_for("session.end", seconds=2)
+                (end,) = await lab.events.wait_for("session.end", seconds=2.0 * 5)
         assert isinstance(end, SessionEnd)
         assert end.reason == "access has ended"
 

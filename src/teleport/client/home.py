@@ -18,6 +18,7 @@ from teleport.client.system import CREATE, READ, Folder, belongs_to_us, is_priva
 from teleport.errors import TeleportError
 
 MAX_FILE = 1024 * 1024  # bytes; nothing that is kept here is larger
+TRIES = 5  # to write a file whose folder is taken away by others
 
 
 def home_path(environment: Mapping[str, str]) -> Path:
@@ -63,26 +64,36 @@ class Home:
         return data
 
     def write(self, data: bytes, *names: str) -> Path:
-        """Replaces a file by one with mode 0600; makes the folders it lies in."""
+        """Replaces a file by one with mode 0600; makes the folders it lies in, anew when another tsh, which renews the
+        login, takes one away meanwhile."""
         path = self.path(*names)
         try:
-            with self._folder(names[:-1], create=True) as folder:
-                temporary = f".{os.urandom(8).hex()}.new"
-                file = folder.open(temporary, CREATE)
+            for left in reversed(range(TRIES)):
                 try:
-                    with open(file, "wb") as stream:
-                        make_private(file)
-                        stream.write(data)
-                        stream.flush()
-                        os.fsync(file)
-                    folder.rename(temporary, names[-1])
-                except BaseException:
-                    with contextlib.suppress(FileNotFoundError):
-                        folder.unlink(temporary)
-                    raise
+                    self._write(data, names)
+                    break
+                except FileNotFoundError:
+                    if not left:
+                        raise
         except OSError as error:
             raise _failed("write", path, error) from None
         return path
+
+    def _write(self, data: bytes, names: tuple[str, ...]) -> None:
+        with self._folder(names[:-1], create=True) as folder:
+            temporary = f".{os.urandom(8).hex()}.new"
+            file = folder.open(temporary, CREATE)
+            try:
+                with open(file, "wb") as stream:
+                    make_private(file)
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(file)
+                folder.rename(temporary, names[-1])
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    folder.unlink(temporary)
+                raise
 
     def remove(self, *names: str) -> bool:
         """Removes a file, or a folder with all that is in it; whether there was one."""

@@ -221,6 +221,9 @@ async def serve_command(side: PodStreams, command: list[str], *, terminal: bool,
             task.cancel()
         await asyncio.wait([receiving, leaving])
         _kill(process)
+        for left in (process.stdout, process.stderr):
+            while left is not None and await left.read(_PIECE):
+                pass  # asyncio does not call a process over whose output nobody has read to its end
         await process.wait()
         if terminal:
             os.close(ours)
