@@ -13,6 +13,7 @@ from teleport.daemon.config.file import InvalidConfig, load_config
 from teleport.daemon.config.keeping import SORTS
 from teleport.daemon.config.values import Config
 from teleport.daemon.needed_ports import Direction, Surroundings, needed
+from teleport.errors import BadRequest
 from teleport.recording.storage import SessionKind
 from teleport.resources.values import HostPort
 
@@ -142,3 +143,10 @@ def test_recordings_are_kept_by_sort_of_session() -> None:
     assert set(SORTS) == set(SessionKind)
     with pytest.raises(InvalidConfig, match="default, shell, exec, transfer"):
         config("auth_service: {retention: {recordings: {movies: 72h}}}")
+
+
+def test_a_time_for_recordings_that_lie_in_s3_is_refused_since_nothing_would_come_of_it() -> None:
+    storage = "teleport: {storage: {audit_sessions_uri: 's3://bucket/x?region=eu-west-1'}}\n"
+    with pytest.raises(BadRequest, match="lie in S3 are not removed"):
+        config(f"{storage}auth_service: {{retention: {{recordings: {{default: 72h}}}}}}")
+    assert config(f"{storage}auth_service: {{retention: {{recordings: {{default: never}}}}}}").auth is not None
