@@ -141,6 +141,14 @@ async def test_the_head_of_a_list_tells_no_length(tmp_path: Path) -> None:
         assert not lab.api.calls
 
 
+async def lines(wire: Wire, count: int) -> list[bytes]:
+    """So many, however the chunks are cut: what comes at once goes on at once."""
+    found = b""
+    while found.count(b"\n") < count:
+        found += await wire.chunk()
+    return found.splitlines()
+
+
 async def test_a_watch_shows_what_the_roles_allow(tmp_path: Path) -> None:
     """Event by event, as plain objects and as tables; a role that changes ends it."""
     async with dev_pods(tmp_path) as (lab, wire):
@@ -155,10 +163,11 @@ async def test_a_watch_shows_what_the_roles_allow(tmp_path: Path) -> None:
                 ("ADDED", "prod", "secret-1"), ("ADDED", "dev", "web"), ("DELETED", "dev", "db"),
             ):  # fmt: skip
                 lab.api.tell(event, namespace, name)
-            for event, name in (("ADDED", "web"), ("DELETED", "db")):
-                plain = json.loads(await wire.chunk())
+            said, in_rows = await lines(wire, 2), await lines(table, 2)
+            for (event, name), line, row in zip((("ADDED", "web"), ("DELETED", "db")), said, in_rows, strict=True):
+                plain = json.loads(line)
                 assert (plain["type"], plain["object"]["metadata"]["name"]) == (event, name)
-                found = json.loads(await table.chunk())
+                found = json.loads(row)
                 assert (found["type"], names(json.dumps(found["object"]).encode())) == (event, [name])
                 assert bool(found["object"]["columnDefinitions"]) is (name == "web")
             (narrower,) = parse_resources(
