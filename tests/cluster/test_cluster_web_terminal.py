@@ -69,9 +69,12 @@ def split(tmp_path: Path) -> Iterator[Split]:
         try:
             yield cluster
         finally:
-            if cluster.pid_file.exists():
-                os.kill(cluster.serving(), signal.SIGTERM)
+            last = cluster.serving() if cluster.pid_file.exists() else 0
+            if last:
+                os.kill(last, signal.SIGTERM)
             wait_until("the proxy is gone", lambda: not cluster.pid_file.exists())
+            if last == cluster.proxy.daemon.pid:
+                cluster.proxy.daemon.ended()  # a second TERM would meet it where it handles none any more
             cluster.proxy.daemon.stop()
 
 
