@@ -185,22 +185,6 @@ async def test_a_pause_ends_when_there_is_a_way_again() -> None:
         await until(ready.is_set)
 
 
-async def test_a_filled_cache_asks_a_source_anew_when_it_is_its_turn() -> None:
-    script, turn = Script(), asyncio.Event()
-    cache = Cache("test", FakeClock(), jitter=lambda: 0.0, sleep=Naps())
-    cache.turn = turn.wait  # type: ignore[assignment]
-    async with running(cache, script.connect):
-        script.say(Snapshot([item("k", 1)], 1))
-        await until(lambda: cache.ready)  # the first time nobody waits
-        script.say(OSError("reset"), Snapshot([item("k", 9)], 9))
-        await until(lambda: script.closed == 1)
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert cache.revision == 1
-        turn.set()
-        await until(lambda: cache.revision == 9)
-
-
 async def test_a_source_that_only_gives_snapshots_and_breaks_off_is_asked_less_and_less() -> None:
     cache, script, naps = make(FakeClock(), naps := Naps()), Script(), naps
     async with running(cache, script.connect):

@@ -580,8 +580,7 @@ class Daemon:
         if not await agent.wait_first(FIRST_TUNNEL):
             log.warning("no proxy is reached by a tunnel yet; the %s service is announced, and tried again", conn_type)
         if self._way.relay is not None:
-            self._way.relay.by_tunnel, client.way, client.turn = agent.to_auth, agent.way, agent.turn.wait
-            view.cache.turn = agent.turn.wait
+            self._way.relay.by_tunnel, client.way = agent.to_auth, agent.way
             if agent.tunnels:
                 await client.renewed()  # what was opened before goes by the tunnel from here on
 

@@ -92,7 +92,6 @@ class Cache:
         self._contact: tuple[datetime, float] | None = None
         self._subscribers: dict[object, tuple[str, Callback]] = {}
         self._hurried = asyncio.Event()
-        self.turn: Callable[[], Awaitable[None]] | None = None
 
     # Reads
 
@@ -184,8 +183,6 @@ class Cache:
         """One stream out of many sources: each begins with a snapshot, with a pause after each that failed."""
         failures = 0
         while True:
-            if self.turn is not None and self.ready:
-                await self.turn()  # many are cut off at once, and what all have in common comes first
             filled = False
             reason = "the source ended"
             try:

@@ -33,7 +33,6 @@ from teleport.tunnel import pool
 from teleport.tunnel.link import Arrival, Link, Noted, Serve
 from teleport.tunnel.reaching import Ways, tunnel_address
 from teleport.tunnel.silence import of_host
-from teleport.tunnel.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +111,6 @@ class TunnelAgent:
         self._first = asyncio.Event()
         self._stands = asyncio.Event()  # while there is a tunnel
         self._awaited = 0.0  # loop time until which the next tunnel is waited for
-        self.turn = Turn()
         self._said: dict[str, str] = {}  # by address, why it was not reached
 
     @property
@@ -227,7 +225,6 @@ class TunnelAgent:
                 self._wake.cancel()
             for link in list(self._links.values()):
                 link.abort()
-            self.turn.now()
 
     def _put(self, make: Callable[[float, float], pool.Event]) -> None:
         self._events.put_nowait(make)
@@ -248,7 +245,6 @@ class TunnelAgent:
                 if proxies:
                     self._first.set()
                     self._stands.set()
-                    self.turn.stands(proxies, random.random())  # noqa: S311 - spreads requests, guards nothing
                 else:
                     self._stands.clear()
                 log.info("tunnels to %d proxies: %s", len(proxies), ", ".join(proxies) or "none")
@@ -260,7 +256,7 @@ class TunnelAgent:
 
     async def _keep(self, link: Link, addresses: Sequence[str]) -> None:
         """One attempt, and the tunnel that comes of it."""
-        number, ended_there = link.number, False
+        number = link.number
         try:
             try:
                 host_id, epoch, address = await self._reach(link, addresses or await self._seeds())
@@ -278,8 +274,8 @@ class TunnelAgent:
             assert link.tunnel is not None
             reason = await link.tunnel.wait_lost()
             log.info("the tunnel to the proxy %s ended: %s", host_id, reason or "closed")
-            ended_there = link.tunnel.ended_there
-            self._put(lambda now, draw: pool.Lost(now, draw, number, ended_there))
+            answered = link.tunnel.ended_there
+            self._put(lambda now, draw: pool.Lost(now, draw, number, answered))
         finally:
             link.over()
             self._links.pop(number, None)
@@ -289,8 +285,6 @@ class TunnelAgent:
                 spread = self._state.spread(pool.SEEDS)
                 waits = ON_ITS_WAY + spread * (LATE if spread > pool.SPREAD else 1)
                 self._awaited = asyncio.get_running_loop().time() + (waits if link.trusted else 0.0)
-                if link.trusted and ended_there:  # others have lost theirs, too
-                    self.turn.lost(spread, waits, self._state.announced)
 
     async def _reach(self, link: Link, addresses: Sequence[str]) -> tuple[str, int, str]:
         """UUID and epoch of the proxy that answered first, and where. Raises the last problem."""
@@ -427,7 +421,6 @@ class TunnelAgent:
 
     def take(self, channel: Channel, peer: tuple[str, int], arrival: Arrival) -> None:
         """Hands the client behind `channel` to the node service."""
-        self.turn.now()
         leg = NodeLeg(channel, b"", channel.close)
         memory_pair.connect(lambda: leg, self._accept, peername=peer)
         arrival.leg = leg
