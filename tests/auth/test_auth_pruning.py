@@ -84,16 +84,7 @@ class Rig:
 
     async def _say(self, said: Said) -> None:
         self.said.append(said)
-        event = self.own.new(
-            AuditPrune,
-            store=said.store,
-            file=said.file,
-            pruned=said.events,
-            digest=said.digest,
-            follows=said.follows,
-            number=said.number,
-        )
-        await self.own.emit(event)
+        await self.own.emit(self.own.new(AuditPrune, **said.fields))
         await self.deliver()
 
     async def deliver(self) -> None:

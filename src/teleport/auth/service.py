@@ -437,16 +437,7 @@ class AuthService:
         self.abandon()
 
     async def _say_pruned(self, said: Said) -> None:
-        event = self.state.event(
-            AuditPrune,
-            store=said.store,
-            file=said.file,
-            pruned=said.events,
-            digest=said.digest,
-            follows=said.follows,
-            number=said.number,
-        )
-        await self.state.tell(event)
+        await self.state.tell(self.state.event(AuditPrune, **said.fields))
 
     async def _durable(self) -> Mapping[str, str]:
         return await self._records.durable(self._config.host_id, shared=self._config.shared_storage)

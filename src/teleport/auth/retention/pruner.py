@@ -26,17 +26,15 @@ import msgspec
 from teleport.audit.appendlog import sync_directory
 from teleport.audit.chain import Linked
 from teleport.audit.chain.pruned import Rewriting, digest_of_marks, rewritten
-from teleport.audit.checkpoints import LeaseElsewhere
 from teleport.audit.cursor import Cursor
 from teleport.audit.following import stores_of
 from teleport.audit.retention import Hold, Retention, held, session_of
 from teleport.audit.sinks import DAY_FORMAT, day_files, in_order
 from teleport.audit.verify import Basis, Report
+from teleport.auth.retention.rounds import Rounds
 from teleport.clock import Clock
 from teleport.errors import TeleportError
 
-LOOK: Final = 3600.0  # seconds between looks
-SOON: Final = 15.0  # seconds until a checkpoint has seen what was said
 FRESH: Final = 60.0  # seconds for which the sessions of held users are believed to be those that were read
 SUFFIX: Final = ".pruning"
 
@@ -71,13 +69,22 @@ class Said:
     number: int
 
     @property
-    def marks(self) -> dict[str, Any]:
-        """What is left then and was before, and the number of the statement."""
-        return {"digest": self.digest, "follows": self.follows, "number": self.number}
+    def fields(self) -> dict[str, Any]:
+        """Of the event."""
+        return {
+            "store": self.store,
+            "file": self.file,
+            "pruned": self.events,
+            "digest": self.digest,
+            "follows": self.follows,
+            "number": self.number,
+        }
 
 
-class Pruner:
-    """The task. One for each auth server; the holder of the lease prunes all stores."""
+class Pruner(Rounds):
+    """One for each auth server; the holder of the lease prunes all stores."""
+
+    what = "the audit log is"
 
     def __init__(
         self,
@@ -93,7 +100,6 @@ class Pruner:
         prove: Callable[[], Awaitable[Report]],
         say: Callable[[Said], Awaitable[None]],
     ) -> None:
-        self.problem = ""
         self._directory = directory
         self._retention = retention
         self._clock = clock
@@ -111,29 +117,7 @@ class Pruner:
         self._held_users: frozenset[str] = frozenset()
         self._held_at = 0.0
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        soon = SOON
-        while True:
-            wait = LOOK
-            try:
-                if await self.step():
-                    wait, soon = soon, min(2 * soon, LOOK)  # the whole log is proved each time
-                else:
-                    soon = SOON
-                self.problem = ""
-            except LeaseElsewhere:
-                self.problem = ""
-            except Exception as error:  # whatever it was: nothing is pruned, and this is seen
-                message = error.message if isinstance(error, TeleportError) else repr(error)
-                if message != self.problem:
-                    log.error("the audit log is not pruned: %s", message)
-                self.problem = message
-            await asyncio.sleep(wait)
-
     async def step(self) -> bool:
-        """One round; whether something was said that waits for a checkpoint. Raises `TeleportError` when the log does
-        not verify."""
         if self._retention.shortest is None:
             return False
         async with self._lease():

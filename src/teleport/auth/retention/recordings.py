@@ -6,17 +6,15 @@ How old a recording is, is told by when auth stored it, not by what its host wro
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
-from teleport.audit.checkpoints import LeaseElsewhere
 from teleport.audit.events import RecordingPrune
 from teleport.audit.retention import Hold, Retention
 from teleport.audit.verify import Basis, Report
-from teleport.auth.retention.pruner import LOOK, SOON
+from teleport.auth.retention.rounds import Rounds
 from teleport.auth.sessions.participants import of_recording, participants, people_of_each
 from teleport.auth.state import ClusterState
 from teleport.errors import NotFound, TeleportError
@@ -25,8 +23,10 @@ from teleport.recording.storage import FileRecordingStore, StoredRecording
 log = logging.getLogger(__name__)
 
 
-class RecordingPruner:
+class RecordingPruner(Rounds):
     """The task."""
+
+    what = "recordings are"
 
     def __init__(
         self,
@@ -40,7 +40,6 @@ class RecordingPruner:
         prove: Callable[[], Awaitable[Report]],
     ) -> None:
         """`retention`: by sort of session (`SessionKind`), and `default`."""
-        self.problem = ""
         self._state = state
         self._recordings = recordings
         self._retention = retention
@@ -51,28 +50,7 @@ class RecordingPruner:
         self._told: dict[str, bool] = {}  # what was said last and waits for a checkpoint
         self._settled = False
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        soon = SOON
-        while True:
-            wait = LOOK
-            try:
-                if await self.step():
-                    wait, soon = soon, min(2 * soon, LOOK)
-                else:
-                    soon = SOON
-                self.problem = ""
-            except LeaseElsewhere:
-                self.problem = ""
-            except Exception as error:  # whatever it was: nothing is removed, and this is seen
-                message = error.message if isinstance(error, TeleportError) else repr(error)
-                if message != self.problem:
-                    log.error("recordings are not pruned: %s", message)
-                self.problem = message
-            await asyncio.sleep(wait)
-
     async def step(self) -> bool:
-        """One round; whether something was said that waits for a checkpoint."""
         if self._retention.shortest is None:
             return False
         async with self._lease():

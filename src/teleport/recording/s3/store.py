@@ -68,23 +68,25 @@ class S3RecordingStore(FileRecordingStore):
             return sid, note
         return None
 
+    async def _brought(self, name: str, absent: NotFound) -> tuple[str, ObjectNote]:
+        """As `_noted`, of what is `absent` here; raises that when it is nowhere."""
+        found = await self._noted(name)
+        if found is None:
+            raise absent
+        return found
+
     async def header(self, name: str) -> RecordingHeader:
         try:
             return await super().header(name)
-        except NotFound:
-            found = await self._noted(name)
-            if found is None:
-                raise
-            return found[1].header
+        except NotFound as absent:
+            return (await self._brought(name, absent))[1].header
 
     async def open(self, name: str) -> BinaryIO:
         """Raises also `BrokenRecording` when what lies in S3 is not what was brought there."""
         try:
             return await super().open(name)
-        except NotFound:
-            found = await self._noted(name)
-            if found is None:
-                raise
+        except NotFound as absent:
+            found = await self._brought(name, absent)
         file = await self._fetched(*found)
         if isinstance(file, BrokenPlace):
             raise BrokenRecording(file, name)
@@ -108,10 +110,8 @@ class S3RecordingStore(FileRecordingStore):
     async def verify(self, name: str) -> VerifiedRecording | BrokenPlace:
         try:
             return await super().verify(name)
-        except NotFound:
-            found = await self._noted(name)
-            if found is None:
-                raise
+        except NotFound as absent:
+            found = await self._brought(name, absent)
         file = await self._fetched(*found)
         if isinstance(file, BrokenPlace):
             return file
