@@ -74,6 +74,23 @@ def test_other_entries_stay_as_they_are(tmp_path: Path) -> None:
     assert current(path, "example.com") == ""
 
 
+def test_a_home_elsewhere_is_named_to_the_plugin(tmp_path: Path) -> None:
+    """kubectl runs it without the variable. A login's end takes out what leads to its home, and what names none."""
+    path = tmp_path / "config"
+    put(path, ENTRY)
+    assert "env" not in read(path)["users"][0]["user"]["exec"]
+    put(path, replace(ENTRY, kube_cluster="dev", home="/else where"))
+    assert read(path)["users"][1]["user"]["exec"]["env"] == [{"name": "TELEPORT_HOME", "value": "/else where"}]
+    made = read(path)
+    remove(path, "proxy:3080", "alice", "/another")
+    assert [one["name"] for one in read(path)["users"]] == ["example.com-dev"]
+    path.write_text(yaml.safe_dump(made))
+    remove(path, "proxy:3080", "alice")
+    assert [one["name"] for one in read(path)["users"]] == ["example.com-dev"]
+    remove(path, "proxy:3080", "alice", "/else where")
+    assert not read(path)["users"]
+
+
 def test_what_was_chosen_by_another_is_no_cluster_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "config"
     path.write_text(yaml.safe_dump(OTHERS))

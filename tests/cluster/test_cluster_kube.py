@@ -14,8 +14,9 @@ from tests.cluster.cluster_kube import serve_kubectl
 
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import load_certificate
-from teleport.testing.cluster import Cluster, Person, Ran, plain_environment, run, wait_until
+from teleport.testing.cluster import BIN, Cluster, Person, Ran, plain_environment, run, wait_until
 from teleport.testing.kube_api import KubeApi, running_kube_api
+from teleport.testing.person import PASSWORD
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed (kubernetes-client)")
 
@@ -278,6 +279,35 @@ def test_a_login_tells_kubectl_of_the_clusters(kube: Kube) -> None:
     said = lena.log_in()
     assert "is no YAML; nothing was changed" in said.stderr
     assert file.read_text() == "clusters: [\n# mine"
+
+
+def test_a_login_in_a_home_elsewhere_is_found_by_kubectl(kube: Kube, tmp_path: Path) -> None:
+    """By a kubectl that was started without the variable, whichever command wrote the entry; two logins of one person
+    in two homes do not take out each other's."""
+    hana = kube.cluster.add_person("hana", roles=["developers"])
+    hana.log_in()
+    plain = {name: value for name, value in hana.environment.items() if name != "TELEPORT_HOME"}
+    config, elsewhere = tmp_path / "config", tmp_path / "else where"
+
+    def tsh(*words: str, home: Path = elsewhere, stdin: str = "") -> Ran:
+        environment = {**plain, "TELEPORT_HOME": str(home), "KUBECONFIG": str(config)}
+        return run(BIN / "tsh", *words, environment=environment, stdin=stdin)
+
+    def works() -> bool:
+        environment = {**plain, "KUBECONFIG": str(config)}
+        listed = run("kubectl", "get", "pods", "-n", "dev", "-o", "name", environment=environment)
+        return listed.status == 0 and listed.stdout.startswith("pod/")
+
+    login = ("login", f"--proxy={kube.cluster.web_address}", "--user=hana", f"--ca-pin={kube.cluster.ca_pin()}")
+    tsh(*login, "--kube-cluster=one", stdin=f"{PASSWORD}\n{hana.code() if hana.totp_secret else ''}\n").ok()
+    tsh("logout", home=hana.home / ".tsh").ok()
+    assert works()
+    config.unlink()
+    tsh("kube", "login", "one").ok()
+    assert works()
+    tsh("logout").ok()
+    assert not works()
+    assert "example.test-one" not in config.read_text()
 
 
 def test_a_login_of_somebody_without_clusters_makes_no_file(kube: Kube) -> None:

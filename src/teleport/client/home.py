@@ -24,7 +24,12 @@ TRIES = 5  # to write a file whose folder is taken away by others
 def home_path(environment: Mapping[str, str]) -> Path:
     """`TELEPORT_HOME`, else `~/.tsh`."""
     given = environment.get("TELEPORT_HOME", "")
-    return Path(given).absolute() if given else Path(environment.get("HOME") or Path.home()) / ".tsh"
+    return Path(given).absolute() if given else default_path(environment)
+
+
+def default_path(environment: Mapping[str, str]) -> Path:
+    """`~/.tsh`, where programs look that nobody told otherwise."""
+    return Path(environment.get("HOME") or Path.home()) / ".tsh"
 
 
 class Home:

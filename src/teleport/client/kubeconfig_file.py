@@ -22,6 +22,7 @@ from teleport.client.kubeconfig_text import CURRENT, LISTS, changed, normal
 from teleport.errors import TeleportError
 
 OURS: Final = "credentials"  # of the plugin: tsh kube credentials
+HOME: Final = "TELEPORT_HOME"
 LOCK_SECONDS: Final = 5.0
 
 
@@ -37,6 +38,7 @@ class Entry:
     proxy: str  # of the profile
     user: str
     server_name: str = ""  # to ask for in TLS, where it is not the server's
+    home: str = ""  # of tsh, which kubectl has to name to it; empty: it is where tsh looks by itself
 
     @property
     def context(self) -> str:
@@ -70,7 +72,7 @@ def put_all(path: Path, entries: Sequence[Entry], chosen: str = "") -> bool:
 
 def _put(document: dict[str, Any], entry: Entry, path: Path) -> None:
     _refuse_others(document, entry, path)
-    plugin = {
+    plugin: dict[str, Any] = {
         "apiVersion": "client.authentication.k8s.io/v1beta1",
         "command": entry.program,
         "args": [
@@ -82,6 +84,8 @@ def _put(document: dict[str, Any], entry: Entry, path: Path) -> None:
             f"--user={entry.user}",
         ],
     }
+    if entry.home:  # kubectl is mostly started where the variable is not set
+        plugin["env"] = [{"name": HOME, "value": entry.home}]
     server = {"server": f"https://{entry.server}", "certificate-authority": str(entry.authorities)}
     if entry.server_name:
         server["tls-server-name"] = entry.server_name
@@ -92,12 +96,13 @@ def _put(document: dict[str, Any], entry: Entry, path: Path) -> None:
     _set(document, "contexts", entry.context, "context", {"cluster": entry.cluster, "user": entry.context, **kept})
 
 
-def remove(path: Path, proxy: str, user: str) -> None:
-    """Takes away all that leads through this proxy as this user."""
+def remove(path: Path, proxy: str, user: str, home: str = "") -> None:
+    """Takes away all that leads through this proxy as this user, by the login in `home` (as of `Entry`). An entry that
+    names no home was made by any: it goes, too."""
     mine = {f"--proxy={proxy}", f"--user={user}"}
 
     def change(document: dict[str, Any]) -> None:
-        users = {str(one.get("name")) for one in document["users"] if _is_ours(one, mine)}
+        users = {str(one.get("name")) for one in document["users"] if _is_ours(one, mine, home)}
         contexts = [one for one in document["contexts"] if _context(one).get("user") in users]
         names = {str(one.get("name")) for one in contexts}
         document["contexts"] = [one for one in document["contexts"] if one not in contexts]
@@ -157,9 +162,13 @@ def _others(kind: str, name: str, path: Path) -> TeleportError:
     )
 
 
-def _is_ours(entry: Mapping[str, Any], mine: set[str]) -> bool:
+def _is_ours(entry: Mapping[str, Any], mine: set[str], home: str) -> bool:
     user = entry.get("user")
-    return mine <= set(_plugin(user if isinstance(user, dict) else {}))
+    if not isinstance(user, dict) or not mine <= set(_plugin(user)):
+        return False
+    said = user["exec"].get("env")
+    named = [one for one in said if isinstance(one, dict) and one.get("name") == HOME] if isinstance(said, list) else []
+    return all(one.get("value") == home for one in named)
 
 
 def _context(entry: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -31,6 +31,7 @@ def put(home: Home, found: Profile, cluster: str, names: Iterable[str], address:
             program=os.path.realpath(sys.argv[0]),
             proxy=found.web_proxy_addr,
             user=found.user,
+            home=home_of_plugin(home),
         )
         for name in names
     ]
@@ -40,6 +41,13 @@ def put(home: Home, found: Profile, cluster: str, names: Iterable[str], address:
     if context:
         render.note(f"kubectl uses the Kubernetes cluster {render.printable(chosen)} now, by the context {context}")
     return changed
+
+
+def home_of_plugin(home: Home) -> str:
+    """What the kubeconfig tells kubectl of where the login is; empty where tsh finds it by itself."""
+    from teleport.client.home import default_path
+
+    return "" if home.root == default_path(os.environ) else str(home.root)
 
 
 def after_login(home: Home, found: Profile, chosen: str) -> None:

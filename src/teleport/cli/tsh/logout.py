@@ -34,7 +34,7 @@ def logout(flags: Flags) -> None:
     with suppress(TeleportError):  # a damaged profile is a reason to log out, and none to fail
         for found in profile.load_all(home):
             _from_agent(home, found.name, found.user)
-            _from_kubectl(found)
+            _from_kubectl(home, found)
     for name in home.names():
         if name.endswith(".yaml") or name in ("keys", hosts_seen.FOLDER, profile.CURRENT, known_hosts.NAME):
             home.remove(name)
@@ -50,12 +50,14 @@ def _from_agent(home: Home, proxy: str, user: str) -> None:
         ssh_agent.remove(os.environ, home, proxy, user)
 
 
-def _from_kubectl(found: Profile) -> None:
+def _from_kubectl(home: Home, found: Profile) -> None:
     """Takes the login's clusters out of the kubeconfig. One that cannot be read or changed is named, and left."""
+    from teleport.cli.tsh.kube_entries import home_of_plugin
     from teleport.client import kubeconfig_file
 
+    path = kubeconfig_file.path_of(os.environ)
     try:
-        kubeconfig_file.remove(kubeconfig_file.path_of(os.environ), found.web_proxy_addr, found.user)
+        kubeconfig_file.remove(path, found.web_proxy_addr, found.user, home_of_plugin(home))
     except TeleportError as error:
         render.note(f"tsh: {error.message}; {error.hint}")
 
@@ -66,7 +68,7 @@ def _one(home: Home, proxy: str, user: str) -> None:
     if found is not None and found.user == user:
         from teleport.client.login import log_out
 
-        _from_kubectl(found)
+        _from_kubectl(home, found)
         log_out(home, found)
     elif not keystore.remove_keys(home, keystore.KeyFiles(proxy, user)):
         raise TeleportError(f"{user} is not logged in to {proxy}", hint="tsh status")
