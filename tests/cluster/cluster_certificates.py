@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+
 from teleport.pki import sshsig
 from teleport.pki.keys import PrivateKey, generate_ed25519
 from teleport.pki.secret import Secret
@@ -32,6 +37,24 @@ def user_authority(cluster: Cluster) -> PrivateKey:
     found = cluster.tctl("get", "cert_authority/user", "--with-secrets", "--format=json").json()
     text = found[0]["spec"]["active_keys"]["ssh"][0]["private_key"]
     return PrivateKey.load(Secret(text.encode()))
+
+
+def ending(cluster: Cluster, certificate: bytes, end: datetime) -> bytes:
+    """The user's TLS certificate (PEM) with another end, for the same key, signed as that was. PEM."""
+    found = cluster.tctl("get", "cert_authority/user", "--with-secrets", "--format=json").json()
+    key = load_pem_private_key(found[0]["spec"]["active_keys"]["tls"][0]["key"].encode(), None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    old = x509.load_pem_x509_certificate(certificate)
+    builder = x509.CertificateBuilder(
+        old.issuer,
+        old.subject,
+        old.public_key(),
+        old.serial_number,
+        old.not_valid_before_utc,
+        end,
+        list(old.extensions),
+    )
+    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class Tells(Protocol):
         ...
 
     def disconnected(self, identity: UserIdentity, client: Peer, reason: str) -> None:
-        """Puts on record, some time, that a stream was ended by its limits."""
+        """Puts on record, some time, that we ended a call, and why."""
         ...
 
 
@@ -181,6 +181,16 @@ class Forwarder:
         self._session: ExecSession | None = None  # that is recorded here and goes on
         self.cut_by = ""  # why the connection is ended, when it is not the client's doing
         self._open: _Open | None = None
+
+    @property
+    def identity(self) -> UserIdentity:
+        """Whose calls they are."""
+        return self._identity
+
+    @property
+    def peer(self) -> Peer:
+        """Where that person is."""
+        return self._peer
 
     @property
     def ends(self) -> datetime | None:

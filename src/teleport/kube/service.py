@@ -56,6 +56,7 @@ BUFFER: Final = 16 * 1024  # bytes that TLS reads at once
 UNPROVED: Final = 500  # connections that have not authenticated yet
 CUT: Final = "a call was cut: its permit has ended"
 ENDED: Final = "access has ended"
+EXPIRED: Final = "the certificate has expired"
 STOPPED: Final = "the service stopped"
 E = TypeVar("E", bound=ServerEvent)
 
@@ -245,7 +246,7 @@ class KubeServer:
         await self._emitter.emit(self._about(SessionRejected, identity, client, reason="max_connections", max=most))
 
     def disconnected(self, identity: UserIdentity, client: Peer, reason: str) -> None:
-        """Puts on record that a stream was ended by its limits (`kube.forwarder.Tells`)."""
+        """Puts on record that we ended a call, and why (`kube.forwarder.Tells`)."""
         self.in_background(self._emit(self._about(ClientDisconnect, identity, client, reason=reason)))
 
     async def _emit(self, event: ServerEvent) -> None:
@@ -355,6 +356,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._idle = True  # between requests
         self._ends: asyncio.TimerHandle | None = None
         self._last_words: asyncio.TimerHandle | None = None  # access has ended, which the client may read until then
+        self._is_cut = False
 
     # TLS
 
@@ -430,15 +432,21 @@ class _Connection(asyncio.StreamReaderProtocol):
         if led is not None and elsewhere is not None and not elsewhere.still(led.certificate, led.peer.host):
             self._cut()
 
-    def _cut(self) -> None:
-        if self._last_words is not None:
+    def _cut(self, why: str = ENDED) -> None:
+        if self._is_cut:
             return
-        log.info("%s peer=%s", CUT, self.peer)
-        self.ends_by(ENDED)
-        if self._forwarder is not None and self._forwarder.tells_end(ENDED):
-            self._last_words = asyncio.get_running_loop().call_later(SAY_SECONDS, self.abort, ENDED)
+        self._is_cut = True
+        log.info("%s peer=%s: %s", CUT, self.peer, why)
+        forwarder, led = self._forwarder, self._led
+        if forwarder is not None:
+            self._server.disconnected(forwarder.identity, forwarder.peer, why)
+        elif led is not None:
+            self._server.disconnected(led.identity, led.peer, why)
+        self.ends_by(why)
+        if forwarder is not None and forwarder.tells_end(why):
+            self._last_words = asyncio.get_running_loop().call_later(SAY_SECONDS, self.abort, why)
         else:
-            self.abort(ENDED)
+            self.abort(why)
 
     # the calls
 
@@ -504,7 +512,7 @@ class _Connection(asyncio.StreamReaderProtocol):
             return
         self._idle = False
         seconds = (entered.identity.expires - self._server.clock.now()).total_seconds()
-        self._ends = asyncio.get_running_loop().call_later(max(seconds, 0), self._cut)
+        self._ends = asyncio.get_running_loop().call_later(max(seconds, 0), self._cut, EXPIRED)
         server = Server(reader, writer)
         try:
             await relay(client, server)
@@ -568,7 +576,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         ends = self._forwarder.ends if self._forwarder is not None else None
         if ends is not None:
             seconds = (ends - self._server.clock.now()).total_seconds()
-            self._ends = asyncio.get_running_loop().call_later(max(seconds, 0), self._cut)
+            self._ends = asyncio.get_running_loop().call_later(max(seconds, 0), self._cut, EXPIRED)
 
     def _disarm(self) -> None:
         for timer in (self._ends, self._last_words):
