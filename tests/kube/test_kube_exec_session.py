@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from teleport.audit.events import Exec, KubeRequest, Resize, SessionData, SessionEnd, SessionStart
+from teleport.audit.events import ClientDisconnect, Exec, KubeRequest, Resize, SessionData, SessionEnd, SessionStart
 from teleport.authz.decision import ClusterDefaults
 from teleport.errors import TeleportError
 from teleport.resources.lock import Lock, LockSpec, LockTarget
@@ -227,7 +227,10 @@ async def test_a_session_ends_with_the_certificate(tmp_path: Path) -> None:
         async with stream(lab, "cat", pair=lab.pair(ttl=timedelta(minutes=1))) as found:
             await rest(found)
         end, _ = await ended(lab)
-        assert end.reason == "access has ended"
+        assert end.reason == "the certificate has expired"
+        (cut,) = await lab.events.wait_for("client.disconnect", seconds=2.0 * 5)
+        assert isinstance(cut, ClientDisconnect)
+        assert (cut.user, cut.reason) == ("alice", "the certificate has expired")
 
 
 async def test_a_recorded_session_goes_on_where_nothing_has_to_be_recorded_any_more(tmp_path: Path) -> None:
@@ -543,6 +546,9 @@ async def test_kubectl_prints_that_access_has_ended(tmp_path: Path, spdy: bool) 
         assert status != 0
         assert b"This session was ended: access has ended." in errors
         assert (await ended(lab))[0].reason == "access has ended"
+        (cut,) = await lab.events.wait_for("client.disconnect", seconds=2.0 * 5)
+        assert isinstance(cut, ClientDisconnect)
+        assert (cut.user, cut.reason) == ("alice", "access has ended")
 
 
 async def test_who_does_not_read_why_is_cut_off_all_the_same(tmp_path: Path) -> None:
