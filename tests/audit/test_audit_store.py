@@ -197,13 +197,13 @@ async def test_the_newest_events_are_read_from_the_end_of_the_file(
     searcher = Searcher(audit_log.store)
     await searcher.search(Query())
     read: list[bytes] = []
-    whole = search._read
+    whole = search.read_head
 
-    def counted(raw: bytes) -> search._Head | None:
+    def counted(raw: bytes) -> search.Head | None:
         read.append(raw)
         return whole(raw)
 
-    monkeypatch.setattr(search, "_read", counted)
+    monkeypatch.setattr(search, "read_head", counted)
     page = await searcher.search(Query(limit=3))
     assert uids(page.lines) == ["u199", "u198", "u197"]
     assert len(read) < 40
@@ -305,8 +305,8 @@ async def test_pages_that_come_later_read_no_more_what_came_before(
         read += 1
         return parse(raw)
 
-    parse = search._read
-    monkeypatch.setattr(search, "_read", counted)
+    parse = search.read_head
+    monkeypatch.setattr(search, "read_head", counted)
     key, pages = "", 0
     while key or not pages:
         page = await searcher.search(Query(limit=20, start_key=key, oldest_first=oldest_first))

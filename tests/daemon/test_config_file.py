@@ -175,7 +175,7 @@ BAD = [
         "together",
     ),
     (
-        teleport("storage: {type: dynamodb, table_name: t, audit_events_uri: 'dynamodb://t'}"),
+        teleport("storage: {type: dynamodb, table_name: tab, audit_events_uri: 'dynamodb://tab'}"),
         3,
         "teleport.storage.audit_events_uri",
         "the table of the cluster state",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from teleport.copies.settings import HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy, TlsFiles
+from teleport.backend.dynamodb.settings import DynamoSettings
+from teleport.copies.settings import DynamoCopy, HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy, TlsFiles
 from teleport.daemon.config.effective import StartFlags, effective_config
 from teleport.daemon.config.file import InvalidConfig, load_config
 from teleport.daemon.config.keeping import SORTS
@@ -25,6 +26,10 @@ teleport:
     - file:///srv/log
     - stdout://
     - postgresql://audit@db.example.com/events?sslrootcert=/ca.pem&password_file=/secret
+    - dynamodb://events?region=eu-central-1&audit_retention_period=8760h
+    - dynamodb://private?endpoint=https://db.example.net:8443
+    region: eu-west-1
+    audit_sessions_uri: /srv/records
 auth_service:
   ship_events:
   - {name: siem, url: "syslog+tls://logs.example.com", ca_file: /ca.pem, cert_file: /c.pem, key_file: /k.pem}
@@ -41,12 +46,16 @@ def config(text: str) -> Config:
 def test_all_places_are_read_and_their_ports_are_needed() -> None:
     found = config(FILE)
     assert found.storage.events_path == Path("/srv/log")
-    stdout, database = found.storage.copies
+    stdout, database, table, private = found.storage.copies
     assert stdout == StdoutCopy()
     assert isinstance(database, PostgresqlCopy)
     assert database.settings.password_file == Path("/secret")
     assert database.settings.schema == "teleport_audit"
     assert database.name.startswith("postgresql-")
+    assert table == DynamoCopy(DynamoSettings("events", "eu-central-1"), timedelta(hours=8760))
+    assert private == DynamoCopy(DynamoSettings("private", "eu-west-1", "https://db.example.net:8443"))
+    assert table.name.startswith("dynamodb-")
+    assert table.name != private.name
     assert found.auth is not None
     syslog, https = found.auth.ship_events
     tls = TlsFiles(Path("/ca.pem"), Path("/c.pem"), Path("/k.pem"))
@@ -56,6 +65,7 @@ def test_all_places_are_read_and_their_ports_are_needed() -> None:
     )
     out = {(one.host, one.port) for one in needed(found, Surroundings()) if one.direction is Direction.OUT}
     assert {("db.example.com", 5432), ("logs.example.com", 6514), ("in.example.com", 8443)} <= out
+    assert {("dynamodb.eu-central-1.amazonaws.com", 443), ("db.example.net", 8443)} <= out
     assert found.storage.audit_events_uri[2] == "postgresql://audit@db.example.com/events"
 
 
@@ -69,7 +79,16 @@ def test_all_places_are_read_and_their_ports_are_needed() -> None:
         ("[file:///l, 'postgresql://u@db/t?password_file=secret']", "no password in it"),
         ("['postgresql://u@db/t', file:///l]", "file:///dir first"),
         ("postgresql://u@db/t", "file:///dir first"),
-        ("[file:///l, 'dynamodb://t']", "cannot do that yet"),
+        ("[file:///l, 'firestore://t']", "cannot do that yet"),
+        ("['dynamodb://events?region=r', file:///l]", "file:///dir first"),
+        ("[file:///l, 'dynamodb://t']", "dynamodb://TABLE"),
+        ("[file:///l, 'dynamodb://a/b']", "dynamodb://TABLE"),
+        ("[file:///l, 'dynamodb://events?endpoint=http://db.example.com']", "dynamodb://TABLE"),
+        (f"[file:///l, 'dynamodb://events?secret_key={SECRET}']", "dynamodb://TABLE"),
+        (f"[file:///l, 'dynamodb://x:{SECRET}@events']", "dynamodb://TABLE"),
+        ("[file:///l, 'dynamodb://events?audit_retention_period=47h']", "48h or more"),
+        ("[file:///l, 'dynamodb://events?audit_retention_period=soon']", "48h or more"),
+        ("[file:///l, 'dynamodb://events', 'dynamodb://events']", "each place once"),
     ],
 )
 def test_a_place_that_cannot_be_meant_is_refused_and_no_password_is_shown(uri: str, allowed: str) -> None:
@@ -77,6 +96,18 @@ def test_a_place_that_cannot_be_meant_is_refused_and_no_password_is_shown(uri: s
         config(f"teleport: {{storage: {{audit_events_uri: {uri}}}}}")
     assert allowed in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+def test_events_go_to_the_region_and_by_the_credentials_of_the_state_when_that_is_in_dynamodb_too() -> None:
+    state = "type: dynamodb, table_name: state, region: eu-west-1, access_key: AKIA, secret_key: sesame"
+    found = config(f"teleport: {{storage: {{{state}, audit_events_uri: [/l, 'dynamodb://events']}}}}")
+    (copy,) = found.storage.copies
+    assert copy == DynamoCopy(DynamoSettings("events", "eu-west-1", "", "AKIA", SECRET))
+    assert SECRET not in repr(copy)
+    out = [one for one in needed(found, Surroundings()) if one.peer == "DynamoDB"]
+    assert {one.why for one in out} == {"copies of audit events", "the cluster's state"}
+    with pytest.raises(InvalidConfig, match="a table other than"):
+        config(f"teleport: {{storage: {{{state}, audit_events_uri: [/l, 'dynamodb://state']}}}}")
 
 
 def test_events_do_not_go_into_the_schema_of_the_state() -> None:

@@ -54,8 +54,8 @@ class Page:
     next_key: str = ""  # empty on the last page
 
 
-class _Head(msgspec.Struct):
-    """The fields that are searched."""
+class Head(msgspec.Struct):
+    """The fields of an event that are searched."""
 
     time: datetime
     uid: str
@@ -89,7 +89,7 @@ class _Bare(msgspec.Struct):
 
 
 _BARE = msgspec.json.Decoder(_Bare)
-_HEAD = msgspec.json.Decoder(_Head)
+_HEAD = msgspec.json.Decoder(Head)
 _Found = tuple[int, str, bytes]  # time in microseconds (negative when newest first), tie, line
 
 
@@ -141,7 +141,7 @@ class Searcher:
         for path in self._files(since):
             with path.open("rb") as file:
                 for raw in file:
-                    head = _read(raw)
+                    head = read_head(raw) if raw.endswith(b"\n") else None  # else it is being written, or torn
                     if head is not None and head.uid in uids:
                         found.add(head.uid)
         return found
@@ -210,14 +210,14 @@ class Searcher:
                 if at >= part.end or not raw.endswith(b"\n"):
                     break  # what follows is another part's, or being written
                 at += len(raw)
-                head = _read(raw)
+                head = read_head(raw)
                 if head is not None:
                     when = micros(head.time)
                     first, last = min(first, when), max(last, when)
                     wanted = (low is None or when >= low) and (high is None or when < high)
                     if (
                         wanted
-                        and _fits(head, query)
+                        and fits(head, query)
                         and (not text or text in raw.decode("utf-8", "replace").casefold())
                         and (after is None or (sign * when, head.tie) > after)
                     ):
@@ -234,23 +234,22 @@ class Searcher:
             self._parts[path] = (*known, *new)
 
 
-def _read(raw: bytes) -> _Head | None:
-    if not raw.endswith(b"\n"):
-        return None  # being written, or torn
+def read_head(line: bytes) -> Head | None:
+    """What is searched of a line that is whole; None for damage, which is `verify`'s to report."""
     try:
-        return _HEAD.decode(raw)
+        return _HEAD.decode(line)
     except msgspec.ValidationError:
-        return _read_bare(raw)
+        return _read_bare(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None  # damage is `verify`'s to report
+        return None
 
 
-def _read_bare(raw: bytes) -> _Head | None:
+def _read_bare(line: bytes) -> Head | None:
     try:
-        bare = _BARE.decode(raw)
+        bare = _BARE.decode(line)
     except msgspec.ValidationError:
         return None
-    return _Head(bare.time, bare.uid, bare.event, emitter=bare.emitter, epoch=bare.epoch, seq=bare.seq)
+    return Head(bare.time, bare.uid, bare.event, emitter=bare.emitter, epoch=bare.epoch, seq=bare.seq)
 
 
 def _as_text(line: bytes) -> bytes:
@@ -258,7 +257,7 @@ def _as_text(line: bytes) -> bytes:
     return line.decode("utf-8", "replace").encode()
 
 
-def _fits(head: _Head, query: Query) -> bool:
+def fits(head: Head, query: Query) -> bool:
     return (
         (not query.types or head.event in query.types)
         and (not query.user or head.user == query.user)

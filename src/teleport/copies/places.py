@@ -8,8 +8,9 @@ from contextlib import AbstractAsyncContextManager
 
 from teleport.audit.cursor import Cursor
 from teleport.backend.interface import Backend
+from teleport.clock import SystemClock
 from teleport.copies.copier import Copier, Place, Source
-from teleport.copies.settings import CopySettings, HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy
+from teleport.copies.settings import CopySettings, DynamoCopy, HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy
 from teleport.errors import TeleportError
 
 
@@ -79,6 +80,17 @@ def place_of(settings: CopySettings, host: str) -> Place:
             from teleport.copies.postgresql import PostgresqlPlace
 
             return PostgresqlPlace(settings.settings)
+        case DynamoCopy():
+            try:
+                import aiobotocore.session  # noqa: F401
+            except ImportError:
+                raise TeleportError(
+                    "audit events are to go to DynamoDB, but aiobotocore is not installed",
+                    hint="pip install 'teleport-access[dynamodb]'",
+                ) from None
+            from teleport.copies.dynamodb import DynamoPlace
+
+            return DynamoPlace(settings, SystemClock())
         case SyslogCopy():
             from teleport.copies.syslog import SyslogPlace
 

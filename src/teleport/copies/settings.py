@@ -1,11 +1,13 @@
-"""Where copies of audit events go, as values. Loads neither aiohttp nor asyncpg."""
+"""Where copies of audit events go, as values. Loads neither aiohttp nor asyncpg nor aiobotocore."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
+from teleport.backend.dynamodb.settings import DynamoSettings
 from teleport.backend.postgresql.settings import PostgresqlSettings
 from teleport.resources.values import HostPort
 
@@ -29,6 +31,20 @@ class PostgresqlCopy:
     def name(self) -> str:
         """Of the servers, the database and the schema: another place begins at the oldest event."""
         return f"postgresql-{hashlib.sha256(f'{self.settings.where} {self.settings.schema}'.encode()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class DynamoCopy:
+    """A table of DynamoDB, in which each event is once; it removes those that auth took in longer than `keep` ago."""
+
+    settings: DynamoSettings
+    keep: timedelta | None = None  # None: for ever
+    types: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the table and where it is: another one begins at the oldest event."""
+        return f"dynamodb-{hashlib.sha256(self.settings.where.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +77,4 @@ class HttpsCopy:
     types: tuple[str, ...] = ()
 
 
-CopySettings = StdoutCopy | PostgresqlCopy | SyslogCopy | HttpsCopy
+CopySettings = StdoutCopy | PostgresqlCopy | DynamoCopy | SyslogCopy | HttpsCopy

@@ -13,7 +13,8 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
 
-from teleport.copies.settings import HttpsCopy, PostgresqlCopy, SyslogCopy
+from teleport.backend.dynamodb.settings import DynamoSettings
+from teleport.copies.settings import DynamoCopy, HttpsCopy, PostgresqlCopy, SyslogCopy
 from teleport.daemon.config import ports
 from teleport.daemon.config.values import AcmeConfig, AuthConfig, Config, KubeServiceConfig, NodeConfig, ProxyConfig
 from teleport.resources.cluster import TunnelStrategyType
@@ -125,11 +126,28 @@ def _copies(config: Config, auth: AuthConfig) -> Iterator[Port]:
                     if not server.host.startswith("/"):
                         where = "teleport.storage.audit_events_uri"
                         yield _out(server.host, server.port, "PostgreSQL", why, where)
+            case DynamoCopy():
+                yield _to_dynamodb(copy.settings, why, "teleport.storage.audit_events_uri")
             case SyslogCopy():
                 yield _out(copy.address.host, copy.address.port, f"{copy.name} (syslog)", why, _SHIP)
             case HttpsCopy():
                 parts = urlsplit(copy.url)
                 yield _out(parts.hostname or "", parts.port or ports.HTTPS, f"{copy.name} (https)", why, _SHIP)
+
+
+def _to_dynamodb(settings: DynamoSettings, why: str, key: str) -> Port:
+    """Amazon's endpoint has the region in its name; which region, may be known to AWS's own tools only."""
+    if settings.endpoint:
+        there = urlsplit(settings.endpoint)
+        return _out(
+            there.hostname or "",
+            there.port or (ports.HTTP if there.scheme == "http" else ports.HTTPS),
+            "DynamoDB",
+            why,
+            key,
+        )
+    host = f"dynamodb.{settings.region}.amazonaws.com" if settings.region else ""
+    return _out(host, ports.HTTPS, "DynamoDB", why, key)
 
 
 def _of_auth(config: Config, auth: AuthConfig) -> Iterator[Port]:
@@ -144,6 +162,8 @@ def _of_auth(config: Config, auth: AuthConfig) -> Iterator[Port]:
             parts = urlsplit(peer)
             yield _out(parts.hostname or "", parts.port or _ETCD, "etcd", "the cluster's state", "teleport.storage")
     yield from _copies(config, auth)
+    if config.storage.dynamodb is not None:
+        yield _to_dynamodb(config.storage.dynamodb, "the cluster's state", "teleport.storage")
     if config.storage.postgresql is not None:
         for server in config.storage.postgresql.servers:
             if not server.host.startswith("/"):

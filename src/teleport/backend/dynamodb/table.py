@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class Refused(Exception):
-    """What the service, or the way to it, answered. Never leaves this package."""
+    """What the service, or the way to it, answered. Never leaves this package and `copies.dynamodb`."""
 
     def __init__(
         self, kind: Kind, details: str, *, item: Mapping[str, Any] | None = None, unsure: bool = False

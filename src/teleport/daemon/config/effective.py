@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +20,15 @@ from teleport.daemon.config.file import Document, FileConfig
 from teleport.daemon.config.proxy_section import acme_names
 from teleport.daemon.config.resource_sections import KubernetesSection
 from teleport.daemon.config.ssh_section import SshSection
-from teleport.daemon.config.storage import DirStorage, DynamoStorage, EtcdStorage, PostgresqlStorage, StorageUri
+from teleport.daemon.config.storage import (
+    DirStorage,
+    DynamoStorage,
+    EtcdStorage,
+    PostgresqlStorage,
+    Storage,
+    event_tables,
+)
+from teleport.daemon.config.storage_uri import StorageUri
 from teleport.daemon.config.teleport_section import ConnectionLimits as LimitsSection
 from teleport.daemon.config.teleport_section import Log
 from teleport.daemon.config.token_source import TokenSource
@@ -441,7 +449,7 @@ def _storage_config(document: Document) -> StorageConfig:
         ),
         sync=embedded.sync,
         journal=embedded.journal,
-        copies=tuple(_copies(storage.audit_events_uri)),
+        copies=tuple(_copies(storage)),
         region=storage.region,
         audit_events_uri=tuple(str(uri) for uri in storage.audit_events_uri),
         audit_sessions_uri=str(storage.audit_sessions_uri) if storage.audit_sessions_uri is not None else "",
@@ -452,9 +460,13 @@ def _storage_config(document: Document) -> StorageConfig:
     )
 
 
-def _copies(uris: Iterable[StorageUri]) -> Iterator[CopySettings]:
-    for uri in uris:
-        if uri.scheme == "stdout":
+def _copies(storage: Storage) -> Iterator[CopySettings]:
+    """In the order of the file."""
+    tables = event_tables(storage)
+    for uri in storage.audit_events_uri:
+        if uri.scheme == "dynamodb":
+            yield next(tables)
+        elif uri.scheme == "stdout":
             yield StdoutCopy()
         elif uri.database is not None:
             yield PostgresqlCopy(uri.database)

@@ -41,7 +41,7 @@ def _in(*values: str) -> Callable[[str], bool]:
 
 
 def _remote(value: str) -> bool:
-    return not value.startswith(("file:", "stdout:", "postgresql:", "/"))
+    return not value.startswith(("file:", "stdout:", "postgresql:", "dynamodb:", "/"))
 
 
 def _google(value: str) -> bool:

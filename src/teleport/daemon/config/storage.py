@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from teleport.backend.dynamodb.settings import DynamoSettings, Scaling
 from teleport.backend.dynamodb.settings import mistake as dynamodb_mistake
 from teleport.backend.postgresql.settings import DEFAULT_SCHEMA, FORM, PostgresqlSettings, mistake
 from teleport.backend.postgresql.settings import parse as parse_conn_string
+from teleport.copies.settings import DynamoCopy
 from teleport.daemon.config import forms
 from teleport.daemon.config.hints import where_it_belongs
+from teleport.daemon.config.storage_uri import StorageUri, events_table, events_uri, sessions_uri
 from teleport.recording.s3.settings import S3Settings
 from teleport.recording.s3.settings import parse as parse_s3
 from teleport.resources.values import HostPort
@@ -38,94 +39,6 @@ from teleport.resources.yaml_readers import (
 )
 
 _DEFAULT_PREFIX: Final = "/teleport/"
-AUDIT_SCHEMA: Final = "teleport_audit"
-_OPTIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
-    {
-        "file": frozenset(),
-        "stdout": frozenset(),
-        "postgresql": frozenset(),  # a connection string, read as one
-        "dynamodb": frozenset({"region", "endpoint"}),
-        "firestore": frozenset({"projectID", "credentialsPath"}),
-        "s3": frozenset({"region", "endpoint", "insecure", "disablesse", "sse_kms_key", "acl", "use_fips_endpoint"}),
-        "gs": frozenset({"projectID", "credentialsPath", "endpoint"}),
-    }
-)
-_EVENT_SCHEMES: Final = ("file", "dynamodb", "firestore", "stdout", "postgresql")
-_SESSION_SCHEMES: Final = ("file", "s3", "gs")
-
-
-@dataclass(frozen=True, slots=True)
-class StorageUri:
-    """Where audit events or recordings go: `location` is a directory, a table, or bucket and path."""
-
-    scheme: str
-    location: str
-    options: Mapping[str, str] = field(default_factory=lambda: forms.NOTHING)
-    database: PostgresqlSettings | None = None
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.location}"
-
-
-def _uri(value: str, schemes: tuple[str, ...]) -> StorageUri:
-    if value.startswith("/"):
-        return StorageUri("file", value)
-    if value.startswith("postgresql://") and "postgresql" in schemes:
-        return _database(value)
-    parts = urlsplit(value)
-    if "://" not in value or parts.scheme not in schemes or parts.fragment or parts.username is not None:
-        raise ValueError
-    location = parts.netloc + parts.path
-    options = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
-    if not options.keys() <= _OPTIONS[parts.scheme]:
-        raise ValueError
-    if parts.scheme == "file" and not location.startswith("/"):
-        raise ValueError
-    if (parts.scheme == "stdout") == bool(location):
-        raise ValueError
-    return StorageUri(parts.scheme, location, MappingProxyType(options))
-
-
-def _database(value: str) -> StorageUri:
-    """A connection string with two options of ours. A password in it would be shown to who reads settings."""
-    parts = urlsplit(value)
-    ours = {"password_file": "", "schema": AUDIT_SCHEMA}
-    others = []
-    for name, option in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else []:
-        if name in ours:
-            ours[name] = option
-        else:
-            others.append((name, option))
-    settings = parse_conn_string(urlunsplit(parts._replace(query=urlencode(others, safe="/:,"))))
-    if settings.password or (ours["password_file"] and not ours["password_file"].startswith("/")):
-        raise ValueError
-    file = Path(ours["password_file"]) if ours["password_file"] else None
-    settings = replace(settings, password_file=file, schema=ours["schema"])
-    if mistake(settings):
-        raise ValueError
-    return StorageUri("postgresql", f"{parts.netloc}{parts.path}", database=settings)
-
-
-_EVENTS_FORM: Final = (
-    "file:///dir, dynamodb://table, firestore://collection, stdout:// or "
-    "postgresql://USER@HOST/DATABASE?sslrootcert=/FILE&password_file=/FILE, with no password in it"
-)
-
-
-class _EventsUri:
-    """What could hold a password in spite of that is not quoted in a problem."""
-
-    allowed = _EVENTS_FORM
-
-    def __call__(self, node: Node, problems: Problems, /) -> StorageUri | None:
-        secret = node.is_scalar and "@" in node.value
-        return matching(_EVENTS_FORM, lambda value: _uri(value, _EVENT_SCHEMES), secret=secret)(node, problems)
-
-
-events_uri: Final = _EventsUri()
-sessions_uri: Final = matching(
-    "file:///dir, s3://bucket/path or gs://bucket/path", lambda value: _uri(value, _SESSION_SCHEMES)
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +217,17 @@ class StorageReader:
         return Section(kind, _check, other_type)(node, problems)
 
 
+def event_tables(storage: Storage) -> Iterator[DynamoCopy]:
+    """Where in DynamoDB audit events go, in order; with the credentials of the state when that is there, too."""
+    for uri in storage.audit_events_uri:
+        if uri.scheme == "dynamodb":
+            settings, keep = events_table(uri.location, uri.options)
+            settings = replace(settings, region=settings.region or storage.region)
+            if isinstance(storage, DynamoStorage):
+                settings = replace(settings, access_key=storage.access_key, secret_key=storage.secret_key)
+            yield DynamoCopy(settings, keep)
+
+
 def _check(storage: Storage, node: Node, problems: Problems) -> None:
     events = node.get("audit_events_uri")
     if isinstance(storage, DynamoStorage) and events is not None:
@@ -312,10 +236,15 @@ def _check(storage: Storage, node: Node, problems: Problems) -> None:
             events.problem(
                 problems, "a table other than teleport.storage.table_name", found="the table of the cluster state"
             )
-    if events is not None and any(uri.scheme == "postgresql" for uri in storage.audit_events_uri[:1]):
+    if events is not None and any(uri.scheme in ("postgresql", "dynamodb") for uri in storage.audit_events_uri[:1]):
         events.problem(
             problems, "file:///dir first: that is the log, and copies of it go elsewhere", found="a copy first"
         )
+    places = [
+        (uri.scheme, uri.location, uri.database, tuple(sorted(uri.options.items()))) for uri in storage.audit_events_uri
+    ]
+    if events is not None and len(set(places)) < len(places):
+        events.problem(problems, "each place once", found="one a second time")
     for uri in storage.audit_events_uri:
         if events is None or uri.database is None or not isinstance(storage, PostgresqlStorage):
             continue
