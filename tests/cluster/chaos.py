@@ -45,7 +45,7 @@ def chaos(folder: Path, login: str, *, seconds: float, seed: int) -> tuple[Ledge
                 time.sleep(dice.uniform(0.1, 2.5))
                 for mend in mends:
                     mend()
-                wait_until(f"all serve after {chosen}", lambda: all(map(_ready, place.hosts.values())), SERVED)
+                _serve(place, chosen)
             time.sleep(1.0)
         settle(place, ledger)
         place.auth.tctl("audit", "verify", seconds=120).ok()
@@ -56,6 +56,15 @@ def chaos(folder: Path, login: str, *, seconds: float, seed: int) -> tuple[Ledge
         file=sys.stderr,
     )
     return ledger, evidence
+
+
+def _serve(place: ChaosPlace, chosen: list[str]) -> None:
+    """Waits until every daemon is ready, or says what each of them lacks."""
+    try:
+        wait_until(f"all serve after {chosen}", lambda: all(map(_ready, place.hosts.values())), SERVED)
+    except AssertionError as error:
+        answers = "\n".join(f"{name}: {host.daemon.readiness()}" for name, host in place.hosts.items())
+        raise AssertionError(f"{error}\n{answers}") from None
 
 
 def _ready(host: Host) -> bool:

@@ -295,6 +295,21 @@ def test_a_clock_that_is_right_is_not_spoken_of(cluster: Cluster, rob: Person, s
     assert "clock" not in with_clock_off(rob, shim, timedelta(0), "ls").ok().stderr
 
 
+def test_a_tsh_of_another_age_says_so_at_the_login(cluster: Cluster, login: str) -> None:
+    person = cluster.add_person("ages", logins=[login])
+    newer = "import teleport; teleport.__version__ = '99.0.0'; from teleport.cli.tsh import main; main()"
+    words = ("login", f"--proxy={cluster.web_address}", "--user=ages", f"--ca-pin={cluster.ca_pin()}", "--ttl=60")
+
+    def logged_in(*more: str) -> str:
+        proof = f"{PASSWORD}\n{person.code()}\n"
+        return run(BIN / "python", "-c", newer, *words, *more, environment=person.environment, stdin=proof).ok().stderr
+
+    said = logged_in()
+    assert "tsh: tsh 99.0.0 is newer than this cluster" in said
+    assert "--skip-version-check hides this" in said
+    assert "newer than" not in logged_in("--skip-version-check")
+
+
 def test_a_lockout_and_a_cluster_without_a_host_for_the_user_are_explained(
     cluster: Cluster, rob: Person, login: str
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from teleport import __version__
 from teleport.client import hosts_seen, keystore, known_hosts, profile, renewal
 from teleport.client.addresses import SSH_PORT, ProxyAddress, join, split_port
 from teleport.client.dial import Untrusted, clock_difference, open_web, shown_fingerprint
@@ -20,6 +21,7 @@ from teleport.client.kube import kube_address
 from teleport.client.other_clusters import unknown
 from teleport.client.profile import Profile
 from teleport.client.trust import CertificateTrust, ClusterTrust, ProxyTrust, PublicTrust, parse_trust, trust_by_pin
+from teleport.client.versions import concern
 from teleport.client.webapi import Certificates, Ping, Signer, WebAPI, claimed_authority
 from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, NotFound
 from teleport.pki.keys import PrivateKey, PublicKey, generate_p256
@@ -58,6 +60,7 @@ class Login:
     certificates: Certificates
     trust: ProxyTrust
     clock_off: str = ""  # how far this machine's clock and the proxy's are apart, when it matters
+    versions: str = ""  # why this tsh and the cluster do not fit, when they do not
 
 
 def reachable_port(address: ProxyAddress) -> int:
@@ -244,7 +247,8 @@ def _login(
         tls_routing=way_of_ssh(api, address, ping),
         kube_proxy_addr=kube_address(ping, api.host, api.port),
     )
-    return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now))
+    versions = concern(__version__, ping.server_version, ping.min_client_version)
+    return Login(found, key, certificates, api.trust, clock_difference(ping.time, api.now), versions)
 
 
 def second_factor(api: WebAPI, setting: str, user: str, asking: Asking) -> tuple[str, tuple[str, KeyAnswer] | None]:

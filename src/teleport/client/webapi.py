@@ -65,6 +65,7 @@ class Ping:
     kube_listen_addr: str = ""
     passwordless: bool = False  # a passkey alone logs in
     time: datetime | None = None  # what the proxy's clock said, by its Date header
+    min_client_version: str = ""  # the oldest tsh that the cluster takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,7 @@ class WebAPI:
             kube_listen_addr=found.part("proxy").part("kube").text("listen_addr"),
             passwordless=auth.flag("allow_passwordless"),
             time=found.time,
+            min_client_version=found.text("min_client_version"),
         )
 
     def message_of_the_day(self) -> str:

@@ -91,15 +91,20 @@ class DaemonProcess:
 
     def ready(self) -> bool:
         """Whether `/readyz` says so. Raises `AssertionError` once the daemon has ended."""
+        return self.readiness()[0] == 200
+
+    def readiness(self) -> tuple[int, str]:
+        """Status and body of `/readyz`; 0 when nothing answers. Raises `AssertionError` once the daemon has ended."""
         assert self._process is not None
         status = self._process.poll()
         assert status is None, f"the daemon ended with {status}:\n{self.log()}"
         connection = http.client.HTTPConnection(LOOPBACK, self._diag_port, timeout=5)
         try:
             connection.request("GET", "/readyz")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException) as error:
+            return 0, repr(error)
         finally:
             connection.close()
 

@@ -200,6 +200,8 @@ def _log_in(
         done = steps.log_in(api, address, user, asking=person, ttl=ttl, cluster=cluster)
     if done.clock_off:
         render.note(f"tsh: {done.clock_off}: certificates may seem expired, or from the future; timedatectl shows why")
+    if done.versions and not flags.skip_version_check:
+        render.note(f"tsh: {done.versions} (--skip-version-check hides this)")
     if out:
         from teleport.client.files import write_login
 
