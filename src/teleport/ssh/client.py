@@ -21,6 +21,7 @@ import asyncssh
 from asyncssh import SSHClient, SSHClientConnectionOptions
 from asyncssh.channel import SSHTCPChannel
 from asyncssh.connection import SSHClientConnection
+from asyncssh.constants import MSG_REQUEST_SUCCESS
 from asyncssh.misc import HostKeyNotVerifiable
 from asyncssh.public_key import KeyImportError, SSHKey, decode_ssh_public_key
 
@@ -53,6 +54,7 @@ C = TypeVar("C")
 _WINDOW = 2 * 1024 * 1024  # bytes
 _PACKET = 32 * 1024
 KEEPALIVE = KeepAlive(15.0, 3)
+_ROUND_TRIP_SECONDS = 10.0  # no path is so long
 _ANSWER_SECONDS = 3.0  # in which a proxy that is there answers, whatever became of the host behind it
 
 
@@ -292,6 +294,19 @@ class SshClient:
         except TimeoutError:
             return False
         return not self.lost
+
+    async def round_trip(self, seconds: float = _ROUND_TRIP_SECONDS) -> float:
+        """How long a question and its answer take, in seconds. Raises `ConnectionLost` when no answer comes."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        if not await self.answers(seconds):
+            raise ConnectionLost("the other end does not answer", hint="try again")
+        return loop.time() - begun
+
+    async def ends_at_proxy(self) -> bool:
+        """Whether the other end, which has a host's name, is a proxy that records what is done on the host."""
+        kind, packet = await self._connection._make_global_request(b"recording-proxy@teleport.com")
+        return kind == MSG_REQUEST_SUCCESS and packet.get_remaining_payload() == b"true"
 
     @property
     def lost(self) -> bool:

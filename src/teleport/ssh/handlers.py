@@ -226,6 +226,14 @@ class TakesTunnels(Protocol):
         ...
 
 
+class LeadsOn(Protocol):
+    """What a connection's handler has besides that leads what is asked on to a host, in a connection of its own."""
+
+    async def answers_beyond(self) -> bool:
+        """Whether the host still says something when asked; comes back in any case."""
+        ...
+
+
 class WantsClient(Protocol):
     """A connection's handler that begins something by itself."""
 
@@ -269,6 +277,7 @@ __all__ = [
     "ForwardsConnection",
     "ForwardsSession",
     "Gate",
+    "LeadsOn",
     "Question",
     "SecondStep",
     "SessionChannel",

@@ -40,7 +40,7 @@ from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate
 from teleport.resources.names import peer_address
 from teleport.ssh.channels import ChannelView, ServerSessionChannel, serve_stream
-from teleport.ssh.handlers import ConnectionHandler, Gate, TakesTunnels, WantsClient, WantsEvidence
+from teleport.ssh.handlers import ConnectionHandler, Gate, LeadsOn, TakesTunnels, WantsClient, WantsEvidence
 from teleport.ssh.listener import NoSlot, Slot
 from teleport.ssh.packets import key_exchanges
 from teleport.ssh.second_step import SecondSteps, is_step
@@ -373,6 +373,17 @@ class ServerConnection(ForwardRequests):
         packet.check_end()
         self._no_more_sessions = True
         self._report_global_response(True)
+
+    def _process_keepalive_at_openssh_dot_com_global_request(self, packet: SSHPacket) -> None:
+        packet.check_end()
+        if self._handler is not None and hasattr(self._handler, "answers_beyond"):
+            self.create_task(self._answer_from(cast(LeadsOn, self._handler)))
+        else:
+            self._report_global_response(True)
+
+    async def _answer_from(self, handler: LeadsOn) -> None:
+        """The end of the way answers, not what stands between: so does a host behind a proxy that only relays."""
+        self._report_global_response(await handler.answers_beyond())
 
     def _process_recording_proxy_at_teleport_dot_com_global_request(self, packet: SSHPacket) -> None:
         """Whether sessions end and are recorded here (`protocols.md` 3): the word `true` or `false`."""

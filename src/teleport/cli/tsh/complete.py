@@ -52,6 +52,7 @@ def _clusters(context: click.Context) -> Iterable[str]:
 
 TABLE = {
     "ssh target": _targets,
+    "latency target": _targets,
     "login": _logins,
     "cluster": _clusters,
     "proxy": lambda context: [one.web_proxy_addr for one in _profiles(context)],

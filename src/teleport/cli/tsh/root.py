@@ -21,6 +21,7 @@ COMMANDS = {
     "status": ("teleport.cli.tsh.status:status", "Show who you are logged in as"),
     "ls": ("teleport.cli.tsh.nodes:ls", "List the hosts that you may reach"),
     "ssh": ("teleport.cli.tsh.ssh:ssh", "Open a shell or run a command on a host"),
+    "latency": ("teleport.cli.tsh.latency:latency", "Measure how long each hop to a host takes"),
     "sessions": ("teleport.cli.tsh.sessions:sessions", "List sessions that run now"),
     "join": ("teleport.cli.tsh.join:join", "Take part in a running session"),
     "scp": ("teleport.cli.tsh.scp:scp", "Copy files to, from and between hosts"),

@@ -44,7 +44,7 @@ def scp(
     Between two hosts the files go through this machine and are not kept on it. Patterns (host:'*.log') are looked for
     on the host. Exits with 0 when everything was copied.
     """
-    from teleport.cli.tsh.ssh import _check_login, _local_user
+    from teleport.cli.tsh.ssh import check_login, local_user
     from teleport.client.ssh_options import SshOptions
     from teleport.wire.transfer_names import parse_place
 
@@ -59,11 +59,11 @@ def scp(
             "no path names a host", hint="tsh scp [user@]host:path .; ./a:b is a file here whose name holds a colon"
         )
     login = flags.login or said.user or ""
-    places = [replace(place, user=place.user or login or _local_user()) if place.host else place for place in places]
+    places = [replace(place, user=place.user or login or local_user()) if place.host else place for place in places]
     found = access(flags, cluster)
     for place in places:
         if place.host:
-            _check_login(found.credentials.ssh_certificate, place.user)
+            check_login(found.credentials.ssh_certificate, place.user)
     from teleport.client.transfer.scp import KEEPALIVE, Transfer, Ways
     from teleport.ssh.surface import KeepAlive
 

@@ -115,7 +115,7 @@ def ssh(
         raise BadRequest(
             "labels name many hosts: there a command runs, without forwards and terminal", hint="tsh ssh [user@]host"
         )
-    login = login or flags.login or said.user or _local_user()
+    login = login or flags.login or said.user or local_user()
     try:
         if many:
             from teleport.cli.tsh.ssh_many import run_on_labels
@@ -192,7 +192,7 @@ def _connect(
         from teleport.client.other_clusters import towards
 
         found = towards(found, host)
-    _check_login(found.credentials.ssh_certificate, login)
+    check_login(found.credentials.ssh_certificate, login)
     if said.add_keys:
         add_to_agent(flags)
     wanted = _wanted(login, host, command, said, port, stdio, local)
@@ -295,7 +295,7 @@ def with_factor(
     return go(for_session(found, name, port, login, now(), second_factor(found.web)))
 
 
-def _check_login(certificate: str, login: str) -> None:
+def check_login(certificate: str, login: str) -> None:
     """A login that the certificate does not have is refused by every host: say it before connecting."""
     from teleport.client.keystore import facts
     from teleport.errors import AccessDenied
@@ -308,7 +308,8 @@ def _check_login(certificate: str, login: str) -> None:
         )
 
 
-def _local_user() -> str:
+def local_user() -> str:
+    """The login where none was said. Raises `BadRequest`."""
     import getpass
 
     try:

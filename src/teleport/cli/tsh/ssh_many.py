@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from teleport.cli import render
 from teleport.cli.tsh.flags import Flags, access, now
-from teleport.cli.tsh.ssh import _check_login, connected, with_factor
+from teleport.cli.tsh.ssh import check_login, connected, with_factor
 from teleport.errors import SECOND_FACTOR_DUE, BadRequest, NotFound, TeleportError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run_on_labels(
 
     wanted = parse_labels(labels)
     found = access(flags, cluster)
-    _check_login(found.credentials.ssh_certificate, login)
+    check_login(found.credentials.ssh_certificate, login)
     with cluster_client(found, now()) as client:
         nodes = [node for node, _ in list_nodes(client) if node.matches(wanted)]
     if not nodes:

@@ -60,6 +60,10 @@ class RecordedConnection:
         """What a client asks for by `recording-proxy@teleport.com`."""
         return True
 
+    async def answers_beyond(self) -> bool:
+        """Whether the host still says something when asked."""
+        return await self.origin.answers()
+
     def began(self, client: Client) -> None:
         """The client is in (`ssh.handlers.WantsClient`)."""
         self.client = client
