@@ -8,6 +8,7 @@ share the view by which they decide unless each has its own. There is no launche
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -25,7 +26,6 @@ from teleport.api.client import AuthClient
 from teleport.audit.events import Event
 from teleport.clock import SystemClock
 from teleport.daemon.announce import Announcer
-from teleport.daemon.collecting import Collecting
 from teleport.daemon.remote import watch
 from teleport.daemon.view import NODE_KINDS, View
 from teleport.node.needs import NodeConfig
@@ -159,6 +159,8 @@ class Simulated:
             if self.relay is not None:
                 self.relay.by_tunnel = self.agent.to_auth
                 self.client.way = self.agent.way
+                if self._cache is not None:
+                    self.agent.turn.heeded_by(self.client, self._cache)
                 await self.client.renewed()
         tasks.create_task(self.announcer.run())
 
@@ -182,8 +184,8 @@ async def main(path: str) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with AsyncExitStack() as stack:
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        # a host has some thousand objects to look through, not those of all that live here
-        tasks.create_task(Collecting(long=0.01).run())
+        # a host has some thousand objects to look through, not those of all that live here; there is memory for cycles
+        gc.disable()
         shared = None
         if not estate.views:
             cache, filled = _cache("a process"), asyncio.Event()
@@ -206,6 +208,7 @@ async def main(path: str) -> None:
         while (await _asked(reader)).do != "end":
             said = Said(
                 tunnels=sum(1 for host in hosts if host.agent.tunnels),
+                hearing=sum(1 for host in hosts if host.client.hears),
                 announced=sum(1 for host in hosts if host.announced and not host.announcer.problem),
                 problems=sorted({host.announcer.problem for host in hosts if host.announcer.problem})[:5],
             )

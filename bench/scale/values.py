@@ -63,6 +63,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     """Its answer."""
 
     tunnels: int = 0
+    hearing: int = 0  # have a watch open
     announced: int = 0
     problems: list[str] = []
     seconds: list[float] = []  # of each connect

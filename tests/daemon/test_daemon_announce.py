@@ -38,6 +38,11 @@ class Auth:
         self.said: list[tuple[str, Any]] = []
         self.failing = ""
         self.silent = False
+        self.turn = asyncio.Event()
+        self.turn.set()
+
+    async def its_turn(self) -> None:
+        await self.turn.wait()
 
     async def call(self, route: Any, request: Any) -> Any:
         if self.silent:
@@ -101,6 +106,19 @@ async def test_a_failure_is_shown_said_once_and_tried_again(
         auth.failing = ""
         await until(lambda: not announcer.problem)
     assert auth.labels()
+    await stop(running)
+
+
+async def test_what_waits_for_its_turn_is_said_as_it_is_then() -> None:
+    auth, current = Auth(), [node(v="1")]
+    auth.turn.clear()
+    announcer = Announcer(auth, lambda: current[0])  # type: ignore[arg-type]
+    running = asyncio.create_task(announcer.run(), name="presence")
+    await asyncio.sleep(0)
+    current[0] = node(v="2")
+    assert not auth.labels()
+    auth.turn.set()
+    await until(lambda: auth.labels() == [{"v": "2"}])
     await stop(running)
 
 

@@ -185,6 +185,34 @@ async def test_a_pause_ends_when_there_is_a_way_again() -> None:
         await until(ready.is_set)
 
 
+async def test_a_filled_cache_asks_a_source_anew_when_it_is_its_turn() -> None:
+    class Waiting:
+        def __init__(self) -> None:
+            self.comes = asyncio.Event()
+            self.told = 0
+
+        async def wait(self) -> None:
+            await self.comes.wait()
+
+        def heard(self) -> None:
+            self.told += 1
+
+    script, turn = Script(), Waiting()
+    cache = Cache("test", FakeClock(), jitter=lambda: 0.0, sleep=Naps())
+    cache.turn = turn
+    async with running(cache, script.connect):
+        script.say(Snapshot([item("k", 1)], 1))
+        await until(lambda: cache.ready)  # the first time nobody waits
+        script.say(OSError("reset"), Snapshot([item("k", 9)], 9))
+        await until(lambda: script.closed == 1)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert (cache.revision, turn.told) == (1, 1)
+        turn.comes.set()
+        await until(lambda: cache.revision == 9)
+        assert turn.told == 2
+
+
 async def test_a_source_that_only_gives_snapshots_and_breaks_off_is_asked_less_and_less() -> None:
     cache, script, naps = make(FakeClock(), naps := Naps()), Script(), naps
     async with running(cache, script.connect):

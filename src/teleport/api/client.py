@@ -108,6 +108,9 @@ class AuthClient:
     """Waits up to so many seconds for a way to auth that comes and goes; whether there is one. A handshake that nobody
     carries costs both ends as much as one that is answered."""
 
+    turn: Callable[[], Awaitable[None]] | None = None
+    """Waits until auth may be asked for what can wait."""
+
     def __init__(
         self,
         addresses: Sequence[tuple[str, int]],
@@ -237,6 +240,16 @@ class AuthClient:
         call = encode_call(route, request)
         async with self._request(call.method, call.target, body, timeout, streamed=True) as response:
             return decode_reply(route, response.status, await _body(response, self._most))
+
+    @property
+    def hears(self) -> bool:
+        """Whether a watch is open."""
+        return self._spoken is not None
+
+    async def its_turn(self) -> None:
+        """Until there is somebody to hear an announcement: in a watch at once; else when it may ask for one."""
+        if self.turn is not None and not self.hears:
+            await self.turn()
 
     async def announce(self, request: HeartbeatRequest) -> None:
         """Within the watch where there is one, which costs no connection; else by a call. One that broke is about to

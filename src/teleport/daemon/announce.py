@@ -56,6 +56,7 @@ class Announcer:
 
     async def announce(self) -> None:
         """Once, now. Raises what auth answers."""
+        await self._client.its_turn()
         server = self._described()
         await self._client.announce(m.HeartbeatRequest(item=m.Document(to_json(server))))
 

@@ -581,6 +581,7 @@ class Daemon:
             log.warning("no proxy is reached by a tunnel yet; the %s service is announced, and tried again", conn_type)
         if self._way.relay is not None:
             self._way.relay.by_tunnel, client.way = agent.to_auth, agent.way
+            agent.turn.heeded_by(client, view.cache)
             if agent.tunnels:
                 await client.renewed()  # what was opened before goes by the tunnel from here on
 

@@ -63,6 +63,18 @@ class Backoff:
 BACKOFF = Backoff()
 
 
+class Turn(Protocol):
+    """When a filled cache may ask its source anew (`tunnel.turn`)."""
+
+    async def wait(self) -> None:
+        """Until it may."""
+        ...
+
+    def heard(self) -> None:
+        """The source said something."""
+        ...
+
+
 class Cache:
     """Reads are plain calls; `run` keeps the copy up to date until it is cancelled."""
 
@@ -92,6 +104,7 @@ class Cache:
         self._contact: tuple[datetime, float] | None = None
         self._subscribers: dict[object, tuple[str, Callback]] = {}
         self._hurried = asyncio.Event()
+        self.turn: Turn | None = None
 
     # Reads
 
@@ -183,6 +196,8 @@ class Cache:
         """One stream out of many sources: each begins with a snapshot, with a pause after each that failed."""
         failures = 0
         while True:
+            if self.turn is not None and self.ready:
+                await self.turn.wait()  # many are cut off at once, and what all have in common comes first
             filled = False
             reason = "the source ended"
             try:
@@ -210,6 +225,8 @@ class Cache:
         self._contact = (self._clock.now(), self._clock.monotonic())
         events = self._replace(update) if isinstance(update, Snapshot) else self._apply(update.events)
         self._revision = update.revision
+        if self.turn is not None:
+            self.turn.heard()
         for event in events:
             self._tell(event)
 

@@ -33,6 +33,7 @@ from teleport.tunnel import pool
 from teleport.tunnel.link import Arrival, Link, Noted, Serve
 from teleport.tunnel.reaching import Ways, tunnel_address
 from teleport.tunnel.silence import of_host
+from teleport.tunnel.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class TunnelAgent:
         self._first = asyncio.Event()
         self._stands = asyncio.Event()  # while there is a tunnel
         self._awaited = 0.0  # loop time until which the next tunnel is waited for
+        self.turn = Turn()
         self._said: dict[str, str] = {}  # by address, why it was not reached
 
     @property
@@ -225,6 +227,7 @@ class TunnelAgent:
                 self._wake.cancel()
             for link in list(self._links.values()):
                 link.abort()
+            self.turn.now()
 
     def _put(self, make: Callable[[float, float], pool.Event]) -> None:
         self._events.put_nowait(make)
@@ -245,6 +248,7 @@ class TunnelAgent:
                 if proxies:
                     self._first.set()
                     self._stands.set()
+                    self.turn.stands(proxies, random.random())  # noqa: S311 - spreads requests, guards nothing
                 else:
                     self._stands.clear()
                 log.info("tunnels to %d proxies: %s", len(proxies), ", ".join(proxies) or "none")
@@ -256,7 +260,7 @@ class TunnelAgent:
 
     async def _keep(self, link: Link, addresses: Sequence[str]) -> None:
         """One attempt, and the tunnel that comes of it."""
-        number = link.number
+        number, ended_there = link.number, False
         try:
             try:
                 host_id, epoch, address = await self._reach(link, addresses or await self._seeds())
@@ -274,8 +278,8 @@ class TunnelAgent:
             assert link.tunnel is not None
             reason = await link.tunnel.wait_lost()
             log.info("the tunnel to the proxy %s ended: %s", host_id, reason or "closed")
-            answered = link.tunnel.ended_there
-            self._put(lambda now, draw: pool.Lost(now, draw, number, answered))
+            ended_there = link.tunnel.ended_there
+            self._put(lambda now, draw: pool.Lost(now, draw, number, ended_there))
         finally:
             link.over()
             self._links.pop(number, None)
@@ -285,6 +289,8 @@ class TunnelAgent:
                 spread = self._state.spread(pool.SEEDS)
                 waits = ON_ITS_WAY + spread * (LATE if spread > pool.SPREAD else 1)
                 self._awaited = asyncio.get_running_loop().time() + (waits if link.trusted else 0.0)
+                if link.trusted and ended_there:  # others have lost theirs, too
+                    self.turn.lost(spread, waits, self._state.announced)
 
     async def _reach(self, link: Link, addresses: Sequence[str]) -> tuple[str, int, str]:
         """UUID and epoch of the proxy that answered first, and where. Raises the last problem."""
@@ -422,5 +428,25 @@ class TunnelAgent:
     def take(self, channel: Channel, peer: tuple[str, int], arrival: Arrival) -> None:
         """Hands the client behind `channel` to the node service."""
         leg = NodeLeg(channel, b"", channel.close)
-        memory_pair.connect(lambda: leg, self._accept, peername=peer)
+        accept = self._accept_later if self.turn.behind else self._accept
+        memory_pair.connect(lambda: leg, accept, peername=peer)
         arrival.leg = leg
+
+    def _accept_later(self, transport: asyncio.Transport) -> None:
+        """Once the host has heard auth: by what it says the client is judged."""
+
+        async def accept() -> None:
+            await self.turn.catch_up()
+            if transport.is_closing():
+                return
+            try:
+                transport.resume_reading()
+                self._accept(transport)
+            except Exception:  # as from a listener: one client's trouble ends nothing else
+                log.exception("a client that was led here was not taken")
+                transport.abort()
+
+        assert self._tasks is not None, "tunnels stand while it runs"
+        transport.set_protocol(asyncio.Protocol())  # until then nobody
+        transport.pause_reading()
+        self._tasks.create_task(accept(), name="a client waits until auth is heard")
