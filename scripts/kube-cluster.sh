@@ -21,11 +21,11 @@ install() {
   for one in "$@"; do installed "$one" || missing+=("$one"); done
   [ ${#missing[@]} -gt 0 ] || return 0
   say "installing ${missing[*]}"
-  DEBIAN_FRONTEND=noninteractive flock "$lock" sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"' \
-    install "${missing[@]}" >"$kept/log" 2>&1 || fail "the packages ${missing[*]} cannot be installed: $(tail -1 "$kept/log")"
+  "$apt" kube-cluster "${missing[@]}" 2>&1 | tee "$kept/log" >&2 ||
+    fail "the packages ${missing[*]} cannot be installed: $(tail -1 "$kept/log")"
 }
 
-lock=/run/lock/teleport-tests-apt   # the tests' own, so that apt never waits for another apt
+apt=$(cd "$(dirname "$0")" && pwd)/apt.sh
 [ "$(id -u)" = 0 ] || fail "a Kubernetes cluster is built and run by root"
 command -v apt-get >/dev/null || fail "there is no apt-get here: a Kubernetes cluster is built out of Debian's source package"
 exec 8>"$kept/lock"

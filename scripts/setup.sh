@@ -32,8 +32,7 @@ fi
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "setup: installing ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
-    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null
+    scripts/apt.sh setup "${missing[@]}"
   elif printf '%s\n' "${missing[@]}" | grep -qx python3-venv; then
     echo "setup: missing: ${missing[*]}; run: sudo apt-get install ${missing[*]}" >&2
     exit 1

@@ -13,13 +13,14 @@ from typing import Final
 from teleport.testing.cluster import run
 
 ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+APT: Final = Path(__file__).resolve().parents[2] / "scripts" / "apt.sh"  # waits for another apt
 INSTALL_SECONDS: Final = 180.0
 LOCK: Final = Path("/run/lock/teleport-tests-apt" if os.geteuid() == 0 else f"/tmp/teleport-tests-apt-{os.geteuid()}")
 
 
 @contextlib.contextmanager
 def packages_lock() -> Iterator[None]:
-    """Lists of tests run side by side, and apt does not wait for another apt."""
+    """Lists of tests run side by side: what one of them fetches, the other one finds."""
     with LOCK.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -31,10 +32,7 @@ def install(package: str, what: str) -> str:
         return f"{what} is not installed, and only root installs it (apt-get install {package})"
     if shutil.which("apt-get") is None:
         return f"{what} is not installed, and there is no apt-get to install it with"
-    quiet = {**ENVIRONMENT, "DEBIAN_FRONTEND": "noninteractive"}
+    patience = {**ENVIRONMENT, "TELEPORT_APT_PATIENCE": f"{INSTALL_SECONDS / 2:.0f}"}
     with packages_lock():
-        for words in (("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", package)):
-            done = run("apt-get", *words, environment=quiet, seconds=INSTALL_SECONDS)
-            if done.status:
-                return f"{what} cannot be installed: apt-get {words[0]}: {done.stderr.strip()[-300:]}"
-    return ""
+        done = run(str(APT), "tests", package, environment=patience, seconds=INSTALL_SECONDS)
+    return f"{what} cannot be installed: {done.stderr.strip()[-300:]}" if done.status else ""

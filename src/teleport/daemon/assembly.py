@@ -48,6 +48,7 @@ from teleport.daemon.lock_age import LockAge
 from teleport.daemon.metrics import Metrics
 from teleport.daemon.reaching import WayToAuth
 from teleport.daemon.remote import RemoteDelivery
+from teleport.daemon.restarts.first_process import NONE
 from teleport.daemon.restarts.handover import Inherited
 from teleport.daemon.restarts.leaving import Doors
 from teleport.daemon.restarts.succession import Request, Succession
@@ -113,9 +114,12 @@ class Daemon:
         welcome: Callable[[Welcome], None],
         inherited: Inherited | None = None,
         requests: asyncio.Queue[Request] | None = None,
+        first: int = NONE,
     ) -> None:
-        """`inherited` is what a parent handed over; `requests` are what signals ask, beside stopping at once."""
+        """`inherited` is what a parent handed over; `requests` are what signals ask, beside stopping at once; `first`
+        is the pipe to process 1 of a container."""
         self._inherited = inherited
+        self._first = first
         self._requests = requests if requests is not None else asyncio.Queue()
         self._doors = Doors({}, {}, {}, {}, [])
         self._announcers: dict[str, Announcer] = {}
@@ -148,7 +152,7 @@ class Daemon:
                 edge = self._doors.diag["diag"] = diagnostics(readiness, self._metrics)
                 self._tasks.start(serve_diagnostics(self._sockets["diag"], edge), "diagnostics")
             emitter: Emitter | None = None
-            supervisor = Supervisor.of(os.environ)
+            supervisor = Supervisor.of(os.environ, self._first)
             try:
                 with _counts_as_started(supervisor, inherited):
                     emitter = await self._started(self._start(host, readiness), stop)

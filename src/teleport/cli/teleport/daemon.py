@@ -3,7 +3,8 @@
 The order matters. The command line and the configuration are read whole by a process of its own, which ends with it, so
 that the daemon holds neither the parsers nor what they leave in its memory for as long as it runs. Then the launcher is
 forked while this process has neither threads nor a loop, and only then come the imports that bring both (decision 16).
-A child of a running daemon takes what it was given before all that, so that every failure is told to its parent.
+A child of a running daemon takes what it was given before all that, so that every failure is told to its parent. In
+process 1 of a container all of this is done by a child (`restarts.first_process`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import teleport.lean
 import teleport.quick_dataclasses  # noqa: F401 (before the modules that define such classes)
 from teleport.cli import outcome
+from teleport.daemon.restarts import first_process
 from teleport.errors import TeleportError
 
 if TYPE_CHECKING:
@@ -45,10 +47,11 @@ def main() -> NoReturn:
     """Reads in a process of its own, then serves until the daemon is stopped; ends this process."""
     gc.set_threshold(*_WHILE_IMPORTING)
     debug = False
+    first = first_process.enter()
     try:
         order = _read_apart()
         debug = order.config.debug
-        run(order)
+        run(order, first)
         sys.stdout.flush()
         sys.exit(0)
     except (Exception, KeyboardInterrupt) as error:
@@ -90,31 +93,39 @@ def _read_and_hand_over(pipe: int) -> NoReturn:
     app.run(teleport, "teleport", context=hand_over)
 
 
-def run(order: Order) -> None:
-    """Serves as the order says, until told to stop. Raises `TeleportError`."""
+def run(order: Order, first: int = first_process.NONE) -> None:
+    """Serves as the order says, until told to stop; `first` is the pipe to process 1 of a container.
+
+    Raises `TeleportError`.
+    """
     from teleport.daemon import logs
     from teleport.daemon.restarts import handover
 
     inherited = handover.take(os.environ)
     try:
         logs.set_up(order.config.log)
-        launcher = _fork_launcher(order.config, inherited)
-        _serve(order.config, launcher, order.config_file, inherited)
+        if inherited is not None and inherited.first is not None:
+            first = inherited.first
+        launcher = _fork_launcher(order.config, inherited, first)
+        _serve(order.config, launcher, order.config_file, inherited, first)
     except TeleportError as error:
         if inherited is not None:
             inherited.tell_failed(str(error))
         raise
 
 
-def _fork_launcher(config: Config, inherited: Inherited | None) -> LauncherEnd | None:
+def _fork_launcher(config: Config, inherited: Inherited | None, first: int) -> LauncherEnd | None:
     if config.node is None:
         return None
     from teleport import launcher
 
-    return launcher.start(close=inherited.descriptors if inherited is not None else ())
+    own = {first} - {first_process.NONE}
+    return launcher.start(close=tuple(own.union(inherited.descriptors if inherited is not None else ())))
 
 
-def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None, inherited: Inherited | None) -> None:
+def _serve(
+    config: Config, launcher: LauncherEnd | None, config_file: str | None, inherited: Inherited | None, first: int
+) -> None:
     import asyncio
     import signal
 
@@ -144,7 +155,7 @@ def _serve(config: Config, launcher: LauncherEnd | None, config_file: str | None
             (signal.SIGQUIT, Request.LEAVE),
         ):
             loop.add_signal_handler(number, requests.put_nowait, request)
-        await Daemon(config, launcher, SystemClock(), welcome, inherited, requests).run(stop)
+        await Daemon(config, launcher, SystemClock(), welcome, inherited, requests, first).run(stop)
 
     import_services(config)
     gc.freeze()

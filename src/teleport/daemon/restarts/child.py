@@ -15,8 +15,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from teleport.daemon.restarts.first_process import NONE
 from teleport.daemon.restarts.handover import (
     FIRST_DESCRIPTOR,
+    FIRST_PIPE,
     GUARD_PIPE,
     LOCK,
     MAX_REASON,
@@ -104,9 +106,11 @@ async def start_child(
     lock: int,
     ended: Callable[[Child], None],
     *,
+    first: int = NONE,
     seconds: float = READY_SECONDS,
 ) -> tuple[Child, int]:
     """Starts `command` with these listeners (type, address, descriptor) and the lock, and waits until it is ready.
+    `first` is the pipe to process 1 of a container.
 
     Returns the child and the write end of its guard pipe: closing that says that this process serves no more. Raises
     `TeleportError`, with the child gone, when it does not get ready within `seconds`, and says why.
@@ -119,6 +123,7 @@ async def start_child(
         (READY_PIPE, NOWHERE, ready_write),
         (LOCK, NOWHERE, lock),
         (GUARD_PIPE, NOWHERE, guard_read),
+        *([] if first == NONE else [(FIRST_PIPE, NOWHERE, first)]),
     ]
     child: Child | None = None
     try:
@@ -143,7 +148,10 @@ async def start_child(
 
 
 def _spawn(command: Sequence[str], given: Sequence[tuple[str, str, int]]) -> int:
-    handed = [Handed(kind, address, FIRST_DESCRIPTOR + place) for place, (kind, address, _) in enumerate(given)]
+    handed = [
+        Handed(kind, address, FIRST_DESCRIPTOR + place, optional=kind == FIRST_PIPE)
+        for place, (kind, address, _) in enumerate(given)
+    ]
     moved: list[int] = []
     try:
         for _, _, descriptor in given:

@@ -2,8 +2,9 @@
 
 `TELEPORT_OS_FILES` in the child's environment is a JSON list of `{"addr", "type", "fd", "fileName"}`; descriptors are
 numbered from 3 on: the listeners, then `teleport-signal-pipe`, to which the child writes its pid when every service
-takes connections (or why it cannot start), then two of our own: the lock on data_dir, and a pipe that stays open for as
-long as the parent serves. Only values and descriptors are handled here; `child` starts and follows it.
+takes connections (or why it cannot start), then those of our own: the lock on data_dir, a pipe that stays open for as
+long as the parent serves, and in a container the pipe to its process 1. Only values and descriptors are handled here;
+`child` starts and follows it.
 
 The two may be of different releases, either one the newer. The entry of the ready pipe also has `format`, which the
 parent writes, `needs`, the oldest format whose readers can take over from it, and `version`, its release. A reader
@@ -32,6 +33,7 @@ VARIABLE: Final = "TELEPORT_OS_FILES"
 READY_PIPE: Final = "teleport-signal-pipe"
 LOCK: Final = "teleport-data-dir-lock"
 GUARD_PIPE: Final = "teleport-parent-pipe"
+FIRST_PIPE: Final = "teleport-first-process-pipe"  # to process 1 of a container
 NOWHERE: Final = "127.0.0.1:0"  # the address of what has none
 FIRST_DESCRIPTOR: Final = 3
 FORMAT: Final = 1  # of what this release hands over; without the key it is 1
@@ -67,12 +69,13 @@ class Inherited:
     lock: int | None = None
     ready: int | None = None  # write end
     guard: int | None = None  # read end
+    first: int | None = None  # write end
     parent: int = field(default_factory=os.getppid)  # its pid, if it lived when this was taken
 
     @property
     def descriptors(self) -> list[int]:
         """All that are still here."""
-        others = [one for one in (self.lock, self.ready, self.guard) if one is not None]
+        others = [one for one in (self.lock, self.ready, self.guard, self.first) if one is not None]
         return [one.descriptor for one in self.listeners] + others
 
     def take_listener(self, kind: str, addresses: Sequence[tuple[str, int]]) -> socket.socket | None:
@@ -174,6 +177,8 @@ def _take_one(found: Inherited, handed: Handed) -> None:
             found.ready = handed.descriptor
         case "teleport-parent-pipe" if stat.S_ISFIFO(mode):
             found.guard = handed.descriptor
+        case "teleport-first-process-pipe" if stat.S_ISFIFO(mode):
+            found.first = handed.descriptor
         case "teleport-data-dir-lock" if stat.S_ISREG(mode):
             found.lock = handed.descriptor
         case _ if stat.S_ISSOCK(mode) and _listens(handed.descriptor):

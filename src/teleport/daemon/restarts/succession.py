@@ -167,7 +167,11 @@ class Succession:
             announcer.hush()
         try:
             self._child, self._guard = await start_child(
-                self._command, self._sockets.handed(), self._host.lock, self._child_ended
+                self._command,
+                self._sockets.handed(),
+                self._host.lock,
+                self._child_ended,
+                first=self._supervisor.first,
             )
         except TeleportError as error:
             log.error("the new process failed, this one (pid %d) serves on: %s", os.getpid(), error)
@@ -178,6 +182,7 @@ class Succession:
             self._speak()
             raise
         log.info("the new process is ready: pid %d", self._child.pid)
+        self._supervisor.newest(self._child.pid)
         self._supervisor.status(f"{self._serving()}, beside pid {self._child.pid}")
         return True
 
@@ -258,6 +263,7 @@ class Succession:
             self._leaving = None
             await self._doors.resume()
         self._claim_pid_file()
+        self._supervisor.newest(os.getpid())
         log.warning("pid %d serves again", os.getpid())
         self._supervisor.status(f"{self._serving()} again: the new process has ended")
         self._speak()

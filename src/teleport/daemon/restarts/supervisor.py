@@ -1,4 +1,5 @@
-"""What the daemon tells whoever supervises it, where that asked to be told (systemd's `NOTIFY_SOCKET`).
+"""What the daemon tells whoever supervises it, where that asked to be told (systemd's `NOTIFY_SOCKET`), or is process 1
+of the container.
 
 Ready, a line on how it stands, and at the end of a process that leaves to another one who goes on: `MAINPID`. The unit
 has `NotifyAccess=main`: only the main process is heard, so that no process of a session can speak for the daemon. That
@@ -17,6 +18,8 @@ import socket
 from collections.abc import Mapping
 from typing import Final
 
+from teleport.daemon.restarts.first_process import NONE, tell_newest
+
 log = logging.getLogger(__name__)
 
 VARIABLE: Final = "NOTIFY_SOCKET"
@@ -29,14 +32,16 @@ _MOST: Final = 400  # characters of a status
 class Supervisor:
     """Sends to a datagram socket, and does without one when there is none. Never raises."""
 
-    def __init__(self, address: str = "") -> None:
-        """`address` is a path, or `@NAME` for a socket that is in no directory; anything else is nobody."""
+    def __init__(self, address: str = "", first: int = NONE) -> None:
+        """`address` is a path, or `@NAME` for a socket that is in no directory; anything else is nobody. `first` is the
+        pipe to process 1 of a container."""
+        self.first: Final = first
         self._address = "\0" + address[1:] if address[:1] == "@" else address if address[:1] == "/" else ""
         self._ready = False
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Supervisor:
-        return cls(environment.get(VARIABLE, ""))
+    def of(cls, environment: Mapping[str, str], first: int = NONE) -> Supervisor:
+        return cls(environment.get(VARIABLE, ""), first)
 
     def ready(self, status: str) -> None:
         """The daemon counts as started. Later words only change the line on how it stands."""
@@ -47,6 +52,15 @@ class Supervisor:
     def status(self, text: str) -> None:
         """One line, for `systemctl status`."""
         self._tell({"STATUS": _line(text)})
+
+    def newest(self, pid: int) -> None:
+        """`pid` speaks for this host from now on: in a container its process 1 hands it the signals."""
+        if self.first == NONE:
+            return
+        try:
+            tell_newest(self.first, pid)
+        except OSError as error:
+            log.warning("process 1 cannot be told that pid %d serves: %s", pid, error.strerror)
 
     def goes_on(self, pid: int) -> None:
         """This process ends, and `pid` is the main one."""
