@@ -14,7 +14,7 @@ from pathlib import Path
 from scripts.dist.locked import Locked, needed_by, plain
 
 SERVICES = (
-    "auth", "backend", "backup", "daemon", "kernel", "kube", "launcher", "node", "proxy", "store", "testing",
+    "auth", "backend", "backup", "copies", "daemon", "kernel", "kube", "launcher", "node", "proxy", "store", "testing",
     "tunnel", "web",
 )  # fmt: skip
 _NOT_THE_PROGRAM = ("cli/tctl", "cli/teleport")
