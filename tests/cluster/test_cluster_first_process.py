@@ -48,7 +48,8 @@ class InContainer(Cluster):
 
     def serving(self) -> str:
         """The pid of the process that serves, as it is inside."""
-        return (self.folder / "teleport.pid").read_text().strip()
+        file = self.folder / "teleport.pid"
+        return wait_until("a process serves", lambda: file.read_text().strip() if file.exists() else None)
 
 
 @pytest.fixture(scope="module")
