@@ -38,7 +38,9 @@ if new == 0:
     first_process.tell_newest(pipe, os.getpid())
     say("new", os.getpid())
     sys.stdin.readline()
-    os.read(reading, 1)          # until the old one has ended
+    os.read(reading, 1)          # until the old one ends
+    while os.getppid() != 1:     # which closes its files first
+        os.sched_yield()
     say("alone", os.getppid())
     while True:
         signal.pause() if not STATUS else sys.exit(STATUS)
