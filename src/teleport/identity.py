@@ -13,6 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 MFA_API = "api"  # the target of a second factor that was proved for a call to the auth API
+MFA_KUBE = "kube:"  # begins the target of one that was proved for a Kubernetes cluster, whose name follows
 NO_TRAITS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
@@ -58,7 +59,7 @@ class UserIdentity:
     route_to_cluster: str = ""
     source_ip: str = ""  # when not empty the certificate holds from this address only
     mfa_device: str = ""  # a second factor that was proved for one session
-    mfa_target: str = ""  # what it was proved for: a host's UUID, or `MFA_API`; elsewhere it counts for nothing
+    mfa_target: str = ""  # for what: a host's UUID, `MFA_KUBE` and a name, or `MFA_API`; elsewhere it is nothing
     login_expires: datetime | None = None  # of a certificate for one session: the end of the login it came from
     login_serial: str = ""  # likewise: the serial number of the login's certificate
     active_requests: tuple[str, ...] = ()

@@ -67,7 +67,6 @@ def of_root(**changes: object) -> UserIdentity:
         expires=NOW + timedelta(hours=1),
         traits={"logins": ("root",), "team": ("blue",), "kubernetes_groups": ("system:masters",)},
         mfa_device="device",
-        mfa_target="node-1",
         denying=("other",),
         serial="7",
         source_ip="192.0.2.1",
@@ -95,6 +94,13 @@ def test_a_certificate_that_a_proxy_of_the_root_records_with_is_no_good() -> Non
     """A node would keep no recording of what is begun with it."""
     with pytest.raises(AccessDenied, match="made for a proxy of the cluster root"):
         map_user(of_root(recorded_by="p"), [one("admin", "access")], "leaf")
+
+
+@pytest.mark.parametrize("target", ["node-1", "kube:one", "api"])
+def test_a_certificate_for_one_session_over_there_is_no_good(target: str) -> None:
+    """It is good for that session alone, and a mapped one would be for all of them."""
+    with pytest.raises(AccessDenied, match="for one session in the cluster root"):
+        map_user(of_root(mfa_target=target), [one("admin", "access")], "leaf")
 
 
 def test_only_users_of_other_clusters_are_mapped() -> None:

@@ -62,6 +62,30 @@ def test_what_does_not_serve_any_more_is_asked_for_anew(home: Home, key: bytes, 
         kube.credentials(home, PROFILE, "prod", NOW)
 
 
+def keep_for_a_minute(home: Home, left: timedelta) -> None:
+    """As a call for which a second factor was given kept it."""
+    text = f"# key {kube._key_id(b'KEY')}\n# expires {(NOW + left).isoformat()}\n# for one session\nCERTIFICATE\n"
+    home.write(text.encode(), *kube._place(FILES, PROFILE.root_cluster, "prod"))
+
+
+@pytest.mark.parametrize("left", [60, 11])
+def test_what_a_factor_was_given_for_serves_nearly_to_its_end(home: Home, left: int) -> None:
+    """The minute that others are kept from is all that it has; kubectl is told its end ten seconds early."""
+    keep_for_a_minute(home, timedelta(seconds=left))
+    held = kube.credentials(home, PROFILE, "prod", NOW)
+    assert (held.certificate, held.one_session) == ("CERTIFICATE\n", True)
+    said = json.loads(kube.exec_credential(held))["status"]
+    assert said["expirationTimestamp"] == (NOW + timedelta(seconds=left - 10)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert said["clientCertificateData"] == "CERTIFICATE\n"
+
+
+@pytest.mark.parametrize("left", [10, 0, -3600])
+def test_what_a_factor_was_given_for_is_not_shown_past_its_end(home: Home, left: int) -> None:
+    keep_for_a_minute(home, timedelta(seconds=left))
+    with pytest.raises(AccessDenied, match=r"has no certificate for example.com"):
+        kube.credentials(home, PROFILE, "prod", NOW)
+
+
 @pytest.mark.parametrize("text", [b"", b"CERTIFICATE", b"# key x\n# expires y\nC", b"\xff\xff\n\n"])
 def test_damaged_files_count_as_none(home: Home, text: bytes) -> None:
     home.write(text, *kube._place(FILES, PROFILE.root_cluster, "prod"))

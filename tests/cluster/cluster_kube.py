@@ -49,7 +49,8 @@ def wait_known(person: Person, address: str) -> None:
 
     def known() -> bool:
         said = run(*ask, *with_login, environment=person.environment)
-        return said.status == 0 or "Your roles" in said.stderr or "You chose no" in said.stderr
+        heard = ("Your roles", "You chose no", "needs a second factor")
+        return said.status == 0 or any(words in said.stderr for words in heard)
 
     wait_until("the proxy knows them", known)
 

@@ -12,7 +12,7 @@ import pytest
 from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode, Policy
 from teleport.authz.kube import KubeAccessPermit, KubeAccessRequest, evaluate_kube_access
 from teleport.authz.kube_resources import verb_and_subresource
-from teleport.identity import UserIdentity
+from teleport.identity import RemoteOrigin, UserIdentity
 from teleport.kube.calls import classify
 from teleport.resources.kube_rules import VERBS
 from teleport.resources.lock import Lock, LockSpec, LockTarget
@@ -38,6 +38,7 @@ CALLS: Final = {  # a new verb of rules has to get a row
     "log": f"GET {POD}/log",
     "proxy": f"GET {POD}/proxy/",
 }
+DEVICE_LOCKED: Final = Lock(metadata=Metadata(name="m"), spec=LockSpec(target=LockTarget(mfa_device="d")))
 LOCKED: Final = Lock(metadata=Metadata(name="l"), spec=LockSpec(target=LockTarget(user="alice")))
 STATES: Final[Mapping[str, tuple[dict[str, Any], dict[str, Any], DenialCode]]] = {
     # what is different about the identity, about the request, and what comes of it
@@ -53,6 +54,29 @@ STATES: Final[Mapping[str, tuple[dict[str, Any], dict[str, Any], DenialCode]]] =
     "led elsewhere": ({"route_to_cluster": "leaf"}, {}, DenialCode.WRONG_CLUSTER),
     "from another address": ({"source_ip": "192.0.2.8"}, {}, DenialCode.WRONG_ADDRESS),
     "for one session elsewhere": ({"mfa_device": "d", "mfa_target": "host"}, {}, DenialCode.NOT_GRANTED),
+    "for calls to another cluster": ({"mfa_device": "d", "mfa_target": "kube:two"}, {}, DenialCode.NOT_GRANTED),
+    "for calls without a device": ({"mfa_target": "kube:one"}, {"mfa": True}, DenialCode.MFA_REQUIRED),
+    "a device for nothing": ({"mfa_device": "d"}, {"mfa": True}, DenialCode.MFA_REQUIRED),
+    "marked, and no cluster named": (
+        {"mfa_device": "d", "mfa_target": "kube:"},
+        {"mfa": True, "kube_cluster": ""},
+        DenialCode.NOT_GRANTED,
+    ),
+    "of another cluster of ours": (
+        {"mfa_device": "d", "mfa_target": "kube:one", "origin": RemoteOrigin("root", "alice", ("it",))},
+        {"mfa": True, "kube_cluster": "two"},
+        DenialCode.NOT_GRANTED,
+    ),
+    "second factor due to who can give none": (
+        {"origin": RemoteOrigin("root", "alice", ("it",))},
+        {"mfa": True},
+        DenialCode.MFA_REQUIRED,
+    ),
+    "its device locked": (
+        {"mfa_device": "d", "mfa_target": "kube:one"},
+        {"mfa": True, "locks": (DEVICE_LOCKED,)},
+        DenialCode.LOCKED,
+    ),
     "second factor due": ({}, {"mfa": True}, DenialCode.MFA_REQUIRED),
 }
 
@@ -79,14 +103,14 @@ def decide(verb: str, identity: dict[str, Any], request: dict[str, Any]) -> Kube
     alice = UserIdentity(
         name="alice", cluster="example.com", roles=("it",), logins=(), expires=NOW + timedelta(hours=1), serial="17"
     )
+    usual = {"labels": {"env": "dev"}, "kube_cluster": "one"}
     asked = KubeAccessRequest(
         identity=replace(alice, **identity),
         cluster="example.com",
         now=NOW,
-        kube_cluster="one",
         client_address="192.0.2.7",
         call=classify(*CALLS[verb].split(" ", 1)).decided,
-        **{"labels": {"env": "dev"}, **{name: value for name, value in request.items() if name != "mfa"}},
+        **{**usual, **{name: value for name, value in request.items() if name != "mfa"}},
     )
     defaults = ClusterDefaults(require_session_mfa=bool(request.get("mfa")))
     return evaluate_kube_access(asked, Policy(roles=roles(verb), cluster=defaults))
@@ -105,6 +129,19 @@ def test_the_role_that_names_the_verb_allows_it(verb: str) -> None:
     permit = decide(verb, {}, {})
     assert isinstance(permit, KubeAccessPermit)
     assert (permit.shown, permit.roles) == (None, ("it",))
+
+
+@pytest.mark.parametrize("verb", CALLS)
+def test_a_factor_for_this_cluster_opens_it_until_the_login_ends(verb: str) -> None:
+    """The permit says which device, and whether or not one was due."""
+    marked = {"mfa_device": "d", "mfa_target": "kube:one", "login_expires": NOW + timedelta(hours=9)}
+    for mfa in (True, False):
+        permit = decide(verb, marked, {"mfa": mfa})
+        assert isinstance(permit, KubeAccessPermit)
+        assert (permit.mfa_device, permit.ends) == ("d", NOW + timedelta(hours=9))
+    unmarked = decide(verb, {"login_expires": NOW + timedelta(hours=9)}, {})
+    assert isinstance(unmarked, KubeAccessPermit)
+    assert (unmarked.mfa_device, unmarked.ends) == ("", NOW + timedelta(hours=1))
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -9,8 +9,9 @@ Whoever asks to act as somebody is given no more than the roles give.
 Of a call, only the roles that allow it (`kubernetes_resources`) let in, so that it goes on with their groups and no
 others. A list that some allow whole is asked with those alone; one that is allowed in part goes with what is shown.
 
-What this version cannot do is refused, not left out: a second factor for each session, and certificates for one session
-elsewhere. The function is pure and cheap, so that it is asked for each call, and again while streams are open.
+A second factor for each session is given by a certificate that is marked for this one Kubernetes cluster; one that is
+marked for anything else counts for nothing here. The function is pure and cheap, so that it is asked for each call, and
+again while streams are open.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ from teleport.authz.kube_resources import SHOWS, Extent, KubeCall, Shown, denies
 from teleport.authz.labels import AmbiguousLabels, BadSelector, CanonicalLabels, canonical_labels, match_labels
 from teleport.authz.locks import locks_unknown_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
-from teleport.authz.session_mfa import demands
-from teleport.errors import SECOND_FACTOR_DUE
+from teleport.authz.session_mfa import BY_KUBECTL, demands, due_denial, given_by_certificate, kube_target, once_open
 from teleport.identity import UserIdentity
 from teleport.resources.joining import concerns_kubernetes
 from teleport.resources.lock import Lock
@@ -83,6 +83,7 @@ class KubeAccessPermit:
     max_connections: int = 0  # of the user in the cluster, streams into pods among them; 0: as many as they like
     client_idle_timeout: timedelta = timedelta(0)  # of streams into pods; 0: none
     client_idle_timeout_message: str = ""  # told to the user when that has passed
+    mfa_device: str = ""  # UUID of the second factor that the certificate is marked with for this cluster; empty: none
 
 
 def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAccessPermit | AccessDenial:
@@ -100,7 +101,8 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
             (f"routed to {identity.route_to_cluster!r}, this is {request.cluster!r}",),
             "tsh login without another cluster",
         )
-    if identity.mfa_target:
+    target = kube_target(request.kube_cluster)
+    if identity.mfa_target and identity.mfa_target != target:
         return _denial(DenialCode.NOT_GRANTED, request, "the certificate is for one session elsewhere")
     if not request.exists:
         return _denial(DenialCode.NOT_GRANTED, request, "there is no such Kubernetes cluster")
@@ -137,17 +139,14 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
         if isinstance(decided, AccessDenial):
             return decided
         granting, seen = decided
-    asked = demands(granting, policy.cluster)
-    if asked:  # no certificate can be given that is marked for a Kubernetes cluster
-        return AccessDenial(
-            DenialCode.MFA_REQUIRED,
-            SECOND_FACTOR_DUE,
-            asked,
-            "no second factor can be given for Kubernetes clusters yet",
-        )
     named = _named(request, granting, denying)
     if isinstance(named, AccessDenial):
         return named
+    # Only a caller who would otherwise be let in learns that MFA is due.
+    given = given_by_certificate(identity, target)
+    asked = demands(granting, policy.cluster)
+    if given is None and asked:
+        return due_denial(identity, asked, BY_KUBECTL)
     user, groups = named
     options, cluster = roles.options, policy.cluster
     idle = [timeout for timeout in (options.client_idle_timeout, cluster.client_idle_timeout) if timeout]
@@ -156,7 +155,7 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
         roles=tuple(role.name for role in granting),
         kube_user=user,
         kube_groups=(*(group for group in groups if group != AUTHENTICATED), AUTHENTICATED),
-        ends=identity.expires,
+        ends=once_open(identity).expires,
         record=cluster.record_sessions,
         port_forwarding=any(role.options.port_forwarding is not False for role in granting),
         needs_company=tuple(
@@ -168,6 +167,7 @@ def evaluate_kube_access(request: KubeAccessRequest, policy: Policy) -> KubeAcce
         max_connections=options.max_connections,
         client_idle_timeout=min(idle, default=timedelta(0)),
         client_idle_timeout_message=cluster.client_idle_timeout_message,
+        mfa_device=given.device if given is not None else "",
     )
 
 

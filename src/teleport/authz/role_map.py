@@ -59,6 +59,11 @@ def map_user(identity: UserIdentity, role_map: Sequence[RoleMapping], cluster: s
             f"This certificate was made for a proxy of the cluster {identity.cluster}, which ends sessions and records"
             " them itself: it is good for hosts of that cluster only."
         )
+    if identity.mfa_target:
+        raise AccessDenied(
+            f"This certificate was made for one session in the cluster {identity.cluster}: it is good there alone.",
+            hint="tsh login",
+        )
     origin = RemoteOrigin(identity.cluster, identity.name, identity.roles)
     mapped = still_mapped(replace(identity, origin=origin), role_map, cluster)
     if mapped is None:

@@ -8,18 +8,19 @@ only where a role that sets `mfa_lease_ttl` gives the permit. Nothing in view me
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from teleport.authz.decision import AccessDenial, ClusterDefaults, DenialCode
 from teleport.errors import CALL_FACTOR_DUE, SECOND_FACTOR_DUE
-from teleport.identity import MFA_API, RemoteOrigin, UserIdentity
+from teleport.identity import MFA_API, MFA_KUBE, RemoteOrigin, UserIdentity
 from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.names import canonical_address
 from teleport.resources.role import Role
 
 BY_TSH = "tsh ssh asks for it"
 BY_LEASE = "tsh ssh asks for it; so does plain ssh through the proxy, in a terminal and without BatchMode"
+BY_KUBECTL = "tsh kube login asks for it; so does kubectl, in a terminal, by the context that it made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,20 @@ def given_by_certificate(identity: UserIdentity, target: str) -> SecondFactor | 
     return SecondFactor(identity.mfa_device)
 
 
+def kube_target(kube_cluster: str) -> str:
+    """What a certificate for one Kubernetes cluster is marked with. No host's UUID and no other target is equal to it;
+    empty where no cluster is named: then no mark is right."""
+    return MFA_KUBE + kube_cluster if kube_cluster else ""
+
+
+def once_open(identity: UserIdentity) -> UserIdentity:
+    """The identity for what is open already: one of a certificate for a session goes on until the end of the login that
+    it came from, every other one until its own."""
+    if not identity.mfa_target or identity.login_expires is None:
+        return identity
+    return replace(identity, expires=identity.login_expires)
+
+
 def given_by_lease(
     identity: UserIdentity, request: LeaseRequest, leases: Sequence[MfaLease], granting: Sequence[Role]
 ) -> SecondFactor | None:
@@ -86,12 +101,12 @@ def may_come(denial: AccessDenial) -> bool:
     return denial.code is DenialCode.MFA_REQUIRED and denial.hint == BY_LEASE
 
 
-def due_denial(identity: UserIdentity, reasons: tuple[str, ...], *, leases: bool) -> AccessDenial:
-    """The refusal, of its own code; `leases`: whether plain ssh can get one. Who is of another cluster has no second
-    factor here, and is refused for good."""
+def due_denial(identity: UserIdentity, reasons: tuple[str, ...], by: str) -> AccessDenial:
+    """The refusal, of its own code; `by`: what asks for the second factor. Who is of another cluster has none here, and
+    is refused for good."""
     if identity.origin is not None:
         return _cannot_prove(identity.origin, reasons)
-    return AccessDenial(DenialCode.MFA_REQUIRED, SECOND_FACTOR_DUE, reasons, BY_LEASE if leases else BY_TSH)
+    return AccessDenial(DenialCode.MFA_REQUIRED, SECOND_FACTOR_DUE, reasons, by)
 
 
 def _cannot_prove(origin: RemoteOrigin, reasons: tuple[str, ...]) -> AccessDenial:

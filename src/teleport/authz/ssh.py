@@ -23,6 +23,8 @@ from teleport.authz.labels import AmbiguousLabels, canonical_labels
 from teleport.authz.locks import Locked, find_lock, locked_denial, locks_unknown_denial, user_lock_denial
 from teleport.authz.roles import RoleSet
 from teleport.authz.session_mfa import (
+    BY_LEASE,
+    BY_TSH,
     LeaseRequest,
     SecondFactor,
     can_lease,
@@ -118,7 +120,7 @@ def evaluate_ssh_access(request: SSHAccessRequest, policy: Policy) -> SSHAccessP
     if given is None and (asked := demands(granting, policy.cluster)):
         given = _leased(request, granting)
         if given is None:
-            return due_denial(identity, asked, leases=can_lease(granting, policy.cluster))
+            return due_denial(identity, asked, BY_LEASE if can_lease(granting, policy.cluster) else BY_TSH)
         lock = find_lock(request.locks, Locked(mfa_device=given.device), request.now)
         if lock is not None:
             return locked_denial(lock)

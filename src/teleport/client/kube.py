@@ -1,30 +1,38 @@
-"""Kubernetes in tsh: which clusters there are, and the certificate for one of them, kept until a minute before its end.
+"""Kubernetes in tsh: which clusters there are, and the certificate for one of them, kept until shortly before its end.
 
 kubectl runs `tsh kube credentials` before each of its calls, so what is kept is read without a TLS or X.509 library:
 the file's first lines say of which key and until when it is. It holds no key; that is the login's own.
+
+Where roles ask for a second factor for each session the certificate is one for a minute, and is asked for anew after
+that, by whoever runs kubectl then. Its time is counted from the question to auth, by the clock of this machine alone:
+one that is wrong must not make kubectl ask before each of its calls, nor show a certificate that has ended.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from teleport.client import keystore
+from teleport.client import keystore, session_mfa
 from teleport.client.home import Home
 from teleport.client.keystore import KeyFiles
 from teleport.client.profile import Profile
-from teleport.errors import AccessDenied, ConnectionProblem, NotFound
+from teleport.errors import SECOND_FACTOR_DUE, AccessDenied, ConnectionProblem, NotFound
 
 if TYPE_CHECKING:
     from teleport.api.messages import FoundKubeCluster
     from teleport.client.access import Access
+    from teleport.client.session_mfa import Ask
     from teleport.client.webapi import Ping
 
 EARLY: Final = timedelta(minutes=1)  # that kubectl is told the end before it
+EARLY_IN_SESSION: Final = timedelta(seconds=10)  # the same, of a certificate for a minute
+ONE_SESSION: Final = "# for one session"  # third line of what is kept
 PORT: Final = 3026
 KUBE_NAME: Final = "kube.teleport.cluster.local"  # of proxies at a port that serves everything (`pki.x509cert`)
 MAX_PAGES: Final = 1000
@@ -38,6 +46,12 @@ class Held:
     certificate: str
     key: bytes
     expires: datetime
+    one_session: bool = False  # a second factor was given for it, and it is good for a minute
+
+    @property
+    def until(self) -> datetime:
+        """When it is not shown any more, so that it does not end on the way."""
+        return self.expires - (EARLY_IN_SESSION if self.one_session else EARLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +112,12 @@ def clusters(access: Access, now: datetime) -> list[FoundKubeCluster]:
     return found
 
 
-def credentials(home: Home, found: Profile, kube_cluster: str, now: datetime, cluster: str = "") -> Held:
+def credentials(
+    home: Home, found: Profile, kube_cluster: str, now: datetime, cluster: str = "", ask: Ask | None = None
+) -> Held:
     """The certificate for a Kubernetes cluster of `cluster`, the proxy's own unless it is said: the one that is kept,
-    else a new one from auth. Raises `TeleportError`."""
+    else a new one from auth, for which `ask` has a device answer where a second factor is due. Raises
+    `TeleportError`."""
     cluster = cluster or found.root_cluster
     files = KeyFiles(found.name, found.user)
     key = home.read(*files.key, private=True)
@@ -108,10 +125,11 @@ def credentials(home: Home, found: Profile, kube_cluster: str, now: datetime, cl
         raise AccessDenied(f"{found.user} is not logged in to {found.web_proxy_addr}", hint=found.login_command)
     place = _place(files, cluster, kube_cluster)
     kept = _kept(home, place, key)
-    if kept is not None and now < kept.expires - EARLY:
+    if kept is not None and now < kept.until:
         return kept
-    made = _issued(home, found, kube_cluster, cluster, now)
-    text = f"# key {_key_id(key)}\n# expires {made.expires.isoformat()}\n{made.certificate}"
+    made = _issued(home, found, kube_cluster, cluster, now, ask)
+    marked = f"{ONE_SESSION}\n" if made.one_session else ""
+    text = f"# key {_key_id(key)}\n# expires {made.expires.isoformat()}\n{marked}{made.certificate}"
     home.write(text.encode(), *place)
     return made
 
@@ -124,7 +142,7 @@ def exec_credential(held: Held) -> str:
             "kind": "ExecCredential",
             "spec": {},
             "status": {
-                "expirationTimestamp": (held.expires - EARLY).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "expirationTimestamp": held.until.strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "clientCertificateData": held.certificate,
                 "clientKeyData": held.key.decode(),
             },
@@ -151,11 +169,14 @@ def _kept(home: Home, place: tuple[str, ...], key: bytes) -> Held | None:
         expires = datetime.fromisoformat(second.removeprefix("# expires "))
     except ValueError:
         return None
+    third, _, rest = certificate.partition("\n")
+    if third == ONE_SESSION:
+        return Held(rest, key, expires.astimezone(UTC), one_session=True)
     return Held(certificate, key, expires.astimezone(UTC))
 
 
-def _issued(home: Home, found: Profile, kube_cluster: str, cluster: str, now: datetime) -> Held:
-    """A certificate that auth makes for the login's key; it ends when the login does."""
+def _issued(home: Home, found: Profile, kube_cluster: str, cluster: str, now: datetime, ask: Ask | None) -> Held:
+    """A certificate that auth makes for the login's key; it ends when the login does, or after a minute."""
     from teleport.api import messages as m
     from teleport.api import routes
     from teleport.client.access import profile_trust
@@ -166,8 +187,18 @@ def _issued(home: Home, found: Profile, kube_cluster: str, cluster: str, now: da
 
     own = keystore.credentials_of(home, found, now)
     trust = profile_trust(home, found)
+    begun = time.monotonic()
     with auth_client(own, lambda: open_web(*found.web, trust), found.web) as client:
-        reply = client.call(routes.RENEW_USER, m.RenewUserRequest(kube_cluster=kube_cluster, route_to_cluster=cluster))
+        asked = m.RenewUserRequest(kube_cluster=kube_cluster, route_to_cluster=cluster)
+        try:
+            reply = client.call(routes.RENEW_USER, asked)
+        except AccessDenied as error:
+            if SECOND_FACTOR_DUE not in error.message or ask is None:
+                raise
+            proof = session_mfa.kube_proof(client, kube_cluster, ask)
+            at = now + timedelta(seconds=time.monotonic() - begun)  # before auth looks at its clock
+            given = session_mfa.kube_certificate(client, own, proof, at)
+            return Held(given, own.private_key.reveal(), at + session_mfa.LIFE, one_session=True)
     made = load_certificate(reply.tls_cert.encode())
     if certificate_key(made) != PrivateKey.load(own.private_key).public:
         raise ConnectionProblem("auth answered with a certificate for another key", hint=found.login_command)

@@ -63,6 +63,39 @@ def for_session(
     return replace(access, credentials=replace(credentials, ssh_certificate=reply.cert))
 
 
+def kube_proof(client: SyncAuthClient, kube_cluster: str, ask: Ask, *, joins: bool = False) -> m.SessionCertRequest:
+    """What is asked of auth for calls to a Kubernetes cluster, or to join sessions in its pods, once a device answered.
+    Raises what auth answers."""
+    from teleport.api import messages as m
+    from teleport.api import routes
+
+    wanted = m.SessionChallengeRequest(kube_cluster=kube_cluster, joins=joins)
+    challenge = client.call(routes.SESSION_CHALLENGE, wanted)
+    return m.SessionCertRequest(kube_cluster=kube_cluster, joins=joins, factor=ask(challenge))
+
+
+def kube_certificate(client: SyncAuthClient, own: Credentials, proof: m.SessionCertRequest, now: datetime) -> str:
+    """The certificate (PEM) for calls to the one Kubernetes cluster that was proved for.
+
+    Raises what auth answers, and `ConnectionProblem` when the answer is not what was asked for.
+    """
+    from teleport.api import routes
+    from teleport.pki.x509subject import decode_user
+    from teleport.pki.x509verify import certificate_key, load_certificate
+
+    reply = client.call(routes.SESSION_CERT, proof)
+    made = load_certificate(reply.tls_cert.encode())
+    same = certificate_key(made) == own.parsed().body.public_key
+    if not same or decode_user(made.subject).kube_cluster != proof.kube_cluster:
+        raise ConnectionProblem("auth answered with a certificate that was not asked for", hint="tsh login")
+    if made.not_valid_after_utc > now + LIFE + _SLACK:
+        raise ConnectionProblem(
+            "auth answered with a certificate that is not for one session",
+            hint="compare this machine's clock with auth's",
+        )
+    return reply.tls_cert
+
+
 def ask_when_due(
     client: SyncAuthClient,
     credentials: Credentials,

@@ -17,6 +17,7 @@ from teleport.authz.kube import ActAs, KubeAccessPermit, KubeAccessRequest, eval
 from teleport.authz.kube_resources import KubeCall
 from teleport.authz.locks import Locked, find_lock
 from teleport.authz.role_map import map_user
+from teleport.authz.session_mfa import once_open
 from teleport.clock import Clock
 from teleport.daemon.connection_count import RemoteControl
 from teleport.daemon.credentials import Credentials
@@ -39,7 +40,7 @@ from teleport.kube.service import KubeConfig, KubeServer
 from teleport.kube.services import Services
 from teleport.kube.upstream import Upstream
 from teleport.pki.trust import AuthorityKind, TrustedTLSAuthority
-from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
+from teleport.pki.x509verify import identity_from_tls, last_moment, trusted_tls_authority
 from teleport.proxy.ssh_router import SshRouter
 from teleport.resources.authority import AuthorityType
 from teleport.ssh.surface import Peer
@@ -79,7 +80,7 @@ class KubeRules:
         authority = self._view.authorities().get(AuthorityType.USER)
         return tuple(authority.trusted_tls_certs) if authority is not None else ()
 
-    def verify_user_tls(self, certificate: bytes) -> UserIdentity:
+    def verify_user_tls(self, certificate: bytes, *, opened: bool = False) -> UserIdentity:
         pems = tuple((one, pem) for one in self._whose() for pem in self._authorities_of(one))
         if self._anchors is None or self._anchors[0] != pems:
             anchors = [trusted_tls_authority(AuthorityKind.USER, one, pem.encode()) for one, pem in pems]
@@ -87,8 +88,15 @@ class KubeRules:
             self._proved.clear()
         now = self._view.clock.now()
         proved, identity = self._proved.get(certificate, (None, None))
-        if proved is None or identity is None or not proved <= now < min(proved + PROVED_FOR, identity.expires):
-            found = identity_from_tls(certificate, self._anchors[1], now, usage=USAGE)
+        if (
+            proved is None
+            or identity is None
+            or not proved <= now < proved + PROVED_FOR
+            or not (opened or now < identity.expires)
+        ):
+            # of what is open the end is the permit's (`authz.kube`), which says of each certificate when that is
+            at = min(now, last_moment(certificate)) if opened else now
+            found = identity_from_tls(certificate, self._anchors[1], at, usage=USAGE)
             if not isinstance(found, UserIdentity):  # no authority of hosts is among those
                 raise AccessDenied("The certificate is no user's.", hint="tsh login")
             identity = found
@@ -99,7 +107,7 @@ class KubeRules:
             return self._mapped(identity)
         if self._view.present(identity) is None:
             raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
-        return identity
+        return once_open(identity) if opened else identity
 
     def _authorities_of(self, cluster: str) -> tuple[str, ...]:
         if cluster == self._view.cluster:

@@ -86,7 +86,9 @@ class PodStory:
     async def started(self) -> None:
         """The API server is about to be asked."""
         size = f"{FIRST_SIZE[0]}:{FIRST_SIZE[1]}" if self._what.terminal else ""
-        await self._emit(SessionStart, size=size, cert_serial=self._who.identity.serial, **self._common)
+        device = self._who.permit.mfa_device
+        proved: dict[str, Any] = {"with_mfa": device} if device else {}
+        await self._emit(SessionStart, size=size, cert_serial=self._who.identity.serial, **proved, **self._common)
 
     async def resized(self, width: int, height: int) -> None:
         await self._emit(Resize, size=f"{width}:{height}")

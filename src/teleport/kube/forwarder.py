@@ -97,6 +97,7 @@ class Outcome:
             "kubernetes_cluster": self.cluster,
             "kubernetes_users": [permit.kube_user] if permit else [],
             "kubernetes_groups": list(permit.kube_groups) if permit else [],
+            **({"with_mfa": permit.mfa_device} if permit and permit.mfa_device else {}),
             "success": not self.error,
             "error": self.error,
         }
@@ -203,15 +204,13 @@ class Forwarder:
             return True
         known = self._open
         try:
-            self._identity = self._rules.verify_user_tls(self._certificate)
+            identity = self._rules.verify_user_tls(self._certificate, opened=True)
         except AccessDenied:
             return False
         cluster = known.upstream.now()
         if cluster is None:
             return False
-        now = self._rules.permit_kube(
-            self._identity, cluster, known.name, self._peer.host, known.act_as, known.call.decided
-        )
+        now = self._rules.permit_kube(identity, cluster, known.name, self._peer.host, known.act_as, known.call.decided)
         if not isinstance(now, KubeAccessPermit) or _why_not(known.call, known.request, now, known.recorded):
             return False
         before = known.permit

@@ -45,8 +45,10 @@ class Elsewhere(Protocol):
 class Rules(Protocol):
     """Who somebody is, and what they may do now."""
 
-    def verify_user_tls(self, certificate: bytes) -> UserIdentity:
-        """Whose certificate (DER) it is. Raises `AccessDenied` for what is not let in, whatever TLS said."""
+    def verify_user_tls(self, certificate: bytes, *, opened: bool = False) -> UserIdentity:
+        """Whose certificate (DER) it is. Raises `AccessDenied` for what is not let in, whatever TLS said. `opened`: for
+        a call that is open already, which a certificate for one session lets go on after its own end
+        (`authz.session_mfa.once_open`)."""
         ...
 
     def permit_kube(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from teleport.errors import BadRequest
@@ -232,6 +232,11 @@ def _user(
         serial=serial,
         issued=issued,
     )
+
+
+def last_moment(certificate: bytes) -> datetime:
+    """The last second in which a certificate (DER) is in force. Raises `CertificateRefused` for what is none."""
+    return load_certificate(certificate).not_valid_after_utc - timedelta(seconds=1)
 
 
 def identity_from_tls(

@@ -16,6 +16,7 @@ from teleport.authz.decision import AccessDenial, ClusterDefaults, Policy
 from teleport.authz.kube import ActAs, KubeAccessPermit, KubeAccessRequest, evaluate_kube_access
 from teleport.authz.kube_resources import KubeCall
 from teleport.authz.locks import Locked, find_lock
+from teleport.authz.session_mfa import once_open
 from teleport.clock import Clock, SystemClock
 from teleport.errors import AccessDenied
 from teleport.identity import SystemRole, UserIdentity
@@ -28,7 +29,7 @@ from teleport.pki.keys import generate_p256
 from teleport.pki.trust import AuthorityKind
 from teleport.pki.x509cert import UserTLSRequest, issue_user_tls, pem_of
 from teleport.pki.x509subject import UserSubject
-from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
+from teleport.pki.x509verify import identity_from_tls, last_moment, trusted_tls_authority
 from teleport.resources.lock import Lock
 from teleport.resources.parse import parse_resources
 from teleport.resources.role import Role
@@ -94,6 +95,7 @@ class Lab:
     gone: set[str] = field(default_factory=set)  # users
     trusting: bool = True  # the authority by which certificates were proved
     defaults: ClusterDefaults = field(default_factory=ClusterDefaults)
+    ahead: timedelta = timedelta(0)  # by which it is later for those who decide
     port: int = 0
     server: KubeServer | None = None
     running: asyncio.Task[None] | None = None
@@ -117,18 +119,24 @@ class Lab:
         self.running.cancel()
         await asyncio.wait([self.running])
 
+    def now(self) -> datetime:
+        """The time by which is decided."""
+        return datetime.now(UTC) + self.ahead
+
     # kube.needs.Rules
 
-    def verify_user_tls(self, certificate: bytes) -> UserIdentity:
+    def verify_user_tls(self, certificate: bytes, *, opened: bool = False) -> UserIdentity:
         user_pem = self.cluster.user.active.tls[0].certificate
         anchor = trusted_tls_authority(AuthorityKind.USER, self.cluster.cluster, user_pem)
-        identity = identity_from_tls(certificate, [anchor], datetime.now(UTC), usage="usage:kube")
+        now = self.now()
+        at = min(now, last_moment(certificate)) if opened else now
+        identity = identity_from_tls(certificate, [anchor], at, usage="usage:kube")
         assert isinstance(identity, UserIdentity)
         if not self.trusting:
             raise AccessDenied("The certificate was not signed by an authority that is trusted here.", hint="tsh login")
         if identity.name in self.gone:
             raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
-        return identity
+        return once_open(identity) if opened else identity
 
     def permit_kube(
         self,
@@ -142,7 +150,7 @@ class Lab:
         request = KubeAccessRequest(
             identity=identity if identity.name not in self.gone else replace(identity, roles=()),
             cluster=self.cluster.cluster,
-            now=datetime.now(UTC),
+            now=self.now(),
             kube_cluster=name,
             exists=cluster is not None,
             labels=cluster.labels if cluster else {},

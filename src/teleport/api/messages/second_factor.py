@@ -9,12 +9,14 @@ from teleport.api.messages.factors import FactorChallenge, FactorResponse
 
 
 class SessionChallengeRequest(Request, frozen=True, kw_only=True):
-    """What the caller's devices are to be asked for: one session on `host` as `login`, or, without a host, calls to the
-    auth API."""
+    """What the caller's devices are to be asked for: one session on `host` as `login`; calls to the Kubernetes cluster
+    `kube_cluster`; or, with neither, calls to the auth API."""
 
     host: str = ""  # as it was typed: a name, an address or a UUID
     port: int = 0
     login: str = ""
+    kube_cluster: str = ""  # of this cluster of ours
+    joins: bool = False  # with kube_cluster: to take part in sessions in its pods (SSH), and make no calls
 
 
 class SessionCertRequest(SessionChallengeRequest, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@ class CertCreate(UserEvent, frozen=True, kw_only=True, tag="cert.create"):
     traits: dict[str, list[str]] = field(default_factory=dict)  # of a user certificate
     names: list[str] = field(default_factory=list)  # host's name, or all names of a certificate for a plain sshd
     renewed_from: str = ""  # serial number of the certificate that was shown to get it
-    mfa_target: str = ""  # what that factor was proved for: UUID of a host, or api
+    mfa_target: str = ""  # what that factor was proved for: UUID of a host, kube: and a Kubernetes cluster, or api
     signed_by: str = ""  # SHA256:... of the SSH key of the authority that signed
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
 from teleport.audit.events.base import ServerEvent
 
@@ -23,3 +23,4 @@ class KubeRequest(ServerEvent, frozen=True, kw_only=True, tag="kube.request"):
     kubernetes_groups: list[str] = field(default_factory=list)  # groups that the cluster was told
     success: bool = True  # whether it was answered by the API server
     error: str = ""  # why not
+    with_mfa: str | UnsetType = UNSET  # UUID of the second factor that was proved for it; absent when none was

@@ -13,6 +13,7 @@ class SessionMfa(StatusEvent, frozen=True, kw_only=True, tag="session.mfa"):
 
     purpose: str = ""  # session, api or lease
     server_id: str = ""  # host UUID of the server that the session is for
+    kubernetes_cluster: str = ""  # Kubernetes cluster that the session is for
     addr: str = ""  # where the request came from, as far as auth knows
     mfa_device: MfaDevice | UnsetType = UNSET  # second factor used; absent when it failed
 

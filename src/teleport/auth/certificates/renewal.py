@@ -14,6 +14,7 @@ from typing import Final
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.resources.kube_access import KubeAccess, is_due
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
@@ -34,6 +35,7 @@ RENEWALS: Final = 1 / 15  # of one identity in a second, after the first
 RENEWAL_BURST: Final = 20.0
 IDENTITIES: Final = 100_000  # that are remembered
 MAX_KUBE_NAME: Final = 253  # bytes
+KUBE: Final = "usage:kube"
 
 
 class RenewalRate:
@@ -94,6 +96,17 @@ class Renewals:
         if cluster != self._state.cluster and cluster not in reached:
             raise NotFound(f"the cluster {cluster[:100]!r} is not known here", hint="tsh clusters")
 
+    async def _no_factor_due(self, caller: Caller, name: str, cluster: str) -> None:
+        """Raises `Denied` where calls to a Kubernetes cluster of ours need a second factor: no certificate of this kind
+        would let in there (`factors.session` gives one that does). What else forbids them, its proxy says."""
+        assert isinstance(caller.identity, UserIdentity), "only users have a permit to renew"
+        if cluster != self._state.cluster:
+            return
+        access = await KubeAccess.of(self._state, self._authorizer, caller.identity, caller.host)
+        decision = access.of_certificate(name)
+        if isinstance(decision, AccessDenial) and is_due(decision):
+            raise Denied(decision)
+
     async def renew(self, caller: Caller, request: m.RenewUserRequest) -> m.UserCerts:
         """Certificates for the key of the caller's own, which end when those do; perhaps to go to another cluster.
         Raises `AccessDenied`, `NotFound` for a cluster that is none, `LimitExceeded` when asked for too often."""
@@ -124,9 +137,9 @@ class Renewals:
             decision = replace(decision, route_to_cluster=request.route_to_cluster)
         grant = await self._authorizer.renewed_grant(user, caller.identity, decision, now, client_ip=subject.client_ip)
         if request.kube_cluster:
-            grant = replace(
-                grant, usage="usage:kube", kube_cluster=kube_name(request.kube_cluster), logins=(), login_serial=serial
-            )
+            name = kube_name(request.kube_cluster)
+            await self._no_factor_due(caller, name, grant.route_to_cluster)
+            grant = replace(grant, usage=KUBE, kube_cluster=name, logins=(), login_serial=serial)
         if grant.ttl < LEAST_LEFT:
             raise AccessDenied("your roles do not give certificates that long any more", hint="tsh login")
         key = certificate_key(shown)

@@ -15,8 +15,10 @@ from teleport.audit.events import Event, SessionMfa
 from teleport.auth.factors.checking import Factors, event_device, refused_factor
 from teleport.auth.factors.lockout import forgiven
 from teleport.auth.state import ClusterState
+from teleport.authz.session_mfa import kube_target
 from teleport.backend.interface import Condition, Exists, PutOp, Write
 from teleport.errors import CompareFailed
+from teleport.identity import MFA_API
 from teleport.store import records
 from teleport.store.records import FactorDevice, UserSecret
 
@@ -31,11 +33,18 @@ class Asked:
     login: str = ""
     server_id: str = ""
     key: str = ""  # fingerprint, of a lease
+    kube_cluster: str = ""
+
+    @property
+    def target(self) -> str:
+        """What a certificate is marked with that the factor gives: the one thing that it counts for."""
+        return self.server_id or kube_target(self.kube_cluster) or MFA_API
 
     @property
     def purpose_of_challenge(self) -> str:
         """What a hardware key's signature is good for: this session, or this lease, and nothing else."""
-        return " ".join((self.purpose, self.server_id, self.login, self.key, self.addr if self.key else "")).strip()
+        where = self.server_id or kube_target(self.kube_cluster)
+        return " ".join((self.purpose, where, self.login, self.key, self.addr if self.key else "")).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,7 @@ class SessionFactor:
             purpose=asked.purpose,
             server_id=asked.server_id,
             addr=asked.addr,
+            kubernetes_cluster=asked.kube_cluster,
             success=not error,
             error=error,
             **told,

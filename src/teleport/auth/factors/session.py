@@ -12,10 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from teleport.api import messages as m
 from teleport.auth.authorities.certify import UserGrant
 from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.certificates.renewal import KUBE, kube_name
 from teleport.auth.factors.one_use import Asked, SessionFactor
+from teleport.auth.resources.kube_access import KubeAccess, is_due
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
@@ -23,7 +27,7 @@ from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal
 from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, why_out_of_reach
 from teleport.backend.interface import Condition, Exists
 from teleport.errors import AccessDenied, BadRequest
-from teleport.identity import MFA_API, UserIdentity
+from teleport.identity import UserIdentity
 from teleport.pki.keys import PublicKey
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import certificate_key, load_certificate
@@ -74,7 +78,7 @@ class SessionSecondFactors:
             grant,
             ttl=LIFE,
             mfa_device=proof.device.id,
-            mfa_target=asked.server_id or MFA_API,
+            mfa_target=asked.target,
             login_expires=wanted.login_expires,
             login_serial=wanted.serial,
         )
@@ -85,6 +89,8 @@ class SessionSecondFactors:
             caller, grant, wanted.key, certs, factor=proof.device.kind, renewed_from=wanted.serial
         )
         await self._factor.commit(asked, proof, [], wanted.conditions, [told])
+        if request.joins:  # what calls need is given to whoever asked for calls
+            certs = msgspec.structs.replace(certs, tls_cert="")
         return await self._authorizer.told_of_clusters(certs, wanted.user, grant)
 
     async def _wanted(self, caller: Caller, request: m.SessionChallengeRequest) -> Wanted:
@@ -107,17 +113,27 @@ class SessionSecondFactors:
         if subject.usage or subject.kube_cluster:
             raise BadRequest("a certificate that is limited to one use gives none for a session", hint="tsh login")
         user, revision = await self._state.need(records.USERS, permit.user, User)
-        policy = Policy(
-            roles=await self._state.roles([*identity.roles, *identity.denying]),
-            cluster=await self._authorizer.cluster_defaults(),
-        )
+        _one_target(request)
         if request.host:
+            policy = Policy(
+                roles=await self._state.roles([*identity.roles, *identity.denying]),
+                cluster=await self._authorizer.cluster_defaults(),
+            )
             node = await self._node(identity, policy, request)
             self._allowed(identity, policy, node, request.login, address, now, locks)
             asked = Asked("session", user.name, caller.address, request.login, node.host_id)
+        elif request.kube_cluster:
+            name = kube_name(request.kube_cluster)
+            decision = (await KubeAccess.of(self._state, self._authorizer, identity, address)).of_certificate(name)
+            if isinstance(decision, AccessDenial) and not is_due(decision):
+                raise Denied(decision)
+            asked = Asked("session", user.name, caller.address, kube_cluster=name)
+            permit = replace(permit, route_to_cluster=self._state.cluster)
         else:
             asked = Asked("api", user.name, caller.address)
         grant = await self._authorizer.renewed_grant(user, identity, permit, now, client_ip=address)
+        if asked.kube_cluster and not request.joins:
+            grant = replace(grant, usage=KUBE, kube_cluster=asked.kube_cluster)
         logins = tuple(login for login in grant.logins if login == request.login) if request.host else ()
         if grant.ttl < LEAST_LEFT or (request.host and not logins):
             raise AccessDenied("your roles do not give such certificates any more", hint="tsh login")
@@ -186,6 +202,14 @@ class SessionSecondFactors:
         )
         if isinstance(decision, AccessDenial) and decision.code is not DenialCode.MFA_REQUIRED:
             raise Denied(decision)
+
+
+def _one_target(request: m.SessionChallengeRequest) -> None:
+    """Raises `BadRequest` where it is not clear what the factor is for."""
+    if request.kube_cluster and (request.host or request.port or request.login):
+        raise BadRequest("a second factor is for a host or for a Kubernetes cluster, not for both")
+    if request.joins and not request.kube_cluster:
+        raise BadRequest("a second factor for joining is one for a Kubernetes cluster, and none was named")
 
 
 def _host(address: str) -> str:

@@ -6,23 +6,16 @@ here is let in there, and nothing else is listed. Cluster by cluster, so that wh
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
-
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.resources.found_pages import MAX_SEARCH, MOST, cut
+from teleport.auth.resources.kube_access import KubeAccess
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
-from teleport.authz.decision import Policy
-from teleport.authz.kube import KubeAccessRequest, evaluate_kube_access, is_open
+from teleport.authz.kube import is_open
 from teleport.errors import AccessDenied, BadRequest
 from teleport.identity import UserIdentity
-from teleport.resources.codec import from_json
 from teleport.resources.server import Server
-from teleport.store import records
-
-WHERE: Final = (records.PROXIES, records.KUBE_SERVICES)  # a proxy asks those that it leads to itself before services
 
 
 class KubeClusterPages:
@@ -49,35 +42,14 @@ class KubeClusterPages:
         return m.FoundKubeClusters(items=page, total=len(fitting), next_start=end if page and end < len(fitting) else 0)
 
     async def _open(self, identity: UserIdentity, client_address: str) -> list[m.FoundKubeCluster]:
-        policy = Policy(
-            roles=await self._state.roles([*identity.roles, *identity.denying]),
-            cluster=await self._authorizer.cluster_defaults(),
-        )
-        anywhere = replace(identity, route_to_cluster="")  # it is asked what there is, whatever was chosen
-        request = KubeAccessRequest(
-            identity=anywhere,
-            cluster=self._state.cluster,
-            now=self._state.clock.now(),
-            kube_cluster="",
-            client_address=client_address,
-            locks=await self._authorizer.locks(),
-        )
+        access = await KubeAccess.of(self._state, self._authorizer, identity, client_address)
         found: dict[str, m.FoundKubeCluster] = {}
-        for server in await self._servers():
+        for server, one, decision in access.all():
             silent = self._silent_for(server)
-            for one in server.spec.kube_clusters:
-                known = found.get(one.name)
-                if known is not None and known.silent_for <= silent:
-                    continue
-                labels = dict(one.all_labels)
-                decision = evaluate_kube_access(replace(request, kube_cluster=one.name, labels=labels), policy)
-                if is_open(decision):
-                    found[one.name] = m.FoundKubeCluster(name=one.name, labels=labels, silent_for=silent)
+            known = found.get(one.name)
+            if (known is None or silent < known.silent_for) and is_open(decision):
+                found[one.name] = m.FoundKubeCluster(name=one.name, labels=dict(one.all_labels), silent_for=silent)
         return list(found.values())
-
-    async def _servers(self) -> list[Server]:
-        found = [from_json(item.value) for prefix in WHERE for item in await self._state.backend.range(prefix)]
-        return [one for one in found if isinstance(one, Server)]
 
     def _silent_for(self, server: Server) -> int:
         now = self._state.clock.now()

@@ -13,7 +13,9 @@ from teleport.cli.tsh.flags import Flags, access, cluster_option, now, takes_fla
 from teleport.errors import BadRequest
 
 if TYPE_CHECKING:
+    from teleport.api import messages as m
     from teleport.client.profile import Profile
+    from teleport.client.session_mfa import Ask
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,7 +64,7 @@ def login(flags: Flags, name: str, cluster: str) -> None:
     where = cluster or profile.cluster
     if name not in (one.name for one in clients.clusters(found, now())):
         raise kube_entries.unknown(name, where)
-    clients.credentials(flags.home, profile, name, now(), where)  # so that what refuses it is said now
+    clients.credentials(flags.home, profile, name, now(), where, _ask(profile, name))  # what refuses it is said now
     kube_entries.put(flags.home, profile, where, [name], address.address, name)
 
 
@@ -79,7 +81,30 @@ def credentials(flags: Flags, kube_cluster: str, teleport_cluster: str) -> None:
         raise BadRequest("this prints a private key, and not on a terminal", hint="kubectl asks for it: tsh kube login")
     profile = _profile(flags)
     renewal.keep_fresh(flags.home, profile.name, now())
-    render.out(clients.exec_credential(clients.credentials(flags.home, profile, kube_cluster, now(), teleport_cluster)))
+    ask = _ask(profile, kube_cluster)
+    held = clients.credentials(flags.home, profile, kube_cluster, now(), teleport_cluster, ask)
+    render.out(clients.exec_credential(held))
+
+
+def _ask(found: Profile, kube_cluster: str) -> Ask:
+    """Asks for a second factor: at the terminal, whose line kubectl passes on or not, or by a hardware key."""
+
+    def ask(challenge: m.FactorChallenge) -> m.FactorResponse:
+        import shlex
+
+        from teleport.cli.tsh.prompts import second_factor
+
+        name = render.printable(kube_cluster)
+        render.note(f"tsh: the Kubernetes cluster {name} needs a second factor, good for a minute")
+        try:
+            return second_factor(found.web)(challenge)
+        except BadRequest as error:
+            if "there is nobody to ask" not in error.message:
+                raise
+            where = f"in a terminal: tsh kube login {shlex.quote(name)}, which kubectl can use for a minute"
+            raise BadRequest(error.message, hint=where) from None
+
+    return ask
 
 
 def _profile(flags: Flags) -> Profile:
