@@ -524,6 +524,9 @@ class _Relayed:
                     raise Refused(Refusal(502, error.message, error.hint)) from None
                 return
             await client.begin(answer.status_code, _for_client(answer))
+            if not client.bodiless and _is_chunked(answer):
+                async for part in server.chunks():
+                    await client.chunks(part)
             async for part in server.body():
                 await client.part(part)
             await client.end()
@@ -672,6 +675,11 @@ def _for_server(
         *impersonate.told(request.headers, permit, client_address),
         *([(b"Authorization", proof)] if proof else []),
     ]
+
+
+def _is_chunked(answer: h11.Response) -> bool:
+    """Whether its body comes in chunks: h11 takes no other `Transfer-Encoding` than that."""
+    return answer.status_code not in (204, 304) and bool(values(list(answer.headers), b"transfer-encoding"))
 
 
 def _for_client(answer: h11.Response) -> list[tuple[bytes, bytes]]:

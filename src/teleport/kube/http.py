@@ -1,7 +1,8 @@
 """Both ends of a relayed call: the client's connection, read as requests, and one to an API server.
 
-h11 frames every body anew, so that what one side takes for the end of a message the other does, too; heads are looked
-at first (`heads`). Nothing is read ahead of what the other side takes: a writer that is full stops its reader.
+h11 frames bodies anew, so that what one side takes for the end of a message the other does, too; heads are looked
+at first (`heads`). Answers in chunks go on as they came, where they can be read in one way only (`chunks`). Nothing is
+read ahead of what the other side takes: a writer that is full stops its reader.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 import h11
 
 from teleport.errors import ConnectionProblem
+from teleport.kube.chunks import Chunks
 from teleport.kube.heads import MAX_HEAD, BadHead, Headers, find_head
 
 READ: Final = 64 * 1024  # bytes at once
@@ -46,21 +48,22 @@ class _End:
         self.writer = writer
         self._buffer = b""
 
-    async def _head(self) -> bool:
-        """Waits until a whole head is in the buffer; False when the connection ends instead. Raises `BadHead`."""
+    async def _head(self) -> int:
+        """Waits until a whole head is in the buffer: of how many bytes, 0 when the connection ends instead. Raises
+        `BadHead`."""
         looked = 0
-        while not find_head(self._buffer, looked):
+        while not (end := find_head(self._buffer, looked)):
             looked = len(self._buffer)
             data = await self.reader.read(READ)
             if not data:
-                return False
+                return 0
             self._buffer += data
-        return True
+        return end
 
-    def _told(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """What the head in the buffer says. Raises `BadHead`."""
-        self._http.receive_data(self._buffer)
-        self._buffer = b""
+    def _told(self, end: int) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """What the head in the buffer says, of so many bytes; what follows it stays there. Raises `BadHead`."""
+        self._http.receive_data(self._buffer[:end])
+        self._buffer = self._buffer[end:]
         try:
             return self._http.next_event()
         except h11.RemoteProtocolError as error:
@@ -71,6 +74,9 @@ class _End:
         line or two, each of which costs as much as a large one. Raises `h11.RemoteProtocolError`."""
         http = self._http
         found: list[bytes] = []
+        if self._buffer:
+            http.receive_data(self._buffer)
+            self._buffer = b""
         while True:
             try:
                 event = http.next_event()
@@ -106,7 +112,7 @@ class _End:
 
     def rest(self) -> bytes:
         """What came after the heads by which the connection changed its protocol."""
-        return self._http.trailing_data[0]
+        return self._http.trailing_data[0] + self._buffer
 
     def close(self) -> None:
         """Ends the connection at once."""
@@ -124,10 +130,11 @@ class Client(_End):
 
     async def request(self) -> Request | None:
         """The next request; None when the client has left. Raises `BadHead`."""
-        if not await self._head():
+        end = await self._head()
+        if not end:
             return None
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_EVENT)
-        event = self._told()
+        event = self._told(end)
         if not isinstance(event, h11.Request) or event.http_version != b"1.1":
             raise BadHead("it is not HTTP/1.1")
         length: bytes | None = b""
@@ -146,6 +153,11 @@ class Client(_End):
         self._write(h11.Response(status_code=status, headers=[*headers, *closing]))
         await self.writer.drain()
 
+    async def chunks(self, data: bytes) -> None:
+        """A part of the answer's body, which is chunked, in the frame that it came in."""
+        self.writer.write(data)
+        await self.writer.drain()
+
     async def change(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Tells the client that the connection has another protocol from here on."""
         self._write(h11.InformationalResponse(status_code=101, headers=list(headers)))
@@ -155,7 +167,7 @@ class Client(_End):
         """Whether another request may follow: both messages ended, and nobody said that it was the last."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
-        self._buffer = self._http.trailing_data[0]
+        self._buffer = self._http.trailing_data[0] + self._buffer
         return True
 
 
@@ -190,20 +202,32 @@ class Server(_End):
         after which the protocol begins that was asked for. Raises `ConnectionProblem` when the server ends the
         connection instead, and `BadHead`."""
         while True:
-            if not await self._head():
+            end = await self._head()
+            if not end:
                 raise ConnectionProblem("the API server ended the connection", hint="try again")
             self.heard = True
             if not _INFORMS.match(self._buffer):
                 break
-            self._buffer = self._buffer[find_head(self._buffer) :]
-        event = self._told()
+            self._buffer = self._buffer[end:]
+        event = self._told(end)
         if not isinstance(event, h11.Response | h11.InformationalResponse):
             raise BadHead("it answers nothing that was asked")
         if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
             raise BadHead("it says that an answer will come, in another way than HTTP/1.1")
         return event
 
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Of a body in chunks what goes on as it came; `body` has what is left. Raises `h11.RemoteProtocolError`."""
+        chunks = Chunks()
+        data, self._buffer = self._buffer, b""
+        while chunks.rest is None:
+            if data and (whole := chunks.feed(data)):
+                yield whole
+            if chunks.rest is None and not (data := await self.reader.read(READ)):
+                raise h11.RemoteProtocolError("the connection ended within a message")
+        self._buffer = chunks.rest
+
     def ended(self) -> bool:
         """Whether the call is over and the connection can take another one."""
         done = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
-        return done and not self._http.trailing_data[0]
+        return done and not self._http.trailing_data[0] and not self._buffer
