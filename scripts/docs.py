@@ -120,6 +120,17 @@ def openapi() -> str:
     return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
 
 
+def metrics() -> str:
+    """Everything that `/metrics` can show."""
+    from teleport.daemon.metric_catalogue import catalogue
+
+    rows = [
+        (code(f"{one.name}{{{one.label}}}" if one.label else one.name), one.kind, cell(one.of), cell(one.meaning))
+        for one in catalogue()
+    ]
+    return table(("Metric", "Kind", "Of", "Is"), rows)
+
+
 def program(name: str) -> click.Group:
     """The click group behind one of the three commands."""
     import importlib
@@ -207,6 +218,7 @@ def command_pages(name: str) -> str:
 
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/configuration.md": {"keys": configuration_keys, "not built": not_built, "default ports": default_ports},
+    "docs/metrics.md": {"metrics": metrics},
     "docs/api.md": {"routes": routes, "open routes": open_routes},
     "docs/cli.md": {name: (lambda name=name: command_pages(name)) for name in PROGRAMS},  # type: ignore[misc]
 }

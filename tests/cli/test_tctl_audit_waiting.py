@@ -21,7 +21,7 @@ from tests.web.session_rig import Person, proxy_with_sessions
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.audit.store_lock import StoreLock
-from teleport.daemon import auth_side
+from teleport.daemon import service_metrics
 from teleport.daemon.metrics import Metrics
 from teleport.testing.auth import CLUSTER
 
@@ -98,8 +98,9 @@ async def test_a_search_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.M
         assert f"cannot be proved now: process {pid} on " in verified.err
 
         numbers = Metrics()
-        auth_side.add_metrics(numbers, admin.auth.service)
-        shown = dict(line.split() for line in numbers.text().splitlines() if not line.startswith("#"))
+        watched = service_metrics.Authorities(admin.auth.service, admin.auth.clock)
+        service_metrics.of_auth(numbers, admin.auth.service, watched)
+        shown = dict(line.rsplit(" ", 1) for line in numbers.text().splitlines() if not line.startswith("#"))
         assert float(shown["teleport_audit_store_held_seconds"]) > 0.3
         assert "teleport_audit_events_waiting" in shown
 

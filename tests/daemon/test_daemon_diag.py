@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from teleport.daemon.config.values import LogConfig, Severity
-from teleport.daemon.diag import Readiness, diagnostics, serve_diagnostics
+from teleport.daemon.diag import Readiness, State, diagnostics, serve_diagnostics
 from teleport.daemon.logs import MAX_MESSAGE, JSONFormatter, TextFormatter, set_up
 from teleport.errors import TeleportError
 
@@ -45,6 +45,24 @@ def test_what_is_degraded_is_named_until_it_is_well_again() -> None:
     assert readiness.status() == (503, "degraded: audit: auth is away; node presence: refused")
     problems.update({"audit": "", "node presence": ""})
     assert readiness.status() == (200, "ok")
+
+
+def test_trouble_with_which_people_are_served_is_told_and_does_not_make_unready() -> None:
+    """Else a balancer that goes by the status would drop all auth servers at once when S3 is away."""
+    problems = {"recordings": "S3 is away", "auth presence": ""}
+    readiness = Readiness(["auth"])
+    readiness.watch("recordings", lambda: problems["recordings"], serves=True)
+    readiness.watch("auth presence", lambda: problems["auth presence"])
+    assert readiness.components() == {"auth": State.STARTING, "auth presence": State.OK, "recordings": State.DEGRADED}
+    assert int(readiness.state) == State.STARTING
+    readiness.ready("auth")
+    assert readiness.status() == (200, "degraded: recordings: S3 is away")
+    assert int(readiness.state) == State.DEGRADED
+    problems["auth presence"] = "refused"
+    assert readiness.status() == (503, "degraded: auth presence: refused; recordings: S3 is away")
+    problems.update(dict.fromkeys(problems, ""))
+    assert readiness.status() == (200, "ok")
+    assert int(readiness.state) == State.OK
 
 
 def test_a_daemon_without_services_is_ready() -> None:

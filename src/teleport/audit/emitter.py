@@ -11,10 +11,12 @@ import uuid
 from pathlib import Path
 from typing import Any, TypeVar
 
+from teleport import counted
 from teleport.audit import spool
 from teleport.audit.chain import ChainKey, ChainState
 from teleport.audit.chain.link import EMITTER_ID
-from teleport.audit.events import Event
+from teleport.audit.events import Event, UserLogin
+from teleport.audit.events.base import event_name
 from teleport.audit.groupcommit import GroupCommit
 from teleport.clock import Clock
 from teleport.errors import BadRequest, TeleportError
@@ -73,7 +75,14 @@ class Emitter:
 
     async def emit(self, event: Event) -> None:
         """Returns when `event` is durable here; raises `TeleportError` when it is not: the operation must fail then."""
-        await self._commit.put(event)
+        try:
+            await self._commit.put(event)
+        except TeleportError:
+            counted.NOT_EMITTED.add()
+            raise
+        counted.EMITTED.add(event_name(event))
+        if isinstance(event, UserLogin):
+            (counted.LOGINS if event.success else counted.FAILED_LOGINS).add()
         if self._told is not None:
             self._told.set()
 

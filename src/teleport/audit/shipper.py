@@ -60,10 +60,23 @@ class Shipper:
         self._next: dict[int, int] = {}  # epoch: the next seq that auth wants, as far as known
         self._heads: dict[int, str] = {}
         self._may_skip = False
+        self._whole_at: float | None = None  # when all was delivered, by the loop's clock
         emitter.tell(self._wake)
+
+    @property
+    def waiting(self) -> int:
+        """Events of this process that auth is not known to hold."""
+        return max(0, self._emitter.durable_seq - self._next.get(self._emitter.key.epoch, 1) + 1)
+
+    def behind(self) -> float:
+        """Seconds since everything was last delivered; 0 when nothing waits."""
+        if not self.waiting and not self.problem:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._whole_at if self._whole_at is not None else 0.0
 
     async def run(self) -> None:
         """Delivers until cancelled."""
+        self._whole_at = asyncio.get_running_loop().time()
         pause = FIRST_PAUSE
         while True:
             self._wake.clear()
@@ -80,6 +93,7 @@ class Shipper:
                     log.error("events of an earlier run of this daemon cannot be delivered: %s", self._stuck)
                 self.problem = self._stuck
                 pause = FIRST_PAUSE
+                self._whole_at = asyncio.get_running_loop().time()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_EVERY):
                         await self._wake.wait()

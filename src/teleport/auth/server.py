@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from teleport import counted
 from teleport.api.codec import MAX_BODY, decode_request, encode_error
 from teleport.api.messages import Answer, Document, Message
 from teleport.api.routes import HEARTBEAT, ROUTES, WATCH, Route, Stream
@@ -100,7 +102,7 @@ def build_app(
     judge = _Judge(identify, authorize, on_denied)
     announced = _Announced(handlers[HEARTBEAT.name], judge, begun)
     for name, route in ROUTES.items():
-        endpoint = _endpoint(route, handlers[name], judge, begun, endless, announced)
+        endpoint = _counted(route, _endpoint(route, handlers[name], judge, begun, endless, announced))
         app.router.add_route(route.method, route.path, endpoint)
     return app
 
@@ -145,6 +147,38 @@ class _Begun:
     async def finish(self, _: web.Application) -> None:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=SETTLE)
+
+
+def _counted(
+    route: Route[Any, Any], endpoint: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    issues = "cert.create" in route.events
+
+    async def counting(request: web.Request) -> web.StreamResponse:
+        began = time.perf_counter()
+        counted.API_REQUESTS.add(route.name)
+        if issues:
+            counted.GENERATED.add()
+        try:
+            return await endpoint(request)
+        except TeleportError as error:
+            counted.API_FAILED.add(error.code)
+            if issues and isinstance(error, LimitExceeded):
+                counted.GENERATE_THROTTLED.add()
+            raise
+        except (ConnectionResetError, asyncio.CancelledError):
+            raise
+        except Exception:
+            counted.API_FAILED.add("failed")
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            if route.stream is Stream.NONE:
+                counted.API_SECONDS.add(seconds)
+            if issues:
+                counted.GENERATE_SECONDS.add(seconds)
+
+    return counting
 
 
 def _endpoint(

@@ -204,7 +204,8 @@ class AuthService:
             self._sink.lock.after_others(self._pump.look_again)
         records.on_event, records.cluster = self._pump.kick, state.cluster
         claims.on_event, claims.cluster = self._pump.kick, state.cluster
-        self._shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
+        self._checkpointer: Checkpointer | None = None
+        self.shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
         self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
         source = Source(config.audit_directory, self._durable, config.host_id, emitter.key.epoch)
         self.copies = Copies(config.copies, source, backend, self._lease, config.node_name)
@@ -375,6 +376,24 @@ class AuthService:
         """Why recordings are not where the configuration wants them; empty when they are."""
         return self._place.problem
 
+    @property
+    def brings_to_s3(self) -> bool:
+        """Whether recordings go to S3."""
+        return self._config.recordings_s3 is not None
+
+    def problems(self) -> Mapping[str, Callable[[], str]]:
+        """Parts that can have trouble while the API is served, each with what says why; empty when it has none."""
+        return {
+            "recordings": lambda: self._place.problem,
+            "audit intake": lambda: self._pump.problem or self.shipper.problem or self._held_up(),
+            "audit checkpoints": lambda: self._checkpointer.problem if self._checkpointer is not None else "",
+            "copies of audit events": lambda: self.copies.problem,
+        }
+
+    def _held_up(self) -> str:
+        held = self.waiting.lock.held_up()
+        return str(held) if held is not None else ""
+
     def abandon(self) -> None:
         """Closes what a service that will not run, or runs no more, has opened."""
         self._recordings.close()
@@ -386,7 +405,7 @@ class AuthService:
         app = build_app(self._handlers, self.authorizer.identify, self.authorizer.authorize, self._denied, edge.endless)
         runner = edge.runner(app, handler_cancellation=True, shutdown_timeout=2)
         await runner.setup()
-        checkpointer = Checkpointer(
+        checkpointer = self._checkpointer = Checkpointer(
             self._intake,
             self._emitter,
             self._records,
@@ -399,7 +418,7 @@ class AuthService:
         try:
             async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump.run(), name="audit outbox")
-                tasks.create_task(self._shipper.run(), name="audit delivery")
+                tasks.create_task(self.shipper.run(), name="audit delivery")
                 tasks.create_task(self.copies.run(), name="copies of audit events")
                 tasks.create_task(self._pruner.run(), name="pruning of audit events")
                 tasks.create_task(self._recording_pruner.run(), name="pruning of recordings")
@@ -426,7 +445,7 @@ class AuthService:
         """What is told of must reach the store while this process can still bring it there."""
         try:
             await self._pump.pump()
-            await self._shipper.deliver_all()
+            await self.shipper.deliver_all()
             await self._intake.close()
             await self.copies.finish()
             await self._lease.release()

@@ -92,6 +92,19 @@ def keys_only(descriptor: int) -> Iterator[None]:
 
 
 @contextmanager
+def as_before(descriptor: int) -> Iterator[None]:
+    """Lines are read and echoed, as in a shell, within; afterwards keys come one by one again."""
+    settings = termios.tcgetattr(descriptor)
+    usual = termios.tcgetattr(descriptor)
+    usual[3] |= termios.ICANON | termios.ECHO
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, usual)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, settings)
+
+
+@contextmanager
 def _restored(descriptor: int) -> Iterator[object]:
     before = termios.tcgetattr(descriptor)
     try:

@@ -57,6 +57,11 @@ class Copies:
         """How far each place has got that gets everything."""
         return {copier.name: await copier.cursor() for copier in self._copiers if copier.is_for_all}
 
+    @property
+    def problem(self) -> str:
+        """Why events do not arrive somewhere; empty when they arrive everywhere."""
+        return "; ".join(f"{copier.name}: {copier.problem}" for copier in self._copiers if copier.problem)
+
     def failing(self) -> Mapping[str, float]:
         """For each place how many seconds events have not arrived there."""
         return {copier.name: copier.failing() for copier in self._copiers}

@@ -210,6 +210,20 @@ class Daemon:
         held: dict[SystemRole, Credentials] = {}
         self._kept = Followers(config, host, held, self._clock, self._tasks, self._is_newest)
         wanted = [SystemRole(role.value.capitalize()) for role in config.roles]
+        if "diag" in self._sockets:
+            from teleport.daemon import monitoring
+
+            monitoring.begin(
+                self._metrics,
+                self._tasks,
+                config,
+                host,
+                readiness,
+                self._doors,
+                self._way.caches,
+                held,
+                self._clock,
+            )
         if config.auth is not None:
             from teleport.daemon import auth_side
 
@@ -254,13 +268,24 @@ class Daemon:
             self._kept.run(own, SystemRole.AUTH, effects)
             self._kept.run(admin, SystemRole.ADMIN)
             self._tasks.start(auth_side.tell_of_changes(service, [own.changed, admin.changed]), "authorities")
-            auth_side.add_metrics(self._metrics, service)
-            readiness.watch("recordings", lambda: service.recordings_problem)
+            for part, problem in service.problems().items():
+                readiness.watch(part, problem, serves=True)
+            if "diag" in self._sockets:
+                from teleport.daemon import service_metrics
+
+                watched = service_metrics.Authorities(service, self._clock)
+                await watched.look()
+                service_metrics.of_auth(self._metrics, service, watched)
+                self._tasks.start(watched.run(), "authorities, for monitors")
             readiness.ready("auth")
         else:
             delivering = next(iter(clients.values()))
             shipper = Shipper(emitter, RemoteDelivery(delivering))
-            readiness.watch("audit", lambda: shipper.problem)
+            readiness.watch("audit", lambda: shipper.problem, serves=True)
+            if "diag" in self._sockets:
+                from teleport.daemon import service_metrics
+
+                service_metrics.of_delivery(self._metrics, shipper)
             self._tasks.start(_deliver(shipper), "audit delivery")
         await telling.say_started(emitter, config, self._clock.now())
         router = node = None
@@ -352,6 +377,10 @@ class Daemon:
         self._tasks.start(side.clusters.trusted.run(), "tunnels to other clusters")
         self._tasks.start(side.links.run(), "connections of hosts to auth")
         tunnel_metrics.of_proxy(self._metrics, view, side.tunnels, side.clusters.trusted.counts)
+        if "diag" in self._sockets:
+            from teleport.daemon import service_metrics
+
+            service_metrics.of_proxy(self._metrics, view, lambda: side.router.open)
         self._tasks.start(clusters_seen.tell(clients[role], side.clusters.online), "other clusters that are here")
         self._tasks.start(
             tunnels_lost.tell(
@@ -363,7 +392,7 @@ class Daemon:
         side.peers.changed = announcer.changed
         if side.acme is not None:
             self._tasks.start(side.acme.run(self._is_newest), "certificates by ACME")
-        readiness.watch("proxy peer", lambda: side.peers.problem)
+        readiness.watch("proxy peer", lambda: side.peers.problem, serves=True)
         self._kept.run(follower, role, of_client(clients[role], side.renewed, announcer.changed))
         self._tasks.start(recording.recorded.uploader.run(), "recording upload of the proxy")
         self._tasks.start(recording.recorded.recover_again(), "recovery of recordings of the proxy")
@@ -489,6 +518,10 @@ class Daemon:
         self._tasks.start(recorded.uploader.run(), "recording upload")
         await self._tasks.start_ready(side.serve(listeners, serving.set), "node", serving)
         self._tasks.start(_launcher_lives(launcher), "launcher")
+        if "diag" in self._sockets:
+            from teleport.daemon import service_metrics
+
+            service_metrics.of_node(self._metrics, side.service)
         if not listeners:
             await self._start_agent(side, host, view, lambda: held[role], clients[role], changed, readiness, emitter)
         announcer = await self._announce(clients[role], side.describe, "node", readiness, follower)

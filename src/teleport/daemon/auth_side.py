@@ -17,6 +17,7 @@ from teleport.audit.retention import Retention
 from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
 from teleport.auth.authorities.trusting import whenever_authorities_change
 from teleport.auth.service import AuthConfig, AuthService
+from teleport.backend.measured import MeasuredBackend
 from teleport.backend.moving import refuse_unfinished
 from teleport.clock import Clock
 from teleport.daemon import credentials
@@ -26,7 +27,6 @@ from teleport.daemon.config.values import Config, KeyToken
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
 from teleport.daemon.identities import names_of
-from teleport.daemon.metrics import Gauge, Metrics
 from teleport.daemon.storages import engine_of
 from teleport.errors import TeleportError
 from teleport.identity import SystemRole
@@ -48,25 +48,6 @@ log = logging.getLogger(__name__)
 
 MAX_BOOTSTRAP: Final = 64 * 1024 * 1024  # bytes
 AT_ONCE: Final = 100  # refused connections that wait to be put on record
-EVENTS_WAITING: Final = Gauge(
-    "teleport_audit_events_waiting", "Events, at least, that hosts have brought and that wait to be taken into the log."
-)
-STORE_HELD: Final = Gauge(
-    "teleport_audit_store_held_seconds", "How long another process has held up the audit log; 0 when none does."
-)
-
-COPIES_FAILING: Final = Gauge(
-    "teleport_audit_copy_failing_seconds",
-    "How long a receiver of copies has not taken audit events; 0 when it does.",
-    "copy",
-)
-
-
-def add_metrics(metrics: Metrics, service: AuthService) -> None:
-    """What monitors should know of auth."""
-    metrics.add(EVENTS_WAITING, service.waiting.coming)
-    metrics.add(STORE_HELD, service.waiting.seconds)
-    metrics.add(COPIES_FAILING, service.copies.failing)
 
 
 def authority_keys(token: KeyToken | None) -> AuthorityKeys:
@@ -186,7 +167,7 @@ async def open_auth(
                 shared_storage=bool(config.storage.shared),
                 bootstrap=partial(read_bootstrap, config.bootstrap) if config.bootstrap is not None else None,
             ),
-            backend,
+            MeasuredBackend(backend),
             clock,
             open_emitter,
             keys=keys,

@@ -7,17 +7,32 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable, Iterable
+from enum import IntEnum
 
 from teleport.daemon.metrics import CONTENT_TYPE, Metrics
 from teleport.transport.short_answers import Answer, ShortAnswers
 
 
+class State(IntEnum):
+    """Of a part, and of the whole: the worst of its parts (`operations.md` 4, `process_state`)."""
+
+    OK = 0
+    DEGRADED = 2
+    STARTING = 3
+
+
 class Readiness:
-    """Which services are meant to run, and which take connections."""
+    """Which services are meant to run, and which take connections.
+
+    A balancer sends nobody to a daemon that is not ready. So a part that has trouble makes it unready only when the
+    trouble is this daemon's own and keeps people from what it is there for. What all daemons of a kind have at the same
+    time, while they serve (a store for recordings that is away), is said, and the answer stays 200.
+    """
 
     def __init__(self, services: Iterable[str]) -> None:
-        self._waiting = set(services)
-        self._problems: dict[str, Callable[[], str]] = {}
+        self._services = sorted(services)
+        self._waiting = set(self._services)
+        self._problems: dict[str, tuple[Callable[[], str], bool]] = {}
         self.all = asyncio.Event()
         if not self._waiting:
             self.all.set()
@@ -27,16 +42,34 @@ class Readiness:
         if not self._waiting:
             self.all.set()
 
-    def watch(self, what: str, problem: Callable[[], str]) -> None:
-        """`problem` says why something is degraded now; empty when it is not."""
-        self._problems[what] = problem
+    def watch(self, what: str, problem: Callable[[], str], *, serves: bool = False) -> None:
+        """`problem` says why something is degraded now; empty when it is not. `serves`: people are served all the
+        same, so it is told and does not make the daemon unready."""
+        self._problems[what] = problem, serves
 
     def status(self) -> tuple[int, str]:
         """The HTTP status and text of `/readyz` (`operations.md` 4)."""
         if self._waiting:
             return 400, "starting: " + ", ".join(sorted(self._waiting))
-        problems = [f"{what}: {text}" for what, problem in self._problems.items() if (text := problem())]
-        return (503, "degraded: " + "; ".join(problems)) if problems else (200, "ok")
+        found = [
+            (serves, f"{what}: {text}") for what, (problem, serves) in self._problems.items() if (text := problem())
+        ]
+        if not found:
+            return 200, "ok"
+        told = "degraded: " + "; ".join(text for _, text in sorted(found, key=lambda one: one[0]))
+        return (200 if all(serves for serves, _ in found) else 503), told
+
+    def components(self) -> dict[str, State]:
+        """The state of each service and of each part that is watched."""
+        states = {one: State.STARTING if one in self._waiting else State.OK for one in self._services}
+        parts = {what: State.DEGRADED if problem() else State.OK for what, (problem, _) in self._problems.items()}
+        return states | parts
+
+    @property
+    def state(self) -> State:
+        """The worst of all, as the text says it: what starts counts first."""
+        states = set(self.components().values())
+        return max(states, default=State.OK)
 
 
 def diagnostics(readiness: Readiness, metrics: Metrics | None = None) -> ShortAnswers:

@@ -33,6 +33,7 @@ NOT_AFTER: Final = Gauge(
     "teleport_web_certificate_not_after",
     "When the certificates that this proxy shows end, in seconds since 1970, by their first name.",
     "name",
+    of="proxy",
 )
 
 

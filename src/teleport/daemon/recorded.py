@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from teleport import counted
 from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.audit.events import RecordingGap, SessionEnd, new_event
@@ -235,6 +236,7 @@ def _private(path: Path) -> Path:
 
 
 def _report(report: UploadReport) -> None:
+    counted.RECORDING_UPLOADS.add(report.outcome.value)
     if report.outcome is UploadOutcome.UPLOADED:
         log.info("recording of session %s uploaded", report.sid)
     else:

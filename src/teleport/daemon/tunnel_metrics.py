@@ -12,18 +12,20 @@ from teleport.tunnel.messages import KUBE
 if TYPE_CHECKING:
     from teleport.tunnel.server import TunnelServer
 
-CONNECTED_PROXIES: Final = Gauge("reversetunnel_connected_proxies", "Tunnels that this node keeps to proxies.")
+CONNECTED_PROXIES: Final = Gauge(
+    "reversetunnel_connected_proxies", "Tunnels that this node keeps to proxies.", of="node"
+)
 CONNECTED: Final = Gauge(
-    "teleport_reverse_tunnels_connected", "Tunnels that end at this proxy, by what they lead to.", "type"
+    "teleport_reverse_tunnels_connected", "Tunnels that end at this proxy, by what they lead to.", "type", of="proxy"
 )
 MISSING: Final = Gauge(
-    "proxy_missing_ssh_tunnels", "Nodes behind tunnels that are heard of and keep none to this very proxy."
+    "proxy_missing_ssh_tunnels", "Nodes behind tunnels that are heard of and keep none to this very proxy.", of="proxy"
 )
 REMOTE: Final = Gauge(
-    "remote_clusters", "Tunnels that end at this proxy, by the cluster whose proxies keep them.", "cluster"
+    "remote_clusters", "Tunnels that end at this proxy, by the cluster whose proxies keep them.", "cluster", of="proxy"
 )
 TRUSTED: Final = Gauge(
-    "trusted_clusters", "Tunnels that this proxy keeps, by the cluster that they lead to.", "cluster"
+    "trusted_clusters", "Tunnels that this proxy keeps, by the cluster that they lead to.", "cluster", of="proxy"
 )
 
 

@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID, uuid4
 
+from teleport import counted
 from teleport.audit.emits import Emits
 from teleport.audit.events import AuthFailed, Event, ServerEvent, SessionRequestDenied, new_event
 from teleport.authz.channel_table import AskedKind
@@ -357,6 +358,14 @@ class SshRouter(SshService):
         return vouch.encode(said, self.identity.certificate, self.identity.sign)
 
     async def _reach(self, node: RegisteredNode, peer: Peer, make: Callable[[bytes], P]) -> P:
+        counted.TO_NODE.add()
+        try:
+            return await self._reached(node, peer, make)
+        except ConnectionProblem:
+            counted.TO_NODE_FAILED.add()
+            raise
+
+    async def _reached(self, node: RegisteredNode, peer: Peer, make: Callable[[bytes], P]) -> P:
         line = self.vouching(node.host_id, peer)
         accept = self.beside(node.host_id)
         if accept is not None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from teleport import counted
 from teleport.backend.interface import Changes, Deleted, Event, Item, Put, Snapshot
 from teleport.backend.ordered import OrderedItems
 from teleport.clock import Clock
@@ -215,6 +216,7 @@ class Cache:
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
             failures += 1
+            counted.CACHE_LOST.add(self._name)
             delay = self._backoff.delay(failures, self._jitter())
             log.warning(
                 "cache lost its source name=%s ready=%s retry_in=%.1f reason=%r", self._name, self.ready, delay, reason
@@ -227,6 +229,7 @@ class Cache:
         self._revision = update.revision
         if self.turn is not None:
             self.turn.heard()
+        counted.CACHE_EVENTS.add(by=len(events))
         for event in events:
             self._tell(event)
 

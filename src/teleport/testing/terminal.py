@@ -60,6 +60,24 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    @property
+    def pid(self) -> int:
+        """Of the command: it takes the place of what starts it."""
+        return self._process.pid
+
+    def echoes(self) -> bool:
+        """Whether the terminal reads lines and echoes, as it does for a shell."""
+        return self._slave_modes & (termios.ECHO | termios.ICANON) == termios.ECHO | termios.ICANON
+
+    @property
+    def _slave_modes(self) -> int:
+        return int(termios.tcgetattr(self._master)[3])
+
+    def wait_stopped(self) -> None:
+        """Returns when the command was stopped by a signal, as by Ctrl-Z."""
+        _, status = os.waitpid(self._process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), status
+
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from teleport import counted
 from teleport.transport.limits import RateLimit
 
 
@@ -44,6 +45,7 @@ class Entrance:
         Without a time it is not held against the rates.
         """
         if self._inside[address] >= self._most:
+            counted.REFUSED.add("address")
             return f"more than {self._most} connections from one address"
         if now is not None and not self.allows(address, now):
             return "more connections from one address than the configured rate"
@@ -52,7 +54,10 @@ class Entrance:
 
     def allows(self, address: str, now: float) -> bool:
         """Whether one more connection or request is within every configured rate."""
-        return all(rate.allow(address, now) for rate in self._rates) if self._rates else True
+        allowed = all(rate.allow(address, now) for rate in self._rates) if self._rates else True
+        if not allowed:
+            counted.REFUSED.add("address")
+        return allowed
 
     def leave(self, address: str) -> None:
         """A connection that came in is over."""
@@ -71,6 +76,7 @@ class Users:
     def enter(self, name: str) -> bool:
         """Counts a connection of `name`; False when they would be one too many."""
         if name not in self._connections and len(self._connections) >= self.most:
+            counted.REFUSED.add("users")
             return False
         self._connections[name] += 1
         return True

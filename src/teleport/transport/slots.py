@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from teleport import counted
 from teleport.transport.entrance import ConnectionLimits, Entrance
 from teleport.transport.limits import Failures, is_own, who_tries
 
@@ -132,6 +133,7 @@ class Slots:
             heaviest = address
         slot = next(iter(self._waiting[heaviest]))
         self.turned_away += 1
+        counted.REFUSED.add("unproved")
         if heaviest == address and self._now() - slot._since < self._patience:
             self._tell("refused: as many as there may be are being greeted", address)
             return False

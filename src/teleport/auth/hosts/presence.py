@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from teleport import counted
 from teleport.api import messages as m
 from teleport.audit.events import NodeDelete, new_event
 from teleport.auth.authorizer import Authorizer
@@ -103,6 +104,7 @@ class Presence:
 
     async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Done:
         """Announces the caller; what is silent after that is listed as lost, for a week."""
+        counted.HEARTBEATS.add()
         identity, item = caller.identity, bytes(request.item)
         forced = await self._joining.forced_labels(identity) if isinstance(identity, HostIdentity) else {}
         digest = digest_of(item, caller.certificate, (caller.host, *caller.vouched_by), forced)

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from teleport import counted
 from teleport.api import messages as m
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
@@ -43,6 +44,7 @@ class SessionControl:
     async def hold(self, caller: Caller, request: m.HoldConnectionRequest) -> m.ConnectionHeld:
         """A place, or `LimitExceeded`."""
         if await self._hold(_host(caller), request.user, [request]):
+            counted.TOO_MANY_SESSIONS.add()
             raise LimitExceeded(
                 f"{request.user} has {request.most} connections, as many as the roles allow",
                 hint="end one of them, then connect again",

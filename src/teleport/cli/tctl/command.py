@@ -55,6 +55,7 @@ tctl = app.LazyGroup(
         "migrate": (f"{_HERE}.migrate:migrate", "Move the state of a stopped cluster to another storage."),
         "sessions": (f"{_HERE}.sessions:sessions", "List sessions that run now, and end them."),
         "recordings": (f"{_HERE}.recordings:recordings", "List, search, export and verify recorded sessions."),
+        "top": (f"{_HERE}.top:top", "Show the numbers of a daemon, as a screen that is drawn anew."),
         "completion": (f"{_HERE}.command:completion", "Print the completion for bash, zsh or fish."),
         "man": (f"{_HERE}.command:man", "Print the manual page."),
         "version": (f"{_HERE}.status:version", "Print the version."),

@@ -20,6 +20,7 @@ import botocore.exceptions as away
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
+from teleport import counted
 from teleport.errors import TeleportError
 from teleport.recording.s3.refusals import Kind, explain, kind_of
 from teleport.recording.s3.settings import S3Settings
@@ -110,11 +111,16 @@ class Bucket:
 
     async def _call(self, operation: str, **parameters: Any) -> Any:
         await self.open()
+        counted.S3_REQUESTS.add(operation)
         try:
-            async with asyncio.timeout(WHOLE):
-                return await getattr(self._client, operation)(Bucket=self.settings.bucket, **parameters)
+            with counted.S3_SECONDS.timed():
+                async with asyncio.timeout(WHOLE):
+                    return await getattr(self._client, operation)(Bucket=self.settings.bucket, **parameters)
         except Exception as error:
-            raise refused(error) from None
+            why = refused(error)
+            if why.kind not in (Kind.EXISTS, Kind.ABSENT):  # which are answers
+                counted.S3_FAILED.add(why.kind.value)
+            raise why from None
 
     @property
     def _made_as(self) -> dict[str, str]:
