@@ -14,7 +14,6 @@ from teleport.daemon.config.file import InvalidConfig, load_config
 from teleport.daemon.config.keeping import SORTS
 from teleport.daemon.config.values import Config
 from teleport.daemon.needed_ports import Direction, Surroundings, needed
-from teleport.errors import BadRequest
 from teleport.recording.storage import SessionKind
 from teleport.resources.values import HostPort
 
@@ -176,8 +175,8 @@ def test_recordings_are_kept_by_sort_of_session() -> None:
         config("auth_service: {retention: {recordings: {movies: 72h}}}")
 
 
-def test_a_time_for_recordings_that_lie_in_s3_is_refused_since_nothing_would_come_of_it() -> None:
+def test_recordings_that_lie_in_s3_may_have_a_time_too() -> None:
     storage = "teleport: {storage: {audit_sessions_uri: 's3://bucket/x?region=eu-west-1'}}\n"
-    with pytest.raises(BadRequest, match="lie in S3 are not removed"):
-        config(f"{storage}auth_service: {{retention: {{recordings: {{default: 72h}}}}}}")
-    assert config(f"{storage}auth_service: {{retention: {{recordings: {{default: never}}}}}}").auth is not None
+    found = config(f"{storage}auth_service: {{retention: {{recordings: {{default: 72h}}}}}}").auth
+    assert found is not None
+    assert found.recordings_retention == (("default", timedelta(days=3)),)

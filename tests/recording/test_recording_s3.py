@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from teleport.errors import AlreadyExists, ConnectionProblem, NotFound, Teleport
 from teleport.recording.format import BrokenPlace, BrokenRecording, Frame, FrameKind
 from teleport.recording.s3.bucket import Bucket
 from teleport.recording.s3.settings import parse
-from teleport.recording.storage import UploadState
+from teleport.recording.storage import Stays, UploadState
 from teleport.recording.verify import VerifiedRecording
 from teleport.testing import s3
 
@@ -327,6 +328,49 @@ async def test_a_file_stays_until_it_is_searchable(server: s3.S3Server, sides: S
             while f"{SID}.rec" in side.files():
                 await side.uploader.once()
         assert side.uploader.problem == ""
+
+
+async def test_what_one_auth_server_removed_leaves_nothing_at_another(server: s3.S3Server, sides: Sides) -> None:
+    """The text of a session is where the recording was brought from."""
+    settings = server.settings()
+    other = b"".join(chunk_list(3, OTHER_SID))
+    async with sides.side(settings, "one") as one, sides.side(settings, "two") as two:
+        await two.take(DATA)
+        await two.take(other, OTHER_SID)
+        await two.uploader.once()
+        for sid in (SID, OTHER_SID):
+            (two.folder / f"{sid}.idx").write_text("whoami")
+        await one.store.remove(SID)
+        with pytest.raises(NotFound):
+            await two.store.open(SID)
+        for side in (one, two):
+            await side.store.tidy()
+        assert two.files() == [f"{OTHER_SID}.away", f"{OTHER_SID}.idx"]
+        (await one.store.open(OTHER_SID)).close()
+
+
+async def test_a_recording_on_its_way_is_removed_once_it_has_arrived(server: s3.S3Server, sides: Sides) -> None:
+    """What was brought of it in parts goes, too; an object of somebody else, which has its name, does not."""
+    data = large(3 * PART)
+    settings = server.settings()
+    ends = partial(KilledAt, call="upload_part", count=2, after=False)
+    async with sides.side(settings, bucket=ends) as side:
+        await side.take(data)
+        with pytest.raises(Killed):
+            await side.uploader.once()
+        with (side.folder / f"{SID}.rec").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(Stays, match="being brought to S3"):
+                await side.store.remove(SID)
+        await side.store.remove(SID)
+        assert side.files() == []
+        assert not (await side.call("list_multipart_uploads", Prefix=settings.prefix)).get("Uploads")
+    async with sides.side(settings) as side:
+        await side.take(DATA)
+        await side.replace(b"of somebody else")
+        await side.store.remove(SID)
+        assert side.files() == []
+        assert await side.object() == b"of somebody else"
 
 
 async def test_two_processes_of_an_auth_server_do_not_meet(server: s3.S3Server, sides: Sides) -> None:

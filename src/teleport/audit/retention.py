@@ -37,13 +37,12 @@ class Retention:
         return self._of(event)
 
     def _of(self, event: str) -> timedelta | None:
-        fitting = [(pattern, kept) for pattern, kept in self.rules if pattern == event or fnmatchcase(event, pattern)]
-        exact = [kept for pattern, kept in fitting if pattern == event]
-        if exact:
-            return exact[0]
-        if fitting:
-            return max(fitting, key=lambda rule: len(rule[0]))[1]
-        return dict(self.rules).get(DEFAULT)
+        return dict(self.rules).get(self.rule(event))
+
+    def rule(self, event: str) -> str:
+        """Which of the rules counts for it; `default` also where there is none of that name."""
+        fitting = [pattern for pattern, _ in self.rules if pattern == event or fnmatchcase(event, pattern)]
+        return event if event in fitting else max(fitting, key=len, default=DEFAULT)
 
     @property
     def shortest(self) -> timedelta | None:

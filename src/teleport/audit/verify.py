@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from teleport.audit.appendlog import whole_lines
@@ -45,6 +46,7 @@ class Basis:
     former: Collection[str] = ()
     recordings: Mapping[str, RecordingPrune] = field(default_factory=dict)
     recording_numbers: Mapping[str, int] = field(default_factory=dict)
+    arrivals: Mapping[str, datetime] = field(default_factory=dict)  # when auth told of recordings, of those asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,17 @@ def verify_store(
     verify: Verify | None = None,
     known_heads: Mapping[ChainKey, Head] | None = None,
     recordings: Recordings | None = None,
+    arrivals: Collection[str] = (),
 ) -> Report:
-    """Proves all of a store. Blocks; `NotFound` when there is none."""
+    """Proves all of a store. Blocks; `NotFound` when there is none. `arrivals`: names of recordings of which it is to
+    be known when auth told that they arrived."""
     if not directory.is_dir():
         raise NotFound(f"there is no audit store {directory}", hint="name the folder that holds events.log")
     stores = sorted(entry for entry in directory.iterdir() if entry.is_dir() and not entry.is_symlink())
     sources = [source for store in stores for source in _sources(store)]
-    return _verify(sources, complete=True, verify=verify, known_heads=known_heads, recordings=recordings)
+    return _verify(
+        sources, complete=True, verify=verify, known_heads=known_heads, recordings=recordings, wanted=arrivals
+    )
 
 
 def verify_file(path: Path, *, verify: Verify | None = None, recordings: Recordings | None = None) -> Report:
@@ -134,6 +140,7 @@ def _verify(
     verify: Verify | None,
     known_heads: Mapping[ChainKey, Head] | None,
     recordings: Recordings | None,
+    wanted: Collection[str] = (),
 ) -> Report:
     expected = Expectations()
     for order, (source, number, line) in enumerate(_lines(sources), 1):
@@ -142,11 +149,14 @@ def _verify(
     runs = RunVerifier(expected, complete, verify)
     runs.start()
     compared: set[str] = set()
+    arrivals: dict[str, datetime] = {}
     for source, number, line in _lines(sources):
         linked = runs.feed(line, source.name, number, source.store)
         if linked is not None and recordings is not None:
             place = Place(source.name, number, linked.key, linked.seq)
             _compare_recording(runs, linked, place, recordings, compared)
+        if linked is not None and wanted and linked.seq <= runs.signed.get(linked.key, 0):
+            _note_arrival(linked, wanted, arrivals)
     runs.finish()
     return Report(
         events=runs.events,
@@ -165,6 +175,7 @@ def _verify(
             frozenset(expected.former),
             runs.recordings,
             runs.recording_numbers,
+            arrivals,
         ),
     )
 
@@ -179,9 +190,7 @@ def _compare_recording(
     if not isinstance(event, SessionEnd | SessionUpload) or not event.recording_hash:
         return
     # An end speaks of what its own host recorded, an upload of what auth stored then.
-    name = f"{event.sid}.{event.emitter}"
-    if isinstance(event, SessionUpload):
-        name = event.url.rpartition("/")[2].removesuffix(".rec") or event.sid
+    name = _brought(event) if isinstance(event, SessionUpload) else f"{event.sid}.{event.emitter}"
     kept = recordings(name)
     if kept is None:
         pruned = runs.recordings.get(name)
@@ -191,3 +200,17 @@ def _compare_recording(
     compared.add(f"{event.sid} {event.recording_hash}")
     if kept != event.recording_hash:
         runs.report(Fault.RECORDING, place, f"the recording of session {event.sid} is not the one that was made")
+
+
+def _brought(event: SessionUpload) -> str:
+    """The name of the recording that an upload is about."""
+    return event.url.rpartition("/")[2].removesuffix(".rec") or event.sid
+
+
+def _note_arrival(linked: Linked, wanted: Collection[str], arrivals: dict[str, datetime]) -> None:
+    """When auth, by its own clock, told that a recording was stored."""
+    if linked.event != "session.upload":
+        return
+    event = REGISTRY.decode(linked.body)
+    if isinstance(event, SessionUpload) and (name := _brought(event)) in wanted:
+        arrivals[name] = max(event.time, arrivals.get(name, event.time))

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,7 +220,7 @@ class AuthService:
             holds=self._holds.all,
             durable=self._durable,
             copied=self.copies.cursors,
-            prove=self._evidence.proof,
+            prove=partial(self._evidence.proof, fetch=False),
             say=self._say_pruned,
         )
         self._recording_pruner = RecordingPruner(

@@ -103,6 +103,7 @@ TABLE: Final = (
     Row("audit/session-hosts/", Fate.KEPT, "which hosts told of sessions"),
     Row("audit/uploads/", Fate.KEPT, "recordings that were told of"),
     Row("audit/objects/", Fate.KEPT, "recordings that lie in S3"),
+    Row("audit/removed-recordings/", Fate.KEPT, "recordings that were removed, as their time had come"),
     Row("audit/checkpoint-key", Fate.KEPT, "key of the checkpoints"),
     Row(CHECKPOINT, Fate.CHANGED, "last checkpoint, of the log if that has a later one"),
     Row(OUTBOX, Fate.CHANGED, "events on their way, unless the log has them"),

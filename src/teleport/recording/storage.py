@@ -46,6 +46,10 @@ class UploadState:
     complete: str = ""  # hex hash of the stored recording; empty while it is not complete
 
 
+class Stays(TeleportError):
+    """One recording cannot be removed now."""
+
+
 class RecordingSink(Protocol):
     """Where finished recordings go. Every call may be repeated."""
 
@@ -238,8 +242,8 @@ class FileRecordingStore:
                     self._known[name] = self._summary(name)
             return sorted(self._known.values(), key=lambda one: (one.started, one.name), reverse=True)
 
-    async def stored_at(self, name: str) -> datetime:
-        """When it was stored whole, by this machine's clock. Raises `NotFound`."""
+    async def stored_at(self, name: str) -> datetime | None:
+        """When it was stored whole, by this machine's clock; None where nobody noted it. Raises `NotFound`."""
 
         def look() -> datetime:
             with os.fdopen(self._directory.open(stored_name(name, Suffix.DONE)), "rb") as file:
@@ -247,8 +251,20 @@ class FileRecordingStore:
 
         return await asyncio.to_thread(look)
 
+    async def date(self, name: str, stored: datetime) -> None:
+        """Notes when it was stored, where `stored_at` does not know."""
+
+    async def noted_hash(self, name: str) -> str:
+        """The last hash of a recording whose bytes lie elsewhere, as it was noted; empty when they are here, or
+        nowhere. It tells nothing of what is there now."""
+        return ""
+
+    async def tidy(self) -> None:
+        """Removes what is left here of recordings that were removed elsewhere."""
+
     async def remove(self, name: str) -> None:
-        """Removes it, durably, and what was made of it for searching."""
+        """Removes it, durably, and what was made of it for searching. May be repeated, and has to be when it raised:
+        `Stays` when this recording cannot be removed now, others perhaps can, `TeleportError` when none can."""
 
         def remove() -> None:
             self._directory.remove(stored_name(name, Suffix.DONE))

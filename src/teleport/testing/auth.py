@@ -42,6 +42,7 @@ from teleport.errors import TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256
 from teleport.pki.x509cert import auth_server_name
+from teleport.recording.s3.settings import S3Settings
 from teleport.resources.cluster import AuthPreference, AuthPreferenceSpec, SecondFactor, Webauthn
 from teleport.resources.codec import to_json
 from teleport.resources.token import Token
@@ -282,11 +283,12 @@ async def running_auth(
     storage: Backend | None = None,
     shared: Path | None = None,
     copies: Sequence[CopySettings] = (),
+    s3: S3Settings | None = None,
 ) -> AsyncIterator[RunningAuth]:
     """A first start in `directory` (a later one with the same directory, `sqlite` and another epoch).
 
     `storage` is one that the caller opened, and closes afterwards; auth servers that share it share their records in
-    the folder `shared`.
+    the folder `shared`. Recordings go to `s3`.
     """
     clock = clock or present_clock()
     host_id = host_id or str(uuid.uuid4())
@@ -316,6 +318,7 @@ async def running_auth(
             kept / "records",
             static_tokens=tuple(static_tokens),
             copies=tuple(copies),
+            recordings_s3=s3,
             shared_storage=shared is not None,
         )
         service = await AuthService.open(config, backend, clock, open_emitter, keys=keys)

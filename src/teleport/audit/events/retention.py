@@ -30,6 +30,8 @@ class RecordingPrune(Event, frozen=True, kw_only=True, tag="session_recording.pr
     user: str = ""  # whose session it was
     gone: bool = True  # no: it stays, since it is held
     number: int = 0  # 1, 2, 3, ... for each recording; only the last one counts
+    rule: str = ""  # by which it goes: its name in auth_service.retention.recordings, and how long that keeps
+    stored: datetime | UnsetType = UNSET  # when auth had stored it
 
 
 class HoldCreated(UserEvent, frozen=True, kw_only=True, tag="hold.created"):

@@ -24,10 +24,12 @@ from teleport.audit.chain import ChainKey, Head
 from teleport.audit.events import BackupCreate
 from teleport.audit.sinks import day_files
 from teleport.auth.authorizer import require_administrator
+from teleport.auth.evidence.removed import RemovedRecordings
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.errors import NotFound, TeleportError
 from teleport.pki.pin import ca_pin
+from teleport.recording.format import BrokenRecording
 from teleport.recording.storage import FileRecordingStore
 from teleport.resources.cluster import ClusterName
 from teleport.store import records
@@ -127,6 +129,11 @@ class Backups:
                     opened = await self._recordings.open(member.removeprefix("recordings/").removesuffix(".rec"))
                 except NotFound:
                     continue  # removed meanwhile
+                except BrokenRecording as error:
+                    name = member.removeprefix("recordings/").removesuffix(".rec")
+                    if error.place.absent and await RemovedRecordings(self._state.backend).of(name):
+                        continue  # it is being removed
+                    raise
                 with opened:
                     size = os.fstat(opened.fileno()).st_size
                     async with aclosing(self._member(member, opened, size, members)) as pieces:

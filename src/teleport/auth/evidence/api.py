@@ -7,7 +7,7 @@ permission on that session, decided with its facts, and leaves an event.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -22,7 +22,8 @@ from teleport.audit.search import Query, Searcher
 from teleport.audit.verify import Report, verify_store
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.evidence.choosing import undecided, undisputed
-from teleport.auth.evidence.recorded import UPLOADS, Recorded, facts_of, key_of, own, wanted
+from teleport.auth.evidence.facts import facts_of, own
+from teleport.auth.evidence.recorded import UPLOADS, Recorded, key_of, wanted
 from teleport.auth.evidence.store import EvidenceStore
 from teleport.auth.evidence.waiting import Waiting
 from teleport.auth.server import Caller
@@ -34,7 +35,7 @@ from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, PutOp
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound, TeleportError
 from teleport.identity import HostIdentity, SystemRole
-from teleport.recording.format import BrokenPlace, RecordingHeader, canonical_uuid
+from teleport.recording.format import BrokenPlace, BrokenRecording, RecordingHeader, canonical_uuid
 from teleport.recording.indexing import Indexer
 from teleport.recording.storage import MAX_PIECE, FileRecordingStore, HostSink, StoredRecording
 from teleport.resources.kinds import Kind, Verb
@@ -74,6 +75,7 @@ class Evidence:
         self._recordings = recordings
         self._audit_directory = audit_directory
         self._recorded = recorded
+        self._removed = recorded.removed
         self._indexer = indexer
         self._waiting = waiting
         self._stored = stored or indexer.stored  # told when a recording arrived
@@ -167,8 +169,9 @@ class Evidence:
             waiting=await self._waiting.now(),
         )
 
-    async def proof(self) -> Report:
-        """Of the whole store, against auth's database."""
+    async def proof(self, *, fetch: bool = True, arrivals: Collection[str] = ()) -> Report:
+        """Of the whole store, against auth's database. Without `fetch`, recordings that lie elsewhere are taken for
+        what was noted of them. `arrivals`: as `verify_store` has it."""
         key = (await self._records.checkpoint_key()).public
         try:
             async with asyncio.timeout(LOCKED):
@@ -183,7 +186,7 @@ class Evidence:
         loop = asyncio.get_running_loop()
 
         def recording_hash(name: str) -> str | None:
-            return asyncio.run_coroutine_threadsafe(self._recording_hash(name), loop).result()
+            return asyncio.run_coroutine_threadsafe(self._recording_hash(name, fetch=fetch), loop).result()
 
         return await asyncio.to_thread(
             lambda: verify_store(
@@ -191,16 +194,21 @@ class Evidence:
                 verify=verifier([key]),
                 known_heads=heads,
                 recordings=recording_hash,
+                arrivals=arrivals,
             )
         )
 
-    async def _recording_hash(self, name: str) -> str | None:
+    async def _recording_hash(self, name: str, *, fetch: bool) -> str | None:
         """The last hash of a stored recording that is whole; a broken one has a hash that fits nothing."""
         try:
+            if not fetch and (noted := await self._recordings.noted_hash(name)):
+                return noted
             found = await self._recordings.verify(name)
         except (NotFound, BadRequest):
             return None
-        return f"broken: {found}" if isinstance(found, BrokenPlace) else found.sha256
+        if isinstance(found, BrokenPlace):
+            return None if found.absent else f"broken: {found}"
+        return found.sha256
 
     # recordings
 
@@ -231,6 +239,7 @@ class Evidence:
         try:
             name, found = await self._meant(caller, request.sid)
         except NotFound:
+            await self._removed.tell(caller, request.sid)
             await self._authorizer.require(caller, Verb.READ, Kind.SESSION)
             raise NotFound(
                 f"there is no recording of session {request.sid[:64]!r}",
@@ -240,7 +249,13 @@ class Evidence:
         form = request.form if request.form in FORMS else "raw"
         event = self._state.event(SessionRecordingAccess, caller, sid=found.sid, format=form, made_by=found.made_by)
         await self._state.tell(event)
-        with await self._recordings.open(name) as file:
+        try:
+            opened = await self._recordings.open(name)
+        except BrokenRecording as error:
+            if error.place.absent:  # it is being removed, or somebody else did that
+                await self._removed.tell(caller, name)
+            raise
+        with opened as file:
             while piece := await asyncio.to_thread(file.read, PIECE):
                 yield piece
 

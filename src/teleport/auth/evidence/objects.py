@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from teleport.auth.evidence.recorded import UPLOADS
-from teleport.backend.interface import Absent, Backend, Item, PutOp
+from teleport.backend.interface import Absent, Backend, DeleteOp, Exists, Item, PutOp
 from teleport.errors import CompareFailed, TeleportError
 from teleport.recording.s3.notes import ObjectNote
 
@@ -20,7 +22,7 @@ class StoredNotes:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._known: dict[str, tuple[int, ObjectNote]] = {}  # read once: they do not change
+        self._known: dict[str, tuple[int, ObjectNote]] = {}  # read once for each change
 
     async def told(self, name: str) -> str:
         item = await self._backend.get(UPLOADS + name)
@@ -45,8 +47,23 @@ class StoredNotes:
         try:
             await self._backend.commit([PutOp(key, msgspec.json.encode(note))], conditions=[Absent(key)])
         except CompareFailed:
-            return await self.get(name) == note
+            return note.same(await self.get(name))
         return True
+
+    async def date(self, name: str, stored: datetime) -> None:
+        item = await self._backend.get(OBJECTS + name)
+        if item is None or (note := _note(item)).stored is not None:
+            return
+        dated = msgspec.structs.replace(note, stored=stored)
+        with suppress(CompareFailed):  # it went, or another auth server said it
+            await self._backend.commit(
+                [PutOp(item.key, msgspec.json.encode(dated))], conditions=[Exists(item.key, item.revision)]
+            )
+
+    async def remove(self, name: str) -> None:
+        item = await self._backend.get(OBJECTS + name)
+        if item is not None:
+            await self._backend.commit([DeleteOp(item.key)], conditions=[Exists(item.key, item.revision)])
 
 
 def _note(item: Item) -> ObjectNote:

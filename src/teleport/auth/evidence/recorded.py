@@ -14,12 +14,14 @@ from typing import Final
 from teleport.api import messages as m
 from teleport.audit.events import SessionRecordingSearch
 from teleport.auth.authorizer import Authorizer, Denied
+from teleport.auth.evidence.facts import facts_of, own
+from teleport.auth.evidence.removed import Removed
 from teleport.auth.server import Caller
-from teleport.auth.sessions.participants import Participants, of_recording, participants, people_of, people_of_each
+from teleport.auth.sessions.participants import of_recording, people_of, people_of_each
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.errors import AccessDenied, BadRequest, NotFound
-from teleport.recording.format import BrokenPlace, RecordingHeader
+from teleport.recording.format import BrokenPlace
 from teleport.recording.index import Hits, search_index
 from teleport.recording.indexing import Indexer
 from teleport.recording.storage import FileRecordingStore, SessionKind, StoredRecording
@@ -47,6 +49,7 @@ class Recorded:
         self._state = state
         self._authorizer = authorizer
         self._recordings = recordings
+        self.removed = Removed(state.backend, authorizer)
         self._indexer = indexer
         self._slots = Turns("searches of recordings", at_once=AT_ONCE, of_one=OF_ONE)
 
@@ -180,6 +183,8 @@ class Recorded:
             asked = await self._recordings.name_of(request.sid)
             beside = () if "." in request.sid else (f"{asked}.",)
             names = sorted(one for one in there | announced.keys() if one == asked or one.startswith(beside))
+            if not there & set(names):
+                await self.removed.tell(caller, request.sid)
             names = await self._readable(caller, [(name, known.get(name)) for name in names or [asked]])
             if not there | announced.keys() >= set(names):
                 raise NotFound(f"there is no recording of session {asked}", hint="tctl recordings ls")
@@ -192,6 +197,7 @@ class Recorded:
         may = {one.name for one in await self.permitted(caller, Verb.READ, list(known.values()))}
         if not isinstance(general, AccessDenial):
             may |= (there | announced.keys()) - known.keys()  # of whom, nobody can say any more
+            may -= await self.removed.names() - there
         loop = asyncio.get_running_loop()
         items: list[m.RecordingVerdict] = []
         async with self._slots.of(caller.name):
@@ -250,16 +256,6 @@ def wanted(one: StoredRecording, request: Filtered) -> bool:
         and (request.start is None or one.started >= request.start)
         and (request.end is None or one.started < request.end)
     )
-
-
-def facts_of(one: StoredRecording | RecordingHeader, joined: Participants | None) -> dict[str, object]:
-    """What `where` may look at: always those of the recording asked for, or a condition would be asked of nothing."""
-    return {"session": {"participants": participants(one, joined), "sid": one.sid, "login": one.login}}
-
-
-def own(caller: Caller) -> dict[str, object]:
-    """The facts of a session of the caller."""
-    return {"session": {"participants": [caller.name], "sid": "", "login": ""}}
 
 
 def key_of(one: StoredRecording) -> str:

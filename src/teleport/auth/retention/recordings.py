@@ -1,26 +1,41 @@
 """Removes recordings whose time has come, in the two steps of `pruner`: said in an event, done once a signed checkpoint
 has seen it, under the store's lock and with the holds of that moment.
 
-How old a recording is, is told by when auth stored it, not by what its host wrote into it.
+How old a recording is, is told by when auth stored it, not by what its host wrote into it. Of one that lies in S3 since
+before that was noted, auth's own event of its upload tells it; where that is gone, its time begins anew.
+
+What the bucket has is read whole before it is said that it goes: what was altered there is evidence, and stays. So does
+what the bucket does not let go; the round goes on with the others, and it is tried again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import msgspec
 
 from teleport.audit.events import RecordingPrune
 from teleport.audit.retention import Hold, Retention
 from teleport.audit.verify import Basis, Report
+from teleport.auth.evidence.removed import RemovedRecording, RemovedRecordings
 from teleport.auth.retention.rounds import Rounds
 from teleport.auth.sessions.participants import of_recording, participants, people_of_each
 from teleport.auth.state import ClusterState
 from teleport.errors import NotFound, TeleportError
-from teleport.recording.storage import FileRecordingStore, StoredRecording
+from teleport.recording.format import BrokenPlace
+from teleport.recording.storage import FileRecordingStore, Stays, StoredRecording
 
 log = logging.getLogger(__name__)
+
+
+class Prove(Protocol):
+    """`Evidence.proof`, for which no recording is fetched."""
+
+    async def __call__(self, *, fetch: bool, arrivals: Collection[str]) -> Report: ...
 
 
 class RecordingPruner(Rounds):
@@ -37,7 +52,7 @@ class RecordingPruner(Rounds):
         lease: Callable[[], AbstractAsyncContextManager[object]],
         exclusive: AbstractAsyncContextManager[object],
         holds: Callable[[], Awaitable[Sequence[Hold]]],
-        prove: Callable[[], Awaitable[Report]],
+        prove: Prove,
     ) -> None:
         """`retention`: by sort of session (`SessionKind`), and `default`."""
         self._state = state
@@ -48,40 +63,71 @@ class RecordingPruner(Rounds):
         self._holds = holds
         self._prove = prove
         self._told: dict[str, bool] = {}  # what was said last and waits for a checkpoint
+        self._removed = RemovedRecordings(state.backend)
         self._settled = False
 
     async def step(self) -> bool:
+        await self._recordings.tidy()  # each auth server has its own folder beside S3
         if self._retention.shortest is None:
             return False
         async with self._lease():
             pass
         kept = {one.name: one for one in await self._recordings.all()}
-        due = await self._due(list(kept.values()))
-        if not due and self._settled:
+        unknown: set[str] = set()
+        due = await self._due(list(kept.values()), unknown)
+        if not due and not unknown and self._settled:
             return False
-        report = await self._prove()
+        report = await self._prove(fetch=False, arrivals=unknown)
         if not report.ok:
             raise TeleportError(f"the audit log does not verify: {report.first}", hint="tctl audit verify")
         self._settled, basis, waits = True, report.basis, False
+        for name in unknown:
+            await self._recordings.date(name, basis.arrivals.get(name, self._state.clock.now()))
         said = {name: event.gone for name, event in basis.recordings.items()}
+        stay: list[Stays] = []
         for name in sorted(due | {name for name, gone in said.items() if gone and name in kept}):
-            if name in due and said.get(name):
-                waits |= not await self._remove(kept[name], basis)
-            else:
-                waits = True
-                await self._tell(kept[name], basis, gone=name in due)
+            try:
+                if name in due and said.get(name):
+                    waits |= not await self._remove(kept[name], basis)
+                elif name not in due or self._told.get(name) or await self._is_whole(name):
+                    waits = True
+                    await self._tell(kept[name], basis, gone=name in due)
+            except Stays as error:
+                stay.append(error)
+        if stay:
+            count = "a recording stays" if len(stay) == 1 else f"{len(stay)} recordings stay"
+            raise TeleportError(f"{count} beyond its time: {stay[0].message}", hint=stay[0].hint)
         return waits
 
-    async def _due(self, found: Sequence[StoredRecording]) -> set[str]:
-        """Those whose time has come and that nothing holds."""
+    async def _is_whole(self, name: str) -> bool:
+        """Whether what lies elsewhere is what was brought there; what lies here was proved with the log. Raises `Stays`
+        when it is not."""
+        if not await self._recordings.noted_hash(name):
+            return True
+        try:
+            found = await self._recordings.verify(name)
+        except NotFound:
+            return False
+        if isinstance(found, BrokenPlace):
+            raise Stays(f"recording {name} is not what was stored: {found}", hint=f"tctl recordings verify {name}")
+        return True
+
+    async def _due(self, found: Sequence[StoredRecording], unknown: set[str] | None = None) -> set[str]:
+        """Those whose time has come and that nothing holds. The names of those of which nobody knows how old they are
+        go into `unknown`."""
         now, old = self._state.clock.now(), dict[str, tuple[StoredRecording, datetime]]()
         for one in found:
             kept = self._retention.of(str(one.kind))
+            if kept is None:
+                continue
             try:
                 stored = await self._recordings.stored_at(one.name)
             except NotFound:
                 continue
-            if kept is not None and now - stored >= kept:
+            if stored is None:
+                if unknown is not None:
+                    unknown.add(one.name)
+            elif now - stored >= kept:
                 old[one.name] = one, stored
         holds = await self._holds()
         people = await people_of_each(self._state.backend, [one.sid for one, _ in old.values()]) if holds else {}
@@ -96,8 +142,18 @@ class RecordingPruner(Rounds):
         if self._told.get(one.name) == gone:
             return
         number = basis.recording_numbers.get(one.name, 0) + 1
+        if not gone:
+            await self._removed.take_back(one.name)
+        stored = await self._recordings.stored_at(one.name)
         event = self._state.event(
-            RecordingPrune, sid=one.sid, recording=one.name, user=one.user, gone=gone, number=number
+            RecordingPrune,
+            sid=one.sid,
+            recording=one.name,
+            user=one.user,
+            gone=gone,
+            number=number,
+            rule=self._rule(one),
+            stored=msgspec.UNSET if stored is None else stored,
         )
         await self._state.tell(event)
         self._told[one.name] = gone
@@ -107,6 +163,7 @@ class RecordingPruner(Rounds):
         async with self._exclusive:
             due = one.name in await self._due([one])
             if due:
+                await self._removed.write(one, await self._note(one))
                 await self._recordings.remove(one.name)
         self._told.pop(one.name, None)
         if due:
@@ -114,3 +171,21 @@ class RecordingPruner(Rounds):
         else:
             await self._tell(one, basis, gone=False)
         return due
+
+    async def _note(self, one: StoredRecording) -> RemovedRecording:
+        return RemovedRecording(
+            sid=one.sid,
+            user=one.user,
+            login=one.login,
+            node_id=one.node_id,
+            made_by=one.made_by,
+            removed=self._state.clock.now(),
+            rule=self._rule(one),
+            stored=await self._recordings.stored_at(one.name),
+        )
+
+    def _rule(self, one: StoredRecording) -> str:
+        """As the configuration has it."""
+        kept = self._retention.of(str(one.kind))
+        hours = "for ever" if kept is None else f"{kept / timedelta(hours=1):g}h"
+        return f"{self._retention.rule(str(one.kind))}: {hours}"

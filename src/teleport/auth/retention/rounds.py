@@ -40,7 +40,8 @@ class Rounds(ABC):
             except Exception as error:  # whatever it was: nothing is pruned, and this is seen
                 message = error.message if isinstance(error, TeleportError) else repr(error)
                 if message != self.problem:
-                    log.error("%s not pruned: %s", self.what, message)
+                    hint = f" ({error.hint})" if isinstance(error, TeleportError) and error.hint else ""
+                    log.error("%s not pruned: %s%s", self.what, message, hint)
                 self.problem = message
             await asyncio.sleep(wait)
 

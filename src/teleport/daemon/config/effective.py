@@ -432,13 +432,6 @@ def _storage_config(document: Document) -> StorageConfig:
             f"storage of type {storage.type} cannot be used by this version",
             hint="use type: dir, etcd, postgresql or dynamodb",
         )
-    if storage.recordings_s3 is not None and any(
-        one.seconds for one in document.auth_service.retention.recordings.values()
-    ):
-        raise BadRequest(
-            "auth_service.retention.recordings: recordings that lie in S3 are not removed by auth",
-            hint="leave it away, or keep recordings in a folder: audit_sessions_uri: file:///srv/teleport/records",
-        )
     embedded = storage if isinstance(storage, DirStorage) else DirStorage()
     files = [uri for uri in storage.audit_events_uri if uri.scheme == "file"]
     return StorageConfig(

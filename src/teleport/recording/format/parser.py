@@ -57,6 +57,7 @@ class BrokenPlace:
     offset: int  # bytes from the start of the file to the broken header or chunk
     what: str
     unfinished: bool = False  # nothing is wrong but that the file stops here
+    absent: bool = False  # it was brought elsewhere, and there is nothing of it there
 
     def __str__(self) -> str:
         where = "the header" if self.chunk is None else f"chunk {self.chunk}"

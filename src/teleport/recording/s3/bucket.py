@@ -1,7 +1,8 @@
 """The bucket, and how it is spoken to. One attempt each: who calls knows whether and when to try again.
 
-Nothing is ever replaced: every object is made on the condition that there is none of its key. Each request carries the
-SHA-256 of what is sent, and the service compares; what it keeps is proved by reading it (`uploader`).
+Nothing is ever replaced, and nothing is removed but by `remove`: every object is made on the condition that there is
+none of its key. Each request carries the SHA-256 of what is sent, and the service compares; what it keeps is proved by
+reading it (`uploader`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ATTEMPT: Final = 30.0  # seconds in which nothing moves
 WHOLE: Final = 600.0  # seconds that one part may take
 CONNECTIONS: Final = 16
 PIECE: Final = 256 * 1024
+REMOVAL: Final = 10.0  # seconds that removing one object may take: the audit log waits meanwhile
 
 _NO_LOGIN: Final = (
     away.NoCredentialsError,
@@ -189,6 +191,45 @@ class Bucket:
                     yield piece
         except Exception as error:
             raise refused(error) from None
+
+    async def remove(self, key: str) -> None:
+        """Removes an object for good, with all its versions, where the bucket keeps some. It is not there afterwards,
+        or `Refused` is raised: `KEPT` when the bucket, or its lock, does not let it go."""
+        try:
+            async with asyncio.timeout(REMOVAL):
+                left = await self._versions(key)
+                if left == ["null"]:  # as in a bucket without versions, where no right is needed to remove one
+                    await self._removing(key)
+                    left = await self._versions(key)
+                for version in left:
+                    await self._removing(key, VersionId=version)
+                if left and (left := await self._versions(key)):
+                    raise Refused(Kind.KEPT, f"{len(left)} of its versions are there still")
+        except TimeoutError:
+            raise Refused(Kind.AGAIN, "no answer in time") from None
+
+    async def _versions(self, key: str) -> list[str]:
+        """The ids of an object's versions: of what has bytes first, the oldest first, then of marks that it was
+        removed, which hide what is left."""
+        found: list[str] = []
+        marks: list[str] = []
+        after: dict[str, str] = {}
+        while True:
+            answer = await self._call("list_object_versions", Prefix=key, **after)
+            found += [str(one["VersionId"]) for one in answer.get("Versions", []) if one["Key"] == key]
+            marks += [str(one["VersionId"]) for one in answer.get("DeleteMarkers", []) if one["Key"] == key]
+            if not answer.get("IsTruncated") or answer.get("NextKeyMarker") != key:
+                return [*reversed(found), *marks]
+            after = {"KeyMarker": key, "VersionIdMarker": str(answer.get("NextVersionIdMarker", ""))}
+
+    async def _removing(self, key: str, **version: str) -> None:
+        try:
+            await self._call("delete_object", Key=key, **version)
+        except Refused as error:
+            if error.kind is Kind.NOT_ALLOWED:
+                raise Refused(Kind.KEPT, error.details) from None
+            if error.kind is not Kind.ABSENT:
+                raise
 
     def explain(self, doing: str, error: Refused) -> TeleportError:
         return explain(doing, self.settings.where, error.kind, error.details)

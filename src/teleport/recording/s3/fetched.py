@@ -19,6 +19,7 @@ from teleport.recording.s3.bucket import Bucket, Refused
 from teleport.recording.s3.notes import ObjectNote
 from teleport.recording.s3.refusals import Kind
 
+ABSENT: Final = " is not there"  # how `difference` ends when there is nothing at all
 AT_ONCE: Final = 4  # objects that are fetched
 KEEP: Final = 120.0  # seconds for which one is kept whose reader did not wait for it: perhaps he asks again
 
@@ -39,7 +40,7 @@ async def difference(bucket: Bucket, name: str, size: int, sha256: str, into: Bi
                     await asyncio.to_thread(into.write, piece)
     except Refused as error:
         if error.kind is Kind.ABSENT:
-            return f"{url} is not there"
+            return f"{url}{ABSENT}"
         raise
     if seen < size:
         return f"{url} has {seen} of the {size} bytes that were brought there"
@@ -58,7 +59,7 @@ async def fetch(bucket: Bucket, directory: RecordingDirectory, name: str, note: 
         wrong = await difference(bucket, name, note.size, note.sha256, file)
         if wrong:
             file.close()
-            return BrokenPlace(None, 0, wrong)
+            return BrokenPlace(None, 0, wrong, absent=wrong.endswith(ABSENT))
         await asyncio.to_thread(file.flush)
         file.seek(0)
     except BaseException:

@@ -7,6 +7,7 @@ can write to the bucket cannot change them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -21,6 +22,12 @@ class ObjectNote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     sha256: str  # hex, of all its bytes
     head: str  # hex, the recording's last hash
     header: RecordingHeader
+    stored: datetime | None = None
+    """When it was stored whole, by an auth server's clock. None: the note is of a version that did not say it."""
+
+    def same(self, other: ObjectNote | None) -> bool:
+        """Whether it is of the same recording, whoever knows since when it is there."""
+        return other is not None and msgspec.structs.replace(other, stored=self.stored) == self
 
 
 class Notes(Protocol):
@@ -35,5 +42,13 @@ class Notes(Protocol):
     async def every(self) -> Mapping[str, ObjectNote]: ...
 
     async def write(self, name: str, note: ObjectNote) -> bool:
-        """Whether it is there now; false when another one is."""
+        """Whether it is there now; false when that of another recording is."""
+        ...
+
+    async def date(self, name: str, stored: datetime) -> None:
+        """Says when the recording was stored, where its note does not."""
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Durably; nothing happens where none is. Raises `CompareFailed` when it was changed at this moment."""
         ...

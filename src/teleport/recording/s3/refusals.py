@@ -21,6 +21,7 @@ class Kind(StrEnum):
     CLOCK = "clock"
     TLS = "tls"  # the other end was not believed
     REGION = "region"  # none is named, or another one than the bucket's
+    KEPT = "kept"  # the bucket does not let go what it has
     REFUSED = "refused"  # anything else
 
 
@@ -89,6 +90,12 @@ def explain(doing: str, where: str, kind: Kind, details: str) -> TeleportError:
             return AccessDenied(
                 f"{what}: the role or user of this machine may not do that: {details}",
                 hint="let its policy allow what docs/operations.md lists for the bucket",
+            )
+        case Kind.KEPT:
+            return AccessDenied(
+                f"{what}: the bucket keeps it: {details}",
+                hint="let the policy of this machine allow what docs/operations.md lists for removing; where object "
+                "lock or a legal hold of the bucket keeps it, it goes once that has ended",
             )
         case Kind.KMS:
             return AccessDenied(

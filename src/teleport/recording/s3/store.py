@@ -8,17 +8,32 @@ files are looked at before notes, so that in between none is missed.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import hashlib
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from teleport.errors import AlreadyExists, LimitExceeded, NotFound, TeleportError
+from teleport.recording.directory import Suffix, stored_name
 from teleport.recording.format import BrokenPlace, BrokenRecording, RecordingHeader, canonical_name
 from teleport.recording.index import index_head
-from teleport.recording.s3.bucket import Bucket, Refused
-from teleport.recording.s3.fetched import Fetches
+from teleport.recording.s3 import journal
+from teleport.recording.s3.bucket import PIECE, Bucket, Refused
+from teleport.recording.s3.fetched import Fetches, difference
 from teleport.recording.s3.notes import Notes, ObjectNote
-from teleport.recording.storage import FileRecordingStore, HostSink, StoredRecording, UploadState, stored_recording
+from teleport.recording.s3.refusals import Kind
+from teleport.recording.storage import (
+    FileRecordingStore,
+    HostSink,
+    Stays,
+    StoredRecording,
+    UploadState,
+    stored_recording,
+)
 from teleport.recording.verify import SignatureCheck, VerifiedRecording, verify_recording
 
 
@@ -133,6 +148,70 @@ class S3RecordingStore(FileRecordingStore):
 
         return await super().exists(name) or await asyncio.to_thread(here)
 
+    async def stored_at(self, name: str) -> datetime | None:
+        try:
+            return await super().stored_at(name)
+        except NotFound as absent:
+            return (await self._brought(name, absent))[1].stored
+
+    async def date(self, name: str, stored: datetime) -> None:
+        await self._notes.date(name, stored)
+
+    async def noted_hash(self, name: str) -> str:
+        if await super().exists(name):
+            return ""
+        found = await self._noted(name)
+        return found[1].head if found is not None else ""
+
+    async def remove(self, name: str) -> None:
+        """First there, with all versions, then what is here, the note at last: whoever is stopped in between finds it
+        again by the note, or by the file here, and goes on."""
+        with ExitStack() as stack:
+            file: BinaryIO | None = None
+            with suppress(NotFound):
+                opened = await asyncio.to_thread(self._directory.open, stored_name(name, Suffix.DONE), write=True)
+                file = stack.enter_context(os.fdopen(opened, "rb"))
+            try:
+                if file is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Stays(f"recording {name} is being brought to S3", hint="it is tried again") from None
+            await self._remove_there(name, file)
+            await asyncio.to_thread(self._forget, name)
+            await self._notes.remove(name)
+
+    async def _remove_there(self, name: str, file: BinaryIO | None) -> None:
+        """What the bucket has of it; `file` is what is here."""
+        key = self._bucket.settings.key(name)
+        try:
+            if file is not None and (known := await asyncio.to_thread(journal.read, self._directory, name)):
+                with suppress(Refused):  # the bucket's own rule ends it else
+                    await self._bucket.abandon(known.head.key, known.head.upload)
+            if file is None or await self._notes.get(name) is not None or await self._is_ours(name, file):
+                await self._bucket.remove(key)
+        except Refused as error:
+            why = self._bucket.explain("remove", error)
+            if error.kind in (Kind.KEPT, Kind.REFUSED):
+                raise Stays(f"recording {name} is not removed: {why.message}", hint=why.hint) from None
+            raise why from None
+
+    async def _is_ours(self, name: str, file: BinaryIO) -> bool:
+        """Whether what has its name there are the bytes of the file here, of which no note was written yet."""
+        size, sha256 = await asyncio.to_thread(_summed, file)
+        return not await difference(self._bucket, name, size, sha256)
+
+    def _forget(self, name: str) -> None:
+        # the note by which the index is believed comes last, as it leads here (`tidy`)
+        for suffix in (Suffix.DONE, Suffix.PARTS, Suffix.INDEX, Suffix.AWAY):
+            self._directory.remove(stored_name(name, suffix))
+
+    async def tidy(self) -> None:
+        here = await asyncio.to_thread(self._directory.names, Suffix.AWAY)
+        known = await self._notes.every() if here else {}
+        for name in here:
+            if name not in known and not await super().exists(name):
+                await asyncio.to_thread(self._forget, name)
+
     async def all(self) -> list[StoredRecording]:
         here = await super().all()
         found = {one.name: one for one in _listed(await self._notes.every())} | {one.name: one for one in here}
@@ -153,6 +232,15 @@ class S3RecordingStore(FileRecordingStore):
     async def recordings(self, *, after: str = "", limit: int = 100) -> list[StoredRecording]:
         every = sorted(await self.all(), key=lambda one: one.name)
         return [one for one in every if one.name > after][:limit]
+
+
+def _summed(file: BinaryIO) -> tuple[int, str]:
+    """Its size, and its SHA-256."""
+    found = hashlib.sha256()
+    file.seek(0)
+    while piece := file.read(PIECE):
+        found.update(piece)
+    return file.tell(), found.hexdigest()
 
 
 def _listed(notes: Mapping[str, ObjectNote]) -> list[StoredRecording]:

@@ -20,6 +20,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import BinaryIO, Final
 
 from teleport.errors import NotFound, TeleportError
@@ -27,7 +28,7 @@ from teleport.recording.directory import RecordingDirectory, Suffix, stored_name
 from teleport.recording.format import BrokenPlace
 from teleport.recording.s3 import journal
 from teleport.recording.s3.bucket import Bucket, Part, Refused
-from teleport.recording.s3.fetched import difference
+from teleport.recording.s3.fetched import ABSENT, difference
 from teleport.recording.s3.notes import Notes, ObjectNote
 from teleport.recording.s3.refusals import Kind
 from teleport.recording.verify import verify_recording
@@ -200,10 +201,10 @@ class Uploader:
         """Afterwards it is there, and noted."""
         settings = self._bucket.settings
         there = await self._notes.get(name)
-        if there is not None and there != found.note:
+        if there is not None and not found.note.same(there):
             raise Stuck("another recording of this name was brought there before")
         wrong = await difference(self._bucket, name, found.size, found.sha256)
-        if wrong.endswith(" is not there"):
+        if wrong.endswith(ABSENT):
             try:
                 if found.size <= self._part_size:
                     await self._bucket.put(settings.key(name), await asyncio.to_thread(file.read))
@@ -290,5 +291,13 @@ def _examine(file: BinaryIO, name: str, told: str) -> _Found:
         found.update(piece)
         size += len(piece)
     file.seek(0)
-    note = ObjectNote(size=size, sha256=found.hexdigest(), head=verified.sha256, header=verified.header)
+    note = ObjectNote(
+        size=size,
+        sha256=found.hexdigest(),
+        head=verified.sha256,
+        header=verified.header,
+        stored=datetime.fromtimestamp(
+            os.fstat(file.fileno()).st_mtime, UTC
+        ),  # as `FileRecordingStore.stored_at` has it
+    )
     return _Found(size, note.sha256, note)
