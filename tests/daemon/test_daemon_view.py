@@ -15,18 +15,22 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
+from teleport.backend.interface import Changes, Deleted
 from teleport.daemon.proxy_side import Directory
-from teleport.daemon.view import View
+from teleport.daemon.view import VERIFIED, View
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.identity import SystemRole, UserIdentity
 from teleport.pki.keys import generate_ed25519, generate_p256
 from teleport.pki.sshformat import parse_certificate_line
+from teleport.pki.trust import AuthorityKind
+from teleport.resources.authority import Authority
 from teleport.resources.cluster import RecordingMode
 from teleport.resources.codec import to_json
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
 from teleport.store.cache import Cache
+from teleport.store.records import authority_key
 from teleport.testing.auth import CLUSTER, RunningAuth, running_auth
 from teleport.testing.clock import FakeClock
 from teleport.testing.running import wait_until
@@ -128,6 +132,42 @@ async def test_a_locked_proxy_vouches_for_nobody(tmp_path: Path) -> None:
         await auth.call(await auth.admin(), routes.STORE["lock"], m.StoreRequest(item=m.Document(to_json(ended))))
         await wait_until(lambda: len(view.locks()) == 2)
         with pytest.raises(TeleportError, match="locked"):
+            view.verify_host(certificate)
+
+
+async def test_a_host_certificate_that_is_remembered_counts_no_longer_than_others(tmp_path: Path) -> None:
+    """What was verified once is not verified again while nothing that it rests on has changed."""
+    async with running_auth(tmp_path) as auth, filled(auth, SystemRole.NODE) as view:
+        assert isinstance(auth.clock, FakeClock)
+        proxy, tls = generate_ed25519(), generate_p256().public.spki_pem().decode()
+        given = await auth.service.local_host(HOST, "front", SystemRole.PROXY, [], proxy.public.line(), tls)
+        certificate = parse_certificate_line(given.ssh_cert).blob
+        await wait_until(lambda: view.cache.get(f"hosts/{HOST}") is not None)
+        identity = view.verify_host(certificate)
+        assert view.verify_host(certificate) == identity
+        assert list(view._verified) == [certificate]
+        longer = view._verified[certificate]
+        auth.clock.jump(-10 * 365 * 86400.0)
+        with pytest.raises(TeleportError, match="not valid before"):
+            view.verify_host(certificate)
+        auth.clock.jump(10 * 365 * 86400.0)
+        view.verify_host(certificate)
+        auth.clock.jump((identity.expires - auth.clock.now()).total_seconds())
+        with pytest.raises(TeleportError, match="expired"):
+            view.verify_host(certificate)
+        auth.clock.jump(-3600.0)
+        view._verified[certificate] = replace(longer, authorities=[])  # as if others had been believed then
+        assert view.verify_host(certificate) == identity
+        assert view._verified[certificate].authorities == view.ssh_authorities(AuthorityKind.HOST)
+        view._verified = {bytes([number]): longer for number in range(VERIFIED)}
+        assert view.verify_host(certificate) == identity
+        assert list(view._verified) == [certificate], "no more than so many are kept"
+        stored = view._items(authority_key(AuthorityKind.HOST, CLUSTER), Authority)
+        assert view._trusted[AuthorityKind.HOST][0] == stored
+        key = authority_key(AuthorityKind.HOST, CLUSTER)
+        view.cache._take(Changes([Deleted(key, view.cache.revision + 1)], view.cache.revision + 1))
+        assert not view.ssh_authorities(AuthorityKind.HOST), "an authority that is gone"
+        with pytest.raises(TeleportError, match="not signed by"):
             view.verify_host(certificate)
 
 

@@ -15,6 +15,7 @@ from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
 from teleport.pki.refusal import CertificateRefused, Refusal
 from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.server_forwards import ClientView
 from teleport.testing.lab_certificates import CLUSTER, Authorities, LabHost
 from teleport.testing.memory import Events
 from teleport.testing.running import listener, served, wait_until
@@ -174,6 +175,19 @@ async def test_a_client_is_led_through_the_tunnel_to_the_node_service() -> None:
         assert client.transport is not None
         client.transport.close()
         await wait_until(lambda: lab.server.open == 0)
+
+
+async def test_ends_of_a_tunnel_acknowledge_when_the_kernel_does() -> None:
+    """That OpenSSH's client waits for it at other servers is no reason for a packet more at each small read here."""
+    async with tunnels() as lab:
+        agent = await lab.agent(lab.hosts.host(SystemRole.NODE, "node"))
+        await wait_until(lambda: agent.tunnels == 1)
+        (tunnel,) = lab.server.registry.every()
+        (link,) = agent._links.values()
+        assert isinstance(tunnel._client, ClientView)
+        assert link.tunnel is not None
+        ends = tunnel._client._connection, link.tunnel._client._connection
+        assert [end._prompt for end in ends] == [None, None]
 
 
 async def test_each_service_of_a_host_is_led_to_by_its_own_tunnels() -> None:

@@ -6,6 +6,9 @@ Parsed values are kept until the cached item changes. When auth is away the last
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from operator import is_not
 from typing import TypeVar
 
 import msgspec
@@ -69,6 +72,16 @@ NODE_KINDS = (
 )
 PROXY_KINDS = (*NODE_KINDS, "node", "proxy", "kube_service", "remote_cluster", "web_certificate", "web_session")
 R = TypeVar("R")
+VERIFIED = 64  # host certificates that are remembered
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A host certificate that was verified against authorities, at a moment."""
+
+    authorities: list[TrustedSSHAuthority]
+    at: datetime
+    identity: HostIdentity
 
 
 class View:
@@ -81,6 +94,8 @@ class View:
         self.own_host = ""  # UUID of the node that judges by this; it refuses everybody itself while its host is locked
         self._nodes: KnownNodes | None = None
         self._anchors: tuple[tuple[str, ...], list[TrustedTLSAuthority]] | None = None
+        self._trusted: dict[AuthorityKind, tuple[list[Authority], tuple[TrustedSSHAuthority, ...]]] = {}
+        self._verified: dict[bytes, _Verified] = {}  # by certificate
         self._parsed: dict[str, dict[str, tuple[int, Resource]]] = {}  # by prefix, then key, with its revision
 
     def _clusters(self, prefix: str, kind: type[C]) -> list[C]:
@@ -200,13 +215,18 @@ class View:
 
     def ssh_authorities(self, kind: AuthorityKind) -> list[TrustedSSHAuthority]:
         """The authorities of this cluster whose SSH certificates of a kind are believed."""
-        return [
-            TrustedSSHAuthority(
-                kind, authority.spec.cluster_name, tuple(PublicKey.parse(key) for key in authority.trusted_ssh_keys)
+        stored = self._items(authority_key(kind, self.cluster), Authority)
+        known = self._trusted.get(kind)
+        if known is None or len(known[0]) != len(stored) or any(map(is_not, known[0], stored)):
+            trusted = tuple(
+                TrustedSSHAuthority(
+                    kind, authority.spec.cluster_name, tuple(PublicKey.parse(key) for key in authority.trusted_ssh_keys)
+                )
+                for authority in stored
+                if authority.spec.cluster_name == self.cluster
             )
-            for authority in self._items(authority_key(kind, self.cluster), Authority)
-            if authority.spec.cluster_name == self.cluster
-        ]
+            known = self._trusted[kind] = stored, trusted
+        return list(known[1])
 
     # other clusters
 
@@ -347,9 +367,20 @@ class View:
         return forced_labels(msgspec.json.decode(item.value, type=HostRecord), role) if item is not None else {}
 
     def verify_host(self, certificate: bytes) -> HostIdentity:
-        authorities = self.ssh_authorities(AuthorityKind.HOST)
-        identity = verify_host_cert(certificate, authorities, self.clock.now(), hostname=None)
-        return self._counting(identity)
+        return self._counting(self._identify_host(certificate))
+
+    def _identify_host(self, certificate: bytes) -> HostIdentity:
+        """Whose certificate it is. A proxy shows the same one whenever it leads somebody to a node, so what was
+        verified against the authorities as they are is remembered until it expires."""
+        authorities, now = self.ssh_authorities(AuthorityKind.HOST), self.clock.now()
+        known = self._verified.get(certificate)
+        if known is not None and known.authorities == authorities and known.at <= now < known.identity.expires:
+            return known.identity
+        identity = verify_host_cert(certificate, authorities, now, hostname=None)
+        if len(self._verified) >= VERIFIED:
+            self._verified.clear()
+        self._verified[certificate] = _Verified(authorities, now, identity)
+        return identity
 
     # tunnel.peer_link.Hosts
 

@@ -17,6 +17,7 @@ from teleport.resources.cluster_names import cluster_problem as cluster_problem
 from teleport.resources.cluster_names import foreign_cluster_problem as foreign_cluster_problem
 
 NO_LOGIN_PREFIX = "-teleport-nologin-"  # a principal no account can have; keeps "no logins" from meaning "any login"
+_DIGITS_AND_DOTS = re.compile(r"[0-9.]+")
 MAX_NAME_BYTES = 255
 
 _HOST_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -86,22 +87,25 @@ def canonical_host(name: str) -> str:
     text = name.strip("[]") if name.startswith("[") and name.endswith("]") else name
     if "%" in text:
         return text  # an address with a zone is no name that another host could use
+    address = _address(text)
+    return text.lower() if address is None else str(address)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a text is. Most names that are asked about are none, and `ip_address` takes long to say so."""
+    if ":" not in text and not _DIGITS_AND_DOTS.fullmatch(text):
+        return None
     try:
-        address = ipaddress.ip_address(text)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return text.lower()
-    return str(address)
+        return None
 
 
 def host_name_problem(name: str) -> str:
     """What keeps `name` from being a principal of a host, in its canonical spelling; empty when it is one."""
     if name != canonical_host(name):
         return "is not in its canonical spelling"
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        pass
-    else:
+    if _address(name) is not None:
         return "has a zone" if "%" in name else ""
     if len(name) > 253:
         return "is longer than 253 characters"

@@ -91,6 +91,7 @@ class Opener(GCMEncryption):
 class IncomingPath(SSHConnection):
     """The receiving half of a connection."""
 
+    _of_hosts = False  # whether both ends are ours, with Nagle's algorithm off: nobody waits for an acknowledgement
     _prompt: TransportSocket | None = None
     _sent_much = False  # since the last read
     _only_windows = True  # whether the read at hand held nothing but adjustments, and windows are ample after them
@@ -102,7 +103,12 @@ class IncomingPath(SSHConnection):
         # OpenSSH's client leaves Nagle's algorithm on for connections that carry another (`ssh -J`, ProxyCommand) and
         # until a session begins: what it sends next waits for our acknowledgement, which the kernel delays by 40 ms.
         raw: Any = transport.get_extra_info("socket")
-        if _QUICKACK is not None and isinstance(raw, TransportSocket) and raw.family in _INTERNET:
+        if (
+            not self._of_hosts
+            and _QUICKACK is not None
+            and isinstance(raw, TransportSocket)
+            and raw.family in _INTERNET
+        ):
             self._prompt = raw
         super().connection_made(transport)
         self._probe_later()

@@ -105,6 +105,7 @@ class ServerConnection(ForwardRequests):
         self._make_gate = make_gate
         self.surface = surface
         self._slot = slot
+        self._of_hosts = surface.offers(AskedKind.GLOBAL_REQUEST, "tunnel-register@teleport")
         self._admitted: tuple[str, ConnectionHandler] | None = None
         self._handler: ConnectionHandler | None = None
         self._steps = SecondSteps(self)

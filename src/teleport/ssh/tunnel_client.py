@@ -43,6 +43,8 @@ class TunnelHandler(Protocol):
 
 
 class _Tunnel(_Connection):
+    _of_hosts = True
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
