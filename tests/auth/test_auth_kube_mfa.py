@@ -12,6 +12,7 @@ from tests.auth.test_auth_api import document
 from tests.auth.test_auth_kube_certificates import at_kubernetes
 from tests.auth.test_auth_kube_pages import leading, store
 from tests.auth.test_auth_session_mfa import Careful, careful, otp, registered
+from tests.auth.test_auth_session_trackers import tell, told
 
 from teleport.api import messages as m
 from teleport.api import routes
@@ -20,6 +21,7 @@ from teleport.identity import SystemRole
 from teleport.pki.sshformat import parse_certificate_line
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import certificate_key, load_certificate
+from teleport.resources.joining import JoinMode, JoinPolicy
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Options, Role, RoleSpec
 from teleport.store.records import PROXIES
@@ -218,6 +220,22 @@ async def test_several_kubernetes_users_do_not_hide_that_a_factor_is_due(tmp_pat
         with pytest.raises(AccessDenied, match="This session needs a second factor"):
             await auth.call(lea.who, routes.RENEW_USER, m.RenewUserRequest(kube_cluster="dev"))
         assert (await at_kubernetes(auth, (await proved(lea)).tls_cert)).mfa_target == "kube:dev"
+
+
+async def test_who_may_join_in_a_pod_is_told_whether_a_factor_is_due(tmp_path: Path) -> None:
+    """By the roles that allow the call by which the session was begun; who may not join is told nothing of it."""
+    joins = (JoinPolicy(roles=("access",), kinds=("k8s",), modes=(JoinMode.PEER,)),)
+    place = m.PodPlace(
+        kube_cluster="dev", labels={"env": "dev"}, namespace="dev", pod="web", verb="create", subresource="exec"
+    )
+    async with running_auth(tmp_path, clock=present_clock()) as auth:
+        lea = await here(auth, role=kube_role(join_sessions=joins))
+        pia = await careful(auth, "pia", kube_role("plain", mfa=False, join_sessions=joins))
+        eve = await careful(auth, "eve", kube_role("no-joins"))
+        await tell(auth, await auth.host(SystemRole.PROXY), told(place=place))
+        for who, expected in ((lea, [(["peer"], True)]), (pia, [(["peer"], False)]), (eve, [])):
+            found = await auth.call(who.who, routes.RUNNING_SESSIONS, m.Empty())
+            assert [(one.modes, one.needs_factor) for one in found.sessions] == expected, who.name
 
 
 def _lock(device: str) -> m.StoreRequest:

@@ -49,13 +49,7 @@ spec:
     node_labels: {{'*': '*'}}
     kubernetes_labels: {{'*': '*'}}
     kubernetes_groups: [developers]
----
-kind: role
-version: v5
-metadata: {{name: careful-of-one}}
-spec:
-  options: {{require_session_mfa: yes}}
-  allow: {{kubernetes_labels: {{part: one}}, kubernetes_groups: [developers]}}
+    join_sessions: [{{roles: [careful], kinds: [k8s], modes: [peer]}}]
 """
 WAYS = ("one", "direct", "behind")
 
@@ -336,3 +330,35 @@ def test_a_lock_on_the_device_ends_an_open_exec_and_a_watch(kube: Kube, way: str
     touched = lou.kubectl(*LIST)
     assert touched.status != 0
     assert "the second factor is wrong" in touched.stderr
+
+
+@pytest.mark.parametrize("way", ["one", "behind"])
+def test_who_joins_a_session_in_a_pod_is_asked_too(kube: Kube, way: str) -> None:
+    """T35: `tsh join` is no way around. A lock on the device that joined ends its part, and nobody else's."""
+    ann, pia = kube.keyed(f"ann-{way}"), kube.keyed(f"pia-{way}")
+    ann.choose(way)
+    shell = ["kubectl", "exec", "-n", "dev", "-it", "web", "--", "sh", "-c", "stty -echo; echo ready; exec sh"]
+    with Terminal(shell, ann.person.environment) as began_by_ann:
+        began_by_ann.expect("ready")
+        found: list[str] = []
+
+        def listed() -> bool:
+            rows = pia.person.tsh("sessions", "ls", "--format=json").ok().json()
+            found[:] = [one["sid"] for one in rows if one["user"] == ann.person.name and one["modes"]]
+            return len(found) == 1
+
+        wait_until("the session is listed", listed)
+        without = pia.person.tsh("join", found[0])
+        assert without.status == 255
+        assert "no security key at this machine" in without.stderr
+        with Terminal([str(pia.tsh), "join", found[0]], pia.person.environment) as joined:
+            joined.expect("Touch your security key")
+            began_by_ann.expect(f"{pia.person.name} has joined this session as peer")
+            joined.type("echo from-''pia\n")
+            began_by_ann.expect("from-pia")
+            proved = kube.cluster.wait_event("session.mfa", user=pia.person.name)
+            assert (proved["kubernetes_cluster"], proved["purpose"]) == (way, "session")
+            kube.cluster.tctl("lock", f"--mfa-device={pia.device}").ok()
+            joined.expect("This session is over for you", 2.0 * 5)
+        began_by_ann.type("echo still-''here\n")
+        began_by_ann.expect("still-here")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.kube.test_kube_joining import NO_SUCH, Shared, shared
 from tests.kube.test_kube_service import PODS, requests, settled, status
 
 from teleport.authz.decision import ClusterDefaults
@@ -192,3 +193,61 @@ async def test_what_was_open_before_a_factor_was_asked_for_ends(tmp_path: Path) 
         lab.server.reconsider()
         assert await wire.ended() == b""
         await settled(lab, 0)
+
+
+# joining sessions in pods
+
+
+def for_joining(target: str = "kube:one", *, login: timedelta = timedelta(hours=1)) -> dict[str, Any]:
+    """What auth says in an SSH certificate for joining."""
+    ends = datetime.now(UTC).replace(microsecond=0) + login
+    return {"mfa_device": "phone", "mfa_target": target, "login_expires": ends, "login_serial": "17", "ttl": MINUTE}
+
+
+async def test_who_joins_goes_on_after_the_minute_and_begins_nothing_then(tmp_path: Path) -> None:
+    """The mark counts for the session's own Kubernetes cluster, also where nobody named it; a lock on the device ends
+    the part that it opened, and nothing else."""
+    async with shared(tmp_path) as run:
+        assert "second factor" in await run.refusal(run.sid, "factor")
+        async with run.guests.guest(run.sid, "bob", "factor", **for_joining()) as bob:
+            await bob.sees(b"ready")
+            run.lab.ahead = AFTER
+            run.reconsider()
+            bob.types(b"typed")
+            await run.sees(b"typed")
+            run.lab.locks.append(lock(mfa_device="phone"))
+            run.reconsider()
+            assert await bob.over() == 255
+        await run.types(b"still here")
+        await run.sees(b"still here")
+
+
+async def test_a_connection_that_waited_joins_nothing_after_the_minute(tmp_path: Path) -> None:
+    """It may be there until the login ends; what it asks for is decided by the certificate's own end."""
+    async with shared(tmp_path) as run:
+        decides = run.guests.permit_join
+        run.guests.permit_join = _later(run.lab, decides)  # type: ignore[method-assign]
+        assert "expired" in await _refused(run, **for_joining())
+
+
+def _later(lab: Lab, decides: Any) -> Any:
+    def decide(*arguments: Any) -> Any:
+        lab.ahead = AFTER  # since the connection was let in
+        return decides(*arguments)
+
+    return decide
+
+
+@pytest.mark.parametrize("target", ["kube:two", "one", "api", "kube:"])
+async def test_another_mark_joins_nothing(tmp_path: Path, target: str) -> None:
+    """Whether or not a second factor is due; the sentence is that for an id which nobody has."""
+    async with shared(tmp_path) as run:
+        for role in ("factor", "help"):
+            assert await _refused(run, role, **for_joining(target)) == NO_SUCH
+
+
+async def _refused(run: Shared, role: str = "factor", **certificate: Any) -> str:
+    """What somebody hears who may not join."""
+    async with run.guests.guest(run.sid, "bob", role, **certificate) as bob:
+        assert await bob.over() == 255
+        return bob.shown.decode().strip()

@@ -199,6 +199,11 @@ def is_open(decision: KubeAccessPermit | AccessDenial) -> bool:
     return isinstance(decision, KubeAccessPermit) or decision.code in (DenialCode.BAD_REQUEST, DenialCode.MFA_REQUIRED)
 
 
+def is_due(decision: KubeAccessPermit | AccessDenial) -> bool:
+    """Whether a second factor is all that is missing, but for the choice of a user."""
+    return isinstance(decision, AccessDenial) and decision.code is DenialCode.MFA_REQUIRED
+
+
 def _named(
     request: KubeAccessRequest, granting: Sequence[Role], denying: Sequence[Role]
 ) -> tuple[str, tuple[str, ...]] | AccessDenial:

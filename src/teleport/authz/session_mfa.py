@@ -20,7 +20,7 @@ from teleport.resources.role import Role
 
 BY_TSH = "tsh ssh asks for it"
 BY_LEASE = "tsh ssh asks for it; so does plain ssh through the proxy, in a terminal and without BatchMode"
-BY_KUBECTL = "tsh kube login asks for it; so does kubectl, in a terminal, by the context that it made"
+BY_KUBECTL = "tsh kube login asks for it, and so do kubectl by the context that it made and tsh join, in a terminal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,26 +41,51 @@ def for_session(
     from teleport.api import messages as m
     from teleport.api import routes
     from teleport.client.cluster import auth_client
-    from teleport.pki.sshformat import USER, parse_certificate_line
 
     credentials = access.credentials
-    if access.cluster != credentials.cluster:
-        raise AccessDenied(
-            f"the cluster {access.cluster} asks for a second factor of its own, which users of {credentials.cluster} "
-            "cannot give there",
-            hint=f"ask an administrator of {access.cluster}: require_session_mfa of the roles that are mapped",
-        )
-    before = credentials.parsed().body
+    _of_own_cluster(access)
     with auth_client(credentials, access.web_api(now).open, access.web) as client:
         challenge = client.call(routes.SESSION_CHALLENGE, m.SessionChallengeRequest(host=host, port=port, login=login))
         request = m.SessionCertRequest(host=host, port=port, login=login, factor=ask(challenge))
         reply = client.call(routes.SESSION_CERT, request)
-    given = parse_certificate_line(reply.cert).body
-    same = given.public_key == before.public_key and given.key_id == before.key_id and given.type == USER
-    ends = keystore.facts(reply.cert).expires
-    if not same or ends > now + LIFE + _SLACK or given.principals != (login,):
-        raise ConnectionProblem("auth answered with a certificate that was not asked for", hint="tsh login")
+    _check_session_certificate(credentials, reply.cert, (login,), now)
     return replace(access, credentials=replace(credentials, ssh_certificate=reply.cert))
+
+
+def for_join(access: Access, kube_cluster: str, now: datetime, ask: Ask) -> Access:
+    """`access` with a certificate for joining sessions in pods of one Kubernetes cluster; `ask` has a device answer.
+
+    Raises what auth answers, and `ConnectionProblem` when the answer is not what was asked for.
+    """
+    from teleport.api import routes
+    from teleport.client.cluster import auth_client
+
+    own = access.credentials
+    _of_own_cluster(access)
+    with auth_client(own, access.web_api(now).open, access.web) as client:
+        reply = client.call(routes.SESSION_CERT, kube_proof(client, kube_cluster, ask, joins=True))
+    _check_session_certificate(own, reply.cert, (), now)
+    return replace(access, credentials=replace(own, ssh_certificate=reply.cert))
+
+
+def _of_own_cluster(access: Access) -> None:
+    """Raises `AccessDenied` where a factor of this login is none."""
+    if access.cluster != access.credentials.cluster:
+        raise AccessDenied(
+            f"the cluster {access.cluster} asks for a second factor of its own, which users of "
+            f"{access.credentials.cluster} cannot give there",
+            hint=f"ask an administrator of {access.cluster}: require_session_mfa of the roles that are mapped",
+        )
+
+
+def _check_session_certificate(own: Credentials, line: str, logins: tuple[str, ...], now: datetime) -> None:
+    """Raises `ConnectionProblem` unless it is one for a session of the same key, with these logins."""
+    from teleport.pki.sshformat import USER, parse_certificate_line
+
+    before, given, facts = own.parsed().body, parse_certificate_line(line).body, keystore.facts(line)
+    same = given.public_key == before.public_key and given.key_id == before.key_id and given.type == USER
+    if not same or facts.expires > now + LIFE + _SLACK or facts.logins != logins:
+        raise ConnectionProblem("auth answered with a certificate that was not asked for", hint="tsh login")
 
 
 def kube_proof(client: SyncAuthClient, kube_cluster: str, ask: Ask, *, joins: bool = False) -> m.SessionCertRequest:

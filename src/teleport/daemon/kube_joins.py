@@ -26,8 +26,8 @@ class JoinRules:
     def __init__(self, view: View) -> None:
         self._view = view
 
-    def verify_user(self, certificate: bytes) -> UserIdentity:
-        return self._view.verify_user(certificate)
+    def verify_user(self, certificate: bytes, *, opened: bool = False) -> UserIdentity:
+        return self._view.verify_user(certificate, opened=opened)
 
     def now(self, identity: UserIdentity) -> UserIdentity:
         return self._view.present(identity) or replace(identity, roles=())
@@ -54,7 +54,7 @@ class JoinRules:
             identity=self.now(identity),
             cluster=view.cluster,
             now=view.clock.now(),
-            kube_cluster=place.named,
+            kube_cluster=place.name,  # also where it was not named: a mark names it
             labels=cluster.labels,
             client_address=client_address,
             locks=view.locks(),

@@ -16,6 +16,7 @@ import msgspec
 from teleport.authz.decision import ClusterDefaults, Policy
 from teleport.authz.locks import host_lock_denial
 from teleport.authz.role_map import map_user, still_mapped
+from teleport.authz.session_mfa import once_open
 from teleport.clock import Clock
 from teleport.daemon.view_nodes import KnownNodes
 from teleport.errors import AccessDenied, NotFound
@@ -24,7 +25,7 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.refusal import CertificateRefused, Refusal
 from teleport.pki.rotation import retired_refusal
 from teleport.pki.sshformat import parse_certificate
-from teleport.pki.sshverify import ENFORCED, verify_host_cert, verify_user_cert
+from teleport.pki.sshverify import ENFORCED, last_moment, verify_host_cert, verify_user_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority, TrustedTLSAuthority
 from teleport.pki.trust_digest import trust_digest
 from teleport.pki.x509verify import identity_from_tls, trusted_tls_authority
@@ -302,17 +303,19 @@ class View:
 
     # node.needs.Certificates and Rules, proxy.ssh_router.UserCertificates
 
-    def verify_user(self, certificate: bytes) -> UserIdentity:
-        """Who the user of this cluster is; those of other clusters are refused."""
+    def verify_user(self, certificate: bytes, *, opened: bool = False) -> UserIdentity:
+        """Who the user of this cluster is; those of other clusters are refused. `opened`: of what is open already,
+        which a certificate for one session lets go on (`authz.session_mfa.once_open`)."""
         authorities = self.ssh_authorities(AuthorityKind.USER)
+        at = last_moment(certificate, self.clock.now()) if opened else self.clock.now()
         try:
-            identity = verify_user_cert(certificate, authorities, self.clock.now(), enforced_critical_options=ENFORCED)
+            identity = verify_user_cert(certificate, authorities, at, enforced_critical_options=ENFORCED)
         except CertificateRefused as refused:
             self._explain(certificate, refused)
             raise
         if self.present(identity) is None:
             raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
-        return identity
+        return once_open(identity) if opened else identity
 
     def _explain(self, certificate: bytes, refused: CertificateRefused) -> None:
         """Raises what says that a rotation ended the authority of this certificate, if that is why it is refused."""

@@ -30,6 +30,7 @@ from teleport.authz.channel_table import AskedKind
 from teleport.authz.decision import AccessDenial
 from teleport.authz.joining import JoinPermit, RunningSession, unknown_session
 from teleport.authz.kube_joining import PodJoinPermit
+from teleport.authz.session_mfa import once_open
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import UserIdentity
@@ -74,8 +75,9 @@ E = TypeVar("E", bound=ServerEvent)
 class Rules(Protocol):
     """Who somebody is, and what they may join now."""
 
-    def verify_user(self, certificate: bytes) -> UserIdentity:
-        """Whose SSH certificate it is. Raises `AccessDenied`."""
+    def verify_user(self, certificate: bytes, *, opened: bool = False) -> UserIdentity:
+        """Whose SSH certificate it is. Raises `AccessDenied`. `opened`: of somebody who takes part already, whom a
+        certificate for one session lets go on after its own end (`authz.session_mfa.once_open`)."""
         ...
 
     def now(self, identity: UserIdentity) -> UserIdentity:
@@ -229,7 +231,7 @@ class _Connection:
         self._client: Client | None = None
         self._channel: _Channel | None = None
         self._stay: Stay | None = None
-        left = (identity.expires - service.tools.clock.now()).total_seconds()
+        left = (once_open(identity).expires - service.tools.clock.now()).total_seconds()
         self._expiry = asyncio.get_running_loop().call_later(max(left, 0), self.disconnect, _EXPIRED)
         service.entered(self)
 
@@ -263,9 +265,11 @@ class _Connection:
         return self.service.tools.rules.permit_join(self._identity, self.facts.client.host, session, mode)
 
     def may_join(self, session: RunningSession, mode: JoinMode | None) -> JoinPermit | AccessDenial:
-        """As `decide`, for the company of a session."""
-        live = self.service.tools.live.find(UUID(session.sid))
-        decision = self.decide(live, mode) if live is not None else unknown_session()
+        """As `decide`, for the company of a session that they take part in."""
+        rules, live = self.service.tools.rules, self.service.tools.live.find(UUID(session.sid))
+        if live is None:
+            return unknown_session()
+        decision = rules.permit_join(once_open(self._identity), self.facts.client.host, live, mode)
         if isinstance(decision, AccessDenial):
             return decision
         if self._stay is not None:
@@ -309,8 +313,8 @@ class _Connection:
             return
         rules = self.service.tools.rules
         try:
-            rules.verify_user(self._certificate)  # its authority may have gone
-            denial = rules.why_nothing(self._identity, self.facts.client.host)
+            opened = rules.verify_user(self._certificate, opened=True)  # its authority may have gone
+            denial = rules.why_nothing(opened, self.facts.client.host)
         except TeleportError as error:
             self.disconnect(f"no longer allowed: {error.message}", error.message)
             return

@@ -319,6 +319,13 @@ def check_parsed_user_cert(
     return CheckedUserCert(identity, body.public_key, permits, options, _extension(body, CLIENT_IP))
 
 
+def last_moment(certificate: bytes, now: datetime) -> datetime:
+    """`now`, or the last second in which a certificate (SSH blob) was in force, if that is over. Raises
+    `CertificateRefused` for what is none."""
+    end = parse_certificate(certificate).body.valid_before
+    return now if now.timestamp() < end else datetime.fromtimestamp(max(end - 1, 0), UTC)
+
+
 def verify_user_cert(
     blob: bytes,
     authorities: Sequence[TrustedSSHAuthority],

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ from teleport.authz.decision import AccessDenial, Policy
 from teleport.authz.joining import unknown_session
 from teleport.authz.kube import KubeAccessRequest
 from teleport.authz.kube_joining import PodJoinPermit, evaluate_pod_join
+from teleport.authz.session_mfa import once_open
 from teleport.authz.ssh import why_nothing
 from teleport.clock import Clock, SystemClock
 from teleport.errors import AccessDenied
@@ -93,11 +94,13 @@ class Guests:
 
     # kube.joining.Rules
 
-    def verify_user(self, certificate: bytes) -> UserIdentity:
+    def verify_user(self, certificate: bytes, *, opened: bool = False) -> UserIdentity:
         identity = self.authorities.verify_user(certificate)
         if identity.name in self._lab.gone:
             raise AccessDenied("The user of this certificate does not exist any more.", hint="tsh login")
-        return identity
+        if not opened and self._lab.now() >= identity.expires:
+            raise AccessDenied("Your certificate has expired.", hint="tsh login")
+        return once_open(identity) if opened else identity
 
     def now(self, identity: UserIdentity) -> UserIdentity:
         return replace(identity, roles=tuple(role for role in identity.roles if role in self._lab.roles))
@@ -106,7 +109,7 @@ class Guests:
         return Policy(roles=self._lab.roles, cluster=self._lab.defaults)
 
     def why_nothing(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
-        lab, now = self._lab, datetime.now(UTC)
+        lab, now = self._lab, self._lab.now()
         return why_nothing(
             self.now(identity),
             self._policy(),
@@ -125,8 +128,8 @@ class Guests:
         request = KubeAccessRequest(
             identity=self.now(identity),
             cluster=self._lab.cluster.cluster,
-            now=datetime.now(UTC),
-            kube_cluster=session.place.named,
+            now=self._lab.now(),
+            kube_cluster=session.place.name,
             labels=cluster.labels,
             client_address=client_address,
             locks=self._lab.locks,

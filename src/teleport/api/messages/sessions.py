@@ -71,6 +71,7 @@ class RunningSession(Message, frozen=True, kw_only=True):
     pod: str = ""
     container: str = ""
     join_at: str = ""  # name of the host to go to for joining; empty: host_id
+    needs_factor: bool = False  # in a pod: joining needs a second factor of its own; hosts say it themselves
 
 
 class RunningSessions(Message, frozen=True, kw_only=True):

@@ -14,10 +14,11 @@ from typing import Final
 
 from teleport.api import messages as m
 from teleport.auth.authorizer import Authorizer, Denied
-from teleport.auth.resources.kube_access import KubeAccess, is_due
+from teleport.auth.resources.kube_access import KubeAccess
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
+from teleport.authz.kube import is_due
 from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal
 from teleport.backend.interface import Exists
 from teleport.clock import Clock

@@ -19,10 +19,11 @@ from teleport.auth.authorities.certify import UserGrant
 from teleport.auth.authorizer import Authorizer, Denied
 from teleport.auth.certificates.renewal import KUBE, kube_name
 from teleport.auth.factors.one_use import Asked, SessionFactor
-from teleport.auth.resources.kube_access import KubeAccess, is_due
+from teleport.auth.resources.kube_access import KubeAccess
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial, DenialCode, Policy
+from teleport.authz.kube import is_due
 from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal
 from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, why_out_of_reach
 from teleport.backend.interface import Condition, Exists

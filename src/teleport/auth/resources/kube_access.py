@@ -12,8 +12,8 @@ from typing import Final
 
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.state import ClusterState
-from teleport.authz.decision import AccessDenial, DenialCode, Policy
-from teleport.authz.kube import KubeAccessPermit, KubeAccessRequest, evaluate_kube_access, is_open
+from teleport.authz.decision import AccessDenial, Policy
+from teleport.authz.kube import KubeAccessPermit, KubeAccessRequest, evaluate_kube_access, is_due, is_open
 from teleport.identity import UserIdentity
 from teleport.resources.codec import from_json
 from teleport.resources.server import KubeClusterEntry, Server
@@ -70,8 +70,3 @@ class KubeAccess:
                 if is_due(found) or not is_open(best):
                     best = found
         return best
-
-
-def is_due(decision: KubeAccessPermit | AccessDenial) -> bool:
-    """Whether a second factor is all that is missing."""
-    return isinstance(decision, AccessDenial) and decision.code is DenialCode.MFA_REQUIRED

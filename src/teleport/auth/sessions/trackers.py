@@ -24,9 +24,9 @@ from teleport.auth.sessions.claims import Claims, claimants_of
 from teleport.auth.sessions.opened import OpenSession, open_sessions
 from teleport.auth.state import ClusterState
 from teleport.authz import joining
-from teleport.authz.decision import Policy
+from teleport.authz.decision import AccessDenial, Policy
 from teleport.authz.joining import is_own, join_rights
-from teleport.authz.kube import KubeAccessRequest, evaluate_kube_access, is_open
+from teleport.authz.kube import KubeAccessPermit, KubeAccessRequest, evaluate_kube_access, is_due, is_open
 from teleport.authz.kube_resources import KubeCall
 from teleport.backend.interface import DeleteOp, PutOp
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded
@@ -144,14 +144,14 @@ class SessionTrackers:
         modes = await self._modes(caller, found, nodes)
         identity = caller.identity
         shown = []
-        for known, may, given in zip(found, seen, modes, strict=True):
+        for known, may, (given, due) in zip(found, seen, modes, strict=True):
             one = known.told
             own = isinstance(identity, UserIdentity) and is_own(identity, known.about)
             if may or own or given:
                 node = nodes.get(one.host_id)
                 # the host of a session in a pod is a proxy, whatever else runs there
                 name = node.hostname if node is not None and one.kind == SSH else one.hostname
-                shown.append(msgspec.structs.replace(one, hostname=name, modes=sorted(given)))
+                shown.append(msgspec.structs.replace(one, hostname=name, modes=sorted(given), needs_factor=due))
         claimed = await claimants_of(self._state.backend, {one.sid for one in shown})
         shown = [
             msgspec.structs.replace(one, disputed=True) if set(claimed.get(one.sid, ())) - {one.host_id} else one
@@ -213,32 +213,37 @@ class SessionTrackers:
             facts.append({"session": {"participants": there, "sid": one.sid, "login": one.login}})
         return await self._authorizer.decide_each(caller, Verb.LIST, Kind.SESSION, facts)
 
-    async def _modes(self, caller: Caller, found: Sequence[_Known], nodes: Mapping[str, Server]) -> list[set[JoinMode]]:
-        """How the caller may join each: what its rules say, on nodes that it may enter with the session's login, and in
-        pods where the session's call is one that it may make.
+    async def _modes(
+        self, caller: Caller, found: Sequence[_Known], nodes: Mapping[str, Server]
+    ) -> list[tuple[set[JoinMode], bool]]:
+        """How the caller may join each, and whether a second factor is due for that in a pod: what its rules say, on
+        nodes that it may enter with the session's login, and in pods where the session's call is one that it may make.
 
-        Whether a second factor is due, and whether it may have a shell there, the node decides.
+        Whether a second factor is due on a node, and whether it may have a shell there, the node decides.
         """
         identity = caller.identity
         if not isinstance(identity, UserIdentity):
-            return [set() for _ in found]
+            return [(set(), False) for _ in found]
         policy: Policy = await self._authorizer.policy(identity)
         servers = list(nodes.values())
         logins = dict(zip(nodes, await self._authorizer.logins_on(caller, servers), strict=True))
-        modes: list[set[JoinMode]] = []
+        modes: list[tuple[set[JoinMode], bool]] = []
         locks = await self._authorizer.locks()
         for known in found:
             one, about = known.told, known.about
+            due = False
             if about.kind == KUBERNETES:
-                may = known.place is not None and self._may_call(identity, caller.host, known.place, policy, locks)
+                decision = self._call(identity, caller.host, known.place, policy, locks) if known.place else None
+                may, due = decision is not None and is_open(decision), decision is not None and is_due(decision)
             else:
                 may = one.login in logins.get(one.host_id, ())
-            modes.append(set(join_rights(identity, about, policy).modes) if may else set())
+            given = set(join_rights(identity, about, policy).modes) if may else set()
+            modes.append((given, due and bool(given)))
         return modes
 
-    def _may_call(
+    def _call(
         self, identity: UserIdentity, address: str, place: m.PodPlace, policy: Policy, locks: Sequence[Lock]
-    ) -> bool:
+    ) -> KubeAccessPermit | AccessDenial:
         """Whether they may make the call by which a session was begun, leaving out what only its proxy knows."""
         call = KubeCall(place.verb, "", "pods", place.subresource, place.namespace, place.pod)
         request = KubeAccessRequest(
@@ -252,7 +257,7 @@ class SessionTrackers:
             call=call,
             joins=True,
         )
-        return is_open(evaluate_kube_access(request, policy))
+        return evaluate_kube_access(request, policy)
 
 
 def _of_event(opened: OpenSession) -> m.RunningSession:

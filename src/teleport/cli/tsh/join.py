@@ -51,6 +51,13 @@ def _join(flags: Flags, sid: str, mode: str, cluster: str) -> int:
         )
     found = access(flags, cluster)
     with cluster_client(found, now()) as client:
-        target = target_of(find_session(client, sid), mode, with_terminal=sys.stdin.isatty())
+        session = find_session(client, sid)
+    target = target_of(session, mode, with_terminal=sys.stdin.isatty())
     sys.stdout.flush()
+    if session.needs_factor:
+        from teleport.cli.tsh.prompts import second_factor
+        from teleport.client.session_mfa import for_join
+
+        render.note(f"tsh: the Kubernetes cluster {render.printable(session.kube_cluster)} needs a second factor")
+        found = for_join(found, session.kube_cluster, now(), second_factor(found.web))
     return connected(found, target)
