@@ -7,6 +7,7 @@ of the outbox, from where a pump moves them into this daemon's chain. Nothing el
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -47,7 +48,9 @@ from teleport.store.foreign import C, foreign_authority, other_cluster, refuse_u
 from teleport.store.issued import issued_write
 from teleport.store.standing import user_present
 
-MAX_IDENTITIES = 4096  # verified certificates that are remembered
+# Verified certificates that are remembered, by their digest: some 0.5 KiB each. Hosts announce themselves in turn, so
+# of more hosts than that none would be remembered until it comes again.
+MAX_IDENTITIES = 32_768
 R = TypeVar("R")
 Rec = TypeVar("Rec", bound=records.Record)
 E_ = TypeVar("E_", bound=Event)
@@ -310,9 +313,10 @@ class ClusterState:
         remembered until it expires.
         """
         trusted, now = await self.trusted_tls(), self.clock.now()
-        known = self._identities.get(certificate)
+        digest = hashlib.sha256(certificate).digest()
+        known = self._identities.get(digest)
         if known is not None and known[0] is trusted and now < known[1].expires:
-            self._identities.move_to_end(certificate)
+            self._identities.move_to_end(digest)
             return known[1]
         try:
             identity = identity_from_tls(certificate, trusted, now)
@@ -320,7 +324,7 @@ class ClusterState:
             if refused.reason is Refusal.UNKNOWN_AUTHORITY:
                 await self._refuse_retired(certificate)
             raise
-        self._identities[certificate] = (trusted, identity)
+        self._identities[digest] = (trusted, identity)
         while len(self._identities) > MAX_IDENTITIES:
             self._identities.popitem(last=False)
         return identity
