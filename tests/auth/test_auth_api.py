@@ -77,6 +77,7 @@ WHO_MAY: dict[str, str] = {
     "sign_user": "admin",
     "explain_access": "editor admin",
     "diff_access": "editor admin",
+    "check_removal": "editor admin",
     "sign_host": "admin",
     "sign_server": "admin",
     "register_openssh": "admin",
@@ -255,6 +256,8 @@ class Asking:
                 return m.RevocationListRequest()
             case "list_certs":
                 return m.ListCertsRequest()
+            case "check_removal":
+                return m.CheckRemovalRequest(kind="user", name="plain", along=m.Document(b"[]"))
             case "diff_access":
                 return m.AccessDiffRequest(roles=m.Document(b"[" + bytes(document(self.resource("role"))) + b"]"))
             case "explain_access":

@@ -71,6 +71,7 @@ CHANGES_WITHOUT_EVENT = {
     "factor_challenge": "a question for five minutes; what answers it has an event",
     "user_token_challenge": "a question for five minutes; finishing the link has events",
     "begin_factor": "what is begun counts for nothing; mfa.add follows when it is finished",
+    "check_removal": "says what a removal would be refused with; POST because what goes along is too long for a query",
     "diff_access": "compares and answers; POST because roles are too long for a query",
     "verify_recordings": "reads and answers whether they are whole; nothing of what they hold is told",
     "verify_events": "reads the log and answers; POST because it takes long",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,12 +13,15 @@ from tests.cli.test_tctl_commands import Admin, administration
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.cli.tctl.apply import WOULD_CHANGE
+from teleport.errors import AccessDenied, BadRequest, NotFound
 from teleport.resources.applying import SET_LABEL
 from teleport.resources.authority import RoleMapping
 from teleport.resources.codec import from_json, to_json
 from teleport.resources.metadata import Metadata
 from teleport.resources.secret import SecretText
 from teleport.resources.trusted_cluster import TrustedCluster, TrustedClusterSpec
+from teleport.resources.user import User, UserSpec
+from teleport.testing.auth import Credentials
 
 USER = "kind: user\nversion: v2\nmetadata: {name: ada}\nspec: {roles: [night], traits: {logins: [ada]}}\n"
 ROLE = "kind: role\nversion: v4\nmetadata: {name: night}\nspec: {allow: {logins: [root], node_labels: {env: dev}}}\n"
@@ -226,3 +230,85 @@ async def test_what_auth_is_asked_to_check_it_does_not_write(tmp_path: Path) -> 
             await admin.auth.call(who, routes.STORE[one.kind], m.StoreRequest(item=item, check=True))
         assert await names(admin, "tc") == set()
         assert "keep_alive_count_max" not in str(await admin.json("get", "netconfig"))
+
+
+EDITOR = "kind: user\nversion: v2\nmetadata: {name: NAME}\nspec: {roles: [chief]}\n"
+CHIEF = """\
+kind: role
+version: v4
+metadata: {name: chief}
+spec: {allow: {rules: [{resources: [role], verbs: ['*']}]}}
+"""
+
+
+async def test_a_removal_that_auth_would_refuse_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """Of two administrators each may go alone, both may not; nor may one go while the other loses the right."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (folder / "roles.yaml").write_text(CHIEF)
+    for name in ("ann", "ben"):
+        (folder / f"{name}.yaml").write_text(EDITOR.replace("NAME", name))
+    async with administration(tmp_path / "auth") as admin:
+        await admin.ok("apply", "-f", str(folder))
+        for name in await names(admin, "users") - {"ann", "ben"}:
+            await admin.ok("users", "rm", name)
+
+        async def refused(*options: str) -> None:
+            ran = await admin("apply", "-f", str(folder), "--prune", *options)
+            assert (ran.status, "nobody would be left who may edit roles" in ran.err) == (2, True), ran
+            assert "nothing was changed" in ran.err
+            assert await names(admin, "users") == {"ann", "ben"}
+            assert "night" not in await names(admin, "roles")
+            assert (await admin.json("get", "user/ben"))[0]["spec"]["roles"] == ["chief"]
+
+        (folder / "night.yaml").write_text(ROLE)
+        (folder / "ann.yaml").unlink()
+        (folder / "ben.yaml").unlink()
+        for options in ((), ("--dry-run",)):
+            await refused(*options)
+        (folder / "ben.yaml").write_text(EDITOR.replace("NAME", "ben").replace("chief", "night"))
+        await refused()
+        (folder / "ben.yaml").write_text(EDITOR.replace("NAME", "ben"))
+        done = await admin.ok("apply", "-f", str(folder), "--prune")
+        assert "user 'ann' has been removed\n" in done
+        assert await names(admin, "users") == {"ben"}
+
+
+async def test_what_auth_is_asked_to_check_it_does_not_remove(tmp_path: Path, files: Path) -> None:
+    """What goes along counts as done; others than those who might remove it are refused."""
+    async with administration(tmp_path / "auth") as admin:
+        await admin.ok("apply", "-f", str(files))
+        who = await admin.auth.admin()
+
+        async def ask(
+            kind: str, name: str, *, by: Credentials = who, along: bytes = b"[]", removed: Sequence[str] = ()
+        ) -> None:
+            asked = m.CheckRemovalRequest(kind=kind, name=name, along=m.Document(along), removed=list(removed))
+            await admin.auth.call(by, routes.CHECK_REMOVAL, asked)
+
+        for kind, name in (("user", "ada"), ("lock", "no-mallory"), ("role", "plain")):
+            await ask(kind, name)
+            assert name in await names(admin, kind)
+        with pytest.raises(BadRequest, match="'night' is held by ada"):
+            await ask("role", "night")
+        await ask("role", "night", removed=["ada"])
+        await admin.ok("users", "update", "ada", "--set-roles=plain")
+        ada = to_json(User(metadata=Metadata(name="ada"), spec=UserSpec(roles=("night",))))
+        await ask("role", "night")
+        with pytest.raises(BadRequest, match="'night' is held by ada"):
+            await ask("role", "night", along=b"[" + ada + b"]")
+        found = await admin.auth.call(
+            who, routes.GET["cluster_networking_config"], m.GetRequest(name="cluster-networking-config")
+        )
+        for kind, along in (("role", b"[" + bytes(found.item) + b"]"), ("role", b"{}"), ("node", b"[]"), ("x", b"[]")):
+            with pytest.raises(BadRequest):
+                await ask(kind, "night", along=along)
+        nobody = await admin.auth.user("pat", ["access"])
+        with pytest.raises(AccessDenied):
+            await ask("user", "ada", by=nobody)
+        for kind in ("user", "trusted_cluster"):
+            with pytest.raises(NotFound):
+                await ask(kind, "nobody")
+            with pytest.raises(AccessDenied):
+                await ask(kind, "nobody", by=nobody)
+        assert await names(admin, "roles") >= {"night", "plain"}

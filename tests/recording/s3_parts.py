@@ -167,6 +167,29 @@ class FailsOver(Bucket):
         return await super()._call(operation, **parameters)
 
 
+class Gated(Bucket):
+    """A bucket that counts what is sent to it at a time, and takes nothing of one recording until that is `opened`."""
+
+    def __init__(self, settings: S3Settings, shut: str) -> None:
+        super().__init__(settings)
+        self._shut = shut
+        self.opened = asyncio.Event()
+        self.most = self.most_bytes = self._now = self._bytes = 0
+
+    async def _call(self, operation: str, **parameters: Any) -> Any:
+        if operation not in ("put_object", "upload_part"):
+            return await super()._call(operation, **parameters)
+        size = len(parameters["Body"])
+        self._now, self._bytes = self._now + 1, self._bytes + size
+        self.most, self.most_bytes = max(self.most, self._now), max(self.most_bytes, self._bytes)
+        try:
+            if self._shut in parameters["Key"]:
+                await self.opened.wait()
+            return await super()._call(operation, **parameters)
+        finally:
+            self._now, self._bytes = self._now - 1, self._bytes - size
+
+
 class Slow(Bucket):
     """A bucket whose objects are read while it `flows`."""
 

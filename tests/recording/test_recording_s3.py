@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.recording.recording_samples import HOST, OTHER_HOST, OTHER_SID, SID, chunk_list, recording
-from tests.recording.s3_parts import PART, FailsOver, Killed, KilledAt, Sides, Slow, large
+from tests.recording.s3_parts import PART, FailsOver, Gated, Killed, KilledAt, Sides, Slow, large
 
 from teleport.auth.evidence.recorded import UPLOADS
 from teleport.backend.interface import PutOp
@@ -21,6 +21,7 @@ from teleport.errors import AlreadyExists, ConnectionProblem, NotFound, Teleport
 from teleport.recording.format import BrokenPlace, BrokenRecording, Frame, FrameKind
 from teleport.recording.s3.bucket import Bucket
 from teleport.recording.s3.settings import parse
+from teleport.recording.s3.uploader import AT_ONCE
 from teleport.recording.storage import Stays, UploadState
 from teleport.recording.verify import VerifiedRecording
 from teleport.testing import s3
@@ -208,7 +209,7 @@ async def test_a_process_that_ends_anywhere_loses_nothing(
     ends = partial(KilledAt, call=call, count=count, after=after)
     async with sides.side(settings, bucket=ends) as side:
         await side.take(data)
-        with pytest.raises(Killed):
+        with pytest.RaisesGroup(Killed):
             await side.uploader.once()
         with await side.store.open(SID) as file:
             assert file.read() == data
@@ -233,7 +234,7 @@ async def test_a_journal_that_is_torn_or_of_an_upload_that_is_gone_is_not_believ
         async with sides.side(settings, bucket=partial(KilledAt, call="upload_part", count=3, after=False)) as side:
             if torn:
                 await side.take(data)
-            with pytest.raises(Killed):
+            with pytest.RaisesGroup(Killed):
                 await side.uploader.once()
             journal = side.folder / f"{SID}.parts"
             if torn:
@@ -330,6 +331,31 @@ async def test_a_file_stays_until_it_is_searchable(server: s3.S3Server, sides: S
         assert side.uploader.problem == ""
 
 
+async def test_a_few_are_brought_at_a_time_and_a_large_one_holds_up_no_other(server: s3.S3Server, sides: Sides) -> None:
+    """Also none that arrives meanwhile; no more than a part of each is in memory."""
+    sids = [f"{n:08x}-1111-4222-8333-444444444444" for n in range(9)]
+    async with sides.side(server.settings(), bucket=partial(Gated, shut=sids[0])) as side:
+        assert isinstance(side.bucket, Gated)
+        await side.take(large(2 * PART, sids[0]), sids[0])
+        for sid in sids[1:8]:
+            await side.take(b"".join(chunk_list(3, sid)), sid)
+        task = asyncio.create_task(side.uploader.once())
+        async with asyncio.timeout(60):
+            while len(side.files()) != len([*sids[1:8], f"{sids[0]}.rec", f"{sids[0]}.parts"]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await side.take(b"".join(chunk_list(3, sids[8])), sids[8])
+            side.uploader.look()
+            while f"{sids[8]}.away" not in side.files():  # noqa: ASYNC110 - another task moves it on
+                await asyncio.sleep(0.01)
+        assert f"{sids[0]}.rec" in side.files()
+        assert not task.done()
+        side.bucket.opened.set()
+        assert await task
+        assert side.files() == [f"{sid}.away" for sid in sids]
+        assert side.bucket.most == AT_ONCE
+        assert side.bucket.most_bytes <= AT_ONCE * PART
+
+
 async def test_what_one_auth_server_removed_leaves_nothing_at_another(server: s3.S3Server, sides: Sides) -> None:
     """The text of a session is where the recording was brought from."""
     settings = server.settings()
@@ -356,7 +382,7 @@ async def test_a_recording_on_its_way_is_removed_once_it_has_arrived(server: s3.
     ends = partial(KilledAt, call="upload_part", count=2, after=False)
     async with sides.side(settings, bucket=ends) as side:
         await side.take(data)
-        with pytest.raises(Killed):
+        with pytest.RaisesGroup(Killed):
             await side.uploader.once()
         with (side.folder / f"{SID}.rec").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -336,6 +336,7 @@ for _kind, (_read, _written, _removed) in RESOURCE_EVENTS.items():
     REMOVE[_kind] = _route(
         f"remove_{_kind}", f"DELETE /resources/{_kind}/{{name}}", Verb.DELETE, _kind, _removed, m.ExpelRequest, m.Done
     )
+CHECK_REMOVAL = _route("check_removal", "POST /removals/check", Verb.DELETE, "user", (), m.CheckRemovalRequest, m.Done)
 # what the configuration file alone decides is only read
 for _kind in ("cluster_audit_config",):
     LIST[_kind] = _route(f"list_{_kind}", f"GET /resources/{_kind}", Verb.LIST, _kind, (), m.ListRequest, m.Page)

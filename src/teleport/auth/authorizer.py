@@ -71,6 +71,7 @@ DECIDED_BY_HANDLER: Final = frozenset(
         routes.LIST_HOLDS.name,
         routes.REMOVE_HOLD.name,
         routes.DIFF_ACCESS.name,
+        routes.CHECK_REMOVAL.name,
         routes.LIST_CERTS.name,
         routes.REVOKE_CERT.name,
         routes.ROTATE.name,

@@ -292,6 +292,7 @@ class AuthService:
             routes.LOST_TUNNELS.name: tunnels.say,
             routes.FIND_USERS.name: UserPages(state, self.authorizer).find,
             routes.ADD_USER.name: user_tokens.add_user,
+            routes.CHECK_REMOVAL.name: inventory.check_removal,
             routes.UPDATE_USER.name: inventory.update_user,
             routes.RESET_USER.name: user_tokens.reset_user,
             routes.UNLOCK_USER.name: user_tokens.unlock_user,

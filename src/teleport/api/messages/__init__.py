@@ -113,6 +113,7 @@ from teleport.api.messages.recordings import (
 )
 from teleport.api.messages.resources import (
     Answer,
+    CheckRemovalRequest,
     ExpelRequest,
     GetRequest,
     HeartbeatRequest,
@@ -225,6 +226,7 @@ __all__ = [
     "CertInfo",
     "CertsPage",
     "ChangePasswordRequest",
+    "CheckRemovalRequest",
     "ClusterCA",
     "ClusterStatement",
     "ClusterStatus",

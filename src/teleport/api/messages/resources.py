@@ -59,6 +59,15 @@ class ExpelRequest(Request, frozen=True, kw_only=True):
     force: bool = False
 
 
+class CheckRemovalRequest(Request, frozen=True, kw_only=True):
+    """What removing a resource would refuse once other changes were made. Nothing is removed."""
+
+    kind: str
+    name: str
+    along: Document  # users, roles and locks that will have been stored by then, in a list
+    removed: list[str] = []  # users that will have been removed by then
+
+
 class HeartbeatRequest(Request, frozen=True, kw_only=True):
     """A service announces itself. The host must be the caller."""
 

@@ -7,8 +7,8 @@ that take the right from anybody depend on one another: of two administrators wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -18,7 +18,7 @@ from teleport.authz.decision import Policy
 from teleport.backend.interface import Absent, Condition, Exists, PutOp, Write
 from teleport.errors import BadRequest
 from teleport.identity import UserIdentity
-from teleport.resources.codec import from_json
+from teleport.resources.codec import Resource, from_json
 from teleport.resources.kinds import WILDCARD, Kind, Verb
 from teleport.resources.lock import Lock
 from teleport.resources.role import Role
@@ -37,6 +37,33 @@ class Change:
     put: User | None = None
     role: Role | None = None
     lock: Lock | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """What will have been written before a change that is only asked about."""
+
+    users: Mapping[str, User | None] = field(default_factory=dict)  # None: removed
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    locks: Sequence[Lock] = ()
+
+    @classmethod
+    def of(cls, stored: Iterable[Resource], removed: Iterable[str]) -> Along:
+        """Raises `BadRequest` for what does not matter here."""
+        users: dict[str, User | None] = dict.fromkeys(removed)
+        roles: dict[str, Role] = {}
+        locks: list[Lock] = []
+        for one in stored:
+            match one:
+                case User():
+                    users[one.name] = one
+                case Role():
+                    roles[one.name] = one
+                case Lock():
+                    locks.append(one)
+                case _:
+                    raise BadRequest(f"a {one.kind} does not matter to a removal", hint="name users, roles and locks")
+        return cls(users, roles, locks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +107,17 @@ class Administrators:
     def __init__(self, state: ClusterState) -> None:
         self._state = state
 
-    async def guard(self, change: Change, *, confirmed: bool) -> tuple[list[Write], list[Condition]]:
+    async def guard(
+        self, change: Change, *, confirmed: bool, along: Along | None = None
+    ) -> tuple[list[Write], list[Condition]]:
         """What goes along with the change. Raises `BadRequest` when nobody would be left who may edit roles, unless
-        that is `confirmed`."""
+        that is `confirmed`. `along`: it is only asked about, and this will have been written before it."""
         mark = await self._state.backend.get(MARK)
         before = await Standing.read(self._state)
         roles = before.roles
         after = before
+        if along is not None:
+            after = Standing(before.cluster, before.now, {**roles, **along.roles}, [*before.locks, *along.locks])
         if change.role is not None:
             if not any(map(_is_about_roles, (change.role, roles.get(change.role.name)))):
                 return [], []
@@ -95,27 +126,30 @@ class Administrators:
             if change.lock.spec.target.kind not in ("user", "role"):
                 return [], []
             after = Standing(before.cluster, before.now, roles, [*before.locks, change.lock])
-        if change.user:
+        if change.user and along is None:
             held = await self._state.user(change.user)
             if not before.may_edit(held) or after.may_edit(change.put):
                 return [], []
         condition: Condition = Absent(MARK) if mark is None else Exists(MARK, mark.revision)
-        along: tuple[list[Write], list[Condition]] = ([PutOp(MARK, b"{}")], [condition])
+        went: tuple[list[Write], list[Condition]] = ([PutOp(MARK, b"{}")], [condition])
         some = False
-        for item in await self._state.backend.range(records.USERS):
-            user = from_json(item.value)
-            if not isinstance(user, User):
-                continue
-            if after.may_edit(change.put if user.name == change.user else user):
-                return along
-            some = some or before.may_edit(user)
+        users = await self._users()
+        then = {**users, **(along.users if along is not None else {}), change.user: change.put}
+        for name, user in then.items():
+            if after.may_edit(user):
+                return went
+            some = some or before.may_edit(users.get(name))
         if some and not confirmed:
             raise BadRequest(
                 "nobody would be left who may edit roles: this is about the last user who can",
                 hint="give another user such a role first (tctl users update NAME --set-roles=editor,...), "
                 "or repeat it with --force (tctl create: --confirm)",
             )
-        return along
+        return went
+
+    async def _users(self) -> dict[str, User]:
+        found = [from_json(item.value) for item in await self._state.backend.range(records.USERS)]
+        return {user.name: user for user in found if isinstance(user, User)}
 
 
 def _is_about_roles(role: Role | None) -> bool:

@@ -22,7 +22,7 @@ from teleport.auth.factors.lockout import locked_until
 from teleport.auth.hosts.tokens import Tokens
 from teleport.auth.hosts.tunnels_lost import TunnelsLost
 from teleport.auth.people import local_auth
-from teleport.auth.people.administrators import Administrators
+from teleport.auth.people.administrators import Administrators, Along
 from teleport.auth.people.invitations import UserTokens
 from teleport.auth.resources.removing import Removing
 from teleport.auth.resources.storing import Storing, key_of
@@ -374,8 +374,30 @@ class Inventory:
 
     # remove
 
-    async def remove(self, kind: Kind, caller: Caller, request: m.ExpelRequest) -> m.Done:
-        """Removes a resource; a node or proxy is expelled unless it keeps its identity, also when it is not here."""
+    async def check_removal(self, caller: Caller, request: m.CheckRemovalRequest) -> m.Done:
+        """Raises what removing it would be refused with, once the changes that go along were made."""
+        try:
+            kind = Kind(request.kind)
+            stored = [from_json(bytes(one)) for one in msgspec.json.decode(request.along, type=list[msgspec.Raw])]
+        except (ValueError, msgspec.MsgspecError):
+            raise BadRequest("not a kind and a list of resources", hint="tctl apply asks this") from None
+        if kind is Kind.TRUSTED_CLUSTER:  # others remove these (`clusters`), and what goes along does not matter
+            cluster, _ = await self._find(kind, request.name, caller)
+            await self._require(caller, Verb.DELETE, kind, cluster, request.name)
+            if cluster is None:
+                raise _missing(kind, request.name)
+            return m.Done()
+        if kind not in (Kind.USER, Kind.ROLE, Kind.LOCK):
+            raise BadRequest(f"the removal of a {kind} is not checked apart", hint="tctl apply asks this")
+        return await self.remove(
+            kind, caller, m.ExpelRequest(name=request.name), along=Along.of(stored, request.removed)
+        )
+
+    async def remove(
+        self, kind: Kind, caller: Caller, request: m.ExpelRequest, *, along: Along | None = None
+    ) -> m.Done:
+        """Removes a resource; a node or proxy is expelled unless it keeps its identity, also when it is not here.
+        `along`: it is only asked about, and this will have been written before it."""
         try:
             resource, _ = await self._find(kind, request.name, caller)
         except BadRequest:
@@ -390,7 +412,11 @@ class Inventory:
         await self._require(caller, Verb.DELETE, kind, resource, request.name)
         if resource is None:
             raise _missing(kind, request.name)
-        writes, conditions, gone = await self._removing.taken_along(caller, resource, request, silent=silent)
+        writes, conditions, gone = await self._removing.taken_along(
+            caller, resource, request, silent=silent, along=along
+        )
+        if along is not None:
+            return m.Done()
         try:
             await self._state.commit(writes, conditions=conditions, events=[gone])
         except CompareFailed:

@@ -24,7 +24,7 @@ from teleport.auth.authorizer import Authorizer, require_administrator
 from teleport.auth.factors.leases import leases_of
 from teleport.auth.factors.passkeys import unknown_to_passkeys
 from teleport.auth.hosts.tokens import Tokens
-from teleport.auth.people.administrators import Administrators, Change
+from teleport.auth.people.administrators import Administrators, Along, Change
 from teleport.auth.people.invitations import UserTokens
 from teleport.auth.resources.storing import Storing, key_of
 from teleport.auth.server import Caller
@@ -74,21 +74,28 @@ class Removing:
         self._user_tokens = user_tokens
 
     async def taken_along(
-        self, caller: Caller, resource: Resource, request: m.ExpelRequest, *, silent: bool
+        self,
+        caller: Caller,
+        resource: Resource,
+        request: m.ExpelRequest,
+        *,
+        silent: bool,
+        along: Along | None = None,
     ) -> tuple[list[Write], list[Condition], Event]:
-        """The writes, what must still hold, and the event. `silent`: it may be gone already. Raises `BadRequest`."""
+        """The writes, what must still hold, and the event. `silent`: it may be gone already. `along`: it is
+        only asked about, and this will have been written before it. Raises `BadRequest`."""
         writes: list[Write] = [DeleteOp(key_of(resource), missing_ok=silent)]
         conditions: list[Condition] = []
         event = self._state.event
         gone: Event
         match resource:
             case Role():
-                conditions.append(await self._check_unused(caller, resource.name))
+                conditions.append(await self._check_unused(caller, resource.name, along or Along()))
                 gone = event(RoleDeleted, caller, name=resource.name)
             case User():
                 change = Change(user=resource.name)
-                along, unchanged = await self._administrators.guard(change, confirmed=request.force)
-                writes += along
+                marks, unchanged = await self._administrators.guard(change, confirmed=request.force, along=along)
+                writes += marks
                 conditions += unchanged
                 links = await self._user_tokens.remove_links(resource.name)
                 writes += [DeleteOp(records.USER_SECRETS + resource.name, missing_ok=True), *links]
@@ -178,15 +185,16 @@ class Removing:
         record = found[0] if found is not None else HostRecord(host_id=host_id)
         return [PutOp(key, without_role(record, role).encode())]
 
-    async def _check_unused(self, caller: Caller, role: str) -> Condition:
+    async def _check_unused(self, caller: Caller, role: str, along: Along) -> Condition:
         """Raises `BadRequest` when a user has the role; else what must hold so that none was given it meanwhile. Named
         are those users only whom the caller may list.
 
         A role that is missing grants nothing, but what it denies would be allowed: users must not be left with one.
         """
         given = await self._state.backend.get(records.GIVEN_ROLES)
-        users = [from_json(item.value) for item in await self._state.backend.range(records.USERS)]
-        holders = [user for user in users if isinstance(user, User) and role in user.roles]
+        found = [from_json(item.value) for item in await self._state.backend.range(records.USERS)]
+        users = {user.name: user for user in found if isinstance(user, User)}
+        holders = [user for user in {**users, **along.users}.values() if user is not None and role in user.roles]
         if holders:
             visible = await self._authorizer.listable(caller, Kind.USER, holders)
             names = [user.metadata.name for user in visible[:10]]

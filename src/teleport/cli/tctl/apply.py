@@ -227,15 +227,30 @@ def _stored(auth: Auth, resource: Resource) -> tuple[Resource | None, int]:
 
 
 def _agreed(auth: Auth, steps: Sequence[Step]) -> None:
-    """Raises what auth would refuse a write with."""
+    """Raises what auth would refuse a write, or a removal, with."""
     from teleport.resources.applying import Change
 
+    removed: list[str] = []
     for step in steps:
-        if step.change in (Change.CREATE, Change.UPDATE):
-            try:
+        try:
+            if step.change in (Change.CREATE, Change.UPDATE):
                 auth.client.call(routes.STORE[step.kind], _request(step, check=True))
-            except TeleportError as error:
-                raise _named(step, error, "nothing was changed") from None
+            elif step.change is Change.REMOVE:
+                auth.client.call(routes.CHECK_REMOVAL, _removal(step, steps, removed))
+                removed += [step.name] if step.kind == "user" else []
+        except TeleportError as error:
+            raise _named(step, error, "nothing was changed") from None
+
+
+def _removal(step: Step, steps: Sequence[Step], removed: Sequence[str]) -> m.CheckRemovalRequest:
+    """Asks whether it could be removed once all else was done that comes before it."""
+    from teleport.resources.applying import Change
+    from teleport.resources.codec import to_json
+
+    changed = (one for one in steps if one.change in (Change.CREATE, Change.UPDATE))
+    along = [to_json(one.resource) for one in changed if one.kind in ("user", "role", "lock")]
+    document = m.Document(b"[" + b",".join(along) + b"]")
+    return m.CheckRemovalRequest(kind=step.kind, name=step.name, along=document, removed=list(removed))
 
 
 # carrying out

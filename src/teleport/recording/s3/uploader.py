@@ -5,8 +5,9 @@ object, never in place of another; the object is read back whole; a note of it g
 showed is made searchable; the file here goes. A process that ends anywhere in between begins with this recording anew,
 with the parts that the service has taken already, so nothing is ever only under way.
 
-What cannot be done now is tried again, later and later. Trouble with the bucket stops all, trouble with one recording
-only that one; both are told in the log and by `problem`.
+A few are brought at a time, in no order, so that a large one holds up no other; each has one part in memory. What
+cannot be done now is tried again, later and later. Trouble with the bucket stops all, trouble with one recording only
+that one; both are told in the log and by `problem`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import hashlib
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ from teleport.recording.verify import verify_recording
 
 log = logging.getLogger(__name__)
 
+AT_ONCE: Final = 4  # recordings that are brought
 PART: Final = 8 * 1024 * 1024  # bytes; a recording has 64 GiB at most, and an object 10,000 parts
 PAUSE: Final = 1.0  # seconds until something is tried again, at first; doubling
 PAUSE_MOST: Final = 300.0
@@ -84,7 +86,7 @@ class Uploader:
         self._first_pause = pause
         self._wake = asyncio.Event()
         self._trouble = ""  # with the bucket
-        self._met_over = ""  # the recording with which there was trouble
+        self._met_over: set[str] = set()  # the recordings with which there was trouble
         self._later: dict[str, _Turn] = {}  # recordings that were tried
         self._proved: set[str] = set()  # noted, and not searchable yet
 
@@ -122,37 +124,67 @@ class Uploader:
                 pause = min(2 * pause, PAUSE_MOST)
 
     async def once(self) -> bool:
-        """Tries each recording that is here and has its turn; false when there is trouble with all of them."""
+        """Tries each recording that is here and has its turn, and those that come while others are under way; false
+        when there is trouble with all of them."""
+        tried: set[str] = set()
+        under_way: set[asyncio.Task[bool]] = set()
+        waiting = await self._turns(tried)
+        stops = False
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                while waiting and len(under_way) < AT_ONCE and not stops:
+                    name = waiting.pop(0)
+                    tried.add(name)
+                    under_way.add(tasks.create_task(self._try(name), name=f"recording {name} to S3"))
+                if not under_way:
+                    break
+                arrival = tasks.create_task(self._wake.wait(), name="arrival of recordings")
+                done, _ = await asyncio.wait({arrival, *under_way}, return_when=asyncio.FIRST_COMPLETED)
+                arrival.cancel()
+                stops |= not all(task.result() for task in done & under_way)
+                under_way -= done
+                if arrival in done:
+                    self._wake.clear()
+                    waiting = await self._turns(tried)
+        if tried and not stops:
+            self._well()
+        return not stops
+
+    async def _turns(self, tried: Set[str]) -> list[str]:
+        """The recordings that are to be tried now, and were not."""
         names = await asyncio.to_thread(self._directory.names, Suffix.DONE)
         for name in self._later.keys() - set(names):
             del self._later[name]
         self._proved &= set(names)
+        self._met_over &= set(names)
         now = asyncio.get_running_loop().time()
-        # the one over which trouble was met last comes last: if it is the trouble, it holds up no other
-        for name in sorted(names, key=lambda one: one == self._met_over):
-            if name in self._later and self._later[name].at > now:
-                continue
-            try:
-                if await self._bring(name):
-                    self._later.pop(name, None)
-                else:
-                    self._put_off(name, "")
-                self._well()
-            except Stuck as error:
-                self._put_off(name, str(error))
-            except Refused as error:
-                if error.kind is Kind.REFUSED:
-                    self._put_off(name, f"it is refused: {error.details}")
-                    continue
-                self._met_over = name
-                self._tell_trouble(str(self._bucket.explain("write", error)))
-                return False
-            except OSError as error:
-                self._put_off(name, f"the disk of {self._directory.path}: {error.strerror}")
-            except TeleportError as error:  # the cluster's storage
-                self._met_over = name
-                self._tell_trouble(f"recordings cannot be brought to S3: {error}")
-                return False
+        due = [one for one in names if one not in tried and not (one in self._later and self._later[one].at > now)]
+        # those over which trouble was met last come last: if they are the trouble, they hold up no other
+        return sorted(due, key=lambda one: one in self._met_over)
+
+    async def _try(self, name: str) -> bool:
+        """Brings one, or says why not; false when there is trouble with all."""
+        try:
+            if await self._bring(name):
+                self._later.pop(name, None)
+            else:
+                self._put_off(name, "")
+            self._met_over.discard(name)
+        except Stuck as error:
+            self._put_off(name, str(error))
+        except Refused as error:
+            if error.kind is Kind.REFUSED:
+                self._put_off(name, f"it is refused: {error.details}")
+                return True
+            self._met_over.add(name)
+            self._tell_trouble(str(self._bucket.explain("write", error)))
+            return False
+        except OSError as error:
+            self._put_off(name, f"the disk of {self._directory.path}: {error.strerror}")
+        except TeleportError as error:  # the cluster's storage
+            self._met_over.add(name)
+            self._tell_trouble(f"recordings cannot be brought to S3: {error}")
+            return False
         return True
 
     def _put_off(self, name: str, why: str) -> None:
