@@ -88,4 +88,10 @@ async def test_a_password_never_stands_in_a_problem(server: postgresql.Postgresq
 
 
 def test_a_damaged_line_is_kept_as_its_text() -> None:
-    assert row(b"x\0\xff")[1:] == (None, "", "", "", "", "", "", "x\ufffd\ufffd")
+    assert row(b"x\0\xff")[1:] == (None, "", "", "", "", "", "", "x\ufffd\ufffd", None, b"", "", "")
+
+
+def test_no_value_is_longer_than_an_index_takes() -> None:
+    """A host that says an endless session id stops no copy."""
+    found = row(b'{"event":"exec","time":"2021-05-01T10:00:00Z","uid":"u","sid":"%s"}' % (b"s" * 60_000))
+    assert found[5] == "s" * 500

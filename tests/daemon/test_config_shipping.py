@@ -76,10 +76,7 @@ def test_all_places_are_read_and_their_ports_are_needed() -> None:
         ("[file:///l, 'postgresql://u@db/t?sslmode=disable']", "no password in it"),
         ("[file:///l, 'postgresql://u@db/t?schema=pg_x']", "no password in it"),
         ("[file:///l, 'postgresql://u@db/t?password_file=secret']", "no password in it"),
-        ("['postgresql://u@db/t', file:///l]", "file:///dir first"),
-        ("postgresql://u@db/t", "file:///dir first"),
         ("[file:///l, 'firestore://t']", "cannot do that yet"),
-        ("['dynamodb://events?region=r', file:///l]", "file:///dir first"),
         ("[file:///l, 'dynamodb://t']", "dynamodb://TABLE"),
         ("[file:///l, 'dynamodb://a/b']", "dynamodb://TABLE"),
         ("[file:///l, 'dynamodb://events?endpoint=http://db.example.com']", "dynamodb://TABLE"),
@@ -107,6 +104,26 @@ def test_events_go_to_the_region_and_by_the_credentials_of_the_state_when_that_i
     assert {one.why for one in out} == {"copies of audit events", "the cluster's state"}
     with pytest.raises(InvalidConfig, match="a table other than"):
         config(f"teleport: {{storage: {{{state}, audit_events_uri: [/l, 'dynamodb://state']}}}}")
+
+
+@pytest.mark.parametrize(
+    ("uris", "searched"),
+    [
+        ("['postgresql://u@db/t', file:///l]", PostgresqlCopy),
+        ("['dynamodb://events?region=r', 'postgresql://u@db/t']", DynamoCopy),
+        ("postgresql://u@db/t", PostgresqlCopy),
+        ("[file:///l, 'postgresql://u@db/t']", None),
+        ("['stdout://', 'postgresql://u@db/t']", None),
+        ("file:///l", None),
+    ],
+)
+def test_the_first_place_is_searched_when_it_can_be_and_the_log_stays_in_a_folder(
+    uris: str, searched: type | None
+) -> None:
+    found = config(f"teleport: {{data_dir: /d, storage: {{audit_sessions_uri: /r, audit_events_uri: {uris}}}}}").storage
+    assert (type(found.searched) if found.searched else None) is searched
+    assert found.events_path == Path("/l" if "file:" in uris else "/d/log")
+    assert found.searched is None or found.searched == found.copies[0]
 
 
 def test_events_do_not_go_into_the_schema_of_the_state() -> None:

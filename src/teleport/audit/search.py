@@ -128,9 +128,7 @@ class Searcher:
 
     async def search(self, query: Query) -> Page:
         """A page of events. `BadRequest` for a limit or key that cannot be meant."""
-        if not 0 < query.limit <= MAX_LIMIT:
-            raise BadRequest(f"limit {query.limit}: between 1 and {MAX_LIMIT}", hint="use next_key for further pages")
-        return await asyncio.to_thread(self._search, query, _parse_key(query))
+        return await asyncio.to_thread(self._search, query, place_after(query))
 
     async def find_uids(self, uids: set[str], since: datetime) -> set[str]:
         """Which of these events are in the store, among those of days from `since` on."""
@@ -218,7 +216,7 @@ class Searcher:
                     if (
                         wanted
                         and fits(head, query)
-                        and (not text or text in raw.decode("utf-8", "replace").casefold())
+                        and has_text(raw, text)
                         and (after is None or (sign * when, head.tie) > after)
                     ):
                         yield sign * when, head.tie, raw[:-1]
@@ -258,6 +256,7 @@ def _as_text(line: bytes) -> bytes:
 
 
 def fits(head: Head, query: Query) -> bool:
+    """Whether an event is one that is asked for, but for its time and text."""
     return (
         (not query.types or head.event in query.types)
         and (not query.user or head.user == query.user)
@@ -270,7 +269,19 @@ def fits(head: Head, query: Query) -> bool:
     )
 
 
-def _parse_key(query: Query) -> tuple[int, str] | None:
+def has_text(line: bytes, folded: str) -> bool:
+    """Whether a text, which has had its case folded, stands in a line."""
+    return not folded or folded in line.decode("utf-8", "replace").casefold()
+
+
+def place_after(query: Query) -> tuple[int, str] | None:
+    """Behind which event a page begins: the order and tie of the key that the page before gave.
+
+    The order is the event's time in microseconds since 1970, negative when the newest come first. Raises `BadRequest`
+    for a limit or key that cannot be meant.
+    """
+    if not 0 < query.limit <= MAX_LIMIT:
+        raise BadRequest(f"limit {query.limit}: between 1 and {MAX_LIMIT}", hint="use next_key for further pages")
     if not query.start_key:
         return None
     order, slash, tie = query.start_key.partition("/")

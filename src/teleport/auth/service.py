@@ -123,6 +123,7 @@ class AuthConfig:
     retention: Retention = field(default_factory=Retention)  # of audit events
     recordings_retention: Retention = field(default_factory=Retention)
     copies: tuple[CopySettings, ...] = ()  # of audit events, to other places
+    searched: CopySettings | None = None  # the one of these that searches go to; None: the log of this server
     bootstrap: Callable[[], Sequence[Resource]] | None = None  # reads what a new cluster is made with
     shared_storage: bool = False  # other auth servers may use the storage, too, and the folders above with it
 
@@ -185,6 +186,11 @@ class AuthService:
         presence = self._presence = Presence(state, self.authorizer, self._joining, tunnels)
         recorded = Recorded(state, self.authorizer, self._recordings, self._indexer)
         self.waiting = Waiting(records, self._sink.lock, self._intake, lambda: self._pump.problem, state.clock)
+        source = Source(config.audit_directory, self._durable, config.host_id, emitter.key.epoch)
+        self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
+        self.copies = Copies(config.copies, source, backend, self._lease, config.node_name)
+        first = config.searched
+        first_searched = partial(self.copies.first_searched, first) if first is not None else None
         self._evidence = Evidence(
             state,
             self.authorizer,
@@ -197,6 +203,7 @@ class AuthService:
             self.waiting,
             claims,
             self._place.arrived,
+            first_searched,
         )
         self._pump = OutboxPump(
             records, emitter, self._in_store, self._sink.lock, step=self._sink.lock if shared else None
@@ -207,9 +214,6 @@ class AuthService:
         claims.on_event, claims.cluster = self._pump.kick, state.cluster
         self._checkpointer: Checkpointer | None = None
         self.shipper = Shipper(emitter, LocalDelivery(self._intake, config.host_id))
-        self._lease = Lease(backend, clock, f"{config.host_id}/{emitter.key.epoch}")
-        source = Source(config.audit_directory, self._durable, config.host_id, emitter.key.epoch)
-        self.copies = Copies(config.copies, source, backend, self._lease, config.node_name)
         self._holds = Holds(state, self._sink.lock)
         self._pruner = Pruner(
             config.audit_directory,
@@ -450,6 +454,7 @@ class AuthService:
             await self.shipper.deliver_all()
             await self._intake.close()
             await self.copies.finish()
+            await self._evidence.close()
             await self._lease.release()
             await self.state.uses.write()
         except (TeleportError, OSError) as error:

@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -31,6 +31,7 @@ from teleport.errors import CompareFailed, NotFound, TeleportError
 
 COPIES: Final = "audit/copies/"
 LOOK: Final = 1.0  # seconds between looks at a log that holds nothing new
+WATCH: Final = 0.05  # seconds between looks at how far a place is that somebody waits for
 FIRST_PAUSE: Final = 1.0
 MOST_PAUSE: Final = 60.0
 AGAIN: Final = 300.0  # seconds after which a failure that lasts is told again
@@ -110,6 +111,7 @@ class Copier:
         self._types = tuple(types)
         self._look = look
         self._key = f"{COPIES}{name}" if lease is not None else f"{COPIES}{name}/{source.host}"
+        self._asked = asyncio.Event()  # somebody waits for what is new
         self._recent: deque[tuple[float, Cursor]] = deque()  # when a stretch was brought, and the cursor before it
         self._told = 0.0
 
@@ -118,7 +120,8 @@ class Copier:
         pause = FIRST_PAUSE
         try:
             while True:
-                wait = self._look
+                wait, look = self._look, True
+                self._asked.clear()
                 try:
                     if await self.step():
                         wait = 0.0
@@ -129,7 +132,8 @@ class Copier:
                 except Exception as error:  # whatever it was: the place is tried again, and this is seen
                     self._failed(error if isinstance(error, TeleportError) else TeleportError(repr(error)))
                     wait, pause = pauses(error, pause)
-                await asyncio.sleep(wait)
+                    look = False
+                await self._rest(wait, until_asked=look)
         finally:
             await self._place.close()
 
@@ -174,6 +178,20 @@ class Copier:
             finally:
                 await self._place.close()
 
+    async def has_all(self, within: float) -> bool:
+        """Whether the place has what the log holds at this moment, or gets it `within` so many seconds, perhaps by
+        another auth server."""
+        source = self._source
+        end = await asyncio.to_thread(end_of, source.directory, await source.durable())
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within
+        while not _is_behind(await self.cursor(), end):
+            if self.problem or loop.time() >= deadline:
+                return False
+            self._asked.set()
+            await asyncio.sleep(WATCH)
+        return True
+
     def failing(self) -> float:
         """For how many seconds events have not arrived; 0 when they do."""
         return 0.0 if self.failing_since is None else asyncio.get_running_loop().time() - self.failing_since
@@ -186,6 +204,14 @@ class Copier:
     async def cursor(self) -> Cursor:
         """How far the place has events; the beginning of the log when it has none."""
         return (await self._load())[0]
+
+    async def _rest(self, wait: float, *, until_asked: bool) -> None:
+        if not until_asked:
+            await asyncio.sleep(wait)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._asked.wait()
 
     async def _load(self) -> tuple[Cursor, int | None, str]:
         item = await self._backend.get(self._key)
@@ -260,3 +286,11 @@ class Copier:
                 error.message,
             )
         self.problem = error.message
+
+
+def _is_behind(cursor: Cursor, end: Cursor) -> bool:
+    """Whether a cursor is behind all that was before `end`."""
+    return all(
+        (cursor.at(store).file, cursor.at(store).offset) >= (place.file, place.offset)
+        for store, place in end.places.items()
+    )

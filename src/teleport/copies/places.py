@@ -10,6 +10,8 @@ from teleport.audit.cursor import Cursor
 from teleport.backend.interface import Backend
 from teleport.clock import SystemClock
 from teleport.copies.copier import Copier, Place, Source
+from teleport.copies.searching import FirstSearched, Searched
+from teleport.copies.searching import Place as SearchedPlace
 from teleport.copies.settings import CopySettings, DynamoCopy, HttpsCopy, PostgresqlCopy, StdoutCopy, SyslogCopy
 from teleport.errors import TeleportError
 
@@ -42,6 +44,11 @@ class Copies:
         """Before anything is taken in."""
         for copier in self._copiers:
             await copier.begin()
+
+    def first_searched(self, wanted: CopySettings, own: Searched) -> FirstSearched:
+        """Who searches `wanted`, which is one of the places, and `own` when that does not serve."""
+        copier = next(one for one in self._copiers if one.name == wanted.name)
+        return FirstSearched(own, search_of(wanted), copier)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -104,3 +111,18 @@ def place_of(settings: CopySettings, host: str) -> Place:
             from teleport.copies.https import HttpsPlace
 
             return HttpsPlace(settings)
+
+
+def search_of(settings: CopySettings) -> SearchedPlace:
+    """Who finds events there, where `place_of` has been. Raises `TeleportError` for a place that cannot be searched."""
+    match settings:
+        case PostgresqlCopy():
+            from teleport.copies.postgresql_search import PostgresqlSearch
+
+            return PostgresqlSearch(settings.settings)
+        case DynamoCopy():
+            from teleport.copies.dynamodb_search import DynamoSearch
+
+            return DynamoSearch(settings)
+        case _:
+            raise TeleportError(f"{settings.name} takes events and finds none", hint="put another place first")

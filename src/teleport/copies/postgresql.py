@@ -12,11 +12,16 @@ from typing import Final
 
 import msgspec
 
+from teleport.audit.search import Head, micros, read_head
 from teleport.backend.postgresql.servers import Servers, Session
 from teleport.backend.postgresql.settings import PostgresqlSettings
 
 WITHIN: Final = 10.0  # seconds for which servers that are away are tried at once
-_MAKE: Final = """
+MAKE_WITHIN: Final = 1800.0  # seconds: an index on what was there before
+WORD: Final = 500  # characters of a value that a column has: an index takes no longer ones
+UNREAD: Final = 500  # rows at once that an older version has written
+MAKE: Final = """
+SET LOCAL statement_timeout = '30min';
 CREATE SCHEMA IF NOT EXISTS {schema};
 CREATE TABLE IF NOT EXISTS {schema}.events (
     id text PRIMARY KEY,
@@ -31,12 +36,29 @@ CREATE TABLE IF NOT EXISTS {schema}.events (
 );
 CREATE INDEX IF NOT EXISTS events_time ON {schema}.events (time);
 CREATE INDEX IF NOT EXISTS events_sid ON {schema}.events (sid) WHERE sid <> '';
+ALTER TABLE {schema}.events
+    ADD COLUMN IF NOT EXISTS micros bigint,
+    ADD COLUMN IF NOT EXISTS tie bytea,
+    ADD COLUMN IF NOT EXISTS login text,
+    ADD COLUMN IF NOT EXISTS hosts text[];
+CREATE INDEX IF NOT EXISTS events_micros ON {schema}.events (micros);
+CREATE INDEX IF NOT EXISTS events_unread ON {schema}.events (id) WHERE tie IS NULL;
 """
+# What searches go by (`postgresql_search`). A line of which nothing can be read has no `micros` and an empty `tie`.
 _INSERT: Final = """
-INSERT INTO {schema}.events (id, time, event, code, "user", sid, host, uid, line)
-SELECT * FROM unnest(
-    $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[])
+INSERT INTO {schema}.events (id, time, event, code, "user", sid, host, uid, line, micros, tie, login, hosts)
+SELECT id, time, event, code, "user", sid, host, uid, line, micros, tie, login, string_to_array(hosts, E'\\x01')
+FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+    $9::text[], $10::bigint[], $11::bytea[], $12::text[], $13::text[])
+    AS new (id, time, event, code, "user", sid, host, uid, line, micros, tie, login, hosts)
 ON CONFLICT DO NOTHING
+"""
+_UNREAD: Final = "SELECT id, line FROM {schema}.events WHERE tie IS NULL LIMIT $1"
+_READ: Final = """
+UPDATE {schema}.events AS e
+SET micros = new.micros, tie = new.tie, login = new.login, hosts = string_to_array(new.hosts, E'\\x01')
+FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::text[], $5::text[]) AS new (id, micros, tie, login, hosts)
+WHERE e.id = new.id AND e.tie IS NULL
 """
 
 
@@ -53,19 +75,34 @@ class _About(msgspec.Struct):
 _ABOUT = msgspec.json.Decoder(_About)
 
 
-def row(line: bytes) -> tuple[str, datetime | None, str, str, str, str, str, str, str]:
+def kept(word: str) -> str:
+    """A value as columns have it; what was cut off is found by the line."""
+    return word[:WORD].replace("\0", "\ufffd").replace("\1", "\ufffd")
+
+
+def searched(head: Head | None) -> tuple[int | None, bytes, str, str]:
+    """What searches go by: time, what puts events of one moment in order, login, hosts."""
+    if head is None:
+        return None, b"", "", ""
+    hosts = {head.server_id, head.server_hostname, head.host_id, head.hostname, head.emitter} - {""}
+    return micros(head.time), head.tie.encode(), kept(head.login), "\1".join(sorted(kept(one) for one in hosts))
+
+
+def row(line: bytes) -> tuple[object, ...]:
     """The columns of an event; of a damaged one its text alone."""
     text = line.decode("utf-8", "replace").replace("\0", "\ufffd")
+    head = read_head(line)
     try:
         about = _ABOUT.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        about = _About()
+        about = _About(head.time, head.event) if head is not None else _About()
     time = about.time
     if time is not None and time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
     words = (about.event, about.code, about.user, about.sid, about.server_id, about.uid)
-    event, code, user, sid, host, uid = (word.replace("\0", "\ufffd") for word in words)
-    return hashlib.sha256(line).hexdigest(), time, event, code, user, sid, host, uid, text
+    event, code, user, sid, host, uid = map(kept, words)
+    name = hashlib.sha256(line).hexdigest()
+    return name, time, event, code, user, sid, host, uid, text, *searched(head)
 
 
 class PostgresqlPlace:
@@ -84,10 +121,12 @@ class PostgresqlPlace:
             self._servers = Servers(self._settings, within=WITHIN)
 
         async def insert(session: Session) -> None:
+            schema = self._settings.schema
             if not self._made:
-                await session.run(_MAKE.format(schema=self._settings.schema))
+                await session.run(MAKE.format(schema=schema), within=MAKE_WITHIN)
                 self._made = True
-            await session.rows(_INSERT.format(schema=self._settings.schema), *columns)
+            await session.rows(_INSERT.format(schema=schema), *columns)
+            await _read_older(session, schema)
 
         try:
             await self._servers.read(insert, "write audit events")
@@ -99,3 +138,11 @@ class PostgresqlPlace:
         servers, self._servers = self._servers, None
         if servers is not None:
             await servers.close()
+
+
+async def _read_older(session: Session, schema: str) -> None:
+    """Fills in what searches go by where an older version left it out, some rows each time."""
+    rows = await session.rows(_UNREAD.format(schema=schema), UNREAD)
+    if rows:
+        read = [(name, *searched(read_head(line.encode()))) for name, line in rows]
+        await session.rows(_READ.format(schema=schema), *([*column] for column in zip(*read, strict=True)))

@@ -164,6 +164,7 @@ async def open_auth(
                 retention=Retention(settings.retention),
                 recordings_retention=Retention(settings.recordings_retention),
                 copies=(*config.storage.copies, *settings.ship_events),
+                searched=config.storage.searched,
                 shared_storage=bool(config.storage.shared),
                 bootstrap=partial(read_bootstrap, config.bootstrap) if config.bootstrap is not None else None,
             ),

@@ -284,6 +284,7 @@ async def running_auth(
     shared: Path | None = None,
     copies: Sequence[CopySettings] = (),
     s3: S3Settings | None = None,
+    searched: CopySettings | None = None,
 ) -> AsyncIterator[RunningAuth]:
     """A first start in `directory` (a later one with the same directory, `sqlite` and another epoch).
 
@@ -319,6 +320,7 @@ async def running_auth(
             static_tokens=tuple(static_tokens),
             copies=tuple(copies),
             recordings_s3=s3,
+            searched=searched,
             shared_storage=shared is not None,
         )
         service = await AuthService.open(config, backend, clock, open_emitter, keys=keys)

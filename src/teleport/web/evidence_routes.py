@@ -87,6 +87,7 @@ class EvidenceRoutes:
             "events": [_event(line) for line in page.lines],
             "startKey": page.next_key,
             "waiting": _waiting(page.waiting),
+            "notice": one_line(page.notice, CAUSE),
         }
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 

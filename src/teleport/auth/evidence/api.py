@@ -33,6 +33,7 @@ from teleport.auth.sessions.participants import Participants, of_recording, part
 from teleport.auth.state import ClusterState
 from teleport.authz.decision import AccessDenial
 from teleport.backend.interface import Absent, PutOp
+from teleport.copies.searching import FirstSearched, Found
 from teleport.errors import AccessDenied, BadRequest, CompareFailed, NotFound, TeleportError
 from teleport.identity import HostIdentity, SystemRole
 from teleport.recording.format import BrokenPlace, BrokenRecording, RecordingHeader, canonical_uuid
@@ -67,7 +68,9 @@ class Evidence:
         waiting: Waiting,
         claims: Claims | None = None,
         stored: Callable[[], None] | None = None,
+        first_searched: Callable[[Searcher], FirstSearched] | None = None,
     ) -> None:
+        """`first_searched` makes who searches another place than the log of this server, where one is wanted."""
         self._state = state
         self._authorizer = authorizer
         self._intake = intake
@@ -81,6 +84,7 @@ class Evidence:
         self._stored = stored or indexer.stored  # told when a recording arrived
         self._claims = claims or Claims(state.backend, state.clock)
         self.searcher = Searcher(audit_directory)
+        self._first = first_searched(self.searcher) if first_searched is not None else None
         self._counter = Counter(audit_directory)
         self._searches = Turns("searches of the audit log", at_once=AT_ONCE, of_one=OF_ONE)
         self._proofs = Turns("proofs of the audit log", at_once=1, of_one=2)
@@ -136,9 +140,18 @@ class Evidence:
             oldest_first=request.oldest_first,
         )
         async with self._searches.of(caller.name):
-            page = await self.searcher.search(query)
-        waiting = await self._waiting.now()
-        return m.EventsPage(lines=[line.decode() for line in page.lines], next_key=page.next_key, waiting=waiting)
+            found = await self._first.search(query) if self._first else Found(await self.searcher.search(query))
+        return m.EventsPage(
+            lines=[line.decode() for line in found.page.lines],
+            next_key=found.page.next_key,
+            waiting=await self._waiting.now(),
+            notice=found.notice,
+        )
+
+    async def close(self) -> None:
+        """Ends what searching has opened."""
+        if self._first is not None:
+            await self._first.close()
 
     async def count(self, caller: Caller, request: m.CountEventsRequest) -> m.EventCounts:
         """How many events of a few sorts there were, by the hour: for who may list them all."""

@@ -141,7 +141,14 @@ class Table:
         return found
 
     async def pages(
-        self, kind: str, *, after: str = "", upto: str = "", names: Sequence[str] = (), limit: int = 0
+        self,
+        kind: str,
+        *,
+        after: str = "",
+        upto: str = "",
+        names: Sequence[str] = (),
+        limit: int = 0,
+        backward: bool = False,
     ) -> AsyncGenerator[list[Mapping[str, Any]], None]:
         """The rows of a kind in order, those after `after` and not after `upto`, some at a time."""
         asked: dict[str, Any] = {
@@ -168,6 +175,8 @@ class Table:
             asked["ExpressionAttributeNames"] = {f"#{name}": name for name in {"key", *names}}
         if limit:
             asked["Limit"] = limit
+        if backward:
+            asked["ScanIndexForward"] = False
         while True:
             answer = await self.call("query", **asked)
             yield [row for row in answer["Items"] if row["key"]["S"] != after]

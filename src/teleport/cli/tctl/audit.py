@@ -73,7 +73,7 @@ def list_events(
     )
     wanted = limit if limit is not None or form == "json" else DEFAULT_LIMIT
     with open_auth(flags_of(ctx)) as auth, progress("reading the audit log", "events") as so_far:
-        found, more, waiting = _newest(auth, request, wanted, so_far)
+        found, more, waiting, notice = _newest(auth, request, wanted, so_far)
     found.reverse()
     if form == "json":
         # a terminal is not driven by what a host wrote; files and pipes get the stored bytes
@@ -85,27 +85,30 @@ def list_events(
     if more:
         render.note(f"Only the newest {len(found)} are shown: --limit=N or --from and --to show others.")
     _tell_of(waiting)
+    if notice:
+        render.note(render.printable(notice))
 
 
 def _newest(
     auth: Auth, request: m.SearchEventsRequest, wanted: int | None, so_far: Callable[[int], None]
-) -> tuple[list[str], bool, m.EventsWaiting | None]:
-    """The newest events, newest first, whether there are more, and what is missing since it is not in the log yet."""
+) -> tuple[list[str], bool, m.EventsWaiting | None, str]:
+    """The newest events, newest first, whether there are more, what is missing since it is not in the log yet, and
+    what auth has to say of where they are from."""
     import msgspec
 
     found: list[str] = []
     key = ""
-    waiting = None
+    waiting, notice = None, ""
     while True:
         size = PAGE if wanted is None else min(PAGE, wanted - len(found))
         page = auth.client.call(routes.SEARCH_EVENTS, msgspec.structs.replace(request, start_key=key, limit=size))
         found += page.lines
-        waiting = page.waiting or waiting
+        waiting, notice = page.waiting or waiting, page.notice or notice
         so_far(len(found))
         if not page.next_key or page.next_key == key:
-            return found, False, waiting
+            return found, False, waiting, notice
         if wanted is not None and len(found) >= wanted:
-            return found, True, waiting
+            return found, True, waiting, notice
         key = page.next_key
 
 

@@ -28,7 +28,7 @@ from teleport.daemon.config.storage import (
     Storage,
     event_tables,
 )
-from teleport.daemon.config.storage_uri import StorageUri
+from teleport.daemon.config.storage_uri import SEARCHED, StorageUri
 from teleport.daemon.config.teleport_section import ConnectionLimits as LimitsSection
 from teleport.daemon.config.teleport_section import Log
 from teleport.daemon.config.token_source import TokenSource
@@ -434,6 +434,7 @@ def _storage_config(document: Document) -> StorageConfig:
         )
     embedded = storage if isinstance(storage, DirStorage) else DirStorage()
     files = [uri for uri in storage.audit_events_uri if uri.scheme == "file"]
+    first = next(iter(storage.audit_events_uri), None)
     return StorageConfig(
         path=embedded.path or data_dir / "backend",
         events_path=_directory(files[0] if files else None, data_dir / "log"),
@@ -442,7 +443,8 @@ def _storage_config(document: Document) -> StorageConfig:
         ),
         sync=embedded.sync,
         journal=embedded.journal,
-        copies=tuple(_copies(storage)),
+        copies=(copies := tuple(_copies(storage))),
+        searched=copies[0] if first is not None and first.scheme in SEARCHED else None,
         region=storage.region,
         audit_events_uri=tuple(str(uri) for uri in storage.audit_events_uri),
         audit_sessions_uri=str(storage.audit_sessions_uri) if storage.audit_sessions_uri is not None else "",

@@ -54,7 +54,8 @@ class Storage:
     audit_events_uri: tuple[StorageUri, ...] = key(
         one_or_many(events_uri),
         (),
-        "where audit events go; the first is the log, others get copies. One folder for all auth servers of a cluster",
+        "where audit events go. The first file:///dir is the log, which is proved: one folder for all auth servers of "
+        "a cluster. Others get copies, and of PostgreSQL and DynamoDB the one that is first of all is searched",
         default_text="<data_dir>/log",
     )
     audit_sessions_uri: StorageUri | None = key(
@@ -236,10 +237,6 @@ def _check(storage: Storage, node: Node, problems: Problems) -> None:
             events.problem(
                 problems, "a table other than teleport.storage.table_name", found="the table of the cluster state"
             )
-    if events is not None and any(uri.scheme in ("postgresql", "dynamodb") for uri in storage.audit_events_uri[:1]):
-        events.problem(
-            problems, "file:///dir first: that is the log, and copies of it go elsewhere", found="a copy first"
-        )
     places = [
         (uri.scheme, uri.location, uri.database, tuple(sorted(uri.options.items()))) for uri in storage.audit_events_uri
     ]

@@ -33,6 +33,7 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     }
 )
 _EVENT_SCHEMES: Final = ("file", "dynamodb", "firestore", "stdout", "postgresql")
+SEARCHED: Final = ("postgresql", "dynamodb")  # when it is first, searches go there and not to the log
 _SESSION_SCHEMES: Final = ("file", "s3", "gs")
 
 

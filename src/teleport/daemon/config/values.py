@@ -95,6 +95,7 @@ class StorageConfig:
     sync: str  # OFF, NORMAL or FULL
     journal: str
     copies: tuple[CopySettings, ...] = ()  # of audit events
+    searched: CopySettings | None = None  # the first of these, where searches go to it and not to the log
     region: str = ""
     audit_events_uri: tuple[str, ...] = ()  # as the file has them; the paths above are what they come to
     audit_sessions_uri: str = ""

@@ -28,6 +28,7 @@ interface Found {
   events: unknown[];
   startKey: string;
   waiting: EventsWaiting | null;
+  notice: string; // why the events are not from the place that is searched first
 }
 
 const LIMIT = 100;
@@ -46,6 +47,7 @@ export default function AuditPage({ params }: PageProps) {
   const [busy, setBusy] = useState(true);
   const [error, setError] = useState<unknown>(null);
   const [waiting, setWaiting] = useState<EventsWaiting | null>(null);
+  const [notice, setNotice] = useState("");
   const [live, setLive] = useState(false);
   const [fresh, setFresh] = useState(0);
   const [chosen, setChosen] = useState<AuditEvent | null>(null);
@@ -72,6 +74,7 @@ export default function AuditPage({ params }: PageProps) {
         setEvents((known) => (startKey ? merged(known, more) : more));
         setKey(found.startKey);
         setWaiting(found.waiting);
+        setNotice(found.notice ?? "");
       } catch (problem) {
         if (turn.current === mine) setError(problem);
       } finally {
@@ -274,6 +277,7 @@ export default function AuditPage({ params }: PageProps) {
       {said !== "" && <Notice>{said}</Notice>}
       <Trouble error={error} />
       <Missing waiting={waiting} />
+      {notice !== "" && <Notice>{notice}.</Notice>}
       <p class="hint" role="status">
         {live ? `Following the log: ${fresh} new.` : ""}
       </p>
