@@ -1,6 +1,6 @@
 """`make dist`: the wheel, archives with their own interpreter, packages, what is inside them, sums and a signature.
 
-    python -m scripts.dist --out=dist [--only=tsh] [--extras="etcd postgresql"] [--sign-key=KEY]
+python -m scripts.dist --out=dist [--only=tsh] [--extras="etcd postgresql"] [--sign-key=KEY]
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts.dist import archive, interpreter, locked, sbom, signing, small, system_packages, tree
+from scripts.dist import archive, image, interpreter, locked, sbom, signing, small, system_packages, tree
 from scripts.dist.locked import ROOT
 
-KINDS = ("wheel", "tsh", "archive", "deb", "rpm")
+KINDS = ("wheel", "tsh", "archive", "image", "deb", "rpm")
 EXTRAS = "dynamodb etcd hsm postgresql"
 
 
@@ -67,12 +67,14 @@ def build(
         made.append(Path(shutil.copy2(wheel, out / wheel.name)))
     if not set(kinds) - {"wheel"}:
         return made
-    base = work / "interpreter"
-    python, used, libraries = interpreter.put(base, interpreter.download(debs or work / "debs"), work / "unpacked")
+    base, kept = work / "interpreter", debs or work / "debs"
+    python, used, libraries = interpreter.put(base, interpreter.download(kept), work / "unpacked")
 
     def bill(release: str, name: str, packages: dict[str, locked.Locked], debs: set[Path]) -> None:
         target = out / f"{name}.cdx.json"
-        target.write_text(json.dumps(sbom.document(version, release, packages, interpreter.described(debs), moment), indent=1) + "\n")
+        target.write_text(
+            json.dumps(sbom.document(version, release, packages, interpreter.described(debs), moment), indent=1) + "\n"
+        )
         made.append(target)
 
     if "tsh" in kinds:
@@ -97,7 +99,7 @@ def build(
         made.append(out / f"{name}.tar.gz")
         bill(release, name, packages, used | more)
         shutil.rmtree(place)
-    if {"archive", "deb", "rpm"} & set(kinds):
+    if {"archive", "image", "deb", "rpm"} & set(kinds):
         packages = {**locked.runtime(), **locked.of_extras(extras)}
         place = work / "hosts"
         shutil.copytree(base, place, symlinks=True)
@@ -110,6 +112,11 @@ def build(
         if "archive" in kinds:
             archive.write(out / f"{name}.tar.gz", name, "teleport", release, place, moment, work)
             made.append(out / f"{name}.tar.gz")
+        if "image" in kinds:
+            around = interpreter.fetch(kept, set(image.PACKAGES))
+            made.append(out / f"image-{version}-linux-{machine}.tar.gz")
+            image.write(made[-1], release, place, around, moment, work)
+            bill(release, f"image-{version}-linux-{machine}", packages, used | more | set(around))
         root, glibc = work / "root", interpreter.glibc_needed(place)
         if {"deb", "rpm"} & set(kinds):
             system_packages.lay_out(root, place, release, moment)

@@ -21,7 +21,7 @@ _FROM_HOST = re.compile(r"(ld-linux.*|lib(c|m|dl|pthread|rt|resolv|util|nsl|anl|
 _LEFT_OUT = ("ensurepip", "idlelib", "lib2to3", "pydoc_data", "turtledemo", "tkinter", "test", "EXTERNALLY-MANAGED")
 _NO_MODULES = ("_dbm", "_gdbm", "nis", "_crypt", "readline", "_curses", "_curses_panel", "_tkinter")
 """Modules in C that nothing here imports and that need libraries of their own, some under another licence."""
-_TRUST = '''
+_TRUST = """
 
 # --- added where this interpreter was put together for an archive
 _KNOWN = (
@@ -42,7 +42,7 @@ def _load_those_of_the_host(self, purpose=Purpose.SERVER_AUTH):
 
 
 SSLContext.load_default_certs = _load_those_of_the_host
-'''
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,6 @@ def run(*command: str, cwd: Path | None = None) -> str:
 
 def download(folder: Path) -> list[Path]:
     """The packages of the interpreter and its libraries, as apt has them, which checks their signatures."""
-    folder.mkdir(parents=True, exist_ok=True)
     for version in VERSIONS:
         policy = run("apt-cache", "policy", f"python{version}-minimal")
         if policy and "Candidate: (none)" not in policy:
@@ -75,16 +74,25 @@ def download(folder: Path) -> list[Path]:
     wanted = {*begin, "libstdc++6", "libgcc-s1", "libffi8"}
     for name in begin:
         wanted |= set(re.findall(r"^ *(?:Pre)?Depends: ([a-z0-9.+-]+)$", run("apt-cache", "depends", name), re.M))
-    wanted = {name for name in wanted if name not in HOST_LIBRARIES and not name.startswith("media-types")}
+    return fetch(folder, {name for name in wanted if name not in HOST_LIBRARIES and not name.startswith("media-types")})
+
+
+def fetch(folder: Path, wanted: set[str]) -> list[Path]:
+    """Packages as apt has them now; those that are in `folder` already are not fetched again."""
+    folder.mkdir(parents=True, exist_ok=True)
     versions = {
         name: match[1]
         for name in sorted(wanted)
         if (match := re.search(r"Candidate: (\S+)", run("apt-cache", "policy", name))) and match[1] != "(none)"
     }
+    if unknown := sorted(wanted - versions.keys()):
+        sys.exit(f"dist: apt has no {', '.join(unknown)}: run apt-get update, on a Debian or Ubuntu host")
     missing = [name for name, said in versions.items() if not _kept(folder, name, said)]
     if missing:
         run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *missing, cwd=folder)
-    return [_kept(folder, name, said) or sys.exit(f"dist: apt gave no {name} {said}") for name, said in versions.items()]
+    return [
+        _kept(folder, name, said) or sys.exit(f"dist: apt gave no {name} {said}") for name, said in versions.items()
+    ]
 
 
 def _kept(folder: Path, name: str, version: str) -> Path | None:
@@ -128,7 +136,9 @@ def put(place: Path, debs: list[Path], work: Path) -> tuple[str, set[Path], Libr
         path.name: (deb, path)
         for deb, folder in unpacked.items()
         for path in sorted(folder.rglob("*.so*"))
-        if "python3" not in path.as_posix() and "ossl-modules" not in path.as_posix() and "engines" not in path.as_posix()
+        if "python3" not in path.as_posix()
+        and "ossl-modules" not in path.as_posix()
+        and "engines" not in path.as_posix()
     }
     return version, used | add_libraries(place, libraries), libraries
 
@@ -175,6 +185,11 @@ def is_elf(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(4) == b"\x7fELF"
+
+
+def of_the_host(name: str) -> bool:
+    """Whether a file is of the C library, which an archive leaves to the host and an image has itself."""
+    return _FROM_HOST.fullmatch(name) is not None
 
 
 def glibc_needed(place: Path) -> str:

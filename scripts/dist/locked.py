@@ -1,6 +1,6 @@
 """What the lock files say: the pinned packages that the product needs at run time, each with the hashes of its files.
 
-    python scripts/dist/locked.py etcd hsm     prints the entries that these extras need beside requirements/runtime.txt
+python scripts/dist/locked.py etcd hsm     prints the entries that these extras need beside requirements/runtime.txt
 """
 
 from __future__ import annotations

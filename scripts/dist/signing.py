@@ -27,7 +27,18 @@ def command(key: str, file: Path) -> tuple[list[str], Path]:
     signature = file.with_name(file.name + ".asc")
     if begin:
         sys.exit(f"dist: {key} is no secret key of minisign or SSH; of gpg's keys give the name, not a file")
-    return ["gpg", "--batch", "--yes", "--armor", "--detach-sign", "-u", key, "-o", str(signature), str(file)], signature
+    return [
+        "gpg",
+        "--batch",
+        "--yes",
+        "--armor",
+        "--detach-sign",
+        "-u",
+        key,
+        "-o",
+        str(signature),
+        str(file),
+    ], signature
 
 
 def sign(key: str, file: Path) -> Path:

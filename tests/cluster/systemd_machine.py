@@ -1,4 +1,4 @@
-"""A real systemd that boots in a container, over this machine's own files, to run the documented unit.
+"""A real systemd that boots in a container, over this machine's own files or others, to run the documented unit.
 
 The container has a file system of its own, an overlay that keeps changes in memory, and processes of its own; the
 network is this machine's, so that clients here reach the daemon there, unless it is `alone`. It boots in under a
@@ -31,11 +31,11 @@ mount --make-rprivate /
 mount -t tmpfs none "$1/layers"
 mkdir "$1/layers/upper" "$1/layers/work" "$1/layers/root"
 cp -a "$1/seed/." "$1/layers/upper/"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/layers/upper,workdir=$1/layers/work" "$1/layers/root"
+mount -t overlay overlay -o "lowerdir=$4,upperdir=$1/layers/upper,workdir=$1/layers/work" "$1/layers/root"
 name=$2
 target=$3
 folder=$1
-shift 3
+shift 4
 exec systemd-nspawn --quiet -D "$folder/layers/root" -M "$name" --register=no --keep-unit --link-journal=no "$@" \\
     --boot "systemd.unit=$target" systemd.log_target=journal systemd.show_status=0
 """
@@ -67,12 +67,15 @@ class Machine:
         binds: Sequence[Path],
         *,
         alone: bool = False,
+        root: Path = Path("/"),
     ) -> None:
         """`files`: content by path in the container; `links`: what symbolic links there point to; `alone`: with a
-        network of its own that leads nowhere, so that every port is free."""
+        network of its own that leads nowhere, so that every port is free; `root`: the files beneath, in place of this
+        machine's."""
         self._folder = folder
         self._name = f"tested-{uuid.uuid4().hex[:8]}"
         self._binds = binds
+        self._root = root
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
         self.console = folder / "console.log"
@@ -105,7 +108,7 @@ class Machine:
             binds.append("--private-network")
         with self.console.open("wb") as console:
             self._nspawn = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", BOOT, "sh", str(self._folder), self._name, TARGET, *binds],
+                ["unshare", "--mount", "sh", "-c", BOOT, "sh", self._folder, self._name, TARGET, self._root, *binds],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -153,9 +156,13 @@ class Machine:
                     with contextlib.suppress(OSError):
                         os.rmdir(folder)
 
+    def words(self, *words: str) -> list[str]:
+        """The command that runs one in the container."""
+        return ["nsenter", "-t", str(self._init), "-a", *words]
+
     def run(self, *words: str, seconds: float = 30.0) -> Ran:
         """A command in the container."""
-        return run("nsenter", "-t", str(self._init), "-a", *words, environment=ENVIRONMENT, seconds=seconds)
+        return run(*self.words(*words), environment=ENVIRONMENT, seconds=seconds)
 
     def systemctl(self, *words: str, seconds: float = 60.0) -> Ran:
         return self.run("systemctl", *words, seconds=seconds)

@@ -24,7 +24,8 @@ def places(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy2("/var/lib/dpkg/status", tmp_path / "dpkg/status")
     (tmp_path / "apt.conf").write_text(
-        f'Dir::State "{tmp_path}/state";\nDir::State::status "{tmp_path}/dpkg/status";\nDir::Cache "{tmp_path}/cache";\n'
+        f'Dir::State "{tmp_path}/state";\nDir::State::status "{tmp_path}/dpkg/status";\n'
+        f'Dir::Cache "{tmp_path}/cache";\n'
         f'Dir::Etc::SourceList "/dev/null";\nDir::Etc::SourceParts "{tmp_path}/empty";\nAPT::Sandbox::User "root";\n'
     )
     return tmp_path

@@ -10,8 +10,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from scripts.dist import archive, locked, sbom, signing, small, system_packages, tree
+from scripts.dist import archive, image, locked, sbom, signing, small, system_packages, tree
 from scripts.dist.interpreter import Deb
+
+from teleport.daemon import kube_manifest
 
 SOURCE = locked.ROOT / "src" / "teleport"
 PACKAGING = locked.ROOT / "packaging"
@@ -145,11 +147,9 @@ def test_scripts_of_packages_are_plain_shell(name: str, tmp_path: Path) -> None:
             subprocess.run([*shell, "-n", str(tmp_path / "script")], check=True)
 
 
-def test_the_image_is_made_of_the_archive_and_runs_the_daemon() -> None:
-    """Each line is an instruction; what it copies and starts is what the archive's script installs."""
-    lines = [line for line in (PACKAGING / "Containerfile").read_text().splitlines() if line and line[0] != "#"]
-    words = {line.split()[0] for line in lines}
-    assert words == {"ARG", "FROM", "COPY", "RUN", "VOLUME", "EXPOSE", "ENTRYPOINT"}
-    start = json.loads(lines[-1].removeprefix("ENTRYPOINT "))
-    assert start == ["/usr/local/bin/teleport", "start", "--config=/etc/teleport.yaml"]
-    assert "USER" not in words  # hosts take sessions as others; auth and proxy are given a user where it is run
+def test_the_image_runs_as_nobody_of_the_host_and_as_the_manifest_says() -> None:
+    """One user for the image, what it keeps, and pods; test_dist_image.py builds and runs it."""
+    text = (PACKAGING / "Containerfile").read_text()
+    assert f"\nUSER {image.OWNER}:{image.OWNER}\n" in text
+    assert kube_manifest._UID == image.OWNER
+    assert "\nFROM scratch\n" in text

@@ -11,25 +11,15 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from scripts.dist.locked import ROOT
-from tests.cluster.cluster_kubectl import CACHE
-from tests.cluster.cluster_packages import install
+from tests.dist.building import build, debian_root
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
-TOOLS = {"patchelf": "patchelf", "rpmbuild": "rpm", "busybox": "busybox-static", "mmdebstrap": "mmdebstrap"}
 C_LIBRARY = ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1", "libresolv.so.2")
-
-
-def build(out: Path, *flags: str) -> Path:
-    command = [sys.executable, "-m", "scripts.dist", f"--out={out}", f"--debs={CACHE.parent / 'debs'}", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return out
 
 
 def files_of(root: Path) -> set[str]:
@@ -50,17 +40,6 @@ def inside(root: Path, script: str, *, status: int = 0) -> str:
     done = subprocess.run(words, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if os.geteuid():
-        pytest.skip("roots and namespaces of their own are for root")
-    for tool, package in TOOLS.items():
-        if shutil.which(tool) is None and (problem := install(package, tool)):
-            pytest.skip(problem)
-    built = os.environ.get("TELEPORT_TEST_DIST")  # what is to be published, in place of another build
-    return Path(built) if built else build(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture
@@ -85,20 +64,8 @@ def empty(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory: pytest.TempPathFactory, dist: Path) -> Iterator[Path]:
     """A Debian of required packages."""
-    root = tmp_path_factory.mktemp("debian") / "root"
-    sources = [*Path("/etc/apt").glob("sources.list"), *Path("/etc/apt").glob("sources.list.d/*s")]
-    release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    words = ["mmdebstrap", "--quiet", "--variant=required", '--aptopt=APT::Sandbox::User "root"']
-    done = subprocess.run(
-        [*words, release["VERSION_CODENAME"], str(root), *map(str, sources)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"mmdebstrap makes no Debian here: {done.stderr[-300:]}")
-    yield root
-    shutil.rmtree(root)
+    with debian_root(tmp_path_factory.mktemp("debian") / "root") as root:
+        yield root
 
 
 def test_two_builds_are_the_same_bytes(dist: Path, tmp_path: Path) -> None:

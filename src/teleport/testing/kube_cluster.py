@@ -105,6 +105,10 @@ class KubeCluster:
 
         wait_until(f"the pod {namespace}/{name} is ready", ready, READY)
 
+    def import_image(self, file: Path) -> None:
+        """An image for pods, an archive as container engines save one."""
+        self._ctr("-n", "k8s.io", "images", "import", str(file), seconds=120.0).ok()
+
     def log(self, name: str) -> str:
         """What a program of the cluster said: `kube-apiserver`, `kubelet`, ..."""
         return (self.folder / f"{name}.log").read_text(errors="replace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +15,8 @@ from teleport.errors import AlreadyExists, BadRequest, NotFound, TeleportError
 if TYPE_CHECKING:
     from teleport.daemon.systemd.units import Values
 
+_PACKAGED: Final = Path("/usr/bin/teleport")
+_PACKAGED_UNITS: Final = Path("/usr/lib/systemd/system")
 _UNITS = ("teleport", "teleport-node", "combined")
 
 install = app.LazyGroup(
@@ -41,7 +43,9 @@ install = app.LazyGroup(
 )
 @click.option("--force", is_flag=True, help="Write over another unit.")
 @click.option("--rating", is_flag=True, help="Print what systemd-analyze leaves open in this unit, with the reasons.")
-@click.option("--teleport-path", metavar="FILE", default="", help="The program [/usr/local/bin/teleport].")
+@click.option(
+    "--teleport-path", metavar="FILE", default="", help="The program [/usr/local/bin/teleport, or that of a package]."
+)
 @click.option("-c", "--config", "config_file", metavar="FILE", default="", help="Its configuration [/etc/UNIT.yaml].")
 @click.option("--env-file", metavar="FILE", default="", help="Environment of the daemon [/etc/default/UNIT].")
 @click.option("--pid-file", metavar="FILE", default="", help="Where the daemon writes its process id.")
@@ -73,7 +77,7 @@ def systemd(
 
     values = units.Values(
         units.Unit(unit),
-        program=Path(teleport_path) if teleport_path else units.PROGRAM,
+        program=program_of(teleport_path),
         config=path(config_file),
         data_dir=path(data_dir),
         pid_file=path(pid_file),
@@ -98,12 +102,32 @@ def systemd(
 def write(values: Values, text: str, place: Path, *, force: bool) -> bool:
     """Writes the unit and says what comes next; whether that changed anything. Raises `AlreadyExists`."""
     check_program(values.program)
-    changed = put(place, text, 0o644, force=force)
+    place, changed = put_unit(place, text, force=force)
     render.out(f"{place} {'has been written' if changed else 'is there already, as it should be'}.\n")
     for line in _warnings(values):
         render.note(f"warning: {render.printable(line)}")
     render.out("Next:\n" + "".join(f"  {line}\n" for line in _next(values, place)))
     return changed
+
+
+def program_of(given: str) -> Path:
+    """The program of a unit: what was given, else that of `make install`, else that of a package."""
+    from teleport.daemon.systemd.units import PROGRAM
+
+    if given:
+        return Path(given)
+    return _PACKAGED if _PACKAGED.is_file() and not PROGRAM.exists() else PROGRAM
+
+
+def put_unit(place: Path, text: str, *, force: bool) -> tuple[Path, bool]:
+    """Writes a unit; where it is then, and whether that changed anything. One of a package that says the same is
+    enough: it changes with the package. Raises `AlreadyExists`, as `put`."""
+    from teleport.daemon.systemd.units import DIRECTORY
+
+    packaged = _PACKAGED_UNITS / place.name
+    if place.parent == DIRECTORY and not os.path.lexists(place) and packaged.is_file() and packaged.read_text() == text:
+        return packaged, False
+    return place, put(place, text, 0o644, force=force)
 
 
 def put(place: Path, text: str, mode: int, *, force: bool) -> bool:

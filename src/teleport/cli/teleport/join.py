@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 @click.option("--systemd", is_flag=True, help="Write teleport-node.service, start it, wait until the host is listed.")
 @click.option("-c", "--config", metavar="FILE", default="/etc/teleport-node.yaml", help="[/etc/teleport-node.yaml]")
 @click.option("--data-dir", metavar="DIR", default="/var/lib/teleport-node", help="[/var/lib/teleport-node]")
-@click.option("--teleport-path", metavar="FILE", default="/usr/local/bin/teleport", help="[/usr/local/bin/teleport]")
+@click.option(
+    "--teleport-path", metavar="FILE", default="", help="The program [/usr/local/bin/teleport, or that of a package]."
+)
 @click.option("--timeout", type=click.IntRange(1, 3600), default=90, help="Seconds to wait until it is listed [90].")
 @click.option("--force", is_flag=True, help="Write over another configuration or unit.")
 @click.option("--token", default="", hidden=True)
@@ -49,7 +51,7 @@ def join(
     token: str,
 ) -> None:
     """Write the configuration of a host that takes sessions; with --systemd, start it and wait until it is listed."""
-    from teleport.cli.teleport.install import check_program, put
+    from teleport.cli.teleport.install import check_program, program_of, put, put_unit
     from teleport.daemon.config.file import load_config
     from teleport.daemon.systemd import control, joining, units
 
@@ -63,7 +65,7 @@ def join(
             "--token-file names a file by its whole path", hint="write the token into a file: --token-file=/path"
         )
     place, file = Path(config), Path(token_file)
-    unit = units.Values(units.Unit.NODE, program=Path(teleport_path), config=place)  # checks the paths
+    unit = units.Values(units.Unit.NODE, program=program_of(teleport_path), config=place)  # checks the paths
     checked = _checked(auth_server, ca_pin, labels, nodename, token_file)
     text = joining.node_text(checked, file, Path(data_dir), nodename)
     load_config(text, str(place))
@@ -77,8 +79,7 @@ def join(
         told.append(f"Next: teleport start --config={place}")
         render.out("\n".join(told) + "\n")
         return
-    unit_place = units.DIRECTORY / unit.unit.file_name
-    reread = put(unit_place, units.unit_text(unit), 0o644, force=force)
+    unit_place, reread = put_unit(units.DIRECTORY / unit.unit.file_name, units.unit_text(unit), force=force)
     told.append(f"{unit_place} {'has been written' if reread else 'is as it should be'}.")
     render.out("\n".join(told) + "\n")
     done = control.Running(unit.unit.value).bring_up(reread=reread, changed=changed, seconds=timeout)
