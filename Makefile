@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: run test test-long test-kube bench bench-scale bench-web bench-kube docs screenshots setup setup-dev install uninstall dist check format clean
+.PHONY: run test test-long test-kube bench bench-scale bench-web bench-kube docs screenshots setup setup-dev install uninstall dist audit check format clean
 
 run: setup
 	@$(BIN)/python scripts/run.py
@@ -93,6 +93,10 @@ uninstall:
 SIGN_KEY ?=
 dist: setup-dev
 	$(BIN)/python -m scripts.dist --sign-key='$(SIGN_KEY)'
+
+# known weaknesses of what the lock files pin; asks PyPI and npm, so it is no part of the tests
+audit: setup-dev
+	@PYTHON=$(PYTHON) scripts/audit.sh
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .hypothesis webui/node_modules src/teleport/web/static/app

@@ -23,6 +23,8 @@ if [ "$kind" = dev ]; then
   need fish fish
   need mandoc mandoc
   need softhsm2-util softhsm2
+  need p11-kit p11-kit
+  compgen -G "/usr/lib/*/pkcs11/p11-kit-client.so" >/dev/null || missing+=(p11-kit-modules)
   need etcd etcd-server
   need kubectl kubernetes-client
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || need postgres postgresql

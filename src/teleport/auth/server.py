@@ -23,6 +23,7 @@ from teleport import counted
 from teleport.api.codec import MAX_BODY, decode_request, encode_error
 from teleport.api.messages import Answer, Document, Message
 from teleport.api.routes import HEARTBEAT, ROUTES, WATCH, Route, Stream
+from teleport.auth.authorities.keys import KeysAway
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.names import peer_address
@@ -377,6 +378,9 @@ async def _errors_as_json(
             )
             else BadRequest(error.reason)
         )
+    except KeysAway as error:
+        log.error("auth API: %s %s failed: %s", request.method, _pattern(request), error)
+        problem = TeleportError(error.told, hint=error.told_hint)
     except TeleportError as error:
         problem = error
     except (ConnectionResetError, asyncio.CancelledError):

@@ -277,6 +277,8 @@ class Daemon:
                 await watched.look()
                 service_metrics.of_auth(self._metrics, service, watched)
                 self._tasks.start(watched.run(), "authorities, for monitors")
+            if config.auth is not None and config.auth.key_token is not None:
+                self._watch_keys(service, readiness)
             readiness.ready("auth")
         else:
             delivering = next(iter(clients.values()))
@@ -300,6 +302,14 @@ class Daemon:
         self._welcome(await self._summary(service, held))
         import_ahead([role.value for role in config.roles])
         return emitter
+
+    def _watch_keys(self, service: AuthService, readiness: Readiness) -> None:
+        """Keys of authorities that are elsewhere can be away."""
+        from teleport.daemon.key_check import KeyCheck
+
+        check = KeyCheck(service.state.keys)
+        self._tasks.start(check.run(), "keys of authorities")
+        readiness.watch("keys of authorities", lambda: check.problem, serves=True)
 
     # what each service needs from auth
 

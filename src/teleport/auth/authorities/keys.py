@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, Protocol
 
-from teleport.errors import BadRequest
+from teleport.errors import BadRequest, TeleportError
 from teleport.pki import authority
 from teleport.pki.keys import PrivateKey, generate_p256
 from teleport.pki.secret import Secret
@@ -22,6 +22,15 @@ from teleport.resources.secret import SecretText
 TOKEN_URI: Final = "pkcs11:"  # noqa: S105 - how references begin
 
 
+class KeysAway(TeleportError):
+    """The place of the keys cannot be asked now. The message is for who runs auth; callers are told `told`."""
+
+    told: Final = "the cluster cannot sign anything now: what has its keys does not answer"
+    told_hint: Final = (
+        "try again in a moment; for administrators, /readyz and the log of the auth service name the reason"
+    )
+
+
 class AuthorityKeys(Protocol):
     """Makes and loads the private keys of authorities. Blocking."""
 
@@ -30,11 +39,16 @@ class AuthorityKeys(Protocol):
         ...
 
     def load(self, secret: SecretText) -> PrivateKey:
-        """What signs with the key that is stored so. Raises `TeleportError` saying where it should be."""
+        """What signs with the key that is stored so. Raises `TeleportError` saying where it should be, and `KeysAway`,
+        which signing does, too."""
         ...
 
     def destroy(self, keys: KeySet) -> None:
         """Ends keys that nothing refers to any more. What cannot be ended is logged: it signs for nobody."""
+        ...
+
+    def check(self) -> None:
+        """Raises `KeysAway` when nothing can be signed."""
         ...
 
 
@@ -57,6 +71,9 @@ class StoredKeys:
 
     def destroy(self, keys: KeySet) -> None:
         """They went with the resource."""
+
+    def check(self) -> None:
+        """They are where everything else is."""
 
 
 def private_halves(keys: KeySet) -> list[SecretText]:

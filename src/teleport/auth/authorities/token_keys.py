@@ -11,6 +11,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from teleport.auth.authorities.keys import TOKEN_URI, StoredKeys, held_elsewhere, private_halves
+from teleport.auth.authorities.keys import TOKEN_URI, KeysAway, StoredKeys, held_elsewhere, private_halves
 from teleport.errors import BadRequest, TeleportError
 from teleport.pki.keys import PrivateKey
 from teleport.pki.trust import AuthorityKind
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WHERE: Final = "auth_service.ca_key_params.pkcs11"
+HINT: Final = (
+    f"check that the token, or the process that has it, is there (pkcs11-tool --module FILE --list-slots), and {WHERE}"
+)
+PATIENCE: Final = 10.0  # seconds for a module that works for somebody else
 _ID_BYTES: Final = 16
 
 
@@ -92,7 +97,11 @@ class HeldKey(ec.EllipticCurvePrivateKey):
 
 
 class TokenKeys:
-    """`AuthorityKeys` of a token. One session, used by one thread at a time, and opened anew when it broke."""
+    """`AuthorityKeys` of a token. One session, used by one thread at a time, and opened anew when it broke.
+
+    A module may lead to another process (p11-kit's client): when that one ended and is there again, the module itself
+    has to begin anew.
+    """
 
     def __init__(self, settings: TokenSettings) -> None:
         """Opens the token. Raises `TeleportError` saying what is wrong with it."""
@@ -101,6 +110,7 @@ class TokenKeys:
         self._pkcs11 = _library()
         self._turn = threading.Lock()
         self._session: Any = None
+        self._found: dict[bytes, Any] = {}  # private keys by their ids, as this session knows them
         with self._turn:
             self._open()
 
@@ -108,8 +118,13 @@ class TokenKeys:
         """Lets go of the session."""
         with self._turn:
             session, self._session = self._session, None
+            self._found.clear()
             if session is not None:
                 session.close()
+
+    def check(self) -> None:
+        """Raises `TeleportError` when the token is away."""
+        self._with_session(lambda session: session.token.slot.get_token(), "reach the token")
 
     # AuthorityKeys
 
@@ -148,6 +163,7 @@ class TokenKeys:
             identifier = _identifier(reference)
 
             def remove(session: Any, identifier: bytes = identifier) -> None:
+                self._found.pop(identifier, None)
                 for found in list(session.get_objects({self._pkcs11.Attribute.ID: identifier})):
                     found.destroy()
 
@@ -183,9 +199,11 @@ class TokenKeys:
     def _held(self, public_der: bytes, identifier: bytes) -> PrivateKey:
         def sign(session: Any, digest: bytes) -> bytes:
             pkcs11 = self._pkcs11
-            key = session.get_key(
-                object_class=pkcs11.ObjectClass.PRIVATE_KEY, key_type=pkcs11.KeyType.EC, id=identifier
-            )
+            key = self._found.get(identifier)
+            if key is None:
+                key = self._found[identifier] = session.get_key(
+                    object_class=pkcs11.ObjectClass.PRIVATE_KEY, key_type=pkcs11.KeyType.EC, id=identifier
+                )
             return bytes(key.sign(digest, mechanism=pkcs11.Mechanism.ECDSA))
 
         public = load_der_public_key(public_der)
@@ -195,8 +213,13 @@ class TokenKeys:
         )
 
     def _with_session(self, work: Callable[[Any], T], what: str) -> T:
-        """Work in the session; once more in a new one, as the token may have been away."""
-        with self._turn:
+        """Work in the session; once more in a new one, as the token may have been away.
+
+        A module that does not answer holds one thread, and no more: whoever comes then is refused after a while.
+        """
+        if not self._turn.acquire(timeout=PATIENCE):
+            raise KeysAway(f"the PKCS#11 module cannot {what}: it has not answered for {PATIENCE:g} s", hint=HINT)
+        try:
             for last in (False, True):
                 try:
                     if self._session is None:
@@ -204,37 +227,60 @@ class TokenKeys:
                     return work(self._session)
                 except self._pkcs11.exceptions.PKCS11Error as error:
                     self._session = None
-                    if last or isinstance(error, self._pkcs11.exceptions.NoSuchKey):
+                    self._found.clear()
+                    if isinstance(error, self._pkcs11.exceptions.NoSuchKey):
+                        raise TeleportError(f"the PKCS#11 token cannot {what}: it has no such key", hint=HINT) from None
+                    if last:
                         raise _problem(f"cannot {what}", error) from None
             raise AssertionError("unreachable")
+        finally:
+            self._turn.release()
 
     def _open(self) -> None:
+        """Opens a session; once more after the module began anew, unless it says that the PIN is wrong: a wrong PIN
+        that is shown again and again locks a token."""
         settings, pkcs11 = self._settings, self._pkcs11
+        errors = pkcs11.exceptions
         try:
             library = pkcs11.lib(str(settings.module))
-            if settings.label:
-                token = library.get_token(token_label=settings.label)
-            else:
-                token = next(one for one in library.get_slots() if one.slot_id == settings.slot).get_token()
             try:
-                self._session = token.open(user_pin=settings.pin or None, rw=True)
-            except pkcs11.exceptions.UserAlreadyLoggedIn:  # a process logs in once, for all of its sessions
-                self._session = token.open(rw=True)
+                self._session = self._opened(library)
+            except (StopIteration, errors.NoSuchToken, errors.DeviceError, errors.DeviceRemoved, errors.GeneralError):
+                _begin_anew(library, errors.PKCS11Error)
+                self._session = self._opened(library)
         except StopIteration:
             raise TeleportError(
                 f"the PKCS#11 module {settings.module} has no slot {settings.slot}", hint=f"{WHERE}.slot_number"
             ) from None
-        except (pkcs11.exceptions.PinIncorrect, pkcs11.exceptions.PinLenRange):
+        except (errors.PinIncorrect, errors.PinLenRange):
             raise TeleportError("the PIN of the PKCS#11 token is wrong", hint=f"{WHERE}.pin or pin_path") from None
-        except (pkcs11.exceptions.PKCS11Error, OSError, RuntimeError) as error:
+        except (errors.PKCS11Error, OSError, RuntimeError) as error:
             raise _problem(f"cannot open the token {settings.label or settings.slot}", error) from None
 
+    def _opened(self, library: Any) -> Any:
+        settings = self._settings
+        if settings.label:
+            token = library.get_token(token_label=settings.label)
+        else:
+            token = next(one for one in library.get_slots() if one.slot_id == settings.slot).get_token()
+        try:
+            return token.open(user_pin=settings.pin or None, rw=True)
+        except self._pkcs11.exceptions.UserAlreadyLoggedIn:  # a process logs in once, for all of its sessions
+            return token.open(rw=True)
 
-def _problem(what: str, error: Exception) -> TeleportError:
+
+def _begin_anew(library: Any, error: type[Exception]) -> None:
+    """C_Finalize and C_Initialize: all sessions of the module in this process end."""
+    with suppress(error):  # what has lost its other end cannot say good-bye to it
+        library.finalize()
+    library.initialize()
+
+
+def _problem(what: str, error: Exception) -> KeysAway:
     reason = " ".join(filter(None, (type(error).__name__, str(error))))
-    return TeleportError(
+    return KeysAway(
         f"the PKCS#11 module {what}: {reason}",
-        hint=f"check the token (pkcs11-tool --module FILE --list-slots) and {WHERE}",
+        hint=HINT,
     )
 
 

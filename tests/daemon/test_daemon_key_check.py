@@ -1,0 +1,74 @@
+"""What is said of keys that are elsewhere: when they are away, when nothing answers, when they are back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from datetime import datetime
+
+import pytest
+
+from teleport.auth.authorities.keys import KeysAway
+from teleport.daemon import key_check
+from teleport.daemon.key_check import KeyCheck
+from teleport.pki.keys import PrivateKey
+from teleport.pki.trust import AuthorityKind
+from teleport.resources.authority import Authority, KeySet
+from teleport.resources.secret import SecretText
+
+
+class Elsewhere:
+    """Keys that are away, or do not answer until `go`."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.go = threading.Event()
+        self.go.set()
+
+    def make(self, kind: AuthorityKind, cluster: str, now: datetime) -> Authority:
+        raise AssertionError("nothing is made")
+
+    def load(self, secret: SecretText) -> PrivateKey:
+        raise AssertionError("nothing is loaded")
+
+    def destroy(self, keys: KeySet) -> None: ...
+
+    def check(self) -> None:
+        assert self.go.wait(30)
+        if self.away:
+            raise KeysAway("the module cannot reach the token")
+
+
+async def test_each_change_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    keys = Elsewhere()
+    check = KeyCheck(keys)
+    await check.look()
+    assert check.problem == ""
+    keys.away = True
+    await check.look()
+    await check.look()
+    assert check.problem == "the module cannot reach the token"
+    keys.away = False
+    await check.look()
+    await check.look()
+    assert check.problem == ""
+    said = [record.getMessage().split(",")[0] for record in caplog.records if record.name == key_check.__name__]
+    assert said == ["nothing can be signed", "the authorities' keys sign again"]
+
+
+async def test_no_answer_is_said_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_check, "PATIENCE", 0.01)
+    keys = Elsewhere()
+    keys.go.clear()
+    check = KeyCheck(keys)
+    looking = asyncio.create_task(check.look())
+    try:
+        await asyncio.wait({looking}, timeout=1)
+        assert "has not answered for" in check.problem
+        assert not looking.done()
+    finally:
+        keys.go.set()
+        await looking
+    assert check.problem == ""
