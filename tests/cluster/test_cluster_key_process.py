@@ -62,7 +62,7 @@ def ann(walled: Cluster, login: str) -> Person:
 
 
 def away(cluster: Cluster) -> bool:
-    """Whether `/readyz` says that the keys are away; all auth servers may share them, so it does not send people off."""
+    """Whether `/readyz` says so, without sending people off: all auth servers may share the keys."""
     status, told = cluster.daemon.readiness()
     assert status == 200, told
     return "keys of authorities" in told

@@ -56,7 +56,7 @@ def test_what_is_not_pinned_is_found() -> None:
     for bad in (
         "one==1.0\n",
         "one>=1.0 \\\n" + good.partition("\n")[2],
-        "--index-url https://x/\n" + good,
+        "-i https://x/\n" + good,
         "one==1.0 \\\n" + good,
     ):
         assert list(unpinned(bad)), bad
