@@ -1,7 +1,9 @@
-"""Resident memory of processes and their children (Linux: `/proc/<pid>/smaps_rollup`)."""
+"""Resident memory of processes and their children (Linux: `/proc/<pid>/smaps_rollup`), and what they took of
+processors (`/proc/<pid>/stat`)."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,12 @@ def resident(pid: int) -> Resident:
         found[name.rstrip(":")] = int(value)
     private = found["Private_Clean"] + found["Private_Dirty"]
     return Resident(pid, found["Rss"] / 1024, found["Pss"] / 1024, private / 1024)
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor time that it has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def family(pid: int) -> list[int]:
