@@ -38,7 +38,7 @@ kind: role
 version: v5
 metadata: {name: brief}
 spec:
-  options: {disconnect_expired_cert: yes, max_session_ttl: 1m}
+  options: {disconnect_expired_cert: yes, max_session_ttl: 2m}
   allow: {kubernetes_labels: {'*': '*'}, kubernetes_groups: [developers]}
 """
 WAYS = ("one", "near", "behind")  # the proxy's own, a service that it dials, one that only a tunnel reaches
@@ -103,14 +103,14 @@ def opened(kube: Kube, *kubectl: tuple[list[str], dict[str, str]]) -> Iterator[l
                 stack.callback(process.communicate, timeout=10)
                 stack.callback(process.terminate)
                 running.append(process)
-        wait_until("all are open", lambda: kube.api.open_streams == besides + len(running))
+        wait_until("all are open", lambda: kube.api.open_streams == besides + len(running), 40.0)
         yield running
 
 
 def wait_ended(kube: Kube, running: list[subprocess.Popen[str]], end: datetime, besides: int = 0) -> list[str]:
     """What each kubectl has said once it has ended; not before the certificate's `end`, and soon after it. `besides`
     streams go on."""
-    wait_until("one is cut", lambda: kube.api.open_streams < besides + len(running), SECONDS + 60.0)
+    wait_until("one is cut", lambda: kube.api.open_streams < besides + len(running), 130.0)
     assert now() > end, "a certificate counts until its end"
     left = (end - now()).total_seconds() + PROMISED * 5
     wait_until("all are cut", lambda: kube.api.open_streams == besides, left)
@@ -161,14 +161,14 @@ def test_the_end_of_a_certificate_ends_what_it_opened(kube: Kube, way: str, role
     assert len(told) >= len(OPEN)
 
 
-@pytest.mark.long  # no login is shorter than a minute
+@pytest.mark.long  # no login is shorter than a minute, in the last of which the plugin gives nothing
 def test_a_login_that_runs_out_ends_what_kubectl_opened_with_it(kube: Kube) -> None:
-    """By the plugin, by all ways at once; `kubectl` says then what to do."""
+    """By the plugin, by all ways at once; `kubectl` says what to do then, and a minute before."""
     person = kube.person("brief", "brief")
     file = person.home / ".tsh" / "keys"
     (certificate,) = file.glob("*/brief-x509.pem")
     end = load_certificate(certificate.read_bytes()).not_valid_after_utc
-    assert end - now() < timedelta(minutes=1, seconds=1)
+    assert end - now() < timedelta(minutes=2, seconds=1)
     kubectls = [(["kubectl", f"--context={NAME}-{way}"], person.environment) for way in WAYS]
     with opened(kube, *kubectls) as running:
         said = wait_ended(kube, running, end)
