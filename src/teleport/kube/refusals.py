@@ -27,6 +27,15 @@ MOST_SAID: Final = 1000  # characters of what the API server says
 MOST_READ: Final = 64 * 1024  # bytes of its refusal
 
 
+class Refused(Exception):
+    """The call ends here: `refusal` is what the client reads, `reason` what is on record."""
+
+    def __init__(self, refusal: Refusal, reason: str = "") -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.reason = reason or refusal.message
+
+
 @dataclass(frozen=True, slots=True)
 class Worded:
     code: int
