@@ -39,6 +39,7 @@ BRIDGE: Final = "tkubetest0"
 SUBNET: Final = "10.231.0.0/24"
 NODE: Final = "localhost"  # so that the API server reaches the kubelet on loopback
 LOCK: Final = Path("/run/lock/teleport-tests-kubernetes")
+KUBELET: Final = Path("/var/lib/kubelet")
 READY: Final = 90.0  # seconds
 FEATURES: Final = "EphemeralContainers=true"  # what `kubectl debug` needs, alpha in this version
 
@@ -57,9 +58,22 @@ def why_none() -> str:
     missing = [name for name in NEEDED if shutil.which(name, path=environment["PATH"]) is None]
     if missing or not BUSYBOX.exists():
         return f"{', '.join(missing) or 'busybox'} is not installed: scripts/kube-cluster.sh installs it"
-    if Path("/var/lib/kubelet").exists():
-        return "this machine has a kubelet of its own (/var/lib/kubelet), which is left alone"
+    if has_another():
+        return f"this machine has a kubelet of its own ({KUBELET}), which is left alone"
     return ""
+
+
+def has_another(kubelet: Path = KUBELET, lock: Path = LOCK) -> bool:
+    """Whether a kubelet is here that is no test's: while one of these clusters runs its lock is held, and who comes
+    waits for its end."""
+    if not kubelet.exists():
+        return False
+    with lock.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 class KubeCluster:
