@@ -109,6 +109,8 @@ def test_who_is_not_mapped_or_locked_over_there_is_refused_there(two: Two) -> No
             finally:
                 watching.send_signal(signal.SIGTERM)
                 watching.communicate(timeout=10)
+        told = cluster.wait_event("client.disconnect", user=name)
+        assert told["reason"] == "access has ended"
         assert "locked" in kubectl(larry, "get", "pods", "-n", "dev").stderr
         for lock in cluster.tctl("get", "locks", "--format=json").json():
             cluster.tctl("rm", f"lock/{lock['metadata']['name']}").ok()
