@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import msgspec
@@ -97,6 +97,19 @@ class _Spoken:
             self._answer.set_exception(_WatchEnded("the watch ended", hint=AGAIN))
 
 
+class Turn(Protocol):
+    """Who says that others come first (`tunnel.turn`)."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether they do."""
+        ...
+
+    async def wait(self) -> None:
+        """Until they do not."""
+        ...
+
+
 class AuthClient:
     """Calls auth with a host's certificate.
 
@@ -108,8 +121,8 @@ class AuthClient:
     """Waits up to so many seconds for a way to auth that comes and goes; whether there is one. A handshake that nobody
     carries costs both ends as much as one that is answered."""
 
-    turn: Callable[[], Awaitable[None]] | None = None
-    """Waits until auth may be asked for what can wait."""
+    turn: Turn | None = None
+    """When auth may be asked for what can wait."""
 
     def __init__(
         self,
@@ -249,7 +262,7 @@ class AuthClient:
     async def its_turn(self) -> None:
         """Until there is somebody to hear an announcement: in a watch at once; else when it may ask for one."""
         if self.turn is not None and not self.hears:
-            await self.turn()
+            await self.turn.wait()
 
     async def announce(self, request: HeartbeatRequest) -> None:
         """Within the watch where there is one, which costs no connection; else by a call. One that broke is about to
@@ -267,6 +280,8 @@ class AuthClient:
                 answer = await spoken.ask(encode_call(HEARTBEAT, request).body)
                 decode_reply(HEARTBEAT, answer.status, bytes(answer.body))
                 return
+            if self.turn is not None and self.turn.waiting:  # thousands were cut off, and what is said may change
+                raise ConnectionProblem("the watch ended, and it is not this host's turn to ask auth", hint=AGAIN)
         await self.call(HEARTBEAT, request)
 
     async def download(

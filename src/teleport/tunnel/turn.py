@@ -14,7 +14,6 @@ Few hosts, which come back within a second, wait for nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -31,6 +30,14 @@ class Waits(Protocol):
     def heard(self) -> None: ...
 
 
+class Known(Protocol):
+    """What it is to whoever asks auth (`api.client.Turn`)."""
+
+    @property
+    def waiting(self) -> bool: ...
+    async def wait(self) -> None: ...
+
+
 class Heeds(Protocol):
     """A cache of what auth says."""
 
@@ -40,7 +47,7 @@ class Heeds(Protocol):
 class Asks(Protocol):
     """Who announces the service."""
 
-    turn: Callable[[], Awaitable[None]] | None
+    turn: Known | None
 
 
 class Turn:
@@ -57,8 +64,13 @@ class Turn:
 
     def heeded_by(self, client: Asks, cache: Heeds) -> None:
         """These two wait for it from here on, and the cache says when auth was heard. Before that nobody waits."""
-        client.turn, cache.turn = self.wait, self
+        client.turn = cache.turn = self
         self._heeded = True
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is somebody else's."""
+        return not self._comes.is_set()
 
     async def wait(self) -> None:
         """Until it is this host's turn; mostly it is."""
