@@ -26,6 +26,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": VALUES | PURE | ADAPTERS | SHARED | {"client", "daemon", "cli"},
     "testing": VALUES | PURE | ADAPTERS | SHARED | SERVICES | {"daemon", "launcher", "testing", "cli"},
 }
+MAY_IMPORT["aws"] = VALUES | {"aws"}
+for _name in ("backend", "recording", "copies"):  # the two adapters that speak to AWS, and what builds on one of them
+    MAY_IMPORT[_name] = MAY_IMPORT[_name] | {"aws"}
 MAY_IMPORT["cli"] |= {"launcher"}  # `teleport start` forks it before anything else is imported
 MAY_IMPORT["node"] |= {"launcher"}  # the node asks the launcher for processes, by messages
 MAY_IMPORT["ssh"] |= {"transport.accepting"}  # connections are taken alike, whatever is spoken on them

@@ -13,9 +13,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from teleport.aws.answers import Kind
 from teleport.backend import DeleteOp, PutOp, WatchCompacted
 from teleport.backend.dynamodb.engine import DynamoBackend
-from teleport.backend.dynamodb.refusals import Kind, explain, kind_of
+from teleport.backend.dynamodb.refusals import explain, kind_of
 from teleport.backend.dynamodb.rows import CHECKPOINT, HEAD, int_of
 from teleport.backend.dynamodb.settings import DynamoSettings, Scaling, mistake
 from teleport.backend.dynamodb.table import Table

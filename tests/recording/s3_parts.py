@@ -15,12 +15,12 @@ from tests.recording.recording_samples import HOST, SID, check_signature, record
 
 from teleport.auth.evidence.objects import OBJECTS, StoredNotes
 from teleport.auth.evidence.recorded import UPLOADS
+from teleport.aws.answers import Kind
 from teleport.backend.interface import Backend, PutOp
 from teleport.backend.memory import MemoryBackend
 from teleport.clock import SystemClock
 from teleport.recording.format import Frame, FrameKind
 from teleport.recording.s3.bucket import Bucket, Refused
-from teleport.recording.s3.refusals import Kind
 from teleport.recording.s3.settings import S3Settings
 from teleport.recording.s3.store import S3RecordingStore
 from teleport.recording.s3.uploader import Uploader
@@ -188,6 +188,18 @@ class Gated(Bucket):
             return await super()._call(operation, **parameters)
         finally:
             self._now, self._bytes = self._now - 1, self._bytes - size
+
+
+class Watched(Bucket):
+    """A bucket that remembers what it was asked."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        super().__init__(settings)
+        self.given: list[tuple[str, dict[str, Any]]] = []
+
+    async def _call(self, operation: str, **parameters: Any) -> Any:
+        self.given.append((operation, parameters))
+        return await super()._call(operation, **parameters)
 
 
 class Slow(Bucket):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.recording.recording_samples import HOST, OTHER_HOST, OTHER_SID, SID, chunk_list, recording
-from tests.recording.s3_parts import PART, FailsOver, Gated, Killed, KilledAt, Sides, Slow, large
+from tests.recording.s3_parts import PART, FailsOver, Gated, Killed, KilledAt, Sides, Slow, Watched, large
 
 from teleport.auth.evidence.recorded import UPLOADS
 from teleport.backend.interface import PutOp
@@ -450,6 +450,36 @@ async def test_two_hosts_claim_a_session_at_two_auth_servers_at_once(server: s3.
             assert await side.store.names() == [SID, name]
             with await side.store.open(name) as file:
                 assert file.read() == theirs
+
+
+async def test_what_is_encrypted_with_a_key_is_so_on_the_servers_disk_and_comes_back_whole(sides: Sides) -> None:
+    """Whole, and in parts: the key is named where an object, or an upload in parts, is made, and nowhere else."""
+    server = await asyncio.to_thread(s3.S3Server(kms=True).__enter__)
+    try:
+        for n, options in enumerate(({}, {"disablesse": "false", "sse_kms_key": s3.KMS_KEY})):
+            data = {SID: DATA, OTHER_SID: large(2 * PART, OTHER_SID)}
+            settings = server.settings(**options)
+            async with sides.side(settings, f"auth{n}", bucket=Watched) as side:
+                assert isinstance(side.bucket, Watched)
+                for sid, one in data.items():
+                    await side.take(one, sid, told=False)
+                    await side.backend.commit([PutOp(UPLOADS + sid, one[-32:].hex().encode())])
+                assert await side.uploader.once()
+                for sid, one in data.items():
+                    with await side.store.open(sid) as file:
+                        assert file.read() == one
+                    there = await side.call("head_object", Key=settings.key(sid))
+                    assert there.get("ServerSideEncryption") == (None if n == 0 else "aws:kms")
+                    assert bool(there.get("SSEKMSKeyId")) == (n == 1)
+                    assert sid == SID or server.stores(one[1000:1100]) == (n == 0)
+                named = {call for call, given in side.bucket.given if given.get("SSEKMSKeyId") == s3.KMS_KEY}
+                said = {call for call, given in side.bucket.given if "ServerSideEncryption" in given}
+                assert named == said == (set() if n == 0 else {"put_object", "create_multipart_upload"})
+                assert "upload_part" in {call for call, _ in side.bucket.given}
+                for sid in data:
+                    await side.store.remove(sid)
+    finally:
+        await asyncio.to_thread(server.__exit__)
 
 
 def test_objects_are_made_with_the_key_that_is_asked_for() -> None:

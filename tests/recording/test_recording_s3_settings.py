@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from teleport.aws.answers import Kind
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
-from teleport.recording.s3.refusals import Kind, explain, kind_of
+from teleport.recording.s3.refusals import explain, kind_of
 from teleport.recording.s3.settings import S3Settings, parse
 
 BUCKET = "records.example"
@@ -97,6 +98,9 @@ def test_what_answers_mean(code: str, status: int, details: str, kind: Kind) -> 
     assert kind_of(code, status, details) is kind
 
 
+DENIED = (Kind.NOT_ALLOWED, Kind.KEPT, Kind.KMS, Kind.NO_LOGIN, Kind.CLOCK)
+
+
 @pytest.mark.parametrize("kind", list(Kind))
 def test_each_refusal_says_what_to_do(kind: Kind) -> None:
     error = explain("write", "s3://b", kind, "why")
@@ -104,4 +108,4 @@ def test_each_refusal_says_what_to_do(kind: Kind) -> None:
     assert error.hint
     assert "cannot write the recordings in S3 (s3://b)" in error.message
     assert isinstance(error, ConnectionProblem) == (kind in (Kind.AGAIN, Kind.TLS))
-    assert isinstance(error, AccessDenied) == (kind in (Kind.NOT_ALLOWED, Kind.KMS, Kind.NO_LOGIN, Kind.CLOCK))
+    assert isinstance(error, AccessDenied) == (kind in DENIED)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from teleport.backend.dynamodb.refusals import Kind
+from teleport.aws.answers import Kind
 from teleport.backend.dynamodb.rows import Row
 from teleport.backend.dynamodb.table import CONNECTIONS, Refused, Table
 from teleport.clock import Clock

@@ -5,8 +5,8 @@ It loads aiobotocore, as the storage in DynamoDB does, and speaks to the service
 
 from __future__ import annotations
 
+from teleport.aws.answers import Kind
 from teleport.backend.dynamodb.making import open_table
-from teleport.backend.dynamodb.refusals import Kind
 from teleport.backend.dynamodb.rows import int_of, number, text
 from teleport.backend.dynamodb.settings import DynamoSettings
 from teleport.backend.dynamodb.table import Refused, Table

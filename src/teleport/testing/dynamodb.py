@@ -5,22 +5,18 @@ It removes nothing whose time to live is over, and has no limit on how much it i
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from teleport.backend.dynamodb.settings import DynamoSettings
 from teleport.testing.etcd import free_ports
+from teleport.testing.local_server import LocalServer
 
-PATIENCE: Final = 60.0  # seconds
 MISSING: Final = "there is no moto server here: pip install 'moto[dynamodb]' flask flask-cors"
 REGION: Final = "us-east-1"
 
@@ -33,45 +29,24 @@ def program() -> str | None:
     return str(Path(__file__).with_name("dynamodb_server.py"))
 
 
-class DynamoServer:
-    """`with DynamoServer() as server:`; it is up then. Blocking: call it from a thread where a loop runs."""
+class DynamoServer(LocalServer):
+    """All that it knew is gone after `kill`."""
+
+    what: ClassVar[str] = "moto"
 
     def __init__(self) -> None:
+        super().__init__()
         (self.port,) = free_ports(1)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log = tempfile.NamedTemporaryFile(prefix="moto-")  # noqa: SIM115 # as long as the server
 
-    def __enter__(self) -> DynamoServer:
-        try:
-            self.start()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def __exit__(self, *about: object) -> None:
-        self.kill()
-        self._log.close()
-
-    def start(self) -> None:
+    def command(self) -> Sequence[str]:
         found = program()
         if found is None:
             raise RuntimeError(MISSING)
-        self._process = subprocess.Popen(
-            [sys.executable, found, str(self.port)], stdout=self._log, stderr=subprocess.STDOUT
-        )
-        deadline = time.monotonic() + PATIENCE
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"moto did not start: {Path(self._log.name).read_text(errors='replace')[-2000:]}")
-            time.sleep(0.05)
+        return [sys.executable, found, str(self.port)]
 
-    def kill(self) -> None:
-        """At once; all that it knew is gone."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
+    @property
+    def ready(self) -> str:
+        return f"{self.endpoint()}/moto-api/"
 
     def endpoint(self, port: int = 0) -> str:
         return f"http://127.0.0.1:{port or self.port}"
@@ -90,10 +65,3 @@ class DynamoServer:
             "access_key": "x",
             "secret_key": "y",
         }
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.endpoint()}/moto-api/", timeout=5):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
 
-from teleport.backend.dynamodb.refusals import Kind
+from teleport.aws.answers import Kind
 from teleport.backend.dynamodb.replica import FAR, Replica
 from teleport.backend.dynamodb.rows import CHECKPOINT, Row, int_of, item_rows, micros, number, padded, text
 from teleport.backend.dynamodb.schema import changed

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any, Final
 
-from teleport.backend.dynamodb.refusals import Kind
+from teleport.aws.answers import Kind
 from teleport.backend.dynamodb.settings import Scaling
 from teleport.backend.dynamodb.table import Refused, Table
 from teleport.errors import TeleportError

@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Final
 
-from teleport.errors import AccessDenied, ConnectionProblem, LimitExceeded, TeleportError
-
-
-class Kind(StrEnum):
-    """What to do about an answer."""
-
-    AGAIN = "again"  # the service or the way to it is away; it may or may not have happened
-    SLOWER = "slower"  # throttled, or another transaction had it in hand. It has not happened
-    CONDITION = "condition"  # something is not as it was expected. It has not happened
-    TLS = "tls"  # the other end was not believed
-    NO_LOGIN = "no login"  # no credentials, or such as are not known
-    CLOCK = "clock"  # our clock and theirs differ
-    NOT_ALLOWED = "not allowed"
-    ABSENT = "absent"  # the table is not there
-    EXISTS = "exists"  # it is there already, or being made or changed
-    TOO_LARGE = "too large"
-    NO_REGION = "no region"
-    REFUSED = "refused"  # anything else
-
+from teleport.aws import answers
+from teleport.aws.answers import Kind, Words
+from teleport.errors import ConnectionProblem, LimitExceeded, TeleportError
 
 _BY_CODE: Final = {
     "ConditionalCheckFailedException": Kind.CONDITION,
@@ -62,6 +45,7 @@ _BY_CODE: Final = {
     "ItemCollectionSizeLimitExceededException": Kind.TOO_LARGE,
     "ItemCollectionSizeLimitExceeded": Kind.TOO_LARGE,
 }
+_WORDS: Final = Words("table", "teleport.storage", "aws sts get-caller-identity")
 _WORST_FIRST: Final = (Kind.CONDITION, Kind.NOT_ALLOWED, Kind.TOO_LARGE, Kind.SLOWER)
 
 
@@ -93,28 +77,9 @@ def _of_reason(reason: str) -> Kind | None:
 def explain(doing: str, where: str, kind: Kind, details: str) -> TeleportError:
     """The error for what cannot be mended by trying again, or was tried long enough."""
     what = f"cannot {doing} the storage in DynamoDB ({where})"
+    if (known := answers.explain(what, kind, details, _WORDS)) is not None:
+        return known
     match kind:
-        case Kind.TLS:
-            return ConnectionProblem(
-                f"{what}: the certificate of the other end was not accepted: {details}",
-                hint="check endpoint of teleport.storage and the certificates that this machine trusts (AWS_CA_BUNDLE)",
-            )
-        case Kind.NO_LOGIN:
-            return AccessDenied(
-                f"{what}: AWS does not know these credentials, or there are none: {details}",
-                hint="give the machine a role, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: aws "
-                "sts get-caller-identity",
-            )
-        case Kind.CLOCK:
-            return AccessDenied(
-                f"{what}: the clock of this machine is not right: {details}",
-                hint="set it by time servers: timedatectl set-ntp true",
-            )
-        case Kind.NOT_ALLOWED:
-            return AccessDenied(
-                f"{what}: the role or user of this machine may not do that: {details}",
-                hint="let its policy allow what docs/operations.md lists for the table",
-            )
         case Kind.ABSENT:
             return TeleportError(
                 f"{what}: the table is not there any more: {details}",
@@ -130,7 +95,7 @@ def explain(doing: str, where: str, kind: Kind, details: str) -> TeleportError:
                 hint="raise the table's capacity or its bounds (read_max_capacity, write_max_capacity), or let it be "
                 "on demand: aws dynamodb update-table --billing-mode PAY_PER_REQUEST",
             )
-        case Kind.NO_REGION:
+        case Kind.REGION:
             return TeleportError(f"{what}: no region is named", hint="set region of teleport.storage, or AWS_REGION")
         case Kind.AGAIN:
             return ConnectionProblem(

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
-from teleport.backend.dynamodb.refusals import Kind
+from teleport.aws.answers import Kind
 from teleport.backend.dynamodb.rows import CHECKPOINT, HEAD, PIECE, Record, int_of, item_of, padded, records_of
 from teleport.backend.dynamodb.schema import Schema, changed
 from teleport.backend.dynamodb.table import Refused, Table

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
 
+from teleport.aws.answers import Kind
 from teleport.backend.dynamodb.making import open_table, others
-from teleport.backend.dynamodb.refusals import Kind
 from teleport.backend.dynamodb.rows import CHECKPOINT, HEAD, int_of, number, text
 from teleport.backend.dynamodb.table import Refused, Table
 from teleport.errors import TeleportError

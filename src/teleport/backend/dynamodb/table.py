@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import warnings
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -19,7 +18,9 @@ import botocore.exceptions as away
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
-from teleport.backend.dynamodb.refusals import Kind, explain, kind_of
+from teleport.aws.answers import Kind
+from teleport.aws.library import first_line, hush, no_answer
+from teleport.backend.dynamodb.refusals import explain, kind_of
 from teleport.backend.dynamodb.settings import DynamoSettings, mistake
 from teleport.backend.interface import BackendClosed
 from teleport.errors import BadRequest, TeleportError
@@ -29,13 +30,6 @@ ATTEMPT: Final = 5.0  # seconds that one answer is waited for
 PAUSE: Final = 0.05  # seconds between attempts at first, doubling
 PAUSE_MOST: Final = 2.0
 CONNECTIONS: Final = 16
-
-_NO_LOGIN: Final = (
-    away.NoCredentialsError,
-    away.PartialCredentialsError,
-    away.ProfileNotFound,
-    away.CredentialRetrievalError,
-)
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +68,7 @@ class Table:
         return self.settings.where
 
     async def open(self) -> None:
-        for name in ("botocore", "aiobotocore", "urllib3"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        # aiohttp's word about bodies of more than 1 MiB, which the library gives it whole
-        warnings.filterwarnings("ignore", "Sending a large body directly", ResourceWarning)
+        hush()
         loader = self._session.get_component("data_loader")
         await asyncio.to_thread(loader.load_service_model, "dynamodb", "service-2")  # large; then it is there
         self._client = await self.client("dynamodb")
@@ -215,20 +206,6 @@ def refused(error: BaseException) -> Refused:
         kind = kind_of(code, status, str(about.get("Message", "")), [str(one.get("Code", "")) for one in reasons])
         said = ", ".join(sorted({str(one["Code"]) for one in reasons if one.get("Code") not in (None, "", "None")}))
         # what a refused value was is not repeated: of messages only those that have none
-        words = "" if kind in (Kind.REFUSED, Kind.TOO_LARGE) else _first_line(str(about.get("Message", "")))
+        words = "" if kind in (Kind.REFUSED, Kind.TOO_LARGE) else first_line(str(about.get("Message", "")))
         return Refused(kind, f"{said or words} ({code})".strip(), item=item)
-    if isinstance(error, away.SSLError):
-        return Refused(Kind.TLS, "its certificate is not of an authority that this machine knows, or of another name")
-    if isinstance(error, away.NoRegionError):
-        return Refused(Kind.NO_REGION, "")
-    if isinstance(error, _NO_LOGIN):
-        return Refused(Kind.NO_LOGIN, type(error).__name__)
-    if isinstance(error, TimeoutError | away.ConnectTimeoutError | away.ReadTimeoutError):
-        return Refused(Kind.AGAIN, "no answer in time")
-    if isinstance(error, away.ConnectionError | away.HTTPClientError | OSError):
-        return Refused(Kind.AGAIN, f"it is not reached, or the connection broke ({type(error).__name__})")
-    return Refused(Kind.REFUSED, type(error).__name__)
-
-
-def _first_line(said: str) -> str:
-    return next(iter(said.splitlines()), "")
+    return Refused(*(no_answer(error) or (Kind.REFUSED, type(error).__name__)))

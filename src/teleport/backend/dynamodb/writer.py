@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import uuid4
 
+from teleport.aws.answers import Kind
 from teleport.backend.committing import Committing, Failed, Job, Sent, answer_all
-from teleport.backend.dynamodb.refusals import Kind
 from teleport.backend.dynamodb.replica import Replica
 from teleport.backend.dynamodb.rows import HEAD, Record, log_rows, micros, number, text
 from teleport.backend.dynamodb.schema import Schema, changed

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import logging
-import warnings
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,8 +20,10 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
 from teleport import counted
+from teleport.aws.answers import Kind
+from teleport.aws.library import first_line, hush, no_answer
 from teleport.errors import TeleportError
-from teleport.recording.s3.refusals import Kind, explain, kind_of
+from teleport.recording.s3.refusals import explain, kind_of
 from teleport.recording.s3.settings import S3Settings
 
 ATTEMPT: Final = 30.0  # seconds in which nothing moves
@@ -31,13 +31,6 @@ WHOLE: Final = 600.0  # seconds that one part may take
 CONNECTIONS: Final = 16
 PIECE: Final = 256 * 1024
 REMOVAL: Final = 10.0  # seconds that removing one object may take: the audit log waits meanwhile
-
-_NO_LOGIN: Final = (
-    away.NoCredentialsError,
-    away.PartialCredentialsError,
-    away.ProfileNotFound,
-    away.CredentialRetrievalError,
-)
 
 
 class Refused(Exception):
@@ -81,10 +74,7 @@ class Bucket:
                 raise Refused(Kind.AGAIN, "this auth server ends")
             if self._client is not None:
                 return
-            for name in ("botocore", "aiobotocore", "urllib3"):
-                logging.getLogger(name).setLevel(logging.WARNING)
-            # aiohttp's word about bodies of more than 1 MiB, which the library gives it whole
-            warnings.filterwarnings("ignore", "Sending a large body directly", ResourceWarning)
+            hush()
             session = AioSession()
             await asyncio.to_thread(session.get_component("data_loader").load_service_model, "s3", "service-2")
             settings = self.settings
@@ -246,15 +236,10 @@ def refused(error: BaseException) -> Refused:
         return error
     if isinstance(error, away.ClientError):
         about = error.response.get("Error", {})
-        code, words = str(about.get("Code", "")), next(iter(str(about.get("Message", "")).splitlines()), "")
+        code, words = str(about.get("Code", "")), first_line(str(about.get("Message", "")))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return Refused(kind_of(code, status, words), f"{words[:300]} ({code[:60]})".strip())
-    if isinstance(error, away.SSLError):
-        return Refused(Kind.TLS, "its certificate is not of an authority that this machine knows, or of another name")
-    if isinstance(error, away.NoRegionError):
-        return Refused(Kind.REGION, "none is named")
-    if isinstance(error, _NO_LOGIN):
-        return Refused(Kind.NO_LOGIN, type(error).__name__)
-    if isinstance(error, TimeoutError | away.ConnectTimeoutError | away.ReadTimeoutError):
-        return Refused(Kind.AGAIN, "no answer in time")
-    return Refused(Kind.AGAIN, f"it is not reached, or the connection broke ({type(error).__name__})")
+    broke = (
+        f"it is not reached, or the connection broke ({type(error).__name__})"  # aiohttp's own, while a body is read
+    )
+    return Refused(*(no_answer(error) or (Kind.AGAIN, broke)))

@@ -13,11 +13,11 @@ from contextlib import aclosing
 from functools import partial
 from typing import BinaryIO, Final
 
+from teleport.aws.answers import Kind
 from teleport.recording.directory import RecordingDirectory
 from teleport.recording.format import BrokenPlace
 from teleport.recording.s3.bucket import Bucket, Refused
 from teleport.recording.s3.notes import ObjectNote
-from teleport.recording.s3.refusals import Kind
 
 ABSENT: Final = " is not there"  # how `difference` ends when there is nothing at all
 AT_ONCE: Final = 4  # objects that are fetched

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
+from teleport.aws import answers
+from teleport.aws.answers import Kind, Words
 from teleport.errors import AccessDenied, ConnectionProblem, NotFound, TeleportError
-
-
-class Kind(StrEnum):
-    """What to do about an answer."""
-
-    AGAIN = "again"  # the service or the way to it is away; it may or may not have happened
-    EXISTS = "exists"  # an object of that key is there already. Nothing has happened
-    ABSENT = "absent"  # there is no such object, or no such upload
-    NO_BUCKET = "no bucket"
-    NOT_ALLOWED = "not allowed"
-    KMS = "kms"  # the key with which the service encrypts cannot be used
-    NO_LOGIN = "no login"  # no credentials, or such as are not known
-    CLOCK = "clock"
-    TLS = "tls"  # the other end was not believed
-    REGION = "region"  # none is named, or another one than the bucket's
-    KEPT = "kept"  # the bucket does not let go what it has
-    REFUSED = "refused"  # anything else
-
 
 _BY_CODE: Final = {
     "PreconditionFailed": Kind.EXISTS,
@@ -53,6 +36,8 @@ _BY_CODE: Final = {
     "XAmzContentSHA256Mismatch": Kind.AGAIN,
 }
 
+_WORDS: Final = Words("bucket", "audit_sessions_uri")
+
 
 def kind_of(code: str, status: int, details: str) -> Kind:
     """What an error means."""
@@ -75,6 +60,8 @@ def kind_of(code: str, status: int, details: str) -> Kind:
 def explain(doing: str, where: str, kind: Kind, details: str) -> TeleportError:
     """The error for whoever waits for it."""
     what = f"cannot {doing} the recordings in S3 ({where})"
+    if (known := answers.explain(what, kind, details, _WORDS)) is not None:
+        return known
     match kind:
         case Kind.AGAIN:
             return ConnectionProblem(
@@ -85,11 +72,6 @@ def explain(doing: str, where: str, kind: Kind, details: str) -> TeleportError:
         case Kind.NO_BUCKET:
             return TeleportError(
                 f"{what}: there is no such bucket", hint="make it, or name another one in audit_sessions_uri"
-            )
-        case Kind.NOT_ALLOWED:
-            return AccessDenied(
-                f"{what}: the role or user of this machine may not do that: {details}",
-                hint="let its policy allow what docs/operations.md lists for the bucket",
             )
         case Kind.KEPT:
             return AccessDenied(
@@ -102,22 +84,6 @@ def explain(doing: str, where: str, kind: Kind, details: str) -> TeleportError:
                 f"{what}: the key with which it is to be encrypted cannot be used: {details}",
                 hint="see sse_kms_key of audit_sessions_uri and the key's policy; disablesse=true leaves encryption to "
                 "the bucket",
-            )
-        case Kind.NO_LOGIN:
-            return AccessDenied(
-                f"{what}: these credentials are not known there, or there are none: {details}",
-                hint="give the machine a role, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-            )
-        case Kind.CLOCK:
-            return AccessDenied(
-                f"{what}: the clock of this machine is not right: {details}",
-                hint="set it by time servers: timedatectl set-ntp true",
-            )
-        case Kind.TLS:
-            return ConnectionProblem(
-                f"{what}: the certificate of the other end was not accepted: {details}",
-                hint="check endpoint of audit_sessions_uri and the certificates that this machine trusts "
-                "(AWS_CA_BUNDLE)",
             )
         case Kind.REGION:
             return TeleportError(

@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from teleport.aws.answers import Kind
 from teleport.errors import AlreadyExists, LimitExceeded, NotFound, TeleportError
 from teleport.recording.directory import Suffix, stored_name
 from teleport.recording.format import BrokenPlace, BrokenRecording, RecordingHeader, canonical_name
@@ -25,7 +26,6 @@ from teleport.recording.s3 import journal
 from teleport.recording.s3.bucket import PIECE, Bucket, Refused
 from teleport.recording.s3.fetched import Fetches, difference
 from teleport.recording.s3.notes import Notes, ObjectNote
-from teleport.recording.s3.refusals import Kind
 from teleport.recording.storage import (
     FileRecordingStore,
     HostSink,

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import BinaryIO, Final
 
+from teleport.aws.answers import Kind
 from teleport.errors import NotFound, TeleportError
 from teleport.recording.directory import RecordingDirectory, Suffix, stored_name, write_all
 from teleport.recording.format import BrokenPlace
@@ -31,7 +32,6 @@ from teleport.recording.s3 import journal
 from teleport.recording.s3.bucket import Bucket, Part, Refused
 from teleport.recording.s3.fetched import ABSENT, difference
 from teleport.recording.s3.notes import Notes, ObjectNote
-from teleport.recording.s3.refusals import Kind
 from teleport.recording.verify import verify_recording
 
 log = logging.getLogger(__name__)
