@@ -34,25 +34,16 @@ from teleport.authz.session_mfa import once_open
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import UserIdentity
+from teleport.kube.joining_channel import NOTHING_ELSE, GuestChannel
 from teleport.kube.live import Facts, LiveSession, LiveSessions, Unattended
 from teleport.kube.staying import Counts, Stay
-from teleport.recording.format import canonical_uuid
 from teleport.resources.joining import JoinMode
-from teleport.sharing.parties import Party
-from teleport.ssh.handlers import (
-    Channel,
-    Client,
-    ConnectionHandler,
-    SessionChannel,
-    SessionHandler,
-    StreamHandler,
-)
+from teleport.ssh.handlers import Channel, Client, ConnectionHandler, SessionChannel, SessionHandler, StreamHandler
 from teleport.ssh.relay import NodeLeg
 from teleport.ssh.server import HostKey, SshServer
-from teleport.ssh.surface import Peer, Refusal, Shell, Start, Surface, TerminalRequest, TerminalSize
+from teleport.ssh.surface import Peer, Refusal, Surface
 from teleport.transport import memory_pair
 from teleport.transport.limits import Heard
-from teleport.wire.returning import TERMINAL_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +59,6 @@ SURFACE: Final = Surface(
 _LAST_WORDS_SECONDS: Final = 1.0
 _NO_LONGER: Final = "You may not be in this session any more."
 _EXPIRED: Final = "the certificate has expired"
-_NOTHING_ELSE: Final = Refusal.told("Sessions in pods are joined here, and nothing is started.", "tsh join SESSION")
 E = TypeVar("E", bound=ServerEvent)
 
 
@@ -118,7 +108,7 @@ class JoinService:
         self.tools = tools
         self._host_keys = host_keys
         self._server: tuple[Sequence[HostKey], SshServer] | None = None
-        self._connections: set[_Connection] = set()
+        self._connections: set[GuestConnection] = set()
         self._strangers = Heard()
 
     def why_nothing(self, identity: UserIdentity, client_address: str) -> AccessDenial | None:
@@ -153,10 +143,10 @@ class JoinService:
         for connection in list(self._connections):
             connection.reconsider()
 
-    def entered(self, connection: _Connection) -> None:
+    def entered(self, connection: GuestConnection) -> None:
         self._connections.add(connection)
 
-    def left(self, connection: _Connection) -> None:
+    def left(self, connection: GuestConnection) -> None:
         self._connections.discard(connection)
 
     def failed(self, peer: Peer, login: str, reason: str, user: UserIdentity | None = None) -> None:
@@ -209,13 +199,13 @@ class _Gate:
         if denial is not None:
             service.failed(self._peer, login, f"{denial.code}: {'; '.join(denial.reasons)}", identity)
             return Refusal.told(denial.public, denial.hint)
-        return _Connection(service, certificate, Facts(identity, self._peer), identity, login)
+        return GuestConnection(service, certificate, Facts(identity, self._peer), identity, login)
 
     def failed(self, login: str, reason: str) -> None:
         self._service.failed(self._peer, login, reason)
 
 
-class _Connection:
+class GuestConnection:
     """Serves one person's connection (`ssh.handlers.ConnectionHandler`, and `sharing.parties.Connection`)."""
 
     def __init__(
@@ -229,7 +219,7 @@ class _Connection:
         self._identity = identity
         self._login = login
         self._client: Client | None = None
-        self._channel: _Channel | None = None
+        self._channel: GuestChannel | None = None
         self._stay: Stay | None = None
         left = (once_open(identity).expires - service.tools.clock.now()).total_seconds()
         self._expiry = asyncio.get_running_loop().call_later(max(left, 0), self.disconnect, _EXPIRED)
@@ -299,13 +289,13 @@ class _Connection:
             return Refusal("This connection is over.")
         if self._channel is not None:
             return Refusal("One session is joined on a connection here.")
-        self._channel = _Channel(self, channel)
+        self._channel = GuestChannel(self, channel)
         return self._channel
 
     async def open_stream(
         self, channel: Channel, host: str, port: int, origin: tuple[str, int]
     ) -> StreamHandler | Refusal:
-        return _NOTHING_ELSE
+        return NOTHING_ELSE
 
     def reconsider(self) -> None:
         """Rules changed: may it still be here, and in the session that it is in?"""
@@ -344,121 +334,3 @@ class _Connection:
         if self._stay is not None:
             self._stay.leave()
         self.service.left(self)
-
-
-class _Channel:
-    """One session channel: it names a session, and then takes part in it (`ssh.handlers.SessionHandler`)."""
-
-    def __init__(self, connection: _Connection, channel: SessionChannel) -> None:
-        self._connection = connection
-        self._party = Party(connection, channel, lambda: None)
-        self._channel = channel
-        self._sid: UUID | None = None
-        self._mode: JoinMode | None = None
-        self._window: UUID | None = None
-        self._session: LiveSession | None = None
-        self._gone = False
-
-    def environment(self, name: str, value: str) -> bool:
-        try:
-            match name:
-                case "TELEPORT_SESSION":
-                    self._sid = UUID(canonical_uuid(value))
-                case "TELEPORT_JOIN_MODE":
-                    self._mode = JoinMode(value)
-                case _ if name == TERMINAL_VARIABLE:
-                    self._window = UUID(canonical_uuid(value))
-                case _:
-                    return False
-        except (ValueError, TeleportError):
-            return False
-        return True
-
-    def terminal(self, request: TerminalRequest) -> bool:
-        self._party.size = request.size
-        return True
-
-    async def start(self, what: Start) -> Refusal | None:
-        connection, sid = self._connection, self._sid
-        if connection.over:
-            return Refusal("This connection is over.")
-        if sid is None or not isinstance(what, Shell):
-            connection.denied("join", "no session was named" if sid is None else "something else was asked for")
-            return _NOTHING_ELSE
-        session = connection.service.tools.live.find(sid)
-        decision = connection.decide(session, self._mode) if session is not None else unknown_session()
-        if isinstance(decision, AccessDenial):
-            return self._denied(sid, decision)
-        assert session is not None, "what does not exist is not permitted"
-        if self._party.size is not None:
-            self._party.window = self._window
-        try:
-            refusal = await connection.enter(decision)
-            if refusal is not None:
-                return refusal
-            decision = connection.decide(session, self._mode)  # that took time: what has changed meanwhile counts
-            if isinstance(decision, AccessDenial):
-                return self._denied(sid, decision)
-            if not await session.company.join(self._party, decision.join):
-                return Refusal("This session is over, or as many people are in it as may be.")
-        except TeleportError as error:
-            log.error("joining cannot be put on record sid=%s error=%s", sid, error)
-            return Refusal("This proxy cannot write its audit log now, so nobody joins a session.")
-        self._session = session
-        if self._gone or connection.over:
-            session.company.leave(self._party)
-            return Refusal("This session is over for you.")
-        if self._party.window is not None:
-            self._channel.tell_session(str(sid), 0, str(self._party.mode))
-        return None
-
-    def _denied(self, sid: UUID, denial: AccessDenial) -> Refusal:
-        self._connection.denied("join", f"session {sid}: {'; '.join(denial.reasons)}")
-        return Refusal.told(denial.public, denial.hint)
-
-    # what happens on it once it takes part
-
-    def data_received(self, data: bytes) -> None:
-        if self._session is not None:
-            self._session.company.typed(self._party, data)
-
-    def eof_received(self) -> None:
-        if self._session is not None:
-            self._session.company.end_input(self._party)
-
-    def pause_writing(self) -> None:
-        self._full(True)
-
-    def resume_writing(self) -> None:
-        self._full(False)
-
-    def _full(self, full: bool) -> None:
-        self._party.full = full
-        if self._session is not None:
-            self._session.company.full(self._party, full)
-
-    def resized(self, size: TerminalSize) -> None:
-        if self._session is not None:
-            self._session.company.resized(self._party, size)
-
-    def signalled(self, name: str) -> bool:
-        return False  # these protocols carry none
-
-    def broke(self, milliseconds: int) -> bool:
-        return False
-
-    # the end
-
-    def end(self, reason: str) -> None:
-        """The connection may not go on."""
-        if self._session is not None:
-            self._session.company.leave(self._party, f"This session is over for you: {reason}", status=255)
-
-    def reconsider(self) -> None:
-        if self._session is not None:
-            self._session.company.reconsider(self._party)
-
-    def closed(self) -> None:
-        self._gone = True
-        if self._session is not None:
-            self._session.company.leave(self._party)
