@@ -41,7 +41,7 @@ from teleport.transport.auth_relay import AuthRelay
 from teleport.transport.tls import cluster_client_context
 from teleport.tunnel.agent import AgentConfig, TunnelAgent
 from teleport.tunnel.link import Link
-from teleport.tunnel.seeds import tunnel_addresses
+from teleport.tunnel.seeds import seeds
 
 HANDSHAKES = 16  # of tunnels at once in one process
 FIRST = 60.0  # seconds for a first tunnel
@@ -111,7 +111,7 @@ class Simulated:
             AgentConfig(estate.cluster, UUID(host.host_id), 1, ("127.0.0.1",)),
             hosts=self.view,
             key=lambda: ClientKey(estate.ssh_key.encode(), host.ssh_cert),
-            seeds=lambda: tunnel_addresses(proxies),
+            seeds=lambda: seeds(proxies),
             accept=self.service.accepted,
             changed=self._tunnels_changed,
             clock=CLOCK,

@@ -66,6 +66,23 @@ def test_it_asks_the_configured_address_first_then_every_proxy_it_is_told_of() -
     assert plan(state, Woke(9, 0.5))[1] == []
 
 
+def test_a_crowd_whose_proxy_stays_away_asks_the_configured_addresses_as_rarely_as_the_proxy() -> None:
+    state, _ = played(
+        State(), Begun(0, 0.5), Reached(1, 0.5, 1, "aaaa", 7), Told(1, 0.5, 1, (A,), False, spread=80.0), Woke(100, 0.5)
+    )
+    state, actions = plan(state, Lost(100, 0.0, 1, answered=True))
+    (dial,) = [action for action in actions if isinstance(action, Dial)]
+    assert dial.addresses == ("a:3024",)
+    state, actions = plan(state, Failed(101, 0.9, dial.tunnel, answered=True))
+    (dial,) = [action for action in actions if isinstance(action, Dial)]
+    assert dial.addresses == (), "the seeds"
+    state, actions = plan(state, Failed(101, 0.5, dial.tunnel, answered=True))
+    assert state.pauses[SEEDS].until == 101 + 80 * 0.5
+    assert state.pauses["aaaa"].until == 100 + 80 * 0.9
+    _, actions = played(state, Woke(141, 0.5))
+    assert [type(action) for action in actions if isinstance(action, Dial)] == [Dial]
+
+
 def test_pauses_double_up_to_eight_seconds_and_count_from_the_beginning_of_an_attempt() -> None:
     state, now, pauses = State(), 0.0, []
     state, actions = plan(state, Begun(now, 1.0))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 
 import pytest
 
-from teleport.tunnel.seeds import addresses_of
+from teleport.tunnel.seeds import addresses_of, seeds, tunnel_addresses
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,27 @@ def test_the_order_is_that_of_other_agents(said: dict[str, str], tried: list[str
 def test_what_is_no_such_page_leads_nowhere(page: bytes) -> None:
     with pytest.raises(ValueError):
         addresses_of(page, "p.test")
+
+
+def nobody_listens() -> tuple[str, int]:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return "127.0.0.1", port
+
+
+async def test_proxies_that_are_away_are_told_from_a_network_that_is() -> None:
+    """Ten thousand hosts whose proxy is away for minutes would else be back all at once: who is refused takes the time
+    that the proxy asked for, who lost the network does not."""
+    with pytest.raises(ConnectionRefusedError):
+        await seeds([nobody_listens(), nobody_listens()])
+    assert await tunnel_addresses([nobody_listens()]) == []
+    assert await seeds([]) == []
+
+    def closes(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    strange = await asyncio.start_server(closes, "127.0.0.1", 0)
+    async with strange:
+        host, port = strange.sockets[0].getsockname()
+        assert await seeds([nobody_listens(), (host, port)]) == [], "somebody was there"

@@ -35,7 +35,7 @@ from teleport.store.records import REMOTE_CLUSTERS, TRUSTED_CLUSTERS
 from teleport.tunnel.agent import AgentConfig, TunnelAgent
 from teleport.tunnel.clusters import ClusterTunnels
 from teleport.tunnel.clusters_elsewhere import AllClusterTunnels
-from teleport.tunnel.seeds import tunnel_addresses
+from teleport.tunnel.seeds import seeds
 from teleport.tunnel.server import TunnelServer
 
 log = logging.getLogger(__name__)
@@ -308,7 +308,7 @@ async def _seeds(trusted: TrustedCluster) -> list[str]:
     """Where the cluster's tunnels end: as its resource says, and as its web page does."""
     said = [str(HostPort.parse(trusted.spec.tunnel_addr, TUNNEL_PORT))] if trusted.spec.tunnel_addr else []
     web = trusted.web_proxy
-    return said or await tunnel_addresses([(web.host, web.port)])
+    return said or await seeds([(web.host, web.port)])
 
 
 @dataclass(slots=True)

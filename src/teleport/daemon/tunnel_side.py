@@ -22,7 +22,7 @@ from teleport.store.records import HOSTS
 from teleport.tunnel.agent import AgentConfig, TunnelAgent
 from teleport.tunnel.messages import NODE
 from teleport.tunnel.reaching import PORT, tunnel_address
-from teleport.tunnel.seeds import tunnel_addresses
+from teleport.tunnel.seeds import seeds
 
 VARIABLE: Final = "TELEPORT_TUNNEL_PUBLIC_ADDR"
 
@@ -113,7 +113,7 @@ def said_by_hand(environ: Mapping[str, str]) -> tuple[HostPort, ...]:
 
 
 async def _seeds(told: Sequence[HostPort], proxies: Sequence[tuple[str, int]]) -> list[str]:
-    return [str(one) for one in told] or await tunnel_addresses(proxies)
+    return [str(one) for one in told] or await seeds(proxies)
 
 
 async def _emit(emitter: Emitter, event: Event) -> None:

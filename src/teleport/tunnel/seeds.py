@@ -66,6 +66,15 @@ def addresses_of(page: bytes, host: str) -> list[str]:
 
 async def tunnel_addresses(proxies: Sequence[tuple[str, int]]) -> list[str]:
     """Where the first of the configured proxies that answers says that tunnels end; nothing when none does."""
+    with suppress(ConnectionRefusedError):
+        return await seeds(proxies)
+    return []
+
+
+async def seeds(proxies: Sequence[tuple[str, int]]) -> list[str]:
+    """The same for an agent, which has to know a proxy that is away from a network that is: raises
+    `ConnectionRefusedError` when each of their machines said that nobody listens."""
+    refused = 0
     timeout = aiohttp.ClientTimeout(total=SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
         for host, port in proxies:
@@ -81,7 +90,11 @@ async def tunnel_addresses(proxies: Sequence[tuple[str, int]]) -> list[str]:
                     found = addresses_of(page, host)
             except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
                 log.warning("the proxy %s does not say where tunnels end: %s", shown, said(error))
+                below = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+                refused += isinstance(below, ConnectionRefusedError)
                 continue
             if found:
                 return found
+    if proxies and refused == len(proxies):
+        raise ConnectionRefusedError("no configured proxy runs")
     return []
