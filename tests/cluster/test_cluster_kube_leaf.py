@@ -117,6 +117,32 @@ def test_who_is_not_mapped_or_locked_over_there_is_refused_there(two: Two) -> No
         wait_until("it goes on", lambda: kubectl(larry, "get", "pods", "-n", "dev").status == 0)
 
 
+def test_second_factors_of_the_root_do_not_count_in_the_leaf(two: Two) -> None:
+    """Where the leaf asks for one for each session, people of the root are refused in words, and nobody is asked."""
+    root, leaf = two.trusting.root, two.trusting.leaf
+    fay = two.person("fay")
+    fay.tsh("kube", "login", f"--cluster={LEAF}", "far").ok()
+    kubectl(fay, "get", "pods", "-n", "dev").ok()
+    asking = ROLE.split("---")[0].replace("spec: {", "spec: {options: {require_session_mfa: yes}, ")
+    leaf.tctl("create", "-f", stdin=asking).ok()
+    try:
+
+        def refused() -> bool:
+            return (
+                f"users of the cluster {ROOT} cannot give one here" in kubectl(fay, "get", "pods", "-n", "dev").stderr
+            )
+
+        wait_until("the leaf asks", refused)
+        fay.tsh("kube", "login", f"--cluster={LEAF}", "one").ok()
+        assert refused()
+        assert root.events("--type=session.mfa", "--user=fay") == []
+        event = leaf.wait_event("kube.request", user=f"remote-fay-{ROOT}", success=False)
+        assert event["error"].startswith("mfa_required")
+    finally:
+        leaf.tctl("create", "-f", stdin=ROLE).ok()
+    wait_until("it goes on", lambda: kubectl(fay, "get", "pods", "-n", "dev").status == 0)
+
+
 def test_the_end_of_the_trust_is_the_end_of_access(two: Two) -> None:
     """Also of a watch; the root's own administrators are not asked."""
     wendy = two.person("wendy")

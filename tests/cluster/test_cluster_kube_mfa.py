@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -27,13 +29,15 @@ from teleport.client.cluster import cluster_client
 from teleport.client.hardware_keys import KeyQuestion
 from teleport.client.home import Home
 from teleport.errors import AccessDenied
+from teleport.kube.introduction import Introduction, encode
 from teleport.pki.x509subject import decode_user
 from teleport.pki.x509verify import load_certificate
 from teleport.testing.authenticator import SoftwareKeys
-from teleport.testing.cluster import NODE, PASSWORD, Cluster, Person, Ran, at, free_port, run, wait_until
+from teleport.testing.cluster import LOOPBACK, NODE, PASSWORD, Cluster, Person, Ran, at, free_port, run, wait_until
 from teleport.testing.kube_api import KubeApi, running_kube_api
 from teleport.testing.processes import BIN
 from teleport.testing.terminal import Terminal
+from teleport.wire.alpn import KUBE_SERVICE
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed (kubernetes-client)")
 
@@ -59,6 +63,24 @@ class Kube:
     cluster: Cluster
     api: KubeApi
     folder: Path
+    port: int  # of the service that is reached directly
+
+    def introduced(self, pem: str, way: str) -> str:
+        """What that service answers to this cluster's proxy, which says that it forwards calls of whoever has this
+        certificate: a proxy in strange hands can say so of everybody who came to it."""
+        said = encode(Introduction(ssl.PEM_cert_to_DER_cert(pem), LOOPBACK, 1, way))
+        context = ssl.create_default_context(cadata=self.cluster.authority())
+        context.check_hostname = False
+        context.set_alpn_protocols([KUBE_SERVICE])
+        proxy = self.cluster.data_dir / "proc" / "proxy"
+        context.load_cert_chain(proxy / "tls.crt", proxy / "tls.key")
+        request = b"GET /api/v1/namespaces/dev/pods HTTP/1.1\r\nHost: kube\r\nConnection: close\r\n\r\n"
+        with socket.create_connection((LOOPBACK, self.port), timeout=10) as raw, context.wrap_socket(raw) as tls:
+            tls.sendall(said + request)
+            answer = b""
+            while piece := tls.recv(65536):
+                answer += piece
+        return answer.decode()
 
     @property
     def address(self) -> str:
@@ -150,6 +172,29 @@ class Keyed:
         return run("kubectl", "--kubeconfig=/dev/null", *words, environment=self.person.environment)
 
 
+def test_a_signature_is_good_once_and_for_what_it_was_asked_for(kube: Kube, login: str) -> None:
+    """T36: neither again, nor for another Kubernetes cluster, a host or the API, nor for joining in place of calls."""
+    sue = kube.keyed("sue")
+    places: list[dict[str, Any]] = [
+        {"kube_cluster": "one"},
+        {"kube_cluster": "direct"},
+        {"kube_cluster": "one", "joins": True},
+        {"host": NODE, "login": login},
+        {},
+    ]
+    with sue.client() as client:
+        for asked in places[:2]:
+            for given in places:
+                challenge = client.call(routes.SESSION_CHALLENGE, m.SessionChallengeRequest(**asked))
+                proof = m.SessionCertRequest(**given, factor=sue.answer(challenge))
+                if given == asked:
+                    client.call(routes.SESSION_CERT, proof)
+                with pytest.raises(AccessDenied, match="wrong, was used before"):
+                    client.call(routes.SESSION_CERT, proof)
+                if given != asked:
+                    sue.marked(kube_cluster="one")  # so that failures in a row are too few to lock
+
+
 def kept(person: Person, way: str) -> Path:
     """Where tsh keeps the certificate for a Kubernetes cluster."""
     (found,) = (person.home / ".tsh" / "keys").rglob(f"{way}-x509.pem")
@@ -165,12 +210,13 @@ def kube(tmp_path_factory: pytest.TempPathFactory, login: str) -> Iterator[Kube]
         serve_kubectl(cluster, api)
         stack.enter_context(cluster)
         cluster.tctl("create", "-f", stdin=ROLE.format(login=login)).ok()
-        direct = KubeHost(folder / "direct", cluster, "direct", api, context="direct", listen_addr=at(free_port()))
+        port = free_port()
+        direct = KubeHost(folder / "direct", cluster, "direct", api, context="direct", listen_addr=at(port))
         behind = KubeHost(folder / "behind", cluster, "behind", api, context="behind")
         for host in (direct, behind):
             stack.enter_context(host)
         wait_until("both services are here", lambda: all(way in cluster.tctl("kube", "ls").stdout for way in WAYS))
-        yield Kube(cluster, api, folder)
+        yield Kube(cluster, api, folder, port)
 
 
 @contextmanager
@@ -285,6 +331,9 @@ def test_a_certificate_is_good_for_its_cluster_alone(kube: Kube, login: str) -> 
     assert mia.shows(kube.address, one.tls_cert, *LIST).ok().stdout.startswith("pod/web")
     assert (one.expires - datetime.now(UTC)).total_seconds() <= 60
 
+    (folder,) = (mia.person.home / ".tsh" / "keys").iterdir()
+    plain = mia.shows(kube.address, (folder / "mia-x509.pem").read_text(), *LIST)
+    assert (plain.status != 0, DUE in plain.stderr) == (True, True), "the login's own certificate"
     for where in ({"host": NODE, "login": login}, {}):
         other = mia.marked(**where)
         refused = mia.shows(kube.address, other.tls_cert, *LIST)
@@ -300,6 +349,12 @@ def test_a_certificate_is_good_for_its_cluster_alone(kube: Kube, login: str) -> 
         for call in calls:
             with pytest.raises(AccessDenied, match="limited to another use"):
                 call()
+    direct = mia.marked(kube_cluster="direct").tls_cert
+    assert kube.introduced(direct, "direct").startswith("HTTP/1.1 200 ")
+    for pem, way in ((one.tls_cert, "direct"), (direct, "behind"), (direct, "one")):
+        answer = kube.introduced(pem, way)
+        assert answer.startswith("HTTP/1.1 403 ")
+        assert "for another Kubernetes cluster" in answer
     joining = mia.marked(kube_cluster="one", joins=True)
     assert joining.tls_cert == ""
     assert joining.logins == []
@@ -362,3 +417,35 @@ def test_who_joins_a_session_in_a_pod_is_asked_too(kube: Kube, way: str) -> None
             joined.expect("This session is over for you", 2.0 * 5)
         began_by_ann.type("echo still-''here\n")
         began_by_ann.expect("still-here")
+
+
+MINUTE_AND_MORE = 90.0  # seconds
+
+
+def test_what_was_opened_outlives_the_minute_and_nothing_else_does(kube: Kube) -> None:
+    """The whole minute, by both hops: a shell goes on; the certificate opens nothing any more, neither at the proxy nor
+    at a service to which a proxy introduces it; tsh does not show what it keeps, and asks anew."""
+    max_ = kube.keyed("max")
+    max_.choose("direct")
+    pem = kept(max_.person, "direct").read_text()
+    pem = pem[pem.index("-----BEGIN") :]
+    assert kube.introduced(pem, "direct").startswith("HTTP/1.1 200 ")
+    shell = ["kubectl", "exec", "-n", "dev", "-it", "web", "--", "sh", "-c", "stty -echo; echo ready; exec sh"]
+    with Terminal(shell, max_.person.environment) as terminal:
+        terminal.expect("ready")
+        over = "HTTP/1.1 403 "
+        wait_until("it is over", lambda: kube.introduced(pem, "direct").startswith(over), MINUTE_AND_MORE)
+        assert "expired" in kube.introduced(pem, "direct")
+        before = len(kube.api.calls)
+        refused = max_.shows(kube.address, pem, *LIST)
+        assert (refused.status != 0, len(kube.api.calls)) == (True, before)
+        terminal.type("echo still-''here\n")
+        terminal.expect("still-here")
+        again = max_.kubectl(*LIST).ok()
+        assert "Touch your security key" in again.stderr
+        terminal.type("echo and-''now\n")
+        terminal.expect("and-now")
+        kube.cluster.tctl("users", "update", "max", "--set-roles=access").ok()
+        assert terminal.ended() != 0
+    proofs = kube.cluster.events("--type=session.mfa", "--user=max")
+    assert [one["kubernetes_cluster"] for one in proofs] == ["direct", "direct"]

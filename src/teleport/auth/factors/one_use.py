@@ -34,6 +34,7 @@ class Asked:
     server_id: str = ""
     key: str = ""  # fingerprint, of a lease
     kube_cluster: str = ""
+    joins: bool = False  # with kube_cluster: for sessions in its pods, not for calls
 
     @property
     def target(self) -> str:
@@ -43,7 +44,7 @@ class Asked:
     @property
     def purpose_of_challenge(self) -> str:
         """What a hardware key's signature is good for: this session, or this lease, and nothing else."""
-        where = self.server_id or kube_target(self.kube_cluster)
+        where = self.server_id or kube_target(self.kube_cluster) + (" join" if self.joins else "")
         return " ".join((self.purpose, where, self.login, self.key, self.addr if self.key else "")).strip()
 
 

@@ -128,7 +128,7 @@ class SessionSecondFactors:
             decision = (await KubeAccess.of(self._state, self._authorizer, identity, address)).of_certificate(name)
             if isinstance(decision, AccessDenial) and not is_due(decision):
                 raise Denied(decision)
-            asked = Asked("session", user.name, caller.address, kube_cluster=name)
+            asked = Asked("session", user.name, caller.address, kube_cluster=name, joins=request.joins)
             permit = replace(permit, route_to_cluster=self._state.cluster)
         else:
             asked = Asked("api", user.name, caller.address)
