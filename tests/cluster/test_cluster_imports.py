@@ -85,4 +85,6 @@ def test_a_node_loads_nothing_of_its_libraries_that_it_never_uses(tmp_path: Path
     }
     unused = {"html.entities", "argparse", "pickle", "urllib.request", "frozenlist._frozenlist", "difflib"}
     unused |= {"decimal", "typing_extensions", "email._header_value_parser", "lzma", "bz2"}
+    assert "teleport.spans" in modules
+    assert not modules & {"teleport.daemon.tracing", "teleport.transport.trace_export", "teleport.wire.otlp"}
     assert not modules & (unused | {"asyncssh.sftp", "asyncssh.scp", "sqlite3", "segno", "argon2"})

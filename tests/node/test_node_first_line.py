@@ -126,12 +126,15 @@ async def test_an_address_that_another_clusters_proxy_says_counts_for_its_own_us
     """Else that proxy would defeat the source pins and leases of this cluster's users."""
     heard: list[Peer] = []
 
-    def make(client: Peer, vouched: bool) -> asyncio.Protocol:
+    traces: list[str] = []
+
+    def make(client: Peer, vouched: bool, trace: str) -> asyncio.Protocol:
         heard.append(client)
+        traces.append(trace)
         return asyncio.Protocol()
 
     async with running_lab(Launcher(launcher_end)) as lab:
-        line = line_for(lab, change=lambda claim: replace(claim, cluster="root.test"))
+        line = line_for(lab, change=lambda claim: replace(claim, cluster="root.test", trace="00-of-any-words"))
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: FirstLine(
@@ -152,8 +155,9 @@ async def test_an_address_that_another_clusters_proxy_says_counts_for_its_own_us
             writer.close()
         assert heard == [Peer("192.0.2.9", 4444, "root.test")]
         assert heard[0].counted == "cluster root.test"
+        assert traces == ["00-of-any-words"]
         user = lab.authorities.user(["root"])
-        admitted = await _Gate(lab.node, heard[0], True).admit("root", user.certificate.blob)
+        admitted = await _Gate(lab.node, heard[0], True, traces[0]).admit("root", user.certificate.blob)
         assert isinstance(admitted, Refusal)
         assert "Through root.test come its own users only" in admitted.message
         event = (await lab.events.wait_for("auth"))[0]

@@ -56,6 +56,14 @@ def test_what_a_proxy_vouches_for_arrives_unchanged() -> None:
     assert check(line) == VOUCH
 
 
+def test_the_place_in_a_trace_is_said_only_where_there_is_one() -> None:
+    """Without it the line is that of proxies and nodes which know of none."""
+    traced = replace(VOUCH, trace="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    assert check(vouch.encode(traced, CERTIFICATE, sign)) == traced
+    plain = vouch.encode(VOUCH, CERTIFICATE, sign).split(b" ")[1]
+    assert b"trace" not in base64.b64decode(plain)
+
+
 def test_a_line_of_this_version_stays_readable() -> None:
     """A vector: version 1 as it was first written."""
     claim = (

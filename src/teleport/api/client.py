@@ -11,10 +11,12 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 import msgspec
 
+from teleport import spans
 from teleport.api.codec import MAX_BODY, decode_error, decode_reply, encode_call
 from teleport.api.messages import Answer, HeartbeatRequest, Message, Request, WatchLine, WatchRequest
 from teleport.api.routes import HEARTBEAT, WATCH, Route
 from teleport.errors import ConnectionProblem
+from teleport.spans import Kind, span
 from teleport.transport.blocking import AGAIN, shown_address
 from teleport.transport.problems import said
 from teleport.transport.whole_answers import whole
@@ -203,6 +205,9 @@ class AuthClient:
         streamed: bool,
     ) -> aiohttp.ClientResponse:
         problem = "no address is known"
+        headers = {"Content-Type": "application/json"} if isinstance(body, bytes) and body else {}
+        if traced := spans.header():
+            headers["traceparent"] = traced
         limits = aiohttp.ClientTimeout(total=None if streamed else timeout, sock_connect=CONNECT, sock_read=timeout)
         for position, address in enumerate(list(self._addresses)):
             shown = shown_address(*address)
@@ -215,7 +220,7 @@ class AuthClient:
                     ssl=self._context(),
                     server_hostname=self._server_name,
                     timeout=limits,
-                    headers={"Content-Type": "application/json"} if isinstance(body, bytes) and body else None,
+                    headers=headers or None,
                     allow_redirects=False,
                 )
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -243,8 +248,12 @@ class AuthClient:
     async def call(self, route: Route[Req, Rep], request: Req, *, timeout: float = CALL_TIMEOUT) -> Rep:
         """One call and its answer; raises the error that auth answers with, or `ConnectionProblem`."""
         call = encode_call(route, request)
-        async with self._request(call.method, call.target, call.body, timeout, streamed=False) as response:
-            return decode_reply(route, response.status, await _body(response, self._most))
+        with span("api.call", Kind.CLIENT, begins=False) as calling:
+            calling.set("http.request.method", route.method)
+            calling.set("http.route", route.path)
+            async with self._request(call.method, call.target, call.body, timeout, streamed=False) as response:
+                calling.set("http.response.status_code", response.status)
+                return decode_reply(route, response.status, await _body(response, self._most))
 
     async def upload(
         self, route: Route[Req, Rep], request: Req, body: AsyncIterator[bytes], *, timeout: float = CALL_TIMEOUT

@@ -27,6 +27,7 @@ from teleport.auth.authorities.keys import KeysAway
 from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.identity import Anonymous, HostIdentity, Identity, SystemRole, UserIdentity
 from teleport.resources.names import peer_address
+from teleport.spans import Kind, Span, TraceContext, span
 from teleport.transport.blocking import shown_address
 from teleport.transport.first_bytes import through
 
@@ -192,6 +193,12 @@ def _endpoint(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         caller = await _caller(request, judge.identify)
+        with _span(request, caller, route) as answering:
+            answer = await answered(request, caller)
+            answering.set("http.response.status_code", answer.status)
+            return answer
+
+    async def answered(request: web.Request, caller: Caller) -> web.StreamResponse:
         async with judge.allowed(caller, route):
             query = {name: request.query.getall(name) for name in request.query}
             most, seconds = (MAX_BODY, KNOWN_BODY_SECONDS) if route.verb is not None else (MAX_OPEN_BODY, BODY_SECONDS)
@@ -210,6 +217,20 @@ def _endpoint(
         return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
 
     return endpoint
+
+
+def _span(request: web.Request, caller: Caller, route: Route[Any, Any]) -> Span:
+    """What strangers say of traces is not heard. What hosts ask all the time begins none, and streams are in none."""
+    if route.stream is not Stream.NONE or route.name == WATCH.name:
+        return span("auth.api", parent=None, begins=False)
+    known = not isinstance(caller.identity, Anonymous)
+    parent = TraceContext.parse(request.headers.get("traceparent", "")) if known else None
+    routine = isinstance(caller.identity, HostIdentity) and caller.identity.role is not SystemRole.ADMIN
+    first = not isinstance(caller.identity, HostIdentity)
+    found = span("auth.api", Kind.SERVER, parent=parent, begins=not routine, first=first)
+    found.set("http.request.method", route.method)
+    found.set("http.route", route.path)
+    return found
 
 
 class _Announced:

@@ -29,6 +29,7 @@ class Access:
     cluster: str  # the chosen one
     credentials: Credentials
     tls_routing: str = ""  # how SSH goes by the web port (`one_port`); empty: it does not
+    trace: str = ""  # the trace that is begun with what is asked (`teleport.spans`); empty: none
 
     def web_api(self, now: datetime) -> WebAPI:
         """The proxy's web API; imported when it is asked for, which `tsh ssh` never does."""

@@ -104,6 +104,8 @@ def auth_client(
     open_web: Callable[[], ByteStream],
     web: tuple[str, int],
     ask: Ask | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
 ) -> SyncAuthClient:
     """The auth API of the cluster that signed the credentials. Raises nothing until it is called.
 
@@ -115,7 +117,7 @@ def auth_client(
         return through_proxy(open_web, join(*web), context, name)
 
     own = cluster_client_context(credentials.ca_pems, credentials.tls_file, credentials.key_file)
-    client = SyncAuthClient(connect(own), name)
+    client = SyncAuthClient(connect(own), name, headers=headers)
     if ask is not None:
         ask_when_due(client, credentials, connect, ask)
     return client
@@ -125,9 +127,10 @@ def cluster_client(access: Access, now: datetime, ask: Ask | None = None) -> Syn
     """The auth API of the chosen cluster: the one that signed the credentials, or another that trusts it, to which the
     proxy leads. Raises `NotFound` for a cluster that is not known here, and else nothing until it is called."""
     credentials, cluster = access.credentials, access.cluster
+    headers = {"traceparent": access.trace} if access.trace else None
     open_web = access.web_api(now).open
     if cluster == credentials.cluster:
-        return auth_client(credentials, open_web, access.web, ask)
+        return auth_client(credentials, open_web, access.web, ask, headers=headers)
     from urllib.parse import quote
 
     from teleport.client import other_clusters
@@ -143,7 +146,7 @@ def cluster_client(access: Access, now: datetime, ask: Ask | None = None) -> Syn
         headers=lambda: other_clusters.proof(credentials, cluster, datetime.now(UTC)),
         refused=other_clusters.refusal,
     )
-    return SyncAuthClient(connect, name)
+    return SyncAuthClient(connect, name, headers=headers)
 
 
 def list_nodes(client: SyncAuthClient) -> list[tuple[Node, dict[str, Any]]]:

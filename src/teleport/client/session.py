@@ -176,6 +176,8 @@ async def way(
             reach=reach,
         )
     )
+    if access.trace:
+        proxy.traced(access.trace)
     try:
         yield Way(proxy, access, theirs, now)
     finally:

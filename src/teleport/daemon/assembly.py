@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from teleport.auth.service import AuthService
     from teleport.daemon.proxy_side import ProxySide
     from teleport.daemon.recording_side import RecordingSide
+    from teleport.daemon.tracing import Tracing
     from teleport.daemon.tunnel_side import Behind
     from teleport.daemon.view import View
     from teleport.node.dynamic_labels import HostLabels
@@ -132,6 +133,7 @@ class Daemon:
         self._tasks = Tasks()
         self._metrics = Metrics()
         self._agents: list[TunnelAgent] = []
+        self._tracing: Tracing | None = None
         self._stack = AsyncExitStack()
         self._way = WayToAuth(config, clock, self._tasks, self._stack)
 
@@ -147,6 +149,7 @@ class Daemon:
             self._sockets = Sockets(config, inherited, tunnels=identities.by_tunnel(host, config))
             self._stack.callback(self._sockets.close)
             self._tasks.start(Collecting().run(), "collector")
+            self._begin_tracing(host)
             readiness = Readiness([role.value for role in config.roles])
             if "diag" in self._sockets:
                 edge = self._doors.diag["diag"] = diagnostics(readiness, self._metrics)
@@ -180,6 +183,13 @@ class Daemon:
                 await self._tasks.stop()
                 if self._succession is not None:
                     self._succession.forget()
+
+    def _begin_tracing(self, host: Host) -> None:
+        if self._config.tracing is not None:
+            from teleport.daemon.tracing import Tracing
+
+            self._tracing = Tracing(self._config.tracing, host, self._config.nodename, self._metrics)
+            self._tracing.begin(self._tasks, self._stack)
 
     async def _started(self, starting: Coroutine[Any, Any, Emitter], stop: asyncio.Event) -> Emitter | None:
         """Starts, unless `stop` is set meanwhile: a daemon that waits for auth can be stopped, too."""
@@ -245,6 +255,8 @@ class Daemon:
             emitter = open_emitter(next(iter(held.values())).cluster.cluster)
             self._stack.callback(emitter.close)
         assert emitter is not None
+        if self._tracing is not None:
+            self._tracing.of_cluster(next(iter(held.values())).cluster.cluster)
         self._sockets.settle(tunnels=identities.by_tunnel(host, config))  # joining showed the way to auth
 
         servers = await self._way.servers(host, self._sockets)

@@ -16,7 +16,15 @@ from urllib.parse import urlsplit
 from teleport.backend.dynamodb.settings import DynamoSettings
 from teleport.copies.settings import DynamoCopy, HttpsCopy, PostgresqlCopy, SyslogCopy
 from teleport.daemon.config import ports
-from teleport.daemon.config.values import AcmeConfig, AuthConfig, Config, KubeServiceConfig, NodeConfig, ProxyConfig
+from teleport.daemon.config.values import (
+    AcmeConfig,
+    AuthConfig,
+    Config,
+    KubeServiceConfig,
+    NodeConfig,
+    ProxyConfig,
+    TracingConfig,
+)
 from teleport.resources.cluster import TunnelStrategyType
 from teleport.resources.values import HostPort
 
@@ -102,6 +110,8 @@ def needed(config: Config, around: Surroundings) -> list[Port]:
         found += list(_of_kube(config.kube))
     if config.diag_addr is not None:
         found.append(_in(config.diag_addr, "monitoring", "/healthz, /readyz and /metrics", "teleport.diag_addr"))
+    if config.tracing is not None:
+        found.append(_collector(config.tracing))
     if config.auth is None:
         found += list(_to_auth(config, around, tunnels=tunnels))
     found += list(_of_the_machine(found, around))
@@ -114,6 +124,12 @@ def _in(address: HostPort, peer: str, why: str, key: str, only_if: str = "") -> 
 
 def _out(host: str, port: int, peer: str, why: str, key: str = "", only_if: str = "") -> Port:
     return Port(Direction.OUT, "tcp", host, port, peer, why, key, only_if)
+
+
+def _collector(tracing: TracingConfig) -> Port:
+    parts = urlsplit(tracing.url)
+    port = parts.port or (ports.HTTP if parts.scheme == "http" else ports.HTTPS)
+    return _out(parts.hostname or "", port, "the collector of traces", "traces", "tracing_service.exporter_url")
 
 
 def _copies(config: Config, auth: AuthConfig) -> Iterator[Port]:

@@ -38,6 +38,7 @@ from teleport.kube.status import Refusal
 from teleport.kube.staying import Counts, Stay
 from teleport.kube.telling import Outcome, Tells, to_its_end
 from teleport.kube.upstream import Upstream
+from teleport.spans import NOTHING, Kind, Span, span
 from teleport.ssh.surface import Peer
 
 CLUSTERS: Final = "/v1/teleport/clusters"
@@ -106,6 +107,7 @@ class Forwarder:
         self._session: ExecSession | None = None  # that is recorded here and goes on
         self.cut_by = ""  # why the connection is ended, when it is not the client's doing
         self._open: _Open | None = None
+        self._answering = NOTHING
 
     @property
     def identity(self) -> UserIdentity:
@@ -148,6 +150,10 @@ class Forwarder:
     async def answer(self, client: Client, request: Request, began: Callable[[], None]) -> None:
         """Answers one request. `began` is called once a permit is in force, for the time of the call. Raises
         `h11.ProtocolError` or `OSError` when a connection ends within it."""
+        with span("kube.call", Kind.SERVER, parent=None) as answering:
+            await self._answer(client, request, began, answering)
+
+    async def _answer(self, client: Client, request: Request, began: Callable[[], None], answering: Span) -> None:
         call: Call | None = None
         permit: KubeAccessPermit | None = None
         name = self._named
@@ -158,6 +164,7 @@ class Forwarder:
                 await self._list(client)
                 return
             call = read(request)
+            answering.set("teleport.kube.verb", call.verb)
             act_as = asked(request)
             upstream, permit = self._permitted(name, act_as, call)
             name = upstream.cluster.name
@@ -169,11 +176,13 @@ class Forwarder:
             stay = Stay(self._counts, self._over) if self._counts is not None and call.into_pod else None
             self._open = _Open(upstream, self._named, act_as, permit, call, request, recorded, stay)
             began()
+            self._answering = answering
             if stay is not None:
                 await self._enter(stay, permit)
             await (self._record if recorded and not before else self._relay)(client, request, call, upstream, permit)
         except Refused as refused:
             told = refused.refusal
+            answering.fail("refused")
             try:
                 await self._on_record(Outcome(request, call, name, permit, told.code, refused.reason))
             except (TeleportError, OSError):
@@ -338,6 +347,8 @@ class Forwarder:
         async def on_record(status: int, error: str = "") -> None:
             nonlocal recorded
             recorded = True
+            self._answering.set("http.response.status_code", status)
+            self._answering.end()  # what is streamed from here on may last for hours
             if isinstance(upstream, ServiceWay):
                 return  # the service puts on record what it was asked, before it answers
             try:

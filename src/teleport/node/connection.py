@@ -19,6 +19,7 @@ from teleport.node.forwards import Forwards
 from teleport.node.session_channel import SessionChannelHandler
 from teleport.node.tools import Tools
 from teleport.resources.joining import JoinMode
+from teleport.spans import TraceContext
 from teleport.ssh.handlers import Channel, Client, SessionChannel, SessionHandler, StreamHandler
 from teleport.ssh.surface import Place, Refusal
 
@@ -57,8 +58,11 @@ class NodeConnection:
         ended: Callable[[NodeConnection], None],
         *,
         decisions: Decisions,
+        trace: TraceContext | None = None,
     ) -> None:
+        """`trace`: to which its sessions belong."""
         self._decisions = decisions
+        self.trace = trace
         self._tools = tools
         self.facts = facts
         self.permit = permit

@@ -32,13 +32,13 @@ class FirstLine(asyncio.Protocol):
         *,
         greeting: bytes,
         believe: Callable[[bytes], vouch.Vouch],
-        make: Callable[[Peer, bool], asyncio.Protocol],
+        make: Callable[[Peer, bool, str], asyncio.Protocol],
         refused: Callable[[Peer, str], None],
         slot: Slot,
         seconds: float = 8.0,
     ) -> None:
         """`believe` checks a line and raises `TeleportError`; `make` gives the SSH protocol for the true client, and is
-        told whether a proxy vouched for its address."""
+        told whether a proxy vouched for its address, and to which trace the connection belongs."""
         self._peer = peer
         self._greeting = greeting
         self._believe = believe
@@ -62,7 +62,7 @@ class FirstLine(asyncio.Protocol):
         self._buffer += data
         start = self._buffer[: len(vouch.PREFIX)]
         if self._buffer.startswith(_SSH):
-            self._hand_over(self._peer, self._buffer, vouched=False)
+            self._hand_over(self._peer, self._buffer)
         elif vouch.PREFIX.startswith(start):
             self._read_vouch()
         elif not _SSH.startswith(self._buffer):
@@ -82,9 +82,9 @@ class FirstLine(asyncio.Protocol):
         except TeleportError as error:
             self._end(error.message)
             return
-        self._hand_over(Peer(believed.client_host, believed.client_port, believed.cluster), rest, vouched=True)
+        self._hand_over(Peer(believed.client_host, believed.client_port, believed.cluster), rest, believed)
 
-    def _hand_over(self, client: Peer, rest: bytes, *, vouched: bool) -> None:
+    def _hand_over(self, client: Peer, rest: bytes, believed: vouch.Vouch | None = None) -> None:
         transport, self._transport = self._transport, None
         self._stop_timer()
         if transport is None:
@@ -93,7 +93,7 @@ class FirstLine(asyncio.Protocol):
             transport.abort()
             self._slot.over()
             return
-        protocol = self._make(client, vouched)
+        protocol = self._make(client, believed is not None, believed.trace if believed is not None else "")
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         if rest:

@@ -48,6 +48,7 @@ from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
 from teleport.resources.joining import JoinMode
 from teleport.resources.mfa_lease import MfaLease
+from teleport.spans import Kind, TraceContext, current, moment, span
 from teleport.ssh.handlers import ConnectionHandler
 from teleport.ssh.listener import Slot
 from teleport.ssh.server import HostKey
@@ -124,7 +125,9 @@ class NodeService(SshService):
             peer,
             greeting=server.greeting,
             believe=self._believe,
-            make=lambda client, vouched: server.connection(lambda _: _Gate(self, client, vouched), slot, greeted=True),
+            make=lambda client, vouched, trace: server.connection(
+                lambda _: _Gate(self, client, vouched, trace), slot, greeted=True
+            ),
             refused=self._vouch_refused,
             slot=slot,
         )
@@ -211,7 +214,8 @@ class NodeService(SshService):
 
     def connected(self, facts: Facts, permit: SSHAccessPermit, place: Place | None = None) -> NodeConnection:
         """A connection with a permit; it is listed until it ends, and holds `place` for so long."""
-        connection = NodeConnection(self.tools, facts, permit, partial(self._left, place), decisions=self)
+        left = partial(self._left, place)
+        connection = NodeConnection(self.tools, facts, permit, left, decisions=self, trace=current())
         self._connections.add(connection)
         if place is not None:
             place.gone = connection.disconnect
@@ -327,7 +331,9 @@ def _verify_signature(certificate: bytes, message: bytes, signature: bytes) -> N
 class _Gate:
     """Decides about one client (`ssh.handlers.Gate`)."""
 
-    def __init__(self, service: NodeService, client: Peer, vouched: bool) -> None:
+    def __init__(self, service: NodeService, client: Peer, vouched: bool, trace: str) -> None:
+        self._trace = trace
+        self._since = moment()
         self._service = service
         self._client = client
         self._vouched = vouched
@@ -340,6 +346,14 @@ class _Gate:
         return Facts(self._service.config, self._service.labels, user, login, self._client, signer, key, self._vouched)
 
     async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
+        parent, since = TraceContext.parse(self._trace), self._since
+        with span("node.ssh.connect", Kind.SERVER, parent=parent, since=since) as entering:
+            found = await self._admitted(login, certificate)
+            if isinstance(found, Refusal):
+                entering.fail("refused")
+            return found
+
+    async def _admitted(self, login: str, certificate: bytes) -> ConnectionHandler | Refusal:
         service = self._service
         try:
             identity = service.certificates.verify_user(certificate)
@@ -353,11 +367,14 @@ class _Gate:
             # that proxy says what address it likes, and source pins and leases of others hold by theirs
             service.failed(facts, f"the proxy of {through} leads its own users only")
             return Refusal.told(f"Through {through} come its own users only.", "tsh login at the cluster of the host")
-        decision = await service.decide_with_news(facts)
+        with span("node.decide") as deciding:
+            decision = await service.decide_with_news(facts)
+            deciding.set("teleport.outcome", decision.code if isinstance(decision, AccessDenial) else "permit")
         if isinstance(decision, AccessDenial):
             service.failed(facts, f"{decision.code}: {'; '.join(decision.reasons)}")
             return Refusal.told(decision.public, decision.hint)
-        place = await service.count(facts, decision)
+        with span("node.count_connections"):
+            place = await service.count(facts, decision)
         if isinstance(place, Refusal):
             return place
         if place is not None:  # that took time: what has changed meanwhile counts

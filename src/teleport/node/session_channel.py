@@ -19,6 +19,7 @@ from teleport.node.party import NodeParty
 from teleport.node.programs import NODE_VARIABLES, Asked, choose
 from teleport.node.session import Session
 from teleport.node.tools import Tools
+from teleport.spans import TraceContext, span
 from teleport.ssh.handlers import SessionChannel
 from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize, X11Request
 from teleport.wire import vouch
@@ -34,6 +35,8 @@ _ASKED: Final = {Shell: "shell", Exec: "exec", Subsystem: "subsystem"}
 
 class Connection(PartyConnection, Protocol):
     """What a channel needs of its connection."""
+
+    trace: TraceContext | None
 
     @property
     def forwards(self) -> Forwards: ...
@@ -139,7 +142,12 @@ class SessionChannelHandler:
         record = self._connection.permit.record and elsewhere is None
         mfa = self._connection.second_factor
         self._session = Session(self._tools, self.party, program, self._asked, record=record, mfa=mfa)
-        refused = await self._session.start()
+        with span("node.session.start", parent=self._connection.trace, begins=False) as starting:
+            starting.set("teleport.session.id", str(self._session.about.sid))
+            starting.set("teleport.session.kind", _ASKED[type(what)])
+            refused = await self._session.start()
+            if refused is not None:
+                starting.fail("refused")
         if refused is None:
             self._tell_session(self._session, self._asked.linger)
         return refused

@@ -30,6 +30,7 @@ from teleport.proxy.lease_step import LeaseStep
 from teleport.proxy.other_clusters import OtherClusters, Traveller
 from teleport.proxy.recording.service import RecordingService
 from teleport.resources.names import canonical_address, not_dialable
+from teleport.spans import Kind, Span, TraceContext, current, header, moment, span
 from teleport.ssh.handlers import (
     Channel,
     ConnectionHandler,
@@ -70,7 +71,7 @@ SURFACE = Surface(
     # `shell` and `exec` are answered with a sentence and refused.
     session_requests=frozenset({"subsystem", "shell", "exec", "env", "keepalive@openssh.com"}),
     global_requests=frozenset(
-        {"keepalive@openssh.com", "no-more-sessions@openssh.com", "recording-proxy@teleport.com"}
+        {"keepalive@openssh.com", "no-more-sessions@openssh.com", "recording-proxy@teleport.com", "trace@teleport"}
     ),
 )
 _DIAL_SECONDS = 10.0
@@ -304,7 +305,9 @@ class SshRouter(SshService):
             elsewhere = self.others.meant(destination, identity)
             if elsewhere is not None:
                 who = Traveller(identity, certificate, peer, elsewhere.cluster)
-                return await self.others.lead(who, channel, elsewhere, ended)
+                with span("proxy.ssh.dial", Kind.CLIENT) as dialling:
+                    dialling.set("teleport.way", "another cluster")
+                    return await self.others.lead(who, channel, elsewhere, ended)
             destination = replace(destination, cluster=self.config.cluster)
         asked = destination.cluster or identity.route_to_cluster
         node = resolve(
@@ -354,25 +357,31 @@ class SshRouter(SshService):
             time=self.clock.now(),
             nonce=self.nonce(),
             cluster=peer.through,
+            trace=header(),
         )
         return vouch.encode(said, self.identity.certificate, self.identity.sign)
 
     async def _reach(self, node: RegisteredNode, peer: Peer, make: Callable[[bytes], P]) -> P:
         counted.TO_NODE.add()
         try:
-            return await self._reached(node, peer, make)
+            with span("proxy.ssh.dial", Kind.CLIENT) as dialling:
+                dialling.set("teleport.node.id", node.host_id)
+                return await self._dial(node, peer, make, dialling)
         except ConnectionProblem:
             counted.TO_NODE_FAILED.add()
             raise
 
-    async def _reached(self, node: RegisteredNode, peer: Peer, make: Callable[[bytes], P]) -> P:
+    async def _dial(self, node: RegisteredNode, peer: Peer, make: Callable[[bytes], P], dialling: Span) -> P:
         line = self.vouching(node.host_id, peer)
         accept = self.beside(node.host_id)
         if accept is not None:
+            dialling.set("teleport.way", "memory")
             # The node asks for the same vouch, certificate and permit as over the network.
             return memory_pair.connect(lambda: make(line), accept, peername=(_HERE, 0))
         if node.tunnel or (self.tunnels is not None and self.tunnels.holds(node.host_id)):
+            dialling.set("teleport.way", "tunnel")
             return await self._through_tunnel(node, lambda: make(line))
+        dialling.set("teleport.way", "dialled")
         host, port = node.endpoint
         loop = asyncio.get_running_loop()
         try:
@@ -418,6 +427,7 @@ class _Gate:
     def __init__(self, router: SshRouter, peer: Peer) -> None:
         self._router = router
         self._peer = peer
+        self._since = moment()
 
     async def admit(self, login: str, certificate: bytes) -> ConnectionHandler | SecondStep | Refusal:
         identity = self._verified(login, certificate)
@@ -438,7 +448,7 @@ class _Gate:
             reason = f"more than {self._router.users.most} users at the same time"
             self._router.put_on_record(AuthFailed, identity, login, self._peer, error=reason)
             return Refusal.told("The proxy serves as many people as it may.", "try again later")
-        return _Connection(self._router, identity, certificate, login, self._peer)
+        return _Connection(self._router, identity, certificate, login, self._peer, Entered(self._since, moment()))
 
     def _verified(self, login: str, certificate: bytes) -> UserIdentity | Refusal:
         """Who comes, or why not, which is on record then."""
@@ -465,6 +475,14 @@ class _Gate:
             self._router.put_on_record(AuthFailed, None, login, self._peer, error=told)
 
 
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """When a connection came, and when its client was let in (`spans.moment`)."""
+
+    since: int
+    admitted: int
+
+
 class Forbidden(AccessDenied):
     """A refusal by `authz`: the user reads the public sentence, the audit log the reasons."""
 
@@ -483,7 +501,17 @@ def on_record(error: TeleportError) -> str:
 class _Connection:
     """Serves one user's connection."""
 
-    def __init__(self, router: SshRouter, identity: UserIdentity, certificate: bytes, login: str, peer: Peer) -> None:
+    def __init__(
+        self,
+        router: SshRouter,
+        identity: UserIdentity,
+        certificate: bytes,
+        login: str,
+        peer: Peer,
+        entered: Entered | None = None,
+    ) -> None:
+        self._entered = entered
+        self._trace: TraceContext | None = None  # in which its client began
         self._router = router
         self._identity = identity
         self._certificate = certificate
@@ -510,8 +538,20 @@ class _Connection:
             return Refusal.told(error.message, error.hint)
         return RelayHandler(leg)
 
+    def traced(self, header: str) -> None:
+        """The client says to which trace what it asks for from now on belongs: `tsh --trace`."""
+        self._trace = TraceContext.parse(header)
+
     async def lead(self, channel: Channel, destination: Destination, ended: Callable[[], None]) -> NodeLeg:
         """As `SshRouter.lead`, with refusals put on record."""
+        entered, self._entered = self._entered, None  # the first one has the login in its span
+        since = entered.since if entered is not None else 0
+        with span("proxy.ssh.connect", Kind.SERVER, parent=self._trace, first=True, since=since):
+            if entered is not None:
+                span("proxy.ssh.login", since=since, parent=current(), begins=False).end(entered.admitted)
+            return await self._lead(channel, destination, ended)
+
+    async def _lead(self, channel: Channel, destination: Destination, ended: Callable[[], None]) -> NodeLeg:
         try:
             self._router.certificates.verify_user(self._certificate)  # it counted when the connection began
             return await self._router.lead(

@@ -23,6 +23,7 @@ from asyncssh.channel import SSHTCPChannel
 from asyncssh.connection import SSHClientConnection
 from asyncssh.constants import MSG_REQUEST_SUCCESS
 from asyncssh.misc import HostKeyNotVerifiable
+from asyncssh.packet import String
 from asyncssh.public_key import KeyImportError, SSHKey, decode_ssh_public_key
 
 from teleport import __version__
@@ -302,6 +303,10 @@ class SshClient:
         if not await self.answers(seconds):
             raise ConnectionLost("the other end does not answer", hint="try again")
         return loop.time() - begun
+
+    def traced(self, header: str) -> None:
+        """Says to which trace belongs what is asked from now on. Who does not know such words ignores them."""
+        self._connection._send_global_request(b"trace@teleport", String(header))
 
     async def ends_at_proxy(self) -> bool:
         """Whether the other end, which has a host's name, is a proxy that records what is done on the host."""

@@ -234,6 +234,14 @@ class LeadsOn(Protocol):
         ...
 
 
+class Traced(Protocol):
+    """What a connection's handler has besides where the surface offers `trace@teleport`."""
+
+    def traced(self, header: str) -> None:
+        """To which trace what the client asks for from now on belongs; nothing else rests on it."""
+        ...
+
+
 class WantsClient(Protocol):
     """A connection's handler that begins something by itself."""
 
@@ -284,6 +292,7 @@ __all__ = [
     "SessionHandler",
     "StreamHandler",
     "TakesTunnels",
+    "Traced",
     "WantsClient",
     "WantsEvidence",
 ]

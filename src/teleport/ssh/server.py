@@ -39,8 +39,9 @@ from teleport.pki.live_proof import Evidence
 from teleport.pki.refusal import CertificateRefused
 from teleport.pki.sshformat import parse_certificate
 from teleport.resources.names import peer_address
+from teleport.spans import LONGEST_HEADER
 from teleport.ssh.channels import ChannelView, ServerSessionChannel, serve_stream
-from teleport.ssh.handlers import ConnectionHandler, Gate, LeadsOn, TakesTunnels, WantsClient, WantsEvidence
+from teleport.ssh.handlers import ConnectionHandler, Gate, LeadsOn, TakesTunnels, Traced, WantsClient, WantsEvidence
 from teleport.ssh.listener import NoSlot, Slot
 from teleport.ssh.packets import key_exchanges
 from teleport.ssh.second_step import SecondSteps, is_step
@@ -391,6 +392,14 @@ class ServerConnection(ForwardRequests):
         packet.check_end()
         records = bool(getattr(self.handler, "records", False))
         self._report_global_response(b"true" if records else b"false")
+
+    def _process_trace_at_teleport_global_request(self, packet: SSHPacket) -> None:
+        """To which trace what follows belongs, as `teleport.spans` writes it; from clients that ask for a trace."""
+        text = packet.get_string()
+        packet.check_end()
+        if hasattr(self.handler, "traced"):
+            cast(Traced, self.handler).traced(text[:LONGEST_HEADER].decode("ascii", "replace"))
+        self._report_global_response(True)
 
     def _process_tunnel_register_at_teleport_global_request(self, packet: SSHPacket) -> None:
         data = packet.get_string()

@@ -29,6 +29,7 @@ from teleport.clock import Clock, rfc3339
 from teleport.errors import AccessDenied, NotFound, TeleportError
 from teleport.pki.web_proof import HEADER
 from teleport.resources.cluster import AuthPreference
+from teleport.spans import Kind, Span, span
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.http_listener import HTTPListener
@@ -58,6 +59,7 @@ from teleport.wire.alpn import UPGRADE_PATH
 log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024  # bytes; nothing that comes here is larger
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 MAX_TUNNELS = 2000  # websockets to auth at once
 TUNNELS_OF_ONE = 1000  # of them from one address: the hosts of a whole site may share one
 
@@ -200,6 +202,14 @@ class WebService:
 
     @web.middleware
     async def _edge(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        with _span(request) as answering:
+            answer = await self._answered(request, handler)
+            answering.set("http.response.status_code", answer.status)
+            return answer
+
+    async def _answered(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
@@ -433,6 +443,17 @@ class WebService:
         # A session inside ends by itself: a daemon that leaves waits for it, as for one at a port of SSH's own.
         with self.edge.staying(request):
             return await relay_inside(request, lambda far: self.edge.inside(far, client))
+
+
+def _span(request: web.Request) -> Span:
+    """Of a call of the API. What lasts as long as a session is in none, and nothing is heard of traces of strangers."""
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else ""
+    begins = route.startswith("/webapi/") and "Upgrade" not in request.headers
+    found = span("proxy.web", Kind.SERVER, parent=None, begins=begins)
+    found.set("http.request.method", request.method if request.method in METHODS else "_OTHER")
+    found.set("http.route", route)
+    return found
 
 
 def _no_browsers(request: web.Request) -> None:

@@ -53,6 +53,7 @@ class _Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     nonce: str
     certificate: str
     cluster: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Vouch:
     time: datetime
     nonce: bytes
     cluster: str = ""  # whose proxy said where the client is; that counts for this other cluster's users only
+    trace: str = ""  # `traceparent`, where spans of the connection are kept; believed for nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ def encode(vouch: Vouch, certificate: bytes, sign: Callable[[bytes], bytes]) -> 
             nonce=base64.b64encode(vouch.nonce).decode(),
             certificate=base64.b64encode(certificate).decode(),
             cluster=vouch.cluster,
+            trace=vouch.trace,
         )
     )
     line = PREFIX + base64.b64encode(claim) + b" " + base64.b64encode(sign(DOMAIN + claim)) + b"\r\n"
@@ -126,6 +129,7 @@ def parse(line: bytes) -> SignedVouch:
             time=datetime.fromtimestamp(claim.time_ms / 1000, UTC),
             nonce=_unbase64(claim.nonce.encode("ascii")),
             cluster=claim.cluster,
+            trace=claim.trace,
         )
         parsed = SignedVouch(vouch, _unbase64(claim.certificate.encode("ascii")), signed, _unbase64(words[1]))
     except (msgspec.MsgspecError, ValueError, OverflowError, OSError) as error:

@@ -39,6 +39,7 @@ class Flags:
     insecure: bool = False
     skip_version_check: bool = False
     debug: bool = False
+    trace: bool = False
 
     @property
     def home(self) -> Home:
@@ -98,6 +99,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
     (("--insecure",), "", {"is_flag": True, "hidden": True}),
     (("--skip-version-check",), "", {"is_flag": True, "hidden": True}),
     (("-d", "--debug"), "", {"is_flag": True, "help": "show where an error came from"}),
+    (("--trace",), "", {"is_flag": True, "help": "have the cluster trace what is asked, and say which trace it is"}),
 )
 _NAMES = tuple(field.name for field in fields(Flags))
 
@@ -154,9 +156,21 @@ def access(flags: Flags, cluster: str) -> Access:
     looks on is told when the end is near.
     """
     found = _access(flags, cluster)
+    if flags.trace:
+        found = _traced(found)
     if sys.stderr.isatty():
         _warn_of_the_end(found, flags.identity)
     return found
+
+
+def _traced(found: Access) -> Access:
+    """With a trace of its own, which is said."""
+    from teleport.cli import render
+    from teleport.spans import TraceContext
+
+    trace = TraceContext(os.urandom(16), os.urandom(8), True)
+    render.note(f"tsh: trace {trace.trace_id.hex()}")
+    return replace(found, trace=trace.header)
 
 
 def _warn_of_the_end(found: Access, identity: str) -> None:

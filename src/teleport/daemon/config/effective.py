@@ -244,6 +244,7 @@ def effective_config(file: FileConfig | None, flags: StartFlags, hostname: str) 
         debug=flags.debug,
         warnings=tuple(warnings),
         kube=_kube_config(document.kubernetes_service, enabled, bound) if ServiceRole.KUBE in enabled else None,
+        tracing=document.tracing_service.settings(),
     )
 
 

@@ -29,6 +29,7 @@ from teleport.daemon.config.resource_sections import (
 )
 from teleport.daemon.config.ssh_section import SshSection, check_ssh
 from teleport.daemon.config.teleport_section import TeleportSection, check_teleport
+from teleport.daemon.config.tracing_section import TracingSection, check_tracing
 from teleport.errors import NotFound, TeleportError
 from teleport.resources.yaml_document import (
     MAX_BYTES,
@@ -59,6 +60,9 @@ class Document:
     )
     app_service: AppSection = key(forms.section(AppSection, check_app), AppSection, "web applications")
     db_service: DbSection = key(forms.section(DbSection, check_db), DbSection, "databases")
+    tracing_service: TracingSection = key(
+        forms.section(TracingSection, check_tracing), TracingSection, "where traces of requests go"
+    )
     version: str = key(one_of(("v1", "v2")), "v1", "version of this file's form")
 
 

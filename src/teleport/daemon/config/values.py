@@ -242,6 +242,16 @@ class KubeServiceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingConfig:
+    """Where spans of requests go."""
+
+    url: str
+    rate: int  # of a million traces that begin here, so many are kept
+    ca_files: tuple[Path, ...] = ()
+    keypairs: tuple[tuple[Path, Path], ...] = ()  # certificate, key
+
+
+@dataclass(frozen=True, slots=True)
 class SshAlgorithms:
     """What SSH connections may negotiate, in order of preference."""
 
@@ -276,6 +286,7 @@ class Config:
     debug: bool
     warnings: tuple[str, ...]
     kube: KubeServiceConfig | None = None
+    tracing: TracingConfig | None = None  # None: no span is made
 
     @property
     def roles(self) -> tuple[ServiceRole, ...]:

@@ -17,6 +17,7 @@ from teleport.daemon.doctor import (
     names,
     permissions,
     settings,
+    tracing,
 )
 from teleport.daemon.doctor.patient import Finding, Patient, Said, Unseen
 from teleport.errors import TeleportError
@@ -46,6 +47,7 @@ def checks(now: Callable[[], datetime]) -> dict[str, Callable[[Patient], Said]]:
         clock.CHECK: lambda patient: clock.looked(patient, now),
         certificates.CHECK: certificates.looked,
         backend.CHECK: backend.looked,
+        tracing.CHECK: tracing.looked,
         limits.CHECK: limits.looked,
         denials.CHECK: denials.looked,
         ipv6.CHECK: ipv6.looked,

@@ -32,6 +32,7 @@ from teleport.proxy.recording.names import Names
 from teleport.proxy.recording.needs import Auth, RecordingConfig, Recordings, Tools, View
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
+from teleport.spans import TraceContext, current, span
 from teleport.ssh.client import ClientKey, HostCheck, SshClient, connect, connect_by
 from teleport.ssh.handlers import Channel, ConnectionHandler
 from teleport.ssh.relay import NodeLeg
@@ -111,9 +112,10 @@ class RecordingService:
         if node is None:
             raise ConnectionProblem("The host is not registered any more.", hint="tsh ls")
         server = await self._names.server(node.host_id)
+        trace = current()
 
         def accept(transport: asyncio.Transport) -> None:
-            protocol = server.connection(lambda _: _Gate(self, node, peer))
+            protocol = server.connection(lambda _: _Gate(self, node, peer, trace))
             transport.set_protocol(protocol)
             protocol.connection_made(transport)
 
@@ -233,7 +235,10 @@ def _as_before(connection: RecordedConnection, decision: SSHAccessPermit, lapsed
 class _Gate:
     """Decides about one client (`ssh.handlers.Gate`, and `WantsEvidence`)."""
 
-    def __init__(self, service: RecordingService, node: Server, client: Peer) -> None:
+    def __init__(
+        self, service: RecordingService, node: Server, client: Peer, trace: TraceContext | None = None
+    ) -> None:
+        self._trace = trace
         self._service = service
         self._facts = Facts(service.tools.config, node, client)  # `client.through`: by a proxy of another cluster
         self._evidence: Evidence | None = None
@@ -267,7 +272,9 @@ class _Gate:
         if isinstance(place, Refusal):
             return place
         try:
-            origin = await service.enter(facts, evidence)
+            with span("proxy.ssh.enter", parent=self._trace, begins=False) as entering:
+                entering.set("teleport.node.id", facts.node.host_id)
+                origin = await service.enter(facts, evidence)
         except TeleportError as error:
             service.uncount(place)
             service.failed(facts, error.message)
