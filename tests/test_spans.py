@@ -175,8 +175,10 @@ def test_only_what_is_listed_may_be_said(made: Made) -> None:
         one.set("user", "ann")
 
 
-def test_a_span_that_is_over_has_no_more_children(made: Made) -> None:
+@pytest.mark.parametrize("rate", [0, spans.MILLION], ids=["not kept", "kept"])
+def test_a_span_that_is_over_has_no_more_children(made: Made, rate: int) -> None:
     """A task that was begun within a request may go on for hours: what it asks later is no part of it."""
+    made.install(rate)
     later = asyncio.Event()
     heard: list[str] = []
 
@@ -197,7 +199,7 @@ def test_a_span_that_is_over_has_no_more_children(made: Made) -> None:
     asyncio.run(main())
     assert heard[0]
     assert not heard[1]
-    assert [one.name for one in made.found] == ["node.session.start"]
+    assert [one.name for one in made.found] == (["node.session.start"] if rate else [])
 
 
 def test_it_may_have_begun_and_ended_before(made: Made) -> None:

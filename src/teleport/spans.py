@@ -123,7 +123,19 @@ def install(tracer: Tracer | None) -> None:
 class Span:
     """One span while it lasts, as a context manager; and what stands for one where none is made."""
 
-    __slots__ = ("_began", "_failed", "_kept", "_kind", "_name", "_parent", "_token", "_values", "context", "service")
+    __slots__ = (
+        "_began",
+        "_failed",
+        "_kept",
+        "_kind",
+        "_name",
+        "_over",
+        "_parent",
+        "_token",
+        "_values",
+        "context",
+        "service",
+    )
 
     def __init__(
         self, kept: Tracer | None, context: TraceContext | None, name: str, kind: Kind, parent: bytes, began: int
@@ -136,6 +148,7 @@ class Span:
         self._parent = parent
         self._began = began
         self._failed = False
+        self._over = False
         self._values: dict[str, Value] = {}
         self._token: Token[Span | None] | None = None
 
@@ -153,6 +166,7 @@ class Span:
     def end(self, at: int = 0) -> None:
         """It is over, now or since a `moment`; what is said later is not heard."""
         kept, self._kept = self._kept, None
+        self._over = True
         if kept is None or self.context is None:
             return
         ended = max(at or kept.now(), self._began)  # a clock may be set back meanwhile
@@ -174,7 +188,7 @@ class Span:
     @property
     def counts(self) -> bool:
         """Whether others may be children of it."""
-        return self.context is not None and (self._kept is not None or not self.context.sampled)
+        return self.context is not None and not self._over
 
     def __enter__(self) -> Span:
         if self.context is not None:

@@ -32,10 +32,10 @@ def test_one_that_is_there_is_no_finding_and_hears_no_request(tmp_path: Path) ->
 
 def test_one_that_is_not_there(tmp_path: Path) -> None:
     port = free_port()
-    (found,) = findings(tracing.looked(patient(tmp_path, section(f"http://{LOOPBACK}:{port}"))))
+    (found,) = findings(tracing.looked(patient(tmp_path, section(f"http://{LOOPBACK}:{port}/in?key=sesame"))))
     assert f"{LOOPBACK}:{port} is not reached" in found.what
-    assert found.mend.startswith("curl -v ")
-    assert f"http://{LOOPBACK}:{port}/v1/traces" in found.mend
+    assert found.mend.startswith(f"curl -v http://{LOOPBACK}:{port} ")
+    assert "sesame" not in f"{found}"
 
 
 def test_a_name_that_is_not_known(tmp_path: Path) -> None:

@@ -142,11 +142,17 @@ ssh_service:
   labels: {a: Sesame4-label}
   commands: [{name: x, command: [/bin/echo, Sesame5-command], period: 1m0s}]
   pam: {enabled: yes, service_name: sshd, environment: {KEY: Sesame6-pam}}
+tracing_service:
+  enabled: yes
+  exporter_url: https://c.example.com/in?key=Sesame7-query
 """
     mine = patient(tmp_path, text)
     told = json.dumps(facts.settings(mine.config), default=str)
     assert "Sesame" not in told
-    assert {"Sesame1-token", "Sesame2-word", "Sesame3-static", "Sesame6-pam"} <= set(facts.secrets(mine.config))
+    assert "https://c.example.com" in told
+    assert {"Sesame1-token", "Sesame2-word", "Sesame3-static", "Sesame6-pam", "Sesame7-query"} <= set(
+        facts.secrets(mine.config)
+    )
 
 
 def test_the_page_lists_what_is_in_a_bundle() -> None:

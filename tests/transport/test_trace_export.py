@@ -108,7 +108,7 @@ async def test_what_a_collector_rejects_in_part_is_counted() -> None:
 async def test_one_that_is_away_costs_memory_for_so_many_only(caplog: pytest.LogCaptureFixture) -> None:
     """It is told once that it is away, and once that it is back."""
     collector = Collector(port=free_port())
-    one = exporter(collector.url, most=5)
+    one = exporter(f"{collector.url}/in?key=sesame", most=5)
     async with running(one):
         one.put(a_span("first"))
         await until("the first is taken up", lambda: not one.waiting)
@@ -121,6 +121,8 @@ async def test_one_that_is_away_costs_memory_for_so_many_only(caplog: pytest.Log
             await until("what was kept", lambda: len(collector.spans) == 6)
             await until("it is told", lambda: "spans are taken again" in caplog.text)
     assert caplog.text.count("spans are not taken") == 1
+    assert collector.requests[0][0] == "/in?key=sesame"
+    assert "sesame" not in caplog.text
 
 
 async def test_after_so_many_tries_a_batch_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +136,26 @@ async def test_after_so_many_tries_a_batch_is_given_up(monkeypatch: pytest.Monke
             one.put(a_span("next"))
             await until("the next", lambda: collector.spans)
     assert len(collector.requests) == trace_export.TRIES + 1
+
+
+async def test_a_mistake_of_ours_costs_spans_and_not_the_daemon(caplog: pytest.LogCaptureFixture) -> None:
+    collector = Collector()
+    mistakes = [ZeroDivisionError("a mistake")]
+
+    def about() -> dict[str, str]:
+        if mistakes:
+            raise mistakes.pop()
+        return {}
+
+    with collector.up():
+        one = Exporter(Destination(collector.url), about, soon=0.01)
+        async with running(one):
+            one.put(a_span())
+            await until("it is dropped", lambda: one.dropped == 1)
+            one.put(a_span("next"))
+            await until("the next", lambda: collector.spans)
+    assert [got.name for got in collector.spans] == ["next"]
+    assert "spans could not be sent" in caplog.text
 
 
 async def test_what_waits_at_the_end_is_sent() -> None:

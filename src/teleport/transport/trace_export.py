@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -44,6 +45,12 @@ class Destination:
     url: str
     ca_files: tuple[Path, ...] = ()
     keypairs: tuple[tuple[Path, Path], ...] = ()  # certificate, key
+
+    @property
+    def place(self) -> str:
+        """As logs name it: path and query may hold what is nobody's business."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
 
 
 class _Refused(Exception):
@@ -120,16 +127,24 @@ class Exporter:
                 await asyncio.sleep(self._soon)  # for what comes with it
                 self._came.clear()
                 while self._waiting:
-                    await self._bring(self._taken())
+                    await self._brought(self._taken())
         finally:
             try:
                 async with asyncio.timeout(LAST):
                     while self._waiting:
                         await self._post(self._taken())
-            except (TimeoutError, _Refused, _Failed) as error:
+            except Exception as error:
                 log.warning("spans that waited at the end are dropped spans=%d error=%s", len(self._waiting), error)
             finally:
                 await self._close()
+
+    async def _brought(self, batch: Sequence[Finished]) -> None:
+        """As `_bring`, whatever happens: a daemon ends when one of its tasks does, and no span is worth that."""
+        try:
+            await self._bring(batch)
+        except Exception:
+            self.dropped += len(batch)
+            log.exception("spans could not be sent spans=%d", len(batch))
 
     def _taken(self) -> list[Finished]:
         return [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
@@ -156,9 +171,9 @@ class Exporter:
     def _told(self, trouble: str) -> None:
         """Says in the log when something begins to go wrong, and when it works again."""
         if trouble and not self._trouble:
-            log.warning("spans are not taken url=%s: %s (more of it is not said)", self._to.url, trouble)
+            log.warning("spans are not taken by %s: %s (more of it is not said)", self._to.place, trouble)
         elif self._trouble and not trouble:
-            log.warning("spans are taken again url=%s dropped=%d", self._to.url, self.dropped)
+            log.warning("spans are taken again by %s dropped=%d", self._to.place, self.dropped)
         self._trouble = trouble
 
     async def _post(self, batch: Sequence[Finished]) -> None:

@@ -44,7 +44,8 @@ def looked(patient: Patient) -> Said:
         yield Finding(
             CHECK,
             f"the collector of traces at {host}:{port} is not reached: {error.strerror or error}",
-            f"curl -v -d '{{}}' -H 'Content-Type: application/json' {quoted(tracing.url)}   # see its log, too",
+            # without path and query, in which a collector may want a secret
+            f"curl -v {quoted(f'{parts.scheme}://{parts.netloc}')}   # and see whether it runs there",
         )
 
 

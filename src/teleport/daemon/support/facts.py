@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from teleport.daemon.config.token_source import TokenSource
 from teleport.daemon.config.values import Config
@@ -32,11 +32,20 @@ def settings(config: Config) -> dict[str, Any]:
         "limits": {"max_connections": config.limits.max_connections, "max_users": config.limits.max_users},
         "insecure": config.insecure,
         "debug": config.debug,
+        "tracing": _tracing(config),
         "storage": _storage(config),
         "auth": _auth(config),
         "proxy": _proxy(config),
         "node": _node(config),
     }
+
+
+def _tracing(config: Config) -> dict[str, Any]:
+    """Without path and query, in which a collector may want a secret."""
+    if config.tracing is None:
+        return {}
+    parts = urlsplit(config.tracing.url)
+    return {"collector": f"{parts.scheme}://{parts.netloc}", "sampling_rate_per_million": config.tracing.rate}
 
 
 def _place(token: TokenSource | None) -> str:
@@ -157,6 +166,9 @@ def secrets(config: Config) -> Iterator[str]:
             yield from _lines(cluster.token_file)
     if node is not None and node.pam is not None:
         yield from (value for _, value in node.pam.environment)
+    if config.tracing is not None:
+        yield from (value for _, value in parse_qsl(urlsplit(config.tracing.url).query))
+        yield from _lines(*(key for _, key in config.tracing.keypairs))
     for name in VARIABLES:
         with suppress(ValueError):
             yield unquote(urlsplit(os.environ.get(name, "")).password or "")
