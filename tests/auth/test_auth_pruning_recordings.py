@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 from tests.security.test_security_recordings import RecordingHost
 
+from teleport.api import messages as m
+from teleport.api import routes
 from teleport.audit import checkpoints
 from teleport.audit.retention import Hold, Retention
+from teleport.auth.evidence.removed import REMOVED
 from teleport.auth.retention.recordings import RecordingPruner
-from teleport.errors import TeleportError
+from teleport.errors import NotFound, TeleportError
+from teleport.recording.storage import FileRecordingStore
 from teleport.testing.auth import RunningAuth, running_auth
 
 DAY = timedelta(days=1)
@@ -160,3 +164,46 @@ async def test_nothing_goes_while_the_log_does_not_verify_and_nothing_without_a_
         with pytest.raises(TeleportError, match="does not verify"):
             await rig.pruner.step()
         assert rig.file(sid).exists()
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_process_that_ends_over_a_file_is_followed_and_who_asks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """What is told of one that is gone was written before it went; while it is there that counts for nothing."""
+
+    class Store(FileRecordingStore):
+        async def remove(self, name: str) -> None:
+            if after:
+                await super().remove(name)
+            raise Killed
+
+    async with opened(tmp_path, monkeypatch, ("default", 3 * DAY)) as (rig, host):
+        sid = await rig.record(host, "eve", days=4)
+        store = Store(rig.service._recordings.directory.path)
+        kept, rig.pruner._recordings = rig.pruner._recordings, store
+        try:
+            with pytest.raises(Killed):
+                await rig.prune()
+        finally:
+            store.close()
+        assert bool(await rig.service.state.backend.range(REMOVED)) is True
+        if not after:
+            assert await read(rig, sid)
+        rig.pruner._recordings = kept
+        await rig.prune()
+        assert await rig.faults() == []
+        with pytest.raises(NotFound, match=f"session {sid} was removed on .* keeps default: 72h"):
+            await read(rig, sid)
+
+
+async def read(rig: Rig, sid: str) -> bytes:
+    client = rig.auth.async_client(await rig.auth.admin())
+    try:
+        return b"".join([piece async for piece in client.download(routes.READ_RECORDING, m.RecordingRequest(sid=sid))])
+    finally:
+        await client.close()
