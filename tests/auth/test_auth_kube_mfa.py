@@ -82,7 +82,7 @@ async def test_it_says_what_the_login_says_and_is_good_for_one_cluster_and_a_min
             (told,) = [one for one in all_told if one["kubernetes_cluster"] == cluster]
             assert (told["purpose"], told["server_id"]) == ("session", "")
             assert told["mfa_device"]["mfa_device_uuid"] == found.mfa_device == after.mfa_device != ""
-        created = [one for one in await auth.events("cert.create") if one["mfa_target"]]
+        created = await auth.events("cert.create", wait_for=2, where=lambda one: bool(one["mfa_target"]))
         assert {one["mfa_target"] for one in created} == {"kube:dev", "kube:own"}
 
 
