@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext
@@ -15,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.auth.test_auth_pruning_recordings import DAY, Rig, hold
-from tests.recording.s3_parts import Killed, KilledAt
+from tests.recording.s3_parts import Killed, KilledAt, login
 from tests.security.test_security_recordings import RecordingHost
 
 from teleport.api import messages as m
@@ -47,10 +46,7 @@ def server() -> Iterator[s3.S3Server]:
 
 @pytest.fixture(autouse=True)
 def _login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {**s3.LOGIN, "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
+    login(monkeypatch, tmp_path)
     monkeypatch.setattr(checkpoints, "INTERVAL", 0.02)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any
 
+import pytest
 from tests.recording.recording_samples import HOST, SID, check_signature, recording
 
 from teleport.auth.evidence.objects import OBJECTS, StoredNotes
@@ -24,6 +26,7 @@ from teleport.recording.s3.bucket import Bucket, Refused
 from teleport.recording.s3.settings import S3Settings
 from teleport.recording.s3.store import S3RecordingStore
 from teleport.recording.s3.uploader import Uploader
+from teleport.testing import s3
 
 PART = 5 * 1024 * 1024
 
@@ -121,6 +124,14 @@ async def make(side: Side) -> None:
         await side.call("head_bucket")
     except side.bucket._client.exceptions.ClientError:
         await side.call("create_bucket")
+
+
+def login(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Gives the S3 server's credentials, and nothing that this machine has."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {**s3.LOGIN, "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(home)}.items():
+        monkeypatch.setenv(name, value)
 
 
 def sha256(data: bytes) -> str:
