@@ -15,6 +15,7 @@ from tests.cluster.systemd_machine import Machine, why_not
 from teleport.testing.cluster import Ran, wait_until
 from teleport.testing.public_authority import PublicAuthority
 
+pytestmark = pytest.mark.timeout(400)  # a release is installed, for which a busy machine takes its time
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "production.md"
 PYTHON = Path("/usr/bin/python3")  # that of the system: one in somebody's home is hidden from the units
