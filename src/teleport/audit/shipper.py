@@ -60,7 +60,7 @@ class Shipper:
         self._next: dict[int, int] = {}  # epoch: the next seq that auth wants, as far as known
         self._heads: dict[int, str] = {}
         self._may_skip = False
-        self._whole_at: float | None = None  # when all was delivered, by the loop's clock
+        self._taken_at: float | None = None  # when auth took events, or had all of them, by the loop's clock
         emitter.tell(self._wake)
 
     @property
@@ -69,14 +69,14 @@ class Shipper:
         return max(0, self._emitter.durable_seq - self._next.get(self._emitter.key.epoch, 1) + 1)
 
     def behind(self) -> float:
-        """Seconds since everything was last delivered; 0 when nothing waits."""
+        """Seconds since auth last took events, or had all of them; 0 when nothing waits."""
         if not self.waiting and not self.problem:
             return 0.0
-        return asyncio.get_running_loop().time() - self._whole_at if self._whole_at is not None else 0.0
+        return asyncio.get_running_loop().time() - self._taken_at if self._taken_at is not None else 0.0
 
     async def run(self) -> None:
         """Delivers until cancelled."""
-        self._whole_at = asyncio.get_running_loop().time()
+        self._taken_at = asyncio.get_running_loop().time()
         pause = FIRST_PAUSE
         while True:
             self._wake.clear()
@@ -93,7 +93,7 @@ class Shipper:
                     log.error("events of an earlier run of this daemon cannot be delivered: %s", self._stuck)
                 self.problem = self._stuck
                 pause = FIRST_PAUSE
-                self._whole_at = asyncio.get_running_loop().time()
+                self._taken_at = asyncio.get_running_loop().time()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_EVERY):
                         await self._wake.wait()
@@ -181,6 +181,8 @@ class Shipper:
             await _whole(spool.drop_delivered, epoch_dir, ack.next_seq)
 
     def _note(self, epoch: int, ack: IntakeAck) -> None:
+        if ack.next_seq > self._next.get(epoch, 0):
+            self._taken_at = asyncio.get_running_loop().time()
         self._next[epoch] = ack.next_seq
         self._heads[epoch] = ack.head
         self._may_skip = ack.may_skip

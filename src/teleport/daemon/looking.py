@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 EVERY: Final = 5.0  # seconds
 USED: Final = Gauge("audit_percentage_disk_space_used", "How full the disk of the audit log is, or of the spool.")
+FULL: Final = Gauge("teleport_disk_used_percent", "How full the disk of a folder is, in percent.", "place")
 FREE: Final = Gauge("teleport_disk_free_bytes", "Bytes that this daemon may still write, by folder.", "place")
 READ_ONLY: Final = Gauge("teleport_disk_read_only", "1 where a folder's file system takes no writes.", "place")
 LOOKED: Final = Gauge("teleport_disk_looked_seconds", "How long ago disks and folders were looked at.")
@@ -37,6 +38,7 @@ class Seen:
     """What one look saw."""
 
     used: float = 0.0
+    full: Mapping[str, float] = field(default_factory=dict)
     free: Mapping[str, float] = field(default_factory=dict)
     read_only: Mapping[str, float] = field(default_factory=dict)
     waiting: Mapping[str, float] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class Looking:
 
     def add(self, metrics: Metrics) -> None:
         metrics.add(USED, lambda: self.seen.used)
+        metrics.add(FULL, lambda: self.seen.full)
         metrics.add(FREE, lambda: self.seen.free)
         metrics.add(READ_ONLY, lambda: self.seen.read_only)
         metrics.add(WAITING, lambda: self.seen.waiting)
@@ -77,15 +80,19 @@ class Looking:
         """Blocks. Raises `OSError`."""
         found = {name: os.statvfs(path) for name, path in self._places.items() if path.exists()}
         ours = found.get(self._log_place)
-        used = 100 * (1 - ours.f_bavail / ours.f_blocks) if ours is not None and ours.f_blocks else 0.0
         waiting = {to: _ages(folders) for to, folders in self._leaving.items()}
         return Seen(
-            round(used, 2),
+            _percent(ours) if ours is not None else 0.0,
+            {name: _percent(one) for name, one in found.items()},
             {name: one.f_bavail * one.f_frsize for name, one in found.items()},
             {name: 1 if one.f_flag & os.ST_RDONLY else 0 for name, one in found.items()},
             {to: len(ages) for to, ages in waiting.items()},
             {to: max(ages, default=0.0) for to, ages in waiting.items()},
         )
+
+
+def _percent(disk: os.statvfs_result) -> float:
+    return round(100 * (1 - disk.f_bavail / disk.f_blocks), 2) if disk.f_blocks else 0.0
 
 
 def _ages(folders: list[Path]) -> list[float]:

@@ -41,7 +41,7 @@ CERTIFICATES: Final = Gauge(
 )
 SPOOLED: Final = Gauge("teleport_audit_spool_events", "Audit events of this daemon that auth does not hold yet.")
 BEHIND: Final = Gauge(
-    "teleport_audit_spool_behind_seconds", "Seconds since auth last had all of them; 0 while none waits."
+    "teleport_audit_spool_behind_seconds", "Seconds since auth last took such events; 0 while none waits."
 )
 
 EVENTS_WAITING: Final = Gauge(

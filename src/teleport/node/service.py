@@ -305,7 +305,10 @@ class NodeService(SshService):
         self.in_background(self._emit(event), "audit a failed authentication")
 
     async def _emit(self, event: AuthFailed) -> None:
-        await self.emitter.emit(event)
+        try:
+            await self.emitter.emit(event)
+        except TeleportError as error:
+            log.error("a failed authentication could not be put on record: %s", error)
 
 
 def _port_of(address: str) -> tuple[int, ...]:
