@@ -20,6 +20,7 @@ WORDS = {
     "SEQ": r"\d{12}",
     "ROLE": r"(?:admin|auth|proxy|node|kube)",
     "N": r"\d+",
+    "RECEIVER": r"[a-z0-9_-]+",
 }
 
 

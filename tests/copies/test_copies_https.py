@@ -157,7 +157,7 @@ async def test_a_batch_that_is_too_large_is_cut_and_one_event_that_is_too_large_
         lines = [b'{"n":%02d}' % number for number in range(11)]
         await place.write(lines)
         assert receiver.lines == lines
-        with pytest.raises(TeleportError, match="does not take an event of 30 bytes"):
+        with pytest.raises(TeleportError, match="does not take one line of 30 bytes"):
             await place.write([b"x" * 30])
         await place.close()
 

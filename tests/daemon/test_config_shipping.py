@@ -12,7 +12,7 @@ from teleport.copies.settings import DynamoCopy, HttpsCopy, PostgresqlCopy, Stdo
 from teleport.daemon.config.effective import StartFlags, effective_config
 from teleport.daemon.config.file import InvalidConfig, load_config
 from teleport.daemon.config.keeping import SORTS
-from teleport.daemon.config.values import Config
+from teleport.daemon.config.values import Config, ShippedLog
 from teleport.daemon.needed_ports import Direction, Surroundings, needed
 from teleport.recording.storage import SessionKind
 from teleport.resources.values import HostPort
@@ -66,6 +66,47 @@ def test_all_places_are_read_and_their_ports_are_needed() -> None:
     assert {("db.example.com", 5432), ("logs.example.com", 6514), ("in.example.com", 8443)} <= out
     assert {("dynamodb.eu-central-1.amazonaws.com", 443), ("db.example.net", 8443)} <= out
     assert found.storage.audit_events_uri[2] == "postgresql://audit@db.example.com/events"
+
+
+def test_receivers_of_the_log_are_read_and_every_host_needs_their_ports() -> None:
+    text = """
+teleport:
+  log:
+    ship:
+    - {name: siem, url: "syslog+tls://logs.example.com", ca_file: /ca.pem, cert_file: /c.pem, key_file: /k.pem}
+    - {name: cloud, url: "https://in.example.com:8443/v1", token_file: /token, spool_mib: 2}
+auth_service: {enabled: no}
+proxy_service: {enabled: no}
+"""
+    found = config(text)
+    tls = TlsFiles(Path("/ca.pem"), Path("/c.pem"), Path("/k.pem"))
+    assert found.log.ship == (
+        ShippedLog(SyslogCopy("siem", HostPort("logs.example.com", 6514), tls), 64 << 20),
+        ShippedLog(HttpsCopy("cloud", "https://in.example.com:8443/v1", TlsFiles(), Path("/token")), 2 << 20),
+    )
+    assert config("{}").log.ship == ()
+    out = {(one.host, one.port, one.why) for one in needed(found, Surroundings()) if one.direction is Direction.OUT}
+    why = "the daemon's log"
+    assert {("logs.example.com", 6514, why), ("in.example.com", 8443, why)} <= out
+
+
+@pytest.mark.parametrize(
+    ("log", "allowed"),
+    [
+        ("output: 'syslog+tls://logs.example.com'", "teleport.log.ship"),
+        ("output: 'https://logs.example.com/x'", "teleport.log.ship"),
+        ("ship: [{name: a, url: 'http://a/'}]", "syslog[+]tls://host:6514 or https"),
+        ("ship: [{name: a, url: 'https://u:p@a/'}]", "syslog[+]tls://host:6514 or https"),
+        ("ship: [{name: ../a, url: 'https://a/'}]", "a name of lower-case"),
+        ("ship: [{name: a, url: 'https://a/', event_types: [exec]}]", "event_types"),
+        ("ship: [{name: a, url: 'https://a/', spool_mib: 0}]", "spool_mib"),
+        ("ship: [{name: a, url: 'https://a/', cert_file: /c}]", "cert_file and key_file together"),
+        ("ship: [{name: a, url: 'https://a/'}, {name: a, url: 'https://b/'}]", "each name once"),
+    ],
+)
+def test_a_receiver_of_the_log_that_cannot_be_meant_is_refused(log: str, allowed: str) -> None:
+    with pytest.raises(InvalidConfig, match=allowed):
+        config(f"teleport: {{log: {{{log}}}}}")
 
 
 @pytest.mark.parametrize(

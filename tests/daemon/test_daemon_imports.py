@@ -30,6 +30,8 @@ NOT_LATE = {
     "daemon/config/__init__.py",  # likewise
     "kube/credentials.py",  # likewise
     "auth/authorities/token_keys.py",  # when it is made, where keys are in a token: `_library` loads all
+    "daemon/logs.py",  # of the receivers that are configured, when logging begins: at the start
+    "daemon/log_shipping/handler.py",  # likewise, in the thread of each
     "copies/places.py",  # of the places that are configured, when the service is made: at the start
     "auth/evidence/places.py",  # likewise
     "recording/s3/load.py",  # likewise

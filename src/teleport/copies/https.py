@@ -34,9 +34,10 @@ class HttpsPlace:
 
     doubtful = 0.0
 
-    def __init__(self, settings: HttpsCopy, *, within: float = WITHIN) -> None:
+    def __init__(self, settings: HttpsCopy, *, within: float = WITHIN, what: str = "events") -> None:
         self._settings = settings
         self._within = within
+        self._what = what
         self._session: aiohttp.ClientSession | None = None
 
     async def write(self, lines: Sequence[bytes]) -> None:
@@ -51,7 +52,7 @@ class HttpsPlace:
             if not fits:
                 if len(part) == 1:
                     raise TeleportError(
-                        f"{self._settings.url} does not take an event of {len(part[0])} bytes: 413",
+                        f"{self._settings.url} does not take one line of {len(part[0])} bytes: 413",
                         hint="let the receiver take bodies of 100 kB at least",
                     )
                 half = len(part) // 2
@@ -89,7 +90,8 @@ class HttpsPlace:
             ) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ConnectionProblem(
-                f"{url} did not take events: {error or type(error).__name__}", hint="see whether the receiver runs"
+                f"{url} did not take {self._what}: {error or type(error).__name__}",
+                hint="see whether the receiver runs",
             ) from None
 
     async def _opened(self) -> aiohttp.ClientSession:

@@ -12,7 +12,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -46,10 +46,15 @@ def message(line: bytes, host: str) -> bytes:
         about = _ABOUT.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         about = _About()
-    priority = FACILITY * 8 + SEVERITIES.get(about.code[-1:], 6)
-    time = _plain(about.time, 64) if about.time.endswith("Z") else "-"
-    header = f"<{priority}>1 {time} {_plain(host, 255)} teleport - {_plain(about.event, 32)} - "
-    return header.encode() + line
+    return header(FACILITY, SEVERITIES.get(about.code[-1:], 6), about.time, host, "-", about.event) + line
+
+
+def header(facility: int, severity: int, when: str, host: str, process: str, name: str) -> bytes:
+    """What stands before the text of a message (RFC 5424, 6): `when` is RFC 3339 in UTC, `name` becomes the MSGID.
+    Letters that have no place there are left out."""
+    stamp = _plain(when, 64) if when.endswith("Z") else "-"
+    places = f"{_plain(host, 255)} teleport {_plain(process, 128)} {_plain(name, 32)}"
+    return f"<{facility * 8 + severity}>1 {stamp} {places} - ".encode()
 
 
 def counted(line: bytes) -> bytes:
@@ -66,20 +71,30 @@ class SyslogPlace:
 
     doubtful = DOUBTFUL
 
-    def __init__(self, settings: SyslogCopy, host: str, *, within: float = WITHIN) -> None:
-        """`host`: what messages name as the sender."""
+    def __init__(
+        self,
+        settings: SyslogCopy,
+        host: str,
+        *,
+        within: float = WITHIN,
+        form: Callable[[bytes, str], bytes] = message,
+        what: str = "events",
+    ) -> None:
+        """`host`: what messages name as the sender. `form` makes a message of a line and the host."""
         self._settings = settings
         self._host = host
         self._within = within
+        self._form = form
+        self._what = what
         self._open: socket.socket | None = None
 
     async def write(self, lines: Sequence[bytes]) -> None:
-        block = b"".join(counted(message(line, self._host)) for line in lines)
+        block = b"".join(counted(self._form(line, self._host)) for line in lines)
         try:
             await asyncio.to_thread(self._bring, block)
         except (OSError, ValueError) as error:
             raise ConnectionProblem(
-                f"the syslog receiver {self._settings.address} did not take events: {_said(error)}",
+                f"the syslog receiver {self._settings.address} did not take {self._what}: {_said(error)}",
                 hint="see whether it runs, and whether its certificate names this address",
             ) from None
         finally:

@@ -18,7 +18,8 @@ def context_of(files: TlsFiles) -> ssl.SSLContext:
     except (OSError, ValueError) as error:  # an SSLError, too
         named = ", ".join(str(path) for path in (files.ca_file, files.cert_file, files.key_file) if path is not None)
         raise TeleportError(
-            f"the TLS files of a receiver of audit events cannot be used ({named}): {error}",
-            hint="check the files of auth_service.ship_events, and that the daemon's user may read them",
+            f"the TLS files of a receiver cannot be used ({named}): {error}",
+            hint="check the files that auth_service.ship_events or teleport.log.ship names, and that the daemon's user "
+            "may read them",
         ) from None
     return context

@@ -28,6 +28,7 @@ from teleport.daemon import (
     clusters_seen,
     identities,
     keypairs,
+    logs,
     revocations,
     telling,
     tunnel_metrics,
@@ -132,6 +133,7 @@ class Daemon:
         self._welcome = welcome
         self._tasks = Tasks()
         self._metrics = Metrics()
+        logs.add_metrics(self._metrics)
         self._agents: list[TunnelAgent] = []
         self._tracing: Tracing | None = None
         self._stack = AsyncExitStack()
@@ -146,6 +148,7 @@ class Daemon:
             inherited = self._inherited
             host = open_host(config.data_dir, inherited.take_lock() if inherited is not None else None)
             self._stack.callback(os.close, host.lock)
+            logs.start_shipping()
             self._sockets = Sockets(config, inherited, tunnels=identities.by_tunnel(host, config))
             self._stack.callback(self._sockets.close)
             self._tasks.start(Collecting().run(), "collector")

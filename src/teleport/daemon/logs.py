@@ -10,23 +10,45 @@ import json
 import logging
 import logging.handlers
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from teleport.clock import rfc3339
-from teleport.daemon.config.values import LogConfig
+from teleport.daemon.config.values import LogConfig, ShippedLog
+from teleport.daemon.metrics import Gauge, Metrics
 from teleport.errors import TeleportError
 
+if TYPE_CHECKING:
+    from teleport.daemon.log_shipping.shipping import Shipper
+
+SHIPPED: Final = "ship"  # in the data directory: what waits for receivers of the log
 MAX_MESSAGE = 32 * 1024  # characters of one entry
 
+WAITING: Final = Gauge(
+    "teleport_log_ship_waiting_bytes", "How much of the log waits on disk for a receiver.", "receiver"
+)
+SENT: Final = Gauge(
+    "teleport_log_ship_sent_lines_total", "Lines that a receiver of the log has taken.", "receiver", counts=True
+)
+DROPPED: Final = Gauge(
+    "teleport_log_ship_dropped_lines_total",
+    "Lines that were dropped since too many waited for a receiver.",
+    "receiver",
+    counts=True,
+)
+_shippers: list[Shipper] = []
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def _component(record: logging.LogRecord) -> str:
+def component_of(record: logging.LogRecord) -> str:
+    """What made an entry: the package below `teleport`."""
     return record.name.removeprefix("teleport.").split(".")[0]
 
 
-def _message(record: logging.LogRecord, formatter: logging.Formatter) -> str:
+def message_of(record: logging.LogRecord, formatter: logging.Formatter) -> str:
+    """The text of an entry with its traceback, of bounded length."""
     text = record.getMessage()
     if record.exc_info:
         text += "\n" + formatter.formatException(record.exc_info)
@@ -54,7 +76,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         when = rfc3339(datetime.fromtimestamp(record.created, UTC).replace(microsecond=0))
-        return f"{when} {record.levelname:<7} {_component(record)}: {one_line(_message(record, self))}"
+        return f"{when} {record.levelname:<7} {component_of(record)}: {one_line(message_of(record, self))}"
 
 
 class JSONFormatter(logging.Formatter):
@@ -64,9 +86,9 @@ class JSONFormatter(logging.Formatter):
         entry = {
             "timestamp": rfc3339(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
-            "component": _component(record),
+            "component": component_of(record),
             "caller": f"{record.module}:{record.lineno}",
-            "message": _message(record, self),
+            "message": message_of(record, self),
         }
         return _json_escape(json.dumps(entry, ensure_ascii=False))
 
@@ -102,3 +124,35 @@ def set_up(log: LogConfig) -> None:
     root.setLevel(_LEVELS[log.severity])
     for name in ("asyncio", "aiohttp", "asyncssh"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def ship_to(receivers: Sequence[ShippedLog], data_dir: Path, host: str) -> None:
+    """What is logged from now on goes to receivers elsewhere, too, once `start_shipping` was called.
+
+    What waits for them is in `data_dir`; `host` is how this host is named there.
+    """
+    _shippers.clear()
+    if receivers:
+        from teleport.daemon.log_shipping.handler import ShippingHandler, shipper_of
+
+        _shippers.extend(shipper_of(one, data_dir / SHIPPED, host) for one in receivers)
+        logging.getLogger().addHandler(ShippingHandler(_shippers))
+
+
+def start_shipping() -> None:
+    """Begins to bring the log to receivers, in threads: once no process is forked and the data directory is ours."""
+    for shipper in _shippers:
+        shipper.start()
+
+
+def finish_shipping() -> None:
+    """Brings what is there where that is quick; the rest waits for the next start."""
+    for shipper in _shippers:
+        shipper.close()
+
+
+def add_metrics(metrics: Metrics) -> None:
+    """What monitors should know of receivers of the log; no values where there are none."""
+    metrics.add(WAITING, lambda: {one.name: one.waiting for one in _shippers})
+    metrics.add(SENT, lambda: {one.name: one.sent for one in _shippers})
+    metrics.add(DROPPED, lambda: {one.name: one.dropped for one in _shippers})

@@ -7,10 +7,10 @@ from types import ModuleType
 
 from teleport import counted
 from teleport.counted import Counter, Histogram
-from teleport.daemon import keypairs, looking, process_metrics, service_metrics, tracing, tunnel_metrics
+from teleport.daemon import keypairs, logs, looking, process_metrics, service_metrics, tracing, tunnel_metrics
 from teleport.daemon.metrics import Gauge
 
-MODULES = (keypairs, looking, process_metrics, service_metrics, tracing, tunnel_metrics)
+MODULES = (keypairs, logs, looking, process_metrics, service_metrics, tracing, tunnel_metrics)
 
 
 @dataclass(frozen=True, slots=True)

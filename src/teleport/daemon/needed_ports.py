@@ -114,6 +114,7 @@ def needed(config: Config, around: Surroundings) -> list[Port]:
         found.append(_collector(config.tracing))
     if config.auth is None:
         found += list(_to_auth(config, around, tunnels=tunnels))
+    found += [_to_receiver(one.receiver, "the daemon's log", "teleport.log.ship") for one in config.log.ship]
     found += list(_of_the_machine(found, around))
     return sorted(dict.fromkeys(found), key=lambda one: (one.direction is Direction.OUT, bool(one.only_if)))
 
@@ -132,6 +133,13 @@ def _collector(tracing: TracingConfig) -> Port:
     return _out(parts.hostname or "", port, "the collector of traces", "traces", "tracing_service.exporter_url")
 
 
+def _to_receiver(receiver: SyslogCopy | HttpsCopy, why: str, key: str) -> Port:
+    if isinstance(receiver, SyslogCopy):
+        return _out(receiver.address.host, receiver.address.port, f"{receiver.name} (syslog)", why, key)
+    parts = urlsplit(receiver.url)
+    return _out(parts.hostname or "", parts.port or ports.HTTPS, f"{receiver.name} (https)", why, key)
+
+
 def _copies(config: Config, auth: AuthConfig) -> Iterator[Port]:
     """Where copies of audit events go."""
     why = "copies of audit events"
@@ -144,11 +152,8 @@ def _copies(config: Config, auth: AuthConfig) -> Iterator[Port]:
                         yield _out(server.host, server.port, "PostgreSQL", why, where)
             case DynamoCopy():
                 yield _to_dynamodb(copy.settings, why, "teleport.storage.audit_events_uri")
-            case SyslogCopy():
-                yield _out(copy.address.host, copy.address.port, f"{copy.name} (syslog)", why, _SHIP)
-            case HttpsCopy():
-                parts = urlsplit(copy.url)
-                yield _out(parts.hostname or "", parts.port or ports.HTTPS, f"{copy.name} (https)", why, _SHIP)
+            case SyslogCopy() | HttpsCopy():
+                yield _to_receiver(copy, why, _SHIP)
 
 
 def _to_dynamodb(settings: DynamoSettings, why: str, key: str) -> Port:

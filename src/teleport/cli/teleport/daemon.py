@@ -104,10 +104,14 @@ def run(order: Order, first: int = first_process.NONE) -> None:
     inherited = handover.take(os.environ)
     try:
         logs.set_up(order.config.log)
+        logs.ship_to(order.config.log.ship, order.config.data_dir, order.config.nodename)
         if inherited is not None and inherited.first is not None:
             first = inherited.first
         launcher = _fork_launcher(order.config, inherited, first)
-        _serve(order.config, launcher, order.config_file, inherited, first)
+        try:
+            _serve(order.config, launcher, order.config_file, inherited, first)
+        finally:
+            logs.finish_shipping()
     except TeleportError as error:
         if inherited is not None:
             inherited.tell_failed(str(error))

@@ -254,7 +254,12 @@ def _limits(section: LimitsSection) -> ConnectionLimits:
 
 
 def _log(section: Log, *, debug: bool) -> LogConfig:
-    return LogConfig(section.output, Severity.DEBUG if debug else section.severity, section.format.output)
+    return LogConfig(
+        section.output,
+        Severity.DEBUG if debug else section.severity,
+        section.format.output,
+        tuple(one.settings() for one in section.ship),
+    )
 
 
 def _enabled(document: Document) -> frozenset[ServiceRole]:

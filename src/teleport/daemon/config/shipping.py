@@ -1,4 +1,4 @@
-"""`auth_service.ship_events`: receivers of copies of audit events."""
+"""Receivers of copies of audit events (`auth_service.ship_events`) and of the daemon's log (`teleport.log.ship`)."""
 
 # ruff: noqa: RUF009  # `key` makes a dataclass field
 
@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from teleport.copies.settings import CopySettings, HttpsCopy, SyslogCopy, TlsFiles
 from teleport.daemon.config import forms
+from teleport.daemon.config.values import ShippedLog
 from teleport.resources.values import HostPort
 from teleport.resources.yaml_document import Node, Problems
-from teleport.resources.yaml_readers import ListOf, key, matching
+from teleport.resources.yaml_readers import ListOf, integer, key, matching
 
 SYSLOG_PORT: Final = 6514  # RFC 5425
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
@@ -42,37 +43,60 @@ event_type: Final = matching("the name of an event, or a group such as session.*
 
 
 @dataclass(frozen=True, slots=True)
-class Receiver:
-    """`ship_events`: a receiver. TLS is always spoken and the receiver's name always checked."""
+class _Receiver:
+    """TLS is always spoken and the receiver's name always checked."""
 
     name: str = key(
         matching("a name of lower-case letters, digits, - and _, at most 64", _name),
         "",
-        "what it is called in logs and metrics; how far it got is kept under it",
+        "what it is called in logs and metrics; what it has got, or lacks, is kept under it",
         required=True,
     )
     url: str = key(
         matching("syslog+tls://host:6514 or https://host/path, without user and password", _receiver),
         "",
-        "where events go",
+        "where they go",
         required=True,
     )
     ca_file: Path | None = key(forms.path, None, "whom to believe", default_text="the system's authorities")
     cert_file: Path | None = key(forms.path, None, "client certificate")
     key_file: Path | None = key(forms.path, None, "key of the client certificate")
     token_file: Path | None = key(forms.path, None, "file with the token that https receivers ask for (Bearer)")
-    event_types: tuple[str, ...] = key(ListOf(event_type), (), "only these events", default_text="all")
 
-    def settings(self) -> CopySettings:
+    def of_types(self, types: tuple[str, ...]) -> SyslogCopy | HttpsCopy:
         """All of it together."""
         tls = TlsFiles(self.ca_file, self.cert_file, self.key_file)
         parts = urlsplit(self.url)
         if parts.scheme == "https":
-            return HttpsCopy(self.name, self.url, tls, self.token_file, self.event_types)
-        return SyslogCopy(self.name, HostPort(parts.hostname or "", parts.port or SYSLOG_PORT), tls, self.event_types)
+            return HttpsCopy(self.name, self.url, tls, self.token_file, types)
+        return SyslogCopy(self.name, HostPort(parts.hostname or "", parts.port or SYSLOG_PORT), tls, types)
 
 
-def check_receiver(section: Receiver, node: Node, problems: Problems) -> None:
+@dataclass(frozen=True, slots=True)
+class Receiver(_Receiver):
+    """`ship_events`: a receiver."""
+
+    event_types: tuple[str, ...] = key(ListOf(event_type), (), "only these events", default_text="all")
+
+    def settings(self) -> CopySettings:
+        """All of it together."""
+        return self.of_types(self.event_types)
+
+
+@dataclass(frozen=True, slots=True)
+class LogReceiver(_Receiver):
+    """`log.ship`: a receiver."""
+
+    spool_mib: int = key(
+        integer(1, 65_536), 64, "how much waits on disk for it at most, in MiB; beyond it the oldest lines are dropped"
+    )
+
+    def settings(self) -> ShippedLog:
+        """All of it together."""
+        return ShippedLog(self.of_types(()), self.spool_mib << 20)
+
+
+def check_receiver(section: _Receiver, node: Node, problems: Problems) -> None:
     for here, missing in (("cert_file", "key_file"), ("key_file", "cert_file")):
         child = node.get(here)
         if child is not None and node.get(missing) is None:
@@ -94,3 +118,5 @@ def check_receivers(node: Node, problems: Problems) -> None:
 
 _one: Final = forms.section(Receiver, check_receiver)
 receivers: Final = ListOf(_one)
+_log_one: Final = forms.section(LogReceiver, check_receiver)
+log_receivers: Final = ListOf(_log_one)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from teleport.daemon.config import forms, ports
+from teleport.daemon.config.shipping import LogReceiver, check_receivers, log_receivers
 from teleport.daemon.config.storage import DirStorage, Storage, StorageReader
 from teleport.daemon.config.token_source import TokenSource
 from teleport.daemon.config.values import JoinMethod, Severity
@@ -95,7 +96,7 @@ class _LogFormatReader:
 
 
 def _log_output(value: str) -> str:
-    if not value.strip():
+    if not value.strip() or "://" in value:
         raise ValueError
     return _OUTPUTS.get(value, value)
 
@@ -105,10 +106,19 @@ class Log:
     """Where log lines go: `output` is stderr, stdout, syslog or a path."""
 
     output: str = key(
-        matching("stderr, stdout, syslog or a path", _log_output), "stderr", "stderr, stdout, syslog or a path"
+        matching("stderr, stdout, syslog or a path; receivers elsewhere stand in teleport.log.ship", _log_output),
+        "stderr",
+        "stderr, stdout, syslog or a path",
     )
     severity: Severity = key(one_of(_SEVERITIES, any_case=True), Severity.INFO, "the least severity that is logged")
     format: LogFormat = key(_LogFormatReader(), LogFormat, "how log lines look")
+    ship: tuple[LogReceiver, ...] = key(log_receivers, (), "receivers that get the log besides, from a spool on disk")
+
+
+def _check_log(section: Log, node: Node, problems: Problems) -> None:
+    receivers = node.get("ship")
+    if receivers is not None:
+        check_receivers(receivers, problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +183,7 @@ class TeleportSection:
     )
     cache: Cache = key(forms.section(Cache), Cache, "the local copy of auth's data")
     connection_limits: ConnectionLimits = key(forms.section(ConnectionLimits), ConnectionLimits, "limits of a service")
-    log: Log = key(forms.section(Log), Log, "logging")
+    log: Log = key(forms.section(Log, _check_log), Log, "logging")
     storage: Storage = key(StorageReader(), DirStorage, "where state, events and recordings live")
     ciphers: tuple[str, ...] = key(ListOf(one_of(CIPHERS), least=1), CIPHERS, "SSH ciphers, in order of preference")
     kex_algos: tuple[str, ...] = key(

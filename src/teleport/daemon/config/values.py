@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from teleport.backend.dynamodb.settings import DynamoSettings
 from teleport.backend.etcd.settings import EtcdSettings
 from teleport.backend.postgresql.settings import PostgresqlSettings
-from teleport.copies.settings import CopySettings
+from teleport.copies.settings import CopySettings, HttpsCopy, SyslogCopy
 from teleport.daemon.config.token_source import TokenSource
 from teleport.recording.s3.settings import S3Settings
 from teleport.resources.cluster import (
@@ -68,12 +68,21 @@ class JoinMethod(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ShippedLog:
+    """A receiver of the log, and how many bytes wait for it on disk at most."""
+
+    receiver: SyslogCopy | HttpsCopy
+    spool: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """Where log lines go: `output` is stderr, stdout, syslog or a path; `format` is text or json."""
 
     output: str = "stderr"
     severity: Severity = Severity.INFO
     format: str = "text"
+    ship: tuple[ShippedLog, ...] = ()  # where it goes besides
 
 
 SNAPSHOTS: Final[Mapping[str, str]] = MappingProxyType(
