@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from teleport.audit.chain import ChainKey, Fault, Linked, mark_supplement
+from teleport.audit.chain import ChainKey, Linked, mark_supplement
 from teleport.audit.chain.link import seal
+from teleport.audit.chain.verify import Fault
 from teleport.audit.events import Exec, SessionEnd, SessionStart, SessionUpload, UserDelete
 from teleport.audit.verify import Report, verify_file, verify_store
 from teleport.errors import NotFound

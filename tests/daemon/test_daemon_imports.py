@@ -37,6 +37,7 @@ NOT_LATE = {
     "recording/s3/load.py",  # likewise
     "auth/cluster/bootstrap.py",  # while it starts, before anything is served
     "daemon/auth_side.py",  # while it starts, before anything is served
+    "daemon/reaching.py",  # likewise, where auth is reached through a proxy
     "daemon/watching.py",  # likewise
     "recording/export.py",  # of commands
     "recording/indexing.py",  # a process of its own

@@ -13,18 +13,8 @@ from datetime import datetime
 from pathlib import Path
 
 from teleport.audit.appendlog import whole_lines
-from teleport.audit.chain import (
-    ChainKey,
-    Expectations,
-    Fault,
-    Head,
-    Linked,
-    Place,
-    Problem,
-    RunVerifier,
-    Verify,
-    demand_all,
-)
+from teleport.audit.chain import ChainKey, Head, Linked, Verify
+from teleport.audit.chain.verify import Expectations, Fault, Place, Problem, RunVerifier, demand_all
 from teleport.audit.events import REGISTRY, AuditPrune, RecordingPrune, SessionEnd, SessionUpload
 from teleport.audit.sinks import day_files
 from teleport.errors import NotFound

@@ -9,7 +9,7 @@ import asyncio
 import random
 import ssl
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from teleport.api.client import AuthClient
 from teleport.clock import Clock
@@ -25,8 +25,10 @@ from teleport.errors import ConnectionProblem
 from teleport.identity import SystemRole
 from teleport.pki.x509cert import auth_server_name
 from teleport.store.cache import Cache
-from teleport.transport.auth_relay import AuthRelay
 from teleport.transport.tls import cluster_client_context
+
+if TYPE_CHECKING:
+    from teleport.transport.auth_relay import AuthRelay
 
 FIRST_VIEW: Final = 60.0  # seconds until the first view of the cluster must have come
 
@@ -50,6 +52,8 @@ class WayToAuth:
         servers = [(server.host, server.port) for server in config.auth_servers]
         if not identities.through_proxy(host, config):
             return servers
+        from teleport.transport.auth_relay import AuthRelay
+
         self.relay = await self._stack.enter_async_context(AuthRelay(servers))
         return [self.relay.address]
 
