@@ -67,12 +67,20 @@ def away(host: Host, sid: str) -> bool:
 
 
 def ready(host: Host) -> str:
+    """What `/readyz` says; its status must keep an auth server that serves in service."""
     try:
         with urllib.request.urlopen(f"http://{at(host.diag_port, LOOPBACK)}/readyz", timeout=10) as answer:
             return str(json.load(answer)["status"])
     except urllib.error.HTTPError as error:
         with error:
             return str(json.load(error)["status"])
+
+
+def metrics(host: Host) -> dict[str, float]:
+    """What `/metrics` shows, by name and labels."""
+    with urllib.request.urlopen(f"http://{at(host.diag_port, LOOPBACK)}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (one.rpartition(" ") for one in lines if not one.startswith("#"))}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +130,14 @@ def test_an_outage_and_a_kill_lose_nothing(cluster: Cluster, server: s3.S3Server
     try:
         sid = recorded(cluster, person, NODE, "nougat")
         wait_until("it is told", lambda: "recordings: cannot write" in ready(cluster), 120.0)
+        assert cluster.daemon.ready(), "a balancer must not drop all auth servers over it"
+        shown = metrics(cluster)
+        assert shown["teleport_recordings_s3_failing"] == 1
+        assert shown['teleport_component_state{component="recordings"}'] == 2
+        assert shown["teleport_ready"] == 1
+        wait_until("what waits is counted", lambda: metrics(cluster)['teleport_recordings_waiting{to="s3"}'] >= 1, 60.0)
+        assert metrics(cluster)['teleport_recordings_waiting_oldest_seconds{to="s3"}'] > 0
+        assert sum(n for name, n in shown.items() if name.startswith("teleport_s3_failed_requests_total")) > 0
         out = tmp_path / "here.txt"
         person.tsh("recordings", "export", sid, "--format=text", f"--out={out}").ok()
         assert "the word is nougat" in out.read_text()
@@ -131,6 +147,8 @@ def test_an_outage_and_a_kill_lose_nothing(cluster: Cluster, server: s3.S3Server
     cluster.daemon.start()
     wait_until("it is in S3", lambda: away(cluster, sid), 120.0)
     wait_until("all is well", lambda: ready(cluster) == "ok", 60.0)
+    wait_until("nothing waits", lambda: metrics(cluster)['teleport_recordings_waiting{to="s3"}'] == 0, 120.0)
+    assert metrics(cluster)["s3_requests_seconds_count"] > 0
     out = tmp_path / "there.txt"
     person.tsh("recordings", "export", sid, "--format=text", f"--out={out}").ok()
     assert "the word is nougat" in out.read_text()
