@@ -32,17 +32,20 @@ def write(target: Path, name: str, product: str, release: str, place: Path, mome
 
 def pack(target: Path, folder: Path, name: str, *, owners: Mapping[str, int] = MappingProxyType({})) -> None:
     """A tar of `folder` that depends on its content alone. `owners`: of what is not root's, by its path in `folder`."""
-    with target.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-        with tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar:
-            for path in (folder, *sorted(folder.rglob("*"))):
-                inside = name if path == folder else f"{name}/{path.relative_to(folder).as_posix()}"
-                info = tar.gettarinfo(str(path), inside)
-                info.uid = info.gid = owners.get(path.relative_to(folder).as_posix(), 0)
-                info.uname = info.gname = "" if info.uid else "root"
-                if info.islnk():
-                    info.type, info.linkname, info.size = tarfile.REGTYPE, "", path.stat().st_size
-                if info.isfile():
-                    with path.open("rb") as file:
-                        tar.addfile(info, file)
-                else:
-                    tar.addfile(info)
+    with (
+        target.open("wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
+    ):
+        for path in (folder, *sorted(folder.rglob("*"))):
+            inside = name if path == folder else f"{name}/{path.relative_to(folder).as_posix()}"
+            info = tar.gettarinfo(str(path), inside)
+            info.uid = info.gid = owners.get(path.relative_to(folder).as_posix(), 0)
+            info.uname = info.gname = "" if info.uid else "root"
+            if info.islnk():
+                info.type, info.linkname, info.size = tarfile.REGTYPE, "", path.stat().st_size
+            if info.isfile():
+                with path.open("rb") as file:
+                    tar.addfile(info, file)
+            else:
+                tar.addfile(info)

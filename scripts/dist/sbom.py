@@ -1,4 +1,4 @@
-"""What is inside, as CycloneDX 1.5: packages with the hashes of the lock, what the interpreter is made of, the web client's."""
+"""What is inside, as CycloneDX 1.5: packages with the hashes of the lock, and what the interpreter is made of."""
 
 from __future__ import annotations
 

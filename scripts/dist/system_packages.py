@@ -1,8 +1,8 @@
 """The .deb and the .rpm: one tree of files for both, and the same scripts around it.
 
-A package manager takes the files of the old version away as soon as the new ones are there, and a daemon that runs would miss
-what it has not imported yet. So the package's own copy is in `packaged/`, and what runs is in `versions/`: hard links to it, which
-stay until no process runs from them any more.
+A package manager takes the files of the old version away as soon as the new ones are there, and a daemon that runs
+would miss what it has not imported yet. So the package's own copy is in `packaged/`, and what runs is in `versions/`:
+hard links to it, which stay until no process runs from them any more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A release as it stands on a host: programs, the interpreter, the packages, all of it below one directory.
 
-Nothing in it depends on where it stands, on when or by whom it was built, or on what else the machine had: two builds from
-the same files are the same bytes, and its name has their digest.
+Nothing in it depends on where it stands, on when or by whom it was built, or on what else the machine had: two builds
+from the same files are the same bytes, and its name has their digest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is built from is pinned by hash and names no index, and no secret lies in the repository (threat T63).
 
-Reproducible builds, the list of contents and signatures are tested beside this; `make audit` asks which of what is pinned
-has known weaknesses, where PyPI's and npm's answers are to be had.
+Reproducible builds, the list of contents and signatures are tested beside this; `make audit` asks which of what is
+pinned has known weaknesses, where PyPI's and npm's answers are to be had.
 """
 
 from __future__ import annotations
