@@ -50,9 +50,9 @@ def test_teleport_needs_no_ssh_library_for(tmp_path: Path, arguments: list[str])
 @pytest.mark.parametrize(
     ("side", "foreign"),
     [
-        ("node_side", ("auth", "proxy", "web")),
-        ("auth_side", ("node", "proxy", "web")),
-        ("proxy_side", ("auth", "node")),
+        ("node", ("auth", "proxy", "web")),
+        ("auth", ("node", "proxy", "web")),
+        ("proxy", ("auth", "node")),
     ],
     ids=["node", "auth", "proxy"],
 )
@@ -60,9 +60,9 @@ def test_a_daemon_loads_nothing_of_services_that_it_does_not_run(
     tmp_path: Path, side: str, foreign: tuple[str, ...]
 ) -> None:
     """What a host that is only a node keeps in memory, and what an attacker of it could find there."""
-    code = f"import sys, teleport.daemon.assembly, teleport.daemon.{side}; print(*sys.modules)"
+    code = f"import sys, teleport.daemon.assembly, teleport.daemon.starting.{side}; print(*sys.modules)"
     modules = run(BIN / "python", "-c", code, environment=plain_environment(tmp_path)).ok().stdout.split()
-    assert f"teleport.daemon.{side}" in modules
+    assert f"teleport.daemon.{side}_side" in modules
     assert not [name for name in modules if name.split(".")[:2] in [["teleport", one] for one in foreign]]
 
 
@@ -70,7 +70,7 @@ def test_a_node_loads_nothing_of_its_libraries_that_it_never_uses(tmp_path: Path
     """As `teleport start` imports them. Each costs every host memory for as long as the daemon runs."""
     code = (
         "import sys, teleport.cli.teleport.daemon, teleport.transport.quick_aiohttp, teleport.daemon.assembly\n"
-        "import teleport.daemon.node_side; print(*sys.modules)"
+        "import teleport.daemon.starting.node; print(*sys.modules)"
     )
     modules = set(run(BIN / "python", "-c", code, environment=plain_environment(tmp_path)).ok().stdout.split())
     assert {"asyncssh", "aiohttp", "teleport.daemon.node_side"} <= modules

@@ -45,6 +45,10 @@ NOT_LATE = {
     "backend/postgresql/load.py",  # likewise
     "backend/dynamodb/load.py",  # likewise
     "daemon/assembly.py",  # the services of this host, loaded before the loop runs (`import_services`)
+    "daemon/starting/auth.py",  # what is configured, before auth serves
+    "daemon/starting/ground.py",  # likewise, where a service keeps tunnels
+    "daemon/starting/node.py",  # likewise
+    "daemon/starting/proxy.py",  # likewise
 }
 
 

@@ -12,7 +12,7 @@ import asyncssh
 import pytest
 
 from teleport.audit.events import AuthFailed, SessionRequestDenied
-from teleport.daemon.assembly import _node_beside
+from teleport.daemon.assembly import node_beside
 from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.testing.lab_certificates import CLUSTER, Authorities
@@ -147,7 +147,7 @@ async def test_a_node_of_the_same_process_is_reached_without_a_socket(
 async def test_a_node_of_the_same_process_that_is_leaving_is_dialled(launcher_end: LauncherEnd) -> None:
     """Its listener is another process's by then."""
     async with running_lab(Launcher(launcher_end)) as lab:
-        beside = _node_beside(str(lab.node_host.host_id), lab.node)
+        beside = node_beside(str(lab.node_host.host_id), lab.node)
         assert beside(str(lab.node_host.host_id)) == lab.node.accepted
         assert beside(str(lab.proxy_host.host_id)) is None
         lab.node.pause()

@@ -13,8 +13,8 @@ import pytest
 from teleport.authz.decision import ClusterDefaults
 from teleport.authz.locks import locked_denial
 from teleport.backend.interface import Changes, Item, Snapshot
-from teleport.daemon.assembly import DECIDED_BY
 from teleport.daemon.proxy_side import Directory
+from teleport.daemon.starting.ground import DECIDED_BY
 from teleport.daemon.view import NODE_KINDS, View
 from teleport.errors import TeleportError
 from teleport.identity import UserIdentity

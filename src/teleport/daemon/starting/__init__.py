@@ -1,0 +1,1 @@
+"""How each service of a daemon starts, on the `Ground` that all of them share."""
