@@ -160,7 +160,7 @@ class Simulated:
                 self.relay.by_tunnel = self.agent.to_auth
                 self.client.way = self.agent.way
                 if self._cache is not None:
-                    self.agent.turn.heeded_by(self.client, self._cache)
+                    self.agent.turn.heeded_by(self.client, self._cache, lambda: False)
                 await self.client.renewed()
         tasks.create_task(self.announcer.run())
 

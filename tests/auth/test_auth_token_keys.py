@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.auth.test_auth_rotation import FORWARD, step, who_am_i
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.authorities.keys import StoredKeys, private_halves
+from teleport.auth.authorities.keys import KeysAway, StoredKeys, WrongPin, private_halves
 from teleport.errors import BadRequest, CompareFailed, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_p256
@@ -217,7 +218,7 @@ def test_a_wrong_pin_is_named_and_not_shown(tokens: Path) -> None:
         f"TokenKeys(TokenSettings(Path({str(MODULE)!r}), 'one', pin='99887766'))"
     )
     failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "TeleportError: the PIN of the PKCS#11 token is wrong" in failed.stderr
+    assert "WrongPin: the PIN of the PKCS#11 token is wrong" in failed.stderr
     assert "99887766" not in failed.stderr.splitlines()[-1]
 
 
@@ -235,6 +236,31 @@ def test_a_session_that_broke_is_opened_anew(tokens: Path) -> None:
     private.public.crypto().verify(signature, b"data", ec.ECDSA(hashes.SHA256()))
     keys.destroy(made.spec.active_keys)
     keys.close()
+
+
+def test_a_pin_that_was_refused_is_not_shown_again(tokens: Path) -> None:
+    """A token locks itself after a few; while the daemon runs somebody may set another PIN."""
+    keys = token_keys()
+    keys.check()
+    keys._settings = replace(keys._settings, pin="99887766")
+    keys._session.close()
+    keys._session = None
+    with pytest.raises(WrongPin, match="is wrong") as refused:
+        keys.check()
+    assert refused.value.exit_code == 78
+    opened: list[int] = []
+    keys._opened = lambda _: opened.append(1)
+    for _ in range(3):
+        with pytest.raises(KeysAway, match="is not shown again"):
+            keys.check()
+    assert opened == []
+    keys.close()
+
+
+def test_a_slot_that_is_not_there_now_may_come(tokens: Path) -> None:
+    """p11-kit's client has no slots while its server is away."""
+    with pytest.raises(KeysAway, match="has no slot 987654"):
+        token_keys(label="", slot=987654)
 
 
 def test_a_reference_to_a_token_is_no_key_of_the_storage() -> None:

@@ -13,7 +13,7 @@ from teleport.ssh.server_forwards import ClientView
 from teleport.testing.running import wait_until
 from teleport.tunnel.pool import MOST_SPREAD
 from teleport.tunnel.server import TunnelServer
-from teleport.tunnel.turn import Turn
+from teleport.tunnel.turn import LONGEST, Turn
 
 A, B = ("a",), ("b",)
 AGES = 1000.0  # seconds; nothing here waits for them
@@ -36,7 +36,7 @@ class Heeding:
 
 def turn_of_host() -> Turn:
     turn = Turn()
-    turn.heeded_by(Heeding(), Heeding())
+    turn.heeded_by(Heeding(), Heeding(), lambda: False)
     return turn
 
 
@@ -61,7 +61,7 @@ async def test_one_of_a_crowd_waits_for_its_tunnel_and_then_until_all_had_the_ti
     turn = turn_of_host()
     turn.lost(20.0, AGES, A)
     assert await waits(turn)
-    assert due(turn) == pytest.approx(AGES, abs=5)
+    assert due(turn) == pytest.approx(LONGEST, abs=5)
     turn.stands(A, 0.5)
     assert await waits(turn)
     assert due(turn) == pytest.approx(30.0, abs=5)
@@ -122,7 +122,49 @@ async def test_a_client_waits_until_the_host_has_heard_auth_and_not_for_long(mon
     monkeypatch.setattr("teleport.tunnel.turn.CATCH_UP", 0.01)
     turn.lost(20.0, AGES, A)
     await turn.catch_up()  # auth says nothing
-    assert not turn.behind, "the next client waits for nothing"
+    assert turn.behind, "it has not been heard"
+    monkeypatch.setattr("teleport.tunnel.turn.CATCH_UP", AGES)
+    await turn.catch_up()  # the next client waits for nothing
+    turn.heard()
+    turn.lost(20.0, AGES, A)
+    waiting = asyncio.create_task(turn.catch_up())
+    await asyncio.sleep(0)
+    assert not waiting.done(), "after another loss clients wait again"
+    turn.heard()
+    await waiting
+
+
+async def test_a_host_on_which_something_goes_on_waits_for_nothing() -> None:
+    """A session that lives on without its client, say: a lock has to reach it."""
+    turn, busy = Turn(), True
+    turn.heeded_by(Heeding(), Heeding(), lambda: busy)
+    turn.lost(20.0, AGES, A)
+    assert not await waits(turn)
+    turn.stands(A, 1.0)
+    assert not await waits(turn)
+    busy = False
+    turn.lost(20.0, AGES, A)
+    assert await waits(turn)
+    busy = True
+    turn.lost(20.0, AGES, A)
+    assert not await waits(turn)
+
+
+async def test_a_proxy_that_ends_again_and_again_keeps_nobody_from_auth(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = turn_of_host()
+    turn.lost(20.0, AGES, A)
+    first = due(turn)
+    turn.stands(A, 1.0)
+    turn.lost(20.0, AGES, A)
+    assert due(turn) <= first
+    monkeypatch.setattr("teleport.tunnel.turn.LONGEST", 0.0)
+    turn.lost(20.0, AGES, A)
+    assert not await waits(turn)
+    monkeypatch.undo()
+    turn.heard()
+    turn.lost(20.0, AGES, A)
+    assert await waits(turn), "what was heard in between counts"
+    turn.now()
 
 
 async def test_a_host_whose_proxy_came_back_waits_until_somebody_comes_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +176,7 @@ async def test_a_host_whose_proxy_came_back_waits_until_somebody_comes_to_it(mon
         agent = await lab.agent(host)
         await wait_until(lambda: agent.tunnels == 1 and bool(agent._state.spreads))
         assert not await waits(agent.turn)
-        agent.turn.heeded_by(Heeding(), Heeding())
+        agent.turn.heeded_by(Heeding(), Heeding(), lambda: False)
         (tunnel,) = lab.server.registry.every()
         assert isinstance(tunnel._client, ClientView)
         transport = tunnel._client._connection._transport

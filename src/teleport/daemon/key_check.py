@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import Final
 
-from teleport.auth.authorities.keys import AuthorityKeys, KeysAway
+from teleport.auth.authorities.keys import AuthorityKeys
+from teleport.errors import TeleportError
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class KeyCheck:
             self._say(f"what has the keys has not answered for {PATIENCE:g} s")
         try:
             await asked
-        except KeysAway as error:
+        except TeleportError as error:
             self._say(str(error))
         else:
             self._say("")

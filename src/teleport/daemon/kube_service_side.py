@@ -118,6 +118,10 @@ class KubeServiceSide:
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         self.server.in_background(work)
 
+    def busy(self) -> bool:
+        """All that goes on comes by tunnels, and has ended with the last of them."""
+        return False
+
     async def renewed(self, held: Credentials) -> None:
         """New connections see the renewed certificate."""
         self._context = None

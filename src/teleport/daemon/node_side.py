@@ -141,6 +141,10 @@ class NodeSide:
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         self.service.in_background(work, "audit")
 
+    def busy(self) -> bool:
+        """A connection is open, or a session lives on that everybody has left."""
+        return self.service.busy
+
     def lease_changed(self, event: Event) -> None:
         """A lease of a second factor came into view or went out of it."""
         if isinstance(event, Put):

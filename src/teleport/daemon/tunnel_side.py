@@ -38,6 +38,10 @@ class Behind(Protocol):
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None: ...
 
+    def busy(self) -> bool:
+        """Whether something goes on, perhaps with nobody there, that a lock would have to end."""
+        ...
+
 
 def keep_tunnels(
     side: Behind,

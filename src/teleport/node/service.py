@@ -294,6 +294,11 @@ class NodeService(SshService):
         """How many connections are open and authenticated."""
         return len(self._connections)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a connection is open, or a session goes on without one."""
+        return bool(self._connections) or next(iter(self.tools.registry), None) is not None
+
     def failed(self, facts: Facts, reason: str) -> None:
         """Puts a failed authentication or a denied access on record; of strangers only so many in a second."""
         if facts.user is None:

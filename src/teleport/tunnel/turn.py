@@ -6,7 +6,8 @@ more than half. So a host whose only proxy ended, and which comes back to the sa
 it is reached; what it has missed it asks for once all have had the time for that, again within as long.
 
 Whoever comes to the host ends its waiting, and waits a moment himself until the host has heard auth: nobody is judged
-by what a host knew before, except where auth is silent, as always.
+by what a host knew before, except where auth is silent, as always. A host on which sessions go on waits for nothing: a
+lock has to reach them. Nor does any host wait for longer than `LONGEST` in all, however often its proxy ends.
 
 Few hosts, which come back within a second, wait for nothing.
 """
@@ -14,13 +15,15 @@ Few hosts, which come back within a second, wait for nothing.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from teleport.tunnel.pool import MOST_SPREAD, SPREAD
 
-LONGEST: Final = 2 * MOST_SPREAD  # seconds, from the loss of the tunnel on
+LONGEST: Final = 2 * MOST_SPREAD  # seconds, from the first loss of the tunnel on
 CATCH_UP: Final = 3.0  # seconds for which a client waits until the host has heard auth
+LEAST_TRUCE: Final = 3.0  # seconds that nobody waits after somebody waited for nothing; twice as long each time
+MOST_TRUCE: Final = 300.0
 
 
 class Waits(Protocol):
@@ -58,14 +61,18 @@ class Turn:
         self._comes.set()
         self._timer: asyncio.TimerHandle | None = None
         self._lost: tuple[float, float, tuple[str, ...]] | None = None
+        self._since: float | None = None  # the first loss since auth was heard
         self._heard = asyncio.Event()  # auth, since the tunnel was lost
         self._heard.set()
+        self._truce, self._next_truce = 0.0, LEAST_TRUCE  # until when nobody waits, and how long the next one is
         self._heeded = False
+        self._busy: Callable[[], bool] = lambda: False
 
-    def heeded_by(self, client: Asks, cache: Heeds) -> None:
-        """These two wait for it from here on, and the cache says when auth was heard. Before that nobody waits."""
+    def heeded_by(self, client: Asks, cache: Heeds, busy: Callable[[], bool]) -> None:
+        """These two wait for it from here on, and the cache says when auth was heard. Before that nobody waits.
+        `busy`: whether something goes on that a lock would have to end."""
         client.turn = cache.turn = self
-        self._heeded = True
+        self._heeded, self._busy = True, busy
 
     @property
     def waiting(self) -> bool:
@@ -79,6 +86,8 @@ class Turn:
     def heard(self) -> None:
         """Auth said something: what the host knows is what auth knows."""
         self._heard.set()
+        self._since = None
+        self._truce, self._next_truce = 0.0, LEAST_TRUCE
 
     @property
     def behind(self) -> bool:
@@ -87,21 +96,32 @@ class Turn:
 
     async def catch_up(self) -> None:
         """Somebody needs the host: it is its turn at once. Until it has heard auth, for a moment at most; who comes
-        after somebody that waited for nothing waits no more."""
+        soon after somebody that waited for nothing does not wait."""
         self.now()
-        with suppress(TimeoutError):
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._truce:
+            return
+        try:
             async with asyncio.timeout(CATCH_UP):
                 await self._heard.wait()
-        self._heard.set()
+        except TimeoutError:
+            if self.behind and loop.time() >= self._truce:
+                self._truce = loop.time() + self._next_truce
+                self._next_truce = min(2 * self._next_truce, MOST_TRUCE)
 
     def lost(self, spread: float, waits: float, proxies: tuple[str, ...]) -> None:
         """The last tunnel to `proxies` has ended, and what had tunnels there comes back within `spread` seconds; for
         `waits` seconds there is no other way to auth."""
         if not self._heeded:
             return
+        if self._busy():
+            self.now()
+            return
         self._lost = asyncio.get_running_loop().time(), min(spread, MOST_SPREAD), proxies
         if spread > SPREAD:
             self._heard.clear()
+            if self._since is None:
+                self._since = self._lost[0]
             self._postpone(waits)
 
     def stands(self, proxies: tuple[str, ...], draw: float) -> None:
@@ -129,5 +149,10 @@ class Turn:
     def _postpone(self, seconds: float) -> None:
         """Whoever waits already waits on: an event that is set for a moment lets everybody go."""
         self._stop()
+        loop = asyncio.get_running_loop()
+        left = LONGEST if self._since is None else self._since + LONGEST - loop.time()
+        if left <= 0:
+            self._comes.set()
+            return
         self._comes.clear()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.now)
+        self._timer = loop.call_later(min(seconds, left), self.now)

@@ -31,6 +31,13 @@ class KeysAway(TeleportError):
     )
 
 
+class WrongPin(KeysAway):
+    """What has the keys refuses our PIN. Each further try may be one of the few that it allows, so a daemon that ends
+    with this status is not started again by itself (the units say so)."""
+
+    exit_code = 78  # EX_CONFIG of sysexits.h
+
+
 class AuthorityKeys(Protocol):
     """Makes and loads the private keys of authorities. Blocking."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +22,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from teleport.auth.authorities.keys import TOKEN_URI, KeysAway, StoredKeys, held_elsewhere, private_halves
+from teleport.auth.authorities.keys import TOKEN_URI, KeysAway, StoredKeys, WrongPin, held_elsewhere, private_halves
+from teleport.auth.authorities.patient_thread import PatientThread, Unanswered
 from teleport.errors import BadRequest, TeleportError
 from teleport.pki.keys import PrivateKey
 from teleport.pki.trust import AuthorityKind
@@ -37,7 +37,8 @@ WHERE: Final = "auth_service.ca_key_params.pkcs11"
 HINT: Final = (
     f"check that the token, or the process that has it, is there (pkcs11-tool --module FILE --list-slots), and {WHERE}"
 )
-PATIENCE: Final = 10.0  # seconds for a module that works for somebody else
+PIN_HINT: Final = f"{WHERE}.pin or pin_path, then restart the daemon"
+PATIENCE: Final = 10.0  # seconds for a module to answer
 _ID_BYTES: Final = 16
 
 
@@ -97,10 +98,10 @@ class HeldKey(ec.EllipticCurvePrivateKey):
 
 
 class TokenKeys:
-    """`AuthorityKeys` of a token. One session, used by one thread at a time, and opened anew when it broke.
+    """`AuthorityKeys` of a token. One session, used by one thread alone, and opened anew when it broke.
 
     A module may lead to another process (p11-kit's client): when that one ended and is there again, the module itself
-    has to begin anew.
+    has to begin anew. One that does not answer holds that thread, and nobody else for long.
     """
 
     def __init__(self, settings: TokenSettings) -> None:
@@ -108,19 +109,23 @@ class TokenKeys:
         self._settings = settings
         self._stored = StoredKeys()
         self._pkcs11 = _library()
-        self._turn = threading.Lock()
+        self._thread = PatientThread("keys of authorities", PATIENCE)
         self._session: Any = None
         self._found: dict[bytes, Any] = {}  # private keys by their ids, as this session knows them
-        with self._turn:
-            self._open()
+        self._pin_refused = False
+        self._thread.call(self._open)
 
     def close(self) -> None:
-        """Lets go of the session."""
-        with self._turn:
-            session, self._session = self._session, None
-            self._found.clear()
-            if session is not None:
-                session.close()
+        """Lets go of the session, where the module answers."""
+        with suppress(Unanswered):
+            self._thread.call(self._close)
+        self._thread.stop()
+
+    def _close(self) -> None:
+        session, self._session = self._session, None
+        self._found.clear()
+        if session is not None:
+            session.close()
 
     def check(self) -> None:
         """Raises `TeleportError` when the token is away."""
@@ -213,34 +218,34 @@ class TokenKeys:
         )
 
     def _with_session(self, work: Callable[[Any], T], what: str) -> T:
-        """Work in the session; once more in a new one, as the token may have been away.
-
-        A module that does not answer holds one thread, and no more: whoever comes then is refused after a while.
-        """
-        if not self._turn.acquire(timeout=PATIENCE):
-            raise KeysAway(f"the PKCS#11 module cannot {what}: it has not answered for {PATIENCE:g} s", hint=HINT)
+        """Work in the session; once more in a new one, as the token may have been away."""
         try:
-            for last in (False, True):
-                try:
-                    if self._session is None:
-                        self._open()
-                    return work(self._session)
-                except self._pkcs11.exceptions.PKCS11Error as error:
-                    self._session = None
-                    self._found.clear()
-                    if isinstance(error, self._pkcs11.exceptions.NoSuchKey):
-                        raise TeleportError(f"the PKCS#11 token cannot {what}: it has no such key", hint=HINT) from None
-                    if last:
-                        raise _problem(f"cannot {what}", error) from None
-            raise AssertionError("unreachable")
-        finally:
-            self._turn.release()
+            return self._thread.call(lambda: self._work(work, what))
+        except Unanswered as error:
+            raise KeysAway(f"the PKCS#11 module cannot {what}: {error}", hint=HINT) from None
+
+    def _work(self, work: Callable[[Any], T], what: str) -> T:
+        for last in (False, True):
+            try:
+                if self._session is None:
+                    self._open()
+                return work(self._session)
+            except self._pkcs11.exceptions.PKCS11Error as error:
+                self._session = None
+                self._found.clear()
+                if isinstance(error, self._pkcs11.exceptions.NoSuchKey):
+                    raise TeleportError(f"the PKCS#11 token cannot {what}: it has no such key", hint=HINT) from None
+                if last:
+                    raise _problem(f"cannot {what}", error) from None
+        raise AssertionError("unreachable")
 
     def _open(self) -> None:
         """Opens a session; once more after the module began anew, unless it says that the PIN is wrong: a wrong PIN
-        that is shown again and again locks a token."""
+        that is shown again and again locks a token, so this process shows it once."""
         settings, pkcs11 = self._settings, self._pkcs11
         errors = pkcs11.exceptions
+        if self._pin_refused:
+            raise KeysAway("the PIN of the PKCS#11 token was refused, and is not shown again", hint=PIN_HINT)
         try:
             library = pkcs11.lib(str(settings.module))
             try:
@@ -249,11 +254,16 @@ class TokenKeys:
                 _begin_anew(library, errors.PKCS11Error)
                 self._session = self._opened(library)
         except StopIteration:
-            raise TeleportError(
+            raise KeysAway(
                 f"the PKCS#11 module {settings.module} has no slot {settings.slot}", hint=f"{WHERE}.slot_number"
             ) from None
-        except (errors.PinIncorrect, errors.PinLenRange):
-            raise TeleportError("the PIN of the PKCS#11 token is wrong", hint=f"{WHERE}.pin or pin_path") from None
+        except (errors.PinIncorrect, errors.PinLenRange, errors.PinInvalid):
+            self._pin_refused = True
+            raise WrongPin("the PIN of the PKCS#11 token is wrong", hint=PIN_HINT) from None
+        except (errors.PinLocked, errors.PinExpired) as error:
+            self._pin_refused = True
+            why = "is locked" if isinstance(error, errors.PinLocked) else "has expired"
+            raise WrongPin(f"the PIN of the PKCS#11 token {why}", hint="set a new one with the token's tools") from None
         except (errors.PKCS11Error, OSError, RuntimeError) as error:
             raise _problem(f"cannot open the token {settings.label or settings.slot}", error) from None
 

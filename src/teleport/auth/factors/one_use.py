@@ -44,8 +44,9 @@ class Asked:
     @property
     def purpose_of_challenge(self) -> str:
         """What a hardware key's signature is good for: this session, or this lease, and nothing else."""
-        where = self.server_id or kube_target(self.kube_cluster) + (" join" if self.joins else "")
-        return " ".join((self.purpose, where, self.login, self.key, self.addr if self.key else "")).strip()
+        where = self.server_id or kube_target(self.kube_cluster)  # which may have blanks, so all words stand before it
+        purpose = f"{self.purpose}-join" if self.joins else self.purpose
+        return " ".join((purpose, where, self.login, self.key, self.addr if self.key else "")).strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class Ground:
             log.warning("no proxy is reached by a tunnel yet; the %s service is announced, and tried again", conn_type)
         if self.way.relay is not None:
             self.way.relay.by_tunnel, client.way = agent.to_auth, agent.way
-            agent.turn.heeded_by(client, view.cache)
+            agent.turn.heeded_by(client, view.cache, side.busy)
             if agent.tunnels:
                 await client.renewed()  # what was opened before goes by the tunnel from here on
 

@@ -157,7 +157,7 @@ def _lines(values: Values) -> Iterator[str]:
     yield f"PIDFile={pid_file}"
     yield "KillMode=control-group"
     yield "Restart=always"
-    yield "RestartPreventExitStatus=0"
+    yield "RestartPreventExitStatus=0 78"
     yield "RestartSec=2"
     yield "TimeoutStartSec=180"
     yield f"LimitNOFILE={values.files}"

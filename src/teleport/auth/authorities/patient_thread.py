@@ -1,0 +1,70 @@
+"""One thread for calls that may never come back: whoever waits for it waits so long and no longer.
+
+A call into a library cannot be ended from outside. Made in a pool's threads, a few that hang would hold up everything
+else that needs the pool, and the process could not end, because a pool waits for its threads.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Unanswered(Exception):
+    """The call has not come back, or one before it has not."""
+
+
+class PatientThread:
+    """Makes calls one after the other. A daemon thread: a process ends without it."""
+
+    def __init__(self, name: str, patience: float) -> None:
+        """`patience`: seconds for one call."""
+        self._patience = patience
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._since: float | None = None  # when the call that is made now began, by the monotonic clock
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def call(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises. Raises `Unanswered` when it takes too long, and at once while an earlier call
+        has taken too long already; then it is not made, unless it had begun."""
+        since = self._since
+        left = self._patience if since is None else self._patience - (time.monotonic() - since)
+        if left <= 0:
+            raise Unanswered(f"it has not answered for {self._patience:g} s")
+        answer: Future[Any] = Future()
+        self._calls.put((work, answer))
+        try:
+            found: T = answer.result(left)
+        except NotYet:
+            if answer.done():  # the call itself raised that
+                raise
+            answer.cancel()
+            raise Unanswered(f"it has not answered for {self._patience:g} s") from None
+        return found
+
+    def stop(self) -> None:
+        """Ends the thread once the calls before have come back; there are no further ones."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            work, answer = call
+            if not answer.set_running_or_notify_cancel():
+                continue
+            self._since = time.monotonic()
+            try:
+                found = work()
+            except BaseException as error:
+                self._since = None
+                answer.set_exception(error)
+            else:
+                self._since = None
+                answer.set_result(found)
+            del call, work, answer
