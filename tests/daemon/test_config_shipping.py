@@ -123,8 +123,8 @@ def test_a_receiver_of_the_log_that_cannot_be_meant_is_refused(log: str, allowed
         ("[file:///l, 'dynamodb://events?endpoint=http://db.example.com']", "dynamodb://TABLE"),
         (f"[file:///l, 'dynamodb://events?secret_key={SECRET}']", "dynamodb://TABLE"),
         (f"[file:///l, 'dynamodb://x:{SECRET}@events']", "dynamodb://TABLE"),
-        ("[file:///l, 'dynamodb://events?audit_retention_period=47h']", "48h or more"),
-        ("[file:///l, 'dynamodb://events?audit_retention_period=soon']", "48h or more"),
+        ("[file:///l, 'dynamodb://events?audit_retention_period=47h']", "48h at least"),
+        ("[file:///l, 'dynamodb://events?audit_retention_period=soon']", "48h at least"),
         ("[file:///l, 'dynamodb://events', 'dynamodb://events']", "each place once"),
     ],
 )

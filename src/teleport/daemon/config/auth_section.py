@@ -242,7 +242,7 @@ class AuthSection:
         "whether proxies serve everything on their web port",
     )
     retention: RetentionSection = key(
-        forms.section(RetentionSection), RetentionSection, "how long audit events are kept"
+        forms.section(RetentionSection), RetentionSection, "how long audit events and recordings are kept"
     )
     ship_events: tuple[Receiver, ...] = key(receivers, (), "receivers of copies of audit events")
     dynamic_config: Any = key(boolean, None, "legacy", warning="is ignored")

@@ -52,6 +52,7 @@ _SERVICE: Final = "no: this version does not have the {} service yet"
 _LISTENER: Final = "is accepted, but {} are not served by this version: nothing will listen there"
 _OWN_LIST: Final = "is accepted, but this version negotiates a list of its own"
 _LATER: Final = "this version cannot do that yet"
+_EVENT_PLACES: Final = "file:///dir, dynamodb://, postgresql:// or stdout://"
 
 NOT_BUILT: Final = (
     NotBuilt("app_service.enabled", _on, _SERVICE.format("application")),
@@ -60,7 +61,7 @@ NOT_BUILT: Final = (
     NotBuilt("auth_service.authentication.type", _in("github", "oidc", "saml"), f"local: {_LATER}"),
     NotBuilt("teleport.storage.type", _in("firestore", "cockroachdb"), f"dir, etcd, postgresql or dynamodb: {_LATER}"),
     NotBuilt("teleport.storage.type", _in("postgres"), f"postgresql, with conn_string: {_LATER}"),
-    NotBuilt("teleport.storage.audit_events_uri", _remote, f"file:///dir: {_LATER}"),
+    NotBuilt("teleport.storage.audit_events_uri", _remote, f"{_EVENT_PLACES}: {_LATER}"),
     NotBuilt("teleport.storage.audit_sessions_uri", _google, f"file:///dir or s3://bucket/path: {_LATER}"),
     NotBuilt("teleport.join_params.method", _in("ec2", "iam"), f"token: {_LATER}"),
     NotBuilt("teleport.ciphers", _any, _OWN_LIST, False),

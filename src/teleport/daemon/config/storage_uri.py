@@ -106,8 +106,9 @@ def _database(value: str) -> StorageUri:
 
 
 _EVENTS_FORM: Final = (
-    "file:///dir, dynamodb://TABLE?region=REGION&audit_retention_period=8760h (48h or more), firestore://collection, "
-    "stdout:// or postgresql://USER@HOST/DATABASE?sslrootcert=/FILE&password_file=/FILE, with no password in it"
+    "file:///dir, dynamodb://TABLE?region=REGION&audit_retention_period=8760h with 48h at least, "
+    "firestore://collection, stdout:// or "
+    "postgresql://USER@HOST/DATABASE?sslrootcert=/FILE&password_file=/FILE, with no password in it"
 )
 
 
