@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.audit.conftest import AUTH
+from tests.backend.test_backend_dynamodb import raw
 from tests.copies.test_copies import Rig, opened, running
 
+from teleport.audit.cursor import Cursor
 from teleport.audit.search import Page, Query, Searcher
 from teleport.backend.postgresql.settings import parse
 from teleport.copies import copier as copier_module
 from teleport.copies.places import place_of, search_of
-from teleport.copies.searching import FirstSearched, Place
+from teleport.copies.searching import TOLD_AGAIN, FirstSearched, Place, Why
 from teleport.copies.settings import CopySettings, DynamoCopy, PostgresqlCopy, StdoutCopy
 from teleport.errors import BadRequest, TeleportError
 from teleport.testing import dynamodb, postgresql
@@ -201,7 +204,7 @@ async def test_a_database_of_an_older_version_is_made_ready(
     drop = "ALTER TABLE older.events DROP COLUMN micros, DROP COLUMN tie, DROP COLUMN login, DROP COLUMN hosts"
     await writes.close()
     await asyncio.to_thread(database.sql, drop)
-    with pytest.raises(TeleportError, match="made ready"):
+    with pytest.raises(TeleportError, match="an older version made it"):
         await place.search(Query())
     await writes.write(lines()[50:])
     searcher = own(tmp_path)
@@ -265,7 +268,8 @@ async def test_while_the_database_is_down_the_log_answers_and_says_so(
                         found = await made.first.search(Query(oldest_first=True))
                         assert sorted(found.page.lines) == sorted(rig.log.lines())
                         assert "from auth's own log" in found.notice
-                        assert found.notice.startswith("siem is not searched: ")
+                        assert found.notice.startswith("siem is not searched: it does not serve; ")
+                        assert "127.0.0.1" not in found.notice, "where it is stays in auth's log"
                     await rig.tell(3)
                     found = await made.first.search(Query(oldest_first=True))
                     assert sorted(found.page.lines) == sorted(rig.log.lines()), "what the database has not got either"
@@ -289,6 +293,9 @@ async def test_a_place_that_is_behind_is_not_asked_and_keeps_nobody_waiting_twic
         async def search(self, query: Query) -> Page:
             raise AssertionError("it was asked")
 
+        async def mark(self) -> Cursor:
+            raise AssertionError("it was asked")
+
         async def close(self) -> None:
             pass
 
@@ -298,9 +305,9 @@ async def test_a_place_that_is_behind_is_not_asked_and_keeps_nobody_waiting_twic
         waits: list[float] = []
         whole = copier.has_all
 
-        async def counted(within: float) -> bool:
+        async def counted(within: float, mark: Callable[[], Awaitable[Cursor]]) -> bool:
             waits.append(within)
-            return await whole(within)
+            return await whole(within, mark)
 
         copier.has_all = counted  # type: ignore[method-assign]
         first = FirstSearched(Searcher(rig.log.store), Never(), copier, catch_up=0.2)
@@ -319,6 +326,9 @@ async def test_a_place_that_does_not_answer_in_time_is_given_up(tmp_path: Path) 
             await asyncio.Event().wait()
             raise AssertionError
 
+        async def mark(self) -> Cursor:
+            return await copier.cursor()
+
         async def close(self) -> None:
             pass
 
@@ -329,4 +339,178 @@ async def test_a_place_that_does_not_answer_in_time_is_given_up(tmp_path: Path) 
         first = FirstSearched(Searcher(rig.log.store), Slow(), copier, answer=0.1)
         found = await first.search(Query(oldest_first=True))
         assert sorted(found.page.lines) == sorted(rig.log.lines())
-        assert "has not answered within 0.1 s" in found.notice
+        assert "has not answered in time" in found.notice
+
+
+# What the place has lost
+
+
+async def empty(database: postgresql.PostgresqlServer | None, settings: CopySettings, how: str) -> None:
+    """What somebody does to a place while nothing is brought there."""
+    if isinstance(settings, DynamoCopy):
+        async with raw(settings.settings) as table:
+            await table.call("delete_table", TableName=settings.settings.table)
+        if how == "replaced":
+            made = place_of(settings, "auth")
+            await made.write([])
+            await made.close()
+        return
+    assert database is not None
+    assert isinstance(settings, PostgresqlCopy)
+    schema = settings.settings.schema
+    done = {
+        "dropped": f"DROP SCHEMA {schema} CASCADE",
+        "replaced": f"DELETE FROM {schema}.events; DELETE FROM {schema}.brought",
+    }
+    await asyncio.to_thread(database.sql, done[how])
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("how", ["dropped", "replaced"])
+@pytest.mark.parametrize("news", [False, True], ids=["nothing-new", "more-comes"])
+async def test_a_place_that_lost_its_events_is_noticed_by_a_search_and_gets_them_again(
+    settings: CopySettings, how: str, news: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Auth's cursor says that all is there. An answer without a notice has all events all the same."""
+    database = request.getfixturevalue("database") if isinstance(settings, PostgresqlCopy) else None
+    async with opened(tmp_path) as rig:
+        made = Rigged(rig, settings)
+        async with running(made.copier):
+            await rig.tell(7)
+            assert (await made.first.search(Query())).notice == ""
+            await empty(database, settings, how)
+            if news:
+                await rig.tell(3)
+            async with asyncio.timeout(60):
+                while True:
+                    found = await made.first.search(Query(oldest_first=True))
+                    assert sorted(found.page.lines) == sorted(rig.log.lines())
+                    if not found.notice:
+                        break
+        await made.first.close()
+
+
+async def test_a_database_that_was_put_back_gets_what_came_since_and_no_search_believes_it_before(
+    database: postgresql.PostgresqlServer, tmp_path: Path
+) -> None:
+    """As after a restore, or a failover to a server that was behind. Of what it has nothing is brought again."""
+    copy = PostgresqlCopy(replace(parse(database.url()), schema="put_back"))
+    async with opened(tmp_path) as rig:
+        made = Rigged(rig, copy)
+        made.first._catch_up = 0.0
+        await rig.tell(5)
+        await made.copier.step()
+        await asyncio.to_thread(database.sql, "CREATE TABLE put_back.a AS TABLE put_back.events")
+        await asyncio.to_thread(database.sql, "CREATE TABLE put_back.b AS TABLE put_back.brought")
+        await rig.tell(5)
+        await made.copier.step()
+        assert (await made.first.search(Query())).notice == ""
+        for old, now in (("a", "events"), ("b", "brought")):
+            await asyncio.to_thread(
+                database.sql, f"DELETE FROM put_back.{now}; INSERT INTO put_back.{now} SELECT * FROM put_back.{old}"
+            )
+        found = await made.first.search(Query(oldest_first=True))
+        assert str(Why.BEHIND) in found.notice
+        assert sorted(found.page.lines) == sorted(rig.log.lines())
+        before = (await made.copier.cursor()).at(AUTH).offset
+        assert before > 0, "not from the beginning"
+        await made.copier.step()
+        found = await made.first.search(Query(oldest_first=True))
+        assert (sorted(found.page.lines), found.notice) == (sorted(rig.log.lines()), "")
+        await rig.place.close()
+        await made.first.close()
+
+
+async def test_a_search_makes_no_table(database: postgresql.PostgresqlServer) -> None:
+    place = search_of(PostgresqlCopy(replace(parse(database.url()), schema="not_made")))
+    assert await place.mark() == Cursor()
+    with pytest.raises(TeleportError, match="not there"):
+        await place.search(Query())
+    assert await asyncio.to_thread(database.sql, "SELECT to_regclass('not_made.events') IS NULL") == "t"
+    await place.close()
+
+
+async def test_events_of_types_that_are_not_wanted_leave_no_place_behind(
+    settings: CopySettings, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as rig:
+        rig.place = place_of(settings, "auth")  # type: ignore[assignment]
+        copier, place = rig.copier(types=["user.*"]), search_of(settings)
+        await rig.tell(3)
+        while await copier.step():
+            pass
+        assert await copier.has_all(0.0, place.mark)
+        await rig.place.close()
+        await place.close()
+
+
+# What is said
+
+
+class Says:
+    """A place that answers, or fails as it is told to."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.page = Page([])
+        self.name = "siem"
+        self.problem = ""
+
+    async def search(self, query: Query) -> Page:
+        if self.failure is not None:
+            raise self.failure
+        return self.page
+
+    async def mark(self) -> Cursor:
+        return Cursor()
+
+    async def has_all(self, within: float, mark: Callable[[], Awaitable[Cursor]]) -> bool:
+        return True
+
+    async def close(self) -> None:
+        pass
+
+
+SECRET = "db-7.example.com:5432 refuses auditor, arn:aws:iam::1234:role/x"
+
+
+@pytest.mark.parametrize("of", ["search", "copier"])
+async def test_readers_are_not_told_where_the_place_is_and_auths_log_is_told_not_too_often(
+    of: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may list events need not learn servers and accounts."""
+    says = Says()
+    first = FirstSearched(Says(), says, says)
+    with caplog.at_level(logging.INFO, "teleport.copies.searching"):
+        for number in range(50):
+            if of == "search":
+                says.failure = TeleportError(f"{SECRET} {number}")
+            else:
+                says.problem = f"{SECRET} {number}"
+            found = await first.search(Query())
+            assert found.notice == (
+                f"siem is not searched: {Why.AWAY}; this is from auth's own log, without what was pruned there"
+            )
+            says.failure, says.problem = None, ""
+            assert (await first.search(Query())).notice == ""
+    assert [SECRET in record.message for record in caplog.records] == [True, False], "once, and that it is over"
+    assert TOLD_AGAIN > 60
+
+
+async def test_a_search_that_goes_back_to_what_the_place_removed_says_so() -> None:
+    now, says = T0 + timedelta(days=9), Says()
+    first = FirstSearched(Says(), says, says, keep=timedelta(days=2), now=lambda: now)
+    recent = int((now - timedelta(days=1)).timestamp()) * 1_000_000
+    old = int((now - timedelta(days=3)).timestamp()) * 1_000_000
+    for query, key, told in (
+        (Query(), "", True),
+        (Query(start=now - timedelta(days=1)), "", False),
+        (Query(start=now - timedelta(days=3)), "", True),
+        (Query(), f"{-recent}/x", False),
+        (Query(), f"{-old}/x", True),
+        (Query(oldest_first=True), f"{recent}/x", True),
+    ):
+        says.page = Page([], key)
+        notice = (await first.search(query)).notice
+        assert ("removes events after a time" in notice) is told, (query, key)
+    assert (await FirstSearched(Says(), says, says).search(Query())).notice == ""

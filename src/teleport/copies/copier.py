@@ -27,6 +27,7 @@ from teleport.audit.checkpoints import LeaseElsewhere
 from teleport.audit.cursor import Cursor
 from teleport.audit.following import Stretch, end_of, read_on
 from teleport.backend.interface import Absent, Backend, Exists, PutOp
+from teleport.copies.marks import Lacking, Marked, covers, is_behind, lowered
 from teleport.errors import CompareFailed, NotFound, TeleportError
 
 COPIES: Final = "audit/copies/"
@@ -144,14 +145,23 @@ class Copier:
                 pass
         cursor, revision, text = await self._load()
         stretch = await self._read(cursor)
-        if stretch.taken:
-            try:
-                await self._place.write([one.line for one in stretch.taken])
-            except TeleportError:
-                await self._go_back(revision)
-                raise
+        moved = str(stretch.cursor)
+        lines = [one.line for one in stretch.taken]
+        try:
+            if isinstance(self._place, Marked):
+                if lines or moved != text:
+                    await self._place.bring(lines, cursor, stretch.cursor)
+            elif lines:
+                await self._place.write(lines)
+        except Lacking as error:
+            await self._again(cursor, error.mark, revision)
+            return True
+        except TeleportError:
+            await self._go_back(revision)
+            raise
+        if lines:
             self._remember(cursor)
-        if (moved := str(stretch.cursor)) != text:
+        if moved != text:
             await self._save(moved, revision)
         return stretch.more
 
@@ -178,19 +188,25 @@ class Copier:
             finally:
                 await self._place.close()
 
-    async def has_all(self, within: float) -> bool:
+    async def has_all(self, within: float, mark: Callable[[], Awaitable[Cursor]]) -> bool:
         """Whether the place has what the log holds at this moment, or gets it `within` so many seconds, perhaps by
-        another auth server."""
+        another auth server. `mark` asks the place itself: when it has less than was brought, that is brought again."""
         source = self._source
         end = await asyncio.to_thread(end_of, source.directory, await source.durable())
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
-        while not _is_behind(await self.cursor(), end):
+        while True:
+            cursor, revision, _ = await self._load()  # before the mark, which never moves later than this
+            if is_behind(cursor, end):
+                found = await mark()
+                if covers(found, cursor):
+                    return True
+                with suppress(LeaseElsewhere):  # another process brings something, and sees the same
+                    await self._again(cursor, found, revision)
             if self.problem or loop.time() >= deadline:
                 return False
             self._asked.set()
             await asyncio.sleep(WATCH)
-        return True
 
     def failing(self) -> float:
         """For how many seconds events have not arrived; 0 when they do."""
@@ -255,6 +271,15 @@ class Copier:
         except CompareFailed:
             raise LeaseElsewhere("another process has brought the same events") from None
 
+    async def _again(self, cursor: Cursor, mark: Cursor, revision: int | None) -> None:
+        """The place has lost what it had, or never had a mark: from there on everything comes again."""
+        log.error(
+            "%s has fewer audit events than were brought there: it was put back from an older copy, emptied or "
+            "replaced, or an older version filled it. What the log still holds is brought again",
+            self.name,
+        )
+        await self._save(str(lowered(cursor, mark)), revision)
+
     def _remember(self, before: Cursor) -> None:
         now = asyncio.get_running_loop().time()
         self._recent.append((now, before))
@@ -286,11 +311,3 @@ class Copier:
                 error.message,
             )
         self.problem = error.message
-
-
-def _is_behind(cursor: Cursor, end: Cursor) -> bool:
-    """Whether a cursor is behind all that was before `end`."""
-    return all(
-        (cursor.at(store).file, cursor.at(store).offset) >= (place.file, place.offset)
-        for store, place in end.places.items()
-    )

@@ -5,6 +5,7 @@
     day           <day>                   a UTC day, `2021-05-01`, of which there are events
     events/<day>  <microseconds>/<id>     an event, by its own time on that day; `id` is the SHA-256 of the stored line
     damaged       <id>                    a line of which nothing can be read
+    brought       <store>                 how far events of that auth server's store were brought (`marks`)
 
 The key of an event comes from its line alone, so that an event that comes twice is once. `ttl` (seconds since 1970) is
 when DynamoDB may remove it: counted from when auth took it in. A host that lies about the time has no event removed.
@@ -28,6 +29,7 @@ HEAD: Final[Row] = {"kind": {"S": "meta"}, "key": {"S": "head"}}
 DAY: Final = "day"
 EVENTS: Final = "events/"
 DAMAGED: Final = "damaged"
+BROUGHT: Final = "brought"
 DIGITS: Final = 11  # of the microseconds of a day
 _MICRO: Final = timedelta(microseconds=1)
 
@@ -86,3 +88,7 @@ def day_of(row: Mapping[str, Any]) -> str:
 
 def day_row(day: str) -> Row:
     return {"kind": text(DAY), "key": text(date.fromisoformat(day).isoformat())}
+
+
+def mark_row(store: str, place: str) -> Row:
+    return {"kind": text(BROUGHT), "key": text(store), "place": text(place)}

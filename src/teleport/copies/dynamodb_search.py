@@ -13,10 +13,13 @@ from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from teleport.audit.cursor import Cursor
 from teleport.audit.search import Page, Query, fits, has_text, micros, place_after, read_head
+from teleport.aws.answers import Kind
 from teleport.backend.dynamodb.table import Refused, Table
 from teleport.copies.dynamodb_rows import DAY, EVENTS, place
-from teleport.copies.dynamodb_table import open_events
+from teleport.copies.dynamodb_table import mark_in, open_events
+from teleport.copies.searching import NotReady
 from teleport.copies.settings import DynamoCopy
 
 WITHIN: Final = 3.0  # seconds for which a service that is away or throttles is tried
@@ -39,13 +42,30 @@ class DynamoSearch:
 
     async def search(self, query: Query) -> Page:
         after = place_after(query)
+        table = await self._opened()
+        try:
+            return await _search(table, query, after)
+        except Refused as error:
+            raise table.explain(DOING, error) from None
+
+    async def mark(self) -> Cursor:
+        """How far the table itself says that it has events."""
+        try:
+            table = await self._opened()
+        except NotReady:
+            return Cursor()
+        try:
+            return await mark_in(table)
+        except Refused as error:
+            if error.kind is Kind.ABSENT:
+                return Cursor()
+            raise table.explain(DOING, error) from None
+
+    async def _opened(self) -> Table:
         async with self._opening:
             if self._table is None:
                 self._table = await open_events(self._settings.settings, DOING, within=self._within, make=False)
-        try:
-            return await _search(self._table, query, after)
-        except Refused as error:
-            raise self._table.explain(DOING, error) from None
+            return self._table
 
     async def close(self) -> None:
         table, self._table = self._table, None

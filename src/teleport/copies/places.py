@@ -48,7 +48,8 @@ class Copies:
     def first_searched(self, wanted: CopySettings, own: Searched) -> FirstSearched:
         """Who searches `wanted`, which is one of the places, and `own` when that does not serve."""
         copier = next(one for one in self._copiers if one.name == wanted.name)
-        return FirstSearched(own, search_of(wanted), copier)
+        keep = wanted.keep if isinstance(wanted, DynamoCopy) else None
+        return FirstSearched(own, search_of(wanted), copier, keep=keep)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -1,20 +1,25 @@
 """Events to a table of PostgreSQL, each once: its key is the SHA-256 of the stored line.
 
+How far events were brought is written beside them in the same transaction (`marks`), so that a database which lost
+events has lost that, too.
+
 The schema is made when it is not there. It loads asyncpg: import it when such a copy is wanted (`places`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
+from teleport.audit.cursor import Cursor
 from teleport.audit.search import Head, micros, read_head
-from teleport.backend.postgresql.servers import Servers, Session
+from teleport.backend.postgresql.servers import COMMITTING, Servers, Session
 from teleport.backend.postgresql.settings import PostgresqlSettings
+from teleport.copies.marks import Lacking, covers, read, written
 
 WITHIN: Final = 10.0  # seconds for which servers that are away are tried at once
 MAKE_WITHIN: Final = 1800.0  # seconds: an index on what was there before
@@ -43,6 +48,13 @@ ALTER TABLE {schema}.events
     ADD COLUMN IF NOT EXISTS hosts text[];
 CREATE INDEX IF NOT EXISTS events_micros ON {schema}.events (micros);
 CREATE INDEX IF NOT EXISTS events_unread ON {schema}.events (id) WHERE tie IS NULL;
+CREATE TABLE IF NOT EXISTS {schema}.brought (store text PRIMARY KEY, place text NOT NULL);
+"""
+_MARKS: Final = "SELECT place FROM {schema}.brought"
+_MARK: Final = """
+INSERT INTO {schema}.brought (store, place)
+SELECT store, place FROM unnest($1::text[], $2::text[]) AS new (store, place)
+ON CONFLICT (store) DO UPDATE SET place = excluded.place
 """
 # What searches go by (`postgresql_search`). A line of which nothing can be read has no `micros` and an empty `tie`.
 _INSERT: Final = """
@@ -60,6 +72,9 @@ SET micros = new.micros, tie = new.tie, login = new.login, hosts = string_to_arr
 FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::text[], $5::text[]) AS new (id, micros, tie, login, hosts)
 WHERE e.id = new.id AND e.tie IS NULL
 """
+
+
+T = TypeVar("T")
 
 
 class _About(msgspec.Struct):
@@ -116,28 +131,66 @@ class PostgresqlPlace:
         self._made = False
 
     async def write(self, lines: Sequence[bytes]) -> None:
-        columns = [list(column) for column in zip(*map(row, lines), strict=True)]
+        """Without a mark."""
+
+        async def insert(session: Session) -> None:
+            await self._insert(session, lines)
+
+        await self._work(insert)
+
+    async def bring(self, lines: Sequence[bytes], before: Cursor, after: Cursor) -> None:
+        """As `marks.Marked` has it."""
+
+        async def insert(session: Session) -> Cursor | None:
+            await session.run("BEGIN")
+            found = await mark_in(session, self._settings.schema)
+            if not covers(found, before):
+                await session.run("ROLLBACK")
+                return found
+            await self._insert(session, lines)
+            stores, places = zip(*written(after), strict=True) if after.places else ((), ())
+            await session.rows(_MARK.format(schema=self._settings.schema), list(stores), list(places))
+            await session.run("COMMIT", within=COMMITTING)
+            return None
+
+        if (found := await self._work(insert)) is not None:
+            raise Lacking(found)
+
+    async def _work(self, work: Callable[[Session], Awaitable[T]]) -> T:
         if self._servers is None:
             self._servers = Servers(self._settings, within=WITHIN)
 
-        async def insert(session: Session) -> None:
-            schema = self._settings.schema
+        async def made(session: Session) -> T:
             if not self._made:
-                await session.run(MAKE.format(schema=schema), within=MAKE_WITHIN)
+                await session.run(MAKE.format(schema=self._settings.schema), within=MAKE_WITHIN)
                 self._made = True
-            await session.rows(_INSERT.format(schema=schema), *columns)
-            await _read_older(session, schema)
+            return await work(session)
 
         try:
-            await self._servers.read(insert, "write audit events")
+            return await self._servers.read(made, "write audit events")
         except BaseException:
             self._made = False
             raise
 
+    async def _insert(self, session: Session, lines: Sequence[bytes]) -> None:
+        schema = self._settings.schema
+        if lines:
+            columns = [list(column) for column in zip(*map(row, lines), strict=True)]
+            await session.rows(_INSERT.format(schema=schema), *columns)
+        await _read_older(session, schema)
+
     async def close(self) -> None:
         servers, self._servers = self._servers, None
+        self._made = False
         if servers is not None:
             await servers.close()
+
+
+async def mark_in(session: Session, schema: str) -> Cursor:
+    """How far the database says that it has events; the beginning of the log when it says nothing."""
+    if (await session.row("SELECT to_regclass($1)", f"{schema}.brought"))[0] is None:
+        return Cursor()
+    return read([place for (place,) in await session.rows(_MARKS.format(schema=schema))])
 
 
 async def _read_older(session: Session, schema: str) -> None:

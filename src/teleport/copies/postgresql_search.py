@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from teleport.audit.cursor import Cursor
 from teleport.audit.search import Page, Query, fits, has_text, micros, place_after, read_head
 from teleport.backend.postgresql.servers import Servers, Session
 from teleport.backend.postgresql.settings import PostgresqlSettings
-from teleport.copies.postgresql import MAKE, MAKE_WITHIN, kept
-from teleport.errors import TeleportError
+from teleport.copies.postgresql import kept, mark_in
+from teleport.copies.searching import NotReady
 
 WITHIN: Final = 3.0  # seconds for which servers that are away are tried
 QUERY: Final = 10.0  # seconds for one statement
 LINES: Final = 500  # read at once
 _MOST: Final = 2**63 - 1
+_READY: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'tie' AND NOT attisdropped
+)
+"""
 _UNREAD: Final = "SELECT 1 FROM {schema}.events WHERE tie IS NULL LIMIT 1"
 # Text is compared in any case as Python does. The database does that for plain ASCII alone, in both: other lines are
 # looked at here.
@@ -35,28 +41,39 @@ class PostgresqlSearch:
 
     async def search(self, query: Query) -> Page:
         after = place_after(query)
-        if self._servers is None:
-            self._servers = await asyncio.to_thread(Servers, self._settings, within=WITHIN)
 
         async def look(session: Session) -> Page:
-            await self._prepare(session)
+            await self._check(session)
             return await _found(session, self._settings.schema, query, after)
 
-        return await self._servers.read(look, "search audit events")
+        return await (await self._opened()).read(look, "search audit events")
+
+    async def mark(self) -> Cursor:
+        """How far the database itself says that it has events."""
+
+        async def look(session: Session) -> Cursor:
+            return await mark_in(session, self._settings.schema)
+
+        return await (await self._opened()).read(look, "search audit events")
+
+    async def _opened(self) -> Servers:
+        if self._servers is None:
+            self._servers = await asyncio.to_thread(Servers, self._settings, within=WITHIN)
+        return self._servers
 
     async def close(self) -> None:
         servers, self._servers = self._servers, None
         if servers is not None:
             await servers.close()
 
-    async def _prepare(self, session: Session) -> None:
-        """A table that an older version made has columns to come, and rows in which they are empty."""
+    async def _check(self, session: Session) -> None:
+        """Who brings events makes the table, and fills in what an older version left out; a search makes nothing."""
         schema = self._settings.schema
-        if not self._made:
-            await session.run(MAKE.format(schema=schema), within=MAKE_WITHIN)
-            self._made = True
+        if not self._made and not (await session.row(_READY, f"{schema}.events"))[0]:
+            raise NotReady("the table of events is not there, or an older version made it")
+        self._made = True
         if await session.rows(_UNREAD.format(schema=schema)):
-            raise TeleportError("events that an older version has brought there are being made ready for searches")
+            raise NotReady("events that an older version has brought there are being made ready for searches")
 
 
 async def _found(session: Session, schema: str, query: Query, after: tuple[int, str] | None) -> Page:

@@ -53,7 +53,7 @@ class EventsPage(Message, frozen=True, kw_only=True):
     lines: list[str]
     next_key: str = ""
     waiting: EventsWaiting | None = None  # what is missing from this answer, when some wait for long
-    notice: str = ""  # why the place that is first in audit_events_uri was not searched
+    notice: str = ""  # why the place first in audit_events_uri was not searched, or what it has removed
 
 
 class TailEventsRequest(Request, frozen=True, kw_only=True):
