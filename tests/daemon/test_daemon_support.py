@@ -90,6 +90,31 @@ def test_what_strangers_wrote_into_the_log_takes_no_longer_than_other_text() -> 
     assert time.process_time() - began < 10
 
 
+@pytest.mark.parametrize("word", ["http://", "https://a", "http://a.b/c/", "x/http://"])
+def test_a_line_of_many_urls_is_scrubbed_about_as_quickly_as_one_of_words(word: str) -> None:
+    """A thread that scrubs a line of the log keeps all others waiting. Compared with a harmless line of that size."""
+
+    def taken(text: str) -> float:
+        times = []
+        for _ in range(3):
+            began = time.thread_time()
+            scrubbed(text)
+            times.append(time.thread_time() - began)
+        return min(times)
+
+    size = 64 * 1024
+    harmless = ("harmless words " * size)[:size]
+    assert taken((word * size)[:size]) < 15 * taken(harmless)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://a/b?{}", "see=https://a/#{}", "proxy/http://a?{}", "http://http://a&{}", "https://" + "a" * 3000 + "?{}"],
+)
+def test_what_follows_the_path_of_a_url_is_hidden_wherever_it_begins(url: str) -> None:
+    assert scrubbed(f"at {url.format('sesame')} end") == f"at {url.format(HIDDEN)} end"
+
+
 def test_known_secrets_are_hidden_wherever_they_stand() -> None:
     assert scrubbed("the word sesame, unsesamed", ["sesame", "ab"]) == f"the word {HIDDEN}, un{HIDDEN}d"
     nested = {"a": ["sesame", 1, {"sesame": "x sesame"}], "b": True}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +27,7 @@ from teleport.daemon.config.values import ShippedLog
 from teleport.daemon.log_shipping import shipping as shipping_module
 from teleport.daemon.log_shipping.form import Entry, line_of, message
 from teleport.daemon.log_shipping.handler import shipper_of
-from teleport.daemon.log_shipping.shipping import QUEUE, Shipper
+from teleport.daemon.log_shipping.shipping import QUEUE, QUEUE_BYTES, Shipper
 from teleport.daemon.log_shipping.spool import LogSpool
 from teleport.daemon.metrics import Metrics
 from teleport.errors import ConnectionProblem
@@ -225,6 +226,64 @@ def test_what_memory_has_no_room_for_is_dropped_and_counted(tmp_path: Path) -> N
         assert shipper.dropped == 5
     finally:
         shipper.close()
+
+
+def test_what_waits_in_memory_is_bounded_in_bytes_for_each_receiver(tmp_path: Path) -> None:
+    """Long lines reach it long before there are as many as may wait, wide letters sooner than others."""
+    counts = []
+    for letter in ("x", "\u2028"):
+        shipper = Shipper("siem", Taking, LogSpool(tmp_path, 1 << 30), "web-1")
+        for _ in range(1000):
+            shipper.add(entry(letter * logs.MAX_MESSAGE))
+        held = list(shipper._entries)
+        assert sum(sys.getsizeof(one.message) for one in held) <= QUEUE_BYTES
+        assert shipper._full == 1000 - len(held) > 0
+        counts.append(len(held))
+    assert counts[0] > 1.8 * counts[1] > 100
+
+
+def test_entries_that_come_together_wake_the_thread(tmp_path: Path) -> None:
+    """Another entry is made while one is added; the first of both tells the thread."""
+    place = Taking()
+    with shipping(place, tmp_path) as shipper:
+        shipper.add(entry("before"))
+        wait_until("the thread rests", lambda: shipper.sent == 1)
+
+        class Meanwhile(deque[Entry]):
+            def append(self, one: Entry) -> None:
+                super().append(one)
+                if len(self) == 1:
+                    shipper.add(entry("second"))
+
+        shipper._entries = Meanwhile()
+        shipper.add(entry("first"))
+        wait_until("both arrive", lambda: shipper.sent == 3)
+    assert sorted(told(place.lines)) == ["before", "first", "second"]
+
+
+async def test_a_line_that_the_receiver_never_takes_keeps_no_others_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is dropped and counted, which is said once; each of the others arrives once."""
+    receiver = Receiver(tmp_path)
+    receiver.most = 2000
+    async with receiver.up():
+        settings = HttpsCopy("cloud", f"https://{LOOPBACK}:{receiver.port}/logs", TlsFiles(receiver.ca), receiver.token)
+        shipper = shipper_of(ShippedLog(settings, 1 << 20), tmp_path / "ship", "web-1")
+        for number in range(60):
+            shipper.add(entry(("long words " * 400 if number in (7, 30) else "") + f"line {number}"))
+        with caplog.at_level(logging.INFO, "teleport.daemon.log_shipping"):
+            shipper.start()
+            try:
+                await asyncio.to_thread(wait_until, "the others arrive", lambda: shipper.sent == 58, 30)
+            finally:
+                await asyncio.to_thread(shipper.close)
+    assert shipper.dropped == 2
+    assert shipper.waiting == 0
+    assert told(receiver.lines) == [f"line {number}" for number in range(60) if number not in (7, 30)]
+    assert [one.message for one in caplog.records if "is dropped" in one.message] == [
+        next(one.message for one in caplog.records if "does not take one line of" in one.message)
+    ]
 
 
 def test_while_it_is_away_lines_wait_and_then_the_oldest_are_missing(

@@ -93,7 +93,7 @@ def test_every_alert_says_what_happened_and_stands_on_the_page_of_operations() -
         assert rule["annotations"]["summary"], rule["alert"]
 
 
-def test_promtool_takes_the_rules_and_the_ends_of_certificates_are_told_in_time(tmp_path: Path) -> None:
+def test_promtool_takes_the_rules_and_the_ends_of_certificates_and_what_is_dropped_are_told(tmp_path: Path) -> None:
     """By its clock, which begins at 1970: no daemon can be had that is months older."""
     if why := why_no_prometheus():
         pytest.skip(why)
@@ -110,6 +110,24 @@ def test_promtool_takes_the_rules_and_the_ends_of_certificates_are_told_in_time(
                 {
                     "interval": "1m",
                     "input_series": [{"series": series, "values": f"{end}x100"}],
+                    "promql_expr_test": [
+                        {
+                            "expr": f'count(ALERTS{{alertname="{name}", alertstate="firing"}}) or vector(0)',
+                            "eval_time": "1h",
+                            "exp_samples": [{"labels": "{}", "value": int(fires)}],
+                        }
+                    ],
+                }
+            )
+    for name, series in {
+        "TeleportLogLinesDropped": 'teleport_log_ship_dropped_lines_total{receiver="siem"}',
+        "TeleportSpansDropped": "teleport_trace_spans_dropped_total",
+    }.items():
+        for values, fires in (("7x100", False), ("0+1x100", True)):
+            tests.append(
+                {
+                    "interval": "1m",
+                    "input_series": [{"series": series, "values": values}],
                     "promql_expr_test": [
                         {
                             "expr": f'count(ALERTS{{alertname="{name}", alertstate="firing"}}) or vector(0)',

@@ -64,6 +64,14 @@ class Later(TeleportError):
         self.seconds = seconds
 
 
+class TooLarge(TeleportError):
+    """The place takes no `lines` of that size, however often they are brought."""
+
+    def __init__(self, message: str, *, lines: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.lines = lines
+
+
 def pauses(error: Exception, pause: float) -> tuple[float, float]:
     """For how long the place is left alone after a failure, and what that is after the next one."""
     return max(pause, error.seconds if isinstance(error, Later) else 0.0), min(2 * pause, MOST_PAUSE)

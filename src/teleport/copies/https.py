@@ -19,7 +19,7 @@ from typing import Final
 import aiohttp
 
 from teleport import __version__
-from teleport.copies.copier import Later
+from teleport.copies.copier import Later, TooLarge
 from teleport.copies.settings import HttpsCopy
 from teleport.copies.tls import context_of
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
@@ -34,14 +34,20 @@ class HttpsPlace:
 
     doubtful = 0.0
 
-    def __init__(self, settings: HttpsCopy, *, within: float = WITHIN, what: str = "events") -> None:
+    def __init__(
+        self, settings: HttpsCopy, *, within: float = WITHIN, what: str = "events", all_others: bool = False
+    ) -> None:
+        """`all_others`: a line that the receiver never takes is raised as `TooLarge` once it has all others, else as an
+        error at once, and nothing that follows is brought."""
         self._settings = settings
         self._within = within
         self._what = what
+        self._all_others = all_others
         self._session: aiohttp.ClientSession | None = None
 
     async def write(self, lines: Sequence[bytes]) -> None:
         parts = [list(lines)]
+        refused: list[int] = []  # bytes of lines that are too large
         while parts:
             part = parts.pop(0)
             try:
@@ -49,14 +55,19 @@ class HttpsPlace:
             except BaseException:
                 await self.close()  # the next try reads certificates anew
                 raise
-            if not fits:
-                if len(part) == 1:
-                    raise TeleportError(
-                        f"{self._settings.url} does not take one line of {len(part[0])} bytes: 413",
-                        hint="let the receiver take bodies of 100 kB at least",
-                    )
+            if not fits and len(part) == 1:
+                refused.append(len(part[0]))
+                if not self._all_others:
+                    break
+            elif not fits:
                 half = len(part) // 2
                 parts[:0] = [part[:half], part[half:]]
+        if refused:
+            raise TooLarge(
+                f"{self._settings.url} does not take one line of {refused[0]} bytes: 413",
+                lines=len(refused),
+                hint="let the receiver take bodies of 100 kB at least",
+            )
 
     async def close(self) -> None:
         session, self._session = self._session, None

@@ -51,7 +51,7 @@ def shipper_of(shipped: ShippedLog, folder: Path, host: str) -> Shipper:
         if isinstance(settings, HttpsCopy):
             from teleport.copies.https import HttpsPlace
 
-            return HttpsPlace(settings, what=WHAT)
+            return HttpsPlace(settings, what=WHAT, all_others=True)
         from teleport.copies.syslog import SyslogPlace
 
         return SyslogPlace(settings, host, within=WITHIN, form=message, what=WHAT)

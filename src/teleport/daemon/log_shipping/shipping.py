@@ -2,7 +2,8 @@
 
 The thread writes them to a spool and brings its batches, again and again until the receiver has taken them. What the
 receiver had no room for and the spool neither, oldest first, is dropped and counted; that is said once, and so is how
-much it was. The log of this host (`teleport.log.output`) has everything as ever.
+much it was. A line that the receiver never takes, since it is too long, is dropped and counted, too. The log of this
+host (`teleport.log.output`) has everything as ever.
 """
 
 from __future__ import annotations
@@ -10,23 +11,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from teleport.copies.copier import AGAIN, FIRST_PAUSE, Place, pauses
+from teleport.copies.copier import AGAIN, FIRST_PAUSE, Place, TooLarge, pauses
 from teleport.daemon.log_shipping.form import Entry, line_of
 from teleport.daemon.log_shipping.spool import LogSpool
 from teleport.errors import TeleportError
 
 QUEUE: Final = 10_000  # entries in memory
+QUEUE_BYTES: Final = 8 * 1024 * 1024  # of memory that they take
 GATHER: Final = 0.5  # seconds in which entries come together to a batch
 ADOPT: Final = 60.0  # seconds between looks for what a dead process left
 LAST: Final = 2.0  # seconds at the end
 
 log = logging.getLogger(__name__)
+
+
+def size_of(entry: Entry) -> int:
+    """Bytes of memory that an entry takes, about."""
+    return 256 + sys.getsizeof(entry.message)
 
 
 class Shipper:
@@ -45,7 +53,10 @@ class Shipper:
         self._host = host
         self._gather = gather
         self._pid = os.getpid()
+        self._lock = threading.RLock()  # of what follows; an entry may be made while one is added, by the same thread
         self._entries: deque[Entry] = deque()
+        self._size = 0  # bytes of memory
+        self._woken = False  # the thread was told of them
         self._full = 0  # entries for which memory had no room, not counted among the dropped yet
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -55,6 +66,7 @@ class Shipper:
         self._closing = False
         self._opened = False
         self._told = 0.0
+        self._large_told: float | None = None
         self._dropping = 0  # `dropped` when that began
 
     @property
@@ -63,15 +75,20 @@ class Shipper:
         return self._spool.waiting
 
     def add(self, entry: Entry) -> None:
-        """Never waits."""
+        """Never waits for the receiver or the disk."""
         if os.getpid() != self._pid:
             return  # a child that was forked: nobody would bring it
-        if len(self._entries) >= QUEUE:
-            self._full += 1
-            return
-        self._entries.append(entry)
-        if len(self._entries) == 1:
-            self._call(self._news.set)
+        size = size_of(entry)
+        with self._lock:
+            if len(self._entries) >= QUEUE or self._size + size > QUEUE_BYTES:
+                self._full += 1
+                return
+            self._entries.append(entry)
+            self._size += size
+            if self._woken:
+                return
+            self._woken = True
+        self._call(self._news.set)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._main, name=f"log lines to {self.name}", daemon=True)
@@ -137,10 +154,10 @@ class Shipper:
 
     def _keep(self) -> None:
         """From memory to the spool."""
-        entries = []
-        while self._entries:
-            entries.append(self._entries.popleft())
-        full, self._full = self._full, 0
+        with self._lock:
+            entries, self._entries = self._entries, deque()
+            full, self._full = self._full, 0
+            self._size, self._woken = 0, False
         gone, why = full, "more came at once than memory has room for" if full else ""
         try:
             if not self._opened:
@@ -183,11 +200,25 @@ class Shipper:
         if batch is None:
             return False
         lines = self._spool.lines(batch)
+        refused = 0
         if lines:
-            await place.write(lines)
+            try:
+                await place.write(lines)
+            except TooLarge as error:  # the others are there: one line is not to keep all that follow back for ever
+                refused = error.lines
+                self._too_large(refused, error.message)
         if self._spool.done(batch):  # else it was dropped meanwhile, and counted
-            self.sent += len(lines)
+            self.sent += len(lines) - refused
         return True
+
+    def _too_large(self, lines: int, why: str) -> None:
+        self.dropped += lines
+        if self._dropping:
+            self._dropping += lines  # that number is of those for which there was no room
+        now = asyncio.get_running_loop().time()
+        if self._large_told is None or now - self._large_told >= AGAIN:
+            self._large_told = now
+            log.error("a log line is dropped, the others are brought: %s", why)
 
     def _well(self) -> None:
         if self.problem:

@@ -22,9 +22,10 @@ _RULES: Final = (
     (re.compile(r"-----BEGIN [A-Z0-9 ]{1,60}-----.*?(-----END [A-Z0-9 ]{1,60}-----|\Z)", re.DOTALL), HIDDEN),
     (re.compile(r"(?i)\b(bearer|basic)\s+\S+"), rf"\1 {HIDDEN}"),
     (re.compile(r"(\w{1,20}://)[^/\s@]+@"), rf"\1{HIDDEN}@"),
-    (re.compile(r"(https?://[^\s?#\"']{0,2000}[?&#])\S+"), rf"\1{HIDDEN}"),
     (re.compile(r"(/web/[a-z_-]+/)[^\s/\"']{8,}(?!/)"), rf"\1{HIDDEN}"),
 )
+# What is looked through without an end being found is taken, too: else each "http://" in it would begin anew.
+_URL: Final = re.compile(r"(https?://[^\s?&#\"']*+)(?:([?&#])\S+)?")
 _RUN: Final = re.compile(r"[A-Za-z0-9+/=_-]{20,}")
 
 
@@ -34,7 +35,12 @@ def scrubbed(text: str, known: Iterable[str] = ()) -> str:
         text = text.replace(secret, HIDDEN)
     for rule, instead in _RULES:
         text = rule.sub(instead, text)
-    return _RUN.sub(_run, _without_values(text))
+    return _RUN.sub(_run, _without_values(_URL.sub(_url, text)))
+
+
+def _url(found: re.Match[str]) -> str:
+    """Without what follows the path."""
+    return found[1] + (f"{found[2]}{HIDDEN}" if found[2] else "")
 
 
 def _without_values(text: str) -> str:
