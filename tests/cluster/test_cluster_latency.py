@@ -173,14 +173,14 @@ def test_where_the_proxy_records_the_host_itself_answers(tmp_path: Path, login: 
 
 def test_who_may_not_log_in_measures_nothing(cluster: Cluster, alice: Person, login: str) -> None:
     """The same refusals as `tsh ssh`, and no session of anybody's comes of it."""
-    bob = cluster.add_person("bob", logins=["nobody"])
+    bob = cluster.add_person("latecomer", logins=["nobody"])
     bob.log_in()
     for person, target in ((bob, f"{login}@{NODE}"), (alice, f"nosuchlogin@{NODE}"), (alice, f"{login}@nosuchhost")):
         words = person.tsh("ssh", target, "true"), person.tsh("latency", "--count=1", target)
         assert all(one.status for one in words)
         assert words[0].stderr == words[1].stderr
         assert not words[1].stdout
-    assert not [one for one in cluster.events("--type=session.start") if one["user"] == "bob"]
+    assert not [one for one in cluster.events("--type=session.start") if one["user"] == "latecomer"]
 
 
 def test_it_goes_on_until_somebody_ends_it(cluster: Cluster, alice: Person, login: str) -> None:
