@@ -421,6 +421,22 @@ async def test_a_database_that_was_put_back_gets_what_came_since_and_no_search_b
         await made.first.close()
 
 
+async def test_searches_do_not_make_an_older_auth_server_bring_everything_over_and_over(tmp_path: Path) -> None:
+    """During an upgrade it holds the lease, and writes no mark. Until a newer one does, the log answers."""
+
+    async def nothing() -> Cursor:
+        return Cursor()
+
+    async with opened(tmp_path) as rig:
+        older, newer = rig.copier(), rig.copier()
+        await rig.tell(3)
+        for _ in range(4):
+            while await older.step():
+                pass
+            assert not await newer.has_all(0.0, nothing)
+        assert rig.place.lines == rig.log.lines() * 2
+
+
 async def test_a_search_makes_no_table(database: postgresql.PostgresqlServer) -> None:
     place = search_of(PostgresqlCopy(replace(parse(database.url()), schema="not_made")))
     assert await place.mark() == Cursor()

@@ -123,6 +123,7 @@ class Copier:
         self._asked = asyncio.Event()  # somebody waits for what is new
         self._recent: deque[tuple[float, Cursor]] = deque()  # when a stretch was brought, and the cursor before it
         self._told = 0.0
+        self._lost: float | None = None  # when a search found that the place has less than was brought
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -209,8 +210,11 @@ class Copier:
                 found = await mark()
                 if covers(found, cursor):
                     return True
-                with suppress(LeaseElsewhere):  # another process brings something, and sees the same
-                    await self._again(cursor, found, revision)
+                # Not for each search: while an auth server of an older version holds the lease it writes no mark.
+                if self._lost is None or loop.time() - self._lost >= AGAIN:
+                    with suppress(LeaseElsewhere):  # another process brings something, and sees the same
+                        await self._again(cursor, found, revision)
+                        self._lost = loop.time()
             if self.problem or loop.time() >= deadline:
                 return False
             self._asked.set()
