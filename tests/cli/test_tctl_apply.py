@@ -306,6 +306,8 @@ async def test_what_auth_is_asked_to_check_it_does_not_remove(tmp_path: Path, fi
         nobody = await admin.auth.user("pat", ["access"])
         with pytest.raises(AccessDenied):
             await ask("user", "ada", by=nobody)
+        with pytest.raises(AccessDenied):  # what goes along is not looked at before
+            await ask("user", "ada", by=nobody, along=b"{}")
         for kind in ("user", "trusted_cluster"):
             with pytest.raises(NotFound):
                 await ask(kind, "nobody")

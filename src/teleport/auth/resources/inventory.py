@@ -376,19 +376,21 @@ class Inventory:
 
     async def check_removal(self, caller: Caller, request: m.CheckRemovalRequest) -> m.Done:
         """Raises what removing it would be refused with, once the changes that go along were made."""
+        if request.kind not in (Kind.USER, Kind.ROLE, Kind.LOCK, Kind.TRUSTED_CLUSTER):
+            raise BadRequest(
+                f"the removal of a {request.kind[:64]!r} is not checked apart", hint="tctl apply asks this"
+            )
+        kind = Kind(request.kind)
+        resource, _ = await self._find(kind, request.name, caller)
+        await self._require(caller, Verb.DELETE, kind, resource, request.name)  # before megabytes are parsed for nobody
+        if resource is None:
+            raise _missing(kind, request.name)
+        if kind is Kind.TRUSTED_CLUSTER:  # others remove these (`clusters`), and what goes along does not matter
+            return m.Done()
         try:
-            kind = Kind(request.kind)
             stored = [from_json(bytes(one)) for one in msgspec.json.decode(request.along, type=list[msgspec.Raw])]
         except (ValueError, msgspec.MsgspecError):
-            raise BadRequest("not a kind and a list of resources", hint="tctl apply asks this") from None
-        if kind is Kind.TRUSTED_CLUSTER:  # others remove these (`clusters`), and what goes along does not matter
-            cluster, _ = await self._find(kind, request.name, caller)
-            await self._require(caller, Verb.DELETE, kind, cluster, request.name)
-            if cluster is None:
-                raise _missing(kind, request.name)
-            return m.Done()
-        if kind not in (Kind.USER, Kind.ROLE, Kind.LOCK):
-            raise BadRequest(f"the removal of a {kind} is not checked apart", hint="tctl apply asks this")
+            raise BadRequest("not a list of resources", hint="tctl apply asks this") from None
         return await self.remove(
             kind, caller, m.ExpelRequest(name=request.name), along=Along.of(stored, request.removed)
         )
