@@ -14,6 +14,7 @@ from teleport.audit.chain import ChainKey, ChainState
 from teleport.audit.chain.pruned import PREFIX, Pruned, digest_of_marks, rewritten
 from teleport.audit.cursor import Cursor, StorePlace
 from teleport.audit.events import AuditPrune, Exec, SessionStart
+from teleport.audit.restored import Restored
 from teleport.audit.retention import Hold, Retention
 from teleport.audit.search import Query, Searcher
 from teleport.audit.sinks import day_files
@@ -36,6 +37,7 @@ class Rig:
         self.copied: dict[str, Cursor] = {}
         self.said: list[Said] = []
         self.before_lock = self._nothing
+        self.restored: Restored | None = None
         self._retention = retention
         self.pruner = self._made()
 
@@ -57,10 +59,14 @@ class Rig:
             copied=self._copied,
             prove=self.proof,
             say=self._say,
+            restored=self._restored,
         )
 
     async def _nothing(self) -> None:
         pass
+
+    async def _restored(self) -> Restored | None:
+        return self.restored
 
     def _locked(self) -> Locked:
         return Locked(self)
@@ -138,6 +144,20 @@ async def opened(root: Path, *rules: tuple[str, timedelta | None]) -> AsyncItera
 
 def hold(**named: object) -> Hold:
     return Hold(id="h", reason="case 7", created=ManualClock().now(), creator="admin", **named)  # type: ignore[arg-type]
+
+
+async def test_nothing_goes_within_a_week_after_a_restore(tmp_path: Path) -> None:
+    """Holds that were placed after the backup was made are not in the state."""
+    async with opened(tmp_path, ("default", 3 * DAY)) as rig:
+        await rig.days(6)
+        before = rig.texts()
+        rig.restored = Restored(rig.log.clock.now() - 6 * DAY)
+        with pytest.raises(TeleportError, match=r"restored from a backup .* nothing is removed before"):
+            await rig.pruner.step()
+        assert (rig.texts(), rig.said) == (before, [])
+        rig.restored = Restored(rig.log.clock.now() - 8 * DAY)
+        await rig.prune()
+        assert rig.texts() != before
 
 
 async def test_what_is_old_goes_and_the_rest_verifies(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.security.test_security_recordings import RecordingHost
 
@@ -18,6 +19,7 @@ from teleport.api import routes
 from teleport.audit import checkpoints
 from teleport.audit.retention import Hold, Retention
 from teleport.auth.evidence.removed import REMOVED
+from teleport.auth.evidence.store import RESTORED, EvidenceStore
 from teleport.auth.retention.recordings import RecordingPruner
 from teleport.errors import NotFound, TeleportError
 from teleport.recording.storage import FileRecordingStore
@@ -41,6 +43,7 @@ class Rig:
             exclusive=Locked(self),
             holds=self._holds,
             prove=self.service._evidence.proof,
+            restored=EvidenceStore(self.service.state.backend, self.service.state.clock).load_restored,
         )
 
     async def _holds(self) -> Sequence[Hold]:
@@ -95,8 +98,6 @@ async def opened(
 
 
 def hold(**named: object) -> Hold:
-    from datetime import UTC, datetime
-
     return Hold(id="h", reason="case", created=datetime.now(UTC), creator="admin", **named)  # type: ignore[arg-type]
 
 
@@ -118,8 +119,9 @@ async def test_old_recordings_go_and_the_log_still_verifies(tmp_path: Path, monk
 @pytest.mark.parametrize("by", ["user", "session", "span"])
 async def test_a_held_recording_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     async with opened(tmp_path, monkeypatch, ("default", 3 * DAY)) as (rig, host):
-        held, other = await rig.record(host, "eve", days=4), await rig.record(host, "ann", days=9)
-        now = rig.service.state.clock.now()
+        held, now = await rig.record(host, "eve", days=4), rig.service.state.clock.now()
+        host.started = now - 9 * DAY
+        other = await rig.record(host, "ann", days=9)
         rig.holds = [
             {
                 "user": hold(user="eve"),
@@ -164,6 +166,38 @@ async def test_nothing_goes_while_the_log_does_not_verify_and_nothing_without_a_
         with pytest.raises(TeleportError, match="does not verify"):
             await rig.pruner.step()
         assert rig.file(sid).exists()
+
+
+@pytest.mark.parametrize("days", [-30, 9000])
+async def test_no_time_that_a_host_writes_lets_a_recording_escape_a_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """When auth stored it is in the hold's time. The host says that it began so many days ago."""
+    async with opened(tmp_path, monkeypatch, ("default", 3 * DAY)) as (rig, host):
+        host.started = rig.service.state.clock.now() - days * DAY
+        sid = await rig.record(host, "eve", days=5)
+        stored = rig.service.state.clock.now() - 5 * DAY
+        for span in ({"end": stored + DAY}, {"start": stored - DAY}, {"start": stored - DAY, "end": stored + DAY}):
+            rig.holds = [hold(**span)]
+            await rig.prune()
+            assert rig.file(sid).exists(), span
+        assert not await rig.auth.events("session_recording.prune", wait_for=0)
+
+
+async def test_nothing_goes_within_a_week_after_a_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds that were placed after the backup was made are not in the state."""
+    async with opened(tmp_path, monkeypatch, ("default", 3 * DAY)) as (rig, host):
+        sid = await rig.record(host, "eve", days=400)
+        backend, now = rig.service.state.backend, rig.service.state.clock.now()
+        await backend.put(RESTORED, msgspec.json.encode({"time": now - 6 * DAY, "backup": now - 30 * DAY}))
+        with pytest.raises(TeleportError, match=r"restored from a backup .* nothing is removed before") as told:
+            await rig.pruner.step()
+        assert "tctl hold add" in (told.value.hint or "")
+        assert rig.file(sid).exists()
+        assert not await rig.auth.events("session_recording.prune", wait_for=0)
+        await backend.put(RESTORED, msgspec.json.encode({"time": now - 8 * DAY, "backup": now - 30 * DAY}))
+        await rig.prune()
+        assert not rig.file(sid).exists()
 
 
 class Killed(BaseException):

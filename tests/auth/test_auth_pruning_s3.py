@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.auth.test_auth_pruning_recordings import DAY, Rig, hold
-from tests.recording.s3_parts import Killed, KilledAt, login
+from tests.recording.s3_parts import Killed, KilledAt, Watched, login
 from tests.security.test_security_recordings import RecordingHost
 
 from teleport.api import messages as m
@@ -23,10 +24,12 @@ from teleport.audit import checkpoints
 from teleport.audit.retention import Retention
 from teleport.auth.evidence.objects import OBJECTS, StoredNotes
 from teleport.auth.evidence.removed import REMOVED
+from teleport.auth.evidence.store import EvidenceStore
 from teleport.auth.retention.recordings import RecordingPruner
+from teleport.aws.answers import Kind
 from teleport.backend.interface import PutOp
-from teleport.errors import AccessDenied, NotFound, TeleportError
-from teleport.recording.s3.bucket import Bucket
+from teleport.errors import AccessDenied, LimitExceeded, NotFound, TeleportError
+from teleport.recording.s3.bucket import Bucket, Refused
 from teleport.recording.s3.notes import ObjectNote
 from teleport.recording.s3.settings import S3Settings
 from teleport.recording.s3.store import S3RecordingStore
@@ -119,6 +122,7 @@ class S3Rig(Rig):
             exclusive=nullcontext(),
             holds=self._holds,
             prove=self.service._evidence.proof,
+            restored=EvidenceStore(self.service.state.backend, self.service.state.clock).load_restored,
         )
 
     def store_over(self, bucket: Bucket, notes: StoredNotes | None = None) -> S3RecordingStore:
@@ -268,6 +272,138 @@ async def test_what_was_altered_there_stays_and_is_told(server: s3.S3Server, tmp
         assert len(await rig.versions(altered)) == 1
         assert {event["sid"] for event in await rig.auth.events("session_recording.prune")} == {other}
         assert any(altered in fault for fault in await rig.faults())
+
+
+async def test_what_is_altered_or_taken_after_it_was_said_stays_noted_and_is_told(
+    server: s3.S3Server, tmp_path: Path
+) -> None:
+    """The bytes are looked at again before they go; that nothing is there is no removal of ours."""
+    async with opened(tmp_path, server.settings()) as (rig, host):
+        altered, taken = await rig.record(host, "eve", days=4), await rig.record(host, "eve", days=4)
+        assert await rig.pruner.step(), "it is said, of both"
+        async with asyncio.timeout(60):
+            while len((await rig.service._evidence.proof()).basis.recordings) < 2:
+                continue  # no checkpoint has seen both yet
+        await rig.call("put_object", Key=rig.bucket.settings.key(altered), Body=b"nothing happened here")
+        await rig.call("delete_object", Key=rig.bucket.settings.key(taken))
+        with pytest.raises(TeleportError, match=r"2 recordings stay .* is not what was stored"):
+            await to_its_end(rig.pruner)
+        assert len(await rig.versions(altered)) == 1
+        assert await rig.note(altered) is not None
+        assert await rig.note(taken) is not None
+        assert not await rig.service.state.backend.range(REMOVED), "nobody is told that they were removed"
+
+
+async def test_in_another_bucket_nothing_is_taken_for_removed(server: s3.S3Server, tmp_path: Path) -> None:
+    """`audit_sessions_uri` changed while a removal was under way."""
+    async with opened(tmp_path, server.settings()) as (rig, host):
+        sid = await rig.record(host, "eve", days=4)
+        buckets = [
+            KilledAt(rig.bucket.settings, call="delete_object", count=1, after=False),
+            Bucket(dataclasses.replace(rig.bucket.settings, prefix="elsewhere")),
+        ]
+        for bucket, ends in zip(buckets, (Killed, TeleportError), strict=True):
+            store = rig.store_over(bucket)
+            try:
+                with pytest.raises(ends, match="is not there" if ends is TeleportError else None):
+                    await to_its_end(rig.pruner_over(store))
+            finally:
+                store.close()
+                await bucket.close()
+        assert await rig.read(sid), "it is where it was"
+        await rig.prune()
+        assert await rig.gone(sid)
+
+
+class Archived(Bucket):
+    """A bucket that does not hand out one object, as one whose object lies in an archive, or breaks over it."""
+
+    key, why = "", Kind.REFUSED
+
+    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
+        if key == self.key:
+            raise Refused(self.why, "it is not handed out")
+        async for piece in super().read(key):
+            yield piece
+
+
+@pytest.mark.parametrize("why", [Kind.REFUSED, Kind.KMS, Kind.AGAIN])
+async def test_one_that_cannot_be_read_holds_up_no_other(server: s3.S3Server, tmp_path: Path, why: Kind) -> None:
+    """And none needs room on auth's disk."""
+    async with opened(tmp_path, server.settings()) as (rig, host):
+        first, second = sorted([await rig.record(host, "eve", days=4), await rig.record(host, "eve", days=4)])
+        bucket = Archived(rig.bucket.settings)
+        bucket.key, bucket.why = bucket.settings.key(first), why
+        store = rig.store_over(bucket)
+
+        def no_room(*_: object, **__: object) -> None:
+            raise LimitExceeded("no room")
+
+        store.directory.check_room = no_room  # type: ignore[method-assign]
+        try:
+            pruner = rig.pruner_over(store)
+            async with asyncio.timeout(60):
+                while not await rig.gone(second):  # a checkpoint has to see it first
+                    with pytest.raises(TeleportError, match=f"{first} cannot be read: .*it is not handed out"):
+                        await to_its_end(pruner)
+        finally:
+            store.close()
+            await bucket.close()
+        assert await rig.read(first)
+
+
+async def test_a_service_that_does_not_answer_is_not_asked_for_each_recording(
+    server: s3.S3Server, tmp_path: Path
+) -> None:
+    """And those that it did not hand out come last in the next round."""
+
+    class Away(Bucket):
+        asked: list[str] = []  # noqa: RUF012 - of this test
+
+        async def read(self, key: str) -> AsyncGenerator[bytes, None]:
+            self.asked.append(key)
+            raise Refused(Kind.AGAIN, "no answer")
+            yield b""
+
+    async with opened(tmp_path, server.settings()) as (rig, host):
+        sids = sorted([await rig.record(host, "eve", days=4) for _ in range(4)])
+        bucket = Away(rig.bucket.settings)
+        store = rig.store_over(bucket)
+        try:
+            pruner = rig.pruner_over(store)
+            for _ in range(2):
+                with pytest.raises(TeleportError, match="3 recordings stay"):
+                    await pruner.step()
+        finally:
+            store.close()
+            await bucket.close()
+        assert bucket.asked == [bucket.settings.key(sids[n]) for n in (0, 1, 2, 3, 0, 1)]
+
+
+async def test_nothing_is_read_while_the_log_waits(server: s3.S3Server, tmp_path: Path) -> None:
+    """Under the lock there is the removal, which has its 10 s, and no more."""
+    async with opened(tmp_path, server.settings()) as (rig, host):
+        sid = await rig.record(host, "eve", days=4)
+        bucket = Watched(rig.bucket.settings)
+        store, under = rig.store_over(bucket), list[str]()
+
+        class Lock(nullcontext[None]):
+            async def __aenter__(self) -> None:
+                bucket.given.clear()
+
+            async def __aexit__(self, *_: object) -> None:
+                under.extend(call for call, _ in bucket.given)
+
+        try:
+            pruner = rig.pruner_over(store)
+            pruner._exclusive = Lock()
+            while not under:
+                await pruner.step()
+        finally:
+            store.close()
+            await bucket.close()
+        assert set(under) == {"list_object_versions", "delete_object"}
+        assert await rig.gone(sid)
 
 
 async def test_one_of_unknown_age_is_kept_until_its_age_is_known(server: s3.S3Server, tmp_path: Path) -> None:

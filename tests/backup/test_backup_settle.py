@@ -12,8 +12,19 @@ import msgspec
 import teleport
 from teleport.audit.chain import ChainKey, ChainState, Head
 from teleport.audit.chain.link import seal
-from teleport.audit.events import AuditCheckpoint, Event, SessionEnd, SessionStart, UserLogin, encode_event, new_event
+from teleport.audit.events import (
+    AuditCheckpoint,
+    Event,
+    HoldCreated,
+    HoldDeleted,
+    SessionEnd,
+    SessionStart,
+    UserLogin,
+    encode_event,
+    new_event,
+)
 from teleport.audit.outbox import outbox_write
+from teleport.audit.retention import Hold
 from teleport.auth.evidence.store import EvidenceStore
 from teleport.auth.sessions.opened import opened
 from teleport.backend.memory import MemoryBackend
@@ -144,6 +155,25 @@ def test_what_the_log_has_beyond_the_state_counts() -> None:
     assert [name for name in found if name.startswith("audit/outbox/")] == [outbox_write(waiting)[0]]
     assert settled(*items, log=log).open_sessions == [], "it has ended in the log"
     assert list(log.begun) == [f"open/{NODE}"]
+
+
+def test_holds_that_the_log_has_beyond_the_state_hold() -> None:
+    """Also where the file that lets one go is read first; one of the state is never lost to what the log says."""
+    told = [
+        event(HoldCreated, "1", hold="new", user="admin", held_user="eve", held_from=NOW, reason="case 7"),
+        event(HoldDeleted, "2", hold="over", user="admin", reason="done"),
+        event(HoldCreated, "3", hold="over", user="admin", held_session="s-1", reason="case 8"),
+        event(HoldCreated, "4", hold="kept", user="admin", held_session="told", reason="case 9"),
+        event(HoldDeleted, "5", hold="kept", user="admin", reason="done"),
+    ]
+    log = LogEnd(set())
+    for line in lines(ChainKey(MAKER, 3), *told):
+        log.look(line)
+    state = Hold(id="kept", reason="case 9", created=NOW, creator="admin", session="stored")
+    items = settled(StoredItem(key="audit/holds/kept", value=msgspec.json.encode(state)), log=log).items
+    found = {item.key: msgspec.json.decode(item.value, type=Hold) for item in items if "holds" in item.key}
+    new = Hold(id="new", reason="case 7", created=NOW, creator="admin", user="eve", start=NOW)
+    assert found == {"audit/holds/kept": state, "audit/holds/new": new}
 
 
 def test_a_field_that_events_do_not_have_ends_no_session_of_another_host() -> None:

@@ -108,6 +108,28 @@ async def test_a_recording_on_its_way_is_removed_once_it_has_arrived(server: s3.
         assert await side.object() == b"of somebody else"
 
 
+async def test_what_takes_long_is_done_before_the_removal(server: s3.S3Server, sides: Sides) -> None:
+    """Whoever removes holds the audit log's lock: reading what lies there, and ending an upload, come before."""
+    settings = server.settings()
+    ends = partial(KilledAt, call="upload_part", count=2, after=False)
+    async with sides.side(settings, bucket=ends) as side:
+        await side.take(large(3 * PART))
+        with pytest.RaisesGroup(Killed):
+            await side.uploader.once()
+    async with sides.side(settings, bucket=Watched) as side:
+        assert isinstance(side.bucket, Watched)
+        file = next(side.folder.glob("*.rec"))
+        await side.replace(file.read_bytes())
+        side.bucket.given.clear()
+        async with side.store.removing(SID) as remove:
+            assert [call for call, _ in side.bucket.given] == ["abort_multipart_upload", "get_object"]
+            assert file.exists()
+            side.bucket.given.clear()
+            await remove()
+        assert {call for call, _ in side.bucket.given} == {"list_object_versions", "delete_object"}
+        assert side.files() == []
+
+
 async def test_what_is_encrypted_with_a_key_is_so_on_the_servers_disk_and_comes_back_whole(sides: Sides) -> None:
     """Whole, and in parts: the key is named where an object, or an upload in parts, is made, and nowhere else."""
     server = await asyncio.to_thread(s3.S3Server(kms=True).__enter__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class RecordingHost:
     caller: Credentials
     sign: SignFunction
     chain: ChainState
+    started: datetime | None = None  # when its recordings say that they began; None: when they are made
 
     @classmethod
     async def join(cls, auth: RunningAuth, role: SystemRole = SystemRole.NODE) -> RecordingHost:
@@ -76,7 +78,7 @@ class RecordingHost:
         recorder = await spool.start(
             RecordingHeader(
                 sid=sid,
-                started=self.auth.clock.now(),
+                started=self.started or self.auth.clock.now(),
                 user=user,
                 login="root",
                 node_id=node_id or self.host_id,

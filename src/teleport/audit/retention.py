@@ -73,12 +73,14 @@ class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return False
         return self._spans(event)
 
-    def holds_recording(self, texts: Collection[str], sid: str, first: datetime, last: datetime) -> bool:
-        """Whether a recording of session `sid` is held; `texts`: who took part, `first` and `last`: when it was."""
+    def holds_recording(self, texts: Collection[str], sid: str, started: datetime, stored: datetime) -> bool:
+        """Whether a recording of session `sid` is held; `texts`: who took part. Its host says when it `started`, auth
+        when it was `stored`: all between the two counts, so that no time that a host writes lets it escape."""
         if not (self.user or self.session or self.start or self.end):
             return False
         if (self.user and self.user not in texts) or (self.session and self.session != sid):
             return False
+        first, last = sorted((started, stored))
         return (self.start is None or last >= self.start) and (self.end is None or first < self.end)
 
     def _spans(self, event: dict[str, Any]) -> bool:

@@ -226,6 +226,7 @@ class AuthService:
             copied=self.copies.cursors,
             prove=partial(self._evidence.proof, fetch=False),
             say=self._say_pruned,
+            restored=records.load_restored,
         )
         self._recording_pruner = RecordingPruner(
             state,
@@ -235,6 +236,7 @@ class AuthService:
             exclusive=self._sink.lock,
             holds=self._holds.all,
             prove=self._evidence.proof,
+            restored=records.load_restored,
         )
         self.rotation_driver = RotationDriver(state, self.rotations, self._lease)
         self.clusters = Clusters(state, self.authorizer, self._tokens, self._lease, self._trust.look)

@@ -20,7 +20,8 @@ import msgspec
 
 from teleport.audit.chain import ChainKey, Head, Linked
 from teleport.audit.chain.pruned import PREFIX, Pruned
-from teleport.audit.events import REGISTRY, AuditCheckpoint
+from teleport.audit.events import REGISTRY, AuditCheckpoint, HoldCreated
+from teleport.audit.retention import Hold
 from teleport.backend.moving import MARK
 from teleport.backup.archive import Manifest, StoredItem
 from teleport.errors import BadRequest
@@ -34,6 +35,7 @@ ENDS_KEPT: Final = timedelta(days=400)  # as auth keeps them
 CHECKPOINT: Final = "audit/checkpoint"
 OUTBOX: Final = "audit/outbox/"
 RESTORED: Final = "audit/restored"
+HOLDS: Final = "audit/holds/"
 
 
 class Fate(StrEnum):
@@ -114,7 +116,7 @@ TABLE: Final = (
         "how far the logs of several auth servers were looked through, and where they lie",
     ),
     Row("audit/recordings-place", Fate.LEFT_OUT, "where the recordings of several auth servers lie"),
-    Row("audit/holds/", Fate.KEPT, "legal holds"),
+    Row(HOLDS, Fate.KEPT, "legal holds; with those that the log has beyond the state"),
     Row("audit/copies/", Fate.KEPT, "how far copies of the log got"),
     Row("audit/lease", Fate.LEFT_OUT, "lease of the checkpoints"),
     Row(MARK, Fate.LEFT_OUT, "that a migration did not come to its end"),
@@ -139,6 +141,9 @@ class LogEnd:
     # by SID/HOST: lines of the starts of sessions that have no end yet, and the uid of each end that counts
     begun: dict[str, bytes] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
+    # by id: legal holds that were placed, and the ids of those that were removed, in whichever order the files say it
+    held: dict[str, HoldCreated] = field(default_factory=dict)
+    let_go: set[str] = field(default_factory=set)
     lines: int = 0
 
     def look(self, line: bytes) -> None:
@@ -165,12 +170,23 @@ class LogEnd:
                 if key := _session(linked.body):
                     self.begun.pop(key, None)
                     self.ended.setdefault(key, linked.uid)
+            case "hold.created" | "hold.deleted":
+                self._look_at_hold(linked)
             case "audit.checkpoint":
                 event = REGISTRY.decode(linked.body)
                 if isinstance(event, AuditCheckpoint) and (
                     self.checkpoint is None or event.number >= self.checkpoint.number
                 ):
                     self.checkpoint = event
+
+    def _look_at_hold(self, linked: Linked) -> None:
+        event = REGISTRY.decode(linked.body)
+        if not isinstance(event, HoldCreated) or not event.hold:
+            return
+        if linked.event == "hold.deleted":
+            self.let_go.add(event.hold)
+        else:
+            self.held[event.hold] = event
 
     def _look_at_mark(self, line: bytes) -> None:
         """Of pruned events it is known how far they reached."""
@@ -232,6 +248,7 @@ def settle(manifest: Manifest, items: Iterable[StoredItem], log: LogEnd, now: da
     done = Settled()
     heads = dict(log.heads)
     ends = dict(log.ended)
+    holds = {HOLDS + one: event for one, event in log.held.items() if one not in log.let_go}
     for item in items:
         if item.expires is not None and item.expires <= now:
             continue
@@ -239,6 +256,7 @@ def settle(manifest: Manifest, items: Iterable[StoredItem], log: LogEnd, now: da
         if row is None:
             done.unknown[item.key.partition("/")[0]] += 1
             continue
+        holds.pop(item.key, None)
         if row.prefix == OPEN:
             done.open_sessions.append(item.value)
         if row.prefix == ENDS:
@@ -254,6 +272,7 @@ def settle(manifest: Manifest, items: Iterable[StoredItem], log: LogEnd, now: da
             done.left_out[row.gone] += 1
     done.items += [StoredItem(key=_head_key(key), value=_encoded_head(head)) for key, head in heads.items()]
     done.items += [StoredItem(key=ENDS + one, value=uid.encode(), expires=now + ENDS_KEPT) for one, uid in ends.items()]
+    done.items += [StoredItem(key=key, value=_encoded_hold(event)) for key, event in holds.items()]
     if log.checkpoint is not None and not any(item.key == CHECKPOINT for item in done.items):
         done.items.append(StoredItem(key=CHECKPOINT, value=_encoded_checkpoint(log.checkpoint)))
     closed = set(log.ended)
@@ -357,3 +376,18 @@ def _encoded_head(head: Head) -> bytes:
 def _encoded_checkpoint(event: AuditCheckpoint) -> bytes:
     plain = msgspec.structs.replace(event, emitter="", epoch=0, seq=0, prev="", checkpoint="", hash=msgspec.UNSET)
     return msgspec.json.encode({"event": msgspec.json.encode(plain).decode(), "written": True})
+
+
+def _encoded_hold(event: HoldCreated) -> bytes:
+    return msgspec.json.encode(
+        Hold(
+            id=event.hold,
+            reason=event.reason,
+            created=event.time,
+            creator=event.user,
+            user=event.held_user,
+            session=event.held_session,
+            start=None if event.held_from is msgspec.UNSET else event.held_from,
+            end=None if event.held_to is msgspec.UNSET else event.held_to,
+        )
+    )

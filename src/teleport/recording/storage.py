@@ -13,11 +13,12 @@ import asyncio
 import fcntl
 import os
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -254,6 +255,12 @@ class FileRecordingStore:
     async def date(self, name: str, stored: datetime) -> None:
         """Notes when it was stored, where `stored_at` does not know."""
 
+    async def difference(self, name: str) -> BrokenPlace | None:
+        """How what lies elsewhere under this very name differs from what was noted of it, read anew, without room on
+        the disk; None when it does not, or nothing lies there. Raises `NotFound`, and `TeleportError` when it cannot
+        be read."""
+        return None
+
     async def noted_hash(self, name: str) -> str:
         """The last hash of a recording whose bytes lie elsewhere, as it was noted; empty when they are here, or
         nowhere. It tells nothing of what is there now."""
@@ -262,9 +269,15 @@ class FileRecordingStore:
     async def tidy(self) -> None:
         """Removes what is left here of recordings that were removed elsewhere."""
 
+    @asynccontextmanager
+    async def removing(self, name: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Does all of a removal that takes long and takes nothing away; what is handed out then removes the recording,
+        within seconds, as `remove` does. Raises as that does."""
+        yield partial(self.remove, name)
+
     async def remove(self, name: str) -> None:
         """Removes it, durably, and what was made of it for searching. May be repeated, and has to be when it raised:
-        `Stays` when this recording cannot be removed now, others perhaps can, `TeleportError` when none can."""
+        `Stays` when this recording cannot be removed now; others perhaps can."""
 
         def remove() -> None:
             self._directory.remove(stored_name(name, Suffix.DONE))

@@ -36,6 +36,7 @@ class RemovedRecording(msgspec.Struct, frozen=True, kw_only=True):
     removed: datetime
     rule: str  # as in `session_recording.prune`
     stored: datetime | None = None
+    url: str = ""  # where it lay; empty: an earlier version did not say
 
     def error(self) -> NotFound:
         """What its reader is told."""
@@ -54,6 +55,11 @@ class RemovedRecordings:
 
     async def write(self, one: StoredRecording, note: RemovedRecording) -> None:
         await self._backend.commit([PutOp(REMOVED + one.name, msgspec.json.encode(note))])
+
+    async def began(self, name: str, url: str) -> bool:
+        """Whether the removal of what lies at `url` had begun."""
+        item = await self._backend.get(REMOVED + name)
+        return item is not None and msgspec.json.decode(item.value, type=RemovedRecording).url == url
 
     async def take_back(self, name: str) -> None:
         await self._backend.commit([DeleteOp(REMOVED + name, missing_ok=True)])

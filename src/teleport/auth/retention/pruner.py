@@ -6,7 +6,8 @@ lock and with the holds as they are then: if the outcome is not what was said, i
 
 - of a log that does not verify: that would take away the evidence;
 - by what hosts say: the day of a file is when auth took its events in, by auth's own clock;
-- of the newest file of a store, of what no signed checkpoint has seen, or of what a copy elsewhere does not have yet.
+- of the newest file of a store, of what no signed checkpoint has seen, or of what a copy elsewhere does not have yet;
+- within a week after a restore (`restored`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from teleport.audit.following import stores_of
 from teleport.audit.retention import Hold, Retention, held, session_of
 from teleport.audit.sinks import DAY_FORMAT, day_files, in_order
 from teleport.audit.verify import Basis, Report
+from teleport.auth.retention.restored import FindRestored, check_rest
 from teleport.auth.retention.rounds import Rounds
 from teleport.clock import Clock
 from teleport.errors import TeleportError
@@ -99,6 +101,7 @@ class Pruner(Rounds):
         copied: Callable[[], Awaitable[Mapping[str, Cursor]]],
         prove: Callable[[], Awaitable[Report]],
         say: Callable[[Said], Awaitable[None]],
+        restored: FindRestored,
     ) -> None:
         self._directory = directory
         self._retention = retention
@@ -110,6 +113,7 @@ class Pruner(Rounds):
         self._copied = copied
         self._prove = prove
         self._say = say
+        self._restored = restored
         self._seen: dict[Path, _Seen] = {}
         self._said: dict[Path, Said] = {}  # that wait for a checkpoint
         self._settled = False  # whether what an earlier process left undone was looked at
@@ -122,6 +126,7 @@ class Pruner(Rounds):
             return False
         async with self._lease():
             pass
+        await check_rest(self._restored, self._clock.now())
         holds = tuple(await self._holds())
         files = await self._old_files()
         due = await asyncio.to_thread(self._due, files, holds)

@@ -4,8 +4,10 @@ has seen it, under the store's lock and with the holds of that moment.
 How old a recording is, is told by when auth stored it, not by what its host wrote into it. Of one that lies in S3 since
 before that was noted, auth's own event of its upload tells it; where that is gone, its time begins anew.
 
-What the bucket has is read whole before it is said that it goes: what was altered there is evidence, and stays. So does
-what the bucket does not let go; the round goes on with the others, and it is tried again.
+What the bucket has is read whole before it is said that it goes, and again before it goes: what was altered there is
+evidence, and stays. So does what is not there, unless a removal of just that had begun, what cannot be read, and what
+the bucket does not let go; the round goes on with the others, and it is tried again. Within a week after a restore
+nothing is removed (`restored`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -22,12 +24,14 @@ from teleport.audit.events import RecordingPrune
 from teleport.audit.retention import Hold, Retention
 from teleport.audit.verify import Basis, Report
 from teleport.auth.evidence.removed import RemovedRecording, RemovedRecordings
+from teleport.auth.retention.restored import FindRestored, check_rest
 from teleport.auth.retention.rounds import Rounds
 from teleport.auth.sessions.participants import of_recording, participants, people_of_each
 from teleport.auth.state import ClusterState
-from teleport.errors import NotFound, TeleportError
-from teleport.recording.format import BrokenPlace
+from teleport.errors import ConnectionProblem, NotFound, TeleportError
 from teleport.recording.storage import FileRecordingStore, Stays, StoredRecording
+
+MOST_AWAY: Final = 3  # recordings in a row for which the service does not answer, until the round ends
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class RecordingPruner(Rounds):
         exclusive: AbstractAsyncContextManager[object],
         holds: Callable[[], Awaitable[Sequence[Hold]]],
         prove: Prove,
+        restored: FindRestored,
     ) -> None:
         """`retention`: by sort of session (`SessionKind`), and `default`."""
         self._state = state
@@ -62,6 +67,8 @@ class RecordingPruner(Rounds):
         self._exclusive = exclusive
         self._holds = holds
         self._prove = prove
+        self._restored = restored
+        self._stayed: set[str] = set()  # in the round before: they come last, and hold up nobody
         self._told: dict[str, bool] = {}  # what was said last and waits for a checkpoint
         self._removed = RemovedRecordings(state.backend)
         self._settled = False
@@ -72,6 +79,7 @@ class RecordingPruner(Rounds):
             return False
         async with self._lease():
             pass
+        await check_rest(self._restored, self._state.clock.now())
         kept = {one.name: one for one in await self._recordings.all()}
         unknown: set[str] = set()
         due = await self._due(list(kept.values()), unknown)
@@ -84,33 +92,41 @@ class RecordingPruner(Rounds):
         for name in unknown:
             await self._recordings.date(name, basis.arrivals.get(name, self._state.clock.now()))
         said = {name: event.gone for name, event in basis.recordings.items()}
-        stay: list[Stays] = []
-        for name in sorted(due | {name for name, gone in said.items() if gone and name in kept}):
+        stay: dict[str, Stays] = {}
+        away = 0
+        names = due | {name for name, gone in said.items() if gone and name in kept}
+        for name in sorted(names, key=lambda one: (one in self._stayed, one)):
             try:
                 if name in due and said.get(name):
                     waits |= not await self._remove(kept[name], basis)
                 elif name not in due or self._told.get(name) or await self._is_whole(name):
                     waits = True
                     await self._tell(kept[name], basis, gone=name in due)
+                away = 0
             except Stays as error:
-                stay.append(error)
+                stay[name] = error
+                away = away + 1 if isinstance(error.__cause__, ConnectionProblem) else 0
+                if away == MOST_AWAY:
+                    break
+        self._stayed = set(stay)
         if stay:
+            first = min(stay)
             count = "a recording stays" if len(stay) == 1 else f"{len(stay)} recordings stay"
-            raise TeleportError(f"{count} beyond its time: {stay[0].message}", hint=stay[0].hint)
+            raise TeleportError(f"{count} beyond its time: {stay[first].message}", hint=stay[first].hint)
         return waits
 
     async def _is_whole(self, name: str) -> bool:
-        """Whether what lies elsewhere is what was brought there; what lies here was proved with the log. Raises `Stays`
-        when it is not."""
-        if not await self._recordings.noted_hash(name):
-            return True
+        """Whether what lies elsewhere is what was brought there; what lies here was proved with the log. False when it
+        is gone. Raises `Stays` when it was altered, is not there or cannot be read."""
         try:
-            found = await self._recordings.verify(name)
+            found = await self._recordings.difference(name)
         except NotFound:
             return False
-        if isinstance(found, BrokenPlace):
-            raise Stays(f"recording {name} is not what was stored: {found}", hint=f"tctl recordings verify {name}")
-        return True
+        except TeleportError as error:
+            raise Stays(f"recording {name} cannot be read: {error.message}", hint=error.hint) from error
+        if found is None or (found.absent and await self._removed.began(name, self._recordings.url(name))):
+            return True
+        raise Stays(f"recording {name} is not what was stored: {found}", hint=f"tctl recordings verify {name}")
 
     async def _due(self, found: Sequence[StoredRecording], unknown: set[str] | None = None) -> set[str]:
         """Those whose time has come and that nothing holds. The names of those of which nobody knows how old they are
@@ -159,12 +175,15 @@ class RecordingPruner(Rounds):
         self._told[one.name] = gone
 
     async def _remove(self, one: StoredRecording, basis: Basis) -> bool:
-        """Whether it is gone; when a hold came in between, that is put on record."""
-        async with self._exclusive:
+        """Whether it is gone; when a hold came in between, that is put on record. Nothing of it is read while holding
+        the lock, for which everything that is to be on record waits."""
+        if not await self._is_whole(one.name):
+            return True
+        async with self._recordings.removing(one.name) as remove, self._exclusive:
             due = one.name in await self._due([one])
             if due:
                 await self._removed.write(one, await self._note(one))
-                await self._recordings.remove(one.name)
+                await remove()
         self._told.pop(one.name, None)
         if due:
             log.info("the recording %s was removed: its time has come", one.name)
@@ -182,6 +201,7 @@ class RecordingPruner(Rounds):
             removed=self._state.clock.now(),
             rule=self._rule(one),
             stored=await self._recordings.stored_at(one.name),
+            url=self._recordings.url(one.name),
         )
 
     def _rule(self, one: StoredRecording) -> str:

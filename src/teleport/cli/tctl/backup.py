@@ -418,6 +418,7 @@ def _tell(done: Restored) -> None:
     if done.ended:
         render.out(f"ended:      {done.ended} sessions that were open then\n")
     render.out("Start it now: teleport start. Then:\n")
+    render.out("  legal holds that were placed since: tctl hold ls, tctl hold add; for a week nothing is pruned\n")
     render.out("  hosts whose auth_servers are elsewhere: change them and restart the daemon; they need no token\n")
     render.out("  people: tsh login --proxy=HOST, when the proxy has another address\n")
     render.out("  join tokens, invitations: make new ones; static tokens of the configuration file work\n")

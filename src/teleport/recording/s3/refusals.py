@@ -17,6 +17,7 @@ _BY_CODE: Final = {
     "AccessDenied": Kind.NOT_ALLOWED,
     "AllAccessDisabled": Kind.NOT_ALLOWED,
     "AccountProblem": Kind.NOT_ALLOWED,
+    "InvalidObjectState": Kind.REFUSED,  # it is archived
     "InvalidAccessKeyId": Kind.NO_LOGIN,
     "SignatureDoesNotMatch": Kind.NO_LOGIN,
     "ExpiredToken": Kind.NO_LOGIN,

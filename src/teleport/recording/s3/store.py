@@ -11,20 +11,20 @@ import asyncio
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from teleport.aws.answers import Kind
 from teleport.errors import AlreadyExists, LimitExceeded, NotFound, TeleportError
 from teleport.recording.directory import Suffix, stored_name
 from teleport.recording.format import BrokenPlace, BrokenRecording, RecordingHeader, canonical_name
 from teleport.recording.index import index_head
 from teleport.recording.s3 import journal
 from teleport.recording.s3.bucket import PIECE, Bucket, Refused
-from teleport.recording.s3.fetched import Fetches, difference
+from teleport.recording.s3.fetched import ABSENT, Fetches, difference
 from teleport.recording.s3.notes import Notes, ObjectNote
 from teleport.recording.storage import (
     FileRecordingStore,
@@ -62,7 +62,10 @@ class S3RecordingStore(FileRecordingStore):
 
     @property
     def lost(self) -> str:
-        return "it arrived, and is neither here nor noted as brought to S3: another auth server may have it still"
+        return (
+            "it arrived, and is neither here nor noted as brought to S3: another auth server may have it still, or, "
+            f"after a restore, it lies in {self._bucket.settings.where} without a note"
+        )
 
     async def exists(self, name: str) -> bool:
         return await super().exists(name) or await self._noted(name) is not None
@@ -163,9 +166,22 @@ class S3RecordingStore(FileRecordingStore):
         found = await self._noted(name)
         return found[1].head if found is not None else ""
 
-    async def remove(self, name: str) -> None:
-        """First there, with all versions, then what is here, the note at last: whoever is stopped in between finds it
-        again by the note, or by the file here, and goes on."""
+    async def difference(self, name: str) -> BrokenPlace | None:
+        note = await self._notes.get(name)
+        if note is None:  # else it lies there also while the file here has not gone yet
+            if await super().exists(name):
+                return None
+            raise NotFound(f"there is no recording {name}", hint="tctl recordings ls")
+        try:
+            wrong = await difference(self._bucket, name, note.size, note.sha256)
+        except Refused as error:
+            raise self._bucket.explain("read", error) from None
+        return BrokenPlace(None, 0, wrong, absent=wrong.endswith(ABSENT)) if wrong else None
+
+    @asynccontextmanager
+    async def removing(self, name: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Nobody brings the file here to S3 meanwhile. What has the recording's name there is read where only that can
+        tell whose it is."""
         with ExitStack() as stack:
             file: BinaryIO | None = None
             with suppress(NotFound):
@@ -176,24 +192,39 @@ class S3RecordingStore(FileRecordingStore):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Stays(f"recording {name} is being brought to S3", hint="it is tried again") from None
-            await self._remove_there(name, file)
-            await asyncio.to_thread(self._forget, name)
-            await self._notes.remove(name)
+            with self._stays(name, "read"):
+                there = await self._is_there(name, file)
+            yield partial(self._remove, name, there=there)
 
-    async def _remove_there(self, name: str, file: BinaryIO | None) -> None:
-        """What the bucket has of it; `file` is what is here."""
-        key = self._bucket.settings.key(name)
+    async def remove(self, name: str) -> None:
+        async with self.removing(name) as remove:
+            await remove()
+
+    async def _remove(self, name: str, *, there: bool) -> None:
+        """First there, with all versions, then what is here, the note at last: whoever is stopped in between finds it
+        again by the note, or by the file here, and goes on."""
+        if there:
+            with self._stays(name, "remove"):
+                await self._bucket.remove(self._bucket.settings.key(name))
+        await asyncio.to_thread(self._forget, name)
+        await self._notes.remove(name)
+
+    @contextmanager
+    def _stays(self, name: str, doing: str) -> Iterator[None]:
+        """What the bucket refuses of one recording concerns no other."""
         try:
-            if file is not None and (known := await asyncio.to_thread(journal.read, self._directory, name)):
-                with suppress(Refused):  # the bucket's own rule ends it else
-                    await self._bucket.abandon(known.head.key, known.head.upload)
-            if file is None or await self._notes.get(name) is not None or await self._is_ours(name, file):
-                await self._bucket.remove(key)
+            yield
         except Refused as error:
-            why = self._bucket.explain("remove", error)
-            if error.kind in (Kind.KEPT, Kind.REFUSED):
-                raise Stays(f"recording {name} is not removed: {why.message}", hint=why.hint) from None
-            raise why from None
+            why = self._bucket.explain(doing, error)
+            raise Stays(f"recording {name} is not removed: {why.message}", hint=why.hint) from why
+
+    async def _is_there(self, name: str, file: BinaryIO | None) -> bool:
+        """Whether the bucket has something of it to remove; `file` is what is here. Of an upload that was begun nothing
+        is left."""
+        if file is not None and (known := await asyncio.to_thread(journal.read, self._directory, name)):
+            with suppress(Refused):  # the bucket's own rule ends it else
+                await self._bucket.abandon(known.head.key, known.head.upload)
+        return file is None or await self._notes.get(name) is not None or await self._is_ours(name, file)
 
     async def _is_ours(self, name: str, file: BinaryIO) -> bool:
         """Whether what has its name there are the bytes of the file here, of which no note was written yet."""
