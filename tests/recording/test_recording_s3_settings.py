@@ -78,6 +78,7 @@ def test_keys_and_urls() -> None:
         ("NoSuchBucket", 404, "", Kind.NO_BUCKET),
         ("NoSuchKey", 404, "", Kind.ABSENT),
         ("NoSuchUpload", 404, "", Kind.ABSENT),
+        ("InvalidObjectState", 403, "it is archived", Kind.REFUSED),
         ("404", 404, "Not Found", Kind.ABSENT),
         ("AccessDenied", 403, "not authorized to perform: kms:GenerateDataKey", Kind.NOT_ALLOWED),
         ("403", 403, "Forbidden", Kind.NOT_ALLOWED),
