@@ -26,6 +26,7 @@ if [ "$kind" = dev ]; then
   need p11-kit p11-kit
   compgen -G "/usr/lib/*/pkcs11/p11-kit-client.so" >/dev/null || missing+=(p11-kit-modules)
   need etcd etcd-server
+  need etcdctl etcd-client
   need kubectl kubernetes-client
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || need postgres postgresql
   need chromedriver chromium-driver

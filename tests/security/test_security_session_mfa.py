@@ -154,6 +154,7 @@ BEGIN_NOTHING = {
     "cancel-tcpip-forward",
     "cancel-streamlocal-forward@openssh.com",
     "recording-proxy@teleport.com",
+    "trace@teleport",
 }
 
 

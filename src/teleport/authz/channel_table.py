@@ -65,6 +65,7 @@ TABLE: tuple[Row, ...] = (
     Row(_GLOBAL, "hostkeys-prove-00@openssh.com", Rule.REFUSED, "hosts prove themselves by certificates"),
     Row(_GLOBAL, "hostkeys-00@openssh.com", Rule.REFUSED, "only servers send it"),
     Row(_GLOBAL, "tunnel-register@teleport", Rule.REFUSED, "only hosts ask it, where tunnels end"),
+    Row(_GLOBAL, "trace@teleport", Rule.REFUSED, "proxies take it; hosts hear of a trace from their proxy"),
     Row(_SESSION, "shell", Rule.START),
     Row(_SESSION, "exec", Rule.START),
     Row(_SESSION, "pty-req", Rule.SESSION),
