@@ -52,7 +52,7 @@ def test_pages_are_turned_and_q_puts_the_terminal_back(cluster: Cluster, tmp_pat
         terminal.type("\x1b[D\x1b[D")
         terminal.expect(r"<2> Backend")
         terminal.type("5")
-        terminal.expect(r"<5> Audit.*service\.start")
+        terminal.expect(r"<5> Audit.*events that failed")
         terminal.type("\t")
         terminal.expect(r"<1> Common")
         terminal.type("q")
