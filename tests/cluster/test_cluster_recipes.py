@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,19 @@ spec: {{addr: '127.0.0.1:1', hostname: {name}}}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def recipes(cluster: Cluster) -> None:
-    """Every role of the page, and hosts to judge."""
+def recipes(cluster: Cluster) -> Iterator[None]:
+    """Every role of the page, and hosts to judge, which nobody else finds in the cluster that tests share."""
     documents = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert len(documents) > 5
     for document in documents:
         cluster.tctl("create", "-f", "-", stdin=document).ok()
-    for hostname, labels in HOSTS.items():
-        host = HOST.format(id=uuid.uuid4(), labels=labels, name=hostname)
+    hosts = {str(uuid.uuid4()): name for name in HOSTS}
+    for host_id, hostname in hosts.items():
+        host = HOST.format(id=host_id, labels=HOSTS[hostname], name=hostname)
         cluster.tctl("create", "-f", "-", stdin=host).ok()
+    yield
+    for host_id in hosts:
+        cluster.tctl("rm", f"node/{host_id}").ok()
 
 
 def name() -> str:

@@ -160,7 +160,7 @@ def test_who_may_not_join_a_pods_session_reads_of_none(
 def test_whose_right_to_join_is_taken_away_is_out(windows: Windows, cluster: Cluster, owner: Person) -> None:
     """Within two seconds, and reads so; the session goes on."""
     guest = cluster.add_person("gone", roles=["pod-peers"])
-    windows.watched.expect("WebSocket connection to")  # a page that asks once more is refused
+    windows.watched.expect("401|WebSocket connection to")  # a page that asks once more is refused
     with shell(owner, "one") as terminal:
         terminal.expect("ready")
         sid = sid_of(cluster, owner)
