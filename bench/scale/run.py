@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import re
 import resource
 import statistics
@@ -19,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from bench import cluster
-from bench.memory import resident
+from bench.memory import processor, resident
 from bench.programs import ROOT, BenchmarkFailed, environment, tail, wait_until
 from bench.report import Report, say
 from bench.scale import estate
@@ -30,7 +29,6 @@ PER_HOST = 1  # descriptors of the proxy: the tunnel; what it leads to auth is w
 SIMULATED = 6  # descriptors of the simulator for a host: the tunnel, the door to auth, two connections by it
 SPARE = 1500
 MEMORY, RATIO, RETURN, LISTING = 60.0, 1.1, 90.0, 0.5  # KB a tunnel; p50 of many to p50 of one; seconds; seconds
-TICK = os.sysconf("SC_CLK_TCK")
 TURNS = 4
 CHANGES = 5
 LOOK = 1.0  # seconds between two looks at how many hosts are there, each of which is a look at every host
@@ -112,8 +110,7 @@ class Usage:
 
     @classmethod
     def of(cls, pid: int) -> Usage:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return cls(resident(pid).rss * 1024, (int(fields[11]) + int(fields[12])) / TICK, time.monotonic())
+        return cls(resident(pid).rss * 1024, processor(pid), time.monotonic())
 
     def share_since(self, before: Usage) -> float:
         """Of one core, in percent."""

@@ -28,10 +28,9 @@ from teleport.resources.authority import Authority, AuthorityType, KeySet, Rotat
 from teleport.resources.codec import to_json
 from teleport.store import records
 from teleport.testing.auth import CLUSTER, RunningAuth, present_clock, running_auth
+from teleport.testing.key_server import HOLDER
 
-PLACES = ("/usr/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64")
-MODULES = [Path(base) / "softhsm" / "libsofthsm2.so" for base in PLACES]
-MODULE = next((path for path in MODULES if path.exists()), None)
+MODULE = HOLDER
 PIN = "4321"
 
 pytestmark = pytest.mark.skipif(
