@@ -24,8 +24,13 @@ LAST := $(sort $(wildcard tests/cluster/test_cluster_[t-z]*.py))
 FIRST_LIST := $(filter-out $(LAST),$(END_TO_END))
 SECOND_LIST := tests $(addprefix --ignore=,$(FIRST_LIST))
 
+# What hangs is told while somebody still listens: every thread's stack when a test takes longer than any may (a coroutine can
+# swallow the 120 s of pyproject.toml), a summary when a list takes too long, stacks once more where even pytest cannot end.
+HARD := -o faulthandler_timeout=700 -o faulthandler_exit_on_timeout=true --session-timeout=3900
+LIST := timeout --foreground --signal=ABRT --kill-after=30 4200 $(PYTEST) $(HARD) --durations=20
+
 test: setup-dev check
-	@scripts/side_by_side.sh "$(PYTEST) --durations=10 $(FIRST_LIST)" "$(PYTEST) --durations=10 $(SECOND_LIST)"
+	@scripts/side_by_side.sh "$(LIST) $(FIRST_LIST)" "$(LIST) $(SECOND_LIST)"
 	$(ON_IPV6) $(SOME)
 
 # what is long is long over IPv4; over IPv6 every end to end test runs in its short form
