@@ -17,12 +17,12 @@ SOME := tests/cluster/test_cluster_openssh.py tests/cluster/test_cluster_address
 	tests/cluster/test_cluster_join.py::test_a_host_joins_by_its_file_takes_a_session_and_needs_no_token_again \
 	tests/cluster/test_cluster_join.py::test_a_host_joins_through_the_proxy
 
-# End to end tests mostly wait, so two lists run side by side: most of them, and the rest of them with all others. Each has
-# clusters of its own. A third list gains little: two processors are busy then, and the last list is as long as before.
+# End to end tests mostly wait, so three lists run side by side, of about the same length: two of end to end tests, and all
+# others. Each has clusters of its own. On two processors a third of their time is still free with two lists.
 END_TO_END := $(sort $(wildcard tests/cluster/test_*.py))
-LAST := $(sort $(wildcard tests/cluster/test_cluster_[t-z]*.py))
-FIRST_LIST := $(filter-out $(LAST),$(END_TO_END))
-SECOND_LIST := tests $(addprefix --ignore=,$(FIRST_LIST))
+SECOND_LIST := $(sort $(wildcard tests/cluster/test_cluster_[l-z]*.py))
+FIRST_LIST := $(filter-out $(SECOND_LIST),$(END_TO_END))
+THIRD_LIST := tests $(addprefix --ignore=,$(END_TO_END))
 
 # What hangs is told while somebody still listens: every thread's stack when a test takes longer than any may (a coroutine can
 # swallow the 120 s of pyproject.toml), a summary when a list takes too long, stacks once more where even pytest cannot end.
@@ -30,13 +30,13 @@ HARD := -o faulthandler_timeout=700 -o faulthandler_exit_on_timeout=true --sessi
 LIST := timeout --foreground --signal=ABRT --kill-after=30 4200 $(PYTEST) $(HARD) --durations=20
 
 test: setup-dev check
-	@scripts/side_by_side.sh "$(LIST) $(FIRST_LIST)" "$(LIST) $(SECOND_LIST)"
+	@scripts/side_by_side.sh "$(LIST) $(FIRST_LIST)" "$(LIST) $(SECOND_LIST)" "$(LIST) $(THIRD_LIST)"
 	$(ON_IPV6) $(SOME)
 
 # what is long is long over IPv4; over IPv6 every end to end test runs in its short form
 test-long: setup-dev check
 	@export TELEPORT_LONG=1; scripts/side_by_side.sh "$(PYTEST) --timeout=900 --durations=20 $(FIRST_LIST)" \
-		"$(PYTEST) --timeout=900 --durations=20 $(SECOND_LIST)"
+		"$(PYTEST) --timeout=900 --durations=20 $(SECOND_LIST)" "$(PYTEST) --timeout=900 --durations=20 $(THIRD_LIST)"
 	$(ON_IPV6) --timeout=900 tests/cluster
 
 # a real Kubernetes cluster on this machine, built once out of Debian's source package; needs root. Where it cannot be built

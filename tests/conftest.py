@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import os
+import threading
 import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -70,6 +71,17 @@ def launcher_end() -> Iterator[LauncherEnd]:
 
     with forked_launcher() as end:
         yield end
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """The file that left a thread behind fails, and not every later test that forks a launcher."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 10
+    while left := [thread.name for thread in threading.enumerate() if thread not in before]:
+        assert time.monotonic() < deadline, f"threads left running: {left}"
+        time.sleep(0.01)  # one that was told to end takes a moment
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it acts as several Unix users")

@@ -56,3 +56,11 @@ def test_one_that_hangs_is_not_waited_for_and_those_behind_it_are_refused_at_onc
         except Unanswered:
             last.wait(0.01)
     assert later == [], "what nobody waits for any more is not done"
+
+
+def test_a_thread_whose_owner_is_gone_ends() -> None:
+    owner = PatientThread("test", 30.0)
+    thread = owner.call(threading.current_thread)
+    del owner
+    thread.join(10)
+    assert not thread.is_alive()

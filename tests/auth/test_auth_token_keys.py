@@ -62,11 +62,23 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             os.environ["SOFTHSM2_CONF"] = before
 
 
+_made: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def all_are_closed() -> Iterator[None]:
+    """Each has a thread, with which no later test could fork a launcher."""
+    yield
+    while _made:
+        _made.pop().close()
+
+
 def token_keys(label: str = "one", **other: Any) -> Any:
     from teleport.auth.authorities.token_keys import TokenKeys, TokenSettings
 
     assert MODULE is not None
-    return TokenKeys(TokenSettings(**{"module": MODULE, "label": label, "pin": PIN, **other}))
+    _made.append(TokenKeys(TokenSettings(**{"module": MODULE, "label": label, "pin": PIN, **other})))
+    return _made[-1]
 
 
 def references(keys: KeySet) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
@@ -21,25 +22,50 @@ class Unanswered(Exception):
     """The call has not come back, or one before it has not."""
 
 
+class _Turns:
+    """What the thread has of its owner, so that it keeps nobody alive."""
+
+    def __init__(self) -> None:
+        self.calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self.since: float | None = None  # when the call that is made now began, by the monotonic clock
+
+    def run(self) -> None:
+        while (call := self.calls.get()) is not None:
+            work, answer = call
+            if not answer.set_running_or_notify_cancel():
+                continue
+            self.since = time.monotonic()
+            try:
+                found = work()
+            except BaseException as error:
+                self.since = None
+                answer.set_exception(error)
+            else:
+                self.since = None
+                answer.set_result(found)
+            del call, work, answer
+
+
 class PatientThread:
-    """Makes calls one after the other. A daemon thread: a process ends without it."""
+    """Makes calls one after the other. A daemon thread: a process ends without it. It ends with its owner."""
 
     def __init__(self, name: str, patience: float) -> None:
         """`patience`: seconds for one call."""
         self._patience = patience
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._since: float | None = None  # when the call that is made now began, by the monotonic clock
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._turns = _Turns()
+        threading.Thread(target=self._turns.run, name=name, daemon=True).start()
+        self._ends = weakref.finalize(self, self._turns.calls.put, None)
+        self._ends.atexit = False
 
     def call(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises. Raises `Unanswered` when it takes too long, and at once while an earlier call
         has taken too long already; then it is not made, unless it had begun."""
-        since = self._since
+        since = self._turns.since
         left = self._patience if since is None else self._patience - (time.monotonic() - since)
         if left <= 0:
             raise Unanswered(f"it has not answered for {self._patience:g} s")
         answer: Future[Any] = Future()
-        self._calls.put((work, answer))
+        self._turns.calls.put((work, answer))
         try:
             found: T = answer.result(left)
         except NotYet:
@@ -51,20 +77,4 @@ class PatientThread:
 
     def stop(self) -> None:
         """Ends the thread once the calls before have come back; there are no further ones."""
-        self._calls.put(None)
-
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            work, answer = call
-            if not answer.set_running_or_notify_cancel():
-                continue
-            self._since = time.monotonic()
-            try:
-                found = work()
-            except BaseException as error:
-                self._since = None
-                answer.set_exception(error)
-            else:
-                self._since = None
-                answer.set_result(found)
-            del call, work, answer
+        self._ends()

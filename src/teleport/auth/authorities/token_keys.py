@@ -113,7 +113,11 @@ class TokenKeys:
         self._session: Any = None
         self._found: dict[bytes, Any] = {}  # private keys by their ids, as this session knows them
         self._pin_refused = False
-        self._thread.call(self._open)
+        try:
+            self._thread.call(self._open)
+        except BaseException:
+            self._thread.stop()
+            raise
 
     def close(self) -> None:
         """Lets go of the session, where the module answers."""
