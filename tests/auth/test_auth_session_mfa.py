@@ -13,7 +13,8 @@ from tests.auth.test_auth_api import document, server
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth.factors.lockout import MAX_FAILURES
-from teleport.errors import AccessDenied, BadRequest, NotFound, TeleportError
+from teleport.auth.factors.session import ASKED, ASKED_BURST
+from teleport.errors import AccessDenied, BadRequest, LimitExceeded, NotFound, TeleportError
 from teleport.identity import MFA_API, SystemRole
 from teleport.pki.keys import PrivateKey, generate_p256
 from teleport.pki.sshformat import parse_certificate_line
@@ -162,6 +163,24 @@ async def test_nobody_who_would_be_refused_anyway_is_asked(tmp_path: Path) -> No
             routes.SESSION_CERT,
             m.SessionCertRequest(host="web-1", login="root", factor=otp(code)),
         )
+
+
+async def test_who_asks_without_end_is_told_to_wait_and_nobody_else_is(tmp_path: Path) -> None:
+    """Each question looks at every host: one login does not keep auth from its work."""
+    async with running_auth(tmp_path, clock=present_clock()) as auth:
+        lea, max_ = await careful(auth, "lea"), await careful(auth, "max")
+        await registered(auth)
+        request = m.SessionChallengeRequest(host="web-1", login="root")
+        with pytest.raises(LimitExceeded, match="too often"):
+            for _ in range(int(ASKED_BURST) + 1):
+                await auth.call(lea.who, routes.SESSION_CHALLENGE, request)
+        with pytest.raises(LimitExceeded):
+            certs = m.SessionCertRequest(host="web-1", login="root", factor=otp("000000"))
+            await auth.call(lea.who, routes.SESSION_CERT, certs)
+        await auth.call(max_.who, routes.SESSION_CHALLENGE, request)
+        assert isinstance(auth.clock, FakeClock)
+        auth.clock.advance(1 / ASKED)
+        await auth.call(lea.who, routes.SESSION_CHALLENGE, request)
 
 
 @pytest.mark.parametrize("purpose", ["session", "api", "lease"])

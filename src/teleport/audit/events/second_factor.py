@@ -11,7 +11,7 @@ from teleport.audit.events.users import MfaDevice
 class SessionMfa(StatusEvent, frozen=True, kw_only=True, tag="session.mfa"):
     """Somebody proved a second factor for one session, for calls to the auth API or for a lease, or failed to."""
 
-    purpose: str = ""  # session, api or lease
+    purpose: str = ""  # session, join (of a session in a pod), api or lease
     server_id: str = ""  # host UUID of the server that the session is for
     kubernetes_cluster: str = ""  # Kubernetes cluster that the session is for
     addr: str = ""  # where the request came from, as far as auth knows

@@ -116,7 +116,7 @@ class SessionFactor:
             SessionMfa,
             user=asked.user,
             login=asked.login,
-            purpose=asked.purpose,
+            purpose="join" if asked.joins else asked.purpose,
             server_id=asked.server_id,
             addr=asked.addr,
             kubernetes_cluster=asked.kube_cluster,

@@ -27,7 +27,7 @@ from teleport.authz.kube import is_due
 from teleport.authz.renewal import LEAST_LEFT, evaluate_renewal
 from teleport.authz.ssh import SSHAccessRequest, evaluate_ssh_access, why_out_of_reach
 from teleport.backend.interface import Condition, Exists
-from teleport.errors import AccessDenied, BadRequest
+from teleport.errors import AccessDenied, BadRequest, LimitExceeded
 from teleport.identity import UserIdentity
 from teleport.pki.keys import PublicKey
 from teleport.pki.x509subject import decode_user
@@ -40,8 +40,11 @@ from teleport.resources.user import User
 from teleport.store import records
 from teleport.store.issued import IssuedCert, issued_key
 from teleport.store.resolve import Destination, RegisteredNode, resolve
+from teleport.transport.limits import RateLimit
 
 LIFE: Final = timedelta(minutes=1)  # of a certificate for one session (`certificates.md` 2)
+ASKED: Final = 1.0  # of one user in a second, after the first: each looks at all hosts
+ASKED_BURST: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class SessionSecondFactors:
         self._state = state
         self._authorizer = authorizer
         self._factor = factor
+        self._asked = RateLimit(ASKED, ASKED_BURST)
 
     async def challenge(self, caller: Caller, request: m.SessionChallengeRequest) -> m.FactorChallenge:
         """What the caller's devices are asked, for the one session that is meant. Raises `AccessDenied`."""
@@ -109,6 +113,8 @@ class SessionSecondFactors:
             raise Denied(permit)
         identity = caller.identity
         assert isinstance(identity, UserIdentity), "only users have a permit to renew"
+        if not self._asked.allow(identity.name, self._state.clock.monotonic()):
+            raise LimitExceeded("second factors for sessions are asked for too often", hint="try again in a few seconds")
         shown = load_certificate(caller.certificate)
         subject = decode_user(shown.subject)
         if subject.usage or subject.kube_cluster:
