@@ -84,6 +84,7 @@ async def test_it_says_what_the_login_says_and_is_good_for_one_cluster_and_a_min
             assert told["mfa_device"]["mfa_device_uuid"] == found.mfa_device == after.mfa_device != ""
         created = await auth.events("cert.create", wait_for=2, where=lambda one: bool(one["mfa_target"]))
         assert {one["mfa_target"] for one in created} == {"kube:dev", "kube:own"}
+        assert isinstance(auth.clock, FakeClock)
         auth.clock.advance(30)
         joining = m.SessionCertRequest(kube_cluster="dev", joins=True, factor=otp(lea.code()))
         await auth.call(lea.who, routes.SESSION_CERT, joining)
