@@ -19,9 +19,10 @@ from teleport.node.party import NodeParty
 from teleport.node.programs import NODE_VARIABLES, Asked, choose
 from teleport.node.session import Session
 from teleport.node.tools import Tools
+from teleport.sharing.party_channel import FULL, PartyChannel, over_for_you
 from teleport.spans import TraceContext, span
 from teleport.ssh.handlers import SessionChannel
-from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, TerminalSize, X11Request
+from teleport.ssh.surface import Exec, Refusal, Shell, Start, Subsystem, TerminalRequest, X11Request
 from teleport.wire import vouch
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,10 @@ class Connection(PartyConnection, Protocol):
         ...
 
 
-class SessionChannelHandler:
+class SessionChannelHandler(PartyChannel[Session]):
     """Serves one session channel (`ssh.handlers.SessionHandler`)."""
+
+    party: NodeParty
 
     def __init__(
         self,
@@ -64,13 +67,11 @@ class SessionChannelHandler:
         connection: Connection,
         channel: SessionChannel,
     ) -> None:
+        super().__init__(NodeParty(connection, channel, self._left))
         self._tools = tools
         self._connection = connection
         self._asked = Asked()
-        self.party = NodeParty(connection, channel, self._left)
-        self._session: Session | None = None
         self._over = False
-        self._gone = False
         self._ended = ""  # why its connection may not go on
 
     # what the client asks for
@@ -149,13 +150,8 @@ class SessionChannelHandler:
             if refused is not None:
                 starting.fail("refused")
         if refused is None:
-            self._tell_session(self._session, self._asked.linger)
+            self._tell_session(self._session.sid, self._asked.linger)
         return refused
-
-    def _tell_session(self, session: Session, waits: float) -> None:
-        """A terminal that may come back has to know to what."""
-        if self.party.window is not None:
-            self.party.channel.tell_session(session.about.sid, int(waits), str(self.party.mode))
 
     async def _join(self, sid: UUID) -> Refusal | None:
         """Takes part in a running session, when the rules say so. An id that no session has is refused: who could
@@ -166,70 +162,40 @@ class SessionChannelHandler:
         else:
             decision = self._connection.may_join(session.about, self._asked.mode)
         if isinstance(decision, AccessDenial):
-            self._connection.denied("join", f"session {sid}: {'; '.join(decision.reasons)}")
-            return Refusal.told(decision.public, decision.hint)
+            return self._may_not_join(sid, decision)
         assert session is not None, "what does not exist is not permitted"
         try:
             if not await session.company.join(self.party, decision):
-                return Refusal("This session is over, or as many people are in it as may be.")
+                return FULL
         except TeleportError as error:
             log.error("joining cannot be put on record sid=%s error=%s", sid, error)
             return Refusal("This node cannot write its audit log now, so nobody joins a session.")
         if self._ended:  # while that was put on record
             session.company.leave(self.party)
-            return Refusal(_over_for_you(self._ended))
+            return Refusal(over_for_you(self._ended))
         self._session = session
         if self._gone:
             session.company.leave(self.party)
         else:
-            self._tell_session(session, session.company.waits_for(self.party))
+            self._tell_session(sid, session.company.waits_for(self.party))
         return None
 
     # what happens on it once something runs
 
-    def data_received(self, data: bytes) -> None:
-        if self._session is not None:
-            self._session.company.typed(self.party, data)
-
-    def eof_received(self) -> None:
-        if self._session is not None:
-            self._session.company.end_input(self.party)
-
-    def pause_writing(self) -> None:
-        self._full(True)
-
-    def resume_writing(self) -> None:
-        self._full(False)
-
-    def _full(self, full: bool) -> None:
-        self.party.full = full
-        if self._session is not None:
-            self._session.company.full(self.party, full)
-
-    def resized(self, size: TerminalSize) -> None:
-        if self._session is not None:
-            self._session.company.resized(self.party, size)
-
     def signalled(self, name: str) -> bool:
         return self._session is not None and self._session.signalled(self.party, name)
-
-    def broke(self, milliseconds: int) -> bool:
-        return self._session is not None and self._session.company.broke(self.party)
 
     # the end
 
     def end(self, reason: str) -> None:
         """The connection may not go on: what it started ends, and its part in what others started."""
         self._ended = reason
-        if self._session is None:
-            return
-        if self._session.first is self.party:
+        if self._session is not None and self._session.first is self.party:
             self._session.end(reason)
         else:
-            self._session.company.leave(self.party, _over_for_you(reason), status=255)
+            super().end(reason)
 
     def reconsider(self) -> None:
-        """Rules changed, and the connection goes on."""
         if self._session is not None:
             self._session.reconsider(self.party)
 
@@ -239,17 +205,11 @@ class SessionChannelHandler:
         return self._session is not None and self._session.first is self.party and self._session.lives_on
 
     def closed(self) -> None:
-        self._gone = True
-        if self._session is not None:
-            self._session.company.leave(self.party)
-        else:
+        super().closed()
+        if self._session is None:
             self._left()
 
     def _left(self) -> None:
         if not self._over:
             self._over = True
             self._connection.left(self)
-
-
-def _over_for_you(reason: str) -> str:
-    return f"This session is over for you: {reason}"
