@@ -171,11 +171,12 @@ async def test_who_asks_without_end_is_told_to_wait_and_nobody_else_is(tmp_path:
         lea, max_ = await careful(auth, "lea"), await careful(auth, "max")
         await registered(auth)
         request = m.SessionChallengeRequest(host="web-1", login="root")
+        for _ in range(int(ASKED_BURST)):
+            await auth.call(lea.who, routes.SESSION_CHALLENGE, request)
         with pytest.raises(LimitExceeded, match="too often"):
-            for _ in range(int(ASKED_BURST) + 1):
-                await auth.call(lea.who, routes.SESSION_CHALLENGE, request)
+            await auth.call(lea.who, routes.SESSION_CHALLENGE, request)
+        certs = m.SessionCertRequest(host="web-1", login="root", factor=otp("000000"))
         with pytest.raises(LimitExceeded):
-            certs = m.SessionCertRequest(host="web-1", login="root", factor=otp("000000"))
             await auth.call(lea.who, routes.SESSION_CERT, certs)
         await auth.call(max_.who, routes.SESSION_CHALLENGE, request)
         assert isinstance(auth.clock, FakeClock)

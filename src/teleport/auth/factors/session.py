@@ -114,7 +114,9 @@ class SessionSecondFactors:
         identity = caller.identity
         assert isinstance(identity, UserIdentity), "only users have a permit to renew"
         if not self._asked.allow(identity.name, self._state.clock.monotonic()):
-            raise LimitExceeded("second factors for sessions are asked for too often", hint="try again in a few seconds")
+            raise LimitExceeded(
+                "second factors for sessions are asked for too often", hint="try again in a few seconds"
+            )
         shown = load_certificate(caller.certificate)
         subject = decode_user(shown.subject)
         if subject.usage or subject.kube_cluster:
