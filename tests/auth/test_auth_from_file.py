@@ -9,8 +9,9 @@ import pytest
 
 from teleport.auth.authorities.keys import StoredKeys
 from teleport.auth.cluster.bootstrap import bootstrap
+from teleport.auth.cluster.finding import given_to_new
 from teleport.auth.cluster.from_file import BY, given
-from teleport.auth.service import AuthConfig, _given
+from teleport.auth.config import AuthConfig
 from teleport.auth.state import ClusterState, stored_cluster_name
 from teleport.backend.memory import MemoryBackend
 from teleport.errors import BadRequest, TeleportError
@@ -73,8 +74,8 @@ def config(folder: Path, name: str, *resources: Resource) -> AuthConfig:
 
 def test_the_name_of_the_cluster_cannot_change(tmp_path: Path) -> None:
     with pytest.raises(TeleportError, match="the configuration names 'other'"):
-        _given(config(tmp_path, "other", *AUTHORITIES), None)
-    found = _given(config(tmp_path, "", *AUTHORITIES), None)
+        given_to_new(config(tmp_path, "other", *AUTHORITIES), None)
+    found = given_to_new(config(tmp_path, "", *AUTHORITIES), None)
     assert found is not None
     assert found.cluster == CLUSTER
 
@@ -86,7 +87,7 @@ def test_a_cluster_that_exists_is_left_alone(tmp_path: Path, caplog: pytest.LogC
         raise AssertionError("read")
 
     there = AuthConfig("", "h", "node", tmp_path, tmp_path, bootstrap=unreadable)
-    assert _given(there, CLUSTER) is None
+    assert given_to_new(there, CLUSTER) is None
     assert "--bootstrap is ignored: the storage holds the cluster c.test already" in caplog.text
 
 

@@ -37,12 +37,12 @@ class Rig:
         self.held_at_the_lock: list[Hold] = []
         self.pruner = RecordingPruner(
             self.service.state,
-            self.service._recordings,
+            self.service.evidence.recordings,
             Retention(rules),
             lease=lambda: nullcontext(),
             exclusive=Locked(self),
             holds=self._holds,
-            prove=self.service._evidence.proof,
+            prove=self.service.evidence.api.proof,
             restored=EvidenceStore(self.service.state.backend, self.service.state.clock).load_restored,
         )
 
@@ -58,7 +58,7 @@ class Rig:
         return sid
 
     def file(self, sid: str) -> Path:
-        return self.service._recordings.directory.path / f"{sid}.rec"
+        return self.service.evidence.recordings.directory.path / f"{sid}.rec"
 
     async def prune(self) -> None:
         """Until nothing waits; checkpoints come meanwhile."""
@@ -68,7 +68,7 @@ class Rig:
         raise AssertionError("it does not come to an end")
 
     async def faults(self) -> list[str]:
-        return [str(problem) for problem in (await self.service._evidence.proof()).problems]
+        return [str(problem) for problem in (await self.service.evidence.api.proof()).problems]
 
     async def missing(self) -> None:
         """Returns once the proof misses a recording: the event of its upload may be on its way yet."""
@@ -144,7 +144,7 @@ async def test_a_hold_at_the_last_moment_holds_and_excuses_nobody(
         await rig.prune()
         assert rig.file(sid).exists()
         async with asyncio.timeout(60):
-            while (await rig.service._evidence.proof()).basis.recordings[sid].gone:
+            while (await rig.service.evidence.api.proof()).basis.recordings[sid].gone:
                 continue  # no checkpoint has seen it yet
         said = {event["number"]: event["gone"] for event in await rig.auth.events("session_recording.prune")}
         assert said == {1: True, 2: False}
@@ -218,7 +218,7 @@ async def test_a_process_that_ends_over_a_file_is_followed_and_who_asks_is_told(
 
     async with opened(tmp_path, monkeypatch, ("default", 3 * DAY)) as (rig, host):
         sid = await rig.record(host, "eve", days=4)
-        store = Store(rig.service._recordings.directory.path)
+        store = Store(rig.service.evidence.recordings.directory.path)
         kept, rig.pruner._recordings = rig.pruner._recordings, store
         try:
             with pytest.raises(Killed):

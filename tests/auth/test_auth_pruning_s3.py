@@ -80,7 +80,7 @@ class S3Rig(Rig):
 
     def here(self, sid: str) -> set[str]:
         """What of it is on auth's disk."""
-        folder = self.service._recordings.directory.path
+        folder = self.service.evidence.recordings.directory.path
         return {path.name.removeprefix(sid) for path in folder.iterdir() if path.name.startswith(sid)}
 
     async def call(self, operation: str, **parameters: Any) -> Any:
@@ -121,12 +121,12 @@ class S3Rig(Rig):
             lease=lambda: nullcontext(),
             exclusive=nullcontext(),
             holds=self._holds,
-            prove=self.service._evidence.proof,
+            prove=self.service.evidence.api.proof,
             restored=EvidenceStore(self.service.state.backend, self.service.state.clock).load_restored,
         )
 
     def store_over(self, bucket: Bucket, notes: StoredNotes | None = None) -> S3RecordingStore:
-        folder = self.service._recordings.directory.path
+        folder = self.service.evidence.recordings.directory.path
         return S3RecordingStore(folder, bucket, notes or StoredNotes(self.service.state.backend))
 
 
@@ -206,7 +206,7 @@ async def test_what_is_held_stays_also_when_the_hold_comes_last(server: s3.S3Ser
         assert await rig.read(held)
         assert await rig.read(late)
         async with asyncio.timeout(60):
-            while (await rig.service._evidence.proof()).basis.recordings[late].gone:
+            while (await rig.service.evidence.api.proof()).basis.recordings[late].gone:
                 continue  # no checkpoint has seen it yet
         assert await rig.faults() == []
         assert not await rig.service.state.backend.range(REMOVED)
@@ -282,7 +282,7 @@ async def test_what_is_altered_or_taken_after_it_was_said_stays_noted_and_is_tol
         altered, taken = await rig.record(host, "eve", days=4), await rig.record(host, "eve", days=4)
         assert await rig.pruner.step(), "it is said, of both"
         async with asyncio.timeout(60):
-            while len((await rig.service._evidence.proof()).basis.recordings) < 2:
+            while len((await rig.service.evidence.api.proof()).basis.recordings) < 2:
                 continue  # no checkpoint has seen both yet
         await rig.call("put_object", Key=rig.bucket.settings.key(altered), Body=b"nothing happened here")
         await rig.call("delete_object", Key=rig.bucket.settings.key(taken))

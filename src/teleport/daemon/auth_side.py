@@ -16,7 +16,8 @@ from teleport.audit.events import AuthFailed, Event
 from teleport.audit.retention import Retention
 from teleport.auth.authorities.keys import AuthorityKeys, StoredKeys
 from teleport.auth.authorities.trusting import whenever_authorities_change
-from teleport.auth.service import AuthConfig, AuthService
+from teleport.auth.config import AuthConfig
+from teleport.auth.service import AuthService
 from teleport.backend.measured import MeasuredBackend
 from teleport.backend.moving import refuse_unfinished
 from teleport.clock import Clock

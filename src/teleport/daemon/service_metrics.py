@@ -116,14 +116,14 @@ def of_delivery(metrics: Metrics, shipper: Shipper) -> None:
 
 
 def of_auth(metrics: Metrics, service: AuthService, watched: Authorities) -> None:
-    metrics.add(EVENTS_WAITING, service.waiting.coming)
-    metrics.add(STORE_HELD, service.waiting.seconds)
-    metrics.add(COPIES_FAILING, service.copies.failing)
+    metrics.add(EVENTS_WAITING, service.evidence.waiting.coming)
+    metrics.add(STORE_HELD, service.evidence.waiting.seconds)
+    metrics.add(COPIES_FAILING, service.evidence.copies.failing)
     metrics.add(AUTHORITIES, lambda: watched.ends)
     metrics.add(ROTATIONS, lambda: watched.rotations)
     metrics.add(ROTATION_AGE, lambda: watched.ages)
     metrics.count(counted.AUTH)
-    of_delivery(metrics, service.shipper)
+    of_delivery(metrics, service.evidence.shipper)
     if service.brings_to_s3:
         metrics.add(S3_TROUBLE, lambda: int(bool(service.recordings_problem)))
         metrics.count(counted.S3)

@@ -31,8 +31,9 @@ from teleport.api.routes import Route
 from teleport.api.sync_client import SyncAuthClient, direct
 from teleport.audit.emitter import Emitter
 from teleport.auth.authorities.keys import AuthorityKeys
+from teleport.auth.config import AuthConfig
 from teleport.auth.factors import passwords
-from teleport.auth.service import AuthConfig, AuthService
+from teleport.auth.service import AuthService
 from teleport.backend.interface import Backend, PutOp
 from teleport.backend.memory import MemoryBackend
 from teleport.backend.sqlite import SqliteBackend
