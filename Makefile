@@ -24,10 +24,9 @@ SECOND_LIST := $(sort $(wildcard tests/cluster/test_cluster_[l-z]*.py))
 FIRST_LIST := $(filter-out $(SECOND_LIST),$(END_TO_END))
 THIRD_LIST := tests $(addprefix --ignore=,$(END_TO_END))
 
-# What hangs is told while somebody still listens: every thread's stack when a test takes longer than any may (a coroutine can
-# swallow the 120 s of pyproject.toml), a summary when a list takes too long, stacks once more where even pytest cannot end.
-HARD := -o faulthandler_timeout=700 -o faulthandler_exit_on_timeout=true --session-timeout=3900
-LIST := timeout --foreground --signal=ABRT --kill-after=30 4200 $(PYTEST) $(HARD) --durations=20
+# What hangs is told while somebody still listens: a summary when a list takes too long, and every thread's stack where even
+# pytest cannot end. (No faulthandler_timeout: it is a thread, and a process with threads forks no launcher.)
+LIST := timeout --foreground --signal=ABRT --kill-after=30 4500 $(PYTEST) --session-timeout=4200 --durations=20
 
 test: setup-dev check
 	@scripts/side_by_side.sh "$(LIST) $(FIRST_LIST)" "$(LIST) $(SECOND_LIST)" "$(LIST) $(THIRD_LIST)"

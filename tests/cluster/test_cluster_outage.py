@@ -229,6 +229,7 @@ async def outage(found: Place, folder: Path, seconds: float) -> None:
     )
 
 
+@pytest.mark.timeout(300)
 async def test_without_auth_who_holds_a_certificate_works_on(tmp_path: Path) -> None:
     """The short form: the outage ends when all of it was seen."""
     with place(tmp_path / "place", "best_effort") as found:

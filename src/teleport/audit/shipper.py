@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 BATCH_LINES = 512
 BATCH_BYTES = 1024 * 1024
+GATHER = 0.02  # seconds that an event waits for others, and lets whoever waits for what it tells of go first
 LOOK_EVERY = 30.0  # seconds until the spools are looked at without being told: another process may have died
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 8.0  # seconds between attempts while auth is away
 
@@ -97,6 +98,7 @@ class Shipper:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_EVERY):
                         await self._wake.wait()
+                        await asyncio.sleep(GATHER)
 
     async def deliver_all(self) -> None:
         """Everything that is durable now, older epochs first.

@@ -94,7 +94,7 @@ class _End:
                 return
             elif event is h11.NEED_DATA:
                 if http.they_are_waiting_for_100_continue:
-                    self.writer.write(http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+                    self._write(h11.InformationalResponse(status_code=100, headers=[]))
                 http.receive_data(await self.reader.read(READ))
             else:
                 raise h11.RemoteProtocolError("the connection ended within a message")
@@ -108,7 +108,10 @@ class _End:
         await self.writer.drain()
 
     def _write(self, event: h11.Event) -> None:
-        self.writer.write(self._http.send(event) or b"")
+        self._send(self._http.send(event) or b"")
+
+    def _send(self, data: bytes) -> None:
+        self.writer.write(data)
 
     def rest(self) -> bytes:
         """What came after the heads by which the connection changed its protocol."""
@@ -127,6 +130,7 @@ class Client(_End):
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_EVENT)
         self.bodiless = False  # the answer has no body, because only its head was asked for
         self.last = False  # the next answer is the last one on this connection
+        self._held = b""  # head of an answer, which goes out with the first of its body
 
     async def request(self) -> Request | None:
         """The next request; None when the client has left. Raises `BadHead`."""
@@ -149,13 +153,25 @@ class Client(_End):
         )
 
     async def begin(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """The head of the answer. It waits for what follows in the same turn of the loop, and no longer: one record
+        and one call of the system less for whoever reads a short answer, and no delay for whoever watches."""
         closing = [(b"Connection", b"close")] if self.last else []
-        self._write(h11.Response(status_code=status, headers=[*headers, *closing]))
+        self._held += self._http.send(h11.Response(status_code=status, headers=[*headers, *closing])) or b""
+        asyncio.get_running_loop().call_soon(self._flush)
         await self.writer.drain()
+
+    def _flush(self) -> None:
+        if self._held and not self.writer.is_closing():
+            self._send(b"")
+
+    def _send(self, data: bytes) -> None:
+        held, self._held = self._held, b""
+        if held or data:
+            self.writer.write(held + data)
 
     async def chunks(self, data: bytes) -> None:
         """A part of the answer's body, which is chunked, in the frame that it came in."""
-        self.writer.write(data)
+        self._send(data)
         await self.writer.drain()
 
     async def change(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
