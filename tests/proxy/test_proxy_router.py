@@ -128,7 +128,7 @@ async def test_a_node_of_the_same_process_is_reached_without_a_socket(
     """With the vouch, the certificate and the permit that it asks for over the network; many bytes, both ways."""
     sent = random.Random(1).randbytes(3_000_000)
     async with running_lab(Launcher(launcher_end)) as lab:
-        lab.router.beside = lambda host_id: lab.node.accepted if host_id == str(lab.node_host.host_id) else None
+        lab.router.dialer.beside = lambda host_id: lab.node.accepted if host_id == str(lab.node_host.host_id) else None
         lab.directory.registered[:] = [
             replace(node, address="127.0.0.1:1") for node in lab.directory.registered
         ]  # where nobody listens

@@ -91,11 +91,11 @@ async def test_a_name_does_not_lead_the_proxy_where_no_address_may(launcher_end:
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(loop, "getaddrinfo", resolved)
-            await lab.router._check_name("rebound.example.com", lab.node_port)
+            await lab.router.dialer._check_name("rebound.example.com", lab.node_port)
             for refused in ("169.254.169.254", "0.0.0.0", "fe80::1"):
                 means = refused
                 with pytest.raises(OSError, match="link-local"):
-                    await lab.router._check_name("rebound.example.com", lab.node_port)
+                    await lab.router.dialer._check_name("rebound.example.com", lab.node_port)
             user = lab.authorities.user(["root"])
             key = ClientKey(user.key.openssh_pem().reveal(), user.certificate.line())
             outer = await connect(("127.0.0.1", lab.proxy_port), login="root", key=key, check=lambda certificate: None)

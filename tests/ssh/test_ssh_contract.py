@@ -194,7 +194,7 @@ def test_the_chaff_that_is_left_out_serves_ciphers_that_are_not_offered() -> Non
 def test_callbacks_return_real_bools() -> None:
     """Trap T-2: everything that takes time is a coroutine awaited by us, never handed to asyncssh as an answer."""
     from teleport.node.session_channel import SessionChannelHandler
-    from teleport.proxy.ssh_router import _SubsystemSession
+    from teleport.proxy.connection import _SubsystemSession
 
     for cls in (SessionChannelHandler, _SubsystemSession):
         for name in ("environment", "terminal", "signalled", "broke", "resized"):

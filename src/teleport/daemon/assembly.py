@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from teleport.auth.service import AuthService
     from teleport.daemon.tracing import Tracing
     from teleport.node.service import NodeService
-    from teleport.proxy.ssh_router import Accept
+    from teleport.proxy.needs import Accept
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ class Daemon:
 
             await start_kube_service(ground)
         if router is not None and node is not None:
-            router.beside = node_beside(host.host_id, node)
+            router.dialer.beside = node_beside(host.host_id, node)
         self._welcome(await self._summary(service, ground.held))
         import_ahead([role.value for role in config.roles])
         return emitter

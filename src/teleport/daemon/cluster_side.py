@@ -25,8 +25,9 @@ from teleport.pki import web_proof
 from teleport.pki.sshformat import parse_certificate
 from teleport.pki.trust import AuthorityKind
 from teleport.proxy.from_clusters import FromCluster
+from teleport.proxy.needs import Directory
 from teleport.proxy.other_clusters import OtherClusters, Traveller
-from teleport.proxy.ssh_router import Directory, SshRouter
+from teleport.proxy.ssh_router import SshRouter
 from teleport.resources.trusted_cluster import TUNNEL_PORT, TrustedCluster
 from teleport.resources.values import HostPort
 from teleport.ssh.client import ClientKey

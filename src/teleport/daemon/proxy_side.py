@@ -72,7 +72,7 @@ APPROVED_WITHIN = 60.0  # seconds for a link to be approved once somebody said t
 
 @dataclass(slots=True)
 class ProxyKey:
-    """What the proxy vouches with (`proxy.ssh_router.ProxyIdentity`)."""
+    """What the proxy vouches with (`proxy.needs.ProxyIdentity`)."""
 
     held: Credentials
 
@@ -85,7 +85,7 @@ class ProxyKey:
 
 
 class Directory:
-    """The registered nodes, for the proxy (`proxy.ssh_router.Directory`)."""
+    """The registered nodes, for the proxy (`proxy.needs.Directory`)."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -151,7 +151,7 @@ class Directory:
 
 
 class ProxyLeases:
-    """Leases of second factors (`proxy.ssh_router.Leases`): auth makes them, the view shows them."""
+    """Leases of second factors (`proxy.needs.Leases`): auth makes them, the view shows them."""
 
     def __init__(self, view: View, client: AuthClient) -> None:
         self._view = view
@@ -260,7 +260,7 @@ class ProxySide:
             self.tunnels,
             always=settings.peer_always,
         )
-        self.router.tunnels = self.peers.leading
+        self.router.dialer.tunnels = self.peers.leading
         self._follow_hosts(view)
         self.web = WebService(
             WebConfig(
@@ -287,7 +287,7 @@ class ProxySide:
             authorities=view.authorities_now,
             headers=headers,
             ways=WebWays(view, auth_servers, self._vouch_to_auth),
-            shells=Shells(view, self.router.accepted, (host, self.router.vouching)),
+            shells=Shells(view, self.router.accepted, (host, self.router.dialer.vouching)),
         )
         self.clusters = cluster_side(
             view,

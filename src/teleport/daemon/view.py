@@ -301,7 +301,7 @@ class View:
             raise AccessDenied(f"The host {identity.host_id} of {cluster} is locked.", hint="tctl get lock")
         return identity
 
-    # node.needs.Certificates and Rules, proxy.ssh_router.UserCertificates
+    # node.needs.Certificates and Rules, proxy.needs.UserCertificates
 
     def verify_user(self, certificate: bytes, *, opened: bool = False) -> UserIdentity:
         """Who the user of this cluster is; those of other clusters are refused. `opened`: of what is open already,

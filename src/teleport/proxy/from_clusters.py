@@ -23,7 +23,8 @@ from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, UserIdentity
 from teleport.pki import sshsig
 from teleport.pki.sshformat import parse_certificate
-from teleport.proxy.ssh_router import Forbidden, SshRouter, on_record
+from teleport.proxy.refusals import Forbidden, on_record
+from teleport.proxy.ssh_router import SshRouter
 from teleport.ssh.handlers import Channel
 from teleport.ssh.relay import NodeLeg
 from teleport.ssh.surface import Peer, Refusal

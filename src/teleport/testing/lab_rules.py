@@ -108,7 +108,7 @@ class LabDirectory:
 
 
 class LabLeases:
-    """Leases as auth would make them, for the one code there is (`proxy.ssh_router.Leases`)."""
+    """Leases as auth would make them, for the one code there is (`proxy.needs.Leases`)."""
 
     def __init__(self, rules: LabRules) -> None:
         self._rules = rules

@@ -35,7 +35,7 @@ class Proxies(Protocol):
 
 
 class Leading:
-    """The tunnels of the whole cluster, for the router of one proxy (`proxy.ssh_router.Tunnels`)."""
+    """The tunnels of the whole cluster, for the router of one proxy (`proxy.needs.Tunnels`)."""
 
     def __init__(self, own: TunnelServer, dialer: Dialer, proxies: Proxies) -> None:
         self._own = own
