@@ -18,8 +18,8 @@ from teleport.testing.running import wait_until
 from teleport.transport.auth_relay import AuthRelay
 from teleport.tunnel import agent as agent_module
 from teleport.tunnel import messages as m
+from teleport.tunnel.proxy_end import AUTH_OF_ONE
 from teleport.tunnel.registry import Registry
-from teleport.tunnel.server import AUTH_OF_ONE
 from teleport.wire.forward_spec import TcpEnd
 
 

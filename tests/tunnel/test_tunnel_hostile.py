@@ -22,9 +22,9 @@ from teleport.ssh.tunnel_client import TunnelClient, connect_tunnel
 from teleport.testing.lab_certificates import CLUSTER, LabHost
 from teleport.testing.running import listener, served, wait_until
 from teleport.tunnel import messages as m
-from teleport.tunnel import server as tunnel_server
+from teleport.tunnel import proxy_end
 from teleport.tunnel.reaching import Ways, tunnel_address, why_not
-from teleport.tunnel.server import TunnelConfig, TunnelServer
+from teleport.tunnel.server import UNREGISTERED, TunnelConfig, TunnelServer
 
 
 class Scripted:
@@ -277,7 +277,7 @@ def test_an_address_without_a_port_is_of_the_port_of_tunnels() -> None:
 
 async def test_opens_that_are_not_answered_are_bounded_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that says nothing, then takes everything and sends: nothing of that is kept."""
-    monkeypatch.setattr(tunnel_server, "OPEN_SECONDS", 0.2)
+    monkeypatch.setattr(proxy_end, "OPEN_SECONDS", 0.2)
     async with tunnels() as lab:
         host, silent = lab.hosts.host(SystemRole.NODE, "silent"), Scripted()
         await scripted(lab, host, silent)
@@ -364,10 +364,10 @@ async def test_connections_of_one_host_that_are_no_tunnels_yet_are_counted_and_e
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever addresses they come from."""
-    monkeypatch.setattr(tunnel_server, "REGISTER_SECONDS", 0.5)
+    monkeypatch.setattr(proxy_end, "REGISTER_SECONDS", 0.5)
     async with tunnels() as lab:
         host, other = lab.hosts.host(SystemRole.NODE, "many"), lab.hosts.host(SystemRole.NODE, "other")
-        opened = [await lab.log_in(host) for _ in range(tunnel_server.UNREGISTERED)]
+        opened = [await lab.log_in(host) for _ in range(UNREGISTERED)]
         with pytest.raises(AccessDenied, match="have not become tunnels yet"):
             await lab.log_in(host)
         assert await ask(await lab.log_in(other), m.encode(m.Register(epoch=1))) == 81
@@ -385,11 +385,11 @@ async def test_a_tunnel_ends_at_its_second_registration_and_strange_ones_are_few
         assert await ask(client, m.encode(m.Register(epoch=5))) == 82
         await wait_until(lambda: client.lost)
         strange = await lab.log_in(lab.hosts.host(SystemRole.NODE, "strange"))
-        for _ in range(tunnel_server.WRONG):
+        for _ in range(proxy_end.WRONG):
             assert await ask(strange, b"{}") == 82
         await wait_until(lambda: strange.lost)
-        events = await lab.events.wait_for("session.request_denied", 1 + tunnel_server.WRONG)
-        assert len(events) == 1 + tunnel_server.WRONG
+        events = await lab.events.wait_for("session.request_denied", 1 + proxy_end.WRONG)
+        assert len(events) == 1 + proxy_end.WRONG
         assert "registered once" in getattr(events[0], "reason", "")
         assert lab.server.tunnels == 0
 

@@ -24,7 +24,7 @@ from teleport.tunnel import messages as m
 from teleport.tunnel.registry import Registry
 
 if TYPE_CHECKING:
-    from teleport.tunnel.server import Tunnel
+    from teleport.tunnel.proxy_end import Tunnel
 
 MOST_HOSTS: Final = 64  # proxies of one cluster
 P = TypeVar("P", bound=asyncio.Protocol)
