@@ -10,21 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from teleport.audit.events import Exec as ExecEvent
-from teleport.audit.events import Resize, SessionData, SessionEnd, SessionStart
-from teleport.audit.events import Subsystem as SubsystemEvent
-from teleport.authz.channels import exec_is_limited, why_no_command, why_no_shell
 from teleport.authz.decision import AccessDenial
 from teleport.authz.ssh import SSHAccessPermit
 from teleport.errors import LimitExceeded, TeleportError
-from teleport.proxy.recording.facts import SessionEvents
+from teleport.proxy.recording.beginning import may_set, why_not_begun
 from teleport.proxy.recording.files import Files
 from teleport.proxy.recording.needs import Recording
-from teleport.recording.format import RecordingHeader
+from teleport.proxy.recording.story import Asked, Story
 from teleport.recording.outgoing import Outgoing
 from teleport.ssh.client_session import RemoteExit, RemoteSession
 from teleport.ssh.handlers import SessionChannel
@@ -39,11 +34,7 @@ log = logging.getLogger(__name__)
 _CLOSE_SECONDS = 900.0  # a long recording takes seconds for each GiB
 _UNRECORDED = "the recording failed"
 _CLOSE_REMOTE_SECONDS = 0.4  # for the host to say how what it was told to end has ended
-SFTP: Final = "sftp"
 JOIN: Final = "TELEPORT_SESSION"
-# What a client may set: locale and terminal. The host's sshd has a list of its own (AcceptEnv) beside it.
-_VARIABLE = re.compile(r"LANG|LANGUAGE|LC_[A-Z]+|TERM|COLORTERM|NO_COLOR|GIT_PROTOCOL")
-_VALUE = re.compile(r"[A-Za-z0-9_.:,=@+ -]{0,256}")
 _SIGNALS = frozenset(
     ["ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2"]
 )  # RFC 4254 section 6.10
@@ -69,12 +60,8 @@ class RecordedSession:
         self._recording: Recording | None = None
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._client_full = self._recording_full = False
-        self._size_waiting: TerminalSize | None = None
-        self._size_busy = False
-        self._sent = self._received = 0  # bytes to and from the client
-        self.sid = self._tools.new_id()
-        self._events = SessionEvents(self._facts, self.sid, self._tools.emitter)
-        self._began = self._tools.clock.now()
+        self._story = Story(self._tools, self._facts)
+        self.sid = self._story.sid
         self._what: Start = Shell()
         self._files: Files | None = None  # of an sftp session
         self._sync = self._tools.view.mode().endswith("-sync")
@@ -92,7 +79,7 @@ class RecordedSession:
         if name == JOIN:
             self._joining = True
             return True
-        if not _VARIABLE.fullmatch(name) or not _VALUE.fullmatch(value):
+        if not may_set(name, value):
             return False
         self._environment[name] = value
         return True
@@ -137,43 +124,16 @@ class RecordedSession:
                 return Refusal("Sessions are recorded since a moment ago: begin it again.")
             decision = replace(decision, record=self._permit.record)
         self._permit = decision
-        terms = self._permit.channels
-        user = self._facts.user
-        denied: AccessDenial | None = None
-        if self._joining:
-            self._connection.denied("join", "sessions are not joined where the proxy records")
-            return Refusal("Sessions are not joined where the proxy records them.")
-        match what:
-            case Shell():
-                asked, denied = "shell", why_no_shell(terms)
-            case Exec(command=command):
-                if not command or "\0" in command:
-                    return Refusal("The command is empty or contains a zero byte.")
-                asked, denied = "exec", why_no_command(terms, command)
-            case Subsystem(name=name):
-                asked = f"subsystem {name[:80]}"
-                if name != SFTP:
-                    self._connection.denied(asked, "not offered here")
-                    return Refusal("The only subsystem that is offered here is sftp.")
-                if exec_is_limited(terms) and self._facts.told_here:
-                    self._connection.denied(asked, "the roles limit transfers, which a plain sshd does not hold to")
-                    return Refusal("Your roles limit which files may move, and this host cannot hold to that.")
-        if user is not None and user.force_command:
-            # A plain sshd would run what is asked: a forced command is for hosts of ours.
-            self._connection.denied(asked, "the certificate forces a command, which is not done at a plain sshd")
-            return Refusal("Your certificate is good for one command, which this host cannot be held to.")
-        if denied is not None:
-            self._connection.denied(asked, f"{denied.code}: {'; '.join(denied.reasons)}")
-            return Refusal.told(denied.public, denied.hint)
-        return None
+        not_begun = why_not_begun(what, self._facts, decision.channels, joining=self._joining)
+        if not_begun is None:
+            return None
+        if not_begun.asked:
+            self._connection.denied(not_begun.asked, not_begun.reason)
+        return not_begun.told
 
     @property
-    def _command(self) -> str:
-        """As events and the recording name it; empty for a shell."""
-        match self._what:
-            case Exec(command=text) | Subsystem(name=text):
-                return text.encode("utf-8", "backslashreplace").decode()
-        return ""
+    def _asked(self) -> Asked:
+        return Asked(self._what, self._terminal)
 
     # the start
 
@@ -183,20 +143,20 @@ class RecordedSession:
         if self._permit.record or self._noted:
             try:
                 if self._noted:
-                    await tools.recordings.unrecorded(self._header())
+                    await tools.recordings.unrecorded(self._story.header(self._asked))
                 else:
-                    self._recording = await tools.recordings.start(self._header())
+                    self._recording = await tools.recordings.start(self._story.header(self._asked))
             except TeleportError as error:
                 self._connection.denied("session", f"cannot be recorded: {error.message}")
                 self._finished()
                 why = f": {error.message}" if isinstance(error, LimitExceeded) else ""
                 return Refusal(f"The proxy cannot record sessions now, so none is started{why}.")
         if isinstance(self._what, Subsystem):
-            self._files = Files(self._connection, self._events, self._recording, self.end, self._flow)
+            self._files = Files(self._connection, self._story.events, self._recording, self.end, self._flow)
         environment = dict(self._environment)
         try:
             if self._facts.told_here:
-                await self._events.emit(SessionStart, self._began, **self._start_fields())
+                await self._story.started(self._asked, self._permit)
             elif self._recording is not None:
                 environment[vouch.RECORDED_AS] = str(self.sid)  # the node tells of it, under this id
         except Exception:
@@ -241,45 +201,6 @@ class RecordedSession:
         tools.in_background(self._run(remote), f"session {self.sid}")
         return None
 
-    def _header(self) -> RecordingHeader:
-        facts, terminal = self._facts, self._terminal
-        assert facts.user is not None, "a session belongs to a user"
-        return RecordingHeader(
-            sid=str(self.sid),
-            started=self._began,
-            user=facts.user.name,
-            login=facts.login,
-            node_id=facts.node.host_id,
-            node_name=facts.node.hostname,
-            cluster=facts.cluster,
-            command=self._command,
-            interactive=terminal is not None,
-            terminal=terminal.term if terminal else "",
-            width=terminal.size.columns if terminal else 0,
-            height=terminal.size.rows if terminal else 0,
-            client=str(facts.client),
-            recorder=str(self._tools.config.proxy_id),
-            told_by_node=not facts.told_here,
-        )
-
-    @property
-    def _common(self) -> dict[str, Any]:
-        return {
-            "initial_command": [self._command] if self._command else [],
-            "session_recording": self._tools.view.mode() if self._permit.record else "off",
-            "interactive": self._terminal is not None,
-        }
-
-    def _start_fields(self) -> dict[str, Any]:
-        user, permit = self._facts.user, self._permit
-        assert user is not None
-        device, lease = (user.mfa_device if permit.mfa_verified else ""), ""
-        if permit.lease is not None:
-            device, lease = permit.lease.spec.device, permit.lease.name
-        factor = {name: value for name, value in (("with_mfa", device), ("mfa_lease", lease)) if value}
-        size = str(self._terminal.size) if self._terminal else ""
-        return {"size": size, "cert_serial": user.serial, **self._common, **factor}
-
     # bytes
 
     def _output(self, data: bytes, is_stderr: bool) -> None:
@@ -293,7 +214,7 @@ class RecordedSession:
                 recording.record_output(data)
         if self._files is not None and not is_stderr and not self._files.server_sends(data):
             return
-        self._sent += len(data)
+        self._story.sent += len(data)
         if self._terminal is None:
             self._connection.active()
         self._outgoing.send(data, is_stderr, hold=self._is_held(is_stderr))
@@ -343,7 +264,7 @@ class RecordedSession:
             self._channel.pause_reading()
 
     def data_received(self, data: bytes) -> None:
-        self._received += len(data)
+        self._story.received += len(data)
         self._connection.active()
         if self._files is not None and not self._files.client_sends(data):
             return
@@ -371,19 +292,7 @@ class RecordedSession:
         self._remote.resize(size)
         if self._recording is not None and not self._recording.failed.done():
             self._recording.resize(size.columns, size.rows)
-        self._size_waiting = size
-        if not self._size_busy:
-            self._size_busy = True
-            self._tools.in_background(self._report_sizes(), f"resize session {self.sid}")
-
-    async def _report_sizes(self) -> None:
-        """Events of sizes, one at a time: of many sizes in a row the last one counts."""
-        try:
-            while self._size_waiting is not None:
-                size, self._size_waiting = self._size_waiting, None
-                await self._events.emit(Resize, self._tools.clock.now(), size=str(size))
-        finally:
-            self._size_busy = False
+        self._story.resized(size)
 
     def signalled(self, name: str) -> bool:
         if self._remote is None or name not in _SIGNALS:
@@ -452,7 +361,8 @@ class RecordedSession:
             recording = self._recording
             unrecorded = recording is not None and (not digest or recording.failed.done())
             if self._facts.told_here:
-                await self._tell_end(ended, reason or (_UNRECORDED if unrecorded else ""), digest)
+                why = reason or (_UNRECORDED if unrecorded else "")
+                await self._story.ended(self._asked, self._permit, ended, why, digest)
             kept = bool(digest) or recording is None
         except TeleportError as error:
             log.error("session end cannot be put on record sid=%s error=%s", self.sid, error)
@@ -466,27 +376,6 @@ class RecordedSession:
                 self._tools.recordings.on_record(str(self.sid))
             self._finished()
         return _UNRECORDED if unrecorded else ""
-
-    async def _tell_end(self, ended: RemoteExit | None, reason: str, digest: str) -> None:
-        now, facts = self._tools.clock.now(), self._facts
-        assert facts.user is not None
-        failed = (f"signal {ended.signal}" if ended and ended.signal else "") or reason
-        if isinstance(self._what, Exec):
-            status = str(ended.status) if ended and ended.status is not None else ""
-            await self._events.emit(ExecEvent, now, command=self._command, exit_code=status, exit_error=failed)
-        elif isinstance(self._what, Subsystem):
-            await self._events.emit(SubsystemEvent, now, name=self._what.name, exit_error=failed)
-        await self._events.emit(SessionData, now, numbered=False, tx=self._sent, rx=self._received)
-        await self._events.emit(
-            SessionEnd,
-            now,
-            participants=[facts.user.name],
-            session_start=self._began,
-            session_stop=now,
-            reason=reason,
-            recording_hash=digest,
-            **self._common,
-        )
 
     async def _end_unstarted(self) -> None:
         await self._end(None, "not started")
