@@ -5,10 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teleport.tunnel import pool
-from teleport.tunnel.pool import (
-    MOST_SPREAD,
-    SEEDS,
+from teleport.tunnel.pool import APART, BURST, LONGEST, MOST_SPREAD, UNPROVED, plan
+from teleport.tunnel.pool_events import (
+    MOST,
     Action,
     Announce,
     Begun,
@@ -23,12 +22,11 @@ from teleport.tunnel.pool import (
     Proxy,
     Reached,
     Renewed,
-    State,
     Told,
     Wake,
     Woke,
-    plan,
 )
+from teleport.tunnel.pool_state import REMEMBERED, SEEDS, State
 
 A, B = Proxy("aaaa", ("a:3024",)), Proxy("bbbb", ("b:3024",))
 
@@ -235,9 +233,9 @@ def test_one_proxy_names_only_so_many_and_they_are_forgotten_with_it() -> None:
     """Addresses that others choose are knocked at: few, seldom, and no longer than whoever named them is heard."""
     many = tuple(Proxy(f"x{number:03}", ("x:1",)) for number in range(500))
     state, actions = played(connected(), Told(100, 0, 2, (A, B, *many), False))
-    assert len(state.known) == pool.MOST
+    assert len(state.known) == MOST
     assert {"aaaa", "bbbb"} <= set(state.known)
-    assert len([one for one in actions if isinstance(one, Dial)]) == pool.UNPROVED
+    assert len([one for one in actions if isinstance(one, Dial)]) == UNPROVED
     assert not any(isinstance(one, Wake) for one in actions), "the end of an attempt wakes it"
     state, _ = plan(state, Lost(101, 0, 2))
     assert set(state.known) == {"aaaa", "bbbb"}
@@ -254,7 +252,7 @@ def test_whoever_names_ever_new_proxies_makes_no_host_look_through_a_network() -
                 dialled += 1
                 state, _ = plan(state, Failed(now, 0, action.tunnel))
         now += 0.01
-    assert 0 < dialled <= (10 + pool.BURST) / pool.APART + pool.UNPROVED
+    assert 0 < dialled <= (10 + BURST) / APART + UNPROVED
     _, actions = plan(state, Lost(now, 0, 1))
     assert ("a:3024",) in [action.addresses for action in actions if isinstance(action, Dial)]
 
@@ -275,7 +273,7 @@ def test_proxies_that_are_many_and_true_are_all_reached() -> None:
 
 
 def test_a_few_failures_cost_nothing_and_many_have_the_others_wait_for_their_turn() -> None:
-    free = int(pool.BURST / pool.APART)
+    free = int(BURST / APART)
     many = tuple(Proxy(f"x{number:02}", (f"x{number}:1",)) for number in range(40))
     state, actions = played(connected(), Told(100, 1, 1, (A, B, *many), False))
     waiting, failed = [one for one in actions if isinstance(one, Dial)], 0
@@ -283,7 +281,7 @@ def test_a_few_failures_cost_nothing_and_many_have_the_others_wait_for_their_tur
         failed += 1
         state, actions = plan(state, Failed(100, 1, waiting.pop().tunnel))
         waiting += [one for one in actions if isinstance(one, Dial)]
-    assert free < failed <= free + pool.UNPROVED
+    assert free < failed <= free + UNPROVED
     (wake,) = [one for one in actions if isinstance(one, Wake)]
     state, actions = plan(state, Woke(wake.at, 1))
     assert any(isinstance(one, Dial) for one in actions)
@@ -299,7 +297,7 @@ def test_a_proxy_that_nobody_names_is_tried_seldom_and_then_forgotten() -> None:
                 began.append(second)
                 state, _ = plan(state, Failed(second, 1, action.tunnel))
     assert 5 < len(began) < 15
-    assert began[-1] < 101 + pool.REMEMBERED
+    assert began[-1] < 101 + REMEMBERED
     assert set(state.known) == {"aaaa"}
 
 
@@ -352,7 +350,7 @@ def test_whatever_happens_no_process_has_two_tunnels_and_nobody_is_given_up(data
                 case Announce(host_ids):
                     assert host_ids == tuple(sorted({host for host, _ in standing.values()}))
                 case Wake(at):
-                    assert now < at <= now + pool.LONGEST, "nor is it woken without end"
+                    assert now < at <= now + LONGEST, "nor is it woken without end"
                     wake = at
 
     happen(Begun(now, 0.5))

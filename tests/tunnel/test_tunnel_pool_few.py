@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teleport.tunnel.pool import (
+from teleport.tunnel.pool import plan
+from teleport.tunnel.pool_events import (
     Action,
     Begun,
     Dial,
@@ -16,12 +17,11 @@ from teleport.tunnel.pool import (
     Proxy,
     Reached,
     Renewed,
-    State,
     Told,
     Wake,
     Woke,
-    plan,
 )
+from teleport.tunnel.pool_state import State
 
 NAMES = ("aaaa", "bbbb", "cccc")
 ALL = tuple(Proxy(name, (f"{name[0]}:3024",)) for name in NAMES)

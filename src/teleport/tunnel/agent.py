@@ -29,8 +29,28 @@ from teleport.ssh.relay import NodeLeg
 from teleport.ssh.tunnel_client import connect_tunnel
 from teleport.transport import memory_pair
 from teleport.tunnel import messages as m
-from teleport.tunnel import pool
 from teleport.tunnel.link import Arrival, Link, Noted, Serve
+from teleport.tunnel.pool import plan
+from teleport.tunnel.pool_events import (
+    Action,
+    Announce,
+    Begun,
+    Close,
+    Dial,
+    Distrusted,
+    Event,
+    Failed,
+    Finish,
+    Halted,
+    Lost,
+    Reached,
+    Renewed,
+    Told,
+    Wake,
+    Woke,
+    proxies_of,
+)
+from teleport.tunnel.pool_state import SEEDS, SPREAD, State
 from teleport.tunnel.reaching import Ways, tunnel_address
 from teleport.tunnel.silence import of_host
 from teleport.tunnel.turn import Turn
@@ -104,8 +124,8 @@ class TunnelAgent:
         self._upgrades: dict[str, None] = {}  # addresses at which a balancer ends TLS
         self._straights: dict[str, None] = {}  # addresses at which a proxy itself answered the last time
         self._check_due = False
-        self._state = pool.State()
-        self._events: asyncio.Queue[Callable[[float, float], pool.Event]] = asyncio.Queue()
+        self._state = State()
+        self._events: asyncio.Queue[Callable[[float, float], Event]] = asyncio.Queue()
         self._links: dict[int, Link] = {}
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: asyncio.TaskGroup | None = None
@@ -181,14 +201,14 @@ class TunnelAgent:
 
     def pause(self) -> None:
         """Another process of this host makes new tunnels; those that stand serve on."""
-        self._put(pool.Halted)
+        self._put(Halted)
 
     async def resume(self) -> None:
-        self._put(pool.Begun)
+        self._put(Begun)
 
     def renewed(self) -> None:
         """The host has new certificates."""
-        self._put(pool.Renewed)
+        self._put(Renewed)
 
     def reconsider(self) -> None:
         """Looks at the proxies anew, soon; to be called when locks, hosts or authorities changed."""
@@ -215,11 +235,11 @@ class TunnelAgent:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                self._put(pool.Begun)
+                self._put(Begun)
                 while True:
                     make = await self._events.get()
                     event = make(loop.time(), random.random())  # noqa: S311 - spreads attempts, guards nothing
-                    self._state, actions = pool.plan(self._state, event)
+                    self._state, actions = plan(self._state, event)
                     for action in actions:
                         self._do(action)
         finally:
@@ -229,22 +249,22 @@ class TunnelAgent:
                 link.abort()
             self.turn.now()
 
-    def _put(self, make: Callable[[float, float], pool.Event]) -> None:
+    def _put(self, make: Callable[[float, float], Event]) -> None:
         self._events.put_nowait(make)
 
-    def _do(self, action: pool.Action) -> None:
+    def _do(self, action: Action) -> None:
         match action:
-            case pool.Dial(number, addresses):
+            case Dial(number, addresses):
                 link = self._links[number] = Link(self, number)
                 assert self._tasks is not None, "actions are carried out in `run`"
                 self._tasks.create_task(self._keep(link, addresses), name=f"tunnel {number}")
-            case pool.Close(number):
+            case Close(number):
                 if number in self._links:
                     self._links[number].abort()
-            case pool.Finish(number):
+            case Finish(number):
                 if number in self._links:
                     self._links[number].finish()
-            case pool.Announce(proxies):
+            case Announce(proxies):
                 if proxies:
                     self._first.set()
                     self._stands.set()
@@ -253,10 +273,10 @@ class TunnelAgent:
                     self._stands.clear()
                 log.info("tunnels to %d proxies: %s", len(proxies), ", ".join(proxies) or "none")
                 self._changed()
-            case pool.Wake(at):
+            case Wake(at):
                 if self._wake is not None:
                     self._wake.cancel()
-                self._wake = asyncio.get_running_loop().call_at(at, self._put, pool.Woke)
+                self._wake = asyncio.get_running_loop().call_at(at, self._put, Woke)
 
     async def _keep(self, link: Link, addresses: Sequence[str]) -> None:
         """One attempt, and the tunnel that comes of it."""
@@ -266,28 +286,28 @@ class TunnelAgent:
                 host_id, epoch, address = await self._reach(link, addresses or await self._seeds())
             except (TeleportError, OSError) as error:
                 answered = link.met or isinstance(error, ConnectionError)
-                self._put(lambda now, draw: pool.Failed(now, draw, number, answered))
+                self._put(lambda now, draw: Failed(now, draw, number, answered))
                 return
             except Exception:  # what answers is a stranger: a mistake of ours in hearing it must not end the daemon
                 log.exception("no tunnel by %s", ", ".join(addresses) or "the addresses that proxies tell")
-                self._put(lambda now, draw: pool.Failed(now, draw, number))
+                self._put(lambda now, draw: Failed(now, draw, number))
                 return
-            self._put(lambda now, draw: pool.Reached(now, draw, number, host_id, epoch, address))
+            self._put(lambda now, draw: Reached(now, draw, number, host_id, epoch, address))
             link.stands()
             link.reconsider()  # what changed while it was made was told to nobody
             assert link.tunnel is not None
             reason = await link.tunnel.wait_lost()
             log.info("the tunnel to the proxy %s ended: %s", host_id, reason or "closed")
             ended_there = link.tunnel.ended_there
-            self._put(lambda now, draw: pool.Lost(now, draw, number, ended_there))
+            self._put(lambda now, draw: Lost(now, draw, number, ended_there))
         finally:
             link.over()
             self._links.pop(number, None)
             if link.was_lost and not self._leading():
                 # a proxy that may not be here is not waited for: news of a lifted lock comes by auth alone
                 self._stands.clear()
-                spread = self._state.spread(pool.SEEDS)
-                waits = ON_ITS_WAY + spread * (LATE if spread > pool.SPREAD else 1)
+                spread = self._state.spread(SEEDS)
+                waits = ON_ITS_WAY + spread * (LATE if spread > SPREAD else 1)
                 self._awaited = asyncio.get_running_loop().time() + (waits if link.trusted else 0.0)
                 if link.trusted and ended_there:  # others have lost theirs, too
                     self.turn.lost(spread, waits, self._state.announced)
@@ -414,16 +434,16 @@ class TunnelAgent:
         return identity
 
     def distrusted(self, number: int, *, at_once: bool) -> None:
-        self._put(lambda now, draw: pool.Distrusted(now, draw, number, at_once))
+        self._put(lambda now, draw: Distrusted(now, draw, number, at_once))
 
     def put_on_record(self, proxy: HostIdentity, peer: tuple[str, int], reason: str) -> None:
         self._ended(proxy, peer, reason)
 
     def told(self, number: int, news: m.News) -> None:
-        proxies = pool.proxies_of([(one.host_id, one.addresses) for one in news.proxies])
+        proxies = proxies_of([(one.host_id, one.addresses) for one in news.proxies])
         most = self._connections() if news.connections > 0 else 0  # proxies may ask for more than the cluster does
         spread = max(news.spread, 0) / 1000
-        self._put(lambda now, draw: pool.Told(now, draw, number, proxies, news.leaving, most, spread))
+        self._put(lambda now, draw: Told(now, draw, number, proxies, news.leaving, most, spread))
 
     def take(self, channel: Channel, peer: tuple[str, int], arrival: Arrival) -> None:
         """Hands the client behind `channel` to the node service."""

@@ -1,5 +1,5 @@
 """Which tunnels a host keeps: one to each proxy that it knows of, or to as many as it is told. Pure: `plan(state,
-event)` gives state and actions.
+event)` gives state and actions. What is known of proxies follows from events by the rules of `tunnel.pool_state`.
 
 Rules it keeps:
 - Told to keep a number of tunnels, it chooses by chance, so that hosts spread over the proxies; those that fail are
@@ -13,36 +13,47 @@ Rules it keeps:
   was told (up to `MOST_SPREAD`). That is for proxies that ended; a network that was gone is no reason to wait.
 - A proxy that says it leaves is left for another process of it, or another proxy, and only when one has been reached:
   then its tunnel is *finished*, which ends it when nothing uses it any more.
-- What a proxy says of others adds to what is known and takes nothing away: a proxy that proved itself is known while it
-  is held and for `REMEMBERED` afterwards, whatever others say; where it was reached, and its own word about that, come
-  before theirs. So one that is hostile, or behind the times, makes nobody leave the others. What one said counts while
-  its tunnel stands (while none does, what all of them said last), within `MOST` proxies and `MOST_ADDRESSES` of each.
 - Proxies that are only named are dialled few at a time, and after failures seldom: whoever names ever new ones makes no
   host look through a network for them, and keeps it from no proxy that it has reached before.
 - The addresses of the configuration (`SEEDS`) are asked only while no proxy is known that could be reached.
 
-Times are seconds of a monotonic clock; `draw` is a random number from 0 to 1, for pauses that spread.
+Times are seconds of a monotonic clock.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
 from typing import Final, TypeVar, assert_never
 
-SEEDS: Final = ""  # the target that stands for the configured addresses; every other target is a proxy's UUID
+from teleport.tunnel.pool_events import (
+    MOST,
+    Action,
+    Announce,
+    Begun,
+    Close,
+    Dial,
+    Distrusted,
+    Event,
+    Failed,
+    Finish,
+    Halted,
+    Lost,
+    Reached,
+    Renewed,
+    Told,
+    Wake,
+    Woke,
+)
+from teleport.tunnel.pool_state import SEEDS, SPREAD, Held, Pause, State, heard_of, reckoned
+
 FIRST: Final = 0.5  # seconds of the first pause
 LONGEST: Final = 8.0  # seconds (`ours.md`)
-SPREAD: Final = 1.0  # seconds within which a tunnel that lived is made anew
 MOST_SPREAD: Final = 90.0  # seconds, however many hosts a proxy says that it has
 LIVED: Final = 10.0  # seconds after which the end of a tunnel says nothing against its proxy
 LATELY: Final = 30.0  # seconds after a pause in which other proxies are chosen first
-MOST: Final = 64  # proxies that are known at once, and that one of them may name
-MOST_ADDRESSES: Final = 4  # of one proxy, by its own word and by the others' together
-REMEMBERED: Final = 300.0  # seconds for which a proxy that was held is known though nobody names it ...
-SELDOM: Final = 60.0  # ... and tried after pauses of up to so many seconds
+SELDOM: Final = 60.0  # seconds of the longest pause, for a proxy that nobody names any more
 UNPROVED: Final = 8  # proxies that were never reached and are dialled at the same time ...
 APART: Final = 0.25  # ... and seconds that each failure of one of them costs ...
 BURST: Final = 2.0  # ... once they come to more than that
@@ -50,206 +61,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """A proxy as others name it: its UUID and where its tunnel listener is reached, `host:port` each."""
-
-    host_id: str
-    addresses: tuple[str, ...]
-
-
-# events
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    now: float
-    draw: float
-
-
-@dataclass(frozen=True, slots=True)
-class Begun(_Event):
-    """The host may keep tunnels (again)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Halted(_Event):
-    """Another process of the host does: what there is stays, nothing new is dialled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Woke(_Event):
-    """The time that was asked for has come."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reached(_Event):
-    """The attempt `tunnel` has become a tunnel to this process of a proxy, by that address."""
-
-    tunnel: int
-    host_id: str
-    epoch: int
-    address: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed(_Event):
-    """The attempt `tunnel` came to nothing; `answered`: there was an answer, if only that nobody listens."""
-
-    tunnel: int
-    answered: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Lost(_Event):
-    """The tunnel ended, whoever ended it; `answered`: the other end did, rather than the network."""
-
-    tunnel: int
-    answered: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Told(_Event):
-    """A proxy says by `tunnel` which proxies there are, to how many of them a tunnel is kept, and whether its own
-    process leaves."""
-
-    tunnel: int
-    proxies: tuple[Proxy, ...]
-    leaving: bool
-    most: int = 0  # to how many proxies a tunnel is kept; 0: to all
-    spread: float = 0.0  # seconds over which the proxy's hosts come back
-
-
-@dataclass(frozen=True, slots=True)
-class Renewed(_Event):
-    """The host has new certificates: tunnels that were made with the former ones are replaced."""
-
-
-@dataclass(frozen=True, slots=True)
-class Distrusted(_Event):
-    """The certificate by which the proxy proved itself does not count any more; or, `at_once`, that proxy may not be
-    here (it is locked, or was expelled)."""
-
-    tunnel: int
-    at_once: bool
-
-
-Event = Begun | Halted | Woke | Reached | Failed | Lost | Told | Renewed | Distrusted
-
-
-# actions
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """Try the addresses in turn; none stands for those of the configuration."""
-
-    tunnel: int
-    addresses: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """End the tunnel now: there is another one to the same process, or its proxy may not be here."""
-
-    tunnel: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """End the tunnel when nothing uses it any more."""
-
-    tunnel: int
-
-
-@dataclass(frozen=True, slots=True)
-class Announce:
-    """The proxies through which the host is reached have changed."""
-
-    host_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """Give `Woke` at this time; it takes the place of what was asked before."""
-
-    at: float
-
-
-Action = Dial | Close | Finish | Announce | Wake
-
-
-# state
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A tunnel that stands."""
-
-    host_id: str
-    epoch: int
-    since: float
-    leaving: bool = False
-    stale: bool = False  # it leaves because a certificate, ours or the proxy's, is a former one, or others are enough
-    finished: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Not before `until`; after so many attempts in a row that gave nothing."""
-
-    failures: int
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """All that the pool knows."""
-
-    running: bool = False
-    known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # addresses by proxy; follows from the others
-    told: Mapping[str, tuple[Proxy, ...]] = field(default_factory=dict)  # by the proxy that said so last
-    proved: Mapping[str, float] = field(default_factory=dict)  # proxies that were held, and since when they are not
-    spent: float = 0.0  # until when the failures of proxies that were never reached are paid for, at `APART` each
-    reached_at: Mapping[str, str] = field(default_factory=dict)  # addresses of those that are or were held
-    held: Mapping[int, Held] = field(default_factory=dict)
-    attempts: Mapping[int, tuple[str, float]] = field(default_factory=dict)  # target, and when it began
-    pauses: Mapping[str, Pause] = field(default_factory=dict)
-    announced: tuple[str, ...] = ()
-    last: int = 0  # the number of the last attempt
-    counts: Mapping[str, int] = field(default_factory=dict)  # by who told, to how many a tunnel is kept; 0: to all
-    spreads: Mapping[str, float] = field(default_factory=dict)  # by who told, seconds over which its hosts come back
-
-    @property
-    def most(self) -> int:
-        """To how many proxies a tunnel is kept; 0: to all, which one of those that are heard can ask for alone."""
-        heard = [count for teller, count in self.counts.items() if teller in self.reached_by]
-        counts = heard or list(self.counts.values())
-        return max(counts) if counts and all(counts) else 0
-
-    @property
-    def reached_by(self) -> tuple[str, ...]:
-        """The proxies that lead here, sorted."""
-        return tuple(sorted({one.host_id for one in self.held.values()}))
-
-    def met(self, target: str) -> bool:
-        """Whether the target is the configuration's, or a proxy that has proved itself."""
-        return target == SEEDS or target in self.proved or target in self.reached_by
-
-    def spread(self, target: str) -> float:
-        """Seconds over which those that have lost this target come back."""
-        told = max(self.spreads.values(), default=0.0) if target == SEEDS else self.spreads.get(target, 0.0)
-        return max(told, SPREAD)
-
-    def serving(self, host_id: str) -> bool:
-        """Whether there is a tunnel to a process of that proxy which does not leave."""
-        return any(one.host_id == host_id and not one.leaving for one in self.held.values())
-
-
 def plan(state: State, event: Event) -> tuple[State, list[Action]]:
     """What follows from an event. What is said about tunnels that are gone changes nothing."""
     state, actions = _after(state, event)
-    state = _reckoned(state, event.now)
+    state = reckoned(state, event.now)
     state, more = _settle(state, event)
     return state, [*actions, *more]
 
@@ -354,50 +169,6 @@ def _distrusted(state: State, event: Distrusted) -> tuple[State, list[Action]]:
     return replace(state, told=_without(state.told, one.host_id)), [Close(event.tunnel)]
 
 
-def _heard(state: State) -> Mapping[str, tuple[Proxy, ...]]:
-    """What counts of what was said."""
-    heard = {teller: said for teller, said in state.told.items() if teller in state.reached_by}
-    return heard or state.told
-
-
-def _reckoned(state: State, now: float) -> State:
-    """With what is known now: who is held, was held a short while ago, or is named by those who are heard."""
-    proved = {host_id: since for host_id, since in state.proved.items() if now - since < REMEMBERED or not state.held}
-    proved = dict(sorted(proved.items(), key=lambda one: -one[1])[:MOST])
-    held = state.reached_by
-    told = {teller: said for teller, said in state.told.items() if teller in held or teller in proved}
-    counts = {teller: count for teller, count in state.counts.items() if teller in told}
-    spreads = {teller: spread for teller, spread in state.spreads.items() if teller in told}
-    at = {host_id: address for host_id, address in state.reached_at.items() if host_id in held or host_id in proved}
-    state = replace(state, proved=proved, told=told, reached_at=at, counts=counts, spreads=spreads)
-    heard = _heard(state)
-    named = Counter(host_id for said in heard.values() for host_id in {one.host_id for one in said})
-    others = sorted((host_id for host_id in named if host_id not in held), key=lambda one: (-named[one], one))
-    known = dict.fromkeys((*held, *others, *proved))
-    addresses = {host_id: _addresses(state, heard, host_id) for host_id in list(known)[:MOST]}
-    pauses = {target: pause for target, pause in state.pauses.items() if target == SEEDS or target in addresses}
-    return replace(state, known=addresses, pauses=pauses)
-
-
-def _addresses(state: State, heard: Mapping[str, tuple[Proxy, ...]], host_id: str) -> tuple[str, ...]:
-    """Of a proxy: where it was reached and its own word first, with room for what the others say of one that has moved.
-    What nobody says any more is remembered."""
-    own = [address for one in state.told.get(host_id, ()) if one.host_id == host_id for address in one.addresses]
-    others = [
-        address
-        for teller in sorted(heard)
-        for one in heard[teller]
-        if one.host_id == host_id != teller
-        for address in one.addresses
-    ]
-    at = state.reached_at.get(host_id, "")
-    if at and at not in own and (own or others):  # by a configured address, that is, or before it moved
-        own = [*own[:1], at, *own[1:]]
-    first = MOST_ADDRESSES // 2
-    found = dict.fromkeys((*own[:first], *others[:first], *own[first:], *others[first:]))
-    return tuple(found)[:MOST_ADDRESSES] or state.known.get(host_id, ())
-
-
 def _settle(state: State, event: Event) -> tuple[State, list[Action]]:
     """What is due, whatever happened: dials, tunnels that are not needed any more, and the next look."""
     actions: list[Action] = []
@@ -486,7 +257,7 @@ def _paused(state: State, target: str, began: float, draw: float, *, spread: boo
     """The target is let alone for a while after an attempt that began then and gave nothing; with `spread`, no shorter
     than it takes for all the others to come back, too."""
     former = state.pauses.get(target, Pause(0, 0.0))
-    named = target == SEEDS or any(one.host_id == target for said in _heard(state).values() for one in said)
+    named = target == SEEDS or any(one.host_id == target for said in heard_of(state).values() for one in said)
     length = min(LONGEST if named else SELDOM, FIRST * 2 ** min(former.failures, 16)) * (0.5 + 0.5 * draw)
     if spread and state.spread(target) > SPREAD:
         length = max(length, state.spread(target) * draw)
@@ -495,8 +266,3 @@ def _paused(state: State, target: str, began: float, draw: float, *, spread: boo
 
 def _without(table: Mapping[K, V], key: K) -> Mapping[K, V]:
     return {name: value for name, value in table.items() if name != key}
-
-
-def proxies_of(entries: Sequence[tuple[str, Sequence[str]]]) -> tuple[Proxy, ...]:
-    """Proxies as they are told: those that have an address, by UUID, so that equal sets are equal values."""
-    return tuple(Proxy(host_id, tuple(addresses)) for host_id, addresses in sorted(entries) if addresses)[:MOST]

@@ -18,7 +18,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from teleport.tunnel.pool import MOST_SPREAD, SPREAD
+from teleport.tunnel.pool import MOST_SPREAD
+from teleport.tunnel.pool_state import SPREAD
 
 LONGEST: Final = 2 * MOST_SPREAD  # seconds, from the first loss of the tunnel on
 CATCH_UP: Final = 3.0  # seconds for which a client waits until the host has heard auth
