@@ -41,6 +41,8 @@ from teleport.transport.auth_relay import AuthRelay
 from teleport.transport.tls import cluster_client_context
 from teleport.tunnel.agent import AgentConfig, TunnelAgent
 from teleport.tunnel.link import Link
+from teleport.tunnel.proxy_login import ProxyLogin
+from teleport.tunnel.reaching import Ways
 from teleport.tunnel.seeds import seeds
 
 HANDSHAKES = 16  # of tunnels at once in one process
@@ -59,15 +61,15 @@ class _Labels:
         return {"env": "bench"}
 
 
-class _InTurn(TunnelAgent):
+class _InTurn(ProxyLogin):
     """Begins a tunnel as quickly as a host does that has a processor of its own. If hundreds in one process did so at
     once, each would take seconds, and proxies would judge them by that."""
 
     at_once: asyncio.Semaphore
 
-    async def _log_in(self, link: Link, address: str) -> tuple[str, int]:
+    async def log_in(self, link: Link, address: str) -> tuple[str, int]:
         async with self.at_once:
-            return await super()._log_in(link, address)
+            return await super().log_in(link, address)
 
 
 class Simulated:
@@ -107,16 +109,20 @@ class Simulated:
             host_keys=[HostKey(estate.ssh_key.encode(), host.ssh_cert)],
         )
         proxies = [("127.0.0.1", estate.web)]
-        self.agent = _InTurn(
-            AgentConfig(estate.cluster, UUID(host.host_id), 1, ("127.0.0.1",)),
+        config = AgentConfig(estate.cluster, UUID(host.host_id), 1, ("127.0.0.1",))
+        key = ClientKey(estate.ssh_key.encode(), host.ssh_cert)
+        self.agent = TunnelAgent(
+            config,
             hosts=self.view,
-            key=lambda: ClientKey(estate.ssh_key.encode(), host.ssh_cert),
+            key=lambda: key,
             seeds=lambda: seeds(proxies),
             accept=self.service.accepted,
             changed=self._tunnels_changed,
             clock=CLOCK,
         )
-        self.agent.at_once = at_once
+        server_id, believed, ways = self.agent.server_id, self.agent.believed, Ways(config.configured)
+        self.agent.login = in_turn = _InTurn(server_id, config.epoch, lambda: key, believed, ways)
+        in_turn.at_once = at_once
 
     def _tunnels_changed(self) -> None:
         if self._cache is not None and self.agent.proxies:

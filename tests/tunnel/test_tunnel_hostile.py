@@ -240,7 +240,7 @@ async def test_a_proxy_leads_hosts_to_no_address_of_the_link_and_to_nothing_on_t
         lab.server.set_proxies(known)
         host = lab.hosts.host(SystemRole.NODE, "node")
         agent = await lab.agent(host, configured=(name,))
-        agent._ways = _Named(name, lab.address)
+        agent.login.ways = _Named(name, lab.address)
         await wait_until(lambda: "localhost" in caplog.text and "is not dialled" in caplog.text)
         assert "169.254.169.254 (169.254.169.254) is not dialled" in caplog.text
         assert "127.0.0.1 (127.0.0.1) is not dialled" in caplog.text

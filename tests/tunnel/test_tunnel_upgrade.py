@@ -58,7 +58,7 @@ async def test_a_host_keeps_its_tunnel_inside_a_websocket_where_tls_is_ended(tmp
         await client.says(b"x" * 300_000, b"hello " + b"x" * 300_000)
         (link,) = agent._links.values()
         assert link.peer == ("127.0.0.1", port)
-        assert list(agent._upgrades) == [f"127.0.0.1:{port}"]
+        assert list(agent.login._upgrades) == [f"127.0.0.1:{port}"]
         (tunnel,) = lab.server.registry.every()
         tunnel._abort("cut")
         await (await lab.server.connect(str(host.host_id), Client)).says(b"again", b"hello again")
@@ -71,7 +71,7 @@ async def test_who_answers_inside_a_websocket_has_to_be_a_proxy_all_the_same(tmp
     async with tunnels() as lab, balancer(tmp_path, to(lab)) as port:
         lab.hosts.refused[str(lab.proxy.host_id)] = AccessDenied("The host is locked.")
         agent = await lab.agent(lab.hosts.host(SystemRole.NODE, "node"), seeds=[f"127.0.0.1:{port}"])
-        await wait_until(lambda: any("locked" in said for said in agent._said.values()))
+        await wait_until(lambda: any("locked" in said for said in agent.login._said.values()))
         assert agent.tunnels == 0
         await lab.stack.aclose()
         await _no_tasks_of_websockets()

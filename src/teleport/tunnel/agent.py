@@ -1,10 +1,8 @@
 """The end of reverse tunnels that dials out: carries out what `pool` decides, and hands clients to the node service.
 
 A proxy is believed by its host certificate alone: role Proxy of this cluster, and asked about again whenever locks,
-hosts or authorities change, as long as its tunnel stands. Addresses come from the configuration, from what a proxy's
-web page says, and from proxies; none is trusted to lead to the right place, and only some are dialled at all
-(`reaching`). What a proxy may ask is one thing, the node service of this very host; whoever comes is judged there, as
-at its listener.
+hosts or authorities change, as long as its tunnel stands. How one is found and proves itself is in `proxy_login`. What
+a proxy may ask is one thing, the node service of this very host; whoever comes is judged there, as at its listener.
 """
 
 from __future__ import annotations
@@ -19,17 +17,15 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from teleport.clock import Clock
-from teleport.errors import AccessDenied, BadRequest, ConnectionProblem, TeleportError
+from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
-from teleport.recording.sanitise import one_line
 from teleport.ssh.client import ClientKey
 from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.handlers import Channel
 from teleport.ssh.relay import NodeLeg
-from teleport.ssh.tunnel_client import connect_tunnel
 from teleport.transport import memory_pair
 from teleport.tunnel import messages as m
-from teleport.tunnel.link import Arrival, Link, Noted, Serve
+from teleport.tunnel.link import Arrival, Link, Serve
 from teleport.tunnel.pool import plan
 from teleport.tunnel.pool_events import (
     Action,
@@ -51,19 +47,17 @@ from teleport.tunnel.pool_events import (
     proxies_of,
 )
 from teleport.tunnel.pool_state import SEEDS, SPREAD, State
-from teleport.tunnel.reaching import Ways, tunnel_address
-from teleport.tunnel.silence import of_host
+from teleport.tunnel.proxy_login import ProxyLogin
+from teleport.tunnel.reaching import Ways
 from teleport.tunnel.turn import Turn
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS: Final = 4.0  # for a TCP connection; shorter than the longest pause
 ON_ITS_WAY: Final = 25.0  # seconds for which connections to auth wait for a tunnel that is made anew, and ...
 # ... so many times those in which the many hosts of a proxy come back. One that is slower than it said is not helped by
 # hosts that ask it for other ways meanwhile: with ten thousand, those who still waited brought the rest to a stand.
 LATE: Final = 3
 OPEN_SECONDS: Final = 10.0  # for a proxy to reach auth
-LOGIN_SECONDS: Final = 15.0  # for all that follows, each way
 
 Seeds = Callable[[], Awaitable[Sequence[str]]]
 
@@ -112,17 +106,14 @@ class TunnelAgent:
         another cluster's proxy asks for (`proxy.from_clusters`), nobody is handed to `accept`."""
         self.config = config
         self._hosts = hosts
-        self._key = key
         self._seeds = seeds
         self._accept = accept
         self._changed = changed
         self.clock = clock
+        self.login = ProxyLogin(self.server_id, config.epoch, key, self.believed, Ways(config.configured))
         self.serve = serve
         self._connections = connections
         self._ended = ended
-        self._ways = Ways(config.configured)
-        self._upgrades: dict[str, None] = {}  # addresses at which a balancer ends TLS
-        self._straights: dict[str, None] = {}  # addresses at which a proxy itself answered the last time
         self._check_due = False
         self._state = State()
         self._events: asyncio.Queue[Callable[[float, float], Event]] = asyncio.Queue()
@@ -133,7 +124,6 @@ class TunnelAgent:
         self._stands = asyncio.Event()  # while there is a tunnel
         self._awaited = 0.0  # loop time until which the next tunnel is waited for
         self.turn = Turn()
-        self._said: dict[str, str] = {}  # by address, why it was not reached
 
     @property
     def proxies(self) -> tuple[str, ...]:
@@ -283,7 +273,7 @@ class TunnelAgent:
         number, ended_there = link.number, False
         try:
             try:
-                host_id, epoch, address = await self._reach(link, addresses or await self._seeds())
+                host_id, epoch, address = await self.login.reach(link, addresses or await self._seeds())
             except (TeleportError, OSError) as error:
                 answered = link.met or isinstance(error, ConnectionError)
                 self._put(lambda now, draw: Failed(now, draw, number, answered))
@@ -311,109 +301,6 @@ class TunnelAgent:
                 self._awaited = asyncio.get_running_loop().time() + (waits if link.trusted else 0.0)
                 if link.trusted and ended_there:  # others have lost theirs, too
                     self.turn.lost(spread, waits, self._state.announced)
-
-    async def _reach(self, link: Link, addresses: Sequence[str]) -> tuple[str, int, str]:
-        """UUID and epoch of the proxy that answered first, and where. Raises the last problem."""
-        problem: Exception = ConnectionProblem("no proxy has said where its tunnels end")
-        for address in addresses:
-            try:
-                link.anew()
-                host_id, epoch = await self._log_in(link, address)
-            except (TeleportError, OSError, TimeoutError, ValueError, OverflowError) as error:
-                problem = error
-                if isinstance(error, TimeoutError):
-                    problem = ConnectionProblem(f"{address}: nothing came")
-                elif isinstance(error, ValueError | OverflowError):  # strangers tell addresses
-                    problem = BadRequest(f"{one_line(address, 100)} is no address: {one_line(str(error), 100)}")
-                if self._said.get(address) != str(problem):
-                    log.warning("no tunnel to %s: %s", address, problem)
-                self._said = {**self._said, address: str(problem)} if len(self._said) < 256 else {}
-                link.abort()
-            else:
-                self._said.pop(address, None)
-                return host_id, epoch, address
-        raise problem
-
-    async def _log_in(self, link: Link, address: str) -> tuple[str, int]:
-        """Straight; and, where somebody answers who is no SSH server, within a websocket: a balancer may end TLS there.
-        The way that led to a proxy is tried first the next time."""
-        ways: list[Callable[[Link, str], Awaitable[tuple[str, int]]]] = [self._straight, self._upgraded]
-        if address in self._upgrades:
-            ways.reverse()
-        try:
-            return await ways[0](link, address)
-        except TimeoutError:
-            if link.met and not link.certificate:  # an attempt takes no longer than that; the next one begins otherwise
-                self._remember(address, upgrade=ways[0] == self._straight)
-            raise
-        except ConnectionProblem as first:
-            link.abort()
-            if not link.met or link.certificate or address in self._straights:
-                self._straights.pop(address, None)  # the next time, everything is tried
-                raise
-            log.debug("no tunnel to %s: %s; trying another way", address, first)
-            try:
-                return await ways[1](link, address)
-            except (TeleportError, OSError, TimeoutError):
-                if link.certificate:  # that one is about who answered
-                    raise
-                raise first from None
-
-    async def _straight(self, link: Link, address: str) -> tuple[str, int]:
-        place = tunnel_address(address)
-
-        async def reach(protocol: asyncio.Protocol) -> None:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await self._ways.connect(Noted(protocol, link), place.host, place.port)
-
-        async with asyncio.timeout(LOGIN_SECONDS):
-            found = await self._proved(link, address, reach)
-        self._remember(address, upgrade=False)
-        self._straights = {**self._straights, address: None} if len(self._straights) < 256 else {address: None}
-        return found
-
-    async def _upgraded(self, link: Link, address: str) -> tuple[str, int]:
-        place = tunnel_address(address)
-
-        async def reach(protocol: asyncio.Protocol) -> None:
-            link.peer = await self._ways.upgrade(protocol, place.host, place.port)
-            link.met = True
-
-        async with asyncio.timeout(LOGIN_SECONDS):
-            found = await self._proved(link, address, reach)
-        self._remember(address, upgrade=True)
-        return found
-
-    def _remember(self, address: str, *, upgrade: bool) -> None:
-        """Which way is tried first at an address."""
-        self._upgrades.pop(address, None)
-        if upgrade:
-            self._upgrades = {**self._upgrades, address: None} if len(self._upgrades) < 256 else {address: None}
-
-    async def _proved(
-        self, link: Link, address: str, reach: Callable[[asyncio.Protocol], Awaitable[None]]
-    ) -> tuple[str, int]:
-        """The proxy that proves itself there and takes the tunnel: UUID and epoch."""
-        proved: list[HostIdentity] = []
-
-        def check(certificate: bytes) -> None:
-            link.certificate = certificate
-            proved[:] = [self.believed(certificate, address)]
-
-        link.tunnel = await connect_tunnel(
-            reach,
-            address,
-            login=self.server_id,
-            key=self._key(),
-            check=check,
-            handler=link,
-            keepalive=of_host(0),
-            software=m.SOFTWARE,
-        )
-        reply = await link.tunnel.ask("tunnel-register@teleport", m.encode(m.Register(epoch=self.config.epoch)))
-        epoch = m.decode(reply, m.Registered).epoch
-        link.proved(proved[0])
-        return proved[0].host_id, epoch
 
     # for the links (`link.Agent`)
 
