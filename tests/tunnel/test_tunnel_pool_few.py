@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teleport.tunnel.pool import plan
@@ -157,6 +157,7 @@ def test_new_certificates_replace_the_one_tunnel() -> None:
     assert Finish(1) in actions
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_it_never_has_more_than_it_was_told_and_never_rests_with_less(data: st.DataObject) -> None:
     """Whatever happens: no more attempts and tunnels that stay than asked for; with fewer it dials or will wake."""
