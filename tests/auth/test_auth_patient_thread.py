@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -56,6 +58,58 @@ def test_one_that_hangs_is_not_waited_for_and_those_behind_it_are_refused_at_onc
         except Unanswered:
             last.wait(0.01)
     assert later == [], "what nobody waits for any more is not done"
+
+
+async def test_who_asks_in_a_loop_holds_no_thread_of_the_pool(made: list[PatientThread]) -> None:
+    """A pool of one thread is free all the while, and the loop goes on."""
+    made.append(PatientThread("test", 0.5))
+    loop, go = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    asked = asyncio.ensure_future(made[0].answered(lambda: go.wait(60)))
+    try:
+        async with asyncio.timeout(30):
+            await asyncio.sleep(0)  # it asks
+            assert await asyncio.to_thread(lambda: "free") == "free"
+            assert not asked.done()
+            with pytest.raises(Unanswered, match=r"has not answered for 0\.5 s"):
+                await asked
+            with pytest.raises(Unanswered):
+                await made[0].answered(lambda: 1)
+    finally:
+        go.set()
+
+
+async def test_who_asks_in_a_loop_gets_what_the_call_returns_or_raises(made: list[PatientThread]) -> None:
+    made.append(PatientThread("test", 30.0))
+
+    def wrong() -> None:
+        raise TimeoutError("of its own")
+
+    with pytest.raises(TimeoutError, match="of its own"):
+        await made[0].answered(wrong)
+    assert await made[0].answered(threading.get_ident) != threading.get_ident()
+
+
+async def test_who_asked_in_a_loop_and_went_has_nothing_done(made: list[PatientThread]) -> None:
+    made.append(PatientThread("test", 30.0))
+    began, go, later = threading.Event(), threading.Event(), list[int]()
+
+    def long() -> None:
+        began.set()
+        assert go.wait(60)
+
+    first = asyncio.ensure_future(made[0].answered(long))
+    second = asyncio.ensure_future(made[0].answered(lambda: later.append(1)))
+    try:
+        assert await asyncio.to_thread(began.wait, 30)
+        for asked in (first, second):
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+    finally:
+        go.set()
+    assert await made[0].answered(lambda: 2) == 2
+    assert later == []
 
 
 def test_a_thread_whose_owner_is_gone_ends() -> None:

@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +22,8 @@ from tests.auth.test_auth_rotation import FORWARD, step, who_am_i
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth.authorities.keys import KeysAway, StoredKeys, WrongPin, private_halves
+from teleport.auth.authorities.patient_thread import PatientThread
+from teleport.daemon.key_check import KeyCheck
 from teleport.errors import BadRequest, CompareFailed, TeleportError
 from teleport.identity import SystemRole
 from teleport.pki.keys import generate_p256
@@ -249,23 +254,67 @@ def test_a_session_that_broke_is_opened_anew(tokens: Path) -> None:
     keys.close()
 
 
-def test_a_pin_that_was_refused_is_not_shown_again(tokens: Path) -> None:
+async def test_a_pin_that_was_refused_is_not_shown_again(tokens: Path) -> None:
     """A token locks itself after a few; while the daemon runs somebody may set another PIN."""
     keys = token_keys()
-    keys.check()
+    await keys.check()
     keys._settings = replace(keys._settings, pin="99887766")
     keys._session.close()
     keys._session = None
     with pytest.raises(WrongPin, match="is wrong") as refused:
-        keys.check()
+        await keys.check()
     assert refused.value.exit_code == 78
     opened: list[int] = []
     keys._opened = lambda _: opened.append(1)
     for _ in range(3):
         with pytest.raises(KeysAway, match="is not shown again"):
-            keys.check()
+            await keys.check()
     assert opened == []
     keys.close()
+
+
+class _Silent:
+    """A session of a module that does not answer until `go`."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    @property
+    def token(self) -> Any:
+        assert self.go.wait(60)
+        raise AssertionError("nobody waits for it any more")
+
+    def close(self) -> None: ...
+
+
+async def test_a_module_that_does_not_answer_is_told_and_holds_no_thread_of_the_pool(tokens: Path) -> None:
+    """`/readyz` shows the problem; who asks again meanwhile is answered at once; once it answers all is well."""
+    keys = token_keys()
+    keys._thread.stop()
+    keys._thread = PatientThread("keys of authorities", 0.5)
+    real, keys._session = keys._session, _Silent()
+    silent, check = keys._session, KeyCheck(keys)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    looking = asyncio.ensure_future(check.look())
+    try:
+        async with asyncio.timeout(30):
+            await asyncio.sleep(0)  # it asks
+            assert await asyncio.to_thread(lambda: "free") == "free"
+            assert not looking.done()
+            await looking
+            told = "the PKCS#11 module cannot reach the token: it has not answered for 0.5 s"
+            assert check.problem.startswith(told)
+            began = time.monotonic()
+            for _ in range(20):
+                await check.look()
+            assert check.problem.startswith(told)
+            assert time.monotonic() - began < 0.5 * 5, "twenty that wait would take twenty times as long"
+    finally:
+        keys._session = real
+        silent.go.set()
+    async with asyncio.timeout(30):
+        while check.problem:
+            await check.look()
 
 
 def test_a_slot_that_is_not_there_now_may_come(tokens: Path) -> None:

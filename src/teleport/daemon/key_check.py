@@ -12,7 +12,6 @@ from teleport.errors import TeleportError
 log = logging.getLogger(__name__)
 
 EVERY: Final = 5.0  # seconds between two looks
-PATIENCE: Final = 10.0  # seconds for an answer
 
 
 class KeyCheck:
@@ -29,13 +28,9 @@ class KeyCheck:
             await asyncio.sleep(EVERY)
 
     async def look(self) -> None:
-        """Sets `problem`, and returns once what has the keys has answered, or will not."""
-        asked = asyncio.ensure_future(asyncio.to_thread(self._keys.check))
-        done, _ = await asyncio.wait({asked}, timeout=PATIENCE)
-        if not done:
-            self._say(f"what has the keys has not answered for {PATIENCE:g} s")
+        """Sets `problem`. What does not answer is not waited for without end: `AuthorityKeys.check` raises then."""
         try:
-            await asked
+            await self._keys.check()
         except TeleportError as error:
             self._say(str(error))
         else:

@@ -39,7 +39,7 @@ class WrongPin(KeysAway):
 
 
 class AuthorityKeys(Protocol):
-    """Makes and loads the private keys of authorities. Blocking."""
+    """Makes and loads the private keys of authorities. Blocking, but for `check`."""
 
     def make(self, kind: AuthorityKind, cluster: str, now: datetime) -> Authority:
         """An authority with fresh keys."""
@@ -54,8 +54,8 @@ class AuthorityKeys(Protocol):
         """Ends keys that nothing refers to any more. What cannot be ended is logged: it signs for nobody."""
         ...
 
-    def check(self) -> None:
-        """Raises `KeysAway` when nothing can be signed."""
+    async def check(self) -> None:
+        """Raises `KeysAway` when nothing can be signed, also when what has the keys does not answer."""
         ...
 
 
@@ -79,7 +79,7 @@ class StoredKeys:
     def destroy(self, keys: KeySet) -> None:
         """They went with the resource."""
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """They are where everything else is."""
 
 

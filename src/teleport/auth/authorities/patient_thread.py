@@ -6,6 +6,7 @@ else that needs the pool, and the process could not end, because a pool waits fo
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
@@ -60,20 +61,41 @@ class PatientThread:
     def call(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises. Raises `Unanswered` when it takes too long, and at once while an earlier call
         has taken too long already; then it is not made, unless it had begun."""
-        since = self._turns.since
-        left = self._patience if since is None else self._patience - (time.monotonic() - since)
-        if left <= 0:
-            raise Unanswered(f"it has not answered for {self._patience:g} s")
-        answer: Future[Any] = Future()
-        self._turns.calls.put((work, answer))
+        left, answer = self._asked(work)
         try:
             found: T = answer.result(left)
         except NotYet:
             if answer.done():  # the call itself raised that
                 raise
             answer.cancel()
-            raise Unanswered(f"it has not answered for {self._patience:g} s") from None
+            raise self._unanswered() from None
         return found
+
+    async def answered(self, work: Callable[[], T]) -> T:
+        """As `call`, for who asks in an event loop: no other thread waits."""
+        left, answer = self._asked(work)
+        waiting = asyncio.wrap_future(answer)
+        try:
+            await asyncio.wait({waiting}, timeout=left)
+            if not waiting.done():
+                raise self._unanswered()
+            found: T = waiting.result()
+        finally:
+            waiting.cancel()  # and with it the call, unless it has begun
+        return found
+
+    def _asked(self, work: Callable[[], Any]) -> tuple[float, Future[Any]]:
+        """For how many seconds the answer may be waited for, and where it will be. Raises `Unanswered`."""
+        since = self._turns.since
+        left = self._patience if since is None else self._patience - (time.monotonic() - since)
+        if left <= 0:
+            raise self._unanswered()
+        answer: Future[Any] = Future()
+        self._turns.calls.put((work, answer))
+        return left, answer
+
+    def _unanswered(self) -> Unanswered:
+        return Unanswered(f"it has not answered for {self._patience:g} s")
 
     def stop(self) -> None:
         """Ends the thread once the calls before have come back; there are no further ones."""

@@ -131,11 +131,15 @@ class TokenKeys:
         if session is not None:
             session.close()
 
-    def check(self) -> None:
-        """Raises `TeleportError` when the token is away."""
-        self._with_session(lambda session: session.token.slot.get_token(), "reach the token")
-
     # AuthorityKeys
+
+    async def check(self) -> None:
+        """Raises `KeysAway` when the token is away, or does not answer."""
+        what = "reach the token"
+        try:
+            await self._thread.answered(lambda: self._work(lambda session: session.token.slot.get_token(), what))
+        except Unanswered as error:
+            raise _silent(what, error) from None
 
     def make(self, kind: AuthorityKind, cluster: str, now: datetime) -> Authority:
         """An authority whose keys are made in the token."""
@@ -226,7 +230,7 @@ class TokenKeys:
         try:
             return self._thread.call(lambda: self._work(work, what))
         except Unanswered as error:
-            raise KeysAway(f"the PKCS#11 module cannot {what}: {error}", hint=HINT) from None
+            raise _silent(what, error) from None
 
     def _work(self, work: Callable[[Any], T], what: str) -> T:
         for last in (False, True):
@@ -288,6 +292,10 @@ def _begin_anew(library: Any, error: type[Exception]) -> None:
     with suppress(error):  # what has lost its other end cannot say good-bye to it
         library.finalize()
     library.initialize()
+
+
+def _silent(what: str, error: Unanswered) -> KeysAway:
+    return KeysAway(f"the PKCS#11 module cannot {what}: {error}", hint=HINT)
 
 
 def _problem(what: str, error: Exception) -> KeysAway:
