@@ -272,10 +272,11 @@ async def test_the_kernel_probes_as_late_as_it_is_told() -> None:
             transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=raw)
             transports.append(transport)
             receiver._transport = transport
-            receiver.ask_after(KeepAlive(50.0, 1, 20))
+            receiver.ask_after(KeepAlive(50.0, 1, 20, 35))
             assert (receiver._keepalive_interval, receiver._keepalive_count_max) == (50.0, 1)
             if after is not None:
                 assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == after
+                assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 35_000
     finally:
         for transport in transports:
             transport.close()

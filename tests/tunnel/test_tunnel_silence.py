@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import pytest
 
 from teleport.auth.hosts.presence import HEARTBEAT
 from teleport.auth.hosts.unchanged import EVERY
+from teleport.transport.probes import EVERY as EVERY_PROBE
 from teleport.transport.probes import IDLE
 from teleport.tunnel.silence import LONGEST, QUESTIONS, SHORTEST, of_host, of_proxy, silence_of
 
@@ -26,12 +30,23 @@ def test_a_host_whose_announcements_go_by_the_tunnel_is_asked_nothing_where_ther
     assert of_proxy(10_000).seconds > EVERY
 
 
-def test_kernels_do_not_probe_ten_thousand_tunnels_every_ten_seconds_from_both_ends() -> None:
-    """What is due within 256 ms goes at once, each probe with its answer, and a device may queue no more than 1000."""
-    at_once = 10_000 * 0.256 * 2
-    hosts, proxy = of_host(silence_of(10_000)), of_proxy(10_000)
-    assert at_once / hosts.probed_after + at_once / proxy.probed_after < 500
+def test_kernels_do_not_probe_ten_thousand_tunnels_at_the_same_moment() -> None:
+    """All are told that they are many within a second, and probe so long after: what is due within 256 ms goes at once,
+    each probe with its answer, and a device may queue no more than 1000."""
+    hosts = [of_host(silence_of(10_000), random.random()) for _ in range(10_000)]
+    (_, most), *_ = Counter(host.probed_after for host in hosts).most_common(1)
+    assert most * 0.256 * 2 < 500
+    assert of_proxy(10_000).probed_after > max(host.probed_after for host in hosts) + 3 * EVERY_PROBE
     assert (of_host(0).probed_after, of_proxy(10).probed_after) == (IDLE, IDLE)
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("seconds", [0, SHORTEST, 30, LONGEST])
+def test_no_tunnel_is_dead_by_a_single_probe_that_was_lost(seconds: int, apart: float) -> None:
+    """Linux ends a connection at the first probe after `TCP_USER_TIMEOUT` that finds an earlier one unanswered."""
+    host = of_host(seconds, apart)
+    assert host.gone_after >= host.probed_after + 3 * EVERY_PROBE
+    assert host.gone_after <= LONGEST
 
 
 @pytest.mark.parametrize("said", [-1, 0, 1, 14, 10**9])

@@ -46,6 +46,7 @@ AMPLE_WINDOW = 1024 * 1024  # bytes a peer still takes; below, nothing rests
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 _KEEPIDLE: int | None = getattr(socket, "TCP_KEEPIDLE", None)
+_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class _Scratch(threading.local):
@@ -97,7 +98,7 @@ class IncomingPath(SSHConnection):
     _only_windows = True  # whether the read at hand held nothing but adjustments, and windows are ample after them
     _rest: TimerHandle | None = None
     _heard_at = 0.0  # loop time
-    _probed_after = 0  # seconds; 0: as whoever made the connection has it
+    _probed_after = _gone_after = 0  # seconds; 0: as whoever made the connection has it
 
     def connection_made(self, transport: BaseTransport) -> None:
         # OpenSSH's client leaves Nagle's algorithm on for connections that carry another (`ssh -J`, ProxyCommand) and
@@ -140,7 +141,7 @@ class IncomingPath(SSHConnection):
     def ask_after(self, every: KeepAlive) -> None:
         """How often the other end is asked whether it is there, from the next time on."""
         self._keepalive_interval, self._keepalive_count_max = every.seconds, every.count
-        self._probed_after = every.probed_after
+        self._probed_after, self._gone_after = every.probed_after, every.gone_after
         if self._transport is not None:
             self._probe_later()
 
@@ -149,6 +150,8 @@ class IncomingPath(SSHConnection):
         if self._probed_after and _KEEPIDLE is not None and raw is not None and raw.family in _INTERNET:
             with suppress(OSError):  # the peer is gone; the transport says so in its own way
                 raw.setsockopt(socket.IPPROTO_TCP, _KEEPIDLE, self._probed_after)
+                if self._gone_after and _USER_TIMEOUT is not None:
+                    raw.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, self._gone_after * 1000)
 
     def _reset_keepalive_timer(self) -> None:
         # asyncssh makes a new timer with every read; here the one that runs looks how long ago the last read was.

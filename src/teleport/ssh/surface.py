@@ -93,11 +93,13 @@ class ServerLimits:
 class KeepAlive:
     """How often a client that says nothing is asked whether it is there, and after how many questions without an
     answer its connection ends; `probed_after`: the seconds without a packet after which the kernel probes a connection
-    that it probes (`transport.probes`), 0: as before."""
+    that it probes (`transport.probes`), 0: as before; `gone_after`: the seconds after which a connection is dead on
+    which nothing is acknowledged, 0: as before."""
 
     seconds: float
     count: int
     probed_after: int = 0
+    gone_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)

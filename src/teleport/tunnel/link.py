@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -90,6 +91,7 @@ class Link:
     def __init__(self, agent: Agent, number: int) -> None:
         self._agent = agent
         self.number = number
+        self._apart = secrets.randbelow(1000) / 1000
         self.tunnel: TunnelClient | None = None
         self.peer = ("127.0.0.1", 0)
         self.certificate = b""  # that the far end showed
@@ -162,7 +164,7 @@ class Link:
         if self._stands and self._news is not None:
             self._agent.told(self.number, self._news)
             if self.tunnel is not None:
-                self.tunnel.keep_alive(of_host(self._news.silence))
+                self.tunnel.keep_alive(of_host(self._news.silence, self._apart))
 
     async def arrive(self, data: bytes, channel: Channel) -> StreamHandler | Refusal:
         if self._agent.serve is not None:

@@ -8,8 +8,12 @@ in between, is answer enough.
 
 Where there is little to be heard, the kernel probes each tunnel after 10 s, from both ends. Kernels send what is due
 within a quarter of a second at once: of ten thousand tunnels, more than some network queues hold, and a tunnel whose
-probes are dropped there three times is taken for dead. So in a crowd hosts wait longer before they probe, and the proxy
-leaves it to them: what it sends itself, and nobody acknowledges, tells it soon enough.
+probes are dropped there three times is taken for dead. So in a crowd hosts wait longer before they probe, each for as
+long as chance says: told of a crowd at the same moment, they would all probe at the same moment, too. The proxy leaves
+it to them: what it sends itself, and nobody acknowledges, tells it soon enough.
+
+The kernel counts probes only where no time is set after which a connection is dead (`TCP_USER_TIMEOUT`); where one is,
+a single lost probe is enough once it has passed. So whoever probes later has that time later, too.
 """
 
 from __future__ import annotations
@@ -17,12 +21,13 @@ from __future__ import annotations
 from typing import Final
 
 from teleport.ssh.surface import KeepAlive
-from teleport.transport.probes import IDLE
+from teleport.transport.probes import COUNT, EVERY, IDLE, UNACKNOWLEDGED
 
 SHORTEST: Final = 15  # seconds
 LONGEST: Final = 50  # seconds; an announcement comes each minute, a line of a watch in between
 QUESTIONS: Final = 200  # in a second, of all hosts of one proxy, are few enough
-CROWD_IDLE: Final = 20  # seconds after which hosts of a crowd probe; with three probes, 35 s until they know
+CROWD_IDLE: Final = 20  # seconds after which hosts of a crowd probe ...
+CROWD_APART: Final = 15  # ... and by how many more some do; with three probes, 50 s until all of them know
 PROXY_WAITS: Final = 15  # seconds longer than its hosts: it is for them to ask
 
 
@@ -31,13 +36,14 @@ def silence_of(tunnels: int) -> int:
     return min(max(tunnels // QUESTIONS, SHORTEST), LONGEST)
 
 
-def of_host(seconds: int) -> KeepAlive:
+def of_host(seconds: int, apart: float = 0.0) -> KeepAlive:
     """How a host asks whose proxy wants it to wait for `seconds`; what nobody means is not done: 0 of an older proxy,
-    and a time in which a tunnel that hangs would not be noticed."""
+    and a time in which a tunnel that hangs would not be noticed. `apart`, in [0, 1), is each host's own."""
     seconds = min(max(seconds, SHORTEST), LONGEST)
     if seconds == SHORTEST:
-        return KeepAlive(float(seconds), 2, IDLE)
-    return KeepAlive(float(seconds), 2 if seconds < 2 * SHORTEST else 1, CROWD_IDLE)
+        return KeepAlive(float(seconds), 2, IDLE, UNACKNOWLEDGED // 1000)
+    probed = CROWD_IDLE + int(apart * CROWD_APART)
+    return KeepAlive(float(seconds), 2 if seconds < 2 * SHORTEST else 1, probed, probed + EVERY * COUNT)
 
 
 def of_proxy(tunnels: int) -> KeepAlive:
