@@ -87,6 +87,7 @@ ALL: Final[tuple[Counter | Histogram, ...]] = (
     CACHE_EVENTS,
     CACHE_LOST,
     RECORDING_UPLOADS,
+    DISK_FAILED,
 )
 
 # --- auth

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from teleport import counted
+from teleport.counted import Counter, Histogram
 from teleport.daemon.metric_catalogue import catalogue
 
 
@@ -14,6 +16,16 @@ def test_names_and_labels_are_those_of_prometheus() -> None:
         assert one.meaning.endswith("."), one.name
         assert "\n" not in one.meaning
         assert one.of in {"all", "auth", "auth with S3", "proxy", "node"}, one.name
+
+
+def test_all_that_is_counted_is_shown_by_the_service_that_counts_it() -> None:
+    """None stands outside the lists that services show, and none in two of them."""
+    shown = {"all": counted.ALL, "auth": counted.AUTH, "auth with S3": counted.S3, "proxy": counted.PROXY}
+    there: list[object] = []
+    for one in vars(counted).values():
+        there += one.values() if isinstance(one, dict) else [one]
+    found = {one.name: one.of for one in there if isinstance(one, Counter | Histogram)}
+    assert sorted(found.items()) == sorted((one.name, of) for of, those in shown.items() for one in those)
 
 
 def test_names_of_the_reference_are_kept() -> None:

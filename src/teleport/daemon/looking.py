@@ -63,7 +63,6 @@ class Looking:
         metrics.add(WAITING, lambda: self.seen.waiting)
         metrics.add(OLDEST, lambda: self.seen.oldest)
         metrics.add(LOOKED, lambda: time.monotonic() - self._at)
-        metrics.count([counted.DISK_FAILED])
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -34,7 +34,7 @@ class Described:
 def catalogue() -> list[Described]:
     """All of them, in the order of their names. Raises `ValueError` when two have one name."""
     found: list[Described] = []
-    for one in (*counted.ALL, *counted.AUTH, *counted.S3, *counted.PROXY, counted.DISK_FAILED):
+    for one in (*counted.ALL, *counted.AUTH, *counted.S3, *counted.PROXY):
         found.append(_of_counted(one))
     for module in MODULES:
         found += _in(module)
