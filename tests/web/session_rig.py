@@ -26,7 +26,8 @@ from teleport.testing.auth import CLUSTER, PASSWORD, RunningAuth
 from teleport.testing.clock import FakeClock
 from teleport.testing.views import filled_view
 from teleport.web.origin import CSRF_COOKIE, CSRF_HEADER
-from teleport.web.sessions import COOKIE, WebSession
+from teleport.web.session import WebSession
+from teleport.web.sessions import COOKIE
 from teleport.wire import vouch
 
 LOGIN = "/webapi/sessions/web"

@@ -14,7 +14,7 @@ from teleport.pki.web_secret import WebSecret
 from teleport.testing.clock import FakeClock
 from teleport.web import file_tickets
 from teleport.web.file_tickets import LIFE, File, Tickets
-from teleport.web.sessions import SessionOver, WebSession
+from teleport.web.session import SessionOver, WebSession
 
 FILE = File("example.com", "host", 0, "ann", "/etc/hostname")
 

@@ -20,7 +20,7 @@ from teleport.errors import (
     TeleportError,
 )
 from teleport.web.leaves import ITEMS, LINE, SAID, STREAMED, TEXT, Careful, bounded
-from teleport.web.sessions import SessionOver
+from teleport.web.session import SessionOver
 
 
 class Leaf:

@@ -30,7 +30,8 @@ from teleport.store import records
 from teleport.testing.auth import PASSWORD, RunningAuth, present_clock, running_auth
 from teleport.testing.clock import FakeClock
 from teleport.web.origin import CSRF_COOKIE, CSRF_HEADER, SAFE
-from teleport.web.sessions import COOKIE, Caller, Rep, Req
+from teleport.web.session import Caller, Rep, Req
+from teleport.web.sessions import COOKIE
 
 ONE_ANSWER = {
     "error": {

@@ -26,7 +26,7 @@ from teleport.testing.clock import FakeClock
 from teleport.transport.tls import unproved_client_context
 from teleport.web.messages import SSHAddresses
 from teleport.web.service import AuthCaller, WebConfig, WebService
-from teleport.web.sessions import Ways
+from teleport.web.session import Ways
 from teleport.web.terminal_reach import ShellWays
 
 NAME = "localhost"

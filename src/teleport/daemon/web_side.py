@@ -29,7 +29,7 @@ from teleport.store.records import LOCKS, ROLES, USERS, WEB_SESSIONS
 from teleport.transport.led import LedConnector
 from teleport.transport.tls import client_context_of
 from teleport.transport.vouching import VouchingConnector
-from teleport.web.sessions import Dial, Pair
+from teleport.web.session import Dial, Pair
 from teleport.web.terminal_reach import Way
 
 AUTH_PORT: Final = 3025
@@ -38,7 +38,7 @@ BYTES: Final = 4 * 1024 * 1024  # of what that answers
 
 
 class WebWays:
-    """`web.sessions.Ways`, by the view of a proxy."""
+    """`web.session.Ways`, by the view of a proxy."""
 
     def __init__(
         self, view: View, auth_servers: Sequence[tuple[str, int]], vouch_to_auth: Callable[[str, int], bytes]

@@ -20,7 +20,7 @@ from teleport.resources.authority import Authority, KeySet
 from teleport.resources.codec import from_json, to_document
 from teleport.resources.server import is_lost
 from teleport.web.admin_desk import Add, Desk, told
-from teleport.web.sessions import WebSession
+from teleport.web.session import WebSession
 
 MOST_NAMED: Final = 100  # nodes that are lost, or of another version, by name
 

@@ -18,7 +18,8 @@ from teleport.errors import BadRequest, NotFound
 from teleport.resources.codec import Resource, from_json
 from teleport.resources.kinds import Kind, Verb
 from teleport.web.origin import SAFE, check_page
-from teleport.web.sessions import WebSession, WebSessions
+from teleport.web.session import WebSession
+from teleport.web.sessions import WebSessions
 from teleport.web.tunnel import peer_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

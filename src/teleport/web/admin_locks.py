@@ -18,7 +18,7 @@ from teleport.resources.lock import TARGETS, Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.web.admin_desk import Add, Desk, done, told
 from teleport.web.bodies import body_of
-from teleport.web.sessions import WebSession
+from teleport.web.session import WebSession
 
 
 class LockRequest(msgspec.Struct, frozen=True, kw_only=True):

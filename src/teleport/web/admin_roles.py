@@ -28,7 +28,7 @@ from teleport.resources.yaml_document import MAX_DEPTH, InvalidDocument, Problem
 from teleport.transport.turns import Turns
 from teleport.web.admin_desk import Add, Desk, done, flag, told
 from teleport.web.bodies import body_of
-from teleport.web.sessions import WebSession
+from teleport.web.session import WebSession
 
 AT_ONCE: Final = 2  # roles that are looked over
 OF_ONE: Final = 4  # of one user that wait

@@ -18,7 +18,8 @@ from aiohttp import web
 from teleport.api import routes
 from teleport.errors import BadRequest, ConnectionProblem, LimitExceeded
 from teleport.web.leaves import Leaves
-from teleport.web.sessions import UserCaller, WebSession, WebSessions
+from teleport.web.session import UserCaller, WebSession
+from teleport.web.sessions import WebSessions
 from teleport.web.tunnel import peer_of
 
 MOST: Final = 32  # streams of all sessions at once

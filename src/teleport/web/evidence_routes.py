@@ -21,7 +21,7 @@ from teleport.errors import BadRequest, LimitExceeded, NotFound
 from teleport.recording.sanitise import one_line
 from teleport.web.bodies import reply
 from teleport.web.evidence_asking import Asking, attachment, moment, number, text
-from teleport.web.sessions import WebSession
+from teleport.web.session import WebSession
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

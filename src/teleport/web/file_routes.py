@@ -34,7 +34,8 @@ from teleport.web.bodies import body_of, failure, reply
 from teleport.web.file_names import attachment
 from teleport.web.file_streams import blocks, open_to_read, open_to_write, write_all
 from teleport.web.file_tickets import LIFE, File, Tickets
-from teleport.web.sessions import WebSession, WebSessions, over
+from teleport.web.session import WebSession, over
+from teleport.web.sessions import WebSessions
 from teleport.web.terminal_reach import Destination, ShellWays, parsed_host, reach
 from teleport.web.tunnel import peer_of
 from teleport.wire.sftp import Status

@@ -20,7 +20,7 @@ import msgspec
 
 from teleport.clock import Clock
 from teleport.errors import LimitExceeded
-from teleport.web.sessions import SessionOver, WebSession
+from teleport.web.session import SessionOver, WebSession
 
 LIFE: Final = 30  # seconds
 LONGEST: Final = 6 * 1024  # characters

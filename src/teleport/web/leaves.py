@@ -26,7 +26,7 @@ from teleport.pki import sshsig, web_proof
 from teleport.pki.sshformat import parse_certificate_line
 from teleport.recording.sanitise import one_line
 from teleport.web.clusters import OtherClusters
-from teleport.web.sessions import UserCaller, WebSession
+from teleport.web.session import UserCaller, WebSession
 
 Req = TypeVar("Req", bound=m.Request)
 Rep = TypeVar("Rep", bound=m.Message)
@@ -86,7 +86,7 @@ class Leaves:
 
 
 class Careful:
-    """Calls another cluster's auth and believes no measure of what it answers (`web.sessions.UserCaller`)."""
+    """Calls another cluster's auth and believes no measure of what it answers (`web.session.UserCaller`)."""
 
     def __init__(self, cluster: str, calls: UserCaller) -> None:
         self._cluster = cluster

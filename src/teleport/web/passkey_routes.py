@@ -17,8 +17,9 @@ from teleport.web import messages as wm
 from teleport.web.attempts import Attempts
 from teleport.web.bodies import body_of, client_address, reply
 from teleport.web.origin import check_csrf, check_same_origin
+from teleport.web.session import Caller
 from teleport.web.session_routes import Handler, SessionRoutes
-from teleport.web.sessions import Caller, Proved
+from teleport.web.sessions import Proved
 
 
 class PasskeyRoutes:

@@ -20,7 +20,7 @@ from teleport.recording.format.frames import canonical_name
 from teleport.web.bodies import reply
 from teleport.web.evidence_asking import Asking, attachment, moment, number, text
 from teleport.web.recording_feed import converted, exported, played
-from teleport.web.sessions import WebSession
+from teleport.web.session import WebSession
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

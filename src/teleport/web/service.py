@@ -49,8 +49,9 @@ from teleport.web.origin import PageUnproved, check_change, check_csrf
 from teleport.web.pages import secure, with_csrf_cookie
 from teleport.web.passkey_routes import PasskeyRoutes
 from teleport.web.recording_routes import RecordingRoutes
+from teleport.web.session import SessionOver, Ways
 from teleport.web.session_routes import RENEW, SessionRoutes
-from teleport.web.sessions import SessionOver, Ways, WebSessions
+from teleport.web.sessions import WebSessions
 from teleport.web.terminal_reach import ShellWays
 from teleport.web.terminal_routes import TerminalRoutes
 from teleport.web.tunnel import Relays, peer_of, relay_inside, relay_to_auth

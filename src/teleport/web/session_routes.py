@@ -23,7 +23,8 @@ from teleport.web.bodies import body_of, client_address, reply
 from teleport.web.leaves import Leaves
 from teleport.web.origin import check_csrf, check_same_origin
 from teleport.web.pages import qr_png
-from teleport.web.sessions import COOKIE, Proved, WebSession, WebSessions
+from teleport.web.session import WebSession
+from teleport.web.sessions import COOKIE, Proved, WebSessions
 from teleport.web.tunnel import peer_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -15,7 +15,7 @@ from teleport.errors import AccessDenied, BadRequest, ConnectionProblem
 from teleport.pki.keys import PublicKey
 from teleport.pki.sshformat import parse_certificate_line
 from teleport.web import messages as wm
-from teleport.web.sessions import Caller
+from teleport.web.session import Caller
 from teleport.web.terminal_reach import Destination
 from teleport.web.terminal_socket import TerminalSocket
 from teleport.wire.web_terminal import Kind

@@ -18,7 +18,7 @@ from teleport.errors import ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
 from teleport.ssh.client import ClientKey, SshClient, connect_by
 from teleport.transport import memory_pair
-from teleport.web.sessions import WebSession
+from teleport.web.session import WebSession
 from teleport.wire.pod_sessions import name_of, proxy_of
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from aiohttp import web
 
 from teleport.errors import AccessDenied, BadRequest, NotFound
 from teleport.web.clusters import OtherClusters
-from teleport.web.sessions import SessionOver, WebSession, WebSessions
+from teleport.web.session import SessionOver, WebSession
+from teleport.web.sessions import WebSessions
 from teleport.web.terminal_reach import Destination, ShellWays, parsed_host
 from teleport.web.terminal_session import Terminal, refuse, unless_ended
 from teleport.web.terminal_socket import HELLO, Closing, Gone, TerminalSocket

@@ -28,7 +28,7 @@ from teleport.errors import (
 from teleport.recording.sanitise import one_line
 from teleport.ssh.client_session import RemoteExit, RemoteSession, ToldSession
 from teleport.ssh.surface import TerminalRequest, TerminalSize
-from teleport.web.sessions import WebSession
+from teleport.web.session import WebSession
 from teleport.web.terminal_factor import FactorRefused, session_certificate
 from teleport.web.terminal_flow import INPUT, Input, Output
 from teleport.web.terminal_reach import Destination, Reached, ShellWays, reach
