@@ -10,7 +10,7 @@ from asyncssh.connection import SSHServerConnection
 from teleport.authz.channel_table import TABLE, AskedKind, Rule
 from teleport.node.channel_table import SURFACE
 from teleport.ssh.channels import ServerSessionChannel
-from teleport.ssh.server import ServerConnection
+from teleport.ssh.server_connection import ServerConnection
 
 SUFFIX = {
     AskedKind.CHANNEL: "_open",

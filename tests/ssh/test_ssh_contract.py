@@ -22,7 +22,7 @@ from asyncssh.packet import String
 from teleport.authz.channel_table import AskedKind
 from teleport.pki.keys import generate_ed25519
 from teleport.pki.sshformat import SSHCertificate, parse_certificate
-from teleport.ssh import channels, packets, server
+from teleport.ssh import channels, packets, server_connection
 from teleport.ssh.handlers import ConnectionHandler
 from teleport.ssh.server import HostKey, SshServer
 from teleport.ssh.surface import CIPHERS, Refusal, ServerLimits, Surface
@@ -117,11 +117,11 @@ async def test_a_certificate_that_was_only_offered_leaves_no_trace() -> None:
 
 async def test_asyncssh_verdict_on_a_certificate_is_never_asked() -> None:
     """Empty principals and critical options are the gate's business: asyncssh would let the first in as anyone."""
-    source = inspect.getsource(server.ServerConnection.validate_public_key)
+    source = inspect.getsource(server_connection.ServerConnection.validate_public_key)
     assert "super()" not in source
     certificate = Authorities().user(["root"]).certificate
     assert parse_certificate(certificate.blob).body.principals == ("root",)
-    assert server.ServerConnection.validate_public_key is not SSHServerConnection.validate_public_key
+    assert server_connection.ServerConnection.validate_public_key is not SSHServerConnection.validate_public_key
 
 
 async def test_authentication_attempts_are_limited() -> None:
@@ -146,7 +146,7 @@ async def test_a_silent_client_is_cut_off() -> None:
 
 def test_our_handlers_are_in_asyncsshs_dispatch_tables() -> None:
     """asyncssh calls packet handlers by a table of functions; an overridden method that is not in it never runs."""
-    connection, session = server.ServerConnection, channels.ServerSessionChannel
+    connection, session = server_connection.ServerConnection, channels.ServerSessionChannel
     assert connection._packet_handlers[MSG_CHANNEL_OPEN] is connection._process_channel_open
     assert connection._packet_handlers[MSG_GLOBAL_REQUEST] is connection._process_global_request
     assert session._packet_handlers[MSG_CHANNEL_REQUEST] is session._process_request

@@ -21,6 +21,7 @@ from teleport.pki.sshformat import parse_certificate
 from teleport.ssh import server
 from teleport.ssh.handlers import ConnectionHandler, Question, SecondStep, SessionChannel, SessionHandler
 from teleport.ssh.server import HostKey, SshServer
+from teleport.ssh.server_connection import ServerConnection
 from teleport.ssh.surface import Exec, Refusal, ServerLimits, Start, Surface
 from teleport.testing.lab_certificates import Authorities, LabUser
 from teleport.testing.running import Ran, listener, run_client
@@ -274,6 +275,6 @@ def test_what_asyncssh_resets_with_every_request_is_not_read_by_us() -> None:
             for forbidden in ("_key_options", "_cert_options", "check_key_permission", "check_certificate_permission"):
                 assert forbidden not in text, name
     for name in ("get_kbdint_challenge", "validate_kbdint_response", "kbdint_auth_supported"):
-        assert getattr(server.ServerConnection, name) is not getattr(SSHServerConnection, name)
+        assert getattr(ServerConnection, name) is not getattr(SSHServerConnection, name)
     for name in ("_cancel_login_timer", "_login_timer_callback"):
         assert hasattr(SSHServerConnection, name)

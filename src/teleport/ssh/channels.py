@@ -40,7 +40,7 @@ from teleport.ssh.surface import (
 from teleport.wire.returning import TOLD
 
 if TYPE_CHECKING:
-    from teleport.ssh.server import ServerConnection
+    from teleport.ssh.server_connection import ServerConnection
 
 _WRITE_HIGH_WATER = 512 * 1024  # bytes kept for a peer that does not take them, before the producer is stopped
 _WRITE_LOW_WATER = 128 * 1024

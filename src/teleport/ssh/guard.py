@@ -1,4 +1,4 @@
-"""What an SSH server takes from a peer, whoever it is: the bounds under the decisions of `ssh.server`.
+"""What an SSH server takes from a peer, whoever it is: the bounds under the decisions of `ssh.server_connection`.
 
 asyncssh answers everything it is sent. Here a connection ends that sends too much before it has proved anything, that
 floods with messages which move nothing, that begins key exchanges without end or does not finish one, that asks

@@ -15,7 +15,7 @@ from teleport.ssh.handlers import ConnectionHandler, Question, SecondStep
 from teleport.ssh.surface import Refusal
 
 if TYPE_CHECKING:
-    from teleport.ssh.server import ServerConnection
+    from teleport.ssh.server_connection import ServerConnection
 
 _LANGUAGE = "en"
 MAX_ANSWER = 1024  # characters

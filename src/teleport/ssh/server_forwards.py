@@ -32,7 +32,7 @@ from teleport.ssh.surface import (
 )
 
 if TYPE_CHECKING:
-    from teleport.ssh.server import ServerConnection
+    from teleport.ssh.server_connection import ServerConnection
 
 T = TypeVar("T")
 _MAX_PATH = 4096  # bytes
