@@ -33,7 +33,7 @@ from teleport.node.service import NodeService
 from teleport.pki.x509cert import auth_server_name
 from teleport.resources.metadata import Metadata
 from teleport.resources.server import Server, ServerSpec
-from teleport.ssh.client import ClientKey
+from teleport.ssh.client_connection import ClientKey
 from teleport.ssh.server import HostKey
 from teleport.store.cache import Cache
 from teleport.testing.memory import MemoryRecordings

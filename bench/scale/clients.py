@@ -20,7 +20,8 @@ from teleport.errors import AccessDenied, TeleportError
 from teleport.pki.keys import PublicKey
 from teleport.pki.sshverify import verify_host_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
-from teleport.ssh.client import ClientKey, connect
+from teleport.ssh.client import connect
+from teleport.ssh.client_connection import ClientKey
 
 SECONDS = 30.0  # for one connect
 

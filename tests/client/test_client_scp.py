@@ -20,7 +20,8 @@ from teleport.client.transfer.here import Here
 from teleport.client.transfer.there import There
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
-from teleport.ssh.client import ClientKey, connect
+from teleport.ssh.client import connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.testing.lab_certificates import Authorities
 from teleport.testing.openssh_server import running_sshd
 from teleport.testing.running import wait_until

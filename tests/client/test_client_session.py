@@ -8,7 +8,8 @@ import pytest
 
 from teleport.client import session
 from teleport.errors import AccessDenied, ConnectionLost, ConnectionProblem
-from teleport.ssh.client import ClientKey, connect
+from teleport.ssh.client import connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.testing.lab_certificates import Authorities
 
 

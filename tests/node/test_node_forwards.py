@@ -29,7 +29,8 @@ from teleport.node.reserved import ClusterPorts, is_local
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.values import Duration
-from teleport.ssh.client import ClientKey, connect
+from teleport.ssh.client import connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.testing.loopback import free_port
 from teleport.testing.running import Ran, run_client, wait_until
 from teleport.testing.ssh_lab import Lab, running_lab

@@ -330,7 +330,8 @@ async def test_sessions_on_one_connection_are_limited(launcher_end: LauncherEnd,
 
 async def test_window_changes_reach_the_terminal_and_the_record(launcher_end: LauncherEnd, tmp_path: Path) -> None:
     """With our own client, which can change its size."""
-    from teleport.ssh.client import ClientKey, connect
+    from teleport.ssh.client import connect
+    from teleport.ssh.client_connection import ClientKey
     from teleport.ssh.surface import TerminalRequest, TerminalSize
 
     output = bytearray()

@@ -33,7 +33,8 @@ from teleport.proxy.ssh_router import RouterConfig, SshRouter
 from teleport.resources.authority import RoleMapping
 from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Role, RoleSpec
-from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.client import SshClient, connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.ssh.handlers import Channel
 from teleport.ssh.surface import Peer, Refusal
 from teleport.store.resolve import RegisteredNode

@@ -20,7 +20,8 @@ from teleport.resources.codec import to_json
 from teleport.resources.metadata import Metadata
 from teleport.resources.names import not_dialable
 from teleport.resources.server import Server, ServerSpec
-from teleport.ssh.client import ClientKey, connect
+from teleport.ssh.client import connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.store.resolve import RegisteredNode
 from teleport.testing.auth import running_auth
 from teleport.testing.ssh_lab import running_lab

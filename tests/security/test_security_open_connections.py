@@ -28,7 +28,8 @@ from teleport.resources.metadata import Metadata
 from teleport.resources.role import Conditions, Role, RoleSpec
 from teleport.resources.server import Server, ServerSpec
 from teleport.resources.user import User, UserSpec
-from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.client import SshClient, connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.store.cache import Cache
 from teleport.store.resolve import RegisteredNode
 from teleport.testing.clock import FakeClock

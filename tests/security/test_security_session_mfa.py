@@ -35,7 +35,8 @@ from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
 from teleport.resources.mfa_lease import MfaLease, MfaLeaseSpec, lease_name
 from teleport.resources.values import Duration
-from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.client import SshClient, connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.testing.clock import FakeClock
 from teleport.testing.lab_certificates import LabUser
 from teleport.testing.running import Ran, run_client

@@ -15,7 +15,8 @@ from teleport.launcher import LauncherEnd
 from teleport.launcher.client import Launcher
 from teleport.resources.lock import Lock, LockSpec, LockTarget
 from teleport.resources.metadata import Metadata
-from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.client import SshClient, connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.ssh.client_session import RemoteSession
 from teleport.testing.ssh_lab import Lab, running_lab
 

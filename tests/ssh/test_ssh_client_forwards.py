@@ -16,7 +16,8 @@ import pytest
 
 from teleport.errors import BadRequest, ConnectionProblem
 from teleport.identity import SystemRole
-from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.client import SshClient, connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.testing.lab_certificates import Authorities
 from teleport.testing.openssh_server import running_sshd
 from teleport.testing.running import wait_until

@@ -219,11 +219,11 @@ def test_no_file_of_the_user_is_read(tmp_path: Path) -> None:
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "config").write_text("Ciphers none\nThisIsNoOption x\n")
     script = (
-        "import asyncio\nfrom teleport.ssh.client import _options, ClientKey, KeepAlive\n"
+        "import asyncio\nfrom teleport.ssh.client_connection import ClientKey, KeepAlive, client_options\n"
         "from teleport.testing.lab_certificates import Authorities\n"
         "u=Authorities().user(['root'])\n"
         "async def main():\n"
-        "  o=_options('h','root',ClientKey(u.key.openssh_pem().reveal(),u.certificate.line()),KeepAlive(1,1))\n"
+        "  o=client_options('h','root',ClientKey(u.key.openssh_pem().reveal(),u.certificate.line()),KeepAlive(1,1))\n"
         "  assert o.agent_path is None\n"
         "  assert [k.algorithm for k in o.client_keys]==[b'ecdsa-sha2-nistp256-cert-v01@openssh.com']\n"
         "asyncio.run(main())\n"

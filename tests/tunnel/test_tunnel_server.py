@@ -14,7 +14,8 @@ from teleport.clock import SystemClock
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
 from teleport.pki.refusal import CertificateRefused, Refusal
-from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.client import SshClient, connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.ssh.server_forwards import ClientView
 from teleport.testing.lab_certificates import CLUSTER, Authorities, LabHost
 from teleport.testing.memory import Events

@@ -28,7 +28,8 @@ from teleport.pki.keys import PublicKey
 from teleport.pki.sshverify import verify_host_cert
 from teleport.pki.trust import AuthorityKind, TrustedSSHAuthority
 from teleport.ssh.client import KEEPALIVE as KEEPALIVE
-from teleport.ssh.client import ClientKey, HostCheck, SshClient, connect
+from teleport.ssh.client import SshClient, connect
+from teleport.ssh.client_connection import ClientKey, HostCheck
 from teleport.ssh.client_forwards import Forwards
 from teleport.ssh.client_session import RemoteExit, RemoteSession
 from teleport.ssh.surface import KeepAlive, TerminalRequest, TerminalSize

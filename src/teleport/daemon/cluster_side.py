@@ -30,7 +30,7 @@ from teleport.proxy.other_clusters import OtherClusters, Traveller
 from teleport.proxy.ssh_router import SshRouter
 from teleport.resources.trusted_cluster import TUNNEL_PORT, TrustedCluster
 from teleport.resources.values import HostPort
-from teleport.ssh.client import ClientKey
+from teleport.ssh.client_connection import ClientKey
 from teleport.ssh.surface import Peer
 from teleport.store.records import REMOTE_CLUSTERS, TRUSTED_CLUSTERS
 from teleport.tunnel.agent import AgentConfig, TunnelAgent

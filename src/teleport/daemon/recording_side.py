@@ -33,7 +33,7 @@ from teleport.proxy.recording.service import RecordingService
 from teleport.recording.trust import signer
 from teleport.resources.cluster import RecordingMode
 from teleport.resources.values import HostPort
-from teleport.ssh.client import HostCheck
+from teleport.ssh.client_connection import HostCheck
 from teleport.ssh.surface import ServerLimits
 from teleport.store.records import NODES
 

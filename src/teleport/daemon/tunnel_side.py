@@ -17,7 +17,7 @@ from teleport.daemon.view import View
 from teleport.errors import BadRequest
 from teleport.identity import HostIdentity
 from teleport.resources.values import HostPort
-from teleport.ssh.client import ClientKey
+from teleport.ssh.client_connection import ClientKey
 from teleport.store.records import HOSTS
 from teleport.tunnel.agent import AgentConfig, TunnelAgent
 from teleport.tunnel.messages import NODE

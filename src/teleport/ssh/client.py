@@ -14,29 +14,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import asyncssh
-from asyncssh import SSHClient, SSHClientConnectionOptions
 from asyncssh.channel import SSHTCPChannel
-from asyncssh.connection import SSHClientConnection
 from asyncssh.constants import MSG_REQUEST_SUCCESS
 from asyncssh.misc import HostKeyNotVerifiable
 from asyncssh.packet import String
-from asyncssh.public_key import KeyImportError, SSHKey, decode_ssh_public_key
 
-from teleport import __version__
-from teleport.errors import AccessDenied, ConnectionLost, ConnectionProblem, TeleportError
-from teleport.pki.sshformat import parse_certificate
+from teleport.errors import AccessDenied, ConnectionLost, ConnectionProblem
 from teleport.ssh.brought import Came, Listened, listen
-from teleport.ssh.client_forwards import ForwardPath, Forwards, described
+from teleport.ssh.client_connection import (
+    HOST_CERTIFICATES,
+    HOST_KEYS,
+    ClientConnection,
+    ClientKey,
+    ClientOwner,
+    HostCheck,
+    banners_of,
+    client_options,
+)
+from teleport.ssh.client_forwards import Forwards, described
 from teleport.ssh.client_session import RemoteSession, SessionChannel, encoded_modes
-from teleport.ssh.packets import DataPath, PacketPath, key_exchanges
+from teleport.ssh.packets import DataPath
 from teleport.ssh.surface import (
-    CIPHERS,
-    MACS,
-    SIGNATURES,
     KeepAlive,
     Place,
     TerminalRequest,
@@ -45,88 +46,12 @@ from teleport.ssh.surface import (
 )
 from teleport.wire.forward_spec import End, SocketEnd, TcpEnd
 
-HostCheck = Callable[[bytes], None]  # gets the raw host certificate; raises `TeleportError` when it is not believed
-
-_HOST_CERTIFICATES = tuple(
-    f"{name.removesuffix('@openssh.com')}-cert-v01@openssh.com" for name in SIGNATURES if not name.startswith(("sk-",))
-)
-_HOST_KEYS = tuple(name for name in SIGNATURES if not name.startswith("sk-"))
 C = TypeVar("C")
 _WINDOW = 2 * 1024 * 1024  # bytes
 _PACKET = 32 * 1024
 KEEPALIVE = KeepAlive(15.0, 3)
 _ROUND_TRIP_SECONDS = 10.0  # no path is so long
 _ANSWER_SECONDS = 3.0  # in which a proxy that is there answers, whatever became of the host behind it
-
-
-@dataclass(frozen=True, slots=True)
-class ClientKey:
-    """A user's private key (OpenSSH or PKCS#8 PEM, not encrypted) and its certificate line."""
-
-    private_key: bytes = field(repr=False)
-    certificate: str
-
-
-class _Owner(SSHClient):
-    """Keeps the server's banners: the reason of a refusal stands there."""
-
-    def __init__(self) -> None:
-        self.banners: list[str] = []
-        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-
-    def auth_banner_received(self, msg: str, lang: str) -> None:
-        if len(self.banners) < 16:
-            self.banners.append(msg[:4096])
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.lost.done():
-            self.lost.set_result(exc)
-
-
-class _Connection(PacketPath, ForwardPath, SSHClientConnection):
-    """Believes host certificates by our own check, and nothing else."""
-
-    async def attach_x11_listener(
-        self, chan: Any, display: str | None, auth_path: str | None, single_connection: bool
-    ) -> tuple[bytes, bytes, int]:
-        handed: X11Request | None = getattr(chan, "display", None)
-        if handed is None:
-            return await super().attach_x11_listener(chan, display, auth_path, single_connection)
-        return handed.protocol.encode(), handed.cookie, handed.screen
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, options: SSHClientConnectionOptions, check: HostCheck | None
-    ) -> None:
-        """`check` None believes every host key."""
-        super().__init__(loop, options, wait="auth")
-        self._check = check
-        self.refusal: TeleportError | None = None
-
-    def validate_server_host_key(self, key_data: bytes) -> SSHKey:
-        # Replaces asyncssh's known_hosts: our own verification is strict where asyncssh's is not (decision 3).
-        try:
-            if self._check is None:
-                self._server_host_key = key = _any_key(key_data)
-                return key
-            self._check(key_data)
-            key = decode_ssh_public_key(parse_certificate(key_data).body.public_key.blob)
-        except TeleportError as error:
-            self.refusal = error
-            raise HostKeyNotVerifiable(error.message) from None
-        self._server_host_key = key
-        return key
-
-
-def _any_key(data: bytes) -> SSHKey:
-    """The key that a server shows, also in a certificate that nobody looks at. Raises `HostKeyNotVerifiable`."""
-    try:
-        return decode_ssh_public_key(data)
-    except KeyImportError:
-        pass
-    try:
-        return decode_ssh_public_key(parse_certificate(data).body.public_key.blob)
-    except (TeleportError, KeyImportError) as error:
-        raise HostKeyNotVerifiable("the host key is of an unknown kind") from error
 
 
 class _Tunnel(DataPath, SSHTCPChannel[bytes]):
@@ -137,7 +62,12 @@ class SshClient:
     """An authenticated connection to a server."""
 
     def __init__(
-        self, connection: _Connection, owner: _Owner, key: ClientKey, outer: SshClient | None, keepalive: KeepAlive
+        self,
+        connection: ClientConnection,
+        owner: ClientOwner,
+        key: ClientKey,
+        outer: SshClient | None,
+        keepalive: KeepAlive,
     ) -> None:
         self._connection = connection
         self._owner = owner
@@ -157,7 +87,7 @@ class SshClient:
         """
         target = f"{host}@{cluster}" if cluster else host
 
-        async def open_tunnel(protocol: _Connection) -> None:
+        async def open_tunnel(protocol: ClientConnection) -> None:
             self._connection.create_task(self._connection.measure_delay())
             channel = self._new(
                 lambda: _Tunnel(self._connection, self._connection._loop, None, "strict", _WINDOW, _PACKET)
@@ -170,7 +100,7 @@ class SshClient:
                 what, then = _told(error.reason, f"the proxy does not lead to {host}")
                 raise ConnectionProblem(what, hint=then) from error
 
-        return await _authenticate(open_tunnel, host, login, self._key, check, self, self._keepalive)
+        return await authenticate(open_tunnel, host, login, self._key, check, self, self._keepalive)
 
     async def start(
         self,
@@ -359,7 +289,7 @@ async def connect(
     `reach` connects the protocol that it gets, where that is not by TCP to `address`.
     """
 
-    async def open_socket(protocol: _Connection) -> None:
+    async def open_socket(protocol: ClientConnection) -> None:
         if reach is not None:
             await reach(protocol)
             return
@@ -369,7 +299,7 @@ async def connect(
     name = f"{address[0]}:{address[1]}"
     try:
         async with asyncio.timeout(seconds):
-            return await _authenticate(open_socket, name, login, key, check, None, keepalive)
+            return await authenticate(open_socket, name, login, key, check, None, keepalive)
     except TimeoutError as error:
         raise ConnectionProblem(f"{name} does not answer within {seconds:g} s", hint="check the address") from error
 
@@ -383,24 +313,25 @@ async def connect_by(
     check: HostCheck | None,
 ) -> SshClient:
     """As `connect`, over a connection that `reach` gives the protocol to; `name` is for messages."""
-    return await _authenticate(reach, name, login, key, check, None, KEEPALIVE)
+    return await authenticate(reach, name, login, key, check, None, KEEPALIVE)
 
 
-async def _authenticate(
-    open_transport: Callable[[_Connection], Any],
+async def authenticate(
+    open_transport: Callable[[ClientConnection], Any],
     name: str,
     login: str,
     key: ClientKey,
     check: HostCheck | None,
     outer: SshClient | None,
     keepalive: KeepAlive,
-    make: Callable[..., _Connection] = _Connection,
+    make: Callable[..., ClientConnection] = ClientConnection,
 ) -> SshClient:
-    """`make` gets loop, options and check."""
+    """Logs in over what `open_transport` connects the protocol to; `make` gets loop, options and check. Raises
+    `ConnectionProblem`, `AccessDenied`, or what `check` raised."""
     loop = asyncio.get_running_loop()
-    options = _options(name, login, key, keepalive)
+    options = client_options(name, login, key, keepalive)
     if check is None:
-        options.server_host_key_algs = [*_HOST_CERTIFICATES, *_HOST_KEYS]
+        options.server_host_key_algs = [*HOST_CERTIFICATES, *HOST_KEYS]
     waiter: asyncio.Future[None] = loop.create_future()
     options.waiter = waiter
     connection = make(loop, options, check)
@@ -412,7 +343,7 @@ async def _authenticate(
     except OSError as error:
         raise ConnectionProblem(f"{name} cannot be reached: {error}", hint="check the address") from error
     except asyncssh.PermissionDenied as error:
-        said = " ".join(line.strip() for line in _banners(options))
+        said = " ".join(line.strip() for line in banners_of(options))
         what, then = _told(said, f"{name} refused the login {login}")
         raise AccessDenied(what, hint=then) from error
     except HostKeyNotVerifiable as error:
@@ -421,7 +352,7 @@ async def _authenticate(
             hint="check the address; after a rotation of the authority: tsh login",
         ) from error
     except asyncssh.Error as error:
-        said = " ".join(line.strip() for line in _banners(options))
+        said = " ".join(line.strip() for line in banners_of(options))
         lost = isinstance(error, asyncssh.ConnectionLost) and not said
         raise (ConnectionLost if lost else ConnectionProblem)(
             f"the connection to {name} ended: {said or error}", hint="try again; tsh ls shows whether the host is there"
@@ -430,55 +361,10 @@ async def _authenticate(
         if not waiter.done() or waiter.cancelled() or waiter.exception() is not None:
             waiter.cancel()
             connection.abort()
-    return SshClient(connection, cast(_Owner, connection.get_owner()), key, outer, keepalive)
+    return SshClient(connection, cast(ClientOwner, connection.get_owner()), key, outer, keepalive)
 
 
 def _told(said: str, otherwise: str) -> tuple[str, str]:
     """What a server's sentence says, and the next step that it names; `otherwise` when it says nothing."""
     what, _, then = said.partition(" Next: ")
     return what or otherwise, then.rstrip(".") or "tsh ls shows the hosts that you may reach, and the logins there"
-
-
-def _banners(options: Any) -> list[str]:
-    owner = options.owner
-    return owner.banners if isinstance(owner, _Owner) else []
-
-
-def _options(host: str, login: str, key: ClientKey, keepalive: KeepAlive) -> Any:
-    """Everything explicit: asyncssh reads no file, asks no agent and takes no name from the environment."""
-    owner = _Owner()
-    private = asyncssh.import_private_key(key.private_key)
-    options: Any = SSHClientConnectionOptions(
-        loop=asyncio.get_running_loop(),
-        config=None,
-        host=host,
-        username=login,
-        client_factory=lambda: owner,
-        client_version=f"Teleport-{__version__}",
-        client_keys=[(private, asyncssh.import_certificate(key.certificate))],
-        agent_path=None,
-        agent_forwarding=False,
-        known_hosts=None,
-        server_host_key_algs=list(_HOST_CERTIFICATES),
-        encryption_algs=list(CIPHERS),
-        mac_algs=list(MACS),
-        kex_algs=key_exchanges(),
-        signature_algs=list(SIGNATURES),
-        compression_algs=None,
-        preferred_auth=("publickey",),
-        host_based_auth=False,
-        public_key_auth=True,
-        kbdint_auth=False,
-        password_auth=False,
-        gss_host=None,
-        pkcs11_provider=None,
-        x509_trusted_certs=None,
-        keepalive_interval=keepalive.seconds,
-        keepalive_count_max=keepalive.count,
-        login_timeout=0,
-    )
-    # asyncssh would try the key without its certificate too, which no server of ours takes.
-    options.client_keys = [pair for pair in options.client_keys if b"-cert-" in pair.algorithm]
-    options.agent_path = None  # asyncssh makes an empty path of it, and then an agent client
-    options.owner = owner
-    return options

@@ -18,7 +18,8 @@ from asyncssh.packet import SSHPacket, String
 from teleport import __version__
 from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.ssh.channels import ChannelView, StreamChannel, serve_stream
-from teleport.ssh.client import ClientKey, HostCheck, SshClient, _authenticate, _Connection
+from teleport.ssh.client import SshClient, authenticate
+from teleport.ssh.client_connection import ClientConnection, ClientKey, HostCheck
 from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.handlers import Channel, StreamHandler
 from teleport.ssh.surface import KeepAlive, Refusal
@@ -42,7 +43,7 @@ class TunnelHandler(Protocol):
         ...
 
 
-class _Tunnel(_Connection):
+class _Tunnel(ClientConnection):
     _of_hosts = True
 
     def __init__(
@@ -145,7 +146,7 @@ async def connect_tunnel(
     Raises `ConnectionProblem`, `AccessDenied`, or what `check` raised about the server's host certificate.
     """
     make = partial(_Tunnel, handler=handler, software=software)
-    return TunnelClient(await _authenticate(reach, name, login, key, check, None, keepalive, make))
+    return TunnelClient(await authenticate(reach, name, login, key, check, None, keepalive, make))
 
 
 __all__ = ["TunnelClient", "TunnelHandler", "connect_tunnel"]

@@ -22,7 +22,8 @@ from teleport.identity import SystemRole, UserIdentity
 from teleport.kube.joining import Joins, JoinService
 from teleport.kube.live import LiveSession
 from teleport.resources.joining import JoinMode
-from teleport.ssh.client import ClientKey, SshClient, connect_by
+from teleport.ssh.client import SshClient, connect_by
+from teleport.ssh.client_connection import ClientKey
 from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.surface import Peer, TerminalRequest, TerminalSize
 from teleport.testing.kube_lab import Lab

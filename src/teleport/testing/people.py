@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from teleport.ssh.client import ClientKey, SshClient, connect
+from teleport.ssh.client import SshClient, connect
+from teleport.ssh.client_connection import ClientKey
 from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.surface import TerminalRequest, TerminalSize
 from teleport.testing.running import wait_until

@@ -19,7 +19,7 @@ from uuid import UUID
 from teleport.clock import Clock
 from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
-from teleport.ssh.client import ClientKey
+from teleport.ssh.client_connection import ClientKey
 from teleport.ssh.client_session import RemoteSession
 from teleport.ssh.handlers import Channel
 from teleport.ssh.relay import NodeLeg

@@ -18,7 +18,7 @@ from typing import Final
 from teleport.errors import BadRequest, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity
 from teleport.recording.sanitise import one_line
-from teleport.ssh.client import ClientKey
+from teleport.ssh.client_connection import ClientKey
 from teleport.ssh.tunnel_client import connect_tunnel
 from teleport.tunnel import messages as m
 from teleport.tunnel.link import Link, Noted

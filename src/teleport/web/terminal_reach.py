@@ -16,7 +16,8 @@ from typing import Final, Protocol
 
 from teleport.errors import ConnectionProblem, TeleportError
 from teleport.identity import SystemRole
-from teleport.ssh.client import ClientKey, SshClient, connect_by
+from teleport.ssh.client import SshClient, connect_by
+from teleport.ssh.client_connection import ClientKey
 from teleport.transport import memory_pair
 from teleport.web.session import WebSession
 from teleport.wire.pod_sessions import name_of, proxy_of

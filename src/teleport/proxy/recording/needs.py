@@ -20,7 +20,7 @@ from teleport.resources.destinations import Address
 from teleport.resources.lock import Lock
 from teleport.resources.mfa_lease import MfaLease
 from teleport.resources.server import Server
-from teleport.ssh.client import HostCheck
+from teleport.ssh.client_connection import HostCheck
 from teleport.ssh.surface import ServerLimits
 
 

@@ -33,7 +33,8 @@ from teleport.proxy.recording.needs import Auth, RecordingConfig, Recordings, To
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
 from teleport.spans import TraceContext, current, span
-from teleport.ssh.client import ClientKey, HostCheck, SshClient, connect, connect_by
+from teleport.ssh.client import SshClient, connect, connect_by
+from teleport.ssh.client_connection import ClientKey, HostCheck
 from teleport.ssh.handlers import Channel, ConnectionHandler
 from teleport.ssh.relay import NodeLeg
 from teleport.ssh.service import InBackground
