@@ -25,8 +25,8 @@ from teleport.testing.auth import CLUSTER, PASSWORD, RunningAuth
 from teleport.testing.clock import FakeClock
 from teleport.transport.tls import unproved_client_context
 from teleport.web.messages import SSHAddresses
-from teleport.web.service import AuthCaller, WebConfig, WebService
-from teleport.web.session import Ways
+from teleport.web.service import WebConfig, WebService
+from teleport.web.session import Caller, Ways
 from teleport.web.terminal_reach import ShellWays
 
 NAME = "localhost"
@@ -83,7 +83,7 @@ class RunningWeb:
 @asynccontextmanager
 async def running_web(
     folder: Path,
-    auth: AuthCaller,
+    auth: Caller,
     auth_servers: tuple[tuple[str, int], ...],
     *,
     max_tunnels: int = 100,

@@ -1,21 +1,19 @@
-"""The routes of the HTTPS listener: ping, certificates for a login, invitation links, the tunnel to auth.
+"""The HTTPS listener of a proxy, put together: which routes there are, and those of ping, other clusters and tunnels.
 
-The web service holds no secret of a person: it passes what was typed to auth and the answer back. Routes that try
-passwords are limited by address before anything is asked of auth. Errors have the field's form
-(`{"error": {"message"}}`); a failed login always reads the same.
+The web service holds no secret of a person: it passes what was typed to auth and the answer back (`login_routes`,
+`link_routes`). Routes that try passwords are limited by address before anything is asked of auth. Errors have the
+field's form (`{"error": {"message"}}`, made in `answers`); a failed login always reads the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -23,13 +21,11 @@ from aiohttp import web
 from teleport import __version__
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.api.codec import STATUS
 from teleport.authz.second_factor import takes_passkeys
-from teleport.clock import Clock, rfc3339
-from teleport.errors import AccessDenied, NotFound, TeleportError
+from teleport.clock import Clock
+from teleport.errors import AccessDenied, NotFound
 from teleport.pki.web_proof import HEADER
 from teleport.resources.cluster import AuthPreference
-from teleport.spans import Kind, Span, span
 from teleport.transport.balancers import Headers
 from teleport.transport.entrance import ConnectionLimits
 from teleport.transport.http_listener import HTTPListener
@@ -37,41 +33,31 @@ from teleport.transport.limits import who_tries
 from teleport.web import app_pages, pages
 from teleport.web import messages as wm
 from teleport.web.admin_routes import AdminRoutes
-from teleport.web.attempts import Attempts, named
-from teleport.web.bodies import body_of, browser_login_reply, certs_reply, client_address, failure, reply
+from teleport.web.answers import answering
+from teleport.web.attempts import Attempts
+from teleport.web.bodies import reply
 from teleport.web.clusters import OtherClusters, list_clusters, relay_to_cluster
 from teleport.web.evidence_asking import Asking
 from teleport.web.evidence_routes import EvidenceRoutes
 from teleport.web.file_routes import FileRoutes
+from teleport.web.lease_routes import LeaseRoutes
 from teleport.web.leaves import Leaves
 from teleport.web.link_routes import LinkRoutes
-from teleport.web.origin import PageUnproved, check_change, check_csrf
-from teleport.web.pages import secure, with_csrf_cookie
+from teleport.web.login_routes import LoginRoutes
+from teleport.web.pages import secure
 from teleport.web.passkey_routes import PasskeyRoutes
 from teleport.web.recording_routes import RecordingRoutes
-from teleport.web.session import SessionOver, Ways
-from teleport.web.session_routes import RENEW, SessionRoutes
+from teleport.web.session import Caller, Ways
+from teleport.web.session_routes import SessionRoutes
 from teleport.web.sessions import WebSessions
 from teleport.web.terminal_reach import ShellWays
 from teleport.web.terminal_routes import TerminalRoutes
 from teleport.web.tunnel import Relays, peer_of, relay_inside, relay_to_auth
 from teleport.wire.alpn import UPGRADE_PATH
 
-log = logging.getLogger(__name__)
-
 MAX_BODY = 64 * 1024  # bytes; nothing that comes here is larger
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 MAX_TUNNELS = 2000  # websockets to auth at once
 TUNNELS_OF_ONE = 1000  # of them from one address: the hosts of a whole site may share one
-
-Req = TypeVar("Req", bound=m.Request)
-Rep = TypeVar("Rep", bound=m.Message)
-
-
-class AuthCaller(Protocol):
-    """What the web service asks of auth."""
-
-    async def call(self, route: routes.Route[Req, Rep], request: Req) -> Rep: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +77,7 @@ class WebService:
     def __init__(
         self,
         config: WebConfig,
-        auth: AuthCaller,
+        auth: Caller,
         clock: Clock,
         *,
         max_tunnels: int = MAX_TUNNELS,
@@ -140,9 +126,10 @@ class WebService:
         )
 
     def build_app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._edge])
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[answering])
         app.on_response_prepare.append(secure)
         add = app.router.add_route
+        logins, leases = LoginRoutes(self._auth, self._attempts), LeaseRoutes(self._auth, self._attempts)
         links = LinkRoutes(self._auth, self._attempts, self._browsers)
         asking = Asking(self.sessions, self._leaves) if self.sessions is not None else None
         for prefix in ("", "/v1"):
@@ -164,15 +151,8 @@ class WebService:
             add("GET", f"{prefix}/webapi/find", self._find)
             add("GET", f"{prefix}/webapi/motd", self._motd)
             add("GET", f"{prefix}/webapi/ca", self._cluster_ca)
-            add("POST", f"{prefix}/webapi/ssh/certs", self._ssh_certs)
-            add("POST", f"{prefix}/webapi/mfa/login/begin", self._login_begin)
-            add("POST", f"{prefix}/webapi/mfa/login/finish", self._ssh_certs)
-            add("POST", f"{prefix}/webapi/login/browser", self._begin_browser_login)
-            add("GET", f"{prefix}/webapi/login/browser/{{id}}", self._browser_login)
-            add("POST", f"{prefix}/webapi/login/browser/{{id}}", self._finish_browser_login)
-            add("POST", f"{prefix}/webapi/login/browser/{{id}}/certs", self._collect_browser_login)
-            add("GET", f"{prefix}/webapi/mfa/lease/{{token}}", self._lease_asked)
-            add("POST", f"{prefix}/webapi/mfa/lease/{{token}}", self._approve_lease)
+            logins.add(add, prefix)
+            leases.add(add, prefix)
             links.add(add, prefix)
             add("GET", f"{prefix}/webapi/auth/tunnel", self._tunnel)
             add("GET", f"{prefix}/webapi/sites", self._sites)
@@ -198,43 +178,6 @@ class WebService:
                 await asyncio.Event().wait()
         finally:
             await runner.cleanup()
-
-    # the edge
-
-    @web.middleware
-    async def _edge(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        with _span(request) as answering:
-            answer = await self._answered(request, handler)
-            answering.set("http.response.status_code", answer.status)
-            return answer
-
-    async def _answered(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        try:
-            check_change(request)
-            return await handler(request)
-        except web.HTTPRequestEntityTooLarge:
-            return failure(413, "the request is too large")
-        except web.HTTPException as error:
-            answer = failure(error.status, "there is no such page" if error.status == 404 else error.reason)
-            if "Allow" in error.headers:
-                answer.headers["Allow"] = error.headers["Allow"]
-            return answer
-        except SessionOver as error:
-            return failure(401, error.message, hint=error.hint)
-        except PageUnproved as error:
-            status = 401 if request.path.endswith(RENEW) else 403  # who has no page's cookie has no session's
-            return with_csrf_cookie(request, failure(status, error.message, hint=error.hint))
-        except TeleportError as error:
-            return failure(STATUS.get(error.code, 500), error.message, hint=error.hint)
-        except (ConnectionResetError, asyncio.CancelledError):
-            raise
-        except Exception:
-            log.exception("web: %s failed", request.match_info.route.resource)
-            return failure(500, "the proxy failed to do this; its log names the reason")
 
     # what clients ask first
 
@@ -282,119 +225,6 @@ class WebService:
     async def _cluster_ca(self, _: web.Request) -> web.Response:
         """The public half of the host authority, for clients that know the pin."""
         return reply(await self._auth.call(routes.CLUSTER_CA, m.Empty()))
-
-    # log in
-
-    async def _login_begin(self, request: web.Request) -> web.Response:
-        """A challenge for the second factor of a login. Nothing is tried here, but it is limited as attempts are."""
-        self._attempts.limit(request)
-        asked = await body_of(request, wm.LoginBeginRequest)
-        made = await self._auth.call(routes.LOGIN_CHALLENGE, m.LoginChallengeRequest(user=asked.user))
-        keys = wm.assertion_options(made.webauthn) if made.webauthn is not None else None
-        return reply(wm.LoginChallenge(challenge_id=made.id, totp_challenge=made.totp, webauthn_challenge=keys))
-
-    async def _ssh_certs(self, request: web.Request) -> web.Response:
-        self._attempts.limit(request)
-        asked = await body_of(request, wm.SSHCertsRequest)
-        whose = named(asked.user, asked.password, passwordless=asked.passwordless)
-        login = m.LoginRequest(
-            passwordless=asked.passwordless,
-            user=asked.user,
-            password=asked.password,
-            otp_token=asked.otp_token or asked.hotp_token,
-            factor=asked.factor(),
-            user_agent=request.headers.get("User-Agent", ""),
-            public_key=wm.from_base64(asked.pub_key, "pub_key"),
-            ttl=asked.ttl / 1e9,
-            client_addr=client_address(request),
-            compatibility=asked.compatibility or "standard",
-            route_to_cluster=asked.RouteToCluster,
-        )
-        certs = await self._attempts.tried(request, whose, self._auth.call(routes.LOGIN, login))
-        return reply(certs_reply(certs))
-
-    # log in with a browser, for a tsh elsewhere
-
-    async def _begin_browser_login(self, request: web.Request) -> web.Response:
-        self._attempts.limit(request)
-        asked = await body_of(request, wm.BrowserLoginBegin)
-        begin = m.BeginBrowserLoginRequest(
-            public_key=wm.from_base64(asked.pub_key, "pub_key"),
-            ttl=asked.ttl / 1e9,
-            client_addr=client_address(request),
-            route_to_cluster=asked.RouteToCluster,
-        )
-        return reply(browser_login_reply(await self._auth.call(routes.BEGIN_BROWSER_LOGIN, begin)))
-
-    async def _browser_login(self, request: web.Request) -> web.Response:
-        self._attempts.limit(request)
-        asked = m.BrowserLoginRequest(id=request.match_info["id"])
-        found = await self._attempts.tried(
-            request, "a login", self._auth.call(routes.BROWSER_LOGIN, asked), proves=False
-        )
-        return reply(browser_login_reply(found))
-
-    async def _finish_browser_login(self, request: web.Request) -> web.Response:
-        self._attempts.limit(request)
-        check_csrf(request)
-        asked = await body_of(request, wm.BrowserLoginAnswer)
-        whose = named(asked.user, asked.password, passwordless=asked.passwordless)
-        finish = m.FinishBrowserLoginRequest(
-            passwordless=asked.passwordless,
-            id=request.match_info["id"],
-            code=asked.code,
-            user=asked.user,
-            password=asked.password,
-            otp_token=asked.otp_token,
-            factor=asked.factor(),
-            client_addr=client_address(request),
-            user_agent=request.headers.get("User-Agent", ""),
-        )
-        await self._attempts.tried(request, whose, self._auth.call(routes.FINISH_BROWSER_LOGIN, finish))
-        return web.json_response({"message": "ok"})
-
-    async def _collect_browser_login(self, request: web.Request) -> web.Response:
-        """What tsh asks every other second. An id that is guessed costs an attempt."""
-        asked = m.BrowserLoginRequest(id=request.match_info["id"])
-        found = await self._attempts.tried(
-            request, "a login", self._auth.call(routes.COLLECT_BROWSER_LOGIN, asked), proves=False
-        )
-        if found.certs is None:
-            return web.json_response({"message": "nobody has answered yet"}, status=202)
-        return reply(certs_reply(found.certs))
-
-    # leases of plain ssh
-
-    async def _lease_asked(self, request: web.Request) -> web.Response:
-        """Who asks for a lease, for whoever holds its link, and what a hardware key is asked."""
-        self._attempts.limit(request)
-        asked = m.LeaseApprovalRequest(token=request.match_info["token"])
-        found = await self._attempts.tried(
-            request, "a link", self._auth.call(routes.LEASE_APPROVAL, asked), proves=False
-        )
-        assert found.challenge.webauthn is not None, "a link is for a hardware key"
-        return reply(
-            wm.LeaseAsked(
-                user=found.user,
-                cluster=found.cluster,
-                client_addr=found.client_addr,
-                key_fingerprint=found.key_fingerprint,
-                until=rfc3339(found.until),
-                challenge_id=found.challenge.id,
-                webauthn_challenge=wm.assertion_options(found.challenge.webauthn),
-            )
-        )
-
-    async def _approve_lease(self, request: web.Request) -> web.Response:
-        self._attempts.limit(request)
-        check_csrf(request)
-        answer = await body_of(request, wm.ApproveLease)
-        factor = m.FactorResponse(
-            challenge_id=answer.challenge_id, webauthn=answer.webauthn_challenge_response.message()
-        )
-        asked = m.ApproveLeaseRequest(token=request.match_info["token"], factor=factor)
-        await self._attempts.tried(request, "a link", self._auth.call(routes.APPROVE_LEASE, asked))
-        return web.json_response({"message": "ok"})
 
     # the way to auth for clients with certificates, and for joining hosts
 
@@ -444,17 +274,6 @@ class WebService:
         # A session inside ends by itself: a daemon that leaves waits for it, as for one at a port of SSH's own.
         with self.edge.staying(request):
             return await relay_inside(request, lambda far: self.edge.inside(far, client))
-
-
-def _span(request: web.Request) -> Span:
-    """Of a call of the API. What lasts as long as a session is in none, and nothing is heard of traces of strangers."""
-    resource = request.match_info.route.resource
-    route = resource.canonical if resource is not None else ""
-    begins = route.startswith("/webapi/") and "Upgrade" not in request.headers
-    found = span("proxy.web", Kind.SERVER, parent=None, begins=begins)
-    found.set("http.request.method", request.method if request.method in METHODS else "_OTHER")
-    found.set("http.route", route)
-    return found
 
 
 def _no_browsers(request: web.Request) -> None:
