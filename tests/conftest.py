@@ -20,6 +20,7 @@ import pytest
 
 if TYPE_CHECKING:
     from teleport.launcher import LauncherEnd
+    from teleport.testing.s3 import S3Server
 
 
 async def _run_and_check(test: Coroutine[Any, Any, None]) -> None:
@@ -71,6 +72,30 @@ def launcher_end() -> Iterator[LauncherEnd]:
 
     with forked_launcher() as end:
         yield end
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[S3Server]:
+    """A real one, for a file of tests. What is asked of it within the test's process needs `s3_login`."""
+    from teleport.testing import s3
+
+    if s3.program() is None:
+        pytest.skip(s3.MISSING)
+    with s3.S3Server() as started:
+        yield started
+
+
+@pytest.fixture
+def s3_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """This process has the S3 server's credentials, and nothing that this machine has."""
+    from teleport.testing import s3
+
+    if s3.program() is None:
+        pytest.skip(s3.MISSING)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {**s3.LOGIN, "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.auth.test_auth_pruning_recordings import DAY, Rig, hold
-from tests.recording.s3_parts import Killed, KilledAt, Watched, login
+from tests.recording.s3_parts import Killed, KilledAt, Watched
 from tests.security.test_security_recordings import RecordingHost
 
 from teleport.api import messages as m
@@ -36,20 +36,13 @@ from teleport.recording.s3.store import S3RecordingStore
 from teleport.testing import s3
 from teleport.testing.auth import Credentials, running_auth
 
-pytestmark = pytest.mark.skipif(s3.program() is None, reason=s3.MISSING)
+pytestmark = pytest.mark.usefixtures("s3_login")
 
 RULE = ("default", 3 * DAY)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[s3.S3Server]:
-    with s3.S3Server() as started:
-        yield started
-
-
 @pytest.fixture(autouse=True)
-def _login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    login(monkeypatch, tmp_path)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "INTERVAL", 0.02)
 
 
@@ -84,8 +77,7 @@ class S3Rig(Rig):
         return {path.name.removeprefix(sid) for path in folder.iterdir() if path.name.startswith(sid)}
 
     async def call(self, operation: str, **parameters: Any) -> Any:
-        await self.bucket.open()
-        return await getattr(self.bucket._client, operation)(Bucket=self.bucket.settings.bucket, **parameters)
+        return await s3.call(self.bucket, operation, **parameters)
 
     async def versions(self, sid: str) -> list[str]:
         """Of everything that the bucket has under its name."""
@@ -140,14 +132,8 @@ async def opened(
     directory: Path, settings: S3Settings, *, versions: bool = False, lock: bool = False
 ) -> AsyncIterator[tuple[S3Rig, RecordingHost]]:
     bucket = Bucket(settings)
-    await bucket.open()
     try:
-        if settings.bucket not in {one["Name"] for one in (await bucket._client.list_buckets())["Buckets"]}:
-            await bucket._client.create_bucket(Bucket=settings.bucket, ObjectLockEnabledForBucket=lock)
-        if versions:
-            await bucket._client.put_bucket_versioning(
-                Bucket=settings.bucket, VersioningConfiguration={"Status": "Enabled"}
-            )
+        await s3.make(bucket, versions=versions, lock=lock)
         async with running_auth(directory, s3=settings) as auth:
             rig = S3Rig(auth, RULE)
             rig.bucket = bucket
@@ -158,9 +144,9 @@ async def opened(
 
 @pytest.mark.parametrize("versions", [False, True])
 async def test_old_recordings_go_with_all_versions_and_who_asks_is_told(
-    server: s3.S3Server, tmp_path: Path, versions: bool
+    s3_server: s3.S3Server, tmp_path: Path, versions: bool
 ) -> None:
-    settings = server.settings("versions" if versions else "tests")
+    settings = s3_server.settings("versions" if versions else "tests")
     async with opened(tmp_path, settings, versions=versions) as (rig, host):
         old, new = await rig.record(host, "eve", days=4), await rig.record(host, "eve", days=2)
         if versions:  # somebody wrote over it, and took that back again
@@ -198,8 +184,8 @@ async def test_old_recordings_go_with_all_versions_and_who_asks_is_told(
         await rig.missing()
 
 
-async def test_what_is_held_stays_also_when_the_hold_comes_last(server: s3.S3Server, tmp_path: Path) -> None:
-    async with opened(tmp_path, server.settings()) as (rig, host):
+async def test_what_is_held_stays_also_when_the_hold_comes_last(s3_server: s3.S3Server, tmp_path: Path) -> None:
+    async with opened(tmp_path, s3_server.settings()) as (rig, host):
         held, late = await rig.record(host, "ann", days=9), await rig.record(host, "eve", days=4)
         rig.holds, rig.held_at_the_lock = [hold(user="ann")], [hold(user="eve")]
         await rig.prune()
@@ -215,10 +201,10 @@ async def test_what_is_held_stays_also_when_the_hold_comes_last(server: s3.S3Ser
 
 
 async def test_what_the_bucket_keeps_is_told_and_tried_again_and_holds_up_no_other(
-    server: s3.S3Server, tmp_path: Path
+    s3_server: s3.S3Server, tmp_path: Path
 ) -> None:
     """Object lock: it is played as before, and nobody says that it was removed."""
-    async with opened(tmp_path, server.settings("locked"), lock=True) as (rig, host):
+    async with opened(tmp_path, s3_server.settings("locked"), lock=True) as (rig, host):
         kept, other = await rig.record(host, "eve", days=4), await rig.record(host, "eve", days=4)
         key = rig.bucket.settings.key(kept)
         await rig.call("put_object_legal_hold", Key=key, LegalHold={"Status": "ON"})
@@ -240,9 +226,9 @@ async def test_what_the_bucket_keeps_is_told_and_tried_again_and_holds_up_no_oth
 
 
 async def test_a_role_that_may_not_remove_is_told_what_it_needs(
-    server: s3.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_server: s3.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path, server.settings()) as (rig, host):
+    async with opened(tmp_path, s3_server.settings()) as (rig, host):
         sid = await rig.record(host, "eve", days=4)
         for name, value in s3.READER.items():
             monkeypatch.setenv(name, value)
@@ -258,9 +244,9 @@ async def test_a_role_that_may_not_remove_is_told_what_it_needs(
         assert await rig.read(sid)
 
 
-async def test_what_was_altered_there_stays_and_is_told(server: s3.S3Server, tmp_path: Path) -> None:
+async def test_what_was_altered_there_stays_and_is_told(s3_server: s3.S3Server, tmp_path: Path) -> None:
     """It is evidence."""
-    async with opened(tmp_path, server.settings()) as (rig, host):
+    async with opened(tmp_path, s3_server.settings()) as (rig, host):
         altered, other = await rig.record(host, "eve", days=4), await rig.record(host, "eve", days=4)
         await rig.call("put_object", Key=rig.bucket.settings.key(altered), Body=b"nothing happened here")
         with pytest.raises(TeleportError, match=f"{altered} is not what was stored"):
@@ -275,10 +261,10 @@ async def test_what_was_altered_there_stays_and_is_told(server: s3.S3Server, tmp
 
 
 async def test_what_is_altered_or_taken_after_it_was_said_stays_noted_and_is_told(
-    server: s3.S3Server, tmp_path: Path
+    s3_server: s3.S3Server, tmp_path: Path
 ) -> None:
     """The bytes are looked at again before they go; that nothing is there is no removal of ours."""
-    async with opened(tmp_path, server.settings()) as (rig, host):
+    async with opened(tmp_path, s3_server.settings()) as (rig, host):
         altered, taken = await rig.record(host, "eve", days=4), await rig.record(host, "eve", days=4)
         assert await rig.pruner.step(), "it is said, of both"
         async with asyncio.timeout(60):
@@ -294,9 +280,9 @@ async def test_what_is_altered_or_taken_after_it_was_said_stays_noted_and_is_tol
         assert not await rig.service.state.backend.range(REMOVED), "nobody is told that they were removed"
 
 
-async def test_in_another_bucket_nothing_is_taken_for_removed(server: s3.S3Server, tmp_path: Path) -> None:
+async def test_in_another_bucket_nothing_is_taken_for_removed(s3_server: s3.S3Server, tmp_path: Path) -> None:
     """`audit_sessions_uri` changed while a removal was under way."""
-    async with opened(tmp_path, server.settings()) as (rig, host):
+    async with opened(tmp_path, s3_server.settings()) as (rig, host):
         sid = await rig.record(host, "eve", days=4)
         buckets = [
             KilledAt(rig.bucket.settings, call="delete_object", count=1, after=False),
@@ -328,9 +314,9 @@ class Archived(Bucket):
 
 
 @pytest.mark.parametrize("why", [Kind.REFUSED, Kind.KMS, Kind.AGAIN])
-async def test_one_that_cannot_be_read_holds_up_no_other(server: s3.S3Server, tmp_path: Path, why: Kind) -> None:
+async def test_one_that_cannot_be_read_holds_up_no_other(s3_server: s3.S3Server, tmp_path: Path, why: Kind) -> None:
     """And none needs room on auth's disk."""
-    async with opened(tmp_path, server.settings()) as (rig, host):
+    async with opened(tmp_path, s3_server.settings()) as (rig, host):
         first, second = sorted([await rig.record(host, "eve", days=4), await rig.record(host, "eve", days=4)])
         bucket = Archived(rig.bucket.settings)
         bucket.key, bucket.why = bucket.settings.key(first), why
@@ -353,7 +339,7 @@ async def test_one_that_cannot_be_read_holds_up_no_other(server: s3.S3Server, tm
 
 
 async def test_a_service_that_does_not_answer_is_not_asked_for_each_recording(
-    server: s3.S3Server, tmp_path: Path
+    s3_server: s3.S3Server, tmp_path: Path
 ) -> None:
     """And those that it did not hand out come last in the next round."""
 
@@ -365,7 +351,7 @@ async def test_a_service_that_does_not_answer_is_not_asked_for_each_recording(
             raise Refused(Kind.AGAIN, "no answer")
             yield b""
 
-    async with opened(tmp_path, server.settings()) as (rig, host):
+    async with opened(tmp_path, s3_server.settings()) as (rig, host):
         sids = sorted([await rig.record(host, "eve", days=4) for _ in range(4)])
         bucket = Away(rig.bucket.settings)
         store = rig.store_over(bucket)
@@ -380,9 +366,9 @@ async def test_a_service_that_does_not_answer_is_not_asked_for_each_recording(
         assert bucket.asked == [bucket.settings.key(sids[n]) for n in (0, 1, 2, 3, 0, 1)]
 
 
-async def test_nothing_is_read_while_the_log_waits(server: s3.S3Server, tmp_path: Path) -> None:
+async def test_nothing_is_read_while_the_log_waits(s3_server: s3.S3Server, tmp_path: Path) -> None:
     """Under the lock there is the removal, which has its 10 s, and no more."""
-    async with opened(tmp_path, server.settings()) as (rig, host):
+    async with opened(tmp_path, s3_server.settings()) as (rig, host):
         sid = await rig.record(host, "eve", days=4)
         bucket = Watched(rig.bucket.settings)
         store, under = rig.store_over(bucket), list[str]()
@@ -406,9 +392,9 @@ async def test_nothing_is_read_while_the_log_waits(server: s3.S3Server, tmp_path
         assert await rig.gone(sid)
 
 
-async def test_one_of_unknown_age_is_kept_until_its_age_is_known(server: s3.S3Server, tmp_path: Path) -> None:
+async def test_one_of_unknown_age_is_kept_until_its_age_is_known(s3_server: s3.S3Server, tmp_path: Path) -> None:
     """Notes of the first version do not say when it was stored: the event of its upload does, else its time begins."""
-    async with opened(tmp_path, server.settings()) as (rig, host):
+    async with opened(tmp_path, s3_server.settings()) as (rig, host):
         told, untold = await rig.record(host, "eve", days=None), "11111111-2222-4333-8444-555555555555"
         old = b'{"size":7,"sha256":"00","head":"00","header":%s}'
         note = await rig.note(told)
@@ -448,10 +434,10 @@ class KilledNotes(StoredNotes):
     [("list_object_versions", 1), ("delete_object", 1), ("delete_object", 2), ("list_object_versions", 2), ("", 0)],
 )
 async def test_a_process_that_ends_anywhere_leaves_nothing_and_loses_nothing(
-    server: s3.S3Server, tmp_path: Path, call: str, count: int, after: bool
+    s3_server: s3.S3Server, tmp_path: Path, call: str, count: int, after: bool
 ) -> None:
     """In a bucket with versions; the last case is the note."""
-    settings = server.settings("versions")
+    settings = s3_server.settings("versions")
     async with opened(tmp_path, settings, versions=True) as (rig, host):
         old, new = await rig.record(host, "eve", days=4), await rig.record(host, "eve", days=2)
         data = await rig.read(old)

@@ -22,14 +22,11 @@ from teleport.testing.cluster import LOOPBACK, NODE, Cluster, Host, Person, at, 
 ME = getpass.getuser()
 BUCKET = "tests"
 
-pytestmark = pytest.mark.skipif(s3.program() is None, reason=s3.MISSING)
-
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[s3.S3Server]:
-    with s3.S3Server() as started:
-        call(started.settings(BUCKET, "none"), "create_bucket")
-        yield started
+def server(s3_server: s3.S3Server) -> s3.S3Server:
+    call(s3_server.settings(BUCKET, "none"), "create_bucket")
+    return s3_server
 
 
 def call(settings: S3Settings, operation: str, **parameters: Any) -> Any:
@@ -38,7 +35,7 @@ def call(settings: S3Settings, operation: str, **parameters: Any) -> Any:
     async def ask() -> Any:
         bucket = Bucket(settings)
         try:
-            return await bucket._call(operation, **parameters)
+            return await s3.call(bucket, operation, **parameters)
         finally:
             await bucket.close()
 
@@ -46,10 +43,6 @@ def call(settings: S3Settings, operation: str, **parameters: Any) -> Any:
         for name, value in s3.LOGIN.items():
             patch.setenv(name, value)
         return asyncio.run(ask())
-
-
-def uri(server: s3.S3Server, prefix: str) -> str:
-    return f"s3://{BUCKET}/{prefix}?endpoint={server.endpoint}&insecure=true&disablesse=true"
 
 
 def recorded(cluster: Cluster, person: Person, node: str, word: str) -> str:
@@ -86,7 +79,7 @@ def metrics(host: Host) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def cluster(server: s3.S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(tmp_path_factory.mktemp("s3"), authentication={"type": "local", "second_factor": "off"})
-    made.config["teleport"]["storage"] = {"audit_sessions_uri": uri(server, "one")}
+    made.config["teleport"]["storage"] = {"audit_sessions_uri": server.uri(BUCKET, "one")}
     made.write()
     made.daemon.environment |= s3.LOGIN
     with made:
@@ -163,7 +156,7 @@ def test_each_auth_server_plays_what_the_other_brought_there(
     with etcd.EtcdCluster(folder / "etcd", members=1) as servers:
         pair = AuthPair(folder, servers, authentication={"type": "local", "second_factor": "off"})
         for host in (pair, pair.other):
-            host.config["teleport"]["storage"]["audit_sessions_uri"] = uri(server, "pair")
+            host.config["teleport"]["storage"]["audit_sessions_uri"] = server.uri(BUCKET, "pair")
             host.write()
             host.daemon.environment |= s3.LOGIN
         with pair.served():

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from secrets import token_bytes
 from typing import Any
 
-import pytest
 from tests.recording.recording_samples import HOST, SID, check_signature, recording
 
 from teleport.auth.evidence.objects import OBJECTS, StoredNotes
@@ -69,8 +67,7 @@ class Side:
 
     async def call(self, operation: str, **parameters: Any) -> Any:
         """Of the client itself: what somebody else does to the bucket."""
-        await self.bucket.open()
-        return await getattr(self.bucket._client, operation)(Bucket=self.bucket.settings.bucket, **parameters)
+        return await s3.call(self.bucket, operation, **parameters)
 
     async def replace(self, data: bytes, name: str = SID) -> None:
         """As somebody who may write to the bucket does."""
@@ -113,25 +110,8 @@ class Sides:
             uploader = Uploader(opened, store.directory, notes, index, part_size=PART, pause=0.01)
             side = Side(folder, opened, store, uploader, self.backend)
             if made:
-                await make(side)
+                await s3.make(opened)
             yield side
-
-
-async def make(side: Side) -> None:
-    """The bucket, unless it is there."""
-    await side.bucket.open()
-    try:
-        await side.call("head_bucket")
-    except side.bucket._client.exceptions.ClientError:
-        await side.call("create_bucket")
-
-
-def login(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """Gives the S3 server's credentials, and nothing that this machine has."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {**s3.LOGIN, "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(home)}.items():
-        monkeypatch.setenv(name, value)
 
 
 def sha256(data: bytes) -> str:

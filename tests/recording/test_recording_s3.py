@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.recording.recording_samples import HOST, OTHER_HOST, OTHER_SID, SID, chunk_list, recording
-from tests.recording.s3_parts import PART, FailsOver, Killed, KilledAt, Sides, Slow, large, login
+from tests.recording.s3_parts import PART, FailsOver, Killed, KilledAt, Sides, Slow, large
 
 from teleport.auth.evidence.recorded import UPLOADS
 from teleport.backend.interface import PutOp
@@ -23,20 +22,9 @@ from teleport.recording.storage import UploadState
 from teleport.recording.verify import VerifiedRecording
 from teleport.testing import s3
 
-pytestmark = pytest.mark.skipif(s3.program() is None, reason=s3.MISSING)
+pytestmark = pytest.mark.usefixtures("s3_login")
 
 DATA = b"".join(chunk_list(5))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[s3.S3Server]:
-    with s3.S3Server() as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def _login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    login(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -44,8 +32,8 @@ def sides(tmp_path: Path) -> Sides:
     return Sides(tmp_path)
 
 
-async def test_a_recording_is_brought_there_and_read_from_there(server: s3.S3Server, sides: Sides) -> None:
-    async with sides.side(server.settings()) as side:
+async def test_a_recording_is_brought_there_and_read_from_there(s3_server: s3.S3Server, sides: Sides) -> None:
+    async with sides.side(s3_server.settings()) as side:
         await side.take(DATA)
         before = await side.store.all()
         assert await side.uploader.once()
@@ -64,9 +52,9 @@ async def test_a_recording_is_brought_there_and_read_from_there(server: s3.S3Ser
         assert side.files() == [f"{SID}.away"]  # what was fetched has no name
 
 
-async def test_a_large_one_goes_in_parts(server: s3.S3Server, sides: Sides) -> None:
+async def test_a_large_one_goes_in_parts(s3_server: s3.S3Server, sides: Sides) -> None:
     data = large(3 * PART)
-    async with sides.side(server.settings()) as side:
+    async with sides.side(s3_server.settings()) as side:
         await side.take(data)
         assert await side.uploader.once()
         assert side.files() == [f"{SID}.away"]
@@ -75,9 +63,9 @@ async def test_a_large_one_goes_in_parts(server: s3.S3Server, sides: Sides) -> N
             assert file.read() == data
 
 
-async def test_the_host_is_answered_as_if_it_lay_here(server: s3.S3Server, sides: Sides) -> None:
+async def test_the_host_is_answered_as_if_it_lay_here(s3_server: s3.S3Server, sides: Sides) -> None:
     """T41: duplicated uploads, to any auth server."""
-    settings = server.settings()
+    settings = s3_server.settings()
     async with sides.side(settings, "one") as one, sides.side(settings, "two") as two:
         await one.take(DATA)
         await one.uploader.once()
@@ -96,9 +84,9 @@ async def test_the_host_is_answered_as_if_it_lay_here(server: s3.S3Server, sides
         assert not await two.store.searchable(SID)
 
 
-async def test_another_hosts_lies_beside_it(server: s3.S3Server, sides: Sides) -> None:
+async def test_another_hosts_lies_beside_it(s3_server: s3.S3Server, sides: Sides) -> None:
     other = recording([Frame(1, FrameKind.OUTPUT, b"mine")], recorder=OTHER_HOST)
-    async with sides.side(server.settings()) as side:
+    async with sides.side(s3_server.settings()) as side:
         await side.take(DATA)
         await side.uploader.once()
         sink = side.store.sink_for(OTHER_HOST)
@@ -109,9 +97,9 @@ async def test_another_hosts_lies_beside_it(server: s3.S3Server, sides: Sides) -
             assert file.read() == other
 
 
-async def test_what_was_not_told_of_waits(server: s3.S3Server, sides: Sides) -> None:
+async def test_what_was_not_told_of_waits(s3_server: s3.S3Server, sides: Sides) -> None:
     """The host has no answer yet, and comes again: then it is told."""
-    async with sides.side(server.settings()) as side:
+    async with sides.side(s3_server.settings()) as side:
         await side.take(DATA, told=False)
         assert await side.uploader.once()
         assert side.files() == [f"{SID}.rec"]
@@ -129,9 +117,9 @@ async def test_what_was_not_told_of_waits(server: s3.S3Server, sides: Sides) -> 
     ],
 )
 async def test_what_was_changed_there_is_never_served(
-    server: s3.S3Server, sides: Sides, changed: bytes, told: str
+    s3_server: s3.S3Server, sides: Sides, changed: bytes, told: str
 ) -> None:
-    async with sides.side(server.settings()) as side:
+    async with sides.side(s3_server.settings()) as side:
         await side.take(DATA)
         await side.uploader.once()
         await side.replace(changed)
@@ -143,8 +131,8 @@ async def test_what_was_changed_there_is_never_served(
         assert f"s3://tests/{side.bucket.settings.prefix}/{SID}.rec" in found.what
 
 
-async def test_what_was_removed_there_is_told(server: s3.S3Server, sides: Sides) -> None:
-    async with sides.side(server.settings()) as side:
+async def test_what_was_removed_there_is_told(s3_server: s3.S3Server, sides: Sides) -> None:
+    async with sides.side(s3_server.settings()) as side:
         await side.take(DATA)
         await side.uploader.once()
         await side.call("delete_object", Key=side.bucket.settings.key(SID))
@@ -155,9 +143,9 @@ async def test_what_was_removed_there_is_told(server: s3.S3Server, sides: Sides)
 
 
 async def test_an_object_that_is_there_is_never_replaced(
-    server: s3.S3Server, sides: Sides, caplog: pytest.LogCaptureFixture
+    s3_server: s3.S3Server, sides: Sides, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with sides.side(server.settings()) as side:
+    async with sides.side(s3_server.settings()) as side:
         await side.replace(b"of somebody else")
         await side.take(DATA)
         assert await side.uploader.once()
@@ -173,8 +161,8 @@ async def test_an_object_that_is_there_is_never_replaced(
         assert await side.object() == DATA
 
 
-async def test_a_file_that_broke_here_is_not_brought_there(server: s3.S3Server, sides: Sides) -> None:
-    async with sides.side(server.settings()) as side:
+async def test_a_file_that_broke_here_is_not_brought_there(s3_server: s3.S3Server, sides: Sides) -> None:
+    async with sides.side(s3_server.settings()) as side:
         await side.take(DATA)
         (side.folder / f"{SID}.rec").write_bytes(DATA[:100] + b"?" + DATA[101:])
         await side.uploader.once()
@@ -196,10 +184,10 @@ LARGE = [
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(("call", "count"), [*SMALL, *LARGE])
 async def test_a_process_that_ends_anywhere_loses_nothing(
-    server: s3.S3Server, sides: Sides, call: str, count: int, after: bool
+    s3_server: s3.S3Server, sides: Sides, call: str, count: int, after: bool
 ) -> None:
     data = DATA if (call, count) in SMALL else large(3 * PART)
-    settings = server.settings()
+    settings = s3_server.settings()
     ends = partial(KilledAt, call=call, count=count, after=after)
     async with sides.side(settings, bucket=ends) as side:
         await side.take(data)
@@ -220,10 +208,10 @@ async def test_a_process_that_ends_anywhere_loses_nothing(
 
 
 async def test_a_journal_that_is_torn_or_of_an_upload_that_is_gone_is_not_believed(
-    server: s3.S3Server, sides: Sides
+    s3_server: s3.S3Server, sides: Sides
 ) -> None:
     data = large(3 * PART)
-    settings = server.settings()
+    settings = s3_server.settings()
     for torn in (True, False):
         async with sides.side(settings, bucket=partial(KilledAt, call="upload_part", count=3, after=False)) as side:
             if torn:
@@ -275,9 +263,9 @@ async def test_a_server_that_is_away_is_waited_for(sides: Sides, caplog: pytest.
 
 
 async def test_no_bucket_no_permission_and_no_key_are_told(
-    server: s3.S3Server, sides: Sides, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    s3_server: s3.S3Server, sides: Sides, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = server.settings("another")
+    settings = s3_server.settings("another")
     async with sides.side(settings, made=False) as side:
         await side.take(DATA)
         assert not await side.uploader.once()
@@ -303,7 +291,7 @@ async def test_no_bucket_no_permission_and_no_key_are_told(
         async with sides.side(settings, made=False) as side:
             assert not await side.uploader.once()
             assert "there are none" in side.uploader.problem
-    encrypted = server.settings("another", settings.prefix, disablesse="false", sse_kms_key="no-such-key")
+    encrypted = s3_server.settings("another", settings.prefix, disablesse="false", sse_kms_key="no-such-key")
     async with sides.side(encrypted) as side:
         assert not await side.uploader.once()
         assert "InternalError" in side.uploader.problem  # this server has no KMS, and says so in no other way
@@ -313,8 +301,8 @@ async def test_no_bucket_no_permission_and_no_key_are_told(
         assert side.files() == [f"{SID}.away"]
 
 
-async def test_a_file_stays_until_it_is_searchable(server: s3.S3Server, sides: Sides) -> None:
-    async with sides.side(server.settings(), searchable=[False]) as side:
+async def test_a_file_stays_until_it_is_searchable(s3_server: s3.S3Server, sides: Sides) -> None:
+    async with sides.side(s3_server.settings(), searchable=[False]) as side:
         await side.take(DATA)
         await side.uploader.once()
         assert await side.noted()
@@ -325,8 +313,8 @@ async def test_a_file_stays_until_it_is_searchable(server: s3.S3Server, sides: S
         assert side.uploader.problem == ""
 
 
-async def test_two_processes_of_an_auth_server_do_not_meet(server: s3.S3Server, sides: Sides) -> None:
-    settings = server.settings()
+async def test_two_processes_of_an_auth_server_do_not_meet(s3_server: s3.S3Server, sides: Sides) -> None:
+    settings = s3_server.settings()
     async with sides.side(settings) as one, sides.side(settings) as two:
         await one.take(DATA)
         await asyncio.gather(one.uploader.once(), two.uploader.once())
@@ -337,9 +325,11 @@ async def test_two_processes_of_an_auth_server_do_not_meet(server: s3.S3Server, 
         assert await one.object() == DATA
 
 
-async def test_one_recording_over_which_the_service_fails_holds_up_no_other(server: s3.S3Server, sides: Sides) -> None:
+async def test_one_recording_over_which_the_service_fails_holds_up_no_other(
+    s3_server: s3.S3Server, sides: Sides
+) -> None:
     other = b"".join(chunk_list(3, OTHER_SID))
-    async with sides.side(server.settings(), bucket=partial(FailsOver, sid=SID)) as side:
+    async with sides.side(s3_server.settings(), bucket=partial(FailsOver, sid=SID)) as side:
         await side.take(DATA)
         await side.take(other, OTHER_SID)
         assert SID < OTHER_SID
@@ -349,9 +339,9 @@ async def test_one_recording_over_which_the_service_fails_holds_up_no_other(serv
         assert "as told" in side.uploader.problem
 
 
-async def test_a_disk_that_does_not_read_one_file_holds_up_no_other(server: s3.S3Server, sides: Sides) -> None:
+async def test_a_disk_that_does_not_read_one_file_holds_up_no_other(s3_server: s3.S3Server, sides: Sides) -> None:
     other = b"".join(chunk_list(3, OTHER_SID))
-    async with sides.side(server.settings()) as side:
+    async with sides.side(s3_server.settings()) as side:
         await side.take(DATA)
         await side.take(other, OTHER_SID)
         (side.folder / f"{SID}.away").mkdir()  # so that the note cannot be written
@@ -360,10 +350,10 @@ async def test_a_disk_that_does_not_read_one_file_holds_up_no_other(server: s3.S
         assert "the disk of" in side.uploader.problem
 
 
-async def test_two_hosts_claim_a_session_at_two_auth_servers_at_once(server: s3.S3Server, sides: Sides) -> None:
+async def test_two_hosts_claim_a_session_at_two_auth_servers_at_once(s3_server: s3.S3Server, sides: Sides) -> None:
     """Each auth server keeps its own first, and only one of them may be told of under that name."""
     theirs = recording([Frame(1, FrameKind.OUTPUT, b"mine")], recorder=OTHER_HOST)
-    settings = server.settings()
+    settings = s3_server.settings()
     async with sides.side(settings, "one") as one, sides.side(settings, "two") as two:
         await one.take(DATA)
         assert await two.take(theirs, host=OTHER_HOST, told=False) == SID
@@ -385,9 +375,9 @@ def test_objects_are_made_with_the_key_that_is_asked_for() -> None:
     assert Bucket(parse("records", {"disablesse": "true"}))._made_as == {}
 
 
-async def test_a_fetch_goes_on_for_who_asks_again(server: s3.S3Server, sides: Sides) -> None:
+async def test_a_fetch_goes_on_for_who_asks_again(s3_server: s3.S3Server, sides: Sides) -> None:
     """Clients wait for half a minute, and a large recording may take longer."""
-    async with sides.side(server.settings(), bucket=Slow) as side:
+    async with sides.side(s3_server.settings(), bucket=Slow) as side:
         await side.take(DATA)
         await side.uploader.once()
         assert isinstance(side.bucket, Slow)
@@ -420,8 +410,8 @@ async def test_a_fetch_goes_on_for_who_asks_again(server: s3.S3Server, sides: Si
             await waiting
 
 
-async def test_a_missing_recording_is_not_found(server: s3.S3Server, sides: Sides) -> None:
-    async with sides.side(server.settings()) as side:
+async def test_a_missing_recording_is_not_found(s3_server: s3.S3Server, sides: Sides) -> None:
+    async with sides.side(s3_server.settings()) as side:
         for call in (side.store.open, side.store.verify, side.store.header):
             with pytest.raises(NotFound):
                 await call(SID)
@@ -429,8 +419,8 @@ async def test_a_missing_recording_is_not_found(server: s3.S3Server, sides: Side
         assert await side.store.some([SID]) == []
 
 
-async def test_a_closed_bucket_is_not_opened_again(server: s3.S3Server, sides: Sides) -> None:
-    async with sides.side(server.settings()) as side:
+async def test_a_closed_bucket_is_not_opened_again(s3_server: s3.S3Server, sides: Sides) -> None:
+    async with sides.side(s3_server.settings()) as side:
         await side.take(DATA)
         await side.uploader.once()
         await side.bucket.close()
@@ -439,10 +429,10 @@ async def test_a_closed_bucket_is_not_opened_again(server: s3.S3Server, sides: S
 
 
 async def test_bodies_and_credentials_are_not_logged(
-    server: s3.S3Server, sides: Sides, caplog: pytest.LogCaptureFixture
+    s3_server: s3.S3Server, sides: Sides, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with sides.side(server.settings()) as side:
+    async with sides.side(s3_server.settings()) as side:
         await side.take(DATA)
         await side.uploader.once()
         async with aclosing(side.bucket.read(side.bucket.settings.key(SID))) as pieces:

