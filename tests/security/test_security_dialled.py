@@ -92,14 +92,37 @@ async def test_a_name_does_not_lead_the_proxy_where_no_address_may(launcher_end:
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(loop, "getaddrinfo", resolved)
-            await lab.router.dialer._check_name("rebound.example.com", lab.node_port)
+            assert await lab.router.dialer._meant("rebound.example.com", lab.node_port) == [means]
             for refused in ("169.254.169.254", "0.0.0.0", "fe80::1"):
                 means = refused
                 with pytest.raises(OSError, match="link-local"):
-                    await lab.router.dialer._check_name("rebound.example.com", lab.node_port)
+                    await lab.router.dialer._meant("rebound.example.com", lab.node_port)
             user = lab.authorities.user(["root"])
             key = ClientKey(user.key.openssh_pem().reveal(), user.certificate.line())
             outer = await connect(("127.0.0.1", lab.proxy_port), login="root", key=key, check=lambda certificate: None)
             with pytest.raises(TeleportError, match="does not answer"):
                 await outer.through("node1", 0, login="root", check=lambda certificate: None)
             await outer.close()
+
+
+async def test_the_address_that_was_judged_is_the_one_that_is_dialled(launcher_end: LauncherEnd) -> None:
+    """Whoever answers for the name says something else each time it is asked."""
+    async with running_lab(Launcher(launcher_end)) as lab:
+        lab.directory.registered[:] = [
+            RegisteredNode(str(lab.node_host.host_id), "node1", f"rebound.example.com:{lab.node_port}")
+        ]
+        answers = ["127.0.0.1", "169.254.169.254"]
+
+        async def resolved(host: str, port: int, **_: object) -> list[object]:
+            assert host == "rebound.example.com"
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers.pop(0), port))]
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+            user = lab.authorities.user(["root"])
+            key = ClientKey(user.key.openssh_pem().reveal(), user.certificate.line())
+            outer = await connect(("127.0.0.1", lab.proxy_port), login="root", key=key, check=lambda certificate: None)
+            inner = await outer.through("node1", 0, login="root", check=lambda certificate: None)
+            await inner.close()
+            await outer.close()
+        assert answers == ["169.254.169.254"]

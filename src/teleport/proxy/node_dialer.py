@@ -92,11 +92,9 @@ class NodeDialer:
             return await self._through_tunnel(node, lambda: make(line))
         dialling.set("teleport.way", "dialled")
         host, port = node.endpoint
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_DIAL_SECONDS):
-                await self._check_name(host, port)
-                _, made = await loop.create_connection(lambda: make(line), host, port)
+                made = await self._connected(await self._meant(host, port), port, lambda: make(line))
         except (OSError, TimeoutError) as error:
             log.warning("node unreachable node=%s address=%s error=%s", node.host_id, node.address, error)
             raise ConnectionProblem(
@@ -117,14 +115,30 @@ class NodeDialer:
                 hint="try again; if it stays so, ask who runs that host whether it reaches the proxy's tunnel port",
             ) from error
 
-    async def _check_name(self, host: str, port: int) -> None:
-        """Raises `OSError` when `host` is a name of something that no node may announce: auth sees names only.
+    async def _connected(self, addresses: list[str], port: int, make: Callable[[], P]) -> P:
+        """By the first of them that answers. Raises `OSError` when none does."""
+        problem: OSError | None = None
+        for address in addresses:
+            try:
+                _, made = await asyncio.get_running_loop().create_connection(make, address, port)
+            except OSError as error:
+                problem = error
+            else:
+                return made
+        raise problem or OSError("the name has no address")
+
+    async def _meant(self, host: str, port: int) -> list[str]:
+        """The addresses that are dialled for `host`. Raises `OSError` when it is a name of something that no node may
+        announce: auth sees names only. What was judged is what is dialled: whoever answers for the name could say
+        something else the next time.
 
         The loopback is let through, because many hosts give it their own name.
         """
         if canonical_address(host):
-            return
+            return [host]
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for *_, address in found:
-            if problem := not_dialable(str(address[0]), loopback=True):
-                raise OSError(f"{address[0]} {problem}")
+        addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+        for address in addresses:
+            if problem := not_dialable(address, loopback=True):
+                raise OSError(f"{address} {problem}")
+        return addresses
