@@ -13,7 +13,7 @@ from teleport.api import messages as m
 from teleport.api import routes
 from teleport.authz.decision import AccessDenial, DenialCode
 from teleport.authz.kube import ActAs, KubeAccessPermit
-from teleport.daemon.kube_side import KubeRules
+from teleport.daemon.kube.side import KubeRules
 from teleport.errors import AccessDenied
 from teleport.identity import SystemRole
 from teleport.kube.credentials import KubeCluster

@@ -13,7 +13,7 @@ import pytest
 from scripts.dist import archive, image, locked, sbom, signing, small, system_packages, tree
 from scripts.dist.interpreter import Deb
 
-from teleport.daemon import kube_manifest
+from teleport.daemon.kube import manifest
 
 SOURCE = locked.ROOT / "src" / "teleport"
 PACKAGING = locked.ROOT / "packaging"
@@ -151,5 +151,5 @@ def test_the_image_runs_as_nobody_of_the_host_and_as_the_manifest_says() -> None
     """One user for the image, what it keeps, and pods; test_dist_image.py builds and runs it."""
     text = (PACKAGING / "Containerfile").read_text()
     assert f"\nUSER {image.OWNER}:{image.OWNER}\n" in text
-    assert kube_manifest._UID == image.OWNER
+    assert manifest._UID == image.OWNER
     assert "\nFROM scratch\n" in text

@@ -61,7 +61,7 @@ from teleport.web.service import WebConfig, WebService
 from teleport.wire import alpn, vouch
 
 if TYPE_CHECKING:
-    from teleport.daemon.kube_side import KubeSide
+    from teleport.daemon.kube.side import KubeSide
 
 log = logging.getLogger(__name__)
 

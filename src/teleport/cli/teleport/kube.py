@@ -56,7 +56,7 @@ def manifest(
 
     from teleport.daemon.config.effective import StartFlags, effective_config
     from teleport.daemon.config.file import load_config
-    from teleport.daemon.kube_manifest import Manifest, configuration, documents, granted
+    from teleport.daemon.kube.manifest import Manifest, configuration, documents, granted
 
     secret = token_secret or f"{name}-token"
     for option, value in (("--name", name), ("--namespace", namespace), ("--token-secret", secret)):

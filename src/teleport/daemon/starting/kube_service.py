@@ -6,7 +6,7 @@ import asyncio
 
 from teleport.daemon import identities
 from teleport.daemon.followers import of_client
-from teleport.daemon.kube_service_side import KubeServiceSide
+from teleport.daemon.kube.service_side import KubeServiceSide
 from teleport.daemon.sockets import KUBE
 from teleport.daemon.starting.ground import Ground, keep_labels
 from teleport.errors import BadRequest

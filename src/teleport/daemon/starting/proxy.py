@@ -113,9 +113,9 @@ async def _start_kube(ground: Ground, side: ProxySide, view: View) -> None:
     config = ground.config
     if config.proxy is None or ("proxy kube" not in ground.sockets and not config.proxy.one_port):
         return
-    from teleport.daemon.kube_elsewhere import KubeElsewhere
-    from teleport.daemon.kube_reach import KubeReach
-    from teleport.daemon.kube_side import KubeSide
+    from teleport.daemon.kube.elsewhere import KubeElsewhere
+    from teleport.daemon.kube.reach import KubeReach
+    from teleport.daemon.kube.side import KubeSide
 
     kube = side.kube = KubeSide(
         config.proxy.kube_clusters,

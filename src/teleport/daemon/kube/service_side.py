@@ -17,7 +17,7 @@ from teleport.daemon.config import ports
 from teleport.daemon.config.values import KubeServiceConfig
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
-from teleport.daemon.kube_side import Following, KubeRules
+from teleport.daemon.kube.side import Following, KubeRules
 from teleport.daemon.view import View
 from teleport.identity import SystemRole
 from teleport.kube.credentials import KubeCluster

@@ -22,8 +22,8 @@ from teleport.clock import Clock
 from teleport.daemon.connection_count import RemoteControl
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.host import Host
-from teleport.daemon.kube_joins import JoinRules, tracked
-from teleport.daemon.kube_reach import KubeReach
+from teleport.daemon.kube.joins import JoinRules, tracked
+from teleport.daemon.kube.reach import KubeReach
 from teleport.daemon.lock_age import LockAge
 from teleport.daemon.recorded import Recorded
 from teleport.daemon.session_telling import SessionTeller

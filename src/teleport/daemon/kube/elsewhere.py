@@ -11,7 +11,7 @@ from uuid import uuid4
 import msgspec
 
 from teleport.authz.kube_elsewhere import why_not_led
-from teleport.daemon.kube_side import KubeRules
+from teleport.daemon.kube.side import KubeRules
 from teleport.daemon.view import View
 from teleport.errors import AccessDenied, NotFound, TeleportError
 from teleport.identity import UserIdentity
