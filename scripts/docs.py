@@ -122,7 +122,7 @@ def openapi() -> str:
 
 def metrics() -> str:
     """Everything that `/metrics` can show."""
-    from teleport.daemon.metric_catalogue import catalogue
+    from teleport.daemon.monitoring.catalogue import catalogue
 
     rows = [
         (code(f"{one.name}{{{one.label}}}" if one.label else one.name), one.kind, cell(one.of), cell(one.meaning))

@@ -21,8 +21,8 @@ from tests.web.session_rig import Person, proxy_with_sessions
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.audit.store_lock import StoreLock
-from teleport.daemon import service_metrics
-from teleport.daemon.metrics import Metrics
+from teleport.daemon.monitoring import service_metrics
+from teleport.daemon.monitoring.metrics import Metrics
 from teleport.testing.auth import CLUSTER
 
 HOLDS = """

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from teleport.cli.teleport.command import teleport
-from teleport.daemon.diag import Readiness, diagnostics
+from teleport.daemon.monitoring.diag import Readiness, diagnostics
 from teleport.testing.commands import Ran, run_command
 from teleport.transport.listeners import address_of, bind
 

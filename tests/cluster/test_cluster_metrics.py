@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import urllib.request
 
-from teleport.daemon.metric_catalogue import catalogue
+from teleport.daemon.monitoring.catalogue import catalogue
 from teleport.testing.cluster import LOOPBACK, NODE, Cluster, Host, Person, at, wait_until
 
 SAMPLE = re.compile(r'^(?P<name>[a-z_0-9]+)(\{(?P<label>[a-z_]+)="[^"]*"\})? [-+0-9.e]+(Inf)?$')

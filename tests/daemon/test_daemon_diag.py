@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 
 from teleport.daemon.config.values import LogConfig, Severity
-from teleport.daemon.diag import Readiness, State, diagnostics, serve_diagnostics
 from teleport.daemon.logs import MAX_MESSAGE, JSONFormatter, TextFormatter, set_up
+from teleport.daemon.monitoring.diag import Readiness, State, diagnostics, serve_diagnostics
 from teleport.errors import TeleportError
 
 

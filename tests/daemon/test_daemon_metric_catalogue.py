@@ -6,7 +6,7 @@ import re
 
 from teleport import counted
 from teleport.counted import Counter, Histogram
-from teleport.daemon.metric_catalogue import catalogue
+from teleport.daemon.monitoring.catalogue import catalogue
 
 
 def test_names_and_labels_are_those_of_prometheus() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from teleport.counted import Counter, Histogram
-from teleport.daemon import process_metrics
-from teleport.daemon.diag import Readiness, diagnostics
-from teleport.daemon.looking import Looking
-from teleport.daemon.metrics import CONTENT_TYPE, Gauge, Metrics, shown
+from teleport.daemon.monitoring import process_metrics
+from teleport.daemon.monitoring.diag import Readiness, diagnostics
+from teleport.daemon.monitoring.looking import Looking
+from teleport.daemon.monitoring.metrics import CONTENT_TYPE, Gauge, Metrics, shown
 
 
 def test_the_text_is_that_of_prometheus() -> None:

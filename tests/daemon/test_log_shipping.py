@@ -29,7 +29,7 @@ from teleport.daemon.log_shipping.form import Entry, line_of, message
 from teleport.daemon.log_shipping.handler import shipper_of
 from teleport.daemon.log_shipping.shipping import QUEUE, QUEUE_BYTES, Shipper
 from teleport.daemon.log_shipping.spool import LogSpool
-from teleport.daemon.metrics import Metrics
+from teleport.daemon.monitoring.metrics import Metrics
 from teleport.errors import ConnectionProblem
 from teleport.resources.values import HostPort
 from teleport.testing.loopback import LOOPBACK

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tests.cluster.cluster_prometheus import DASHBOARD, ROOT, RULES, why_no_prometheus
 
-from teleport.daemon.metric_catalogue import catalogue
+from teleport.daemon.monitoring.catalogue import catalogue
 
 SAMPLES = {sample: one for one in catalogue() for sample in one.samples}
 WORDS = {"and", "or", "unless", "by", "on", "ignoring", "without", "le"}

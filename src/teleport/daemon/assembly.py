@@ -27,11 +27,11 @@ from teleport.daemon.collecting import Collecting
 from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.descriptors import raise_limit
-from teleport.daemon.diag import Readiness, diagnostics, serve_diagnostics
 from teleport.daemon.followers import Followers
 from teleport.daemon.host import Host, open_host
 from teleport.daemon.imports import import_ahead
-from teleport.daemon.metrics import Metrics
+from teleport.daemon.monitoring.diag import Readiness, diagnostics, serve_diagnostics
+from teleport.daemon.monitoring.metrics import Metrics
 from teleport.daemon.reaching import WayToAuth
 from teleport.daemon.remote import RemoteDelivery
 from teleport.daemon.restarts.first_process import NONE
@@ -179,9 +179,9 @@ class Daemon:
         config = self._config
         ground = self._ground_of(host, readiness)
         if ground.shown:
-            from teleport.daemon import monitoring
+            from teleport.daemon.monitoring import measuring
 
-            monitoring.begin(
+            measuring.begin(
                 self._metrics,
                 self._tasks,
                 config,
@@ -283,7 +283,7 @@ class Daemon:
         shipper = Shipper(ground.emitter, RemoteDelivery(next(iter(ground.clients.values()))))
         ground.readiness.watch("audit", lambda: shipper.problem, serves=True)
         if ground.shown:
-            from teleport.daemon import service_metrics
+            from teleport.daemon.monitoring import service_metrics
 
             service_metrics.of_delivery(self._metrics, shipper)
         self._tasks.start(_deliver(shipper), "audit delivery")

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from teleport.clock import Clock
 from teleport.daemon.config.readable import unreadable
-from teleport.daemon.metrics import Gauge
+from teleport.daemon.monitoring.metrics import Gauge
 from teleport.errors import BadRequest, TeleportError
 from teleport.pki.web_chain import WebPair, read_pair
 from teleport.transport.web_certificates import check_chain

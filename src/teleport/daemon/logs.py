@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from teleport.clock import rfc3339
 from teleport.daemon.config.values import LogConfig, ShippedLog
-from teleport.daemon.metrics import Gauge, Metrics
+from teleport.daemon.monitoring.metrics import Gauge, Metrics
 from teleport.errors import TeleportError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Final
 from teleport import __version__, spans
 from teleport.daemon.config.values import TracingConfig
 from teleport.daemon.host import Host
-from teleport.daemon.metrics import Gauge, Metrics
+from teleport.daemon.monitoring.metrics import Gauge, Metrics
 from teleport.daemon.tasks import Tasks
 from teleport.transport.trace_export import Destination, Exporter
 

@@ -85,7 +85,7 @@ def _address(text: str) -> HostPort:
 def _look(where: HostPort) -> Sample:
     """What the daemon says now. Raises `ConnectionProblem`."""
     from teleport.cli.tctl.measured import Sample
-    from teleport.daemon.asking import ask
+    from teleport.daemon.monitoring.asking import ask
 
     try:
         status, body = ask(where, "/metrics", PATIENCE)

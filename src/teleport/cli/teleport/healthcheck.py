@@ -29,7 +29,7 @@ def healthcheck(config_file: str | None, diag_addr: str, live: bool, timeout: fl
 
     Exit status: 0 it does, 1 it does not (it starts, or is degraded), 2 no address is configured, 6 nobody answers.
     """
-    from teleport.daemon.asking import ask, status_of
+    from teleport.daemon.monitoring.asking import ask, status_of
 
     address = _address(config_file, diag_addr)
     status, body = ask(address, "/healthz" if live else "/readyz", timeout)

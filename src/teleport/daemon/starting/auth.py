@@ -33,7 +33,7 @@ async def start_auth(ground: Ground, service: AuthService) -> None:
     for part, problem in service.problems().items():
         ground.readiness.watch(part, problem, serves=True)
     if ground.shown:
-        from teleport.daemon import service_metrics
+        from teleport.daemon.monitoring import service_metrics
 
         watched = service_metrics.Authorities(service, ground.clock)
         await watched.look()

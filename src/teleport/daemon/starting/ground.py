@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Final
 from teleport.api.client import AuthClient
 from teleport.audit.emitter import Emitter
 from teleport.clock import Clock
-from teleport.daemon import tunnel_metrics
 from teleport.daemon.announce import Announcer
 from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
-from teleport.daemon.diag import Readiness
 from teleport.daemon.followers import Followers, with_rotation
 from teleport.daemon.following import Follower
 from teleport.daemon.host import Host
-from teleport.daemon.metrics import Metrics
+from teleport.daemon.monitoring import tunnel_metrics
+from teleport.daemon.monitoring.diag import Readiness
+from teleport.daemon.monitoring.metrics import Metrics
 from teleport.daemon.reaching import WayToAuth
 from teleport.daemon.restarts.leaving import Doors
 from teleport.daemon.sockets import Sockets

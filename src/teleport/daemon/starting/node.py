@@ -75,7 +75,7 @@ async def start_node(ground: Ground, launcher_end: LauncherEnd) -> NodeService:
     await ground.tasks.start_ready(side.serve(listeners, serving.set), "node", serving)
     ground.tasks.start(_launcher_lives(launcher), "launcher")
     if ground.shown:
-        from teleport.daemon import service_metrics
+        from teleport.daemon.monitoring import service_metrics
 
         service_metrics.of_node(ground.metrics, side.service)
     if not listeners:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from teleport.daemon import clusters_seen, keypairs, tunnel_metrics, tunnels_lost
+from teleport.daemon import clusters_seen, keypairs, tunnels_lost
 from teleport.daemon.followers import of_client
 from teleport.daemon.live_settings import follow_keep_alive
 from teleport.daemon.lock_age import LockAge
+from teleport.daemon.monitoring import tunnel_metrics
 from teleport.daemon.proxy_side import ProxySide
 from teleport.daemon.recording_side import host_of
 from teleport.daemon.sockets import PEER
@@ -80,7 +81,7 @@ def _show(ground: Ground, side: ProxySide, view: View) -> None:
     """Numbers for monitors."""
     tunnel_metrics.of_proxy(ground.metrics, view, side.tunnels, side.clusters.trusted.counts)
     if ground.shown:
-        from teleport.daemon import service_metrics
+        from teleport.daemon.monitoring import service_metrics
 
         service_metrics.of_proxy(ground.metrics, view, lambda: side.router.open)
 

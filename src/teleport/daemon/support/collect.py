@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from teleport import __version__
 from teleport.daemon import credentials
-from teleport.daemon.asking import ask, status_of
 from teleport.daemon.doctor import examination, listening
 from teleport.daemon.doctor.patient import Patient
 from teleport.daemon.identities import leads_through_proxy
+from teleport.daemon.monitoring.asking import ask, status_of
 from teleport.daemon.needed_ports import Surroundings, needed
 from teleport.daemon.support import facts
 from teleport.errors import NotFound, TeleportError

@@ -19,7 +19,7 @@ from typing import Final
 from teleport import __version__
 from teleport.counted import Histogram
 from teleport.daemon.collecting import resident
-from teleport.daemon.metrics import Gauge, Metrics
+from teleport.daemon.monitoring.metrics import Gauge, Metrics
 
 LAG: Final = Histogram(
     "teleport_event_loop_lag_seconds",

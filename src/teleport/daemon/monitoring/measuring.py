@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from teleport.clock import Clock
-from teleport.daemon import process_metrics, service_metrics
 from teleport.daemon.config.values import Config
 from teleport.daemon.credentials import Credentials
-from teleport.daemon.diag import Readiness
 from teleport.daemon.host import Host
-from teleport.daemon.looking import Looking
-from teleport.daemon.metrics import Metrics
+from teleport.daemon.monitoring import process_metrics, service_metrics
+from teleport.daemon.monitoring.diag import Readiness
+from teleport.daemon.monitoring.looking import Looking
+from teleport.daemon.monitoring.metrics import Metrics
 from teleport.daemon.restarts.leaving import Doors
 from teleport.daemon.tasks import Tasks
 from teleport.identity import SystemRole

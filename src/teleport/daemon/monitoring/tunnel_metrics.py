@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from teleport.daemon.metrics import Gauge, Metrics
+from teleport.daemon.monitoring.metrics import Gauge, Metrics
 from teleport.daemon.view import View
 from teleport.tunnel.messages import KUBE
 

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 
-from teleport.daemon.metrics import CONTENT_TYPE, Metrics
+from teleport.daemon.monitoring.metrics import CONTENT_TYPE, Metrics
 from teleport.transport.short_answers import Answer, ShortAnswers
 
 

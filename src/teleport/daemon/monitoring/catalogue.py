@@ -7,8 +7,9 @@ from types import ModuleType
 
 from teleport import counted
 from teleport.counted import Counter, Histogram
-from teleport.daemon import keypairs, logs, looking, process_metrics, service_metrics, tracing, tunnel_metrics
-from teleport.daemon.metrics import Gauge
+from teleport.daemon import keypairs, logs, tracing
+from teleport.daemon.monitoring import looking, process_metrics, service_metrics, tunnel_metrics
+from teleport.daemon.monitoring.metrics import Gauge
 
 MODULES = (keypairs, logs, looking, process_metrics, service_metrics, tracing, tunnel_metrics)
 

@@ -12,8 +12,8 @@ from cryptography.x509 import load_pem_x509_certificate
 from teleport import counted
 from teleport.audit.shipper import Shipper
 from teleport.daemon.credentials import Credentials
-from teleport.daemon.diag import Readiness
-from teleport.daemon.metrics import Gauge, Metrics
+from teleport.daemon.monitoring.diag import Readiness
+from teleport.daemon.monitoring.metrics import Gauge, Metrics
 from teleport.daemon.restarts.leaving import Doors
 from teleport.errors import TeleportError
 from teleport.identity import SystemRole

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from teleport import counted
-from teleport.daemon.metrics import Gauge, Metrics
+from teleport.daemon.monitoring.metrics import Gauge, Metrics
 from teleport.recording.directory import Suffix
 
 log = logging.getLogger(__name__)
