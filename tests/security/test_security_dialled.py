@@ -25,6 +25,7 @@ from teleport.ssh.client_connection import ClientKey
 from teleport.store.resolve import RegisteredNode
 from teleport.testing.auth import running_auth
 from teleport.testing.ssh_lab import running_lab
+from teleport.transport import judged
 
 NOWHERE = (
     "169.254.169.254",
@@ -92,11 +93,11 @@ async def test_a_name_does_not_lead_the_proxy_where_no_address_may(launcher_end:
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(loop, "getaddrinfo", resolved)
-            assert await lab.router.dialer._meant("rebound.example.com", lab.node_port) == [means]
+            assert await judged.meant("rebound.example.com", lab.node_port) == [means]
             for refused in ("169.254.169.254", "0.0.0.0", "fe80::1"):
                 means = refused
                 with pytest.raises(OSError, match="link-local"):
-                    await lab.router.dialer._meant("rebound.example.com", lab.node_port)
+                    await judged.meant("rebound.example.com", lab.node_port)
             user = lab.authorities.user(["root"])
             key = ClientKey(user.key.openssh_pem().reveal(), user.certificate.line())
             outer = await connect(("127.0.0.1", lab.proxy_port), login="root", key=key, check=lambda certificate: None)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from typing import TypeVar
 from uuid import UUID
@@ -21,11 +20,10 @@ from teleport import counted
 from teleport.clock import Clock
 from teleport.errors import ConnectionProblem
 from teleport.proxy.needs import Accept, ProxyIdentity, Tunnels
-from teleport.resources.names import canonical_address, not_dialable
 from teleport.spans import Kind, Span, header, span
 from teleport.ssh.surface import Peer
 from teleport.store.resolve import RegisteredNode
-from teleport.transport import memory_pair
+from teleport.transport import judged, memory_pair
 from teleport.wire import vouch
 
 log = logging.getLogger(__name__)
@@ -94,7 +92,7 @@ class NodeDialer:
         host, port = node.endpoint
         try:
             async with asyncio.timeout(_DIAL_SECONDS):
-                made = await self._connected(await self._meant(host, port), port, lambda: make(line))
+                made = await judged.dial(lambda: make(line), host, port)
         except (OSError, TimeoutError) as error:
             log.warning("node unreachable node=%s address=%s error=%s", node.host_id, node.address, error)
             raise ConnectionProblem(
@@ -114,31 +112,3 @@ class NodeDialer:
                 f"The node {node.hostname} ({node.host_id}) keeps no tunnel to this proxy now.",
                 hint="try again; if it stays so, ask who runs that host whether it reaches the proxy's tunnel port",
             ) from error
-
-    async def _connected(self, addresses: list[str], port: int, make: Callable[[], P]) -> P:
-        """By the first of them that answers. Raises `OSError` when none does."""
-        problem: OSError | None = None
-        for address in addresses:
-            try:
-                _, made = await asyncio.get_running_loop().create_connection(make, address, port)
-            except OSError as error:
-                problem = error
-            else:
-                return made
-        raise problem or OSError("the name has no address")
-
-    async def _meant(self, host: str, port: int) -> list[str]:
-        """The addresses that are dialled for `host`. Raises `OSError` when it is a name of something that no node may
-        announce: auth sees names only. What was judged is what is dialled: whoever answers for the name could say
-        something else the next time.
-
-        The loopback is let through, because many hosts give it their own name.
-        """
-        if canonical_address(host):
-            return [host]
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-        for address in addresses:
-            if problem := not_dialable(address, loopback=True):
-                raise OSError(f"{address} {problem}")
-        return addresses
