@@ -29,6 +29,7 @@ from teleport.web.origin import CSRF_COOKIE, CSRF_HEADER
 CHUNK = 1 << 20
 KNOCKERS = 4
 SLOWLY = 64 << 10  # bytes that a slow reader takes in
+SIP_EVERY = 10.0  # seconds
 PATIENCE = 120.0  # seconds that a connection may wait for its answer on a busy machine
 
 
@@ -278,6 +279,13 @@ class Watched:
         connection.close()
         self._answer = self._ask()
         self._begun = self._answer.read(SLOWLY)
+        self._sipped = time.monotonic()
+
+    def sip(self) -> None:
+        """A little more, now and then: who reads nothing for a minute is taken for gone, restart or no restart."""
+        if time.monotonic() - self._sipped >= SIP_EVERY:
+            self._begun += self._answer.read(2 * SLOWLY)
+            self._sipped = time.monotonic()
 
     def _headers(self, csrf: str) -> dict[str, str]:
         cluster = self._person.cluster
