@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 import uuid
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from tests.recording.recording_samples import SID, recording
 from tests.security.test_security_recordings import RecordingHost, _recorded
 from tests.web.session_rig import Browser, lock, until
@@ -140,6 +142,42 @@ async def test_what_reads_a_recording_ends_when_nobody_wants_it() -> None:
             await taking
         await feed.aclose()
         await closed.wait()
+
+
+async def test_the_kernel_holds_little_of_what_a_slow_reader_has_not_got() -> None:
+    """It would take megabytes at once and then nothing for longer than a stream may stand still."""
+    handed = 0
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        nonlocal handed
+        while True:
+            handed += 64 * 1024
+            yield bytes(64 * 1024)
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await evidence_asking._send(request, response, pieces())
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", endless)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    reader = socket.socket()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    try:
+        await web.SockSite(runner, listener).start()
+        reader.connect(listener.getsockname())
+        reader.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        before = -1
+        while handed == 0 or handed != before:
+            before = handed
+            await asyncio.sleep(0.3)
+        assert handed < 1024 * 1024
+    finally:
+        reader.close()
+        await runner.cleanup()
 
 
 async def test_what_auth_refuses_is_refused() -> None:

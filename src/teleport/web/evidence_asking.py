@@ -6,6 +6,7 @@ The record of another cluster is kept there: it is asked as `web.leaves` does it
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
@@ -25,6 +26,7 @@ from teleport.web.tunnel import peer_of
 MOST: Final = 32  # streams of all sessions at once
 MOST_OF_ONE: Final = 4  # of one user, in all browsers
 STILL: Final = 60.0  # seconds without progress after which a stream is given up
+UNSENT: Final = 128 * 1024  # bytes that the kernel holds and has not sent
 PAGES_ELSEWHERE: Final = 200  # of another cluster's list
 MAX_TEXT: Final = 200  # characters of anything that is searched for
 
@@ -101,6 +103,7 @@ class Asking:
 async def _send(request: web.Request, response: web.StreamResponse, pieces: AsyncGenerator[bytes, None]) -> None:
     async with aclosing(pieces):
         piece = await anext(pieces, b"")
+        _show_progress(request)
         await response.prepare(request)
         while piece:
             async with asyncio.timeout(STILL):
@@ -108,6 +111,15 @@ async def _send(request: web.Request, response: web.StreamResponse, pieces: Asyn
             piece = await anext(pieces, b"")
         with suppress(ConnectionResetError):
             await response.write_eof()
+
+
+def _show_progress(request: web.Request) -> None:
+    """Has the kernel hold little of what is not on its way yet. It would take megabytes, and then nothing until a third
+    of that has gone: on a slow line longer than `STILL`."""
+    below = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if below is not None and below.family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):  # the reader is gone
+            below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
 
 
 def attachment(name: str, kind: str) -> dict[str, str]:
