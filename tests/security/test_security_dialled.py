@@ -6,12 +6,14 @@ import asyncio
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
 from teleport.auth.server import Caller
+from teleport.daemon.kube.reach import KubeReach
 from teleport.errors import AccessDenied, TeleportError
 from teleport.identity import SystemRole
 from teleport.launcher import LauncherEnd
@@ -127,3 +129,19 @@ async def test_the_address_that_was_judged_is_the_one_that_is_dialled(launcher_e
             await inner.close()
             await outer.close()
         assert answers == ["169.254.169.254"]
+
+
+async def test_the_name_of_a_kubernetes_service_is_judged_as_well() -> None:
+    nobody: Any = None
+    reach = KubeReach(nobody, nobody, nobody)
+    service = Server(
+        kind="kube_service", metadata=Metadata(name="one"), spec=ServerSpec(public_addrs=("rebound.example.com:3026",))
+    )
+
+    async def resolved(host: str, port: int, **_: object) -> list[object]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", port))]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+        with pytest.raises(OSError, match="link-local"):
+            await reach.connect(service, asyncio.Protocol)

@@ -4,7 +4,6 @@ be."""
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
@@ -12,11 +11,11 @@ from typing import Protocol, TypeVar
 from teleport.daemon.config import ports
 from teleport.daemon.credentials import Credentials
 from teleport.daemon.view import View
-from teleport.errors import AccessDenied, ConnectionProblem
+from teleport.errors import AccessDenied
 from teleport.identity import SystemRole
-from teleport.resources.names import canonical_address, not_dialable
 from teleport.resources.server import Server
 from teleport.resources.values import HostPort
+from teleport.transport import judged
 from teleport.transport.tls import cluster_client_context
 from teleport.tunnel.messages import KUBE
 from teleport.wire.alpn import KUBE_SERVICE
@@ -71,19 +70,4 @@ class KubeReach:
         if not texts:
             return await self._tunnels.connect(service.host_id, make, KUBE)
         address = HostPort.parse(texts[0], ports.KUBE)
-        await _check_name(address)
-        _, made = await asyncio.get_running_loop().create_connection(make, address.host, address.port)
-        return made
-
-
-async def _check_name(address: HostPort) -> None:
-    """Raises `ConnectionProblem` when it is a name of something that no service may announce: auth sees names only.
-
-    The loopback is let through, because many hosts give it their own name.
-    """
-    if canonical_address(address.host):
-        return
-    loop = asyncio.get_running_loop()
-    for *_, found in await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
-        if problem := not_dialable(str(found[0]), loopback=True):
-            raise ConnectionProblem(f"{found[0]} {problem}", hint="tctl get kube_service")
+        return await judged.dial(make, address.host, address.port)
