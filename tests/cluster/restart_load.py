@@ -29,7 +29,7 @@ from teleport.web.origin import CSRF_COOKIE, CSRF_HEADER
 CHUNK = 1 << 20
 KNOCKERS = 4
 SLOWLY = 64 << 10  # bytes that a slow reader takes in
-SIP_EVERY = 10.0  # seconds
+SIP_EVERY = 5.0  # seconds
 PATIENCE = 120.0  # seconds that a connection may wait for its answer on a busy machine
 
 
@@ -279,13 +279,14 @@ class Watched:
         connection.close()
         self._answer = self._ask()
         self._begun = self._answer.read(SLOWLY)
-        self._sipped = time.monotonic()
+        self._told = threading.Event()  # to read on
+        self._sipping = threading.Thread(target=self._sip)
+        self._sipping.start()
 
-    def sip(self) -> None:
+    def _sip(self) -> None:
         """A little more, now and then: who reads nothing for a minute is taken for gone, restart or no restart."""
-        if time.monotonic() - self._sipped >= SIP_EVERY:
+        while not self._told.wait(SIP_EVERY):
             self._begun += self._answer.read(2 * SLOWLY)
-            self._sipped = time.monotonic()
 
     def _headers(self, csrf: str) -> dict[str, str]:
         cluster = self._person.cluster
@@ -314,6 +315,8 @@ class Watched:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._told.set()
+        self._sipping.join()
         for answer in self._answers:
             answer.close()
         for connection in self._open:
@@ -332,6 +335,8 @@ class Watched:
 
     def go_on(self) -> tuple[str, str]:
         """The hash of what the player is given in all, and of what it is given when it begins anew."""
+        self._told.set()
+        self._sipping.join()
         return _shown(self._begun + self._answer.read()), _shown(self._ask().read())
 
 

@@ -141,12 +141,7 @@ def under_load(cluster: Restarting, erin: Person, login: str, load: Load, sessio
             took, during, moved = time.monotonic() - began, knocks.done - before, copy.moved
             assert copy.client.poll() is None, "the copy was over before the restart"
             copy.go_on()
-
-            def all_have_come() -> bool:
-                watched.sip()
-                return knocks.done - before >= load.knocks
-
-            wait_until("all have come", all_have_come, 600)
+            wait_until("all have come", lambda: knocks.done - before >= load.knocks, 600)
         assert knocks.failures == []
         unused.use()
         assert watched.go_on() == (played, played)
