@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import shutil
 import ssl
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 from bench.kube import real
 from bench.programs import ROOT, BenchmarkFailed, server, wait_until
 from teleport.testing.cluster import PUBLIC, Cluster, Person, at, free_port, plain_environment
+from teleport.testing.kubectl import newest_kubectl
 
 USER = "bench"
 ROLES = """
@@ -49,7 +49,7 @@ class Way:
     def kubectl(self, *arguments: str) -> list[str]:
         acting = [f"--as={USER}", *(f"--as-group={group}" for group in self.acting)] if self.acting else []
         return [
-            "kubectl",
+            str(newest_kubectl()),
             f"--kubeconfig={self.kubeconfig}",
             f"--cache-dir={self.kubeconfig}.cache",
             *acting,
@@ -108,7 +108,7 @@ class Estate:
 
 def estate(folder: Path, mebibytes: int, stack: contextlib.ExitStack, *, is_real: bool = False) -> Estate:
     """Starts it; `stack` ends it. `mebibytes`: of the long log. `is_real`: before a real Kubernetes cluster."""
-    if shutil.which("kubectl") is None:
+    if newest_kubectl() is None:
         raise BenchmarkFailed("kubectl is not installed")
     api = folder / "api"
     api.mkdir()

@@ -34,14 +34,3 @@ def debian_kubectl() -> Path | str:
                 shutil.rmtree(CACHE, ignore_errors=True)
                 return f"Debian's kubectl cannot be fetched: {done.stderr.strip()[-300:]}"
     return found if found.exists() else "Debian's package kubernetes-client holds no kubectl"
-
-
-def newest_kubectl() -> Path | None:
-    """What is installed may be a program that runs another one by the server's version, which lies beside it: then the
-    newest of those. None: there is none."""
-    found = shutil.which("kubectl")
-    if found is None:
-        return None
-    real = Path(found).resolve()
-    beside = [one for one in real.parent.glob("kubectl.1.*") if one.suffix[1:].isdigit()]
-    return max(beside, key=lambda one: int(one.suffix[1:]), default=real)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.cluster_kube import KubeHost, serve_kubectl
-from tests.cluster.cluster_kubectl import debian_kubectl, newest_kubectl
+from tests.cluster.cluster_kubectl import debian_kubectl
 
 from teleport.testing.cluster import RUNNING, Cluster, Person, Ran, run, wait_until
 from teleport.testing.kube_cluster import UP, KubeCluster, pod, why_none
+from teleport.testing.kubectl import newest_kubectl
 
 ROLES = """
 kind: role
