@@ -412,7 +412,7 @@ def test_who_joins_a_session_in_a_pod_is_asked_too(kube: Kube, way: str) -> None
             joined.type("echo from-''pia\n")
             began_by_ann.expect("from-pia")
             proved = kube.cluster.wait_event("session.mfa", user=pia.person.name)
-            assert (proved["kubernetes_cluster"], proved["purpose"]) == (way, "session")
+            assert (proved["kubernetes_cluster"], proved["purpose"]) == (way, "join")
             kube.cluster.tctl("lock", f"--mfa-device={pia.device}").ok()
             joined.expect("This session is over for you", 2.0 * 5)
         began_by_ann.type("echo still-''here\n")
