@@ -27,15 +27,16 @@ THIRD_LIST := tests $(addprefix --ignore=,$(END_TO_END))
 # What hangs is told while somebody still listens: a summary when a list takes too long, and every thread's stack where even
 # pytest cannot end. (No faulthandler_timeout: it is a thread, and a process with threads forks no launcher.)
 LIST := timeout --foreground --signal=ABRT --kill-after=30 4500 $(PYTEST) --session-timeout=4200 --durations=20
+LONG := $(PYTEST) --timeout=900 --durations=20
+LISTS = scripts/side_by_side.sh "$(1) $(FIRST_LIST)" "$(1) $(SECOND_LIST)" "$(1) $(THIRD_LIST)"
 
 test: setup-dev check
-	@scripts/side_by_side.sh "$(LIST) $(FIRST_LIST)" "$(LIST) $(SECOND_LIST)" "$(LIST) $(THIRD_LIST)"
+	@$(call LISTS,$(LIST))
 	$(ON_IPV6) $(SOME)
 
 # what is long is long over IPv4; over IPv6 every end to end test runs in its short form
 test-long: setup-dev check
-	@export TELEPORT_LONG=1; scripts/side_by_side.sh "$(PYTEST) --timeout=900 --durations=20 $(FIRST_LIST)" \
-		"$(PYTEST) --timeout=900 --durations=20 $(SECOND_LIST)" "$(PYTEST) --timeout=900 --durations=20 $(THIRD_LIST)"
+	@export TELEPORT_LONG=1; $(call LISTS,$(LONG))
 	$(ON_IPV6) --timeout=900 tests/cluster
 
 # a real Kubernetes cluster on this machine, built once out of Debian's source package; needs root. Where it cannot be built

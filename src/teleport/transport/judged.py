@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from teleport.resources.names import canonical_address, not_dialable
@@ -19,8 +19,13 @@ P = TypeVar("P", bound=asyncio.Protocol)
 async def dial(make: Callable[[], P], host: str, port: int) -> P:
     """Connects a protocol that `make` gives, by the first address of `host` that answers. Raises `OSError` when none
     does, and for a name that leads where nothing may that hosts announce. The caller bounds the time."""
-    problem = OSError(f"{host} has no address")
-    for address in await meant(host, port):
+    return await first(make, await meant(host, port), port)
+
+
+async def first(make: Callable[[], P], addresses: Iterable[str], port: int) -> P:
+    """Connects by the first of these addresses that answers. Raises `OSError`, that of the last, when none does."""
+    problem = OSError("the name has no address")
+    for address in addresses:
         try:
             _, made = await asyncio.get_running_loop().create_connection(make, address, port)
         except OSError as error:

@@ -14,12 +14,19 @@ from typing import Final
 IDLE: Final = 10  # seconds
 EVERY: Final = 5  # seconds
 COUNT: Final = 3
-UNACKNOWLEDGED: Final = 25_000  # milliseconds
+
+
+def gone_after(idle: int) -> int:
+    """Seconds after which a connection is dead that is first probed after `idle`. Where the kernel is told this time it
+    counts no probes: a shorter one would make a single lost probe the end."""
+    return idle + EVERY * COUNT
+
+
 _OPTIONS: Final = (
     ("TCP_KEEPIDLE", IDLE),
     ("TCP_KEEPINTVL", EVERY),
     ("TCP_KEEPCNT", COUNT),
-    ("TCP_USER_TIMEOUT", UNACKNOWLEDGED),
+    ("TCP_USER_TIMEOUT", gone_after(IDLE) * 1000),
 )
 
 

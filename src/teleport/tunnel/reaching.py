@@ -20,6 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from teleport.errors import AccessDenied, BadRequest
 from teleport.resources.names import canonical_address
 from teleport.resources.values import HostPort
+from teleport.transport import judged
 from teleport.transport.site_connect import connect_out
 from teleport.transport.site_proxy import site_proxy
 from teleport.transport.tls import unproved_client_context
@@ -121,15 +122,7 @@ class Ways:
             )
 
     async def _resolved(self, protocol: asyncio.Protocol, host: str, port: int) -> None:
-        problem: OSError | None = None
-        for address in await self.found(host, port):
-            try:
-                await asyncio.get_running_loop().create_connection(lambda: protocol, address, port)
-                return
-            except OSError as error:
-                problem = error
-        assert problem is not None, "there was an address"
-        raise problem
+        await judged.first(lambda: protocol, await self.found(host, port), port)
 
 
 class _Checked(AbstractResolver):

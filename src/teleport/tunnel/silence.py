@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Final
 
 from teleport.ssh.surface import KeepAlive
-from teleport.transport.probes import COUNT, EVERY, IDLE, UNACKNOWLEDGED
+from teleport.transport.probes import IDLE, gone_after
 
 SHORTEST: Final = 15  # seconds
 LONGEST: Final = 50  # seconds; an announcement comes each minute, a line of a watch in between
@@ -40,10 +40,8 @@ def of_host(seconds: int, apart: float = 0.0) -> KeepAlive:
     """How a host asks whose proxy wants it to wait for `seconds`; what nobody means is not done: 0 of an older proxy,
     and a time in which a tunnel that hangs would not be noticed. `apart`, in [0, 1), is each host's own."""
     seconds = min(max(seconds, SHORTEST), LONGEST)
-    if seconds == SHORTEST:
-        return KeepAlive(float(seconds), 2, IDLE, UNACKNOWLEDGED // 1000)
-    probed = CROWD_IDLE + int(apart * CROWD_APART)
-    return KeepAlive(float(seconds), 2 if seconds < 2 * SHORTEST else 1, probed, probed + EVERY * COUNT)
+    probed = IDLE if seconds == SHORTEST else CROWD_IDLE + int(apart * CROWD_APART)
+    return KeepAlive(float(seconds), 2 if seconds < 2 * SHORTEST else 1, probed, gone_after(probed))
 
 
 def of_proxy(tunnels: int) -> KeepAlive:

@@ -6,7 +6,7 @@ That proves as much as a login does: a page that asks for it is signed in at onc
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from aiohttp import web
 
@@ -19,22 +19,14 @@ from teleport.web.attempts import Attempts
 from teleport.web.bodies import body_of, client_address, reply
 from teleport.web.origin import check_csrf, check_page, check_same_origin
 from teleport.web.pages import qr_png
+from teleport.web.session import Caller
 from teleport.web.session_routes import SessionRoutes
-
-Req = TypeVar("Req", bound=m.Request)
-Rep = TypeVar("Rep", bound=m.Message)
-
-
-class AuthCaller(Protocol):
-    """Auth, called as the proxy itself."""
-
-    async def call(self, route: routes.Route[Req, Rep], request: Req) -> Rep: ...
 
 
 class LinkRoutes:
     """Handlers and where they are reached."""
 
-    def __init__(self, auth: AuthCaller, attempts: Attempts, browsers: SessionRoutes | None) -> None:
+    def __init__(self, auth: Caller, attempts: Attempts, browsers: SessionRoutes | None) -> None:
         """Without `browsers` nobody is signed in."""
         self._auth = auth
         self._attempts = attempts
