@@ -11,7 +11,7 @@ run: setup
 	@$(BIN)/python scripts/run.py
 
 # end to end once more with every listener on [::1]; skipped, with the reason, where a machine has none
-ON_IPV6 := TELEPORT_TEST_LOOPBACK=::1 $(PYTEST) -rs
+ON_IPV6 := TELEPORT_TEST_LOOPBACK=::1 scripts/plain_shells.sh $(PYTEST) -rs
 SOME := tests/cluster/test_cluster_openssh.py tests/cluster/test_cluster_addresses.py::test_a_host_is_reached_by_its_address \
 	tests/cluster/test_cluster_first_run.py::test_following_what_make_run_prints_leads_to_a_shell \
 	tests/cluster/test_cluster_join.py::test_a_host_joins_by_its_file_takes_a_session_and_needs_no_token_again \
@@ -28,7 +28,7 @@ THIRD_LIST := tests $(addprefix --ignore=,$(END_TO_END))
 # pytest cannot end. (No faulthandler_timeout: it is a thread, and a process with threads forks no launcher.)
 LIST := timeout --foreground --signal=ABRT --kill-after=30 4500 $(PYTEST) --session-timeout=4200 --durations=20
 LONG := $(PYTEST) --timeout=900 --durations=20
-LISTS = scripts/side_by_side.sh "$(1) $(FIRST_LIST)" "$(1) $(SECOND_LIST)" "$(1) $(THIRD_LIST)"
+LISTS = scripts/plain_shells.sh scripts/side_by_side.sh "$(1) $(FIRST_LIST)" "$(1) $(SECOND_LIST)" "$(1) $(THIRD_LIST)"
 
 test: setup-dev check
 	@$(call LISTS,$(LIST))

@@ -280,7 +280,10 @@ class Simulation:
 
     def _calm(self) -> None:
         before = {name: Usage.of(pid) for name, pid in self._daemons()}
+        hosts, began = self._worked()["simulated hosts"], time.monotonic()
         time.sleep(self._plan.calm)
+        share = (self._worked()["simulated hosts"] - hosts) / (time.monotonic() - began) * 100
+        self._report.row("processor of the simulated hosts, nobody connects", f"{share:.1f} % of a core")
         for name, pid in self._daemons():
             self._report.row(
                 f"processor of the {name}, nobody connects",

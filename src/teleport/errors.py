@@ -94,6 +94,10 @@ class ConnectionProblem(TeleportError):
     usual_hint = "check the address, and that the service runs there"
 
 
+class Busy(ConnectionProblem):
+    """The other end leads there, and cannot just now."""
+
+
 class ConnectionLost(ConnectionProblem):
     """A connection was made and then lost, without a word from the other end."""
 

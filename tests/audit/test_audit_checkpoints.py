@@ -29,7 +29,7 @@ def checkpoints(log: AuditLog) -> list[AuditCheckpoint]:
     return [event for event in map(REGISTRY.decode, log.lines()) if isinstance(event, AuditCheckpoint)]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"

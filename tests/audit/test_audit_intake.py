@@ -44,7 +44,7 @@ async def take(log: AuditLog, lines: list[bytes], host: str = "node-a", epoch: i
     return (await log.intake.intake(host, epoch, lines, allowed_emitter=host)).next_seq
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"

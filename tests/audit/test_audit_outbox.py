@@ -41,7 +41,7 @@ def spooled(emitter: Emitter) -> list[str]:
     return [Linked.parse(line).uid for line in spool.undelivered(emitter.directory)]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"

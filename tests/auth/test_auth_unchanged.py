@@ -220,3 +220,23 @@ async def test_other_labels_from_its_token_are_written_at_once(tmp_path: Path) -
         assert found is not None
         assert found[0] > first
         assert found[1].metadata.labels == {"env": "dev"}
+
+
+@pytest.mark.parametrize("hosts", [10, 3000, 10_000])
+def test_a_host_is_told_to_announce_itself_when_it_is_written_and_no_sooner(hosts: int) -> None:
+    known = crowd(hosts)
+    lost_after = known.lost_after
+    known.wrote("0", b"same", 7, 0.0, lost_after)
+    within = known.within("0", 0.0)
+    assert within == (lost_after - MISSED if lost_after else EVERY)
+    assert known.revision("0", b"same", within * 0.9) is None, "a tenth early, as hosts do"
+    assert known.within("0", 30.0) == max(within - 30, EVERY)
+    assert known.within("nobody", 0.0) == EVERY
+
+
+async def test_among_few_a_host_announces_itself_each_minute(tmp_path: Path) -> None:
+    async with running_auth(tmp_path) as auth:
+        node = await auth.host(SystemRole.NODE)
+        server = Server(kind="node", metadata=Metadata(name=node.host_id), spec=ServerSpec(hostname="h"))
+        heard = await auth.call(node, routes.HEARTBEAT, m.HeartbeatRequest(item=m.Document(to_json(server))))
+        assert heard.within == 60

@@ -14,6 +14,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
+from teleport.auth.hosts.unchanged import LONGEST_LOST_AFTER, MISSED
 from teleport.daemon import announce
 from teleport.daemon.announce import Announcer
 from teleport.errors import ConnectionProblem
@@ -38,6 +39,7 @@ class Auth:
         self.said: list[tuple[str, Any]] = []
         self.failing = ""
         self.silent = False
+        self.within = 60.0
         self.turn = asyncio.Event()
         self.turn.set()
 
@@ -52,8 +54,9 @@ class Auth:
         self.said.append((route.name, request))
         return m.Done()
 
-    async def announce(self, request: Any) -> None:
+    async def announce(self, request: Any) -> float:
         await self.call(routes.HEARTBEAT, request)
+        return self.within
 
     def labels(self) -> list[dict[str, str]]:
         """What was announced, in order."""
@@ -136,8 +139,28 @@ async def test_the_end_is_not_kept_by_an_auth_server_that_is_away(how: str, monk
         await stop(running)
 
 
+async def test_a_service_announces_itself_when_auth_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announce, "PERIOD", 0.01)
+    auth, current = Auth(), [node(v="1")]
+    auth.within = 0.0  # no more often than each period
+    announcer = Announcer(auth, lambda: current[0])  # type: ignore[arg-type]
+    running = asyncio.create_task(announcer.run(), name="presence")
+    await until(lambda: len(auth.said) == 3)
+    auth.within = 10**9
+    told = len(auth.said)
+    await until(lambda: len(auth.said) == told + 1)
+    await asyncio.sleep(0.1)
+    assert len(auth.said) == told + 1, "it says nothing while it need not"
+    current[0] = node(v="2")
+    announcer.changed()
+    await until(lambda: auth.labels()[-1] == {"v": "2"})
+    await stop(running)
+
+
 async def test_the_period_is_the_one_that_presence_is_counted_by() -> None:
     assert announce.PERIOD == 60
+    assert LONGEST_LOST_AFTER - MISSED < announce.LONGEST
+    assert announce.EARLIER * (LONGEST_LOST_AFTER - MISSED) < announce.PERIOD / 2, "it would not be written"
     assert [announce.RETRY.delay(failures, 0.0) for failures in (1, 2, 3, 4)] == [5, 10, 20, 30]
 
 

@@ -113,7 +113,7 @@ async def test_a_watch_that_is_asked_for_is_waited_for_and_one_that_is_refused_l
         client.way = way
         watches: list[asyncio.Task[None]] = []
 
-        async def begun(told: str) -> asyncio.Task[None]:
+        async def begun(told: str) -> asyncio.Task[float]:
             before = ways
             watches.append(asyncio.create_task(watch(), name="watch"))
             await wait_until(lambda: ways == before + 1)

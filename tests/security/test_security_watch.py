@@ -13,7 +13,7 @@ import pytest
 
 from teleport.api import messages as m
 from teleport.api import routes
-from teleport.auth.hosts import presence
+from teleport.auth.hosts import presence, silence
 from teleport.clock import rfc3339
 from teleport.errors import AccessDenied, ConnectionProblem
 from teleport.identity import SystemRole
@@ -91,7 +91,7 @@ async def test_a_watch_of_one_setting_shows_no_other(tmp_path: Path) -> None:
 async def test_a_watch_ends_when_its_host_loses_the_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(presence, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(silence, "HEARTBEAT", 0.05)
     clock = present_clock()
     async with running_auth(tmp_path, sqlite=True, clock=clock) as auth:
         who = await _node(auth, "n")
@@ -135,8 +135,8 @@ async def test_the_end_of_its_authority_is_the_last_thing_that_a_host_hears(
 async def test_what_ends_a_watch_ends_it_while_nothing_else_is_heard_and_nothing_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """The certificate, or the host itself: also where the watch is of other kinds, and long before anybody asks."""
-    monkeypatch.setattr(presence, "HEARTBEAT", 0.05)
+    """The certificate, or the host itself: also where the watch is of other kinds, and long before anybody asks, or
+    the silence would be broken."""
     monkeypatch.setattr(presence, "RECHECK_CALM", 1e9)
     async with running_auth(tmp_path, sqlite=True) as auth:
         who = await _node(auth, "n")
@@ -156,7 +156,7 @@ async def test_what_ends_a_watch_ends_it_while_nothing_else_is_heard_and_nothing
 async def test_a_node_hears_of_itself_and_of_hosts_that_may_be_proxies_and_of_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(silence, "HEARTBEAT", 0.2)
     async with running_auth(tmp_path, sqlite=True) as auth:
         await auth.admin()
         who, other = await _node(auth, "n"), await _node(auth, "other")
@@ -194,7 +194,7 @@ async def test_what_a_watch_does_not_show_does_not_make_it_look_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hosts may join without a pause, of which a node hears nothing."""
-    monkeypatch.setattr(presence, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(silence, "HEARTBEAT", 0.2)
     async with running_auth(tmp_path, sqlite=True) as auth:
         client = auth.async_client(await _node(auth, "n"))
         joining = asyncio.create_task(_join_on_and_on(auth), name="joining")

@@ -293,7 +293,7 @@ class Page:
             pass
         assert holds(), f"not in time: {what}; told {self.told}, closed {self.socket.close_code}, shown {self.shown!r}"
 
-    async def hears(self, kind: Kind, count: int = 1, seconds: float = 10.0) -> Any:
+    async def hears(self, kind: Kind, count: int = 1, seconds: float = 30.0) -> Any:
         """The payload of that message, once it has come so often."""
 
         def found() -> list[Any]:
@@ -302,11 +302,11 @@ class Page:
         await self._until(lambda: len(found()) >= count, f"a message {kind}", seconds)
         return found()[count - 1]
 
-    async def sees(self, text: str | bytes, seconds: float = 10.0) -> None:
+    async def sees(self, text: str | bytes, seconds: float = 30.0) -> None:
         data = text.encode() if isinstance(text, str) else text
         await self._until(lambda: data in self.shown, f"{text!r}", seconds)
 
-    async def shows(self, size: int, seconds: float = 10.0) -> None:
+    async def shows(self, size: int, seconds: float = 30.0) -> None:
         """Once so many bytes were shown, and no more."""
         await self._until(lambda: len(self.shown) >= size, f"{size} bytes", seconds)
         assert len(self.shown) == size

@@ -18,7 +18,7 @@ def text(page: Page) -> str:
     return page.locator(ROWS).inner_text().replace("\xa0", " ")
 
 
-def shows(page: Page, wanted: str, seconds: float = 15.0) -> str:
+def shows(page: Page, wanted: str, seconds: float = 30.0) -> str:
     """Waits until the terminal shows it."""
     deadline = time.monotonic() + seconds
     while wanted not in (found := text(page)):
@@ -37,7 +37,7 @@ def ready(page: Page) -> None:
     """A shell that takes commands, with a short prompt."""
     expect(page.get_by_text("Connecting…")).to_have_count(0)
     expect(page.get_by_role("textbox", name="Terminal input").last).to_be_focused()
-    run(page, "exec env LC_ALL=C.UTF-8 PS1='ready> ' HISTFILE= bash --norc --noprofile", "ready>")
+    run(page, "exec env LC_ALL=C.UTF-8 PS1='rea''dy> ' HISTFILE= bash --norc --noprofile", "ready>")
     run(page, "clear; echo be''gun", "begun")
 
 

@@ -29,7 +29,7 @@ def path(cluster: Cluster, login: str) -> str:
 
 def size_of(page: Page) -> tuple[int, int]:
     """Rows and columns, as the program sees them."""
-    words = run(page, "clear; echo size: $(stty size) :end", " :end").partition("size: ")[2].split()
+    words = run(page, "clear; echo si''ze: $(stty size) :e''nd", " :end").partition("size: ")[2].split()
     return int(words[0]), int(words[1])
 
 

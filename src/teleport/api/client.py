@@ -26,7 +26,8 @@ Rep = TypeVar("Rep", bound=Message)
 
 CALL_TIMEOUT = 30.0  # seconds for one call
 CONNECT = 10.0  # seconds for a connection, and before it for a way
-WATCH_SILENCE = 60.0  # seconds without a line after which a watch counts as dead; auth says something every 25
+WATCH_SILENCE = 60.0  # seconds without a line after which a watch counts as dead, unless auth said how long it may take
+WATCH_SILENCE_MOST = 225.0  # ... of which we believe so much
 MOST_LATE = 2  # answers within a watch that nobody waits for any more, until nothing more is said there
 WATCH_AGAIN = 5.0  # seconds in which a watch that broke is waited for by what is said within it
 
@@ -273,10 +274,11 @@ class AuthClient:
         if self.turn is not None and not self.hears:
             await self.turn.wait()
 
-    async def announce(self, request: HeartbeatRequest) -> None:
-        """Within the watch where there is one, which costs no connection; else by a call. One that broke is about to
-        be asked for again, and is waited for a moment; one that is asked for, until it is open or refused: an auth
-        server that is behind would be more so by another handshake."""
+    async def announce(self, request: HeartbeatRequest) -> float:
+        """Said within the watch where there is one, which costs no connection; else by a call. One that broke is about
+        to be asked for again, and is waited for a moment; one that is asked for, until it is open or refused: an auth
+        server that is behind would be more so by another handshake. Returns the seconds after which to say it again.
+        """
         if self._watching is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_AGAIN):
@@ -287,11 +289,10 @@ class AuthClient:
         if spoken is not None:
             with suppress(_WatchEnded):  # to be announced twice is the same as once
                 answer = await spoken.ask(encode_call(HEARTBEAT, request).body)
-                decode_reply(HEARTBEAT, answer.status, bytes(answer.body))
-                return
+                return decode_reply(HEARTBEAT, answer.status, bytes(answer.body)).within
             if self.turn is not None and self.turn.waiting:  # thousands were cut off, and what is said may change
                 raise ConnectionProblem("the watch ended, and it is not this host's turn to ask auth", hint=AGAIN)
-        await self.call(HEARTBEAT, request)
+        return (await self.call(HEARTBEAT, request)).within
 
     async def download(
         self,
@@ -314,14 +315,16 @@ class AuthClient:
 
     async def watch(self, request: WatchRequest) -> AsyncGenerator[WatchLine, None]:
         """The lines of a watch, until it breaks (`ConnectionProblem`). After `renewed` a snapshot comes again."""
+        request = msgspec.structs.replace(request, patient=True)
         while True:
             retired = self._present().retired
             begun: list[bytes] = []  # of a line whose end has not come; a snapshot is one long line
             spoken = _Spoken()
             opening = self._asked_for()
-            stream = self.download(WATCH, request, timeout=WATCH_SILENCE, spoken=spoken.lines())
+            silence = _Silence()
+            stream = self.download(WATCH, request, timeout=WATCH_SILENCE_MOST, spoken=spoken.lines())
             try:
-                async with aclosing(stream), aclosing(_until(stream, retired)) as chunks:
+                async with aclosing(stream), aclosing(_until(stream, retired, silence)) as chunks:
                     async for chunk in chunks:
                         *lines, rest = chunk.split(b"\n")
                         for line in lines:
@@ -331,6 +334,7 @@ class AuthClient:
                             if told.answer is not None:
                                 spoken.answered(told.answer)
                                 continue
+                            silence.heard(told)
                             self._spoken = spoken
                             if not opening.done():
                                 opening.set_result(None)
@@ -361,18 +365,35 @@ class AuthClient:
             self._watching.clear()
 
 
-async def _until(chunks: AsyncGenerator[bytes, None], ended: asyncio.Event) -> AsyncGenerator[bytes, None]:
-    """The chunks until there are no more, or `ended` is set."""
+class _Silence:
+    """For how long a watch may say nothing."""
+
+    def __init__(self) -> None:
+        self.seconds = WATCH_SILENCE
+
+    def heard(self, line: WatchLine) -> None:
+        if line.within:
+            self.seconds = min(max(line.within * 1.5, WATCH_SILENCE), WATCH_SILENCE_MOST)
+
+
+async def _until(
+    chunks: AsyncGenerator[bytes, None], ended: asyncio.Event, silence: _Silence
+) -> AsyncGenerator[bytes, None]:
+    """The chunks until there are no more, or `ended` is set. Raises `ConnectionProblem` when there is none for long."""
     ending = asyncio.ensure_future(ended.wait())
     try:
         while True:
             step = asyncio.ensure_future(anext(chunks, None))
             try:
-                await asyncio.wait([step, ending], return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(
+                    [step, ending], timeout=silence.seconds, return_when=asyncio.FIRST_COMPLETED
+                )
             finally:
                 if not step.done():
                     step.cancel()
                     await asyncio.gather(step, return_exceptions=True)
+            if not done:
+                raise ConnectionProblem(f"watch: nothing heard from auth for {silence.seconds:g} s", hint=AGAIN)
             if step.cancelled() or (chunk := step.result()) is None:
                 return
             yield chunk

@@ -96,7 +96,7 @@ EXCHANGE_AUTHORITIES = _route(
 STATUS = _route("status", "GET /status", Verb.READ, "cluster_name", (), m.Empty, m.ClusterStatus)
 WHO_AM_I = _route("who_am_i", "GET /whoami", Verb.READ, "cluster_name", (), m.Empty, m.WhoAmI)
 WATCH = _route("watch", "GET /watch", Verb.LIST, "*watch", (), m.WatchRequest, m.WatchLine, stream=Stream.DOWN)
-HEARTBEAT = _route("heartbeat", "PUT /presence", Verb.UPDATE, "*presence", (), m.HeartbeatRequest, m.Done)
+HEARTBEAT = _route("heartbeat", "PUT /presence", Verb.UPDATE, "*presence", (), m.HeartbeatRequest, m.Heard)
 WITHDRAW = _route("withdraw", "DELETE /presence/{name}", Verb.UPDATE, "*presence", (), m.Named, m.Done)
 
 # --- certificates

@@ -6,20 +6,21 @@ What a cache is filled from, directly or through the API.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from teleport.backend.interface import Backend, Changes, Event, Snapshot, WatchCompacted
 
 
 async def follow(
-    backend: Backend, prefixes: Sequence[str], *, heartbeat: float, shared: bool = False
+    backend: Backend, prefixes: Sequence[str], *, heartbeat: float | Callable[[], float], shared: bool = False
 ) -> AsyncGenerator[Snapshot | Changes, None]:
     """Everything under `prefixes`, then every change of it, without end.
 
-    A snapshot replaces all that came before it. When nothing changes for `heartbeat` seconds, changes without events
-    say that the source is there. With `shared`, the first snapshot may be one that others were given just before
-    (`Backend.watched_snapshot`). Close it when done (`contextlib.aclosing`). Raises `BackendClosed` at the end.
+    A snapshot replaces all that came before it. When nothing changes for `heartbeat` seconds (a function is asked
+    before each pause), changes without events say that the source is there. With `shared`, the first snapshot may be
+    one that others were given just before (`Backend.watched_snapshot`). Close it when done (`contextlib.aclosing`).
+    Raises `BackendClosed` at the end.
     """
     while True:
         snapshot = await (backend.watched_snapshot(prefixes) if shared else backend.snapshot(prefixes))
@@ -41,13 +42,14 @@ async def follow(
 
 
 async def _with_pauses(
-    batches: AsyncGenerator[list[Event], None], heartbeat: float
+    batches: AsyncGenerator[list[Event], None], heartbeat: float | Callable[[], float]
 ) -> AsyncGenerator[list[Event], None]:
     """The batches, and an empty one whenever `heartbeat` seconds passed without any."""
     step = asyncio.ensure_future(anext(batches))
     try:
         while True:
-            done, _ = await asyncio.wait([step], timeout=heartbeat)
+            pause = heartbeat() if callable(heartbeat) else heartbeat
+            done, _ = await asyncio.wait([step], timeout=pause)
             if not done:
                 yield []
                 continue

@@ -1,5 +1,7 @@
 """Presence: a service says that it is here, every minute and at once when something changes; withdraws at its end.
 
+Among thousands of hosts auth wants to hear each less often, and says so.
+
 While another process of this host speaks for it, an announcer is silent: it neither announces nor withdraws.
 """
 
@@ -23,7 +25,9 @@ from teleport.store.cache import Backoff
 
 log = logging.getLogger(__name__)
 
-PERIOD = 60.0  # seconds (`protocols.md` 6)
+PERIOD = 60.0  # seconds (`protocols.md` 6), unless auth wants to hear less
+LONGEST = 300.0  # seconds; auth cannot silence a host for good
+EARLIER = 0.1  # of the time, at most: thousands that came at once do not stay in step
 RETRY = Backoff(5.0, 30.0)  # after failures
 FAREWELL = 2.0  # seconds for withdrawing
 
@@ -54,11 +58,12 @@ class Announcer:
         """What is announced is not true any more: say it again at once."""
         self._changed.set()
 
-    async def announce(self) -> None:
-        """Once, now. Raises what auth answers."""
+    async def announce(self) -> float:
+        """Once, now. The seconds after which to say it again, as auth wants it. Raises what auth answers."""
         await self._client.its_turn()
         server = self._described()
-        await self._client.announce(m.HeartbeatRequest(item=m.Document(to_json(server))))
+        within = await self._client.announce(m.HeartbeatRequest(item=m.Document(to_json(server))))
+        return min(max(within, PERIOD), LONGEST)
 
     def _described(self) -> Server:
         server = self._describe()
@@ -68,20 +73,20 @@ class Announcer:
 
     async def run(self) -> None:
         """Announces until cancelled, then withdraws."""
-        failures = 0
+        failures, period = 0, PERIOD
         try:
             while True:
                 self._changed.clear()
                 try:
                     if not self.silent:
-                        await self.announce()
+                        period = await self.announce()
                     self.problem, failures = "", 0
                 except TeleportError as error:
                     if self.problem != str(error):
                         log.warning("presence: %s", error)
                     self.problem, failures = str(error), failures + 1
                 jitter = random.random()  # noqa: S311 - spreads requests, guards nothing
-                pause = RETRY.delay(failures, jitter) if failures else PERIOD
+                pause = RETRY.delay(failures, jitter) if failures else period * (1 - EARLIER * jitter)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._changed.wait()

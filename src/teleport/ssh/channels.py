@@ -18,6 +18,7 @@ from asyncssh.constants import (
     MSG_CHANNEL_WINDOW_ADJUST,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     OPEN_CONNECT_FAILED,
+    OPEN_RESOURCE_SHORTAGE,
 )
 from asyncssh.misc import MaybeAwait
 from asyncssh.packet import SSHPacket, String, UInt32
@@ -350,7 +351,7 @@ async def serve_stream(channel: StreamChannel, handler: MaybeAwait[StreamHandler
     decided = await handler if asyncio.iscoroutine(handler) else handler
     if isinstance(decided, Refusal):
         code = OPEN_CONNECT_FAILED if decided.tried else OPEN_ADMINISTRATIVELY_PROHIBITED
-        raise ChannelOpenError(code, decided.message)
+        raise ChannelOpenError(OPEN_RESOURCE_SHORTAGE if decided.busy else code, decided.message)
     stream = cast(StreamHandler, decided)
     if channel._conn is None:
         stream.closed()  # the client went meanwhile: nobody else would tell

@@ -18,11 +18,11 @@ from typing import Any, TypeVar, cast
 
 import asyncssh
 from asyncssh.channel import SSHTCPChannel
-from asyncssh.constants import MSG_REQUEST_SUCCESS
+from asyncssh.constants import MSG_REQUEST_SUCCESS, OPEN_RESOURCE_SHORTAGE
 from asyncssh.misc import HostKeyNotVerifiable
 from asyncssh.packet import String
 
-from teleport.errors import AccessDenied, ConnectionLost, ConnectionProblem
+from teleport.errors import AccessDenied, Busy, ConnectionLost, ConnectionProblem
 from teleport.ssh.brought import Came, Listened, listen
 from teleport.ssh.client_connection import (
     HOST_CERTIFICATES,
@@ -171,7 +171,7 @@ class SshClient:
         on_eof: Callable[[], None] | None = None,
     ) -> RemoteSession:
         """A connection that the host makes to `end`; `on_eof` hears that no more output follows, while input still may.
-        Raises `ConnectionProblem`."""
+        Raises `ConnectionProblem`; `Busy` when it may be tried again soon."""
         connection = self._connection
         create: Any = connection.create_tcp_channel if isinstance(end, TcpEnd) else connection.create_unix_channel
         channel = self._new(create)
@@ -181,7 +181,8 @@ class SshClient:
             await channel.connect(lambda: session._deliveries, *where)
         except asyncssh.ChannelOpenError as error:
             what, then = _told(error.reason, "it is refused")
-            raise ConnectionProblem(f"the host does not lead to {end}: {what}", hint=then) from error
+            kind = Busy if error.code == OPEN_RESOURCE_SHORTAGE else ConnectionProblem
+            raise kind(f"the host does not lead to {end}: {what}", hint=then) from error
         return session
 
     def _new(self, make: Callable[[], C]) -> C:

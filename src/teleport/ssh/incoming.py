@@ -11,6 +11,7 @@ Rules: a packet is looked at after its tag has been checked; order is kept; a cl
 from __future__ import annotations
 
 import mmap
+import secrets
 import socket
 import struct
 import threading
@@ -140,8 +141,10 @@ class IncomingPath(SSHConnection):
 
     def ask_after(self, every: KeepAlive) -> None:
         """How often the other end is asked whether it is there, from the next time on."""
-        self._keepalive_interval, self._keepalive_count_max = every.seconds, every.count
-        self._probed_after, self._gone_after = every.probed_after, every.gone_after
+        later = secrets.randbelow(every.apart + 1)
+        self._keepalive_interval, self._keepalive_count_max = every.seconds + later, every.count
+        self._probed_after = every.probed_after and every.probed_after + later
+        self._gone_after = every.gone_after and every.gone_after + later
         if self._transport is not None:
             self._probe_later()
 

@@ -94,12 +94,14 @@ class KeepAlive:
     """How often a client that says nothing is asked whether it is there, and after how many questions without an
     answer its connection ends; `probed_after`: the seconds without a packet after which the kernel probes a connection
     that it probes (`transport.probes`), 0: as before; `gone_after`: the seconds after which a connection is dead on
-    which nothing is acknowledged, 0: as before."""
+    which nothing is acknowledged, 0: as before. `apart`: all three come up to so many seconds later, each connection by
+    a draw of its own."""
 
     seconds: float
     count: int
     probed_after: int = 0
     gone_after: int = 0
+    apart: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,12 @@ class Peer:
 class Refusal:
     """A refusal: one clear sentence for the user. It reveals nothing beyond the proved certificate's own content.
 
-    `tried`: nothing forbids it, it was tried and did not work.
+    `tried`: nothing forbids it, it was tried and did not work. `busy`: nothing forbids it, and it may work soon.
     """
 
     message: str
     tried: bool = False
+    busy: bool = False
 
     @classmethod
     def told(cls, what: str, hint: str) -> Refusal:

@@ -62,6 +62,7 @@ class Backoff:
 
 
 BACKOFF = Backoff()
+SILENCE = 270.0  # seconds; whoever reads from afar notices sooner that nothing comes (`api.client`)
 
 
 class Turn(Protocol):
@@ -87,7 +88,7 @@ class Cache:
         jitter: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         backoff: Backoff = BACKOFF,
-        silence: float = 60.0,
+        silence: float = SILENCE,
     ) -> None:
         """`name` is for logs. `jitter` gives numbers in [0, 1), such as `random.Random().random`.
 

@@ -196,7 +196,7 @@ class Host(contextlib.AbstractContextManager["Host"]):
     ) -> None:
         self.daemon.__exit__(kind, error, trace)
 
-    def tctl(self, *arguments: str | Path, stdin: bytes | str = b"", seconds: float = 30.0) -> Ran:
+    def tctl(self, *arguments: str | Path, stdin: bytes | str = b"", seconds: float = 60.0) -> Ran:
         """`tctl` as the administrator of this host."""
         return run(
             BIN / "tctl",

@@ -28,7 +28,7 @@ class Events:
     def named(self, name: str) -> list[Event]:
         return [event for event in self.all if event_name(event) == name]
 
-    async def wait_for(self, name: str, count: int = 1, seconds: float = 10.0) -> list[Event]:
+    async def wait_for(self, name: str, count: int = 1, seconds: float = 30.0) -> list[Event]:
         """The events called `name`, once there are `count`."""
         async with asyncio.timeout(seconds):
             while len(self.named(name)) < count:

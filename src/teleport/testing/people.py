@@ -26,7 +26,7 @@ class Terminal:
     def type(self, text: str) -> None:
         self.session.write(text.encode())
 
-    async def sees(self, text: str, seconds: float = 10.0) -> None:
+    async def sees(self, text: str, seconds: float = 30.0) -> None:
         """Waits until it shows `text`; fails with what it shows instead."""
         try:
             await wait_until(lambda: text.encode() in self.shown, seconds)

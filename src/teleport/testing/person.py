@@ -90,7 +90,7 @@ class Person:
         command = [sys.executable, "-m", "teleport.testing.authenticator", str(key), *arguments]
         return run(*command, environment=self.environment, stdin=stdin, seconds=30.0)
 
-    def tsh(self, *arguments: str | Path, stdin: bytes | str = b"", seconds: float = 30.0) -> Ran:
+    def tsh(self, *arguments: str | Path, stdin: bytes | str = b"", seconds: float = 60.0) -> Ran:
         return run(BIN / "tsh", *arguments, environment=self.environment, stdin=stdin, seconds=seconds)
 
     def log_in(self, *arguments: str) -> Ran:
@@ -111,5 +111,5 @@ class Person:
         options = ["-F", str(self.ssh_config), "-o", "BatchMode=yes", "-o", "GlobalKnownHostsFile=/dev/null"]
         return ["ssh", *options, *(str(word) for word in arguments)]
 
-    def ssh(self, *arguments: str | Path, stdin: bytes | str = b"", seconds: float = 30.0) -> Ran:
+    def ssh(self, *arguments: str | Path, stdin: bytes | str = b"", seconds: float = 60.0) -> Ran:
         return run(*self.ssh_arguments(*arguments), environment=self.environment, stdin=stdin, seconds=seconds)

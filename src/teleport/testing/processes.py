@@ -17,7 +17,7 @@ T = TypeVar("T")
 BIN = Path(sys.executable).parent
 
 
-def wait_until(what: str, found: Callable[[], T | None], seconds: float = 20.0) -> T:
+def wait_until(what: str, found: Callable[[], T | None], seconds: float = 30.0) -> T:
     """The first answer of `found` that is neither None nor False. Raises `AssertionError` naming `what` otherwise."""
     deadline = time.monotonic() + seconds
     while True:

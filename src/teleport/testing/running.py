@@ -38,7 +38,7 @@ async def served(run: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
         await asyncio.gather(task, waiting, return_exceptions=True)
 
 
-async def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+async def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     """Waits for a condition that nothing announces (a file, a process, bytes); `TimeoutError` when it never holds."""
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110  # nobody could set an event

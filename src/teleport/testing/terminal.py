@@ -81,7 +81,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def expect(self, pattern: str, seconds: float = 15.0) -> re.Match[bytes]:
+    def expect(self, pattern: str, seconds: float = 30.0) -> re.Match[bytes]:
         """The first match of `pattern` in what was shown after the last match."""
         deadline = time.monotonic() + seconds
         wanted = re.compile(pattern.encode(), re.DOTALL)
@@ -91,7 +91,7 @@ class Terminal:
                 return match
             assert self._more(deadline), f"not shown: {pattern!r} in\n{self.shown[-3000:].decode(errors='replace')}"
 
-    def ended(self, seconds: float = 15.0) -> int:
+    def ended(self, seconds: float = 30.0) -> int:
         """The status, once the command has ended; what it shows on the way is kept."""
         deadline = time.monotonic() + seconds
         while self._more(deadline):

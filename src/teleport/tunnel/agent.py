@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from teleport.clock import Clock
-from teleport.errors import AccessDenied, ConnectionProblem, TeleportError
+from teleport.errors import AccessDenied, Busy, ConnectionProblem, TeleportError
 from teleport.identity import HostIdentity, SystemRole
 from teleport.ssh.client_connection import ClientKey
 from teleport.ssh.client_session import RemoteSession
@@ -162,18 +162,24 @@ class TunnelAgent:
     ) -> RemoteSession | None:
         """A connection to auth by a tunnel, the newest first; None when none leads there.
 
-        While tunnels are made anew it waits a while: of connections that strangers ask for, a proxy takes few."""
+        While tunnels are made anew it waits a while: of connections that strangers ask for, a proxy takes few. Raises
+        `ConnectionAbortedError` when one leads there and many hosts come by it just now: by another way, they would be
+        more."""
         left = self._awaited - asyncio.get_running_loop().time()
         if left > 0 and not self._leading():
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._stands.wait()
+        busy = False
         for link in self._leading():
             try:
                 async with asyncio.timeout(OPEN_SECONDS):
                     return await link.open_auth(on_output, on_eof)
             except (ConnectionProblem, OSError, TimeoutError) as error:
+                busy = busy or isinstance(error, Busy)
                 log.debug("no way to auth by the tunnel %d: %s", link.number, error)
+        if busy:
+            raise ConnectionAbortedError("many hosts ask auth just now")
         return None
 
     def _leading(self) -> list[Link]:

@@ -233,6 +233,11 @@ class Tunnel:
         self.asking += 1
         asking = _Asking(self)
         try:
+            admitted = await self._server.admission.enter()
+            if admitted is None:
+                asking.closed()
+                return Refusal("Many hosts ask auth by this proxy at once: try again in a moment.", busy=True)
+            asking.answered = admitted
             await connect(self._peer, lambda line: asking.leg_to(channel, line))
         except BaseException as error:
             asking.closed()
@@ -270,19 +275,42 @@ class _Carried(RelayHandler):
         self._tunnel.let_go()
 
 
+class _AuthLeg(NodeLeg):
+    """The connection to auth: `answered` once the handshake is over, which auth's second answer is the end of."""
+
+    def __init__(self, channel: Channel, first: bytes, ended: Callable[[], None], answered: Callable[[], None]) -> None:
+        super().__init__(channel, first, ended)
+        self._answered = answered
+        self._spoken, self._answers = False, 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._spoken and self._answers < 2:
+            self._spoken = False
+            self._answers += 1
+            if self._answers == 2:
+                self._answered()
+        super().data_received(data)
+
+    def from_client(self, data: bytes) -> None:
+        self._spoken = True
+        super().from_client(data)
+
+
 class _Asking(RelayHandler):
     """A connection of the host to auth."""
 
     def __init__(self, tunnel: Tunnel) -> None:
         super().__init__()
         self._tunnel: Tunnel | None = tunnel
+        self.answered: Callable[[], None] = lambda: None
 
     def leg_to(self, channel: Channel, line: bytes) -> NodeLeg:
-        self.leg = NodeLeg(channel, line, channel.close)
+        self.leg = _AuthLeg(channel, line, channel.close, self.answered)
         return self.leg
 
     def closed(self) -> None:
         super().closed()
+        self.answered()
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is not None:
             tunnel.asking -= 1

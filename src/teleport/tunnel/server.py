@@ -35,6 +35,7 @@ from teleport.transport.limits import Heard
 from teleport.transport.probes import Probed
 from teleport.transport.slots import Slots
 from teleport.tunnel import messages as m
+from teleport.tunnel.admission import Admission
 from teleport.tunnel.clusters import ClusterTunnels, Gone
 from teleport.tunnel.proxy_end import Tunnel
 from teleport.tunnel.registry import Registry
@@ -104,6 +105,7 @@ class TunnelServer(SshService):
         self.emitter = emitter
         self.clock = clock
         self.to_auth = to_auth
+        self.admission = Admission()
         self.registry: Registry[Tunnel] = Registry()
         self.registries: Mapping[str, Registry[Tunnel]] = {m.NODE: self.registry, m.KUBE: Registry()}  # by `conn_type`
         self.clusters: ClusterTunnels | None = None  # tunnels of other clusters' proxies

@@ -2,15 +2,14 @@
 
 The kernel's probes find a host, a proxy or a network that is gone (`transport.probes`); the question finds a process
 that hangs. Asked every quarter of a minute, as few tunnels are, ten thousand of them would be most of what a proxy does
-while nobody connects. So a proxy asks for the more patience the more tunnels it holds. At `LONGEST`, a host whose
-announcements go through the tunnel is never asked anything: what it says every minute, and what auth says
-in between, is answer enough.
+while nobody connects. So a proxy asks for the more patience the more tunnels it holds. Of ten thousand, a host that
+watches auth by the tunnel asks nothing: what auth says breaks the silence before (`auth.hosts.silence`).
 
 Where there is little to be heard, the kernel probes each tunnel after 10 s, from both ends. Kernels send what is due
 within a quarter of a second at once: of ten thousand tunnels, more than some network queues hold, and a tunnel whose
-probes are dropped there three times is taken for dead. So in a crowd hosts wait longer before they probe, each for as
-long as chance says: told of a crowd at the same moment, they would all probe at the same moment, too. The proxy leaves
-it to them: what it sends itself, and nobody acknowledges, tells it soon enough.
+probes are dropped there three times is taken for dead. So in a crowd both ends wait longer before they probe, each
+connection for as long as chance says: told of a crowd, or of a changed role, at the same moment, they would all probe
+at the same moment, too. A probe tells the end that sends it that the other is there, and the other end nothing.
 
 The kernel counts probes only where no time is set after which a connection is dead (`TCP_USER_TIMEOUT`); where one is,
 a single lost probe is enough once it has passed. So whoever probes later has that time later, too.
@@ -24,11 +23,13 @@ from teleport.ssh.surface import KeepAlive
 from teleport.transport.probes import IDLE, gone_after
 
 SHORTEST: Final = 15  # seconds
-LONGEST: Final = 50  # seconds; an announcement comes each minute, a line of a watch in between
-QUESTIONS: Final = 200  # in a second, of all hosts of one proxy, are few enough
+LONGEST: Final = 180  # seconds
+QUESTIONS: Final = 60  # in a second, of all hosts of one proxy, are few enough
 CROWD_IDLE: Final = 20  # seconds after which hosts of a crowd probe ...
 CROWD_APART: Final = 15  # ... and by how many more some do; with three probes, 50 s until all of them know
 PROXY_WAITS: Final = 15  # seconds longer than its hosts: it is for them to ask
+PROXY_IDLE: Final = 65  # seconds after which a proxy of a crowd probes ...
+PROXY_APART: Final = 30  # ... and by how many more it does, and asks, some
 
 
 def silence_of(tunnels: int) -> int:
@@ -50,4 +51,5 @@ def of_proxy(tunnels: int) -> KeepAlive:
     if hosts.seconds == SHORTEST:
         return hosts
     seconds = hosts.seconds + PROXY_WAITS
-    return KeepAlive(seconds, hosts.count, int(seconds))
+    probed = min(int(seconds), PROXY_IDLE)
+    return KeepAlive(seconds, hosts.count, probed, gone_after(probed), PROXY_APART)

@@ -74,6 +74,12 @@ class HeartbeatRequest(Request, frozen=True, kw_only=True):
     item: Document
 
 
+class Heard(Message, frozen=True, kw_only=True):
+    """An announcement was heard; the next one is due within so many seconds."""
+
+    within: int = 60
+
+
 class LostTunnelsRequest(Request, frozen=True, kw_only=True):
     """A proxy names the hosts whose last tunnel ended there and that made no other: all of them, each time."""
 
@@ -85,18 +91,22 @@ class WatchRequest(Request, frozen=True, kw_only=True):
 
     kinds: list[str]
     start: int = 0
+    patient: bool = False  # the caller heeds `WatchLine.within`
 
 
 class WatchLine(Message, frozen=True, kw_only=True):
     """A line of a watch: first one snapshot, then changes; an empty change is a sign of life.
 
     With `answer` it is none of these, but what became of the announcement that the caller made in the watch.
+    `within`: the seconds within which the next line comes, also if nothing happens; 0: as before, 40 at first. Who is
+    not `patient` is told nothing of it, and hears something every 40 s.
     """
 
     revision: int = 0
     snapshot: bool = False
     put: list[WatchItem] = []
     deleted: list[str] = []
+    within: int = 0
     answer: Answer | None = None
 
 

@@ -1,7 +1,7 @@
 """Who is here: heartbeats of hosts, and the watches that keep the caches of services filled.
 
 A host announces only itself, in the role of its certificate. A watch sends hosts what they may list, never a secret,
-one JSON value a line; silence is broken every 40 s, so that a dead stream is noticed within a minute (`store.cache`).
+one JSON value a line; silence is broken, so that a dead stream is noticed (`silence`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from teleport.api import messages as m
 from teleport.audit.events import NodeDelete, new_event
 from teleport.auth.authorizer import Authorizer
 from teleport.auth.hosts.joining import KIND_OF_ROLE, Joining
+from teleport.auth.hosts.silence import Silence
 from teleport.auth.hosts.succession import KEPT, may_announce, may_withdraw, replaced
+from teleport.auth.hosts.together import Together
 from teleport.auth.hosts.tunnels_lost import TunnelsLost
 from teleport.auth.hosts.unchanged import Unchanged, digest_of
-from teleport.auth.hosts.watched import Encoded, Shown, nothing
+from teleport.auth.hosts.watched import FEW_HOSTS, Encoded, Shown, nothing
 from teleport.auth.server import Caller
 from teleport.auth.state import ClusterState
 from teleport.authz.locks import Locked, find_lock
@@ -55,7 +57,6 @@ PRESENCE: Final = timedelta(seconds=600)  # `protocols.md` 6
 TIDY_EVERY: Final = 60.0  # seconds
 TIDY_AGAIN: Final = 1.0  # seconds, for nodes that are new: each time all nodes are read
 TRIES: Final = 8  # at a record that two processes write
-HEARTBEAT: Final = 40.0  # seconds of silence on a watch; a reader gives up after 60
 RECHECK: Final = 1.0  # seconds after which a watch is asked anew whether its caller may have it, when something changed
 RECHECK_CALM: Final = 300.0  # when nothing changed that could tell
 WATCHABLE: Final = frozenset(
@@ -96,20 +97,23 @@ class Presence:
         self._state = state
         self._tunnels = tunnels or TunnelsLost(state.clock)
         self._unchanged = Unchanged()
+        self._silence = Silence()
+        commit = lambda writes, conditions: state.commit(writes, conditions=conditions, events=[])  # noqa: E731
+        self._together = Together(state.backend.get, commit, self._change)
         self._joining = joining
         self._authorizer = authorizer
         self._encoded = Encoded()
         self._tidied = float("-inf")
         self._since = state.clock.monotonic()  # nobody counts as lost before all had the time to be heard again
 
-    async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Done:
+    async def heartbeat(self, caller: Caller, request: m.HeartbeatRequest) -> m.Heard:
         """Announces the caller; what is silent after that is listed as lost, for a week."""
         counted.HEARTBEATS.add()
         identity, item = caller.identity, bytes(request.item)
         forced = await self._joining.forced_labels(identity) if isinstance(identity, HostIdentity) else {}
         digest = digest_of(item, caller.certificate, (caller.host, *caller.vouched_by), forced)
         if await self._as_before(caller, digest):
-            return m.Done()
+            return self._heard(identity)
         server = from_json(item)
         if not isinstance(server, Server):
             raise BadRequest(f"a {server.kind} does not announce itself")
@@ -140,7 +144,7 @@ class Presence:
                 raise AccessDenied(f"{server.host_id} is registered as a host with a plain sshd")
             return PutOp(key, to_json(said), now + KEPT) if may_announce(said, stored, now) else None
 
-        revision = await self._change(key, write)
+        revision = await (self._together.change if lost_after else self._change)(key, write)
         if kind is Kind.NODE:
             if revision is None:
                 self._unchanged.forget(server.host_id)
@@ -148,7 +152,12 @@ class Presence:
                 self._unchanged.wrote(server.host_id, digest, revision, self._state.clock.monotonic(), lost_after)
         if kind is Kind.NODE and stored is None and not server.spec.use_tunnel:  # behind a tunnel it displaces nobody
             await self._tidy_soon()
-        return m.Done()
+        return self._heard(identity)
+
+    def _heard(self, identity: object) -> m.Heard:
+        if not isinstance(identity, HostIdentity) or identity.role is not SystemRole.NODE:
+            return m.Heard()
+        return m.Heard(within=self._unchanged.within(identity.host_id, self._state.clock.monotonic()))
 
     async def _as_before(self, caller: Caller, digest: bytes) -> bool:
         """Whether it is on record already, by an announcement of this very certificate: then it was looked at whole,
@@ -257,25 +266,33 @@ class Presence:
         shown = Shown(caller.identity, prefixes, self._encoded)
         changed = False  # since it was asked, something that decides
         said_at = checked_at
-        async with aclosing(follow(self._state.backend, followed, heartbeat=HEARTBEAT, shared=True)) as stream:
-            async for change in stream:
-                now = self._state.clock.monotonic()
-                events = change.events if isinstance(change, Changes) else ()
-                turned = any(_of_authority(event.key) for event in events)
-                changed = changed or any(event.key.startswith(deciding) for event in events)
-                if caller.identity.expires <= self._state.clock.now():
-                    return
-                if now - checked_at >= (RECHECK if changed else RECHECK_CALM) or (changed and not events):
-                    checked_at, changed = now, False
-                    if not await self._still(caller) or not (turned or await self._believed(caller)):
+        patient = request.patient and caller.identity.role in FEW_HOSTS  # much hangs on proxies, and they are few
+        with self._silence.watch(patient) as pace:
+            # what is to be asked anew is asked soon, also when nothing more happens
+            pause = lambda: RECHECK if changed else pace.pause  # noqa: E731
+            stream = follow(self._state.backend, followed, heartbeat=pause, shared=True)
+            async with aclosing(stream):
+                async for change in stream:
+                    now = self._state.clock.monotonic()
+                    events = change.events if isinstance(change, Changes) else ()
+                    turned = any(_of_authority(event.key) for event in events)
+                    changed = changed or any(event.key.startswith(deciding) for event in events)
+                    if caller.identity.expires <= self._state.clock.now():
                         return
-                line = shown.line(change)
-                if line is not None or not events or now - said_at >= HEARTBEAT:
-                    said_at = now
-                    yield line if line is not None else nothing(change.revision)
-                del change, events, line  # while nothing changes, a watch keeps nothing
-                if turned and not await self._believed(caller):
-                    return  # that its authority ended is the last thing it hears: it must not trust those keys either
+                    if now - checked_at >= (RECHECK if changed else RECHECK_CALM) or (changed and not events):
+                        checked_at, changed = now, False
+                        if not await self._still(caller) or not (turned or await self._believed(caller)):
+                            return
+                    line = shown.line(change)
+                    # a change that shows nothing begins the pause anew: what was promised is kept all the same
+                    if line is None and (not events or now - said_at >= pace.seconds / 4):
+                        line = nothing(change.revision, pace.anew())
+                    if line is not None:
+                        said_at = now
+                        yield line
+                    del change, events, line  # while nothing changes, a watch keeps nothing
+                    if turned and not await self._believed(caller):
+                        return  # that its authority ended is the last it hears: it must not trust those keys either
 
     async def _still(self, caller: Caller) -> bool:
         """Whether the caller still belongs here: a watch must not outlive its right.

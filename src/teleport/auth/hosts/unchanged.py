@@ -64,6 +64,13 @@ class Unchanged:
             self._looked = now
             self._written = {host: one for host, one in self._written.items() if now - one.heard < FORGOTTEN}
 
+    def within(self, host_id: str, now: float) -> int:
+        """The seconds after which a host has to say again what it said last."""
+        known = self._written.get(host_id)
+        if known is None or not known.lost_after:
+            return int(EVERY)
+        return max(int(known.when - now) + known.lost_after - MISSED, int(EVERY))
+
     def forget(self, host_id: str) -> None:
         """What is written of it is not what it says."""
         self._written.pop(host_id, None)

@@ -28,13 +28,14 @@ ROLES: Final = 100_000  # hosts of which is remembered whether they are nodes al
 SNAPSHOTS: Final = 8  # of which is remembered what they show
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, omit_defaults=True):
     """`m.WatchLine`, of items that are encoded."""
 
     revision: int
     snapshot: bool
     put: list[msgspec.Raw]
     deleted: list[str]
+    within: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +172,9 @@ class Shown:
         return kept, told
 
 
-def nothing(revision: int) -> bytes:
-    """What breaks the silence."""
-    return _said(_Line(revision, False, [], []))
+def nothing(revision: int, within: int = 0) -> bytes:
+    """What breaks the silence; the next line comes within so many seconds."""
+    return _said(_Line(revision, False, [], [], within))
 
 
 def _said(line: _Line) -> bytes:
