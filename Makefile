@@ -17,18 +17,21 @@ SOME := tests/cluster/test_cluster_openssh.py tests/cluster/test_cluster_address
 	tests/cluster/test_cluster_join.py::test_a_host_joins_by_its_file_takes_a_session_and_needs_no_token_again \
 	tests/cluster/test_cluster_join.py::test_a_host_joins_through_the_proxy
 
-# End to end tests mostly wait, so three lists run side by side, of about the same length: two of end to end tests, and all
-# others. Each has clusters of its own. On two processors a third of their time is still free with two lists.
+# End to end tests mostly wait, so three lists run side by side: two of end to end tests, and some of all others; the rest
+# follows as others end. Each has clusters of its own. On two processors a third of their time is free with two lists.
 END_TO_END := $(sort $(wildcard tests/cluster/test_*.py))
 SECOND_LIST := $(sort $(wildcard tests/cluster/test_cluster_[l-z]*.py))
 FIRST_LIST := $(filter-out $(SECOND_LIST),$(END_TO_END))
-THIRD_LIST := tests $(addprefix --ignore=,$(END_TO_END))
+PAGES := tests/web tests/webui
+GUARDS := tests/auth tests/security
+THE_REST := tests $(addprefix --ignore=,$(END_TO_END) $(PAGES) $(GUARDS))
 
 # What hangs is told while somebody still listens: a summary when a list takes too long, and every thread's stack where even
 # pytest cannot end. (No faulthandler_timeout: it is a thread, and a process with threads forks no launcher.)
 LIST := timeout --foreground --signal=ABRT --kill-after=30 4500 $(PYTEST) --session-timeout=4200 --durations=20
 LONG := $(PYTEST) --timeout=900 --durations=20
-LISTS = scripts/plain_shells.sh scripts/side_by_side.sh "$(1) $(FIRST_LIST)" "$(1) $(SECOND_LIST)" "$(1) $(THIRD_LIST)"
+LISTS = scripts/plain_shells.sh scripts/side_by_side.sh 3 "$(1) $(FIRST_LIST)" "$(1) $(SECOND_LIST)" "$(1) $(GUARDS)" \
+	"$(1) $(PAGES)" "$(1) $(THE_REST)"
 
 test: setup-dev check
 	@$(call LISTS,$(LIST))
