@@ -8,7 +8,8 @@ import signal
 import sys
 
 from bench.programs import BenchmarkFailed
-from bench.scale.run import WAYS, Plan, Simulation, folder_of
+from bench.scale.plan import WAYS, Plan
+from bench.scale.run import Simulation, folder_of
 
 
 def main() -> int:

@@ -3,142 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from bench import cluster
-from bench.memory import processor, resident
-from bench.programs import ROOT, BenchmarkFailed, environment, tail, wait_until
+from bench.programs import BenchmarkFailed, wait_until
 from bench.report import Report, say
 from bench.scale import estate
 from bench.scale.listing import Listed, listed
+from bench.scale.plan import WAYS, Plan, processes_of, way_of
+from bench.scale.processes import Process, Usage
 from bench.scale.values import Ask, Clients, Estate, Host, Said
 
-PER_HOST = 1  # descriptors of the proxy: the tunnel; what it leads to auth is within one connection
-SIMULATED = 6  # descriptors of the simulator for a host: the tunnel, the door to auth, two connections by it
-SPARE = 1500
 MEMORY, RATIO, RETURN, LISTING = 60.0, 1.1, 90.0, 0.5  # KB a tunnel; p50 of many to p50 of one; seconds; seconds
 TURNS = 4
 CHANGES = 5
 FAREWELLS = 20.0  # seconds in which the daemons have forgotten ten thousand hosts
 LOOK = 1.0  # seconds between two looks at how many hosts are there, each of which is a look at every host
 PORT = re.compile(r":\d+")
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is simulated."""
-
-    hosts: int
-    connects: int = 18_000
-    singles: int = 200  # connects one at a time, for the latency
-    processes: int = 2  # of hosts
-    at_once: int = 8  # connects at the same time, for the failures
-    restart: bool = True
-    calm: float = 30.0  # seconds over which the cost of doing nothing is measured
-    way: str = ""  # views: as real hosts; calls: announcements by the proxy, no views; direct: auth without the proxy
-
-
-class Process:
-    """One of the simulator's, spoken to by lines."""
-
-    def __init__(self, module: str, file: Path, log: Path) -> None:
-        self._log = log
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(file)],
-                env=environment(PYTHONPATH=str(ROOT)),
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def begin(self, ask: Ask) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(msgspec.json.encode(ask) + b"\n")
-        self._process.stdin.flush()
-
-    def answer(self) -> Said:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise BenchmarkFailed(f"a process of the simulator ended: {tail(self._log)}")
-        return msgspec.json.decode(line, type=Said)
-
-    def ask(self, ask: Ask) -> Said:
-        self.begin(ask)
-        return self.answer()
-
-    def end(self) -> None:
-        if self._process.poll() is not None and self._process.stdin is not None and self._process.stdin.closed:
-            return
-        with contextlib.suppress(OSError):
-            self.begin(Ask(do="end"))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Of one daemon at one moment: memory in KiB, processor seconds."""
-
-    rss: float
-    cpu: float
-    when: float
-
-    @classmethod
-    def of(cls, pid: int) -> Usage:
-        return cls(resident(pid).rss * 1024, processor(pid), time.monotonic())
-
-    def share_since(self, before: Usage) -> float:
-        """Of one core, in percent."""
-        return 100 * (self.cpu - before.cpu) / max(self.when - before.when, 0.001)
-
-
-def way_of(plan: Plan) -> str:
-    """How hosts reach auth: as real ones do when the limit of descriptors lets the proxy hold it."""
-    if plan.way:
-        return plan.way
-    return "views" if plan.hosts * PER_HOST <= _limit() else "direct"
-
-
-def processes_of(plan: Plan) -> int:
-    """In how many processes the hosts live: as asked for, or more where the limit of descriptors is low."""
-    return max(plan.processes, math.ceil(plan.hosts * SIMULATED / _limit()))
-
-
-def _limit() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE
-
-
-WAYS = {
-    "views": "through the proxy, each with a watch of its own, as real hosts do",
-    "calls": "announcements through the proxy; a watch for each process of the simulator only (descriptors)",
-    "direct": "without the proxy, a connection for each host; a watch for each process only (descriptors)",
-}
 
 
 class Simulation:
@@ -148,9 +37,7 @@ class Simulation:
         self._stack = stack
         self._report = Report()
         self._agents: list[Process] = []
-        self._alone: list[
-            float
-        ] = []  # median seconds of a connect while there was one host, before and after
+        self._alone: list[float] = []  # median seconds of a connect while there was one host, before and after
         self._among_all = 0.0  # and when there were all
         self._told: set[str] = set()
 

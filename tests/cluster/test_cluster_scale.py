@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from bench.scale.run import Plan, Simulation
+from bench.scale.plan import Plan
+from bench.scale.run import Simulation
 
 
 def test_fifty_hosts_are_reached_listed_and_come_back_after_the_proxy_was_killed(tmp_path: Path) -> None:
