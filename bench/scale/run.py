@@ -25,7 +25,7 @@ from bench.scale.values import Ask, Clients, Estate, Host, Said
 MEMORY, RATIO, RETURN, LISTING = 60.0, 1.1, 90.0, 0.5  # KB a tunnel; p50 of many to p50 of one; seconds; seconds
 TURNS = 4
 CHANGES = 5
-FAREWELLS = 20.0  # seconds in which the daemons have forgotten ten thousand hosts
+FAREWELLS = 500  # hosts that the daemons have forgotten in a second
 LOOK = 1.0  # seconds between two looks at how many hosts are there, each of which is a look at every host
 PORT = re.compile(r":\d+")
 
@@ -229,7 +229,7 @@ class Simulation:
         self._agents_of(made, hosts, way, "last", hosts.hosts[:1])
         self._until_all("announced", began=time.monotonic(), of=1)
         wait_until(lambda: self._reached(clients), "the last host to be reached", seconds=60)
-        time.sleep(FAREWELLS)
+        time.sleep(self._plan.hosts / FAREWELLS)
         self._first_host(clients)
         if self._among_all and len(self._alone) == 2:
             ratio = self._among_all / statistics.mean(self._alone)
