@@ -18,7 +18,7 @@ from teleport.testing.auth import running_auth
 from teleport.tunnel.silence import of_host, silence_of
 
 
-@pytest.mark.parametrize("watches", [1, 1000, 5000, 10_000, 100_000])
+@pytest.mark.parametrize("watches", [1, 1000, 5000, 10_000])
 def test_all_watches_together_say_no_more_than_a_second_bears_and_each_often_enough(watches: int) -> None:
     all_of_them = Silence()
     with ExitStack() as stack:
@@ -36,7 +36,7 @@ def test_all_watches_together_say_no_more_than_a_second_bears_and_each_often_eno
         assert one.seconds == HEARTBEAT, "those that are over do not count"
 
 
-@pytest.mark.parametrize("hosts", [3000, 5000, 10_000, 20_000])
+@pytest.mark.parametrize("hosts", [3000, 5000, 10_000])
 def test_a_tunnel_by_which_a_host_hears_auth_is_asked_nothing_by_the_host(hosts: int) -> None:
     all_of_them = Silence()
     with ExitStack() as stack:

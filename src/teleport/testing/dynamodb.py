@@ -14,6 +14,7 @@ from secrets import token_hex
 from typing import Any, ClassVar, Final
 
 from teleport.backend.dynamodb.settings import DynamoSettings
+from teleport.testing.aws_models import read_once
 from teleport.testing.etcd import free_ports
 from teleport.testing.local_server import LocalServer
 
@@ -36,6 +37,7 @@ class DynamoServer(LocalServer):
 
     def __init__(self) -> None:
         super().__init__()
+        read_once()
         (self.port,) = free_ports(1)
 
     def command(self) -> Sequence[str]:

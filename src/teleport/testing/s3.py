@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from teleport.recording.s3.settings import S3Settings, parse
+from teleport.testing.aws_models import read_once
 from teleport.testing.etcd import free_ports
 from teleport.testing.local_server import LocalServer
 
@@ -37,6 +38,7 @@ class S3Server(LocalServer):
     def __init__(self, *, kms: bool = False) -> None:
         """`kms`: it encrypts with `KMS_KEY`, which ends with the process; else it has no key."""
         super().__init__()
+        read_once()
         *_, self.port = self._ports = free_ports(8)
         actions = {"tester": ["Admin", "Read", "Write", "List", "Tagging"], "reader": ["Read", "List"]}
         known = [
